@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from paretune.errors import TrainingError
-from paretune.fit import Training, data_order, learning_rate
 from paretune.lab import Lab
 from paretune.lm import LanguageModel, load
+from paretune.loop import Training, data_order, learning_rate
 from paretune.losses import log_ratio_gap, pair_loss
 from paretune.methods.dpo import DPOConfig, dpo
 from paretune.methods.modpo import MODPOConfig, modpo
@@ -214,18 +214,18 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import paretune.fit as fit
+import paretune.loop as loop
 from test_fit import TRAINING
 from world import make_dataset
 from paretune.lab import Lab
 from paretune.lm import load
 from paretune.methods.dpo import DPOConfig, dpo
-step = fit._Run.step
-def deadly(self, number, table, order):
+step = loop._Run.step
+def deadly(self, number):
     if number == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, number, table, order)
-fit._Run.step = deadly
+    return step(self, number)
+loop._Run.step = deadly
 lab = Lab(load({model!r}, "float32", "cpu"), Path({folder!r}), TRAINING)
 dpo(lab, "good", make_dataset(), make_dataset(4, seed=9), DPOConfig())
 """

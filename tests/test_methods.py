@@ -20,6 +20,7 @@ from paretune.methods import METHODS
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.dpo_lw import DPOLWConfig, dpo_lw, vote
 from paretune.methods.modpo import MODPOConfig, modpo
+from paretune.methods.panacea import PanaceaConfig, panacea
 from paretune.pairs import labelled_pairs, pairs
 from paretune.policy import Policy
 from paretune.preference import Preference, preference_grid
@@ -51,6 +52,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {
         "dpo-soup": soup(lab, *data, DPOConfig()),
         "modpo": modpo(lab, *data, grid, MODPOConfig()),
+        "panacea": panacea(lab, *data, PanaceaConfig(rank=4, gate_rate_factor=5.0)),
         "dpo-lw": dpo_lw(lab, *data, grid, DPOLWConfig()),
     }
 
@@ -242,7 +244,7 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
             "device": "cpu",
             "data": {"source": str(tmp_path / "data.jsonl")},
             "score": SCORERS,
-            "methods": {"dpo-soup": {}, "modpo": {}, "dpo-lw": {}},
+            "methods": {"dpo-soup": {}, "modpo": {}, "panacea": {"rank": 2}, "dpo-lw": {}},
             "preferences": 3,
             "train": {"steps": 4, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
             "sampling": {"max_new_tokens": 6, "batch_size": 16},
@@ -252,7 +254,7 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
     facts = json.loads((tmp_path / "run/front.json").read_text())
     assert report.read_text().startswith("<!doctype html>") or "<html" in report.read_text()[:300]
     assert (tmp_path / "run/front.png").read_bytes()[:4] == b"\x89PNG"
-    assert [policy["name"] for policy in facts["policies"]] == ["dpo-soup", "modpo", "dpo-lw"]
+    assert [policy["name"] for policy in facts["policies"]] == ["dpo-soup", "modpo", "panacea", "dpo-lw"]
     assert all(len(policy["points"]) == 3 for policy in facts["policies"])
     point = facts["policies"][0]["points"][0]
     assert {"collapse_rate", "cut_rate", "kl", "base_logp"} <= set(point)

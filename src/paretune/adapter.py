@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from paretune.errors import ModelError, ParetuneError
-from paretune.files import atomic_path, read_json, write_json
+from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.gates import Gates, block_gates, gate_of
 
 FILES = ("adapter.json", "adapter.safetensors")
@@ -119,6 +119,12 @@ class Adapter:
     def scales(self) -> tuple[float, ...]:
         """The scale of each block."""
         return tuple(scale for _, scale in self.blocks)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the adapter by the values of its factors and scales."""
+        tensors = [x.contiguous().numpy().tobytes() for _, pair in sorted(self.factors.items()) for x in pair]
+        return fingerprint(sorted(self.factors), [list(block) for block in self.blocks], *tensors)
 
     def gates(self) -> Tensor:
         """Return the constant gate ``[R]`` (fp32): every block at its scale, as it was trained."""

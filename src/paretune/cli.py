@@ -1,4 +1,4 @@
-"""The command line: ``paretune run``, ``data``, ``score``, ``generate``, ``methods``, ``doctor``."""
+"""The command line: ``paretune run``, ``data``, ``score``, ``generate``, ``export``, ``methods``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -113,6 +113,47 @@ def generate(
         typer.echo(answer.text + ("..." if answer.truncated else "") + "\n")
 
 
+@app.command("export")
+def export_command(
+    run: Annotated[Path, typer.Argument(help="Run folder, or the folder of one policy.")],
+    folder: Annotated[Path, typer.Argument(help="New folder to write.")],
+    preference: Annotated[
+        str | None, typer.Option("--preference", "-p", help="Such as concise=0.7,warm=0.3.")
+    ] = None,
+    grid: Annotated[
+        int,
+        typer.Option(help="Write a LoRA for each of N evenly spaced preferences instead, with a manifest."),
+    ] = 0,
+    policy: Annotated[str | None, typer.Option(help="Which policy of the run, for example panacea.")] = None,
+    form: Annotated[str, typer.Option("--format", help="lora (PEFT) or dense (transformers).")] = "lora",
+) -> None:
+    """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
+    from paretune.errors import ConfigError
+    from paretune.export import export, export_grid, find_policy
+    from paretune.policy import load_policy
+    from paretune.preference import Preference, preference_grid
+
+    if (preference is None) == (grid == 0):
+        raise ConfigError("give either --preference or --grid")
+    if form not in ("lora", "dense") or (grid and form == "dense"):
+        raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
+    if grid == 1 or grid < 0:
+        raise ConfigError(f"--grid {grid}: expected at least 2, the corners")
+    place = find_policy(run, policy)
+    loaded = load_policy(place)
+    if preference is not None:
+        asked = Preference.parse(preference, loaded.objectives)
+        used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
+        typer.echo(
+            f"{folder}: {loaded.name} at {used}"
+            + ("" if used == asked else f", the anchor nearest to {asked}")
+        )
+        return
+    points = preference_grid(loaded.objectives, grid - 1)
+    manifest = export_grid(loaded, points, folder, place.parent.parent / "front.json")
+    typer.echo(f"{folder}: {len(manifest['adapters'])} LoRAs of {loaded.name} and manifest.json")
+
+
 @app.command()
 def methods() -> None:
     """List the methods with their paper, needs and cost."""
@@ -177,23 +218,23 @@ def data_sample(
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
 ) -> None:
     """Draw responses from a language model for every prompt."""
+    import shutil
     from dataclasses import replace
 
-    from paretune.config import parse_config
+    from paretune.errors import ConfigError
+    from paretune.generate import Sampling
     from paretune.lm import load
-    from paretune.run import sample_dataset
+    from paretune.sample import sample_dataset
 
-    sampling = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "batch_size": batch_size,
-    }
-    config = parse_config({"data": {"sample": responses}, "sampling": sampling, "seed": seed})
+    if responses < 1 or limit < 0:
+        raise ConfigError(f"expected --responses >= 1 and --limit >= 0, got {responses} and {limit}")
+    sampling = Sampling(max_new_tokens, temperature, top_p, batch_size)
     dataset = _load(source, None, None, None)
     dataset = replace(dataset, rows=dataset.rows[: limit or None])
-    sampled = sample_dataset(load(model, dtype), dataset, config)
+    parts = target.with_name(target.name + ".parts")
+    sampled = sample_dataset(load(model, dtype), dataset, responses, sampling, seed, parts)
     sampled.write(target)
+    shutil.rmtree(parts, ignore_errors=True)
     answers = [cut for row in sampled.rows for cut in row.truncated]
     typer.echo(
         f"{target}: {len(sampled.rows)} prompts, {len(answers)} responses, {sum(answers) / max(1, len(answers)):.1%} cut"

@@ -11,17 +11,20 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from paretune.errors import ConfigError, suggest
-from paretune.fit import Training
 from paretune.generate import Sampling
+from paretune.loop import Training
 from paretune.methods import METHODS
 from paretune.methods.dpo import DPOConfig
 from paretune.methods.dpo_lw import DPOLWConfig
 from paretune.methods.modpo import MODPOConfig
+from paretune.methods.panacea import PanaceaConfig
 from paretune.preference import Preference, preference_grid
 
-METHOD_CONFIGS: dict[str, type[DPOConfig] | type[MODPOConfig] | type[DPOLWConfig]] = {
+MethodConfig = DPOConfig | MODPOConfig | PanaceaConfig | DPOLWConfig
+METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
     "dpo-soup": DPOConfig,
     "modpo": MODPOConfig,
+    "panacea": PanaceaConfig,
     "dpo-lw": DPOLWConfig,
 }
 
@@ -107,7 +110,7 @@ class RunConfig(_Part):
         """Where the run lives."""
         return Path(self.folder or f"runs/{self.name}")
 
-    def method(self, name: str) -> DPOConfig | MODPOConfig | DPOLWConfig:
+    def method(self, name: str) -> MethodConfig:
         """Return the typed settings of one method."""
         return parse_dataclass(METHOD_CONFIGS[name], self.methods[name], f"methods.{name}")
 

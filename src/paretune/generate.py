@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from paretune.adapter import Adapter
 from paretune.errors import ConfigError
 from paretune.lm import LanguageModel
 from paretune.packing import TokenGroup, pack, packed_logps
@@ -95,6 +96,16 @@ def generate(
     return [responses[row] for row in range(len(prompts))]
 
 
+@contextmanager
+def attached(lm: LanguageModel, adapter: Adapter) -> Iterator[Steering]:
+    """Attach ``adapter`` to the model for the length of the context."""
+    steering = Steering.attach_adapter(lm.model, adapter, base=lm.fingerprint)
+    try:
+        yield steering
+    finally:
+        steering.detach()
+
+
 @torch.no_grad()
 def _decode(
     lm: LanguageModel,
@@ -127,7 +138,8 @@ def _decode(
                     position_ids=positions,
                     past_key_values=cache,
                     use_cache=True,
-                    logits_to_keep=1,
+                    # An index, not a count: its slice would not be contiguous, and the head be copied for every row.
+                    logits_to_keep=torch.tensor([ids.shape[1] - 1], device=lm.device),
                 )
                 .logits[:, -1]
                 .float()
@@ -179,8 +191,16 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
         return _invert(probabilities, uniform)
     count = min(NUCLEUS, probabilities.shape[-1])
     top, tokens = probabilities.topk(count, dim=-1)
-    if bool((top.sum(-1) < top_p).any()):
-        top, tokens = probabilities.sort(dim=-1, descending=True)
+    drawn = _draw_nucleus(top, tokens, uniform, top_p)
+    wide = (top.sum(-1) < top_p).nonzero()[:, 0]
+    if len(wide):
+        top, tokens = probabilities[wide].sort(dim=-1, descending=True)
+        drawn[wide] = _draw_nucleus(top, tokens, uniform[wide.to(uniform.device)], top_p)
+    return drawn
+
+
+def _draw_nucleus(top: Tensor, tokens: Tensor, uniform: Tensor, top_p: float) -> Tensor:
+    """Draw ``[B]`` among ``tokens`` ``[B, n]``, whose probabilities ``top`` fall along each row."""
     before = top.cumsum(-1) - top
     nucleus = top.masked_fill(before >= top_p, 0.0)
     return tokens.gather(-1, _invert(nucleus, uniform)[:, None])[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,15 +16,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from paretune.adapter import Adapter
+from paretune.conditioned import Conditioning, ObjectiveData, fit_conditioned
 from paretune.errors import TrainingError
 from paretune.files import atomic_path, fingerprint, read_json, write_json
-from paretune.fit import Record, Training, fit_pairs
-from paretune.generate import response_logps
+from paretune.fit import fit_pairs
+from paretune.generate import attached, response_logps
 from paretune.lm import LanguageModel
+from paretune.loop import Record, Training
 from paretune.losses import Link
 from paretune.packing import TokenGroup
 from paretune.pairs import Pair
-from paretune.steering import Steering
 from paretune.tables import PairTable, tokenise
 
 
@@ -34,6 +36,17 @@ class StageRecord:
     name: str
     seconds: float
     reused: bool
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What the lab gives to a training function beside data and settings; see :func:`paretune.fit.fit_pairs`."""
+
+    name: str
+    key: str
+    checkpoint: Path
+    info: dict[str, Any]
+    log: Callable[[int, Record], None]
 
 
 @dataclass
@@ -100,7 +113,7 @@ class Lab:
         )
 
     def _cached_logps(self, groups: list[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
-        who = adapter_fingerprint(adapter) if adapter else "base"
+        who = adapter.fingerprint if adapter else "base"
         key = fingerprint(groups, self.lm.fingerprint, str(self.lm.model.dtype), who)
         file = self.folder / "cache" / f"logps-{key}.safetensors"
         sizes = [len(responses) for _, responses in groups]
@@ -141,34 +154,69 @@ class Lab:
             link: ``sigmoid`` or ``hinge``.
             info: facts stored with the adapter.
         """
+        facts = dict(info or {}) | {"beta": beta, "link": link, "pairs": len(table)}
+        inputs = [_table_fingerprint(table), _table_fingerprint(validation), beta, link]
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_pairs(
+                self.lm, table, validation, beta, self.training, self.accelerator, link=link, **vars(run)
+            )
+
+        return self._trained(name, inputs, facts, train)
+
+    def fit_conditioned(
+        self,
+        name: str,
+        data: ObjectiveData,
+        validation: ObjectiveData | None,
+        beta: float,
+        conditioning: Conditioning,
+        info: dict[str, Any] | None = None,
+    ) -> Adapter:
+        """Train one adapter for all preferences, or return the finished one of an earlier run with the same inputs.
+
+        The arguments are those of :meth:`fit`, with one table an objective (or one labelled for all) and the settings of
+        the conditioning.
+        """
         facts = dict(info or {}) | {
-            "stage": f"adapters/{name}",
             "beta": beta,
-            "link": link,
-            "pairs": len(table),
+            "objectives": list(data.objectives),
+            "conditioning": asdict(conditioning),
+            "pairs": sum(map(len, data.tables)),
         }
-        parts = [_table_fingerprint(part) if part is not None else "" for part in (table, validation)]
+        tables = [[_table_fingerprint(table) for table in part.tables] for part in (data, validation) if part]
+        inputs = [tables, list(data.objectives), data.labelled, beta, asdict(conditioning)]
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_conditioned(
+                self.lm, data, validation, beta, conditioning, self.training, self.accelerator, **vars(run)
+            )
+
+        return self._trained(name, inputs, facts, train)
+
+    def _trained(
+        self,
+        name: str,
+        inputs: list[Any],
+        facts: dict[str, Any],
+        train: Callable[[TrainingRun], tuple[Adapter, list[Record]]],
+    ) -> Adapter:
+        """Return the adapter of stage ``name``, trained now unless it is finished under the same inputs and settings."""
+        facts = facts | {"stage": f"adapters/{name}"}
         training = asdict(self.training)
         training.pop("checkpoint_every")
-        key = fingerprint(parts, beta, link, training, self.lm.fingerprint, str(self.lm.model.dtype))
+        key = fingerprint(inputs, training, self.lm.fingerprint, str(self.lm.model.dtype))
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
+        for other in sorted(checkpoint.parent.glob(f"{name}-*.safetensors")):
+            if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :]):
+                self.say(
+                    f"{name}: {other} is the checkpoint of a run with other settings or data; it cannot be gone on from, so "
+                    "training starts at step 1 (set the old settings to finish that run, or delete the file)"
+                )
 
         def make(folder: Path) -> None:
             with self._tracked(name, facts) as log:
-                adapter, history = fit_pairs(
-                    self.lm,
-                    table,
-                    validation,
-                    beta,
-                    self.training,
-                    self.accelerator,
-                    checkpoint,
-                    name=name,
-                    key=key,
-                    link=link,
-                    info=facts,
-                    log=log,
-                )
+                adapter, history = train(TrainingRun(name, key, checkpoint, facts, log))
             adapter.save(folder / "adapter")
             write_json(folder / "history.json", history)
 
@@ -222,24 +270,11 @@ class Lab:
         Console(stderr=True).print(message, style="yellow", markup=False, highlight=False)
 
 
-@contextmanager
-def attached(lm: LanguageModel, adapter: Adapter) -> Iterator[Steering]:
-    """Attach ``adapter`` to the model for the length of the context."""
-    steering = Steering.attach_adapter(lm.model, adapter, base=lm.fingerprint)
-    try:
-        yield steering
-    finally:
-        steering.detach()
-
-
-def adapter_fingerprint(adapter: Adapter) -> str:
-    """Identify an adapter by the values of its factors and scales."""
-    tensors = [x.contiguous().numpy().tobytes() for _, pair in sorted(adapter.factors.items()) for x in pair]
-    return fingerprint(sorted(adapter.factors), [list(block) for block in adapter.blocks], *tensors)
-
-
-def _table_fingerprint(table: PairTable) -> str:
+def _table_fingerprint(table: PairTable | None) -> str:
+    if table is None:
+        return ""
     columns = (table.reference, table.margin, table.scale, table.weight, table.reversed_weight)
+    labels = [pair.labels for pair in table.pairs]
     return fingerprint(
-        table.prompts, table.chosen, table.rejected, *(column.numpy().tobytes() for column in columns)
+        table.prompts, table.chosen, table.rejected, labels, *(column.numpy().tobytes() for column in columns)
     )

@@ -54,16 +54,25 @@ def plan(config: RunConfig) -> Plan:
     if "modpo" in config.methods:
         rows.append(("train: modpo", f"{len(preferences) - corners} runs, one an inner preference"))
         runs += len(preferences) - corners
+    if "panacea" in config.methods:
+        rows.append(
+            ("train: panacea", f"1 run for all preferences, {len(objectives)} times the pairs a step")
+        )
+        runs += 1
     if "dpo-lw" in config.methods:
         rows.append(("train: dpo-lw", f"{len(preferences)} runs, one a preference"))
         runs += len(preferences)
     prompts = min(sizes["test"], config.evaluate.prompts or sizes["test"])
     points = 1 + len(config.methods) * (len(preferences) - corners) + corners
+    # Panacea's one run takes every objective's pairs at each step, and its corners are models of its own.
+    passes = runs
+    if "panacea" in config.methods:
+        passes, points = passes + len(objectives) - 1, points + corners
     answers = points * prompts * config.evaluate.samples
     rows.append(("front", f"{answers} answers: {points} points on {prompts} held-out prompts"))
     words = [len(text.split()) for row in splits["train"].rows for text in row.responses]
     pair = 2 * TOKENS_A_WORD * (sum(words) / max(1, len(words))) + 60
-    trained = runs * config.train.steps * config.train.accumulate * config.train.batch_pairs * pair
+    trained = passes * config.train.steps * config.train.accumulate * config.train.batch_pairs * pair
     parameters = _parameters(config.model)
     if parameters is None:
         return Plan(tuple(rows), runs, None)

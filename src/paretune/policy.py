@@ -15,14 +15,13 @@ from paretune.adapter import Adapter, stack
 from paretune.errors import ModelError, PreferenceError
 from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.gates import anchor_gates, nearest_anchor, soup_gates
-from paretune.generate import Response, Sampling, generate, response_logps
-from paretune.lab import adapter_fingerprint, attached
+from paretune.generate import Response, Sampling, attached, generate, response_logps
 from paretune.lm import LanguageModel, load
 from paretune.packing import TokenGroup
 from paretune.preference import Preference
 from paretune.rows import Prompt
 
-Mix = Literal["base", "soup", "anchors"]
+Mix = Literal["base", "soup", "anchors", "conditioned"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +33,9 @@ class Policy:
         lm: the frozen base model.
         objectives: names, in the order of preferences' weights.
         mix: ``base``: no update. ``soup``: adapter j is weighted by the preference's weight on objective j.
-            ``anchors``: the one adapter whose preference is nearest is used.
-        adapters: M of a soup, K of anchors, none of the base.
+            ``anchors``: the one adapter whose preference is nearest is used. ``conditioned``: one adapter of a block that
+            is always on (unless it has none) and one block an objective, weighted by the preference.
+        adapters: M of a soup, K of anchors, one conditioned, none of the base.
         anchor_preferences: the K preferences the adapters were trained for; empty unless ``anchors``.
     """
 
@@ -79,16 +79,33 @@ class Policy:
         over = tuple(preference.over(objectives) for preference in preferences)
         return cls(name, lm, tuple(objectives), "anchors", tuple(adapters), over)
 
+    @classmethod
+    def conditioned(cls, name: str, lm: LanguageModel, objectives: Sequence[str], adapter: Adapter) -> Policy:
+        """Return the policy of one adapter trained for all preferences (Panacea).
+
+        Raises:
+            ModelError: its blocks do not fit, or it was trained for other objectives, or for these in another order.
+        """
+        trained = adapter.info.get("objectives", list(objectives))
+        if trained != list(objectives):
+            raise ModelError(
+                f"the adapter was trained for the objectives {trained}, in this order; it cannot serve {list(objectives)}"
+            )
+        if len(adapter.blocks) - len(objectives) not in (0, 1):
+            raise ModelError(
+                f"an adapter of {len(adapter.blocks)} blocks for {len(objectives)} objectives; expected one block an "
+                "objective, and one that they share"
+            )
+        return cls(name, lm, tuple(objectives), "conditioned", (adapter,))
+
     def effective(self, preference: Preference) -> str:
         """Identify what this policy computes at one preference: equal for two policies that share a model there."""
         gates = self.gates([preference])
         if gates is None:
             return fingerprint(self.lm.fingerprint)
-        blocks = gates[0].split([a.rank for a in self.adapters])
+        blocks = gates[0].split([adapter.rank for adapter in self.adapters])
         active = [
-            (adapter_fingerprint(a), g.tolist())
-            for a, g in zip(self.adapters, blocks, strict=True)
-            if bool(g.any())
+            (a.fingerprint, g.tolist()) for a, g in zip(self.adapters, blocks, strict=True) if bool(g.any())
         ]
         return fingerprint(self.lm.fingerprint, active)
 
@@ -115,6 +132,11 @@ class Policy:
         if self.mix == "base":
             self.weights(preferences)
             return None
+        if self.mix == "conditioned":
+            (adapter,), weights = self.adapters, self.weights(preferences)
+            shared = len(adapter.blocks) - len(self.objectives)
+            always = torch.ones(len(weights), shared)
+            return soup_gates(torch.cat([always, weights], dim=1), adapter.ranks, adapter.scales)
         ranks, scales = [a.rank for a in self.adapters], [a.scale for a in self.adapters]
         if self.mix == "soup":
             return soup_gates(self.weights(preferences), ranks, scales)
@@ -199,6 +221,8 @@ class Policy:
             Adapter.load(folder / f"adapter-{number}", lm.fingerprint) for number in range(facts["adapters"])
         )
         objectives = tuple(facts["objectives"])
+        if facts["mix"] == "conditioned":
+            return cls.conditioned(facts["name"], lm, objectives, adapters[0])
         anchors = tuple(Preference.of(weights, objectives) for weights in facts["anchors"])
         return cls(facts["name"], lm, objectives, facts["mix"], adapters, anchors)
 

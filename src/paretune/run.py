@@ -20,17 +20,18 @@ from paretune.errors import ConfigError, DataError
 from paretune.evaluate import Evaluation, Judgement, Point, evaluate, judge
 from paretune.files import fingerprint, read_json, write_json, write_text
 from paretune.front import reference_point
-from paretune.generate import generate
 from paretune.inspect import inspect
 from paretune.lab import Lab, StageRecord
-from paretune.lm import LanguageModel, load
+from paretune.lm import load
 from paretune.methods import METHODS
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.dpo_lw import DPOLWConfig, dpo_lw
 from paretune.methods.modpo import MODPOConfig, modpo
+from paretune.methods.panacea import PanaceaConfig, panacea
 from paretune.policy import Policy
 from paretune.preference import Preference
-from paretune.rows import Row, ScoredDataset, concatenate
+from paretune.rows import ScoredDataset, concatenate
+from paretune.sample import sample_dataset
 from paretune.score import Scorer, Standardisation, build, score_dataset
 from paretune.score_cache import ScoreCache
 
@@ -104,7 +105,7 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
 
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if spec == "quickstart":
-            return ScoredDataset.read(quickstart_prompts())
+            return ScoredDataset.read(quickstart_data())
         return data.load(spec, split, path=config.data.path)
 
     dataset = source(config.data.source, config.data.split)
@@ -118,9 +119,9 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
     return dataset.split(fractions, config.seed)
 
 
-def quickstart_prompts() -> Path:
-    """Return the file of prompts that ships with the quickstart."""
-    return Path(str(files("paretune") / "quickstart" / "prompts.jsonl"))
+def quickstart_data() -> Path:
+    """Return the file that ships with the quickstart: prompts, each with four responses of the embedded model."""
+    return Path(str(files("paretune") / "quickstart" / "answers.jsonl.gz"))
 
 
 def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
@@ -135,33 +136,14 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
         )
 
     def make(folder: Path) -> None:
-        sample_dataset(lab.lm, dataset, config).write(folder / "sampled.jsonl.gz")
+        parts = lab.folder / "cache" / "samples"
+        drawn = sample_dataset(lab.lm, dataset, config.data.sample, config.sampling, config.seed, parts)
+        drawn.write(folder / "sampled.jsonl.gz")
 
     key = fingerprint(
         dataset.fingerprint, lab.lm.fingerprint, config.data.sample, vars(config.sampling), config.seed
     )
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
-
-
-def sample_dataset(lm: LanguageModel, dataset: ScoredDataset, config: RunConfig) -> ScoredDataset:
-    """Return the rows with ``data.sample`` responses each drawn from the model; empty answers are left out."""
-    count = config.data.sample
-    prompts = [lm.encode_prompt(row.prompt) for row in dataset.rows for _ in range(count)]
-    drawn = generate(lm, prompts, config.sampling, [config.seed * 1_000_003 + i for i in range(len(prompts))])
-    rows = []
-    for number, row in enumerate(dataset.rows):
-        answers = [a for a in drawn[number * count : (number + 1) * count] if a.text]
-        rows.append(
-            Row(
-                row.prompt,
-                tuple(a.text for a in answers),
-                {},
-                {},
-                tuple(a.truncated for a in answers),
-                row.source,
-            )
-        )
-    return ScoredDataset((), tuple(rows))
 
 
 def _scorers(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> list[Scorer]:
@@ -225,6 +207,8 @@ def train(
     settings = config.method(name)
     if isinstance(settings, DPOConfig):
         return soup(lab, splits["train"], splits["validation"], settings)
+    if isinstance(settings, PanaceaConfig):
+        return panacea(lab, splits["train"], splits["validation"], settings)
     if isinstance(settings, MODPOConfig):
         if settings.margin == "scores" and settings.margin_scale is None:
             # Raw scores have units; in units of the reference's standard deviation all objectives are alike.

@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from paretune.rules import (
     sign_of,
 )
 from paretune.score_cache import ScoreCache
+
+if TYPE_CHECKING:
+    from paretune.lm import LanguageModel
 
 _ROWS_PER_CALL = 512  # scored and cached together: what a killed run loses at most
 
@@ -116,6 +119,64 @@ def bradley_terry(
     return from_function(objective, fingerprint(identity), function)
 
 
+def implicit_reward(
+    objective: str,
+    folder: str,
+    model: str = "smollm2-135m",
+    beta: float | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+) -> FunctionScorer:
+    """Score with the reward that a preference-trained adapter implies: beta (log pi - log pi_ref), in units of reward.
+
+    The log-probabilities are sums over the response's tokens, end of turn included unless it was cut (Rafailov et al.
+    2023, arXiv 2305.18290, Eq. 5; the prompt's constant is left out, so scores compare responses to one prompt).
+
+    Args:
+        objective: name of what is rated.
+        folder: an adapter written by a run, such as ``RUN/adapters/dpo-warm/adapter``.
+        model: the base model it was trained on.
+        beta: strength of the KL penalty it was trained with; by default the one stored with it.
+        dtype, device: as in ``paretune.lm.load``.
+
+    Raises:
+        ModelError: no such adapter, or one of another base model.
+        ConfigError: beta is neither given nor stored.
+    """
+    from paretune.adapter import Adapter
+
+    adapter = Adapter.load(folder)
+    stored = adapter.info.get("beta")
+    strength = beta if beta is not None else stored
+    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not strength > 0:
+        raise ConfigError(f"beta: {strength!r}: expected a number above 0, as {folder} was trained with")
+
+    @functools.cache
+    def loaded() -> LanguageModel:
+        from paretune.lm import load
+
+        return load(model, dtype, device)
+
+    def function(
+        prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
+    ) -> np.ndarray:
+        from paretune.generate import attached, response_logps
+
+        lm = loaded()
+        groups = [
+            (lm.encode_prompt(prompt), [lm.encode_response(response, cut)])
+            for prompt, response, cut in zip(prompts, responses, truncated, strict=True)
+        ]
+        reference = response_logps(lm, groups)
+        with attached(lm, adapter) as steering:
+            policy = response_logps(lm, groups, steering, adapter.gates())
+        ratios = [float(p[0]) - float(r[0]) for p, r in zip(policy, reference, strict=True)]
+        return strength * np.array(ratios, dtype=np.float64)
+
+    identity = ["implicit", adapter.fingerprint, adapter.base, float(strength), dtype]
+    return from_function(objective, fingerprint(identity), function)
+
+
 RULES: dict[str, Callable[..., FunctionScorer]] = {
     "length": rule_length,
     "sentiment": rule_sentiment,
@@ -125,12 +186,13 @@ RULES: dict[str, Callable[..., FunctionScorer]] = {
 KINDS: dict[str, Callable[..., FunctionScorer]] = {
     "model": sequence_classifier,
     "head": bradley_terry,
+    "implicit": implicit_reward,
     "function": python_function,
 }
 
 
 def build(spec: Mapping[str, Any]) -> FunctionScorer:
-    """Make a scorer from a configuration: ``objective``, one of rule/model/head/function, and its options.
+    """Make a scorer from a configuration: ``objective``, one of rule/model/head/implicit/function, and its options.
 
     Example: ``build({"objective": "concise", "rule": "length", "unit": "words"})``.
 

@@ -325,6 +325,22 @@ class Steering:
             )
 
 
+@contextmanager
+def trained(steering: Steering, gradient_checkpointing: bool) -> Iterator[None]:
+    """Train inside this context; at its end the model is as it was before the layers were attached."""
+    model = steering.model
+    try:
+        if gradient_checkpointing:
+            steering.enable_checkpointing()
+            model.train()
+        yield
+    finally:
+        if gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+            model.eval()
+        steering.detach()
+
+
 def _active(gates: Tensor) -> slice | None:
     """Return the columns from the first to the last that is non-zero for any row; None for all.
 
@@ -353,6 +369,12 @@ def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
         for path, module in modules.items()
         if isinstance(module, nn.Linear) and module is not head and path.rpartition(".")[2] != "lm_head"
     }
+
+
+def target_shapes(model: PreTrainedModel, targets: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return module path -> (out, in) of the linear layers that ``targets`` name, as in :meth:`Steering.attach`."""
+    linears = _targeted(_linear_layers(model), targets)
+    return {path: (linear.out_features, linear.in_features) for path, linear in linears.items()}
 
 
 def _targeted(linears: Mapping[str, nn.Linear], targets: Sequence[str]) -> dict[str, nn.Linear]:

@@ -65,6 +65,13 @@ class PairTable:
             stamped[name] = column
         return replace(self, **stamped)
 
+    def require_reference(self, name: str) -> None:
+        """Raise a TrainingError when reference log-probabilities are missing; ``name`` is the run that needs them."""
+        if not bool(self.reference.isfinite().all()):
+            raise TrainingError(
+                f"{name}: the pairs have no reference log-probabilities; build the table with Lab.pair_table"
+            )
+
     def where(self, rows: Sequence[int]) -> str:
         """Name ``rows`` for a message: row in the data, responses and the start of the prompt."""
         named = [self.pairs[row] for row in rows]

@@ -39,6 +39,13 @@ METHODS = {
         "M + one for each preference that is not one-hot",
         "weights: one adapter a preference, the nearest is used",
     ),
+    "panacea": Method(
+        "Panacea",
+        "arXiv 2402.02030",
+        "pairs for each objective, or pairs labelled by all",
+        "1",
+        "weights: the singular values of one update, of which one an objective follows the preference",
+    ),
     "dpo-lw": Method(
         "DPO loss weighting",
         "baseline in arXiv 2310.03708 and arXiv 2502.14354",

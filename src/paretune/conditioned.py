@@ -1,0 +1,334 @@
+"""Training one adapter for every preference: a preference is drawn for each batch or row and set on the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from paretune.adapter import Adapter
+from paretune.errors import ConfigError, TrainingError
+from paretune.lm import LanguageModel
+from paretune.loop import Group, Record, Training, data_order, fit
+from paretune.losses import log_ratio_gap, nll_loss, pair_loss
+from paretune.packing import TokenGroup, pack, packed_logps
+from paretune.preference import sample_simplex, simplex_grid
+from paretune.scalarise import Aggregation, aggregate
+from paretune.singular import Init, SingularGates, initial, orthogonality
+from paretune.steering import Steering, target_shapes, trained
+from paretune.tables import PairTable
+
+Draw = Literal["uniform", "dirichlet", "grid", "corners"]
+ObjectiveLoss = Literal["dpo", "sft"]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How one adapter is conditioned on the preference.
+
+    Attributes:
+        rank: k, singular values shared by all preferences.
+        groups: q, directions for each objective.
+        own_scales: one learnable s an objective instead of one a matrix.
+        init: start of U, V, sigma and s, see :func:`paretune.singular.initial`.
+        orthogonality: weight of the penalty that keeps U and V orthogonal; 0 is the paper's form.
+        gate_rate_factor: learning rate of sigma and s, as a multiple of that of U and V; they have no weight decay.
+        draw: where preferences come from: ``uniform`` on the simplex, ``dirichlet`` of ``alpha``, a ``grid`` of
+            ``divisions``, or ``corners``: one-hot with probability ``corner_share``, else uniform.
+        per: a preference for each ``batch`` (the paper's) or for each ``row`` of it.
+        alpha, divisions, corner_share: see ``draw``.
+        aggregation: from M losses to one, see :mod:`paretune.scalarise`.
+        ideal: lower bound of every loss, for the Tchebycheff forms; 0 holds for DPO and SFT.
+        mu, rho: of the smooth and of the augmented Tchebycheff form.
+        loss: of each objective: ``dpo`` on its pairs, or ``sft`` on their chosen responses (mean nats a token).
+    """
+
+    rank: int = 8
+    groups: int = 1
+    own_scales: bool = False
+    init: Init = "zero-singular"
+    orthogonality: float = 0.0
+    gate_rate_factor: float = 1.0
+    draw: Draw = "uniform"
+    per: Literal["batch", "row"] = "batch"
+    alpha: float = 1.0
+    divisions: int = 10
+    corner_share: float = 0.25
+    aggregation: Aggregation = "linear"
+    ideal: float = 0.0
+    mu: float = 0.1
+    rho: float = 0.05
+    loss: ObjectiveLoss = "dpo"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.corner_share <= 1:
+            raise ConfigError(f"corner_share is a probability between 0 and 1, got {self.corner_share}")
+        for name in ("orthogonality", "rho"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("gate_rate_factor", "alpha", "mu"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.divisions < 1:
+            raise ConfigError(f"divisions must be at least 1, got {self.divisions}")
+
+
+def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: Sequence[int]) -> np.ndarray:
+    """Return ``count`` preferences ``[count, M]``, decided by ``seed`` alone (several integers), so a resumed run redraws them."""
+    random = np.random.default_rng(list(seed))
+    number = int(random.integers(2**62))
+    if settings.draw == "grid":
+        lattice = simplex_grid(objectives, settings.divisions)
+        return lattice[random.integers(len(lattice), size=count)]
+    alpha = settings.alpha if settings.draw == "dirichlet" else 1.0
+    weights = sample_simplex(count, objectives, alpha, number)
+    if settings.draw == "corners":
+        cornered = random.random(count) < settings.corner_share
+        weights[cornered] = np.eye(objectives)[random.integers(objectives, size=int(cornered.sum()))]
+    return weights
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectiveData:
+    """Pairs of every objective: each its own table, or one table of which every pair is labelled for all.
+
+    Attributes:
+        objectives: M names.
+        tables: M tables, or one with ``labelled``.
+        labelled: a pair counts for each objective by the sign of its label; a tie or a missing label is left out.
+    """
+
+    objectives: tuple[str, ...]
+    tables: tuple[PairTable, ...]
+    labelled: bool = False
+
+    def __post_init__(self) -> None:
+        expected = 1 if self.labelled else len(self.objectives)
+        if len(self.tables) != expected:
+            raise TrainingError(
+                f"{len(self.tables)} tables for {len(self.objectives)} objectives; expected {expected}"
+            )
+
+    @property
+    def labels(self) -> Tensor:
+        """Signs ``[N, M]`` of the one labelled table; 0 where an objective says nothing."""
+        values = torch.tensor([pair.labels for pair in self.tables[0].pairs], dtype=torch.float32)
+        return values.nan_to_num().sign()
+
+
+def fit_conditioned(
+    lm: LanguageModel,
+    train: ObjectiveData,
+    validation: ObjectiveData | None,
+    beta: float,
+    conditioning: Conditioning,
+    settings: Training,
+    accelerator: Accelerator,
+    checkpoint: Path,
+    *,
+    name: str,
+    key: str,
+    info: dict[str, Any] | None = None,
+    log: Callable[[int, Record], None] = lambda step, record: None,
+) -> tuple[Adapter, list[Record]]:
+    """Train one adapter for all preferences; return it folded (see :meth:`SingularGates.fold`) with its history.
+
+    A step draws ``batch_pairs`` pairs of every objective (of separate tables), packs them all into one forward, and takes
+    one backward of the aggregated loss. ``rank`` and ``alpha`` of ``settings`` are not read. Arguments as in
+    :func:`paretune.fit.fit_pairs`.
+
+    Raises:
+        TrainingError: a loss or gradient that is not finite, naming objective, step and pairs.
+    """
+    for part in (train, validation):
+        for table in part.tables if part is not None else ():
+            table.require_reference(name)
+    start, gates = initial(
+        target_shapes(lm.model, settings.targets),
+        conditioning.rank,
+        len(train.objectives),
+        groups=conditioning.groups,
+        own_scales=conditioning.own_scales,
+        init=conditioning.init,
+        seed=settings.seed,
+    )
+    for parameter in gates.named_parameters().values():
+        parameter.data = parameter.data.to(lm.device)
+    steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
+    with trained(steering, settings.gradient_checkpointing):
+        task = ConditionedTask(name, lm, steering, gates, train, validation, beta, conditioning, settings)
+        history = fit(task, settings, accelerator, checkpoint, key, log)
+        facts = {**(info or {}), "steerability": gates.steerability()}
+        return gates.fold(steering.adapter(info=facts)), history
+
+
+class ConditionedTask:
+    """One adapter whose gates follow the preference drawn for each step (a :class:`paretune.loop.Task`)."""
+
+    def __init__(
+        self,
+        name: str,
+        lm: LanguageModel,
+        steering: Steering,
+        gates: SingularGates,
+        train: ObjectiveData,
+        validation: ObjectiveData | None,
+        beta: float,
+        conditioning: Conditioning,
+        settings: Training,
+    ) -> None:
+        self.name, self.lm, self.steering, self.gates = name, lm, steering, gates
+        self.train, self.validation = train, validation
+        self.beta, self.conditioning, self.settings = beta, conditioning, settings
+        draws = settings.steps * settings.accumulate * settings.batch_pairs
+        self.orders = [
+            data_order(len(table), draws, settings.seed + number) for number, table in enumerate(train.tables)
+        ]
+        self.ideal = torch.full((len(train.objectives),), conditioning.ideal, device=lm.device)
+
+    def groups(self) -> list[Group]:
+        """Return U and V, and apart from them sigma and s with their own rate and no weight decay."""
+        return [
+            Group(dict(self.steering.named_parameters()), weight_decay=self.settings.weight_decay),
+            Group(self.gates.named_parameters(), rate_factor=self.conditioning.gate_rate_factor),
+        ]
+
+    @contextmanager
+    def batch(self, step: int, micro: int) -> Iterator[tuple[Tensor, Record]]:
+        """Draw preferences, yield the aggregated loss of the next pairs of every objective, and each objective's own."""
+        count, M = self.settings.batch_pairs, len(self.train.objectives)
+        number = step * self.settings.accumulate + micro
+        rows = [order[number * count : (number + 1) * count] for order in self.orders]
+        one = self.conditioning.per == "batch"
+        seed = (self.settings.seed, step, micro)
+        drawn = draw_preferences(self.conditioning, 1 if one else count, M, seed)
+        weights = torch.tensor(drawn, dtype=torch.float32, device=self.lm.device).expand(count, M)
+        # Under linear scalarisation an objective of weight 0 adds nothing, so its pairs are not run.
+        wanted = weights > 0 if self.conditioning.aggregation == "linear" else torch.ones_like(weights).bool()
+        with self._losses(self.train, rows, weights, wanted) as (losses, present):
+            self._require_finite(losses, step, rows)
+            means = _masked_mean(losses, present)
+            if one:
+                loss = self._aggregate(means, weights[0])
+            else:
+                loss = self._aggregate(losses, weights * present).mean()
+            loss = loss + self._penalty()
+            record: Record = {}
+            for i, objective in enumerate(self.train.objectives):
+                weight = float(weights[:, i].mean())
+                record[f"loss/{objective}"] = float(means[i].detach())
+                record[f"weight/{objective}"] = weight
+                record[f"weighted_loss/{objective}"] = float(
+                    _masked_mean((weights * losses.detach())[:, i : i + 1], present[:, i : i + 1])[0]
+                )
+            yield loss, record
+
+    @contextmanager
+    def _losses(
+        self, data: ObjectiveData, rows: Sequence[Sequence[int]], weights: Tensor, wanted: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the loss of every objective on every row, ``[n, M]``, and which of them exist; one forward in all.
+
+        Row j of each objective's table is steered by ``weights[j]``.
+        """
+        n, M = weights.shape
+        groups: list[TokenGroup] = []
+        owners: list[tuple[int, int]] = []  # (row j, table) of each group
+        for t, table in enumerate(data.tables):
+            for j, row in enumerate(rows[t]):
+                if data.labelled or bool(wanted[j, t]):
+                    owners.append((j, t))
+                    groups += self._group(table, row)
+        index = torch.tensor([j for j, _ in owners], device=self.lm.device)
+        batch = pack(groups, self.lm.device, self.lm.model.dtype)
+        with self.steering.at(self.gates.at(weights), index=index[batch.groups]):
+            logps = packed_logps(self.lm.model, batch)
+            losses = torch.zeros(n, M, device=logps.device)
+            present = torch.zeros(n, M, dtype=torch.bool, device=logps.device)
+            for t, table in enumerate(data.tables):
+                mine = [g for g, (_, owner) in enumerate(owners) if owner == t]
+                if not mine:
+                    continue
+                js = [owners[g][0] for g in mine]
+                values, exist = self._row_losses(
+                    data, t, table, [rows[t][j] for j in js], logps, batch.lengths, mine
+                )
+                columns = slice(None) if data.labelled else slice(t, t + 1)
+                losses[js, columns], present[js, columns] = values, exist
+            yield losses, present
+
+    def _group(self, table: PairTable, row: int) -> list[TokenGroup]:
+        if self.conditioning.loss == "sft":
+            return [(table.prompts[row], [table.chosen[row]])]
+        return table.groups([row])
+
+    def _row_losses(
+        self,
+        data: ObjectiveData,
+        t: int,
+        table: PairTable,
+        rows: Sequence[int],
+        logps: Tensor,
+        lengths: Tensor,
+        groups: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses ``[n, 1]`` (``[n, M]`` where labelled) of one table's rows, and which exist."""
+        if self.conditioning.loss == "sft":
+            values = nll_loss(logps[list(groups)], lengths[list(groups)])[:, None]
+            return values, torch.ones_like(values).bool()
+        both = logps.view(-1, 2)[list(groups)]
+        gap = log_ratio_gap(both, table.reference[list(rows)].to(logps.device))
+        if not data.labelled:
+            values = pair_loss(gap, self.beta)[:, None]
+            return values, torch.ones_like(values).bool()
+        signs = data.labels[list(rows)].to(logps.device)
+        return pair_loss(gap[:, None] * signs, self.beta), signs != 0
+
+    def _aggregate(self, losses: Tensor, weights: Tensor) -> Tensor:
+        c = self.conditioning
+        return aggregate(losses, weights, c.aggregation, self.ideal, c.mu, c.rho)
+
+    def _penalty(self) -> Tensor | float:
+        if not self.conditioning.orthogonality:
+            return 0.0
+        factors = {path: (layer.U, layer.V) for path, layer in self.steering.layers.items()}
+        return self.conditioning.orthogonality * orthogonality(factors)
+
+    def _require_finite(self, losses: Tensor, step: int, rows: Sequence[Sequence[int]]) -> None:
+        bad = (~losses.isfinite()).any(0).nonzero()[:, 0].tolist()
+        if bad:
+            t = 0 if self.train.labelled else bad[0]
+            raise TrainingError(
+                f"{self.name}: the loss of {self.train.objectives[bad[0]]!r} is not finite at step {step + 1}, on "
+                f"{self.train.tables[t].where(rows[t])}; lower train.learning_rate, or look at these rows"
+            )
+
+    @torch.no_grad()
+    def validate(self) -> float | None:
+        """Return the mean of w_i L_i over held-out pairs, row j at point j (modulo 5 points a side) of a fixed grid."""
+        if self.validation is None:
+            return None
+        M = len(self.validation.objectives)
+        grid = torch.tensor(simplex_grid(M, 4), dtype=torch.float32, device=self.lm.device)
+        size, total, count = self.settings.batch_pairs, 0.0, 0
+        for start in range(0, max(map(len, self.validation.tables)), size):
+            rows = [range(start, min(start + size, len(table))) for table in self.validation.tables]
+            width = max(map(len, rows))
+            weights = grid[torch.arange(start, start + width, device=grid.device) % len(grid)]
+            everywhere = torch.ones_like(weights).bool()
+            with self._losses(self.validation, rows, weights, everywhere) as (losses, present):
+                total += float((weights * losses * present).sum())
+                count += int(present.sum())
+        return total / max(count, 1)
+
+
+def _masked_mean(values: Tensor, present: Tensor) -> Tensor:
+    """Return the mean of each column over the rows that exist; 0 for a column without any."""
+    return (values * present).sum(0) / present.sum(0).clamp(min=1)

@@ -1,0 +1,270 @@
+"""The training loop: optimiser, schedule, validation, checkpoints. What is trained, and on what, is a :class:`Task`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from paretune.errors import ConfigError, TrainingError
+from paretune.files import atomic_path
+from paretune.progress import progress
+
+Record = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an adapter is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_pairs: pairs in one forward.
+        accumulate: forwards an optimiser step.
+        learning_rate: peak of AdamW's learning rate.
+        warmup_ratio: share of ``steps`` with a rising rate; then it falls to 0 by a half cosine.
+        weight_decay: of AdamW.
+        clip_norm: largest norm of the gradient.
+        rank, alpha: of the adapter; the update is scaled by alpha / rank.
+        targets: leaf names of the adapted linear layers, or ``all-linear``.
+        max_tokens: longest prompt + response; longer pairs are dropped and counted.
+        validate_every: optimiser steps between validations; 0 means a quarter of ``steps``. The weights of the lowest
+            validation loss are kept.
+        checkpoint_every: optimiser steps between checkpoints, from which a killed run goes on.
+        gradient_checkpointing: recompute activations in backward: less memory, about a third more time.
+        seed: of the adapter's start and of the data order.
+    """
+
+    steps: int = 100
+    batch_pairs: int = 4
+    accumulate: int = 1
+    learning_rate: float = 2e-4
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    max_tokens: int = 1024
+    validate_every: int = 0
+    checkpoint_every: int = 25
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_pairs", "accumulate", "rank", "max_tokens", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise ConfigError(
+                f"train.warmup_ratio is a share of the steps between 0 and 1, got {self.warmup_ratio}"
+            )
+        if not self.learning_rate > 0 or not self.clip_norm > 0:
+            raise ConfigError(
+                f"train.learning_rate and train.clip_norm must be above 0, got {self.learning_rate} and {self.clip_norm}"
+            )
+
+
+def learning_rate(step: int, settings: Training) -> float:
+    """Return the rate of optimiser step ``step`` (from 0): a linear rise over the warm-up, then a half cosine to 0."""
+    warmup = math.ceil(settings.warmup_ratio * settings.steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    share = (step - warmup) / max(1, settings.steps - warmup)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def data_order(count: int, draws: int, seed: int) -> list[int]:
+    """Return ``draws`` row numbers below ``count``: shuffled passes over the data, a new shuffle each pass."""
+    order: list[int] = []
+    generator = torch.Generator().manual_seed(seed)
+    while len(order) < draws:
+        order.extend(torch.randperm(count, generator=generator).tolist())
+    return order[:draws]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a factor on the learning rate and a weight decay."""
+
+    parameters: Mapping[str, nn.Parameter]
+    rate_factor: float = 1.0
+    weight_decay: float = 0.0
+
+
+class Task(Protocol):
+    """What the loop trains: it is decided by its arguments alone, so that a step can be run again after a kill."""
+
+    name: str
+
+    def groups(self) -> list[Group]:
+        """Return all trainable parameters, in a fixed order, under names that do not change."""
+
+    def batch(self, step: int, micro: int) -> AbstractContextManager[tuple[Tensor, Record]]:
+        """Run forward ``micro`` of optimiser step ``step`` (both from 0) and yield its mean loss and its metrics.
+
+        The backward pass runs inside the context. The batch is drawn here, so after the step before it.
+
+        Raises:
+            TrainingError: a loss that is not finite, naming step and rows.
+        """
+
+    def validate(self) -> float | None:
+        """Return the mean loss on held-out data, or None where there are none."""
+
+
+def fit(
+    task: Task,
+    settings: Training,
+    accelerator: Accelerator,
+    checkpoint: Path,
+    key: str,
+    log: Callable[[int, Record], None] = lambda step, record: None,
+) -> list[Record]:
+    """Train the task's parameters in place and return one record of metrics an optimiser step.
+
+    The weights of the lowest validation loss are kept, or the last ones without validation. Killed and started again
+    with the same arguments it goes on from ``checkpoint`` and ends with the same weights.
+
+    Args:
+        task: parameters and batches.
+        settings: steps, rates, clipping.
+        accelerator: runs backward.
+        checkpoint: file to go on from; removed by the caller when the stage is finished.
+        key: identifies everything that decides the run; a checkpoint of another key is refused.
+        log: called with each step's record.
+
+    Raises:
+        TrainingError: a loss or gradient that is not finite; a checkpoint that cannot be used.
+    """
+    run = _Run(task, settings, accelerator)
+    state = _restore(run, checkpoint, key)
+    every = settings.validate_every or max(1, settings.steps // 4)
+    with progress(task.name, settings.steps, state.step) as advance:
+        while state.step < settings.steps:
+            record = run.step(state.step)
+            state.step += 1
+            last = state.step == settings.steps
+            held_out = task.validate() if state.step % every == 0 or last else None
+            if held_out is not None:
+                record["validation_loss"] = held_out
+                if held_out < state.best_loss:
+                    state.best_loss, state.best = held_out, run.weights()
+            state.history.append(record)
+            log(state.step, record)
+            if state.step % settings.checkpoint_every == 0 and not last:
+                _save(run, state, checkpoint, key)
+            advance(1, f"loss {record['loss']:.3f}")
+    if state.best:
+        run.load_weights(state.best)
+    return state.history
+
+
+class _State:
+    """What a checkpoint holds beside weights and moments."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.best_loss = math.inf
+        self.best: dict[str, Tensor] = {}
+        self.history: list[Record] = []
+
+
+class _Run:
+    """A task with its optimiser."""
+
+    def __init__(self, task: Task, settings: Training, accelerator: Accelerator) -> None:
+        self.task, self.settings, self.accelerator = task, settings, accelerator
+        self.groups = task.groups()
+        self.parameters = {name: p for group in self.groups for name, p in group.parameters.items()}
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(group.parameters.values()), "weight_decay": group.weight_decay}
+                for group in self.groups
+            ],
+            lr=settings.learning_rate,
+        )
+
+    def step(self, step: int) -> Record:
+        """Run one optimiser step and return its metrics, each the mean over the step's forwards."""
+        rate = learning_rate(step, self.settings)
+        for options, group in zip(self.optimizer.param_groups, self.groups, strict=True):
+            options["lr"] = rate * group.rate_factor
+        self.optimizer.zero_grad(set_to_none=True)
+        forwards = self.settings.accumulate
+        record: Record = {"step": step + 1, "loss": 0.0}
+        for micro in range(forwards):
+            with self.task.batch(step, micro) as (loss, metrics):
+                self.accelerator.backward(loss / forwards)
+            for name, value in {"loss": float(loss.detach()), **metrics}.items():
+                record[name] = record.get(name, 0.0) + value / forwards
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm))
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"{self.task.name}: the gradient is not finite at step {step + 1}; lower train.learning_rate"
+            )
+        self.optimizer.step()
+        return record | {"grad_norm": norm, "learning_rate": rate}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of the adapter's parameters."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Set the adapter's parameters."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _save(run: _Run, state: _State, file: Path, key: str) -> None:
+    """Write weights, moments and progress to one safetensors file, atomically."""
+    tensors = {f"weight/{name}": value for name, value in run.weights().items()}
+    tensors |= {f"best/{name}": value for name, value in state.best.items()}
+    for name, parameter in run.parameters.items():
+        for moment in _MOMENTS:
+            tensors[f"{moment}/{name}"] = run.optimizer.state[parameter][moment].cpu().clone()
+    facts = {"key": key, "step": state.step, "best_loss": state.best_loss, "history": state.history}
+    with atomic_path(file) as temporary:
+        save_file(tensors, temporary, metadata={"paretune": json.dumps(facts)})
+
+
+def _restore(run: _Run, file: Path, key: str) -> _State:
+    """Return the state to start from: that of the checkpoint where there is one, else a fresh one."""
+    state = _State()
+    if not file.is_file():
+        return state
+    try:
+        with safe_open(file, framework="pt") as opened:
+            facts = json.loads(opened.metadata()["paretune"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except Exception as error:
+        raise TrainingError(
+            f"{file}: cannot read the checkpoint ({error}); delete it to start this run again"
+        ) from error
+    if facts["key"] != key:
+        raise TrainingError(
+            f"{file}: this checkpoint is of a run with other settings; delete it to start again"
+        )
+    state.step, state.best_loss, state.history = facts["step"], facts["best_loss"], facts["history"]
+    state.best = {name: tensors[f"best/{name}"] for name in run.parameters if f"best/{name}" in tensors}
+    run.load_weights({name: tensors[f"weight/{name}"] for name in run.parameters})
+    for name, parameter in run.parameters.items():
+        run.optimizer.state[parameter] = {
+            "step": torch.tensor(float(state.step)),
+            **{moment: tensors[f"{moment}/{name}"].to(parameter.device) for moment in _MOMENTS},
+        }
+    return state
