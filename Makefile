@@ -26,9 +26,9 @@ quickstart: install
 
 # The same road in a few minutes: two training steps an adapter, a handful of prompts. Its figures mean nothing.
 quickstart-smoke: install
-	$(BIN)/paretune run $(CONFIG) name=quickstart-smoke data.limit=16 data.sample=3 \
-		'data.splits={train: 0.5, validation: 0.25, test: 0.25}' preferences=3 evaluate.prompts=3 \
-		train.steps=2 train.batch_pairs=2 train.validate_every=2 sampling.max_new_tokens=64 $(ARGS)
+	$(BIN)/paretune run $(CONFIG) name=quickstart-smoke data.limit=16 \
+		'data.splits={train: 0.6, validation: 0.4}' preferences=3 evaluate.prompts=2 \
+		train.steps=2 train.batch_pairs=1 train.validate_every=2 sampling.max_new_tokens=32 $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

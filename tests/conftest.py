@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
+
+# Models here are tiny, and a process with one thread can be forked.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # The same examples in every run, however slow the machine: what passes here passes there.
 settings.register_profile(

@@ -6,15 +6,14 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from paretune import loop
 from paretune.errors import TrainingError
 from paretune.lab import Lab
 from paretune.lm import LanguageModel, load
@@ -210,36 +209,30 @@ def test_loss_falls_and_margins_grow(lm: LanguageModel, tmp_path: Path) -> None:
     assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import paretune.loop as loop
-from test_fit import TRAINING
-from world import make_dataset
-from paretune.lab import Lab
-from paretune.lm import load
-from paretune.methods.dpo import DPOConfig, dpo
-step = loop._Run.step
-def deadly(self, number):
-    if number == {at}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, number)
-loop._Run.step = deadly
-lab = Lab(load({model!r}, "float32", "cpu"), Path({folder!r}), TRAINING)
-dpo(lab, "good", make_dataset(), make_dataset(4, seed=9), DPOConfig())
-"""
+def killed(at: int, train: Callable[[], object]) -> int:
+    """Run ``train`` in a child process that is killed by SIGKILL at optimiser step ``at``; return its exit status."""
+    child = os.fork()
+    if child == 0:
+        step = loop._Run.step
+
+        def deadly(self: loop._Run, number: int) -> loop.Record:
+            if number == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, number)
+
+        loop._Run.step = deadly  # type: ignore[method-assign]
+        try:
+            train()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_killed_run_resumes_to_the_same_weights(lm: LanguageModel, tmp_path: Path) -> None:
-    at = 5
     data = make_dataset(), make_dataset(4, seed=9)
     whole = dpo(Lab(lm, tmp_path / "whole", TRAINING), "good", *data, DPOConfig())
-    code = KILLED.format(
-        tests=str(Path(__file__).parent), at=at, model=lm.name, folder=str(tmp_path / "killed")
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == -signal.SIGKILL, result.stderr
+    status = killed(5, lambda: dpo(Lab(lm, tmp_path / "killed", TRAINING), "good", *data, DPOConfig()))
+    assert status == -signal.SIGKILL
     assert not (tmp_path / "killed/adapters/dpo-good").exists()
     checkpoints = (
         list((tmp_path / "killed/checkpoints").glob("*"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -123,3 +125,24 @@ def test_kl_estimate_is_unbiased_and_never_negative() -> None:
     values = kl_estimate(policy.log(), reference.log())
     assert (values >= 0).all()
     torch.testing.assert_close((policy * values).sum(), (policy * (policy / reference).log()).sum())
+
+
+def test_policy_gradient_is_clipped_on_the_side_that_gains() -> None:
+    """Worked: 4 tokens, d = +-0.1 and 0.4 nats a token; a gain beyond 1 + clip has no gradient, a loss keeps its."""
+    from paretune.losses import policy_gradient_loss
+
+    lengths, reference = torch.tensor([4, 4, 4]), torch.full((3,), -8.0, dtype=torch.float64)
+    logps = torch.tensor([-8.4, -7.6, -6.4], dtype=torch.float64, requires_grad=True)
+    advantages = torch.tensor([[1.0, -1.0], [1.0, -1.0], [1.0, -1.0]], dtype=torch.float64)
+    loss = policy_gradient_loss(logps, reference, lengths, advantages, beta=0.0, clip=0.2)
+    rho = [math.exp(d) for d in (-0.1, 0.1, 0.4)]
+    expected = [[-rho[0], rho[0]], [-rho[1], rho[1]], [-1.2, rho[2]]]
+    torch.testing.assert_close(loss, torch.tensor(expected, dtype=torch.float64))
+    (gain,) = torch.autograd.grad(loss[:, 0].sum(), logps, retain_graph=True)
+    assert gain.tolist() == pytest.approx([-rho[0] / 4, -rho[1] / 4, 0.0])
+    penalised = policy_gradient_loss(logps, reference, lengths, torch.zeros_like(advantages), beta=0.5)
+    assert penalised[0].tolist() == pytest.approx([0.5 * (rho[0] - 1 + 0.1)] * 2)
+    assert (
+        float(policy_gradient_loss(reference, reference, lengths, 0 * advantages, 0.5).detach().abs().max())
+        == 0
+    )

@@ -326,6 +326,34 @@ def test_every_option_trains_in_one_forward_a_step(
         assert first["loss/short"] == pytest.approx(math.log(2), abs=1e-5)
 
 
+def test_scored_samples_drive_the_policy_gradient(lm: LanguageModel, tmp_path: Path) -> None:
+    """Responses of more words become less likely where `short` weighs all, and more likely where it weighs nothing."""
+    lab = Lab(lm, tmp_path, replace(FAST, steps=60, batch_pairs=6, learning_rate=1e-2))
+    config = PanaceaConfig(
+        loss="policy-gradient", rank=4, draw="corners", corner_share=0.5, gate_rate_factor=5.0
+    )
+    policy = panacea(lab, *DATA, config)
+    record = history_of(lab)[0]
+    assert record["loss"] == pytest.approx(sum(record[f"weighted_loss/{o}"] for o in OBJECTIVES), abs=1e-5)
+    table = lab.response_table(DATA[0])
+    groups = [(prompt, [response]) for prompt, response in zip(table.prompts, table.responses, strict=True)]
+    gains = []
+    for preference in preference_grid(OBJECTIVES, 1):
+        logps = torch.cat(policy.logps(groups, [preference] * len(groups)))
+        gains.append((table.advantages * ((logps - table.reference) / table.lengths)[:, None]).mean(0))
+    assert gains[0][0] > 0.01 and gains[1][1] > 0.01, "each corner prefers what its objective scores high"
+    assert gains[0][0] > gains[1][0] and gains[1][1] > gains[0][1]
+    with pytest.raises(ConfigError, match="needs ideal"):
+        PanaceaConfig(loss="policy-gradient", aggregation="tchebycheff")
+    with pytest.raises(ConfigError, match="needs data: separate"):
+        PanaceaConfig(loss="sft", data="labelled")
+    bare = replace(
+        DATA[0], rows=tuple(replace(row, scores={"good": row.scores["good"]}) for row in DATA[0].rows)
+    )
+    with pytest.raises(TrainingError, match=r"made:0.*has no score for some objective"):
+        panacea(Lab(lm, tmp_path / "bare", TRAINING), bare, bare, config)
+
+
 def test_a_corner_under_linear_scalarisation_is_dpo_on_that_objective(
     lm: LanguageModel, tmp_path: Path
 ) -> None:

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from paretune import plots, wording
+from paretune.findings import remarks
 from paretune.preference import Preference, simplex_grid
-from paretune.report import remarks, write_card, write_picture, write_report
+from paretune.report import write_card, write_picture, write_report
 
 EVIL = 'fine</script><script>alert("x")</script> <img src=x onerror=alert(1)> & more'
 TITLES = {"modpo": "MODPO", "dpo-soup": "DPO soups", "third": "Third"}
@@ -208,7 +209,8 @@ def test_page_shows_every_policy_preference_and_verdict(tmp_path, names, objecti
     drawn = {(a["data-i"], a["data-n"]) for a in page.all("g", "pt")}
     assert drawn == {(str(i), str(n)) for i, p in enumerate(run["policies"]) for n in range(len(p["points"]))}
     M = len(objectives)
-    assert len(page.all("svg", "plot")) == (2 if M == 2 else M * (M - 1) // 2 + 2)
+    steering = {2: 2, 3: 3 * len(names)}[M]
+    assert len(page.all("svg", "plot")) == (2 if M == 2 else M * (M - 1) // 2 + 2) + steering
 
 
 def test_page_loads_nothing_from_elsewhere(tmp_path):
@@ -430,3 +432,46 @@ def test_labels_stay_inside_and_apart():
 )
 def test_numbers_in_words(call, shown):
     assert call() == shown
+
+
+def test_scores_are_drawn_over_their_weight(tmp_path):
+    run = make_run(divisions=4)
+    write_report(run, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    section = page.split('<section id="steering">')[1].split("</section>")[0]
+    assert section.count("<svg") == 2 and "weight on concise" in section and "weight on warm" in section
+    policies, points = len(run["policies"]), len(run["policies"][0]["points"])
+    assert section.count('<g class="pt') == 2 * policies * points
+    drawn = [float(x) for x in re.findall(r'class="pt pol0[^>]*>.*?cx="([\d.]+)"', section)]
+    assert len(drawn) == 2 * points and drawn[0] == max(drawn[:points]), (
+        "the first point has all weight on concise"
+    )
+
+
+def test_three_objectives_have_a_triangle_each(tmp_path):
+    run = make_run(names=("modpo",), objectives=("concise", "warm", "plain"), divisions=2)
+    write_report(run, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    section = page.split('<section id="steering">')[1].split("</section>")[0]
+    assert section.count('class="plot"') == 3 and section.count("fill-opacity") == 3 * 6
+    first = section.split('class="plot"')[1].split("</svg>")[0]
+    dots = [(float(r), float(y)) for y, r in re.findall(r'cy="([\d.]+)" r="([\d.]+)"', first)]
+    assert max(dots)[1] == min(y for _, y in dots), "the best of concise stands at its corner, the upper one"
+    write_report(make_run(objectives=("a", "b", "c", "d"), divisions=1), tmp_path)
+    assert 'id="steering"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "told"), [(0.5, "steerable"), (0.001, "not steerable"), (None, "not steerable")]
+)
+def test_steerability_is_told(tmp_path, ratio, told):
+    run = make_run()
+    run["policies"][0]["steerability"] = {f"model.layers.{n}.self_attn.q_proj": ratio for n in range(3)}
+    write_report(run, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    section = page.split('<section id="steerability">')[1].split("</section>")[0]
+    assert told in section and ("not steerable" in section) == (told == "not steerable")
+    assert section.count('class="layer"') == (0 if ratio is None else 3)
+    del run["policies"][0]["steerability"]
+    write_report(run, tmp_path)
+    assert 'id="steerability"' not in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from paretune import sample
+from paretune.config import parse_config
 from paretune.errors import ConfigError, DataError, ModelError
 from paretune.generate import Sampling, draw, generate
 from paretune.lab import Lab
@@ -18,7 +19,7 @@ from paretune.lm import EMBEDDED, LanguageModel, embedded_gguf, load
 from paretune.methods.dpo import DPOConfig, dpo
 from paretune.pairs import pairs
 from paretune.rows import ScoredDataset
-from paretune.run import quickstart_data
+from paretune.run import QUICKSTART, prepare_data, quickstart_data
 from paretune.sample import sample_dataset
 from paretune.score import build, score_texts
 from test_fit import TRAINING
@@ -120,12 +121,37 @@ def test_trackers_receive_every_step(lm: LanguageModel, tmp_path: Path) -> None:
 
 
 def test_the_quickstart_ships_its_answers() -> None:
-    data = ScoredDataset.read(quickstart_data())
-    assert len(data.rows) >= 200 and all(3 <= len(row.responses) <= 4 for row in data.rows)
-    assert len({row.key for row in data.rows}) == len(data.rows)
+    data, held_out = (ScoredDataset.read(quickstart_data(name)) for name in QUICKSTART)
+    assert len(data.rows) >= 50 and all(2 <= len(row.responses) <= 4 for row in data.rows)
+    assert len(held_out.rows) >= 100 and not any(row.responses for row in held_out.rows)
+    keys = [row.key for row in (*data.rows, *held_out.rows)]
+    assert len(set(keys)) == len(keys) == 300
     assert not any("/" in row.source for row in data.rows), "no path of the machine that drew them"
     cut = [flag for row in data.rows for flag in row.truncated]
     assert sum(cut) / len(cut) < 0.5
+
+
+def test_only_rows_without_responses_are_drawn(lm: LanguageModel, tmp_path: Path) -> None:
+    rows = make_dataset(8).select([]).rows
+    mixed = [replace(row, responses=(), truncated=()) if n % 2 else row for n, row in enumerate(rows)]
+    ScoredDataset((), tuple(mixed)).write(tmp_path / "mixed.jsonl")
+    scorer = {"rule": "length", "unit": "words", "direction": "lower"}
+    values = {
+        "data": {
+            "source": str(tmp_path / "mixed.jsonl"),
+            "sample": 2,
+            "splits": {"train": 0.5, "validation": 0.5},
+        },
+        "score": [{"objective": "short", **scorer}, {"objective": "long", **scorer, "direction": "higher"}],
+        "sampling": {"max_new_tokens": 6, "batch_size": 4},
+    }
+    splits, _ = prepare_data(parse_config(values), Lab(lm, tmp_path / "run", TRAINING))
+    found = {row.key: row for part in splits.values() for row in part.rows}
+    assert len(found) == 8
+    for given in mixed:
+        assert len(found[given.key].responses) >= 1
+        if given.responses:
+            assert found[given.key].responses == given.responses
 
 
 @pytest.mark.model

@@ -86,7 +86,7 @@ class Adapter:
     factors: Mapping[str, tuple[Tensor, Tensor]]
     scale: float = 1.0
     base: str = ""
-    info: Mapping[str, object] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
     blocks: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:

@@ -17,16 +17,16 @@ from paretune.adapter import Adapter
 from paretune.errors import ConfigError, TrainingError
 from paretune.lm import LanguageModel
 from paretune.loop import Group, Record, Training, data_order, fit
-from paretune.losses import log_ratio_gap, nll_loss, pair_loss
+from paretune.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_loss
 from paretune.packing import TokenGroup, pack, packed_logps
 from paretune.preference import sample_simplex, simplex_grid
 from paretune.scalarise import Aggregation, aggregate
 from paretune.singular import Init, SingularGates, initial, orthogonality
 from paretune.steering import Steering, target_shapes, trained
-from paretune.tables import PairTable
+from paretune.tables import PairTable, ResponseTable
 
 Draw = Literal["uniform", "dirichlet", "grid", "corners"]
-ObjectiveLoss = Literal["dpo", "sft"]
+ObjectiveLoss = Literal["dpo", "sft", "policy-gradient"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,12 @@ class Conditioning:
         per: a preference for each ``batch`` (the paper's) or for each ``row`` of it.
         alpha, divisions, corner_share: see ``draw``.
         aggregation: from M losses to one, see :mod:`paretune.scalarise`.
-        ideal: lower bound of every loss, for the Tchebycheff forms; 0 holds for DPO and SFT.
+        ideal: lower bound of every loss, for the Tchebycheff forms; None is 0, which holds for DPO and SFT.
         mu, rho: of the smooth and of the augmented Tchebycheff form.
-        loss: of each objective: ``dpo`` on its pairs, or ``sft`` on their chosen responses (mean nats a token).
+        loss: of each objective: ``dpo`` on its pairs, ``sft`` on their chosen responses (mean nats a token), or
+            ``policy-gradient`` on all scored responses (see :func:`paretune.losses.policy_gradient_loss`), whose losses
+            have no lower bound known in advance: a Tchebycheff form needs ``ideal``.
+        clip: of the policy gradient.
     """
 
     rank: int = 8
@@ -62,10 +65,11 @@ class Conditioning:
     divisions: int = 10
     corner_share: float = 0.25
     aggregation: Aggregation = "linear"
-    ideal: float = 0.0
+    ideal: float | None = None
     mu: float = 0.1
     rho: float = 0.05
     loss: ObjectiveLoss = "dpo"
+    clip: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0 <= self.corner_share <= 1:
@@ -73,9 +77,14 @@ class Conditioning:
         for name in ("orthogonality", "rho"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("gate_rate_factor", "alpha", "mu"):
+        for name in ("gate_rate_factor", "alpha", "mu", "clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.loss == "policy-gradient" and self.aggregation != "linear" and self.ideal is None:
+            raise ConfigError(
+                f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
+                "advantages within 3 deviations, -3 (1 + clip))"
+            )
         if self.divisions < 1:
             raise ConfigError(f"divisions must be at least 1, got {self.divisions}")
 
@@ -97,16 +106,17 @@ def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: 
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveData:
-    """Pairs of every objective: each its own table, or one table of which every pair is labelled for all.
+    """What every objective trains on: pairs in a table of its own, or one table that speaks for all.
 
     Attributes:
         objectives: M names.
         tables: M tables, or one with ``labelled``.
-        labelled: a pair counts for each objective by the sign of its label; a tie or a missing label is left out.
+        labelled: one table for all: of pairs, which count for each objective by the sign of its label (a tie or a missing
+            label is left out), or of responses with an advantage of each objective.
     """
 
     objectives: tuple[str, ...]
-    tables: tuple[PairTable, ...]
+    tables: tuple[PairTable, ...] | tuple[ResponseTable]
     labelled: bool = False
 
     def __post_init__(self) -> None:
@@ -119,7 +129,9 @@ class ObjectiveData:
     @property
     def labels(self) -> Tensor:
         """Signs ``[N, M]`` of the one labelled table; 0 where an objective says nothing."""
-        values = torch.tensor([pair.labels for pair in self.tables[0].pairs], dtype=torch.float32)
+        (table,) = self.tables
+        assert isinstance(table, PairTable)
+        values = torch.tensor([pair.labels for pair in table.pairs], dtype=torch.float32)
         return values.nan_to_num().sign()
 
 
@@ -191,7 +203,7 @@ class ConditionedTask:
         self.orders = [
             data_order(len(table), draws, settings.seed + number) for number, table in enumerate(train.tables)
         ]
-        self.ideal = torch.full((len(train.objectives),), conditioning.ideal, device=lm.device)
+        self.ideal = torch.full((len(train.objectives),), conditioning.ideal or 0.0, device=lm.device)
 
     def groups(self) -> list[Group]:
         """Return U and V, and apart from them sigma and s with their own rate and no weight decay."""
@@ -258,13 +270,15 @@ class ConditionedTask:
                     continue
                 js = [owners[g][0] for g in mine]
                 values, exist = self._row_losses(
-                    data, t, table, [rows[t][j] for j in js], logps, batch.lengths, mine
+                    data, table, [rows[t][j] for j in js], logps, batch.lengths, mine
                 )
                 columns = slice(None) if data.labelled else slice(t, t + 1)
                 losses[js, columns], present[js, columns] = values, exist
             yield losses, present
 
-    def _group(self, table: PairTable, row: int) -> list[TokenGroup]:
+    def _group(self, table: PairTable | ResponseTable, row: int) -> list[TokenGroup]:
+        if isinstance(table, ResponseTable):
+            return [(table.prompts[row], [table.responses[row]])]
         if self.conditioning.loss == "sft":
             return [(table.prompts[row], [table.chosen[row]])]
         return table.groups([row])
@@ -272,14 +286,24 @@ class ConditionedTask:
     def _row_losses(
         self,
         data: ObjectiveData,
-        t: int,
-        table: PairTable,
+        table: PairTable | ResponseTable,
         rows: Sequence[int],
         logps: Tensor,
         lengths: Tensor,
         groups: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
         """Return the losses ``[n, 1]`` (``[n, M]`` where labelled) of one table's rows, and which exist."""
+        if isinstance(table, ResponseTable):
+            mine, at = list(groups), list(rows)
+            values = policy_gradient_loss(
+                logps[mine],
+                table.reference[at].to(logps.device),
+                lengths[mine],
+                table.advantages[at].to(logps.device),
+                self.beta,
+                self.conditioning.clip,
+            )
+            return values, torch.ones_like(values).bool()
         if self.conditioning.loss == "sft":
             values = nll_loss(logps[list(groups)], lengths[list(groups)])[:, None]
             return values, torch.ones_like(values).bool()

@@ -37,7 +37,8 @@ class DataConfig(_Part):
     """Where the preference data comes from.
 
     Attributes:
-        source: a path, the name of a known public set, ``quickstart``, a column map, or a list of these.
+        source: a path, the name of a known public set, ``quickstart``, ``quickstart-prompts``, a column map, or a list of
+            these.
         path: local folder of a known set.
         split: the split of the source to train on.
         test: source of the held-out prompts; by default a share of ``source``.

@@ -13,6 +13,9 @@ import numpy as np
 from paretune.errors import ParetuneError
 from paretune.preference import simplex_grid
 
+STEERABLE = 0.02
+"""A policy whose median of ||s w|| / ||sigma|| over modules is below is called not steerable (Panacea)."""
+
 
 def dominates(a: np.ndarray, b: np.ndarray) -> bool:
     """Return whether point ``a [M]`` is nowhere worse than ``b [M]`` and somewhere better."""

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from paretune.loop import Record, Training
 from paretune.losses import Link
 from paretune.packing import TokenGroup
 from paretune.pairs import Pair
-from paretune.tables import PairTable, tokenise
+from paretune.rows import ScoredDataset
+from paretune.tables import PairTable, ResponseTable, tokenise, tokenise_responses
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,17 @@ class Lab:
             self.say(
                 f"{dropped} of {len(pairs)} pairs are longer than max_tokens={self.training.max_tokens} and were dropped"
             )
-        return PairTable(**{**vars(table), "reference": self.logps(table)})
+        return replace(table, reference=self.logps(table))
+
+    def response_table(self, dataset: ScoredDataset) -> ResponseTable:
+        """Tokenise all scored responses and fill in their reference log-probabilities (cached).
+
+        Raises:
+            TrainingError: a score is missing, or no prompt has two responses that are short enough.
+        """
+        table = tokenise_responses(self.lm, dataset, self.training.max_tokens)
+        groups: list[TokenGroup] = [(p, [r]) for p, r in zip(table.prompts, table.responses, strict=True)]
+        return replace(table, reference=torch.cat(self._cached_logps(groups, None)))
 
     def logps(self, table: PairTable, adapter: Adapter | None = None) -> Tensor:
         """Return the log-probabilities fp32 ``[N, 2]`` of chosen and rejected under ``adapter`` (None: the base model).
@@ -270,9 +281,12 @@ class Lab:
         Console(stderr=True).print(message, style="yellow", markup=False, highlight=False)
 
 
-def _table_fingerprint(table: PairTable | None) -> str:
+def _table_fingerprint(table: PairTable | ResponseTable | None) -> str:
     if table is None:
         return ""
+    if isinstance(table, ResponseTable):
+        columns = (table.reference, table.advantages)
+        return fingerprint(table.prompts, table.responses, *(column.numpy().tobytes() for column in columns))
     columns = (table.reference, table.margin, table.scale, table.weight, table.reversed_weight)
     labels = [pair.labels for pair in table.pairs]
     return fingerprint(

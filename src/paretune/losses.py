@@ -76,3 +76,33 @@ def kl_estimate(logps: Tensor, reference_logps: Tensor) -> Tensor:
     """
     difference = logps - reference_logps
     return torch.expm1(-difference) + difference
+
+
+def policy_gradient_loss(
+    logps: Tensor,
+    reference_logps: Tensor,
+    lengths: Tensor,
+    advantages: Tensor,
+    beta: float,
+    clip: float = 0.2,
+) -> Tensor:
+    """Return the clipped policy-gradient loss ``[B, M]`` of responses sampled from the reference, one column an objective.
+
+    With ``d = (logps - reference_logps) / lengths`` (nats a token) and the ratio ``rho = exp(d)``, the geometric mean over
+    the response's tokens (GSPO, arXiv 2507.18071)::
+
+        loss = -min(rho A, clip(rho, 1 - clip, 1 + clip) A) + beta (rho - 1 - d)
+
+    The penalty estimates KL(reference || policy) a token: the samples are the reference's.
+
+    Args:
+        logps, reference_logps: ``[B]`` sums over response tokens, in nats.
+        lengths: ``[B]`` tokens in each response.
+        advantages: ``[B, M]``, A of each objective: scores standardised among the responses to one prompt.
+        beta: strength of the penalty, >= 0, in units of advantage per nat a token.
+        clip: width of the trust region.
+    """
+    difference = ((logps - reference_logps) / lengths)[:, None]
+    ratio = difference.exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    return beta * (ratio - 1 - difference) - surrogate

@@ -174,16 +174,19 @@ def marker(shape: str, x: float, y: float, r: float) -> str:
     return f'<path class="mark" d="M{"L".join(f"{px:.1f} {py:.1f}" for px, py in dots)}Z"/>'
 
 
-def _path(points: Sequence[Point], kind: str, closed: bool = False) -> str:
+def polyline(points: Sequence[Point], kind: str, closed: bool = False) -> str:
+    """Return a line through pixels, closed to an area where asked, of CSS class ``kind``."""
     joined = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     return f'<path class="{kind}" d="M{joined}{"Z" if closed else ""}"/>'
 
 
-def _line(kind: str, a: Point, b: Point) -> str:
+def segment(kind: str, a: Point, b: Point) -> str:
+    """Return a straight line between two pixels."""
     return f'<path class="{kind}" d="M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}"/>'
 
 
-def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:
+def caption(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:
+    """Return a text at a pixel; ``anchor`` is start, middle or end."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
@@ -199,7 +202,8 @@ def describe(run: Run, policy: Run, n: int) -> str:
     )
 
 
-def _opened(run: Run, i: int, n: int, picks: Mapping[tuple[int, int], int]) -> str:
+def opened(run: Run, i: int, n: int, picks: Mapping[tuple[int, int], int]) -> str:
+    """Return the opening tag of a point that can be selected on the page; the caller closes ``</g>``."""
     policy = run["policies"][i]
     faded = "" if policy["non_dominated"][n] else " faded"
     return (
@@ -228,20 +232,20 @@ def scatter(
     """
     frame = Frame(54, 34, width - 16, height - 46, span(run, a), span(run, b))
     objectives = run["objectives"]
-    parts = [_axes(frame, objectives[a], objectives[b])]
+    parts = [axes(frame, f"{objectives[a]} → better", f"{objectives[b]} ↑ better")]
     chord = [frame.at(point[a], point[b]) for point in run["chord"]["points"]]
     reference = run["reference_point"]
     if frame.x[0] <= reference[a] and frame.y[0] <= reference[b]:
         x, y = frame.at(reference[a], reference[b])
         parts.append(f'<path class="ref" d="M{x:.1f} {y - 16:.1f}V{y:.1f}H{x + 16:.1f}"/>')
-        parts.append(_text("small", x + 6, y - 6, "reference point"))
+        parts.append(caption("small", x + 6, y - 6, "reference point"))
     for i, policy in enumerate(run["policies"]):
         points = [frame.at(point["mean"][a], point["mean"][b]) for point in policy["points"]]
         corners = hull(points)
         if len(corners) > 2:
-            parts.append(_path(corners, f"hull pol{i % len(SHAPES)}", closed=True))
+            parts.append(polyline(corners, f"hull pol{i % len(SHAPES)}", closed=True))
     corners = hull(chord)
-    parts.append(_path(chord if lines or len(corners) < 3 else corners, "chord", closed=not lines))
+    parts.append(polyline(chord if lines or len(corners) < 3 else corners, "chord", closed=not lines))
     blocked: list[Box] = []
     labels: list[tuple[float, float, str, str]] = []
     points_svg = []
@@ -249,7 +253,7 @@ def scatter(
         line = ordered(policy, objectives[a])
         places_ = {n: frame.at(policy["points"][n]["mean"][a], policy["points"][n]["mean"][b]) for n in line}
         if lines and len(line) > 1:
-            parts.append(_path([places_[n] for n in line], f"line pol{i % len(SHAPES)}"))
+            parts.append(polyline([places_[n] for n in line], f"line pol{i % len(SHAPES)}"))
             blocked += [box for p, q in pairwise(places_[n] for n in line) for box in _beads(p, q)]
         for n in line:
             x, y = places_[n]
@@ -257,7 +261,7 @@ def scatter(
             blocked += [*boxes, (x - 8, y - 8, x + 8, y + 8)]
             ring = f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="10"/>' if n == policy["knee"] else ""
             points_svg.append(
-                f"{_opened(run, i, n, picks)}<title>{escape(describe(run, policy, n))}</title>{bars}{ring}"
+                f"{opened(run, i, n, picks)}<title>{escape(describe(run, policy, n))}</title>{bars}{ring}"
                 f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="14"/>'
                 f"{marker(SHAPES[i % len(SHAPES)], x, y, 5.5)}</g>"
             )
@@ -277,7 +281,7 @@ def scatter(
     labels = distinct(labels)
     centres = place_labels([label[:3] for label in labels], blocked, area, 6.4, 12)
     texts = [
-        _text(kind, cx, cy + 4, text, "middle")
+        caption(kind, cx, cy + 4, text, "middle")
         for (_, _, text, kind), (cx, cy) in zip(labels, centres, strict=True)
     ]
     name = escape(f"Scores on {objectives[a]} (across) and {objectives[b]} (up), higher is better on both")
@@ -297,31 +301,32 @@ def _bars(frame: Frame, point: Run, a: int, b: int) -> tuple[str, list[Box]]:
     (x, y), text, boxes = frame.at(point["mean"][a], point["mean"][b]), "", []
     if known(point["low"][a]) and known(point["high"][a]):
         left, right = frame.at(point["low"][a], 0)[0], frame.at(point["high"][a], 0)[0]
-        text += _line("bar", (left, y), (right, y))
+        text += segment("bar", (left, y), (right, y))
         boxes.append((left, y - 1, right, y + 1))
     if known(point["low"][b]) and known(point["high"][b]):
         bottom, top = frame.at(0, point["low"][b])[1], frame.at(0, point["high"][b])[1]
-        text += _line("bar", (x, bottom), (x, top))
+        text += segment("bar", (x, bottom), (x, top))
         boxes.append((x - 1, top, x + 1, bottom))
     return text, boxes
 
 
-def _axes(frame: Frame, across: str, up: str) -> str:
+def axes(frame: Frame, across: str, up: str) -> str:
+    """Return grid, ticks and the names of both axes."""
     parts = []
     values = ticks(*frame.x, count=max(3, int((frame.right - frame.left) / 110)))
     digits = _digits(values)
     for value in values:
         x = frame.at(value, frame.y[0])[0]
-        parts.append(_line("grid", (x, frame.top), (x, frame.bottom)))
-        parts.append(_text("tick", x, frame.bottom + 16, number(value, digits), "middle"))
+        parts.append(segment("grid", (x, frame.top), (x, frame.bottom)))
+        parts.append(caption("tick", x, frame.bottom + 16, number(value, digits), "middle"))
     values = ticks(*frame.y, count=max(3, int((frame.bottom - frame.top) / 75)))
     digits = _digits(values)
     for value in values:
         y = frame.at(frame.x[0], value)[1]
-        parts.append(_line("grid", (frame.left, y), (frame.right, y)))
-        parts.append(_text("tick", frame.left - 7, y + 4, number(value, digits), "end"))
-    parts.append(_text("axis", frame.right, frame.bottom + 36, f"{across} → better", "end"))
-    parts.append(_text("axis", 6, 18, f"{up} ↑ better"))
+        parts.append(segment("grid", (frame.left, y), (frame.right, y)))
+        parts.append(caption("tick", frame.left - 7, y + 4, number(value, digits), "end"))
+    parts.append(caption("axis", frame.right, frame.bottom + 36, across, "end"))
+    parts.append(caption("axis", 6, 18, up))
     return "".join(parts)
 
 
@@ -344,20 +349,20 @@ def parallel(run: Run, width: int, height: int, picks: Mapping[tuple[int, int], 
     for m, objective in enumerate(objectives):
         anchor = "middle" if 0 < m < M - 1 or M == 1 else "start" if m == 0 else "end"
         x = columns[m] + (-40 if anchor == "start" else 40 if anchor == "end" else 0)
-        parts.append(_line("grid strong", (columns[m], top), (columns[m], bottom)))
-        parts.append(_text("axis", x, 18, f"{objective} ↑", anchor))
-        parts.append(_text("tick", columns[m], top - 8, number(spans[m][1], shown[m]), "middle"))
-        parts.append(_text("tick", columns[m], bottom + 18, number(spans[m][0], shown[m]), "middle"))
+        parts.append(segment("grid strong", (columns[m], top), (columns[m], bottom)))
+        parts.append(caption("axis", x, 18, f"{objective} ↑", anchor))
+        parts.append(caption("tick", columns[m], top - 8, number(spans[m][1], shown[m]), "middle"))
+        parts.append(caption("tick", columns[m], bottom + 18, number(spans[m][0], shown[m]), "middle"))
     base = trace(run["base"]["mean"])
     crosses = "".join(marker("cross", x, y, 6) for x, y in base)
-    parts.append(f'<g class="base"><title>base model</title>{_path(base, "chord")}{crosses}</g>')
+    parts.append(f'<g class="base"><title>base model</title>{polyline(base, "chord")}{crosses}</g>')
     for i, policy in enumerate(run["policies"]):
         for n, point in enumerate(policy["points"]):
             line = trace(point["mean"])
             dots = "".join(marker(SHAPES[i % len(SHAPES)], x, y, 4) for x, y in line)
             parts.append(
-                f"{_opened(run, i, n, picks)}<title>{escape(describe(run, policy, n))}</title>"
-                f"{_path(line, 'hit thin')}{_path(line, 'line')}{dots}</g>"
+                f"{opened(run, i, n, picks)}<title>{escape(describe(run, policy, n))}</title>"
+                f"{polyline(line, 'hit thin')}{polyline(line, 'line')}{dots}</g>"
             )
     return (
         f'<svg class="plot" viewBox="0 0 {width} {height}" role="group" aria-label="Every point over all '
@@ -373,9 +378,9 @@ def strip(figure: Run, low: float, high: float, kind: str, zero: bool = False) -
     def x(value: float) -> float:
         return 6 + (width - 12) * (value - low) / size
 
-    parts = [_line("grid strong", (x(0), 1), (x(0), 17))] if zero else []
+    parts = [segment("grid strong", (x(0), 1), (x(0), 17))] if zero else []
     if known(figure.get("low")) and known(figure.get("high")):
-        parts.append(_line("bar solid", (x(figure["low"]), middle), (x(figure["high"]), middle)))
+        parts.append(segment("bar solid", (x(figure["low"]), middle), (x(figure["high"]), middle)))
     if known(figure.get("value")):
         parts.append(f'<circle class="mark" cx="{x(figure["value"]):.1f}" cy="{middle}" r="4"/>')
     return f'<svg class="strip {kind}" viewBox="0 0 {width} 18" aria-hidden="true">{"".join(parts)}</svg>'
@@ -391,6 +396,6 @@ def box_plot(low: float, quartiles: Sequence[float], high: float) -> str:
     first, median, third = map(x, quartiles)
     return (
         '<svg class="strip" viewBox="0 0 150 18" aria-hidden="true">'
-        f'{_line("bar solid", (x(low), 9), (x(high), 9))}<rect class="boxed" x="{first:.1f}" y="3" '
-        f'width="{max(third - first, 1):.1f}" height="12"/>{_line("median", (median, 3), (median, 15))}</svg>'
+        f'{segment("bar solid", (x(low), 9), (x(high), 9))}<rect class="boxed" x="{first:.1f}" y="3" '
+        f'width="{max(third - first, 1):.1f}" height="12"/>{segment("median", (median, 3), (median, 15))}</svg>'
     )

@@ -104,8 +104,8 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
     """Load the sources and split them by prompt."""
 
     def source(spec: Any, split: str | None) -> ScoredDataset:
-        if spec == "quickstart":
-            return ScoredDataset.read(quickstart_data())
+        if spec in QUICKSTART:
+            return ScoredDataset.read(quickstart_data(spec))
         return data.load(spec, split, path=config.data.path)
 
     dataset = source(config.data.source, config.data.split)
@@ -119,13 +119,17 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
     return dataset.split(fractions, config.seed)
 
 
-def quickstart_data() -> Path:
-    """Return the file that ships with the quickstart: prompts, each with four responses of the embedded model."""
-    return Path(str(files("paretune") / "quickstart" / "answers.jsonl.gz"))
+QUICKSTART = {"quickstart": "answers.jsonl.gz", "quickstart-prompts": "prompts.jsonl"}
+"""Sources that ship with the package: prompts with four responses of the embedded model each, and prompts held out."""
+
+
+def quickstart_data(name: str = "quickstart") -> Path:
+    """Return the file of a source that ships with the package."""
+    return Path(str(files("paretune") / "quickstart" / QUICKSTART[name]))
 
 
 def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
-    """Draw responses from the base model for a data set that has prompts only."""
+    """Draw responses from the base model for the rows that have none."""
     bare = [row for row in dataset.rows if not row.responses]
     if not bare:
         return dataset
@@ -136,9 +140,12 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
         )
 
     def make(folder: Path) -> None:
-        parts = lab.folder / "cache" / "samples"
-        drawn = sample_dataset(lab.lm, dataset, config.data.sample, config.sampling, config.seed, parts)
-        drawn.write(folder / "sampled.jsonl.gz")
+        parts, asked = lab.folder / "cache" / "samples", replace(dataset, rows=tuple(bare))
+        drawn = iter(
+            sample_dataset(lab.lm, asked, config.data.sample, config.sampling, config.seed, parts).rows
+        )
+        rows = tuple(row if row.responses else next(drawn) for row in dataset.rows)
+        replace(dataset, rows=rows).write(folder / "sampled.jsonl.gz")
 
     key = fingerprint(
         dataset.fingerprint, lab.lm.fingerprint, config.data.sample, vars(config.sampling), config.seed
@@ -320,6 +327,11 @@ def _facts(
         method, name = METHODS[policy["name"]], policy["name"]
         trained = {str(adapter.info.get("stage", "")) for adapter in policies[name].adapters}
         policy["title"], policy["paper"], policy["enters"] = method.title, method.paper, method.enters
+        ratios = {
+            k: v for a in policies[name].adapters for k, v in dict(a.info.get("steerability") or {}).items()
+        }
+        if ratios:
+            policy["steerability"] = ratios
         policy["cost"] = {
             "adapters": len(policies[name].adapters),
             "runs": len(trained),

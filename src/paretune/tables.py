@@ -12,6 +12,7 @@ from paretune.errors import TrainingError
 from paretune.lm import LanguageModel
 from paretune.packing import TokenGroup
 from paretune.pairs import Pair
+from paretune.rows import ScoredDataset
 
 COLUMNS = ("margin", "scale", "weight", "reversed_weight")
 """Columns a method may stamp, with the meaning they have in :func:`paretune.losses.pair_loss`."""
@@ -79,6 +80,81 @@ class PairTable:
             f"row {pair.row} (responses {pair.chosen_index} and {pair.rejected_index}, prompt {pair.prompt[-1].content[:40]!r})"
             for pair in named
         )
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseTable:
+    """N tokenised responses with the advantage of each objective: what the policy-gradient form trains on.
+
+    Attributes:
+        prompts, responses: token ids; responses end with the end of turn unless they were cut.
+        rows: for each response its row in the data and its place in the row, for messages.
+        reference: fp32 ``[N]``, log-probabilities under the reference model, which sampled the responses, in nats.
+        advantages: fp32 ``[N, M]``: each objective's score, standardised among the responses to its prompt.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    responses: tuple[tuple[int, ...], ...]
+    rows: tuple[tuple[int, int], ...]
+    reference: Tensor
+    advantages: Tensor
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens in each response, int64 ``[N]``."""
+        return torch.tensor([len(response) for response in self.responses])
+
+    def require_reference(self, name: str) -> None:
+        """Raise a TrainingError when reference log-probabilities are missing; ``name`` is the run that needs them."""
+        if not bool(self.reference.isfinite().all()):
+            raise TrainingError(
+                f"{name}: the responses have no reference log-probabilities; build the table with Lab.response_table"
+            )
+
+    def where(self, rows: Sequence[int]) -> str:
+        """Name ``rows`` for a message: row in the data and place of the response."""
+        return "; ".join(f"row {self.rows[n][0]} (response {self.rows[n][1]})" for n in rows)
+
+
+def tokenise_responses(lm: LanguageModel, dataset: ScoredDataset, max_tokens: int) -> ResponseTable:
+    """Tokenise all responses with their advantages; the reference log-probabilities are still NaN.
+
+    Rows with fewer than two responses say nothing about which is better and are left out, as are responses that exceed
+    ``max_tokens`` with their prompt. An objective on which all responses to a prompt score alike has advantage 0 there.
+
+    Raises:
+        TrainingError: a score is missing, or no row is left.
+    """
+    kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]] = []
+    advantages = []
+    for number, row in enumerate(dataset.rows):
+        if len(row.responses) < 2:
+            continue
+        scores = torch.from_numpy(dataset.matrix(row))
+        if not bool(scores.isfinite().all()):
+            raise TrainingError(
+                f"{row.source or f'row {number}'}: a response has no score for some objective; the policy-gradient form "
+                "needs all scores"
+            )
+        spread = scores.std(0, correction=0)
+        standardised = (scores - scores.mean(0)) / torch.where(spread > 0, spread, torch.ones_like(spread))
+        prompt = tuple(lm.encode_prompt(row.prompt))
+        for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True)):
+            response = tuple(lm.encode_response(text, cut))
+            if len(prompt) + len(response) <= max_tokens:
+                kept.append((prompt, response, (number, k)))
+                advantages.append(standardised[k])
+    if not kept:
+        raise TrainingError(
+            f"no prompt has two scored responses of at most {max_tokens} tokens; sample more, or raise max_tokens"
+        )
+    prompts, responses, rows = zip(*kept, strict=True)
+    return ResponseTable(
+        prompts, responses, rows, torch.full((len(kept),), float("nan")), torch.stack(advantages).float()
+    )
 
 
 def tokenise(lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int) -> tuple[PairTable, int]:
