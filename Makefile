@@ -27,7 +27,7 @@ quickstart: install
 # The same road in a few minutes: two training steps an adapter, a handful of prompts. Its figures mean nothing.
 quickstart-smoke: install
 	$(BIN)/paretune run $(CONFIG) name=quickstart-smoke data.limit=16 \
-		'data.splits={train: 0.6, validation: 0.4}' preferences=3 evaluate.prompts=2 \
+		'data.splits={train: 0.6, validation: 0.4}' preferences=3 evaluate.prompts=2 evaluate.preferences=3 \
 		train.steps=2 train.batch_pairs=1 train.validate_every=2 sampling.max_new_tokens=32 $(ARGS)
 
 test: install
@@ -41,6 +41,7 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/step.py $(ARGS)
+	$(BIN)/python benchmarks/decode.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -248,6 +248,7 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
             "preferences": 3,
             "train": {"steps": 4, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
             "sampling": {"max_new_tokens": 6, "batch_size": 16},
+            "evaluate": {"preferences": 5},
         }
     )
     report = run(config)
@@ -255,7 +256,11 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
     assert report.read_text().startswith("<!doctype html>") or "<html" in report.read_text()[:300]
     assert (tmp_path / "run/front.png").read_bytes()[:4] == b"\x89PNG"
     assert [policy["name"] for policy in facts["policies"]] == ["dpo-soup", "modpo", "panacea", "dpo-lw"]
-    assert all(len(policy["points"]) == 3 for policy in facts["policies"])
+    measured = {policy["name"]: len(policy["points"]) for policy in facts["policies"]}
+    assert measured == {"dpo-soup": 5, "modpo": 3, "panacea": 5, "dpo-lw": 3}, (
+        "anchors at theirs, others everywhere"
+    )
+    assert facts["policies"][2]["steerability"] and "steerability" not in facts["policies"][0]
     point = facts["policies"][0]["points"][0]
     assert {"collapse_rate", "cut_rate", "kl", "base_logp"} <= set(point)
     assert facts["reference_point"] and facts["chord"]["hypervolume"]["low"] is not None

@@ -116,7 +116,7 @@ class ObjectiveData:
     """
 
     objectives: tuple[str, ...]
-    tables: tuple[PairTable, ...] | tuple[ResponseTable]
+    tables: tuple[PairTable | ResponseTable, ...]
     labelled: bool = False
 
     def __post_init__(self) -> None:

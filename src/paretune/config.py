@@ -62,12 +62,15 @@ class EvaluateConfig(_Part):
     Attributes:
         prompts: held-out prompts used at most, 0 for all.
         samples: responses a prompt and preference.
+        preferences: number of evenly spaced preferences (as ``preferences`` of the run) at which policies that serve any
+            preference are measured; 0 takes those of the run, at which anchors always are.
         reference_point: of hypervolumes, by objective; by default a margin below the worst mean of the run.
         shown: prompts whose answers the report shows.
     """
 
     prompts: int = Field(default=0, ge=0)
     samples: int = Field(default=1, ge=1)
+    preferences: int = Field(default=0, ge=0)
     reference_point: dict[str, float] | None = None
     shown: int = Field(default=6, ge=1)
 
@@ -118,10 +121,20 @@ class RunConfig(_Part):
     def grid(self, objectives: Sequence[str]) -> list[Preference]:
         """Return the preferences of this run over ``objectives``."""
         if isinstance(self.preferences, int):
-            if self.preferences < 2:
-                raise ConfigError(f"preferences must be at least 2 (the corners), got {self.preferences}")
-            return preference_grid(list(objectives), self.preferences - 1)
+            return _grid("preferences", self.preferences, objectives)
         return [Preference.parse(text, objectives) for text in self.preferences]
+
+    def fine_grid(self, objectives: Sequence[str]) -> list[Preference]:
+        """Return the preferences at which policies that serve any preference are measured."""
+        if not self.evaluate.preferences:
+            return self.grid(objectives)
+        return _grid("evaluate.preferences", self.evaluate.preferences, objectives)
+
+
+def _grid(key: str, count: int, objectives: Sequence[str]) -> list[Preference]:
+    if count < 2:
+        raise ConfigError(f"{key} must be at least 2 (the corners), got {count}")
+    return preference_grid(list(objectives), count - 1)
 
 
 T = TypeVar("T")

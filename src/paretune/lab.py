@@ -285,8 +285,8 @@ def _table_fingerprint(table: PairTable | ResponseTable | None) -> str:
     if table is None:
         return ""
     if isinstance(table, ResponseTable):
-        columns = (table.reference, table.advantages)
-        return fingerprint(table.prompts, table.responses, *(column.numpy().tobytes() for column in columns))
+        values = (table.reference.numpy().tobytes(), table.advantages.numpy().tobytes())
+        return fingerprint(table.prompts, table.responses, *values)
     columns = (table.reference, table.margin, table.scale, table.weight, table.reversed_weight)
     labels = [pair.labels for pair in table.pairs]
     return fingerprint(

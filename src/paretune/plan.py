@@ -63,11 +63,15 @@ def plan(config: RunConfig) -> Plan:
         rows.append(("train: dpo-lw", f"{len(preferences)} runs, one a preference"))
         runs += len(preferences)
     prompts = min(sizes["test"], config.evaluate.prompts or sizes["test"])
-    points = 1 + len(config.methods) * (len(preferences) - corners) + corners
+    fine = config.fine_grid(objectives)
+    inner = sum(max(preference.weights) < 1 for preference in fine)
+    any_preference = [name for name in config.methods if name in ("dpo-soup", "panacea")]
+    anchored = len(config.methods) - len(any_preference)
+    points = 1 + len(objectives) + anchored * (len(preferences) - corners) + len(any_preference) * inner
     # Panacea's one run takes every objective's pairs at each step, and its corners are models of its own.
     passes = runs
     if "panacea" in config.methods:
-        passes, points = passes + len(objectives) - 1, points + corners
+        passes, points = passes + len(objectives) - 1, points + len(fine) - inner
     answers = points * prompts * config.evaluate.samples
     rows.append(("front", f"{answers} answers: {points} points on {prompts} held-out prompts"))
     words = [len(text.split()) for row in splits["train"].rows for text in row.responses]

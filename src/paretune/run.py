@@ -295,7 +295,11 @@ def measure(
     objectives = endpoints.objectives
     base = measured(Policy.base(lab.lm, objectives), [Preference.uniform(objectives)])
     ends = measured(endpoints, [Preference.one_hot(objective, objectives) for objective in objectives])
-    evaluations = {name: measured(policy, preferences) for name, policy in policies.items()}
+    fine = config.fine_grid(objectives)
+    evaluations = {
+        name: measured(policy, preferences if policy.mix == "anchors" else fine)
+        for name, policy in policies.items()
+    }
     stated = config.evaluate.reference_point
     if stated is None:
         reference = reference_point(base.front, ends.front, *(e.front for e in evaluations.values()))
