@@ -91,14 +91,14 @@ def test_implicit_reward_of_an_adapter(lm: LanguageModel, tmp_path: Path) -> Non
     lab, data = Lab(lm, tmp_path / "run", TRAINING), make_dataset()
     adapter = dpo(lab, "good", data, make_dataset(4, seed=9), DPOConfig(beta=0.2))
     folder = str(tmp_path / "run/adapters/dpo-good/adapter")
-    scorer = build({"objective": "good", "implicit": folder, "model": lm.name, "dtype": "float32"})
+    scorer = build({"objective": "good", "implicit": folder, "base": lm.name, "dtype": "float32"})
     table = lab.pair_table(pairs(data, "good"))
     ratios = lab.logps(table, adapter) - table.reference
     prompts = [pair.prompt for pair in table.pairs]
     chosen = score_texts(scorer, prompts, [pair.chosen for pair in table.pairs])
     np.testing.assert_allclose(chosen, 0.2 * ratios[:, 0].numpy(), atol=1e-4)
     halved = build(
-        {"objective": "good", "implicit": folder, "model": lm.name, "beta": 0.1, "dtype": "float32"}
+        {"objective": "good", "implicit": folder, "base": lm.name, "beta": 0.1, "dtype": "float32"}
     )
     assert halved.fingerprint != scorer.fingerprint
     with pytest.raises(ConfigError, match="beta: -1"):
@@ -118,6 +118,24 @@ def test_trackers_receive_every_step(lm: LanguageModel, tmp_path: Path) -> None:
     events.Reload()
     losses = events.Scalars("loss")
     assert [event.step for event in losses] == list(range(1, TRAINING.steps + 1))
+
+
+def test_a_tracker_that_is_not_installed_is_refused(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate would only warn, and nothing would be logged."""
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    lab = Lab(lm, tmp_path, TRAINING, trackers=("tensorboard",))
+    with pytest.raises(ConfigError, match="'tensorboard' is not installed"):
+        dpo(lab, "good", make_dataset(), make_dataset(4, seed=9), DPOConfig())
+    with pytest.raises(ConfigError, match="trackers: Unsupported logging capability: tensorbord"):
+        dpo(
+            replace(lab, trackers=("tensorbord",)),
+            "good",
+            make_dataset(),
+            make_dataset(4, seed=9),
+            DPOConfig(),
+        )
 
 
 def test_the_quickstart_ships_its_answers() -> None:
@@ -158,7 +176,7 @@ def test_only_rows_without_responses_are_drawn(lm: LanguageModel, tmp_path: Path
 @pytest.mark.skipif(embedded_gguf() is None, reason="the package of the embedded model is not installed")
 def test_the_embedded_model_answers_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The main job in a small size: shipped answers, rules, two steps, and the soup at two preferences."""
-    monkeypatch.delenv("PARETUNE_CACHE")
+    monkeypatch.delenv("PARETUNE_CACHE", raising=False)
     model = load(EMBEDDED, "auto", "cpu")
     data = ScoredDataset.read(quickstart_data())
     few = replace(data, rows=data.rows[:6])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from paretune.adapter import Adapter
 from paretune.conditioned import Conditioning, ObjectiveData, fit_conditioned
-from paretune.errors import TrainingError
+from paretune.errors import ConfigError, TrainingError
 from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.fit import fit_pairs
 from paretune.generate import attached, response_logps
@@ -262,11 +262,20 @@ class Lab:
         if not self.trackers:
             yield lambda step, record: None
             return
-        accelerator = Accelerator(
-            cpu=self.lm.device.type == "cpu",
-            log_with=list(self.trackers),
-            project_dir=str(self.folder / "logs" / name),
-        )
+        try:
+            accelerator = Accelerator(
+                cpu=self.lm.device.type == "cpu",
+                log_with=list(self.trackers),
+                project_dir=str(self.folder / "logs" / name),
+            )
+        except ValueError as error:
+            raise ConfigError(f"trackers: {error}") from error
+        working = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
+        missing = [tracker for tracker in self.trackers if tracker not in working]
+        if missing:
+            raise ConfigError(
+                f"trackers: {missing[0]!r} is not installed; pip install {missing[0]}, or leave it out"
+            )
         scalars = {key: value for key, value in facts.items() if isinstance(value, (int, float, str, bool))}
         accelerator.init_trackers("paretune", config=scalars)
         try:

@@ -122,7 +122,7 @@ def bradley_terry(
 def implicit_reward(
     objective: str,
     folder: str,
-    model: str = "smollm2-135m",
+    base: str = "smollm2-135m",
     beta: float | None = None,
     dtype: str = "auto",
     device: str | None = None,
@@ -135,7 +135,7 @@ def implicit_reward(
     Args:
         objective: name of what is rated.
         folder: an adapter written by a run, such as ``RUN/adapters/dpo-warm/adapter``.
-        model: the base model it was trained on.
+        base: the base model it was trained on.
         beta: strength of the KL penalty it was trained with; by default the one stored with it.
         dtype, device: as in ``paretune.lm.load``.
 
@@ -155,7 +155,7 @@ def implicit_reward(
     def loaded() -> LanguageModel:
         from paretune.lm import load
 
-        return load(model, dtype, device)
+        return load(base, dtype, device)
 
     def function(
         prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
