@@ -49,10 +49,11 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     lab = Lab(lm, tmp_path_factory.mktemp("lab"), replace(TRAINING, steps=12, learning_rate=2e-2))
     data = make_dataset(), make_dataset(4, seed=9)
     grid = preference_grid(OBJECTIVES, 2)
+    longer = Lab(lm, tmp_path_factory.mktemp("longer"), replace(lab.training, steps=50))
     return {
         "dpo-soup": soup(lab, *data, DPOConfig()),
         "modpo": modpo(lab, *data, grid, MODPOConfig()),
-        "panacea": panacea(lab, *data, PanaceaConfig(rank=4, gate_rate_factor=5.0)),
+        "panacea": panacea(longer, *data, PanaceaConfig(rank=4, gate_rate_factor=5.0, draw="corners")),
         "dpo-lw": dpo_lw(lab, *data, grid, DPOLWConfig()),
     }
 
