@@ -26,8 +26,8 @@ quickstart: install
 
 # The same road in a few minutes: two training steps an adapter, a handful of prompts. Its figures mean nothing.
 quickstart-smoke: install
-	$(BIN)/paretune run $(CONFIG) name=quickstart-smoke data.limit=16 \
-		'data.splits={train: 0.6, validation: 0.4}' preferences=3 evaluate.prompts=2 evaluate.preferences=3 \
+	$(BIN)/paretune run $(CONFIG) name=quickstart-smoke data.limit=10 \
+		'data.splits={train: 0.75, validation: 0.25}' preferences=3 evaluate.prompts=2 evaluate.preferences=3 \
 		train.steps=2 train.batch_pairs=1 train.validate_every=2 sampling.max_new_tokens=32 $(ARGS)
 
 test: install

@@ -447,3 +447,11 @@ def test_nan_names_the_objective(lm: LanguageModel, tmp_path: Path, monkeypatch:
         TrainingError, match=r"panacea: the loss of 'good' is not finite at step 2, on row \d+"
     ):
         panacea(Lab(lm, tmp_path, TRAINING), *DATA, PanaceaConfig(rank=3))
+
+
+def test_a_bfloat16_base_is_steered_in_fp32(lm: LanguageModel, tmp_path: Path) -> None:
+    half = load(lm.name, "bfloat16", "cpu")
+    lab = Lab(half, tmp_path, replace(TRAINING, steps=2))
+    policy = panacea(lab, *DATA, PanaceaConfig(rank=3, per="row"))
+    assert all(U.dtype == V.dtype == torch.float32 for U, V in policy.adapters[0].factors.values())
+    assert all(math.isfinite(record["loss"]) for record in history_of(lab))
