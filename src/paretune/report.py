@@ -222,7 +222,8 @@ def _responses_to_weights(run: Run, picks: dict[tuple[int, int], int]) -> str:
         )
     else:
         return ""
-    return section("steering", "Does it follow the preference?", f'<div class="pairs">{drawn}</div>', lead)
+    kind = "halves" if M == 2 else "pairs"
+    return section("steering", "Does it follow the preference?", f'<div class="{kind}">{drawn}</div>', lead)
 
 
 def _answers(run: Run, shared: list[dict[str, float]]) -> str:
