@@ -568,3 +568,15 @@ def test_models_that_cannot_be_reward_models(models, tmp_path, monkeypatch):
         sequence_classifier("good", str(tmp_path / "empty"))
     with pytest.raises(ModelError, match="neither a folder nor available"):
         sequence_classifier("good", str(Path("no") / "such-model-anywhere"))
+
+
+def test_below_enough_words_shorter_is_no_better() -> None:
+    scorer = build({"objective": "concise", "rule": "length", "per": 10, "enough": 4})
+    texts = ["Toast.", "one two three four", "one two three four five"]
+    scores = scorer([PROMPT] * 3, texts, [False] * 3)
+    assert scores.tolist() == pytest.approx([-0.4, -0.4, -0.5])
+    assert scorer.fingerprint != build({"objective": "concise", "rule": "length", "per": 10}).fingerprint
+    with pytest.raises(ConfigError, match="enough: -1"):
+        build({"objective": "concise", "rule": "length", "enough": -1})
+    with pytest.raises(ConfigError, match="is for direction lower"):
+        build({"objective": "long", "rule": "length", "direction": "higher", "enough": 3})

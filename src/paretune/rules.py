@@ -150,17 +150,25 @@ LENGTH_UNITS: dict[str, Callable[[str], int]] = {
 
 
 def rule_length(
-    objective: str, unit: str = "words", direction: str = "lower", per: float = 1.0
+    objective: str, unit: str = "words", direction: str = "lower", per: float = 1.0, enough: float = 0.0
 ) -> FunctionScorer:
     """Score length: ``-count / per`` for direction "lower" (concise), ``count / per`` for "higher" (long).
 
-    ``unit``: words (white-space separated), characters or sentences (``split_sentences``).
+    ``unit``: words (white-space separated), characters or sentences (``split_sentences``). ``enough``: for "lower" a
+    count below it scores as this count, so that nothing is gained by saying next to nothing.
     """
     count = LENGTH_UNITS[choice("unit", unit, LENGTH_UNITS)]
     sign = sign_of(direction)
     if isinstance(per, bool) or not isinstance(per, (int, float)) or not (0 < per < math.inf):
         raise ConfigError(f"per: {per!r}: expected a positive number, the count that makes one point")
-    return _rule(objective, ["length", unit, direction, float(per)], lambda text: sign * count(text) / per)
+    if isinstance(enough, bool) or not isinstance(enough, (int, float)) or not (0 <= enough < math.inf):
+        raise ConfigError(f"enough: {enough!r}: expected a count of at least 0")
+    if enough and direction != "lower":
+        raise ConfigError(
+            f"enough: {enough!r} is for direction lower; {direction} rewards more at any length"
+        )
+    identity = ["length", unit, direction, float(per), float(enough)]
+    return _rule(objective, identity, lambda text: sign * max(count(text), enough) / per)
 
 
 SENTIMENT_SUMMARIES: dict[str, Callable[[Sequence[float]], float]] = {
