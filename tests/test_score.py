@@ -241,7 +241,7 @@ def test_build_equals_the_constructor():
         ),
         ({"objective": "c", "rule": "regex"}, "needs the key 'pattern'"),
         ({"objective": "c", "rule": "regex", "pattern": "("}, "not a regular expression"),
-        ({"objective": "c"}, "exactly one of rule, model, head, function; got none"),
+        ({"objective": "c"}, "exactly one of rule, model, head, implicit, function; got none"),
         ({"objective": "c", "rule": "length", "model": "m"}, "got rule, model"),
         ({"rule": "length"}, "expected 'objective'"),
         ({"objective": "c", "model": ""}, "expected a name"),
