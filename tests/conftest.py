@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
+    from paretune.lm import LanguageModel
+
 # Models here are tiny, and a process with one thread can be forked.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -50,3 +52,13 @@ def make_tiny_llama(seed: int = 0, **overrides) -> LlamaForCausalLM:
 def tiny_llama() -> Callable[..., LlamaForCausalLM]:
     """Return :func:`make_tiny_llama`: every call gives a fresh model."""
     return make_tiny_llama
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """Return a tiny random Llama with a tokenizer, loaded as a user's model is, with a cache folder of its own."""
+    from paretune.lm import load
+    from world import write_model
+
+    os.environ["PARETUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    return load(str(write_model(tmp_path_factory.mktemp("model"))), "float32", "cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from paretune.errors import ConfigError, ModelError
 from paretune.export import export, export_grid, find_policy
 from paretune.generate import attached
 from paretune.lab import Lab
-from paretune.lm import LanguageModel, load
+from paretune.lm import LanguageModel
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.methods.panacea import PanaceaConfig, panacea
@@ -22,17 +21,11 @@ from paretune.policy import Policy
 from paretune.preference import Preference, preference_grid
 from paretune.steering import stack
 from test_fit import TRAINING
-from world import make_dataset, write_model
+from world import make_dataset
 
 OBJECTIVES = ("short", "good")
 IDS = torch.tensor([[3, 7, 9, 11, 4, 6]])
 ASKED = Preference.parse("short=0.7,good=0.3")
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    os.environ["PARETUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    return load(str(write_model(tmp_path_factory.mktemp("model"))), "float32", "cpu")
 
 
 @pytest.fixture(scope="module")

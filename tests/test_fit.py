@@ -16,7 +16,7 @@ import torch
 from paretune import loop
 from paretune.errors import TrainingError
 from paretune.lab import Lab
-from paretune.lm import LanguageModel, load
+from paretune.lm import LanguageModel
 from paretune.loop import Training, data_order, learning_rate
 from paretune.losses import log_ratio_gap, pair_loss
 from paretune.methods.dpo import DPOConfig, dpo
@@ -25,7 +25,7 @@ from paretune.packing import pack, packed_logps
 from paretune.pairs import pairs
 from paretune.preference import preference_grid
 from paretune.steering import Steering
-from world import make_dataset, write_model
+from world import make_dataset
 
 TRAINING = Training(
     steps=6,
@@ -37,12 +37,6 @@ TRAINING = Training(
     validate_every=3,
     max_tokens=64,
 )
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    os.environ["PARETUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    return load(str(write_model(tmp_path_factory.mktemp("model"))), "float32", "cpu")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,12 +34,6 @@ SCORERS = [
     {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
     {"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"},
 ]
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    os.environ["PARETUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    return load(str(write_model(tmp_path_factory.mktemp("model"))), "float32", "cpu")
 
 
 @pytest.fixture(scope="module")

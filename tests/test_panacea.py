@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from paretune.scalarise import augmented_tchebycheff, linear, smooth_tchebycheff
 from paretune.singular import SingularGates, initial, orthogonality
 from paretune.steering import Steering, target_shapes
 from test_fit import TRAINING, adapters_equal
-from world import make_dataset, write_model
+from world import make_dataset
 
 K, M = 4, 3
 OBJECTIVES = ("short", "good")
@@ -240,12 +239,6 @@ def test_steerability_and_orthogonality(tiny_llama: Callable[..., LlamaForCausal
 
 
 # Training
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    os.environ["PARETUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    return load(str(write_model(tmp_path_factory.mktemp("model"))), "float32", "cpu")
 
 
 DATA = make_dataset(), make_dataset(4, seed=9)

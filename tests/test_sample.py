@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,15 +22,9 @@ from paretune.run import QUICKSTART, prepare_data, quickstart_data
 from paretune.sample import sample_dataset
 from paretune.score import build, score_texts
 from test_fit import TRAINING
-from world import make_dataset, write_model
+from world import make_dataset
 
 SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, top_p=0.9, batch_size=3)
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    os.environ["PARETUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    return load(str(write_model(tmp_path_factory.mktemp("model"))), "float32", "cpu")
 
 
 def test_a_killed_draw_goes_on_to_the_same_responses(
