@@ -34,7 +34,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {
         "dpo-soup": soup(lab, *data, DPOConfig()),
         "modpo": modpo(lab, *data, preference_grid(OBJECTIVES, 2), MODPOConfig()),
-        "panacea": panacea(lab, *data, PanaceaConfig(rank=3, gate_rate_factor=5.0)),
+        "panacea": panacea(lab, *data, PanaceaConfig(rank=3, rate_factor=1.0, gate_rate_factor=5.0)),
     }
 
 

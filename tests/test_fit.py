@@ -331,6 +331,17 @@ def test_too_long_pairs_are_dropped_never_cut(lm: LanguageModel, tmp_path: Path)
         Lab(lm, tmp_path, replace(TRAINING, max_tokens=3)).pair_table(found)
 
 
+def test_only_pairs_that_will_be_drawn_are_scored(lm: LanguageModel, tmp_path: Path) -> None:
+    found = pairs(make_dataset(), "good")
+    lab = Lab(lm, tmp_path, replace(TRAINING, steps=2, accumulate=2, batch_pairs=1))
+    table = lab.train_table(found)
+    assert len(table) == 4 < len(found) and set(table.pairs) < set(found)
+    assert lab.scoring_forwards == 8 and lab.train_table(found).pairs == table.pairs
+    other = Lab(lm, tmp_path, replace(lab.training, seed=1)).train_table(found)
+    assert other.pairs != table.pairs
+    assert Lab(lm, tmp_path, replace(TRAINING, steps=len(found))).train_table(found).pairs == tuple(found)
+
+
 def test_damaged_cache_and_checkpoint_name_the_file(lm: LanguageModel, tmp_path: Path) -> None:
     lab = Lab(lm, tmp_path, TRAINING)
     found = pairs(make_dataset(), "good")

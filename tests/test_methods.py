@@ -46,7 +46,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {
         "dpo-soup": soup(lab, *data, DPOConfig()),
         "modpo": modpo(lab, *data, grid, MODPOConfig()),
-        "panacea": panacea(longer, *data, PanaceaConfig(rank=4, gate_rate_factor=5.0, draw="corners")),
+        "panacea": panacea(longer, *data, PanaceaConfig(rank=4, rate_factor=1.0, gate_rate_factor=5.0, draw="corners")),
         "dpo-lw": dpo_lw(lab, *data, grid, DPOLWConfig()),
     }
 
@@ -111,6 +111,18 @@ def test_anchors_snap_and_say_so(policies: dict[str, Policy]) -> None:
     assert [w.weights for w in policies["dpo-soup"].used(asked)] == [w.weights for w in asked]
 
 
+def test_extrapolation_goes_on_along_the_line(policies: dict[str, Policy]) -> None:
+    """Every gate of a soup and of Panacea is affine in the preference; anchors have no line."""
+    beyond = Preference.of({"good": 1.5, "short": -0.5}, OBJECTIVES, allow_extrapolation=True)
+    corners = [Preference.one_hot(objective, OBJECTIVES) for objective in ("good", "short")]
+    for name in ("dpo-soup", "panacea"):
+        at = policies[name].gates([beyond, *corners])
+        assert at is not None
+        torch.testing.assert_close(at[0], 1.5 * at[1] - 0.5 * at[2])
+    with pytest.raises(PreferenceError, match="nearest of its anchors.*good=1.5,short=-0.5"):
+        policies["modpo"].gates([beyond])
+
+
 def test_wrong_requests_are_refused(policies: dict[str, Policy], lm: LanguageModel, tmp_path: Path) -> None:
     policy, prompt = policies["modpo"], make_dataset(1).rows[0].prompt
     with pytest.raises(PreferenceError, match="1 prompts and 2 preferences"):
@@ -166,6 +178,16 @@ def test_greedy_generation_equals_transformers(lm: LanguageModel) -> None:
         )[0, len(prompt) :].tolist()
         assert list(response.tokens) == theirs
         assert response.truncated == (theirs[-1] not in lm.stops)
+
+
+def test_a_response_knows_its_log_probability(policies: dict[str, Policy]) -> None:
+    """That of the decoder equals that of the packed scorer, for rows of different preferences and lengths."""
+    policy, rows = policies["panacea"], make_dataset(6, seed=3).rows
+    prompts, asked = [row.prompt for row in rows], (preference_grid(OBJECTIVES, 2) * 2)[:6]
+    drawn = policy.generate(prompts, asked, Sampling(12, 0.7, 0.9, batch_size=4))
+    groups = [(policy.lm.encode_prompt(p), [r.tokens]) for p, r in zip(prompts, drawn, strict=True)]
+    packed = torch.cat(policy.logps(groups, asked))
+    torch.testing.assert_close(torch.tensor([r.logp for r in drawn]), packed, atol=1e-3, rtol=1e-4)
 
 
 def test_drawing_follows_the_distribution() -> None:
@@ -242,7 +264,7 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
             "preferences": 3,
             "train": {"steps": 4, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
             "sampling": {"max_new_tokens": 6, "batch_size": 16},
-            "evaluate": {"preferences": 5},
+            "evaluate": {"preferences": 5, "extrapolations": ["good=1.25,short=-0.25"]},
         }
     )
     report = run(config)
@@ -254,6 +276,11 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
     assert measured == {"dpo-soup": 5, "modpo": 3, "panacea": 5, "dpo-lw": 3}, (
         "anchors at theirs, others everywhere"
     )
+    beyond = {policy["name"]: [p["preference"] for p in policy["extrapolations"]] for policy in facts["policies"]}
+    line = [{"good": 1.25, "short": -0.25}]
+    assert beyond == {"dpo-soup": line, "modpo": [], "panacea": line, "dpo-lw": []}, "anchors cannot"
+    assert report.read_text().count("extrapolated, in no figure") == 2
+    assert "extrapolated" in (tmp_path / "run/README.md").read_text()
     assert facts["policies"][2]["steerability"] and "steerability" not in facts["policies"][0]
     point = facts["policies"][0]["points"][0]
     assert {"collapse_rate", "cut_rate", "kl", "base_logp"} <= set(point)

@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from paretune import loop
 from paretune.adapter import Adapter, to_peft
-from paretune.conditioned import Conditioning, draw_preferences
+from paretune.conditioned import ConditionedTask, Conditioning, draw_preferences
 from paretune.errors import ConfigError, ModelError, TrainingError
 from paretune.lab import Lab
 from paretune.lm import LanguageModel, load
-from paretune.methods.panacea import PanaceaConfig, panacea
+from paretune.losses import log_ratio_gap, pair_loss
+from paretune.methods.panacea import PanaceaConfig, objective_data, panacea, with_margins
 from paretune.policy import Policy
 from paretune.preference import Preference, preference_grid
 from paretune.scalarise import augmented_tchebycheff, linear, smooth_tchebycheff, tchebycheff
@@ -115,6 +116,34 @@ def test_3_4_folded_saved_exported_and_merged_compute_the_same(
         to_peft(loaded, tmp_path / "lora", gate[0])
         lora = peft.PeftModel.from_pretrained(model, str(tmp_path / "lora"))
         torch.testing.assert_close(lora(IDS[:1]).logits, expected[:1], atol=1e-5, rtol=1e-5)
+
+
+def test_learned_features_bend_the_gates_and_fold_exactly(
+    tiny_llama: Callable[..., LlamaForCausalLM], tmp_path: Path
+) -> None:
+    """Ours: H = 0 is the paper's form; random H is no longer affine, and the folded adapter still serves it."""
+    model = tiny_llama()
+    with torch.no_grad():
+        base = model(input_ids=IDS).logits
+    adapter, gates = initial(target_shapes(model, ["all-linear"]), K, M, hidden=3)
+    steering = Steering.attach_adapter(model, adapter, trainable=True)
+    assert torch.equal(logits(steering, gates.at(WEIGHTS)), base), "the start is the base model"
+    steering.detach()
+    steering, gates = randomised(model, hidden=3)
+    mixed = logits(steering, gates.at(WEIGHTS))
+    middle, ends = gates.at(torch.full((1, M), 1 / M)), gates.at(torch.eye(M))
+    assert any(not torch.allclose(middle[path][0], ends[path].mean(0), atol=1e-2) for path in ends)
+    gates.fold(steering.adapter()).save(tmp_path / "adapter")
+    steering.detach()
+    lm = LanguageModel(model, None, "tiny", "tiny")  # type: ignore[arg-type]
+    objectives = ("a", "b", "c")
+    policy = Policy.conditioned("bent", lm, objectives, Adapter.load(tmp_path / "adapter"))
+    assert len(policy.adapters[0].blocks) == 1 + M + 3
+    served = Steering.attach_adapter(model, policy.adapters[0])
+    preferences = [Preference(objectives, tuple(row)) for row in WEIGHTS.double().tolist()]
+    torch.testing.assert_close(logits(served, policy.gates(preferences)), mixed, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ConfigError, match="hidden >= 0"):
+        initial({"a": (5, 6)}, 2, 2, hidden=-1)
 
 
 def test_5_6_the_update_is_affine_and_of_the_stated_rank(tiny_llama: Callable[..., LlamaForCausalLM]) -> None:
@@ -252,7 +281,7 @@ def history_of(lab: Lab) -> list[dict[str, float]]:
 def test_13_a_policy_moves_along_its_weights(lm: LanguageModel, tmp_path: Path) -> None:
     """SFT on two sets: the likelihood of each objective's responses follows its weight, monotonically."""
     lab = Lab(lm, tmp_path, replace(FAST, steps=80, batch_pairs=4, learning_rate=1e-2))
-    config = PanaceaConfig(loss="sft", rank=4, draw="corners", corner_share=0.5, gate_rate_factor=5.0)
+    config = PanaceaConfig(loss="sft", rank=4, draw="corners", corner_share=0.5, rate_factor=1.0, gate_rate_factor=5.0)
     policy = panacea(lab, *DATA, config)
     from paretune.pairs import pairs
 
@@ -273,7 +302,7 @@ def test_13_a_policy_moves_along_its_weights(lm: LanguageModel, tmp_path: Path) 
     "options",
     [
         {},
-        {"per": "row", "draw": "corners"},
+        {"per": "row", "draw": "corners", "hidden": 4},
         {"data": "labelled", "aggregation": "tchebycheff"},
         {"data": "labelled", "per": "row", "draw": "grid", "divisions": 4},
         {
@@ -319,11 +348,43 @@ def test_every_option_trains_in_one_forward_a_step(
         assert first["loss/short"] == pytest.approx(math.log(2), abs=1e-5)
 
 
+def test_modpos_loss_holds_the_other_objectives_as_margins(lm: LanguageModel, tmp_path: Path) -> None:
+    """Each row's loss is MODPO's (Eq. 11) at its own preference, on margins of DPO models that are trained once."""
+    lab = Lab(lm, tmp_path, TRAINING)
+    config = PanaceaConfig(loss="modpo", rank=3, per="row", init="small")
+    policy = panacea(lab, *DATA, config)
+    assert [stage.name for stage in lab.stages] == [f"adapters/{n}" for n in ("dpo-short", "dpo-good", "panacea")]
+    rewards = [Adapter.load(tmp_path / f"adapters/dpo-{name}/adapter", lm.fingerprint) for name in OBJECTIVES]
+    data = with_margins(lab, objective_data(lab, DATA[0], config, lab.train_table), rewards, config.beta)
+    steering = Steering.attach_adapter(lm.model, policy.adapters[0], trainable=True)
+    gates = SingularGates(
+        {path: torch.nn.Parameter(torch.ones(3)) for path in steering.layers},
+        {path: torch.nn.Parameter(torch.ones(1)) for path in steering.layers},
+        objectives=2,
+        groups=1,
+    )  # sigma and s are folded into the factors
+    rows, weights = [range(2), range(2)], torch.tensor([[0.25, 0.75], [0.9, 0.1]])
+    task = ConditionedTask("test", lm, steering, gates, data, None, config.beta, config, TRAINING)
+    with torch.no_grad(), task._losses(data, rows, weights, torch.ones(2, 2).bool()) as (losses, present):
+        assert bool(present.all())
+    steering.detach()
+    asked = [Preference(OBJECTIVES, tuple(row)) for row in weights.tolist()]
+    for t, table in enumerate(data.tables):
+        other = 1 - t
+        logps = torch.stack(policy.logps(table.groups(rows[t]), asked))
+        gap = log_ratio_gap(logps, table.reference[:2])
+        margin = weights[:, other] * lab.implicit_gap(table, rewards[other], config.beta)[:2]
+        expected = pair_loss(gap, config.beta, margin=margin, scale=1 / weights[:, t])
+        torch.testing.assert_close(losses[:, t], expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match="use linear"):
+        PanaceaConfig(loss="modpo", aggregation="tchebycheff")
+
+
 def test_scored_samples_drive_the_policy_gradient(lm: LanguageModel, tmp_path: Path) -> None:
     """Responses of more words become less likely where `short` weighs all, and more likely where it weighs nothing."""
     lab = Lab(lm, tmp_path, replace(FAST, steps=60, batch_pairs=6, learning_rate=1e-2))
     config = PanaceaConfig(
-        loss="policy-gradient", rank=4, draw="corners", corner_share=0.5, gate_rate_factor=5.0
+        loss="policy-gradient", rank=4, draw="corners", corner_share=0.5, rate_factor=1.0, gate_rate_factor=5.0
     )
     policy = panacea(lab, *DATA, config)
     record = history_of(lab)[0]

@@ -124,6 +124,27 @@ def test_bad_text_is_refused_with_the_cure(text, expected):
         Preference.parse(text, TWO)
 
 
+def test_extrapolation_is_a_door_to_be_opened():
+    beyond = Preference.parse("helpful=1.25,harmless=-0.25", TWO, allow_extrapolation=True)
+    assert beyond.extrapolated and beyond.weights == (1.25, -0.25)
+    assert beyond.over(["harmless", "helpful"]).weights == (-0.25, 1.25)
+    inside = Preference.parse("helpful=0.75,harmless=0.25", TWO, allow_extrapolation=True)
+    assert not inside.extrapolated and inside == Preference.parse(str(inside))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("helpful=1.25,harmless=-0.5", "sum to 0.75, expected 1 off the simplex as well"),
+        ("helpful=1,harmless=-1", "sum to 0, expected 1 off the simplex as well"),
+        ("helpful=inf,harmless=-0.5", "'inf' of objective 'helpful' is not a finite number"),
+    ],
+)
+def test_extrapolation_still_sums_to_one(text, expected):
+    with pytest.raises(PreferenceError, match=expected):
+        Preference.parse(text, TWO, allow_extrapolation=True)
+
+
 @law
 @given(st.lists(st.floats(0, 1e300), min_size=1, max_size=5).filter(lambda w: max(w) > 0))
 def test_the_suggested_preference_can_be_typed(weights):

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import DynamicCache
 
 from paretune import sample
 from paretune.config import parse_config
 from paretune.errors import ConfigError, DataError, ModelError
 from paretune.generate import Sampling, draw, generate
+from paretune.kv_cache import ROOM, growing_cache
 from paretune.lab import Lab
 from paretune.lm import EMBEDDED, LanguageModel, embedded_gguf, load
 from paretune.methods.dpo import DPOConfig, dpo
@@ -79,6 +81,25 @@ def test_a_wide_nucleus_is_drawn_in_full() -> None:
     assert draw(logits, uniform, 1.0, 0.95).tolist() == expected
 
 
+def test_the_growing_cache_holds_what_transformers_holds(lm: LanguageModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = growing_cache(lm.model.config), DynamicCache(config=lm.model.config)
+    rows = torch.arange(5)
+    # A prompt, then single positions beyond the room set aside, with rows leaving on the way.
+    for step, length in enumerate([7, *[1] * (ROOM + 5)]):
+        keys, values = (torch.randn(len(rows), 2, length, 4, generator=generator) for _ in range(2))
+        for layer in range(2):
+            for found, expected in zip(
+                ours.update(keys, values, layer), theirs.update(keys, values, layer), strict=True
+            ):
+                assert torch.equal(found, expected)
+        assert ours.get_seq_length() == theirs.get_seq_length() == 7 + step
+        if step in (3, 40):
+            kept = torch.arange(len(rows) - 1)
+            ours.batch_select_indices(kept), theirs.batch_select_indices(kept)
+            rows = rows[kept]
+
+
 def test_implicit_reward_of_an_adapter(lm: LanguageModel, tmp_path: Path) -> None:
     """beta (log pi - log pi_ref), as the lab computes it for margins; the stored beta is used."""
     lab, data = Lab(lm, tmp_path / "run", TRAINING), make_dataset()
@@ -133,7 +154,7 @@ def test_a_tracker_that_is_not_installed_is_refused(
 
 def test_the_quickstart_ships_its_answers() -> None:
     data, held_out = (ScoredDataset.read(quickstart_data(name)) for name in QUICKSTART)
-    assert len(data.rows) >= 50 and all(2 <= len(row.responses) <= 4 for row in data.rows)
+    assert len(data.rows) >= 150 and all(2 <= len(row.responses) <= 4 for row in data.rows)
     assert len(held_out.rows) >= 100 and not any(row.responses for row in held_out.rows)
     keys = [row.key for row in (*data.rows, *held_out.rows)]
     assert len(set(keys)) == len(keys) == 300

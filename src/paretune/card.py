@@ -14,6 +14,7 @@ from paretune.wording import (
     duration,
     interval,
     number,
+    off_simplex,
     percent,
     places,
     summary,
@@ -119,6 +120,9 @@ def _front(run: Run) -> str:
         for point in policy["points"]:
             weights = " / ".join(weight(point["preference"][objective]) for objective in objectives)
             rows.append(row(title(policy), weights, point))
+    for i, point in off_simplex(run):
+        weights = " / ".join(weight(point["preference"][objective]) for objective in objectives)
+        rows.append(row(f"{title(run['policies'][i])}, extrapolated", weights, point))
     return (
         f"## Front\n\nMean scores on {run['num_prompts']} held-out prompts, in brackets the 95 % interval "
         "over prompts.\n\n"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from paretune.errors import ParetuneError
+from paretune.memory import keep_freed_memory
 
 app = typer.Typer(
     help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
@@ -27,6 +28,9 @@ Source = Annotated[
     str, typer.Argument(help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map.")
 ]
 ObjectiveOption = Annotated[str | None, typer.Option(help="What the labels mean, for data that do not say.")]
+ExtrapolationOption = Annotated[
+    bool, typer.Option("--allow-extrapolation", help="Admit weights below 0, such as concise=1.2,warm=-0.2.")
+]
 PathOption = Annotated[Optional[Path], typer.Option("--path", help="Local folder of a known data set.")]  # noqa: UP045
 
 
@@ -94,6 +98,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
     from paretune.generate import Sampling
@@ -102,14 +107,15 @@ def generate(
     from paretune.rows import Message
 
     loaded = load_policy(policy)
-    preferences = [Preference.parse(text, loaded.objectives) for text in preference]
+    preferences = [Preference.parse(text, loaded.objectives, allow_extrapolation) for text in preference]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
     answers = loaded.generate(
         [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
     )
     for asked, used, answer in zip(preferences, loaded.used(preferences), answers, strict=True):
-        snapped = "" if asked == used else f" (served by the anchor {used})"
-        typer.secho(f"{asked}{snapped}", bold=True)
+        note = "" if asked == used else f" (served by the anchor {used})"
+        note += " (extrapolated: off the simplex)" if asked.extrapolated else ""
+        typer.secho(f"{asked}{note}", bold=True)
         typer.echo(answer.text + ("..." if answer.truncated else "") + "\n")
 
 
@@ -126,6 +132,7 @@ def export_command(
     ] = 0,
     policy: Annotated[str | None, typer.Option(help="Which policy of the run, for example panacea.")] = None,
     form: Annotated[str, typer.Option("--format", help="lora (PEFT) or dense (transformers).")] = "lora",
+    allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
     from paretune.errors import ConfigError
@@ -142,7 +149,7 @@ def export_command(
     place = find_policy(run, policy)
     loaded = load_policy(place)
     if preference is not None:
-        asked = Preference.parse(preference, loaded.objectives)
+        asked = Preference.parse(preference, loaded.objectives, allow_extrapolation)
         used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
         typer.echo(
             f"{folder}: {loaded.name} at {used}"
@@ -280,6 +287,7 @@ def _print(renderable: Any) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one clear message and exit code 2."""
+    keep_freed_memory()
     try:
         app()
     except ParetuneError as error:

@@ -25,8 +25,11 @@ from paretune.singular import Init, SingularGates, initial, orthogonality
 from paretune.steering import Steering, target_shapes, trained
 from paretune.tables import PairTable, ResponseTable
 
+LEAST_WEIGHT = 1e-6
+"""Below it MODPO's 1 / w_i is no larger; w_i times the loss is the hinge it tends to."""
+
 Draw = Literal["uniform", "dirichlet", "grid", "corners"]
-ObjectiveLoss = Literal["dpo", "sft", "policy-gradient"]
+ObjectiveLoss = Literal["dpo", "sft", "policy-gradient", "modpo"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,12 @@ class Conditioning:
         rank: k, singular values shared by all preferences.
         groups: q, directions for each objective.
         own_scales: one learnable s an objective instead of one a matrix.
+        hidden: learned features of the preference that bend the gates, see :mod:`paretune.singular`; 0 is the paper's form.
         init: start of U, V, sigma and s, see :func:`paretune.singular.initial`.
         orthogonality: weight of the penalty that keeps U and V orthogonal; 0 is the paper's form.
-        gate_rate_factor: learning rate of sigma and s, as a multiple of that of U and V; they have no weight decay.
+        rate_factor: learning rate of U and V, as a multiple of ``train.learning_rate`` (which suits a LoRA's).
+        gate_rate_factor: learning rate of sigma and s, as a multiple of ``train.learning_rate``; they have no weight decay.
+            An Adam step moves a number by about its rate, and sigma and s have to come from 0 to the order of 1.
         draw: where preferences come from: ``uniform`` on the simplex, ``dirichlet`` of ``alpha``, a ``grid`` of
             ``divisions``, or ``corners``: one-hot with probability ``corner_share``, else uniform.
         per: a preference for each ``batch`` (the paper's) or for each ``row`` of it.
@@ -47,18 +53,22 @@ class Conditioning:
         aggregation: from M losses to one, see :mod:`paretune.scalarise`.
         ideal: lower bound of every loss, for the Tchebycheff forms; None is 0, which holds for DPO and SFT.
         mu, rho: of the smooth and of the augmented Tchebycheff form.
-        loss: of each objective: ``dpo`` on its pairs, ``sft`` on their chosen responses (mean nats a token), or
+        loss: of each objective: ``dpo`` on its pairs, ``sft`` on their chosen responses (mean nats a token),
             ``policy-gradient`` on all scored responses (see :func:`paretune.losses.policy_gradient_loss`), whose losses
-            have no lower bound known in advance: a Tchebycheff form needs ``ideal``.
+            have no lower bound known in advance: a Tchebycheff form needs ``ideal``; or ``modpo``: DPO with the other
+            objectives as cached margins (arXiv 2310.03708, Eq. 11), ours, linear only. Every objective's loss then has
+            the same optimum, and the aggregate's weight w_i cancels the 1 / w_i in it: gradients are bounded by beta.
         clip: of the policy gradient.
     """
 
     rank: int = 8
     groups: int = 1
     own_scales: bool = False
+    hidden: int = 0
     init: Init = "zero-singular"
     orthogonality: float = 0.0
-    gate_rate_factor: float = 1.0
+    rate_factor: float = 5.0
+    gate_rate_factor: float = 100.0
     draw: Draw = "uniform"
     per: Literal["batch", "row"] = "batch"
     alpha: float = 1.0
@@ -77,13 +87,18 @@ class Conditioning:
         for name in ("orthogonality", "rho"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("gate_rate_factor", "alpha", "mu", "clip"):
+        for name in ("rate_factor", "gate_rate_factor", "alpha", "mu", "clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.loss == "policy-gradient" and self.aggregation != "linear" and self.ideal is None:
             raise ConfigError(
                 f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
                 "advantages within 3 deviations, -3 (1 + clip))"
+            )
+        if self.loss == "modpo" and self.aggregation != "linear":
+            raise ConfigError(
+                f"loss: modpo holds all objectives in each loss already, so aggregation {self.aggregation} has no meaning "
+                "for it; use linear"
             )
         if self.divisions < 1:
             raise ConfigError(f"divisions must be at least 1, got {self.divisions}")
@@ -111,6 +126,7 @@ class ObjectiveData:
     Attributes:
         objectives: M names.
         tables: M tables, or one with ``labelled``.
+        margins: for MODPO's loss, of each table ``[N, M]``: rewards of chosen less those of rejected (beta times nats).
         labelled: one table for all: of pairs, which count for each objective by the sign of its label (a tie or a missing
             label is left out), or of responses with an advantage of each objective.
     """
@@ -118,6 +134,7 @@ class ObjectiveData:
     objectives: tuple[str, ...]
     tables: tuple[PairTable | ResponseTable, ...]
     labelled: bool = False
+    margins: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         expected = 1 if self.labelled else len(self.objectives)
@@ -168,6 +185,7 @@ def fit_conditioned(
         len(train.objectives),
         groups=conditioning.groups,
         own_scales=conditioning.own_scales,
+        hidden=conditioning.hidden,
         init=conditioning.init,
         seed=settings.seed,
     )
@@ -208,7 +226,11 @@ class ConditionedTask:
     def groups(self) -> list[Group]:
         """Return U and V, and apart from them sigma and s with their own rate and no weight decay."""
         return [
-            Group(dict(self.steering.named_parameters()), weight_decay=self.settings.weight_decay),
+            Group(
+                dict(self.steering.named_parameters()),
+                rate_factor=self.conditioning.rate_factor,
+                weight_decay=self.settings.weight_decay,
+            ),
             Group(self.gates.named_parameters(), rate_factor=self.conditioning.gate_rate_factor),
         ]
 
@@ -270,7 +292,7 @@ class ConditionedTask:
                     continue
                 js = [owners[g][0] for g in mine]
                 values, exist = self._row_losses(
-                    data, table, [rows[t][j] for j in js], logps, batch.lengths, mine
+                    data, t, [rows[t][j] for j in js], weights[js], logps, batch.lengths, mine
                 )
                 columns = slice(None) if data.labelled else slice(t, t + 1)
                 losses[js, columns], present[js, columns] = values, exist
@@ -286,13 +308,18 @@ class ConditionedTask:
     def _row_losses(
         self,
         data: ObjectiveData,
-        table: PairTable | ResponseTable,
+        t: int,
         rows: Sequence[int],
+        weights: Tensor,
         logps: Tensor,
         lengths: Tensor,
         groups: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
-        """Return the losses ``[n, 1]`` (``[n, M]`` where labelled) of one table's rows, and which exist."""
+        """Return the losses ``[n, 1]`` (``[n, M]`` where labelled) of rows of table t, and which exist.
+
+        ``weights`` ``[n, M]`` are the preferences of the rows.
+        """
+        table = data.tables[t]
         if isinstance(table, ResponseTable):
             mine, at = list(groups), list(rows)
             values = policy_gradient_loss(
@@ -309,6 +336,12 @@ class ConditionedTask:
             return values, torch.ones_like(values).bool()
         both = logps.view(-1, 2)[list(groups)]
         gap = log_ratio_gap(both, table.reference[list(rows)].to(logps.device))
+        if self.conditioning.loss == "modpo":
+            margins = data.margins[t][list(rows)].to(logps.device)
+            own = weights[:, t].clamp(min=LEAST_WEIGHT)
+            others = (weights * margins).sum(1) - weights[:, t] * margins[:, t]
+            values = pair_loss(gap, self.beta, margin=others, scale=1 / own)[:, None]
+            return values, torch.ones_like(values).bool()
         if not data.labelled:
             values = pair_loss(gap, self.beta)[:, None]
             return values, torch.ones_like(values).bool()

@@ -65,6 +65,8 @@ class EvaluateConfig(_Part):
         preferences: number of evenly spaced preferences (as ``preferences`` of the run) at which policies that serve any
             preference are measured; 0 takes those of the run, at which anchors always are.
         reference_point: of hypervolumes, by objective; by default a margin below the worst mean of the run.
+        extrapolations: preferences off the simplex, such as ``concise=1.2,warm=-0.2``, at which policies that serve any
+            preference are measured too; reports mark them, and no figure of the front counts them.
         shown: prompts whose answers the report shows.
     """
 
@@ -72,6 +74,7 @@ class EvaluateConfig(_Part):
     samples: int = Field(default=1, ge=1)
     preferences: int = Field(default=0, ge=0)
     reference_point: dict[str, float] | None = None
+    extrapolations: list[str] = Field(default_factory=list)
     shown: int = Field(default=6, ge=1)
 
 
@@ -123,6 +126,18 @@ class RunConfig(_Part):
         if isinstance(self.preferences, int):
             return _grid("preferences", self.preferences, objectives)
         return [Preference.parse(text, objectives) for text in self.preferences]
+
+    def extrapolations(self, objectives: Sequence[str]) -> list[Preference]:
+        """Return the preferences off the simplex at which policies that serve any preference are measured too."""
+        asked = [
+            Preference.parse(text, objectives, allow_extrapolation=True) for text in self.evaluate.extrapolations
+        ]
+        for preference in asked:
+            if not preference.extrapolated:
+                raise ConfigError(
+                    f"evaluate.extrapolations: {preference} is on the simplex; list it under preferences"
+                )
+        return asked
 
     def fine_grid(self, objectives: Sequence[str]) -> list[Preference]:
         """Return the preferences at which policies that serve any preference are measured."""

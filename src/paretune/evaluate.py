@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from paretune.errors import DataError
 from paretune.figures import hypervolume, knee, mixture_hypervolume
 from paretune.front import Comparison, Front, Interval, bootstrap, chord, compare, mean_intervals
-from paretune.generate import Response, Sampling
+from paretune.generate import Response, Sampling, response_logps
+from paretune.lm import LanguageModel
 from paretune.packing import TokenGroup
 from paretune.policy import Policy
 from paretune.preference import Preference, simplex_grid
@@ -25,6 +26,9 @@ COLLAPSE_TOKENS = 5
 """A response of fewer tokens is collapsed."""
 COLLAPSE_DISTINCT = 0.5
 """A response of which fewer than this share of 4-grams are distinct is collapsed."""
+
+TOGETHER = 16
+"""Responses to one prompt in a packed group: each looks at a mask over all of them, so the cost has a square in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +105,7 @@ class Evaluation:
             weights,
             np.stack([point.scores.mean(1) for point in self.points]),
             self.prompts,
+            any(preference.extrapolated for preference in self.preferences),
         )
 
 
@@ -193,7 +198,9 @@ def _judge_points(
     responses = policy.generate(asked, per_row, sampling, [seed + p * S + s for _, p, s in rows])
     texts, truncated = [r.text for r in responses], [r.truncated for r in responses]
     scores = np.stack([score_texts(scorer, asked, texts, truncated, cache) for scorer in scorers], axis=1)
-    logps, base_logps = _logps(policy, asked, responses, per_row)
+    base_logps = _base_logps(policy.lm, asked, responses)
+    # The same numbers, not the same up to rounding: the base model is at no distance from itself.
+    logps = base_logps if policy.mix == "base" else np.array([response.logp for response in responses])
     columns = {
         "scores": scores,
         "logps": logps,
@@ -211,23 +218,23 @@ def _judge_points(
     ]
 
 
-def _logps(
-    policy: Policy,
-    prompts: Sequence[Prompt],
-    responses: Sequence[Response],
-    preferences: Sequence[Preference],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the log-probabilities of the responses under the policy and under the base model, in nats ``[B]``."""
-    groups: list[TokenGroup] = [
-        (policy.lm.encode_prompt(prompt), [response.tokens])
-        for prompt, response in zip(prompts, responses, strict=True)
+def _base_logps(
+    lm: LanguageModel, prompts: Sequence[Prompt], responses: Sequence[Response]
+) -> np.ndarray:
+    """Return the log-probabilities of the responses under the base model, in nats ``[B]``; equal prompts are read once."""
+    rows: dict[Prompt, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    shared = [
+        (prompt, mine[i : i + TOGETHER]) for prompt, mine in rows.items() for i in range(0, len(mine), TOGETHER)
     ]
-    base = np.array(
-        [float(x[0]) for x in Policy.base(policy.lm, policy.objectives).logps(groups, preferences)]
-    )
-    if policy.mix == "base":
-        return base, base
-    return np.array([float(x[0]) for x in policy.logps(groups, preferences)]), base
+    groups: list[TokenGroup] = [
+        (lm.encode_prompt(prompt), [responses[row].tokens for row in mine]) for prompt, mine in shared
+    ]
+    values = np.empty(len(responses))
+    for (_, mine), found in zip(shared, response_logps(lm, groups), strict=True):
+        values[mine] = found.numpy()
+    return values
 
 
 def _mean_interval(values: np.ndarray) -> Interval:
@@ -247,6 +254,7 @@ class Judgement:
         chord: what tossing a coin between the single-objective policies reaches, N points along the simplex.
         reference_point: ``[M]``, of every hypervolume here.
         comparisons: paired tests on hypervolume: each policy against the base model and the chord, and among each other.
+        extrapolations: policy name -> its evaluation off the simplex, which no figure counts.
     """
 
     evaluations: Mapping[str, Evaluation]
@@ -254,6 +262,7 @@ class Judgement:
     chord: Front
     reference_point: np.ndarray
     comparisons: Sequence[Comparison]
+    extrapolations: Mapping[str, Evaluation] = field(default_factory=dict)
 
     def to_dict(self, prompts: Sequence[str], shown: int = 6) -> dict[str, Any]:
         """Return the judgement as JSON values, with the texts of the first ``shown`` prompts."""
@@ -286,9 +295,11 @@ class Judgement:
         if len(reference) == 2:
             hull = partial(mixture_hypervolume, reference=reference)
             figures["hull_hypervolume"] = bootstrap(front, hull, resamples=500).to_dict()
+        beyond = self.extrapolations.get(name)
         return {
             "name": name,
             "points": [_point(evaluation, n, shown) for n in range(len(front.preferences))],
+            "extrapolations": [_point(beyond, n, shown) for n in range(len(beyond.points))] if beyond else [],
             "figures": figures,
             "non_dominated": front.non_dominated().tolist(),
             "knee": int(knee(front.means)),

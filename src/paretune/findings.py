@@ -17,6 +17,7 @@ from paretune.wording import (
     duration,
     known,
     number,
+    off_simplex,
     percent,
     places,
     preference,
@@ -135,6 +136,9 @@ def sense(run: Run) -> str:
         for point in policy["points"]:
             told = " / ".join(weight(point["preference"][objective]) for objective in objectives)
             rows.append(row(badge(run, i), told, point))
+    for i, point in off_simplex(run):
+        told = " / ".join(weight(point["preference"][objective]) for objective in objectives)
+        rows.append(row(badge(run, i), f"{told}<br>extrapolated, in no figure", point))
     columns = ["", " / ".join(map(escape, objectives)), *map(escape, objectives), "collapsed", "cut off"]
     columns += [
         "KL from base, nats a response",

@@ -84,7 +84,7 @@ class Front:
     """Scores ``[N, P, M]`` of a policy at N preferences ``[N, M]`` on P prompts, each a mean over samples.
 
     Arrays are kept as read-only float64 copies. ``prompts`` are P different ids: a prompt is the unit of
-    resampling.
+    resampling. ``allow_extrapolation`` admits preferences with weights below 0.
 
     Raises:
         ParetuneError: shapes that do not fit, or a score that is not finite, with its preference and prompt.
@@ -96,6 +96,7 @@ class Front:
     preferences: np.ndarray
     scores: np.ndarray
     prompts: tuple[str, ...]
+    allow_extrapolation: bool = False
 
     def __post_init__(self) -> None:
         for field in ("preferences", "scores"):
@@ -121,7 +122,7 @@ class Front:
 
     def _check_values(self) -> None:
         low = self.preferences.min(axis=1)
-        off = ~(np.abs(self.preferences.sum(axis=1) - 1.0) <= TOLERANCE) | ~(low >= 0)
+        off = ~(np.abs(self.preferences.sum(axis=1) - 1.0) <= TOLERANCE) | ~((low >= 0) | self.allow_extrapolation)
         if off.any():
             n = int(off.argmax())
             raise PreferenceError(

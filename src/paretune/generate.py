@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from paretune.adapter import Adapter
 from paretune.errors import ConfigError
+from paretune.kv_cache import growing_cache
 from paretune.lm import LanguageModel
 from paretune.packing import TokenGroup, pack, packed_logps
 from paretune.progress import progress
@@ -50,11 +50,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Response:
-    """A sampled response: its text, its tokens (end of turn included unless cut), and whether it was cut."""
+    """A sampled response.
+
+    Attributes:
+        text: without special tokens.
+        tokens: end of turn included unless the response was cut.
+        truncated: cut by ``max_new_tokens``.
+        logp: log-probability of the tokens under the policy that drew them, at temperature 1 and without top-p, in nats.
+    """
 
     text: str
     tokens: tuple[int, ...]
     truncated: bool
+    logp: float
 
 
 def generate(
@@ -82,7 +90,7 @@ def generate(
     with progress(description, len(prompts)) as advance:
         for start in range(0, len(order), sampling.batch_size):
             rows = order[start : start + sampling.batch_size]
-            tokens = _decode(
+            decoded = _decode(
                 lm,
                 [prompts[row] for row in rows],
                 sampling,
@@ -90,8 +98,8 @@ def generate(
                 steering,
                 None if gates is None else gates[rows],
             )
-            for row, ids in zip(rows, tokens, strict=True):
-                responses[row] = Response(lm.decode(ids), tuple(ids), ids[-1] not in lm.stops)
+            for row, (ids, logp) in zip(rows, decoded, strict=True):
+                responses[row] = Response(lm.decode(ids), tuple(ids), ids[-1] not in lm.stops, logp)
             advance(len(rows))
     return [responses[row] for row in range(len(prompts))]
 
@@ -114,8 +122,11 @@ def _decode(
     seeds: Sequence[int],
     steering: Steering | None,
     gates: Tensor | None,
-) -> list[list[int]]:
-    """Decode one left-padded batch; finished rows leave it as soon as a quarter of it is idle."""
+) -> list[tuple[list[int], float]]:
+    """Decode one left-padded batch; finished rows leave it as soon as a quarter of it is idle.
+
+    Returns the tokens of each row and their log-probability, see :class:`Response`.
+    """
     width = max(len(prompt) for prompt in prompts)
     pad = lm.turn_end
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=lm.device)
@@ -128,7 +139,8 @@ def _decode(
     done = torch.zeros(len(prompts), dtype=torch.bool, device=lm.device)
     stops = torch.tensor(sorted(lm.stops), device=lm.device)
     outputs: list[list[int]] = [[] for _ in prompts]
-    cache = DynamicCache(config=lm.model.config)
+    totals = torch.zeros(len(prompts), dtype=torch.float64, device=lm.device)
+    cache = growing_cache(lm.model.config)
     for step in range(sampling.max_new_tokens):
         with _gated(steering, gates):
             logits = (
@@ -145,6 +157,8 @@ def _decode(
                 .float()
             )
         tokens = draw(logits, noise[alive, step], sampling.temperature, sampling.top_p)
+        logps = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+        totals[alive] += torch.where(done, 0.0, logps.double())
         for row, token, over in zip(alive.tolist(), tokens.tolist(), done.tolist(), strict=True):
             if not over:
                 outputs[row].append(token)
@@ -165,7 +179,7 @@ def _decode(
                 positions[keep],
             )
             gates = None if gates is None else gates[keep.to(gates.device)]
-    return outputs
+    return list(zip(outputs, totals.tolist(), strict=True))
 
 
 def _gated(steering: Steering | None, gates: Tensor | None) -> AbstractContextManager[None]:
@@ -219,7 +233,7 @@ def response_logps(
     groups: Sequence[TokenGroup],
     steering: Steering | None = None,
     gates: Tensor | None = None,
-    budget: int = 4096,
+    budget: int = 1024,
     description: str = "scoring",
 ) -> list[Tensor]:
     """Return for each group the log-probabilities of its responses (fp32, in nats, summed over tokens).

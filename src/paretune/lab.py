@@ -22,7 +22,7 @@ from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.fit import fit_pairs
 from paretune.generate import attached, response_logps
 from paretune.lm import LanguageModel
-from paretune.loop import Record, Training
+from paretune.loop import Record, Training, data_order
 from paretune.losses import Link
 from paretune.packing import TokenGroup
 from paretune.pairs import Pair
@@ -92,6 +92,16 @@ class Lab:
             )
         return replace(table, reference=self.logps(table))
 
+    def train_table(self, pairs: Sequence[Pair]) -> PairTable:
+        """Return :meth:`pair_table` of the pairs a run will draw: all, or a choice by the seed of as many as it has steps for.
+
+        The rest would be scored for nothing, and the reference pass is a large part of a short run.
+        """
+        t = self.training
+        draws = t.steps * t.accumulate * t.batch_pairs
+        kept = range(len(pairs)) if draws >= len(pairs) else sorted(data_order(len(pairs), draws, t.seed))
+        return self.pair_table([pairs[n] for n in kept])
+
     def response_table(self, dataset: ScoredDataset) -> ResponseTable:
         """Tokenise all scored responses and fill in their reference log-probabilities (cached).
 
@@ -122,6 +132,11 @@ class Lab:
                 for prompt, chosen, rejected in zip(table.prompts, table.chosen, table.rejected, strict=True)
             ]
         )
+
+    def implicit_gap(self, table: PairTable, adapter: Adapter, beta: float) -> Tensor:
+        """Return r(chosen) - r(rejected) ``[N]`` under the adapter's implicit reward beta (log pi - log pi_ref), both cached."""
+        ratios = self.logps(table, adapter) - table.reference
+        return beta * (ratios[:, 0] - ratios[:, 1])
 
     def _cached_logps(self, groups: list[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
         who = adapter.fingerprint if adapter else "base"
@@ -196,7 +211,8 @@ class Lab:
             "pairs": sum(map(len, data.tables)),
         }
         tables = [[_table_fingerprint(table) for table in part.tables] for part in (data, validation) if part]
-        inputs = [tables, list(data.objectives), data.labelled, beta, asdict(conditioning)]
+        margins = [fingerprint(m.numpy().tobytes()) for part in (data, validation) if part for m in part.margins]
+        inputs = [tables, margins, list(data.objectives), data.labelled, beta, asdict(conditioning)]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_conditioned(

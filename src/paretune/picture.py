@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from paretune.files import write_bytes
 from paretune.plots import distinct, hull, ordered, place_labels, span, ticks
-from paretune.wording import Run, known, listing, number, places, title, weight
+from paretune.wording import Run, known, listing, number, off_simplex, places, title, weight
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,6 +174,17 @@ def _panel(figure: Figure, axes: Axes, run: Run, a: int, b: int, small: bool) ->
             if not small:
                 share = policy["points"][n]["preference"][run["objectives"][a]]
                 labels.append((px, py, weight(share), colour))
+    for i, point in off_simplex(run):
+        (x, y), colour = (point["mean"][a], point["mean"][b]), COLOURS[i % 6]
+        bars(point, colour)
+        axes.plot(
+            x, y, marker=MARKERS[i % 6], markersize=size, color="white", markeredgecolor=colour, alpha=0.6, zorder=4
+        )
+        px, py = pixel(x, y)
+        blocked.append((px - 14, py - 14, px + 14, py + 14))
+        if not small:
+            share = weight(point["preference"][run["objectives"][a]])
+            labels.append((px, py, f"{share} extrapolated", colour))
     x, y = run["base"]["mean"][a], run["base"]["mean"][b]
     bars(run["base"], INK)
     axes.plot(x, y, marker="x", markersize=size, markeredgewidth=2.6, color=INK, zorder=4)

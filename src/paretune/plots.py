@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from paretune.wording import Run, interval, known, number, places, preference, title, weight
+from paretune.wording import (
+    Run,
+    interval,
+    known,
+    number,
+    off_simplex,
+    places,
+    preference,
+    title,
+    weight,
+)
 
 SHAPES = ("circle", "square", "triangle", "diamond", "down", "pentagon")
 """Shapes of the policies' points, in order: they tell the policies apart where colours do not."""
@@ -55,7 +65,8 @@ def span(run: Run, m: int) -> tuple[float, float]:
     The reference point is shown where it does not squeeze the rest into less than two thirds of the range.
     """
     values = [*run["base"]["mean"][m : m + 1], *(point[m] for point in run["chord"]["points"])]
-    for point in [run["base"], *(point for policy in run["policies"] for point in policy["points"])]:
+    points = [point for policy in run["policies"] for point in policy["points"]]
+    for point in [run["base"], *points, *(point for _, point in off_simplex(run))]:
         values += [value[m] for value in (point["mean"], point["low"], point["high"]) if known(value[m])]
     low, high = min(values), max(values)
     size = (high - low) or max(abs(high), 1.0) * 0.1
@@ -268,6 +279,18 @@ def scatter(
             if lines:
                 share = policy["points"][n]["preference"][objectives[a]]
                 labels.append((x, y, weight(share), f"label pol{i % len(SHAPES)}"))
+    for i, point in off_simplex(run):
+        x, y = frame.at(point["mean"][a], point["mean"][b])
+        bars, boxes = _bars(frame, point, a, b)
+        blocked += [*boxes, (x - 8, y - 8, x + 8, y + 8)]
+        told = escape(f"{title(run['policies'][i])}, extrapolated to {preference(point['preference'])}")
+        points_svg.append(
+            f'<g class="pt pol{i % len(SHAPES)} faded beyond"><title>{told}</title>{bars}'
+            f"{marker(SHAPES[i % len(SHAPES)], x, y, 5.5)}</g>"
+        )
+        if lines:
+            share = weight(point["preference"][objectives[a]])
+            labels.append((x, y, f"{share} extrapolated", f"label pol{i % len(SHAPES)}"))
     x, y = frame.at(run["base"]["mean"][a], run["base"]["mean"][b])
     bars, boxes = _bars(frame, run["base"], a, b)
     blocked += [*boxes, (x - 7, y - 7, x + 7, y + 7)]

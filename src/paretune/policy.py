@@ -20,6 +20,7 @@ from paretune.lm import LanguageModel, load
 from paretune.packing import TokenGroup
 from paretune.preference import Preference
 from paretune.rows import Prompt
+from paretune.singular import features
 
 Mix = Literal["base", "soup", "anchors", "conditioned"]
 
@@ -34,7 +35,8 @@ class Policy:
         objectives: names, in the order of preferences' weights.
         mix: ``base``: no update. ``soup``: adapter j is weighted by the preference's weight on objective j.
             ``anchors``: the one adapter whose preference is nearest is used. ``conditioned``: one adapter of a block that
-            is always on (unless it has none) and one block an objective, weighted by the preference.
+            is always on (unless it has none), one block an objective, weighted by the preference, and one a learned
+            feature of the preference where it has such.
         adapters: M of a soup, K of anchors, one conditioned, none of the base.
         anchor_preferences: the K preferences the adapters were trained for; empty unless ``anchors``.
     """
@@ -91,7 +93,8 @@ class Policy:
             raise ModelError(
                 f"the adapter was trained for the objectives {trained}, in this order; it cannot serve {list(objectives)}"
             )
-        if len(adapter.blocks) - len(objectives) not in (0, 1):
+        bends = len(_bend(adapter)[1]) if _bend(adapter) else 0
+        if len(adapter.blocks) - len(objectives) - bends not in (0, 1):
             raise ModelError(
                 f"an adapter of {len(adapter.blocks)} blocks for {len(objectives)} objectives; expected one block an "
                 "objective, and one that they share"
@@ -113,8 +116,14 @@ class Policy:
         """Return preferences as ``[B, M]`` fp32 in the order of this policy's objectives.
 
         Raises:
-            PreferenceError: an objective this policy does not know.
+            PreferenceError: an objective this policy does not know; a preference off the simplex, for anchors.
         """
+        beyond = [preference for preference in preferences if preference.extrapolated]
+        if beyond and self.mix == "anchors":
+            raise PreferenceError(
+                f"{self.name} answers with the nearest of its anchors, so it cannot extrapolate to {beyond[0]}; a soup or "
+                "Panacea can"
+            )
         return torch.tensor(
             np.stack([preference.over(self.objectives).array() for preference in preferences]),
             dtype=torch.float32,
@@ -134,9 +143,10 @@ class Policy:
             return None
         if self.mix == "conditioned":
             (adapter,), weights = self.adapters, self.weights(preferences)
-            shared = len(adapter.blocks) - len(self.objectives)
-            always = torch.ones(len(weights), shared)
-            return soup_gates(torch.cat([always, weights], dim=1), adapter.ranks, adapter.scales)
+            bend = _bend(adapter)
+            bent = features(weights, *bend) if bend else torch.ones(len(weights), 0)
+            always = torch.ones(len(weights), len(adapter.blocks) - len(self.objectives) - bent.shape[1])
+            return soup_gates(torch.cat([always, weights, bent], dim=1), adapter.ranks, adapter.scales)
         ranks, scales = [a.rank for a in self.adapters], [a.scale for a in self.adapters]
         if self.mix == "soup":
             return soup_gates(self.weights(preferences), ranks, scales)
@@ -225,6 +235,12 @@ class Policy:
             return cls.conditioned(facts["name"], lm, objectives, adapters[0])
         anchors = tuple(Preference.of(weights, objectives) for weights in facts["anchors"])
         return cls(facts["name"], lm, objectives, facts["mix"], adapters, anchors)
+
+
+def _bend(adapter: Adapter) -> tuple[Tensor, Tensor] | None:
+    """Return A and a of an adapter whose gates are bent by learned features, see :mod:`paretune.singular`."""
+    kept = adapter.info.get("features")
+    return (torch.tensor(kept["weight"]), torch.tensor(kept["bias"])) if kept else None
 
 
 def load_policy(folder: str | Path, dtype: str = "auto") -> Policy:

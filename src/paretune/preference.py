@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, combinations
 
 import numpy as np
@@ -21,12 +21,16 @@ _MOST_GRID_ROWS = 2_000_000
 class Preference:
     """Weights ``[M]`` on named objectives: each >= 0, their sum within 1e-6 of 1, else a PreferenceError.
 
+    ``allow_extrapolation`` admits negative weights, such as ``concise=1.2,warm=-0.2``: policies that are affine in the
+    preference go on along their line, outside everything they were trained for.
+
     Names are unique, non-empty, without surrounding white space and free of ``,``, ``=`` and ``@``, so that
     the text ``helpful=0.7,harmless=0.3`` can be read back, also from a model name ``mine@helpful=0.7,...``.
     """
 
     objectives: tuple[str, ...]
     weights: tuple[float, ...]
+    allow_extrapolation: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         names = _checked_names(self.objectives)
@@ -35,13 +39,18 @@ class Preference:
             raise PreferenceError(
                 f"{len(given)} weights for {len(names)} objectives ({', '.join(names)}); give each one weight"
             )
-        weights = tuple(_checked_weight(name, weight) for name, weight in zip(names, given, strict=True))
+        weights = tuple(
+            _checked_weight(name, weight, self.allow_extrapolation)
+            for name, weight in zip(names, given, strict=True)
+        )
         _check_sum(names, weights)
         object.__setattr__(self, "objectives", names)
         object.__setattr__(self, "weights", weights)
 
     @classmethod
-    def parse(cls, text: str, objectives: Sequence[str] | None = None) -> Preference:
+    def parse(
+        cls, text: str, objectives: Sequence[str] | None = None, allow_extrapolation: bool = False
+    ) -> Preference:
         """Read ``"helpful=0.7,harmless=0.3"``; white space around names and numbers is ignored.
 
         With ``objectives`` the result has these, in this order, and those left out of ``text`` get weight 0.
@@ -62,11 +71,16 @@ class Preference:
                 )
             if name in weights:
                 raise PreferenceError(f"preference {text!r}: objective {name!r} is given twice; give it once")
-            weights[name] = _checked_weight(name, number)
-        return cls.of(weights, objectives)
+            weights[name] = _checked_weight(name, number, allow_extrapolation)
+        return cls.of(weights, objectives, allow_extrapolation)
 
     @classmethod
-    def of(cls, weights: Mapping[str, float], objectives: Sequence[str] | None = None) -> Preference:
+    def of(
+        cls,
+        weights: Mapping[str, float],
+        objectives: Sequence[str] | None = None,
+        allow_extrapolation: bool = False,
+    ) -> Preference:
         """Make a preference from ``{objective: weight}``; with ``objectives``, those left out get weight 0.
 
         Raises:
@@ -76,7 +90,7 @@ class Preference:
         for name in weights:
             if name not in names:
                 raise PreferenceError(f"unknown objective {name!r}; {suggest(name, names)}")
-        return cls(names, tuple(weights.get(name, 0.0) for name in names))
+        return cls(names, tuple(weights.get(name, 0.0) for name in names), allow_extrapolation)
 
     @classmethod
     def one_hot(cls, objective: str, objectives: Sequence[str]) -> Preference:
@@ -88,6 +102,11 @@ class Preference:
         """Put weight 1/M on each of the M objectives."""
         names = _checked_names(objectives)
         return cls(names, (1.0 / len(names),) * len(names))
+
+    @property
+    def extrapolated(self) -> bool:
+        """Tell whether it lies off the simplex."""
+        return min(self.weights) < 0
 
     def array(self) -> np.ndarray:
         """Return the weights as ``[M]`` float64, in the order of ``objectives``."""
@@ -111,7 +130,7 @@ class Preference:
                     f"{suggest(name, names)}"
                 )
         kept = {name: weight for name, weight in self.as_dict().items() if name in names}
-        return Preference.of(kept, names)
+        return Preference.of(kept, names, self.allow_extrapolation)
 
     def __getitem__(self, objective: str) -> float:
         for name, weight in zip(self.objectives, self.weights, strict=True):
@@ -223,24 +242,29 @@ def _checked_names(objectives: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _checked_weight(name: str, given: object) -> float:
+def _checked_weight(name: str, given: object, allow_extrapolation: bool = False) -> float:
     # To Python a bool is a number; in a preference it is a mistake.
     if isinstance(given, (str, int, float, np.integer, np.floating)) and not isinstance(given, bool):
         try:
             weight = float(given)
         except (ValueError, OverflowError):
             weight = math.nan
-        if math.isfinite(weight) and weight >= 0:
+        if math.isfinite(weight) and (weight >= 0 or allow_extrapolation):
             return weight + 0.0  # -0.0 becomes 0.0
-    raise PreferenceError(f"weight {given!r} of objective {name!r} is not a number from 0 to 1")
+    expected = "a finite number" if allow_extrapolation else "a number from 0 to 1"
+    raise PreferenceError(f"weight {given!r} of objective {name!r} is not {expected}")
 
 
 def _check_sum(names: Sequence[str], weights: Sequence[float]) -> None:
     total = sum(weights)
     if abs(total - 1.0) <= TOLERANCE:
         return
-    if total == 0:
+    if not any(weights):
         raise PreferenceError(f"preference {_text(names, weights)}: all weights are 0; they must sum to 1")
+    if min(weights) < 0:
+        raise PreferenceError(
+            f"preference {_text(names, weights)}: the weights sum to {total:.6g}, expected 1 off the simplex as well"
+        )
     relative = np.array(weights) / max(weights)  # dividing by the largest first keeps huge weights finite
     rescaled = np.round(relative / relative.sum(), 4)
     rescaled[rescaled.argmax()] += 1.0 - rescaled.sum()

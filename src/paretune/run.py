@@ -300,12 +300,18 @@ def measure(
         name: measured(policy, preferences if policy.mix == "anchors" else fine)
         for name, policy in policies.items()
     }
+    beyond = config.extrapolations(objectives)
+    extrapolations = {
+        name: measured(policy, beyond)
+        for name, policy in policies.items()
+        if beyond and policy.mix != "anchors"
+    }
     stated = config.evaluate.reference_point
     if stated is None:
         reference = reference_point(base.front, ends.front, *(e.front for e in evaluations.values()))
     else:
         reference = np.array([_stated(stated, objective) for objective in objectives])
-    return judge(evaluations, base, ends, reference)
+    return replace(judge(evaluations, base, ends, reference), extrapolations=extrapolations)
 
 
 def _stated(reference: dict[str, float], objective: str) -> float:

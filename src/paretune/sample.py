@@ -7,7 +7,7 @@ from typing import Any
 
 from paretune.errors import DataError
 from paretune.files import fingerprint, read_json, write_json
-from paretune.generate import Response, Sampling, generate
+from paretune.generate import Sampling, generate
 from paretune.lm import LanguageModel
 from paretune.rows import Row, ScoredDataset
 
@@ -37,7 +37,7 @@ def sample_dataset(
         DataError: a kept part cannot be read.
     """
     per_part = max(1, BATCHES_PER_PART * sampling.batch_size // count)
-    responses: list[Response] = []
+    responses: list[tuple[str, bool]] = []
     for start in range(0, len(dataset.rows), per_part):
         rows = dataset.rows[start : start + per_part]
         prompts = [lm.encode_prompt(row.prompt) for row in rows for _ in range(count)]
@@ -48,20 +48,21 @@ def sample_dataset(
         if not file.is_file():
             what = f"sampling, prompts {start + 1} to {start + len(rows)} of {len(dataset.rows)}"
             drawn = generate(lm, prompts, sampling, seeds, description=what)
-            write_json(file, [[r.text, list(r.tokens), r.truncated] for r in drawn])
+            write_json(file, [[r.text, r.truncated] for r in drawn])
         responses += _read(file, len(prompts))
     made = []
     for number, row in enumerate(dataset.rows):
-        answers = [a for a in responses[number * count : (number + 1) * count] if a.text]
-        texts, cut = tuple(a.text for a in answers), tuple(a.truncated for a in answers)
+        answers = [a for a in responses[number * count : (number + 1) * count] if a[0]]
+        texts, cut = tuple(text for text, _ in answers), tuple(cut for _, cut in answers)
         made.append(Row(row.prompt, texts, {}, {}, cut, row.source))
     return ScoredDataset((), tuple(made))
 
 
-def _read(file: Path, count: int) -> list[Response]:
+def _read(file: Path, count: int) -> list[tuple[str, bool]]:
+    """Return the texts of a finished part, and whether each was cut."""
     values: Any = read_json(file)
     try:
-        found = [Response(str(text), tuple(tokens), bool(cut)) for text, tokens, cut in values]
+        found = [(str(text), bool(cut)) for text, cut in values]
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{file}: not a part of a draw ({error}); delete the file to have it drawn again"

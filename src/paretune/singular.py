@@ -3,6 +3,10 @@
 Zhong et al. 2024 (arXiv 2402.02030): ``W(w) = W0 + U diag(sigma_1..sigma_k, s w_1..s w_m) V`` for each adapted matrix.
 On the simplex ``W(w) = sum_i w_i W(e_i)`` is affine in w, so sigma and s fold into U exactly, and a trained Panacea is an
 adapter of 1 + m blocks: a shared one that is always on, and one an objective that is weighted by the preference.
+
+Beyond the paper the gates may bend: ``g(w) = [sigma, s w] + H phi(w)`` with h learned features ``phi(w) = tanh(A w + a)``
+that all matrices share and a learned H a matrix. H = 0 is Panacea; a soup is k = 0 with s = 1. Each feature folds into a
+block of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ class SingularGates:
         groups: q, directions for each objective; the paper has 1. Columns stand objective by objective.
         sigma: module path -> ``[k]``.
         scale: module path -> s, ``[1]``, or ``[m]`` when every objective has its own.
+        features: A ``[h, m]`` and a ``[h]`` of the features; None is the paper's form.
+        heads: module path -> H ``[k + q m, h]`` where there are features.
     """
 
     def __init__(
@@ -37,8 +43,11 @@ class SingularGates:
         scale: Mapping[str, nn.Parameter],
         objectives: int,
         groups: int,
+        features: tuple[nn.Parameter, nn.Parameter] | None = None,
+        heads: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self.sigma, self.scale = dict(sigma), dict(scale)
+        self.features, self.heads = features, dict(heads or {})
         self.objectives, self.groups = objectives, groups
         self.rank = next(iter(self.sigma.values())).shape[0]
 
@@ -49,19 +58,32 @@ class SingularGates:
         return (*shared, *((self.groups, 1.0),) * self.objectives)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """Return ``path.sigma`` (where k > 0) and ``path.scale`` of every module, in a fixed order."""
+        """Return ``path.sigma`` (where k > 0), ``path.scale`` and ``path.head`` of every module, in a fixed order."""
         named = {}
+        if self.features is not None:
+            named["features.weight"], named["features.bias"] = self.features
         for path in self.scale:
             if self.rank:
                 named[f"{path}.sigma"] = self.sigma[path]
             named[f"{path}.scale"] = self.scale[path]
+            if self.features is not None:
+                named[f"{path}.head"] = self.heads[path]
         return named
 
     def at(self, weights: Tensor) -> dict[str, Tensor]:
         """Return for each module the gates ``[B, k + q m]`` at preferences ``[B, m]``.
 
-        Gradients flow to sigma and s, never to the weights.
+        Gradients flow to sigma, s, A, a and H, never to the weights.
         """
+        gates = self._straight(weights)
+        if self.features is None:
+            return gates
+        weight, bias = self.features
+        phi = features(weights.detach().float().to(weight.device), weight, bias)
+        return {path: gate + phi @ self.heads[path].T for path, gate in gates.items()}
+
+    def _straight(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return the part of the gates that is affine in the preference: all of them in the paper's form."""
         if weights.dim() != 2 or weights.shape[1] != self.objectives:
             raise ModelError(f"weights of shape {list(weights.shape)}; expected [B, {self.objectives}]")
         weights = weights.detach().float()
@@ -72,13 +94,22 @@ class SingularGates:
         return gates
 
     def fold(self, adapter: Adapter) -> Adapter:
-        """Return ``adapter`` with sigma and s multiplied into U, so that its gates are ``[1.., w_1.., .., w_m..]``."""
-        factors = {}
+        """Return ``adapter`` with sigma, s and H multiplied into U, so that its gates are ``[1.., w_1.., .., w_m..]``.
+
+        Each feature adds a block of k + q m columns with the gate phi_f(w); ``info["features"]`` holds A and a.
+        """
+        straight = self._straight(torch.ones(1, self.objectives))
+        factors, blocks, info = {}, self.blocks, dict(adapter.info)
         for path, (U, V) in adapter.factors.items():
-            ones = torch.ones(1, self.objectives)
-            gate = self.at(ones)[path][0].detach().cpu()
-            factors[path] = (U * gate, V)
-        return Adapter(factors, 1.0, adapter.base, adapter.info, self.blocks)
+            columns = [straight[path].detach().cpu()[0]]
+            if self.features is not None:
+                columns += self.heads[path].detach().cpu().T
+            factors[path] = (torch.cat([U * column for column in columns], dim=1), V.repeat(len(columns), 1))
+        if self.features is not None:
+            weight, bias = (parameter.detach().cpu() for parameter in self.features)
+            info["features"] = {"weight": weight.tolist(), "bias": bias.tolist()}
+            blocks += ((self.rank + self.groups * self.objectives, 1.0),) * len(bias)
+        return Adapter(factors, 1.0, adapter.base, info, blocks)
 
     def steerability(self) -> dict[str, float | None]:
         """Return ``||s w|| / ||sigma||`` at the uniform preference for each module; None where sigma is 0 or k is 0.
@@ -101,6 +132,7 @@ def initial(
     *,
     groups: int = 1,
     own_scales: bool = False,
+    hidden: int = 0,
     init: Init = "zero-singular",
     seed: int = 0,
 ) -> tuple[Adapter, SingularGates]:
@@ -122,6 +154,7 @@ def initial(
         objectives: m >= 2.
         groups: q >= 1, directions for each objective.
         own_scales: one s an objective instead of one a matrix.
+        hidden: h >= 0, learned features of the preference: A is N(0, 1), a and every H start at 0.
         init: see above.
         seed: the values do not depend on the device.
 
@@ -130,8 +163,10 @@ def initial(
     """
     if objectives < 2:
         raise ConfigError(f"Panacea steers between at least 2 objectives, got {objectives}")
-    if rank < 0 or groups < 1:
-        raise ConfigError(f"expected rank >= 0 and groups >= 1, got {rank} and {groups}")
+    if rank < 0 or groups < 1 or hidden < 0:
+        raise ConfigError(
+            f"expected rank >= 0, groups >= 1 and hidden >= 0, got {rank}, {groups} and {hidden}"
+        )
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, std: float) -> Tensor:
@@ -150,8 +185,17 @@ def initial(
             values, steer = normal(rank, std=small), normal(scales, std=small)
         factors[path] = (U, V)
         sigma[path], scale[path] = nn.Parameter(values), nn.Parameter(steer)
-    gates = SingularGates(sigma, scale, objectives, groups)
+    bend, heads = None, {}
+    if hidden:
+        bend = nn.Parameter(normal(hidden, objectives, std=1.0)), nn.Parameter(torch.zeros(hidden))
+        heads = {path: nn.Parameter(torch.zeros(total, hidden)) for path in shapes}
+    gates = SingularGates(sigma, scale, objectives, groups, bend, heads)
     return Adapter(factors, blocks=gates.blocks), gates
+
+
+def features(weights: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return ``tanh(A w + a)`` ``[B, h]`` of preferences ``[B, m]`` for A ``[h, m]`` and a ``[h]``."""
+    return torch.tanh(weights @ weight.T + bias)
 
 
 def orthogonality(factors: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:

@@ -57,6 +57,13 @@ def interval(figure: Mapping[str, float | None], places: int | None = None) -> s
     return f"{value} [{number(low, places)}, {number(high, places)}]" if known(low) and known(high) else value
 
 
+def off_simplex(run: Run) -> list[tuple[int, Run]]:
+    """Return the policy's index and the point of everything measured off the simplex."""
+    return [
+        (i, point) for i, policy in enumerate(run["policies"]) for point in policy.get("extrapolations") or ()
+    ]
+
+
 def percent(share: float | None) -> str:
     """Return a share as a percentage with one decimal at most."""
     if share is None or not math.isfinite(share):

@@ -33,7 +33,7 @@ def dpo(
     lab: Lab, objective: str, train: ScoredDataset, validation: ScoredDataset, config: DPOConfig
 ) -> Adapter:
     """Return the adapter that maximises one objective under the KL penalty."""
-    table = lab.pair_table(pairs(train, objective, config.pairs))
+    table = lab.train_table(pairs(train, objective, config.pairs))
     held_out = lab.pair_table(pairs(validation, objective, config.pairs))
     return lab.fit(
         f"dpo-{objective}", table, held_out, config.beta, info={"method": "dpo", "objective": objective}

@@ -40,7 +40,7 @@ def dpo_lw(
     config: DPOLWConfig,
 ) -> Policy:
     """Return the policy with one DPO-LW adapter for each preference."""
-    table = lab.pair_table(labelled_pairs(train))
+    table = lab.train_table(labelled_pairs(train))
     held_out = lab.pair_table(labelled_pairs(validation))
     adapters = [
         lab.fit(

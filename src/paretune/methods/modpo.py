@@ -77,7 +77,7 @@ def modpo(
     @cache
     def tables(objective: str) -> tuple[PairTable, PairTable]:
         train_pairs, held_out = (pairs(part, objective, config.pairs) for part in (train, validation))
-        return lab.pair_table(train_pairs), lab.pair_table(held_out)
+        return lab.train_table(train_pairs), lab.pair_table(held_out)
 
     @cache
     def margin_model(objective: str) -> Adapter:
@@ -98,7 +98,7 @@ def modpo(
                 gap = (
                     score_margin(table, train.objectives, j, config)
                     if config.margin == "scores"
-                    else implicit_margin(lab, table, margin_model(j), config.beta)
+                    else lab.implicit_gap(table, margin_model(j), config.beta)
                 )
                 if config.standardise:
                     gap = gap / spread.setdefault(j, float(gap.std()) or 1.0)
@@ -139,12 +139,6 @@ def chosen_objective(preference: Preference, config: MODPOConfig) -> str:
             f"at weight 0 the DPO model of the other objective is the answer"
         )
     return config.objective
-
-
-def implicit_margin(lab: Lab, table: PairTable, adapter: Adapter, beta: float) -> Tensor:
-    """Return r_j(chosen) - r_j(rejected) ``[N]`` with r_j = beta (log pi_j - log pi_ref), both cached."""
-    ratios = lab.logps(table, adapter) - table.reference
-    return beta * (ratios[:, 0] - ratios[:, 1])
 
 
 def score_margin(table: PairTable, objectives: Sequence[str], objective: str, config: MODPOConfig) -> Tensor:

@@ -4,7 +4,7 @@ Zhong et al. 2024 (arXiv 2402.02030). Every adapted matrix is W(w) = W0 + U diag
 
     for t = 1..T:
         draw a preference w from the simplex and embed it in the singular values                     (Algorithm 1)
-        for each objective i: L_i = its own loss on its own data under pi_w  (here DPO, or SFT)
+        for each objective i: L_i = its own loss on its own data under pi_w  (here DPO, SFT, or MODPO's)
         step on sum_i w_i L_i                                  (linear scalarisation, or the Tchebycheff forms)
 
 Where the paper's choice is not known to us (k, the start, the ideal point, rates), the default is documented at its
@@ -13,17 +13,22 @@ setting. Preferences by row, several directions an objective and the smooth Tche
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
+import torch
+
+from paretune.adapter import Adapter
 from paretune.conditioned import Conditioning, ObjectiveData
 from paretune.errors import ConfigError
 from paretune.figures import STEERABLE
 from paretune.lab import Lab
-from paretune.pairs import Choose, labelled_pairs, pairs
+from paretune.pairs import Choose, Pair, labelled_pairs, pairs
 from paretune.policy import Policy
 from paretune.rows import ScoredDataset
+from paretune.tables import PairTable
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,20 @@ class PanaceaConfig(Conditioning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss == "sft" and self.data == "labelled":
-            raise ConfigError(
-                "loss: sft imitates each objective's chosen responses, so it needs data: separate"
-            )
+        if self.loss in ("sft", "modpo") and self.data == "labelled":
+            raise ConfigError(f"loss: {self.loss} trains on each objective's own pairs, so it needs data: separate")
 
 
 def panacea(lab: Lab, train: ScoredDataset, validation: ScoredDataset, config: PanaceaConfig) -> Policy:
     """Return the policy of one adapter that serves every preference."""
-    data, held_out = (objective_data(lab, part, config) for part in (train, validation))
+    data = objective_data(lab, train, config, lab.train_table)
+    held_out = objective_data(lab, validation, config, lab.pair_table)
+    if config.loss == "modpo":
+        rewards = [
+            lab.fit(f"dpo-{name}", *both, config.beta, info={"method": "dpo", "objective": name})
+            for name, *both in zip(data.objectives, data.tables, held_out.tables, strict=True)
+        ]
+        data, held_out = (with_margins(lab, part, rewards, config.beta) for part in (data, held_out))
     info = {"method": "panacea"}
     adapter = lab.fit_conditioned("panacea", data, held_out, config.beta, config, info)
     ratios = [ratio for ratio in adapter.info["steerability"].values() if ratio is not None]
@@ -63,11 +73,22 @@ def panacea(lab: Lab, train: ScoredDataset, validation: ScoredDataset, config: P
     return Policy.conditioned("panacea", lab.lm, train.objectives, adapter)
 
 
-def objective_data(lab: Lab, dataset: ScoredDataset, config: PanaceaConfig) -> ObjectiveData:
-    """Return the tables of pairs of every objective, or the one table that speaks for all."""
+def objective_data(
+    lab: Lab, dataset: ScoredDataset, config: PanaceaConfig, table: Callable[[list[Pair]], PairTable]
+) -> ObjectiveData:
+    """Return the tables of pairs of every objective, or the one table that speaks for all; ``table`` makes them."""
     if config.loss == "policy-gradient":
         return ObjectiveData(dataset.objectives, (lab.response_table(dataset),), labelled=True)
     if config.data == "labelled":
-        return ObjectiveData(dataset.objectives, (lab.pair_table(labelled_pairs(dataset)),), labelled=True)
-    tables = [lab.pair_table(pairs(dataset, name, config.pairs)) for name in dataset.objectives]
+        return ObjectiveData(dataset.objectives, (table(labelled_pairs(dataset)),), labelled=True)
+    tables = [table(pairs(dataset, name, config.pairs)) for name in dataset.objectives]
     return ObjectiveData(dataset.objectives, tuple(tables))
+
+
+def with_margins(lab: Lab, data: ObjectiveData, rewards: Sequence[Adapter], beta: float) -> ObjectiveData:
+    """Return ``data`` with every pair's margin under each objective's implicit reward (one DPO adapter an objective)."""
+    margins = [
+        torch.stack([lab.implicit_gap(table, adapter, beta) for adapter in rewards], dim=1)
+        for table in data.tables
+    ]
+    return replace(data, margins=tuple(margins))
