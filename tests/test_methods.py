@@ -46,7 +46,9 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {
         "dpo-soup": soup(lab, *data, DPOConfig()),
         "modpo": modpo(lab, *data, grid, MODPOConfig()),
-        "panacea": panacea(longer, *data, PanaceaConfig(rank=4, rate_factor=1.0, gate_rate_factor=5.0, draw="corners")),
+        "panacea": panacea(
+            longer, *data, PanaceaConfig(rank=4, rate_factor=1.0, gate_rate_factor=5.0, draw="corners")
+        ),
         "dpo-lw": dpo_lw(lab, *data, grid, DPOLWConfig()),
     }
 
@@ -119,7 +121,7 @@ def test_extrapolation_goes_on_along_the_line(policies: dict[str, Policy]) -> No
         at = policies[name].gates([beyond, *corners])
         assert at is not None
         torch.testing.assert_close(at[0], 1.5 * at[1] - 0.5 * at[2])
-    with pytest.raises(PreferenceError, match="nearest of its anchors.*good=1.5,short=-0.5"):
+    with pytest.raises(PreferenceError, match=r"nearest of its anchors.*short=-0.5,good=1.5"):
         policies["modpo"].gates([beyond])
 
 
@@ -276,7 +278,9 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
     assert measured == {"dpo-soup": 5, "modpo": 3, "panacea": 5, "dpo-lw": 3}, (
         "anchors at theirs, others everywhere"
     )
-    beyond = {policy["name"]: [p["preference"] for p in policy["extrapolations"]] for policy in facts["policies"]}
+    beyond = {
+        policy["name"]: [p["preference"] for p in policy["extrapolations"]] for policy in facts["policies"]
+    }
     line = [{"good": 1.25, "short": -0.25}]
     assert beyond == {"dpo-soup": line, "modpo": [], "panacea": line, "dpo-lw": []}, "anchors cannot"
     assert report.read_text().count("extrapolated, in no figure") == 2

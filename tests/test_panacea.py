@@ -281,7 +281,9 @@ def history_of(lab: Lab) -> list[dict[str, float]]:
 def test_13_a_policy_moves_along_its_weights(lm: LanguageModel, tmp_path: Path) -> None:
     """SFT on two sets: the likelihood of each objective's responses follows its weight, monotonically."""
     lab = Lab(lm, tmp_path, replace(FAST, steps=80, batch_pairs=4, learning_rate=1e-2))
-    config = PanaceaConfig(loss="sft", rank=4, draw="corners", corner_share=0.5, rate_factor=1.0, gate_rate_factor=5.0)
+    config = PanaceaConfig(
+        loss="sft", rank=4, draw="corners", corner_share=0.5, rate_factor=1.0, gate_rate_factor=5.0
+    )
     policy = panacea(lab, *DATA, config)
     from paretune.pairs import pairs
 
@@ -353,7 +355,9 @@ def test_modpos_loss_holds_the_other_objectives_as_margins(lm: LanguageModel, tm
     lab = Lab(lm, tmp_path, TRAINING)
     config = PanaceaConfig(loss="modpo", rank=3, per="row", init="small")
     policy = panacea(lab, *DATA, config)
-    assert [stage.name for stage in lab.stages] == [f"adapters/{n}" for n in ("dpo-short", "dpo-good", "panacea")]
+    assert [stage.name for stage in lab.stages] == [
+        f"adapters/{n}" for n in ("dpo-short", "dpo-good", "panacea")
+    ]
     rewards = [Adapter.load(tmp_path / f"adapters/dpo-{name}/adapter", lm.fingerprint) for name in OBJECTIVES]
     data = with_margins(lab, objective_data(lab, DATA[0], config, lab.train_table), rewards, config.beta)
     steering = Steering.attach_adapter(lm.model, policy.adapters[0], trainable=True)
@@ -384,7 +388,12 @@ def test_scored_samples_drive_the_policy_gradient(lm: LanguageModel, tmp_path: P
     """Responses of more words become less likely where `short` weighs all, and more likely where it weighs nothing."""
     lab = Lab(lm, tmp_path, replace(FAST, steps=60, batch_pairs=6, learning_rate=1e-2))
     config = PanaceaConfig(
-        loss="policy-gradient", rank=4, draw="corners", corner_share=0.5, rate_factor=1.0, gate_rate_factor=5.0
+        loss="policy-gradient",
+        rank=4,
+        draw="corners",
+        corner_share=0.5,
+        rate_factor=1.0,
+        gate_rate_factor=5.0,
     )
     policy = panacea(lab, *DATA, config)
     record = history_of(lab)[0]

@@ -475,3 +475,17 @@ def test_steerability_is_told(tmp_path, ratio, told):
     del run["policies"][0]["steerability"]
     write_report(run, tmp_path)
     assert 'id="steerability"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_points_off_the_simplex_are_marked(tmp_path):
+    run = make_run()
+    beyond = make_point(("concise", "warm"), [1.2, -0.2], 0.9, 2, "An answer from beyond.")
+    run["policies"][1]["extrapolations"] = [beyond]
+    page = write_report(run, tmp_path).read_text(encoding="utf-8")
+    assert "1.2 extrapolated" in page and "1.2 / -0.2<br>extrapolated, in no figure" in page
+    assert page.count('faded beyond"') == 2, "the drawings for desktop and phone"
+    assert plots.span(run, 0)[1] >= beyond["mean"][0], "shown whole"
+    write_picture(run, tmp_path / "front.png")
+    assert (tmp_path / "front.png").stat().st_size > 10_000
+    write_card(run, tmp_path / "README.md")
+    assert f"{TITLES['dpo-soup']}, extrapolated | 1.2 / -0.2" in (tmp_path / "README.md").read_text()

@@ -144,6 +144,12 @@ class ObjectiveData:
             )
 
     @property
+    def pair_tables(self) -> tuple[PairTable, ...]:
+        """The tables, where they hold pairs."""
+        assert all(isinstance(table, PairTable) for table in self.tables)
+        return self.tables  # type: ignore[return-value]
+
+    @property
     def labels(self) -> Tensor:
         """Signs ``[N, M]`` of the one labelled table; 0 where an objective says nothing."""
         (table,) = self.tables
@@ -286,7 +292,7 @@ class ConditionedTask:
             logps = packed_logps(self.lm.model, batch)
             losses = torch.zeros(n, M, device=logps.device)
             present = torch.zeros(n, M, dtype=torch.bool, device=logps.device)
-            for t, table in enumerate(data.tables):
+            for t in range(len(data.tables)):
                 mine = [g for g, (_, owner) in enumerate(owners) if owner == t]
                 if not mine:
                     continue

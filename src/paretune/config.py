@@ -130,7 +130,8 @@ class RunConfig(_Part):
     def extrapolations(self, objectives: Sequence[str]) -> list[Preference]:
         """Return the preferences off the simplex at which policies that serve any preference are measured too."""
         asked = [
-            Preference.parse(text, objectives, allow_extrapolation=True) for text in self.evaluate.extrapolations
+            Preference.parse(text, objectives, allow_extrapolation=True)
+            for text in self.evaluate.extrapolations
         ]
         for preference in asked:
             if not preference.extrapolated:

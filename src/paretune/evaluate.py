@@ -218,15 +218,15 @@ def _judge_points(
     ]
 
 
-def _base_logps(
-    lm: LanguageModel, prompts: Sequence[Prompt], responses: Sequence[Response]
-) -> np.ndarray:
+def _base_logps(lm: LanguageModel, prompts: Sequence[Prompt], responses: Sequence[Response]) -> np.ndarray:
     """Return the log-probabilities of the responses under the base model, in nats ``[B]``; equal prompts are read once."""
     rows: dict[Prompt, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
     shared = [
-        (prompt, mine[i : i + TOGETHER]) for prompt, mine in rows.items() for i in range(0, len(mine), TOGETHER)
+        (prompt, mine[i : i + TOGETHER])
+        for prompt, mine in rows.items()
+        for i in range(0, len(mine), TOGETHER)
     ]
     groups: list[TokenGroup] = [
         (lm.encode_prompt(prompt), [responses[row].tokens for row in mine]) for prompt, mine in shared

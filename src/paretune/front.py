@@ -122,7 +122,9 @@ class Front:
 
     def _check_values(self) -> None:
         low = self.preferences.min(axis=1)
-        off = ~(np.abs(self.preferences.sum(axis=1) - 1.0) <= TOLERANCE) | ~((low >= 0) | self.allow_extrapolation)
+        off = ~(np.abs(self.preferences.sum(axis=1) - 1.0) <= TOLERANCE) | ~(
+            (low >= 0) | self.allow_extrapolation
+        )
         if off.any():
             n = int(off.argmax())
             raise PreferenceError(

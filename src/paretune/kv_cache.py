@@ -16,6 +16,8 @@ ROOM = 64
 class GrowingLayer(DynamicLayer):
     """Keys and values ``[B, heads, T, d]`` as views of storage that has room for more positions."""
 
+    keys: Tensor
+    values: Tensor
     _storage: tuple[Tensor, Tensor] | None = None
 
     def update(

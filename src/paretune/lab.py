@@ -211,7 +211,9 @@ class Lab:
             "pairs": sum(map(len, data.tables)),
         }
         tables = [[_table_fingerprint(table) for table in part.tables] for part in (data, validation) if part]
-        margins = [fingerprint(m.numpy().tobytes()) for part in (data, validation) if part for m in part.margins]
+        margins = [
+            fingerprint(m.numpy().tobytes()) for part in (data, validation) if part for m in part.margins
+        ]
         inputs = [tables, margins, list(data.objectives), data.labelled, beta, asdict(conditioning)]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:

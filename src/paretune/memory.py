@@ -19,4 +19,7 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 1 << 26}
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    taken = [
+        mallopt(name, value) == 1 for name, value in settings.items()
+    ]  # one refused, the others still help
+    return all(taken)

@@ -178,7 +178,14 @@ def _panel(figure: Figure, axes: Axes, run: Run, a: int, b: int, small: bool) ->
         (x, y), colour = (point["mean"][a], point["mean"][b]), COLOURS[i % 6]
         bars(point, colour)
         axes.plot(
-            x, y, marker=MARKERS[i % 6], markersize=size, color="white", markeredgecolor=colour, alpha=0.6, zorder=4
+            x,
+            y,
+            marker=MARKERS[i % 6],
+            markersize=size,
+            color="white",
+            markeredgecolor=colour,
+            alpha=0.6,
+            zorder=4,
         )
         px, py = pixel(x, y)
         blocked.append((px - 14, py - 14, px + 14, py + 14))

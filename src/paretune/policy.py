@@ -93,8 +93,9 @@ class Policy:
             raise ModelError(
                 f"the adapter was trained for the objectives {trained}, in this order; it cannot serve {list(objectives)}"
             )
-        bends = len(_bend(adapter)[1]) if _bend(adapter) else 0
-        if len(adapter.blocks) - len(objectives) - bends not in (0, 1):
+        bend = _bend(adapter)
+        learned = len(bend[1]) if bend else 0
+        if len(adapter.blocks) - len(objectives) - learned not in (0, 1):
             raise ModelError(
                 f"an adapter of {len(adapter.blocks)} blocks for {len(objectives)} objectives; expected one block an "
                 "objective, and one that they share"

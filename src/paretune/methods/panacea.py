@@ -49,7 +49,9 @@ class PanaceaConfig(Conditioning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss in ("sft", "modpo") and self.data == "labelled":
-            raise ConfigError(f"loss: {self.loss} trains on each objective's own pairs, so it needs data: separate")
+            raise ConfigError(
+                f"loss: {self.loss} trains on each objective's own pairs, so it needs data: separate"
+            )
 
 
 def panacea(lab: Lab, train: ScoredDataset, validation: ScoredDataset, config: PanaceaConfig) -> Policy:
@@ -58,8 +60,8 @@ def panacea(lab: Lab, train: ScoredDataset, validation: ScoredDataset, config: P
     held_out = objective_data(lab, validation, config, lab.pair_table)
     if config.loss == "modpo":
         rewards = [
-            lab.fit(f"dpo-{name}", *both, config.beta, info={"method": "dpo", "objective": name})
-            for name, *both in zip(data.objectives, data.tables, held_out.tables, strict=True)
+            lab.fit(f"dpo-{name}", table, kept, config.beta, info={"method": "dpo", "objective": name})
+            for name, table, kept in zip(data.objectives, data.pair_tables, held_out.pair_tables, strict=True)
         ]
         data, held_out = (with_margins(lab, part, rewards, config.beta) for part in (data, held_out))
     info = {"method": "panacea"}
@@ -89,6 +91,6 @@ def with_margins(lab: Lab, data: ObjectiveData, rewards: Sequence[Adapter], beta
     """Return ``data`` with every pair's margin under each objective's implicit reward (one DPO adapter an objective)."""
     margins = [
         torch.stack([lab.implicit_gap(table, adapter, beta) for adapter in rewards], dim=1)
-        for table in data.tables
+        for table in data.pair_tables
     ]
     return replace(data, margins=tuple(margins))
