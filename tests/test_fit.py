@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from paretune import loop
+from paretune.adapter import Adapter
 from paretune.errors import TrainingError
 from paretune.lab import Lab
 from paretune.lm import LanguageModel
@@ -329,6 +330,24 @@ def test_too_long_pairs_are_dropped_never_cut(lm: LanguageModel, tmp_path: Path)
     assert len(lab.pair_table(found)) == sum(length <= limit for length in lengths) < len(found)
     with pytest.raises(TrainingError, match=r"all \d+ pairs are longer than max_tokens=3"):
         Lab(lm, tmp_path, replace(TRAINING, max_tokens=3)).pair_table(found)
+
+
+def test_training_stops_when_the_objective_is_learned(lm: LanguageModel, tmp_path: Path) -> None:
+    settings = replace(TRAINING, steps=12, validate_every=2, learning_rate=2e-2)
+    table, held_out = (pairs(d, "good") for d in (make_dataset(), make_dataset(6, seed=9)))
+
+    def train(folder: str, stop_below: float | None) -> tuple[Adapter, list[dict[str, float]]]:
+        lab = Lab(lm, tmp_path / folder, replace(settings, stop_below=stop_below))
+        adapter = lab.fit("good", lab.pair_table(table), lab.pair_table(held_out), 0.1)
+        return adapter, json.loads((lab.folder / "adapters/good/history.json").read_text())
+
+    _, whole = train("whole", None)
+    validated = [record["validation_loss"] for record in whole if "validation_loss" in record]
+    assert len(whole) == 12 and validated[1] < validated[0]
+    stopped, history = train("stopped", validated[1])
+    assert history == whole[:4], "the first validation that reaches it is the second"
+    never, history = train("never", -1.0)
+    assert len(history) == 12 and not adapters_equal(stopped, never)
 
 
 def test_only_pairs_that_will_be_drawn_are_scored(lm: LanguageModel, tmp_path: Path) -> None:

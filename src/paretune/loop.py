@@ -40,6 +40,8 @@ class Training:
         max_tokens: longest prompt + response; longer pairs are dropped and counted.
         validate_every: optimiser steps between validations; 0 means a quarter of ``steps``. The weights of the lowest
             validation loss are kept.
+        stop_below: end the run at the first validation loss at or below this. An easily learned objective (shorter answers)
+            otherwise runs on along its direction long after its pairs are told apart, and the text with it.
         checkpoint_every: optimiser steps between checkpoints, from which a killed run goes on.
         gradient_checkpointing: recompute activations in backward: less memory, about a third more time.
         seed: of the adapter's start and of the data order.
@@ -57,6 +59,7 @@ class Training:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     max_tokens: int = 1024
     validate_every: int = 0
+    stop_below: float | None = None
     checkpoint_every: int = 25
     gradient_checkpointing: bool = False
     seed: int = 0
@@ -133,7 +136,8 @@ def fit(
 ) -> list[Record]:
     """Train the task's parameters in place and return one record of metrics an optimiser step.
 
-    The weights of the lowest validation loss are kept, or the last ones without validation. Killed and started again
+    The weights of the lowest validation loss are kept, or the last ones without validation; ``settings.stop_below`` ends
+    the run early. Killed and started again
     with the same arguments it goes on from ``checkpoint`` and ends with the same weights.
 
     Args:
@@ -151,7 +155,7 @@ def fit(
     state = _restore(run, checkpoint, key)
     every = settings.validate_every or max(1, settings.steps // 4)
     with progress(task.name, settings.steps, state.step) as advance:
-        while state.step < settings.steps:
+        while state.step < settings.steps and not state.learned:
             record = run.step(state.step)
             state.step += 1
             last = state.step == settings.steps
@@ -160,9 +164,10 @@ def fit(
                 record["validation_loss"] = held_out
                 if held_out < state.best_loss:
                     state.best_loss, state.best = held_out, run.weights()
+                state.learned = settings.stop_below is not None and held_out <= settings.stop_below
             state.history.append(record)
             log(state.step, record)
-            if state.step % settings.checkpoint_every == 0 and not last:
+            if state.step % settings.checkpoint_every == 0 and not (last or state.learned):
                 _save(run, state, checkpoint, key)
             advance(1, f"loss {record['loss']:.3f}")
     if state.best:
@@ -176,6 +181,7 @@ class _State:
     def __init__(self) -> None:
         self.step = 0
         self.best_loss = math.inf
+        self.learned = False
         self.best: dict[str, Tensor] = {}
         self.history: list[Record] = []
 
