@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from paretune import bt, encode
+from paretune.dataset import ScoredDataset
 from paretune.errors import DataError, ModelError, ParetuneError
-from paretune.rows import Message, Row, ScoredDataset
+from paretune.rows import Message, Row
 from paretune.score import bradley_terry, build
 
 WIDTH = 12

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from paretune.data import DataWarning, load
+from paretune.dataset import ScoredDataset
 from paretune.errors import DataError
 from paretune.forms import extract_prompt
-from paretune.rows import Message, ScoredDataset
+from paretune.rows import Message
 from paretune.sources import KNOWN, parse_dialogue
 
 BAD = Path(__file__).parent / "bad_input" / "data"

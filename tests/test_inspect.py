@@ -7,8 +7,9 @@ import math
 import pytest
 from rich.console import Console
 
+from paretune.dataset import ScoredDataset
 from paretune.inspect import inspect, render
-from paretune.rows import Message, Row, ScoredDataset
+from paretune.rows import Message, Row
 
 
 def ask(text: str) -> tuple[Message, ...]:

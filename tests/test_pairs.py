@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paretune.dataset import ScoredDataset
 from paretune.errors import DataError
 from paretune.pairs import conflict_matrix, labelled_pairs, pairs
-from paretune.rows import Message, Row, ScoredDataset
+from paretune.rows import Message, Row
 
 NAN = math.nan
 OBJECTIVES = ("warm", "brief")

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paretune.dataset import ScoredDataset, concatenate
 from paretune.errors import DataError
 from paretune.records import read_records
-from paretune.rows import Message, Row, ScoredDataset, concatenate
+from paretune.rows import Message, Row
 
 BAD = Path(__file__).parent / "bad_input" / "data"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
@@ -231,7 +232,7 @@ def test_fingerprint_is_of_content_and_order_not_of_source_and_equal_in_another_
     changed = replace(dataset.rows[0], truncated=(True, False))
     assert ScoredDataset(("warm",), (changed, *dataset.rows[1:])).fingerprint != dataset.fingerprint
     code = (
-        "from paretune.rows import *\n"
+        "from paretune.rows import Message, Row\nfrom paretune.dataset import ScoredDataset\n"
         "rows = [Row((Message('user', f'question {i}'),), ('a', 'b'), {'warm': (i, -i)}) for i in range(3)]\n"
         "import sys; assert not {'torch', 'pyarrow'} & set(sys.modules)\n"
         "print(ScoredDataset(('warm',), tuple(rows)).fingerprint)"

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from paretune import sample
 from paretune.config import parse_config
+from paretune.dataset import ScoredDataset
 from paretune.errors import ConfigError, DataError, ModelError
 from paretune.generate import Sampling, draw, generate
 from paretune.kv_cache import ROOM, growing_cache
@@ -19,7 +20,6 @@ from paretune.lab import Lab
 from paretune.lm import EMBEDDED, LanguageModel, embedded_gguf, load
 from paretune.methods.dpo import DPOConfig, dpo
 from paretune.pairs import pairs
-from paretune.rows import ScoredDataset
 from paretune.run import QUICKSTART, prepare_data, quickstart_data
 from paretune.sample import sample_dataset
 from paretune.score import build, score_texts

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune import encode
+from paretune.dataset import ScoredDataset
 from paretune.errors import ConfigError, ModelError, ScoreError
-from paretune.rows import Message, Row, ScoredDataset
+from paretune.rows import Message, Row
 from paretune.rules import READABILITY_FORMULAS, split_sentences
 from paretune.score import (
     ScoreCache,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paretune.rows import Message, Row, ScoredDataset
+from paretune.dataset import ScoredDataset
+from paretune.rows import Message, Row
 
 TEMPLATE = (
     "{% for m in messages %}<u>{{ m['content'] }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"

@@ -9,11 +9,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from paretune.dataset import ScoredDataset
     from paretune.front import Front
     from paretune.generate import Sampling
     from paretune.policy import Policy, load_policy
     from paretune.preference import Preference
-    from paretune.rows import Message, Row, ScoredDataset
+    from paretune.rows import Message, Row
 
 __version__ = "0.1.0"
 __all__ = ["Front", "Message", "Policy", "Preference", "Row", "Sampling", "ScoredDataset", "load_policy"]
@@ -25,7 +26,7 @@ _HOMES = {
     "Preference": "preference",
     "Row": "rows",
     "Sampling": "generate",
-    "ScoredDataset": "rows",
+    "ScoredDataset": "dataset",
     "load_policy": "policy",
 }
 

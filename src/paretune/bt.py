@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paretune import encode
+from paretune.dataset import ScoredDataset
 from paretune.errors import DataError, ModelError
 from paretune.files import atomic_path, cache_folder, fingerprint, read_json, write_json
 from paretune.pairs import Pair, pairs
 from paretune.progress import progress
-from paretune.rows import ScoredDataset
 
 if TYPE_CHECKING:
     from paretune.rows import Prompt

@@ -35,10 +35,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from paretune.dataset import ScoredDataset, concatenate
 from paretune.errors import DataError, suggest
 from paretune.forms import read_form, read_mapped
 from paretune.records import READERS, read_records, suffix_of
-from paretune.rows import Row, ScoredDataset, concatenate
+from paretune.rows import Row
 from paretune.sources import KNOWN, Dropped, Records
 
 KEYS = (

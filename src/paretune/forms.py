@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from paretune.dataset import ScoredDataset, from_records
 from paretune.errors import DataError, suggest
 from paretune.records import NotJson, Record, parse_json
-from paretune.rows import Comparison, Prompt, Row, ScoredDataset, from_records, number_from, prompt_from
+from paretune.rows import Comparison, Prompt, Row, number_from, prompt_from
 from paretune.sources import Records, parse_dialogue, take, text_of
 
 UNSUPPORTED = ("tools", "images", "image", "chat_template_kwargs")

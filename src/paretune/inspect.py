@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paretune.dataset import ScoredDataset
 from paretune.front import layers
 from paretune.pairs import conflict_matrix
-from paretune.rows import ScoredDataset
 
 if TYPE_CHECKING:
     from rich.console import Group

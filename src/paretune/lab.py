@@ -17,6 +17,7 @@ from torch import Tensor
 
 from paretune.adapter import Adapter
 from paretune.conditioned import Conditioning, ObjectiveData, fit_conditioned
+from paretune.dataset import ScoredDataset
 from paretune.errors import ConfigError, TrainingError
 from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.fit import fit_pairs
@@ -26,7 +27,6 @@ from paretune.loop import Record, Training, data_order
 from paretune.losses import Link
 from paretune.packing import TokenGroup
 from paretune.pairs import Pair
-from paretune.rows import ScoredDataset
 from paretune.tables import PairTable, ResponseTable, tokenise, tokenise_responses
 
 

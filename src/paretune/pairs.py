@@ -11,8 +11,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from paretune.dataset import ScoredDataset
 from paretune.errors import DataError, suggest
-from paretune.rows import Prompt, Row, ScoredDataset
+from paretune.rows import Prompt, Row
 
 Choose = Literal["extremes", "all", "adjacent"]
 

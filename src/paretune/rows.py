@@ -1,4 +1,4 @@
-"""The one table: prompts with K responses each, scored or compared on M objectives; checked, read, written.
+"""A row of the one table: a prompt with K responses, scored or compared on M objectives; checked, from and to JSON.
 
 The canonical form of a row, one JSON object a line (only ``prompt`` and ``responses`` are required)::
 
@@ -15,26 +15,19 @@ cell: no such response), ``scores.<objective>.<k>`` (an empty cell: missing), ``
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from paretune.errors import DataError, PreferenceError, suggest
-from paretune.files import fingerprint, write_text
-from paretune.preference import Preference
-from paretune.records import NotJson, Record, csv_text, read_records, suffix_of, unflatten, write_parquet
+from paretune.errors import DataError, suggest
+from paretune.files import fingerprint
+from paretune.records import NotJson, Record
 
 ROLES = ("system", "user", "assistant", "tool")
 COLUMNS = ("prompt", "responses", "scores", "labels", "truncated", "source")
-WRITABLE = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
 
 Comparison = tuple[int, int, float]
 
@@ -110,164 +103,6 @@ class Row:
         """Fingerprint of the content, without ``source``."""
         record = row_to_record(self)
         return fingerprint([record[c] for c in COLUMNS if c != "source"])
-
-
-@dataclass(frozen=True)
-class ScoredDataset:
-    """Rows over M named objectives, in order.
-
-    Raises:
-        DataError: an objective named twice, one that a preference could not name, or one used by a row but
-        not listed.
-    """
-
-    objectives: tuple[str, ...]
-    rows: tuple[Row, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "objectives", tuple(self.objectives))
-        object.__setattr__(self, "rows", tuple(self.rows))
-        if self.objectives:
-            try:
-                Preference.uniform(self.objectives)
-            except PreferenceError as error:
-                raise DataError(f"objectives {', '.join(map(repr, self.objectives))}: {error}") from error
-        known = set(self.objectives)
-        for row in self.rows:
-            for name in (*row.scores, *row.labels):
-                if name not in known:
-                    where = row.source or "row"
-                    raise DataError(f"{where}: unknown objective {name!r}; {suggest(name, self.objectives)}")
-
-    def matrix(self, row: Row) -> np.ndarray:
-        """Return the scores of a row, [K, M] float64, higher is better, NaN for missing."""
-        matrix = np.full((len(row.responses), len(self.objectives)), np.nan)
-        for column, name in enumerate(self.objectives):
-            if name in row.scores:
-                matrix[:, column] = row.scores[name]
-        return matrix
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """16 hex digits that identify objectives and rows, in order, whatever file they came from."""
-        return fingerprint(list(self.objectives), *[row.fingerprint for row in self.rows])
-
-    @classmethod
-    def read(cls, path: str | Path, objectives: Sequence[str] | None = None) -> ScoredDataset:
-        """Read a file in the canonical form (see the module), told apart by suffix.
-
-        Without ``objectives`` the file's own, in order of first appearance; with them exactly these, in this
-        order.
-
-        Raises:
-            DataError: what is wrong, with ``file:line`` and the column.
-        """
-        dataset = from_records(read_records(path), flat=suffix_of(path).startswith(".csv"))
-        if not dataset.rows:
-            raise DataError(f"{path}: no rows; expected at least one prompt")
-        return dataset if objectives is None else dataset.select(objectives)
-
-    def write(self, path: str | Path) -> None:
-        """Write the canonical form, atomically: ``.jsonl``, ``.jsonl.gz``, ``.parquet`` or ``.csv``.
-
-        Raises:
-            DataError: another suffix, or no rows.
-        """
-        suffix = suffix_of(path)
-        if suffix not in WRITABLE:
-            raise DataError(
-                f"{path}: unknown file type {suffix!r}; expected a name ending in one of "
-                f"{', '.join(WRITABLE)}"
-            )
-        if not self.rows:
-            raise DataError(f"{path}: no rows to write")
-        records = to_records(self)
-        if suffix == ".parquet":
-            write_parquet(path, records, self.objectives)
-        elif suffix == ".csv":
-            write_text(path, csv_text(records, self.objectives))
-        else:
-            lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
-            write_text(path, "\n".join(lines) + "\n")
-
-    def split(self, fractions: Mapping[str, float], seed: int = 0) -> dict[str, ScoredDataset]:
-        """Split by prompt into named parts, each of about its fraction of the keys.
-
-        A key's place in [0, 1) is a hash of seed and key, so all rows of one prompt fall into one part and
-        adding rows never moves others. Fractions summing to less than 1 leave the rest out.
-
-        Raises:
-            DataError: a fraction not in (0, 1], a sum above 1, or a part that came out empty.
-        """
-        total = math.fsum(fractions.values())
-        stated = ", ".join(f"{name}={fraction:g}" for name, fraction in fractions.items())
-        if not fractions or total > 1 + 1e-9 or not all(0 < fraction <= 1 for fraction in fractions.values()):
-            raise DataError(f"split {stated or '(none)'}: expected fractions above 0 with a sum of at most 1")
-        edges = np.cumsum(list(fractions.values()))
-        if abs(total - 1) <= 1e-9:
-            edges[-1] = 1.0  # rounding must not lose the last keys
-        parts: dict[str, list[Row]] = {name: [] for name in fractions}
-        for row in self.rows:
-            part = int(np.searchsorted(edges, _place(row.key, seed), side="right"))
-            if part < len(edges):
-                parts[list(fractions)[part]].append(row)
-        for name, rows in parts.items():
-            if not rows:
-                prompts = len({row.key for row in self.rows})
-                raise DataError(
-                    f"split {stated}: part {name!r} is empty with {prompts} different prompts; "
-                    "add data, or give it a larger fraction"
-                )
-        return {name: ScoredDataset(self.objectives, tuple(rows)) for name, rows in parts.items()}
-
-    def with_scores(self, objective: str, scores: Sequence[Sequence[float]]) -> ScoredDataset:
-        """Return the data with an objective's scores set: a list of K numbers a row, NaN for missing.
-
-        A new objective comes last; the scores of one already there are replaced.
-
-        Raises:
-            DataError: a wrong number of lists or of scores, or an infinite score.
-        """
-        if len(scores) != len(self.rows):
-            raise DataError(
-                f"objective {objective!r}: scores for {len(scores)} rows, the data set has {len(self.rows)}"
-            )
-        rows = tuple(
-            replace(row, scores={**row.scores, objective: tuple(values)})
-            for row, values in zip(self.rows, scores, strict=True)
-        )
-        objectives = self.objectives if objective in self.objectives else (*self.objectives, objective)
-        return ScoredDataset(objectives, rows)
-
-    def select(self, objectives: Sequence[str]) -> ScoredDataset:
-        """Return the data with these objectives only, in this order; all rows stay.
-
-        Raises:
-            DataError: an objective the data does not have.
-        """
-        for name in objectives:
-            if name not in self.objectives:
-                raise DataError(f"unknown objective {name!r}; {suggest(name, self.objectives)}")
-        rows = tuple(
-            replace(
-                row,
-                scores={name: row.scores[name] for name in objectives if name in row.scores},
-                labels={name: row.labels[name] for name in objectives if name in row.labels},
-            )
-            for row in self.rows
-        )
-        return ScoredDataset(tuple(objectives), rows)
-
-
-def concatenate(datasets: Iterable[ScoredDataset]) -> ScoredDataset:
-    """Return all rows in order over the union of the objectives; rows with equal prompts stay apart."""
-    datasets = list(datasets)
-    objectives = dict.fromkeys(name for dataset in datasets for name in dataset.objectives)
-    return ScoredDataset(tuple(objectives), tuple(row for dataset in datasets for row in dataset.rows))
-
-
-def _place(key: str, seed: int) -> float:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:6], "big") / 2**48
 
 
 # Checks of one row
@@ -461,28 +296,3 @@ def row_to_record(row: Row) -> Record:
         "truncated": list(row.truncated),
         "source": row.source,
     }
-
-
-def to_records(dataset: ScoredDataset) -> list[Record]:
-    """Return the canonical records; the first names every objective, in order, for reading to find them."""
-    records = [row_to_record(row) for row in dataset.rows]
-    for position, (record, row) in enumerate(zip(records, dataset.rows, strict=True)):
-        found = record["scores"]
-        missing = [None] * len(row.responses)
-        record["scores"] = {
-            n: found.get(n, missing) for n in dataset.objectives if n in found or position == 0
-        }
-    return records
-
-
-def from_records(records: Iterable[tuple[str, Record]], flat: bool = False) -> ScoredDataset:
-    """Return the data set of ``(where, record)`` in canonical form (``flat``: as CSV cells)."""
-    objectives: dict[str, None] = {}
-    rows = []
-    for where, cells in records:
-        record = unflatten(cells, where) if flat else cells
-        row = row_from_record(record, where)
-        for column in ("scores", "labels"):
-            objectives.update(dict.fromkeys(record.get(column) or {}))
-        rows.append(row)
-    return ScoredDataset(tuple(objectives), tuple(rows))

@@ -16,6 +16,7 @@ import numpy as np
 
 from paretune import data, report
 from paretune.config import RunConfig
+from paretune.dataset import ScoredDataset, concatenate
 from paretune.errors import ConfigError, DataError
 from paretune.evaluate import Evaluation, Judgement, Point, evaluate, judge
 from paretune.files import fingerprint, read_json, write_json, write_text
@@ -30,7 +31,6 @@ from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.methods.panacea import PanaceaConfig, panacea
 from paretune.policy import Policy
 from paretune.preference import Preference
-from paretune.rows import ScoredDataset, concatenate
 from paretune.sample import sample_dataset
 from paretune.score import Scorer, Standardisation, build, score_dataset
 from paretune.score_cache import ScoreCache

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from paretune.dataset import ScoredDataset
 from paretune.errors import DataError
 from paretune.files import fingerprint, read_json, write_json
 from paretune.generate import Sampling, generate
 from paretune.lm import LanguageModel
-from paretune.rows import Row, ScoredDataset
+from paretune.rows import Row
 
 BATCHES_PER_PART = 4
 """Batches drawn between two writes: what a killed run loses at most."""

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from paretune import bt, encode
+from paretune.dataset import ScoredDataset
 from paretune.errors import ConfigError, ScoreError, suggest
 from paretune.files import fingerprint
 from paretune.progress import progress
-from paretune.rows import Prompt, ScoredDataset
+from paretune.rows import Prompt
 from paretune.rules import (
     FunctionScorer,
     RowScoreError,

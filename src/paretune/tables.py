@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from paretune.dataset import ScoredDataset
 from paretune.errors import TrainingError
 from paretune.lm import LanguageModel
 from paretune.packing import TokenGroup
 from paretune.pairs import Pair
-from paretune.rows import ScoredDataset
 
 COLUMNS = ("margin", "scale", "weight", "reversed_weight")
 """Columns a method may stamp, with the meaning they have in :func:`paretune.losses.pair_loss`."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paretune.adapter import Adapter
+from paretune.dataset import ScoredDataset
 from paretune.lab import Lab
 from paretune.pairs import Choose, pairs
 from paretune.policy import Policy
-from paretune.rows import ScoredDataset
 
 
 @dataclass(frozen=True)

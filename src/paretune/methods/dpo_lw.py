@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from paretune.dataset import ScoredDataset
 from paretune.lab import Lab
 from paretune.pairs import labelled_pairs
 from paretune.policy import Policy
 from paretune.preference import Preference
-from paretune.rows import ScoredDataset
 from paretune.tables import PairTable
 
 

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from paretune.adapter import Adapter
+from paretune.dataset import ScoredDataset
 from paretune.errors import ConfigError, TrainingError
 from paretune.lab import Lab
 from paretune.losses import Link
 from paretune.pairs import Choose, pairs
 from paretune.policy import Policy
 from paretune.preference import Preference
-from paretune.rows import ScoredDataset
 from paretune.tables import PairTable
 
 

@@ -22,12 +22,12 @@ import torch
 
 from paretune.adapter import Adapter
 from paretune.conditioned import Conditioning, ObjectiveData
+from paretune.dataset import ScoredDataset
 from paretune.errors import ConfigError
 from paretune.figures import STEERABLE
 from paretune.lab import Lab
 from paretune.pairs import Choose, Pair, labelled_pairs, pairs
 from paretune.policy import Policy
-from paretune.rows import ScoredDataset
 from paretune.tables import PairTable
 
 
