@@ -42,6 +42,7 @@ lint: install
 bench: install
 	$(BIN)/python benchmarks/step.py $(ARGS)
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/allocator.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
