@@ -82,6 +82,10 @@ class Conditioning:
     clip: float = 0.2
 
     def __post_init__(self) -> None:
+        if self.rank < 0 or self.groups < 1 or self.hidden < 0:
+            raise ConfigError(
+                f"expected rank >= 0, groups >= 1 and hidden >= 0, got {self.rank}, {self.groups} and {self.hidden}"
+            )
         if not 0 <= self.corner_share <= 1:
             raise ConfigError(f"corner_share is a probability between 0 and 1, got {self.corner_share}")
         for name in ("orthogonality", "rho"):

@@ -44,6 +44,7 @@ def plan(config: RunConfig) -> Plan:
     named = [str(spec.get("objective")) for spec in config.score]
     objectives = list(config.objectives) or list(dict.fromkeys([*splits["train"].objectives, *named]))
     preferences = config.grid(objectives)
+    config.extrapolations(objectives)
     corners = sum(max(preference.weights) == 1 for preference in preferences)
     runs = len(
         objectives

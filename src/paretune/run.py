@@ -54,6 +54,7 @@ def run(config: RunConfig) -> Path:
     splits, scorers = prepare_data(config, lab)
     objectives = splits["train"].objectives
     preferences = config.grid(objectives)
+    config.extrapolations(objectives)  # a wrong one is said before training, not after it
     policies = {name: train(name, config, lab, splits, preferences) for name in config.methods}
     endpoints = _endpoints(config, lab, splits)
     for name, policy in policies.items():
