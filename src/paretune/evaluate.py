@@ -28,7 +28,7 @@ COLLAPSE_DISTINCT = 0.5
 """A response of which fewer than this share of 4-grams are distinct is collapsed."""
 
 TOGETHER = 16
-"""Responses to one prompt in a packed group: each looks at a mask over all of them, so the cost has a square in it."""
+"""Responses to one prompt in a packed group: a group is never cut, so this bounds the largest forward."""
 
 
 @dataclass(frozen=True, eq=False)

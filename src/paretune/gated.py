@@ -155,7 +155,9 @@ class GatedLinear(nn.Module):
         U, V = (self.U, self.V) if gate.span is None else (self.U[:, gate.span], self.V[gate.span])
         z = F.linear(x, V.to(x.dtype))
         z = (z * gate.for_input(x)).to(z.dtype)  # the product in fp32: 0.3 is not a bf16 number
-        return y + F.linear(z, U.to(z.dtype))
+        # In place: nobody else holds y, and a linear layer's backward does not read its output.
+        y.flatten(0, -2).addmm_(z.flatten(0, -2).to(y.dtype), U.t().to(y.dtype))
+        return y
 
     def merged(self, gate: Tensor) -> nn.Linear:
         """Return a plain layer of weight ``W0 + U diag(g) V``, summed in fp32, in the base's dtype."""

@@ -47,6 +47,10 @@ class Sampling:
                 f"expected temperature >= 0 and 0 < top_p <= 1, got {self.temperature} and {self.top_p}"
             )
 
+    def identity(self) -> dict[str, float]:
+        """Return what decides a response: everything but the number of rows that are decoded together."""
+        return {name: value for name, value in vars(self).items() if name != "batch_size"}
+
 
 @dataclass(frozen=True)
 class Response:

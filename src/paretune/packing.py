@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ HEAD_CHUNK = 256
 TokenGroup = tuple[Sequence[int], Sequence[Sequence[int]]]
 """Token ids of one prompt and of each of its responses."""
 
+Layout = tuple[tuple[int, tuple[Tensor, ...]], ...]
+"""See :class:`PackedBatch`."""
+
 
 @dataclass(frozen=True)
 class PackedBatch:
@@ -37,7 +41,8 @@ class PackedBatch:
     Attributes:
         input_ids: int64 ``[1, T]``.
         position_ids: int64 ``[1, T]``, counted within each prompt + response.
-        layout: for each group its first token, and its attention bias ``[n, n]`` (0 or -inf).
+        layout: for each group the tokens of its prompt, and for each response of r tokens its attention bias
+            ``[r, prompt + r]`` (0 or -inf).
         predictors: int64 ``[S]``, the token whose hidden state predicts each target (a response's first token is
             predicted by the last token of its prompt).
         targets: int64 ``[S]``.
@@ -48,7 +53,7 @@ class PackedBatch:
 
     input_ids: Tensor
     position_ids: Tensor
-    layout: tuple[tuple[int, Tensor], ...]
+    layout: Layout
     predictors: Tensor
     targets: Tensor
     responses: Tensor
@@ -66,7 +71,7 @@ def pack(
     """
     ids: list[int] = []
     positions: list[int] = []
-    layout: list[tuple[int, Tensor]] = []
+    layout: list[tuple[int, tuple[Tensor, ...]]] = []
     predictors: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
@@ -90,7 +95,7 @@ def pack(
             ids.extend(response)
             positions.extend(range(len(prompt), len(prompt) + len(response)))
         group_of.extend([number] * (len(ids) - start))
-        layout.append((start, _bias(len(prompt), [len(r) for r in responses], dtype).to(device)))
+        layout.append((len(prompt), tuple(_bias(len(prompt), len(r), dtype).to(device) for r in responses)))
 
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
@@ -107,12 +112,10 @@ def pack(
     )
 
 
-def _bias(prompt: int, responses: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Additive attention bias ``[n, n]`` of one group: causal, and responses blind to each other."""
-    owner = torch.cat([torch.full((length,), index) for index, length in enumerate([prompt, *responses])])
-    sees = (owner[:, None] == owner[None, :]) | (owner[None, :] == 0)
-    causal = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
-    return torch.zeros(len(owner), len(owner), dtype=dtype).masked_fill(~(sees & causal), float("-inf"))
+def _bias(prompt: int, response: int, dtype: torch.dtype) -> Tensor:
+    """Additive attention bias ``[r, prompt + r]`` of a response: its prompt, and itself up to each token."""
+    hidden = torch.ones(response, prompt + response, dtype=torch.bool).triu(prompt + 1)
+    return torch.zeros(response, prompt + response, dtype=dtype).masked_fill(hidden, float("-inf"))
 
 
 def packed_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
@@ -179,31 +182,36 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    packed_layout: tuple[tuple[int, Tensor], ...] | None = None,
+    packed_layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each group of a packed batch; plain SDPA where no layout is given (generation, padded batches)."""
+    """Attention within each group of a packed batch; plain SDPA where no layout is given (generation, padded batches).
+
+    Prompts and responses are attended one by one: no work is done where a mask would hide it. They are cut by ``split``,
+    whose backward is one concatenation; that of a slice is a full tensor of zeros for each.
+    """
     if packed_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     window = kwargs.get("sliding_window")
-    if window is not None and any(bias.shape[0] > window for _, bias in packed_layout):
+    if window is not None and any(b.shape[1] > window for _, biases in packed_layout for b in biases):
         raise ModelError(
             f"a text is longer than the model's sliding window of {window} tokens; set a smaller max_length"
         )
-    query, key, value = query[0], key[0], value[0]
+    attend = partial(
+        F.scaled_dot_product_attention,
+        scale=kwargs.get("scaling"),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    sizes = [n for prompt, biases in packed_layout for n in (prompt, *(bias.shape[0] for bias in biases))]
+    texts = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
     pieces = []
-    for start, bias in packed_layout:
-        part = slice(start, start + bias.shape[0])
-        pieces.append(
-            F.scaled_dot_product_attention(
-                query[None, :, part],
-                key[None, :, part],
-                value[None, :, part],
-                attn_mask=bias,
-                scale=kwargs.get("scaling"),
-                enable_gqa=query.shape[0] != key.shape[0],
-            )
-        )
+    for _, biases in packed_layout:
+        q, prompt_k, prompt_v = next(texts)
+        pieces.append(attend(q, prompt_k, prompt_v, is_causal=True))
+        for bias in biases:
+            q, k, v = next(texts)
+            k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
+            pieces.append(attend(q, k, v, attn_mask=bias))
     return torch.cat(pieces, dim=2).transpose(1, 2), None
 
 

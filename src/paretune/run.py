@@ -149,7 +149,7 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
         replace(dataset, rows=rows).write(folder / "sampled.jsonl.gz")
 
     key = fingerprint(
-        dataset.fingerprint, lab.lm.fingerprint, config.data.sample, vars(config.sampling), config.seed
+        dataset.fingerprint, lab.lm.fingerprint, config.data.sample, config.sampling.identity(), config.seed
     )
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
 
@@ -258,7 +258,7 @@ def measure(
     prompts, ids = [row.prompt for row in held_out], [row.key for row in held_out]
     conditions = fingerprint(
         ids,
-        vars(config.sampling),
+        config.sampling.identity(),
         config.evaluate.samples,
         config.seed,
         [s.fingerprint for s in scorers],
