@@ -15,7 +15,7 @@ import torch
 
 from paretune import loop
 from paretune.adapter import Adapter
-from paretune.errors import TrainingError
+from paretune.errors import ScoreError, TrainingError
 from paretune.lab import Lab
 from paretune.lm import LanguageModel
 from paretune.loop import Training, data_order, learning_rate
@@ -361,11 +361,25 @@ def test_only_pairs_that_will_be_drawn_are_scored(lm: LanguageModel, tmp_path: P
     assert Lab(lm, tmp_path, replace(TRAINING, steps=len(found))).train_table(found).pairs == tuple(found)
 
 
+def test_an_answer_in_the_pairs_of_two_objectives_is_scored_once(lm: LanguageModel, tmp_path: Path) -> None:
+    dataset = make_dataset()
+    lab = Lab(lm, tmp_path, TRAINING)
+    tables = [lab.pair_table(pairs(dataset, objective)) for objective in ("good", "short")]
+    answers = {
+        (prompt, answer)
+        for table in tables
+        for prompt, *both in zip(table.prompts, table.chosen, table.rejected, strict=True)
+        for answer in both
+    }
+    assert lab.scoring_forwards == len(answers) < sum(2 * len(table) for table in tables)
+    alone = Lab(lm, tmp_path / "alone", TRAINING).pair_table(pairs(dataset, "short"))
+    torch.testing.assert_close(tables[1].reference, alone.reference, atol=1e-4, rtol=0)
+
+
 def test_damaged_cache_and_checkpoint_name_the_file(lm: LanguageModel, tmp_path: Path) -> None:
     lab = Lab(lm, tmp_path, TRAINING)
     found = pairs(make_dataset(), "good")
     lab.pair_table(found)
-    (file,) = (tmp_path / "cache").glob("logps-*")
-    file.write_bytes(b"damaged")
-    with pytest.raises(TrainingError, match=r"logps-\w+\.safetensors: cannot read this cache"):
+    (tmp_path / "cache" / "logps.sqlite").write_bytes(b"damaged")
+    with pytest.raises(ScoreError, match=r"logps\.sqlite: the score cache is damaged"):
         lab.pair_table(found)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from paretune.adapter import Adapter
@@ -27,6 +26,7 @@ from paretune.loop import Record, Training, data_order
 from paretune.losses import Link
 from paretune.packing import TokenGroup
 from paretune.pairs import Pair
+from paretune.score_cache import ScoreCache
 from paretune.tables import PairTable, ResponseTable, tokenise, tokenise_responses
 
 
@@ -115,8 +115,8 @@ class Lab:
     def logps(self, table: PairTable, adapter: Adapter | None = None) -> Tensor:
         """Return the log-probabilities fp32 ``[N, 2]`` of chosen and rejected under ``adapter`` (None: the base model).
 
-        Computed once for each distinct response and kept on disk under the fingerprint of texts, model and adapter, so
-        that every preference, method and restart shares them.
+        Computed once for each distinct response and kept on disk under the fingerprint of text, model and adapter, so
+        that every objective, preference, method and restart shares them.
         """
         owners: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
         for prompt, chosen, rejected in zip(table.prompts, table.chosen, table.rejected, strict=True):
@@ -139,27 +139,35 @@ class Lab:
         return beta * (ratios[:, 0] - ratios[:, 1])
 
     def _cached_logps(self, groups: list[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
-        who = adapter.fingerprint if adapter else "base"
-        key = fingerprint(groups, self.lm.fingerprint, str(self.lm.model.dtype), who)
-        file = self.folder / "cache" / f"logps-{key}.safetensors"
-        sizes = [len(responses) for _, responses in groups]
-        if file.is_file():
-            try:
-                return list(load_file(file)["logps"].split(sizes))
-            except Exception as error:
-                raise TrainingError(
-                    f"{file}: cannot read this cache ({error}); delete the file to have it made again"
-                ) from error
-        self.scoring_forwards += sum(sizes)
-        label = "reference log-probabilities" if adapter is None else "margin log-probabilities"
+        who = fingerprint(
+            self.lm.fingerprint, str(self.lm.model.dtype), adapter.fingerprint if adapter else "base"
+        )
+        keys = [
+            [fingerprint(who, prompt, response) for response in responses] for prompt, responses in groups
+        ]
+        cache = ScoreCache(self.folder / "cache" / "logps.sqlite")
+        known = cache.get([key for row in keys for key in row])
+        # Kept when the pass has ended, not before: what is left after a kill would be packed, and so rounded, otherwise.
+        todo = [
+            (prompt, {key: r for key, r in zip(row, responses, strict=True) if key not in known})
+            for (prompt, responses), row in zip(groups, keys, strict=True)
+        ]
+        todo = [(prompt, unknown) for prompt, unknown in todo if unknown]
+        if todo:
+            found = self._score([(prompt, list(unknown.values())) for prompt, unknown in todo], adapter)
+            for (_, unknown), values in zip(todo, found, strict=True):
+                known.update(zip(unknown, values.tolist(), strict=True))
+            cache.put({key: known[key] for _, unknown in todo for key in unknown})
+        return [torch.tensor([known[key] for key in row]) for row in keys]
+
+    def _score(self, groups: list[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
+        self.scoring_forwards += sum(len(responses) for _, responses in groups)
         if adapter is None:
-            values = response_logps(self.lm, groups, description=label)
-        else:
-            with attached(self.lm, adapter) as steering:
-                values = response_logps(self.lm, groups, steering, adapter.gates(), description=label)
-        with atomic_path(file) as temporary:
-            save_file({"logps": torch.cat(values)}, temporary)
-        return values
+            return response_logps(self.lm, groups, description="reference log-probabilities")
+        with attached(self.lm, adapter) as steering:
+            return response_logps(
+                self.lm, groups, steering, adapter.gates(), description="margin log-probabilities"
+            )
 
     def fit(
         self,
