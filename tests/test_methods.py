@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from paretune.config import METHOD_CONFIGS, parse_config
 from paretune.errors import ModelError, PreferenceError, TrainingError
-from paretune.evaluate import evaluate, is_collapsed
+from paretune.evaluate import Evaluation, Point, evaluate, is_collapsed
 from paretune.generate import Sampling, draw, generate
 from paretune.lab import Lab
 from paretune.lm import LanguageModel, load
@@ -301,6 +302,49 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
             for f in (facts, again)
         )
         assert first == second
+
+
+def test_a_run_stopped_while_judging_keeps_what_was_judged(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six points, one a batch, stopped after four: the same command judges the two that lack."""
+    make_dataset(30).select([]).write(tmp_path / "data.jsonl")
+    config = parse_config(
+        {
+            "name": "tiny",
+            "folder": str(tmp_path / "run"),
+            "model": lm.name,
+            "dtype": "float32",
+            "device": "cpu",
+            "data": {"source": str(tmp_path / "data.jsonl")},
+            "score": SCORERS,
+            "methods": {"dpo-soup": {}},
+            "preferences": 5,
+            "train": {"steps": 2, "batch_pairs": 2, "rank": 4},
+            "sampling": {"max_new_tokens": 4, "batch_size": 1},
+        }
+    )
+    judged: list[int] = []
+
+    def points() -> int:
+        return len(list((tmp_path / "run/fronts").glob("*.json")))
+
+    def stopping(*args: Any, known: dict[str, Point], **rest: Any) -> Evaluation:
+        if points() == 4 and not judged:
+            raise KeyboardInterrupt
+        before = len(known)
+        evaluation = evaluate(*args, known=known, **rest)
+        if points() >= 4:
+            judged.append(len(known) - before)
+        return evaluation
+
+    monkeypatch.setattr("paretune.run.evaluate", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert points() == 4
+    judged.append(0)
+    run(config)
+    assert points() == 6 and sum(judged) == 2
 
 
 def test_pairs_of_the_world_conflict() -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,8 @@ def measure(
         str(lab.lm.model.dtype),
     )
     cache = ScoreCache(lab.folder / "cache" / "scores.sqlite")
+    # Preferences that fill one batch are judged together and then kept: a kill loses no more than these.
+    together = max(1, config.sampling.batch_size // (len(prompts) * config.evaluate.samples))
 
     def measured(policy: Policy, asked: Sequence[Preference]) -> Evaluation:
         place = {
@@ -274,20 +277,24 @@ def measure(
         known = {key: Point.from_dict(read_json(file)) for key, file in place.items() if file.is_file()}
         found = set(known)
         start = time.perf_counter()
-        evaluation = evaluate(
+        judged = partial(
+            evaluate,
             policy,
-            asked,
-            prompts,
-            ids,
-            scorers,
-            config.sampling,
-            config.evaluate.samples,
-            config.seed,
-            cache,
-            known,
+            prompts=prompts,
+            prompt_ids=ids,
+            scorers=scorers,
+            sampling=config.sampling,
+            samples=config.evaluate.samples,
+            seed=config.seed,
+            cache=cache,
+            known=known,
         )
-        for key in known.keys() - found:
-            write_json(place[key], known[key].to_dict())
+        for first in range(0, len(asked), together):
+            stored = set(known)
+            judged(asked[first : first + together])
+            for key in known.keys() - stored:
+                write_json(place[key], known[key].to_dict())
+        evaluation = judged(asked)
         lab.stages.append(
             StageRecord(f"front/{policy.name}", time.perf_counter() - start, len(found) == len(place))
         )
