@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from paretune.config import METHOD_CONFIGS, parse_config
+from paretune.config import METHOD_CONFIGS, RunConfig, parse_config
 from paretune.errors import ModelError, PreferenceError, TrainingError
 from paretune.evaluate import Evaluation, Point, evaluate, is_collapsed
 from paretune.generate import Sampling, draw, generate
@@ -251,24 +251,26 @@ def test_evaluation_shares_points_and_knows_the_base(policies: dict[str, Policy]
     assert (base.points[0].logps == base.points[0].base_logps).all()
 
 
+def tiny_run(lm: LanguageModel, folder: Path, settings: dict[str, Any]) -> RunConfig:
+    """Write a data set to ``folder`` and return the configuration of a run on it with the tiny model."""
+    make_dataset(30).select([]).write(folder / "data.jsonl")
+    common = {"name": "tiny", "folder": str(folder / "run"), "model": lm.name, "dtype": "float32"}
+    data = {"source": str(folder / "data.jsonl")}
+    return parse_config({**common, "device": "cpu", "data": data, "score": SCORERS, **settings})
+
+
 def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path) -> None:
     """Data to report on the tiny model; a second run reuses every stage and judges nothing again."""
-    make_dataset(30).select([]).write(tmp_path / "data.jsonl")
-    config = parse_config(
+    config = tiny_run(
+        lm,
+        tmp_path,
         {
-            "name": "tiny",
-            "folder": str(tmp_path / "run"),
-            "model": lm.name,
-            "dtype": "float32",
-            "device": "cpu",
-            "data": {"source": str(tmp_path / "data.jsonl")},
-            "score": SCORERS,
             "methods": {"dpo-soup": {}, "modpo": {}, "panacea": {"rank": 2}, "dpo-lw": {}},
             "preferences": 3,
             "train": {"steps": 4, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
             "sampling": {"max_new_tokens": 6, "batch_size": 16},
             "evaluate": {"preferences": 5, "extrapolations": ["good=1.25,short=-0.25"]},
-        }
+        },
     )
     report = run(config)
     facts = json.loads((tmp_path / "run/front.json").read_text())
@@ -308,21 +310,15 @@ def test_a_run_stopped_while_judging_keeps_what_was_judged(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six points, one a batch, stopped after four: the same command judges the two that lack."""
-    make_dataset(30).select([]).write(tmp_path / "data.jsonl")
-    config = parse_config(
+    config = tiny_run(
+        lm,
+        tmp_path,
         {
-            "name": "tiny",
-            "folder": str(tmp_path / "run"),
-            "model": lm.name,
-            "dtype": "float32",
-            "device": "cpu",
-            "data": {"source": str(tmp_path / "data.jsonl")},
-            "score": SCORERS,
             "methods": {"dpo-soup": {}},
             "preferences": 5,
             "train": {"steps": 2, "batch_pairs": 2, "rank": 4},
             "sampling": {"max_new_tokens": 4, "batch_size": 1},
-        }
+        },
     )
     judged: list[int] = []
 
