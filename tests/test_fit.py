@@ -210,10 +210,10 @@ def killed(at: int, train: Callable[[], object]) -> int:
     if child == 0:
         step = loop._Run.step
 
-        def deadly(self: loop._Run, number: int) -> loop.Record:
+        def deadly(self: loop._Run, number: int, held_out: loop.Record) -> loop.Record:
             if number == at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return step(self, number)
+            return step(self, number, held_out)
 
         loop._Run.step = deadly  # type: ignore[method-assign]
         try:

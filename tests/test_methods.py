@@ -288,6 +288,10 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
     assert beyond == {"dpo-soup": line, "modpo": [], "panacea": line, "dpo-lw": []}, "anchors cannot"
     assert report.read_text().count("extrapolated, in no figure") == 2
     assert "extrapolated" in (tmp_path / "run/README.md").read_text()
+    tokens = {policy["name"]: policy["cost"]["tokens"] for policy in facts["policies"]}
+    history = json.loads((tmp_path / "run/adapters/panacea/history.json").read_text())
+    assert tokens["panacea"] == sum(record["tokens"] for record in history) > 0
+    assert tokens["modpo"] > tokens["dpo-soup"] > 0, "its corners are the soup's adapters, and it has one more"
     assert facts["policies"][2]["steerability"] and "steerability" not in facts["policies"][0]
     point = facts["policies"][0]["points"][0]
     assert {"collapse_rate", "cut_rate", "kl", "base_logp"} <= set(point)

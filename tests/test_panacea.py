@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -429,20 +430,27 @@ def test_a_corner_under_linear_scalarisation_is_dpo_on_that_objective(
         assert record["loss"] == pytest.approx(record[f"loss/{'short' if off == 'good' else 'good'}"])
 
 
+@contextmanager
+def stopped_before(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Interrupt training before optimiser step ``number`` (from 0), as Ctrl-C would."""
+    step = loop._Run.step
+
+    def stopping(self: loop._Run, at: int, held_out: loop.Record) -> loop.Record:
+        if at == number:
+            raise KeyboardInterrupt
+        return step(self, at, held_out)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._Run, "step", stopping)
+        yield
+
+
 def test_killed_training_resumes_to_the_same_weights(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = PanaceaConfig(rank=3, per="row")
     whole = panacea(Lab(lm, tmp_path / "whole", TRAINING), *DATA, config)
-    step = loop._Run.step
-
-    def deadly(self: loop._Run, number: int) -> loop.Record:
-        if number == 5:
-            raise KeyboardInterrupt
-        return step(self, number)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop._Run, "step", deadly)
+    with stopped_before(5, monkeypatch):
         panacea(Lab(lm, tmp_path / "killed", TRAINING), *DATA, config)
     assert len(list((tmp_path / "killed/checkpoints").glob("panacea-*"))) == 1
     resumed = panacea(Lab(lm, tmp_path / "killed", TRAINING), *DATA, config)
@@ -452,15 +460,40 @@ def test_killed_training_resumes_to_the_same_weights(
     )
 
 
+def test_a_learned_objective_rests_while_the_others_go_on(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``stop_below`` takes an objective's pairs out of the forward until its held-out loss is above again."""
+    settings = replace(TRAINING, steps=8, validate_every=2, checkpoint_every=5)
+    config = PanaceaConfig(rank=3, per="row")
+
+    def train(folder: str, stop_below: float | None) -> list[dict[str, float]]:
+        lab = Lab(lm, tmp_path / folder, replace(settings, stop_below=stop_below))
+        panacea(lab, *DATA, config)
+        return history_of(lab)
+
+    whole = train("whole", None)
+    first = {name: whole[1][f"validation_loss/{name}"] for name in OBJECTIVES}
+    easy, hard = sorted(OBJECTIVES, key=first.__getitem__)
+    between = (first[easy] + first[hard]) / 2
+    assert first[easy] < between < first[hard]
+    history = train("rested", between)
+    assert history[:2] == whole[:2], "nothing is known before the first validation"
+    assert history[2][f"loss/{easy}"] == 0 < history[2][f"loss/{hard}"]
+    assert history[2]["tokens"] < whole[2]["tokens"] and history[2] != whole[2]
+    for before, after in zip(history[1::2], history[2::2], strict=False):
+        rests = {name for name in OBJECTIVES if before[f"validation_loss/{name}"] <= between}
+        assert {name for name in OBJECTIVES if after[f"loss/{name}"] == 0} == rests != set(OBJECTIVES)
+    with stopped_before(5, monkeypatch):
+        train("killed", between)
+    assert train("killed", between) == history, "who rests is part of the checkpoint"
+    assert len(train("all learned", max(first.values()))) == 2, "a run ends when all objectives are learned"
+
+
 def test_a_checkpoint_of_another_sampler_is_named(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def deadly(self: loop._Run, number: int) -> loop.Record:
-        raise KeyboardInterrupt if number == 3 else AssertionError
-
-    step = loop._Run.step
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop._Run, "step", lambda self, n: deadly(self, n) if n == 3 else step(self, n))
+    with stopped_before(3, monkeypatch):
         panacea(Lab(lm, tmp_path, TRAINING), *DATA, PanaceaConfig(rank=3))
     panacea(Lab(lm, tmp_path, TRAINING), *DATA, PanaceaConfig(rank=3, draw="grid"))
     assert "checkpoint of a run with other settings" in " ".join(capsys.readouterr().err.split())

@@ -74,7 +74,7 @@ def make_run(names=("modpo", "dpo-soup"), objectives=("concise", "warm"), divisi
             "title": TITLES[name],
             "paper": "arXiv 2310.03708",
             "enters": "weights: one adapter a preference",
-            "cost": {"runs": 3, "seconds": 312.0, "adapters": 3},
+            "cost": {"runs": 3, "seconds": 312.0, "tokens": 41_000, "adapters": 3},
             "points": points,
             "figures": {**figures, **controls},
             "non_dominated": [True] * len(points),

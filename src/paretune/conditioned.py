@@ -16,7 +16,7 @@ from torch import Tensor
 from paretune.adapter import Adapter
 from paretune.errors import ConfigError, TrainingError
 from paretune.lm import LanguageModel
-from paretune.loop import Group, Record, Training, data_order, fit
+from paretune.loop import Group, Record, Training, data_order, fit, learned
 from paretune.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_loss
 from paretune.packing import TokenGroup, pack, packed_logps
 from paretune.preference import sample_simplex, simplex_grid
@@ -245,7 +245,7 @@ class ConditionedTask:
         ]
 
     @contextmanager
-    def batch(self, step: int, micro: int) -> Iterator[tuple[Tensor, Record]]:
+    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Draw preferences, yield the aggregated loss of the next pairs of every objective, and each objective's own."""
         count, M = self.settings.batch_pairs, len(self.train.objectives)
         number = step * self.settings.accumulate + micro
@@ -254,17 +254,17 @@ class ConditionedTask:
         seed = (self.settings.seed, step, micro)
         drawn = draw_preferences(self.conditioning, 1 if one else count, M, seed)
         weights = torch.tensor(drawn, dtype=torch.float32, device=self.lm.device).expand(count, M)
-        # Under linear scalarisation an objective of weight 0 adds nothing, so its pairs are not run.
-        wanted = weights > 0 if self.conditioning.aggregation == "linear" else torch.ones_like(weights).bool()
-        with self._losses(self.train, rows, weights, wanted) as (losses, present):
+        wanted = self._wanted(weights, held_out)
+        with self._losses(self.train, rows, weights, wanted) as (losses, present, tokens):
+            present = present & wanted
             self._require_finite(losses, step, rows)
             means = _masked_mean(losses, present)
             if one:
-                loss = self._aggregate(means, weights[0])
+                loss = self._aggregate(means, weights[0] * present.any(0))
             else:
                 loss = self._aggregate(losses, weights * present).mean()
             loss = loss + self._penalty()
-            record: Record = {}
+            record: Record = {"tokens": tokens}
             for i, objective in enumerate(self.train.objectives):
                 weight = float(weights[:, i].mean())
                 record[f"loss/{objective}"] = float(means[i].detach())
@@ -274,11 +274,23 @@ class ConditionedTask:
                 )
             yield loss, record
 
+    def _wanted(self, weights: Tensor, held_out: Record) -> Tensor:
+        """Return which losses are to be run, ``[n, M]``, under ``weights`` ``[n, M]``.
+
+        Under linear scalarisation an objective of weight 0 adds nothing. One whose held-out loss is down to ``stop_below``
+        rests, unless nothing else was drawn.
+        """
+        linear = self.conditioning.aggregation == "linear"
+        wanted = weights > 0 if linear else torch.ones_like(weights).bool()
+        resting = [learned(f"validation_loss/{o}", held_out, self.settings) for o in self.train.objectives]
+        awake = wanted & ~torch.tensor(resting, device=weights.device)
+        return awake if bool(awake.any()) else wanted
+
     @contextmanager
     def _losses(
         self, data: ObjectiveData, rows: Sequence[Sequence[int]], weights: Tensor, wanted: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the loss of every objective on every row, ``[n, M]``, and which of them exist; one forward in all.
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Yield the loss of every objective on every row, ``[n, M]``, which of them exist, and the tokens of the one forward.
 
         Row j of each objective's table is steered by ``weights[j]``.
         """
@@ -306,7 +318,7 @@ class ConditionedTask:
                 )
                 columns = slice(None) if data.labelled else slice(t, t + 1)
                 losses[js, columns], present[js, columns] = values, exist
-            yield losses, present
+            yield losses, present, batch.input_ids.numel()
 
     def _group(self, table: PairTable | ResponseTable, row: int) -> list[TokenGroup]:
         if isinstance(table, ResponseTable):
@@ -378,22 +390,33 @@ class ConditionedTask:
             )
 
     @torch.no_grad()
-    def validate(self) -> float | None:
-        """Return the mean of w_i L_i over held-out pairs, row j at point j (modulo 5 points a side) of a fixed grid."""
+    def validate(self) -> Record | None:
+        """Return held-out losses at fixed preferences, one a row from a shuffled grid of 5 points a side.
+
+        ``validation_loss`` is the sum over objectives of the mean of w_i L_i, on the scale of the linear training loss;
+        ``validation_loss/NAME`` the mean of L_i weighted by w_i. An objective that has no weight on any row has none.
+        """
         if self.validation is None:
             return None
-        M = len(self.validation.objectives)
-        grid = torch.tensor(simplex_grid(M, 4), dtype=torch.float32, device=self.lm.device)
-        size, total, count = self.settings.batch_pairs, 0.0, 0
+        objectives = self.validation.objectives
+        grid = torch.tensor(simplex_grid(len(objectives), 4), dtype=torch.float32)
+        grid = grid[torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))].to(self.lm.device)
+        sums, weight, count = torch.zeros(3, len(objectives), device=self.lm.device)
+        size = self.settings.batch_pairs
         for start in range(0, max(map(len, self.validation.tables)), size):
             rows = [range(start, min(start + size, len(table))) for table in self.validation.tables]
             width = max(map(len, rows))
             weights = grid[torch.arange(start, start + width, device=grid.device) % len(grid)]
             everywhere = torch.ones_like(weights).bool()
-            with self._losses(self.validation, rows, weights, everywhere) as (losses, present):
-                total += float((weights * losses * present).sum())
-                count += int(present.sum())
-        return total / max(count, 1)
+            with self._losses(self.validation, rows, weights, everywhere) as (losses, present, _):
+                sums += (weights * losses * present).sum(0)
+                weight += (weights * present).sum(0)
+                count += present.sum(0)
+        record = {"validation_loss": float((sums / count.clamp(min=1)).sum())}
+        for i, objective in enumerate(objectives):
+            if weight[i] > 0:
+                record[f"validation_loss/{objective}"] = float(sums[i] / weight[i])
+        return record
 
 
 def _masked_mean(values: Tensor, present: Tensor) -> Tensor:

@@ -270,12 +270,13 @@ def cost(run: Run) -> str:
             number(cost.get("runs"), 0),
             number(cost.get("adapters"), 0),
             duration(cost.get("seconds")),
+            number(cost.get("tokens"), 0),
             duration(policy.get("seconds")),
             number(policy.get("tokens"), 0),
             escape(str(policy.get("enters", ""))),
             escape(str(policy.get("paper", ""))),
         ])  # fmt: skip
-    columns = ["", "training runs", "adapters", "training", "judging", "tokens sampled"]
+    columns = ["", "training runs", "adapters", "training", "tokens trained", "judging", "tokens sampled"]
     columns += ["where the preference enters", "paper"]
     total = duration(sum(stage["seconds"] for stage in stages if not stage["reused"]))
     lead = f"This run computed for {total}"
@@ -288,7 +289,7 @@ def cost(run: Run) -> str:
         if rows
         else ""
     )
-    return section("cost", "Cost", table(columns, costs, range(1, 6)) + listed, lead)
+    return section("cost", "Cost", table(columns, costs, range(1, 7)) + listed, lead)
 
 
 READING = section(

@@ -94,22 +94,22 @@ class PairTask:
         return [Group(dict(self.steering.named_parameters()), weight_decay=self.settings.weight_decay)]
 
     @contextmanager
-    def batch(self, step: int, micro: int) -> Iterator[tuple[Tensor, Record]]:
+    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Yield the mean loss of the next pairs in the order of the data, and their rewards."""
         pairs = self.settings.batch_pairs
         first = (step * self.settings.accumulate + micro) * pairs
         rows = self.order[first : first + pairs]
         with self.steering.at(self.gate):
-            loss, reward = self.losses(self.table, rows)
+            loss, reward, tokens = self.losses(self.table, rows)
             if not bool(loss.isfinite().all()):
                 raise TrainingError(
                     f"{self.name}: the loss is not finite at step {step + 1}, on {self.table.where(rows)}; "
                     "lower train.learning_rate, or look at these rows"
                 )
-            yield loss.mean(), reward_metrics(reward)
+            yield loss.mean(), {**reward_metrics(reward), "tokens": tokens}
 
-    def losses(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the loss ``[B]`` and the rewards beta * log-ratio ``[B, 2]`` of ``rows``, in one forward."""
+    def losses(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
+        """Return the loss ``[B]`` and rewards beta * log-ratio ``[B, 2]`` of ``rows``, and the tokens of the one forward."""
         batch = pack(table.groups(rows), self.lm.device, self.lm.model.dtype)
         logps = packed_logps(self.lm.model, batch).view(-1, 2)
         index = torch.tensor(rows)
@@ -127,10 +127,10 @@ class PairTask:
             reversed_weight=column(table.reversed_weight),
             link=self.link,
         )
-        return loss, self.beta * (logps.detach() - reference)
+        return loss, self.beta * (logps.detach() - reference), batch.input_ids.numel()
 
     @torch.no_grad()
-    def validate(self) -> float | None:
+    def validate(self) -> Record | None:
         """Return the mean loss over the held-out pairs."""
         if self.validation is None:
             return None
@@ -139,7 +139,7 @@ class PairTask:
             rows = range(start, min(len(self.validation), start + self.settings.batch_pairs))
             with self.steering.at(self.gate):
                 losses.append(self.losses(self.validation, rows)[0])
-        return float(torch.cat(losses).mean())
+        return {"validation_loss": float(torch.cat(losses).mean())}
 
 
 def reward_metrics(reward: Tensor) -> Record:

@@ -156,7 +156,7 @@ class GatedLinear(nn.Module):
         z = F.linear(x, V.to(x.dtype))
         z = (z * gate.for_input(x)).to(z.dtype)  # the product in fp32: 0.3 is not a bf16 number
         # In place: nobody else holds y, and a linear layer's backward does not read its output.
-        y.flatten(0, -2).addmm_(z.flatten(0, -2).to(y.dtype), U.t().to(y.dtype))
+        y.view(-1, y.shape[-1]).addmm_(z.flatten(0, -2).to(y.dtype), U.t().to(y.dtype))
         return y
 
     def merged(self, gate: Tensor) -> nn.Linear:

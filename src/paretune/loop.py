@@ -40,8 +40,10 @@ class Training:
         max_tokens: longest prompt + response; longer pairs are dropped and counted.
         validate_every: optimiser steps between validations; 0 means a quarter of ``steps``. The weights of the lowest
             validation loss are kept.
-        stop_below: end the run at the first validation loss at or below this. An easily learned objective (shorter answers)
-            otherwise runs on along its direction long after its pairs are told apart, and the text with it.
+        stop_below: an objective is learned at the first validation loss at or below this, and a run ends when all its
+            objectives are. An easily learned one (shorter answers) otherwise runs on along its direction long after its
+            pairs are told apart, and the text with it. Where one adapter is trained for several objectives, a learned one
+            rests while the others go on, until its validation loss is above again.
         checkpoint_every: optimiser steps between checkpoints, from which a killed run goes on.
         gradient_checkpointing: recompute activations in backward: less memory, about a third more time.
         seed: of the adapter's start and of the data order.
@@ -113,17 +115,27 @@ class Task(Protocol):
     def groups(self) -> list[Group]:
         """Return all trainable parameters, in a fixed order, under names that do not change."""
 
-    def batch(self, step: int, micro: int) -> AbstractContextManager[tuple[Tensor, Record]]:
+    def batch(self, step: int, micro: int, held_out: Record) -> AbstractContextManager[tuple[Tensor, Record]]:
         """Run forward ``micro`` of optimiser step ``step`` (both from 0) and yield its mean loss and its metrics.
 
-        The backward pass runs inside the context. The batch is drawn here, so after the step before it.
+        ``held_out`` is what the last :meth:`validate` returned (nothing before the first). Among the metrics is
+        ``tokens``, those of the forward. The backward pass runs inside the context. The batch is drawn here, so after the
+        step before it.
 
         Raises:
             TrainingError: a loss that is not finite, naming step and rows.
         """
 
-    def validate(self) -> float | None:
-        """Return the mean loss on held-out data, or None where there are none."""
+    def validate(self) -> Record | None:
+        """Return the mean loss on held-out data, or None where there are none.
+
+        Under ``validation_loss``, and where several objectives are trained each one's own under ``validation_loss/NAME``.
+        """
+
+
+def learned(name: str, held_out: Record, settings: Training) -> bool:
+    """Whether the loss ``name`` in ``held_out`` is down to ``settings.stop_below``."""
+    return settings.stop_below is not None and held_out.get(name, math.inf) <= settings.stop_below
 
 
 def fit(
@@ -137,8 +149,8 @@ def fit(
     """Train the task's parameters in place and return one record of metrics an optimiser step.
 
     The weights of the lowest validation loss are kept, or the last ones without validation; ``settings.stop_below`` ends
-    the run early. Killed and started again
-    with the same arguments it goes on from ``checkpoint`` and ends with the same weights.
+    the run early. Killed and started again with the same arguments it goes on from ``checkpoint`` and ends with the same
+    weights.
 
     Args:
         task: parameters and batches.
@@ -156,15 +168,17 @@ def fit(
     every = settings.validate_every or max(1, settings.steps // 4)
     with progress(task.name, settings.steps, state.step) as advance:
         while state.step < settings.steps and not state.learned:
-            record = run.step(state.step)
+            record = run.step(state.step, state.held_out)
             state.step += 1
             last = state.step == settings.steps
             held_out = task.validate() if state.step % every == 0 or last else None
             if held_out is not None:
-                record["validation_loss"] = held_out
-                if held_out < state.best_loss:
-                    state.best_loss, state.best = held_out, run.weights()
-                state.learned = settings.stop_below is not None and held_out <= settings.stop_below
+                record |= held_out
+                state.held_out = held_out
+                if held_out["validation_loss"] < state.best_loss:
+                    state.best_loss, state.best = held_out["validation_loss"], run.weights()
+                losses = [name for name in held_out if "/" in name] or ["validation_loss"]
+                state.learned = all(learned(name, held_out, settings) for name in losses)
             state.history.append(record)
             log(state.step, record)
             if state.step % settings.checkpoint_every == 0 and not (last or state.learned):
@@ -182,6 +196,7 @@ class _State:
         self.step = 0
         self.best_loss = math.inf
         self.learned = False
+        self.held_out: Record = {}
         self.best: dict[str, Tensor] = {}
         self.history: list[Record] = []
 
@@ -201,8 +216,8 @@ class _Run:
             lr=settings.learning_rate,
         )
 
-    def step(self, step: int) -> Record:
-        """Run one optimiser step and return its metrics, each the mean over the step's forwards."""
+    def step(self, step: int, held_out: Record) -> Record:
+        """Run one optimiser step and return its metrics: tokens in all, every other the mean over the step's forwards."""
         rate = learning_rate(step, self.settings)
         for options, group in zip(self.optimizer.param_groups, self.groups, strict=True):
             options["lr"] = rate * group.rate_factor
@@ -210,10 +225,10 @@ class _Run:
         forwards = self.settings.accumulate
         record: Record = {"step": step + 1, "loss": 0.0}
         for micro in range(forwards):
-            with self.task.batch(step, micro) as (loss, metrics):
+            with self.task.batch(step, micro, held_out) as (loss, metrics):
                 self.accelerator.backward(loss / forwards)
             for name, value in {"loss": float(loss.detach()), **metrics}.items():
-                record[name] = record.get(name, 0.0) + value / forwards
+                record[name] = record.get(name, 0.0) + value / (1 if name == "tokens" else forwards)
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm))
         if not math.isfinite(norm):
             raise TrainingError(
@@ -243,7 +258,13 @@ def _save(run: _Run, state: _State, file: Path, key: str) -> None:
     for name, parameter in run.parameters.items():
         for moment in _MOMENTS:
             tensors[f"{moment}/{name}"] = run.optimizer.state[parameter][moment].cpu().clone()
-    facts = {"key": key, "step": state.step, "best_loss": state.best_loss, "history": state.history}
+    facts = {
+        "key": key,
+        "step": state.step,
+        "best_loss": state.best_loss,
+        "held_out": state.held_out,
+        "history": state.history,
+    }
     with atomic_path(file) as temporary:
         save_file(tensors, temporary, metadata={"paretune": json.dumps(facts)})
 
@@ -265,7 +286,8 @@ def _restore(run: _Run, file: Path, key: str) -> _State:
         raise TrainingError(
             f"{file}: this checkpoint is of a run with other settings; delete it to start again"
         )
-    state.step, state.best_loss, state.history = facts["step"], facts["best_loss"], facts["history"]
+    state.step, state.best_loss = facts["step"], facts["best_loss"]
+    state.held_out, state.history = facts["held_out"], facts["history"]
     state.best = {name: tensors[f"best/{name}"] for name in run.parameters if f"best/{name}" in tensors}
     run.load_weights({name: tensors[f"weight/{name}"] for name in run.parameters})
     for name, parameter in run.parameters.items():

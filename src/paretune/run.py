@@ -354,6 +354,7 @@ def _facts(
             "adapters": len(policies[name].adapters),
             "runs": len(trained),
             "seconds": sum(seconds.get(stage, 0.0) for stage in trained),
+            "tokens": sum(_trained_tokens(lab, stage) for stage in trained),
         }
     meanings = {str(spec.get("objective")): _meaning(spec) for spec in config.score}
     return {
@@ -370,6 +371,11 @@ def _facts(
         "scoring_forwards": lab.scoring_forwards,
         "licence": "",
     }
+
+
+def _trained_tokens(lab: Lab, stage: str) -> int:
+    """Return the tokens that went through forward and backward in a stage of training."""
+    return int(sum(record["tokens"] for record in read_json(lab.folder / stage / "history.json")))
 
 
 def _meaning(spec: dict[str, Any]) -> str:
