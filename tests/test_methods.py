@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from paretune.config import METHOD_CONFIGS, RunConfig, parse_config
 from paretune.errors import ModelError, PreferenceError, TrainingError
-from paretune.evaluate import Evaluation, Point, evaluate, is_collapsed
+from paretune.evaluate import Evaluation, Point, evaluate, is_collapsed, judge
 from paretune.generate import Sampling, draw, generate
 from paretune.lab import Lab
 from paretune.lm import LanguageModel, load
@@ -23,7 +24,7 @@ from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.methods.panacea import PanaceaConfig, panacea
 from paretune.pairs import labelled_pairs, pairs
 from paretune.policy import Policy
-from paretune.preference import Preference, preference_grid
+from paretune.preference import Preference, preference_grid, simplex_grid
 from paretune.run import run
 from paretune.score import build
 from test_fit import TRAINING, adapters_equal
@@ -251,6 +252,40 @@ def test_evaluation_shares_points_and_knows_the_base(policies: dict[str, Policy]
     assert (base.points[0].logps == base.points[0].base_logps).all()
 
 
+def measured(name: str, weights: list[list[float]], scores: np.ndarray) -> Evaluation:
+    """Return the evaluation of a policy whose ``scores`` ``[N, P, M]`` are given."""
+    nothing = np.zeros((scores.shape[1], 1))
+    asked = [Preference(OBJECTIVES, tuple(w)) for w in weights]
+    points = [
+        Point(
+            rows[:, None], nothing, nothing, nothing + 9, nothing > 0, nothing > 0, [["a"]] * len(rows), 0.0
+        )
+        for rows in scores
+    ]
+    return Evaluation(name, OBJECTIVES, asked, asked, tuple(map(str, range(scores.shape[1]))), points)
+
+
+def test_a_policy_on_the_coin_toss_is_neither_above_nor_below_it() -> None:
+    """Whatever number of preferences it is measured at: more points of one line have more hypervolume."""
+    corners = np.random.default_rng(0).normal(size=(2, 40, 2)) + np.array([[[1, 4]], [[4, 1]]])
+    ends = measured("endpoints", [[0, 1], [1, 0]], corners)
+    base = measured("base", [[0.5, 0.5]], corners.mean(0, keepdims=True) - 1)
+    policies = {}
+    for name, N in (("coarse", 3), ("fine", 9)):
+        weights = simplex_grid(2, N - 1)
+        policies[name] = measured(name, weights.tolist(), np.einsum("nk,kpm->npm", weights, corners[::-1]))
+    found = judge(policies, base, ends, np.zeros(2))
+    verdicts = {(c.first, c.second): c for c in found.comparisons}
+    for name in policies:
+        against = verdicts[name, "endpoints, coin toss"]
+        assert against.difference.value == pytest.approx(0, abs=1e-9)
+        assert against.verdict == "no difference shown"
+        assert verdicts[name, "base"].verdict == f"{name} above"
+    facts = found.to_dict([])
+    fine = facts["policies"][1]["figures"]["hypervolume"]["value"]
+    assert facts["chord"]["hypervolume"]["value"] == pytest.approx(fine), "shown at the most preferences"
+
+
 def tiny_run(lm: LanguageModel, folder: Path, settings: dict[str, Any]) -> RunConfig:
     """Write a data set to ``folder`` and return the configuration of a run on it with the tiny model."""
     make_dataset(30).select([]).write(folder / "data.jsonl")
@@ -291,7 +326,9 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
     tokens = {policy["name"]: policy["cost"]["tokens"] for policy in facts["policies"]}
     history = json.loads((tmp_path / "run/adapters/panacea/history.json").read_text())
     assert tokens["panacea"] == sum(record["tokens"] for record in history) > 0
-    assert tokens["modpo"] > tokens["dpo-soup"] > 0, "its corners are the soup's adapters, and it has one more"
+    assert tokens["modpo"] > tokens["dpo-soup"] > 0, (
+        "its corners are the soup's adapters, and it has one more"
+    )
     assert facts["policies"][2]["steerability"] and "steerability" not in facts["policies"][0]
     point = facts["policies"][0]["points"][0]
     assert {"collapse_rate", "cut_rate", "kl", "base_logp"} <= set(point)

@@ -251,15 +251,18 @@ class Judgement:
     Attributes:
         evaluations: policy name -> its evaluation; all on the same prompts.
         base: the base model.
-        chord: what tossing a coin between the single-objective policies reaches, N points along the simplex.
+        chord: what tossing a coin between the single-objective policies reaches, many points along the simplex.
+        coin_toss: the same at the preferences of the policy that is measured at the most.
         reference_point: ``[M]``, of every hypervolume here.
-        comparisons: paired tests on hypervolume: each policy against the base model and the chord, and among each other.
+        comparisons: paired tests on hypervolume: each policy against the base model and against the coin toss at its own
+            preferences (more points of one line would have more hypervolume), and the policies among each other.
         extrapolations: policy name -> its evaluation off the simplex, which no figure counts.
     """
 
     evaluations: Mapping[str, Evaluation]
     base: Evaluation
     chord: Front
+    coin_toss: Front
     reference_point: np.ndarray
     comparisons: Sequence[Comparison]
     extrapolations: Mapping[str, Evaluation] = field(default_factory=dict)
@@ -284,7 +287,7 @@ class Judgement:
             ],
             "chord": {
                 "points": points.tolist(),
-                "hypervolume": bootstrap(self.chord, partial(hypervolume, reference=reference)).to_dict(),
+                "hypervolume": bootstrap(self.coin_toss, partial(hypervolume, reference=reference)).to_dict(),
             },
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
         }
@@ -346,7 +349,10 @@ def judge(
     comparisons = []
     fronts = [evaluation.front for evaluation in evaluations.values()]
     for front in fronts:
-        comparisons += [compare(front, base.front, figure), compare(front, line, figure)]
+        tossed = chord(endpoints.front, front.preferences)
+        comparisons += [compare(front, base.front, figure), compare(front, tossed, figure)]
     for i, first in enumerate(fronts):
         comparisons += [compare(first, second, figure) for second in fronts[i + 1 :]]
-    return Judgement(evaluations, base, line, reference_point, comparisons)
+    most = max((front.preferences for front in fronts), key=len, default=endpoints.front.preferences)
+    tossed = chord(endpoints.front, most)
+    return Judgement(evaluations, base, line, tossed, reference_point, comparisons)

@@ -304,7 +304,8 @@ READING = section(
     "<li><b>Interval.</b> Other prompts would give other scores; in brackets is where the number would fall "
     "for 95 of 100 such draws of prompts, and it says nothing about training again with another seed.</li>"
     "<li><b>Coin toss.</b> Tossing a coin for each answer between the single-objective models reaches "
-    "every point on the dashed line for free, so a method earns its keep only above that line.</li>"
+    "every point on the dashed line for free, so a method earns its keep only above that line. More points of one "
+    "line have more hypervolume: each method is tested against the coin toss at its own preferences.</li>"
     "<li><b>No difference shown.</b> The interval of the difference holds zero: these prompts cannot tell "
     "the two apart, more of them might.</li></ul>",
 )
