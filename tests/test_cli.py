@@ -42,6 +42,12 @@ BAD_CONFIGS = [
     ("trian: {steps: 3}", "unknown key trian; did you mean 'train'?"),
     ("train: {step: 3}", "unknown key train.step; did you mean 'steps'?"),
     ("train: {steps: many}", "train: steps: Input should be a valid integer"),
+    ("train: {seed: 3}", "unknown key train.seed; seed is that of the whole run"),
+    (
+        "methods: {panacea: {train: {step: 3}}}",
+        "unknown key methods.panacea.train.step; did you mean 'steps'?",
+    ),
+    ("methods: {panacea: {train: 3}}", "methods.panacea.train: expected settings such as {steps: 50}, got 3"),
     ("train: {steps: 0}", "train.steps must be at least 1, got 0"),
     ("sampling: {temperature: -1}", "expected temperature >= 0"),
     ("methods: {modop: {}}", "unknown method 'modop'; did you mean 'modpo'?"),
@@ -118,12 +124,13 @@ data: {{source: {tmp_path / "data.jsonl"}}}
 score:
   - {{objective: short, rule: length, unit: words, direction: lower}}
   - {{objective: good, rule: sentiment}}
-methods: {{dpo-soup: {{}}, modpo: {{}}, dpo-lw: {{}}}}
+methods: {{dpo-soup: {{}}, modpo: {{}}, dpo-lw: {{}}, panacea: {{train: {{steps: 7}}}}}}
 preferences: 5
 """
     code, out, err = call(monkeypatch, capsys, "run", config_file(tmp_path, text), "--dry-run")
-    # 2 DPO models, 3 inner preferences of MODPO, 5 of DPO-LW.
-    assert code == 0 and "10 training runs" in out, err
+    # 2 DPO models, 3 inner preferences of MODPO, 5 of DPO-LW, 1 Panacea with steps of its own.
+    assert code == 0 and "11 training runs" in out, err
+    assert "3 runs of 100 steps" in out and "1 run of 7 steps" in out
     assert not (tmp_path / "run").exists()
 
 

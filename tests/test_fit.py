@@ -269,6 +269,23 @@ def test_gradient_checkpointing_gives_the_same_adapter(lm: LanguageModel, tmp_pa
     assert adapters_equal(plain, saving) and not lm.model.training
 
 
+def test_one_stage_under_two_settings_keeps_both(lm: LanguageModel, tmp_path: Path) -> None:
+    """Two methods of a run with another beta or training each find theirs again in the next run."""
+    data = make_dataset(), make_dataset(4, seed=9)
+
+    def both(lab: Lab) -> list[Adapter]:
+        soup = dpo(lab, "good", *data, DPOConfig(beta=0.1))
+        with lab.trained_by(replace(TRAINING, steps=4)):
+            margin = dpo(lab, "good", *data, DPOConfig(beta=0.5))
+        return [soup, margin, dpo(lab, "good", *data, DPOConfig(beta=0.1))]
+
+    first, second, third = both(Lab(lm, tmp_path, TRAINING))
+    assert adapters_equal(first, third) and not adapters_equal(first, second)
+    again = Lab(lm, tmp_path, TRAINING)
+    assert all(map(adapters_equal, both(again), (first, second, third)))
+    assert len(again.stages) == 3 and all(stage.reused for stage in again.stages)
+
+
 def test_best_validation_weights_are_kept(lm: LanguageModel, tmp_path: Path) -> None:
     """With an absurd rate the loss explodes after the first validation; the kept weights are not the last ones."""
     lab = Lab(lm, tmp_path, replace(TRAINING, learning_rate=0.5, steps=8, validate_every=1, clip_norm=1e9))

@@ -300,7 +300,12 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
         lm,
         tmp_path,
         {
-            "methods": {"dpo-soup": {}, "modpo": {}, "panacea": {"rank": 2}, "dpo-lw": {}},
+            "methods": {
+                "dpo-soup": {},
+                "modpo": {},
+                "panacea": {"rank": 2, "train": {"steps": 6}},
+                "dpo-lw": {},
+            },
             "preferences": 3,
             "train": {"steps": 4, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
             "sampling": {"max_new_tokens": 6, "batch_size": 16},
@@ -326,6 +331,8 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
     tokens = {policy["name"]: policy["cost"]["tokens"] for policy in facts["policies"]}
     history = json.loads((tmp_path / "run/adapters/panacea/history.json").read_text())
     assert tokens["panacea"] == sum(record["tokens"] for record in history) > 0
+    assert len(history) == 6, "its own setting; the others take 4 steps"
+    assert len(json.loads((tmp_path / "run/adapters/dpo-good/history.json").read_text())) == 4
     assert tokens["modpo"] > tokens["dpo-soup"] > 0, (
         "its corners are the soup's adapters, and it has one more"
     )

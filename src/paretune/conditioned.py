@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -251,10 +252,14 @@ class ConditionedTask:
         number = step * self.settings.accumulate + micro
         rows = [order[number * count : (number + 1) * count] for order in self.orders]
         one = self.conditioning.per == "batch"
-        seed = (self.settings.seed, step, micro)
-        drawn = draw_preferences(self.conditioning, 1 if one else count, M, seed)
-        weights = torch.tensor(drawn, dtype=torch.float32, device=self.lm.device).expand(count, M)
-        wanted = self._wanted(weights, held_out)
+        # Corners of resting objectives alone leave nothing to learn from: another draw.
+        for attempt in itertools.count():
+            seed = (self.settings.seed, step, micro, *([attempt] if attempt else []))
+            drawn = draw_preferences(self.conditioning, 1 if one else count, M, seed)
+            weights = torch.tensor(drawn, dtype=torch.float32, device=self.lm.device).expand(count, M)
+            wanted = self._wanted(weights, held_out)
+            if bool(wanted.any()):
+                break
         with self._losses(self.train, rows, weights, wanted) as (losses, present, tokens):
             present = present & wanted
             self._require_finite(losses, step, rows)
@@ -278,13 +283,12 @@ class ConditionedTask:
         """Return which losses are to be run, ``[n, M]``, under ``weights`` ``[n, M]``.
 
         Under linear scalarisation an objective of weight 0 adds nothing. One whose held-out loss is down to ``stop_below``
-        rests, unless nothing else was drawn.
+        rests.
         """
         linear = self.conditioning.aggregation == "linear"
         wanted = weights > 0 if linear else torch.ones_like(weights).bool()
         resting = [learned(f"validation_loss/{o}", held_out, self.settings) for o in self.train.objectives]
-        awake = wanted & ~torch.tensor(resting, device=weights.device)
-        return awake if bool(awake.any()) else wanted
+        return wanted & ~torch.tensor(resting, device=weights.device)
 
     @contextmanager
     def _losses(

@@ -90,7 +90,7 @@ class RunConfig(_Part):
         seed: of sampling, splits and training.
         data, score, train, sampling, evaluate: the stages; ``score`` lists scorers, see `paretune.score.build`.
         objectives: names in order; by default those of the data, then those of the scorers.
-        methods: method name -> its settings.
+        methods: method name -> its settings, and under ``train`` what differs for it from the ``train`` of the run.
         preferences: number of evenly spaced preferences between two objectives (grid divisions + 1), or a list of
             ``helpful=0.7,harmless=0.3``; what anchors are trained for and fronts are measured at.
         trackers: accelerate's trackers.
@@ -119,7 +119,17 @@ class RunConfig(_Part):
 
     def method(self, name: str) -> MethodConfig:
         """Return the typed settings of one method."""
-        return parse_dataclass(METHOD_CONFIGS[name], self.methods[name], f"methods.{name}")
+        values = {key: value for key, value in self.methods[name].items() if key != "train"}
+        return parse_dataclass(METHOD_CONFIGS[name], values, f"methods.{name}")
+
+    def training(self, name: str | None = None) -> Training:
+        """Return how a method's adapters are trained, with the run's seed; None or no method of the run: by its ``train``."""
+        own = self.methods.get(name or "", {}).get("train", {})
+        where = f"methods.{name}.train"
+        if not isinstance(own, Mapping):
+            raise ConfigError(f"{where}: expected settings such as {{steps: 50}}, got {own!r}")
+        values = {**dataclasses.asdict(self.train), "seed": self.seed, **own}
+        return parse_dataclass(Training, values, where)
 
     def grid(self, objectives: Sequence[str]) -> list[Preference]:
         """Return the preferences of this run over ``objectives``."""
@@ -197,6 +207,8 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
             _check_keys(kind, values[key], f"{key}.")
     for key, settings in (("train", Training), ("sampling", Sampling)):
         if isinstance(values.get(key), dict):
+            if key == "train" and "seed" in values[key]:
+                raise ConfigError("unknown key train.seed; seed is that of the whole run, training included")
             values[key] = parse_dataclass(settings, values[key], key)
     try:
         config = RunConfig.model_validate(values)
@@ -206,6 +218,7 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
         if name not in METHODS:
             raise ConfigError(f"unknown method {name!r}; {suggest(name, METHODS)}")
         config.method(name)
+        config.training(name)
     return config
 
 

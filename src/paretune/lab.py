@@ -69,6 +69,7 @@ class Lab:
     trackers: tuple[str, ...] = ()
     stages: list[StageRecord] = field(default_factory=list)
     scoring_forwards: int = 0
+    _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
@@ -78,6 +79,15 @@ class Lab:
                 f"this run was started as {self.accelerator.num_processes} processes; start it as one, "
                 "adapters are trained one after the other"
             )
+
+    @contextmanager
+    def trained_by(self, training: Training) -> Iterator[None]:
+        """Train by other settings for the length of the context."""
+        outer, self.training = self.training, training
+        try:
+            yield
+        finally:
+            self.training = outer
 
     def pair_table(self, pairs: Sequence[Pair]) -> PairTable:
         """Tokenise pairs and fill in their reference log-probabilities (cached).
@@ -239,10 +249,12 @@ class Lab:
         train: Callable[[TrainingRun], tuple[Adapter, list[Record]]],
     ) -> Adapter:
         """Return the adapter of stage ``name``, trained now unless it is finished under the same inputs and settings."""
-        facts = facts | {"stage": f"adapters/{name}"}
         training = asdict(self.training)
         training.pop("checkpoint_every")
         key = fingerprint(inputs, training, self.lm.fingerprint, str(self.lm.model.dtype))
+        # Two methods of a run may want one stage under different settings: each keeps its own.
+        stage = f"adapters/{name}" + ("" if self._keys.setdefault(name, key) == key else f"-{key}")
+        facts = facts | {"stage": stage}
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
         for other in sorted(checkpoint.parent.glob(f"{name}-*.safetensors")):
             if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :]):
@@ -257,7 +269,7 @@ class Lab:
             adapter.save(folder / "adapter")
             write_json(folder / "history.json", history)
 
-        folder = self.stage(f"adapters/{name}", key, make)
+        folder = self.stage(stage, key, make)
         checkpoint.unlink(missing_ok=True)
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 

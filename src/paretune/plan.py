@@ -46,44 +46,44 @@ def plan(config: RunConfig) -> Plan:
     preferences = config.grid(objectives)
     config.extrapolations(objectives)
     corners = sum(max(preference.weights) == 1 for preference in preferences)
-    runs = len(
-        objectives
-    )  # the single-objective DPO models: the soup, MODPO's margins and the chord share them
+    M, N = len(objectives), len(preferences)
+    # Adapters that are trained, tables of pairs in a step, and why so many. The single-objective models are the soup, MODPO's
+    # margins and the ends of the chord, so they are always trained.
+    work = {
+        "dpo-soup": (M, 1, "one an objective"),
+        "modpo": (N - corners, 1, "one an inner preference"),
+        "panacea": (1, M, f"for all preferences, {M} times the pairs a step"),
+        "dpo-lw": (N, 1, "one a preference"),
+    }
     rows = [("data", ", ".join(f"{size} {name}" for name, size in sizes.items()) + " prompts")]
     rows.append(("score", ", ".join(named) or "labels of the data"))
-    rows.append(("train: dpo", f"{len(objectives)} runs of {config.train.steps} steps, one an objective"))
-    if "modpo" in config.methods:
-        rows.append(("train: modpo", f"{len(preferences) - corners} runs, one an inner preference"))
-        runs += len(preferences) - corners
-    if "panacea" in config.methods:
-        rows.append(
-            ("train: panacea", f"1 run for all preferences, {len(objectives)} times the pairs a step")
-        )
-        runs += 1
-    if "dpo-lw" in config.methods:
-        rows.append(("train: dpo-lw", f"{len(preferences)} runs, one a preference"))
-        runs += len(preferences)
+    runs = pairs = 0
+    for name, (adapters, tables, why) in work.items():
+        if name in config.methods or name == "dpo-soup":
+            training = config.training(name)
+            label = "dpo" if name == "dpo-soup" else name
+            count = f"{adapters} run{'s' * (adapters != 1)} of {training.steps} steps"
+            rows.append((f"train: {label}", f"{count}, {why}"))
+            runs += adapters
+            pairs += adapters * tables * training.steps * training.accumulate * training.batch_pairs
     prompts = min(sizes["test"], config.evaluate.prompts or sizes["test"])
     fine = config.fine_grid(objectives)
     inner = sum(max(preference.weights) < 1 for preference in fine)
     any_preference = [name for name in config.methods if name in ("dpo-soup", "panacea")]
     anchored = len(config.methods) - len(any_preference)
     points = 1 + len(objectives) + anchored * (len(preferences) - corners) + len(any_preference) * inner
-    # Panacea's one run takes every objective's pairs at each step, and its corners are models of its own.
-    passes = runs
     if "panacea" in config.methods:
-        passes, points = passes + len(objectives) - 1, points + len(fine) - inner
+        points += len(fine) - inner  # its corners are models of its own
     answers = points * prompts * config.evaluate.samples
     rows.append(("front", f"{answers} answers: {points} points on {prompts} held-out prompts"))
     words = [len(text.split()) for row in splits["train"].rows for text in row.responses]
     pair = 2 * TOKENS_A_WORD * (sum(words) / max(1, len(words))) + 60
-    trained = passes * config.train.steps * config.train.accumulate * config.train.batch_pairs * pair
     parameters = _parameters(config.model)
     if parameters is None:
         return Plan(tuple(rows), runs, None)
     speed = _flops() * SUSTAINED
     read = answers * config.sampling.max_new_tokens * 0.6
-    seconds = parameters * (trained * FORWARD_BACKWARD + read * 2 * DECODING) / speed
+    seconds = parameters * (pairs * pair * FORWARD_BACKWARD + read * 2 * DECODING) / speed
     return Plan(tuple(rows), runs, seconds)
 
 

@@ -51,12 +51,15 @@ def run(config: RunConfig) -> Path:
     write_text(folder / "config.yaml", _yaml(config))
     write_json(folder / "versions.json", versions())
     lm = load(config.model, config.dtype, config.device)
-    lab = Lab(lm, folder, replace(config.train, seed=config.seed), tuple(config.trackers))
+    lab = Lab(lm, folder, config.training(), tuple(config.trackers))
     splits, scorers = prepare_data(config, lab)
     objectives = splits["train"].objectives
     preferences = config.grid(objectives)
     config.extrapolations(objectives)  # a wrong one is said before training, not after it
-    policies = {name: train(name, config, lab, splits, preferences) for name in config.methods}
+    policies = {}
+    for name in config.methods:
+        with lab.trained_by(config.training(name)):
+            policies[name] = train(name, config, lab, splits, preferences)
     endpoints = _endpoints(config, lab, splits)
     for name, policy in policies.items():
         policy.save(folder / "policies" / name)
@@ -231,9 +234,15 @@ def train(
 
 
 def _endpoints(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Policy:
-    """Return the single-objective DPO policies, between which the chord is drawn (reused where a method trained them)."""
-    beta = next((config.method(name).beta for name in config.methods), DPOConfig.beta)
-    return replace(soup(lab, splits["train"], splits["validation"], DPOConfig(beta=beta)), name="endpoints")
+    """Return the single-objective DPO policies, between which the chord is drawn: those of the soup where there is one."""
+    first = next(iter(config.methods), None)
+    settings = DPOConfig(beta=config.method(first).beta) if first else DPOConfig()
+    if "dpo-soup" in config.methods:
+        settings = config.method("dpo-soup")
+    assert isinstance(settings, DPOConfig)
+    with lab.trained_by(config.training("dpo-soup")):
+        ends = soup(lab, splits["train"], splits["validation"], settings)
+    return replace(ends, name="endpoints")
 
 
 # Fronts
