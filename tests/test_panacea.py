@@ -370,7 +370,7 @@ def test_modpos_loss_holds_the_other_objectives_as_margins(lm: LanguageModel, tm
     )  # sigma and s are folded into the factors
     rows, weights = [range(2), range(2)], torch.tensor([[0.25, 0.75], [0.9, 0.1]])
     task = ConditionedTask("test", lm, steering, gates, data, None, config.beta, config, TRAINING)
-    with torch.no_grad(), task._losses(data, rows, weights, torch.ones(2, 2).bool()) as (losses, present):
+    with torch.no_grad(), task._losses(data, rows, weights, torch.ones(2, 2).bool()) as (losses, present, _):
         assert bool(present.all())
     steering.detach()
     asked = [Preference(OBJECTIVES, tuple(row)) for row in weights.tolist()]
