@@ -235,11 +235,10 @@ def train(
 
 def _endpoints(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Policy:
     """Return the single-objective DPO policies, between which the chord is drawn: those of the soup where there is one."""
-    first = next(iter(config.methods), None)
-    settings = DPOConfig(beta=config.method(first).beta) if first else DPOConfig()
-    if "dpo-soup" in config.methods:
-        settings = config.method("dpo-soup")
-    assert isinstance(settings, DPOConfig)
+    first = "dpo-soup" if "dpo-soup" in config.methods else next(iter(config.methods), None)
+    settings = config.method(first) if first else DPOConfig()
+    if not isinstance(settings, DPOConfig):
+        settings = DPOConfig(beta=settings.beta)
     with lab.trained_by(config.training("dpo-soup")):
         ends = soup(lab, splits["train"], splits["validation"], settings)
     return replace(ends, name="endpoints")
