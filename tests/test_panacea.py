@@ -490,6 +490,30 @@ def test_a_learned_objective_rests_while_the_others_go_on(
     assert len(train("all learned", max(first.values()))) == 2, "a run ends when all objectives are learned"
 
 
+def test_no_step_is_drawn_for_resting_objectives_alone(lm: LanguageModel, tmp_path: Path) -> None:
+    """With corners only and one preference a step, a corner of a resting objective would leave nothing to run."""
+    settings = replace(TRAINING, steps=8, validate_every=2)
+    config = PanaceaConfig(rank=3, draw="corners", corner_share=1.0)
+
+    def train(folder: str, stop_below: float | None) -> list[dict[str, float]]:
+        lab = Lab(lm, tmp_path / folder, replace(settings, stop_below=stop_below))
+        panacea(lab, *DATA, config)
+        return history_of(lab)
+
+    whole = train("whole", None)
+    first = {name: whole[1][f"validation_loss/{name}"] for name in OBJECTIVES}
+    between = sum(first.values()) / 2
+    history = train("rested", between)
+    again = 0
+    for number, record in enumerate(history[2:], start=2):
+        known = history[number // 2 * 2 - 1]
+        resting = {name for name in OBJECTIVES if known[f"validation_loss/{name}"] <= between}
+        assert {name for name in OBJECTIVES if record[f"loss/{name}"] > 0}.isdisjoint(resting)
+        assert record["loss"] > 0
+        again += any(whole[number][f"weight/{name}"] == 1 for name in resting)
+    assert again, "some step was drawn again"
+
+
 def test_a_checkpoint_of_another_sampler_is_named(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
