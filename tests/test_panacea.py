@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from paretune.conditioned import ConditionedTask, Conditioning, draw_preferences
 from paretune.errors import ConfigError, ModelError, TrainingError
 from paretune.lab import Lab
 from paretune.lm import LanguageModel, load
+from paretune.loop import Training
 from paretune.losses import log_ratio_gap, pair_loss
 from paretune.methods.panacea import PanaceaConfig, objective_data, panacea, with_margins
 from paretune.policy import Policy
@@ -460,6 +462,20 @@ def test_killed_training_resumes_to_the_same_weights(
     )
 
 
+def history_with(
+    lm: LanguageModel,
+    folder: Path,
+    settings: Training,
+    config: PanaceaConfig,
+    name: str,
+    stop_below: float | None,
+) -> list[dict[str, float]]:
+    """Train in the folder ``name`` with that ``stop_below`` and return the history."""
+    lab = Lab(lm, folder / name, replace(settings, stop_below=stop_below))
+    panacea(lab, *DATA, config)
+    return history_of(lab)
+
+
 def test_a_learned_objective_rests_while_the_others_go_on(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,11 +483,7 @@ def test_a_learned_objective_rests_while_the_others_go_on(
     settings = replace(TRAINING, steps=8, validate_every=2, checkpoint_every=5)
     config = PanaceaConfig(rank=3, per="row")
 
-    def train(folder: str, stop_below: float | None) -> list[dict[str, float]]:
-        lab = Lab(lm, tmp_path / folder, replace(settings, stop_below=stop_below))
-        panacea(lab, *DATA, config)
-        return history_of(lab)
-
+    train = partial(history_with, lm, tmp_path, settings, config)
     whole = train("whole", None)
     first = {name: whole[1][f"validation_loss/{name}"] for name in OBJECTIVES}
     easy, hard = sorted(OBJECTIVES, key=first.__getitem__)
@@ -495,11 +507,7 @@ def test_no_step_is_drawn_for_resting_objectives_alone(lm: LanguageModel, tmp_pa
     settings = replace(TRAINING, steps=8, validate_every=2)
     config = PanaceaConfig(rank=3, draw="corners", corner_share=1.0)
 
-    def train(folder: str, stop_below: float | None) -> list[dict[str, float]]:
-        lab = Lab(lm, tmp_path / folder, replace(settings, stop_below=stop_below))
-        panacea(lab, *DATA, config)
-        return history_of(lab)
-
+    train = partial(history_with, lm, tmp_path, settings, config)
     whole = train("whole", None)
     first = {name: whole[1][f"validation_loss/{name}"] for name in OBJECTIVES}
     between = sum(first.values()) / 2
