@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from paretune.collapse import is_collapsed
 from paretune.config import METHOD_CONFIGS, RunConfig, parse_config
 from paretune.errors import ModelError, PreferenceError, TrainingError
-from paretune.evaluate import Evaluation, Point, evaluate, is_collapsed, judge
+from paretune.evaluate import Evaluation, Point, evaluate, judge
 from paretune.generate import Sampling, draw, generate
 from paretune.lab import Lab
 from paretune.lm import LanguageModel, load

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from paretune.collapse import is_collapsed
 from paretune.errors import DataError
 from paretune.figures import hypervolume, knee, mixture_hypervolume
 from paretune.front import Comparison, Front, Interval, bootstrap, chord, compare, mean_intervals
@@ -21,11 +22,6 @@ from paretune.preference import Preference, simplex_grid
 from paretune.rows import Prompt
 from paretune.score import Scorer, score_texts
 from paretune.score_cache import ScoreCache
-
-COLLAPSE_TOKENS = 5
-"""A response of fewer tokens is collapsed."""
-COLLAPSE_DISTINCT = 0.5
-"""A response of which fewer than this share of 4-grams are distinct is collapsed."""
 
 TOGETHER = 16
 """Responses to one prompt in a packed group: a group is never cut, so this bounds the largest forward."""
@@ -39,7 +35,7 @@ class Point:
         scores: ``[P, S, M]`` raw scores, higher is better.
         logps, base_logps: ``[P, S]`` log-probability of each response under the policy and the base model, in nats.
         lengths: ``[P, S]`` tokens, end of turn included.
-        truncated, collapsed: ``[P, S]`` cut by the token limit; degenerated (see :func:`is_collapsed`).
+        truncated, collapsed: ``[P, S]`` cut by the token limit; degenerated (see :func:`paretune.collapse.is_collapsed`).
         responses: text of each sample, ``[P][S]``.
         seconds: share of the time taken to sample and score.
     """
@@ -107,14 +103,6 @@ class Evaluation:
             self.prompts,
             any(preference.extrapolated for preference in self.preferences),
         )
-
-
-def is_collapsed(tokens: Sequence[int]) -> bool:
-    """Tell whether a response has degenerated: fewer than 5 tokens, or distinct 4-grams below half of all 4-grams."""
-    if len(tokens) < COLLAPSE_TOKENS:
-        return True
-    grams = [tuple(tokens[i : i + 4]) for i in range(len(tokens) - 3)]
-    return len(set(grams)) < COLLAPSE_DISTINCT * len(grams)
 
 
 def evaluate(

@@ -14,8 +14,8 @@ from torch import Tensor
 from paretune.adapter import Adapter
 from paretune.errors import TrainingError
 from paretune.lm import LanguageModel
-from paretune.loop import Group, Record, Training, data_order, fit
-from paretune.losses import Link, log_ratio_gap, pair_loss
+from paretune.loop import Group, Record, Training, attach, data_order, fit
+from paretune.losses import Link, log_ratio_gap, nll_loss, pair_loss
 from paretune.packing import pack, packed_logps
 from paretune.steering import Steering, trained
 from paretune.tables import PairTable
@@ -33,12 +33,15 @@ def fit_pairs(
     name: str,
     key: str,
     link: Link = "sigmoid",
+    nll: float = 0.0,
+    start: Adapter | None = None,
     info: dict[str, Any] | None = None,
     log: Callable[[int, Record], None] = lambda step, record: None,
 ) -> tuple[Adapter, list[Record]]:
-    """Train a fresh adapter on stamped pairs and return it with one record of metrics an optimiser step.
+    """Train an adapter on stamped pairs and return it with one record of metrics an optimiser step.
 
-    The loss is :func:`paretune.losses.pair_loss` with the table's columns. The run is decided by its arguments: killed
+    The loss is :func:`paretune.losses.pair_loss` with the table's columns, and ``nll`` times the negative log-likelihood a
+    token of chosen. The run is decided by its arguments: killed
     and started again with the same ones it goes on from ``checkpoint`` and ends with the same weights.
 
     Args:
@@ -52,6 +55,8 @@ def fit_pairs(
         name: of the run, for messages and progress.
         key: identifies the arguments; a checkpoint of another key is refused.
         link: ``sigmoid`` or ``hinge``.
+        nll: weight of imitating chosen, per mean nat a token.
+        start: adapter to go on from; None starts at the base model.
         info: facts stored with the adapter.
         log: called with each step's record.
 
@@ -61,11 +66,11 @@ def fit_pairs(
     for part in (table, validation):
         if part is not None:
             part.require_reference(name)
-    steering = Steering.attach(lm.model, settings.targets, settings.rank, lm.fingerprint, settings.seed)
+    steering, scale = attach(lm, settings, start)
     with trained(steering, settings.gradient_checkpointing):
-        task = PairTask(name, lm, steering, table, validation, beta, link, settings)
+        task = PairTask(name, lm, steering, scale, table, validation, beta, link, nll, settings)
         history = fit(task, settings, accelerator, checkpoint, key, log)
-        return steering.adapter(settings.alpha / settings.rank, info), history
+        return steering.adapter(scale, info), history
 
 
 class PairTask:
@@ -76,16 +81,18 @@ class PairTask:
         name: str,
         lm: LanguageModel,
         steering: Steering,
+        scale: float,
         table: PairTable,
         validation: PairTable | None,
         beta: float,
         link: Link,
+        nll: float,
         settings: Training,
     ) -> None:
         self.name, self.lm, self.steering = name, lm, steering
         self.table, self.validation = table, validation
-        self.beta, self.link, self.settings = beta, link, settings
-        self.gate = torch.full((settings.rank,), settings.alpha / settings.rank)
+        self.beta, self.link, self.nll, self.settings = beta, link, nll, settings
+        self.gate = torch.full((steering.rank,), scale)
         draws = settings.steps * settings.accumulate * settings.batch_pairs
         self.order = data_order(len(table), draws, settings.seed)
 
@@ -127,6 +134,8 @@ class PairTask:
             reversed_weight=column(table.reversed_weight),
             link=self.link,
         )
+        if self.nll:
+            loss = loss + self.nll * nll_loss(logps[:, 0], batch.lengths.view(-1, 2)[:, 0])
         return loss, self.beta * (logps.detach() - reference), batch.input_ids.numel()
 
     @torch.no_grad()

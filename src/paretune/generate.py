@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from paretune.adapter import Adapter
 from paretune.errors import ConfigError
 from paretune.kv_cache import growing_cache
 from paretune.lm import LanguageModel
+from paretune.mixture import Mixture, mix
 from paretune.packing import TokenGroup, pack, packed_logps
 from paretune.progress import progress
 from paretune.steering import Steering
@@ -61,12 +62,14 @@ class Response:
         tokens: end of turn included unless the response was cut.
         truncated: cut by ``max_new_tokens``.
         logp: log-probability of the tokens under the policy that drew them, at temperature 1 and without top-p, in nats.
+        normalisers: where policies were mixed (:mod:`paretune.mixture`), log Z of each token: 0 where they agree.
     """
 
     text: str
     tokens: tuple[int, ...]
     truncated: bool
     logp: float
+    normalisers: tuple[float, ...] = ()
 
 
 def generate(
@@ -77,6 +80,7 @@ def generate(
     steering: Steering | None = None,
     gates: Tensor | None = None,
     description: str = "sampling",
+    mixture: Mixture | None = None,
 ) -> list[Response]:
     """Sample one response for every row.
 
@@ -88,6 +92,8 @@ def generate(
         steering: adapters attached to the model, or None for a bare model.
         gates: ``[B, R]``, one gate vector a row; None samples from the base model.
         description: shown by the progress bar.
+        mixture: of copies of each row, whose gates are ``[B, 1 + M, R]`` then; all copies of a row take one token, drawn
+            from their mixture.
     """
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     responses: dict[int, Response] = {}
@@ -101,9 +107,13 @@ def generate(
                 [seeds[row] for row in rows],
                 steering,
                 None if gates is None else gates[rows],
+                None if mixture is None else mixture[rows],
             )
-            for row, (ids, logp) in zip(rows, decoded, strict=True):
-                responses[row] = Response(lm.decode(ids), tuple(ids), ids[-1] not in lm.stops, logp)
+            for row, drawn in zip(rows, decoded, strict=True):
+                ids, normalisers = tuple(drawn.tokens), tuple(drawn.normalisers)
+                responses[row] = Response(
+                    lm.decode(drawn.tokens), ids, ids[-1] not in lm.stops, drawn.logp, normalisers
+                )
             advance(len(rows))
     return [responses[row] for row in range(len(prompts))]
 
@@ -118,6 +128,15 @@ def attached(lm: LanguageModel, adapter: Adapter) -> Iterator[Steering]:
         steering.detach()
 
 
+@dataclass
+class _Drawn:
+    """What one row has drawn so far; see :class:`Response`."""
+
+    tokens: list[int] = field(default_factory=list)
+    logp: float = 0.0
+    normalisers: list[float] = field(default_factory=list)
+
+
 @torch.no_grad()
 def _decode(
     lm: LanguageModel,
@@ -126,23 +145,33 @@ def _decode(
     seeds: Sequence[int],
     steering: Steering | None,
     gates: Tensor | None,
-) -> list[tuple[list[int], float]]:
+    mixture: Mixture | None,
+) -> list[_Drawn]:
     """Decode one left-padded batch; finished rows leave it as soon as a quarter of it is idle.
 
-    Returns the tokens of each row and their log-probability, see :class:`Response`.
+    A row stands in the batch once, or where it is a mixture once for each copy that takes part: ``owners`` and ``kinds`` say
+    which row and which copy.
     """
+    rows = range(len(prompts))
+    owners, kinds = torch.arange(len(prompts)), torch.zeros(len(prompts), dtype=torch.long)
+    if mixture is not None:
+        assert gates is not None
+        owners, kinds = mixture.copies.nonzero(as_tuple=True)
+        gates = gates[owners, kinds]
+    owners, kinds = owners.to(lm.device), kinds.to(lm.device)
     width = max(len(prompt) for prompt in prompts)
     pad = lm.turn_end
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=lm.device)
     mask = torch.tensor(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=lm.device
     )
+    ids, mask = ids[owners], mask[owners]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     noise = torch.stack([_uniforms(seed, sampling.max_new_tokens) for seed in seeds]).to(lm.device)
     alive = torch.arange(len(prompts), device=lm.device)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=lm.device)
     stops = torch.tensor(sorted(lm.stops), device=lm.device)
-    outputs: list[list[int]] = [[] for _ in prompts]
+    outputs = [_Drawn() for _ in rows]
     totals = torch.zeros(len(prompts), dtype=torch.float64, device=lm.device)
     cache = growing_cache(lm.model.config)
     for step in range(sampling.max_new_tokens):
@@ -160,30 +189,37 @@ def _decode(
                 .logits[:, -1]
                 .float()
             )
+        conflicts: list[float] = []
+        if mixture is not None:
+            logits, normalisers = mix(logits, owners, kinds, mixture)
+            conflicts = normalisers.tolist()
         tokens = draw(logits, noise[alive, step], sampling.temperature, sampling.top_p)
         logps = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
         totals[alive] += torch.where(done, 0.0, logps.double())
-        for row, token, over in zip(alive.tolist(), tokens.tolist(), done.tolist(), strict=True):
+        chosen = tokens.tolist()
+        for place, (row, over) in enumerate(zip(alive.tolist(), done.tolist(), strict=True)):
             if not over:
-                outputs[row].append(token)
+                outputs[row].tokens.append(chosen[place])
+                outputs[row].normalisers += conflicts[place : place + 1]
         done = done | torch.isin(tokens, stops)
         if bool(done.all()):
             break
         positions = positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        ids = tokens[:, None]
+        ids = tokens[owners, None]
         if int(done.sum()) * 4 >= len(done):
-            keep = (~done).nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            alive, done, ids, mask, positions = (
-                alive[keep],
-                done[keep],
-                ids[keep],
-                mask[keep],
-                positions[keep],
-            )
-            gates = None if gates is None else gates[keep.to(gates.device)]
-    return list(zip(outputs, totals.tolist(), strict=True))
+            keep = ~done
+            copies = keep[owners].nonzero()[:, 0]
+            cache.batch_select_indices(copies)
+            # Rows are numbered anew by how many are kept before them.
+            owners, kinds = (keep.cumsum(0) - 1)[owners[copies]], kinds[copies]
+            ids, mask, positions = ids[copies], mask[copies], positions[copies]
+            gates = None if gates is None else gates[copies.to(gates.device)]
+            mixture = None if mixture is None else mixture[keep.nonzero()[:, 0].cpu()]
+            alive, done = alive[keep], done[keep]
+    for drawn, total in zip(outputs, totals.tolist(), strict=True):
+        drawn.logp = total
+    return outputs
 
 
 def _gated(steering: Steering | None, gates: Tensor | None) -> AbstractContextManager[None]:

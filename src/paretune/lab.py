@@ -17,6 +17,7 @@ from torch import Tensor
 from paretune.adapter import Adapter
 from paretune.conditioned import Conditioning, ObjectiveData, fit_conditioned
 from paretune.dataset import ScoredDataset
+from paretune.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
 from paretune.errors import ConfigError, TrainingError
 from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.fit import fit_pairs
@@ -120,7 +121,7 @@ class Lab:
         """
         table = tokenise_responses(self.lm, dataset, self.training.max_tokens)
         groups: list[TokenGroup] = [(p, [r]) for p, r in zip(table.prompts, table.responses, strict=True)]
-        return replace(table, reference=torch.cat(self._cached_logps(groups, None)))
+        return replace(table, reference=torch.cat(self.response_logps(groups, None)))
 
     def logps(self, table: PairTable, adapter: Adapter | None = None) -> Tensor:
         """Return the log-probabilities fp32 ``[N, 2]`` of chosen and rejected under ``adapter`` (None: the base model).
@@ -134,7 +135,7 @@ class Lab:
             responses.setdefault(chosen, len(responses))
             responses.setdefault(rejected, len(responses))
         groups: list[TokenGroup] = [(prompt, list(responses)) for prompt, responses in owners.items()]
-        values = self._cached_logps(groups, adapter)
+        values = self.response_logps(groups, adapter)
         at = dict(zip(owners, values, strict=True))
         return torch.stack(
             [
@@ -148,7 +149,11 @@ class Lab:
         ratios = self.logps(table, adapter) - table.reference
         return beta * (ratios[:, 0] - ratios[:, 1])
 
-    def _cached_logps(self, groups: list[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
+    def response_logps(self, groups: Sequence[TokenGroup], adapter: Adapter | None = None) -> list[Tensor]:
+        """Return for each group the log-probabilities of its responses (fp32, in nats, summed over tokens), kept on disk.
+
+        ``adapter`` None is the base model. A response that stands in several groups of one prompt is read once.
+        """
         who = fingerprint(
             self.lm.fingerprint, str(self.lm.model.dtype), adapter.fingerprint if adapter else "base"
         )
@@ -187,6 +192,9 @@ class Lab:
         beta: float,
         link: Link = "sigmoid",
         info: dict[str, Any] | None = None,
+        *,
+        start: Adapter | None = None,
+        nll: float = 0.0,
     ) -> Adapter:
         """Train an adapter on a stamped table, or return the finished one of an earlier run with the same inputs.
 
@@ -197,13 +205,26 @@ class Lab:
             beta: strength of the KL penalty, > 0.
             link: ``sigmoid`` or ``hinge``.
             info: facts stored with the adapter.
+            start: adapter to go on from; None starts at the base model.
+            nll: weight of imitating chosen, per mean nat a token.
         """
         facts = dict(info or {}) | {"beta": beta, "link": link, "pairs": len(table)}
-        inputs = [_table_fingerprint(table), _table_fingerprint(validation), beta, link]
+        inputs: list[Any] = [_table_fingerprint(table), _table_fingerprint(validation), beta, link]
+        if start is not None or nll:
+            inputs += [start.fingerprint if start else "", nll]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_pairs(
-                self.lm, table, validation, beta, self.training, self.accelerator, link=link, **vars(run)
+                self.lm,
+                table,
+                validation,
+                beta,
+                self.training,
+                self.accelerator,
+                link=link,
+                nll=nll,
+                start=start,
+                **vars(run),
             )
 
         return self._trained(name, inputs, facts, train)
@@ -237,6 +258,47 @@ class Lab:
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_conditioned(
                 self.lm, data, validation, beta, conditioning, self.training, self.accelerator, **vars(run)
+            )
+
+        return self._trained(name, inputs, facts, train)
+
+    def fit_demonstrations(
+        self,
+        name: str,
+        items: Sequence[Demonstration],
+        held_out: Sequence[Demonstration] = (),
+        start: Adapter | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> Adapter:
+        """Train an adapter to imitate ``items``, or return the finished one of an earlier run with the same inputs.
+
+        Args:
+            name: of the stage and its folder under ``adapters/``.
+            items: responses to imitate.
+            held_out: responses that choose the best weights; without them the last weights are kept.
+            start: adapter to go on from; None starts at the base model.
+            info: facts stored with the adapter.
+
+        Raises:
+            TrainingError: no response is short enough.
+        """
+        table, dropped = tokenise_demonstrations(self.lm, items, self.training.max_tokens)
+        if dropped:
+            self.say(
+                f"{name}: {dropped} of {len(items)} responses are longer than max_tokens={self.training.max_tokens} with their "
+                "prompt and were left out"
+            )
+        kept = tokenise_demonstrations(self.lm, held_out, self.training.max_tokens)[0] if held_out else None
+        facts = dict(info or {}) | {"responses": len(table)}
+        inputs = [
+            "demonstrations",
+            [[part.prompts, part.responses] if part else [] for part in (table, kept)],
+            start.fingerprint if start else "",
+        ]
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_demonstrations(
+                self.lm, table, kept, self.training, self.accelerator, start=start, **vars(run)
             )
 
         return self._trained(name, inputs, facts, train)

@@ -16,9 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from paretune.adapter import Adapter
 from paretune.errors import ConfigError, TrainingError
 from paretune.files import atomic_path
+from paretune.lm import LanguageModel
 from paretune.progress import progress
+from paretune.steering import Steering
 
 Record = dict[str, float]
 
@@ -96,6 +99,15 @@ def data_order(count: int, draws: int, seed: int) -> list[int]:
     while len(order) < draws:
         order.extend(torch.randperm(count, generator=generator).tolist())
     return order[:draws]
+
+
+def attach(lm: LanguageModel, settings: Training, start: Adapter | None = None) -> tuple[Steering, float]:
+    """Attach a fresh trainable adapter, or a trainable copy of ``start``; return it with the scale of its update."""
+    if start is None:
+        steering = Steering.attach(lm.model, settings.targets, settings.rank, lm.fingerprint, settings.seed)
+        return steering, settings.alpha / settings.rank
+    (scale,) = start.scales
+    return Steering.attach_adapter(lm.model, start, trainable=True, base=lm.fingerprint), scale
 
 
 @dataclass(frozen=True)
