@@ -46,6 +46,7 @@ lint: install
 bench: install
 	$(BIN)/python benchmarks/step.py $(ARGS)
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/mod.py
 	$(BIN)/python benchmarks/allocator.py
 
 clean:

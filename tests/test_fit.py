@@ -20,7 +20,6 @@ from paretune.lab import Lab
 from paretune.lm import LanguageModel
 from paretune.loop import Training, data_order, learning_rate
 from paretune.losses import log_ratio_gap, pair_loss
-from paretune.methods.dpo import DPOConfig, dpo
 from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.packing import pack, packed_logps
 from paretune.pairs import pairs
@@ -186,7 +185,7 @@ def test_a_sweep_scores_frozen_models_once(lm: LanguageModel, tmp_path: Path, ca
 
 def test_training_leaves_the_base_model_as_it_was(lm: LanguageModel, tmp_path: Path) -> None:
     before = {name: x.clone() for name, x in lm.model.state_dict().items()}
-    adapter = dpo(Lab(lm, tmp_path, TRAINING), "good", make_dataset(), make_dataset(4, seed=9), DPOConfig())
+    adapter = Lab(lm, tmp_path, TRAINING).dpo("good", make_dataset(), make_dataset(4, seed=9), 0.1)
     after = lm.model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert not any(parameter.requires_grad for parameter in lm.model.parameters())
@@ -225,8 +224,8 @@ def killed(at: int, train: Callable[[], object]) -> int:
 
 def test_killed_run_resumes_to_the_same_weights(lm: LanguageModel, tmp_path: Path) -> None:
     data = make_dataset(), make_dataset(4, seed=9)
-    whole = dpo(Lab(lm, tmp_path / "whole", TRAINING), "good", *data, DPOConfig())
-    status = killed(5, lambda: dpo(Lab(lm, tmp_path / "killed", TRAINING), "good", *data, DPOConfig()))
+    whole = Lab(lm, tmp_path / "whole", TRAINING).dpo("good", *data, 0.1)
+    status = killed(5, lambda: Lab(lm, tmp_path / "killed", TRAINING).dpo("good", *data, 0.1))
     assert status == -signal.SIGKILL
     assert not (tmp_path / "killed/adapters/dpo-good").exists()
     checkpoints = (
@@ -236,7 +235,7 @@ def test_killed_run_resumes_to_the_same_weights(lm: LanguageModel, tmp_path: Pat
     )
     assert len(checkpoints) == 1
     lab = Lab(lm, tmp_path / "killed", TRAINING)
-    resumed = dpo(lab, "good", *data, DPOConfig())
+    resumed = lab.dpo("good", *data, 0.1)
     assert adapters_equal(whole, resumed)
     histories = [
         json.loads((tmp_path / name / "adapters/dpo-good/history.json").read_text())
@@ -245,16 +244,14 @@ def test_killed_run_resumes_to_the_same_weights(lm: LanguageModel, tmp_path: Pat
     assert histories[0] == histories[1]
     assert not list((tmp_path / "killed/checkpoints").glob("*"))
     finished = Lab(lm, tmp_path / "killed", TRAINING)
-    assert adapters_equal(whole, dpo(finished, "good", *data, DPOConfig())) and finished.stages[0].reused
+    assert adapters_equal(whole, finished.dpo("good", *data, 0.1)) and finished.stages[0].reused
 
 
 def test_accumulation_equals_the_large_batch(lm: LanguageModel, tmp_path: Path) -> None:
     data = make_dataset(), make_dataset(4, seed=9)
     settings = replace(TRAINING, batch_pairs=4)
-    large = dpo(Lab(lm, tmp_path / "a", settings), "good", *data, DPOConfig())
-    small = dpo(
-        Lab(lm, tmp_path / "b", replace(settings, batch_pairs=1, accumulate=4)), "good", *data, DPOConfig()
-    )
+    large = Lab(lm, tmp_path / "a", settings).dpo("good", *data, 0.1)
+    small = Lab(lm, tmp_path / "b", replace(settings, batch_pairs=1, accumulate=4)).dpo("good", *data, 0.1)
     for path in large.factors:
         for x, y in zip(large.factors[path], small.factors[path], strict=True):
             torch.testing.assert_close(x, y, atol=2e-4, rtol=1e-3)
@@ -262,10 +259,8 @@ def test_accumulation_equals_the_large_batch(lm: LanguageModel, tmp_path: Path) 
 
 def test_gradient_checkpointing_gives_the_same_adapter(lm: LanguageModel, tmp_path: Path) -> None:
     data = make_dataset(), make_dataset(4, seed=9)
-    plain = dpo(Lab(lm, tmp_path / "a", TRAINING), "good", *data, DPOConfig())
-    saving = dpo(
-        Lab(lm, tmp_path / "b", replace(TRAINING, gradient_checkpointing=True)), "good", *data, DPOConfig()
-    )
+    plain = Lab(lm, tmp_path / "a", TRAINING).dpo("good", *data, 0.1)
+    saving = Lab(lm, tmp_path / "b", replace(TRAINING, gradient_checkpointing=True)).dpo("good", *data, 0.1)
     assert adapters_equal(plain, saving) and not lm.model.training
 
 
@@ -274,10 +269,10 @@ def test_one_stage_under_two_settings_keeps_both(lm: LanguageModel, tmp_path: Pa
     data = make_dataset(), make_dataset(4, seed=9)
 
     def both(lab: Lab) -> list[Adapter]:
-        soup = dpo(lab, "good", *data, DPOConfig(beta=0.1))
+        soup = lab.dpo("good", *data, 0.1)
         with lab.trained_by(replace(TRAINING, steps=4)):
-            margin = dpo(lab, "good", *data, DPOConfig(beta=0.5))
-        return [soup, margin, dpo(lab, "good", *data, DPOConfig(beta=0.1))]
+            margin = lab.dpo("good", *data, 0.5)
+        return [soup, margin, lab.dpo("good", *data, 0.1)]
 
     first, second, third = both(Lab(lm, tmp_path, TRAINING))
     assert adapters_equal(first, third) and not adapters_equal(first, second)

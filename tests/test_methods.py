@@ -21,6 +21,7 @@ from paretune.lm import LanguageModel, load
 from paretune.methods import METHODS
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.dpo_lw import DPOLWConfig, dpo_lw, vote
+from paretune.methods.mod import MODConfig, mod
 from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.methods.panacea import PanaceaConfig, panacea
 from paretune.pairs import labelled_pairs, pairs
@@ -48,6 +49,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     longer = Lab(lm, tmp_path_factory.mktemp("longer"), replace(lab.training, steps=50))
     return {
         "dpo-soup": soup(lab, *data, DPOConfig()),
+        "mod": mod(lab, *data, MODConfig()),
         "modpo": modpo(lab, *data, grid, MODPOConfig()),
         "panacea": panacea(
             longer, *data, PanaceaConfig(rank=4, rate_factor=1.0, gate_rate_factor=5.0, draw="corners")

@@ -155,6 +155,8 @@ def export_command(
             f"{folder}: {loaded.name} at {used}"
             + ("" if used == asked else f", the anchor nearest to {asked}")
         )
+        if end := loaded.prompt_end(used):
+            typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
         return
     points = preference_grid(loaded.objectives, grid - 1)
     manifest = export_grid(loaded, points, folder, place.parent.parent / "front.json")

@@ -16,16 +16,33 @@ from paretune.loop import Training
 from paretune.methods import METHODS
 from paretune.methods.dpo import DPOConfig
 from paretune.methods.dpo_lw import DPOLWConfig
+from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.panacea import PanaceaConfig
+from paretune.methods.paretohqd import ParetoHqDConfig
+from paretune.methods.ric import RiCConfig
+from paretune.methods.sipo import SIPOConfig
 from paretune.preference import Preference, preference_grid
 
-MethodConfig = DPOConfig | MODPOConfig | PanaceaConfig | DPOLWConfig
+MethodConfig = (
+    DPOConfig
+    | MODConfig
+    | MODPOConfig
+    | PanaceaConfig
+    | DPOLWConfig
+    | ParetoHqDConfig
+    | RiCConfig
+    | SIPOConfig
+)
 METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
     "dpo-soup": DPOConfig,
+    "mod": MODConfig,
     "modpo": MODPOConfig,
     "panacea": PanaceaConfig,
     "dpo-lw": DPOLWConfig,
+    "paretohqd": ParetoHqDConfig,
+    "ric": RiCConfig,
+    "sipo": SIPOConfig,
 }
 
 

@@ -36,6 +36,7 @@ class Point:
         logps, base_logps: ``[P, S]`` log-probability of each response under the policy and the base model, in nats.
         lengths: ``[P, S]`` tokens, end of turn included.
         truncated, collapsed: ``[P, S]`` cut by the token limit; degenerated (see :func:`paretune.collapse.is_collapsed`).
+        conflict: ``[P, S]`` where policies were mixed, how far they disagree: mean of -log Z over tokens, in nats; else 0.
         responses: text of each sample, ``[P][S]``.
         seconds: share of the time taken to sample and score.
     """
@@ -46,6 +47,7 @@ class Point:
     lengths: np.ndarray
     truncated: np.ndarray
     collapsed: np.ndarray
+    conflict: np.ndarray
     responses: list[list[str]]
     seconds: float
 
@@ -66,6 +68,7 @@ class Point:
             lengths=np.array(value["lengths"]),
             truncated=np.array(value["truncated"]),
             collapsed=np.array(value["collapsed"]),
+            conflict=np.array(value.get("conflict", np.zeros_like(value["lengths"]))),
             responses=value["responses"],
             seconds=value["seconds"],
         )
@@ -196,6 +199,7 @@ def _judge_points(
         "lengths": np.array([len(r.tokens) for r in responses]),
         "truncated": np.array(truncated),
         "collapsed": np.array([is_collapsed(r.tokens) for r in responses]),
+        "conflict": np.array([-sum(r.normalisers) / len(r.tokens) for r in responses]),
     }
     shaped = {name: values.reshape(N, P, S, *values.shape[1:]) for name, values in columns.items()}
     answers = np.array(texts, dtype=object).reshape(N, P, S).tolist()
@@ -225,7 +229,7 @@ def _base_logps(lm: LanguageModel, prompts: Sequence[Prompt], responses: Sequenc
     return values
 
 
-def _mean_interval(values: np.ndarray) -> Interval:
+def mean_interval(values: np.ndarray) -> Interval:
     """Return the mean of per-prompt values ``[P]`` with a bootstrap interval over prompts."""
     scores = values[None, :, None]
     single = Front("kl", ("kl",), np.ones((1, 1)), scores, tuple(str(i) for i in range(len(values))))
@@ -310,7 +314,8 @@ def _point(evaluation: Evaluation, n: int, shown: int) -> dict[str, Any]:
         "high": [None if np.isnan(value) else float(value) for value in high[n]],
         "collapse_rate": float(point.collapsed.mean()),
         "cut_rate": float(point.truncated.mean()),
-        "kl": _mean_interval((point.logps - point.base_logps).mean(1)).to_dict(),
+        "kl": mean_interval((point.logps - point.base_logps).mean(1)).to_dict(),
+        "conflict": mean_interval(point.conflict.mean(1)).to_dict(),
         "base_logp": float(point.base_logps.sum() / point.lengths.sum()),
         "words": float(np.mean([len(text.split()) for texts in point.responses for text in texts])),
         "responses": [texts[0] for texts in point.responses[:shown]],

@@ -44,8 +44,13 @@ def export(policy: Policy, preference: Preference, folder: Path, form: Format = 
     transformers, with its tokenizer. Both compute what the policy computes, up to the rounding of the sums.
 
     Raises:
-        ModelError: the base model as a LoRA, or ``folder`` holds something else.
+        ModelError: the base model or a mixture of policies, or ``folder`` holds something else.
     """
+    if policy.mix == "mod":
+        raise ModelError(
+            f"{policy.name} mixes next-token distributions, which no single update does; export the soup of the same adapters "
+            "(methods: dpo-soup), or serve it with paretune"
+        )
     gates = policy.gates([preference])
     (used,) = policy.used([preference])
     if gates is None:
@@ -88,6 +93,7 @@ def export_grid(
         export(policy, used, folder / name)
         adapters[name] = {
             "preference": used.as_dict(),
+            **({"prompt_ends_with": policy.prompt_end(used)} if policy.mix == "prompt" else {}),
             "serves": [preference.as_dict()],
             "scores": measured.get(used.weights),
         }

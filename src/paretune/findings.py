@@ -199,6 +199,30 @@ def steerability(run: Run) -> str:
     )
 
 
+def mixing(run: Run) -> str:
+    """Return how far the mixed policies disagree, and how far their mixture is from their soup, at each preference."""
+    rows = []
+    for i, policy in enumerate(run["policies"]):
+        for point, distance in zip(policy["points"], policy.get("soup_kl") or [], strict=False):
+            rows.append([
+                badge(run, i),
+                preference(point["preference"]),
+                bounded(point["conflict"], 3),
+                bounded(distance, 3),
+            ])  # fmt: skip
+    if not rows:
+        return ""
+    return section(
+        "mixing",
+        "Mixing at decoding",
+        table(
+            ["", "preference", "conflict, nats a token", "distance from the soup, nats a token"], rows, (2, 3)
+        ),
+        "Conflict is what the step normaliser says: 0 where the single-objective models agree on the next token. The distance "
+        "is KL(mixture || soup of the same adapters): small, and the soup, which costs one model, will do.",
+    )
+
+
 def training_data(run: Run) -> str:
     """Return what the training data are: counts, scores, conflicts."""
     data = run.get("data")
@@ -271,12 +295,14 @@ def cost(run: Run) -> str:
             number(cost.get("adapters"), 0),
             duration(cost.get("seconds")),
             number(cost.get("tokens"), 0),
+            number(cost.get("passes"), 0),
             duration(policy.get("seconds")),
             number(policy.get("tokens"), 0),
             escape(str(policy.get("enters", ""))),
             escape(str(policy.get("paper", ""))),
         ])  # fmt: skip
-    columns = ["", "training runs", "adapters", "training", "tokens trained", "judging", "tokens sampled"]
+    columns = ["", "training runs", "adapters", "training", "tokens trained", "passes a token", "judging"]
+    columns += ["tokens sampled"]
     columns += ["where the preference enters", "paper"]
     total = duration(sum(stage["seconds"] for stage in stages if not stage["reused"]))
     lead = f"This run computed for {total}"
@@ -289,7 +315,7 @@ def cost(run: Run) -> str:
         if rows
         else ""
     )
-    return section("cost", "Cost", table(columns, costs, range(1, 7)) + listed, lead)
+    return section("cost", "Cost", table(columns, costs, range(1, 8)) + listed, lead)
 
 
 READING = section(

@@ -26,7 +26,7 @@ from paretune.lm import LanguageModel
 from paretune.loop import Record, Training, data_order
 from paretune.losses import Link
 from paretune.packing import TokenGroup
-from paretune.pairs import Pair
+from paretune.pairs import Choose, Pair, pairs
 from paretune.score_cache import ScoreCache
 from paretune.tables import PairTable, ResponseTable, tokenise, tokenise_responses
 
@@ -90,28 +90,28 @@ class Lab:
         finally:
             self.training = outer
 
-    def pair_table(self, pairs: Sequence[Pair]) -> PairTable:
+    def pair_table(self, chosen: Sequence[Pair]) -> PairTable:
         """Tokenise pairs and fill in their reference log-probabilities (cached).
 
         Raises:
             TrainingError: no pair is short enough.
         """
-        table, dropped = tokenise(self.lm, pairs, self.training.max_tokens)
+        table, dropped = tokenise(self.lm, chosen, self.training.max_tokens)
         if dropped:
             self.say(
-                f"{dropped} of {len(pairs)} pairs are longer than max_tokens={self.training.max_tokens} and were dropped"
+                f"{dropped} of {len(chosen)} pairs are longer than max_tokens={self.training.max_tokens} and were dropped"
             )
         return replace(table, reference=self.logps(table))
 
-    def train_table(self, pairs: Sequence[Pair]) -> PairTable:
+    def train_table(self, chosen: Sequence[Pair]) -> PairTable:
         """Return :meth:`pair_table` of the pairs a run will draw: all, or a choice by the seed of as many as it has steps for.
 
         The rest would be scored for nothing, and the reference pass is a large part of a short run.
         """
         t = self.training
         draws = t.steps * t.accumulate * t.batch_pairs
-        kept = range(len(pairs)) if draws >= len(pairs) else sorted(data_order(len(pairs), draws, t.seed))
-        return self.pair_table([pairs[n] for n in kept])
+        kept = range(len(chosen)) if draws >= len(chosen) else sorted(data_order(len(chosen), draws, t.seed))
+        return self.pair_table([chosen[n] for n in kept])
 
     def response_table(self, dataset: ScoredDataset) -> ResponseTable:
         """Tokenise all scored responses and fill in their reference log-probabilities (cached).
@@ -227,7 +227,28 @@ class Lab:
                 **vars(run),
             )
 
-        return self._trained(name, inputs, facts, train)
+        return self._trained(name, inputs, facts, train, start)
+
+    def dpo(
+        self,
+        objective: str,
+        train: ScoredDataset,
+        validation: ScoredDataset,
+        beta: float,
+        choose: Choose = "extremes",
+    ) -> Adapter:
+        """Return the DPO adapter of one objective: the member of soups and of MOD, and the start of SIPO, trained once.
+
+        Args:
+            objective: whose pairs are trained on.
+            train, validation: data with at least two responses a prompt.
+            beta: strength of the KL penalty, > 0.
+            choose: which pairs of a prompt's responses are used.
+        """
+        table = self.train_table(pairs(train, objective, choose))
+        held_out = self.pair_table(pairs(validation, objective, choose))
+        info = {"method": "dpo", "objective": objective}
+        return self.fit(f"dpo-{objective}", table, held_out, beta, info=info)
 
     def fit_conditioned(
         self,
@@ -301,7 +322,7 @@ class Lab:
                 self.lm, table, kept, self.training, self.accelerator, start=start, **vars(run)
             )
 
-        return self._trained(name, inputs, facts, train)
+        return self._trained(name, inputs, facts, train, start)
 
     def _trained(
         self,
@@ -309,14 +330,19 @@ class Lab:
         inputs: list[Any],
         facts: dict[str, Any],
         train: Callable[[TrainingRun], tuple[Adapter, list[Record]]],
+        start: Adapter | None = None,
     ) -> Adapter:
-        """Return the adapter of stage ``name``, trained now unless it is finished under the same inputs and settings."""
+        """Return the adapter of stage ``name``, trained now unless it is finished under the same inputs and settings.
+
+        Its ``info["stages"]`` names all stages of training that led to it: those before in ``facts``, or else of ``start``.
+        """
         training = asdict(self.training)
         training.pop("checkpoint_every")
         key = fingerprint(inputs, training, self.lm.fingerprint, str(self.lm.model.dtype))
         # Two methods of a run may want one stage under different settings: each keeps its own.
         stage = f"adapters/{name}" + ("" if self._keys.setdefault(name, key) == key else f"-{key}")
-        facts = facts | {"stage": stage}
+        before = facts.get("stages", start.info.get("stages", []) if start else [])
+        facts = facts | {"stage": stage, "stages": [*before, stage]}
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
         for other in sorted(checkpoint.parent.glob(f"{name}-*.safetensors")):
             if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :]):

@@ -9,7 +9,7 @@ The paper's rule for other divergences drops c; here it is solved for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -25,6 +25,33 @@ BISECTIONS = 60
 """Halvings of the bracket of c, which is at most 1 / alpha wide."""
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """The rule by which policies are mixed.
+
+    Attributes:
+        divergence: that the policies were trained under.
+        alpha: of the alpha divergence, 0 < alpha < 1.
+        candidates: responses drawn for each that is returned, see :func:`resample`; 1 returns what is drawn.
+    """
+
+    divergence: Divergence = "reverse-kl"
+    alpha: float = 0.5
+    candidates: int = 1
+
+    def __post_init__(self) -> None:
+        if self.divergence not in DIVERGENCES:
+            raise ConfigError(f"divergence {self.divergence!r}; expected one of: {', '.join(DIVERGENCES)}")
+        if not 0 < self.alpha < 1:
+            raise ConfigError(f"alpha of the divergence lies between 0 and 1, got {self.alpha}")
+        if self.candidates < 1:
+            raise ConfigError(f"candidates must be at least 1, got {self.candidates}")
+        if self.candidates > 1 and self.divergence != "reverse-kl":
+            raise ConfigError(
+                f"candidates are resampled by the normalisers of the reverse KL; with {self.divergence} leave candidates at 1"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """How B rows are mixed from copies of themselves under different gates.
@@ -32,19 +59,13 @@ class Mixture:
     Attributes:
         coefficients: ``[B, 1 + M]`` fp64: column 0 belongs to the reference model, the others to the M policies. The
             exponents of the reverse KL; for another divergence column 0 says nothing.
-        divergence: that the policies were trained under.
-        alpha: of the alpha divergence, 0 < alpha < 1.
+        rule: see :class:`Mixing`.
     """
 
     coefficients: Tensor
-    divergence: Divergence = "reverse-kl"
-    alpha: float = 0.5
+    rule: Mixing = field(default_factory=Mixing)
 
     def __post_init__(self) -> None:
-        if self.divergence not in DIVERGENCES:
-            raise ConfigError(f"divergence {self.divergence!r}; expected one of: {', '.join(DIVERGENCES)}")
-        if not 0 < self.alpha < 1:
-            raise ConfigError(f"alpha of the divergence lies between 0 and 1, got {self.alpha}")
         if self.coefficients.ndim != 2 or not bool(self.coefficients.isfinite().all()):
             raise ModelError("coefficients of a mixture are finite numbers [B, 1 + M]")
 
@@ -56,16 +77,15 @@ class Mixture:
         reference.
         """
         needed = self.coefficients != 0
-        if self.divergence != "reverse-kl":
-            one = (self.coefficients[:, 1:] == 1) & (
-                (self.coefficients[:, 1:] != 0).sum(1, keepdim=True) == 1
+        if self.rule.divergence != "reverse-kl":
+            needed[:, 0] = ~((self.coefficients == 1) & (needed[:, 1:].sum(1, keepdim=True) == 1))[:, 1:].any(
+                1
             )
-            needed[:, 0] = ~one.any(1)
         return needed
 
     def __getitem__(self, rows: Tensor | list[int]) -> Mixture:
         """Return the mixture of some rows."""
-        return Mixture(self.coefficients[rows], self.divergence, self.alpha)
+        return Mixture(self.coefficients[rows], self.rule)
 
 
 def exponents(weights: Tensor, ratios: Tensor | None = None) -> Tensor:
@@ -153,16 +173,16 @@ def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tupl
     first = counts.cumsum(0) - counts
     exponent = mixture.coefficients.to(logits.device)[owners, kinds]
     alone = (counts == 1) & (exponent[first] == 1)
-    mixed, normaliser = logits[first].clone(), torch.zeros(B, device=logits.device)
+    mixed, normaliser = logits[first], torch.zeros(B, device=logits.device)
     for count in counts[~alone].unique().tolist():
         rows = ((counts == count) & ~alone).nonzero()[:, 0]
         index = first[rows, None] + torch.arange(count, device=logits.device)
         logps = logits[index].log_softmax(-1)
-        if mixture.divergence == "reverse-kl":
+        if mixture.rule.divergence == "reverse-kl":
             mixed[rows], normaliser[rows] = combine(logps, exponent[index])
         else:
             mixed[rows], normaliser[rows] = combine_general(
-                logps[:, 1:], exponent[index[:, 1:]], logps[:, 0], mixture.divergence, mixture.alpha
+                logps[:, 1:], exponent[index[:, 1:]], logps[:, 0], mixture.rule.divergence, mixture.rule.alpha
             )
     return mixed, normaliser
 

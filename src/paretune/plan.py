@@ -22,6 +22,10 @@ DECODING = 6.0
 """Seconds of sampling a token, in units of its forward pass: decoding is bound by memory, not by arithmetic."""
 
 
+ANCHORED = ("modpo", "dpo-lw", "paretohqd")
+"""Methods that are measured at the run's preferences, not between them."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The plan of a run.
@@ -47,33 +51,42 @@ def plan(config: RunConfig) -> Plan:
     config.extrapolations(objectives)
     corners = sum(max(preference.weights) == 1 for preference in preferences)
     M, N = len(objectives), len(preferences)
-    # Adapters that are trained, tables of pairs in a step, and why so many. The single-objective models are the soup, MODPO's
-    # margins and the ends of the chord, so they are always trained.
-    work = {
-        "dpo-soup": (M, 1, "one an objective"),
-        "modpo": (N - corners, 1, "one an inner preference"),
-        "panacea": (1, M, f"for all preferences, {M} times the pairs a step"),
-        "dpo-lw": (N, 1, "one a preference"),
+    # Adapters that are trained, tables of pairs in a step, share of `train.steps`, and why so many. The single-objective
+    # models are the soup, MOD, SIPO's start, MODPO's margins and the ends of the chord, so they are always trained.
+    work: dict[str, tuple[int, int, float, str]] = {
+        "dpo-soup": (M, 1, 1, "one an objective"),
+        "modpo": (N - corners, 1, 1, "one an inner preference"),
+        "panacea": (1, M, 1, f"for all preferences, {M} times the pairs a step"),
+        "dpo-lw": (N, 1, 1, "one a preference"),
+        "paretohqd": (
+            N,
+            1,
+            1.5,
+            "one a preference, the second stage half as long; M + 1 models answer prompts between",
+        ),
+        "ric": (1, 1, 1.2, "for all preferences; answers are sampled before the online stage"),
+        "sipo": (M, 1, 1, "one an objective, after answers were sampled, reviewed and rewritten"),
     }
     rows = [("data", ", ".join(f"{size} {name}" for name, size in sizes.items()) + " prompts")]
     rows.append(("score", ", ".join(named) or "labels of the data"))
     runs = pairs = 0
-    for name, (adapters, tables, why) in work.items():
+    for name, (adapters, tables, share, why) in work.items():
         if name in config.methods or name == "dpo-soup":
             training = config.training(name)
-            label = "dpo" if name == "dpo-soup" else name
-            count = f"{adapters} run{'s' * (adapters != 1)} of {training.steps} steps"
+            label, steps = "dpo" if name == "dpo-soup" else name, round(share * training.steps)
+            count = f"{adapters} run{'s' * (adapters != 1)} of {steps} steps"
             rows.append((f"train: {label}", f"{count}, {why}"))
             runs += adapters
-            pairs += adapters * tables * training.steps * training.accumulate * training.batch_pairs
+            pairs += adapters * tables * steps * training.accumulate * training.batch_pairs
     prompts = min(sizes["test"], config.evaluate.prompts or sizes["test"])
     fine = config.fine_grid(objectives)
     inner = sum(max(preference.weights) < 1 for preference in fine)
-    any_preference = [name for name in config.methods if name in ("dpo-soup", "panacea")]
-    anchored = len(config.methods) - len(any_preference)
-    points = 1 + len(objectives) + anchored * (len(preferences) - corners) + len(any_preference) * inner
-    if "panacea" in config.methods:
-        points += len(fine) - inner  # its corners are models of its own
+    anchored = sum(name in ANCHORED for name in config.methods)
+    points = 1 + len(objectives) + anchored * (len(preferences) - corners)
+    points += (len(config.methods) - anchored) * inner
+    # The corners of a soup, MOD and MODPO are the single-objective models, which are counted already.
+    own = [name for name in config.methods if name not in ("dpo-soup", "mod", "modpo")]
+    points += sum(corners if name in ANCHORED else len(fine) - inner for name in own)
     answers = points * prompts * config.evaluate.samples
     rows.append(("front", f"{answers} answers: {points} points on {prompts} held-out prompts"))
     words = [len(text.split()) for row in splits["train"].rows for text in row.responses]

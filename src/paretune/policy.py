@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,12 +17,21 @@ from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.gates import anchor_gates, nearest_anchor, soup_gates
 from paretune.generate import Response, Sampling, attached, generate, response_logps
 from paretune.lm import LanguageModel, load
+from paretune.mixture import Mixing, Mixture, exponents, mix, resample
 from paretune.packing import TokenGroup
 from paretune.preference import Preference
-from paretune.rows import Prompt
+from paretune.prompting import Prompting
+from paretune.rows import Message, Prompt
 from paretune.singular import features
 
-Mix = Literal["base", "soup", "anchors", "conditioned"]
+CANDIDATE_STRIDE = 1_000_003
+"""Between the seeds of a row's candidates: rows have neighbouring seeds."""
+
+Mix = Literal["base", "soup", "anchors", "conditioned", "mod", "prompt"]
+
+
+EXTRAPOLATES_NOT = {"anchors": "the nearest of its anchors", "prompt": "the scores it saw in training"}
+"""Mixes that have no line to go on along, and what they answer with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +45,12 @@ class Policy:
         mix: ``base``: no update. ``soup``: adapter j is weighted by the preference's weight on objective j.
             ``anchors``: the one adapter whose preference is nearest is used. ``conditioned``: one adapter of a block that
             is always on (unless it has none), one block an objective, weighted by the preference, and one a learned
-            feature of the preference where it has such.
-        adapters: M of a soup, K of anchors, one conditioned, none of the base.
+            feature of the preference where it has such. ``mod``: the next-token distributions of one adapter an objective
+            are mixed, see :mod:`paretune.mixture`. ``prompt``: one adapter that reads the preference in the prompt, see
+            :mod:`paretune.prompting`.
+        adapters: M of a soup or of MOD, K of anchors, one conditioned or prompted, none of the base.
         anchor_preferences: the K preferences the adapters were trained for; empty unless ``anchors``.
+        mixing: the rule of MOD.
     """
 
     name: str
@@ -47,6 +59,7 @@ class Policy:
     mix: Mix
     adapters: tuple[Adapter, ...] = ()
     anchor_preferences: tuple[Preference, ...] = ()
+    mixing: Mixing = field(default_factory=Mixing)
 
     @classmethod
     def base(cls, lm: LanguageModel, objectives: Sequence[str]) -> Policy:
@@ -102,16 +115,87 @@ class Policy:
             )
         return cls(name, lm, tuple(objectives), "conditioned", (adapter,))
 
+    @classmethod
+    def mod(
+        cls,
+        name: str,
+        lm: LanguageModel,
+        objectives: Sequence[str],
+        adapters: Sequence[Adapter],
+        mixing: Mixing | None = None,
+    ) -> Policy:
+        """Return the policy that mixes the next-token distributions of one adapter an objective (multi-objective decoding).
+
+        Adapters trained with different strengths beta_i of the penalty are mixed for the largest of them: objective i has the
+        exponent w_i beta_i / beta, and the reference model what is missing to 1.
+
+        Raises:
+            ModelError: not one adapter an objective, or one trained under another divergence.
+        """
+        mixing = mixing or Mixing()
+        if len(adapters) != len(objectives):
+            raise ModelError(
+                f"MOD needs one adapter an objective: {len(adapters)} adapters for {len(objectives)} objectives"
+            )
+        for adapter, objective in zip(adapters, objectives, strict=True):
+            trained = adapter.info.get("divergence", "reverse-kl" if "method" in adapter.info else None)
+            if trained not in (None, mixing.divergence):
+                raise ModelError(
+                    f"the adapter for {objective!r} was trained under the divergence {trained}; it cannot be mixed under "
+                    f"{mixing.divergence}"
+                )
+        return cls(name, lm, tuple(objectives), "mod", tuple(adapters), mixing=mixing)
+
+    @classmethod
+    def prompted(cls, name: str, lm: LanguageModel, objectives: Sequence[str], adapter: Adapter) -> Policy:
+        """Return the policy of one adapter that reads the wanted scores in the prompt (Rewards-in-Context).
+
+        Raises:
+            ModelError: the adapter does not say how, or was trained for other objectives.
+        """
+        if "prompting" not in adapter.info:
+            raise ModelError(
+                "the adapter does not say how preferences are written into prompts; it was not trained for it"
+            )
+        trained = adapter.info["prompting"]["objectives"]
+        if list(trained) != list(objectives):
+            raise ModelError(
+                f"the adapter was trained for the objectives {list(trained)}, in this order; it cannot serve {list(objectives)}"
+            )
+        return cls(name, lm, tuple(objectives), "prompt", (adapter,))
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether preferences off the simplex mean something to this policy."""
+        return self.mix not in EXTRAPOLATES_NOT
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a row for each token it generates, away from the corners of the simplex."""
+        return len(self.adapters) * self.mixing.candidates if self.mix == "mod" else 1
+
     def effective(self, preference: Preference) -> str:
         """Identify what this policy computes at one preference: equal for two policies that share a model there."""
         gates = self.gates([preference])
         if gates is None:
             return fingerprint(self.lm.fingerprint)
-        blocks = gates[0].split([adapter.rank for adapter in self.adapters])
-        active = [
-            (a.fingerprint, g.tolist()) for a, g in zip(self.adapters, blocks, strict=True) if bool(g.any())
-        ]
-        return fingerprint(self.lm.fingerprint, active)
+        ranks = [adapter.rank for adapter in self.adapters]
+
+        def active(gate: Tensor) -> list[Any]:
+            parts = zip(self.adapters, gate.split(ranks), strict=True)
+            return [(adapter.fingerprint, part.tolist()) for adapter, part in parts if bool(part.any())]
+
+        if self.mix == "prompt":
+            return fingerprint(self.lm.fingerprint, active(gates[0]), self._prompting.targets(preference))
+        if self.mix != "mod":
+            return fingerprint(self.lm.fingerprint, active(gates[0]))
+        mixture = self.mixture([preference])
+        (used,) = mixture.copies
+        exponents = mixture.coefficients[0, used].tolist()
+        if exponents == [1.0]:
+            return fingerprint(self.lm.fingerprint, *([active(gates[0, used][0])] if not used[0] else []))
+        copies = [active(gate) for gate in gates[0, used]]
+        return fingerprint(self.lm.fingerprint, "mixture", vars(self.mixing), exponents, copies)
 
     def weights(self, preferences: Sequence[Preference]) -> Tensor:
         """Return preferences as ``[B, M]`` fp32 in the order of this policy's objectives.
@@ -120,9 +204,9 @@ class Policy:
             PreferenceError: an objective this policy does not know; a preference off the simplex, for anchors.
         """
         beyond = [preference for preference in preferences if preference.extrapolated]
-        if beyond and self.mix == "anchors":
+        if beyond and not self.extrapolates:
             raise PreferenceError(
-                f"{self.name} answers with the nearest of its anchors, so it cannot extrapolate to {beyond[0]}; a soup or "
+                f"{self.name} answers with {EXTRAPOLATES_NOT[self.mix]}, so it cannot extrapolate to {beyond[0]}; a soup or "
                 "Panacea can"
             )
         return torch.tensor(
@@ -138,7 +222,10 @@ class Policy:
         return [self.anchor_preferences[index] for index in choice.tolist()]
 
     def gates(self, preferences: Sequence[Preference]) -> Tensor | None:
-        """Return the gates ``[B, R]``, one row a preference; None for the base model."""
+        """Return the gates ``[B, R]``, one row a preference; None for the base model.
+
+        For MOD ``[B, 1 + M, R]``: of the reference model and of each policy.
+        """
         if self.mix == "base":
             self.weights(preferences)
             return None
@@ -148,7 +235,14 @@ class Policy:
             bent = features(weights, *bend) if bend else torch.ones(len(weights), 0)
             always = torch.ones(len(weights), len(adapter.blocks) - len(self.objectives) - bent.shape[1])
             return soup_gates(torch.cat([always, weights, bent], dim=1), adapter.ranks, adapter.scales)
+        if self.mix == "prompt":
+            self.weights(preferences)
+            return self.adapters[0].gates().expand(len(preferences), -1)
         ranks, scales = [a.rank for a in self.adapters], [a.scale for a in self.adapters]
+        if self.mix == "mod":
+            self.weights(preferences)
+            corners = torch.cat([torch.zeros(1, len(ranks)), torch.eye(len(ranks))])
+            return soup_gates(corners, ranks, scales).expand(len(preferences), -1, -1)
         if self.mix == "soup":
             return soup_gates(self.weights(preferences), ranks, scales)
         choice, _ = nearest_anchor(self.weights(preferences), self.weights(self.anchor_preferences))
@@ -176,21 +270,110 @@ class Policy:
             raise PreferenceError(
                 f"{len(prompts)} prompts and {len(preferences)} preferences; expected one preference a prompt"
             )
-        ids = [self.lm.encode_prompt(prompt) for prompt in prompts]
+        ids = [self.lm.encode_prompt(prompt) for prompt in self.asked(prompts, preferences)]
         sampling, seeds = sampling or Sampling(), list(range(len(prompts))) if seeds is None else seeds
+        title = f"sampling {self.name}"
         gates = self.gates(preferences)
         if gates is None:
-            return generate(self.lm, ids, sampling, seeds, description=f"sampling {self.name}")
+            return generate(self.lm, ids, sampling, seeds, description=title)
         with attached(self.lm, stack(self.adapters)) as steering:
-            return generate(self.lm, ids, sampling, seeds, steering, gates, f"sampling {self.name}")
+            if self.mix != "mod":
+                return generate(self.lm, ids, sampling, seeds, steering, gates, title)
+            mixture, n = self.mixture(preferences), self.mixing.candidates
+            rows = [row for row in range(len(ids)) for _ in range(n)]
+            drawn = generate(
+                self.lm,
+                [ids[row] for row in rows],
+                sampling,
+                # The first candidate is what would be drawn alone.
+                [seeds[row] + CANDIDATE_STRIDE * place for row in range(len(ids)) for place in range(n)],
+                steering,
+                gates[rows],
+                title,
+                mixture[rows],
+            )
+        if n == 1:
+            return drawn
+        weights = torch.tensor([sum(response.normalisers) for response in drawn]).view(-1, n)
+        uniforms = torch.stack(
+            [torch.rand((), generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
+        )
+        kept = resample(weights, uniforms).tolist()
+        return [drawn[row * n + place] for row, place in enumerate(kept)]
+
+    def asked(self, prompts: Sequence[Prompt], preferences: Sequence[Preference]) -> list[Prompt]:
+        """Return the prompts as the model reads them: with the wanted scores where the preference enters there."""
+        if self.mix != "prompt":
+            return list(prompts)
+        prompting = self._prompting
+        return [
+            prompting.prompt(prompt, prompting.targets(preference.over(self.objectives)))
+            for prompt, preference in zip(prompts, preferences, strict=True)
+        ]
+
+    def prompt_end(self, preference: Preference) -> str:
+        """Return what this policy appends to the last user turn of a prompt; nothing unless the preference enters there."""
+        (asked,) = self.asked([(Message("user", ""),)], [preference])
+        return asked[-1].content
+
+    @property
+    def _prompting(self) -> Prompting:
+        return Prompting.from_dict(self.adapters[0].info["prompting"])
+
+    def mixture(self, preferences: Sequence[Preference]) -> Mixture:
+        """Return how the rows of MOD are mixed at B preferences."""
+        betas = [adapter.info.get("beta") for adapter in self.adapters]
+        known = None not in betas and len(set(betas)) > 1
+        ratios = torch.tensor(betas, dtype=torch.float64) / max(betas) if known else None
+        return Mixture(exponents(self.weights(preferences), ratios), self.mixing)
 
     def logps(self, groups: Sequence[TokenGroup], preferences: Sequence[Preference]) -> list[Tensor]:
-        """Return the log-probabilities of each group's responses under its own preference, in nats."""
+        """Return the log-probabilities of each group's responses under its own preference, in nats.
+
+        Prompts are as the model reads them (:meth:`asked`).
+        """
         gates = self.gates(preferences)
         if gates is None:
             return response_logps(self.lm, groups)
+        if self.mix == "mod":
+            return [
+                torch.stack([chosen_logps(self.distribution(p, r, w), r).sum() for r in responses])
+                for (p, responses), w in zip(groups, preferences, strict=True)
+            ]
         with attached(self.lm, stack(self.adapters)) as steering:
             return response_logps(self.lm, groups, steering, gates)
+
+    @torch.no_grad()
+    def distribution(self, prompt: Sequence[int], response: Sequence[int], preference: Preference) -> Tensor:
+        """Return the next-token log-probabilities ``[T, V]`` (fp32) before each of the T tokens of a response.
+
+        The prompt is as the model reads it (:meth:`asked`).
+        """
+        gates, T = self.gates([preference]), len(response)
+        ids = torch.tensor([[*prompt, *response]], device=self.lm.device)
+
+        def logits(copies: int) -> Tensor:
+            found = self.lm.model(input_ids=ids.expand(copies, -1), logits_to_keep=T + 1).logits
+            return found[:, :-1].float()
+
+        if gates is None:
+            return logits(1)[0].log_softmax(-1)
+        with attached(self.lm, stack(self.adapters)) as steering:
+            if self.mix != "mod":
+                with steering.at(gates):
+                    return logits(1)[0].log_softmax(-1)
+            mixture = self.mixture([preference])
+            owners, kinds = mixture.copies.nonzero(as_tuple=True)
+            with steering.at(gates[owners, kinds]):
+                each = logits(len(kinds))  # [copies, T, V]; every token is a row of its own
+        places = torch.arange(T, device=each.device).repeat_interleave(len(kinds))
+        mixed, _ = mix(
+            each.transpose(0, 1).flatten(0, 1),
+            places,
+            kinds.to(each.device).repeat(T),
+            mixture[[0] * T],
+        )
+        return mixed.log_softmax(-1)
 
     def save(self, folder: str | Path) -> None:
         """Write ``policy.json`` and one folder an adapter, atomically."""
@@ -208,6 +391,7 @@ class Policy:
                     "mix": self.mix,
                     "anchors": [preference.as_dict() for preference in self.anchor_preferences],
                     "adapters": len(self.adapters),
+                    "mixing": vars(self.mixing),
                 },
             )
 
@@ -234,8 +418,18 @@ class Policy:
         objectives = tuple(facts["objectives"])
         if facts["mix"] == "conditioned":
             return cls.conditioned(facts["name"], lm, objectives, adapters[0])
+        if facts["mix"] == "prompt":
+            return cls.prompted(facts["name"], lm, objectives, adapters[0])
+        if facts["mix"] == "mod":
+            return cls.mod(facts["name"], lm, objectives, adapters, Mixing(**facts["mixing"]))
         anchors = tuple(Preference.of(weights, objectives) for weights in facts["anchors"])
         return cls(facts["name"], lm, objectives, facts["mix"], adapters, anchors)
+
+
+def chosen_logps(distribution: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Return the log-probabilities ``[T]`` of ``tokens`` under next-token log-probabilities ``[T, V]``."""
+    index = torch.tensor(list(tokens), device=distribution.device)
+    return distribution.gather(-1, index[:, None])[:, 0]
 
 
 def _bend(adapter: Adapter) -> tuple[Tensor, Tensor] | None:

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from paretune import data, report
+from paretune.adapter import Adapter
+from paretune.audit import audit
 from paretune.config import RunConfig
 from paretune.dataset import ScoredDataset, concatenate
 from paretune.errors import ConfigError, DataError
-from paretune.evaluate import Evaluation, Judgement, Point, evaluate, judge
+from paretune.evaluate import Evaluation, Judgement, Point, evaluate, judge, mean_interval
 from paretune.files import fingerprint, read_json, write_json, write_text
 from paretune.front import reference_point
 from paretune.inspect import inspect
@@ -28,10 +30,15 @@ from paretune.lm import load
 from paretune.methods import METHODS
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.dpo_lw import DPOLWConfig, dpo_lw
+from paretune.methods.mod import MODConfig, mod
 from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.methods.panacea import PanaceaConfig, panacea
+from paretune.methods.paretohqd import ParetoHqDConfig, paretohqd
+from paretune.methods.ric import RiCConfig, ric
+from paretune.methods.sipo import SIPOConfig, sipo
 from paretune.policy import Policy
 from paretune.preference import Preference
+from paretune.rows import Row
 from paretune.sample import sample_dataset
 from paretune.score import Scorer, Standardisation, build, score_dataset
 from paretune.score_cache import ScoreCache
@@ -59,12 +66,13 @@ def run(config: RunConfig) -> Path:
     policies = {}
     for name in config.methods:
         with lab.trained_by(config.training(name)):
-            policies[name] = train(name, config, lab, splits, preferences)
+            policies[name] = train(name, config, lab, splits, preferences, scorers)
     endpoints = _endpoints(config, lab, splits)
     for name, policy in policies.items():
         policy.save(folder / "policies" / name)
     judgement = measure(config, lab, policies, endpoints, preferences, splits["test"], scorers)
     facts = _facts(config, lab, judgement, policies, splits)
+    _audit(config, lab, judgement, policies, splits["test"], facts)
     write_json(folder / "front.json", facts)
     report.write_picture(facts, folder / "front.png")
     report.write_card(facts, folder / "README.md")
@@ -214,31 +222,41 @@ def train(
     lab: Lab,
     splits: dict[str, ScoredDataset],
     preferences: Sequence[Preference],
+    scorers: Sequence[Scorer],
 ) -> Policy:
     """Train one method and return its policy."""
-    settings = config.method(name)
+    settings, parts = config.method(name), (splits["train"], splits["validation"])
     if isinstance(settings, DPOConfig):
-        return soup(lab, splits["train"], splits["validation"], settings)
+        return soup(lab, *parts, settings)
+    if isinstance(settings, MODConfig):
+        return mod(lab, *parts, settings)
     if isinstance(settings, PanaceaConfig):
-        return panacea(lab, splits["train"], splits["validation"], settings)
-    if isinstance(settings, MODPOConfig):
-        if settings.margin == "scores" and settings.margin_scale is None:
-            # Raw scores have units; in units of the reference's standard deviation all objectives are alike.
-            scale = Standardisation.of(splits["train"])
-            settings = replace(
-                settings, margin_scale=dict(zip(scale.objectives, (1 / scale.std).tolist(), strict=True))
-            )
-        return modpo(lab, splits["train"], splits["validation"], preferences, settings)
-    assert isinstance(settings, DPOLWConfig)
-    return dpo_lw(lab, splits["train"], splits["validation"], preferences, settings)
+        return panacea(lab, *parts, settings)
+    if isinstance(settings, DPOLWConfig):
+        return dpo_lw(lab, *parts, preferences, settings)
+    if isinstance(settings, ParetoHqDConfig):
+        return paretohqd(lab, *parts, preferences, scorers, config.sampling, settings)
+    if isinstance(settings, RiCConfig):
+        return ric(lab, *parts, scorers, config.sampling, settings)
+    if isinstance(settings, SIPOConfig):
+        return sipo(lab, *parts, preferences, config.sampling, settings)
+    assert isinstance(settings, MODPOConfig)
+    if settings.margin == "scores" and settings.margin_scale is None:
+        # Raw scores have units; in units of the reference's standard deviation all objectives are alike.
+        scale = Standardisation.of(splits["train"])
+        settings = replace(
+            settings, margin_scale=dict(zip(scale.objectives, (1 / scale.std).tolist(), strict=True))
+        )
+    return modpo(lab, *parts, preferences, settings)
 
 
 def _endpoints(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Policy:
     """Return the single-objective DPO policies, between which the chord is drawn: those of the soup where there is one."""
-    first = "dpo-soup" if "dpo-soup" in config.methods else next(iter(config.methods), None)
-    settings = config.method(first) if first else DPOConfig()
-    if not isinstance(settings, DPOConfig):
-        settings = DPOConfig(beta=settings.beta)
+    methods = [config.method(name) for name in config.methods]
+    settings = next((own for own in methods if isinstance(own, DPOConfig)), None)
+    if settings is None:
+        betas = (own.beta for own in methods if not isinstance(own, ParetoHqDConfig | RiCConfig))
+        settings = DPOConfig(beta=next(betas, DPOConfig().beta))
     with lab.trained_by(config.training("dpo-soup")):
         ends = soup(lab, splits["train"], splits["validation"], settings)
     return replace(ends, name="endpoints")
@@ -260,10 +278,7 @@ def measure(
 
     Points are kept in ``fronts/`` under everything that decides them, and shared by policies that compute the same there.
     """
-    rows = {
-        row.key: row for row in test.rows
-    }  # a prompt that stands twice would count twice in every interval
-    held_out = list(rows.values())[: config.evaluate.prompts or None]
+    held_out = _held_out(config, test)
     prompts, ids = [row.prompt for row in held_out], [row.key for row in held_out]
     conditions = fingerprint(
         ids,
@@ -318,9 +333,7 @@ def measure(
     }
     beyond = config.extrapolations(objectives)
     extrapolations = {
-        name: measured(policy, beyond)
-        for name, policy in policies.items()
-        if beyond and policy.mix != "anchors"
+        name: measured(policy, beyond) for name, policy in policies.items() if beyond and policy.extrapolates
     }
     stated = config.evaluate.reference_point
     if stated is None:
@@ -328,6 +341,42 @@ def measure(
     else:
         reference = np.array([_stated(stated, objective) for objective in objectives])
     return replace(judge(evaluations, base, ends, reference), extrapolations=extrapolations)
+
+
+def _held_out(config: RunConfig, test: ScoredDataset) -> list[Row]:
+    """Return the rows that fronts are measured on; a prompt that stands twice would count twice in every interval."""
+    rows = {row.key: row for row in test.rows}
+    return list(rows.values())[: config.evaluate.prompts or None]
+
+
+def _audit(
+    config: RunConfig,
+    lab: Lab,
+    judgement: Judgement,
+    policies: dict[str, Policy],
+    test: ScoredDataset,
+    facts: dict[str, Any],
+) -> None:
+    """Add to the facts of each policy that mixes distributions its distance from the soup of the same adapters."""
+    prompts = [row.prompt for row in _held_out(config, test)]
+    for entry in facts["policies"]:
+        policy, evaluation = policies[entry["name"]], judgement.evaluations[entry["name"]]
+        if policy.mix != "mod":
+            continue
+        soup_ = Policy.soup("soup", lab.lm, policy.objectives, policy.adapters)
+        pairs = [(policy.effective(w), soup_.effective(w)) for w in evaluation.preferences]
+        key = fingerprint(pairs, [point.responses for point in evaluation.points])
+
+        def make(folder: Path, policy: Policy = policy, other: Policy = soup_) -> None:
+            asked, points = (
+                judgement.evaluations[policy.name].preferences,
+                judgement.evaluations[policy.name].points,
+            )
+            found = audit(policy, other, asked, points, prompts)
+            write_json(folder / "kl.json", [values.tolist() for values in found])
+
+        values = read_json(lab.stage(f"audits/{entry['name']}", key, make) / "kl.json")
+        entry["soup_kl"] = [mean_interval(np.array(each)).to_dict() for each in values]
 
 
 def _stated(reference: dict[str, float], objective: str) -> float:
@@ -351,7 +400,7 @@ def _facts(
     seconds = {stage.name: stage.seconds for stage in lab.stages}
     for policy in facts["policies"]:
         method, name = METHODS[policy["name"]], policy["name"]
-        trained = {str(adapter.info.get("stage", "")) for adapter in policies[name].adapters}
+        trained = {stage for adapter in policies[name].adapters for stage in _stages(adapter)}
         policy["title"], policy["paper"], policy["enters"] = method.title, method.paper, method.enters
         ratios = {
             k: v for a in policies[name].adapters for k, v in dict(a.info.get("steerability") or {}).items()
@@ -360,6 +409,7 @@ def _facts(
             policy["steerability"] = ratios
         policy["cost"] = {
             "adapters": len(policies[name].adapters),
+            "passes": policies[name].passes,
             "runs": len(trained),
             "seconds": sum(seconds.get(stage, 0.0) for stage in trained),
             "tokens": sum(_trained_tokens(lab, stage) for stage in trained),
@@ -379,6 +429,11 @@ def _facts(
         "scoring_forwards": lab.scoring_forwards,
         "licence": "",
     }
+
+
+def _stages(adapter: Adapter) -> list[str]:
+    """Return the stages of training that led to an adapter of a run."""
+    return list(adapter.info.get("stages") or [adapter.info["stage"]])
 
 
 def _trained_tokens(lab: Lab, stage: str) -> int:

@@ -32,6 +32,13 @@ METHODS = {
         "M",
         "weights: the sum of one update an objective, weighted by the preference",
     ),
+    "mod": Method(
+        "MOD",
+        "arXiv 2406.18853",
+        "pairs for each objective",
+        "M, those of the soup",
+        "decoding: the next-token distributions of one adapter an objective are mixed",
+    ),
     "modpo": Method(
         "MODPO",
         "arXiv 2310.03708",
@@ -52,5 +59,26 @@ METHODS = {
         "pairs labelled by one or more objectives",
         "N",
         "weights: one adapter a preference, the nearest is used",
+    ),
+    "paretohqd": Method(
+        "ParetoHqD",
+        "arXiv 2504.16628",
+        "scored responses, and scorers for stage 2",
+        "N, each in two stages",
+        "weights: one adapter a preference, the nearest is used",
+    ),
+    "ric": Method(
+        "Rewards-in-Context",
+        "arXiv 2402.10207",
+        "scored responses, and scorers for the online stage",
+        "1, in an offline and an online stage",
+        "prompt: the scores that a preference asks for",
+    ),
+    "sipo": Method(
+        "SIPO",
+        "arXiv 2502.14354",
+        "pairs labelled by all objectives",
+        "M of the soup, and M more",
+        "decoding, as in MOD (or weights, as in a soup)",
     ),
 }

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paretune.adapter import Adapter
 from paretune.dataset import ScoredDataset
 from paretune.lab import Lab
-from paretune.pairs import Choose, pairs
+from paretune.pairs import Choose
 from paretune.policy import Policy
 
 
@@ -29,18 +28,9 @@ class DPOConfig:
     pairs: Choose = "extremes"
 
 
-def dpo(
-    lab: Lab, objective: str, train: ScoredDataset, validation: ScoredDataset, config: DPOConfig
-) -> Adapter:
-    """Return the adapter that maximises one objective under the KL penalty."""
-    table = lab.train_table(pairs(train, objective, config.pairs))
-    held_out = lab.pair_table(pairs(validation, objective, config.pairs))
-    return lab.fit(
-        f"dpo-{objective}", table, held_out, config.beta, info={"method": "dpo", "objective": objective}
-    )
-
-
 def soup(lab: Lab, train: ScoredDataset, validation: ScoredDataset, config: DPOConfig) -> Policy:
     """Return the policy that adds the updates of one DPO adapter an objective, weighted by the preference."""
-    adapters = [dpo(lab, objective, train, validation, config) for objective in train.objectives]
+    adapters = [
+        lab.dpo(objective, train, validation, config.beta, config.pairs) for objective in train.objectives
+    ]
     return Policy.soup("dpo-soup", lab.lm, train.objectives, adapters)
