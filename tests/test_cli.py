@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,34 @@ def test_import_and_help_do_not_load_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ)
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_data_select_shows_what_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source, picture, chosen = tmp_path / "data.jsonl", tmp_path / "rays.png", tmp_path / "chosen.jsonl"
+    # Words enough that no response counts as collapsed.
+    rows = [
+        replace(row, responses=tuple(f"one two three four five {r}" for r in row.responses))
+        for row in make_dataset(20).rows
+    ]
+    replace(make_dataset(20), rows=tuple(rows)).write(source)
+    code, out, _ = call(
+        monkeypatch,
+        capsys,
+        "data",
+        "select",
+        source,
+        "--k",
+        4,
+        "--preferences",
+        3,
+        "--out",
+        picture,
+        "--jsonl",
+        chosen,
+    )
+    assert code == 0 and "overlap" in out.lower()
+    assert picture.read_bytes()[:4] == b"\x89PNG" and chosen.read_text().count("\n") >= 12
+    code, out, err = call(monkeypatch, capsys, "data", "select", source, "--preferences", 1)
+    assert code == 2 and "--preferences must be at least 2" in err and "Traceback" not in out + err

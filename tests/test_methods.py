@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from paretune.collapse import is_collapsed
 from paretune.config import METHOD_CONFIGS, RunConfig, parse_config
@@ -24,13 +25,16 @@ from paretune.methods.dpo_lw import DPOLWConfig, dpo_lw, vote
 from paretune.methods.mod import MODConfig, mod
 from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.methods.panacea import PanaceaConfig, panacea
+from paretune.methods.paretohqd import ParetoHqDConfig, paretohqd
+from paretune.methods.ric import RiCConfig, ric
+from paretune.methods.sipo import SIPOConfig, sipo
 from paretune.pairs import labelled_pairs, pairs
 from paretune.policy import Policy
 from paretune.preference import Preference, preference_grid, simplex_grid
 from paretune.run import run
-from paretune.score import build
+from paretune.score import build, score_texts
 from test_fit import TRAINING, adapters_equal
-from world import make_dataset, write_model
+from world import TAGS, WORDS, make_dataset, write_model
 
 OBJECTIVES = ("short", "good")
 GREEDY = Sampling(max_new_tokens=6, temperature=0.0, batch_size=4)
@@ -47,6 +51,14 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     data = make_dataset(), make_dataset(4, seed=9)
     grid = preference_grid(OBJECTIVES, 2)
     longer = Lab(lm, tmp_path_factory.mktemp("longer"), replace(lab.training, steps=50))
+    # Tags in a prompt say something only to a tokenizer that knows them.
+    tagged = load(
+        str(write_model(tmp_path_factory.mktemp("tagged"), words=[*WORDS, *TAGS])), "float32", "cpu"
+    )
+    reader = Lab(
+        tagged, tmp_path_factory.mktemp("reader"), replace(lab.training, steps=60, learning_rate=5e-3)
+    )
+    scorers, sampling = [build(spec) for spec in SCORERS], replace(GREEDY, temperature=1.0)
     return {
         "dpo-soup": soup(lab, *data, DPOConfig()),
         "mod": mod(lab, *data, MODConfig()),
@@ -55,6 +67,11 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
             longer, *data, PanaceaConfig(rank=4, rate_factor=1.0, gate_rate_factor=5.0, draw="corners")
         ),
         "dpo-lw": dpo_lw(lab, *data, grid, DPOLWConfig()),
+        "paretohqd": paretohqd(
+            lab, *data, grid, scorers, sampling, ParetoHqDConfig(k=4, prompts=4, drop_collapsed=False)
+        ),
+        "ric": ric(reader, *data, scorers, sampling, RiCConfig(form="levels", iterations=0)),
+        "sipo": sipo(lab, *data, grid, sampling, SIPOConfig(refine=False, conflicts=6, least=0)),
     }
 
 
@@ -75,6 +92,39 @@ def test_mixed_preferences_in_one_batch_equal_one_at_a_time(policies: dict[str, 
         ]
         assert [r.tokens for r in together] == [r.tokens for r in alone]
     assert len({r.tokens for r in policy.generate([prompts[0]] * 4, preferences, GREEDY)}) > 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_permuting_objectives_permutes_the_policy(policies: dict[str, Policy], name: str) -> None:
+    """A preference is named: in which order its objectives stand changes nothing."""
+    policy = policies[name]
+    prompts = [row.prompt for row in make_dataset(3, seed=5).rows]
+    ours, theirs = (
+        [Preference.of({"short": w, "good": 1 - w}, names) for w in (0.0, 0.4, 1.0)]
+        for names in (OBJECTIVES, OBJECTIVES[::-1])
+    )
+    assert [p.effective(w) for p, w in zip([policy] * 3, ours, strict=True)] == [
+        p.effective(w) for p, w in zip([policy] * 3, theirs, strict=True)
+    ]
+    one, two = (policy.generate(prompts, asked, GREEDY) for asked in (ours, theirs))
+    assert [r.tokens for r in one] == [r.tokens for r in two]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_corner_serves_its_objective(policies: dict[str, Policy], name: str) -> None:
+    """Each objective scores better at its own corner than at the other's, in deviations, on average over both."""
+    prompts = [row.prompt for row in make_dataset(16, seed=5).rows]
+    corners = [Preference.one_hot(objective, OBJECTIVES) for objective in OBJECTIVES]
+    answers = policies[name].generate(
+        prompts * 2,
+        [w for w in corners for _ in prompts],
+        replace(GREEDY, temperature=1.0, batch_size=32),
+        [*range(16)] * 2,
+    )
+    texts, cut = [r.text for r in answers], [r.truncated for r in answers]
+    scores = np.stack([score_texts(build(spec), prompts * 2, texts, cut) for spec in SCORERS])
+    own = (scores / scores.std(1, keepdims=True)).reshape(2, 2, 16).mean(-1)  # [objective, corner]
+    assert own[0, 0] - own[0, 1] + own[1, 1] - own[1, 0] > 0
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -261,7 +311,15 @@ def measured(name: str, weights: list[list[float]], scores: np.ndarray) -> Evalu
     asked = [Preference(OBJECTIVES, tuple(w)) for w in weights]
     points = [
         Point(
-            rows[:, None], nothing, nothing, nothing + 9, nothing > 0, nothing > 0, [["a"]] * len(rows), 0.0
+            rows[:, None],
+            nothing,
+            nothing,
+            nothing + 9,
+            nothing > 0,
+            nothing > 0,
+            nothing,
+            [["a"]] * len(rows),
+            0.0,
         )
         for rows in scores
     ]
@@ -357,6 +415,55 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
         assert first == second
 
 
+def test_the_comparison_of_all_methods_at_smoke_size(lm: LanguageModel, tmp_path: Path) -> None:
+    """`configs/compare.yaml` on the tiny model: every method ends in one report, and a second run repeats nothing."""
+    make_dataset(30).select([]).write(tmp_path / "data.jsonl")
+    overrides = {
+        "folder": str(tmp_path / "run"),
+        "model": lm.name,
+        "dtype": "float32",
+        "device": "cpu",
+        "data": {"source": str(tmp_path / "data.jsonl")},
+        "score": SCORERS,
+        "train": {"steps": 2, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
+        "sampling": {"max_new_tokens": 6, "batch_size": 64},
+        "evaluate": {"prompts": 3},
+    }
+    values = yaml.safe_load((Path(__file__).parent.parent / "configs/compare.yaml").read_text()) | overrides
+    methods = {
+        name: {k: v for k, v in own.items() if k != "train"} for name, own in values["methods"].items()
+    }
+    assert set(methods) == set(METHODS), "all methods are compared"
+    methods["paretohqd"] |= {"k": 4, "steps": 2, "stage2_steps": 1, "prompts": 3, "drop_collapsed": False}
+    # The tiny model ends no answer in six tokens and writes no list of suggestions.
+    methods["ric"] |= {"iterations": 0}
+    methods["sipo"] |= {"refine": False, "steps": 1, "conflicts": 4}
+    config = parse_config(values | {"methods": methods})
+    report = run(config).read_text()
+    facts = json.loads((tmp_path / "run/front.json").read_text())
+    found = {policy["name"]: policy for policy in facts["policies"]}
+    assert list(found) == list(methods)
+    assert all(policy["cost"]["tokens"] > 0 for policy in found.values())
+    assert found["mod"]["cost"]["tokens"] == found["dpo-soup"]["cost"]["tokens"], "the same adapters"
+    assert {
+        name: policy["cost"]["passes"] for name, policy in found.items() if policy["cost"]["passes"] > 1
+    } == {
+        "mod": 2,
+        "sipo": 2,
+    }
+    distances = [each["value"] for each in found["mod"]["soup_kl"]]
+    assert distances[0] == distances[-1] == 0 and min(distances[1:-1]) > 0, "at corners the two are one model"
+    assert (
+        found["mod"]["points"][1]["conflict"]["value"]
+        > 0
+        == found["dpo-soup"]["points"][1]["conflict"]["value"]
+    )
+    assert "Mixing at decoding" in report
+    run(config)
+    again = json.loads((tmp_path / "run/front.json").read_text())
+    assert all(stage["reused"] for stage in again["stages"])
+
+
 def test_a_run_stopped_while_judging_keeps_what_was_judged(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,7 +492,7 @@ def test_a_run_stopped_while_judging_keeps_what_was_judged(
             judged.append(len(known) - before)
         return evaluation
 
-    monkeypatch.setattr("paretune.run.evaluate", stopping)
+    monkeypatch.setattr("paretune.fronts.evaluate", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     assert points() == 4

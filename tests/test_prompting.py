@@ -239,7 +239,7 @@ def test_json_restores_everything(form: str) -> None:
         ({"high": [1.0, math.inf]}, "high .*finite number"),
         ({"std": [1.0, -1.0]}, "std .*at least 0"),
         ({"low": [5.0, 0.0]}, "range from .* is empty"),
-        ({"map": "l3"}, "unknown map 'l3'; did you mean 'l2'"),
+        ({"map": "l3"}, "unknown map 'l3'; expected one of: l2, linf"),
         ({"form": "digit"}, "unknown form 'digit'; did you mean 'digits'"),
         ({"lam": 1.0}, "lam must be a finite number above 1"),
         ({"floor": 1.5}, "floor is a place between 0 and 1"),

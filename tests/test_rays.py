@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune import peeling, rays
@@ -238,9 +239,10 @@ def test_small_pools_are_used_whole() -> None:
     assert all(len(chosen) == 6 for chosen in found.chosen)
     assert any("there are 6 responses, fewer than k=100" in note for note in found.notes)
     few = select(TOY, GRID, k=5, num_layers=1)
-    assert any("the first 1 layers hold 4 responses, fewer than k=5" in note for note in few.notes)
+    assert any("the first layer holds 4 responses, fewer than k=5" in note for note in few.notes)
     assert any(
-        "3 layers, fewer than num_layers=9" in note for note in select(TOY, GRID, k=2, num_layers=9).notes
+        "num_layers=9 is more than the 3 there are" in note
+        for note in select(TOY, GRID, k=2, num_layers=9).notes
     )
 
 
@@ -307,6 +309,7 @@ def test_overlap_compares_neighbours() -> None:
     assert first["mean"] == pytest.approx({"a": 0.9, "b": 0.3})  # A and B
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_every_choice_is_the_nearest_of_the_pool(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -327,7 +330,7 @@ def test_every_choice_is_the_nearest_of_the_pool(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "preferences", "settings", "error", "message"),
+    ("scores", "preferences", "options", "error", "message"),
     [
         (TOY, GRID, {"k": 0}, ConfigError, "k, the responses for each preference, must be at least 1, got 0"),
         (TOY, GRID, {"num_layers": 0}, ConfigError, "num_layers must be at least 1"),
@@ -349,9 +352,9 @@ def test_every_choice_is_the_nearest_of_the_pool(seed: int) -> None:
         ),
     ],
 )
-def test_messages(scores, preferences, settings, error, message) -> None:  # type: ignore[no-untyped-def]
+def test_messages(scores, preferences, options, error, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=re.escape(message)):
-        select(scores, preferences, where="stage 1", **settings)
+        select(scores, preferences, where="stage 1", **options)
 
 
 def test_weights_of_another_sum_are_divided_and_echoed() -> None:
@@ -395,7 +398,7 @@ def scored_rows(objectives: tuple[str, ...], rows: int = 150) -> ScoredDataset:
 def printed(renderable: object) -> str:
     from rich.console import Console
 
-    console = Console(width=200, record=True, quiet=True)
+    console = Console(width=200, file=io.StringIO(), record=True)
     console.print(renderable)
     return console.export_text()
 

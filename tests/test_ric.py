@@ -35,7 +35,7 @@ def scorer(objective: str, sign: float = 1.0) -> FunctionScorer:
     """Return the rule by which ``make_dataset`` scores, times ``sign``."""
 
     def rate(prompts: Sequence[Prompt], texts: Sequence[str], cut: Sequence[bool]) -> list[float]:
-        assert not any("rm1_score" in message.content for prompt in prompts for message in prompt)
+        assert not any("  <rm1_score> " in message.content for prompt in prompts for message in prompt)
         words = [text.split() for text in texts]
         if objective == "short":
             return [-sign * len(w) for w in words]

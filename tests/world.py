@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from paretune.dataset import ScoredDataset
@@ -13,15 +14,19 @@ TEMPLATE = (
 WORDS = ["good", "kind", "bad", "red", "blue", "sun", "moon", "tree", "stone", "river"]
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
-    """Write a tiny model and tokenizer that `paretune.lm.load` reads."""
+TAGS = ["<short:", "<good:", *(f"{level}/10>" for level in range(11))]
+"""Words of the score tags that Rewards-in-Context writes into prompts for :func:`make_dataset` (form ``levels``)."""
+
+
+def write_model(folder: Path, seed: int = 0, words: Sequence[str] = WORDS) -> Path:
+    """Write a tiny model and tokenizer that `paretune.lm.load` reads; what is not among ``words`` is one unknown token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     from conftest import make_tiny_llama
 
     special = ["<pad>", "<s>", "</s>", "<u>", "</u>", "<a>"]
-    vocabulary = special + [f"{mark}{word}" for word in WORDS for mark in ("", "▁")]
+    vocabulary = special + [f"{mark}{word}" for word in words for mark in ("", "▁")]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")

@@ -185,6 +185,22 @@ class Adapter:
             )
 
 
+def load_any(folder: str | Path) -> Adapter:
+    """Read an adapter of either form: written by :meth:`Adapter.save`, or a LoRA saved by PEFT.
+
+    Raises:
+        ModelError: ``folder`` holds neither, or what it holds cannot be read.
+    """
+    folder = Path(folder)
+    if (folder / FILES[0]).is_file():
+        return Adapter.load(folder)
+    if (folder / PEFT_FILES[0]).is_file():
+        return from_peft(folder)
+    raise ModelError(
+        f"{folder}: no adapter; expected a folder with {FILES[0]} (RUN/adapters/NAME/adapter) or with PEFT's {PEFT_FILES[0]}"
+    )
+
+
 def stack(adapters: Sequence[Adapter]) -> Adapter:
     """Return one adapter whose columns are those of all ``adapters`` side by side.
 

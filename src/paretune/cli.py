@@ -60,6 +60,45 @@ def run(
     typer.echo(f"Report: {report}")
 
 
+@app.command()
+def front(
+    config: Annotated[Path, typer.Argument(help="A YAML file with data, scorers, sampling and preferences.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example folder=runs/mine.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="OBJECTIVE=FOLDER, one an objective: paretune's or a PEFT LoRA."),
+    ] = None,
+    by: Annotated[list[str] | None, typer.Option(help="soup or mod; both by default.")] = None,
+    divergence: Annotated[
+        str, typer.Option(help="Under which the adapters were trained: reverse-kl for DPO.")
+    ] = "reverse-kl",
+) -> None:
+    """Measure the front of any adapters, one an objective, as a soup and by multi-objective decoding."""
+    from paretune.adapter import load_any
+    from paretune.config import load_config
+    from paretune.errors import ConfigError
+    from paretune.mixture import Mixing
+    from paretune.run import run_front
+
+    settings = load_config(config, overrides or [])
+    named: dict[str, Path] = {}
+    for text in adapter or []:
+        objective, sign, folder = text.partition("=")
+        if not sign or not objective or not folder or objective in named:
+            raise ConfigError(f"--adapter {text!r}: expected OBJECTIVE=FOLDER, each objective once")
+        named[objective] = Path(folder)
+    for way in by or []:
+        if way not in ("soup", "mod"):
+            raise ConfigError(f"--by {way!r}: expected soup or mod")
+    rule = Mixing(divergence)  # type: ignore[arg-type]
+    adapters = {objective: load_any(folder) for objective, folder in named.items()}
+    report = run_front(settings, adapters, by or ["soup", "mod"], rule)
+    _print(_front_table(report.parent / "front.json"))
+    typer.echo(f"Report: {report}")
+
+
 def _front_table(file: Path) -> Any:
     """Return the hypervolumes of a finished run as a table."""
     from rich.table import Table
@@ -248,6 +287,29 @@ def data_sample(
     typer.echo(
         f"{target}: {len(sampled.rows)} prompts, {len(answers)} responses, {sum(answers) / max(1, len(answers)):.1%} cut"
     )
+
+
+@data_app.command("select")
+def data_select(
+    source: Source,
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: Optional[str] = None,  # noqa: UP045
+    k: Annotated[int, typer.Option(help="Responses a preference.")] = 100,
+    preferences: Annotated[int, typer.Option(help="Evenly spaced preferences between two objectives.")] = 11,
+    layers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Non-dominated layers in the pool; by default as few as hold 5 k responses."),
+    ] = None,
+    normalize: Annotated[str, typer.Option(help="minmax, zscore or none.")] = "minmax",
+    out: Annotated[Optional[Path], typer.Option(help="Picture to write, a PNG.")] = None,  # noqa: UP045
+    jsonl: Annotated[Optional[Path], typer.Option(help="Chosen responses to write.")] = None,  # noqa: UP045
+) -> None:
+    """Choose the responses that ParetoHqD would train on, and show pool, rays and choice."""
+    from paretune.selection_view import select_command
+
+    dataset = _load(source, path, objective, split)
+    _print(select_command(dataset, k, preferences, layers, normalize, out, jsonl))  # type: ignore[arg-type]
 
 
 @score_app.command("fit")

@@ -42,7 +42,8 @@ def first_layers(
 
 def _peel(scores: np.ndarray, depth: int, least: int) -> list[np.ndarray]:
     """Return the positions in each of the first layers, until ``depth`` of them or ``least`` points."""
-    left, found, total = np.arange(len(scores)), [], 0
+    found: list[np.ndarray] = []
+    left, total = np.arange(len(scores)), 0
     while len(left) and len(found) < depth and total < least:
         first = non_dominated(scores[left])
         found.append(left[first])

@@ -322,8 +322,8 @@ class Policy:
 
     def mixture(self, preferences: Sequence[Preference]) -> Mixture:
         """Return how the rows of MOD are mixed at B preferences."""
-        betas = [adapter.info.get("beta") for adapter in self.adapters]
-        known = None not in betas and len(set(betas)) > 1
+        betas = [float(adapter.info["beta"]) for adapter in self.adapters if "beta" in adapter.info]
+        known = len(betas) == len(self.adapters) and len(set(betas)) > 1
         ratios = torch.tensor(betas, dtype=torch.float64) / max(betas) if known else None
         return Mixture(exponents(self.weights(preferences), ratios), self.mixing)
 

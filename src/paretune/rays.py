@@ -380,9 +380,10 @@ def _remarks(
             f"with {len(names)} objectives rays crowd together and the first layer swells; the paper has 3 at most"
         )
     if num_layers and depth < num_layers:
-        notes.append(f"there are {depth} layers, fewer than num_layers={num_layers}")
+        notes.append(f"num_layers={num_layers} is more than the {depth} there are")
     if pooled < k:
-        held = f"the first {depth} layers hold" if pooled < count else "there are"
+        first = "the first layer holds" if depth == 1 else f"the first {depth} layers hold"
+        held = first if pooled < count else "there are"
         notes.append(f"{held} {pooled} responses, fewer than k={k}: every preference takes them all")
     return notes
 

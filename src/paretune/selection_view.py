@@ -207,9 +207,10 @@ def _heading(figure: Figure, selection: Selection, objectives: Sequence[str], co
     told = f"Pool of {len(selection.pool):,} of {count:,} responses: {selection.num_layers} non-dominated layers."
     if not math.isnan(overlap := selection.overlap()):
         told += f" Neighbouring preferences share {overlap:.0%}."
-    if len(objectives) == 2:
-        told += f" Beside each ray: the weight on {objectives[0]}."
     figure.text(0.025, 0.895, told, size=11, color=QUIET, va="center")
+    if len(objectives) == 2:
+        beside = f"Beside each ray: the weight on {objectives[0]}"
+        figure.text(0.975, 0.85, beside, size=11, color=QUIET, va="center", ha="right")
     dots = [
         ("responses", RULE, ""),
         ("pool", "#a9b0b8", ""),
@@ -239,8 +240,9 @@ def _panel(
     sample = known[np.unique(np.linspace(0, len(known) - 1, MOST_POINTS).astype(int))][:, at]
     low, high = known[:, at].min(axis=0), selection.ideal[at]
     margin = 0.04 * np.where(high > low, high - low, 1.0)
-    axes.scatter(*sample.T, s=6, color=RULE, linewidths=0, zorder=1)
-    axes.scatter(*scores[selection.pool][:, at].T, s=10, color="#a9b0b8", linewidths=0, zorder=2)
+    axes.scatter(sample[:, 0], sample[:, 1], s=6, color=RULE, linewidths=0, zorder=1)
+    pool = scores[selection.pool]
+    axes.scatter(pool[:, pair[0]], pool[:, pair[1]], s=10, color="#a9b0b8", linewidths=0, zorder=2)
     for weights, direction, chosen, colour in zip(
         selection.preferences, selection.directions[:, at], selection.chosen, colours, strict=True
     ):
@@ -253,9 +255,8 @@ def _panel(
             if selection.preferences.shape[1] == 2:
                 share = f"{weights[0]:.2g}"
                 axes.annotate(share, end, size=9, color=colour, ha="right", va="top", weight="bold")
-        axes.scatter(
-            *scores[chosen][:, at].T, s=16, color=[colour], edgecolors="white", linewidths=0.4, zorder=4
-        )
+        x, y = scores[chosen, pair[0]], scores[chosen, pair[1]]
+        axes.scatter(x, y, s=16, color=[colour], edgecolors="white", linewidths=0.4, zorder=4)
     axes.set_xlim(low[0] - 2 * margin[0], high[0] + margin[0])
     axes.set_ylim(low[1] - 2 * margin[1], high[1] + margin[1])
     axes.tick_params(length=0, labelsize=10, labelcolor=QUIET, pad=6)

@@ -65,7 +65,7 @@ class Search:
     def __post_init__(self) -> None:
         for name, least in (("suggestions", 1), ("margin", 0), ("least", 0)):
             if not getattr(self, name) >= least:
-                raise ConfigError(f"methods.sipo.{name} must be at least {least}, got {getattr(self, name)}")
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

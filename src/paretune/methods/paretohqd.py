@@ -136,11 +136,13 @@ def paretohqd(
     if config.stage2:
         answers = augment(lab, train, [(w, adapters[w]) for w in models], scorers, sampling, config.prompts)
         second = nearest(lab, answers, anchors, config.k // 2, config, "stage 2")
+        teachers = {adapters[w].info["stage"] for w in models}
         with lab.trained_by(replace(lab.training, steps=later)):
             for preference, chosen, kept in zip(anchors, second, held_out[: len(anchors)], strict=True):
                 if chosen:
                     start = adapters[preference]
-                    info = _info(preference, 2) | {"start": start.info["stage"]}
+                    led = sorted(teachers | {start.info["stage"]})
+                    info = _info(preference, 2) | {"start": start.info["stage"], "stages": led}
                     name = f"paretohqd-{preference}-stage-2"
                     adapters[preference] = lab.fit_demonstrations(name, chosen, kept, start, info)
     return Policy.anchors("paretohqd", lab.lm, objectives, [adapters[w] for w in anchors], anchors)
@@ -325,7 +327,8 @@ def _tell(lab: Lab, selection: Selection, objectives: Sequence[str], count: int,
     file = lab.folder / "selections" / f"paretohqd-{stage.replace(' ', '-')}.json"
     write_json(file, selection.to_dict(objectives))
     shared = selection.overlap()
-    told = f"ParetoHqD, {stage}: {len(selection.pool)} of {count} responses in {selection.num_layers} layers"
+    told = f"ParetoHqD, {stage}: {len(selection.pool)} of {count} responses in {selection.num_layers} layer"
+    told += "s" * (selection.num_layers > 1)
     if not np.isnan(shared):
         told += f"; neighbouring preferences share {shared:.0%} of their responses"
     lab.say("; ".join([told, *selection.notes]))

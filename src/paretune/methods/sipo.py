@@ -70,13 +70,13 @@ class SIPOConfig(Search):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.weights:
-            raise ConfigError("methods.sipo.weights is empty; use grid, run, or list some preferences")
+            raise ConfigError("weights is empty; use grid, run, or list some preferences")
         for name in ("beta", "rate"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"methods.sipo.{name} must be above 0, got {getattr(self, name)}")
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
         for name, least in (("conflicts", 1), ("rounds", 1), ("alpha", 0), ("steps", 0)):
             if not getattr(self, name) >= least:
-                raise ConfigError(f"methods.sipo.{name} must be at least {least}, got {getattr(self, name)}")
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
 def sipo(
