@@ -91,7 +91,9 @@ def test_mixed_preferences_in_one_batch_equal_one_at_a_time(policies: dict[str, 
             for p, w, s in zip(prompts, preferences, [7, 8, 9, 10], strict=True)
         ]
         assert [r.tokens for r in together] == [r.tokens for r in alone]
-    assert len({r.tokens for r in policy.generate([prompts[0]] * 4, preferences, GREEDY)}) > 1
+    drawn = replace(GREEDY, temperature=1.0)
+    by_preference = {tuple(r.tokens for r in policy.generate(prompts, [w] * 4, drawn)) for w in preferences}
+    assert len(by_preference) > 1
 
 
 @pytest.mark.parametrize("name", METHODS)

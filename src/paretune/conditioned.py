@@ -17,7 +17,7 @@ from torch import Tensor
 from paretune.adapter import Adapter
 from paretune.errors import ConfigError, TrainingError
 from paretune.lm import LanguageModel
-from paretune.loop import Group, Record, Training, data_order, fit, learned
+from paretune.loop import Group, Record, Training, batch_rows, data_order, fit, learned
 from paretune.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_loss
 from paretune.packing import TokenGroup, pack, packed_logps
 from paretune.preference import sample_simplex, simplex_grid
@@ -249,8 +249,7 @@ class ConditionedTask:
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Draw preferences, yield the aggregated loss of the next pairs of every objective, and each objective's own."""
         count, M = self.settings.batch_pairs, len(self.train.objectives)
-        number = step * self.settings.accumulate + micro
-        rows = [order[number * count : (number + 1) * count] for order in self.orders]
+        rows = [batch_rows(order, step, micro, self.settings) for order in self.orders]
         one = self.conditioning.per == "batch"
         # Corners of resting objectives alone leave nothing to learn from: another draw.
         for attempt in itertools.count():

@@ -15,7 +15,7 @@ from torch import Tensor
 from paretune.adapter import Adapter
 from paretune.errors import TrainingError
 from paretune.lm import LanguageModel
-from paretune.loop import Group, Record, Training, attach, data_order, fit
+from paretune.loop import Group, Record, Training, attach, batch_rows, data_order, fit
 from paretune.packing import TokenGroup, pack, packed_logps
 from paretune.rows import Prompt
 from paretune.steering import Steering, trained
@@ -135,9 +135,7 @@ class DemonstrationTask:
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Yield the mean loss a token of the next responses in the order of the data."""
-        count = self.settings.batch_pairs
-        first = (step * self.settings.accumulate + micro) * count
-        rows = self.order[first : first + count]
+        rows = batch_rows(self.order, step, micro, self.settings)
         with self.steering.at(self.gate):
             loss, targets, tokens = self._loss(self.table, rows)
             if not bool(loss.isfinite()):

@@ -14,7 +14,7 @@ from torch import Tensor
 from paretune.adapter import Adapter
 from paretune.errors import TrainingError
 from paretune.lm import LanguageModel
-from paretune.loop import Group, Record, Training, attach, data_order, fit
+from paretune.loop import Group, Record, Training, attach, batch_rows, data_order, fit
 from paretune.losses import Link, log_ratio_gap, nll_loss, pair_loss
 from paretune.packing import pack, packed_logps
 from paretune.steering import Steering, trained
@@ -103,9 +103,7 @@ class PairTask:
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Yield the mean loss of the next pairs in the order of the data, and their rewards."""
-        pairs = self.settings.batch_pairs
-        first = (step * self.settings.accumulate + micro) * pairs
-        rows = self.order[first : first + pairs]
+        rows = batch_rows(self.order, step, micro, self.settings)
         with self.steering.at(self.gate):
             loss, reward, tokens = self.losses(self.table, rows)
             if not bool(loss.isfinite().all()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +99,12 @@ def data_order(count: int, draws: int, seed: int) -> list[int]:
     while len(order) < draws:
         order.extend(torch.randperm(count, generator=generator).tolist())
     return order[:draws]
+
+
+def batch_rows(order: Sequence[int], step: int, micro: int, settings: Training) -> list[int]:
+    """Return the rows of forward ``micro`` of optimiser step ``step`` (both from 0) in an order of :func:`data_order`."""
+    first = (step * settings.accumulate + micro) * settings.batch_pairs
+    return list(order[first : first + settings.batch_pairs])
 
 
 def attach(lm: LanguageModel, settings: Training, start: Adapter | None = None) -> tuple[Steering, float]:
