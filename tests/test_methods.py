@@ -357,51 +357,64 @@ def tiny_run(lm: LanguageModel, folder: Path, settings: dict[str, Any]) -> RunCo
     return parse_config({**common, "device": "cpu", "data": data, "score": SCORERS, **settings})
 
 
-def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path) -> None:
-    """Data to report on the tiny model; a second run reuses every stage and judges nothing again."""
+def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path) -> None:
+    """`configs/compare.yaml` at smoke size, data to report; a second run reuses every stage and judges nothing again."""
+    shipped = yaml.safe_load((Path(__file__).parent.parent / "configs/compare.yaml").read_text())
+    methods = {
+        name: {k: v for k, v in own.items() if k != "train"} for name, own in shipped["methods"].items()
+    }
+    assert set(methods) == set(METHODS), "all methods are compared"
+    methods["panacea"] |= {"rank": 2, "train": {"steps": 6}}
+    methods["paretohqd"] |= {"k": 4, "steps": 2, "stage2_steps": 1, "prompts": 3, "drop_collapsed": False}
+    # The tiny model ends no answer in six tokens and writes no list of suggestions.
+    methods["ric"] |= {"iterations": 0}
+    methods["sipo"] |= {"refine": False, "steps": 1, "conflicts": 4}
     config = tiny_run(
         lm,
         tmp_path,
         {
-            "methods": {
-                "dpo-soup": {},
-                "modpo": {},
-                "panacea": {"rank": 2, "train": {"steps": 6}},
-                "dpo-lw": {},
-            },
-            "preferences": 3,
+            "methods": methods,
+            "preferences": shipped["preferences"],
             "train": {"steps": 4, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
-            "sampling": {"max_new_tokens": 6, "batch_size": 16},
-            "evaluate": {"preferences": 5, "extrapolations": ["good=1.25,short=-0.25"]},
+            "sampling": {"max_new_tokens": 6, "batch_size": 64},
+            "evaluate": {"prompts": 3, "preferences": 5, "extrapolations": ["good=1.25,short=-0.25"]},
         },
     )
     report = run(config)
     facts = json.loads((tmp_path / "run/front.json").read_text())
-    assert report.read_text().startswith("<!doctype html>") or "<html" in report.read_text()[:300]
+    found = {policy["name"]: policy for policy in facts["policies"]}
+    page = report.read_text()
+    assert page.startswith("<!doctype html>") and "Mixing at decoding" in page
     assert (tmp_path / "run/front.png").read_bytes()[:4] == b"\x89PNG"
-    assert [policy["name"] for policy in facts["policies"]] == ["dpo-soup", "modpo", "panacea", "dpo-lw"]
-    measured = {policy["name"]: len(policy["points"]) for policy in facts["policies"]}
-    assert measured == {"dpo-soup": 5, "modpo": 3, "panacea": 5, "dpo-lw": 3}, (
-        "anchors at theirs, others everywhere"
-    )
-    beyond = {
-        policy["name"]: [p["preference"] for p in policy["extrapolations"]] for policy in facts["policies"]
-    }
+    assert list(found) == list(methods)
+    anchored = {"modpo", "dpo-lw", "paretohqd"}
+    assert all(len(policy["points"]) == (3 if name in anchored else 5) for name, policy in found.items())
     line = [{"good": 1.25, "short": -0.25}]
-    assert beyond == {"dpo-soup": line, "modpo": [], "panacea": line, "dpo-lw": []}, "anchors cannot"
-    assert report.read_text().count("extrapolated, in no figure") == 2
+    for name, policy in found.items():
+        beyond = [point["preference"] for point in policy["extrapolations"]]
+        assert beyond == ([] if name in anchored | {"ric"} else line), "anchors and prompts cannot"
+    assert page.count("extrapolated, in no figure") == 4
     assert "extrapolated" in (tmp_path / "run/README.md").read_text()
-    tokens = {policy["name"]: policy["cost"]["tokens"] for policy in facts["policies"]}
+
+    tokens = {name: policy["cost"]["tokens"] for name, policy in found.items()}
     history = json.loads((tmp_path / "run/adapters/panacea/history.json").read_text())
     assert tokens["panacea"] == sum(record["tokens"] for record in history) > 0
     assert len(history) == 6, "its own setting; the others take 4 steps"
     assert len(json.loads((tmp_path / "run/adapters/dpo-good/history.json").read_text())) == 4
-    assert tokens["modpo"] > tokens["dpo-soup"] > 0, (
+    assert tokens["modpo"] > tokens["dpo-soup"] == tokens["mod"] > 0, (
         "its corners are the soup's adapters, and it has one more"
     )
-    assert facts["policies"][2]["steerability"] and "steerability" not in facts["policies"][0]
-    point = facts["policies"][0]["points"][0]
-    assert {"collapse_rate", "cut_rate", "kl", "base_logp"} <= set(point)
+    passes = {name: policy["cost"]["passes"] for name, policy in found.items()}
+    assert {name for name, count in passes.items() if count == 2} == {"mod", "sipo"} and max(
+        passes.values()
+    ) == 2
+    distances = [each["value"] for each in found["mod"]["soup_kl"]]
+    assert distances[0] == distances[-1] == 0 < min(distances[1:-1]), "at corners the two are one model"
+    inner = {name: found[name]["points"][1]["conflict"]["value"] for name in ("mod", "dpo-soup")}
+    assert inner["mod"] > 0 == inner["dpo-soup"]
+
+    assert found["panacea"]["steerability"] and "steerability" not in found["dpo-soup"]
+    assert {"collapse_rate", "cut_rate", "kl", "base_logp"} <= set(found["dpo-soup"]["points"][0])
     assert facts["reference_point"] and facts["chord"]["hypervolume"]["low"] is not None
     assert not any(
         stage["reused"] for stage in facts["stages"] if stage["name"] == "adapters/modpo-short=0.5,good=0.5"
@@ -415,55 +428,6 @@ def test_whole_run_then_nothing_is_done_twice(lm: LanguageModel, tmp_path: Path)
             for f in (facts, again)
         )
         assert first == second
-
-
-def test_the_comparison_of_all_methods_at_smoke_size(lm: LanguageModel, tmp_path: Path) -> None:
-    """`configs/compare.yaml` on the tiny model: every method ends in one report, and a second run repeats nothing."""
-    make_dataset(30).select([]).write(tmp_path / "data.jsonl")
-    overrides = {
-        "folder": str(tmp_path / "run"),
-        "model": lm.name,
-        "dtype": "float32",
-        "device": "cpu",
-        "data": {"source": str(tmp_path / "data.jsonl")},
-        "score": SCORERS,
-        "train": {"steps": 2, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
-        "sampling": {"max_new_tokens": 6, "batch_size": 64},
-        "evaluate": {"prompts": 3},
-    }
-    values = yaml.safe_load((Path(__file__).parent.parent / "configs/compare.yaml").read_text()) | overrides
-    methods = {
-        name: {k: v for k, v in own.items() if k != "train"} for name, own in values["methods"].items()
-    }
-    assert set(methods) == set(METHODS), "all methods are compared"
-    methods["paretohqd"] |= {"k": 4, "steps": 2, "stage2_steps": 1, "prompts": 3, "drop_collapsed": False}
-    # The tiny model ends no answer in six tokens and writes no list of suggestions.
-    methods["ric"] |= {"iterations": 0}
-    methods["sipo"] |= {"refine": False, "steps": 1, "conflicts": 4}
-    config = parse_config(values | {"methods": methods})
-    report = run(config).read_text()
-    facts = json.loads((tmp_path / "run/front.json").read_text())
-    found = {policy["name"]: policy for policy in facts["policies"]}
-    assert list(found) == list(methods)
-    assert all(policy["cost"]["tokens"] > 0 for policy in found.values())
-    assert found["mod"]["cost"]["tokens"] == found["dpo-soup"]["cost"]["tokens"], "the same adapters"
-    assert {
-        name: policy["cost"]["passes"] for name, policy in found.items() if policy["cost"]["passes"] > 1
-    } == {
-        "mod": 2,
-        "sipo": 2,
-    }
-    distances = [each["value"] for each in found["mod"]["soup_kl"]]
-    assert distances[0] == distances[-1] == 0 and min(distances[1:-1]) > 0, "at corners the two are one model"
-    assert (
-        found["mod"]["points"][1]["conflict"]["value"]
-        > 0
-        == found["dpo-soup"]["points"][1]["conflict"]["value"]
-    )
-    assert "Mixing at decoding" in report
-    run(config)
-    again = json.loads((tmp_path / "run/front.json").read_text())
-    assert all(stage["reused"] for stage in again["stages"])
 
 
 def test_a_run_stopped_while_judging_keeps_what_was_judged(
