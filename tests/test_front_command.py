@@ -72,7 +72,7 @@ def test_the_front_of_given_adapters(
                 ],
                 "preferences": 3,
                 "sampling": {"max_new_tokens": 4},
-                "evaluate": {"prompts": 2},
+                "evaluate": {"prompts": 2, "resamples": 100},
             }
         ),
     )

@@ -377,7 +377,12 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
             "preferences": shipped["preferences"],
             "train": {"steps": 4, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
             "sampling": {"max_new_tokens": 6, "batch_size": 64},
-            "evaluate": {"prompts": 3, "preferences": 5, "extrapolations": ["good=1.25,short=-0.25"]},
+            "evaluate": {
+                "prompts": 3,
+                "preferences": 5,
+                "extrapolations": ["good=1.25,short=-0.25"],
+                "resamples": 100,
+            },
         },
     )
     report = run(config)
@@ -442,6 +447,7 @@ def test_a_run_stopped_while_judging_keeps_what_was_judged(
             "preferences": 5,
             "train": {"steps": 2, "batch_pairs": 2, "rank": 4},
             "sampling": {"max_new_tokens": 4, "batch_size": 1},
+            "evaluate": {"resamples": 100},
         },
     )
     judged: list[int] = []

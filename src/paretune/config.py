@@ -85,6 +85,7 @@ class EvaluateConfig(_Part):
         extrapolations: preferences off the simplex, such as ``concise=1.2,warm=-0.2``, at which policies that serve any
             preference are measured too; reports mark them, and no figure of the front counts them.
         shown: prompts whose answers the report shows.
+        resamples: of prompts, for intervals and paired tests; at least 1000 for a 95 % interval.
     """
 
     prompts: int = Field(default=0, ge=0)
@@ -93,6 +94,7 @@ class EvaluateConfig(_Part):
     reference_point: dict[str, float] | None = None
     extrapolations: list[str] = Field(default_factory=list)
     shown: int = Field(default=6, ge=1)
+    resamples: int = Field(default=2000, ge=1)
 
 
 class RunConfig(_Part):

@@ -23,6 +23,9 @@ from paretune.rows import Prompt
 from paretune.score import Scorer, score_texts
 from paretune.score_cache import ScoreCache
 
+RESAMPLES = 2000
+"""Of prompts, by default, for intervals and paired tests."""
+
 TOGETHER = 16
 """Responses to one prompt in a packed group: a group is never cut, so this bounds the largest forward."""
 
@@ -232,8 +235,9 @@ def _base_logps(lm: LanguageModel, prompts: Sequence[Prompt], responses: Sequenc
 def mean_interval(values: np.ndarray) -> Interval:
     """Return the mean of per-prompt values ``[P]`` with a bootstrap interval over prompts."""
     scores = values[None, :, None]
-    single = Front("kl", ("kl",), np.ones((1, 1)), scores, tuple(str(i) for i in range(len(values))))
-    return bootstrap(single, lambda means: float(means[0, 0]))
+    single = Front("mean", ("mean",), np.ones((1, 1)), scores, tuple(str(i) for i in range(len(values))))
+    low, high = mean_intervals(single)
+    return Interval(float(values.mean()), float(low[0, 0]), float(high[0, 0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +253,7 @@ class Judgement:
         comparisons: paired tests on hypervolume: each policy against the base model and against the coin toss at its own
             preferences (more points of one line would have more hypervolume), and the policies among each other.
         extrapolations: policy name -> its evaluation off the simplex, which no figure counts.
+        resamples: of prompts, for intervals and tests.
     """
 
     evaluations: Mapping[str, Evaluation]
@@ -258,6 +263,7 @@ class Judgement:
     reference_point: np.ndarray
     comparisons: Sequence[Comparison]
     extrapolations: Mapping[str, Evaluation] = field(default_factory=dict)
+    resamples: int = RESAMPLES
 
     def to_dict(self, prompts: Sequence[str], shown: int = 6) -> dict[str, Any]:
         """Return the judgement as JSON values, with the texts of the first ``shown`` prompts."""
@@ -271,7 +277,7 @@ class Judgement:
             "base": {
                 **_point(self.base, 0, shown),
                 "hypervolume": bootstrap(
-                    self.base.front, partial(hypervolume, reference=reference)
+                    self.base.front, partial(hypervolume, reference=reference), self.resamples
                 ).to_dict(),
             },
             "policies": [
@@ -279,17 +285,22 @@ class Judgement:
             ],
             "chord": {
                 "points": points.tolist(),
-                "hypervolume": bootstrap(self.coin_toss, partial(hypervolume, reference=reference)).to_dict(),
+                "hypervolume": bootstrap(
+                    self.coin_toss, partial(hypervolume, reference=reference), self.resamples
+                ).to_dict(),
             },
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
         }
 
     def _policy(self, name: str, evaluation: Evaluation, shown: int) -> dict[str, Any]:
         front, reference = evaluation.front, self.reference_point
-        figures = {figure: interval.to_dict() for figure, interval in front.summary(reference).items()}
+        figures = {
+            figure: interval.to_dict()
+            for figure, interval in front.summary(reference, self.resamples).items()
+        }
         if len(reference) == 2:
             hull = partial(mixture_hypervolume, reference=reference)
-            figures["hull_hypervolume"] = bootstrap(front, hull, resamples=500).to_dict()
+            figures["hull_hypervolume"] = bootstrap(front, hull, min(500, self.resamples)).to_dict()
         beyond = self.extrapolations.get(name)
         return {
             "name": name,
@@ -327,6 +338,7 @@ def judge(
     base: Evaluation,
     endpoints: Evaluation,
     reference_point: np.ndarray,
+    resamples: int = RESAMPLES,
 ) -> Judgement:
     """Put evaluations side by side and test each pair of them.
 
@@ -335,6 +347,7 @@ def judge(
         base: the base model at one preference.
         endpoints: a policy at the M one-hot preferences (the single-objective models), for the chord.
         reference_point: ``[M]`` of the hypervolumes.
+        resamples: of prompts, for intervals and tests.
     """
     objectives = endpoints.front.objectives
     line = chord(endpoints.front, simplex_grid(len(objectives), 20 if len(objectives) == 2 else 8))
@@ -343,9 +356,9 @@ def judge(
     fronts = [evaluation.front for evaluation in evaluations.values()]
     for front in fronts:
         tossed = chord(endpoints.front, front.preferences)
-        comparisons += [compare(front, base.front, figure), compare(front, tossed, figure)]
+        comparisons += [compare(front, other, figure, resamples) for other in (base.front, tossed)]
     for i, first in enumerate(fronts):
-        comparisons += [compare(first, second, figure) for second in fronts[i + 1 :]]
+        comparisons += [compare(first, second, figure, resamples) for second in fronts[i + 1 :]]
     most = max((front.preferences for front in fronts), key=len, default=endpoints.front.preferences)
     tossed = chord(endpoints.front, most)
-    return Judgement(evaluations, base, line, tossed, reference_point, comparisons)
+    return Judgement(evaluations, base, line, tossed, reference_point, comparisons, resamples=resamples)

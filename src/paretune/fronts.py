@@ -135,7 +135,9 @@ def measure(
         reference = reference_point(base.front, ends.front, *(e.front for e in evaluations.values()))
     else:
         reference = np.array([_stated(stated, objective) for objective in objectives])
-    return replace(judge(evaluations, base, ends, reference), extrapolations=extrapolations)
+    return replace(
+        judge(evaluations, base, ends, reference, config.evaluate.resamples), extrapolations=extrapolations
+    )
 
 
 def _held_out(config: RunConfig, test: ScoredDataset) -> list[Row]:
