@@ -45,11 +45,7 @@ def run(config: RunConfig) -> Path:
     Raises:
         ParetuneError: what cannot be done, with the cure.
     """
-    folder = config.run_folder
-    write_text(folder / "config.yaml", _yaml(config))
-    write_json(folder / "versions.json", versions())
-    lm = load(config.model, config.dtype, config.device)
-    lab = Lab(lm, folder, config.training(), tuple(config.trackers))
+    lab = _opened(config)
     splits, scorers = prepare_data(config, lab)
     objectives = splits["train"].objectives
     preferences = config.grid(objectives)
@@ -60,7 +56,7 @@ def run(config: RunConfig) -> Path:
             policies[name] = train(name, config, lab, splits, preferences, scorers)
     endpoints = _endpoints(config, lab, splits)
     for name, policy in policies.items():
-        policy.save(folder / "policies" / name)
+        policy.save(lab.folder / "policies" / name)
     return write_front(config, lab, policies, endpoints, splits, scorers)
 
 
@@ -79,11 +75,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: an objective without adapter, or an adapter without objective.
         ModelError: an adapter of another base model, or of another divergence.
     """
-    folder = config.run_folder
-    write_text(folder / "config.yaml", _yaml(config))
-    write_json(folder / "versions.json", versions())
-    lm = load(config.model, config.dtype, config.device)
-    lab = Lab(lm, folder, config.training(), tuple(config.trackers))
+    lab = _opened(config)
     splits, scorers = prepare_data(config, lab)
     objectives = splits["train"].objectives
     if set(adapters) != set(objectives):
@@ -92,12 +84,21 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         )
     members = [adapters[objective] for objective in objectives]
     for objective, adapter in zip(objectives, members, strict=True):
-        adapter.check_base(lm.fingerprint, f"the adapter for {objective}")
-    soup_ = Policy.soup("soup", lm, objectives, members)
-    policies = {"soup": soup_, "mod": Policy.mod("mod", lm, objectives, members, mixing)}
+        adapter.check_base(lab.lm.fingerprint, f"the adapter for {objective}")
+    soup_ = Policy.soup("soup", lab.lm, objectives, members)
+    policies = {"soup": soup_, "mod": Policy.mod("mod", lab.lm, objectives, members, mixing)}
     return write_front(
         config, lab, {name: policies[name] for name in by}, replace(soup_, name="endpoints"), splits, scorers
     )
+
+
+def _opened(config: RunConfig) -> Lab:
+    """Load the model and open the run folder, with the resolved settings and the versions in it."""
+    folder = config.run_folder
+    write_text(folder / "config.yaml", _yaml(config))
+    write_json(folder / "versions.json", versions())
+    lm = load(config.model, config.dtype, config.device)
+    return Lab(lm, folder, config.training(), tuple(config.trackers))
 
 
 # Data and scores
