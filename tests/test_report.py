@@ -477,6 +477,50 @@ def test_steerability_is_told(tmp_path, ratio, told):
     assert 'id="steerability"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_data_the_methods_made_are_told(tmp_path):
+    run = make_run()
+    assert 'id="made"' not in write_report(run, tmp_path).read_text(encoding="utf-8")
+    counts = {
+        "drawn": 40,
+        "empty": 0,
+        "cut": 3,
+        "collapsed": 1,
+        "kept": 12,
+        "gap": {"concise": 0.5, "<warm>": 1.25},
+    }
+    run["policies"][0]["online"] = [counts]
+    run["policies"][1]["retention"] = {
+        "round": 1, "pairs": 90, "conflicts": 41, "taken": 40, "sampled": 160, "cut": 7, "empty": 0, "unread": 5,
+        "rewritten": 30, "kept": 20, "repeated": 2, "survivors": 11,
+    }  # fmt: skip
+    told = (
+        write_report(run, tmp_path)
+        .read_text(encoding="utf-8")
+        .split('<section id="made">')[1]
+        .split("</section>")[0]
+    )
+    assert (
+        "40 answers to goals drawn, 12 kept" in told and "concise 0.50, &lt;warm&gt; 1.25 deviations" in told
+    )
+    assert "41 of 90 pairs conflict, 40 taken, 11 improved" in told and "30 rewritten (kept: 20)" in told
+
+
+def test_the_conflict_of_mixed_policies_is_told(tmp_path):
+    run = make_run()
+    assert 'id="mixing"' not in write_report(run, tmp_path).read_text(encoding="utf-8")
+    points = run["policies"][0]["points"]
+    for point in points:
+        point["conflict"] = figure(0.042, 0.01)
+    run["policies"][0]["soup_kl"] = [figure(0.007, 0.001) for _ in points]
+    told = (
+        write_report(run, tmp_path)
+        .read_text(encoding="utf-8")
+        .split('<section id="mixing">')[1]
+        .split("</section>")[0]
+    )
+    assert told.count("0.042") == told.count("0.007") == len(points)
+
+
 def test_points_off_the_simplex_are_marked(tmp_path):
     run = make_run()
     beyond = make_point(("concise", "warm"), [1.2, -0.2], 0.9, 2, "An answer from beyond.")

@@ -223,6 +223,34 @@ def mixing(run: Run) -> str:
     )
 
 
+def made_data(run: Run) -> str:
+    """Return what methods that make data of their own kept of it: answers to goals, and improved responses."""
+    rows = []
+    for i, policy in enumerate(run["policies"]):
+        for n, online in enumerate(policy.get("online") or [], 1):
+            gaps = ", ".join(f"{escape(name)} {number(gap, 2)}" for name, gap in online["gap"].items())
+            kept = f"{online['drawn']} answers to goals drawn, {online['kept']} kept to train on"
+            told = f"asked and obtained scores differ by {gaps} deviations on average" if gaps else NOTHING
+            rows.append([badge(run, i), f"iteration {n}", kept, told])
+        kept = policy.get("retention")
+        if kept:
+            told = (
+                f"{kept['sampled']} responses drawn, {kept['rewritten']} rewritten (kept: {kept['kept']}), {kept['cut']} cut, "
+                f"{kept['unread']} reviews without a suggestion"
+            )
+            of = f"{kept['conflicts']} of {kept['pairs']} pairs conflict, {kept['taken']} taken, {kept['survivors']} improved"
+            rows.append([badge(run, i), f"round {kept['round']}", of, told])
+    if not rows:
+        return ""
+    return section(
+        "made",
+        "Data the methods made",
+        table(["", "", "kept", ""], rows),
+        "The distance between the scores asked for and those obtained is what a prompt can steer at best; a self-improvement "
+        "rests on the pairs for which a response better than both was found.",
+    )
+
+
 def training_data(run: Run) -> str:
     """Return what the training data are: counts, scores, conflicts."""
     data = run.get("data")

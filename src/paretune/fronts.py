@@ -205,6 +205,8 @@ def _facts(
         }
         if ratios:
             policy["steerability"] = ratios
+        for adapter in policies[name].adapters:
+            policy |= {key: adapter.info[key] for key in ("online", "retention") if adapter.info.get(key)}
         policy["cost"] = {"adapters": len(policies[name].adapters), "passes": policies[name].passes}
         if all((lab.folder / stage).is_dir() for stage in trained) and trained:
             policy["cost"] |= {
