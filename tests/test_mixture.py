@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from paretune.adapter import Adapter
@@ -53,9 +52,9 @@ F_PRIME = {
     "jensen-shannon": lambda t, a: torch.log(2 * t / (1 + t)),
 }
 F = {
-    "forward-kl": lambda t, a: -np.log(t),
+    "forward-kl": lambda t, a: -torch.log(t),
     "alpha": lambda t, a: t / a - t ** (1 - a) / (a * (1 - a)),
-    "jensen-shannon": lambda t, a: t * np.log(t) - (t + 1) * np.log((t + 1) / 2),
+    "jensen-shannon": lambda t, a: t * torch.log(t) - (t + 1) * torch.log((t + 1) / 2),
 }
 
 
@@ -78,20 +77,22 @@ def test_general_divergences_reach_the_optimum_by_brute_force(divergence: str) -
     V, beta, alpha, w = 5, 0.5, 0.3, np.array([0.8, 0.2])
     policies, reference = random_logps(1, 2, V, spread=0.8), random_logps(1, V, seed=1, spread=0.5)
     mixed, _ = combine_general(policies, torch.tensor(w)[None], reference, divergence, alpha)  # type: ignore[arg-type]
-    ref, ratio = reference[0].exp().numpy(), (policies[0] - reference).exp()
-    reward = (w[:, None] * beta * F_PRIME[divergence](ratio, alpha).numpy()).sum(0)
-
-    def loss(p: np.ndarray) -> float:
-        return float(-(p @ reward) + beta * (ref * F[divergence](p / ref, alpha)).sum())
-
-    found = minimize(
-        loss,
-        np.full(V, 1 / V),
-        bounds=[(1e-9, 1)] * V,
-        constraints={"type": "eq", "fun": lambda p: p.sum() - 1},
-        options={"ftol": 1e-15, "maxiter": 500},
+    ref, ratio = reference[0].exp(), (policies[0] - reference).exp()
+    reward = (torch.tensor(w)[:, None] * beta * F_PRIME[divergence](ratio, alpha)).sum(0)
+    logits = torch.zeros(V, dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS(
+        [logits], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
     )
-    assert np.abs(found.x - mixed[0].exp().numpy()).max() < 1e-4
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        p = logits.softmax(0)
+        value = -(p @ reward) + beta * (ref * F[divergence](p / ref, alpha)).sum()
+        value.backward()
+        return value
+
+    search.step(loss)
+    assert (logits.detach().softmax(0) - mixed[0].exp()).abs().max() < 1e-5
     dropped = (reference[0] + torch.log(ratio).T @ torch.tensor(w)).softmax(-1)  # the reverse-KL rule instead
     assert (dropped - mixed[0].exp()).abs().sum() / 2 > 0.01
 
