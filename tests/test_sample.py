@@ -18,7 +18,6 @@ from paretune.generate import Sampling, draw, generate
 from paretune.kv_cache import ROOM, growing_cache
 from paretune.lab import Lab
 from paretune.lm import EMBEDDED, LanguageModel, embedded_gguf, load
-from paretune.methods.dpo import DPOConfig, dpo
 from paretune.pairs import pairs
 from paretune.run import QUICKSTART, prepare_data, quickstart_data
 from paretune.sample import sample_dataset
@@ -103,7 +102,7 @@ def test_the_growing_cache_holds_what_transformers_holds(lm: LanguageModel) -> N
 def test_implicit_reward_of_an_adapter(lm: LanguageModel, tmp_path: Path) -> None:
     """beta (log pi - log pi_ref), as the lab computes it for margins; the stored beta is used."""
     lab, data = Lab(lm, tmp_path / "run", TRAINING), make_dataset()
-    adapter = dpo(lab, "good", data, make_dataset(4, seed=9), DPOConfig(beta=0.2))
+    adapter = lab.dpo("good", data, make_dataset(4, seed=9), beta=0.2)
     folder = str(tmp_path / "run/adapters/dpo-good/adapter")
     scorer = build({"objective": "good", "implicit": folder, "base": lm.name, "dtype": "float32"})
     table = lab.pair_table(pairs(data, "good"))
@@ -124,7 +123,7 @@ def test_implicit_reward_of_an_adapter(lm: LanguageModel, tmp_path: Path) -> Non
 def test_trackers_receive_every_step(lm: LanguageModel, tmp_path: Path) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     lab = Lab(lm, tmp_path, TRAINING, trackers=("tensorboard",))
-    dpo(lab, "good", make_dataset(), make_dataset(4, seed=9), DPOConfig())
+    lab.dpo("good", make_dataset(), make_dataset(4, seed=9), beta=0.1)
     (folder,) = {
         file.parent for file in tmp_path.glob("logs/dpo-good/**/events*") if file.parent.name == "paretune"
     }
@@ -141,15 +140,9 @@ def test_a_tracker_that_is_not_installed_is_refused(
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
     lab = Lab(lm, tmp_path, TRAINING, trackers=("tensorboard",))
     with pytest.raises(ConfigError, match="'tensorboard' is not installed"):
-        dpo(lab, "good", make_dataset(), make_dataset(4, seed=9), DPOConfig())
+        lab.dpo("good", make_dataset(), make_dataset(4, seed=9), beta=0.1)
     with pytest.raises(ConfigError, match="trackers: Unsupported logging capability: tensorbord"):
-        dpo(
-            replace(lab, trackers=("tensorbord",)),
-            "good",
-            make_dataset(),
-            make_dataset(4, seed=9),
-            DPOConfig(),
-        )
+        replace(lab, trackers=("tensorbord",)).dpo("good", make_dataset(), make_dataset(4, seed=9), beta=0.1)
 
 
 def test_the_quickstart_ships_its_answers() -> None:
@@ -200,9 +193,7 @@ def test_the_embedded_model_answers_and_trains(tmp_path: Path, monkeypatch: pyte
         [score_texts(scorer, [r.prompt] * len(r.responses), r.responses).tolist() for r in few.rows],
     )
     lab = Lab(model, tmp_path, replace(TRAINING, steps=2, rank=4, max_tokens=512))
-    adapter = dpo(
-        lab, "concise", replace(few, rows=few.rows[:4]), replace(few, rows=few.rows[4:]), DPOConfig()
-    )
+    adapter = lab.dpo("concise", replace(few, rows=few.rows[:4]), replace(few, rows=few.rows[4:]), beta=0.1)
     assert any(bool(U.any()) for U, _ in adapter.factors.values()), "two steps move the update away from 0"
     prompt = model.encode_prompt(few.rows[0].prompt)
     (answer,) = generate(model, [prompt], Sampling(max_new_tokens=8, temperature=0.0), [0])
