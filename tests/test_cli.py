@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from paretune import cli
+from paretune.config import parse_config
 from paretune.errors import ParetuneError
+from paretune.plan import plan
 from world import make_dataset
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -135,6 +137,35 @@ preferences: 5
     assert not (tmp_path / "run").exists()
 
 
+def test_dry_run_counts_every_stage(tmp_path: Path) -> None:
+    """Steps of all stages and answers drawn between them, as the methods' own settings say."""
+    make_dataset(30).write(tmp_path / "data.jsonl")
+    methods = {
+        "paretohqd": {"steps": 10, "stage2_steps": 4, "prompts": 6},
+        "ric": {"iterations": 2, "prompts": 5, "online_steps": 3},
+        "sipo": {"steps": 9, "rounds": 2, "conflicts": 7, "refine": False, "train": {"steps": 20}},
+        "mod": {},
+    }
+    config = parse_config(
+        {
+            "data": {"source": str(tmp_path / "data.jsonl")},
+            "score": [
+                {"objective": "short", "rule": "length", "direction": "lower"},
+                {"objective": "good", "rule": "sentiment"},
+            ],
+            "methods": methods,
+            "preferences": 3,
+        }
+    )
+    rows = dict(plan(config).rows)
+    assert [name for name in rows if name.startswith("train")] == [
+        f"train: {name}" for name in ("dpo", "paretohqd", "ric", "sipo")
+    ]
+    assert "3 runs of 14 steps" in rows["train: paretohqd"] and " 18 answers" in rows["train: paretohqd"]
+    assert "1 run of 106 steps" in rows["train: ric"] and " 10 answers" in rows["train: ric"]
+    assert "2 runs of 38 steps" in rows["train: sipo"] and " 56 answers" in rows["train: sipo"]
+
+
 def test_errors_end_in_two_without_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,7 +216,7 @@ def test_data_select_shows_what_is_chosen(
         "--jsonl",
         chosen,
     )
-    assert code == 0 and "overlap" in out.lower()
+    assert code == 0 and "neighbours share" in out and "shared with neighbours" in out
     assert picture.read_bytes()[:4] == b"\x89PNG" and chosen.read_text().count("\n") >= 12
     code, out, err = call(monkeypatch, capsys, "data", "select", source, "--preferences", 1)
     assert code == 2 and "--preferences must be at least 2" in err and "Traceback" not in out + err

@@ -20,6 +20,7 @@ from paretune import loop
 from paretune.adapter import Adapter, to_peft
 from paretune.conditioned import ConditionedTask, Conditioning, draw_preferences
 from paretune.errors import ConfigError, ModelError, TrainingError
+from paretune.gates import soup_gates
 from paretune.lab import Lab
 from paretune.lm import LanguageModel, load
 from paretune.loop import Training
@@ -60,7 +61,7 @@ def delta(adapter: Adapter, gate: torch.Tensor, path: str) -> torch.Tensor:
     return U * gate.double() @ V
 
 
-@pytest.mark.parametrize("init", ["zero-singular", "zero-left"])
+@pytest.mark.parametrize("init", ["zero-singular", "zero-left", "lora"])
 def test_1_the_start_is_the_base_model(tiny_llama: Callable[..., LlamaForCausalLM], init: str) -> None:
     model = tiny_llama()
     with torch.no_grad():
@@ -75,6 +76,17 @@ def test_1_the_start_is_the_base_model(tiny_llama: Callable[..., LlamaForCausalL
     moved = {name.rpartition(".")[2] for name, p in gates.named_parameters().items() if bool(p.grad.any())}
     moved |= {name.rpartition(".")[2] for name, p in steering.named_parameters() if bool(p.grad.any())}
     assert moved == ({"sigma", "scale"} if init == "zero-singular" else {"U"})
+
+
+def test_the_start_of_a_lora_is_a_soup_of_one_lora_an_objective(
+    tiny_llama: Callable[..., LlamaForCausalLM],
+) -> None:
+    shapes = target_shapes(tiny_llama(), ["all-linear"])
+    adapter, gates = initial(shapes, 0, M, groups=3, init="lora")
+    assert torch.equal(gates.at(WEIGHTS)[next(iter(shapes))], soup_gates(WEIGHTS, [3] * M, [1.0] * M))
+    assert all(
+        not U.any() and float(V.abs().max()) <= V.shape[1] ** -0.5 for U, V in adapter.factors.values()
+    )
 
 
 def test_2_a_mixed_batch_is_its_rows_alone(tiny_llama: Callable[..., LlamaForCausalLM]) -> None:

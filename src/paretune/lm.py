@@ -115,14 +115,7 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place = (
-        torch.device(device) if device else (torch.accelerator.current_accelerator() or torch.device("cpu"))
-    )
-    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
-    if kind is None:
-        if dtype != "auto":
-            raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
-        kind = torch.bfloat16 if native_bfloat16(place) else torch.float32
+    place, kind = computing(dtype, device)
     source = locate(name)
     try:
         config = AutoConfig.from_pretrained(source)
@@ -139,6 +132,23 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
     prepare(model)
     template = fingerprint(tokenizer.chat_template, len(tokenizer))
     return LanguageModel(model, tokenizer, name, fingerprint(_weights_fingerprint(source, config), template))
+
+
+def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype]:
+    """Return the device and the number format that :func:`load` chooses.
+
+    Raises:
+        ModelError: a number format that is not known.
+    """
+    place = (
+        torch.device(device) if device else (torch.accelerator.current_accelerator() or torch.device("cpu"))
+    )
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
+    if kind is None:
+        if dtype != "auto":
+            raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
+        kind = torch.bfloat16 if native_bfloat16(place) else torch.float32
+    return place, kind
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 from paretune.config import RunConfig
-from paretune.lm import EMBEDDED, locate
+from paretune.lm import EMBEDDED, computing, locate
+from paretune.methods.paretohqd import ParetoHqDConfig
+from paretune.methods.ric import MOST_PROMPTS, RiCConfig
+from paretune.methods.sipo import SIPOConfig, sampled_at
+from paretune.preference import Preference
 from paretune.run import load_splits
 
 if TYPE_CHECKING:
@@ -15,8 +21,6 @@ if TYPE_CHECKING:
 
 FORWARD_BACKWARD = 6
 """FLOP a parameter and token of a step: 2 forward, 2 for activations, 2 for attention, head and adapters (roughly)."""
-SUSTAINED = 0.2
-"""Share of a large matrix product's speed that a step reaches; measured fp32 steps lie between 0.3 and 0.5."""
 TOKENS_A_WORD = 1.4
 DECODING = 6.0
 """Seconds of sampling a token, in units of its forward pass: decoding is bound by memory, not by arithmetic."""
@@ -50,34 +54,22 @@ def plan(config: RunConfig) -> Plan:
     preferences = config.grid(objectives)
     config.extrapolations(objectives)
     corners = sum(max(preference.weights) == 1 for preference in preferences)
-    M, N = len(objectives), len(preferences)
-    # Adapters that are trained, tables of pairs in a step, share of `train.steps`, and why so many. The single-objective
-    # models are the soup, MOD, SIPO's start, MODPO's margins and the ends of the chord, so they are always trained.
-    work: dict[str, tuple[int, int, float, str]] = {
-        "dpo-soup": (M, 1, 1, "one an objective"),
-        "modpo": (N - corners, 1, 1, "one an inner preference"),
-        "panacea": (1, M, 1, f"for all preferences, {M} times the pairs a step"),
-        "dpo-lw": (N, 1, 1, "one a preference"),
-        "paretohqd": (
-            N,
-            1,
-            1.5,
-            "one a preference, the second stage half as long; M + 1 models answer prompts between",
-        ),
-        "ric": (1, 1, 1.2, "for all preferences; answers are sampled before the online stage"),
-        "sipo": (M, 1, 1, "one an objective, after answers were sampled, reviewed and rewritten"),
-    }
     rows = [("data", ", ".join(f"{size} {name}" for name, size in sizes.items()) + " prompts")]
     rows.append(("score", ", ".join(named) or "labels of the data"))
-    runs = pairs = 0
-    for name, (adapters, tables, share, why) in work.items():
-        if name in config.methods or name == "dpo-soup":
-            training = config.training(name)
-            label, steps = "dpo" if name == "dpo-soup" else name, round(share * training.steps)
-            count = f"{adapters} run{'s' * (adapters != 1)} of {steps} steps"
-            rows.append((f"train: {label}", f"{count}, {why}"))
-            runs += adapters
-            pairs += adapters * tables * steps * training.accumulate * training.batch_pairs
+    runs = pairs = drawn = 0
+    # The single-objective models are the soup, MOD, SIPO's start, MODPO's margins and the ends of the chord, so they are
+    # always trained.
+    for name in dict.fromkeys(["dpo-soup", *config.methods]):
+        if name == "mod":
+            continue
+        work = _work(name, config, preferences, corners, sizes["train"])
+        training = config.training(name)
+        label = "dpo" if name == "dpo-soup" else name
+        count = f"{work.adapters} run{'s' * (work.adapters != 1)} of {work.steps} steps"
+        rows.append((f"train: {label}", f"{count}, {work.why}"))
+        runs += work.adapters
+        pairs += work.adapters * work.tables * work.steps * training.accumulate * training.batch_pairs
+        drawn += work.answers
     prompts = min(sizes["test"], config.evaluate.prompts or sizes["test"])
     fine = config.fine_grid(objectives)
     inner = sum(max(preference.weights) < 1 for preference in fine)
@@ -94,10 +86,59 @@ def plan(config: RunConfig) -> Plan:
     parameters = _parameters(config.model)
     if parameters is None:
         return Plan(tuple(rows), runs, None)
-    speed = _flops() * SUSTAINED
-    read = answers * config.sampling.max_new_tokens * 0.6
-    seconds = parameters * (pairs * pair * FORWARD_BACKWARD + read * 2 * DECODING) / speed
+    read = (answers + drawn) * config.sampling.max_new_tokens * 0.6
+    seconds = parameters * (pairs * pair * FORWARD_BACKWARD + read * 2 * DECODING) / _flops(config)
     return Plan(tuple(rows), runs, seconds)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a method trains and draws.
+
+    Attributes:
+        adapters: that are trained.
+        tables: of pairs in a step.
+        steps: of each adapter, all stages together.
+        why: so many.
+        answers: drawn for training, at most.
+    """
+
+    adapters: int
+    tables: int
+    steps: int
+    why: str
+    answers: int = 0
+
+
+def _work(
+    name: str, config: RunConfig, preferences: Sequence[Preference], corners: int, prompts: int
+) -> Work:
+    """Return the work of a method at ``preferences``, some of them corners, on so many training prompts."""
+    settings = config.method(name) if name in config.methods else None
+    steps, M, N = config.training(name).steps, len(preferences[0].weights), len(preferences)
+    if isinstance(settings, ParetoHqDConfig):
+        first = settings.steps or steps
+        later = (settings.stage2_steps or max(1, first // 2)) if settings.stage2 else 0
+        drawn = (M + 1) * min(settings.prompts, prompts) if settings.stage2 else 0
+        why = "one a preference" + (f"; {drawn} answers of M + 1 models are drawn between" if drawn else "")
+        return Work(N, 1, first + later, why, drawn)
+    if isinstance(settings, RiCConfig):
+        drawn = settings.iterations * (settings.prompts or min(prompts, MOST_PROMPTS))
+        total = steps + settings.iterations * (settings.online_steps or max(1, round(steps / 5)))
+        return Work(1, 1, total, f"for all preferences; {drawn} answers are drawn on the way", drawn)
+    if isinstance(settings, SIPOConfig):
+        tried = len(sampled_at(preferences[0].objectives, preferences, settings))
+        drawn = settings.rounds * min(settings.conflicts, prompts) * tried * (3 if settings.refine else 1)
+        total = steps + settings.rounds * (settings.steps or steps)
+        return Work(
+            M, 1, total, f"one an objective; up to {drawn} answers, reviews and rewrites are drawn", drawn
+        )
+    return {
+        "dpo-soup": Work(M, 1, steps, "one an objective"),
+        "modpo": Work(N - corners, 1, steps, "one an inner preference"),
+        "panacea": Work(1, M, steps, f"for all preferences, {M} times the pairs a step"),
+        "dpo-lw": Work(N, 1, steps, "one a preference"),
+    }[name]
 
 
 def _parameters(model: str) -> float | None:
@@ -111,17 +152,25 @@ def _parameters(model: str) -> float | None:
     return weights / 2 if weights else None
 
 
-def _flops() -> float:
-    """Measure a matrix product on this machine, in FLOP a second."""
+def _flops(config: RunConfig) -> float:
+    """Measure a small feed-forward block on this machine in the run's number format, forward and backward, in FLOP a second."""
     import torch
 
-    size = 768
-    matrix = torch.randn(size, size)
-    matrix @ matrix
-    start = time.perf_counter()
-    for _ in range(4):
-        matrix @ matrix
-    return 4 * 2 * size**3 / (time.perf_counter() - start)
+    device, dtype = computing(config.dtype, config.device)
+    width, rows = 576, 1024
+    hidden = torch.randn(rows, width, device=device, dtype=dtype, requires_grad=True)
+    up, down = (
+        torch.randn(shape, device=device, dtype=dtype) for shape in ((width, 3 * width), (3 * width, width))
+    )
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
+        (torch.nn.functional.silu(hidden @ up) @ down + hidden).sum().backward()
+        assert hidden.grad is not None
+        float(hidden.grad.sum())  # waits for an accelerator
+        seconds.append(time.perf_counter() - start)
+    # Two products forward and two backward. Not the fastest time: a machine that is shared is slow in the middle.
+    return 4 * 2 * rows * 3 * width * width / median(seconds)
 
 
 def render(plan: Plan) -> Table:

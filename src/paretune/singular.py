@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from paretune.adapter import Adapter
 from paretune.errors import ConfigError, ModelError
 
-Init = Literal["zero-singular", "zero-left", "small"]
+Init = Literal["zero-singular", "zero-left", "small", "lora"]
 
 
 class SingularGates:
@@ -144,9 +144,12 @@ def initial(
     zero-singular (default) N(0, 0.02^2)      N(0, 0.02^2)            0              0              W0 exactly
     zero-left               0                 Kaiming-uniform, a=√5   N(0, 0.02^2)   N(0, 0.5^2)    W0 exactly
     small                   N(0, 0.02^2)      N(0, 0.02^2)            N(0, 0.1^2)    N(0, 0.1^2)    near W0
+    lora (ours)             0                 Kaiming-uniform, a=√5   1              1              W0 exactly
     ======================  ================  ======================  =============  =============  ============
 
     The paper's own start is not known to us; the default is that of AdaLoRA, of which the paper's layer takes its form.
+    ``lora`` starts every direction as a LoRA's: with rank 0 and q groups it is one LoRA of rank q an objective, and a soup
+    of them at every preference, trained together.
 
     Args:
         shapes: module path -> (out, in).
@@ -175,10 +178,12 @@ def initial(
     total, scales = rank + groups * objectives, objectives if own_scales else 1
     factors, sigma, scale = {}, {}, {}
     for path, (outputs, inputs) in shapes.items():
-        if init == "zero-left":
-            V = torch.empty(total, inputs)
+        if init in ("zero-left", "lora"):
+            U, V = torch.zeros(outputs, total), torch.empty(total, inputs)
             nn.init.kaiming_uniform_(V, a=math.sqrt(5), generator=generator)
-            U, values, steer = torch.zeros(outputs, total), normal(rank, std=0.02), normal(scales, std=0.5)
+            values, steer = torch.ones(rank), torch.ones(scales)
+            if init == "zero-left":
+                values, steer = normal(rank, std=0.02), normal(scales, std=0.5)
         else:
             U, V = normal(outputs, total, std=0.02), normal(total, inputs, std=0.02)
             small = 0.1 if init == "small" else 0.0
