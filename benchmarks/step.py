@@ -164,6 +164,12 @@ def main() -> None:
         step(), step()
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
         return
+    # First, while this process is small: a child counts the peak of its parent as its own.
+    memory = {variant: peak_memory(variant, arguments) for variant in VARIANTS}
+    print(
+        "peak memory: " + ", ".join(f"{name} {size / 2**20:.0f} MB" for name, size in memory.items()),
+        flush=True,
+    )
     keep_freed_memory()
     steps = {variant: make(variant, arguments.model, pairs) for variant in VARIANTS}
     losses = {variant: step() for variant, step in steps.items()}
@@ -176,7 +182,7 @@ def main() -> None:
             start = time.process_time()
             step()
             seconds[variant].append(time.process_time() - start)
-    memory = {variant: peak_memory(variant, arguments) for variant in steps}
+            print(f"{variant}: {seconds[variant][-1]:.3f} s", flush=True)
     result = {
         "seconds": seconds,
         "memory_bytes": memory,
@@ -186,9 +192,7 @@ def main() -> None:
     for variant in steps:
         times = seconds[variant]
         spread = f"{min(times):.3f} to {max(times):.3f}"
-        print(
-            f"{variant:10} {statistics.median(times):.3f} s a step ({spread}), {memory[variant] / 2**20:.0f} MB"
-        )
+        print(f"{variant:10} {statistics.median(times):.3f} s a step ({spread})")
     ratios = sorted(b / a for a, b in zip(seconds["paretune"], seconds["trl"], strict=True))
     print(
         f"speed against TRL: {statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f}); "

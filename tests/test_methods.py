@@ -435,6 +435,33 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
         assert first == second
 
 
+def test_one_method_in_two_settings_side_by_side(lm: LanguageModel, tmp_path: Path) -> None:
+    """Each keeps its own adapters, also in a second run, and the report tells them apart."""
+    config = tiny_run(
+        lm,
+        tmp_path,
+        {
+            "methods": {"dpo-soup": {}, "sharp": {"method": "dpo-soup", "beta": 2.0, "train": {"steps": 3}}},
+            "preferences": 3,
+            "train": {"steps": 2, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
+            "sampling": {"max_new_tokens": 4},
+            "evaluate": {"prompts": 2, "resamples": 100},
+        },
+    )
+    page = run(config).read_text()
+    facts = json.loads((tmp_path / "run/front.json").read_text())
+    titles = [policy["title"] for policy in facts["policies"]]
+    assert titles == ["DPO soups", "DPO soups (sharp)"] and titles[1] in page
+    assert ("dpo-soup", "sharp") in {(each["first"], each["second"]) for each in facts["comparisons"]}
+    first, second = (Policy.load(tmp_path / "run/policies" / name, lm).adapters for name in config.methods)
+    assert [adapter.info["beta"] for adapter in (*first, *second)] == [0.1, 0.1, 2.0, 2.0]
+    histories = sorted((tmp_path / "run/adapters").glob("dpo-*/history.json"))
+    assert sorted(len(json.loads(file.read_text())) for file in histories) == [2, 2, 3, 3]
+    run(config)
+    again = json.loads((tmp_path / "run/front.json").read_text())
+    assert all(stage["reused"] for stage in again["stages"])
+
+
 def test_a_run_stopped_while_judging_keeps_what_was_judged(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

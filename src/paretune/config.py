@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,7 +110,8 @@ class RunConfig(_Part):
         seed: of sampling, splits and training.
         data, score, train, sampling, evaluate: the stages; ``score`` lists scorers, see `paretune.score.build`.
         objectives: names in order; by default those of the data, then those of the scorers.
-        methods: method name -> its settings, and under ``train`` what differs for it from the ``train`` of the run.
+        methods: method name -> its settings, and under ``train`` what differs for it from the ``train`` of the run. Under a
+            name of your own, ``method`` says which it is: one method in several settings, side by side in one report.
         preferences: number of evenly spaced preferences between two objectives (grid divisions + 1), or a list of
             ``helpful=0.7,harmless=0.3``; what anchors are trained for and fronts are measured at.
         trackers: accelerate's trackers.
@@ -136,10 +138,14 @@ class RunConfig(_Part):
         """Where the run lives."""
         return Path(self.folder or f"runs/{self.name}")
 
+    def kind(self, name: str) -> str:
+        """Return which method an entry of ``methods`` is; a name that is not among them stands for itself."""
+        return str(self.methods.get(name, {}).get("method", name))
+
     def method(self, name: str) -> MethodConfig:
         """Return the typed settings of one method."""
-        values = {key: value for key, value in self.methods[name].items() if key != "train"}
-        return parse_dataclass(METHOD_CONFIGS[name], values, f"methods.{name}")
+        values = {key: value for key, value in self.methods[name].items() if key not in ("method", "train")}
+        return parse_dataclass(METHOD_CONFIGS[self.kind(name)], values, f"methods.{name}")
 
     def training(self, name: str | None = None) -> Training:
         """Return how a method's adapters are trained, with the run's seed; None or no method of the run: by its ``train``."""
@@ -234,8 +240,18 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
     except ValidationError as error:
         raise ConfigError(_readable(error, where)) from error
     for name in config.methods:
-        if name not in METHODS:
-            raise ConfigError(f"unknown method {name!r}; {suggest(name, METHODS)}")
+        kind = config.kind(name)
+        if kind not in METHODS:
+            cure = "" if "method" in config.methods[name] else "; under a name of your own, add method: NAME"
+            raise ConfigError(f"unknown method {kind!r}; {suggest(kind, METHODS)}{cure}")
+        if name in METHODS and kind != name:
+            raise ConfigError(
+                f"methods.{name}.method: {kind!r} under the name of another method; choose a name of your own"
+            )
+        if not re.fullmatch(r"\w[\w-]*", name):
+            raise ConfigError(
+                f"methods: {name!r} is to name a folder of the run; use letters, digits, hyphens and underscores"
+            )
         config.method(name)
         config.training(name)
     return config

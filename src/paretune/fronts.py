@@ -196,10 +196,13 @@ def _facts(
     facts = judgement.to_dict(texts, config.evaluate.shown)
     seconds = {stage.name: stage.seconds for stage in lab.stages}
     for policy in facts["policies"]:
-        method, name = METHODS.get(policy["name"]), policy["name"]
+        name = policy["name"]
+        method = METHODS.get(config.kind(name))
         trained = {stage for adapter in policies[name].adapters for stage in _stages(adapter)}
         if method is not None:
             policy["title"], policy["paper"], policy["enters"] = method.title, method.paper, method.enters
+            if config.kind(name) != name:
+                policy["title"] += f" ({name})"
         ratios = {
             k: v for a in policies[name].adapters for k, v in dict(a.info.get("steerability") or {}).items()
         }

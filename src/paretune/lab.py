@@ -339,8 +339,7 @@ class Lab:
         training = asdict(self.training)
         training.pop("checkpoint_every")
         key = fingerprint(inputs, training, self.lm.fingerprint, str(self.lm.model.dtype))
-        # Two methods of a run may want one stage under different settings: each keeps its own.
-        stage = f"adapters/{name}" + ("" if self._keys.setdefault(name, key) == key else f"-{key}")
+        stage = self.own_name(f"adapters/{name}", key)
         before = facts.get("stages", start.info.get("stages", []) if start else [])
         facts = facts | {"stage": stage, "stages": [*before, stage]}
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
@@ -361,11 +360,19 @@ class Lab:
         checkpoint.unlink(missing_ok=True)
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
+    def own_name(self, name: str, key: str) -> str:
+        """Return ``name``, or ``name-key`` where this run used it under another key.
+
+        Two methods of a run may want one stage under different settings: each keeps its own.
+        """
+        return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
+
     def stage(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """Return the folder of stage ``name``; run ``make`` on a temporary folder first unless it is finished under ``key``.
 
         The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew.
         """
+        name = self.own_name(name, key)
         folder = self.folder / name
         marker = folder / "stage.json"
         if marker.is_file():

@@ -60,7 +60,7 @@ def plan(config: RunConfig) -> Plan:
     # The single-objective models are the soup, MOD, SIPO's start, MODPO's margins and the ends of the chord, so they are
     # always trained.
     for name in dict.fromkeys(["dpo-soup", *config.methods]):
-        if name == "mod":
+        if config.kind(name) == "mod":
             continue
         work = _work(name, config, preferences, corners, sizes["train"])
         training = config.training(name)
@@ -73,12 +73,13 @@ def plan(config: RunConfig) -> Plan:
     prompts = min(sizes["test"], config.evaluate.prompts or sizes["test"])
     fine = config.fine_grid(objectives)
     inner = sum(max(preference.weights) < 1 for preference in fine)
-    anchored = sum(name in ANCHORED for name in config.methods)
+    kinds = [config.kind(name) for name in config.methods]
+    anchored = sum(kind in ANCHORED for kind in kinds)
     points = 1 + len(objectives) + anchored * (len(preferences) - corners)
-    points += (len(config.methods) - anchored) * inner
+    points += (len(kinds) - anchored) * inner
     # The corners of a soup, MOD and MODPO are the single-objective models, which are counted already.
-    own = [name for name in config.methods if name not in ("dpo-soup", "mod", "modpo")]
-    points += sum(corners if name in ANCHORED else len(fine) - inner for name in own)
+    own = [kind for kind in kinds if kind not in ("dpo-soup", "mod", "modpo")]
+    points += sum(corners if kind in ANCHORED else len(fine) - inner for kind in own)
     answers = points * prompts * config.evaluate.samples
     rows.append(("front", f"{answers} answers: {points} points on {prompts} held-out prompts"))
     words = [len(text.split()) for row in splits["train"].rows for text in row.responses]
@@ -138,7 +139,7 @@ def _work(
         "modpo": Work(N - corners, 1, steps, "one an inner preference"),
         "panacea": Work(1, M, steps, f"for all preferences, {M} times the pairs a step"),
         "dpo-lw": Work(N, 1, steps, "one a preference"),
-    }[name]
+    }[config.kind(name)]
 
 
 def _parameters(model: str) -> float | None:

@@ -53,7 +53,7 @@ def run(config: RunConfig) -> Path:
     policies = {}
     for name in config.methods:
         with lab.trained_by(config.training(name)):
-            policies[name] = train(name, config, lab, splits, preferences, scorers)
+            policies[name] = replace(train(name, config, lab, splits, preferences, scorers), name=name)
     endpoints = _endpoints(config, lab, splits)
     for name, policy in policies.items():
         policy.save(lab.folder / "policies" / name)
@@ -274,12 +274,14 @@ def train(
 
 def _endpoints(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Policy:
     """Return the single-objective DPO policies, between which the chord is drawn: those of the soup where there is one."""
-    methods = [config.method(name) for name in config.methods]
-    settings = next((own for own in methods if isinstance(own, DPOConfig)), None)
+    methods = {name: config.method(name) for name in config.methods}
+    name, settings = next(
+        ((name, own) for name, own in methods.items() if isinstance(own, DPOConfig)), ("dpo-soup", None)
+    )
     if settings is None:
-        betas = (own.beta for own in methods if not isinstance(own, ParetoHqDConfig | RiCConfig))
+        betas = (own.beta for own in methods.values() if not isinstance(own, ParetoHqDConfig | RiCConfig))
         settings = DPOConfig(beta=next(betas, DPOConfig().beta))
-    with lab.trained_by(config.training("dpo-soup")):
+    with lab.trained_by(config.training(name)):
         ends = soup(lab, splits["train"], splits["validation"], settings)
     return replace(ends, name="endpoints")
 

@@ -182,7 +182,8 @@ def report(work: Round, chosen: Mapping[int, Candidate], retention: Retention) -
         }
         for n, y in chosen.items()
     ]
-    write_json(lab.folder / "sipo" / f"{work.number}-improved.json", facts | {"pairs": found})
+    name = lab.own_name(f"sipo/{work.number}-improved", fingerprint(facts, found))
+    write_json(lab.folder / f"{name}.json", facts | {"pairs": found})
     return facts
 
 

@@ -324,8 +324,9 @@ def _info(preference: Preference, number: int) -> dict[str, Any]:
 
 def _tell(lab: Lab, selection: Selection, objectives: Sequence[str], count: int, stage: str) -> None:
     """Say what was chosen, and write the figures of the choice to ``selections/``."""
-    file = lab.folder / "selections" / f"paretohqd-{stage.replace(' ', '-')}.json"
-    write_json(file, selection.to_dict(objectives))
+    figures = selection.to_dict(objectives)
+    name = lab.own_name(f"selections/paretohqd-{stage.replace(' ', '-')}", fingerprint(figures))
+    write_json(lab.folder / f"{name}.json", figures)
     shared = selection.overlap()
     told = f"ParetoHqD, {stage}: {len(selection.pool)} of {count} responses in {selection.num_layers} layer"
     told += "s" * (selection.num_layers > 1)
