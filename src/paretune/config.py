@@ -240,13 +240,13 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
     except ValidationError as error:
         raise ConfigError(_readable(error, where)) from error
     for name in config.methods:
-        kind = config.kind(name)
-        if kind not in METHODS:
+        method = config.kind(name)
+        if method not in METHODS:
             cure = "" if "method" in config.methods[name] else "; under a name of your own, add method: NAME"
-            raise ConfigError(f"unknown method {kind!r}; {suggest(kind, METHODS)}{cure}")
-        if name in METHODS and kind != name:
+            raise ConfigError(f"unknown method {method!r}; {suggest(method, METHODS)}{cure}")
+        if name in METHODS and method != name:
             raise ConfigError(
-                f"methods.{name}.method: {kind!r} under the name of another method; choose a name of your own"
+                f"methods.{name}.method: {method!r} under the name of another method; choose a name of your own"
             )
         if not re.fullmatch(r"\w[\w-]*", name):
             raise ConfigError(
