@@ -32,7 +32,7 @@ quickstart: install
 quickstart-smoke: install
 	$(BIN)/paretune run $(CONFIG) name=quickstart-smoke data.limit=10 \
 		'data.splits={train: 0.75, validation: 0.25}' preferences=3 evaluate.prompts=2 evaluate.preferences=3 evaluate.resamples=100 \
-		train.steps=2 train.batch_pairs=1 train.validate_every=2 sampling.max_new_tokens=32 $(ARGS)
+		train.steps=2 methods.panacea.train.steps=2 train.batch_pairs=1 train.validate_every=2 sampling.max_new_tokens=32 $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

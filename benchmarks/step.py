@@ -5,8 +5,8 @@
 Both train a LoRA of rank 16 on q, k, v, o in fp32 on the same token ids; TRL has the reference model in the loop (its
 default), paretune has its log-probabilities cached. Times are process CPU-seconds of one step on one thread, taken in
 turn; the process keeps freed memory (`paretune.memory`), so neither pays for mapping it anew. Memory is the growth of the
-peak over two steps, each variant in a process of its own. The figures count only when the losses agree, which is checked
-first.
+peak over two steps, each variant in a process of its own. The figures count only when both give the same losses and
+log-probabilities, which is checked first (at the start an adapter adds nothing, so the loss alone is log 2 for any model).
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from paretune.memory import keep_freed_memory
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 VARIANTS = ("paretune", "trl")
 
+Step = Callable[[], tuple[float, float, float]]
+"""One training step; returns its loss and the mean log-probabilities of chosen and of rejected responses."""
+
 
 def token_pairs(
     count: int, prompt: int, response: int, vocabulary: int
@@ -41,8 +44,8 @@ def token_pairs(
     return [(draw(prompt), draw(response), draw(response)) for _ in range(count)]
 
 
-def make_paretune(source: str, pairs: list[tuple[list[int], list[int], list[int]]]) -> Callable[[], float]:
-    """Return a function that runs one packed training step and returns its loss."""
+def make_paretune(source: str, pairs: list[tuple[list[int], list[int], list[int]]]) -> Step:
+    """Return a function that runs one packed training step."""
     from paretune.generate import response_logps
     from paretune.lm import load
     from paretune.losses import log_ratio_gap, pair_loss
@@ -56,20 +59,20 @@ def make_paretune(source: str, pairs: list[tuple[list[int], list[int], list[int]
     optimizer = torch.optim.AdamW(steering.parameters(), lr=1e-6)
     gate = torch.full((16,), 2.0)
 
-    def step() -> float:
+    def step() -> tuple[float, float, float]:
         optimizer.zero_grad()
         with steering.at(gate):
             logps = packed_logps(lm.model, pack(groups)).view(-1, 2)
             loss = pair_loss(log_ratio_gap(logps, reference), 0.1).mean()
             loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.item(), *logps.detach().mean(0).tolist()
 
     return step
 
 
-def make_trl(source: str, pairs: list[tuple[list[int], list[int], list[int]]]) -> Callable[[], float]:
-    """Return a function that runs TRL's own loss on its own batch layout with PEFT's LoRA, and returns the loss."""
+def make_trl(source: str, pairs: list[tuple[list[int], list[int], list[int]]]) -> Step:
+    """Return a function that runs TRL's own loss on its own batch layout with PEFT's LoRA."""
     import tempfile
 
     from datasets import Dataset
@@ -108,19 +111,19 @@ def make_trl(source: str, pairs: list[tuple[list[int], list[int], list[int]]]) -
     trained = trainer.model
     optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-6)
 
-    def step() -> float:
+    logged = trainer._metrics["train"]
+
+    def step() -> tuple[float, float, float]:
         optimizer.zero_grad()
         loss = trainer.compute_loss(trained, batch)
         loss.backward()
         optimizer.step()
-        return float(loss.detach())
+        return float(loss.detach()), logged["logps/chosen"][-1], logged["logps/rejected"][-1]
 
     return step
 
 
-def make(
-    variant: str, source: str, pairs: list[tuple[list[int], list[int], list[int]]]
-) -> Callable[[], float]:
+def make(variant: str, source: str, pairs: list[tuple[list[int], list[int], list[int]]]) -> Step:
     """Return the step of a variant."""
     return make_paretune(source, pairs) if variant == "paretune" else make_trl(source, pairs)
 
@@ -172,10 +175,9 @@ def main() -> None:
     )
     keep_freed_memory()
     steps = {variant: make(variant, arguments.model, pairs) for variant in VARIANTS}
-    losses = {variant: step() for variant, step in steps.items()}
-    first, second = losses.values()
-    if abs(first - second) > 1e-4 * abs(second):
-        sys.exit(f"the losses differ, so the times mean nothing: {losses}")
+    values = {variant: step() for variant, step in steps.items()}
+    if any(abs(ours - theirs) > 1e-4 * abs(theirs) for ours, theirs in zip(*values.values(), strict=True)):
+        sys.exit(f"losses or log-probabilities differ, so the times mean nothing: {values}")
     seconds: dict[str, list[float]] = {variant: [] for variant in steps}
     for _ in range(arguments.rounds):
         for variant, step in steps.items():
@@ -186,7 +188,7 @@ def main() -> None:
     result = {
         "seconds": seconds,
         "memory_bytes": memory,
-        "losses": losses,
+        "loss_chosen_rejected": values,
         "settings": {**vars(arguments), "out": str(arguments.out)},
     }
     for variant in steps:
