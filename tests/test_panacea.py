@@ -269,9 +269,10 @@ def test_12_the_order_of_objectives_means_nothing(
 
 def test_steerability_and_orthogonality(tiny_llama: Callable[..., LlamaForCausalLM]) -> None:
     _, gates = initial({"a": (5, 6)}, 2, 2)
-    assert gates.steerability() == {"a": None}
-    gates.sigma["a"].data = torch.tensor([3.0, 4.0])
+    assert gates.steerability() == {"a": 0.0}, "untrained"
     gates.scale["a"].data = torch.tensor([math.sqrt(2)])  # || s w || = sqrt 2 * sqrt(1/2) = 1
+    assert gates.steerability() == {"a": None}, "nothing is shared"
+    gates.sigma["a"].data = torch.tensor([3.0, 4.0])
     assert gates.steerability()["a"] == pytest.approx(1 / 5)
     U, V = torch.eye(5, 4), torch.eye(4, 6)
     assert float(orthogonality({"a": (U, V)})) == 0.0

@@ -462,7 +462,8 @@ def test_three_objectives_have_a_triangle_each(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "told"), [(0.5, "steerable"), (0.001, "not steerable"), (None, "not steerable")]
+    ("ratio", "told"),
+    [(0.5, "steerable"), (0.001, "not steerable"), (0.0, "not steerable"), (None, "nothing is shared")],
 )
 def test_steerability_is_told(tmp_path, ratio, told):
     run = make_run()
@@ -471,7 +472,7 @@ def test_steerability_is_told(tmp_path, ratio, told):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     section = page.split('<section id="steerability">')[1].split("</section>")[0]
     assert told in section and ("not steerable" in section) == (told == "not steerable")
-    assert section.count('class="layer"') == (0 if ratio is None else 3)
+    assert section.count('class="layer"') == 3
     del run["policies"][0]["steerability"]
     write_report(run, tmp_path)
     assert 'id="steerability"' not in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -168,12 +168,13 @@ def steerability(run: Run) -> str:
         layers: dict[int, list[float]] = {}
         for path, ratio in ratios.items():
             found = re.search(r"\.(\d+)\.", path)
-            if ratio is not None and ratio > 0:
-                layers.setdefault(int(found[1]) if found else 0, []).append(math.log10(ratio))
+            # Where nothing is shared, all that there is follows the preference.
+            place = math.inf if ratio is None else math.log10(ratio) if ratio > 0 else -math.inf
+            layers.setdefault(int(found[1]) if found else 0, []).append(place)
         if not ratios:
             continue
         every = sorted(value for values in layers.values() for value in values)
-        middle = every[len(every) // 2] if every else -math.inf
+        middle = every[len(every) // 2]
         means = {layer: sum(values) / len(values) for layer, values in sorted(layers.items())}
         bars = "".join(
             f'<span class="layer" style="--v:{min(1.0, max(0.0, (mean + 3) / 4)):.3f}" '
@@ -185,7 +186,7 @@ def steerability(run: Run) -> str:
             if middle >= math.log10(STEERABLE)
             else '<span class="flag">⚠ not steerable</span>: the preference hardly changes the weights'
         )
-        told = number(middle, 2) if every else NOTHING
+        told = number(middle, 2) if math.isfinite(middle) else "nothing is shared" if middle > 0 else NOTHING
         rows.append([badge(run, i), f'<span class="layers">{bars}</span>', told, verdict_])
     if not rows:
         return ""

@@ -112,7 +112,7 @@ class SingularGates:
         return Adapter(factors, 1.0, adapter.base, info, blocks)
 
     def steerability(self) -> dict[str, float | None]:
-        """Return ``||s w|| / ||sigma||`` at the uniform preference for each module; None where sigma is 0 or k is 0.
+        """Return ``||s w|| / ||sigma||`` at the uniform preference for each module; None where nothing is shared (sigma 0).
 
         Near 0 the singular values that follow the preference are lost beside those that do not: not steerable.
         """
@@ -121,7 +121,7 @@ class SingularGates:
             for path, scale in self.scale.items():
                 each = scale.expand(self.objectives) / self.objectives
                 steered, shared = float(each.norm()) * math.sqrt(self.groups), float(self.sigma[path].norm())
-                values[path] = steered / shared if shared else None
+                values[path] = steered / shared if shared else (None if steered else 0.0)
         return values
 
 
