@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -197,9 +200,11 @@ def _converted(gguf: Path) -> Path:
 
         options: Any = {"gguf_file": gguf.name}
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
-        )
+        # Its progress bar knows no switch, and does not fall silent by itself where nobody looks.
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
+            )
     except (ImportError, OSError, ValueError) as error:
         raise ModelError(
             f"{gguf}: cannot convert the GGUF file ({error}); it needs `pip install 'paretune[gguf]'`"
