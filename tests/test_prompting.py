@@ -19,7 +19,7 @@ from paretune.prompting import Prompting, gaussian_range, goals, mors, places
 from paretune.rows import Message
 
 NAMES = ("helpful", "harmless", "humor")
-FORMS = ("digits", "levels")
+FORMS = ("digits", "levels", "tokens")
 TABLE = [
     ((0.5, 0.5), {"l2": (1.7, 1.7), "linf": (4, 4), "linear": (0, 0)}),
     ((1, 0), {"l2": (4, -4), "linf": (4, -4), "linear": (4, -4)}),

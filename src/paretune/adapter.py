@@ -21,54 +21,13 @@ from torch import Tensor
 from paretune.errors import ModelError, ParetuneError
 from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.gates import Gates, block_gates, gate_of
+from paretune.lora_variants import refuse_variants
+from paretune.tokens import NOT_PORTABLE
 
 FILES = ("adapter.json", "adapter.safetensors")
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _FORMAT = 1
-
-# Settings of a LoRA that leave its mathematics at W + scale * B A; any other setting that is switched on is
-# refused, so that a variant of a later PEFT is never read as a plain LoRA.
-_PLAIN = frozenset(
-    (
-        "alpha_pattern",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "bias",
-        "corda_config",
-        "ensure_weight_tying",
-        "eva_config",
-        "exclude_modules",
-        "inference_mode",
-        "init_lora_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "loftq_config",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_ga_config",
-        "megatron_core",
-        "peft_type",
-        "peft_version",
-        "qalora_group_size",
-        "r",
-        "rank_pattern",
-        "revision",
-        "runtime_config",
-        "target_modules",
-        "task_type",
-        "use_rslora",
-    )
-)
-_CURES = {
-    "fan_in_fan_out": "its base model stores transposed matrices (Conv1D); use a base with nn.Linear layers",
-    "use_dora": "DoRA rescales the base weights; merge it into the base model with PEFT, or train without it",
-    "modules_to_save": "it replaces whole modules; merge it into the base with PEFT, or train without it",
-    "lora_bias": "it adds a bias; train with lora_bias=False",
-    "layer_replication": "it changes the number of layers; merge it into the base model with PEFT first",
-    "trainable_token_indices": "it changes token embeddings; merge it into the base model with PEFT first",
-    "target_parameters": "it adapts parameters that are not nn.Linear weights; train on target_modules only",
-}
-_BASE_CHANGING = ("pissa", "olora", "loftq", "corda", "lora_ga")
+_TOKENS = "tokens"  # key of the embeddings beside PATH.U and PATH.V
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +40,7 @@ class Adapter:
         base: fingerprint of the base model it belongs to; "" when unknown.
         info: free facts that JSON can hold: method, preference, objective, beta, ...
         blocks: (rank, scale) of each adapter stacked in this one, in order; a single adapter has one block.
+        tokens: input embeddings ``[n, d]`` of n tokens numbered on from the end of the model's; None where there are none.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
@@ -88,6 +48,7 @@ class Adapter:
     base: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
     blocks: tuple[tuple[int, float], ...] = ()
+    tokens: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.factors:
@@ -122,9 +83,12 @@ class Adapter:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the adapter by the values of its factors and scales."""
-        tensors = [x.contiguous().numpy().tobytes() for _, pair in sorted(self.factors.items()) for x in pair]
-        return fingerprint(sorted(self.factors), [list(block) for block in self.blocks], *tensors)
+        """Identifies the adapter by the values of its factors, scales and tokens."""
+        values = [x for _, pair in sorted(self.factors.items()) for x in pair]
+        if self.tokens is not None:
+            values.append(self.tokens)
+        raw = [x.contiguous().numpy().tobytes() for x in values]
+        return fingerprint(sorted(self.factors), [list(block) for block in self.blocks], *raw)
 
     def gates(self) -> Tensor:
         """Return the constant gate ``[R]`` (fp32): every block at its scale, as it was trained."""
@@ -143,6 +107,8 @@ class Adapter:
             for path, pair in self.factors.items()
             for name, x in zip("UV", pair, strict=True)
         }
+        if self.tokens is not None:
+            tensors[_TOKENS] = _plain(self.tokens)
         settings = {
             "format": _FORMAT,
             "base": self.base,
@@ -165,6 +131,7 @@ class Adapter:
                 f"{Path(folder) / FILES[0]}: adapter format {settings['format']!r}, expected {_FORMAT}; "
                 "it was not written by this version, update paretune or convert the adapter from PEFT again"
             )
+        tokens = tensors.pop(_TOKENS, None)
         factors = _pairs(tensors, re.compile(r"(?P<path>.+)\.(?P<name>[UV])"), Path(folder) / FILES[1])
         adapter = cls(
             factors={path: (pair["U"], pair["V"]) for path, pair in factors.items()},
@@ -172,6 +139,7 @@ class Adapter:
             base=settings["base"],
             info=settings["info"],
             blocks=tuple((int(rank), float(scale)) for rank, scale in settings["blocks"]),
+            tokens=tokens,
         )
         adapter.check_base(base or "", str(folder))
         return adapter
@@ -209,13 +177,18 @@ def stack(adapters: Sequence[Adapter]) -> Adapter:
     zeros.
 
     Raises:
-        ModelError: nothing to stack, different base models, or modules of different shapes.
+        ModelError: nothing to stack, different base models, modules of different shapes, or two with tokens of their own.
     """
     if not adapters:
         raise ModelError("no adapter to stack; give at least one")
     base = next((a.base for a in adapters if a.base), "")
     for adapter in adapters:
         adapter.check_base(base, "adapter to stack")
+    tokens = [a.tokens for a in adapters if a.tokens is not None]
+    if len(tokens) > 1:
+        raise ModelError(
+            f"{len(tokens)} of the adapters to stack have tokens of their own, which would share their numbers; stack one at most"
+        )
     shapes: dict[str, tuple[int, int]] = {}
     for adapter in adapters:
         for path, (U, V) in adapter.factors.items():
@@ -237,6 +210,7 @@ def stack(adapters: Sequence[Adapter]) -> Adapter:
         base=base,
         info={"stack": [dict(a.info) for a in adapters]},
         blocks=tuple(block for a in adapters for block in a.blocks),
+        tokens=tokens[0] if tokens else None,
     )
 
 
@@ -253,7 +227,7 @@ def from_peft(folder: str | Path, base: str = "") -> Adapter:
     """
     settings, tensors = _read_folder(folder, PEFT_FILES, ("peft_type",))
     settings = {"r": 8, "lora_alpha": 8, **settings}  # PEFT's defaults
-    _refuse_variants(settings, Path(folder) / PEFT_FILES[0])
+    refuse_variants(settings, Path(folder) / PEFT_FILES[0])
     weights = Path(folder) / PEFT_FILES[1]
     pattern = re.compile(r"base_model\.model\.(?P<path>.+)\.(?P<name>lora_[AB])\.weight")
     pairs = {
@@ -293,8 +267,10 @@ def to_peft(adapter: Adapter, folder: str | Path, gates: Gates | None = None, ba
     name or folder of the base model, as PEFT records it. ``folder`` becomes exactly this LoRA.
 
     Raises:
-        ModelError: a gate of another shape, or ``folder`` holds files of something else.
+        ModelError: a gate of another shape, tokens of its own, or ``folder`` holds files of something else.
     """
+    if adapter.tokens is not None:
+        raise ModelError(NOT_PORTABLE)
     gates = adapter.gates() if gates is None else gates
     each = {path: gate_of(gates, path).detach().cpu().float() for path in adapter.factors}
     for path, gate in each.items():
@@ -348,30 +324,6 @@ def _target_modules(paths: Mapping[str, object]) -> list[str]:
 def _pattern_key(patterns: Mapping[str, object], path: str) -> str:
     """Return the first pattern that matches the end of ``path``, as PEFT does; ``path`` when none."""
     return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", path)), path)
-
-
-def _refuse_variants(settings: Mapping[str, Any], file: Path) -> None:
-    if settings.get("peft_type") != "LORA":
-        raise ModelError(
-            f"{file}: peft_type {settings.get('peft_type')!r}; only LORA can be loaded, convert the adapter "
-            "with PEFT"
-        )
-    for name, value in settings.items():
-        if name not in _PLAIN and value:
-            cure = _CURES.get(
-                name, "this variant of LoRA is not supported; merge it into the base model with PEFT"
-            )
-            raise ModelError(f"{file}: {name}={value!r} is not plain LoRA: {cure}")
-    if settings.get("bias", "none") != "none":
-        raise ModelError(
-            f"{file}: bias={settings['bias']!r} trains biases of the base model; train with bias='none'"
-        )
-    init = settings.get("init_lora_weights")
-    if isinstance(init, str) and init.startswith(_BASE_CHANGING):
-        raise ModelError(
-            f"{file}: init_lora_weights={init!r} changed the base weights; "
-            "save it as a plain LoRA with PEFT's path_initial_model_for_weight_conversion"
-        )
 
 
 def _pairs(

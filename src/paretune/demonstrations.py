@@ -129,7 +129,7 @@ class DemonstrationTask:
         self.order = data_order(len(table), draws, settings.seed)
 
     def groups(self) -> list[Group]:
-        """Return U and V of every adapted matrix."""
+        """Return U and V of every adapted matrix, and the embeddings of tags."""
         return [Group(dict(self.steering.named_parameters()), weight_decay=self.settings.weight_decay)]
 
     @contextmanager

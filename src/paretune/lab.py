@@ -290,6 +290,7 @@ class Lab:
         held_out: Sequence[Demonstration] = (),
         start: Adapter | None = None,
         info: dict[str, Any] | None = None,
+        tags: Sequence[str] = (),
     ) -> Adapter:
         """Train an adapter to imitate ``items``, or return the finished one of an earlier run with the same inputs.
 
@@ -299,27 +300,31 @@ class Lab:
             held_out: responses that choose the best weights; without them the last weights are kept.
             start: adapter to go on from; None starts at the base model.
             info: facts stored with the adapter.
+            tags: texts in prompts that are one learned token each, see :class:`paretune.lm.LanguageModel`.
 
         Raises:
             TrainingError: no response is short enough.
+            ModelError: ``start`` has no embeddings of the tags.
         """
-        table, dropped = tokenise_demonstrations(self.lm, items, self.training.max_tokens)
+        lm = replace(self.lm, tags=tuple(tags))
+        table, dropped = tokenise_demonstrations(lm, items, self.training.max_tokens)
         if dropped:
             self.say(
                 f"{name}: {dropped} of {len(items)} responses are longer than max_tokens={self.training.max_tokens} with their "
                 "prompt and were left out"
             )
-        kept = tokenise_demonstrations(self.lm, held_out, self.training.max_tokens)[0] if held_out else None
+        kept = tokenise_demonstrations(lm, held_out, self.training.max_tokens)[0] if held_out else None
         facts = dict(info or {}) | {"responses": len(table)}
         inputs = [
             "demonstrations",
             [[part.prompts, part.responses] if part else [] for part in (table, kept)],
             start.fingerprint if start else "",
+            *tags,  # their texts decide where their embeddings begin
         ]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_demonstrations(
-                self.lm, table, kept, self.training, self.accelerator, start=start, **vars(run)
+                lm, table, kept, self.training, self.accelerator, start=start, **vars(run)
             )
 
         return self._trained(name, inputs, facts, train, start)

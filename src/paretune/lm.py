@@ -8,13 +8,16 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
+    AddedToken,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from paretune.adapter import Adapter
 from paretune.errors import DataError, ModelError
 from paretune.files import atomic_path, cache_folder, fingerprint, write_text
 from paretune.packing import prepare
@@ -45,12 +49,15 @@ class LanguageModel:
     Attributes:
         name: as the user gave it.
         fingerprint: identifies weights, tokenizer and template; adapters and cached log-probabilities carry it.
+        tags: texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
+            The model knows them with an adapter that has a row for each (``Adapter.tokens``); responses never hold one.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     fingerprint: str
+    tags: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +86,11 @@ class LanguageModel:
         return frozenset([self.turn_end, *listed])
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Return the token ids of a prompt, ready for the assistant's answer (one BOS at most)."""
+        """Return the token ids of a prompt, ready for the assistant's answer (one BOS at most).
+
+        Raises:
+            DataError: the chat template refuses the prompt, or changes the number of its tags.
+        """
         messages = [{"role": message.role, "content": message.content} for message in prompt]
         try:
             text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -87,7 +98,51 @@ class LanguageModel:
             raise DataError(
                 f"the chat template of {self.name} refuses the prompt {messages!r:.200}: {error}"
             ) from error
-        return list(self.tokenizer(text, add_special_tokens=self._template_lacks_bos).input_ids)
+        reader, numbers = self._reader
+        ids = reader(text, add_special_tokens=self._template_lacks_bos).input_ids
+        # A template that cuts something out of a text may break a tag, or make one of what a person wrote.
+        written = sum(message.content.count(tag) for message in prompt for tag in self.tags)
+        read = sum(i in numbers for i in ids)
+        if written != read:
+            raise DataError(
+                f"{read} tags are read from a prompt that holds {written}: the chat template or tokenizer of {self.name} changes "
+                f"them, in {messages!r:.200}; write the prompt otherwise, or use methods.ric.form=levels"
+            )
+        return [numbers.get(i, i) for i in ids]
+
+    @cached_property
+    def _reader(self) -> tuple[PreTrainedTokenizerBase, dict[int, int]]:
+        """The tokenizer of prompts, and from its numbers of the tags to those of the model (some have unused rows between)."""
+        if not self.tags:
+            return self.tokenizer, {}
+        reader = deepcopy(self.tokenizer)
+        reader.add_tokens([AddedToken(tag, normalized=False, special=True) for tag in self.tags], True)
+        first = self.model.get_input_embeddings().weight.shape[0]
+        return reader, {
+            reader.convert_tokens_to_ids(tag): first + place for place, tag in enumerate(self.tags)
+        }
+
+    @torch.no_grad()
+    def tag_embeddings(self) -> Tensor | None:
+        """Return where the training of the tags' embeddings begins: fp32 ``[n, d]`` on the CPU, None without tags.
+
+        Each is the mean over the tokens of its text, so that levels start as near as their texts are.
+        """
+        if not self.tags:
+            return None
+        embedding = self.model.get_input_embeddings()
+        texts = [self.tokenizer(tag, add_special_tokens=False).input_ids for tag in self.tags]
+        rows = [embedding(torch.tensor(ids, device=self.device)).float().mean(0).cpu() for ids in texts]
+        return torch.stack(rows)
+
+    def check_tags(self, adapter: Adapter) -> None:
+        """Raise a ModelError unless ``adapter`` has an embedding for each of the tags, and no other."""
+        held = 0 if adapter.tokens is None else len(adapter.tokens)
+        if held != len(self.tags):
+            raise ModelError(
+                f"the adapter has embeddings of {held} tokens of its own, but prompts are written with {len(self.tags)}; it was "
+                "trained for another form of tags, or for other objectives"
+            )
 
     @cached_property
     def _template_lacks_bos(self) -> bool:

@@ -108,10 +108,22 @@ def batch_rows(order: Sequence[int], step: int, micro: int, settings: Training) 
 
 
 def attach(lm: LanguageModel, settings: Training, start: Adapter | None = None) -> tuple[Steering, float]:
-    """Attach a fresh trainable adapter, or a trainable copy of ``start``; return it with the scale of its update."""
+    """Attach a fresh trainable adapter, or a trainable copy of ``start``; return it with the scale of its update.
+
+    Raises:
+        ModelError: ``start`` does not know the tags of the model's prompts; or see :meth:`Steering.attach`.
+    """
     if start is None:
-        steering = Steering.attach(lm.model, settings.targets, settings.rank, lm.fingerprint, settings.seed)
+        steering = Steering.attach(
+            lm.model,
+            settings.targets,
+            settings.rank,
+            lm.fingerprint,
+            settings.seed,
+            tokens=lm.tag_embeddings(),
+        )
         return steering, settings.alpha / settings.rank
+    lm.check_tags(start)
     (scale,) = start.scales
     return Steering.attach_adapter(lm.model, start, trainable=True, base=lm.fingerprint), scale
 

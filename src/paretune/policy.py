@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,6 @@ CANDIDATE_STRIDE = 1_000_003
 
 Mix = Literal["base", "soup", "anchors", "conditioned", "mod", "prompt"]
 
-
 EXTRAPOLATES_NOT = {"anchors": "the nearest of its anchors", "prompt": "the scores it saw in training"}
 """Mixes that have no line to go on along, and what they answer with."""
 
@@ -40,7 +39,7 @@ class Policy:
 
     Attributes:
         name: of the method that made it, or of the person's choice.
-        lm: the frozen base model.
+        lm: the frozen base model; of a prompted policy it reads the tags that are tokens.
         objectives: names, in the order of preferences' weights.
         mix: ``base``: no update. ``soup``: adapter j is weighted by the preference's weight on objective j.
             ``anchors``: the one adapter whose preference is nearest is used. ``conditioned``: one adapter of a block that
@@ -151,17 +150,20 @@ class Policy:
         """Return the policy of one adapter that reads the wanted scores in the prompt (Rewards-in-Context).
 
         Raises:
-            ModelError: the adapter does not say how, or was trained for other objectives.
+            ModelError: the adapter does not say how, was trained for other objectives, or lacks its tags' embeddings.
         """
         if "prompting" not in adapter.info:
             raise ModelError(
                 "the adapter does not say how preferences are written into prompts; it was not trained for it"
             )
-        trained = adapter.info["prompting"]["objectives"]
-        if list(trained) != list(objectives):
+        prompting = Prompting.from_dict(adapter.info["prompting"])
+        trained = list(prompting.objectives)
+        if trained != list(objectives):
             raise ModelError(
-                f"the adapter was trained for the objectives {list(trained)}, in this order; it cannot serve {list(objectives)}"
+                f"the adapter was trained for the objectives {trained}, in this order; it cannot serve {list(objectives)}"
             )
+        lm = replace(lm, tags=prompting.tags)
+        lm.check_tags(adapter)
         return cls(name, lm, tuple(objectives), "prompt", (adapter,))
 
     @property

@@ -22,8 +22,8 @@ from paretune.rows import Prompt
 
 Map = Literal["l2", "linf", "linear", "lambda"]
 """From weights to places in the range of scores, see :func:`places`."""
-Form = Literal["digits", "levels"]
-"""How scores are written: ``<rm1_score> 1.2`` as the paper does, or ``<helpful: 7/10>``."""
+Form = Literal["digits", "levels", "tokens"]
+"""How scores are written: ``<rm1_score> 1.2`` as the paper does, or ``<helpful: 7/10>`` as text, or that as one token."""
 Reference = Literal["data", "gaussian"]
 """The range preferences span: that of the offline scores, or the released code's extremes of normal draws."""
 Filter = Literal["released", "pareto"]
@@ -32,7 +32,7 @@ Filter = Literal["released", "pareto"]
 SEPARATOR = "  "
 """Between the prompt's text and the first tag: two spaces, as released."""
 LEVELS = 10
-"""The highest level of the form ``levels``; the lowest is 0."""
+"""The highest level of the forms ``levels`` and ``tokens``; the lowest is 0."""
 SERVED_DRAWS = 50_000
 """Normal draws whose extremes are the range at inference in the released code."""
 GOAL_DRAWS = 100_000
@@ -159,6 +159,13 @@ class Prompting:
             name for name, a, b in zip(self.objectives, self.least, self.most, strict=True) if a == b
         )
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The texts that the model reads as one token each, by objective and then level; none unless ``tokens``."""
+        if self.form != "tokens":
+            return ()
+        return tuple(_tag(name, level) for name in self.objectives for level in range(LEVELS + 1))
+
     def standardise(self, scores: np.ndarray) -> np.ndarray:
         """Return (scores - mean) / std for raw scores ``[..., M]``, 0 where std is 0; NaN stays NaN."""
         raw = np.asarray(scores, dtype=np.float64)
@@ -257,7 +264,7 @@ class Prompting:
         if self.form == "digits":
             return SEPARATOR + " ".join(f"<rm{m}_score> {mark}" for m, mark in enumerate(marks, 1))
         return SEPARATOR + " ".join(
-            f"<{name}: {mark}/{LEVELS}>" for name, mark in zip(self.objectives, marks, strict=True)
+            _tag(name, mark) for name, mark in zip(self.objectives, marks, strict=True)
         )
 
     @cached_property
@@ -274,6 +281,10 @@ class Prompting:
         if self.form == "digits":
             return re.compile(r"<rm\d+_score>")
         return re.compile(rf"<(?:{'|'.join(map(re.escape, self.objectives))}): \d+/{LEVELS}>")
+
+
+def _tag(name: str, level: str | int) -> str:
+    return f"<{name}: {level}/{LEVELS}>"
 
 
 def check_asking(map: Map, lam: float, floor: float, form: Form) -> None:

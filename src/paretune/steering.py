@@ -21,6 +21,7 @@ from paretune.errors import ModelError
 from paretune.files import atomic_path
 from paretune.gated import Gate, GatedLinear, Recomputation, Setting, State
 from paretune.gates import Gates, anchor_gates, block_gates, gate_of, nearest_anchor, soup_gates
+from paretune.tokens import NOT_PORTABLE, TokenEmbedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,6 +46,7 @@ class Steering:
     Attributes:
         model: the transformers model, changed in place until :meth:`detach`.
         layers: module path -> gated layer.
+        embedding: of the model, with the adapter's own tokens; None where it has none.
         rank: R.
         base: fingerprint of the base model; "" when unknown.
     """
@@ -56,7 +58,11 @@ class Steering:
         base: str,
         trainable: bool,
         blocks: tuple[tuple[int, float], ...],
+        tokens: Tensor | None = None,
     ) -> None:
+        self.embedding: TokenEmbedding | None = None
+        if tokens is not None:
+            self.embedding = TokenEmbedding(model.get_input_embeddings(), tokens, trainable)
         self.model = model
         self.base = base
         self.blocks = blocks
@@ -70,6 +76,8 @@ class Steering:
             assert isinstance(linear, nn.Linear)
             self.layers[path] = GatedLinear(linear, U, V, path, self._state, trainable)
             _replace(model, path, self.layers[path])
+        if self.embedding is not None:
+            model.set_input_embeddings(self.embedding)
 
     @classmethod
     def attach(
@@ -80,6 +88,7 @@ class Steering:
         base: str = "",
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        tokens: Tensor | None = None,
     ) -> Steering:
         """Attach fresh trainable layers: U = 0, V Kaiming-uniform (a = sqrt 5) as in LoRA.
 
@@ -93,10 +102,11 @@ class Steering:
             base: fingerprint of the model, stored with its adapters.
             seed: of V; the values do not depend on the device.
             dtype: of U and V, whatever the model's own (fp32 master weights).
+            tokens: input embeddings ``[n, d]`` from which those of further tokens are trained, if any.
 
         Raises:
-            ModelError: a target without match (the linear layers found are listed), or layers are attached
-                already.
+            ModelError: a target without match (the linear layers found are listed), layers are attached
+                already, or embeddings of another width.
         """
         if rank < 1:
             raise ModelError(f"rank {rank}; expected at least 1")
@@ -106,7 +116,7 @@ class Steering:
             V = torch.empty(rank, linear.in_features, dtype=dtype)
             nn.init.kaiming_uniform_(V, a=math.sqrt(5), generator=generator)
             factors[path] = (torch.zeros(linear.out_features, rank, dtype=dtype), V)
-        return cls(model, factors, base, trainable=True, blocks=((rank, 1.0),))
+        return cls(model, factors, base, trainable=True, blocks=((rank, 1.0),), tokens=tokens)
 
     @classmethod
     def attach_adapter(
@@ -117,7 +127,8 @@ class Steering:
         ``base`` is the fingerprint of ``model``, checked when both are known.
 
         Raises:
-            ModelError: another base model, a module that the model does not have, or one of another shape.
+            ModelError: another base model, a module that the model does not have, or one of another shape
+                (embeddings of tokens included).
         """
         adapter.check_base(base)
         linears = _linear_layers(model)
@@ -136,19 +147,21 @@ class Steering:
         factors = {
             path: (adapter.factors[path][0].clone(), adapter.factors[path][1].clone()) for path in paths
         }
-        return cls(model, factors, adapter.base or base, trainable, adapter.blocks)
+        return cls(model, factors, adapter.base or base, trainable, adapter.blocks, adapter.tokens)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return U and V of every layer: all that can be trained."""
+        """Return U and V of every layer, and the embeddings of tokens: all that can be trained."""
         return [parameter for _, parameter in self.named_parameters()]
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Return (``path.U`` or ``path.V``, parameter) in a fixed order."""
-        return [
+        """Return (``path.U`` or ``path.V``, or last ``tokens``; parameter) in a fixed order."""
+        pairs = [
             pair
             for path, layer in self.layers.items()
             for pair in ((f"{path}.U", layer.U), (f"{path}.V", layer.V))
         ]
+        rows = self._rows
+        return pairs if rows is None else [*pairs, ("tokens", rows)]
 
     def adapter(self, scale: float | None = None, info: Mapping[str, object] | None = None) -> Adapter:
         """Return a copy of the values (fp32, CPU); ``scale`` None keeps the scales attached."""
@@ -158,33 +171,40 @@ class Steering:
         }
         factors = {path: (U, V) for path, (U, V) in copies.items()}
         blocks = self.blocks if scale is None else ((self.rank, float(scale)),)
-        return Adapter(
-            factors, blocks[0][1] if len(blocks) == 1 else 1.0, self.base, dict(info or {}), blocks
-        )
+        single = blocks[0][1] if len(blocks) == 1 else 1.0
+        rows = self._rows
+        tokens = None if rows is None else rows.detach().to("cpu", copy=True)
+        return Adapter(factors, single, self.base, dict(info or {}), blocks, tokens)
 
     def set(self, adapter: Adapter) -> None:
-        """Copy the values of ``adapter`` into the layers in place: same modules and rank required."""
+        """Copy the values of ``adapter`` into the layers in place: same modules, rank and number of tokens required."""
         adapter.check_base(self.base)
-        if set(adapter.factors) != set(self.layers) or adapter.rank != self.rank:
+        rows, tokens = self._rows, adapter.tokens
+        held, given = (0 if x is None else len(x) for x in (rows, tokens))
+        if set(adapter.factors) != set(self.layers) or adapter.rank != self.rank or held != given:
             raise ModelError(
-                f"an adapter of rank {adapter.rank} on {len(adapter.factors)} modules for layers of rank "
-                f"{self.rank} on {len(self.layers)}; attach it with attach_adapter, or give one of the same "
-                "modules and rank"
+                f"an adapter of rank {adapter.rank} on {len(adapter.factors)} modules with {given} tokens for layers of "
+                f"rank {self.rank} on {len(self.layers)} with {held}; attach it with attach_adapter, or give one of "
+                "the same modules, rank and tokens"
             )
         with torch.no_grad():
             for path, (U, V) in adapter.factors.items():
                 self.layers[path].U.copy_(U)
                 self.layers[path].V.copy_(V)
+            if rows is not None and tokens is not None:
+                rows.copy_(tokens)
         self.blocks = adapter.blocks
 
     def detach(self) -> None:
-        """Put the model's own linear layers (the same objects) and ``requires_grad`` flags back."""
+        """Put the model's own layers (the same objects) and ``requires_grad`` flags back."""
         self._require_free("detach")
         for path, layer in self.layers.items():
             _replace(self.model, path, layer.base)
+        if self.embedding is not None:
+            self.model.set_input_embeddings(self.embedding.base)
         for parameter, flag in self._flags:
             parameter.requires_grad_(flag)
-        self.layers = {}
+        self.layers, self.embedding = {}, None
 
     @contextmanager
     def at(self, gates: Gates, index: Tensor | None = None) -> Iterator[None]:
@@ -261,8 +281,11 @@ class Steering:
         """Write the whole model with the update at ``gates [R]`` merged in, for plain transformers to load.
 
         Raises:
-            ModelError: the base model is quantised, or ``folder`` exists and is not a checkpoint.
+            ModelError: the base model is quantised, the adapter has tokens of its own, or ``folder`` exists and is not a
+                checkpoint.
         """
+        if self.embedding is not None:
+            raise ModelError(NOT_PORTABLE)
         folder = Path(folder)
         if folder.exists() and (
             not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").is_file())
@@ -285,6 +308,10 @@ class Steering:
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Return the contexts of a segment's first run (nothing) and of its recomputation."""
         return nullcontext(), Recomputation(self._state)
+
+    @property
+    def _rows(self) -> nn.Parameter | None:
+        return None if self.embedding is None else self.embedding.learned.weight
 
     def _prepare(self, gate: Tensor, index: Tensor | None, device: torch.device) -> Gate:
         if gate.dim() not in (1, 2) or gate.shape[-1] != self.rank or not gate.is_floating_point():

@@ -67,7 +67,8 @@ class RiCConfig:
         map: from weights to wanted scores: ``l2`` as the released evaluation, ``linf``, ``linear``, or ``lambda``.
         lam: lambda of the map ``lambda``, above 1.
         floor: an objective without weight is asked for this place in its range, from 0, the worst, to 1.
-        form: of the tags: ``digits`` as ``<rm1_score> 1.2``, or ``levels`` as ``<helpful: 7/10>``.
+        form: of the tags: ``digits`` as ``<rm1_score> 1.2``, ``levels`` as ``<helpful: 7/10>``, or ``tokens``, which learns
+            one token for each level.
         reference: the range asked for: that of the offline ``data``, or ``gaussian`` as released (clipped to the data's).
         temperature, top_p: of the online sampling; lengths are those of ``sampling``.
         online_steps: optimiser steps of an iteration; 0: a fifth of ``train.steps``, as 4000 after 20000.
@@ -189,7 +190,11 @@ def ric(
         )
     facts = {"method": "ric", "objectives": list(objectives), "prompting": prompting.to_dict()}
     adapter = lab.fit_demonstrations(
-        "ric-offline", relabelled(offline, prompting), relabelled(held_out, prompting), info=facts
+        "ric-offline",
+        relabelled(offline, prompting),
+        relabelled(held_out, prompting),
+        info=facts,
+        tags=prompting.tags,
     )
     best = offline[mors(prompting.standardise(offline.scores), config.quantile, config.filter)]
     new: list[Demonstration] = []
@@ -206,7 +211,11 @@ def ric(
         online.append({**vars(counts), "kept": len(kept.items)})
         with lab.trained_by(online_training(lab.training, config)):
             adapter = lab.fit_demonstrations(
-                f"ric-online-{number}", old + new, start=adapter, info=facts | {"online": list(online)}
+                f"ric-online-{number}",
+                old + new,
+                start=adapter,
+                info=facts | {"online": list(online)},
+                tags=prompting.tags,
             )
     # A finished stage is found again under another map, which does not touch training: what is served is that of today.
     return Policy.prompted("ric", lab.lm, objectives, replace(adapter, info={**adapter.info, **facts}))
@@ -316,8 +325,9 @@ def generated(
     if config.reference == "gaussian":
         low, high = gaussian_range(len(low), GOAL_DRAWS, lab.training.seed + number)
     asked = np.clip(goals(count, low, high, rng), prompting.least, prompting.most)
+    reader = replace(lab.lm, tags=prompting.tags)
     prompts = [
-        lab.lm.encode_prompt(tagged(prompting, row.prompt, goal, row.source or "row"))
+        reader.encode_prompt(tagged(prompting, row.prompt, goal, row.source or "row"))
         for row, goal in zip(rows, asked, strict=True)
     ]
     seeds = rng.integers(2**62, size=count).tolist()
