@@ -6,18 +6,19 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from importlib import resources
 from itertools import combinations
 
 import pytest
 import yaml
 
-from paretune import plots, wording
+from paretune import picture, plots, wording
 from paretune.findings import remarks
 from paretune.preference import Preference, simplex_grid
 from paretune.report import write_card, write_picture, write_report
 
 EVIL = 'fine</script><script>alert("x")</script> <img src=x onerror=alert(1)> & more'
-TITLES = {"modpo": "MODPO", "dpo-soup": "DPO soups", "third": "Third"}
+TITLES = {"modpo": "MODPO", "dpo-soup": "DPO soups", "third": "Third", "fourth": "Fourth"}
 
 
 def figure(value, width=0.5):
@@ -322,6 +323,23 @@ def test_more_policies_than_two_are_summed_up():
     text = wording.summary(make_run(("modpo", "dpo-soup", "third")))
     assert text.startswith("With Third, ")  # the highest hypervolume of the three
     assert "all 3 are above the base model; between any two of them no difference is shown" in text
+
+
+def test_of_many_pairs_it_is_told_how_often_each_is_below():
+    run = make_run(("modpo", "dpo-soup", "third", "fourth"))
+    for pair in run["comparisons"]:
+        if pair["second"] in TITLES:
+            pair["verdict"] = f"{pair['first']} above"
+    text = wording.summary(run)
+    assert text.endswith("Fourth is below 3 others, Third is below 2 others and DPO soups is below 1 other.")
+
+
+def test_no_two_policies_look_alike():
+    seen = {(i % len(plots.SHAPES), plots.shape_of(i)) for i in range(64)}
+    assert len(seen) == 64
+    assert len(picture.COLOURS) == len(plots.SHAPES) == len(picture.MARKERS)
+    css = resources.files("paretune").joinpath("templates/report.css").read_text()
+    assert all(css.count(f"--p{i}: #") == 2 and f".pol{i} " in css for i in range(len(plots.SHAPES)))
 
 
 def test_one_policy_and_one_preference_make_a_sentence():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from paretune.plots import SHAPES, marker
+from paretune.plots import SHAPES, marker, shape_of
 from paretune.wording import Run, interval, title
 
 
@@ -41,7 +41,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequen
 
 def badge(run: Run, i: int) -> str:
     """Return a policy's marker and title."""
-    shape = marker(SHAPES[i % len(SHAPES)], 8, 8, 5)
+    shape = marker(shape_of(i), 8, 8, 5)
     return (
         f'<span class="badge pol{i % len(SHAPES)}"><svg viewBox="0 0 16 16" aria-hidden="true">{shape}</svg>'
         f"{escape(title(run['policies'][i]))}</span>"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paretune.files import write_bytes
-from paretune.plots import distinct, hull, ordered, place_labels, span, ticks
+from paretune.plots import distinct, hull, ordered, place_labels, shape_of, span, ticks
 from paretune.wording import Run, known, listing, number, off_simplex, places, title, weight
 
 if TYPE_CHECKING:
@@ -17,8 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, QUIET, RULE = "#1c2026", "#616872", "#e6e4de"
-COLOURS = ("#1f5fb0", "#c24a12", "#0d7a62", "#8048a0", "#7d6200", "#ad2f66")
-MARKERS = ("o", "s", "^", "D", "v", "p")
+COLOURS = ("#1f5fb0", "#c24a12", "#0d7a62", "#8048a0", "#7d6200", "#ad2f66", "#6a4b3c", "#4c8a12")
+MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "triangle": "^",
+    "diamond": "D",
+    "down": "v",
+    "pentagon": "p",
+    "hexagon": "h",
+    "wedge": ">",
+}
 DPI = 160
 MOST_PANELS = 6
 """Beyond so many pairs of objectives the picture shows all objectives as parallel axes."""
@@ -77,7 +86,15 @@ def _heading(figure: Figure, run: Run) -> None:
         told += f" Beside each point: the weight on {run['objectives'][0]}."
     figure.text(0.025, 0.888, told, size=11, color=QUIET, va="center")
     handles = [
-        Line2D([], [], color=COLOURS[i % 6], marker=MARKERS[i % 6], markersize=8, linewidth=2, label=name)
+        Line2D(
+            [],
+            [],
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[shape_of(i)],
+            markersize=8,
+            linewidth=2,
+            label=name,
+        )
         for i, name in enumerate(names)
     ]
     handles.append(
@@ -152,7 +169,7 @@ def _panel(figure: Figure, axes: Axes, run: Run, a: int, b: int, small: bool) ->
         cover(pixel(*p), pixel(*q))
     size = 7 if small else 10
     for i, policy in enumerate(run["policies"]):
-        colour = COLOURS[i % 6]
+        colour = COLOURS[i % len(COLOURS)]
         line = ordered(policy, run["objectives"][a])
         points = {n: (policy["points"][n]["mean"][a], policy["points"][n]["mean"][b]) for n in line}
         rim = hull(list(points.values()))
@@ -166,7 +183,7 @@ def _panel(figure: Figure, axes: Axes, run: Run, a: int, b: int, small: bool) ->
             good = policy["non_dominated"][n]
             bars(policy["points"][n], colour)
             axes.plot(
-                x, y, marker=MARKERS[i % 6], markersize=size, color=colour if good else "white",
+                x, y, marker=MARKERS[shape_of(i)], markersize=size, color=colour if good else "white",
                 markeredgecolor="white" if good else colour, markeredgewidth=1.2, zorder=5,
             )  # fmt: skip
             px, py = pixel(x, y)
@@ -175,12 +192,12 @@ def _panel(figure: Figure, axes: Axes, run: Run, a: int, b: int, small: bool) ->
                 share = policy["points"][n]["preference"][run["objectives"][a]]
                 labels.append((px, py, weight(share), colour))
     for i, point in off_simplex(run):
-        (x, y), colour = (point["mean"][a], point["mean"][b]), COLOURS[i % 6]
+        (x, y), colour = (point["mean"][a], point["mean"][b]), COLOURS[i % len(COLOURS)]
         bars(point, colour)
         axes.plot(
             x,
             y,
-            marker=MARKERS[i % 6],
+            marker=MARKERS[shape_of(i)],
             markersize=size,
             color="white",
             markeredgecolor=colour,
@@ -252,6 +269,6 @@ def _parallel(axes: Axes, run: Run) -> None:
     for i, policy in enumerate(run["policies"]):
         for n, point in enumerate(policy["points"]):
             axes.plot(
-                range(M), scaled(point["mean"]), color=COLOURS[i % 6], marker=MARKERS[i % 6], markersize=6,
+                range(M), scaled(point["mean"]), color=COLOURS[i % len(COLOURS)], marker=MARKERS[shape_of(i)], markersize=6,
                 linewidth=1.6, alpha=0.75 if policy["non_dominated"][n] else 0.25, zorder=3,
             )  # fmt: skip

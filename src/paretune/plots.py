@@ -20,7 +20,8 @@ from paretune.wording import (
     weight,
 )
 
-SHAPES = ("circle", "square", "triangle", "diamond", "down", "pentagon")
+SHAPES = ("circle", "square", "triangle", "diamond", "down", "pentagon", "hexagon", "wedge")
+"""Of the policies in turn; a second round of eight has the colours of the first on the next shape."""
 """Shapes of the policies' points, in order: they tell the policies apart where colours do not."""
 
 Box = tuple[float, float, float, float]
@@ -163,6 +164,11 @@ def ordered(policy: Run, objective: str) -> list[int]:
     return sorted(range(len(points)), key=lambda n: -points[n]["preference"][objective])
 
 
+def shape_of(i: int) -> str:
+    """Return the shape of policy i; no two of the first 64 share both colour and shape."""
+    return SHAPES[(i + i // len(SHAPES)) % len(SHAPES)]
+
+
 def marker(shape: str, x: float, y: float, r: float) -> str:
     """Return a point as SVG; ``cross`` is the base model's."""
     if shape == "circle":
@@ -179,6 +185,8 @@ def marker(shape: str, x: float, y: float, r: float) -> str:
         "diamond": (4, 0, 1.3),
         "down": (3, 180, 1.35),
         "pentagon": (5, 0, 1.15),
+        "hexagon": (6, 0, 1.15),
+        "wedge": (3, 90, 1.35),
     }[shape]
     angles = [math.radians(turn + 360 * k / corners) for k in range(corners)]
     dots = [(x + r * size * math.sin(a), y - r * size * math.cos(a)) for a in angles]
@@ -274,7 +282,7 @@ def scatter(
             points_svg.append(
                 f"{opened(run, i, n, picks)}<title>{escape(describe(run, policy, n))}</title>{bars}{ring}"
                 f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="14"/>'
-                f"{marker(SHAPES[i % len(SHAPES)], x, y, 5.5)}</g>"
+                f"{marker(shape_of(i), x, y, 5.5)}</g>"
             )
             if lines:
                 share = policy["points"][n]["preference"][objectives[a]]
@@ -286,7 +294,7 @@ def scatter(
         told = escape(f"{title(run['policies'][i])}, extrapolated to {preference(point['preference'])}")
         points_svg.append(
             f'<g class="pt pol{i % len(SHAPES)} faded beyond"><title>{told}</title>{bars}'
-            f"{marker(SHAPES[i % len(SHAPES)], x, y, 5.5)}</g>"
+            f"{marker(shape_of(i), x, y, 5.5)}</g>"
         )
         if lines:
             share = weight(point["preference"][objectives[a]])
@@ -382,7 +390,7 @@ def parallel(run: Run, width: int, height: int, picks: Mapping[tuple[int, int], 
     for i, policy in enumerate(run["policies"]):
         for n, point in enumerate(policy["points"]):
             line = trace(point["mean"])
-            dots = "".join(marker(SHAPES[i % len(SHAPES)], x, y, 4) for x, y in line)
+            dots = "".join(marker(shape_of(i), x, y, 4) for x, y in line)
             parts.append(
                 f"{opened(run, i, n, picks)}<title>{escape(describe(run, policy, n))}</title>"
                 f"{polyline(line, 'hit thin')}{polyline(line, 'line')}{dots}</g>"

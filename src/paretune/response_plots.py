@@ -18,6 +18,7 @@ from paretune.plots import (
     ordered,
     polyline,
     segment,
+    shape_of,
     span,
 )
 from paretune.wording import Run, known, number, places, title
@@ -46,7 +47,7 @@ def along(run: Run, m: int, width: int, height: int, picks: Mapping[tuple[int, i
     for i, policy in enumerate(run["policies"]):
         for n, point in enumerate(policy["points"]):
             x, y = frame.at(point["preference"][objective], point["mean"][m])
-            dot = marker(SHAPES[i % len(SHAPES)], x, y, 5)
+            dot = marker(shape_of(i), x, y, 5)
             told = escape(describe(run, policy, n))
             parts.append(f"{opened(run, i, n, picks)}<title>{told}</title>{dot}</g>")
     name = f"{objective} over its weight, one line a policy"

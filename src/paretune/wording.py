@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -13,6 +14,8 @@ Run = Mapping[str, Any]
 
 NOTHING = "-"
 """Shown for a number that does not exist."""
+MOST_NAMED = 4
+"""Pairs of policies that are told one by one; of more it is counted how often each is below."""
 
 
 def known(value: float | None) -> TypeGuard[float]:
@@ -198,13 +201,19 @@ def _among(run: Run) -> str:
     pairs = [c for c in run["comparisons"] if c["first"] in names and c["second"] in names]
     if not pairs:
         return ""
-    apart = []
-    for pair in pairs:
-        above = winner(pair)
-        if above is not None:
-            below = pair["second"] if above == pair["first"] else pair["first"]
-            apart.append(f"{called(run, above)} is above {called(run, below)}")
+    apart = [(above, pair) for pair in pairs if (above := winner(pair)) is not None]
     if not apart:
         return f"between {'them' if len(pairs) == 1 else 'any two of them'} no difference is shown"
+    below = [pair["second"] if above == pair["first"] else pair["first"] for above, pair in apart]
+    if len(apart) <= MOST_NAMED:
+        told = [
+            f"{called(run, above)} is above {called(run, loser)}"
+            for (above, _), loser in zip(apart, below, strict=True)
+        ]
+    else:
+        told = [
+            f"{called(run, loser)} is below {count} other{'s' * (count > 1)}"
+            for loser, count in Counter(below).most_common()
+        ]
     rest = "" if len(apart) == len(pairs) else ", between the others no difference is shown"
-    return listing(apart) + rest
+    return listing(told) + rest
