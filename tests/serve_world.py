@@ -10,12 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import uvicorn
 
 from paretune.backend import Ask, End, Overloaded, Piece, PromptTooLong, Served
-from paretune.connections import guarded
 from paretune.preference import Preference
-from paretune.serve import Place, Server, make_app
+from paretune.serve import Place, Server, configuration, make_app
 from paretune.service import Service, Settings
 from paretune.store import Store
 
@@ -105,10 +103,9 @@ def live(service: Service, place: Place | None = None) -> Iterator[str]:
     """Serve on a free port in a thread; yield the address."""
     place = place or Place(port=0)
     app = make_app(service, place)
-    protocol = guarded(place.max_connections)
-    config = uvicorn.Config(
-        app, port=0, http=protocol, ws="none", lifespan="on", log_level="warning", timeout_graceful_shutdown=3
-    )
+    config = configuration(app, place)
+    config.log_level = "warning"
+    config.configure_logging()
     sock = config.bind_socket()
     server = Server(config, service, app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)

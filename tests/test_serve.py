@@ -123,7 +123,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("body", "status", "message"), WRONG)
 def test_wrong_requests_are_told_what_is_wrong(address: str, body: dict, status: int, message: str) -> None:
-    response = post(address, **body)
+    raw = json.dumps({**CHAT, **body})
+    response = httpx.post(f"{address}/v1/chat/completions", content=raw, headers={"content-type": "application/json"})
     error = response.json()["error"]
     assert response.status_code == status, error
     assert message in error["message"] and set(error) == {"message", "type", "param", "code"}
@@ -208,7 +209,8 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
     backend = FakeBackend(pace=0.05, most=1)
     with live(fake_service(tmp_path, backend)) as address, httpx.Client() as client:
         with client.stream("POST", f"{address}/v1/chat/completions", json={**CHAT, "stream": True, "max_tokens": 500}) as held:
-            next(held.iter_raw())
+            stream = held.iter_raw()  # a generator that is dropped closes the connection
+            next(stream)
             response = post(address)
             assert response.status_code == 429 and response.headers["retry-after"] == "3"
             # Half of a request is not begun.
@@ -310,9 +312,7 @@ def test_other_machines_only_with_a_key() -> None:
 
 
 def test_bounds_hold_for_what_is_asked_and_what_is_served(tmp_path: Path) -> None:
-    with live(fake_service(tmp_path / "a", floors={"good": 0.3}, )) if False else live(
-        Service(SoupOnly(), None, Settings(floors={"good": 0.3}))
-    ) as address:
+    with live(fake_service(tmp_path, SoupOnly(), floors={"good": 0.3})) as address:
         good = post(address, preference={"short": 0.7, "good": 0.3}, max_tokens=1)
         assert good.status_code == 200
         for body in ({"preference": {"short": 0.8, "good": 0.2}}, {"model": "soup@short=1"}):

@@ -170,11 +170,11 @@ class _Generation(Body):
                 continue
             elif key in UNSUPPORTED:
                 if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in NEUTRAL.get(key, ())):
-                    message = "{field!r} is not supported by this server; leave it out"
+                    message = "'{field}' is not supported by this server; leave it out"
                     raise PydanticCustomError("unsupported_parameter", message, {"field": key})
             else:
                 near = suggest(str(key)[:100], cls.model_fields)
-                raise PydanticCustomError("unknown_parameter", "unknown field {field!r}; {near}", {"field": str(key)[:100], "near": near})
+                raise PydanticCustomError("unknown_parameter", "unknown field '{field}'; {near}", {"field": str(key)[:100], "near": near})
         if kept.get("stream_options") is not None and not kept.get("stream"):
             raise PydanticCustomError("unsupported_parameter", "'stream_options' needs stream: true", {"field": "stream_options"})
         return kept

@@ -186,15 +186,9 @@ class Server(uvicorn.Server):
         self._asked = True
 
 
-def run(service: Service, place: Place) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish the running answers.
-
-    Raises:
-        ParetuneError: the model cannot be loaded, or the address is taken.
-    """
-    raise_file_limit(place.max_connections + SPARE_FILES)
-    app = make_app(service, place)
-    config = uvicorn.Config(
+def configuration(app: FastAPI, place: Place) -> uvicorn.Config:
+    """Return how uvicorn runs the application."""
+    return uvicorn.Config(
         app,
         host=place.host,
         port=place.port,
@@ -208,6 +202,17 @@ def run(service: Service, place: Place) -> None:
         timeout_keep_alive=15,
         backlog=min(2048, 2 * place.max_connections),
     )
+
+
+def run(service: Service, place: Place) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish the running answers.
+
+    Raises:
+        ParetuneError: the model cannot be loaded, or the address is taken.
+    """
+    raise_file_limit(place.max_connections + SPARE_FILES)
+    app = make_app(service, place)
+    config = configuration(app, place)
     try:
         sock = config.bind_socket()
     except SystemExit as error:
