@@ -16,10 +16,38 @@ from paretune.adapter import stack
 from paretune.batching import Batch, Row
 from paretune.errors import ConfigError, ModelError
 from paretune.intake import Intake
-from paretune.jobs import Busy, End, Event, Job, Piece, Reason, Stopped, Stream, Usage
-from paretune.policy import Policy, kept_candidate
+from paretune.jobs import (
+    Answer,
+    Busy,
+    End,
+    Event,
+    Job,
+    Piece,
+    PromptTooLong,
+    Reason,
+    Stopped,
+    Stream,
+    Usage,
+    gather,
+)from paretune.policy import Policy, kept_candidate
 from paretune.steering import Steering
 from paretune.streaming import Characters, StoppableText
+
+__all__ = [
+    "Answer",
+    "Busy",
+    "End",
+    "Engine",
+    "EngineStats",
+    "Event",
+    "Job",
+    "Piece",
+    "PromptTooLong",
+    "Stopped",
+    "Stream",
+    "Usage",
+    "gather",
+]
 
 logger = logging.getLogger(__name__)
 
