@@ -60,7 +60,7 @@ class FakeBackend:
     async def stop(self) -> None:
         """Nothing to let go."""
 
-    def submit(self, ask: Ask, on_event: Callable[[Piece | End], None], timeout: float) -> FakeAnswer:
+    async def submit(self, ask: Ask, on_event: Callable[[Piece | End], None], timeout: float) -> FakeAnswer:
         """Begin an answer."""
         text = ask.prompt if isinstance(ask.prompt, str) else " ".join(m.content for m in ask.prompt)
         if len(text) > 2000:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
 
 from paretune.errors import ParetuneError
 from paretune.preference import Preference
@@ -108,7 +110,7 @@ class Backend(Protocol):
     async def stop(self) -> None:
         """Let go of everything; what still runs is cancelled."""
 
-    def submit(self, ask: Ask, on_event: Callable[[Piece | End], None], timeout: float) -> Answer:
+    async def submit(self, ask: Ask, on_event: Callable[[Piece | End], None], timeout: float) -> Answer:
         """Begin one answer; pieces come to ``on_event``, then one End, at the latest after ``timeout`` seconds.
 
         Raises:
@@ -120,3 +122,11 @@ class Backend(Protocol):
 
     def stats(self) -> Mapping[str, float]:
         """Return figures of now, for ``/metrics``: ``running``, ``waiting``, ``tokens``, ..."""
+
+
+def nearest(preference: Preference, anchors: Sequence[Preference]) -> Preference:
+    """Return the anchor a policy answers with: the nearest by L1 distance, of ties the first (as `gates.nearest_anchor`)."""
+    rows = np.stack([anchor.over(preference.objectives).array() for anchor in anchors]).astype(np.float32)
+    asked = preference.array().astype(np.float32)
+    apart = np.abs(rows.astype(np.float64) - asked.astype(np.float64)).sum(axis=1).round(6)
+    return anchors[int(apart.argmin())]

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from paretune.backend import Answer, Ask, End, Overloaded, Piece, PromptTooLong, Unavailable, Unsupported
+from paretune.errors import PreferenceError
 from paretune.protocol import ApiError, ChatRequest, CompletionRequest
 from paretune.service import Resolved, Service
 
@@ -147,7 +148,7 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
                 seed=seed + index,
                 stop=body.stops,
             )
-            generation.answers.append(submit(service, ask, generation.feed.of(index)))
+            generation.answers.append(await submit(service, ask, generation.feed.of(index)))
         await service.record(audit_record(generation, request))
     except BaseException:
         generation.cancel()
@@ -158,16 +159,18 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
     return generation
 
 
-def submit(service: Service, ask: Ask, on_event: Callable[[Piece | End], None]) -> Answer:
+async def submit(service: Service, ask: Ask, on_event: Callable[[Piece | End], None]) -> Answer:
     """Hand one answer to the backend; what it refuses is an ApiError."""
     try:
-        return service.backend.submit(ask, on_event, service.settings.timeout)
+        return await service.backend.submit(ask, on_event, service.settings.timeout)
     except Overloaded as error:
         raise ApiError(429, str(error), "queue_full", retry_after=error.retry_after) from error
     except PromptTooLong as error:
         raise ApiError(400, str(error), "context_length_exceeded", "messages") from error
     except Unsupported as error:
         raise ApiError(400, str(error), "unsupported_parameter") from error
+    except PreferenceError as error:
+        raise ApiError(422, str(error)[:2000], "invalid_preference", "preference") from error
     except Unavailable as error:
         raise ApiError(503, str(error), "unavailable", retry_after=2) from error
 
