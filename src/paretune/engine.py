@@ -29,7 +29,8 @@ from paretune.jobs import (
     Stream,
     Usage,
     gather,
-)from paretune.policy import Policy, kept_candidate
+)
+from paretune.policy import Policy, kept_candidate
 from paretune.steering import Steering
 from paretune.streaming import Characters, StoppableText
 
