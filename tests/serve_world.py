@@ -102,7 +102,7 @@ class FakeBackend:
 def live(service: Service, place: Place | None = None) -> Iterator[str]:
     """Serve on a free port in a thread; yield the address."""
     place = place or Place(port=0)
-    app = make_app(service, place)
+    app = make_app(service)
     config = configuration(app, place)
     config.log_level = "warning"
     config.configure_logging()

@@ -183,10 +183,10 @@ def audit_record(generation: Generation, request: Request) -> Any:
     return AuditRecord(
         policy=resolved.served.name,
         used=resolved.used,
-        asked=resolved.asked,
+        asked=resolved.asked if resolved.stated else None,
         model=resolved.model,
         client=request.scope["state"]["client"],
-        request=generation.id,
+        request_id=generation.id,
     )
 
 

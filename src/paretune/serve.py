@@ -67,9 +67,8 @@ class Place:
         return Limits((*local, *self.allow_hosts) if local or self.allow_hosts else (), self.body_bytes)
 
 
-def make_app(service: Service, place: Place | None = None) -> FastAPI:
+def make_app(service: Service) -> FastAPI:
     """Return the application over a service; it loads the model when it starts, and answers ``/health`` meanwhile."""
-    place = place or Place()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -96,6 +95,7 @@ def make_app(service: Service, place: Place | None = None) -> FastAPI:
         lifespan=lifespan,
         responses={"4XX": {"model": Failure, "description": "What was given, what was expected, what to do."}},
     )
+    app.state.service = service
     app.include_router(openai_routes.router(service))
     app.include_router(studio_routes.router(service))
     app.include_router(vote_routes.router(service))
@@ -113,8 +113,6 @@ def make_app(service: Service, place: Place | None = None) -> FastAPI:
         """Figures in Prometheus' form."""
         return Response(service.metrics.render(), media_type=CONTENT_TYPE)
 
-    app.add_middleware(Guard, limits=place.limits, keys=place.keys)
-    app.add_middleware(Counted, metrics=service.metrics)
     return app
 
 
@@ -188,8 +186,10 @@ class Server(uvicorn.Server):
 
 def configuration(app: FastAPI, place: Place) -> uvicorn.Config:
     """Return how uvicorn runs the application."""
+    # Outside of everything, so that an unforeseen error is counted and carries the headers as well.
+    guard = Guard(app, place.limits, place.keys)
     return uvicorn.Config(
-        app,
+        Counted(guard, app.state.service.metrics),
         host=place.host,
         port=place.port,
         http=guarded(place.max_connections),
@@ -211,7 +211,7 @@ def run(service: Service, place: Place) -> None:
         ParetuneError: the model cannot be loaded, or the address is taken.
     """
     raise_file_limit(place.max_connections + SPARE_FILES)
-    app = make_app(service, place)
+    app = make_app(service)
     config = configuration(app, place)
     try:
         sock = config.bind_socket()

@@ -53,12 +53,14 @@ class Resolved:
         asked: the preference asked for.
         used: the one really served.
         model: the name in the request, echoed in the response.
+        stated: the request gave a preference; else it is the policy's default.
     """
 
     served: Served
     asked: Preference
     used: Preference
     model: str
+    stated: bool
 
 
 class Service:
@@ -150,7 +152,8 @@ class Service:
         if stated is not None and stated != asked:
             told = f"the model name asks for {stated} and the field preference for {asked}; give one of them"
             raise ApiError(422, told, "invalid_preference", "preference")
-        return Resolved(served, asked, served.used(asked), model or served.name)
+        known = given is not None or stated is not None
+        return Resolved(served, asked, served.used(asked), model or served.name, known)
 
     def _preset(self, profile: str, name: str) -> Any:
         found = {preset.name: preset for preset in self.store.presets(profile)} if self.store else {}

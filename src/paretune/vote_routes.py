@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import Field
 
 from paretune.backend import Served
+from paretune.preference import Preference
 from paretune.protocol import ApiError, Body, ChatMessage, Name, Text, Weights, prompt_of
 from paretune.service import Service
+from paretune.store import Answer, Store, Vote
+from paretune.studio_routes import outlook_of
+from paretune.tastes import Tastes, learned, question
 
-if TYPE_CHECKING:
-    from paretune.preference import Preference
-    from paretune.store import Store
 
 Policy = Annotated[str, Field(min_length=1, max_length=200)]
 Given = Weights | Annotated[str, Field(max_length=2000)]
@@ -76,6 +78,10 @@ def router(service: Service) -> APIRouter:
     """Return the routes over the service's store."""
     routes = APIRouter(prefix="/api", tags=["people"])
 
+    @cache
+    def tastes() -> Tastes:
+        return Tastes(store_of(service))
+
     def preset_dict(preset: Any) -> dict[str, Any]:
         return {
             "name": preset.name,
@@ -88,8 +94,6 @@ def router(service: Service) -> APIRouter:
 
     def checked(served: Served, given: dict[str, float], param: str) -> Preference:
         """Return the preference an answer was given at; bounds may have changed since."""
-        from paretune.preference import Preference
-
         try:
             return Preference.of(given, served.objectives)
         except ValueError as error:
@@ -129,8 +133,6 @@ def router(service: Service) -> APIRouter:
     @routes.post("/votes", status_code=201)
     def vote(body: VoteRequest) -> dict[str, Any]:
         """Keep a vote; 201 comes when it is on the disk."""
-        from paretune.store import Answer, Vote
-
         served = service.policy(body.policy)
         first, second = (
             Answer(given.text, checked(served, given.preference, f"{side}.preference"), given.scores, given.truncated)
@@ -139,7 +141,33 @@ def router(service: Service) -> APIRouter:
         prompt = prompt_of(body.messages)
         kept = Vote(served.name, prompt, first, second, body.winner, body.objective)
         number = store_of(service).add_vote(body.profile, kept)
-        return {"id": number, "posterior": posterior(service, served, body.profile)}
+        outlook = served.outlook
+        known = None if outlook is None else learned(tastes().of(body.profile, outlook), outlook)
+        return {"id": number, "posterior": known}
+
+    @routes.post("/elicit/next")
+    def next_question(body: NextRequest) -> dict[str, Any]:
+        """The two preferences whose answers a person's next vote would teach most about; null when nothing differs."""
+        served = service.policy(body.policy)
+        outlook = outlook_of(served)
+        posterior = tastes().of(body.profile, outlook)
+        pair = question(posterior, outlook, service.bounds[served.name])
+        return {
+            "policy": served.name,
+            "profile": body.profile,
+            "first": None if pair is None else {"preference": pair.first.as_dict()},
+            "second": None if pair is None else {"preference": pair.second.as_dict()},
+            "information": None if pair is None else pair.information,
+            "posterior": learned(posterior, outlook),
+        }
+
+    @routes.get("/population")
+    def population(policy: Policy | None = None) -> dict[str, Any]:
+        """What all people's votes on a policy say: their mean tastes, and groups of like-minded people."""
+        from paretune.population import population as summary
+
+        served = service.policy(policy)
+        return {"policy": served.name, **summary(tastes().all(outlook_of(served))).to_dict()}
 
     @routes.get("/audit")
     def audit(
@@ -153,7 +181,7 @@ def router(service: Service) -> APIRouter:
                 {
                     "id": one.id,
                     "created": None if one.created is None else one.created.isoformat(),
-                    "request": one.request,
+                    "request": one.request_id,
                     "client": one.client,
                     "model": one.model,
                     "policy": one.policy,
@@ -165,8 +193,3 @@ def router(service: Service) -> APIRouter:
         }
 
     return routes
-
-
-def posterior(service: Service, served: Served, profile: str) -> dict[str, Any] | None:
-    """Return what the votes of a person say about the preference that he has; None where no front was measured."""
-    return None
