@@ -84,7 +84,7 @@ def explained(place: str) -> Iterator[None]:
     """Turn the errors of the database into StoreErrors that name ``place`` and the cure, never the data."""
     try:
         yield
-    except exc.SQLAlchemyError as error:
+    except (exc.SQLAlchemyError, sqlite3.Error) as error:
         cause = getattr(error, "orig", None) or error
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         cure = next((cure for pattern, cure in _CURES if re.search(pattern, reason, re.IGNORECASE)), "")
@@ -105,6 +105,7 @@ _CURES = (
     (r"authentication|password|role .* does not exist", "check user and password in the URL of the store"),
     (r"database .* does not exist", "create it first, for example with createdb"),
     (r"connect|server closed|timeout|terminat|resolve|starting up", "check that the server runs and its address is right"),
+    (r"no equivalent in encoding", "names need a database of encoding UTF8: createdb --encoding=UTF8 --template=template0"),
     (r"no such (table|column)|does not exist", "the tables of the store are not as paretune made them; restore a copy"),
 )  # fmt: skip
 
@@ -149,8 +150,11 @@ def _check_file(url: sa.URL, place: str, create: bool) -> None:
 def _connect_args(url: sa.URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"timeout": PATIENCE}
-    if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
-        return {"connect_timeout": 10}
+    if url.drivername == "postgresql+psycopg":
+        # In a database of another encoding the server then says which character it cannot keep.
+        return {"client_encoding": "utf8"} | (
+            {} if "connect_timeout" in url.query else {"connect_timeout": 10}
+        )
     return {}
 
 
@@ -162,7 +166,6 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
         connection.isolation_level = None
         for pragma in ("synchronous = FULL", "fullfsync = ON", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
-        _use_write_ahead_log(connection)
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -170,18 +173,22 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+def _use_write_ahead_log(engine: sa.Engine) -> None:
     """Readers and the writer then do not wait for each other; where the file system cannot do it, SQLite stays as it is."""
+    connection = engine.raw_connection()
     deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            # SQLite does not wait by itself while another process changes the mode of a new file.
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
+    try:
+        while True:
+            try:
+                connection.cursor().execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                # SQLite does not wait by itself while another process changes the mode of a new file.
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+    finally:
+        connection.close()
 
 
 def _prepare_postgresql(engine: sa.Engine) -> None:
@@ -206,8 +213,11 @@ def _migrate(engine: sa.Engine, place: str, create: bool) -> None:
     script = ScriptDirectory.from_config(config)
     with explained(place):
         with engine.connect() as connection:
-            if _is_current(connection, script, place, create):
-                return
+            current = _is_current(connection, script, place, create)
+        if engine.dialect.name == "sqlite":
+            _use_write_ahead_log(engine)  # only now: the file of another program stays as it is
+        if current:
+            return
         with _migrating, engine.execution_options(writes=True).begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))

@@ -116,7 +116,7 @@ class AuditRecord:
         asked: what the request said; None: it said nothing.
         model: as the request named it, such as ``mine@cautious``.
         client: who asked, as the server knows it; never an API key.
-        request: id of the request.
+        request_id: of the request.
         id, created: rising, and UTC; set by the store.
     """
 
@@ -125,7 +125,7 @@ class AuditRecord:
     asked: Preference | None = None
     model: str = ""
     client: str = ""
-    request: str = ""
+    request_id: str = ""
     id: int = 0
     created: datetime | None = None
 

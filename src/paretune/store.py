@@ -204,7 +204,7 @@ class Store:
             "policy": record.policy,
             "used": _preference_text(record.used),
             "asked": None if record.asked is None else _preference_text(record.asked),
-            "request": json.dumps([record.model, record.client, record.request]),
+            "request": json.dumps([record.model, record.client, record.request_id]),
         }
         with self._writing() as connection:
             inserted = connection.execute(sa.insert(_audit).values(values))
@@ -305,10 +305,10 @@ def _answer(text: str) -> Answer:
 
 
 def _audit_record(row: sa.Row[Any]) -> AuditRecord:
-    model, client, request = json.loads(row.request)
+    model, client, request_id = json.loads(row.request)
     asked = None if row.asked is None else _preference(row.asked)
     used, created = _preference(row.used), _utc(row.created)
-    return AuditRecord(row.policy, used, asked, model, client, request, row.id, created)
+    return AuditRecord(row.policy, used, asked, model, client, request_id, row.id, created)
 
 
 def _vote(row: sa.Row[Any]) -> Vote:
