@@ -49,10 +49,19 @@ def test_the_official_client_whole_and_streaming(client: openai.OpenAI) -> None:
     about = whole.model_extra["paretune"]
     assert about["policy"] == "soup" and about["preference"] == {"short": 0.7, "good": 0.3}
     assert about["seed"] == 5 and about["snapped"] is False and about["expected"] is None
-    chunks = list(client.chat.completions.create(**CHAT, **asked, stream=True, stream_options={"include_usage": True}))
-    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    chunks = list(
+        client.chat.completions.create(**CHAT, **asked, stream=True, stream_options={"include_usage": True})
+    )
+    assert (
+        "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        == whole.choices[0].message.content
+    )
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[0].model_extra["paretune"] == about
-    assert chunks[-1].usage == whole.usage and chunks[-1].model_extra["paretune"] == about and not chunks[-1].choices
+    assert (
+        chunks[-1].usage == whole.usage
+        and chunks[-1].model_extra["paretune"] == about
+        and not chunks[-1].choices
+    )
     assert chunks[-2].choices[0].finish_reason == "length"
 
 
@@ -65,19 +74,31 @@ def test_text_completions_and_several_choices(client: openai.OpenAI) -> None:
     for chunk in streamed:
         texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
     assert texts == {0: "0.5/1/0 0.5/1/1 ", 1: "0.5/2/0 0.5/2/1 "}
-    assert client.completions.create(model="soup", prompt="red", max_tokens=1).model_extra["paretune"]["seed"] >= 0
+    assert (
+        client.completions.create(model="soup", prompt="red", max_tokens=1).model_extra["paretune"]["seed"]
+        >= 0
+    )
 
 
 def test_aliases_presets_and_snapping(client: openai.OpenAI, address: str) -> None:
     kept = {"policy": "anchors", "preference": {"short": 0.2, "good": 0.8}}
     assert httpx.put(f"{address}/api/presets/kind one", json=kept).json()["model"] == "anchors@kind one"
     for model in ("anchors@kind one", "@kind one", "anchors@short=0.2,good=0.8"):
-        about = client.chat.completions.create(**{**CHAT, "model": model}, max_tokens=1).model_extra["paretune"]
-        assert about["policy"] == "anchors" and about["snapped"] and about["preference"] == {"short": 0.0, "good": 1.0}
+        about = client.chat.completions.create(**{**CHAT, "model": model}, max_tokens=1).model_extra[
+            "paretune"
+        ]
+        assert (
+            about["policy"] == "anchors"
+            and about["snapped"]
+            and about["preference"] == {"short": 0.0, "good": 1.0}
+        )
         assert about["asked"] == kept["preference"]
     names = [model.id for model in client.models.list()]
     assert names == ["soup", "anchors", "anchors@kind one"]
-    assert client.models.retrieve("soup@short=0.25,good=0.75").model_extra["paretune"]["preference"]["good"] == 0.75
+    assert (
+        client.models.retrieve("soup@short=0.25,good=0.75").model_extra["paretune"]["preference"]["good"]
+        == 0.75
+    )
     assert httpx.get(f"{address}/api/presets").json()["presets"][0]["name"] == "kind one"
     assert httpx.delete(f"{address}/api/presets/kind one").status_code == 200
     with pytest.raises(openai.NotFoundError, match="no preset 'kind one'"):
@@ -124,7 +145,9 @@ WRONG = [
 @pytest.mark.parametrize(("body", "status", "message"), WRONG)
 def test_wrong_requests_are_told_what_is_wrong(address: str, body: dict, status: int, message: str) -> None:
     raw = json.dumps({**CHAT, **body})
-    response = httpx.post(f"{address}/v1/chat/completions", content=raw, headers={"content-type": "application/json"})
+    response = httpx.post(
+        f"{address}/v1/chat/completions", content=raw, headers={"content-type": "application/json"}
+    )
     error = response.json()["error"]
     assert response.status_code == status, error
     assert message in error["message"] and set(error) == {"message", "type", "param", "code"}
@@ -132,21 +155,34 @@ def test_wrong_requests_are_told_what_is_wrong(address: str, body: dict, status:
 
 
 def test_neutral_and_telling_fields_are_admitted(address: str) -> None:
-    more = {"tools": None, "logprobs": False, "presence_penalty": 0.0, "response_format": {"type": "text"}, "user": "me"}
+    more = {
+        "tools": None,
+        "logprobs": False,
+        "presence_penalty": 0.0,
+        "response_format": {"type": "text"},
+        "user": "me",
+    }
     assert post(address, max_tokens=1, **more).status_code == 200
-    parts = [{"role": "developer", "content": "x"}, {"role": "user", "content": [{"type": "text", "text": "y"}]}]
+    parts = [
+        {"role": "developer", "content": "x"},
+        {"role": "user", "content": [{"type": "text", "text": "y"}]},
+    ]
     assert post(address, max_tokens=1, messages=parts).status_code == 200
 
 
 @pytest.mark.parametrize("raw", [b"{", b"", b"[]", b"\xff", b'{"model": NaN}', b"[" * 20000, b"9" * 5000])
 def test_damaged_json(address: str, raw: bytes) -> None:
-    response = httpx.post(f"{address}/v1/chat/completions", content=raw, headers={"content-type": "application/json"})
+    response = httpx.post(
+        f"{address}/v1/chat/completions", content=raw, headers={"content-type": "application/json"}
+    )
     assert response.status_code in (400, 422) and response.json()["error"]["message"]
 
 
 def test_nan_in_the_body(address: str) -> None:
     raw = json.dumps({**CHAT, "preference": {"short": float("nan"), "good": 1}})
-    response = httpx.post(f"{address}/v1/chat/completions", content=raw, headers={"content-type": "application/json"})
+    response = httpx.post(
+        f"{address}/v1/chat/completions", content=raw, headers={"content-type": "application/json"}
+    )
     assert response.status_code == 422 and "finite" in response.json()["error"]["message"]
 
 
@@ -157,7 +193,11 @@ def test_large_bodies_also_in_chunks(address: str) -> None:
 
     for content in (b" " * (1 << 21), chunks()):
         try:
-            response = httpx.post(f"{address}/v1/chat/completions", content=content, headers={"content-type": "application/json"})
+            response = httpx.post(
+                f"{address}/v1/chat/completions",
+                content=content,
+                headers={"content-type": "application/json"},
+            )
             assert response.status_code == 413 and response.json()["error"]["code"] == "request_too_large"
         except httpx.HTTPError:
             pass  # the server closed before the client had sent everything
@@ -182,7 +222,10 @@ def test_headers_for_the_browser_and_no_other_origins(address: str) -> None:
 
 def test_votes_profiles_and_audit(address: str) -> None:
     assert httpx.post(f"{address}/api/profiles", json={"name": "anna"}).status_code == 201
-    given = {"first": {"text": "a", "preference": {"short": 1}}, "second": {"text": "b", "preference": {"good": 1}}}
+    given = {
+        "first": {"text": "a", "preference": {"short": 1}},
+        "second": {"text": "b", "preference": {"good": 1}},
+    }
     vote = {"profile": "anna", "policy": "soup", "messages": CHAT["messages"], **given, "winner": "first"}
     made = httpx.post(f"{address}/api/votes", json=vote)
     assert made.status_code == 201 and made.json()["id"] >= 1
@@ -208,7 +251,9 @@ def test_metrics(address: str) -> None:
 def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
     backend = FakeBackend(pace=0.05, most=1)
     with live(fake_service(tmp_path, backend)) as address, httpx.Client() as client:
-        with client.stream("POST", f"{address}/v1/chat/completions", json={**CHAT, "stream": True, "max_tokens": 500}) as held:
+        with client.stream(
+            "POST", f"{address}/v1/chat/completions", json={**CHAT, "stream": True, "max_tokens": 500}
+        ) as held:
             stream = held.iter_raw()  # a generator that is dropped closes the connection
             next(stream)
             response = post(address)
@@ -225,7 +270,9 @@ def test_a_client_that_leaves_a_whole_answer_frees_its_row(tmp_path: Path) -> No
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/chat/completions", json={**CHAT, "max_tokens": 500}, timeout=0.4)
         assert wait_until(lambda: backend.running == 0, 3)
-        assert 'reason="cancelled"' in httpx.get(f"{address}/metrics").text or wait_until(lambda: backend.running == 0)
+        assert 'reason="cancelled"' in httpx.get(f"{address}/metrics").text or wait_until(
+            lambda: backend.running == 0
+        )
 
 
 def test_timeouts_are_errors(tmp_path: Path) -> None:
@@ -248,7 +295,8 @@ def test_a_client_that_never_reads_is_given_up(tmp_path: Path, monkeypatch: pyte
         port = int(address.rsplit(":", 1)[1])
         body = json.dumps({**CHAT, "stream": True, "max_tokens": 400}).encode()
         with socket.create_connection(("127.0.0.1", port)) as held:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n"
+            head += "content-type: application/json\r\n\r\n"
             held.sendall(head.encode() + body)
             assert wait_until(lambda: service.active == 1, 3)
             assert post(address, max_tokens=1).status_code == 200, "others are served meanwhile"
@@ -263,7 +311,9 @@ def test_hundreds_of_open_connections(tmp_path: Path, monkeypatch: pytest.Monkey
         port = int(address.rsplit(":", 1)[1])
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
         response = post(address, max_tokens=1)
-        assert response.status_code in (200, 503) and (response.status_code == 200 or response.json()["error"]["code"] == "overloaded")
+        assert response.status_code in (200, 503) and (
+            response.status_code == 200 or response.json()["error"]["code"] == "overloaded"
+        )
         assert wait_until(lambda: post(address, max_tokens=1).status_code == 200, 5), "idle ones are closed"
         for one in held:
             one.close()
@@ -291,12 +341,17 @@ def test_keys(tmp_path: Path) -> None:
     service = fake_service(tmp_path)
     with live(service, Place(port=0, keys=keys)) as address:
         assert httpx.get(f"{address}/v1/models").status_code == 401
-        assert httpx.get(f"{address}/metrics").status_code == 401 and httpx.get(f"{address}/health").status_code == 200
+        assert (
+            httpx.get(f"{address}/metrics").status_code == 401
+            and httpx.get(f"{address}/health").status_code == 200
+        )
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0).models.list()
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="0123456789abcdef")
         assert client.chat.completions.create(**CHAT, max_tokens=1).choices
-        records = httpx.get(f"{address}/api/audit", headers={"authorization": "Bearer 0123456789abcdef"}).json()["records"]
+        records = httpx.get(
+            f"{address}/api/audit", headers={"authorization": "Bearer 0123456789abcdef"}
+        ).json()["records"]
         assert records[0]["client"] == "anna"
     for text in ("short", "", "a b c"):
         file.write_text(text)
@@ -333,7 +388,9 @@ class SoupOnly(FakeBackend):
 
 def test_the_algebra_of_bounds() -> None:
     bounds = Bounds.parse(["good=0.4"], OBJECTIVES)
-    assert bounds.centre.as_dict() == pytest.approx({"short": 0.3, "good": 0.7}) and bounds.admits(bounds.centre)
+    assert bounds.centre.as_dict() == pytest.approx({"short": 0.3, "good": 0.7}) and bounds.admits(
+        bounds.centre
+    )
     assert Bounds.of({}, OBJECTIVES).centre.weights == (0.5, 0.5)
     for wrong in (["bad=0.1"], ["good=2"], ["good=0.6", "short=0.6"], ["good"], ["good=x"], ["good=nan"]):
         with pytest.raises(ConfigError):

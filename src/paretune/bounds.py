@@ -40,7 +40,9 @@ class Bounds:
                 raise ConfigError(f"floor {floor!r} of objective {name!r} is not a weight from 0 to 1")
         total = sum(floors.values())
         if total > 1 + TOLERANCE:
-            raise ConfigError(f"the floors sum to {total:.6g}, so no preference meets them; their sum must be at most 1")
+            raise ConfigError(
+                f"the floors sum to {total:.6g}, so no preference meets them; their sum must be at most 1"
+            )
         return cls(tuple(objectives), tuple(floors.get(name, 0.0) for name in objectives))
 
     @classmethod
@@ -54,7 +56,9 @@ class Bounds:
             except ValueError:
                 sign = ""
             if not sign or not name:
-                raise ConfigError(f"cannot read the floor {text!r}; expected OBJECTIVE=WEIGHT, such as harmless=0.3")
+                raise ConfigError(
+                    f"cannot read the floor {text!r}; expected OBJECTIVE=WEIGHT, such as harmless=0.3"
+                )
         return cls.of(named, objectives)
 
     def check(self, preference: Preference, what: str = "preference") -> None:

@@ -78,6 +78,7 @@ class Source:
         mix: as in ``policy.json``; ``anchors`` for LoRAs.
         anchors: the preferences it answers with, if only these.
         outlook: what was measured.
+        prompt_ends: of exported LoRAs, what the prompt of each has to end with.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Source:
     mix: str
     anchors: tuple[Preference, ...]
     outlook: Outlook | None
+    prompt_ends: tuple[str, ...] = ()
 
     def used(self, preference: Preference) -> Preference:
         """Return the preference really served."""
@@ -123,7 +125,10 @@ def find_sources(place: Path, names: Sequence[str] = ()) -> list[Source]:
         ModelError: nothing to serve there, or not under these names.
     """
     if (place / MANIFEST).is_file():
-        found = exported(place)
+        together, found = exported(place)
+        # LoRAs that read the preference in the prompt answer to it only where it is written into it: by a router.
+        if len(found) > 1 and not any(together.prompt_ends):
+            found = [together, *found]
     elif (place / "policy.json").is_file():
         found = [_policy(place, place.parent.parent / "front.json")]
     else:
@@ -143,24 +148,33 @@ def find_sources(place: Path, names: Sequence[str] = ()) -> list[Source]:
     return [known[name] for name in dict.fromkeys(names)] if names else found
 
 
-def exported(place: Path) -> list[Source]:
-    """Return what a folder of exported LoRAs offers: all together as anchors under the policy's name, and each by itself."""
+def exported(place: Path) -> tuple[Source, list[Source]]:
+    """Return what a folder of exported LoRAs offers: all together as anchors under the policy's name, and each by itself.
+
+    Raises:
+        ModelError: not a manifest that ``paretune export --grid`` wrote.
+    """
     facts = read_json(place / MANIFEST)
     try:
-        objectives = tuple(facts["objectives"])
-        preferences = {name: Preference.of(entry["preference"], objectives) for name, entry in facts["adapters"].items()}
-        raw = any("prompt_ends_with" in entry for entry in facts["adapters"].values())
+        objectives, adapters = tuple(facts["objectives"]), facts["adapters"]
+        preferences = {
+            name: Preference.of(entry["preference"], objectives) for name, entry in adapters.items()
+        }
 
         def source(name: str, loras: Sequence[str]) -> Source:
-            outlook = _measured(name, objectives, [(preferences[lora], facts["adapters"][lora].get("scores")) for lora in loras])
+            outlook = _measured(
+                name, objectives, [(preferences[lora], adapters[lora].get("scores")) for lora in loras]
+            )
             anchors = tuple(preferences[lora] for lora in loras)
-            return Source(name, place, tuple(loras), facts["base_model"], objectives, "anchors", anchors, outlook)
+            ends = tuple(str(adapters[lora].get("prompt_ends_with", "")) for lora in loras)
+            model = str(facts["base_model"])
+            return Source(name, place, tuple(loras), model, objectives, "anchors", anchors, outlook, ends)
 
-        # LoRAs that read the preference in the prompt answer only what a router has written it into.
-        together = [] if raw or len(preferences) < 2 else [source(facts["policy"], list(preferences))]
-        return together + [source(name, [name]) for name in preferences]
+        return source(str(facts["policy"]), list(preferences)), [source(name, [name]) for name in preferences]
     except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{place / MANIFEST}: not a manifest of exported LoRAs ({error!r}); export them again with --grid") from error
+        raise ModelError(
+            f"{place / MANIFEST}: not a manifest of exported LoRAs ({error!r}); export them again with --grid"
+        ) from error
 
 
 def default_sampling(place: Path) -> dict[str, Any]:
@@ -176,7 +190,11 @@ def default_sampling(place: Path) -> dict[str, Any]:
 def _policy(folder: Path, front: Path) -> Source:
     facts = read_json(folder / "policy.json")
     objectives = tuple(facts["objectives"])
-    anchors = tuple(Preference.of(weights, objectives) for weights in facts["anchors"]) if facts["mix"] == "anchors" else ()
+    anchors = (
+        tuple(Preference.of(weights, objectives) for weights in facts["anchors"])
+        if facts["mix"] == "anchors"
+        else ()
+    )
     measured = any(entry.get("name") == folder.name for entry in _policies(front))
     outlook = Outlook.read(front, folder.name) if measured else None
     return Source(folder.name, folder, (), facts["model"], objectives, facts["mix"], anchors, outlook)
@@ -195,7 +213,9 @@ def _measured(
 
     def table(pick: Callable[[Mapping[str, Any]], Any]) -> np.ndarray:
         rows = [[pick(scores[objective]) for objective in objectives] for _, scores in known]
-        return np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
+        return np.array(
+            [[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64
+        )
 
     weights = np.stack([preference.array() for preference, _ in known])
     tables = [table(lambda score, key=key: score[key]) for key in ("mean", "low", "high")]  # type: ignore[misc]

@@ -61,7 +61,9 @@ class Keys:
                     continue
                 name = words[0] if len(words) == 2 else f"key-{number}"
                 if len(words) > 2 or name in found:
-                    raise ConfigError(f"{file}:{number}: expected one 'KEY' or 'NAME KEY' a line, each name once")
+                    raise ConfigError(
+                        f"{file}:{number}: expected one 'KEY' or 'NAME KEY' a line, each name once"
+                    )
                 found[name] = words[-1]
             if not found:
                 raise ConfigError(f"{file}: holds no API key; expected one 'KEY' or 'NAME KEY' a line")
@@ -69,7 +71,9 @@ class Keys:
             found["environment"] = environment
         for name, key in found.items():
             if len(key) < 16:
-                raise ConfigError(f"the API key {name!r} is shorter than 16 characters; anybody could guess it")
+                raise ConfigError(
+                    f"the API key {name!r} is shorter than 16 characters; anybody could guess it"
+                )
         return cls({name: hashlib.sha256(key.encode()).digest() for name, key in found.items()})
 
     def owner(self, key: str) -> str | None:
@@ -154,7 +158,11 @@ class Guard:
         host = headers.get("host", "")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self.limits.hosts and name.lower() not in self.limits.hosts:
-            raise ApiError(403, f"the host {host[:100]!r} is not one of this server's; start it with --allow-host", "host_not_allowed")
+            raise ApiError(
+                403,
+                f"the host {host[:100]!r} is not one of this server's; start it with --allow-host",
+                "host_not_allowed",
+            )
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             raise ApiError(403, "requests of pages of another origin are not served", "origin_not_allowed")
@@ -166,12 +174,16 @@ class Guard:
         kind, _, key = headers.get("authorization", "").partition(" ")
         owner = self.keys.owner(key.strip()) if kind.lower() == "bearer" and key else None
         if owner is None:
-            raise ApiError(401, "an API key is needed: send it as 'Authorization: Bearer KEY'", "invalid_api_key")
+            raise ApiError(
+                401, "an API key is needed: send it as 'Authorization: Bearer KEY'", "invalid_api_key"
+            )
         return owner
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
         limit = self.limits.body_bytes
-        too_large = ApiError(413, f"the body is larger than the {limit} bytes this server takes", "request_too_large")
+        too_large = ApiError(
+            413, f"the body is larger than the {limit} bytes this server takes", "request_too_large"
+        )
         length = headers.get("content-length", "")
         if length.isdecimal() and len(length) < 20 and int(length) > limit:
             raise too_large

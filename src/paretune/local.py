@@ -40,7 +40,9 @@ class LocalBackend:
         """
         models = {source.model for source in sources}
         if len(models) > 1:
-            raise ModelError(f"the base models {', '.join(sorted(models))} cannot share a server; choose with --policy")
+            raise ModelError(
+                f"the base models {', '.join(sorted(models))} cannot share a server; choose with --policy"
+            )
         self.sources, self.served = list(sources), dict(served)
         self.dtype, self.device, self.limits = dtype, device, limits
         self.engine: Engine | None = None
@@ -100,7 +102,15 @@ class LocalBackend:
         if self.engine is None:
             return {"running": 0, "waiting": 0}
         stats = self.engine.stats
-        names = ("running", "waiting", "rows", "cached_tokens", "tokens", "prompt_tokens", "tokens_per_second")
+        names = (
+            "running",
+            "waiting",
+            "rows",
+            "cached_tokens",
+            "tokens",
+            "prompt_tokens",
+            "tokens_per_second",
+        )
         return {name: getattr(stats, name) for name in names}
 
     def _load(self) -> Engine:

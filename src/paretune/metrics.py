@@ -39,10 +39,16 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         made: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("paretune_http_requests", "requests answered", ["route", "status"], **made)
-        self.seconds = Histogram("paretune_http_seconds", "until the last byte", ["route"], buckets=SECONDS, **made)
-        self.first = Histogram("paretune_first_token_seconds", "from a request to its first text", buckets=SECONDS, **made)
+        self.seconds = Histogram(
+            "paretune_http_seconds", "until the last byte", ["route"], buckets=SECONDS, **made
+        )
+        self.first = Histogram(
+            "paretune_first_token_seconds", "from a request to its first text", buckets=SECONDS, **made
+        )
         self.answers = Counter("paretune_answers", "answers by how they ended", ["policy", "reason"], **made)
-        self.snapped = Counter("paretune_snapped", "answers by an anchor near to what was asked for", ["policy"], **made)
+        self.snapped = Counter(
+            "paretune_snapped", "answers by an anchor near to what was asked for", ["policy"], **made
+        )
 
     def render(self) -> bytes:
         """Return all figures as text."""

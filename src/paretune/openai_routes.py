@@ -114,7 +114,9 @@ def failure(event: End) -> ApiError | None:
     if event.reason == "timeout":
         return ApiError(504, "the answer took too long; ask for fewer tokens, or try again later", "timeout")
     if event.reason == "error":
-        return ApiError(502 if event.message else 500, event.message or "the answer failed", "generation_failed")
+        return ApiError(
+            502 if event.message else 500, event.message or "the answer failed", "generation_failed"
+        )
     if event.reason == "cancelled":
         return ApiError(503, "the server is being stopped", "draining", retry_after=2)
     return None
@@ -134,7 +136,9 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
         raise ApiError(422, told, "max_tokens_exceeded", "max_tokens")
     resolved = await service.resolve(body.model, body.preference, body.profile)
     seed = secrets.randbelow(MOST_SEED) if body.seed is None else body.seed
-    generation = Generation(service, resolved, isinstance(body, ChatRequest), len(prompts), seed, body.wants_usage)
+    generation = Generation(
+        service, resolved, isinstance(body, ChatRequest), len(prompts), seed, body.wants_usage
+    )
     service.active += 1
     try:
         for index, prompt in enumerate(prompts):
@@ -222,7 +226,11 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
     choices = []
     for index, parts in enumerate(texts):
         text = "".join(parts)
-        said: dict[str, Any] = {"message": {"role": "assistant", "content": text, "refusal": None}} if generation.chat else {"text": text}
+        said: dict[str, Any] = (
+            {"message": {"role": "assistant", "content": text, "refusal": None}}
+            if generation.chat
+            else {"text": text}
+        )
         choices.append({"index": index, **said, "logprobs": None, "finish_reason": ends[index].reason})
     about = {**generation.about, **({"conflicts": conflicts} if any(conflicts) else {})}
     return JSONResponse({
@@ -244,7 +252,12 @@ class EventStream(Response):
         del self.headers["content-length"]
         self.generation, self.per_prompt = generation, per_prompt
         kind = "chat.completion.chunk" if generation.chat else "text_completion"
-        head = {"id": generation.id, "object": kind, "created": generation.created, "model": generation.resolved.model}
+        head = {
+            "id": generation.id,
+            "object": kind,
+            "created": generation.created,
+            "model": generation.resolved.model,
+        }
         # What all chunks share is encoded once.
         self.head = json.dumps(head)[:-1] + (', "usage": null' if generation.wants_usage else "")
         self.about = json.dumps(generation.about)
@@ -291,7 +304,9 @@ class EventStream(Response):
             left -= 1
             error = failure(event)
             parts.append(
-                self.chunk(index, None, event.reason, self.about) if error is None else f"data: {error.body.decode()}\n\n"
+                self.chunk(index, None, event.reason, self.about)
+                if error is None
+                else f"data: {error.body.decode()}\n\n"
             )
         return parts, left
 
@@ -300,7 +315,9 @@ class EventStream(Response):
         if self.generation.wants_usage:
             head = self.head.removesuffix(', "usage": null')
             usage = json.dumps(self.generation.usage(self.per_prompt))
-            closing = f'data: {head}, "choices": [], "usage": {usage}, "paretune": {self.about}}}\n\n{closing}'
+            closing = (
+                f'data: {head}, "choices": [], "usage": {usage}, "paretune": {self.about}}}\n\n{closing}'
+            )
         return closing.encode()
 
 
@@ -347,6 +364,8 @@ def router(service: Service) -> APIRouter:
         """Describe one model name, also NAME@PREFERENCE."""
         resolved = await service.resolve(name, None, "default")
         about = facts(resolved.served.name)
-        return described(name, {**about, "preference": resolved.used.as_dict(), "asked": resolved.asked.as_dict()})
+        return described(
+            name, {**about, "preference": resolved.used.as_dict(), "asked": resolved.asked.as_dict()}
+        )
 
     return routes

@@ -149,7 +149,8 @@ class _Generation(Body):
     stop: (
         Annotated[str, StringConstraints(min_length=1, max_length=500)]
         | Annotated[
-            list[Annotated[str, StringConstraints(min_length=1, max_length=500)]], Field(max_length=MOST_STOPS)
+            list[Annotated[str, StringConstraints(min_length=1, max_length=500)]],
+            Field(max_length=MOST_STOPS),
         ]
         | None
     ) = None
@@ -169,14 +170,23 @@ class _Generation(Body):
             elif value is None or key in HINTS:
                 continue
             elif key in UNSUPPORTED:
-                if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in NEUTRAL.get(key, ())):
+                if not any(
+                    value == one and isinstance(value, bool) == isinstance(one, bool)
+                    for one in NEUTRAL.get(key, ())
+                ):
                     message = "'{field}' is not supported by this server; leave it out"
                     raise PydanticCustomError("unsupported_parameter", message, {"field": key})
             else:
                 near = suggest(str(key)[:100], cls.model_fields)
-                raise PydanticCustomError("unknown_parameter", "unknown field '{field}'; {near}", {"field": str(key)[:100], "near": near})
+                raise PydanticCustomError(
+                    "unknown_parameter",
+                    "unknown field '{field}'; {near}",
+                    {"field": str(key)[:100], "near": near},
+                )
         if kept.get("stream_options") is not None and not kept.get("stream"):
-            raise PydanticCustomError("unsupported_parameter", "'stream_options' needs stream: true", {"field": "stream_options"})
+            raise PydanticCustomError(
+                "unsupported_parameter", "'stream_options' needs stream: true", {"field": "stream_options"}
+            )
         return kept
 
     @property
@@ -236,9 +246,13 @@ def prompt_of(messages: Sequence[ChatMessage]) -> Prompt:
     """
     prompt = tuple(message.message() for message in messages)
     if prompt[-1].role == "assistant":
-        raise ApiError(422, "the last message is the assistant's; expected a user's last", "invalid_messages", "messages")
+        raise ApiError(
+            422, "the last message is the assistant's; expected a user's last", "invalid_messages", "messages"
+        )
     if not any(message.content.strip() for message in prompt):
-        raise ApiError(422, "all messages are empty; expected at least one with text", "invalid_messages", "messages")
+        raise ApiError(
+            422, "all messages are empty; expected at least one with text", "invalid_messages", "messages"
+        )
     return prompt
 
 
@@ -248,10 +262,18 @@ def validation_error(findings: Sequence[Mapping[str, Any]]) -> ApiError:
     place = [str(part)[:100] for part in first.get("loc", ()) if part not in ("body", "query", "path")]
     kind = str(first["type"])
     if kind == "json_invalid":
-        return ApiError(400, f"the body is not valid JSON ({first.get('ctx', {}).get('error', 'damaged')})", "invalid_json")
+        return ApiError(
+            400,
+            f"the body is not valid JSON ({first.get('ctx', {}).get('error', 'damaged')})",
+            "invalid_json",
+        )
     if kind in ("unsupported_parameter", "unknown_parameter"):
         return ApiError(400, str(first["msg"]), kind, str(first.get("ctx", {}).get("field")))
-    named = [p for p in place if not p.startswith(("function-", "constrained-", "list[", "dict[")) and p not in ("str", "union")]
+    named = [
+        p
+        for p in place
+        if not p.startswith(("function-", "constrained-", "list[", "dict[")) and p not in ("str", "union")
+    ]
     param = ".".join(named) or None
     told = "; ".join(dict.fromkeys(str(finding["msg"]) for finding in findings[:4]))
     return ApiError(422, f"{param or 'the request'}: {told}", "invalid_value", param)

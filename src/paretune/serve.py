@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -93,7 +92,9 @@ def make_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses={"4XX": {"model": Failure, "description": "What was given, what was expected, what to do."}},
+        responses={
+            "4XX": {"model": Failure, "description": "What was given, what was expected, what to do."}
+        },
     )
     app.state.service = service
     app.include_router(openai_routes.router(service))
@@ -105,7 +106,10 @@ def make_app(service: Service) -> FastAPI:
     @app.get("/health", tags=["server"], response_model=None)
     def health() -> Response:
         """Whether answers are given: ``starting``, ``ok`` or ``draining``; 503 unless ok."""
-        content = {"status": service.phase, **{k: v for k, v in service.stats().items() if k in ("running", "waiting")}}
+        content = {
+            "status": service.phase,
+            **{k: v for k, v in service.stats().items() if k in ("running", "waiting")},
+        }
         return JSONResponse(content, 200 if service.phase == "ok" else 503)
 
     @app.get("/metrics", tags=["server"], response_model=None)
@@ -133,7 +137,14 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(StoreError)
     async def store_error(_: Request, error: StoreError) -> Response:
         logger.error("%s", error)
-        return answer(ApiError(503, "the store cannot be used; the log of the server says why", "store_unavailable", retry_after=2))
+        return answer(
+            ApiError(
+                503,
+                "the store cannot be used; the log of the server says why",
+                "store_unavailable",
+                retry_after=2,
+            )
+        )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -141,7 +152,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        told = {404: "no such address", 405: f"{request.method} is not possible here"}.get(error.status_code, str(error.detail))
+        told = {404: "no such address", 405: f"{request.method} is not possible here"}.get(
+            error.status_code, str(error.detail)
+        )
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
         response = answer(ApiError(error.status_code, told, code))
         response.headers.update(error.headers or {})
@@ -216,7 +229,9 @@ def run(service: Service, place: Place) -> None:
     try:
         sock = config.bind_socket()
     except SystemExit as error:
-        raise ConfigError(f"cannot listen at {place.host}:{place.port}; is another server there? Try --port") from error
+        raise ConfigError(
+            f"cannot listen at {place.host}:{place.port}; is another server there? Try --port"
+        ) from error
     server = Server(config, service, app)
     with sock:
         server.run(sockets=[sock])
@@ -231,5 +246,3 @@ def _logging() -> dict[str, Any]:
     config: dict[str, Any] = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     config["loggers"]["paretune.serve"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     return config
-
-

@@ -25,7 +25,9 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Where to listen; other machines need a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
-    policy: Annotated[list[str] | None, typer.Option(help="Which to serve, the default first; repeat.")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="Which to serve, the default first; repeat.")
+    ] = None,
     preference: Annotated[
         str | None, typer.Option("--preference", "-p", help="Of requests that give none.")
     ] = None,
@@ -37,7 +39,9 @@ def serve(
         typer.Option(help="'KEY' or 'NAME KEY' a line; PARETUNE_API_KEY holds one more."),
     ] = None,
     no_key: Annotated[bool, typer.Option("--no-key", help="Admit other machines without a key.")] = False,
-    allow_host: Annotated[list[str] | None, typer.Option(help="A further name of this server; repeat.")] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name of this server; repeat.")
+    ] = None,
     store: Annotated[
         str | None, typer.Option(help="SQLAlchemy URL or SQLite file; by default store.sqlite in the run.")
     ] = None,
@@ -99,11 +103,16 @@ def serve(
     else:
         from paretune.router import Upstream
 
-        backend = Upstream.of(str(upstream), manifest, upstream_kind, config, os.environ.get("PARETUNE_UPSTREAM_KEY"))  # type: ignore[arg-type]
+        backend = Upstream.of(
+            str(upstream), manifest, upstream_kind, config, os.environ.get("PARETUNE_UPSTREAM_KEY")
+        )  # type: ignore[arg-type]
     home = run if run is not None else manifest.parent  # type: ignore[union-attr]
     opened = None if no_store else Store.open(store or str(home / STORE))
     names = ", ".join(backend.served)
-    typer.echo(f"{names}: http://{host}:{port or '<port>'}/v1 for clients, http://{host}:{port or '<port>'}/ for the studio", err=True)
+    typer.echo(
+        f"{names}: http://{host}:{port or '<port>'}/v1 for clients, http://{host}:{port or '<port>'}/ for the studio",
+        err=True,
+    )
     server.run(Service(backend, opened, settings), place)
 
 
@@ -162,7 +171,9 @@ def chat(
 def choose(
     run: Run,
     floors: Annotated[str, typer.Argument(help="Such as 'warm >= 0.5 and concise >= -6'.")],
-    policy: Annotated[str | None, typer.Option(help="Which policy of the run; by default the best of all.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Which policy of the run; by default the best of all.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The preference that meets floors on scores with the most to spare, or how near one gets."""
@@ -172,7 +183,9 @@ def choose(
     from paretune.choose import parse_floors
     from paretune.deployment import find_sources
 
-    measured = [source for source in find_sources(run, [policy] if policy else ()) if source.outlook is not None]
+    measured = [
+        source for source in find_sources(run, [policy] if policy else ()) if source.outlook is not None
+    ]
     if not measured:
         raise ParetuneError(f"{run}: no front was measured; run paretune run to the end")
     choices = []
@@ -189,7 +202,9 @@ def choose(
             for objective, mean in choice.expected.mean.items()
             if mean is not None
         )
-        verdict = choice.nearest or ("met, intervals and all" if choice.sure else "met by the means, not by whole intervals")
+        verdict = choice.nearest or (
+            "met, intervals and all" if choice.sure else "met by the means, not by whole intervals"
+        )
         typer.secho(f"{name}: {choice.preference}", bold=True)
         typer.echo(f"  expected {scores}\n  {verdict}")
 

@@ -73,7 +73,8 @@ class Service:
     def __init__(self, backend: Backend, store: Store | None, settings: Settings | None = None) -> None:
         self.backend, self.store, self.settings = backend, store, settings or Settings()
         self.bounds = {
-            name: Bounds.of(self.settings.floors or {}, served.objectives) for name, served in backend.served.items()
+            name: Bounds.of(self.settings.floors or {}, served.objectives)
+            for name, served in backend.served.items()
         }
         for name, served in backend.served.items():
             self._check(served, served.default)
@@ -99,10 +100,14 @@ class Service:
         """Return what is served under a name, the default without one."""
         known = self.backend.served
         if name and name not in known:
-            raise ApiError(404, f"no model {name[:100]!r}; {suggest(name[:100], known)}", "model_not_found", param)
+            raise ApiError(
+                404, f"no model {name[:100]!r}; {suggest(name[:100], known)}", "model_not_found", param
+            )
         return known[name or self.default]
 
-    def preference(self, served: Served, given: Mapping[str, float] | str, param: str = "preference") -> Preference:
+    def preference(
+        self, served: Served, given: Mapping[str, float] | str, param: str = "preference"
+    ) -> Preference:
         """Return a preference over the policy's objectives, within the bounds.
 
         Raises:
@@ -132,7 +137,9 @@ class Service:
         if used != asked:
             bounds.check(used, f"the nearest that {served.name} serves,")
 
-    async def resolve(self, model: str | None, given: Mapping[str, float] | str | None, profile: str) -> Resolved:
+    async def resolve(
+        self, model: str | None, given: Mapping[str, float] | str | None, profile: str
+    ) -> Resolved:
         """Return who answers ``model``: ``NAME``, ``NAME@helpful=0.7,harmless=0.3`` or ``NAME@PRESET``.
 
         Raises:
@@ -140,7 +147,12 @@ class Service:
         """
         name, sign, alias = (model or "").partition("@")
         if sign and not alias:
-            raise ApiError(404, "the model name ends in '@'; expected NAME@PREFERENCE or NAME@PRESET", "model_not_found", "model")
+            raise ApiError(
+                404,
+                "the model name ends in '@'; expected NAME@PREFERENCE or NAME@PRESET",
+                "model_not_found",
+                "model",
+            )
         if alias and "=" not in alias:
             preset = await asyncio.to_thread(self._preset, profile, alias)
             served = self.policy(name or preset.policy, "model")
@@ -168,7 +180,8 @@ class Service:
             return None, False
         found = served.outlook.expected(used)
         scores = {
-            name: {"mean": found.mean[name], "low": found.low[name], "high": found.high[name]} for name in served.objectives
+            name: {"mean": found.mean[name], "low": found.low[name], "high": found.high[name]}
+            for name in served.objectives
         }
         return scores, found.measured
 
@@ -184,7 +197,9 @@ class Service:
             await asyncio.get_running_loop().run_in_executor(self._writer, self.store.record_use, record)
         except ParetuneError as error:
             logger.error("the audit record cannot be written: %s", error)
-            raise ApiError(503, "the audit record cannot be written, so nothing is served", "audit_unavailable") from error
+            raise ApiError(
+                503, "the audit record cannot be written, so nothing is served", "audit_unavailable"
+            ) from error
 
     async def drain(self) -> None:
         """Refuse new answers and wait until those on their way have finished, at most for the grace time."""

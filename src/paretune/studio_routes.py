@@ -38,7 +38,12 @@ def outlook_of(served: Served) -> Outlook:
         ApiError: 409, none was measured.
     """
     if served.outlook is None:
-        raise ApiError(409, f"no front of {served.name} was measured; run paretune run to the end", "not_measured", "policy")
+        raise ApiError(
+            409,
+            f"no front of {served.name} was measured; run paretune run to the end",
+            "not_measured",
+            "policy",
+        )
     return served.outlook
 
 
@@ -94,7 +99,11 @@ def router(service: Service) -> APIRouter:
         return {
             "default": service.default,
             "policies": [described_once(name) for name in service.backend.served],
-            "sampling": {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.default_tokens},
+            "sampling": {
+                "temperature": settings.temperature,
+                "top_p": settings.top_p,
+                "max_tokens": settings.default_tokens,
+            },
             "max_tokens": settings.max_tokens,
         }
 
@@ -131,7 +140,11 @@ def router(service: Service) -> APIRouter:
             told = f"no objective {unknown[0][:100]!r}; {served.name} has {', '.join(served.objectives)}"
             raise ApiError(422, told, "invalid_value", "floors")
         choice = choose(outlook_of(served), body.floors)
-        return {"policy": served.name, "allowed": service.bounds[served.name].admits(choice.preference), **choice.to_dict()}
+        return {
+            "policy": served.name,
+            "allowed": service.bounds[served.name].admits(choice.preference),
+            **choice.to_dict(),
+        }
 
     return routes
 

@@ -59,7 +59,9 @@ class Tastes:
             if vote.objective is not None or set(first.preference.objectives) != set(outlook.objectives):
                 continue
             try:
-                cast = ballot(outlook, first.preference, second.preference, vote.winner, first.scores, second.scores)
+                cast = ballot(
+                    outlook, first.preference, second.preference, vote.winner, first.scores, second.scores
+                )
             except ParetuneError:
                 continue
             ballots.append(cast)
@@ -81,4 +83,6 @@ def question(posterior: Posterior, outlook: Outlook, bounds: Bounds) -> Pair | N
     if inside.sum() < 2:
         return None
     tables = (table[inside] for table in (outlook.preferences, outlook.means, outlook.low, outlook.high))
-    return next_pair(posterior, Outlook(outlook.policy, outlook.objectives, *tables, anchored=outlook.anchored))
+    return next_pair(
+        posterior, Outlook(outlook.policy, outlook.objectives, *tables, anchored=outlook.anchored)
+    )

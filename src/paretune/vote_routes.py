@@ -16,7 +16,6 @@ from paretune.store import Answer, Store, Vote
 from paretune.studio_routes import outlook_of
 from paretune.tastes import Tastes, learned, question
 
-
 Policy = Annotated[str, Field(min_length=1, max_length=200)]
 Given = Weights | Annotated[str, Field(max_length=2000)]
 
@@ -135,7 +134,12 @@ def router(service: Service) -> APIRouter:
         """Keep a vote; 201 comes when it is on the disk."""
         served = service.policy(body.policy)
         first, second = (
-            Answer(given.text, checked(served, given.preference, f"{side}.preference"), given.scores, given.truncated)
+            Answer(
+                given.text,
+                checked(served, given.preference, f"{side}.preference"),
+                given.scores,
+                given.truncated,
+            )
             for side, given in (("first", body.first), ("second", body.second))
         )
         prompt = prompt_of(body.messages)
