@@ -22,8 +22,8 @@ from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.policy import Policy
 from paretune.preference import Preference, preference_grid
-from paretune.rows import Message
 from paretune.router import Upstream
+from paretune.rows import Message
 from paretune.service import Service, Settings
 from paretune.store import Store
 from serve_world import OBJECTIVES, live, wait_until
