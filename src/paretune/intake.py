@@ -48,7 +48,7 @@ class Intake:
         """Work out what ``policies`` have in common; an adapter that several use is kept once.
 
         Raises:
-            ModelError: no policy, or policies of different models.
+            ModelError: no policy, policies of different models, or an adapter that is not finite.
         """
         if not policies:
             raise ModelError("no policy to serve; give at least one")
@@ -65,6 +65,11 @@ class Intake:
             for adapter in policy.adapters:
                 key = adapter.fingerprint
                 if key not in starts:
+                    if not all(bool(x.isfinite().all()) for pair in adapter.factors.values() for x in pair):
+                        # In a shared forward a gate of 0 would not hide them.
+                        raise ModelError(
+                            f"{name}: its adapter holds numbers that are not finite; train it again"
+                        )
                     starts[key] = sum(other.rank for other in adapters)
                     adapters.append(adapter)
                 parts.append(torch.arange(adapter.rank) + starts[key])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 UNFINISHED = "\ufffd"
 """What decoders write for bytes that are no character, or not yet one."""
 LONGEST = 3
-"""Bytes of a character that lacks its last one; some decoders write a mark for each."""
+"""Bytes, and so tokens, of a character that lacks its last one; some decoders write a mark for each byte."""
 
 
 class Characters:
@@ -27,15 +27,16 @@ class Characters:
         """Return the characters that are complete with ``token``."""
         self._tokens.append(token)
         text = self._decode(self._tokens)
-        end = len(text)
-        while end and text[end - 1] == UNFINISHED and len(text) - end < LONGEST:
-            end -= 1
+        end = len(text.rstrip(UNFINISHED))
+        if len(self._tokens) - self._settled > LONGEST:
+            # Something in there will never be a character. Before, even marks in front of the last character's are held
+            # back: some decoders mark a whole run of bytes until its last character is complete.
+            end = max(end, len(text) - LONGEST)
         piece = text[self._given : end]
         self._given = max(self._given, end)
         if piece and end == len(text):
-            self._tokens, self._settled = self._tokens[self._settled :], 0
-            self._given = len(self._decode(self._tokens))
-            self._settled = len(self._tokens)
+            self._tokens = self._tokens[self._settled :]
+            self._settled, self._given = len(self._tokens), len(self._decode(self._tokens))
         return piece
 
     def finish(self) -> str:
@@ -65,10 +66,12 @@ class StoppableText:
         if self.stopped:
             return ""
         self._held = self._held + piece if self._begun else (self._held + piece).lstrip()
-        met = [place for place in (self._held.find(stop) for stop in self._stops) if place >= 0]
+        found = [(self._held.find(stop), len(stop)) for stop in self._stops]
+        # The one that is complete first, whatever the pieces.
+        met = min(((place + length, place) for place, length in found if place >= 0), default=None)
         if met:
             self.stopped = True
-            self._held, text = "", self._held[: min(met)].rstrip()
+            text, self._held = self._held[: met[1]].rstrip(), ""
             return text
         kept = len(self._held.rstrip())
         for stop in self._stops:
