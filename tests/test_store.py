@@ -213,7 +213,8 @@ def test_audit(store: Store) -> None:
     for record, made in zip(newest, reversed(records), strict=False):
         assert record == replace(made, id=record.id, created=record.created) and record.created is not None
     assert [record.request_id for record in store.audit(before=newest[-1].id)] == ["r2", "r1", "r0"]
-    assert store.audit(before=identities[0]) == []
+    assert store.audit(before=identities[0]) == [] and store.audit(before=-(10**30)) == []
+    assert len(store.audit(limit=10**30, before=10**30)) == 5
 
 
 # Concurrency

@@ -32,6 +32,7 @@ __all__ = ["Answer", "AuditRecord", "Preset", "Profile", "Store", "Vote"]
 # Tables. Texts and numbers of people stand in columns of JSON in ASCII: every float and every character, NUL too, comes back as it
 # went in, whatever the database and its encoding.
 
+_LARGEST = 2**63 - 1
 _metadata = sa.MetaData()
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _profiles = sa.Table(
@@ -215,9 +216,9 @@ class Store:
         """Return up to ``limit`` records, the newest first; with ``before``, those of smaller ids."""
         if limit < 1:
             raise StoreError(f"audit: expected a limit of at least 1, got {limit}")
-        query = sa.select(_audit).order_by(_audit.c.id.desc()).limit(limit)
+        query = sa.select(_audit).order_by(_audit.c.id.desc()).limit(min(limit, _LARGEST))
         if before is not None:
-            query = query.where(_audit.c.id < before)
+            query = query.where(_audit.c.id < max(0, min(before, _LARGEST)))
         with self._reading() as connection:
             rows = connection.execute(query).all()
         with self._sound():
