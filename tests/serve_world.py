@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 
 from paretune.backend import Ask, End, Overloaded, Piece, PromptTooLong, Served
+from paretune.outlook import Outlook
 from paretune.preference import Preference
 from paretune.serve import Place, Server, configuration, make_app
 from paretune.service import Service, Settings
@@ -19,6 +21,13 @@ from paretune.store import Store
 
 OBJECTIVES = ("short", "good")
 CHAT = {"model": "soup", "messages": [{"role": "user", "content": "red sun"}]}
+
+
+def make_outlook() -> Outlook:
+    """A front of three measured preferences between two objectives."""
+    means = np.array([[-1.0, 0.0], [-3.0, 1.5], [-6.0, 2.0]])
+    weights = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    return Outlook("soup", OBJECTIVES, weights, means, means - 0.5, means + 0.5)
 
 
 class FakeAnswer:
@@ -49,7 +58,7 @@ class FakeBackend:
 
         uniform = Preference.uniform(OBJECTIVES)
         return {
-            "soup": Served("soup", OBJECTIVES, uniform, lambda p: p.over(OBJECTIVES), None, {}),
+            "soup": Served("soup", OBJECTIVES, uniform, lambda p: p.over(OBJECTIVES), make_outlook(), {}),
             "anchors": Served("anchors", OBJECTIVES, uniform, snap, None, {"anchored": True}),
         }
 

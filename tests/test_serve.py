@@ -48,7 +48,7 @@ def test_the_official_client_whole_and_streaming(client: openai.OpenAI) -> None:
     assert whole.choices[0].finish_reason == "length" and whole.usage.prompt_tokens == 3
     about = whole.model_extra["paretune"]
     assert about["policy"] == "soup" and about["preference"] == {"short": 0.7, "good": 0.3}
-    assert about["seed"] == 5 and about["snapped"] is False and about["expected"] is None
+    assert about["seed"] == 5 and about["snapped"] is False
     chunks = list(
         client.chat.completions.create(**CHAT, **asked, stream=True, stream_options={"include_usage": True})
     )
@@ -235,6 +235,56 @@ def test_votes_profiles_and_audit(address: str) -> None:
     identity = post(address, max_tokens=1, preference={"short": 0.25, "good": 0.75}).json()["id"]
     newest = httpx.get(f"{address}/api/audit", params={"limit": 1}).json()["records"][0]
     assert newest["request"] == identity and newest["used"] == {"short": 0.25, "good": 0.75}
+
+
+def test_what_pages_ask_about_the_front(address: str) -> None:
+    front = httpx.get(f"{address}/api/front").json()
+    policy = front["policies"][0]
+    assert front["default"] == "soup" and len(policy["points"]) == 3 and len(policy["dial"]) == 21
+    assert policy["dial"][0]["preference"] == {"short": 0.0, "good": 1.0} and policy["knee"] == {
+        "short": 0.5,
+        "good": 0.5,
+    }
+    expected = httpx.get(f"{address}/api/expected", params={"preference": "short=0.25,good=0.75"}).json()
+    assert expected["expected"]["short"]["mean"] == pytest.approx(-4.5) and expected["measured"] is False
+    choice = httpx.post(f"{address}/api/choose", json={"floors": {"short": -4, "good": 1}}).json()
+    assert choice["reachable"] and choice["allowed"] and 0.3 < choice["preference"]["short"] < 0.7
+    assert (
+        httpx.post(f"{address}/api/choose", json={"floors": {"short": 5}})
+        .json()["nearest"]
+        .startswith("not reachable")
+    )
+    assert httpx.post(f"{address}/api/choose", json={"floors": {"shrt": 5}}).status_code == 422
+    assert (
+        httpx.post(f"{address}/api/choose", json={"policy": "anchors", "floors": {"short": 5}}).status_code
+        == 409
+    )
+    stops = httpx.get(f"{address}/api/dial", params={"start": "good", "end": "short"}).json()["dial"]
+    assert stops[0]["preference"] == {"short": 0.0, "good": 1.0}
+
+
+def test_votes_find_a_persons_tastes(address: str) -> None:
+    asked = {"profile": "berta", "policy": "soup"}
+    spreads = []
+    for _ in range(8):
+        pair = httpx.post(f"{address}/api/elicit/next", json=asked).json()
+        spreads.append(pair["posterior"]["spread"])
+        sides = {side: {"text": side, **pair[side]} for side in ("first", "second")}
+        # Berta wants it short.
+        winner = (
+            "first"
+            if pair["first"]["preference"]["short"] > pair["second"]["preference"]["short"]
+            else "second"
+        )
+        vote = {**asked, "messages": CHAT["messages"], **sides, "winner": winner}
+        posterior = httpx.post(f"{address}/api/votes", json=vote).json()["posterior"]
+    assert (
+        posterior["votes"] == 8
+        and posterior["spread"] < min(spreads[:2])
+        and posterior["mean"]["short"] > 0.6
+    )
+    population = httpx.get(f"{address}/api/population").json()
+    assert "berta" in population["people"] and population["mean"]["short"] > 0.5
 
 
 def test_metrics(address: str) -> None:

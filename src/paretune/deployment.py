@@ -218,8 +218,8 @@ def _measured(
         )
 
     weights = np.stack([preference.array() for preference, _ in known])
-    tables = [table(lambda score, key=key: score[key]) for key in ("mean", "low", "high")]  # type: ignore[misc]
+    mean, low, high = (table(lambda score, key=key: score[key]) for key in ("mean", "low", "high"))  # type: ignore[misc]
     try:
-        return Outlook(name, objectives, weights, *tables, anchored=True)
+        return Outlook(name, objectives, weights, mean, low, high, anchored=True)
     except ParetuneError:
         return None  # a mean that is missing: no front

@@ -194,7 +194,8 @@ class _Relay:
 
     async def run(self, timeout: float) -> None:
         """Relay until the stream ends, for at most ``timeout`` seconds."""
-        reason, message, usage, pieces = "error", "the upstream server broke off the answer", {}, 0
+        reason, message, pieces = "error", "the upstream server broke off the answer", 0
+        usage: dict[str, Any] = {}
         try:
             async for chunk in _within(_events(self._response), timeout):
                 usage = chunk.get("usage") or usage

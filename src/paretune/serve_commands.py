@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from paretune.errors import ConfigError, ParetuneError
+from paretune.errors import ConfigError
 
 if TYPE_CHECKING:
     from paretune.backend import Backend
@@ -99,14 +99,15 @@ def serve(
     )
     backend: Backend
     if run is not None:
-        backend = _local(run, config, dtype)
+        backend, home = _local(run, config, dtype), run
     else:
         from paretune.router import Upstream
 
+        assert upstream is not None and manifest is not None
         backend = Upstream.of(
-            str(upstream), manifest, upstream_kind, config, os.environ.get("PARETUNE_UPSTREAM_KEY")
-        )  # type: ignore[arg-type]
-    home = run if run is not None else manifest.parent  # type: ignore[union-attr]
+            upstream, manifest, upstream_kind, config, os.environ.get("PARETUNE_UPSTREAM_KEY")
+        )
+        home = manifest.parent
     opened = None if no_store else Store.open(store or str(home / STORE))
     names = ", ".join(backend.served)
     typer.echo(
@@ -169,44 +170,28 @@ def chat(
 
 
 def choose(
-    run: Run,
-    floors: Annotated[str, typer.Argument(help="Such as 'warm >= 0.5 and concise >= -6'.")],
-    policy: Annotated[
-        str | None, typer.Option(help="Which policy of the run; by default the best of all.")
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its front.json.")],
+    floors: Annotated[str | None, typer.Argument(help="Such as 'warm >= 0.5 and concise >= -6'.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Which policy of the run.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The knee of the front.")] = False,
+    dial: Annotated[int, typer.Option(help="This many equal steps of outcome along the front.")] = 0,
+    between: Annotated[
+        str | None, typer.Option(help="Objectives the dial runs between: warm,concise.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """The preference that meets floors on scores with the most to spare, or how near one gets."""
-    import json
+    """The preference that meets floors on scores with the most to spare, the knee, or a dial along the front."""
+    from paretune.choose_view import choose_facts, render
 
-    from paretune.choose import choose as choose_on
-    from paretune.choose import parse_floors
-    from paretune.deployment import find_sources
-
-    measured = [
-        source for source in find_sources(run, [policy] if policy else ()) if source.outlook is not None
-    ]
-    if not measured:
-        raise ParetuneError(f"{run}: no front was measured; run paretune run to the end")
-    choices = []
-    for source in measured:
-        assert source.outlook is not None
-        choices.append((source.name, choose_on(source.outlook, parse_floors(floors, source.objectives))))
-    choices.sort(key=lambda found: -min(found[1].margin.values()))
+    facts = choose_facts(run, policy, floors, knee, dial, between)
     if as_json:
-        typer.echo(json.dumps([{"policy": name, **choice.to_dict()} for name, choice in choices], indent=2))
+        import json
+
+        typer.echo(json.dumps(facts, indent=2))
         return
-    for name, choice in choices:
-        scores = ", ".join(
-            f"{objective} {mean:.3g} [{choice.expected.low[objective]:.3g}, {choice.expected.high[objective]:.3g}]"
-            for objective, mean in choice.expected.mean.items()
-            if mean is not None
-        )
-        verdict = choice.nearest or (
-            "met, intervals and all" if choice.sure else "met by the means, not by whole intervals"
-        )
-        typer.secho(f"{name}: {choice.preference}", bold=True)
-        typer.echo(f"  expected {scores}\n  {verdict}")
+    from rich.console import Console
+
+    Console().print(render(facts))
 
 
 def from_votes(

@@ -77,8 +77,8 @@ class Service:
             for name, served in backend.served.items()
         }
         for name, served in backend.served.items():
+            self.bounds[name].check(served.default, f"the default preference of {name},")
             self._check(served, served.default)
-            self.bounds[name].check(served.default, f"the default preference of {name}")
         self.default = next(iter(backend.served))
         self.phase: Literal["starting", "ok", "draining"] = "starting"
         self.active = 0
@@ -153,6 +153,7 @@ class Service:
                 "model_not_found",
                 "model",
             )
+        stated: Preference | None = None
         if alias and "=" not in alias:
             preset = await asyncio.to_thread(self._preset, profile, alias)
             served = self.policy(name or preset.policy, "model")

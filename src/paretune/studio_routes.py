@@ -78,7 +78,7 @@ def described(service: Service, served: Served) -> dict[str, Any]:
 
 
 def stops_of(outlook: Outlook, start: str | None = None, end: str | None = None) -> list[dict[str, Any]]:
-    """Return evenly spaced stops of the dial from all weight on ``end`` to all weight on ``start``."""
+    """Return evenly spaced stops of the dial from all weight on ``start`` to all weight on ``end``."""
     from paretune.choose import Dial
 
     return [

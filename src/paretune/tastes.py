@@ -82,7 +82,7 @@ def question(posterior: Posterior, outlook: Outlook, bounds: Bounds) -> Pair | N
     inside = np.array([bounds.admits(outlook.preference(n)) for n in range(len(outlook.preferences))])
     if inside.sum() < 2:
         return None
-    tables = (table[inside] for table in (outlook.preferences, outlook.means, outlook.low, outlook.high))
-    return next_pair(
-        posterior, Outlook(outlook.policy, outlook.objectives, *tables, anchored=outlook.anchored)
-    )
+    weights, means = outlook.preferences[inside], outlook.means[inside]
+    low, high = outlook.low[inside], outlook.high[inside]
+    allowed = Outlook(outlook.policy, outlook.objectives, weights, means, low, high, outlook.anchored)
+    return next_pair(posterior, allowed)
