@@ -37,7 +37,7 @@ DIAL_POINTS = 1001
 """Points at which a dial reads the front off; measured preferences on its way come on top."""
 
 _FLOOR = re.compile(
-    r"\s*(?P<name>.+?)\s*(?P<sign>>=|=>|≥|>|<=|=<|≤|<|==?|:)\s*(?P<number>[^\s,;&]*)\s*(?P<rest>.*)",
+    r"\s*(?P<name>[^<>=≥≤\s].*?)\s*(?P<sign>>=|=>|≥|>|<=|=<|≤|<|==?)\s*(?P<number>[^\s,;&]*)\s*(?P<rest>.*)",
     re.DOTALL,
 )
 _JOIN = re.compile(r"(?:and\b|,|;|&&?)", re.IGNORECASE)
@@ -239,17 +239,17 @@ class Dial:
 
     @classmethod
     def of(cls, outlook: Outlook, start: str | None = None, end: str | None = None) -> Dial:
-        """Return the dial from all weight on ``end`` (position 0) to all weight on ``start`` (position 1).
+        """Return the dial from all weight on ``start`` (position 0) to all weight on ``end`` (position 1).
 
-        With two objectives and none named it runs from the best measured score of the second to that of the first, so that
-        position grows with the first objective. With more, name two; the others stay at weight 0.
+        With two objectives and none named it starts at the second, so that position grows with the first objective. With more,
+        name two; the others stay at weight 0.
 
         Raises:
             ParetuneError: unknown objectives, the same twice, none named of more than two, or nothing measured between.
         """
         names = outlook.objectives
         if start is None and end is None and len(names) <= 2:
-            start, end = names[0], names[-1]
+            start, end = names[-1], names[0]
         elif start is None or end is None:
             raise ParetuneError(
                 f"a dial over {len(names)} objectives ({', '.join(names)}) needs two of them to run between; name both"
@@ -259,7 +259,7 @@ class Dial:
                 raise ParetuneError(f"unknown objective {name!r}; {suggest(str(name), names)}")
         if start == end and len(names) > 1:
             raise ParetuneError(f"a dial from {start!r} to itself; name two different objectives")
-        return cls.between(outlook, Preference.one_hot(end, names), Preference.one_hot(start, names))
+        return cls.between(outlook, Preference.one_hot(start, names), Preference.one_hot(end, names))
 
     @classmethod
     def between(cls, outlook: Outlook, low: Preference, high: Preference) -> Dial:
@@ -293,9 +293,8 @@ class Dial:
         joined = (np.abs(np.diff(kept)) == 1) & (not outlook.anchored)
         steps = np.linalg.norm(np.diff(scaled[kept], axis=0), axis=1)
         steps = np.where(joined | outlook.anchored, steps, 0.0)
-        length = steps.sum()
         behind = np.concatenate([[0.0], np.cumsum(steps)])
-        positions = behind / length if length > 0 else np.zeros(len(kept))
+        positions = behind / behind[-1] if behind[-1] > 0 else np.zeros(len(kept))
         return cls(outlook.objectives, positions, weights[kept], scores[kept], joined)
 
     def preference(self, position: float) -> Preference:
@@ -312,7 +311,7 @@ class Dial:
         gap = self.positions[after] - self.positions[after - 1]
         share = (position - self.positions[after - 1]) / gap if gap > 0 else float(position > 0)
         if not self.joined[after - 1]:
-            share = float(share > 0.5)
+            share = float(share > 0.5 + EQUAL)
         weights = (1 - share) * self.preferences[after - 1] + share * self.preferences[after]
         return as_preference(weights, self.objectives)
 
@@ -328,7 +327,7 @@ class Dial:
         positions = np.concatenate([self.positions, self.positions[:-1][self.joined] + share * rise])
         apart = np.linalg.norm(points - asked, axis=1)
         near = positions[apart <= apart.min() + EQUAL]
-        return float((near.min() + near.max()) / 2)
+        return float(np.clip((near.min() + near.max()) / 2, 0.0, 1.0))
 
     def steps(self, count: int) -> list[tuple[float, Preference]]:
         """Return ``count`` evenly spaced positions with their preferences; equal steps of outcome.

@@ -43,7 +43,7 @@ def choose_facts(
         floor: such as ``"warm >= 0.5 and concise >= -6"``.
         knee: the knee of the front.
         dial: this many equal steps of outcome, at least 2; 0 for none.
-        between: two objectives between which the dial runs, ``"warm,concise"``; needed where there are more than two.
+        between: the objectives from which and to which the dial runs, ``"warm,concise"``; needed for more than two.
 
     Raises:
         ParetuneError: no such run, policy or objective, floors that cannot be read, a dial of one step.
@@ -126,7 +126,7 @@ def _ends(between: str | None, outlook: Outlook) -> tuple[str | None, str | None
         raise ParetuneError(
             f"--between {between!r}: expected two objectives such as {','.join(outlook.objectives[:2])}"
         )
-    return names[1], names[0]
+    return names[0], names[1]
 
 
 def _dual(folder: Path, outlook: Outlook, floors: Mapping[str, float]) -> dict[str, Any] | None:
@@ -170,4 +170,5 @@ def _told_dual(found: Mapping[str, Any]) -> str:
         return f"{of} cannot be reweighted to meet them; nearest is {nearest}."
     if found["preference"] is None:
         return f"{of} meet them without steering."
-    return f"{of} meet them when reweighted towards {in_words(found['preference'])}, at {found['divergence']:.2f} nats from the base model."
+    far = f"{found['divergence']:.2f} nats from the base model"
+    return f"{of} meet them when reweighted towards {in_words(found['preference'])}, at {far}."

@@ -1,9 +1,9 @@
 """Floors met by reweighting samples that are at hand: the dual of the least divergence from the model they came from.
 
-A policy trained with preference w at strength 1 is close to ``q(y|x) ~ pi(y|x) exp(w.r(x, y) / beta)`` with standardised scores r. On K
-samples of pi for each prompt, q is a softmax over the K. So floors on the mean scores are a convex programme in q whose dual has
-one multiplier an objective: the multipliers, divided by their sum, are a preference; their sum says how much further than
-the policies' own beta one has to go.
+A policy trained with preference w at strength 1 is close to ``q(y|x) ~ pi(y|x) exp(w.r(x, y) / beta)`` with standardised scores r.
+On K samples of pi for each prompt, q is a softmax over the K. So floors on the mean scores are a convex programme in q whose
+dual has one multiplier an objective: the multipliers, divided by their sum, are a preference; their sum says how much
+further than the policies' own beta one has to go.
 """
 
 from __future__ import annotations

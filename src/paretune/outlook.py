@@ -13,11 +13,13 @@ import numpy as np
 
 from paretune.errors import ParetuneError, suggest
 from paretune.files import read_json
-from paretune.preference import Preference
+from paretune.preference import Preference, simplex_grid
 from paretune.triangulation import FLAT, barycentric, triangulate
 
 ANCHORED = "nearest anchor"
 """How ``front.json`` describes where the preference enters a policy that answers with measured preferences only."""
+
+_DIVISIONS = {1: 1, 2: 20, 3: 10, 4: 5, 5: 4}
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ class Outlook:
             asked = "used" if anchored else "preference"
             weights = [[float(point[asked].get(name, 0.0)) for name in objectives] for point in points]
             tables = [[_numbers(point[field]) for point in points] for field in ("mean", "low", "high")]
-            return cls(chosen, objectives, _table(weights), *map(_table, tables), anchored)
+            mean, low, high = map(_table, tables)
+            return cls(chosen, objectives, _table(weights), mean, low, high, anchored)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, ParetuneError):
                 raise type(error)(f"{path}: {error}") from error
@@ -216,13 +219,47 @@ class Outlook:
         shares = np.full(len(self.preferences), np.nan) if unknown else self.shares(weights)[0]
         used = self.preference(int(shares.argmax())) if self.anchored else asked
         top = float(shares.max())
-        tables = []
-        for table in (self.means, self.low, self.high):
-            # 0 times an unknown bound is no reason not to know the others.
-            taken = shares > 0 if math.isfinite(top) else np.zeros(len(shares), dtype=bool)
-            values = shares[taken] @ table[taken] if taken.any() else np.full(len(self.objectives), np.nan)
-            tables.append(self._named(values))
-        return Expected(*tables, measured=top >= 1 - FLAT, used=used)
+        mean, low, high = (self._named(_mixed(shares, table)) for table in (self.means, self.low, self.high))
+        return Expected(mean, low, high, top >= 1 - FLAT, used)
+
+    def within(self, floors: Mapping[str, float]) -> Outlook:
+        """Return the part of the front whose preferences give each objective at least its floor, a weight.
+
+        To the measured preferences inside come those of a grid over the part, with the scores read off there, so that its
+        corners and edges are known; a policy with anchors keeps what was measured inside.
+
+        Raises:
+            ParetuneError: floors that leave nothing measured, unknown objectives, or numbers that are no weights.
+        """
+        for name, floor in floors.items():
+            if name not in self.objectives:
+                raise ParetuneError(f"floor on {name!r}: {suggest(str(name), self.objectives)}")
+            if not (math.isfinite(floor) and 0 <= floor <= 1):
+                raise ParetuneError(
+                    f"floor {floor!r} on the weight of {name!r}; expected a number from 0 to 1"
+                )
+        least = np.array([floors.get(name, 0.0) for name in self.objectives])
+        if not least.any():
+            return self
+        weights = self.preferences[(self.preferences >= least - FLAT).all(axis=1)]
+        rest = 1.0 - least.sum()
+        if not self.anchored and rest >= 0:
+            M = len(least)
+            grid = least + rest * simplex_grid(M, _DIVISIONS.get(M, 2))
+            weights = np.concatenate([weights, grid])
+        shares = self.shares(weights)
+        known = np.isfinite(shares).all(axis=1)
+        if not known.any():
+            told = ", ".join(f"{name} {floor:g}" for name, floor in floors.items())
+            raise ParetuneError(
+                f"front of {self.policy!r}: nothing was measured with the weights at least {told}; lower them, or measure there"
+            )
+        tables = (
+            np.stack([_mixed(row, table) for row in shares[known]])
+            for table in (self.means, self.low, self.high)
+        )
+        mean, low, high = tables
+        return Outlook(self.policy, self.objectives, weights[known], mean, low, high, self.anchored)
 
     def preference(self, n: int) -> Preference:
         """Return the measured preference number ``n``."""
@@ -240,6 +277,13 @@ def as_preference(weights: np.ndarray, objectives: Sequence[str]) -> Preference:
     rounded = np.round(np.clip(np.asarray(weights, dtype=np.float64), 0.0, None), 6)
     rounded[rounded.argmax()] += 1.0 - rounded.sum()
     return Preference(tuple(objectives), tuple(np.round(rounded, 6).tolist()))
+
+
+def _mixed(shares: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Return the mix ``[M]`` of rows of ``table [N, M]`` by shares ``[N]``; NaN where a share is."""
+    # 0 times an unknown bound is no reason not to know the others.
+    taken = ~(shares == 0)
+    return np.asarray(shares[taken] @ table[taken])
 
 
 def _numbers(values: Sequence[float | None] | Mapping[str, float]) -> list[float]:

@@ -1,8 +1,8 @@
 """Several people: what their tastes have in common, and into which groups they fall.
 
-PAL's idea (Chen et al. 2024, arXiv 2406.08469) at the size of a few votes a person: everybody is described by a point, and a few prototypes
-that are learned from all describe everybody. Here the points are tastes on the simplex, and the prototypes are centres of
-clusters; there are as many as the tastes, known as well as they are, give reason for.
+PAL's idea (arXiv 2406.08469) at the size of a few votes a person: everybody is a point, and a few prototypes learned from all
+describe everybody. Here the points are tastes on the simplex, and the prototypes are centres of clusters; there are as many as
+the tastes, known as well as they are, give reason for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from paretune.elicit import Posterior
 from paretune.errors import ParetuneError
 from paretune.outlook import as_preference
+from paretune.posterior import Posterior
 from paretune.preference import Preference
 
 MOST_CLUSTERS = 6
@@ -37,7 +37,7 @@ class Population:
     """Tastes of several people.
 
     Attributes:
-        mean: of the people's expected tastes.
+        mean: of the people's expected tastes; None where nobody has voted.
         deviation: objective -> deviation of a person's weight from the mean: between people, and what votes leave open.
         between: objective -> the part of it that is between people.
         clusters: groups, the largest first; one where there is no reason for more.
@@ -45,7 +45,7 @@ class Population:
         left_out: names without a vote.
     """
 
-    mean: Preference
+    mean: Preference | None
     deviation: dict[str, float]
     between: dict[str, float]
     clusters: tuple[Cluster, ...]
@@ -55,7 +55,7 @@ class Population:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
         return {
-            "mean": self.mean.as_dict(),
+            "mean": None if self.mean is None else self.mean.as_dict(),
             "deviation": self.deviation,
             "between": self.between,
             "clusters": [{"centre": c.centre.as_dict(), "members": list(c.members)} for c in self.clusters],
@@ -64,8 +64,8 @@ class Population:
         }
 
 
-def summarise(posteriors: Mapping[str, Posterior]) -> Population | None:
-    """Return what is common to people and what divides them, from their posteriors; None where nobody has voted.
+def population(posteriors: Mapping[str, Posterior]) -> Population:
+    """Return what is common to people and what divides them, from their posteriors.
 
     The order in which people are given does not matter.
 
@@ -75,7 +75,7 @@ def summarise(posteriors: Mapping[str, Posterior]) -> Population | None:
     voted = {name: posteriors[name] for name in sorted(posteriors) if posteriors[name].ballots}
     left_out = tuple(name for name in sorted(posteriors) if name not in voted)
     if not voted:
-        return None
+        return Population(None, {}, {}, (), {}, left_out)
     objectives = next(iter(voted.values())).objectives
     for name, posterior in voted.items():
         if posterior.objectives != objectives:
@@ -110,9 +110,9 @@ def summarise(posteriors: Mapping[str, Posterior]) -> Population | None:
 def cluster(points: np.ndarray, resolution: float) -> np.ndarray:
     """Return the cluster ``int [N]`` of points ``[N, M]`` on the simplex: k-means, with k by the Bayesian information criterion.
 
-    Each k up to `MOST_CLUSTERS` is rated as N draws from k round normal distributions of one variance, which is at least ``resolution``: points
-    that differ less than they are known are not told apart (Pelleg and Moore 2000, "X-means", for the criterion). The smallest
-    is taken, of equal ones the smaller k.
+    Each k up to `MOST_CLUSTERS` is rated as N draws from k round normal distributions of one variance, which is at least
+    ``resolution``: points that differ less than they are known are not told apart (Pelleg and Moore 2000, "X-means", for the
+    criterion). The k with the smallest is taken, of equal ones the smaller.
 
     Args:
         points: different people's tastes.

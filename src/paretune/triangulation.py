@@ -6,6 +6,8 @@ import numpy as np
 
 FLAT = 1e-9
 """Barycentric coordinates above minus this count as inside: rounding, not extrapolation."""
+OUTSIDE = 5e-6
+"""A point is outside the hull when it owes more than this to a corner that was not measured; weights are given to 1e-6."""
 _ARTIFICIAL = 4.0
 _JITTER = 1e-7
 _BLOCK = 4_000_000
@@ -90,7 +92,7 @@ def barycentric(points: np.ndarray, cells: np.ndarray, queries: np.ndarray) -> n
         inside = np.clip(shares[np.arange(len(best)), best], 0.0, None)
         full = np.zeros((len(best), N + M))
         np.put_along_axis(full, cells[best], inside, axis=1)
-        known = (full[:, N:].sum(axis=1) <= FLAT) & (inside.sum(axis=1) <= 1 + M * FLAT)
+        known = (full[:, N:].sum(axis=1) <= OUTSIDE) & (inside.sum(axis=1) <= 1 + M * FLAT)
         total = full[:, :N].sum(axis=1, keepdims=True)
         found[start : start + rows] = np.where(
             known[:, None], full[:, :N] / np.where(total > 0, total, 1), np.nan

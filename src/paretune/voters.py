@@ -9,11 +9,14 @@ from typing import Literal
 
 import numpy as np
 
-from paretune.elicit import Ballot, Pair, Posterior, Winner, best_preference, next_pair, random_pair
+from paretune.elicit import Pair, best_preference, next_pair, random_pair
 from paretune.errors import ParetuneError
 from paretune.outlook import Outlook
+from paretune.posterior import Ballot, Posterior, Winner
 from paretune.preference import Preference
 
+ROUNDING = 1e-9
+"""Nobody sees a smaller difference of utility."""
 Asking = Literal["information", "random"]
 _ASK: dict[str, Callable[[Posterior, Outlook], Pair | None]] = {
     "information": next_pair,
@@ -45,7 +48,7 @@ class Voter:
     def vote(self, difference: float, random: np.random.Generator) -> Winner:
         """Return the vote for a difference of utility, first minus second."""
         drawn = random.random()
-        if abs(difference) <= self.indifference:
+        if abs(difference) <= max(self.indifference, ROUNDING):
             return "tie"
         if self.noise > 0:
             return "first" if drawn < 0.5 * (1 + math.tanh(difference / self.noise / 2)) else "second"
