@@ -18,6 +18,7 @@ SHOWN = (0, 1, 2, 3, 5, 10)
 
 
 def sphere(M, divisions, noise=0.0):
+    """Return a front on the unit sphere, with noise."""
     grid = simplex_grid(M, divisions)
     means = grid / np.linalg.norm(grid, axis=1, keepdims=True)
     means = means + noise * np.random.default_rng(0).normal(size=means.shape)
@@ -25,6 +26,7 @@ def sphere(M, divisions, noise=0.0):
 
 
 def main():
+    """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--voters", type=int, default=64)
     parser.add_argument("--run", type=Path, help="a finished run whose fronts are asked about as well")

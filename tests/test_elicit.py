@@ -208,6 +208,22 @@ def test_many_votes_narrow_it_down_to_the_truth():
         np.testing.assert_allclose(session.posterior.mean.array(), weights, atol=0.05)
 
 
+def test_contradictory_and_extreme_votes_break_nothing():
+    front = circle()
+    far = Ballot({"a": 1e6, "b": 0.0}, {"a": 0.0, "b": 1e6}, "first")
+    back = Ballot({"a": 1e6, "b": 0.0}, {"a": 0.0, "b": 1e6}, "second")
+    for ballots in (
+        [far] * 5,
+        [far, back] * 5,
+        [far, Ballot({"a": 0.0, "b": 0.0}, {"a": 0.0, "b": 0.0}, "first")],
+    ):
+        posterior = Posterior.of(front, ballots)
+        assert np.isfinite(posterior.weights).all() and posterior.mass.sum() == pytest.approx(1)
+        assert 0 <= posterior.spread < 0.3
+        assert next_pair(posterior, front) is not None
+    assert Posterior.of(front, [far] * 5).mean["a"] > 0.7
+
+
 def test_the_noise_of_a_voter_is_learned():
     front = circle()
     tastes = Preference(TWO, (0.3, 0.7))

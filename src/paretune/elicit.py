@@ -30,8 +30,10 @@ SAME = 0.02
 """Outcomes at a smaller distance, in ranges, are the same: nobody is asked about them."""
 CHEAP = 0.01
 """Asking also stops when the preference that would be served is expected to cost less than this share of what the front offers."""
-_RATED = 256
-_NOISES = 6
+_RATED = (256, 6)
+"""Particles and levels of noise by which a pair is rated."""
+_SCREENED = (48, 2)
+_SHORTLIST = 400
 _DIVISIONS = {1: 1, 2: 20, 3: 6, 4: 4, 5: 3}
 
 
@@ -59,7 +61,10 @@ def next_pair(posterior: Posterior, outlook: Outlook) -> Pair | None:
     pairs = _different(outcomes)
     if not len(pairs):
         return None
-    information = _information(posterior, outcomes[pairs[:, 0]] - outcomes[pairs[:, 1]])
+    if len(pairs) > _SHORTLIST:
+        rough = _information(posterior, outcomes[pairs[:, 0]] - outcomes[pairs[:, 1]], *_SCREENED)
+        pairs = pairs[np.sort(np.argsort(-rough, kind="stable")[:_SHORTLIST])]
+    information = _information(posterior, outcomes[pairs[:, 0]] - outcomes[pairs[:, 1]], *_RATED)
     best = int(np.round(information, 12).argmax())
     pair = pairs[best]
     if np.random.default_rng([abs(int(posterior.seed)), len(posterior.ballots), 1]).random() < 0.5:
@@ -76,7 +81,7 @@ def random_pair(posterior: Posterior, outlook: Outlook) -> Pair | None:
         return None
     random = np.random.default_rng([abs(int(posterior.seed)), len(posterior.ballots), 2])
     pair = random.permutation(pairs[random.integers(len(pairs))])
-    information = _information(posterior, (outcomes[pair[0]] - outcomes[pair[1]])[None])
+    information = _information(posterior, (outcomes[pair[0]] - outcomes[pair[1]])[None], *_RATED)
     first, second = (as_preference(candidates[n], outlook.objectives) for n in pair)
     return Pair(first, second, float(information[0]))
 
@@ -163,21 +168,26 @@ def _different(outcomes: np.ndarray) -> np.ndarray:
     return np.stack([first[far], second[far]], axis=1)
 
 
-def _information(posterior: Posterior, differences: np.ndarray) -> np.ndarray:
+def _information(posterior: Posterior, differences: np.ndarray, particles: int, levels: int) -> np.ndarray:
     """Return the mutual information ``[L]`` of w and the vote on score differences ``[L, M]``, in nats.
 
-    Noise is taken as independent of w, at quantiles of its posterior.
+    At evenly spaced quantiles of the particles. Noise is taken as independent of w, at quantiles of its posterior.
     """
-    cumulative = np.cumsum(posterior.mass)
-    rated = np.searchsorted(cumulative, (np.arange(_RATED) + 0.5) / _RATED * cumulative[-1])
+    tastes = posterior.weights[_quantiles(posterior.mass, particles)]
     by_noise = np.argsort(posterior.noise, kind="stable")
-    levels = np.searchsorted(np.cumsum(posterior.mass[by_noise]), (np.arange(_NOISES) + 0.5) / _NOISES)
-    noises = posterior.noise[by_noise[np.minimum(levels, len(by_noise) - 1)]]
-    utility = posterior.weights[np.minimum(rated, len(cumulative) - 1)] @ differences.T
+    noises = posterior.noise[by_noise[_quantiles(posterior.mass[by_noise], levels)]]
+    utility = tastes @ differences.T
     chance = np.zeros_like(utility)
     for noise in noises:
-        chance += _sigmoid(utility / noise) / _NOISES
+        chance += _sigmoid(utility / noise) / levels
     return np.asarray(_entropy(chance.mean(axis=0)) - _entropy(chance).mean(axis=0))
+
+
+def _quantiles(mass: np.ndarray, count: int) -> np.ndarray:
+    """Return the positions ``[count]`` in ``mass [S]`` below which evenly spaced shares of it lie."""
+    cumulative = np.cumsum(mass)
+    shares = (np.arange(count) + 0.5) / count * cumulative[-1]
+    return np.minimum(np.searchsorted(cumulative, shares), len(mass) - 1)
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

@@ -175,7 +175,8 @@ class Posterior:
         ballots = (*self.ballots, vote)
         difference, direction = self._read([vote])
         change = _log_likelihood(self.weights, self.noise, difference, direction)
-        mass = self.mass * np.exp(change - change.max())
+        logs = np.log(np.maximum(self.mass, 1e-300)) + change
+        mass = np.exp(logs - logs.max())
         mass = mass / mass.sum()
         weights, noise = self.weights, self.noise
         if 1 / (mass**2).sum() < len(mass) / 2:
