@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import json
 import os
 import re
@@ -173,6 +175,19 @@ def test_kill_in_a_vote_storm_loses_no_acknowledged_vote(run: Path, tmp_path: Pa
             voter.join()
     kept = {vote.id: vote.first.text for vote in Store.open(str(store)).votes()}
     assert len(acknowledged) > 5 and acknowledged.items() <= kept.items()
+
+
+def test_ten_seconds_of_unruly_clients(run: Path, tmp_path: Path) -> None:
+    """`benchmarks/soak.py` in small: nothing leaks, nothing is stuck, nothing fails."""
+    spec = importlib.util.spec_from_file_location("soak", Path(__file__).parent.parent / "benchmarks/soak.py")
+    assert spec and spec.loader
+    soak = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(soak)
+    with process(run, "--store", tmp_path / "s.sqlite", "--queue", 8) as (made, address):
+        asyncio.run(soak.soak(address, made.pid, 4, 16, 60))  # what is loaded on first use
+        found = asyncio.run(soak.soak(address, made.pid, 10, 16, 60, seed=1))
+    assert not found["wrong"] and not found["stuck"] and found["growth"] < 0.1, found
+    assert found["seen"]["leave"] and found["seen"]["gave up"] and found["seen"]["status 200"] > 20
 
 
 @pytest.mark.model

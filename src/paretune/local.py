@@ -13,8 +13,11 @@ from paretune.errors import ModelError
 from paretune.preference import Preference
 
 if TYPE_CHECKING:
-    from paretune.engine import Engine
+    from paretune.engine import Engine, Event, Job
     from paretune.policy import Policy
+
+CHARACTERS = 8
+"""Characters a token: prompts that are longer than this are looked at in part first."""
 
 
 class LocalBackend:
@@ -84,8 +87,9 @@ class LocalBackend:
             ask.seed,
             ask.stop,
         )
+        until = time.monotonic() + timeout
         try:
-            return await asyncio.to_thread(self.engine.submit, job, time.monotonic() + timeout, convert)
+            return await asyncio.to_thread(self._submit, self.engine, job, until, convert)
         except engines.Busy as error:
             raise Overloaded(str(error), error.retry_after) from error
         except engines.PromptTooLong as error:
@@ -112,6 +116,18 @@ class LocalBackend:
             "tokens_per_second",
         )
         return {name: getattr(stats, name) for name in names}
+
+    def _submit(self, engine: Engine, job: Job, until: float, on_event: Callable[[Event], None]) -> Answer:
+        """Hand on a job, unless the beginning of its prompt is too long already: all of a huge one would take much memory."""
+        most = self.limits.get("max_prompt_tokens") or engine.context
+        text = job.prompt if isinstance(job.prompt, str) else "\n".join(m.content for m in job.prompt)
+        if len(text) > CHARACTERS * most:
+            count = len(engine.lm.tokenizer(text[: CHARACTERS * most]).input_ids)
+            if count > most:
+                raise PromptTooLong(
+                    f"the prompt has more than {count} tokens, and at most {most} are taken; shorten it"
+                )
+        return engine.submit(job, until, on_event)
 
     def _load(self) -> Engine:
         from paretune.engine import Engine
