@@ -3,10 +3,11 @@
     python benchmarks/serve.py [--rows 16] [--tokens 64] [--rounds 5] [--dtype float32] [--model smollm2-135m] [--run RUN]
 
 A random policy of Panacea's form, or the policies of a run in turn, answers at `--rows` preferences, greedily and without
-stopping early. Tokens a second count everything from the first submission to the last token, prompts included. Rounds of the
-two ways alternate in one process; figures are medians. They count only when both give the same tokens, which is checked first
-in float32. Time to first token is that of the jobs of a round, all submitted at once; the longest gap is between two tokens of
-a job that is running while a prompt of `--long` tokens is read.
+stopping early. Tokens a second count everything from the first submission to the last token, prompts included; beside the
+clock's seconds stand the process's own (CPU), which other work on the machine disturbs less. Rounds of the two ways alternate
+in one process; figures are medians. They count only when both give the same tokens, which is checked first in float32. Time
+to first token is that of the jobs of a round, all submitted at once; the longest gap is between two tokens of a job that is
+running while a prompt of `--long` words is read.
 """
 
 from __future__ import annotations
@@ -48,18 +49,14 @@ def policies_of(lm: LanguageModel, run: Path | None) -> dict[str, Policy]:
     }
 
 
-def together(engine: Engine, jobs: list[Job]) -> tuple[float, list[Answer]]:
-    """Submit all jobs at once; return the seconds until the last has ended, and the answers."""
-    start = time.perf_counter()
-    answers = [gather(stream) for stream in [engine.submit(job) for job in jobs]]
-    return time.perf_counter() - start, answers
+def together(engine: Engine, jobs: list[Job]) -> list[Answer]:
+    """Submit all jobs at once."""
+    return [gather(stream) for stream in [engine.submit(job) for job in jobs]]
 
 
-def alone(engine: Engine, jobs: list[Job]) -> tuple[float, list[Answer]]:
+def alone(engine: Engine, jobs: list[Job]) -> list[Answer]:
     """Submit each job when the one before has ended."""
-    start = time.perf_counter()
-    answers = [gather(engine.submit(job)) for job in jobs]
-    return time.perf_counter() - start, answers
+    return [gather(engine.submit(job)) for job in jobs]
 
 
 def longest_gap(engine: Engine, job: Job, long: Job) -> float:
@@ -110,43 +107,47 @@ def main() -> None:
         )
     ]
     long = replace(jobs[0], prompt="word " * arguments.long)
-    seconds: dict[str, list[float]] = {"together": [], "one at a time": []}
-    first: list[float] = []
-    first_alone: list[float] = []
+    ways = {"together": together, "one at a time": alone}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
+    first: dict[str, list[float]] = {name: [] for name in ways}
     gaps: list[float] = []
     with Engine(policies, max_rows=arguments.rows) as engine:
-        batched, single = together(engine, jobs)[1], alone(engine, jobs)[1]
+        batched, single = together(engine, jobs), alone(engine, jobs)
         if arguments.dtype == "float32" and [a.tokens for a in batched] != [a.tokens for a in single]:
             sys.exit("the batch and the single answers differ, so the times mean nothing")
         if len({answer.tokens for answer in batched}) < 2:
             sys.exit("all preferences give the same text, so nothing is mixed")
         for _ in range(arguments.rounds):
-            time_together, answers = together(engine, jobs)
-            first += [answer.end.first_token_seconds or 0.0 for answer in answers]
-            seconds["together"].append(time_together)
-            time_alone, answers = alone(engine, jobs)
-            first_alone += [answer.end.first_token_seconds or 0.0 for answer in answers]
-            seconds["one at a time"].append(time_alone)
+            for name, way in ways.items():
+                start, used = time.perf_counter(), time.process_time()
+                answers = way(engine, jobs)
+                seconds[name].append(time.perf_counter() - start)
+                processor[name].append(time.process_time() - used)
+                first[name] += [answer.end.first_token_seconds or 0.0 for answer in answers]
             gaps.append(longest_gap(engine, jobs[0], long))
     drawn = arguments.rows * arguments.tokens
-    for name, times in seconds.items():
-        rates = [drawn / second for second in times]
+    for kind, times in (("clock", seconds), ("CPU", processor)):
+        for name in ways:
+            rates = [drawn / second for second in times[name]]
+            print(
+                f"{kind:5} {name:14} {statistics.median(rates):6.1f} tokens/s ({min(rates):.1f} to {max(rates):.1f})"
+            )
+        gain = [b / a for a, b in zip(times["together"], times["one at a time"], strict=True)]
         print(
-            f"{name:14} {statistics.median(rates):6.1f} tokens/s ({min(rates):.1f} to {max(rates):.1f})",
-            flush=True,
+            f"{kind:5} gain {statistics.median(gain):.2f}x ({min(gain):.2f} to {max(gain):.2f})", flush=True
         )
-    gain = [b / a for a, b in zip(seconds["together"], seconds["one at a time"], strict=True)]
-    print(
-        f"batched against one at a time: {statistics.median(gain):.2f}x ({min(gain):.2f} to {max(gain):.2f})"
-    )
-    for name, times in (("all at once", first), ("alone", first_alone)):
-        print(f"first token, {name}: median {statistics.median(times):.2f} s, largest {max(times):.2f} s")
+    for name in ways:
+        print(
+            f"first token, {name}: median {statistics.median(first[name]):.2f} s, largest {max(first[name]):.2f} s"
+        )
     print(f"longest gap while {arguments.long} words are read: {statistics.median(gaps):.2f} s")
     write_json(
         arguments.out,
         {
             "seconds": seconds,
-            "first_token_seconds": {"together": first, "alone": first_alone},
+            "cpu_seconds": processor,
+            "first_token_seconds": first,
             "longest_gaps": gaps,
             "settings": {
                 name: str(value) if isinstance(value, Path) else value
