@@ -44,6 +44,8 @@ class FakeAnswer:
 class FakeBackend:
     """Answers with ``max_tokens`` words that tell preference and seed, one each ``pace`` seconds."""
 
+    failure = ""
+
     def __init__(self, pace: float = 0.0, most: int = 8, word: str = "") -> None:
         self.pace, self.most, self.word, self.running = pace, most, word, 0
         self.started = threading.Event()

@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from paretune.bounds import Bounds
+from paretune.bounds import Bounds, parse_bounds
 from paretune.errors import ConfigError, ParetuneError
 from paretune.limits import Keys
 from paretune.serve import Place
@@ -437,14 +437,22 @@ class SoupOnly(FakeBackend):
 
 
 def test_the_algebra_of_bounds() -> None:
-    bounds = Bounds.parse(["good=0.4"], OBJECTIVES)
+    bounds = Bounds.of(parse_bounds(["good=0.4"]), OBJECTIVES)
     assert bounds.centre.as_dict() == pytest.approx({"short": 0.3, "good": 0.7}) and bounds.admits(
         bounds.centre
     )
     assert Bounds.of({}, OBJECTIVES).centre.weights == (0.5, 0.5)
-    for wrong in (["bad=0.1"], ["good=2"], ["good=0.6", "short=0.6"], ["good"], ["good=x"], ["good=nan"]):
+    for wrong in (
+        ["bad=0.1"],
+        ["good=2"],
+        ["good=0.6", "short=0.6"],
+        ["good"],
+        ["good=x"],
+        ["good=nan"],
+        ["good=0.1", "good=0.2"],
+    ):
         with pytest.raises(ConfigError):
-            Bounds.parse(wrong, OBJECTIVES)
+            Bounds.of(parse_bounds(wrong), OBJECTIVES)
 
 
 def test_stopping_finishes_what_runs(tmp_path: Path) -> None:

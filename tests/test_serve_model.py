@@ -152,6 +152,22 @@ def test_a_client_that_leaves_mid_stream_frees_its_row(run: Path, tmp_path: Path
         assert sum(engine.stats.ended.values()) == 3
 
 
+def test_a_dead_engine_ends_the_server(run: Path, tmp_path: Path) -> None:
+    service = service_of(run, tmp_path, ServeConfig(policies=["dpo-soup"], max_prompt_tokens=64))
+    with live(service) as address:
+        service.backend.engine.stop(drain=False)  # type: ignore[attr-defined]
+        body = {"model": "dpo-soup", "messages": [{"role": "user", "content": "red"}]}
+        assert httpx.post(f"{address}/v1/chat/completions", json=body).json()["error"]["code"] == "unavailable"
+
+        def gone() -> bool:
+            try:
+                return httpx.get(f"{address}/health").status_code != 200
+            except httpx.HTTPError:
+                return True
+
+        assert wait_until(gone, 10)
+
+
 def test_exported_loras_by_name_and_a_router_before_them(
     run: Path, lm: LanguageModel, address: str, tmp_path: Path
 ) -> None:

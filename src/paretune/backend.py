@@ -104,6 +104,10 @@ class Backend(Protocol):
     def served(self) -> Mapping[str, Served]:
         """Model name -> what it serves; the first is the default. Known before :meth:`start`."""
 
+    @property
+    def failure(self) -> str:
+        """Why no answer can be made any more, so that the server had better end; empty while all is well."""
+
     async def start(self) -> None:
         """Load what is needed; a ParetuneError ends the server."""
 

@@ -45,22 +45,6 @@ class Bounds:
             )
         return cls(tuple(objectives), tuple(floors.get(name, 0.0) for name in objectives))
 
-    @classmethod
-    def parse(cls, floors: Iterable[str], objectives: Sequence[str]) -> Bounds:
-        """Read ``["harmless=0.3", ...]``."""
-        named: dict[str, float] = {}
-        for text in floors:
-            name, sign, number = (part.strip() for part in text.partition("="))
-            try:
-                named[name] = float(number)
-            except ValueError:
-                sign = ""
-            if not sign or not name:
-                raise ConfigError(
-                    f"cannot read the floor {text!r}; expected OBJECTIVE=WEIGHT, such as harmless=0.3"
-                )
-        return cls.of(named, objectives)
-
     def check(self, preference: Preference, what: str = "preference") -> None:
         """Raise a BoundsError that names every floor ``preference`` is below."""
         short = [
@@ -89,3 +73,24 @@ class Bounds:
     def as_dict(self) -> dict[str, float]:
         """Return ``{objective: floor}``."""
         return dict(zip(self.objectives, self.floors, strict=True))
+
+
+def parse_bounds(floors: Iterable[str]) -> dict[str, float]:
+    """Read ``["harmless=0.3", ...]``, floors on weights.
+
+    Raises:
+        ConfigError: a text that is not OBJECTIVE=WEIGHT, or an objective that stands twice.
+    """
+    named: dict[str, float] = {}
+    for text in floors:
+        name, sign, number = (part.strip() for part in text.partition("="))
+        try:
+            weight = float(number)
+        except ValueError:
+            sign = ""
+        if not sign or not name or name in named:
+            raise ConfigError(
+                f"floor {text!r}: expected OBJECTIVE=WEIGHT, such as harmless=0.3, each objective once"
+            )
+        named[name] = weight
+    return named

@@ -26,6 +26,7 @@ class LocalBackend:
     Attributes:
         served: see `paretune.backend.Backend`.
         engine: None until it has been started.
+        failure: why the engine's thread has died.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class LocalBackend:
         self.sources, self.served = list(sources), dict(served)
         self.dtype, self.device, self.limits = dtype, device, limits
         self.engine: Engine | None = None
+        self.failure = ""
 
     async def start(self) -> None:
         """Load model and adapters, and start the engine."""
@@ -95,6 +97,7 @@ class LocalBackend:
         except engines.PromptTooLong as error:
             raise PromptTooLong(str(error)) from error
         except engines.Stopped as error:
+            self.failure = str(error)
             raise Unavailable(str(error)) from error
 
     def upstream_name(self, preference: Preference) -> str | None:

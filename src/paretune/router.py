@@ -46,7 +46,10 @@ class Upstream:
 
     Attributes:
         served: the policy that was exported, under its own name.
+        failure: none of its own; an upstream server may come back.
     """
+
+    failure = ""
 
     def __init__(
         self,

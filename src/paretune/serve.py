@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from paretune import __version__, openai_routes, studio_routes, vote_routes
 from paretune.connections import guarded, raise_file_limit
-from paretune.errors import ConfigError, ParetuneError, StoreError
+from paretune.errors import ConfigError, ModelError, ParetuneError, StoreError
 from paretune.limits import Guard, Keys, Limits, is_loopback
 from paretune.metrics import CONTENT_TYPE, Counted
 from paretune.protocol import ApiError, Failure, validation_error
@@ -180,6 +180,9 @@ class Server(uvicorn.Server):
         loading = self.app.state.loading
         if loading.done() and not loading.cancelled() and loading.exception() is not None:
             self.failure = loading.exception()
+            return True
+        if self.service.backend.failure and not self._asked:
+            self.failure = ModelError(f"{self.service.backend.failure}; start the server again")
             return True
         if self._asked and self._draining is None:
             logger.info("stopping: %d answers are being finished", self.service.active)

@@ -70,6 +70,7 @@ def serve(
         from paretune.store import Store
     except ImportError as error:
         raise ConfigError(f"{error}; {NEEDS}") from error
+    from paretune.bounds import parse_bounds
     from paretune.deployment import ServeConfig, default_sampling, read_config
 
     if (upstream is None) != (manifest is None) or (run is None) == (upstream is None):
@@ -80,7 +81,7 @@ def serve(
     stated = {
         "policies": policy,
         "preference": preference,
-        "floors": _floors(floor) if floor else None,
+        "floors": parse_bounds(floor) if floor else None,
         "max_tokens": max_tokens,
         "max_prompt_tokens": max_prompt_tokens,
         "max_rows": max_rows,
@@ -135,19 +136,6 @@ def _local(run: Path, config: Any, dtype: str) -> Backend:
         max_waiting=config.queue,
         max_prompt_tokens=config.max_prompt_tokens,
     )
-
-
-def _floors(texts: list[str]) -> dict[str, float]:
-    floors = {}
-    for text in texts:
-        name, sign, number = (part.strip() for part in text.partition("="))
-        try:
-            floors[name] = float(number)
-        except ValueError:
-            sign = ""
-        if not sign or not name:
-            raise ConfigError(f"--floor {text!r}: expected OBJECTIVE=WEIGHT, such as harmless=0.3")
-    return floors
 
 
 def chat(
