@@ -413,7 +413,7 @@ def test_a_full_queue(lm: LanguageModel, policies: dict[str, Policy], endless: J
 
 def test_refusals(lm: LanguageModel, policies: dict[str, Policy], endless: Job) -> None:
     engine = Engine(policies, max_prompt_tokens=40)
-    with pytest.raises(Stopped, match="start it"):
+    with pytest.raises(Stopped, match="start the engine first"):
         engine.submit(endless)
     with engine:
         for job, error, message in [
@@ -473,7 +473,7 @@ def test_draining_finishes_what_was_accepted(
     stopping = threading.Thread(target=engine.stop)
     stopping.start()
     wait_for(lambda: engine._state != "running")
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped, match="is stopping"):
         engine.submit(endless)
     assert {len(gather(stream).tokens) for stream in streams} == {200}
     stopping.join()

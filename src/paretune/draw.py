@@ -36,7 +36,7 @@ class Sampling:
             )
         if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise ConfigError(
-                f"expected temperature >= 0 and 0 < top_p <= 1, got {self.temperature} and {self.top_p}"
+                f"expected temperature >= 0, not infinite, and 0 < top_p <= 1, got {self.temperature} and {self.top_p}"
             )
 
     def identity(self) -> dict[str, float]:

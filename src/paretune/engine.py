@@ -309,7 +309,8 @@ class Engine:
 
     def _require_room(self) -> None:
         if self._state != "running":
-            raise Stopped(self._failure or "the engine takes no jobs; start it, or make a new one")
+            new = self._state == "new"
+            raise Stopped(self._failure or ("start the engine first" if new else "the engine is stopping"))
         if len(self._waiting) >= self._max_waiting:
             rounds = len(self._waiting) / self.max_rows
             raise Busy(

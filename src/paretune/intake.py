@@ -125,11 +125,11 @@ class Intake:
     def _prompt(self, policy: Policy, job: Job) -> list[int]:
         if isinstance(job.prompt, str):
             text = job.prompt + policy.prompt_end(job.preference)
-            # The model needs a token to begin with.
-            prompt = [int(token) for token in self.lm.tokenizer(text).input_ids] or [self.lm.turn_end]
+            prompt = [int(token) for token in self.lm.tokenizer(text).input_ids]
         else:
             (asked,) = policy.asked([job.prompt], [job.preference])
             prompt = self.lm.encode_prompt(asked)
+        prompt = prompt or [self.lm.turn_end]  # the model needs a token to begin with
         if len(prompt) > self.max_prompt_tokens:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens, and at most {self.max_prompt_tokens} are taken; shorten it"
