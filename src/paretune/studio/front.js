@@ -49,7 +49,7 @@ function traces(policy, x, y, axes, colour, joined) {
     ...common, mode: joined ? "markers+lines" : "markers", x: at(x), y: at(y), customdata: points.map((point) => point.preference), name: "measured",
     error_x: bars(points, x, colour.strong, 1.3), error_y: bars(points, y, colour.strong, 1.3),
     marker: { color: colour.p2, size: 9, line: { color: colour.page, width: 1.2 } }, line: { color: colour.p2, width: 1.6 },
-    hovertemplate: points.map((point) => `<b>${safe(preferenceText(point.preference))}</b><br>${described(policy, point)}<extra></extra>`),
+    hovertemplate: points.map((point) => `${safe(preferenceText(point.preference))}<br>${described(policy, point)}<extra></extra>`),
   };
   const knee = points.filter((point) => policy.knee && same(point.preference, policy.knee));
   const ring = {
@@ -71,7 +71,7 @@ function traces(policy, x, y, axes, colour, joined) {
       textposition: "middle center", textfont: { color: colour.page, size: 12, weight: 700 },
       error_x: bars([scores], x, own, 2), error_y: bars([scores], y, own, 2),
       marker: { symbol: side === "a" ? "circle" : "square", size: side === "a" ? 21 : 19, color: own, opacity: 1, line: { color: colour.page, width: 1.5 } },
-      hovertemplate: `<b>${side.toUpperCase()}: ${safe(preferenceText(state.sides[side].preference))}</b><br>${described(policy, scores)}<extra></extra>`,
+      hovertemplate: `${side.toUpperCase()}: ${safe(preferenceText(state.sides[side].preference))}<br>${described(policy, scores)}<extra></extra>`,
     }];
   });
   return [measured, ring, ...(policy.objectives.length === 2 ? [labels] : []), ...sides];

@@ -14,7 +14,8 @@ let tools = null;
 /** Fetch what the votes so far say; a server without a store or a front says why there are none. */
 export async function reload() {
   const [policy, profile] = [state.policy, state.profile];
-  Object.assign(learning, { posterior: null, off: null });
+  Object.assign(learning, { posterior: null, off: null, on: false });
+  draw();
   let found = null;
   try {
     found = await call("POST", "/api/elicit/next", { policy: policy.name, profile });

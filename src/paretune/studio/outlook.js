@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { changed, state } from "./state.js";
-import { element, decimals, interval, preferenceText, same } from "./words.js";
+import { element, decimals, interval, preferenceArgument, preferenceText, same } from "./words.js";
 
 const running = { a: null, b: null };
 
@@ -16,8 +16,7 @@ export async function refresh(side, report) {
   running[side]?.abort();
   const mine = (running[side] = new AbortController());
   const preference = state.sides[side].preference;
-  const asked = Object.entries(preference).map(([name, weight]) => `${name}=${weight}`).join(",");
-  const query = new URLSearchParams({ policy: state.policy.name, preference: asked });
+  const query = new URLSearchParams({ policy: state.policy.name, preference: preferenceArgument(preference) });
   try {
     state.sides[side].outlook = await call("GET", `/api/expected?${query}`, undefined, mine.signal);
     report(null);

@@ -54,7 +54,14 @@ export function admitted(policy, preference) {
   const above = policy.objectives.map((name, i) => Math.max(0, (preference[name] ?? 0) - floors[i]));
   const total = above.reduce((sum, weight) => sum + weight, 0);
   const weights = above.map((weight, i) => floors[i] + rest * (total > 0 ? weight / total : 1 / above.length));
-  return Object.fromEntries(policy.objectives.map((name, i) => [name, Math.round(weights[i] * 1e6) / 1e6]));
+  return Object.fromEntries(policy.objectives.map((name, i) => [name, millionths(weights)[i] / 1e6]));
+}
+
+/** Return weights as whole millionths that sum to a million: what a server reads as a preference. */
+export function millionths(weights) {
+  const whole = weights.map((weight) => Math.round(weight * 1e6));
+  whole[whole.indexOf(Math.max(...whole))] += 1e6 - whole.reduce((sum, weight) => sum + weight, 0);
+  return whole;
 }
 
 /** Give one objective a weight; the others share the rest as before. */

@@ -46,12 +46,11 @@ export function preferenceText(preference) {
     .join(", ");
 }
 
-/** Return "concise=0.75,warm=0.25" whose weights sum to 1 exactly in what is written. */
+/** Return "concise=0.75,warm=0.25" as commands and requests take it. */
 export function preferenceArgument(preference) {
-  const names = Object.keys(preference);
-  const whole = names.map((name) => Math.round(preference[name] * 1e6));
-  whole[whole.indexOf(Math.max(...whole))] += 1e6 - whole.reduce((sum, weight) => sum + weight, 0);
-  return names.map((name, i) => `${name}=${whole[i] / 1e6}`).join(",");
+  return Object.entries(preference)
+    .map(([name, weight]) => `${name}=${Math.round(weight * 1e6) / 1e6}`)
+    .join(",");
 }
 
 /** Return whether two preferences are the same to the eye. */
