@@ -354,19 +354,29 @@ def test_a_client_that_never_reads_is_given_up(tmp_path: Path, monkeypatch: pyte
 
 
 def test_hundreds_of_open_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that ask for nothing make room for those that ask; when all are busy a new one is refused."""
     from paretune.connections import GuardedProtocol
 
-    monkeypatch.setattr(GuardedProtocol, "idle_seconds", 1.0)
-    with live(fake_service(tmp_path), Place(port=0, max_connections=200)) as address:
+    backend = FakeBackend(pace=0.05)
+    with live(fake_service(tmp_path, backend), Place(port=0, max_connections=100)) as address:
         port = int(address.rsplit(":", 1)[1])
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
-        response = post(address, max_tokens=1)
-        assert response.status_code in (200, 503) and (
-            response.status_code == 200 or response.json()["error"]["code"] == "overloaded"
-        )
-        assert wait_until(lambda: post(address, max_tokens=1).status_code == 200, 5), "idle ones are closed"
-        for one in held:
+        assert post(address, max_tokens=1).status_code == 200
+        monkeypatch.setattr(GuardedProtocol, "idle_seconds", 0.2)
+        late = socket.create_connection(("127.0.0.1", port), timeout=5)
+        assert late.recv(10) == b"", "one that never asks is closed"
+        for one in (*held, late):
             one.close()
+    with (
+        live(fake_service(tmp_path, backend), Place(port=0, max_connections=1)) as address,
+        httpx.Client() as client,
+    ):
+        body = {**CHAT, "stream": True, "max_tokens": 400}
+        with client.stream("POST", f"{address}/v1/chat/completions", json=body) as busy:
+            stream = busy.iter_raw()
+            next(stream)
+            response = post(address, max_tokens=1)
+            assert response.status_code == 503 and response.json()["error"]["code"] == "overloaded"
 
 
 def test_slow_bodies_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ class GuardedProtocol(H11Protocol):
     """
 
     most: ClassVar[int] = 512
+    waiting: ClassVar[dict[GuardedProtocol, None]] = {}
     idle_seconds: ClassVar[float] = IDLE_SECONDS
     stall_seconds: ClassVar[float] = STALL_SECONDS
 
@@ -38,9 +39,14 @@ class GuardedProtocol(H11Protocol):
         """Count the connection, or refuse it."""
         super().connection_made(transport)
         if len(self.connections) > self.most:
-            transport.write(REFUSAL)
-            transport.close()
-            return
+            idle = next(iter(self.waiting), None)
+            if idle is None:
+                transport.write(REFUSAL)
+                transport.close()
+                return
+            # Whoever has asked for nothing for the longest makes room.
+            idle._forget_idle()
+            idle.transport.abort()
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -76,9 +82,11 @@ class GuardedProtocol(H11Protocol):
 
     def _wait_for_head(self) -> None:
         self._forget_idle()
+        self.waiting[self] = None
         self._idle = self.loop.call_later(self.idle_seconds, self.transport.abort)
 
     def _forget_idle(self) -> None:
+        self.waiting.pop(self, None)
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
@@ -91,7 +99,7 @@ class GuardedProtocol(H11Protocol):
 
 def guarded(most: int) -> type[GuardedProtocol]:
     """Return the protocol for at most ``most`` open connections."""
-    return type("Protocol", (GuardedProtocol,), {"most": most})
+    return type("Protocol", (GuardedProtocol,), {"most": most, "waiting": {}})
 
 
 def raise_file_limit(wanted: int) -> None:
