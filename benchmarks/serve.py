@@ -126,6 +126,8 @@ def main() -> None:
                 processor[name].append(time.process_time() - used)
                 first[name] += [answer.end.first_token_seconds or 0.0 for answer in answers]
             gaps.append(longest_gap(engine, jobs[0], long))
+            each = [f"{name} {seconds[name][-1]:.1f} s, CPU {processor[name][-1]:.1f} s" for name in ways]
+            print(f"round: {'; '.join(each)}; longest gap {gaps[-1]:.2f} s", flush=True)
     drawn = arguments.rows * arguments.tokens
     for kind, times in (("clock", seconds), ("CPU", processor)):
         for name in ways:
