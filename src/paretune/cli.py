@@ -1,4 +1,4 @@
-"""The command line: ``paretune run``, ``data``, ``score``, ``generate``, ``export``, ``methods``, ``doctor``."""
+"""The command line: ``paretune run``, ``data``, ``score``, ``generate``, ``export``, ``serve``, ``chat``, ``choose``, ..."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from paretune import serve_commands
 from paretune.errors import ParetuneError
 from paretune.memory import keep_freed_memory
 
@@ -202,6 +203,11 @@ def export_command(
     typer.echo(f"{folder}: {len(manifest['adapters'])} LoRAs of {loaded.name} and manifest.json")
 
 
+app.command()(serve_commands.serve)
+app.command()(serve_commands.chat)
+app.command()(serve_commands.choose)
+
+
 @app.command()
 def methods() -> None:
     """List the methods with their paper, needs and cost."""
@@ -310,6 +316,9 @@ def data_select(
 
     dataset = _load(source, path, objective, split)
     _print(select_command(dataset, k, preferences, layers, normalize, out, jsonl))  # type: ignore[arg-type]
+
+
+data_app.command("from-votes")(serve_commands.from_votes)
 
 
 @score_app.command("fit")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from paretune.deployment import ServeConfig
 from paretune.errors import ConfigError, suggest
 from paretune.generate import Sampling
 from paretune.loop import Training
@@ -115,6 +116,7 @@ class RunConfig(_Part):
         preferences: number of evenly spaced preferences between two objectives (grid divisions + 1), or a list of
             ``helpful=0.7,harmless=0.3``; what anchors are trained for and fronts are measured at.
         trackers: accelerate's trackers.
+        serve: how ``paretune serve`` serves the run, see `paretune.deployment.ServeConfig`.
     """
 
     name: str = "run"
@@ -132,6 +134,7 @@ class RunConfig(_Part):
     preferences: int | list[str] = 5
     evaluate: EvaluateConfig = EvaluateConfig()
     trackers: list[str] = Field(default_factory=list)
+    serve: ServeConfig = ServeConfig()
 
     @property
     def run_folder(self) -> Path:
@@ -227,7 +230,7 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
     """Check a mapping of settings and return the typed configuration."""
     values = dict(values)
     _check_keys(RunConfig, values, "")
-    for key, kind in (("data", DataConfig), ("evaluate", EvaluateConfig)):
+    for key, kind in (("data", DataConfig), ("evaluate", EvaluateConfig), ("serve", ServeConfig)):
         if isinstance(values.get(key), dict):
             _check_keys(kind, values[key], f"{key}.")
     for key, settings in (("train", Training), ("sampling", Sampling)):

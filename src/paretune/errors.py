@@ -34,6 +34,10 @@ class TrainingError(ParetuneError):
     """Training that cannot start or go on: NaN loss, missing scores, a checkpoint of another run."""
 
 
+class StoreError(ParetuneError):
+    """The store of votes, presets and the audit cannot be opened, read or written."""
+
+
 def suggest(given: str, options: Iterable[str]) -> str:
     """Return ``did you mean 'x'? expected one of: ...`` for a name that is not among ``options``."""
     options = [str(o) for o in options]

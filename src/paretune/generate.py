@@ -3,54 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from paretune.adapter import Adapter
-from paretune.errors import ConfigError
-from paretune.kv_cache import growing_cache
+from paretune.batching import Batch, Row, gated
+from paretune.draw import Sampling
 from paretune.lm import LanguageModel
-from paretune.mixture import Mixture, mix
+from paretune.mixture import Mixture
 from paretune.packing import TokenGroup, pack, packed_logps
 from paretune.progress import progress
 from paretune.steering import Steering
-
-NUCLEUS = 512
-"""Tokens looked at first for top-p; the rare row whose nucleus is wider is sorted in full."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How responses are drawn.
-
-    Attributes:
-        max_new_tokens: a response that reaches it without an end of turn is cut (``truncated``).
-        temperature: 0 is greedy.
-        top_p: keep the smallest set of tokens whose probability reaches it; 1 keeps all.
-        batch_size: rows decoded together.
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 1.0
-    top_p: float = 1.0
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.batch_size < 1:
-            raise ConfigError(
-                f"max_new_tokens and batch_size must be at least 1, got {self.max_new_tokens} and {self.batch_size}"
-            )
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ConfigError(
-                f"expected temperature >= 0 and 0 < top_p <= 1, got {self.temperature} and {self.top_p}"
-            )
-
-    def identity(self) -> dict[str, float]:
-        """Return what decides a response: everything but the number of rows that are decoded together."""
-        return {name: value for name, value in vars(self).items() if name != "batch_size"}
 
 
 @dataclass(frozen=True)
@@ -95,27 +61,45 @@ def generate(
         mixture: of copies of each row, whose gates are ``[B, 1 + M, R]`` then; all copies of a row take one token, drawn
             from their mixture.
     """
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    responses: dict[int, Response] = {}
-    with progress(description, len(prompts)) as advance:
+    rows = [
+        _row(prompt, sampling, seed, None if gates is None else gates[number], mixture, number)
+        for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+    ]
+    order = sorted(rows, key=lambda row: len(row.prompt))
+    with progress(description, len(rows)) as advance:
         for start in range(0, len(order), sampling.batch_size):
-            rows = order[start : start + sampling.batch_size]
-            decoded = _decode(
-                lm,
-                [prompts[row] for row in rows],
-                sampling,
-                [seeds[row] for row in rows],
-                steering,
-                None if gates is None else gates[rows],
-                None if mixture is None else mixture[rows],
-            )
-            for row, drawn in zip(rows, decoded, strict=True):
-                ids, normalisers = tuple(drawn.tokens), tuple(drawn.normalisers)
-                responses[row] = Response(
-                    lm.decode(drawn.tokens), ids, ids[-1] not in lm.stops, drawn.logp, normalisers
-                )
-            advance(len(rows))
-    return [responses[row] for row in range(len(prompts))]
+            part = order[start : start + sampling.batch_size]
+            batch = Batch(lm, steering, part)
+            batch.read()
+            while batch.rows:
+                batch.leave([row for row in batch.rows if row.finished(lm.stops)])
+                if batch.rows:
+                    batch.step()
+            advance(len(part))
+    return [
+        Response(
+            lm.decode(row.tokens),
+            tuple(row.tokens),
+            row.tokens[-1] not in lm.stops,
+            row.logp,
+            tuple(row.normalisers),
+        )
+        for row in rows
+    ]
+
+
+def _row(
+    prompt: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+    gates: Tensor | None,
+    mixture: Mixture | None,
+    number: int,
+) -> Row:
+    row = Row(prompt, sampling, seed, mixture=None if mixture is None else mixture[[number]])
+    if gates is not None:
+        row.gates = gates[None] if mixture is None else gates[row.kinds]
+    return row
 
 
 @contextmanager
@@ -126,145 +110,6 @@ def attached(lm: LanguageModel, adapter: Adapter) -> Iterator[Steering]:
         yield steering
     finally:
         steering.detach()
-
-
-@dataclass
-class _Drawn:
-    """What one row has drawn so far; see :class:`Response`."""
-
-    tokens: list[int] = field(default_factory=list)
-    logp: float = 0.0
-    normalisers: list[float] = field(default_factory=list)
-
-
-@torch.no_grad()
-def _decode(
-    lm: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    seeds: Sequence[int],
-    steering: Steering | None,
-    gates: Tensor | None,
-    mixture: Mixture | None,
-) -> list[_Drawn]:
-    """Decode one left-padded batch; finished rows leave it as soon as a quarter of it is idle.
-
-    A row stands in the batch once, or where it is a mixture once for each copy that takes part: ``owners`` and ``kinds`` say
-    which row and which copy.
-    """
-    rows = range(len(prompts))
-    owners, kinds = torch.arange(len(prompts)), torch.zeros(len(prompts), dtype=torch.long)
-    if mixture is not None:
-        assert gates is not None
-        owners, kinds = mixture.copies.nonzero(as_tuple=True)
-        gates = gates[owners, kinds]
-    owners, kinds = owners.to(lm.device), kinds.to(lm.device)
-    width = max(len(prompt) for prompt in prompts)
-    pad = lm.turn_end
-    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=lm.device)
-    mask = torch.tensor(
-        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=lm.device
-    )
-    ids, mask = ids[owners], mask[owners]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    noise = torch.stack([_uniforms(seed, sampling.max_new_tokens) for seed in seeds]).to(lm.device)
-    alive = torch.arange(len(prompts), device=lm.device)
-    done = torch.zeros(len(prompts), dtype=torch.bool, device=lm.device)
-    stops = torch.tensor(sorted(lm.stops), device=lm.device)
-    outputs = [_Drawn() for _ in rows]
-    totals = torch.zeros(len(prompts), dtype=torch.float64, device=lm.device)
-    cache = growing_cache(lm.model.config)
-    for step in range(sampling.max_new_tokens):
-        with _gated(steering, gates):
-            logits = (
-                lm.model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    # An index, not a count: its slice would not be contiguous, and the head be copied for every row.
-                    logits_to_keep=torch.tensor([ids.shape[1] - 1], device=lm.device),
-                )
-                .logits[:, -1]
-                .float()
-            )
-        conflicts: list[float] = []
-        if mixture is not None:
-            logits, normalisers = mix(logits, owners, kinds, mixture)
-            conflicts = normalisers.tolist()
-        tokens = draw(logits, noise[alive, step], sampling.temperature, sampling.top_p)
-        logps = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-        totals[alive] += torch.where(done, 0.0, logps.double())
-        chosen = tokens.tolist()
-        for place, (row, over) in enumerate(zip(alive.tolist(), done.tolist(), strict=True)):
-            if not over:
-                outputs[row].tokens.append(chosen[place])
-                outputs[row].normalisers += conflicts[place : place + 1]
-        done = done | torch.isin(tokens, stops)
-        if bool(done.all()):
-            break
-        positions = positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        ids = tokens[owners, None]
-        if int(done.sum()) * 4 >= len(done):
-            keep = ~done
-            copies = keep[owners].nonzero()[:, 0]
-            cache.batch_select_indices(copies)
-            # Rows are numbered anew by how many are kept before them.
-            owners, kinds = (keep.cumsum(0) - 1)[owners[copies]], kinds[copies]
-            ids, mask, positions = ids[copies], mask[copies], positions[copies]
-            gates = None if gates is None else gates[copies.to(gates.device)]
-            mixture = None if mixture is None else mixture[keep.nonzero()[:, 0].cpu()]
-            alive, done = alive[keep], done[keep]
-    for drawn, total in zip(outputs, totals.tolist(), strict=True):
-        drawn.logp = total
-    return outputs
-
-
-def _gated(steering: Steering | None, gates: Tensor | None) -> AbstractContextManager[None]:
-    if steering is None:
-        return nullcontext()
-    return steering.off() if gates is None else steering.at(gates)
-
-
-def _uniforms(seed: int, count: int) -> Tensor:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Draw one token a row ``[B]`` from logits ``[B, V]`` by inverting the distribution at ``uniform`` ``[B]`` in [0, 1).
-
-    Temperature 0 takes the most likely token. With ``top_p`` below 1 only the smallest set of most likely tokens whose
-    probability reaches it takes part.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    probabilities = (logits / temperature).softmax(-1)
-    if top_p == 1:
-        return _invert(probabilities, uniform)
-    count = min(NUCLEUS, probabilities.shape[-1])
-    top, tokens = probabilities.topk(count, dim=-1)
-    drawn = _draw_nucleus(top, tokens, uniform, top_p)
-    wide = (top.sum(-1) < top_p).nonzero()[:, 0]
-    if len(wide):
-        top, tokens = probabilities[wide].sort(dim=-1, descending=True)
-        drawn[wide] = _draw_nucleus(top, tokens, uniform[wide.to(uniform.device)], top_p)
-    return drawn
-
-
-def _draw_nucleus(top: Tensor, tokens: Tensor, uniform: Tensor, top_p: float) -> Tensor:
-    """Draw ``[B]`` among ``tokens`` ``[B, n]``, whose probabilities ``top`` fall along each row."""
-    before = top.cumsum(-1) - top
-    nucleus = top.masked_fill(before >= top_p, 0.0)
-    return tokens.gather(-1, _invert(nucleus, uniform)[:, None])[:, 0]
-
-
-def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Index ``[B]`` at which the cumulative weight passes ``uniform`` times the total, never one of weight zero."""
-    cumulative = weights.double().cumsum(-1)
-    level = uniform.to(cumulative.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, level, right=True)[:, 0].clamp(max=weights.shape[-1] - 1)
 
 
 @torch.no_grad()
@@ -299,7 +144,7 @@ def response_logps(
                 tokens += sizes[order[-1]]
                 part.append(order.pop())
             batch = pack([groups[number] for number in part], lm.device, lm.model.dtype)
-            context: AbstractContextManager[None] = _gated(steering, gates)
+            context: AbstractContextManager[None] = gated(steering, gates)
             if steering is not None and gates is not None and gates.ndim == 2:
                 context = steering.at(gates[part], index=batch.groups)
             with context:

@@ -110,6 +110,11 @@ class LanguageModel:
             )
         return [numbers.get(i, i) for i in ids]
 
+    def encode_text(self, text: str) -> list[int]:
+        """Return the token ids of a text that is no conversation, as the tokenizer begins one."""
+        reader, numbers = self._reader
+        return [numbers.get(i, i) for i in reader(text).input_ids]
+
     @cached_property
     def _reader(self) -> tuple[PreTrainedTokenizerBase, dict[int, int]]:
         """The tokenizer of prompts, and from its numbers of the tags to those of the model (some have unused rows between)."""

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from paretune.adapter import Adapter, stack
+from paretune.draw import Sampling, uniforms
 from paretune.errors import ModelError, PreferenceError
 from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.gates import anchor_gates, nearest_anchor, soup_gates
-from paretune.generate import Response, Sampling, attached, generate, response_logps
+from paretune.generate import Response, attached, generate, response_logps
 from paretune.lm import LanguageModel, load
 from paretune.mixture import Mixing, Mixture, exponents, mix, resample
 from paretune.packing import TokenGroup
@@ -296,12 +297,11 @@ class Policy:
             )
         if n == 1:
             return drawn
-        weights = torch.tensor([sum(response.normalisers) for response in drawn]).view(-1, n)
-        uniforms = torch.stack(
-            [torch.rand((), generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
-        )
-        kept = resample(weights, uniforms).tolist()
-        return [drawn[row * n + place] for row, place in enumerate(kept)]
+        parts = [drawn[start : start + n] for start in range(0, len(drawn), n)]
+        return [
+            part[kept_candidate([response.normalisers for response in part], seed)]
+            for part, seed in zip(parts, seeds, strict=True)
+        ]
 
     def asked(self, prompts: Sequence[Prompt], preferences: Sequence[Preference]) -> list[Prompt]:
         """Return the prompts as the model reads them: with the wanted scores where the preference enters there."""
@@ -426,6 +426,12 @@ class Policy:
             return cls.mod(facts["name"], lm, objectives, adapters, Mixing(**facts["mixing"]))
         anchors = tuple(Preference.of(weights, objectives) for weights in facts["anchors"])
         return cls(facts["name"], lm, objectives, facts["mix"], adapters, anchors)
+
+
+def kept_candidate(normalisers: Sequence[Sequence[float]], seed: int) -> int:
+    """Return which of a row's candidates is its response, from log Z of the tokens of each; see :func:`resample`."""
+    weights = torch.tensor([[sum(tokens) for tokens in normalisers]])
+    return int(resample(weights, uniforms(seed, 1))[0])
 
 
 def chosen_logps(distribution: Tensor, tokens: Sequence[int]) -> Tensor:

@@ -1,0 +1,84 @@
+"""Drawing tokens: how, and from which random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paretune.errors import ConfigError
+
+NUCLEUS = 512
+"""Tokens looked at first for top-p; the rare row whose nucleus is wider is sorted in full."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn.
+
+    Attributes:
+        max_new_tokens: a response that reaches it without an end of turn is cut (``truncated``).
+        temperature: 0 is greedy.
+        top_p: keep the smallest set of tokens whose probability reaches it; 1 keeps all.
+        batch_size: rows decoded together.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.batch_size < 1:
+            raise ConfigError(
+                f"max_new_tokens and batch_size must be at least 1, got {self.max_new_tokens} and {self.batch_size}"
+            )
+        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"expected temperature >= 0, not infinite, and 0 < top_p <= 1, got {self.temperature} and {self.top_p}"
+            )
+
+    def identity(self) -> dict[str, float]:
+        """Return what decides a response: everything but the number of rows that are decoded together."""
+        return {name: value for name, value in vars(self).items() if name != "batch_size"}
+
+
+def uniforms(seed: int, count: int) -> Tensor:
+    """Return ``[count]`` random numbers in [0, 1) (fp64): those of a longer draw start with those of a shorter one."""
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Draw one token a row ``[B]`` from logits ``[B, V]`` by inverting the distribution at ``uniform`` ``[B]`` in [0, 1).
+
+    Temperature 0 takes the most likely token. With ``top_p`` below 1 only the smallest set of most likely tokens whose
+    probability reaches it takes part.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = (logits / temperature).softmax(-1)
+    if top_p == 1:
+        return _invert(probabilities, uniform)
+    count = min(NUCLEUS, probabilities.shape[-1])
+    top, tokens = probabilities.topk(count, dim=-1)
+    drawn = _draw_nucleus(top, tokens, uniform, top_p)
+    wide = (top.sum(-1) < top_p).nonzero()[:, 0]
+    if len(wide):
+        top, tokens = probabilities[wide].sort(dim=-1, descending=True)
+        drawn[wide] = _draw_nucleus(top, tokens, uniform[wide.to(uniform.device)], top_p)
+    return drawn
+
+
+def _draw_nucleus(top: Tensor, tokens: Tensor, uniform: Tensor, top_p: float) -> Tensor:
+    """Draw ``[B]`` among ``tokens`` ``[B, n]``, whose probabilities ``top`` fall along each row."""
+    before = top.cumsum(-1) - top
+    nucleus = top.masked_fill(before >= top_p, 0.0)
+    return tokens.gather(-1, _invert(nucleus, uniform)[:, None])[:, 0]
+
+
+def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Index ``[B]`` at which the cumulative weight passes ``uniform`` times the total, never one of weight zero."""
+    cumulative = weights.double().cumsum(-1)
+    level = uniform.to(cumulative.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, level, right=True)[:, 0].clamp(max=weights.shape[-1] - 1)

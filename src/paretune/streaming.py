@@ -1,0 +1,89 @@
+"""Text that grows token by token: whole characters, no white space around it, and never a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+UNFINISHED = "\ufffd"
+"""What decoders write for bytes that are no character, or not yet one."""
+LONGEST = 3
+"""Bytes, and so tokens, of a character that lacks its last one; some decoders write a mark for each byte."""
+
+
+class Characters:
+    """Turns tokens into text of whole characters, piece by piece.
+
+    Only the tokens since the last piece but one are decoded, since a decoder looks at what stands before (a first word has no
+    space, bytes join to a character).
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._tokens: list[int] = []
+        self._settled = 0  # tokens whose text is out in full
+        self._given = 0  # characters of the decoded tokens that are out
+
+    def push(self, token: int) -> str:
+        """Return the characters that are complete with ``token``."""
+        self._tokens.append(token)
+        text = self._decode(self._tokens)
+        end = len(text.rstrip(UNFINISHED))
+        if len(self._tokens) - self._settled > LONGEST:
+            # Something in there will never be a character. Before, even marks in front of the last character's are held
+            # back: some decoders mark a whole run of bytes until its last character is complete.
+            end = max(end, len(text) - LONGEST)
+        piece = text[self._given : end]
+        self._given = max(self._given, end)
+        if piece and end == len(text):
+            self._tokens = self._tokens[self._settled :]
+            self._settled, self._given = len(self._tokens), len(self._decode(self._tokens))
+        return piece
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        text = self._decode(self._tokens)
+        piece, self._given = text[self._given :], max(self._given, len(text))
+        return piece
+
+
+class StoppableText:
+    """Passes text on without white space at its two ends, until it meets a stop string.
+
+    What could become a stop string, and white space behind which nothing stands yet, is held back.
+
+    Attributes:
+        stopped: whether a stop string was met; the text ends before it.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+        self._begun = False
+        self.stopped = False
+
+    def push(self, piece: str) -> str:
+        """Return the text that is certain with ``piece``."""
+        if self.stopped:
+            return ""
+        self._held = self._held + piece if self._begun else (self._held + piece).lstrip()
+        found = [(self._held.find(stop), len(stop)) for stop in self._stops]
+        # The one that is complete first, whatever the pieces.
+        met = min(((place + length, place) for place, length in found if place >= 0), default=None)
+        if met:
+            self.stopped = True
+            text, self._held = self._held[: met[1]].rstrip(), ""
+            return text
+        kept = len(self._held.rstrip())
+        for stop in self._stops:
+            for length in range(min(len(stop) - 1, len(self._held)), 0, -1):
+                if self._held.endswith(stop[:length]):
+                    kept = min(kept, len(self._held[:-length].rstrip()))
+                    break
+        text, self._held = self._held[:kept], self._held[kept:]
+        self._begun = self._begun or bool(text)
+        return text
+
+    def finish(self) -> str:
+        """Return what was held back, now that nothing follows."""
+        text, self._held = self._held.rstrip(), ""
+        return text

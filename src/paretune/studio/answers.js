@@ -1,0 +1,182 @@
+// Two answers to one prompt, streaming side by side at the preferences of A and B, with what the server really used.
+
+import { Refusal, stream } from "./api.js";
+import { changed, state } from "./state.js";
+import { byId, element, number, plainly, preferenceText, same } from "./words.js";
+import { scoreList } from "./outlook.js";
+
+const MOST_TRIES = 6;
+const CLASSES = [0.05, 0.2, 0.5, 1.0];
+
+/**
+ * The last pair: {prompt, policy, a, b}, each answer {text, about, reason, pieces}; null before the first.
+ * `whole` says that both have ended by themselves, so that they can be compared.
+ */
+export const pair = { asked: null, running: false, whole: false, voted: null };
+
+const cards = {};
+let stopping = null;
+
+/** Return a card that shows one answer as it grows. */
+function makeCard(side) {
+  const letter = side.toUpperCase();
+  const what = element("span", { class: "what" });
+  const snap = element("span", { class: "snap" });
+  const text = element("div", { class: "text", id: `answer-${side}`, tabindex: 0, role: "region", "aria-label": `Answer ${letter}` });
+  const note = element("p", { class: "note" });
+  const meter = element("div", { class: "meter", hidden: true });
+  const scores = element("dl", { class: "scores" });
+  const foot = element("p", { class: "small" });
+  const card = element("article", { class: `answer ${side}`, "aria-label": `Answer ${letter}` },
+    element("p", { class: "side" }, element("span", { class: `mark ${side}`, "aria-hidden": "true" }, letter), what, snap),
+    text, note, meter, scores, foot);
+  byId("answers").append(card);
+  return { card, what, snap, text, note, meter, scores, foot };
+}
+
+/** Draw the two empty cards. */
+export function drawAnswers() {
+  for (const side of ["a", "b"]) {
+    cards[side] = makeCard(side);
+    cards[side].text.append(element("span", { class: "empty" }, `The answer at preference ${side.toUpperCase()}.`));
+  }
+}
+
+/** Return the class of a conflict in nats: 0 where the policies agree, 4 where they differ most. */
+const grade = (conflict) => CLASSES.filter((bound) => conflict >= bound).length;
+
+/** Say in words where the mixed policies disagreed: the alternative to the colours. */
+function describeConflict(pieces) {
+  const all = pieces.flatMap((piece) => piece.conflicts);
+  const mean = all.reduce((sum, value) => sum + value, 0) / all.length;
+  const most = [...pieces].filter((piece) => piece.text.trim()).sort((p, q) => q.most - p.most).slice(0, 3).filter((piece) => grade(piece.most) > 0);
+  const told = most.length ? ` Most at ${most.map((piece) => `“${piece.text.trim()}” (${number(piece.most, 2)})`).join(", ")}.` : " They agree almost everywhere.";
+  return `Conflict of the mixed policies: ${number(mean, 2)} nats a token.${told}`;
+}
+
+function append(side, answer, piece, conflicts) {
+  const { text } = cards[side];
+  const held = [...answer.waiting, ...conflicts];
+  if (!piece) return void (answer.waiting = held);
+  answer.waiting = [];
+  if (!answer.text) text.replaceChildren();
+  answer.text += piece;
+  const stick = text.scrollTop + text.clientHeight >= text.scrollHeight - 4;
+  if (held.length) {
+    const most = Math.max(...held);
+    answer.pieces.push({ text: piece, conflicts: held, most });
+    text.append(element("span", { class: `conflict c${grade(most)}`, title: `conflict ${number(most, 2)} nats` }, piece));
+  } else {
+    text.append(piece);
+  }
+  if (stick) text.scrollTop = text.scrollHeight;
+}
+
+function showAbout(side, policy, about) {
+  const { what, snap, scores } = cards[side];
+  what.textContent = preferenceText(about.preference);
+  const notes = [];
+  if (about.snapped && !same(about.asked, about.preference)) notes.push(`nearest to ${preferenceText(about.asked)}`);
+  if (about.upstream_model) notes.push(`answered by ${about.upstream_model}`);
+  snap.textContent = notes.join(", ");
+  scores.replaceChildren(...(about.expected ? scoreList(policy, about.expected) : []));
+}
+
+function finish(side, answer) {
+  const { card, text, foot, meter } = cards[side];
+  card.classList.remove("live");
+  if (!answer.text && answer.reason) text.replaceChildren(element("span", { class: "empty" }, "(an empty answer)"));
+  const words = answer.text.split(/\s+/).filter(Boolean).length;
+  const ends = { length: "cut at the token limit", cancelled: "stopped" }[answer.reason];
+  foot.textContent = [`${words} ${words === 1 ? "word" : "words"}`, ends, answer.about && `seed ${answer.about.seed}`].filter(Boolean).join(" · ");
+  meter.hidden = !answer.pieces.length;
+  if (answer.pieces.length) {
+    meter.replaceChildren(
+      element("span", { class: "scale", "aria-hidden": "true" }, "agree", ...[0, 1, 2, 3, 4].map((k) => element("i", { class: `conflict c${k}` })), "differ"),
+      element("span", {}, describeConflict(answer.pieces)));
+  }
+}
+
+const pause = (seconds, signal) =>
+  new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, seconds * 1000);
+    signal.addEventListener("abort", () => { clearTimeout(timer); reject(new DOMException("stopped", "AbortError")); }, { once: true });
+  });
+
+/** Fetch one answer; a server that is busy or starting is asked again when it says so. */
+async function run(side, body, policy, answer, signal) {
+  const { card, text, note, foot, meter, scores, snap } = cards[side];
+  card.className = `answer ${side} live`;
+  text.replaceChildren();
+  for (const part of [note, foot, meter, scores, snap]) part.textContent = "";
+  meter.hidden = true;
+  cards[side].what.textContent = preferenceText(body.preference);
+  for (let tries = 1; ; tries += 1) {
+    try {
+      await stream(body, (chunk) => {
+        const [choice] = chunk.choices;
+        if (chunk.paretune?.preference) showAbout(side, policy, (answer.about = chunk.paretune));
+        if (!choice) return;
+        append(side, answer, choice.delta.content ?? "", chunk.paretune?.conflicts ?? []);
+        answer.reason = choice.finish_reason ?? answer.reason;
+      }, signal);
+      break;
+    } catch (error) {
+      const again = error instanceof Refusal && error.retryAfter && [429, 503].includes(error.status) && tries < MOST_TRIES && !answer.text;
+      if (!again) throw error;
+      for (let left = error.retryAfter; left > 0; left -= 1) {
+        note.textContent = `${plainly(error)} Asking again in ${left} s.`;
+        await pause(Math.min(1, left), signal);
+      }
+      note.textContent = "";
+    }
+  }
+}
+
+async function attempt(side, body, policy, answer, signal) {
+  try {
+    await run(side, body, policy, answer, signal);
+  } catch (error) {
+    if (error.name === "AbortError") {
+      answer.reason = "cancelled";
+    } else {
+      answer.error = error;
+      cards[side].note.textContent = answer.text ? "The answer broke off here." : "";
+      if (!answer.text) cards[side].text.replaceChildren(element("span", { class: "empty" }, "No answer."));
+    }
+  }
+  finish(side, answer);
+}
+
+/** Ask for both answers; returns the first error, or null. Both get the same seed, so that only the preference differs. */
+export async function ask(prompt, options) {
+  stop();
+  const policy = state.policy;
+  const mine = (stopping = new AbortController());
+  const fresh = () => ({ text: "", about: null, reason: null, pieces: [], waiting: [], error: null });
+  Object.assign(pair, { asked: { prompt, policy, a: fresh(), b: fresh() }, running: true, whole: false, voted: null });
+  changed("pair");
+  const asked = pair.asked;
+  const body = { model: policy.name, messages: [{ role: "user", content: prompt }], seed: Math.floor(Math.random() * 2 ** 31), ...options };
+  await Promise.all(["a", "b"].map((side) =>
+    attempt(side, { ...body, preference: state.sides[side].preference }, policy, asked[side], mine.signal)));
+  if (pair.asked !== asked) return null;
+  pair.running = false;
+  pair.whole = ["a", "b"].every((side) => ["stop", "length"].includes(asked[side].reason) && asked[side].about);
+  changed("pair");
+  return asked.a.error ?? asked.b.error;
+}
+
+/** Give up the answers on their way; what is there stays. */
+export function stop() {
+  stopping?.abort();
+  stopping = null;
+}
+
+/** Mark the card that a vote preferred. */
+export function showVote(winner) {
+  pair.voted = winner;
+  cards.a.card.classList.toggle("won", winner === "first");
+  cards.b.card.classList.toggle("won", winner === "second");
+  changed("pair");
+}

@@ -1,0 +1,83 @@
+// Requests to the server this page came from: JSON, streams of server-sent events, and the API key.
+
+const KEY = "paretune-key";
+
+/** An answer other than success, or a server that cannot be reached (then without a status). */
+export class Refusal extends Error {
+  constructor(message, status, code, retryAfter) {
+    super(message);
+    Object.assign(this, { status, code, retryAfter });
+  }
+}
+
+let asking = null;
+let askForKey = async () => null;
+
+/** Set how a person is asked for the key: a function that returns it, or null where he gives none. */
+export function onKeyNeeded(ask) {
+  askForKey = ask;
+}
+
+/** Ask once, however many requests wait for the key; return whether one was given. */
+async function newKey(used) {
+  const held = sessionStorage.getItem(KEY);
+  if (held !== used) return held !== null;
+  asking ??= askForKey(used !== null).finally(() => (asking = null));
+  const key = await asking;
+  if (key) sessionStorage.setItem(KEY, key);
+  return Boolean(key);
+}
+
+async function refused(response) {
+  const error = (await response.json().catch(() => ({}))).error ?? {};
+  const after = Number(response.headers.get("retry-after"));
+  return new Refusal(error.message ?? response.statusText, response.status, error.code, after > 0 ? after : undefined);
+}
+
+async function send(method, path, body, signal) {
+  for (;;) {
+    const key = sessionStorage.getItem(KEY);
+    const headers = { ...(key && { authorization: `Bearer ${key}` }), ...(body && { "content-type": "application/json" }) };
+    let response;
+    try {
+      response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body), cache: "no-store" });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refusal("the server cannot be reached");
+    }
+    if (response.ok) return response;
+    const error = await refused(response);
+    if (error.status !== 401 || !(await newKey(key))) throw error;
+  }
+}
+
+/** Return the JSON that a route answers with; throws a Refusal. */
+export async function call(method, path, body, signal) {
+  return (await send(method, path, body, signal)).json();
+}
+
+/** Read a chat completion as a stream: `onChunk` gets each chunk. Throws a Refusal, or an AbortError by the signal. */
+export async function stream(body, onChunk, signal) {
+  const response = await send("POST", "/v1/chat/completions", { ...body, stream: true }, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  for (;;) {
+    let read;
+    try {
+      read = await reader.read();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refusal("the connection broke off");
+    }
+    if (read.done) throw new Refusal("the connection broke off");
+    const events = (held + read.value).split("\n\n");
+    held = events.pop();
+    for (const event of events) {
+      const data = event.replace(/^data: /, "");
+      if (data === "[DONE]") return;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new Refusal(chunk.error.message, 500, chunk.error.code);
+      onChunk(chunk);
+    }
+  }
+}

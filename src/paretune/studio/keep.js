@@ -1,0 +1,223 @@
+// One step away: presets, floors on scores, commands that use a preference elsewhere, and what people's votes have in common.
+
+import { call } from "./api.js";
+import { admitted, keep, kept, on, state } from "./state.js";
+import { byId, element, number, preferenceArgument, preferenceText, shellWord } from "./words.js";
+import { places, scoreList } from "./outlook.js";
+
+let tools = null;
+
+const sideButton = (side, what, click) =>
+  element("button", { type: "button", class: `mark button ${side}`, "aria-label": `Set ${side.toUpperCase()} to ${what}`, click }, side.toUpperCase());
+
+const bothSides = (what, preference) => ["a", "b"].map((side) => sideButton(side, what, () => tools.move(side, preference)));
+
+// Presets
+
+/** Show the presets of the profile, those of this policy first. */
+export async function loadPresets() {
+  const list = byId("preset-list");
+  const profile = state.profile;
+  try {
+    const { presets } = await call("GET", `/api/presets?${new URLSearchParams({ profile })}`);
+    if (profile !== state.profile) return;
+    const own = (preset) => preset.policy === state.policy.name;
+    presets.sort((p, q) => own(q) - own(p) || p.name.localeCompare(q.name));
+    list.replaceChildren(...presets.map(presetLine));
+    byId("preset-none").hidden = presets.length > 0;
+    byId("preset-none").textContent = "None yet. Move A or B to where you like it, and give it a name.";
+  } catch (error) {
+    list.replaceChildren();
+    byId("preset-none").hidden = false;
+    byId("preset-none").textContent = error.status === 409 ? `Presets are off: ${error.message}.` : "The presets could not be read.";
+    byId("preset-form").hidden = error.status === 409;
+    if (error.status !== 409) tools.report(error, loadPresets);
+  }
+}
+
+function presetLine(preset) {
+  const go = (side) => () => tools.goTo(preset.policy, side, preset.preference);
+  return element("li", { "data-preset": preset.name },
+    element("span", { class: "name" }, preset.name),
+    element("span", { class: "small" }, `${preferenceText(preset.preference)}${preset.policy === state.policy.name ? "" : ` · ${preset.policy}`}`),
+    element("span", { class: "row" }, sideButton("a", preset.name, go("a")), sideButton("b", preset.name, go("b")),
+      element("button", { type: "button", class: "link", "aria-label": `Delete ${preset.name}`, click: () => forget(preset) }, "Delete")));
+}
+
+/** Save a preference under a name; the input says what is wrong with it. */
+export async function savePreset(name, preference, input) {
+  input.setCustomValidity(name ? "" : "Give it a name.");
+  if (!input.reportValidity()) return input.addEventListener("input", () => input.setCustomValidity(""), { once: true });
+  try {
+    await call("PUT", `/api/presets/${encodeURIComponent(name)}`, { profile: state.profile, policy: state.policy.name, preference });
+    input.value = "";
+    tools.say(`Saved ${name}: ${preferenceText(preference)}.`);
+    await loadPresets();
+  } catch (error) {
+    tools.report(error, () => savePreset(name, preference, input));
+  }
+}
+
+async function forget(preset) {
+  try {
+    await call("DELETE", `/api/presets/${encodeURIComponent(preset.name)}?${new URLSearchParams({ profile: preset.profile })}`);
+    await loadPresets();
+    const body = { profile: preset.profile, policy: preset.policy, preference: preset.preference };
+    tools.notice(`Deleted ${preset.name}.`, "Undo", async () => {
+      await call("PUT", `/api/presets/${encodeURIComponent(preset.name)}`, body);
+      await loadPresets();
+    });
+    byId("tab-presets").focus();
+  } catch (error) {
+    tools.report(error, () => forget(preset));
+  }
+}
+
+function drawPresets() {
+  const name = element("input", { id: "preset-name", maxlength: 64, autocomplete: "off", placeholder: "Name, such as cautious" });
+  const save = (side) => () => savePreset(name.value.trim(), state.sides[side].preference, name);
+  byId("presets").append(
+    element("form", { id: "preset-form", class: "row", submit: (event) => { event.preventDefault(); save(state.active)(); } },
+      element("label", { for: "preset-name", class: "unseen" }, "Name of the preset"), name,
+      ...["a", "b"].map((side) => element("button", { type: "button", id: `save-${side}`, click: save(side) }, "Save ", element("span", { class: `mark ${side}` }, side.toUpperCase())))),
+    element("ul", { id: "preset-list", class: "list" }), element("p", { id: "preset-none", class: "small" }));
+}
+
+// Floors
+
+function drawFloors() {
+  const policy = state.policy;
+  const shown = places(policy);
+  const root = byId("floors");
+  if (!policy.points.length) return root.replaceChildren(element("p", { class: "small" }, "No front of this policy was measured, so floors cannot be answered."));
+  const held = kept().floors?.[policy.name] ?? {};
+  const inputs = policy.objectives.map((name, m) => {
+    const means = policy.points.map((point) => point.mean[name]);
+    const range = `${number(Math.min(...means), shown[name])} to ${number(Math.max(...means), shown[name])}`;
+    return [name, element("input", { type: "number", step: "any", id: `floor-${m}`, value: held[name] ?? null, placeholder: range, inputmode: "text" }), range];
+  });
+  const result = element("div", { id: "floor-result", role: "status" });
+  const find = async (event) => {
+    event?.preventDefault();
+    const floors = Object.fromEntries(inputs.filter(([, input]) => input.value !== "").map(([name, input]) => [name, Number(input.value)]));
+    keep({ floors: { ...kept().floors, [policy.name]: floors } });
+    if (!Object.keys(floors).length) return void result.replaceChildren(element("p", { class: "small" }, "Give at least one objective a floor."));
+    try {
+      show(result, policy, await call("POST", "/api/choose", { policy: policy.name, floors }));
+    } catch (error) {
+      tools.report(error, find);
+    }
+  };
+  root.replaceChildren(
+    element("p", { class: "lead" }, "What a score must at least be; the answer is the preference with the most room above all of them."),
+    element("form", { class: "fields", novalidate: true, submit: find },
+      ...inputs.map(([name, input, range]) => element("label", {}, `${name} ≥`, input, element("span", { class: "small" }, `measured ${range}`))),
+      element("button", { type: "submit", id: "floor-find" }, "Find")),
+    result);
+}
+
+function show(result, policy, choice) {
+  const room = Object.entries(choice.margin).map(([name, margin]) =>
+    `${name} ${margin < 0 ? "misses by" : "has room of"} ${number(Math.abs(100 * margin), 0)} % of its range`);
+  const verdict = !choice.reachable ? `Not reachable. ${choice.nearest}` : choice.sure ? "Met, intervals and all." : "Met by the means, not by the whole intervals.";
+  const outside = choice.allowed === false ? element("p", { class: "small" }, "That lies outside the bounds of this server, so it cannot be asked for.") : null;
+  const expected = Object.fromEntries(policy.objectives.map((name) =>
+    [name, { mean: choice.expected.mean[name], low: choice.expected.low[name], high: choice.expected.high[name] }]));
+  result.replaceChildren(
+    element("p", { class: choice.reachable ? "told" : "told missed" }, verdict),
+    element("p", { class: "row" }, element("span", {}, preferenceText(choice.preference)), ...bothSides("this", admitted(policy, choice.preference))),
+    element("dl", { class: "scores" }, ...scoreList(policy, expected)),
+    element("p", { class: "small" }, `${room.join("; ")}.`), outside);
+}
+
+// Use elsewhere
+
+function copyable(id, label, text) {
+  const code = element("pre", { id, tabindex: 0 }, text);
+  const button = element("button", { type: "button", class: "copy", "aria-label": `Copy: ${label}`, click: async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      tools.say("Copied.");
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(code);
+      button.textContent = "Selected";
+    }
+    setTimeout(() => (button.textContent = "Copy"), 1600);
+  } }, "Copy");
+  return element("div", { class: "code" }, element("p", { class: "small" }, label), code, button);
+}
+
+function drawTake() {
+  const { policy, active } = state;
+  const served = state.sides[active].outlook?.preference ?? state.sides[active].preference;
+  const text = preferenceArgument(served);
+  const run = shellWord(state.front.run ?? "RUN");
+  const command = `paretune export ${run} OUT --policy ${shellWord(policy.name)} -p ${shellWord(text)} --format lora`;
+  const exported = policy.mix === "mod"
+    ? element("p", { class: "small" }, "This policy mixes next-token distributions, which no single LoRA does: export the soup of the same adapters, or serve it with paretune.")
+    : copyable("export-command", "As a LoRA for any LoRA server or PEFT", command);
+  const choice = element("fieldset", { class: "segments" }, element("legend", { class: "unseen" }, "Of which preference"),
+    ...["a", "b"].map((side) => element("label", {},
+      element("input", { type: "radio", name: "take", value: side, checked: side === active, change: () => { state.active = side; tools.redraw(); byId("take").querySelector("input:checked").focus(); } }),
+      element("span", {}, side.toUpperCase()))));
+  const client = `client.chat.completions.create(\n    model=${JSON.stringify(`${policy.name}@${text}`)},\n    messages=[{"role": "user", "content": "..."}],\n)`;
+  byId("take").replaceChildren(element("p", { class: "row" }, choice, element("span", {}, preferenceText(served))), exported,
+    copyable("client-code", "With OpenAI's client, from this server", client));
+}
+
+// People
+
+/** Show what the votes of everybody on this policy have in common. */
+export async function loadPeople() {
+  const root = byId("people");
+  const policy = state.policy;
+  try {
+    const found = await call("GET", `/api/population?${new URLSearchParams({ policy: policy.name })}`);
+    if (policy !== state.policy) return;
+    const people = Object.keys(found.people ?? {});
+    if (!people.length) return root.replaceChildren(element("p", { class: "small" }, "Nobody has voted on this policy yet."));
+    root.replaceChildren(
+      element("p", { class: "told" }, `${people.length === 1 ? "One person has" : `${people.length} people have`} voted: on average ${preferenceText(found.mean)}.`),
+      element("ul", { class: "list" }, ...(found.clusters ?? []).map((group) => element("li", {},
+        element("span", { class: "name" }, group.members.join(", ")), element("span", { class: "small" }, preferenceText(group.centre)),
+        element("span", { class: "row" }, ...bothSides("the centre of this group", admitted(policy, group.centre)))))));
+  } catch (error) {
+    root.replaceChildren(element("p", { class: "small" }, error.status === 409 ? `Nothing is known of people here: ${error.message}.` : "The votes could not be read."));
+    if (error.status !== 409) tools.report(error, loadPeople);
+  }
+}
+
+// Tabs
+
+function drawTabs() {
+  const tabs = [...document.querySelectorAll("#tabs [role=tab]")];
+  const select = (tab, focus) => {
+    for (const other of tabs) {
+      other.setAttribute("aria-selected", String(other === tab));
+      other.tabIndex = other === tab ? 0 : -1;
+      byId(other.getAttribute("aria-controls")).hidden = other !== tab;
+    }
+    if (focus) tab.focus();
+    if (tab.id === "tab-people") loadPeople();
+  };
+  tabs.forEach((tab, k) => {
+    tab.addEventListener("click", () => select(tab));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: k + 1, ArrowLeft: k - 1, Home: 0, End: tabs.length - 1 }[event.key];
+      if (step === undefined) return;
+      event.preventDefault();
+      select(tabs.at(step % tabs.length), true);
+    });
+  });
+}
+
+/** Set up the four. `given`: report, say, notice, move, goTo(policy, side, preference), redraw(). */
+export function drawTools(given) {
+  tools = given;
+  drawTabs();
+  drawPresets();
+  on("policy", () => { drawFloors(); loadPresets(); if (!byId("people").hidden) loadPeople(); });
+  on("profile", loadPresets);
+  on("outlook active", drawTake);
+}

@@ -1,0 +1,305 @@
+// The page as a whole: what is served is fetched and drawn, and the parts are told of each other's doings.
+
+import { call, onKeyNeeded } from "./api.js";
+import { ask, drawAnswers, pair, stop } from "./answers.js";
+import { drawDial } from "./dial.js";
+import { clearFront, drawFront, tabulate } from "./front.js";
+import { drawTools, savePreset } from "./keep.js";
+import { drawVotes, next, reload, vote } from "./learn.js";
+import { refresh } from "./outlook.js";
+import { admitted, beginning, changed, keep, kept, on, state } from "./state.js";
+import { drawTernary } from "./ternary.js";
+import { drawWeights } from "./weights.js";
+import { byId, element, listing, plainly } from "./words.js";
+
+let redrawPicker = () => {};
+let drawing = 0;
+
+// What is said to the person
+
+function say(text) {
+  byId("status").textContent = "";
+  requestAnimationFrame(() => (byId("status").textContent = text));
+}
+
+/** Show a line with something to press; it stays until it is answered or dismissed. */
+function notice(text, label, act, kind = "notice") {
+  const box = byId("alert");
+  const hide = () => (box.hidden = true);
+  box.className = `alert ${kind}`;
+  box.replaceChildren(
+    element("p", {}, text),
+    element("span", { class: "row" },
+      act ? element("button", { type: "button", click: async () => { hide(); try { await act(); } catch (error) { report(error, act); } } }, label) : null,
+      element("button", { type: "button", class: "link", click: hide }, "Dismiss")));
+  box.hidden = false;
+}
+
+/** Show an error in plain words; `retry` does again what failed. Null takes back what was shown of the dials. */
+function report(error, retry) {
+  if (error === null) return;
+  if (error.name === "AbortError") return;
+  if (error.status === undefined && !(error.message ?? "").includes("server")) console.error(error);
+  notice(plainly(error), "Try again", retry, "error");
+}
+
+// Moving A and B
+
+const unreached = { a: null, b: null };
+
+/** Take or give back an error of a dial: it goes away by itself once the dial is somewhere that can be served. */
+function reportSide(side) {
+  return (error) => {
+    if (error === null && unreached[side]) byId("alert").hidden = true;
+    unreached[side] = error;
+    report(error, () => refresh(side, reportSide(side)));
+  };
+}
+
+/** Set the preference of a side, within the bounds of the server. */
+function move(side, preference) {
+  state.sides[side].preference = admitted(state.policy, preference);
+  state.active = side;
+  redrawPicker();
+  const sides = { ...kept().sides, [state.policy.name]: { a: state.sides.a.preference, b: state.sides.b.preference } };
+  keep({ sides });
+  refresh(side, reportSide(side));
+}
+
+/** Draw the front at the next frame, however often that is asked for. */
+function redrawFront() {
+  drawing ||= requestAnimationFrame(async () => {
+    drawing = 0;
+    try {
+      await drawFront((preference) => move(state.active, preference));
+    } catch (error) {
+      byId("chart").replaceChildren(element("p", { class: "empty" }, "The front cannot be drawn; the table below holds it."));
+      console.error(error);
+    }
+  });
+}
+
+// Policy and profile
+
+function choosePolicy(name) {
+  const policy = state.policies.find((one) => one.name === name) ?? state.policies[0];
+  const M = policy.objectives.length;
+  state.policy = policy;
+  state.active = "a";
+  const start = beginning(policy);
+  for (const side of ["a", "b"]) state.sides[side] = { preference: admitted(policy, start[side]), outlook: null };
+  keep({ policy: policy.name });
+  byId("policy").value = policy.name;
+  byId("headline").textContent = M === 1 ? "One model, one objective" : `One model, from ${policy.objectives[0]} to ${listing(policy.objectives.slice(1)).replace(" and ", " or ")}`;
+  byId("over").textContent = ["paretune studio", policy.title ?? policy.name, policy.base_model].filter(Boolean).join(" · ");
+  byId("mode").hidden = M !== 2 || policy.dial.length < 2;
+  drawLead();
+  const root = byId("picker");
+  root.replaceChildren();
+  const draw = M === 2 ? drawDial : M === 3 ? drawTernary : drawWeights;
+  redrawPicker = draw(root, policy, move);
+  redrawPicker();
+  clearFront();
+  redrawFront();
+  tabulate((preference, side) => move(side, preference));
+  changed("policy active");
+  for (const side of ["a", "b"]) refresh(side, reportSide(side));
+  reload();
+}
+
+function drawLead() {
+  const { policy } = state;
+  const M = policy.objectives.length;
+  const steps = state.mode === "outcome" && policy.dial.length > 1 ? "Equal steps of the dial are equal steps of outcome." : "Steps of the dial are steps of weight.";
+  const how = M === 2 ? steps : M === 3 ? "Drag A and B; a corner is all weight on its objective." : "Move one weight, and the others share the rest.";
+  const snaps = policy.anchored ? ` ${policy.title ?? policy.name} answers at the nearest of ${policy.anchors?.length ?? "its"} trained preferences.` : "";
+  byId("dial-lead").textContent = how + snaps;
+}
+
+async function loadProfiles() {
+  const select = byId("profile");
+  let names = [];
+  try {
+    names = (await call("GET", "/api/profiles")).profiles.map((one) => one.name);
+    select.closest("label").hidden = false;
+  } catch (error) {
+    if (error.status !== 409) report(error, loadProfiles);
+    select.closest("label").hidden = true;
+  }
+  const all = [...new Set(["default", ...names, state.profile])];
+  select.replaceChildren(...all.map((name) => element("option", { value: name }, name)), element("option", { value: "" }, "New profile …"));
+  select.value = state.profile;
+}
+
+function chooseProfile(name) {
+  state.profile = name;
+  keep({ profile: name });
+  byId("profile").value = name;
+  changed("profile");
+  reload();
+}
+
+/** Open a dialog with one field; returns what was entered, null when it was closed without. */
+function prompted(which, ready) {
+  const dialog = byId(`${which}-dialog`);
+  const field = byId(which);
+  field.value = "";
+  ready?.();
+  return new Promise((resolve) => {
+    let given = null;
+    byId(`${which}-form`).onsubmit = (event) => { event.preventDefault(); given = field.value.trim() || null; dialog.close(); };
+    byId(`${which}-cancel`).onclick = () => dialog.close();
+    dialog.onclose = () => resolve(given);
+    dialog.showModal();
+    field.focus();
+  });
+}
+
+async function newProfile() {
+  const name = await prompted("name");
+  byId("profile").value = state.profile;
+  if (!name) return;
+  const make = async () => {
+    const made = await call("POST", "/api/profiles", { name });
+    state.profile = made.name;
+    await loadProfiles();
+    chooseProfile(made.name);
+  };
+  try {
+    await make();
+  } catch (error) {
+    report(error, make);
+  }
+}
+
+// Asking
+
+function options() {
+  const value = (name) => (byId(name).value === "" ? undefined : Number(byId(name).value));
+  const seed = value("seed");
+  return { max_tokens: value("max-tokens"), temperature: value("temperature"), ...(seed === undefined ? {} : { seed }) };
+}
+
+async function askBoth() {
+  const prompt = byId("prompt").value.trim();
+  if (!prompt) return void byId("prompt").focus();
+  say("Both are answering.");
+  const error = await ask(prompt, options());
+  if (error) report(error, askBoth);
+  else if (pair.whole) say("Both answers are there.");
+}
+
+function drawAsk() {
+  const field = byId("prompt");
+  field.value = kept().prompt ?? "";
+  const fit = () => { field.style.height = "auto"; field.style.height = `${Math.min(260, field.scrollHeight + 2)}px`; };
+  field.addEventListener("input", () => { keep({ prompt: field.value }); fit(); drawExamples(); });
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); if (!pair.running) askBoth(); }
+  });
+  fit();
+  byId("ask").addEventListener("submit", (event) => { event.preventDefault(); if (pair.running) stop(); else askBoth(); });
+  on("pair", () => {
+    byId("send").textContent = pair.running ? "Stop" : "Ask both";
+    byId("send").classList.toggle("stop", pair.running);
+    byId("studio").classList.toggle("busy", pair.running);
+  });
+}
+
+function drawExamples() {
+  const box = byId("examples");
+  const prompts = (state.front?.prompts ?? []).slice(0, 3);
+  box.hidden = !prompts.length || byId("prompt").value !== "";
+  box.replaceChildren(...prompts.map((text) => element("button", { type: "button", class: "link", click: () => {
+    byId("prompt").value = text;
+    byId("prompt").dispatchEvent(new Event("input"));
+    askBoth();
+  } }, text)));
+}
+
+// Keys
+
+const SHORTCUTS = {
+  "/": () => byId("prompt").focus(),
+  1: () => vote("first"),
+  2: () => vote("tie"),
+  3: () => vote("second"),
+  n: () => next(),
+  a: () => focusSide("a"),
+  b: () => focusSide("b"),
+  "?": () => byId("help-dialog").showModal(),
+};
+
+function focusSide(side) {
+  if (state.policy.objectives.length > 3) { state.active = side; changed("active"); }
+  byId(`dial-${side}`)?.focus();
+}
+
+function drawKeys() {
+  byId("single-keys").checked = kept().keys ?? true;
+  byId("single-keys").addEventListener("change", (event) => keep({ keys: event.target.checked }));
+  byId("help").addEventListener("click", () => byId("help-dialog").showModal());
+  byId("help-close").addEventListener("click", () => byId("help-dialog").close());
+  document.addEventListener("keydown", (event) => {
+    if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape" && pair.running) return stop();
+    const typing = event.target.closest("textarea, select, input:not([type=range]):not([type=radio]):not([type=checkbox])");
+    const act = SHORTCUTS[event.key.toLowerCase()];
+    if (typing || !act || !byId("single-keys").checked || !state.policy) return;
+    event.preventDefault();
+    act();
+  });
+}
+
+// Beginning
+
+async function load() {
+  const front = await call("GET", "/api/front");
+  state.front = front;
+  state.policies = front.policies;
+  byId("policy").replaceChildren(...front.policies.map((policy) => element("option", { value: policy.name }, policy.title ?? policy.name)));
+  byId("policy").closest("label").hidden = front.policies.length < 2;
+  byId("max-tokens").value = Math.min(front.sampling.max_tokens, front.max_tokens);
+  byId("max-tokens").max = front.max_tokens;
+  byId("temperature").value = front.sampling.temperature;
+  drawExamples();
+  await loadProfiles();
+  choosePolicy(kept().policy ?? front.default);
+  byId("studio").setAttribute("aria-busy", "false");
+}
+
+async function start() {
+  onKeyNeeded((wrong) => prompted("key", () => {
+    byId("key-lead").textContent = wrong
+      ? "That key does not fit. Try another one; it is kept in this tab only, until you close it."
+      : "This server answers those who have a key. It is kept in this tab only, until you close it.";
+  }));
+  Object.assign(state, { profile: kept().profile ?? "default", mode: kept().mode ?? "outcome" });
+  drawAnswers();
+  drawAsk();
+  drawKeys();
+  drawVotes({ report, say, move, askBoth, savePreset, prompt: () => byId("prompt").value.trim() });
+  drawTools({
+    report, say, notice, move, redraw: () => changed("active"),
+    goTo: (policy, side, preference) => {
+      if (policy !== state.policy.name) {
+        if (!state.policies.some((one) => one.name === policy)) return notice(`${policy} is not served here.`);
+        choosePolicy(policy);
+      }
+      move(side, preference);
+    },
+  });
+  on("outlook active", () => { redrawPicker(); redrawFront(); });
+  byId("policy").addEventListener("change", (event) => { stop(); choosePolicy(event.target.value); });
+  byId("profile").addEventListener("change", (event) => (event.target.value ? chooseProfile(event.target.value) : newProfile()));
+  for (const radio of document.querySelectorAll("[name=mode]")) {
+    radio.checked = radio.value === state.mode;
+    radio.addEventListener("change", () => { state.mode = radio.value; keep({ mode: radio.value }); drawLead(); redrawPicker(); });
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => state.policy && redrawFront());
+  addEventListener("resize", () => state.policy && redrawFront());
+  const begin = async () => { try { await load(); } catch (error) { report(error, begin); } };
+  await begin();
+}
+
+start();

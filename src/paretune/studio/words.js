@@ -1,0 +1,80 @@
+// Numbers, preferences and errors in the words of the report, and elements from text that is never read as markup.
+
+/** Return an element; attributes that are null are left out, functions are listeners, children are nodes or text. */
+export function element(name, attributes = {}, ...children) {
+  const made = name.startsWith("svg:")
+    ? document.createElementNS("http://www.w3.org/2000/svg", name.slice(4))
+    : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") made.addEventListener(key, value);
+    else made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+  return made;
+}
+
+export const byId = (name) => document.getElementById(name);
+
+const known = (value) => typeof value === "number" && Number.isFinite(value);
+
+/** Return how many decimals tell values apart to about a hundredth of their range, 0 to 4. */
+export function decimals(values) {
+  const numbers = values.filter(known);
+  if (!numbers.length) return 2;
+  const span = Math.max(...numbers) - Math.min(...numbers) || Math.max(Math.abs(numbers[0]), 1e-9);
+  return Math.min(4, Math.max(0, Math.round(2 - Math.log10(span))));
+}
+
+/** Return a number with a true minus sign, "-" where there is none. */
+export function number(value, places) {
+  if (!known(value)) return "-";
+  const text = places === undefined ? String(Number(value.toPrecision(3))) : value.toFixed(places);
+  return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
+}
+
+/** Return "value [low, high]", the value alone without bounds. */
+export function interval({ mean, low, high }, places) {
+  const value = number(mean, places);
+  return known(low) && known(high) ? `${value} [${number(low, places)}, ${number(high, places)}]` : value;
+}
+
+/** Return "concise 0.75, warm 0.25". */
+export function preferenceText(preference) {
+  return Object.entries(preference)
+    .map(([name, weight]) => `${name} ${number(weight)}`)
+    .join(", ");
+}
+
+/** Return "concise=0.75,warm=0.25" as commands and requests take it. */
+export function preferenceArgument(preference) {
+  return Object.entries(preference)
+    .map(([name, weight]) => `${name}=${Math.round(weight * 1e6) / 1e6}`)
+    .join(",");
+}
+
+/** Return whether two preferences are the same to the eye. */
+export function same(a, b) {
+  return Object.keys(a).every((name) => Math.abs(a[name] - (b[name] ?? 0)) < 5e-4);
+}
+
+/** Return a word as a POSIX shell reads it. */
+export function shellWord(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** Return "a, b and c". */
+export function listing(items) {
+  return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`;
+}
+
+/** Say what went wrong, and what to do, in plain words. */
+export function plainly(error) {
+  const told = error.message ? ` ${error.message[0].toUpperCase()}${error.message.slice(1)}`.replace(/([^.!?])$/, "$1.") : "";
+  if (error.status === undefined) return "The server cannot be reached. Nothing is lost: try again once it runs.";
+  if (error.status === 401) return "An API key is needed, and none that fits was given.";
+  if (error.status === 429) return "The server has more to do than it can take at the moment.";
+  if (error.status === 503) return `The server is not ready.${told}`;
+  if (error.status >= 500) return `Something went wrong in the server.${told}`;
+  return `That is not possible.${told}`;
+}
