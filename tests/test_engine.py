@@ -312,7 +312,7 @@ def test_raw_text_is_continued_without_the_template(lm: LanguageModel, policies:
 def test_adapters_are_stacked_once(lm: LanguageModel, policies: dict[str, Policy]) -> None:
     engine, asked = Engine(policies), ([(Message("user", "sun"),)], [Preference.uniform(OBJECTIVES)])
     panacea = policies["panacea"].adapters[0].rank
-    assert sum(adapter.rank for adapter in engine._intake.adapters) == 3 * 2 + 2 + panacea
+    assert sum(adapter.rank for adapter in engine._intake.adapters) == 3 * 2 + 2 + 2 + panacea
     with engine, pytest.raises(ModelError, match="gated layers already"):
         policies["soup"].generate(*asked)
     assert policies["soup"].generate(*asked)
