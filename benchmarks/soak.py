@@ -82,7 +82,7 @@ class Clients:
             self.raw,
             self.look,
         ]
-        async with httpx.AsyncClient(base_url=self.address, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=self.address, timeout=300) as client:
             while time.monotonic() < until:
                 deed = self.random.choices(deeds, [4, 4, 3, 3, 1, 2, 1, 1])[0]
                 try:
