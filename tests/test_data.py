@@ -716,3 +716,17 @@ def test_a_real_folder_has_two_objectives_and_survives_parquet(tmp_path) -> None
     assert dataset.objectives == ("helpful", "harmless") and len(dataset.rows) == 343 + 319 - 1
     dataset.write(tmp_path / "hh.parquet")
     assert ScoredDataset.read(tmp_path / "hh.parquet") == dataset
+
+
+def test_several_sources_make_one_data_set(tmp_path) -> None:
+    from paretune.config import RunConfig
+    from paretune.run import load_splits
+
+    file = tmp_path / "mine.jsonl"
+    rows = [{"prompt": f"p{n}", "responses": ["a", "b"], "scores": {"warm": [1, 2]}} for n in range(8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": [str(file), "quickstart"], "splits": {"train": 0.8, "validation": 0.1, "test": 0.1}}
+    splits = load_splits(RunConfig.model_validate({"data": data, "methods": {"dpo-soup": {}}}))
+    prompts = [row.prompt[-1].content for part in splits.values() for row in part.rows]
+    assert {row["prompt"] for row in rows} < set(prompts) and len(prompts) > 100
+    assert "warm" in splits["train"].objectives

@@ -139,7 +139,9 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
     """Load the sources and split them by prompt."""
 
     def source(spec: Any, split: str | None) -> ScoredDataset:
-        if spec in QUICKSTART:
+        if isinstance(spec, list) and spec:
+            return concatenate([source(each, split) for each in spec])
+        if isinstance(spec, str) and spec in QUICKSTART:
             return ScoredDataset.read(quickstart_data(spec))
         return data.load(spec, split, path=config.data.path)
 
