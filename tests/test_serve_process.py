@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -50,29 +51,26 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run ``paretune serve ARGUMENTS`` on a free port; yield the process and its address."""
     code = "import sys; from paretune.cli import main; main()"
     command = [sys.executable, "-c", code, "serve", *map(str, arguments), "--port", "0"]
-    made = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    lines: list[str] = []
+    # A file: a pipe that nobody reads fills up, and the server would wait for it.
+    with tempfile.TemporaryFile("w+") as log:
+        made = subprocess.Popen(command, stdout=log, stderr=log, text=True)
 
-    reading = threading.Thread(
-        target=lambda: [lines.append(line) for line in iter(made.stderr.readline, "")], daemon=True
-    )  # type: ignore[union-attr]
-    reading.start()
-    try:
-        assert wait_until(lambda: any("running on" in line for line in lines) or made.poll() is not None, 60)
-        found = re.search(r"running on (http://\S+)", "".join(lines))
-        assert found, "".join(lines)
-        address = found[1]
-        ready = wait_until(
-            lambda: made.poll() is not None or httpx.get(f"{address}/health").status_code == 200, 60
-        )
-        assert ready and made.poll() is None, "".join(lines)
-        yield made, address
-    finally:
-        made.kill()
-        made.wait()
-        reading.join(5)
-        made.stdout.close()  # type: ignore[union-attr]
-        made.stderr.close()  # type: ignore[union-attr]
+        def said() -> str:
+            return os.pread(log.fileno(), 1_000_000, 0).decode()
+
+        try:
+            assert wait_until(lambda: "running on" in said() or made.poll() is not None, 60)
+            found = re.search(r"running on (http://\S+)", said())
+            assert found, said()
+            address = found[1]
+            ready = wait_until(
+                lambda: made.poll() is not None or httpx.get(f"{address}/health").status_code == 200, 60
+            )
+            assert ready and made.poll() is None, said()
+            yield made, address
+        finally:
+            made.kill()
+            made.wait()
 
 
 def test_sigterm_finishes_what_runs(run: Path, tmp_path: Path) -> None:
