@@ -94,8 +94,18 @@ def studio(
 ) -> Iterator[tuple[str, Service]]:
     """Serve a run; yield the studio's address and the service."""
     sources = find_sources(run, ("soup", "anchors", "mod"))
-    served = {source.name: source.served(floors or {}, None) for source in sources if not floors or source.name != "anchors"}
-    backend = LocalBackend([source for source in sources if source.name in served], served, "float32", "cpu", max_prompt_tokens=200)
+    served = {
+        source.name: source.served(floors or {}, None)
+        for source in sources
+        if not floors or source.name != "anchors"
+    }
+    backend = LocalBackend(
+        [source for source in sources if source.name in served],
+        served,
+        "float32",
+        "cpu",
+        max_prompt_tokens=200,
+    )
     kept = Store.open(f"sqlite:///{run / 'store.sqlite'}") if store else None
     service = Service(backend, kept, Settings(default_tokens=24, max_tokens=64, floors=floors))
     with live(service, place) as address:
@@ -126,17 +136,27 @@ class Visit:
     """A page of the studio, and what went wrong on it: errors of scripts and of the console, requests to other origins."""
 
     def __init__(
-        self, browser: Browser, address: str, size: tuple[int, int] = WIDE, scheme: str = "light", **more: object
+        self,
+        browser: Browser,
+        address: str,
+        size: tuple[int, int] = WIDE,
+        scheme: str = "light",
+        **more: object,
     ) -> None:
         self.address = address
         self.context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce", **more
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=scheme,
+            reduced_motion="reduce",
+            **more,
         )  # type: ignore[arg-type]
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(20_000)
         self.problems: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(f"script: {error}"))
-        self.page.on("console", lambda said: said.type in ("error", "warning") and self.problems.append(said.text))
+        self.page.on(
+            "console", lambda said: said.type in ("error", "warning") and self.problems.append(said.text)
+        )
         self.page.on("request", self._look)
 
     def _look(self, request: Request) -> None:
@@ -152,7 +172,10 @@ class Visit:
     def drawn(self) -> None:
         """Wait until the front is there with A and B on it."""
         self.page.wait_for_selector("main[aria-busy=false]")
-        self.page.wait_for_selector("#chart .scatterlayer .trace:nth-of-type(4), #chart .own.a, #chart .empty:not(.wait)", state="attached")
+        self.page.wait_for_selector(
+            "#chart .scatterlayer .trace:nth-of-type(4), #chart .own.a, #chart .empty:not(.wait)",
+            state="attached",
+        )
 
     def choose(self, policy: str) -> None:
         """Select a policy and wait for its front."""
@@ -164,10 +187,10 @@ class Visit:
         if prompt is not None:
             self.page.fill("#prompt", prompt)
         self.page.click("#send")
+        for side in "ab":
+            self.page.wait_for_selector(f".answer.{side}:not(.live) > .small:text-matches('seed')")
         if voting:
-            return self.answered()
-        self.page.wait_for_selector(".answer.a:not(.live) > .small:text-matches('seed')")
-        self.page.wait_for_selector(".answer.b:not(.live) > .small:text-matches('seed')")
+            self.answered()
 
     def answered(self) -> None:
         """Wait until both answers have ended and may be voted on."""
