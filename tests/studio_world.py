@@ -187,10 +187,10 @@ class Visit:
         if prompt is not None:
             self.page.fill("#prompt", prompt)
         self.page.click("#send")
+        for side in "ab":
+            self.page.wait_for_selector(f".answer.{side}:not(.live) > .small:text-matches('seed')")
         if voting:
-            return self.answered()
-        self.page.wait_for_selector(".answer.a:not(.live) > .small:text-matches('seed')")
-        self.page.wait_for_selector(".answer.b:not(.live) > .small:text-matches('seed')")
+            self.answered()
 
     def answered(self) -> None:
         """Wait until both answers have ended and may be voted on."""

@@ -204,7 +204,8 @@ def test_floors_and_commands(two: tuple[str, Service], visit: Open) -> None:
     page.fill("#floor-0", "0")
     page.keyboard.press("Enter")
     page.wait_for_selector("#floor-result .told:text-matches('^Met')")
-    assert "has room of" in (page.text_content("#floor-result") or "")
+    told = page.text_content("#floor-result") or ""
+    assert "has room of" in told and "null" not in told
     page.get_by_label("Set A to this").click()
     chosen = weight(page, "a")
     page.fill("#floor-1", "0.39")
@@ -289,7 +290,8 @@ def test_looks(
     size: tuple[int, int],
 ) -> None:
     """Nothing sticks out sideways, and axe finds no fault: names, roles, contrast."""
-    for M, address in ((2, two[0]), (3, three), (4, four)):
+    many = [(3, three), (4, four)] if (scheme, size) in (("light", WIDE), ("dark", PHONE)) else []
+    for M, address in [(2, two[0]), *many]:
         here = visit(address, scheme=scheme, size=size)
         page = here.page
         if M == 2:

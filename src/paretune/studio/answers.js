@@ -5,7 +5,7 @@ import { changed, state } from "./state.js";
 import { byId, element, number, plainly, preferenceText, same } from "./words.js";
 import { scoreList } from "./outlook.js";
 
-const MOST_TRIES = 6;
+const MOST_TRIES = 60;
 const CLASSES = [0.05, 0.2, 0.5, 1.0];
 
 /**

@@ -1,7 +1,7 @@
 // Two objectives: a slider for A and one for B, in steps of outcome (along the front) or of weight.
 
 import { state } from "./state.js";
-import { element, number, preferenceText } from "./words.js";
+import { element, preferenceText, weightText } from "./words.js";
 import { summary } from "./outlook.js";
 
 const STEPS = 100;
@@ -56,7 +56,7 @@ export function drawDial(root, policy, move) {
       input.setAttribute("aria-valuetext", preferenceText(preference));
       ticks.replaceChildren(
         ...policy.points.map((point) => {
-          const tick = element("i", { title: number(point.preference[first]) });
+          const tick = element("i", { title: weightText(point.preference[first]) });
           tick.style.left = `${100 * map().position(point.preference[first])}%`;
           return tick;
         }),

@@ -2,7 +2,7 @@
 
 import { drawParallel } from "./parallel.js";
 import { state } from "./state.js";
-import { byId, element, interval, number, preferenceText, same } from "./words.js";
+import { byId, element, interval, preferenceText, same, weightText } from "./words.js";
 import { places } from "./outlook.js";
 
 let loading = null;
@@ -40,6 +40,15 @@ function described(policy, scores) {
     .join("<br>");
 }
 
+/** Return where the label of each point stands: below, where it would meet that of the point before. */
+function placed(points, x, y) {
+  const near = (p, q, name, share) => {
+    const values = points.map((point) => point.mean[name]);
+    return Math.abs(p.mean[name] - q.mean[name]) < share * (Math.max(...values) - Math.min(...values));
+  };
+  return points.map((point, k) => (k && near(point, points[k - 1], x, 0.08) && near(point, points[k - 1], y, 0.06) ? "bottom right" : "top right"));
+}
+
 /** Return the traces of one scatter plot: what was measured, the knee, A and B, and the weights of two objectives. */
 function traces(policy, x, y, axes, colour, joined) {
   const points = [...policy.points].sort((p, q) => p.preference[x] - q.preference[x]);
@@ -57,8 +66,8 @@ function traces(policy, x, y, axes, colour, joined) {
     marker: { symbol: "circle-open", size: 19, color: colour.p2, line: { width: 1.4 } },
   };
   const labels = {
-    ...common, mode: "markers+text", x: at(x), y: at(y), name: "weight", hoverinfo: "skip", textposition: "top right",
-    text: points.map((point) => number(point.preference[x])), marker: { size: 15, opacity: 0 }, textfont: { color: colour.quiet, size: 12 },
+    ...common, mode: "markers+text", x: at(x), y: at(y), name: "weight", hoverinfo: "skip", textposition: placed(points, x, y),
+    text: points.map((point) => weightText(point.preference[x])), marker: { size: 15, opacity: 0 }, textfont: { color: colour.quiet, size: 12 },
   };
   const sides = ["b", "a"].flatMap((side) => {
     const expected = state.sides[side].outlook?.expected;

@@ -120,14 +120,14 @@ function show(result, policy, choice) {
   const room = Object.entries(choice.margin).map(([name, margin]) =>
     `${name} ${margin < 0 ? "misses by" : "has room of"} ${number(Math.abs(100 * margin), 0)} % of its range`);
   const verdict = !choice.reachable ? `Not reachable. ${choice.nearest}` : choice.sure ? "Met, intervals and all." : "Met by the means, not by the whole intervals.";
-  const outside = choice.allowed === false ? element("p", { class: "small" }, "That lies outside the bounds of this server, so it cannot be asked for.") : null;
+  const outside = choice.allowed === false ? [element("p", { class: "small" }, "That lies outside the bounds of this server; A and B go to the nearest within.")] : [];
   const expected = Object.fromEntries(policy.objectives.map((name) =>
     [name, { mean: choice.expected.mean[name], low: choice.expected.low[name], high: choice.expected.high[name] }]));
   result.replaceChildren(
     element("p", { class: choice.reachable ? "told" : "told missed" }, verdict),
     element("p", { class: "row" }, element("span", {}, preferenceText(choice.preference)), ...bothSides("this", admitted(policy, choice.preference))),
     element("dl", { class: "scores" }, ...scoreList(policy, expected)),
-    element("p", { class: "small" }, `${room.join("; ")}.`), outside);
+    element("p", { class: "small" }, `${room.join("; ")}.`), ...outside);
 }
 
 // Use elsewhere

@@ -142,8 +142,8 @@ function draw() {
     ? element("p", { class: "small" }, `${votes}: your weights so far, ± one deviation. Best served by ${preferenceText(best)}.`)
     : element("p", { class: "small" }, learning.on ? "Say which answer you like better." : "Vote on a few pairs, and the studio learns which preference is yours.");
   root.replaceChildren(
-    element("div", { class: "words" }, lead, posterior.votes >= 3 ? element("details", { class: "more" }, element("summary", {}, "Save what is known so far"), save) : null),
-    posterior.votes ? lines(posterior) : element("span", {}), element("div", { class: "row" }, again, halt));
+    element("div", { class: posterior.votes ? "words" : "words wide" }, lead, posterior.votes >= 3 ? element("details", { class: "more" }, element("summary", {}, "Save what is known so far"), save) : null),
+    posterior.votes ? lines(posterior) : "", element("div", { class: "row" }, again, halt));
 }
 
 /**

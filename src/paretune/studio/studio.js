@@ -90,8 +90,9 @@ function choosePolicy(name) {
   for (const side of ["a", "b"]) state.sides[side] = { preference: admitted(policy, start[side]), outlook: null };
   keep({ policy: policy.name });
   byId("policy").value = policy.name;
-  byId("headline").textContent = M === 1 ? "One model, one objective" : `One model, from ${policy.objectives[0]} to ${listing(policy.objectives.slice(1)).replace(" and ", " or ")}`;
-  byId("over").textContent = ["paretune studio", policy.title ?? policy.name, policy.base_model].filter(Boolean).join(" · ");
+  byId("headline").textContent = headline(policy.objectives);
+  const model = policy.base_model?.split("/").at(-1);
+  byId("over").textContent = ["paretune studio", policy.title ?? policy.name, model].filter(Boolean).join(" · ");
   byId("mode").hidden = M !== 2 || policy.dial.length < 2;
   drawLead();
   const root = byId("picker");
@@ -105,6 +106,11 @@ function choosePolicy(name) {
   changed("policy active");
   for (const side of ["a", "b"]) refresh(side, reportSide(side));
   reload();
+}
+
+function headline(objectives) {
+  if (objectives.length === 1) return "One model, one objective";
+  return objectives.length === 2 ? `One model, from ${objectives[0]} to ${objectives[1]}` : `One model between ${listing(objectives)}`;
 }
 
 function drawLead() {
@@ -184,7 +190,10 @@ async function askBoth() {
   const prompt = byId("prompt").value.trim();
   if (!prompt) return void byId("prompt").focus();
   say("Both are answering.");
-  const error = await ask(prompt, options());
+  const answering = ask(prompt, options());
+  const answers = byId("answers");
+  if (answers.getBoundingClientRect().top > 0.8 * innerHeight) answers.scrollIntoView({ block: "nearest" });
+  const error = await answering;
   if (error) report(error, askBoth);
   else if (pair.whole) say("Both answers are there.");
 }

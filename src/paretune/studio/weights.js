@@ -1,7 +1,7 @@
 // More than three objectives, or one: a slider for each weight of the side that is being moved.
 
 import { changed, reweighted, state } from "./state.js";
-import { element, number } from "./words.js";
+import { element, weightText } from "./words.js";
 import { summary } from "./outlook.js";
 
 /** Draw a choice of side and its sliders into `root`; see `drawDial`. */
@@ -34,7 +34,7 @@ export function drawWeights(root, policy, move) {
       // The letters A and B go to the first slider.
       range.id = m === 0 ? `dial-${side}` : "";
       range.value = weight;
-      value.textContent = number(Math.round(weight * 1000) / 1000);
+      value.textContent = weightText(weight);
     });
     about.a.update();
     about.b.update();

@@ -39,11 +39,16 @@ export function interval({ mean, low, high }, places) {
   return known(low) && known(high) ? `${value} [${number(low, places)}, ${number(high, places)}]` : value;
 }
 
-/** Return "concise 0.75, warm 0.25". */
+/** Return "concise 0.75, warm 0.25", weights with three decimals at most. */
 export function preferenceText(preference) {
   return Object.entries(preference)
-    .map(([name, weight]) => `${name} ${number(weight)}`)
+    .map(([name, weight]) => `${name} ${weightText(weight)}`)
     .join(", ");
+}
+
+/** Return a weight with three decimals at most. */
+export function weightText(weight) {
+  return number(Math.round(weight * 1000) / 1000);
 }
 
 /** Return "concise=0.75,warm=0.25" as commands and requests take it. */
