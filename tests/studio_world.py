@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Request, sync_playwright
 
 from paretune.adapter import Adapter
 from paretune.deployment import find_sources
@@ -121,13 +121,13 @@ def chromium() -> str:
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
-    """Start a browser without a window."""
+def browser() -> Iterator[BrowserContext]:
+    """Start a browser without a window; its pages share what it has loaded."""
     path = chromium()
     with sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         try:
-            yield made
+            yield made.new_context()
         finally:
             made.close()
 
@@ -136,21 +136,12 @@ class Visit:
     """A page of the studio, and what went wrong on it: errors of scripts and of the console, requests to other origins."""
 
     def __init__(
-        self,
-        browser: Browser,
-        address: str,
-        size: tuple[int, int] = WIDE,
-        scheme: str = "light",
-        **more: object,
+        self, browser: BrowserContext, address: str, size: tuple[int, int] = WIDE, scheme: str = "light"
     ) -> None:
         self.address = address
-        self.context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]},
-            color_scheme=scheme,
-            reduced_motion="reduce",
-            **more,
-        )  # type: ignore[arg-type]
-        self.page: Page = self.context.new_page()
+        self.page: Page = browser.new_page()
+        self.page.set_viewport_size({"width": size[0], "height": size[1]})
+        self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
         self.page.set_default_timeout(20_000)
         self.problems: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(f"script: {error}"))
@@ -194,13 +185,14 @@ class Visit:
 
     def answered(self) -> None:
         """Wait until both answers have ended and may be voted on."""
-        self.page.wait_for_selector("#vote-first:enabled")
+        self.page.wait_for_selector("#vote-first[aria-disabled=false]")
 
     def overflow(self) -> int:
         """Return by how many pixels the page is wider than its window."""
         return int(self.page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth"))
 
     def close(self) -> None:
-        """Close the page; nothing may have gone wrong on it."""
-        self.context.close()
+        """Forget the visit; nothing may have gone wrong in it."""
+        self.page.evaluate("() => localStorage.clear()")
+        self.page.close()
         assert not self.problems, self.problems

@@ -11,7 +11,7 @@ import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-from playwright.sync_api import Browser, Page, Route  # noqa: E402
+from playwright.sync_api import BrowserContext, Page, Route  # noqa: E402
 
 from paretune.limits import Keys  # noqa: E402
 from paretune.lm import LanguageModel  # noqa: E402
@@ -24,7 +24,7 @@ KEY = "a-key-of-more-than-sixteen-characters"
 
 
 @pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
+def chrome() -> Iterator[BrowserContext]:
     with browser() as found:
         yield found
 
@@ -42,25 +42,29 @@ def run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(chrome: Browser, run: Path) -> Iterator[tuple[str, Service]]:
+def two(chrome: BrowserContext, run: Path) -> Iterator[tuple[str, Service]]:
     with studio(run) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def three(chrome: Browser, lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def three(
+    chrome: BrowserContext, lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     with studio(write_run(tmp_path_factory.mktemp("three"), lm, 3)) as (address, _):
         yield address
 
 
 @pytest.fixture(scope="module")
-def four(chrome: Browser, lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def four(
+    chrome: BrowserContext, lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     with studio(write_run(tmp_path_factory.mktemp("four"), lm, 4)) as (address, _):
         yield address
 
 
 @pytest.fixture
-def visit(chrome: Browser) -> Iterator[Open]:
+def visit(chrome: BrowserContext) -> Iterator[Open]:
     """Return what opens the studio; at the end nothing may have gone wrong on any page."""
     opened: list[Visit] = []
 
@@ -154,10 +158,10 @@ def test_votes_end_in_a_preset(two: tuple[str, Service], visit: Open) -> None:
         here.answered()
         # Somebody who wants it concise, and nothing else.
         page.click("#vote-first" if weight(page, "a") > weight(page, "b") else "#vote-second")
-        page.wait_for_selector("#vote-first:disabled")
+        page.wait_for_selector("#vote-first[aria-disabled=true]")
         waits_for(
             page,
-            "document.querySelector('#learned .told') || document.querySelector('#studio.busy, #vote-first:enabled')",
+            "document.querySelector('#learned .told') || document.querySelector('#studio.busy, #vote-first[aria-disabled=false]')",
         )
         if page.locator("#learned .told").count():
             break
@@ -175,7 +179,10 @@ def test_conflict_meter_of_a_mixture(two: tuple[str, Service], visit: Open) -> N
     here.choose("mod")
     page.get_by_label("weight", exact=True).check(force=True)
     page.fill("#dial-a", "50")
+    page.click("#options summary")
+    page.fill("#seed", "3")
     here.ask("blue moon")
+    assert "seed 3" in (page.text_content(".answer.a > .small") or "")
     assert page.locator("#answer-a .conflict").count() >= 1
     told = page.text_content(".answer.a .meter") or ""
     assert re.search(r"Conflict of the mixed policies: [\d.]+ nats a token", told)
@@ -379,7 +386,7 @@ def test_keyboard_only(two: tuple[str, Service], visit: Open) -> None:
     page.wait_for_selector("#help-dialog[open]")
 
 
-def test_a_key_is_asked_for_and_kept_in_the_tab(chrome: Browser, run: Path) -> None:
+def test_a_key_is_asked_for_and_kept_in_the_tab(chrome: BrowserContext, run: Path) -> None:
     with studio(run, Place(port=0, keys=Keys.read(None, KEY)), store=False) as (address, _):
         here = Visit(chrome, address)
         page = here.page
@@ -402,7 +409,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(chrome: Browser, run: Path) -> N
         here.close()
 
 
-def test_bounds_of_the_server_hold_on_the_dial(chrome: Browser, run: Path) -> None:
+def test_bounds_of_the_server_hold_on_the_dial(chrome: BrowserContext, run: Path) -> None:
     with studio(run, floors={"warm": 0.3}) as (address, _):
         here = Visit(chrome, address)
         page = here.open()

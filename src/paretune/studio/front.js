@@ -66,7 +66,7 @@ function traces(policy, x, y, axes, colour, joined) {
     marker: { symbol: "circle-open", size: 19, color: colour.p2, line: { width: 1.4 } },
   };
   const labels = {
-    ...common, mode: "markers+text", x: at(x), y: at(y), name: "weight", hoverinfo: "skip", textposition: placed(points, x, y),
+    ...common, mode: "markers+text", x: at(x), y: at(y), name: "weight", hoverinfo: "skip", cliponaxis: false, textposition: placed(points, x, y),
     text: points.map((point) => weightText(point.preference[x])), marker: { size: 15, opacity: 0 }, textfont: { color: colour.quiet, size: 12 },
   };
   const sides = ["b", "a"].flatMap((side) => {

@@ -30,7 +30,7 @@ export async function reload() {
 
 /** Set A and B to the pair that would teach most, and ask both. */
 export async function next() {
-  if (learning.busy) return;
+  if (learning.busy || pair.running) return;
   const prompt = tools.prompt();
   if (!prompt) {
     tools.say("Write a prompt first: both will answer it.");
@@ -62,8 +62,8 @@ export async function next() {
 
 /** Keep a vote: "first" (A), "second" (B) or "tie". The buttons come back if it could not be kept. */
 export async function vote(winner) {
-  const { asked, whole, voted } = pair;
-  if (!whole || voted || learning.busy) return;
+  if (!open()) return;
+  const { asked } = pair;
   const said = (answer) => ({ text: answer.text, preference: answer.about.preference, truncated: answer.reason === "length" });
   learning.busy = true;
   showVote(winner);
@@ -109,14 +109,28 @@ function lines(posterior) {
   }));
 }
 
+/** Return whether the answers that are there can be voted on. */
+function open() {
+  return pair.whole && !pair.voted && !learning.busy && learning.off?.code !== "no_store";
+}
+
+/** Draw buttons and what is known; whoever is typing or focused in it stays where he is. */
 function draw() {
-  const { posterior, off } = learning;
   for (const [winner, name] of Object.entries(BUTTONS)) {
-    const button = byId(name);
-    button.disabled = !pair.whole || Boolean(pair.voted) || learning.busy || off?.code === "no_store";
-    button.setAttribute("aria-pressed", String(pair.voted === winner));
+    byId(name).setAttribute("aria-disabled", String(!open()));
+    byId(name).setAttribute("aria-pressed", String(pair.voted === winner));
   }
   const root = byId("learned");
+  const focused = root.contains(document.activeElement) ? document.activeElement.id : "";
+  const [typed, unfolded] = [byId("learned-name")?.value, root.querySelector("details")?.open];
+  drawLearned(root);
+  if (typed && byId("learned-name")) byId("learned-name").value = typed;
+  if (unfolded && root.querySelector("details")) root.querySelector("details").open = true;
+  if (focused) byId(focused)?.focus();
+}
+
+function drawLearned(root) {
+  const { posterior, off } = learning;
   if (off) {
     root.replaceChildren(element("p", { class: "small" }, off.status === 409 ? `Nothing can be learned from votes here: ${off.message}.` : ""));
     return;
@@ -124,13 +138,13 @@ function draw() {
   if (!posterior) return root.replaceChildren();
   const votes = `${posterior.votes} ${posterior.votes === 1 ? "vote" : "votes"}`;
   const best = posterior.best ?? posterior.mean;
-  const again = element("button", { type: "button", id: "next", disabled: learning.busy || pair.running, click: next },
+  const again = element("button", { type: "button", id: "next", "aria-disabled": String(learning.busy || pair.running), click: next },
     learning.on || posterior.votes ? "Next pair" : "Find my preference", element("kbd", {}, "N"));
   const halt = learning.on ? element("button", { type: "button", id: "halt", class: "link", click: () => { learning.on = false; draw(); } }, "Stop asking") : null;
   const name = element("input", { id: "learned-name", "aria-label": "Name of the preset", placeholder: "Name, such as mine", maxlength: 64, autocomplete: "off" });
   const save = element("form", { class: "row save", submit: (event) => { event.preventDefault(); tools.savePreset(name.value.trim(), best, name); } },
     name, element("button", { type: "submit", id: "learned-save" }, "Save as preset"),
-    element("button", { type: "button", class: "link", click: () => tools.move("a", best) }, "Put A there"));
+    element("button", { type: "button", id: "learned-go", class: "link", click: () => tools.move("a", best) }, "Put A there"));
   if (posterior.done && posterior.votes) {
     root.replaceChildren(
       element("div", { class: "words" }, element("p", { class: "told" }, `Your votes come to ${preferenceText(best)}.`),
@@ -142,7 +156,7 @@ function draw() {
     ? element("p", { class: "small" }, `${votes}: your weights so far, ± one deviation. Best served by ${preferenceText(best)}.`)
     : element("p", { class: "small" }, learning.on ? "Say which answer you like better." : "Vote on a few pairs, and the studio learns which preference is yours.");
   root.replaceChildren(
-    element("div", { class: posterior.votes ? "words" : "words wide" }, lead, posterior.votes >= 3 ? element("details", { class: "more" }, element("summary", {}, "Save what is known so far"), save) : null),
+    element("div", { class: posterior.votes ? "words" : "words wide" }, lead, posterior.votes >= 3 ? element("details", { class: "more" }, element("summary", { id: "learned-more" }, "Save what is known so far"), save) : null),
     posterior.votes ? lines(posterior) : "", element("div", { class: "row" }, again, halt));
 }
 
