@@ -79,6 +79,7 @@ class Source:
         anchors: the preferences it answers with, if only these.
         outlook: what was measured.
         prompt_ends: of exported LoRAs, what the prompt of each has to end with.
+        title: the front's name for people, such as ``DPO soups``.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Source:
     anchors: tuple[Preference, ...]
     outlook: Outlook | None
     prompt_ends: tuple[str, ...] = ()
+    title: str = ""
 
     def used(self, preference: Preference) -> Preference:
         """Return the preference really served."""
@@ -109,6 +111,8 @@ class Source:
             within = [anchor for anchor in self.anchors if bounds.admits(anchor)]
             default = nearest(default, within) if within else default
         facts: dict[str, Any] = {"mix": self.mix, "base_model": self.model, "anchored": bool(self.anchors)}
+        if self.title:
+            facts["title"] = self.title
         if self.anchors:
             facts["anchors"] = [anchor.as_dict() for anchor in self.anchors]
         return Served(self.name, self.objectives, default, self.used, self.outlook, facts)
@@ -195,9 +199,12 @@ def _policy(folder: Path, front: Path) -> Source:
         if facts["mix"] == "anchors"
         else ()
     )
-    measured = any(entry.get("name") == folder.name for entry in _policies(front))
-    outlook = Outlook.read(front, folder.name) if measured else None
-    return Source(folder.name, folder, (), facts["model"], objectives, facts["mix"], anchors, outlook)
+    entry = next((entry for entry in _policies(front) if entry.get("name") == folder.name), None)
+    outlook = Outlook.read(front, folder.name) if entry else None
+    title = str((entry or {}).get("title", ""))
+    return Source(
+        folder.name, folder, (), facts["model"], objectives, facts["mix"], anchors, outlook, title=title
+    )
 
 
 def _policies(front: Path) -> list[dict[str, Any]]:
