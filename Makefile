@@ -48,6 +48,7 @@ bench: install
 	$(BIN)/python benchmarks/step.py $(ARGS)
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/mod.py
+	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/allocator.py
 
 # On a finished run: 16 clients at once against one at a time, then ten minutes of unruly ones.
