@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from paretune.adapter import Adapter
+from paretune.batching import Batch
 from paretune.errors import ConfigError, ModelError
 from paretune.generate import Sampling, attached
 from paretune.lm import LanguageModel
@@ -231,6 +232,33 @@ def test_greedy_decoding_is_the_loop_by_hand(lm: LanguageModel, adapters: list[A
             ids.append(token)
         assert answer.logp == pytest.approx(total, abs=1e-3)
         assert min(answer.normalisers) < -1e-3
+
+
+def test_a_prompt_is_read_once_for_all_mixtures_of_the_same_policies(
+    lm: LanguageModel, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two prompts at three preferences and two seeds each are 24 copies, of which four prompts-and-policies are read."""
+    policy = Policy.mod("mod", lm, ("a", "b"), adapters[:2])
+    drawn = Sampling(5, temperature=1.0, batch_size=12)
+    prompts = [row.prompt for row in make_dataset(2, seed=3).rows for _ in range(6)]
+    asked = [Preference(("a", "b"), (w, 1 - w)) for w in (0.2, 0.5, 0.7) for _ in range(2)] * 2
+    seeds = list(range(12))
+    alone = [
+        policy.generate([p], [w], drawn, seeds=[s])[0] for p, w, s in zip(prompts, asked, seeds, strict=True)
+    ]
+    read = []
+    forward = Batch._forward
+
+    def counting(self: Batch, ids: list[list[int]], *rest: object) -> Tensor:
+        read.append(len(ids))
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(Batch, "_forward", counting)
+    together = policy.generate(prompts, asked, drawn, seeds=seeds)
+    assert read[0] == 4 and read[1] > 12
+    assert [answer.tokens for answer in together] == [answer.tokens for answer in alone]
+    assert [answer.logp for answer in together] == pytest.approx([answer.logp for answer in alone], abs=1e-4)
+    assert len({answer.tokens for answer in together}) > 6
 
 
 def test_corners_and_equal_policies(lm: LanguageModel, adapters: list[Adapter]) -> None:

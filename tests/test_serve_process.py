@@ -71,6 +71,7 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         finally:
             made.kill()
             made.wait()
+            print(said())  # pytest shows it where a test fails
 
 
 def test_sigterm_finishes_what_runs(run: Path, tmp_path: Path) -> None:

@@ -101,18 +101,26 @@ class Batch:
     def read(self, columns: int | None = None) -> None:
         """Read the next ``columns`` of the left-padded prompts, or all that is left.
 
-        With the last column each row draws its first token.
+        With the last column each row draws its first token. Read in one go, a prompt is read once for all copies under the
+        same gates: several answers at one preference, or mixtures of the same policies whatever their weights.
         """
         added = self.unread if columns is None else min(columns, self.unread)
+        readers, sources = self._readers() if added == self.unread and not self._width else ([], [])
+        places = readers or range(len(self._copies))
         whole = self._width + self.unread
-        pads = [whole - len(row.prompt) for row, _ in self._copies]
+        prompts = [self._copies[place][0].prompt for place in places]
+        pads = [whole - len(prompt) for prompt in prompts]
         span = range(self._width, self._width + added)
         filler = self._lm.turn_end
         ids = [
-            [row.prompt[place - pad] if place >= pad else filler for place in span]
-            for (row, _), pad in zip(self._copies, pads, strict=True)
+            [prompt[place - pad] if place >= pad else filler for place in span]
+            for prompt, pad in zip(prompts, pads, strict=True)
         ]
-        logits = self._forward(ids, pads)
+        gates = self._gates[readers] if readers and self._gates is not None else self._gates
+        logits = self._forward(ids, pads, gates)
+        if readers:
+            logits = logits[sources]
+            self._cache.batch_select_indices(torch.tensor(sources, device=self._lm.device))
         self.unread -= added
         if not self.unread:
             self._take(logits)
@@ -122,7 +130,7 @@ class Batch:
         """Draw the next token of every row."""
         width = self._width + 1
         pads = [width - len(row.prompt) - len(row.tokens) for row, _ in self._copies]
-        self._take(self._forward([[row.tokens[-1]] for row, _ in self._copies], pads))
+        self._take(self._forward([[row.tokens[-1]] for row, _ in self._copies], pads, self._gates))
 
     @torch.no_grad()
     def join(self, other: Batch) -> None:
@@ -153,12 +161,26 @@ class Batch:
         self.unread -= surplus - trimmed
         self._arrange([self._copies[place] for place in order])
 
-    def _forward(self, ids: list[list[int]], pads: list[int]) -> Tensor:
+    def _readers(self) -> tuple[list[int], list[int]]:
+        """Return the copies to read prompts for, and for each copy the reader that it shares; nothing where none is shared."""
+        readers: list[int] = []
+        numbers: dict[object, int] = {}
+        sources = []
+        gates = None if self._gates is None else self._gates.tolist()
+        for place, (row, _) in enumerate(self._copies):
+            key = (tuple(row.prompt), None if gates is None else tuple(gates[place]))
+            if key not in numbers:
+                numbers[key] = len(readers)
+                readers.append(place)
+            sources.append(numbers[key])
+        return (readers, sources) if len(readers) < len(sources) else ([], [])
+
+    def _forward(self, ids: list[list[int]], pads: list[int], gates: Tensor | None) -> Tensor:
         """Return the logits ``[n, V]`` (fp32) behind further tokens ``[n, t]`` of rows that are padded by ``pads [n]``."""
         device, added = self._lm.device, len(ids[0])
         left = torch.tensor(pads, device=device)[:, None]
         columns = torch.arange(self._width + added, device=device)
-        with gated(self._steering, self._gates):
+        with gated(self._steering, gates):
             logits = self._lm.model(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=(columns >= left).long(),
@@ -188,7 +210,7 @@ class Batch:
             tokens = torch.empty(len(self.rows), dtype=torch.long, device=logits.device)
             for setting, rows in self._settings.items():
                 tokens[rows] = draw(logits[rows], uniform[rows], *setting)
-        logps = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+        logps = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
         for place, (token, logp) in enumerate(zip(tokens.tolist(), logps.tolist(), strict=True)):
             row = self.rows[place]
             row.tokens.append(token)

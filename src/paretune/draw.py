@@ -9,8 +9,8 @@ from torch import Tensor
 
 from paretune.errors import ConfigError
 
-NUCLEUS = 512
-"""Tokens looked at first for top-p; the rare row whose nucleus is wider is sorted in full."""
+NUCLEUS = (64, 512)
+"""Most likely tokens looked at for top-p, first these few, then more; the rare row whose nucleus is wider is sorted in full."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,15 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
     probabilities = (logits / temperature).softmax(-1)
     if top_p == 1:
         return _invert(probabilities, uniform)
-    count = min(NUCLEUS, probabilities.shape[-1])
-    top, tokens = probabilities.topk(count, dim=-1)
-    drawn = _draw_nucleus(top, tokens, uniform, top_p)
-    wide = (top.sum(-1) < top_p).nonzero()[:, 0]
-    if len(wide):
-        top, tokens = probabilities[wide].sort(dim=-1, descending=True)
-        drawn[wide] = _draw_nucleus(top, tokens, uniform[wide.to(uniform.device)], top_p)
+    vocabulary = probabilities.shape[-1]
+    drawn = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    left = torch.arange(len(logits), device=logits.device)
+    for count in (*NUCLEUS, vocabulary):
+        top, tokens = probabilities[left].topk(min(count, vocabulary), dim=-1)
+        drawn[left] = _draw_nucleus(top, tokens, uniform[left.to(uniform.device)], top_p)
+        left = left[top.sum(-1) < top_p] if count < vocabulary else left[:0]
+        if not len(left):
+            break
     return drawn
 
 

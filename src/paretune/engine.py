@@ -211,9 +211,6 @@ class Engine:
                 self._steering = Steering.attach_adapter(
                     self.lm.model, stack(self._intake.adapters), base=self.lm.fingerprint
                 )
-                for parameter in self._steering.parameters():
-                    # Every forward would round them to the model's format.
-                    parameter.data = parameter.data.to(self.lm.model.dtype)
             self._batch, self._reading = self._empty(), self._empty()
             self._state = "running"
             self._thread = threading.Thread(target=self._work, name="paretune-engine", daemon=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from paretune.errors import ModelError
+from paretune.frozen import FrozenLinear
 
 _NO_STATE = (
     "the model has gated layers, but no preference is set. Run forward and backward inside "
@@ -22,6 +24,9 @@ _OTHER_STATE = (
     "would be wrong. Call backward inside the same `steering.at(...)` as forward, or turn checkpointing on "
     "with steering.enable_checkpointing(), which remembers the gates"
 )
+
+FEW = 64
+"""Rows up to which an update is computed in the fp32 of U and V: converting these to bfloat16 would take longer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,21 +153,25 @@ class GatedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``W0 x + b + U (g * (V x))`` in the dtype of ``x [..., in]``; U and V stay fp32."""
         gates = self._state.read(self.training).gates
-        y = self.base(x)
         if gates is None:
-            return y
+            return self.base(x)
         gate = gates[self.path]
         U, V = (self.U, self.V) if gate.span is None else (self.U[:, gate.span], self.V[gate.span])
-        z = F.linear(x, V.to(x.dtype))
-        z = (z * gate.for_input(x)).to(z.dtype)  # the product in fp32: 0.3 is not a bf16 number
-        # In place: nobody else holds y, and a linear layer's backward does not read its output.
-        y.view(-1, y.shape[-1]).addmm_(z.flatten(0, -2).to(y.dtype), U.t().to(y.dtype))
-        return y
+        g = gate.for_input(x)
+        if isinstance(self.base, FrozenLinear):
+            if torch.is_grad_enabled():
+                return _Gated.apply(x, U, V, g, self.base)
+            if x.numel() <= FEW * x.shape[-1]:
+                z = F.linear(x.float(), V) * g
+                return self.base(x).add_(F.linear(z, U))
+            return _gated(x, U, V, g, self.base)[0]
+        z = (F.linear(x, V.to(x.dtype)) * g).to(x.dtype)
+        return _add(self.base(x), z, U)
 
     def merged(self, gate: Tensor) -> nn.Linear:
         """Return a plain layer of weight ``W0 + U diag(g) V``, summed in fp32, in the base's dtype."""
         base = self.base
-        if type(base) is not nn.Linear or not base.weight.is_floating_point():
+        if type(base) not in (nn.Linear, FrozenLinear) or not base.weight.is_floating_point():
             raise ModelError(
                 f"{self.path}: cannot merge into {type(base).__name__} with {base.weight.dtype} weights; "
                 "load the base model unquantised"
@@ -173,4 +182,47 @@ class GatedLinear(nn.Module):
         plain = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
         plain.weight = nn.Parameter(weight, requires_grad=False)
         plain.bias = base.bias
-        return plain.train(base.training)
+        plain.train(base.training)
+        return FrozenLinear(plain, base.prepack) if isinstance(base, FrozenLinear) else plain
+
+
+def _add(y: Tensor, z: Tensor, U: Tensor) -> Tensor:
+    """Add ``z U^T`` to ``y`` in place: nobody else holds it, and a linear layer's backward does not read its output."""
+    y.view(-1, y.shape[-1]).addmm_(z.flatten(0, -2).to(y.dtype), U.t().to(y.dtype))
+    return y
+
+
+def _gated(x: Tensor, U: Tensor, V: Tensor, g: Tensor, base: FrozenLinear) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the layer's output, ``x V^T``, and this gated."""
+    inner = F.linear(x, V.to(x.dtype))
+    z = (inner * g).to(x.dtype)  # the product in fp32: 0.3 is not a bf16 number
+    return _add(base.product(x), z, U), inner, z
+
+
+class _Gated(torch.autograd.Function):
+    """``x W0^T + b + (g * (x V^T)) U^T`` as one node of the graph.
+
+    Formed by autograd from its parts, the two gradients with respect to x would each be a tensor of their own, then summed; here
+    the smaller product is added to the larger in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, U: Tensor, V: Tensor, g: Tensor, base: FrozenLinear) -> Tensor:  # type: ignore[override]
+        y, inner, z = _gated(x, U, V, g, base)
+        ctx.base = base
+        ctx.save_for_backward(x, U, V, g, inner if g.requires_grad else None, z)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, U, V, g, inner, z = ctx.saved_tensors
+        need_x, need_U, need_V, need_g, _ = ctx.needs_input_grad
+        dy = outputs[0]
+        rows = dy.flatten(0, -2)
+        dU = (rows.t() @ z.flatten(0, -2)).to(U.dtype) if need_U else None
+        dz = dy @ U.to(dy.dtype)
+        dg = (dz * inner.to(g.dtype)).sum_to_size(g.shape) if need_g else None
+        d_inner = (dz * g).to(dy.dtype).flatten(0, -2)
+        dV = (d_inner.t() @ x.flatten(0, -2)).to(V.dtype) if need_V else None
+        dx = _add(ctx.base.transposed_product(dy), d_inner, V.t()) if need_x else None
+        return dx, dU, dV, dg, None

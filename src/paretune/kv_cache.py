@@ -73,9 +73,10 @@ class GrowingLayer(DynamicLayer):
         self._view(len(self.keys), self._start + positions, self.keys.shape[-2] - positions)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows ``indices`` of the batch."""
-        super().batch_select_indices(indices)
-        self._storage, self._start = None, 0  # the kept rows are a copy of their own, without room
+        """Keep the rows ``indices`` of the batch, each as often as it is named."""
+        self.keys, self.values = self.keys[indices], self.values[indices]
+        self._move(len(indices), 0, self.keys.shape[-2] + ROOM)
+        self._view(len(indices), 0, self.keys.shape[-2])
 
     def _move(self, rows: int, before: int, positions: int) -> None:
         """Move what is held to new storage for ``rows`` and ``positions``, behind ``before`` free ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
@@ -167,6 +168,9 @@ class LanguageModel:
 def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -> LanguageModel:
     """Load a causal language model for training and sampling.
 
+    On the CPU its linear layers keep copies of their weights in a faster layout; with ``PARETUNE_PREPACK=0`` in the environment
+    they do without, for a model that fills most of the memory.
+
     Args:
         name: ``smollm2-135m`` (the embedded default), a hub name, a folder, or a GGUF file.
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes it natively.
@@ -192,7 +196,7 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     model.eval().requires_grad_(False).to(place)
-    prepare(model)
+    prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0")
     template = fingerprint(tokenizer.chat_template, len(tokenizer))
     return LanguageModel(model, tokenizer, name, fingerprint(_weights_fingerprint(source, config), template))
 

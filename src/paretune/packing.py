@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from paretune.errors import ModelError, TrainingError
+from paretune.frozen import FrozenLinear, freeze
 
 ATTENTION = "paretune"
 """Name under which the packed attention is registered with transformers; without a layout it is plain SDPA."""
@@ -143,7 +144,8 @@ def packed_token_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         packed_layout=batch.layout,
     ).last_hidden_state[0]
     head = model.get_output_embeddings()
-    return _TargetLogps.apply(hidden[batch.predictors], head.weight, head.bias, batch.targets)
+    assert isinstance(head, FrozenLinear)
+    return _TargetLogps.apply(hidden[batch.predictors], head, batch.targets)
 
 
 class _TargetLogps(torch.autograd.Function):
@@ -153,27 +155,27 @@ class _TargetLogps(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, hidden: Tensor, head: FrozenLinear, targets: Tensor) -> Tensor:  # type: ignore[override]
         logps = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         wanted = hidden.requires_grad
         gradient = torch.empty_like(hidden) if wanted else None
         for start in range(0, len(targets), HEAD_CHUNK):
             part = slice(start, start + HEAD_CHUNK)
-            logits = F.linear(hidden[part], weight, bias).float()
+            logits = head.product(hidden[part]).float()
             target = targets[part, None]
             normaliser = logits.logsumexp(-1, keepdim=True)
             logps[part] = (logits.gather(-1, target) - normaliser)[:, 0]
             if gradient is not None:
                 probabilities = logits.sub_(normaliser).exp_()
-                pushed = probabilities.to(weight.dtype) @ weight
-                gradient[part] = weight[targets[part]] - pushed
+                pushed = head.transposed_product(probabilities.to(hidden.dtype))
+                gradient[part] = head.weight[targets[part]] - pushed
         ctx.save_for_backward(gradient) if wanted else None
         return logps
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return (outputs[0][:, None].to(gradient.dtype) * gradient), None, None, None
+        return (outputs[0][:, None].to(gradient.dtype) * gradient), None, None
 
 
 def _attention(
@@ -191,6 +193,8 @@ def _attention(
     whose backward is one concatenation; that of a slice is a full tensor of zeros for each.
     """
     if packed_layout is None:
+        if query.shape[2] == 1:
+            return _decoding_attention(query, key, value, attention_mask, kwargs.get("scaling")), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     window = kwargs.get("sliding_window")
     if window is not None and any(b.shape[1] > window for _, biases in packed_layout for b in biases):
@@ -202,6 +206,10 @@ def _attention(
         scale=kwargs.get("scaling"),
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    kind = query.dtype
+    if query.device.type == "cpu" and torch.is_grad_enabled():
+        # The backward pass of bfloat16 attention on the CPU takes longer than that of float32.
+        query, key, value = query.float(), key.float(), value.float()
     sizes = [n for prompt, biases in packed_layout for n in (prompt, *(bias.shape[0] for bias in biases))]
     texts = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
     pieces = []
@@ -211,21 +219,39 @@ def _attention(
         for bias in biases:
             q, k, v = next(texts)
             k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
-            pieces.append(attend(q, k, v, attn_mask=bias))
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+            pieces.append(attend(q, k, v, attn_mask=bias.to(q.dtype)))
+    return torch.cat(pieces, dim=2).transpose(1, 2).to(kind), None
+
+
+def _decoding_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None
+) -> Tensor:
+    """Return the attention ``[B, 1, H, d]`` of one query position ``[B, H, 1, d]`` over keys ``[B, G, T, d]``.
+
+    The H / G heads that share keys are queries of one head: a single query in bfloat16 takes the CPU four to seven times longer.
+    """
+    B, H, _, d = query.shape
+    grouped, kind = query.view(B, key.shape[1], -1, d), query.dtype
+    if key.shape[1] == H and kind == torch.bfloat16 and query.device.type == "cpu":
+        grouped, key, value = grouped.float(), key.float(), value.float()
+    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
+    return out.to(kind).reshape(B, 1, H, d)
 
 
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def prepare(model: PreTrainedModel) -> None:
-    """Switch ``model`` to the packed attention and prove on one small batch that it still computes the same.
+def prepare(model: PreTrainedModel, prepack: bool = True) -> None:
+    """Freeze the linear layers of ``model`` and switch it to the packed attention.
+
+    One small batch proves that it still computes the same. ``prepack`` see :class:`paretune.frozen.FrozenLinear`.
 
     Raises:
         ModelError: the architecture does something between the decoder and the logits (soft caps, logit scales) or in
             its attention that a packed batch would miss.
     """
+    freeze(model, prepack)
     model.set_attn_implementation(ATTENTION)
     size = min(model.get_output_embeddings().weight.shape[0], 64)
     prompt, first, second = (
