@@ -561,7 +561,7 @@ def test_a_failing_forward_ends_its_rows_and_the_engine_goes_on(
 ) -> None:
     real, broken = Batch._forward, threading.Event()
 
-    def forward(self: Batch, *arguments: Any) -> torch.Tensor:
+    def forward(self: Batch, *arguments: object) -> torch.Tensor:
         if broken.is_set():
             broken.clear()
             raise RuntimeError("out of memory")
