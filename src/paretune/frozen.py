@@ -45,13 +45,13 @@ class FrozenLinear(nn.Linear):
     def product(self, x: Tensor) -> Tensor:
         """Return ``x W^T + b [..., out]`` without a graph."""
         if self._prepacks(x):
-            return torch.ops.mkldnn._linear_pointwise(x, self._layout(False), self.bias, "none", [], "")
+            return _onednn(x, self._layout(False), self.bias)
         return F.linear(x, self.weight, self.bias)
 
     def transposed_product(self, y: Tensor) -> Tensor:
         """Return ``y W [..., in]`` without a graph: the gradient of x where ``y`` is that of the output."""
         if self._prepacks(y):
-            return torch.ops.mkldnn._linear_pointwise(y, self._layout(True), None, "none", [], "")
+            return _onednn(y, self._layout(True))
         return y @ self.weight
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,6 +82,16 @@ def freeze(model: nn.Module, prepack: bool = True) -> None:
         if type(linear) is nn.Linear:
             parent, _, leaf = path.rpartition(".")
             setattr(model.get_submodule(parent), leaf, FrozenLinear(linear, prepack))
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ``x W^T`` without a graph, for a thin ``weight [n, in]`` that changes: oneDNN's is up to twice as fast on the CPU."""
+    fitting = x.device.type == "cpu" and x.dtype == weight.dtype in PREPACKED and x.numel() > 0
+    return _onednn(x, weight) if fitting else F.linear(x, weight)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _Frozen(torch.autograd.Function):

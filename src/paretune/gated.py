@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from paretune.errors import ModelError
-from paretune.frozen import FrozenLinear
+from paretune.frozen import FrozenLinear, product
 
 _NO_STATE = (
     "the model has gated layers, but no preference is set. Run forward and backward inside "
@@ -194,9 +194,14 @@ def _add(y: Tensor, z: Tensor, U: Tensor) -> Tensor:
 
 def _gated(x: Tensor, U: Tensor, V: Tensor, g: Tensor, base: FrozenLinear) -> tuple[Tensor, Tensor, Tensor]:
     """Return the layer's output, ``x V^T``, and this gated."""
-    inner = F.linear(x, V.to(x.dtype))
+    inner = product(x, V.to(x.dtype))
     z = (inner * g).to(x.dtype)  # the product in fp32: 0.3 is not a bf16 number
     return _add(base.product(x), z, U), inner, z
+
+
+def _outer(thin: Tensor, wide: Tensor) -> Tensor:
+    """Return the sum over tokens of ``thin [.., R]`` times ``wide [.., n]``: ``[R, n]``."""
+    return product(thin.flatten(0, -2).t().contiguous(), wide.flatten(0, -2).t())
 
 
 class _Gated(torch.autograd.Function):
@@ -218,11 +223,10 @@ class _Gated(torch.autograd.Function):
         x, U, V, g, inner, z = ctx.saved_tensors
         need_x, need_U, need_V, need_g, _ = ctx.needs_input_grad
         dy = outputs[0]
-        rows = dy.flatten(0, -2)
-        dU = (rows.t() @ z.flatten(0, -2)).to(U.dtype) if need_U else None
-        dz = dy @ U.to(dy.dtype)
+        dU = _outer(z, dy).t().to(U.dtype) if need_U else None
+        dz = product(dy, U.t().to(dy.dtype))
         dg = (dz * inner.to(g.dtype)).sum_to_size(g.shape) if need_g else None
-        d_inner = (dz * g).to(dy.dtype).flatten(0, -2)
-        dV = (d_inner.t() @ x.flatten(0, -2)).to(V.dtype) if need_V else None
+        d_inner = (dz * g).to(dy.dtype)
+        dV = _outer(d_inner, x).to(V.dtype) if need_V else None
         dx = _add(ctx.base.transposed_product(dy), d_inner, V.t()) if need_x else None
         return dx, dU, dV, dg, None

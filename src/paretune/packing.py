@@ -31,7 +31,10 @@ HEAD_CHUNK = 256
 TokenGroup = tuple[Sequence[int], Sequence[Sequence[int]]]
 """Token ids of one prompt and of each of its responses."""
 
-Layout = tuple[tuple[int, tuple[Tensor, ...]], ...]
+PROMPT_BLOCK = 64
+"""Prompt tokens that are attended together: keys behind a block are left out, where a causal kernel computes and hides most."""
+
+Layout = tuple[tuple[tuple[Tensor, ...], tuple[Tensor, ...]], ...]
 """See :class:`PackedBatch`."""
 
 
@@ -42,8 +45,8 @@ class PackedBatch:
     Attributes:
         input_ids: int64 ``[1, T]``.
         position_ids: int64 ``[1, T]``, counted within each prompt + response.
-        layout: for each group the tokens of its prompt, and for each response of r tokens its attention bias
-            ``[r, prompt + r]`` (0 or -inf).
+        layout: for each group the attention biases (0 or -inf) of its prompt's blocks of n tokens, ``[n, end of the block]``,
+            and of its responses of r tokens, ``[r, prompt + r]``.
         predictors: int64 ``[S]``, the token whose hidden state predicts each target (a response's first token is
             predicted by the last token of its prompt).
         targets: int64 ``[S]``.
@@ -72,7 +75,7 @@ def pack(
     """
     ids: list[int] = []
     positions: list[int] = []
-    layout: list[tuple[int, tuple[Tensor, ...]]] = []
+    layout: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
     predictors: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
@@ -96,7 +99,11 @@ def pack(
             ids.extend(response)
             positions.extend(range(len(prompt), len(prompt) + len(response)))
         group_of.extend([number] * (len(ids) - start))
-        layout.append((len(prompt), tuple(_bias(len(prompt), len(r), dtype).to(device) for r in responses)))
+        blocks = range(0, len(prompt), PROMPT_BLOCK)
+        texts = [(first, min(PROMPT_BLOCK, len(prompt) - first)) for first in blocks]
+        texts += [(len(prompt), len(response)) for response in responses]
+        biases = [_bias(seen, own, dtype).to(device) for seen, own in texts]
+        layout.append((tuple(biases[: len(blocks)]), tuple(biases[len(blocks) :])))
 
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
@@ -113,10 +120,10 @@ def pack(
     )
 
 
-def _bias(prompt: int, response: int, dtype: torch.dtype) -> Tensor:
-    """Additive attention bias ``[r, prompt + r]`` of a response: its prompt, and itself up to each token."""
-    hidden = torch.ones(response, prompt + response, dtype=torch.bool).triu(prompt + 1)
-    return torch.zeros(response, prompt + response, dtype=dtype).masked_fill(hidden, float("-inf"))
+def _bias(seen: int, own: int, dtype: torch.dtype) -> Tensor:
+    """Additive attention bias ``[own, seen + own]`` of a text: all that stands before it, and itself up to each token."""
+    hidden = torch.ones(own, seen + own, dtype=torch.bool).triu(seen + 1)
+    return torch.zeros(own, seen + own, dtype=dtype).masked_fill(hidden, float("-inf"))
 
 
 def packed_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
@@ -161,12 +168,10 @@ class _TargetLogps(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if wanted else None
         for start in range(0, len(targets), HEAD_CHUNK):
             part = slice(start, start + HEAD_CHUNK)
-            logits = head.product(hidden[part]).float()
-            target = targets[part, None]
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            logps[part] = (logits.gather(-1, target) - normaliser)[:, 0]
+            all_logps = head.product(hidden[part]).float().log_softmax(-1)
+            logps[part] = all_logps.gather(-1, targets[part, None])[:, 0]
             if gradient is not None:
-                probabilities = logits.sub_(normaliser).exp_()
+                probabilities = all_logps.exp_()
                 pushed = head.transposed_product(probabilities.to(hidden.dtype))
                 gradient[part] = head.weight[targets[part]] - pushed
         ctx.save_for_backward(gradient) if wanted else None
@@ -197,7 +202,9 @@ def _attention(
             return _decoding_attention(query, key, value, attention_mask, kwargs.get("scaling")), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     window = kwargs.get("sliding_window")
-    if window is not None and any(b.shape[1] > window for _, biases in packed_layout for b in biases):
+    if window is not None and any(
+        bias.shape[1] > window for texts in packed_layout for part in texts for bias in part
+    ):
         raise ModelError(
             f"a text is longer than the model's sliding window of {window} tokens; set a smaller max_length"
         )
@@ -210,12 +217,15 @@ def _attention(
     if query.device.type == "cpu" and torch.is_grad_enabled():
         # The backward pass of bfloat16 attention on the CPU takes longer than that of float32.
         query, key, value = query.float(), key.float(), value.float()
-    sizes = [n for prompt, biases in packed_layout for n in (prompt, *(bias.shape[0] for bias in biases))]
+    sizes = [bias.shape[0] for blocks, biases in packed_layout for bias in (*blocks, *biases)]
     texts = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
     pieces = []
-    for _, biases in packed_layout:
-        q, prompt_k, prompt_v = next(texts)
-        pieces.append(attend(q, prompt_k, prompt_v, is_causal=True))
+    for blocks, biases in packed_layout:
+        parts = [next(texts) for _ in blocks]
+        prompt_k, prompt_v = (torch.cat([part[place] for part in parts], dim=2) for place in (1, 2))
+        for (q, _, _), bias in zip(parts, blocks, strict=True):
+            end = bias.shape[1]
+            pieces.append(attend(q, prompt_k[:, :, :end], prompt_v[:, :, :end], attn_mask=bias.to(q.dtype)))
         for bias in biases:
             q, k, v = next(texts)
             k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
