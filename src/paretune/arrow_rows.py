@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import IO, Any, overload
 
 import numpy as np
@@ -54,14 +54,14 @@ def changed(rows: Sequence[Row], change: Callable[[Row], Row], names: Iterable[s
     Rows in a file are changed whenever they are read.
     """
     if isinstance(rows, ArrowRows):
-        return ArrowRows(rows.file, rows.index, (*rows.changes, change), frozenset(names))
+        return ArrowRows(rows.file, rows.places, (*rows.changes, change), frozenset(names))
     return gather(map(change, rows))
 
 
 def taken(rows: Sequence[Row], places: np.ndarray) -> Sequence[Row]:
     """Return the rows at ``places [n]``, in this order."""
     if isinstance(rows, ArrowRows):
-        return ArrowRows(rows.file, rows.index[places], rows.changes, rows.names)
+        return ArrowRows(rows.file, rows.places[places], rows.changes, rows.names)
     return tuple(rows[place] for place in places.tolist())
 
 
@@ -70,7 +70,7 @@ class ArrowRows(Sequence[Row]):
 
     Attributes:
         file: where they stand.
-        index: int64 ``[N]``, the place of each in the file.
+        places: int64 ``[N]``, where each stands in the file.
         changes: what happens to a row after it is read.
         names: the objectives that rows may have.
     """
@@ -78,21 +78,21 @@ class ArrowRows(Sequence[Row]):
     def __init__(
         self,
         file: _File,
-        index: np.ndarray,
+        places: np.ndarray,
         changes: tuple[Callable[[Row], Row], ...],
         names: frozenset[str],
     ) -> None:
-        self.file, self.index, self.changes, self.names = file, index, changes, names
+        self.file, self.places, self.changes, self.names = file, places, changes, names
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.places)
 
     def __iter__(self) -> Iterator[Row]:
-        blocks = np.searchsorted(self.file.starts, self.index, side="right") - 1
+        blocks = np.searchsorted(self.file.starts, self.places, side="right") - 1
         edges = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(blocks)]
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             if start < end:  # no rows have no block
-                places = self.index[start:end] - self.file.starts[blocks[start]]
+                places = self.places[start:end] - self.file.starts[blocks[start]]
                 yield from map(self._change, self.file.rows(int(blocks[start]), places))
 
     @overload
@@ -103,8 +103,8 @@ class ArrowRows(Sequence[Row]):
 
     def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
         if isinstance(place, slice):
-            return ArrowRows(self.file, self.index[place], self.changes, self.names)
-        at = self.index[place]
+            return ArrowRows(self.file, self.places[place], self.changes, self.names)
+        at = self.places[place]
         block = int(np.searchsorted(self.file.starts, at, side="right")) - 1
         (row,) = self.file.rows(block, np.array([at - self.file.starts[block]]))
         return self._change(row)
