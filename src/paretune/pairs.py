@@ -208,7 +208,7 @@ def _signs(rows: Sequence[Row], objectives: tuple[str, ...]) -> np.ndarray:
         if len(set(row.responses)) < K:
             same = [row.responses[a] == row.responses[b] for a, b in zip(first, second, strict=True)]
             signs[number, :, same] = 0
-    return signs.transpose(0, 2, 1).reshape(-1, len(objectives))
+    return signs.transpose(0, 2, 1).reshape(len(rows) * len(first), len(objectives))
 
 
 def _pair(

@@ -81,7 +81,7 @@ def candidates(dataset: ScoredDataset, collapsed: Callable[[str], bool] | None =
     return Candidates(
         rows,
         at - (ends - counts)[rows] if len(rows) else at,
-        np.asarray(scores).reshape(-1, len(dataset.objectives))[first],
+        np.asarray(scores).reshape(len(prints), len(dataset.objectives))[first],
         {reason: n for reason, n in dropped.items() if n},
     )
 

@@ -170,8 +170,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Record]]:
 
     path.stat()
     try:
-        # Buffered, as a file may be one group of rows: otherwise all of a column would be read before its first row.
-        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+        # A file is often one group of rows, of which whole columns would be read before the first row.
+        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             yield from _numbered(path, file.iter_batches(batch_size=1024))
     except pyarrow.ArrowException as error:
         raise DataError(
