@@ -102,8 +102,9 @@ def random_lora(lm: LanguageModel, targets: list[str], seed: int, size: float = 
 def random_panacea(lm: LanguageModel, objectives: tuple[str, ...] = OBJECTIVES[:2]) -> Policy:
     """Return a policy of Panacea's form (k = 8, all linears) whose update is random and large enough to change the text."""
     adapter, gates = initial(target_shapes(lm.model, ["all-linear"]), 8, len(objectives), init="small")
+    generator = torch.Generator().manual_seed(0)
     for parameter in gates.named_parameters().values():
-        parameter.data.uniform_(1.0, 2.0)
+        parameter.data.uniform_(6.0, 12.0, generator=generator)
     folded = gates.fold(replace(adapter, base=lm.fingerprint))
     return Policy.conditioned("random", lm, objectives, folded)
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -64,34 +65,39 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure(way: str, arguments: argparse.Namespace) -> None:
-    """Print what a step of ``way`` computes and needs, as JSON."""
+def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what a step of ``way`` computes, the peak of memory in it, and what was held before, in bytes."""
     step = prepared(way, arguments)
     before = psutil.Process().memory_info().rss
     step()
     forget_peak()
     found = step()
-    print(json.dumps({"numbers": found.numbers, "peak": peak(), "before": before}))
+    return {"numbers": found.numbers, "peak": peak(), "before": before}
 
 
-def child(way: str, given: Sequence[str]) -> dict[str, list[float]]:
-    """Measure ``way`` in a process of its own."""
+def child(way: str, given: Sequence[str]) -> dict[str, Any]:
+    """:func:`measure` ``way`` in a process of its own."""
     command = [sys.executable, __file__, *given, "--of", way]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def main(given: Sequence[str] | None = None) -> None:
-    """Run the comparison and print it."""
-    given = sys.argv[1:] if given is None else list(given)
+def read(given: Sequence[str]) -> argparse.Namespace:
+    """Return the options."""
     parser = options(__doc__ or "", "memory", rounds=2)
     pair_options(parser)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--checkpointing", action="store_true", help="TRL's gradient checkpointing")
     parser.add_argument("--of", choices=["paretune", *PEERS], help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
+    return parser.parse_args(given)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Run the comparison and print it."""
+    given = sys.argv[1:] if given is None else list(given)
+    arguments = read(given)
     if arguments.of:
-        measure(arguments.of, arguments)
+        print(json.dumps(measure(arguments.of, arguments)))
         return
     del arguments.of
     rounds = [{way: child(way, given) for way in ("paretune", *PEERS)} for _ in range(arguments.rounds)]

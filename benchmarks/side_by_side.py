@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -117,24 +118,29 @@ def same(
 ) -> dict[str, Any]:
     """Return that all ways found the numbers of the first within the tolerance; otherwise end the process with them."""
     first, *others = found.values()
-    apart = 0.0
-    for numbers in others:
-        for a, b in zip(first, numbers, strict=True):
-            allowed = relative * abs(a) + absolute
-            apart = max(apart, abs(a - b) / allowed if allowed else float(a != b))
-    if not apart <= 1:
+    apart = [
+        _share(abs(a - b), relative * abs(a) + absolute)
+        for numbers in others
+        for a, b in zip(first, numbers, strict=True)
+    ]
+    if not all(share <= 1 for share in apart):  # so that NaN is no agreement
         sys.exit(
             f"{what} differ beyond {relative:g} relative + {absolute:g}, so the figures mean nothing: {dict(found)}"
         )
-    print(f"same {what} ({apart:.2g} of the tolerance)", flush=True)
+    worst = max(apart, default=0.0)
+    print(f"same {what} ({worst:.2g} of the tolerance)", flush=True)
     values = {name: [float(number) for number in numbers] for name, numbers in found.items()}
     return {
         "what": what,
         "relative": relative,
         "absolute": absolute,
-        "share_of_tolerance": apart,
+        "share_of_tolerance": worst,
         "values": values,
     }
+
+
+def _share(difference: float, allowed: float) -> float:
+    return difference / allowed if allowed else (math.inf if difference != 0 else 0.0)
 
 
 def same_tokens(what: str, found: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Any]:
