@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from paretune import arrow_rows
 from paretune.arrow_rows import ArrowRows, gather
@@ -25,7 +27,14 @@ from paretune.inspect import _layers_of_each, inspect
 from paretune.pairs import conflict_matrix, labelled_pairs, pairs
 from paretune.rays import candidates
 from paretune.rows import Row
-from paretune.token_file import TokenFile, count_tokens, packed_groups, tokenised, write_tokens
+from paretune.token_file import (
+    TokenFile,
+    count_tokens,
+    packed_groups,
+    render,
+    tokenised,
+    write_tokens,
+)
 from test_rows import OBJECTIVES, rows
 from world import make_dataset
 
@@ -67,6 +76,7 @@ def test_rows_of_a_file_are_the_rows(found, block, data) -> None:
         kept[len(found)]
 
 
+@pytest.mark.filterwarnings("ignore:overflow")  # in the deviation of numbers near the largest
 @given(tables, sizes)
 @settings(max_examples=60)
 def test_everything_counted_and_chosen_is_the_same(found, block) -> None:
@@ -225,8 +235,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path) -> None:
     few, many = write(4000), write(24_000)
     growth = peak(many, 1 << 22) - peak(few, 1 << 22)
     assert growth < 25, f"20,000 rows more took {growth:.0f} MB more"
-    whole = peak(many, 1 << 60) - peak(few, 1 << 60)
-    assert whole > 40, "rows in memory must be seen by this test"
+    assert peak(many, 1 << 60) > peak(many, 1 << 22) + 40, "rows in memory would be seen by this test"
 
 
 # Token ids
@@ -298,6 +307,15 @@ def test_packing_loses_nothing_and_keeps_to_the_budget(tmp_path_factory, groups,
     assert math.isnan(counts.response[0]) == (counts.responses == 0)
 
 
+def test_counts_are_rendered(tmp_path) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    file = write_tokens(tmp_path / "t.arrow", [([1] * 7, [[2] * 1200, [3]]), ([4], [])])
+    console.print(render(count_tokens(file)))
+    shown = " ".join(console.file.getvalue().replace("│", " ").split())
+    for piece in ("tokens, each prompt once 1,209", "rows longer than 1024 1", "prompt 4 4 7 7"):
+        assert piece in shown
+
+
 def test_likely_parts_are_full() -> None:
     rng = np.random.default_rng(0)
     groups = [([1] * n, [[2] * m]) for n, m in rng.integers(5, 120, (20_000, 2)).tolist()]
@@ -363,9 +381,9 @@ def test_an_error_leaves_the_older_file(tmp_path) -> None:
 
 def test_the_benchmark_runs(tmp_path) -> None:
     script = Path(__file__).parents[1] / "benchmarks" / "long_data.py"
-    command = [sys.executable, str(script), "--rows", "150", "300", "--phases", "inspect", "select", "pack"]
+    command = [sys.executable, str(script), "--rows", "150", "--phases", "select", "pack"]
     command += ["--work", str(tmp_path), "--out", str(tmp_path / "out.json")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert set(json.loads((tmp_path / "out.json").read_text())["phases"]["pack"]) == {"150", "300"}
+    assert set(json.loads((tmp_path / "out.json").read_text())["phases"]["pack"]) == {"150"}
     assert "peak memory grows by" in done.stdout

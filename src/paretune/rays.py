@@ -58,9 +58,8 @@ def candidates(dataset: ScoredDataset, collapsed: Callable[[str], bool] | None =
     A cut response does not show where to stop.
     """
     dropped = {"cut": 0, "repeated": 0, "collapsed": 0}
-    counts, places, prints, scores = array("q"), array("q"), array("Q"), array("d")
-    place = 0
-    for row in dataset.rows:
+    rows, responses, prints, scores = array("i"), array("i"), array("Q"), array("d")
+    for number, row in enumerate(dataset.rows):
         matrix = dataset.matrix(row)
         for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True)):
             if cut:
@@ -68,19 +67,14 @@ def candidates(dataset: ScoredDataset, collapsed: Callable[[str], bool] | None =
             elif collapsed is not None and collapsed(text):
                 dropped["collapsed"] += 1
             else:
-                places.append(place + k)
+                rows.append(number)
+                responses.append(k)
                 prints.append(_print(row.key, text))
                 scores.frombytes(matrix[k].tobytes())
-        counts.append(len(row.responses))
-        place += len(row.responses)
     first = np.sort(np.unique(np.asarray(prints), return_index=True)[1])
     dropped["repeated"] = len(prints) - len(first)
-    at = np.asarray(places)[first]
-    ends = np.cumsum(counts)
-    rows = np.searchsorted(ends, at, side="right")
     return Candidates(
-        rows,
-        at - (ends - counts)[rows] if len(rows) else at,
+        *(np.asarray(places)[first].astype(np.int64) for places in (rows, responses)),
         np.asarray(scores).reshape(len(prints), len(dataset.objectives))[first],
         {reason: n for reason, n in dropped.items() if n},
     )
