@@ -55,7 +55,7 @@ def command(module: str) -> list[str]:
 
 def one_thread() -> dict[str, str]:
     """Return the environment of a process that computes on one thread and asks no hub."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def help_of(module: str) -> None:

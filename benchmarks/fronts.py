@@ -12,10 +12,12 @@ pymoo answers by `n_stop_if_ranked`. CPU-seconds; they count only when the resul
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,6 +25,7 @@ import psutil
 from paretune import figures, peeling
 from side_by_side import Way, clocked, figure, in_turn, not_run, options, same, write
 
+KINDS = ("front", "all layers", "first layers", "hypervolume")
 OURS, PEER, OWN = "paretune", "pymoo", "pymoo, its own sort"
 Numbers = Callable[[], np.ndarray]
 
@@ -104,39 +107,52 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--objectives", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--limit", type=float, default=60.0, help="seconds")
     arguments = parser.parse_args(given)
-    rows, equal = [], []
-    dropped: set[tuple[str, str, int]] = set()
-    for kind in ("front", "all layers", "first layers", "hypervolume"):
+    rows: list[dict[str, Any]] = []
+    equal: dict[str, dict[str, Any]] = {}
+    for kind in KINDS:
         for M in arguments.objectives:
-            for count in sorted(arguments.points):
-                what = f"{kind}, {count} points, {M} objectives"
-                asked = ways(kind, made(kind, count, M))
-                # What took too long on fewer points is not tried on more.
-                kept = {
-                    name: run
-                    for name, run in asked.items()
-                    if (kind, name, M) not in dropped and finishes(run, arguments.limit)
-                }
-                dropped |= {(kind, name, M) for name in asked if name not in kept}
-                if OURS not in kept:
-                    print(f"{what}: {OURS} takes more than {arguments.limit:g} s and is left out", flush=True)
-                    continue
-                found = {name: run().tolist() for name, run in kept.items()}
-                equal.append(_summary(same(what, found, relative=1e-9 if kind == "hypervolume" else 0.0)))
-                taken = in_turn({name: often(run) for name, run in kept.items()}, arguments.rounds)
-                why = f"not run: more than {arguments.limit:g} s, or more memory than there is"
-                rows += [
-                    figure(what, taken, OURS, peer)
-                    if peer in kept
-                    else not_run(what, OURS, peer, taken[OURS], "CPU-s", why)
-                    for peer in list(asked)[1:]
-                ]
-    write(arguments, "B10", "Dominance, layers, hypervolume", rows, equal)
+            measured, checks = by_size(kind, M, arguments)
+            rows += measured
+            for check in checks:
+                worst = max(check["share_of_tolerance"], equal.get(kind, check)["share_of_tolerance"])
+                equal[kind] = check | {"what": f"{kind} of all sizes", "share_of_tolerance": worst}
+    write(arguments, "B10", "Dominance, layers, hypervolume", rows, list(equal.values()))
 
 
-def _summary(equal: dict[str, object]) -> dict[str, object]:
-    """Leave out up to a million numbers."""
-    return {name: value for name, value in equal.items() if name != "values"}
+def by_size(
+    kind: str, M: int, arguments: argparse.Namespace
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of a question of ``kind`` about points with M objectives, and what was equal.
+
+    What takes too long on fewer points is not tried on more, and said once.
+    """
+    rows, equal = [], []
+    dropped: set[str] = set()
+    why = f"not run: more than {arguments.limit:g} s, or more memory than there is"
+    for count in sorted(arguments.points):
+        what = f"{kind}, {count:,} points, {M} objectives"
+        asked = {name: run for name, run in ways(kind, made(kind, count, M)).items() if name not in dropped}
+        kept = {name: run for name, run in asked.items() if finishes(run, arguments.limit)}
+        dropped |= set(asked) - set(kept)
+        if OURS not in kept:
+            rows.append(
+                not_run(what, OURS, " and ".join(name for name in asked if name != OURS), (), "CPU-s", why)
+            )
+            break
+        check = same(
+            what,
+            {name: run().tolist() for name, run in kept.items()},
+            relative=1e-9 if kind == "hypervolume" else 0.0,
+        )
+        del check["values"]  # up to a million
+        equal.append(check)
+        taken = in_turn({name: often(run) for name, run in kept.items()}, arguments.rounds)
+        for peer in asked:
+            if peer in kept and peer != OURS:
+                rows.append(figure(what, taken, OURS, peer))
+            elif peer != OURS:
+                rows.append(not_run(what, OURS, peer, taken[OURS], "CPU-s", why))
+    return rows, equal
 
 
 if __name__ == "__main__":

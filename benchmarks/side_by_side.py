@@ -103,8 +103,8 @@ def figure(
 
 
 def not_run(what: str, ours: str, theirs: str, taken: Sequence[float], unit: str, why: str) -> dict[str, Any]:
-    """Return the row of a figure whose peer was not run, with the reason."""
-    print(f"{what}: {ours} {_spread(taken)} {unit}, {theirs} {why}", flush=True)
+    """Return the row of a figure whose peer was not run, with the reason; without ``taken`` ours was not run either."""
+    print(f"{what}: {ours} {_spread(taken) + ' ' + unit if taken else why}, {theirs} {why}", flush=True)
     values = [float(f"{value:.6g}") for value in taken]
     return {"what": what, "ours": ours, "against": theirs, "unit": unit, "taken": {ours: values}, "note": why}
 

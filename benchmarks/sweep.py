@@ -1,6 +1,6 @@
 """B4: a MODPO sweep over five preferences, end to end, against five runs of the kind people start today.
 
-    python benchmarks/sweep.py [--rounds 5] [--pairs 8] [--epochs 2] [--batch 4] [--targets all-linear]
+    python benchmarks/sweep.py [--rounds 5] [--pairs 4] [--epochs 2] [--batch 2] [--targets all-linear]
 
 The library loads the model once, tokenises, caches the reference's and the margin models' log-probabilities, trains the two
 single-objective adapters (which are also the margin models) and three anchors between them, and saves the policy. The peer
@@ -189,11 +189,11 @@ def main(given: Sequence[str] | None = None) -> None:
     from trl_step import quiet
 
     parser = options(__doc__ or "", "sweep")
-    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--targets", nargs="+", default=["all-linear"])
-    parser.add_argument("--tolerance", type=float, default=0.01, help="on the losses, relative")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="on the losses, relative")
     arguments = parser.parse_args(given)
     quiet()
     start()

@@ -45,7 +45,8 @@ def table(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 
 def _cells(row: Mapping[str, Any]) -> str:
-    ours = _median(row["taken"][row["ours"]], row["unit"])
+    taken = row["taken"][row["ours"]]
+    ours = _median(taken, row["unit"]) if taken else "not run"
     if row["ours"] != "paretune":
         ours = f"{row['ours']}: {ours}"
     note = f" ({row['note']})" if row["note"] else ""
