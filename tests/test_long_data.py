@@ -224,11 +224,11 @@ def test_memory_does_not_grow_with_the_rows(tmp_path) -> None:
 
     def write(count: int) -> Path:
         """One group of rows, as pyarrow writes it."""
-        words = np.random.default_rng(count).choice(["sun", "moon", "tree", "stone", "river"], (count, 150))
+        words = np.random.default_rng(0).choice(["sun", "moon", "tree", "stone", "river"], (50, 400))
         texts = [" ".join(line) for line in words]
         scores = [{"warm": [n % 7 / 7, n % 5 / 5], "cold": [n % 3 / 3, n % 11]} for n in range(count)]
-        columns = {"prompt": [f"{n} {text[:300]}" for n, text in enumerate(texts)]}
-        columns |= {"responses": [[text[:400], text[-400:]] for text in texts], "scores": scores}
+        columns = {"prompt": [f"{n} {texts[n % 50]}" for n in range(count)], "scores": scores}
+        columns["responses"] = [[f"{n} {texts[n % 49]}", f"{n} {texts[n % 47]}"] for n in range(count)]
         pa.parquet.write_table(pa.table(columns), tmp_path / f"{count}.parquet")
         return tmp_path / f"{count}.parquet"
 

@@ -74,8 +74,8 @@ def candidates(dataset: ScoredDataset, collapsed: Callable[[str], bool] | None =
     first = np.sort(np.unique(np.asarray(prints), return_index=True)[1])
     dropped["repeated"] = len(prints) - len(first)
     return Candidates(
-        np.asarray(rows)[first].astype(np.int64),
-        np.asarray(responses)[first].astype(np.int64),
+        np.asarray(rows)[first],
+        np.asarray(responses)[first],
         np.asarray(scores).reshape(len(prints), len(dataset.objectives))[first],
         {reason: n for reason, n in dropped.items() if n},
     )
