@@ -55,7 +55,7 @@ def _cells(row: Mapping[str, Any]) -> str:
     theirs = _median(row["taken"][row["against"]], row["unit"])
     ratio = row["ratio"]
     each = " to ".join(_short(ratio[end]) for end in ("low", "high"))
-    what = {"speed": "", "memory": " the memory", "tokens": " the tokens"}[ratio["of"]]
+    what = {"speed": "", "memory": " the memory", "tokens": " fewer tokens"}[ratio["of"]]
     return f"{ours} | {row['against']}: {theirs}{note} | **{_short(ratio['median'])}x**{what} ({each})"
 
 
@@ -97,7 +97,7 @@ def _machines(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
             f"{machine['processor']}, {machine['cores']} cores, one thread; {settings['model']}; {versions}."
         )
         rounds, load = settings["rounds"], machine["load"]
-        places.setdefault(place, []).append(f"{result['benchmark']} ({rounds} rounds, load {load:g})")
+        places.setdefault(place, []).append(f"{result['benchmark']} (rounds {rounds}, load {load:g})")
     return [f"Measured on {place} {', '.join(which)}." for place, which in places.items()]
 
 
