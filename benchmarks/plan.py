@@ -91,7 +91,7 @@ def planned(name: str) -> dict[str, float]:
     config, *overrides = RUNS[name]
     settings = load_config(ROOT / config, overrides)
     found = plan(settings)
-    costs = estimate(found, settings)
+    costs = estimate(found, settings, settings.model)
     trained = sum(stage.trained for stage in found.stages)
     return {"seconds": costs.cost.seconds, "peak": costs.peak, "trained": trained}
 

@@ -59,7 +59,7 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
         f"{rates.traffic / 1e9:.0f} GB/s in other operations, {rates.stream / 1e9:.1f} GB/s reading weights "
         f"(kept in {file.parent}; delete it to measure again)"
     )
-    return Device(HERE, title, memory, 1, {name: rates}, place.type == "cpu", said), name
+    return Device(HERE, HERE, title, memory, 1, {name: rates}, place.type == "cpu", said), name
 
 
 def measure(place: torch.device, kind: torch.dtype) -> Rates:

@@ -91,7 +91,7 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
     from paretune.plan import plan
 
     planned = plan(settings)
-    found = [estimate(planned, settings, model, device) for model in models or [None]]
+    found = [estimate(planned, settings, model, device) for model in models or [settings.model]]
     if as_json:
         typer.echo(json.dumps([each.to_dict() for each in found], indent=2))
         return

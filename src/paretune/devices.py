@@ -48,6 +48,7 @@ class Device:
 
     Attributes:
         name: by which it is asked for.
+        kind: name of one of them.
         title: what it is.
         memory: bytes of all together.
         count: devices.
@@ -57,6 +58,7 @@ class Device:
     """
 
     name: str
+    kind: str
     title: str
     memory: float
     count: int
@@ -81,7 +83,7 @@ def _sheet(name: str, title: str, bf16: float, fp32: float, bandwidth: float, gi
         f"{TRAFFIC_SHARE:.0%} of the bandwidth, {LAUNCH * 1e6:g} microseconds an operation"
     )
     return Device(
-        name, title, gigabytes * 1e9, 1, {"bfloat16": rates(bf16), "float32": rates(fp32)}, False, said
+        name, name, title, gigabytes * 1e9, 1, {"bfloat16": rates(bf16), "float32": rates(fp32)}, False, said
     )
 
 
@@ -132,7 +134,7 @@ def several(device: Device, count: int) -> Device:
     }
     return replace(
         device,
-        name=f"{count}x{device.name}",
+        name=f"{count}x{device.kind}",
         title=f"{count} x {device.title}",
         memory=device.memory * count,
         count=count,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from paretune.cost import (
     training_bytes,
 )
 from paretune.devices import HERE, Device, device_of, several
+from paretune.devices import KNOWN as DEVICES
 from paretune.errors import ModelError
 from paretune.packing import HEAD_CHUNK
 from paretune.plan import Plan
@@ -37,10 +39,17 @@ LIBRARIES = 0.6e9
 """Bytes of a process that has loaded the libraries and no model."""
 SLACK = 1.15
 """Memory of a process over what its tensors need: freed pieces that fit nothing."""
+KERNEL_BYTES = 2.5e6
+"""Of a product in bfloat16 that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
+KERNELS = 1024
+"""It keeps at most, where the variables below do not say otherwise."""
+KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 HEADROOM = 0.9
 """Share of an accelerator's memory that tensors can have."""
 START_SECONDS, REPORT_SECONDS = 6.0, 1.5
-"""To import the libraries and load a small model; to draw pictures and write the report."""
+"""To import the libraries; to draw pictures and write the report."""
+LOADING = 1e9
+"""Bytes of weights read from disk in a second."""
 RESAMPLE_SECONDS = 3e-4
 """Of one resample of one policy's prompts."""
 RULE_SECONDS = 2e-3
@@ -115,19 +124,19 @@ class Estimate:
         }
 
 
-def estimate(plan: Plan, config: RunConfig, model: str | None = None, device: str = HERE) -> Estimate:
+def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> Estimate:
     """Return what a planned run costs.
 
     Args:
         plan: of ``config``.
         config: of the run.
-        model: a size that is known, a folder or a hub name; by default that of the config.
+        model: a size that is known, a folder or a hub name.
         device: a known name, or this machine.
 
     Raises:
         ModelError, ConfigError: an unknown model or device, or targets that no layer has.
     """
-    shape = shape_of(model or config.model)
+    shape = shape_of(model)
     if device == HERE:
         place, dtype = here(config.dtype, config.device)
     else:
@@ -146,11 +155,11 @@ def estimate(plan: Plan, config: RunConfig, model: str | None = None, device: st
     said = [*plan.said]
     needed = ceil(sum(memory.values()) / (HEADROOM * place.memory / place.count))
     if not place.host and needed > place.count:
-        said.append(f"{needed} x {place.title} hold it; {place.count} do not")
-        place = several(replace(device_of(device.lower().rpartition("x")[2] or device)), needed)
-    fits = place.host is False or sum(memory.values()) <= place.memory
+        said.append(f"{needed} x {place.kind} hold it; {place.count} do not")
+        place = several(place if place.count == 1 else DEVICES[place.kind], needed)
+    fits = not place.host or sum(memory.values()) <= place.memory
     rows = (
-        Row("start", "libraries, model", Cost(seconds=START_SECONDS)),
+        Row("start", "libraries, model", Cost(seconds=START_SECONDS + frozen_bytes(asked) / LOADING)),
         *(Row(stage.name, stage.what, _cost(stage, plan, config, asked, place)) for stage in plan.stages),
         Row("report", "figures, intervals, pictures", Cost(seconds=_report_seconds(config))),
     )
@@ -198,10 +207,28 @@ def _memory(plan: Plan, model: Model, host: bool) -> dict[str, float]:
     sampled = [(decoding_bytes(model, work), stage.name) for stage in plan.stages for work in stage.decodings]
     most, where = max([*steps, *sampled], default=(0.0, "stages"))
     found = {"model": frozen_bytes(model), where: most}
+    if host and model.dtype == "bfloat16":
+        found["kernels by shape"] = KERNEL_BYTES * min(_kernels(plan, model), _kernel_limit())
     if host:
         found["libraries"] = LIBRARIES
         found["not in use"] = (SLACK - 1) * sum(found.values())
     return found
+
+
+def _kernels(plan: Plan, model: Model) -> float:
+    """Return the shapes of products of a run: those of a block's matrices, and of adapters, for each length of a batch."""
+    shapes = len(set(model.shape.linears.values())) + 2 * len(set(model.targets))
+    packed_ = sum(work.forwards * (1 + work.backward) for stage in plan.stages for work in stage.passes)
+    # Rows leave a batch one by one, so it has every size once.
+    sizes = max(
+        (min(work.rows, work.batch) for stage in plan.stages for work in stage.decodings), default=0.0
+    )
+    return shapes * (packed_ + sizes)
+
+
+def _kernel_limit() -> float:
+    # Two caches hold the same kernels, so the larger decides.
+    return max(float(os.environ.get(name, KERNELS)) for name in KERNEL_LIMITS)
 
 
 def _disk(plan: Plan, model: Model) -> dict[str, float]:

@@ -226,7 +226,7 @@ class Work:
         runs: int = 1,
         held_out: Texts | None = None,
         groups: float = 0.0,
-        most_groups: float = 0.0,
+        groups_spread: float = 0.0,
         others: Sequence[Passes] = (),
     ) -> Stage:
         """Return the stage that trains ``runs`` adapters.
@@ -239,7 +239,7 @@ class Work:
             runs: adapters.
             held_out: what is validated on.
             groups: of one forward on average, where they are not ``batch_pairs``.
-            most_groups: of one forward at most.
+            groups_spread: their standard deviation.
             others: passes beside those of training.
         """
         groups = groups or training.batch_pairs
@@ -255,8 +255,8 @@ class Work:
                 )
             )
         # The largest of many forwards is well above the mean one.
-        most = max(groups, most_groups)
-        tokens = most * texts.tokens + 2 * texts.spread * most**0.5
+        deviation = (groups * texts.spread**2 + (texts.tokens * groups_spread) ** 2) ** 0.5
+        tokens = groups * texts.tokens + 2 * deviation
         counted = f"{runs} run{'s' * (runs != 1)} of {training.steps} steps, {what}"
         return Stage(
             name,

@@ -67,7 +67,7 @@ def _soup(work: Work, name: str, settings: DPOConfig | MODConfig, training: Trai
 def _modpo(work: Work, name: str, settings: MODPOConfig, training: Training) -> list[Stage]:
     stages = work.dpo(settings.beta, settings.pairs, training)
     most = training.steps * training.accumulate * training.batch_pairs
-    runs, margins = 0, []
+    runs, margins = 0, list[Passes]()
     for preference in work.preferences:
         k = chosen_objective(preference, settings)
         others = [j for j, weight in preference.as_dict().items() if j != k and weight > 0]
@@ -123,7 +123,7 @@ def _panacea(work: Work, name: str, settings: PanaceaConfig, training: Training)
     separate = settings.loss != "policy-gradient" and settings.data == "separate"
     if separate and settings.loss == "modpo":
         stages += work.dpo(settings.beta, settings.pairs, training)
-    tables, most_tables = _tables(settings, training, M) if separate else (1.0, 1.0)
+    groups, groups_spread = _groups(settings, training, M) if separate else (float(training.batch_pairs), 0.0)
     if settings.loss == "policy-gradient":
         train, held_out = (replace(work.rows[part], responses=1.0) for part in ("train", "validation"))
         train = replace(train, count=train.count * work.rows["train"].responses)
@@ -149,7 +149,7 @@ def _panacea(work: Work, name: str, settings: PanaceaConfig, training: Training)
     if settings.loss == "sft":
         train, held_out = replace(train, responses=1.0), replace(held_out, responses=1.0)
     validated = replace(held_out, count=held_out.count * (M if separate else 1))
-    why = f"for all preferences, {tables:.2g} x {training.batch_pairs} groups a step"
+    why = f"for all preferences, {groups:.2g} groups a step"
     fitted = work.trained(
         f"train: {name}",
         why,
@@ -157,24 +157,24 @@ def _panacea(work: Work, name: str, settings: PanaceaConfig, training: Training)
         train,
         columns,
         held_out=validated,
-        groups=tables * training.batch_pairs,
-        most_groups=most_tables * training.batch_pairs,
+        groups=groups,
+        groups_spread=groups_spread,
         others=others,
     )
     return [*stages, fitted]
 
 
-def _tables(settings: PanaceaConfig, training: Training, objectives: int) -> tuple[float, float]:
-    """Return the objectives that a row of a batch trains, on average and in a large batch.
+def _groups(settings: PanaceaConfig, training: Training, objectives: int) -> tuple[float, float]:
+    """Return the groups of a forward, one for each row and objective that it trains, and their standard deviation.
 
     Under the linear form an objective of weight 0 is not run.
     """
+    rows = training.batch_pairs
     if settings.aggregation != "linear":
-        return float(objectives), float(objectives)
+        return float(rows * objectives), 0.0
     counts = (draw_preferences(settings, DRAWS, objectives, [training.seed]) > 0).sum(1)
-    alike = 1 if settings.per == "batch" else training.batch_pairs
-    large = counts.mean() + 2 * counts.std() / alike**0.5
-    return float(counts.mean()), float(min(large, objectives))
+    alike = rows if settings.per == "batch" else rows**0.5
+    return float(rows * counts.mean()), float(alike * counts.std())
 
 
 def _conditioned_columns(settings: PanaceaConfig, objectives: int) -> int:
