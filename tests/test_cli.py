@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from paretune import cli
-from paretune.config import parse_config
 from paretune.errors import ParetuneError
 from world import make_dataset
 

@@ -155,7 +155,7 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
     said = [*plan.said]
     needed = ceil(sum(memory.values()) / (HEADROOM * place.memory / place.count))
     if not place.host and needed > place.count:
-        said.append(f"{needed} x {place.kind} hold it; {place.count} do not")
+        said.append(f"it takes {needed} x {place.kind}; {place.count} would not hold it")
         place = several(place if place.count == 1 else DEVICES[place.kind], needed)
     fits = not place.host or sum(memory.values()) <= place.memory
     rows = (

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from paretune.errors import ModelError, suggest
-from paretune.lm import EMBEDDED
 
 ALL_LINEAR = "all-linear"
 
@@ -110,7 +109,6 @@ def shape_of(name: str) -> Shape:
     """
     if (known := KNOWN.get(name.lower())) is not None:
         return known
-    assert EMBEDDED in KNOWN
     return of_config(name, _read(name))
 
 
