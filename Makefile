@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/quickstart.yaml
 ARGS ?=
 RUN ?= runs/quickstart
+BENCH_ARGS ?=
+BENCHMARKS := step step_bf16 modpo_step sweep memory panacea_cost decode mod cold_start fronts
 # Research data for some extra tests; they are skipped where the folder is absent.
 export PARETUNE_SHARED_DATA ?= $(wildcard ../shared/data)
 export TOKENIZERS_PARALLELISM = false
@@ -13,7 +15,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYTHONDONTWRITEBYTECODE =
 PIP := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: install quickstart quickstart-smoke test lint bench bench-serve clean
+.PHONY: install quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve clean
 
 install: $(VENV)/.installed
 
@@ -44,12 +46,18 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+# Each compares two ways side by side and fails when they do not compute the same; about an hour. BENCH_ARGS="--rounds 1" is quicker.
 bench: install
-	$(BIN)/python benchmarks/step.py $(ARGS)
-	$(BIN)/python benchmarks/decode.py
-	$(BIN)/python benchmarks/mod.py
-	$(BIN)/python benchmarks/serve.py
-	$(BIN)/python benchmarks/allocator.py
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) || exit 1; done
+
+# The table of docs/performance.md from what `make bench` wrote.
+bench-table: install
+	$(BIN)/python benchmarks/table.py --take benchmarks/results
+
+# Two more of the library against itself: the engine's batching, and what keeping freed memory gains.
+bench-engine: install
+	$(BIN)/python benchmarks/serve.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/allocator.py $(BENCH_ARGS)
 
 # On a finished run: 16 clients at once against one at a time, then ten minutes of unruly ones.
 bench-serve: install

@@ -1,110 +1,103 @@
-"""Eight rows of different preferences in one batch, against one row at a time and against the bare model's `generate`.
+"""B7: rows of different preferences in one batch, against one row at a time, PEFT's mixed adapters, and the bare model.
 
-    python benchmarks/decode.py [--rows 8] [--tokens 48] [--rounds 5] [--dtype float32] [--model smollm2-135m]
+    python benchmarks/decode.py [--batches 1 8 32] [--tokens 32] [--rounds 5] [--dtype bfloat16]
 
-A Panacea-shaped adapter (k = 8, two objectives, all linears, random) steers each row by its own preference, greedily and
-without stopping early. Times are wall-clock seconds, taken in turn in one process. They count only when the mixed batch
-gives the tokens that each row gives alone, which is checked first in float32.
+An adapter of Panacea's form (k = 8, two objectives, all linears, random) steers each row by its own preference, greedily
+and without stopping early. PEFT holds a LoRA for each of up to --preferences preferences, in the model's own number format,
+and mixes them in one batch by `generate(adapter_names=...)`; the base model is transformers' own with its `generate`.
+CPU-seconds on one thread, prompts included. They count only when in float32 each row draws the same tokens in the mixed
+batch, alone, and by PEFT.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 
 import torch
 
-from paretune.files import write_json
-from paretune.generate import Sampling
-from paretune.lm import LanguageModel, load
-from paretune.policy import Policy
+from inputs import OBJECTIVES, PROMPT, random_panacea
+from paretune.draw import Sampling
+from paretune.lm import load
 from paretune.preference import Preference, simplex_grid
-from paretune.rows import Message
-from paretune.singular import initial
-from paretune.steering import target_shapes
+from peft_models import plain_model, with_adapters
+from side_by_side import clocked, figure, in_turn, options, same_tokens, start, write
 
-OBJECTIVES = ("concise", "warm")
-PROMPT = (
-    Message("user", "How do I tell my flatmate that the kitchen is a mess without starting a quarrel?"),
-)
+Tokens = list[list[int]]
+OURS = "paretune"
 
 
-def random_policy(lm: LanguageModel) -> Policy:
-    """Return a Panacea policy whose update is random and large enough to change the text."""
-    adapter, gates = initial(target_shapes(lm.model, ["all-linear"]), 8, 2, init="small")
-    for parameter in gates.named_parameters().values():
-        parameter.data.uniform_(1.0, 2.0)
-    folded = gates.fold(replace(adapter, base=lm.fingerprint))
-    return Policy.conditioned("random", lm, OBJECTIVES, folded)
+def ways(
+    source: str, dtype: str, rows: int, tokens: int, preferences: int
+) -> dict[str, Callable[[], Tokens]]:
+    """Return the ways to answer ``rows`` rows; each returns every row's tokens."""
+    lm = load(source, dtype, "cpu")
+    vars(lm)["stops"] = frozenset()  # every way decodes the same number of tokens
+    policy = random_panacea(lm)
+    grid = simplex_grid(2, max(1, min(rows, preferences) - 1)).tolist()
+    asked = [Preference(OBJECTIVES[:2], tuple(weights)) for weights in grid][: min(rows, preferences)]
+    each = list(islice(cycle(asked), rows))
+    gates = policy.gates(asked)
+    assert gates is not None
+    peft = with_adapters(source, lm.model.dtype, [(policy.adapters[0], gate) for gate in gates])
+    base = plain_model(source, lm.model.dtype)
+    ids = torch.tensor([lm.encode_prompt(PROMPT)] * rows)
+    names = [str(asked.index(preference)) for preference in each]
+    sampling = Sampling(tokens, temperature=0.0, batch_size=rows)
 
+    def mixed() -> Tokens:
+        return [list(answer.tokens) for answer in policy.generate([PROMPT] * rows, each, sampling)]
 
-def main() -> None:
-    """Run the comparison and print it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/decode.json"))
-    arguments = parser.parse_args()
-    lm = load(arguments.model, arguments.dtype, "cpu")
-    vars(lm)["stops"] = frozenset()  # every variant decodes the same number of tokens
-    policy = random_policy(lm)
-    weights = simplex_grid(2, arguments.rows - 1).tolist()
-    preferences = [Preference(OBJECTIVES, tuple(row)) for row in weights]
-    sampling = Sampling(arguments.tokens, temperature=0.0, batch_size=arguments.rows)
-    prompts = [PROMPT] * arguments.rows
-    ids = torch.tensor([lm.encode_prompt(PROMPT)] * arguments.rows)
+    def alone() -> Tokens:
+        return [list(policy.generate([PROMPT], [w], sampling)[0].tokens) for w in each]
 
-    def mixed() -> list[tuple[int, ...]]:
-        return [answer.tokens for answer in policy.generate(prompts, preferences, sampling)]
-
-    def alone() -> list[tuple[int, ...]]:
-        return [policy.generate([PROMPT], [w], sampling)[0].tokens for w in preferences]
-
-    def base() -> None:
-        lm.model.generate(
-            ids,
+    def generate(model: torch.nn.Module, **more: object) -> Tokens:
+        drawn = model.generate(
+            input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=arguments.tokens,
-            min_new_tokens=arguments.tokens,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            eos_token_id=None,
             do_sample=False,
             pad_token_id=lm.turn_end,
+            **more,
         )
+        return drawn[:, ids.shape[1] :].tolist()
 
-    together, apart = mixed(), alone()
-    if arguments.dtype == "float32" and together != apart:
-        sys.exit("the mixed batch and the single rows differ, so the times mean nothing")
-    if len(set(together)) < 2:
-        sys.exit("all preferences give the same text, so nothing is mixed")
-    variants: dict[str, Callable[[], object]] = {
-        "mixed": mixed,
-        "one at a time": alone,
-        "base generate": base,
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(arguments.rounds):
-        for name, run in variants.items():
-            start = time.perf_counter()
+    found: dict[str, Callable[[], Tokens]] = {OURS: mixed}
+    if rows > 1:
+        found["one at a time"] = alone
+    found["PEFT, mixed adapters"] = lambda: generate(peft, adapter_names=names)
+    found["base model, generate"] = lambda: generate(base)
+    return found
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Run the comparison and print it."""
+    parser = options(__doc__ or "", "decode")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--preferences", type=int, default=8, help="different ones in a batch, at most")
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    arguments = parser.parse_args(given)
+    start()
+    figures, equal = [], []
+    for rows in arguments.batches:
+        shape = rows, arguments.tokens, arguments.preferences
+        exact = ways(arguments.model, "float32", *shape)
+        *steered, _ = exact
+        drawn = {name: exact[name]() for name in steered}
+        equal.append(same_tokens(f"tokens at batch {rows}, float32", drawn))
+        if len({tuple(row) for row in drawn[OURS]}) < min(rows, 2):
+            raise SystemExit("all preferences give the same text, so nothing is mixed")
+        del exact
+        runs = ways(arguments.model, arguments.dtype, *shape)
+        for run in runs.values():
             run()
-            seconds[name].append(time.perf_counter() - start)
-    for name, times in seconds.items():
-        print(f"{name:14} {statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f})")
-    gain = [b / a for a, b in zip(seconds["mixed"], seconds["one at a time"], strict=True)]
-    cost = [a / b for a, b in zip(seconds["mixed"], seconds["base generate"], strict=True)]
-    print(f"mixed batch against one at a time: {statistics.median(gain):.2f}x faster")
-    print(f"mixed batch against the base model's generate: {statistics.median(cost):.2f}x the time")
-    write_json(
-        arguments.out, {"seconds": seconds, "settings": {**vars(arguments), "out": str(arguments.out)}}
-    )
+        taken = in_turn({name: clocked(run) for name, run in runs.items()}, arguments.rounds)
+        what = f"{rows} rows of {min(rows, arguments.preferences)} preferences, {arguments.tokens} tokens, {arguments.dtype}"
+        figures += [figure(what, taken, OURS, peer) for peer in list(runs)[1:]]
+    write(arguments, "B7", "Mixed preferences in one batch", figures, equal)
 
 
 if __name__ == "__main__":

@@ -1,166 +1,130 @@
-"""Multi-objective decoding with all copies of a row in one forward, against one model after the other.
+"""B8: multi-objective decoding with all copies of a row in one forward, against one model after the other.
 
-    python benchmarks/mod.py [--batches 1 8] [--tokens 32] [--rounds 5] [--dtype float32] [--model smollm2-135m]
+    python benchmarks/mod.py [--objectives 2 3] [--batches 1 8] [--tokens 24] [--rounds 5] [--dtype bfloat16]
 
-Two random adapters (LoRA of rank 16 on q, k, v, o) are mixed at equal weights, greedily and without stopping early. The other
-ways run one model after the other for each token, each with a cache of its own, and mix the same way: ``peft`` switches PEFT's
-adapters on transformers' own model, as the released code does, and ``apart`` runs this library's gated model twice. Times are
-wall-clock seconds, taken in turn in one process. They count only when all give the same tokens, which is checked first in
-float32.
+Random adapters (LoRA of rank 16 on q, k, v, o), one an objective, are mixed at equal weights, greedily and without stopping
+early. The other ways run one model after the other for each token, each with a cache of its own, and mix the same way:
+``PEFT`` switches PEFT's adapters, in the model's own number format, on transformers' own model, as the released code does,
+and ``one by one`` runs this library's gated model as often. CPU-seconds on one thread, prompts included; they count only
+when in float32 all draw the same tokens.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, DynamicCache
+from torch import Tensor
+from transformers import DynamicCache
 
-from paretune.adapter import Adapter, stack, to_peft
-from paretune.files import write_json
-from paretune.generate import Sampling, attached
+from inputs import OBJECTIVES, PROMPT, random_lora
+from paretune.adapter import stack
+from paretune.draw import Sampling
+from paretune.generate import attached
 from paretune.kv_cache import growing_cache
-from paretune.lm import LanguageModel, load, locate
-from paretune.memory import keep_freed_memory
+from paretune.lm import LanguageModel, load
 from paretune.policy import Policy
 from paretune.preference import Preference
-from paretune.rows import Message
-from paretune.steering import target_shapes
+from peft_models import with_adapters
+from side_by_side import clocked, figure, in_turn, options, same_tokens, start, write
 
-OBJECTIVES = ("concise", "warm")
-PROMPT = (
-    Message("user", "How do I tell my flatmate that the kitchen is a mess without starting a quarrel?"),
-)
+Tokens = list[list[int]]
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
-def random_adapter(lm: LanguageModel, seed: int) -> Adapter:
-    """Return a LoRA that is large enough to change the text."""
-    generator = torch.Generator().manual_seed(seed)
-    factors = {
-        path: (
-            torch.randn(outputs, 16, generator=generator) * 0.05,
-            torch.randn(16, inputs, generator=generator) * 0.05,
-        )
-        for path, (outputs, inputs) in target_shapes(
-            lm.model, ["q_proj", "k_proj", "v_proj", "o_proj"]
-        ).items()
-    }
-    return Adapter(factors, 2.0, lm.fingerprint)
+def mixed_by_turns(ids: Tensor, tokens: int, forwards: Sequence[Callable[[Tensor], Tensor]]) -> Tokens:
+    """Decode greedily from the mixture of the log-probabilities that each of ``forwards`` gives for the last token."""
+    drawn = []
+    for _ in range(tokens):
+        mixed = torch.stack([forward(ids).float().log_softmax(-1) for forward in forwards]).mean(0)
+        ids = mixed.argmax(-1)[:, None]
+        drawn.append(ids)
+    return torch.cat(drawn, dim=1).tolist()
 
 
 @torch.no_grad()
-def one_after_the_other(lm: LanguageModel, policy: Policy, rows: int, tokens: int) -> list[tuple[int, ...]]:
-    """Decode ``rows`` copies of the prompt with a forward for each adapter and token."""
-    ids = torch.tensor([lm.encode_prompt(PROMPT)] * rows)
-    gates = policy.gates([Preference.uniform(OBJECTIVES)])
+def one_by_one(lm: LanguageModel, policy: Policy, ids: Tensor, tokens: int) -> Tokens:
+    """Decode with a forward of the library's gated model for each adapter and token."""
+    gates = policy.gates([Preference.uniform(policy.objectives)])
     assert gates is not None
-    caches = [growing_cache(lm.model.config) for _ in OBJECTIVES]
-    drawn, last = [], torch.tensor([ids.shape[1] - 1])
     with attached(lm, stack(policy.adapters)) as steering:
-        for _ in range(tokens):
-            mixed = torch.zeros(rows, 1)
-            for gate, cache in zip(gates[0, 1:], caches, strict=True):
+
+        def forward(gate: Tensor) -> Callable[[Tensor], Tensor]:
+            cache = growing_cache(lm.model.config)
+
+            def run(ids: Tensor) -> Tensor:
+                last = torch.tensor([ids.shape[1] - 1])
                 with steering.at(gate):
                     found = lm.model(
                         input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=last
                     )
-                mixed = mixed + found.logits[:, -1].float().log_softmax(-1) / len(OBJECTIVES)
-            ids, last = mixed.argmax(-1)[:, None], torch.tensor([0])
-            drawn.append(ids)
-    return [tuple(row) for row in torch.cat(drawn, dim=1).tolist()]
+                return found.logits[:, -1]
 
+            return run
 
-def with_peft(lm: LanguageModel, source: str, adapters: tuple[Adapter, ...]) -> PeftModel:
-    """Return a model of its own with the adapters, loaded by PEFT under the names 0, 1, .."""
-    model = AutoModelForCausalLM.from_pretrained(locate(source), dtype=lm.model.dtype).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        for number, adapter in enumerate(adapters):
-            to_peft(adapter, f"{folder}/{number}")
-        model = PeftModel.from_pretrained(model, f"{folder}/0", adapter_name="0")
-        for number in range(1, len(adapters)):
-            model.load_adapter(f"{folder}/{number}", adapter_name=str(number))
-    return model.requires_grad_(False)
+        return mixed_by_turns(ids, tokens, [forward(gate) for gate in gates[0, 1:]])
 
 
 @torch.no_grad()
-def peft_after_the_other(
-    lm: LanguageModel, model: PeftModel, rows: int, tokens: int
-) -> list[tuple[int, ...]]:
-    """Decode ``rows`` copies of the prompt with a forward for each PEFT adapter and token."""
+def by_peft(model: PeftModel, count: int, ids: Tensor, tokens: int) -> Tokens:
+    """Decode with a forward for each PEFT adapter and token."""
+
+    def forward(name: str) -> Callable[[Tensor], Tensor]:
+        cache = DynamicCache(config=model.config)
+
+        def run(ids: Tensor) -> Tensor:
+            model.set_adapter(name)
+            return model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+        return run
+
+    return mixed_by_turns(ids, tokens, [forward(str(number)) for number in range(count)])
+
+
+def ways(source: str, dtype: str, count: int, rows: int, tokens: int) -> dict[str, Callable[[], Tokens]]:
+    """Return the ways to mix ``count`` adapters for ``rows`` rows; each returns every row's tokens."""
+    lm = load(source, dtype, "cpu")
+    vars(lm)["stops"] = frozenset()  # all ways decode the same number of tokens
+    objectives = OBJECTIVES[:count]
+    adapters = [random_lora(lm, TARGETS, seed, size=0.05) for seed in range(count)]
+    policy = Policy.mod("random", lm, objectives, adapters)
+    peft = with_adapters(source, lm.model.dtype, [(adapter, None) for adapter in adapters])
     ids = torch.tensor([lm.encode_prompt(PROMPT)] * rows)
-    caches = [DynamicCache(config=model.config) for _ in OBJECTIVES]
-    drawn = []
-    for _ in range(tokens):
-        mixed = torch.zeros(rows, 1)
-        for number, cache in enumerate(caches):
-            model.set_adapter(str(number))
-            found = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            mixed = mixed + found.logits[:, -1].float().log_softmax(-1) / len(OBJECTIVES)
-        ids = mixed.argmax(-1)[:, None]
-        drawn.append(ids)
-    return [tuple(row) for row in torch.cat(drawn, dim=1).tolist()]
+    asked = [PROMPT] * rows, [Preference.uniform(objectives)] * rows
+    sampling = Sampling(tokens, temperature=0.0, batch_size=rows)
+    return {
+        "paretune": lambda: [list(answer.tokens) for answer in policy.generate(*asked, sampling)],
+        "PEFT": lambda: by_peft(peft, count, ids, tokens),
+        "one by one": lambda: one_by_one(lm, policy, ids, tokens),
+    }
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Run the comparison and print it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__ or "", "mod")
+    parser.add_argument("--objectives", type=int, nargs="+", choices=[2, 3], default=[2, 3])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/mod.json"))
-    arguments = parser.parse_args()
-    keep_freed_memory()
-    lm = load(arguments.model, arguments.dtype, "cpu")
-    vars(lm)["stops"] = frozenset()  # both ways decode the same number of tokens
-    policy = Policy.mod("random", lm, OBJECTIVES, [random_adapter(lm, seed) for seed in (0, 1)])
-    peft = with_peft(lm, arguments.model, policy.adapters)
-    result: dict[str, dict[str, list[float]]] = {}
-    for rows in arguments.batches:
-        sampling = Sampling(arguments.tokens, temperature=0.0, batch_size=rows)
-        asked = [PROMPT] * rows, [Preference.uniform(OBJECTIVES)] * rows
-
-        def together(sampling: Sampling = sampling, asked: tuple = asked) -> list[tuple[int, ...]]:
-            return [answer.tokens for answer in policy.generate(*asked, sampling)]
-
-        def apart(rows: int = rows) -> list[tuple[int, ...]]:
-            return one_after_the_other(lm, policy, rows, arguments.tokens)
-
-        def switched(rows: int = rows) -> list[tuple[int, ...]]:
-            return peft_after_the_other(lm, peft, rows, arguments.tokens)
-
-        variants: dict[str, Callable[[], list[tuple[int, ...]]]] = {
-            "together": together,
-            "apart": apart,
-            "peft": switched,
-        }
-        found = [run() for run in variants.values()]
-        if arguments.dtype == "float32" and any(tokens != found[0] for tokens in found):
-            sys.exit("the ways give different tokens, so the times mean nothing")
-        seconds: dict[str, list[float]] = {name: [] for name in variants}
-        for _ in range(arguments.rounds):
-            for name, run in variants.items():
-                start = time.perf_counter()
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    arguments = parser.parse_args(given)
+    start()
+    figures, equal = [], []
+    for count in arguments.objectives:
+        for rows in arguments.batches:
+            shape = count, rows, arguments.tokens
+            exact = ways(arguments.model, "float32", *shape)
+            what = f"MOD of {count} objectives, batch {rows}"
+            drawn = {name: run() for name, run in exact.items()}
+            equal.append(same_tokens(f"tokens, {what}, float32", drawn))
+            del exact
+            runs = ways(arguments.model, arguments.dtype, *shape)
+            for run in runs.values():
                 run()
-                seconds[name].append(time.perf_counter() - start)
-        for name, times in seconds.items():
-            gain = [other / mine for mine, other in zip(seconds["together"], times, strict=True)]
-            print(
-                f"batch {rows}, {name:9} {statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f}), "
-                f"{statistics.median(gain):.2f}x ({min(gain):.2f} to {max(gain):.2f})"
-            )
-        result[str(rows)] = seconds
-    write_json(arguments.out, {"seconds": result, "settings": {**vars(arguments), "out": str(arguments.out)}})
+            taken = in_turn({name: clocked(run) for name, run in runs.items()}, arguments.rounds)
+            what += f", {arguments.tokens} tokens, {arguments.dtype}"
+            figures += [figure(what, taken, "paretune", peer) for peer in list(runs)[1:]]
+    write(arguments, "B8", "MOD in one forward", figures, equal)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from decode import OBJECTIVES, random_policy
+from inputs import random_panacea
 from paretune.draw import Sampling
 from paretune.engine import Answer, Engine, Event, Job, gather
 from paretune.files import write_json
@@ -41,7 +41,7 @@ QUESTIONS = (
 def policies_of(lm: LanguageModel, run: Path | None) -> dict[str, Policy]:
     """Return the policies of a run, or a random one."""
     if run is None:
-        return {"random": random_policy(lm)}
+        return {"random": random_panacea(lm)}
     return {
         folder.name: Policy.load(folder, lm)
         for folder in sorted((run / "policies").iterdir())
@@ -103,7 +103,7 @@ def main() -> None:
             number,
         )
         for number, (name, weights) in enumerate(
-            zip(turn, simplex_grid(len(OBJECTIVES), arguments.rows - 1).tolist(), strict=True)
+            zip(turn, simplex_grid(2, arguments.rows - 1).tolist(), strict=True)
         )
     ]
     long = replace(jobs[0], prompt="word " * arguments.long)

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from paretune import cli
-from paretune.config import parse_config
 from paretune.errors import ParetuneError
-from paretune.plan import plan
 from world import make_dataset
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -143,35 +141,6 @@ preferences: 5
     assert code == 0 and "11 training runs" in out, err
     assert "3 runs of 100 steps" in out and "1 run of 7 steps" in out
     assert not (tmp_path / "run").exists()
-
-
-def test_dry_run_counts_every_stage(tmp_path: Path) -> None:
-    """Steps of all stages and answers drawn between them, as the methods' own settings say."""
-    make_dataset(30).write(tmp_path / "data.jsonl")
-    methods = {
-        "paretohqd": {"steps": 10, "stage2_steps": 4, "prompts": 6},
-        "ric": {"iterations": 2, "prompts": 5, "online_steps": 3},
-        "sipo": {"steps": 9, "rounds": 2, "conflicts": 7, "refine": False, "train": {"steps": 20}},
-        "mod": {},
-    }
-    config = parse_config(
-        {
-            "data": {"source": str(tmp_path / "data.jsonl")},
-            "score": [
-                {"objective": "short", "rule": "length", "direction": "lower"},
-                {"objective": "good", "rule": "sentiment"},
-            ],
-            "methods": methods,
-            "preferences": 3,
-        }
-    )
-    rows = dict(plan(config).rows)
-    assert [name for name in rows if name.startswith("train")] == [
-        f"train: {name}" for name in ("dpo", "paretohqd", "ric", "sipo")
-    ]
-    assert "3 runs of 14 steps" in rows["train: paretohqd"] and " 18 answers" in rows["train: paretohqd"]
-    assert "1 run of 106 steps" in rows["train: ric"] and " 10 answers" in rows["train: ric"]
-    assert "2 runs of 38 steps" in rows["train: sipo"] and " 56 answers" in rows["train: sipo"]
 
 
 def test_errors_end_in_two_without_traceback(

@@ -252,7 +252,7 @@ def fit_head(
 
 def _parts(
     dataset: ScoredDataset, objective: str, test: ScoredDataset | None, seed: int
-) -> dict[str, list[Pair]]:
+) -> dict[str, Sequence[Pair]]:
     if test is None:
         split = dataset.split({"train": 0.7, "validation": 0.15, "test": 0.15}, seed)
     else:

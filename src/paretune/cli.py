@@ -1,16 +1,19 @@
-"""The command line: ``paretune run``, ``data``, ``score``, ``generate``, ``export``, ``serve``, ``chat``, ``choose``, ..."""
+"""The command line: ``paretune run``, ``plan``, ``data``, ``score``, ``generate``, ``export``, ``serve``, ``chat``, ..."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from paretune import serve_commands
 from paretune.errors import ParetuneError
 from paretune.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from paretune.config import RunConfig
 
 app = typer.Typer(
     help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
@@ -42,7 +45,8 @@ def run(
         list[str] | None, typer.Argument(help="key=value, for example train.steps=50.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and an estimate of its time, do nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the plan of this machine (see the command plan), do nothing."),
     ] = False,
 ) -> None:
     """Data, scores, training, front, report: everything the config asks for, resumable."""
@@ -50,15 +54,49 @@ def run(
 
     settings = load_config(config, overrides or [])
     if dry_run:
-        from paretune.plan import plan, render
-
-        _print(render(plan(settings)))
+        _plan(settings, [], "here", False)
         return
     from paretune.run import run as run_all
 
     report = run_all(settings)
     _print(_front_table(report.parent / "front.json"))
     typer.echo(f"Report: {report}")
+
+
+@app.command("plan")
+def plan_command(
+    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example train.steps=50.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="1b, 8b, 70b, or a model's name or folder; repeat to compare."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="here, h100, a100, l40s or rtx4090; several as 8xh100.")
+    ] = "here",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Estimate FLOPs, time, memory and disk of a run, on this machine or another; no weights are loaded."""
+    from paretune.config import load_config
+
+    _plan(load_config(config, overrides or []), model or [], device, as_json)
+
+
+def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) -> None:
+    import json
+
+    from paretune.estimate import estimate, render
+    from paretune.plan import plan
+
+    planned = plan(settings)
+    found = [estimate(planned, settings, model, device) for model in models or [settings.model]]
+    if as_json:
+        typer.echo(json.dumps([each.to_dict() for each in found], indent=2))
+        return
+    for each in found:
+        _print(render(each, planned.runs))
 
 
 @app.command()

@@ -35,6 +35,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from paretune.arrow_rows import changed, gather
 from paretune.dataset import ScoredDataset, concatenate
 from paretune.errors import DataError, suggest
 from paretune.forms import read_form, read_mapped
@@ -160,29 +161,33 @@ def _load_known(name: str, path: str | Path | None, split: str | None) -> Scored
         parts = ((part, _hub(source.hub, source.config, part, wanted)) for part in source.parts)
     else:
         raise DataError(f"{name}: not on the hub; give path=, a file or folder with its files")
-    rows: list[Row] = []
-    dropped: list[Dropped] = []
-    for part, records in parts:
-        for outcome in source.rows(records, part):
-            if isinstance(outcome, Dropped):
-                dropped.append(outcome)
-            else:
-                rows.append(outcome)
+    dropped: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    found: set[str] = set()
+
+    def usable() -> Iterator[Row]:
+        for part, records in parts:
+            for outcome in source.rows(records, part):
+                if isinstance(outcome, Dropped):
+                    dropped[outcome.reason] += 1
+                    first.setdefault(outcome.reason, outcome.where)
+                else:
+                    found.update(outcome.scores, outcome.labels)
+                    yield outcome
+
+    rows = gather(usable())
     if dropped:
-        reasons = Counter(each.reason for each in dropped)
-        first = {each.reason: each.where for each in reversed(dropped)}
         listed = "; ".join(
-            f"{count} x {reason} (first: {first[reason]})" for reason, count in reasons.items()
+            f"{count} x {reason} (first: {first[reason]})" for reason, count in dropped.items()
         )
         warnings.warn(
-            f"{name}: left out {len(dropped)} unusable records, {len(rows)} rows remain: {listed}",
+            f"{name}: left out {sum(dropped.values())} unusable records, {len(rows)} rows remain: {listed}",
             DataWarning,
             stacklevel=3,
         )
-    found = {objective for row in rows for objective in (*row.scores, *row.labels)}
     objectives = tuple(objective for objective in source.objectives if objective in found)
     lower = {objective: way for objective, way in source.objectives.items() if objective in found}
-    return _directed(ScoredDataset(objectives, tuple(rows)), lower)
+    return _directed(ScoredDataset(objectives, rows), lower)
 
 
 def _nonempty(dataset: ScoredDataset, place: str) -> ScoredDataset:
@@ -205,17 +210,17 @@ def _directed(dataset: ScoredDataset, directions: Mapping[str, str]) -> ScoredDa
     lower = {objective for objective, direction in directions.items() if direction == "lower"}
     if not lower:
         return dataset
-    rows = tuple(
-        replace(
+
+    def negated(row: Row) -> Row:
+        return replace(
             row,
             scores={
                 name: tuple(0.0 - v for v in values) if name in lower else values
                 for name, values in row.scores.items()
             },
         )
-        for row in dataset.rows
-    )
-    return ScoredDataset(dataset.objectives, rows)
+
+    return ScoredDataset(dataset.objectives, changed(dataset.rows, negated, dataset.objectives))
 
 
 # Where records come from

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from paretune.arrow_rows import ArrowRows, changed, gather, taken
 from paretune.errors import DataError, PreferenceError, suggest
-from paretune.files import fingerprint, write_text
+from paretune.files import fingerprint_of
 from paretune.preference import Preference
-from paretune.records import Record, csv_text, read_records, suffix_of, unflatten, write_parquet
+from paretune.records import Record, read_records, suffix_of, unflatten, write_csv, write_jsonl, write_parquet
 from paretune.rows import Row, row_from_record, row_to_record
 
 WRITABLE = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
@@ -25,23 +27,29 @@ WRITABLE = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
 class ScoredDataset:
     """Rows over M named objectives, in order.
 
+    ``rows`` is a tuple, or for data beyond what memory should hold a `paretune.arrow_rows.ArrowRows`: go through them once
+    rather than keep them.
+
     Raises:
         DataError: an objective named twice, one that a preference could not name, or one used by a row but
         not listed.
     """
 
     objectives: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
-        object.__setattr__(self, "rows", tuple(self.rows))
+        if not isinstance(self.rows, ArrowRows):
+            object.__setattr__(self, "rows", tuple(self.rows))
         if self.objectives:
             try:
                 Preference.uniform(self.objectives)
             except PreferenceError as error:
                 raise DataError(f"objectives {', '.join(map(repr, self.objectives))}: {error}") from error
         known = set(self.objectives)
+        if isinstance(self.rows, ArrowRows) and self.rows.names <= known:
+            return
         for row in self.rows:
             for name in (*row.scores, *row.labels):
                 if name not in known:
@@ -59,7 +67,7 @@ class ScoredDataset:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that identify objectives and rows, in order, whatever file they came from."""
-        return fingerprint(list(self.objectives), *[row.fingerprint for row in self.rows])
+        return fingerprint_of(chain([list(self.objectives)], (row.fingerprint for row in self.rows)))
 
     @classmethod
     def read(cls, path: str | Path, objectives: Sequence[str] | None = None) -> ScoredDataset:
@@ -90,14 +98,13 @@ class ScoredDataset:
             )
         if not self.rows:
             raise DataError(f"{path}: no rows to write")
-        records = to_records(self)
         if suffix == ".parquet":
-            write_parquet(path, records, self.objectives)
+            write_parquet(path, to_records(self), self.objectives)
         elif suffix == ".csv":
-            write_text(path, csv_text(records, self.objectives))
+            widest = max(len(row.responses) for row in self.rows)
+            write_csv(path, to_records(self), self.objectives, widest)
         else:
-            lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
-            write_text(path, "\n".join(lines) + "\n")
+            write_jsonl(path, to_records(self))
 
     def split(self, fractions: Mapping[str, float], seed: int = 0) -> dict[str, ScoredDataset]:
         """Split by prompt into named parts, each of about its fraction of the keys.
@@ -115,19 +122,22 @@ class ScoredDataset:
         edges = np.cumsum(list(fractions.values()))
         if abs(total - 1) <= 1e-9:
             edges[-1] = 1.0  # rounding must not lose the last keys
-        parts: dict[str, list[Row]] = {name: [] for name in fractions}
-        for row in self.rows:
+        parts = {name: array("q") for name in fractions}
+        for number, row in enumerate(self.rows):
             part = int(np.searchsorted(edges, _place(row.key, seed), side="right"))
             if part < len(edges):
-                parts[list(fractions)[part]].append(row)
-        for name, rows in parts.items():
-            if not rows:
+                parts[list(fractions)[part]].append(number)
+        for name, places in parts.items():
+            if not places:
                 prompts = len({row.key for row in self.rows})
                 raise DataError(
                     f"split {stated}: part {name!r} is empty with {prompts} different prompts; "
                     "add data, or give it a larger fraction"
                 )
-        return {name: ScoredDataset(self.objectives, tuple(rows)) for name, rows in parts.items()}
+        return {
+            name: ScoredDataset(self.objectives, taken(self.rows, np.array(places)))
+            for name, places in parts.items()
+        }
 
     def with_scores(self, objective: str, scores: Sequence[Sequence[float]]) -> ScoredDataset:
         """Return the data with an objective's scores set: a list of K numbers a row, NaN for missing.
@@ -141,7 +151,7 @@ class ScoredDataset:
             raise DataError(
                 f"objective {objective!r}: scores for {len(scores)} rows, the data set has {len(self.rows)}"
             )
-        rows = tuple(
+        rows = gather(
             replace(row, scores={**row.scores, objective: tuple(values)})
             for row, values in zip(self.rows, scores, strict=True)
         )
@@ -157,48 +167,66 @@ class ScoredDataset:
         for name in objectives:
             if name not in self.objectives:
                 raise DataError(f"unknown objective {name!r}; {suggest(name, self.objectives)}")
-        rows = tuple(
-            replace(
+
+        def only(row: Row) -> Row:
+            return replace(
                 row,
                 scores={name: row.scores[name] for name in objectives if name in row.scores},
                 labels={name: row.labels[name] for name in objectives if name in row.labels},
             )
-            for row in self.rows
-        )
-        return ScoredDataset(tuple(objectives), rows)
+
+        return ScoredDataset(tuple(objectives), changed(self.rows, only, objectives))
+
+    def distinct(self) -> np.ndarray:
+        """Return the places ``[n]``, in order, of the rows whose prompt (case and white space folded) came not before."""
+        keys = np.fromiter((int(row.key, 16) for row in self.rows), np.uint64, len(self.rows))
+        return np.sort(np.unique(keys, return_index=True)[1])
 
 
 def concatenate(datasets: Iterable[ScoredDataset]) -> ScoredDataset:
     """Return all rows in order over the union of the objectives; rows with equal prompts stay apart."""
-    datasets = list(datasets)
-    objectives = dict.fromkeys(name for dataset in datasets for name in dataset.objectives)
-    return ScoredDataset(tuple(objectives), tuple(row for dataset in datasets for row in dataset.rows))
+    stream = iter(datasets)
+    first, second = next(stream, None), next(stream, None)
+    if first is None or second is None:
+        return first or ScoredDataset((), ())
+    objectives: dict[str, None] = {}
+
+    def rows() -> Iterator[Row]:
+        for dataset in chain([first, second], stream):
+            objectives.update(dict.fromkeys(dataset.objectives))
+            yield from dataset.rows
+
+    together = gather(rows())
+    return ScoredDataset(tuple(objectives), together)
 
 
 def _place(key: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:6], "big") / 2**48
 
 
-def to_records(dataset: ScoredDataset) -> list[Record]:
-    """Return the canonical records; the first names every objective, in order, for reading to find them."""
-    records = [row_to_record(row) for row in dataset.rows]
-    for position, (record, row) in enumerate(zip(records, dataset.rows, strict=True)):
+def to_records(dataset: ScoredDataset) -> Iterator[Record]:
+    """Yield the canonical records; the first names every objective, in order, for reading to find them."""
+    for position, row in enumerate(dataset.rows):
+        record = row_to_record(row)
         found = record["scores"]
         missing = [None] * len(row.responses)
         record["scores"] = {
             n: found.get(n, missing) for n in dataset.objectives if n in found or position == 0
         }
-    return records
+        yield record
 
 
 def from_records(records: Iterable[tuple[str, Record]], flat: bool = False) -> ScoredDataset:
     """Return the data set of ``(where, record)`` in canonical form (``flat``: as CSV cells)."""
     objectives: dict[str, None] = {}
-    rows = []
-    for where, cells in records:
-        record = unflatten(cells, where) if flat else cells
-        row = row_from_record(record, where)
-        for column in ("scores", "labels"):
-            objectives.update(dict.fromkeys(record.get(column) or {}))
-        rows.append(row)
-    return ScoredDataset(tuple(objectives), tuple(rows))
+
+    def rows() -> Iterator[Row]:
+        for where, cells in records:
+            record = unflatten(cells, where) if flat else cells
+            row = row_from_record(record, where)
+            for column in ("scores", "labels"):
+                objectives.update(dict.fromkeys(record.get(column) or {}))
+            yield row
+
+    found = gather(rows())
+    return ScoredDataset(tuple(objectives), found)

@@ -9,10 +9,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from paretune.errors import ParetuneError
 
@@ -88,6 +88,11 @@ def read_json(path: str | Path) -> Any:
 
 def fingerprint(*parts: object) -> str:
     """Return 16 hex digits that identify ``parts`` (JSON values, or bytes) across processes and machines."""
+    return fingerprint_of(parts)
+
+
+def fingerprint_of(parts: Iterable[object]) -> str:
+    """Return the :func:`fingerprint` of parts that come one by one."""
     digest = hashlib.sha256()
     for part in parts:
         raw = (
@@ -106,3 +111,19 @@ def cache_folder() -> Path:
     if explicit:
         return Path(explicit).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "paretune"
+
+
+def scratch_file() -> IO[bytes]:
+    """Return an open file without a name in the cache folder, gone when it is closed or the process ends.
+
+    Raises:
+        ParetuneError: the folder cannot be written.
+    """
+    folder = cache_folder() / "scratch"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=folder)
+    except OSError as error:
+        raise ParetuneError(
+            f"{folder}: cannot write ({error.strerror or error}); set PARETUNE_CACHE to a folder with room for the data"
+        ) from error

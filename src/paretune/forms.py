@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from paretune.arrow_rows import gather
 from paretune.dataset import ScoredDataset, from_records
 from paretune.errors import DataError, suggest
 from paretune.records import NotJson, Record, parse_json
@@ -49,7 +50,7 @@ def read_form(records: Records, objective: str | None) -> ScoredDataset:
                     f"{where}: columns {', '.join(sorted(needed))} hold labels of one objective; "
                     "say which with objective=, for example objective=helpful"
                 )
-            rows = tuple(read(((where, _parsed(each, where)) for where, each in stream), objective or ""))
+            rows = gather(read(((where, _parsed(each, where)) for where, each in stream), objective or ""))
             return ScoredDataset((objective,) if labelled and objective else (), rows)
     raise DataError(
         f"{where}: unknown form, found columns {', '.join(map(repr, record)) or 'none'}; expected "
@@ -177,10 +178,14 @@ FORMS: tuple[tuple[set[str], Callable[[Records, str], Iterator[Row]], bool], ...
 
 def read_mapped(records: Records, columns: Mapping[str, Any]) -> ScoredDataset:
     """Read records by a map of columns (see the module)."""
+    names = tuple(dict.fromkeys((*(columns.get("scores") or {}), *(columns.get("labels") or {}))))
+    return ScoredDataset(names, gather(_mapped(records, columns)))
+
+
+def _mapped(records: Records, columns: Mapping[str, Any]) -> Iterator[Row]:
     scores, labels = columns.get("scores") or {}, columns.get("labels") or {}
     wanted = columns.get("responses") or []
     groups: dict[Prompt, list[tuple[str, str, dict[str, float]]]] = {}
-    rows: list[Row] = []
     for where, record in records:
         prompt = prompt_from(take(_parsed(record, where), columns["prompt"], where), columns["prompt"], where)
         texts = (
@@ -196,14 +201,12 @@ def read_mapped(records: Records, columns: Mapping[str, Any]) -> ScoredDataset:
             raise DataError(
                 f"{where}: column {wanted!r}: expected text or a list of texts, got {texts!r:.60}"
             )
-        rows.append(
-            Row(
-                prompt,
-                tuple(texts),
-                {name: _numbers(record, column, where) for name, column in scores.items()},
-                {name: _label(record, stated, name, len(texts), where) for name, stated in labels.items()},
-                source=where,
-            )
+        yield Row(
+            prompt,
+            tuple(texts),
+            {name: _numbers(record, column, where) for name, column in scores.items()},
+            {name: _label(record, stated, name, len(texts), where) for name, stated in labels.items()},
+            source=where,
         )
     for prompt, answers in groups.items():
         if labels:
@@ -211,15 +214,12 @@ def read_mapped(records: Records, columns: Mapping[str, Any]) -> ScoredDataset:
                 f"{answers[0][0]}: 'labels' compare two responses of one record; here each record has one"
             )
         wheres, responses, numbers_K = zip(*answers, strict=True)
-        rows.append(
-            Row(
-                prompt,
-                responses,
-                {name: tuple(n[name] for n in numbers_K) for name in scores},
-                source=wheres[0],
-            )
+        yield Row(
+            prompt,
+            responses,
+            {name: tuple(n[name] for n in numbers_K) for name in scores},
+            source=wheres[0],
         )
-    return ScoredDataset(tuple(dict.fromkeys((*scores, *labels))), tuple(rows))
 
 
 def _numbers(record: Record, column: Any, where: str) -> tuple[float, ...]:

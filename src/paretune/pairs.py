@@ -5,17 +5,25 @@ conflict.
 from __future__ import annotations
 
 import math
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Literal, get_args
+from itertools import combinations, islice
+from typing import Literal, get_args, overload
 
 import numpy as np
 
+from paretune.arrow_rows import ArrowRows, taken
 from paretune.dataset import ScoredDataset
 from paretune.errors import DataError, suggest
 from paretune.rows import Prompt, Row
 
 Choose = Literal["extremes", "all", "adjacent"]
+
+BLOCK_ROWS = 1024
+"""Rows whose conflicts are counted together."""
+MOST_SIGNS = 1 << 20
+"""Places of a K x K table of each row that are worked out at a time."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,10 @@ class Pair:
 
 def pairs(
     dataset: ScoredDataset, objective: str, choose: Choose = "extremes", min_gap: float = 0.0
-) -> list[Pair]:
+) -> Sequence[Pair]:
     """Return the (chosen, rejected) pairs of one objective, in the order of the rows.
+
+    A list; of data that are kept in a file a sequence that makes each pair when it is asked for.
 
     A row with human comparisons on the objective is paired by these (gap: strength p in (0, 1]), any other by
     its scores (gap: their difference, in the scale of the scores). Ties, equal texts and gaps below
@@ -62,68 +72,143 @@ def pairs(
         raise DataError(f"unknown choice of pairs {choose!r}; {suggest(choose, get_args(Choose))}")
     if not min_gap >= 0:
         raise DataError(f"min_gap {min_gap} is not a number of at least 0")
-    found = []
+    places = array("q")
     for position, row in enumerate(dataset.rows):
-        gaps = _gaps(row, objective)
-        ordered = [
-            (a, b)
-            for a in range(len(row.responses))
-            for b in range(len(row.responses))
-            if gaps[a, b] > 0 and gaps[a, b] >= min_gap and row.responses[a] != row.responses[b]
+        for a, b in _chosen(row, objective, choose, min_gap):
+            places.extend((position, a, b))
+    return _made(dataset, objective, places)
+
+
+def _chosen(row: Row, objective: str, choose: Choose, min_gap: float) -> list[tuple[int, int]]:
+    """Return (chosen, rejected) of the pairs of a row."""
+    gaps = _gaps(row, objective)
+    ordered = [
+        (a, b)
+        for a in range(len(row.responses))
+        for b in range(len(row.responses))
+        if gaps[a, b] > 0 and gaps[a, b] >= min_gap and row.responses[a] != row.responses[b]
+    ]
+    if choose == "adjacent":
+        better = gaps > 0
+        ordered = [(a, b) for a, b in ordered if not np.any(better[a, :] & better[:, b])]
+    ordered = [(a, b) for a, b in ordered if not row.truncated[a]]
+    if choose == "extremes" and ordered:
+        wins = np.sum(gaps > 0, axis=1) - np.sum(gaps < 0, axis=1)
+        return [
+            max(ordered, key=lambda pair: (gaps[pair], wins[pair[0]] - wins[pair[1]], -pair[0], -pair[1]))
         ]
-        if choose == "adjacent":
-            better = gaps > 0
-            ordered = [(a, b) for a, b in ordered if not np.any(better[a, :] & better[:, b])]
-        ordered = [(a, b) for a, b in ordered if not row.truncated[a]]
-        if choose == "extremes" and ordered:
-            wins = np.sum(gaps > 0, axis=1) - np.sum(gaps < 0, axis=1)
-            ordered = [
-                max(ordered, key=lambda pair: (gaps[pair], wins[pair[0]] - wins[pair[1]], -pair[0], -pair[1]))
-            ]
-        if ordered:
-            scores, labels = dataset.matrix(row), _labels(row, dataset.objectives)
-            found += [_pair(row, position, a, b, objective, scores, labels) for a, b in ordered]
-    return found
+    return ordered
 
 
-def labelled_pairs(dataset: ScoredDataset) -> list[Pair]:
+def labelled_pairs(dataset: ScoredDataset) -> Sequence[Pair]:
     """Return every pair that at least one objective labels, the first response as ``chosen``, equal texts
     dropped.
 
     Ties stay (label 0) and so do truncated responses: the labels may point either way, so this is for losses
     that take each objective's label (DPO with loss weighting), not for one that trusts ``chosen``.
     """
-    found = []
+    places = array("q")
     for position, row in enumerate(dataset.rows):
-        scores, labels = dataset.matrix(row), _labels(row, dataset.objectives)
-        found += [
-            _pair(row, position, a, b, "", scores, labels)
-            for a, b in combinations(range(len(row.responses)), 2)
-            if row.responses[a] != row.responses[b] and not np.all(np.isnan(labels[:, a, b]))
-        ]
-    return found
+        labels = _labels(row, dataset.objectives)
+        for a, b in combinations(range(len(row.responses)), 2):
+            if row.responses[a] != row.responses[b] and not np.all(np.isnan(labels[:, a, b])):
+                places.extend((position, a, b))
+    return _made(dataset, "", places)
+
+
+def _made(dataset: ScoredDataset, objective: str, places: array[int]) -> Sequence[Pair]:
+    found = _Pairs(dataset, objective, np.array(places, dtype=np.int64).reshape(-1, 3))
+    return found if isinstance(dataset.rows, ArrowRows) else list(found)
+
+
+class _Pairs(Sequence[Pair]):
+    """Pairs by their ``places [N, 3]``: row, chosen, rejected; each is made when it is asked for."""
+
+    def __init__(self, dataset: ScoredDataset, objective: str, places: np.ndarray) -> None:
+        self._dataset, self._objective, self._places = dataset, objective, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Pair]:
+        numbers, counts = np.unique(
+            self._places[:, 0], return_counts=True
+        )  # they come in the order of the rows
+        places = iter(self._places.tolist())
+        for row, count in zip(taken(self._dataset.rows, numbers), counts.tolist(), strict=True):
+            yield from self._of(row, list(islice(places, count)))
+
+    @overload
+    def __getitem__(self, number: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Pair]: ...
+
+    def __getitem__(self, number: int | slice) -> Pair | Sequence[Pair]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        place = self._places[number].tolist()
+        return self._of(self._dataset.rows[place[0]], [place])[0]
+
+    def _of(self, row: Row, places: Sequence[Sequence[int]]) -> list[Pair]:
+        scores, labels = self._dataset.matrix(row), _labels(row, self._dataset.objectives)
+        return [_pair(row, position, a, b, self._objective, scores, labels) for position, a, b in places]
 
 
 def conflict_matrix(dataset: ScoredDataset) -> np.ndarray:
     """Return [M, M]: the share of pairs on which objectives i and j disagree, of those both strictly label;
     else NaN.
     """
-    count = len(dataset.objectives)
-    both, against = np.zeros((count, count)), np.zeros((count, count))
-    for row in dataset.rows:
-        upper = [
-            (a, b)
-            for a, b in combinations(range(len(row.responses)), 2)
-            if row.responses[a] != row.responses[b]
-        ]
-        if upper:
-            first, second = zip(*upper, strict=True)
-            signs = np.sign(
-                np.nan_to_num(_labels(row, dataset.objectives)[:, first, second])
-            )  # [M, pairs], 0: no say
-            both += np.abs(signs) @ np.abs(signs).T
-            against += (np.abs(signs) @ np.abs(signs).T - signs @ signs.T) / 2
+    both, against = np.zeros((2, len(dataset.objectives), len(dataset.objectives)))
+    rows = iter(dataset.rows)
+    while block := list(islice(rows, BLOCK_ROWS)):
+        counts = conflict_counts(block, dataset.objectives)
+        both, against = both + counts[0], against + counts[1]
+    return conflict_shares(both, against)
+
+
+def conflict_shares(both: np.ndarray, against: np.ndarray) -> np.ndarray:
+    """Return the shares [M, M] of sums of :func:`conflict_counts`."""
     return np.divide(against, both, out=np.full_like(both, np.nan), where=both > 0)
+
+
+def conflict_counts(rows: Sequence[Row], objectives: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return two [M, M], on how many pairs of ``rows`` two objectives both speak strictly, and on how many they disagree.
+
+    The counts of parts of the data add up.
+    """
+    both, against = np.zeros((2, len(objectives), len(objectives)))
+    by_count: dict[int, list[Row]] = {}
+    for row in rows:
+        if len(row.responses) > 1:
+            by_count.setdefault(len(row.responses), []).append(row)
+    for count, group in by_count.items():
+        step = max(1, MOST_SIGNS // count**2)
+        for start in range(0, len(group), step):
+            signs = _signs(group[start : start + step], objectives)
+            spoken = np.abs(signs).T @ np.abs(signs)
+            both += spoken
+            against += (spoken - signs.T @ signs) / 2
+    return both, against
+
+
+def _signs(rows: Sequence[Row], objectives: tuple[str, ...]) -> np.ndarray:
+    """Return [pairs, M] over all pairs of different texts of rows with K responses each: 1, -1, or 0 for no say."""
+    K = len(rows[0].responses)
+    first, second = np.triu_indices(K, 1)
+    missing = (math.nan,) * K
+    scores = np.array([[row.scores.get(name, missing) for name in objectives] for row in rows])
+    scores = scores.reshape(len(rows), len(objectives), K)
+    signs = np.nan_to_num(np.sign(scores[:, :, first] - scores[:, :, second]))
+    for number, row in enumerate(rows):
+        for m, name in enumerate(objectives):
+            if name in row.labels:
+                said = _compared(row, name)[first, second]
+                signs[number, m] = np.where(np.isnan(said), signs[number, m], np.sign(said))
+        if len(set(row.responses)) < K:
+            same = [row.responses[a] == row.responses[b] for a, b in zip(first, second, strict=True)]
+            signs[number, :, same] = 0
+    return signs.transpose(0, 2, 1).reshape(len(rows) * len(first), len(objectives))
 
 
 def _pair(

@@ -7,6 +7,8 @@ non-dominated layers: without the pool, far worse responses that happen to lie o
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -56,23 +58,32 @@ def candidates(dataset: ScoredDataset, collapsed: Callable[[str], bool] | None =
     A cut response does not show where to stop.
     """
     dropped = {"cut": 0, "repeated": 0, "collapsed": 0}
-    places, scores, seen = [], [], set()
+    rows, responses, prints, scores = array("i"), array("i"), array("Q"), array("d")
     for number, row in enumerate(dataset.rows):
         matrix = dataset.matrix(row)
         for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True)):
             if cut:
                 dropped["cut"] += 1
-            elif (row.key, text) in seen:
-                dropped["repeated"] += 1
             elif collapsed is not None and collapsed(text):
                 dropped["collapsed"] += 1
             else:
-                seen.add((row.key, text))
-                places.append((number, k))
-                scores.append(matrix[k])
-    at = np.array(places, dtype=np.int64).reshape(-1, 2)
-    stacked = np.array(scores).reshape(-1, len(dataset.objectives))
-    return Candidates(at[:, 0], at[:, 1], stacked, {reason: n for reason, n in dropped.items() if n})
+                rows.append(number)
+                responses.append(k)
+                prints.append(_print(row.key, text))
+                scores.frombytes(matrix[k].tobytes())
+    first = np.sort(np.unique(np.asarray(prints), return_index=True)[1])
+    dropped["repeated"] = len(prints) - len(first)
+    return Candidates(
+        np.asarray(rows)[first],
+        np.asarray(responses)[first],
+        np.asarray(scores).reshape(len(prints), len(dataset.objectives))[first],
+        {reason: n for reason, n in dropped.items() if n},
+    )
+
+
+def _print(key: str, text: str) -> int:
+    """Return 64 bits that tell a response to a prompt from another."""
+    return int.from_bytes(hashlib.blake2b(f"{key}{text}".encode(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True, eq=False)

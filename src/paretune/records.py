@@ -8,15 +8,19 @@ import io
 import json
 import lzma
 import math
+import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from paretune.errors import DataError
 from paretune.files import atomic_path
 
 Record = dict[str, Any]
+ROW_GROUP = 4096  # records of a Parquet file that are written, and read, together
 CELL_LIMIT = (
     2**31 - 1
 )  # characters in a CSV cell; Python's own limit (131072) is below the length of real dialogues
@@ -39,8 +43,9 @@ def suffix_of(path: str | Path) -> str:
 def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
     """Yield ``(where, record)`` for every row of a data file, ``where`` being ``file:line``.
 
-    JSONL (``.gz`` and ``.xz`` too), a JSON array, CSV and Parquet are told apart by suffix. The line is the
-    line of the file for JSONL and CSV, the number of the record (from 1) for JSON and Parquet. CSV values are
+    JSONL (``.gz`` and ``.xz`` too), a JSON array, CSV, Parquet and Arrow are told apart by suffix. The line is the
+    line of the file for JSONL and CSV, the number of the record (from 1) for the others. JSONL, Parquet and Arrow are read
+    a part at a time, CSV and a JSON array whole. CSV values are
     strings.
 
     Raises:
@@ -165,43 +170,93 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Record]]:
 
     path.stat()
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{path}:{number}", record
+        # A file is often one group of rows, of which whole columns would be read before the first row.
+        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            yield from _numbered(path, file.iter_batches(batch_size=1024))
     except pyarrow.ArrowException as error:
         raise DataError(
             f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again"
         ) from error
 
 
-def csv_text(records: list[Record], objectives: Sequence[str]) -> str:
-    """Return canonical records as CSV text, every cell quoted (the columns are listed in `paretune.rows`)."""
-    widest = max(len(record["responses"]) for record in records)
+def _read_arrow(path: Path) -> Iterator[tuple[str, Record]]:
+    """Read Arrow's own format, as a file (Feather 2) or as a stream (what `datasets` saves)."""
+    import pyarrow
+
+    path.stat()
+    try:
+        with pyarrow.OSFile(str(path)) as file:
+            magic = file.read(6)
+            file.seek(0)
+            if magic == b"ARROW1":
+                with pyarrow.ipc.open_file(file) as reader:
+                    yield from _numbered(path, map(reader.get_batch, range(reader.num_record_batches)))
+            else:
+                with pyarrow.ipc.open_stream(file) as reader:
+                    yield from _numbered(path, reader)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}: not a readable Arrow file ({str(error).splitlines()[0]}); write it again"
+        ) from error
+
+
+def _numbered(path: Path, batches: Iterable[Any]) -> Iterator[tuple[str, Record]]:
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, 1024):
+            for record in batch.slice(start, 1024).to_pylist():
+                number += 1
+                yield f"{path}:{number}", record
+
+
+def write_jsonl(path: str | Path, records: Iterable[Record]) -> None:
+    """Write canonical records as JSON lines, atomically; a name ending in ``.gz`` is compressed (equal records, equal bytes)."""
+    with _written(path) as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | Path, records: Iterable[Record], objectives: Sequence[str], widest: int) -> None:
+    """Write canonical records as CSV, atomically, every cell quoted (the columns are listed in `paretune.rows`).
+
+    ``widest`` is the largest number of responses.
+    """
     score_columns = [(name, k) for name in objectives for k in range(max(widest, 1))]
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    writer.writerow(
-        ["prompt", *[f"response_{k}" for k in range(widest)]]
-        + [f"scores.{name}.{k}" for name, k in score_columns]
-        + ["labels", "truncated", "source"]
-    )
-    for record in records:
-        responses, scores = record["responses"], record["scores"]
-        numbers = {
-            (name, k): "" if value is None else repr(value)
-            for name, values in scores.items()
-            for k, value in enumerate(values)
-        }
+    with _written(path) as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writerow(
-            [_prompt_cell(record["prompt"]), *responses, *[""] * (widest - len(responses))]
-            + [numbers.get(column, "") for column in score_columns]
-            + [json.dumps(record["labels"], ensure_ascii=False) if record["labels"] else ""]
-            + [json.dumps(record["truncated"]) if any(record["truncated"]) else "", record["source"]]
+            ["prompt", *[f"response_{k}" for k in range(widest)]]
+            + [f"scores.{name}.{k}" for name, k in score_columns]
+            + ["labels", "truncated", "source"]
         )
-    return buffer.getvalue()
+        for record in records:
+            responses, scores = record["responses"], record["scores"]
+            numbers = {
+                (name, k): "" if value is None else repr(value)
+                for name, values in scores.items()
+                for k, value in enumerate(values)
+            }
+            writer.writerow(
+                [_prompt_cell(record["prompt"]), *responses, *[""] * (widest - len(responses))]
+                + [numbers.get(column, "") for column in score_columns]
+                + [json.dumps(record["labels"], ensure_ascii=False) if record["labels"] else ""]
+                + [json.dumps(record["truncated"]) if any(record["truncated"]) else "", record["source"]]
+            )
+
+
+@contextmanager
+def _written(path: str | Path) -> Iterator[IO[str]]:
+    """Yield a text file that takes the place of ``path`` once it is whole."""
+    with atomic_path(path) as temporary, temporary.open("wb") as raw:
+        packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if str(path).endswith(".gz") else None
+        text = io.TextIOWrapper(packed or raw, encoding="utf-8", newline="")
+        yield text
+        text.flush()
+        text.detach()  # which would close the file before it is on the disk
+        if packed:
+            packed.close()
+        raw.flush()
+        os.fsync(raw.fileno())
 
 
 def _prompt_cell(messages: list[dict[str, str]]) -> str:
@@ -259,13 +314,13 @@ def _number_cell(cell: str, column: str, where: str) -> float | None:
     return number
 
 
-def write_parquet(path: str | Path, records: list[Record], objectives: Sequence[str]) -> None:
+def write_parquet(path: str | Path, records: Iterable[Record], objectives: Sequence[str]) -> None:
     """Write canonical records as Parquet, atomically (the columns are those of `paretune.rows`)."""
     import pyarrow  # 60 ms and more, only for those who write Parquet
     import pyarrow.parquet
 
     numbers = pyarrow.list_(pyarrow.float64())
-    schema = {
+    columns = {
         "prompt": pyarrow.list_(pyarrow.struct({"role": pyarrow.string(), "content": pyarrow.string()})),
         "responses": pyarrow.list_(pyarrow.string()),
         "scores": pyarrow.struct(dict.fromkeys(objectives, numbers)),
@@ -274,10 +329,14 @@ def write_parquet(path: str | Path, records: list[Record], objectives: Sequence[
         "source": pyarrow.string(),
     }
     if not objectives:  # Parquet has no struct without fields
-        del schema["scores"], schema["labels"]
-    table = pyarrow.Table.from_pylist(records, schema=pyarrow.schema(schema))
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+        del columns["scores"], columns["labels"]
+    schema, stream = pyarrow.schema(columns), iter(records)
+    with (
+        atomic_path(path) as temporary,
+        pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        while part := list(islice(stream, ROW_GROUP)):
+            writer.write_table(pyarrow.Table.from_pylist(part, schema=schema))
 
 
 COMPRESSIONS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open}
@@ -290,4 +349,5 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, Record]]]] = {
     ".csv": _read_csv,
     ".csv.gz": _read_csv,
     ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
 }

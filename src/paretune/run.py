@@ -276,16 +276,20 @@ def train(
 
 def _endpoints(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Policy:
     """Return the single-objective DPO policies, between which the chord is drawn: those of the soup where there is one."""
-    methods = {name: config.method(name) for name in config.methods}
-    name, settings = next(
-        ((name, own) for name, own in methods.items() if isinstance(own, DPOConfig)), ("dpo-soup", None)
-    )
-    if settings is None:
-        betas = (own.beta for own in methods.values() if not isinstance(own, ParetoHqDConfig | RiCConfig))
-        settings = DPOConfig(beta=next(betas, DPOConfig().beta))
+    name, settings = endpoint_settings(config)
     with lab.trained_by(config.training(name)):
         ends = soup(lab, splits["train"], splits["validation"], settings)
     return replace(ends, name="endpoints")
+
+
+def endpoint_settings(config: RunConfig) -> tuple[str, DPOConfig]:
+    """Return under which name and settings the single-objective models are trained: those of the first soup of the config."""
+    methods = {name: config.method(name) for name in config.methods}
+    found = next(((name, own) for name, own in methods.items() if isinstance(own, DPOConfig)), None)
+    if found is not None:
+        return found
+    betas = (own.beta for own in methods.values() if not isinstance(own, ParetoHqDConfig | RiCConfig))
+    return "dpo-soup", DPOConfig(beta=next(betas, DPOConfig().beta))
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -336,8 +337,9 @@ class Standardisation:
         Raises:
             ScoreError: a score is missing (the row is named), or an objective does not vary.
         """
-        matrices = [(row, dataset.matrix(row)) for row in dataset.rows if row.responses]
-        for row, scores in matrices:
+        kept, responses = array("d"), 0
+        for row in dataset.rows:
+            scores = dataset.matrix(row)
             missing = np.argwhere(np.isnan(scores))
             if missing.size:
                 k, m = missing[0]
@@ -345,11 +347,13 @@ class Standardisation:
                     f"{row.source or row.key}, response {k}: no score for {dataset.objectives[m]!r}; "
                     "the standardisation needs every reference response scored"
                 )
-        if not matrices:
+            kept.frombytes(scores.tobytes())
+            responses += len(scores)
+        if not responses:
             raise ScoreError(
                 "standardisation: the data set has no responses; sample the reference policy first"
             )
-        stacked = np.concatenate([scores for _, scores in matrices])
+        stacked = np.asarray(kept).reshape(responses, len(dataset.objectives))
         mean, std = stacked.mean(axis=0), stacked.std(axis=0)
         for m, name in enumerate(dataset.objectives):
             if std[m] <= 1e-12 * np.abs(stacked[:, m]).max():

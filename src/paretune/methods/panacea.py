@@ -76,7 +76,7 @@ def panacea(lab: Lab, train: ScoredDataset, validation: ScoredDataset, config: P
 
 
 def objective_data(
-    lab: Lab, dataset: ScoredDataset, config: PanaceaConfig, table: Callable[[list[Pair]], PairTable]
+    lab: Lab, dataset: ScoredDataset, config: PanaceaConfig, table: Callable[[Sequence[Pair]], PairTable]
 ) -> ObjectiveData:
     """Return the tables of pairs of every objective, or the one table that speaks for all; ``table`` makes them."""
     if config.loss == "policy-gradient":

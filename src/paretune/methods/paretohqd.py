@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from paretune.adapter import Adapter
+from paretune.arrow_rows import taken
 from paretune.collapse import is_collapsed
 from paretune.dataset import ScoredDataset
 from paretune.demonstrations import Demonstration
@@ -219,12 +220,9 @@ def augment(
     count: int,
 ) -> ScoredDataset:
     """Return ``count`` training prompts with the answers of every model, scored on every objective; kept as a stage."""
-    by_key: dict[str, Row] = {}
-    for row in train.rows:
-        by_key.setdefault(row.key, row)
-    rows, seed = list(by_key.values()), lab.training.seed
-    order = np.random.default_rng(seed).permutation(len(rows))[:count]
-    rows = [rows[n] for n in sorted(order.tolist())]
+    places, seed = train.distinct(), lab.training.seed
+    order = np.random.default_rng(seed).permutation(len(places))[:count]
+    rows = taken(train.rows, places[np.sort(order)])
     asked = [row.prompt for row in rows]
     ordered = scorers_of(train.objectives, scorers, "stage 2, which scores new answers")
     key = fingerprint(

@@ -1,0 +1,131 @@
+"""Write the table of docs/performance.md from the JSON files beside it.
+
+    python benchmarks/table.py [--take benchmarks/results] [--check]
+
+`--take` first copies the files of the benchmarks that the table has to docs/performance/. `--check` writes nothing and fails
+where the table is not what the files give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paretune.files import read_json, write_json, write_text
+
+DOCUMENT, FOLDER = Path("docs/performance.md"), Path("docs/performance")
+BEGIN, END = "<!-- written by benchmarks/table.py -->", "<!-- end of the table -->"
+
+
+def results(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the name and content of the files of the table's benchmarks in ``folder``, in their order B1, B2, .."""
+    found = [(file.stem, read_json(file)) for file in sorted(folder.glob("*.json"))]
+    numbered = [(name, result) for name, result in found if "benchmark" in result]
+    return sorted(numbered, key=lambda item: int(item[1]["benchmark"][1:]))
+
+
+def table(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Return the table, what was equal before anything counted, and where and with what it was measured."""
+    lines = ["| | what | paretune | against | ratio, median (lowest to highest) |", "|---|---|---|---|---|"]
+    for _, result in found:
+        for number, row in enumerate(result["figures"]):
+            label = f"**{result['benchmark']}**" if number == 0 else ""
+            lines.append(f"| {label} | {row['what']} | {_cells(row)} |")
+    lines += ["", "What was equal before a figure counted, in all rounds:", ""]
+    lines += [
+        f"- {result['benchmark']}, `benchmarks/{name}.py`: {_equal(result['equal'])}"
+        for name, result in found
+    ]
+    lines += ["", *_machines(found)]
+    return "\n".join(lines)
+
+
+def _cells(row: Mapping[str, Any]) -> str:
+    taken = row["taken"][row["ours"]]
+    ours = _median(taken, row["unit"]) if taken else "not run"
+    if row["ours"] != "paretune":
+        ours = f"{row['ours']}: {ours}"
+    note = f" ({row['note']})" if row["note"] else ""
+    if "ratio" not in row:
+        return f"{ours} | {row['against']} | {row['note']}"
+    theirs = _median(row["taken"][row["against"]], row["unit"])
+    ratio = row["ratio"]
+    each = " to ".join(_short(ratio[end]) for end in ("low", "high"))
+    what = {"speed": "", "memory": " the memory", "tokens": " fewer tokens"}[ratio["of"]]
+    return f"{ours} | {row['against']}: {theirs}{note} | **{_short(ratio['median'])}x**{what} ({each})"
+
+
+def _median(values: Sequence[float], unit: str) -> str:
+    middle = statistics.median(values)
+    if unit == "tokens":
+        return f"{middle:,.0f} tokens".replace(",", " ")
+    if unit.endswith("s") and middle < 0.01:
+        return f"{middle * 1000:.3g} {unit.replace('s', 'ms')}"
+    return f"{middle:.0f} {unit}" if middle >= 100 else f"{middle:.3g} {unit}"
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.2f}"
+
+
+def _equal(checks: Sequence[Mapping[str, Any]]) -> str:
+    parts = []
+    for check in checks:
+        if "share_of_tolerance" not in check:
+            parts.append(str(check["what"]))
+        elif not check["relative"] and not check["absolute"]:
+            parts.append(f"{check['what']}, exactly")
+        else:
+            allowed = [f"{check[kind]:g} {kind}" for kind in ("relative", "absolute") if check[kind]]
+            parts.append(
+                f"{check['what']} within {' + '.join(allowed)} ({100 * check['share_of_tolerance']:.2g} % of it)"
+            )
+    return "; ".join(parts)
+
+
+def _machines(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Return a sentence for each machine, with the benchmarks that were run there."""
+    places: dict[str, list[str]] = {}
+    for _, result in found:
+        machine, settings = result["machine"], result["settings"]
+        versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+        place = (
+            f"{machine['processor']}, {machine['cores']} cores, one thread; {settings['model']}; {versions}."
+        )
+        rounds, load = settings["rounds"], machine["load"]
+        places.setdefault(place, []).append(f"{result['benchmark']} (rounds {rounds}, load {load:g})")
+    return [f"Measured on {place} {', '.join(which)}." for place, which in places.items()]
+
+
+def replaced(document: str, text: str) -> str:
+    """Return the document with ``text`` between its two markers."""
+    before, rest = document.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Write or check the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--take", type=Path, help="folder of new results")
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args(given)
+    if arguments.take:
+        for name, result in results(arguments.take):
+            write_json(FOLDER / f"{name}.json", result)
+    old = DOCUMENT.read_text(encoding="utf-8")
+    new = replaced(old, table(results(FOLDER)))
+    if arguments.check and new != old:
+        sys.exit(f"the table of {DOCUMENT} is not what {FOLDER} gives; run benchmarks/table.py")
+    if not arguments.check:
+        write_text(DOCUMENT, new)
+
+
+if __name__ == "__main__":
+    main()
