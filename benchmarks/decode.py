@@ -77,7 +77,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = options(__doc__ or "", "decode")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--preferences", type=int, default=8, help="different ones in a batch, at most")
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     arguments = parser.parse_args(given)
     start()

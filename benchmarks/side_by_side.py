@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from paretune.files import write_json
-from paretune.memory import keep_freed_memory
+from paretune.memory import keep_freed_memory, limit_kernels
 
 RESULTS = Path("benchmarks/results")
 PACKAGES = ("paretune", "torch", "transformers", "trl", "peft", "moocore", "pymoo")
@@ -46,6 +46,7 @@ def start() -> None:
 
     torch.set_num_threads(1)
     keep_freed_memory()
+    limit_kernels()
 
 
 def clocked(run: Callable[[], object], clock: Callable[[], float] = time.process_time) -> Way:

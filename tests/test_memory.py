@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next tensor."""
+"""Freed memory is kept for the next tensor; kernels are not kept for every shape there ever was."""
 
 import os
 import platform
@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+
+from paretune.memory import KERNELS, limit_kernels
 
 FAULTS = """
 import resource
@@ -33,3 +35,23 @@ def faults(ask: bool) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked")
 def test_a_freed_block_is_not_mapped_anew() -> None:
     assert faults(ask=True) < 100 < 1000 < faults(ask=False)
+
+
+def test_kernels_are_limited_where_nobody_said_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    limit_kernels()
+    assert os.environ["LRU_CACHE_CAPACITY"] == str(KERNELS)
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+
+
+def test_the_command_line_limits_them_before_torch_is_there() -> None:
+    code = (
+        "import os, sys; from paretune import cli; cli.app = lambda **_: print(os.environ['LRU_CACHE_CAPACITY'],"
+        " 'torch' in sys.modules); cli.main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "LRU_CACHE_CAPACITY"}
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert out.stdout.split() == [str(KERNELS), "False"]

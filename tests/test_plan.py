@@ -86,7 +86,7 @@ def test_a_decoding_by_hand() -> None:
 def test_memory_by_hand() -> None:
     model = tiny(copies=2)
     # 240 in matrices, 5 norms of 4, an embedding of 40; and the matrices twice more.
-    assert TINY.parameters == 300 and frozen_bytes(model) == 4 * (300 + 2 * 240)
+    assert TINY.parameters == 300 and frozen_bytes(model) == 4 * (300 + 2 * (240 + 40))
     assert frozen_bytes(replace(model, dtype="bfloat16", copies=0)) == 600
     # 4d + 5kv + 3f + a column for each target, and two norms in float32: (16 + 10 + 18 + 12) 4 + 2 * 4 * 4
     assert kept_bytes(model) == 256

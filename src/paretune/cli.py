@@ -10,7 +10,7 @@ import typer
 
 from paretune import serve_commands
 from paretune.errors import ParetuneError
-from paretune.memory import keep_freed_memory
+from paretune.memory import keep_freed_memory, limit_kernels
 
 if TYPE_CHECKING:
     from paretune.config import RunConfig
@@ -333,6 +333,26 @@ def data_sample(
     )
 
 
+@data_app.command("tokens")
+def data_tokens(
+    source: Source,
+    model: Annotated[
+        str, typer.Option(help="smollm2-135m (embedded), a hub name, a folder or a .gguf file.")
+    ] = "smollm2-135m",
+    max_tokens: Annotated[int, typer.Option(help="Longest prompt and response, as train.max_tokens.")] = 1024,
+    budget: Annotated[int, typer.Option(help="Tokens of one packed forward.")] = 1024,
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: Optional[str] = None,  # noqa: UP045
+) -> None:
+    """Tokenise data once and keep the ids: lengths in tokens, and the packed forwards that read them."""
+    from paretune.lm import load
+    from paretune.token_file import count_tokens, render, tokenised
+
+    file = tokenised(load(model), _load(source, path, objective, split))
+    _print(render(count_tokens(file, max_tokens, budget)))
+
+
 @data_app.command("select")
 def data_select(
     source: Source,
@@ -399,6 +419,7 @@ def _print(renderable: Any) -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends in one clear message and exit code 2."""
     keep_freed_memory()
+    limit_kernels()
     try:
         app()
     except ParetuneError as error:

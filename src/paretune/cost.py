@@ -228,8 +228,9 @@ def cache_bytes(model: Model) -> float:
 
 
 def frozen_bytes(model: Model) -> float:
-    """Return the bytes of the base model with further copies of its matrices."""
-    return model.size * (model.shape.parameters + model.copies * model.shape.matrices)
+    """Return the bytes of the base model with further copies of its matrices and head."""
+    shape = model.shape
+    return model.size * (shape.parameters + model.copies * (shape.matrices + shape.vocabulary * shape.hidden))
 
 
 def adapter_bytes(model: Model, columns: float) -> float:
@@ -251,7 +252,8 @@ def kept_bytes(model: Model) -> float:
     plain = 4 * shape.hidden + 5 * shape.keys + 3 * shape.intermediate + model.rank * len(model.targets)
     if model.wide:
         plain += shape.hidden + shape.intermediate
-    return model.size * plain + MASTER * 2 * shape.hidden  # the norms' inputs are float32
+    attention = 2 * shape.hidden + 5 * shape.keys  # like the norms' inputs float32, on the CPU
+    return model.size * plain + (MASTER - model.size) * attention + MASTER * 2 * shape.hidden
 
 
 def training_bytes(model: Model, tokens: float, targets: float, chunk: int) -> float:

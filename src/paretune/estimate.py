@@ -33,14 +33,14 @@ from paretune.work import SCORING_TOKENS, Stage
 if TYPE_CHECKING:
     from rich.console import Group
 
-PACKED_COPIES = 0
-"""Copies of its frozen matrices that a run on a CPU holds beside the model itself."""
+PACKED_COPIES = 2
+"""Copies of its frozen matrices that a run on a CPU holds beside the model itself: one for each direction (:mod:`paretune.frozen`)."""
 LIBRARIES = 0.6e9
 """Bytes of a process that has loaded the libraries and no model."""
 SLACK = 1.15
 """Memory of a process over what its tensors need: freed pieces that fit nothing."""
 KERNEL_BYTES = 2.5e6
-"""Of a product in bfloat16 that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
+"""Of a product that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
 KERNELS = 1024
 """It keeps at most, where the variables below do not say otherwise."""
 KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
@@ -207,7 +207,7 @@ def _memory(plan: Plan, model: Model, host: bool) -> dict[str, float]:
     sampled = [(decoding_bytes(model, work), stage.name) for stage in plan.stages for work in stage.decodings]
     most, where = max([*steps, *sampled], default=(0.0, "stages"))
     found = {"model": frozen_bytes(model), where: most}
-    if host and model.dtype == "bfloat16":
+    if host:
         found["kernels by shape"] = KERNEL_BYTES * min(_kernels(plan, model), _kernel_limit())
     if host:
         found["libraries"] = LIBRARIES

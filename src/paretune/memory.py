@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
+
+KERNELS = 128
+"""Kernels of oneDNN that are kept for the next product of their shape."""
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -23,3 +27,13 @@ def keep_freed_memory() -> bool:
         mallopt(name, value) == 1 for name, value in settings.items()
     ]  # one refused, the others still help
     return all(taken)
+
+
+def limit_kernels() -> None:
+    """Have oneDNN keep fewer kernels than its 1024, unless the environment says how many; before torch is imported.
+
+    Packed batches differ in length, so nearly every training step has shapes of its own, and the kernels kept for them grow to
+    gigabytes. A step uses some twenty.
+    """
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(KERNELS))
