@@ -30,7 +30,7 @@ class Model:
         targets: (in, out) of the adapted matrices of one block.
         rank: columns of one trained adapter.
         checkpointing: activations are computed again in backward.
-        copies: further copies of the frozen matrices, such as ones packed for faster products.
+        host: it runs on a CPU, with prepacked copies of its frozen matrices (:mod:`paretune.frozen`) and attention in float32.
     """
 
     shape: Shape
@@ -38,7 +38,7 @@ class Model:
     targets: tuple[tuple[int, int], ...]
     rank: int
     checkpointing: bool = False
-    copies: int = 0
+    host: bool = False
 
     @property
     def size(self) -> int:
@@ -227,10 +227,15 @@ def cache_bytes(model: Model) -> float:
 # Memory
 
 
+PREPACKED_COPIES = 2
+"""Of the frozen matrices and the head, on a CPU: one for each direction."""
+
+
 def frozen_bytes(model: Model) -> float:
-    """Return the bytes of the base model with further copies of its matrices and head."""
+    """Return the bytes of the base model with its prepacked copies."""
     shape = model.shape
-    return model.size * (shape.parameters + model.copies * (shape.matrices + shape.vocabulary * shape.hidden))
+    copies = PREPACKED_COPIES * model.host
+    return model.size * (shape.parameters + copies * (shape.matrices + shape.vocabulary * shape.hidden))
 
 
 def adapter_bytes(model: Model, columns: float) -> float:
@@ -252,8 +257,9 @@ def kept_bytes(model: Model) -> float:
     plain = 4 * shape.hidden + 5 * shape.keys + 3 * shape.intermediate + model.rank * len(model.targets)
     if model.wide:
         plain += shape.hidden + shape.intermediate
-    attention = 2 * shape.hidden + 5 * shape.keys  # like the norms' inputs float32, on the CPU
-    return model.size * plain + (MASTER - model.size) * attention + MASTER * 2 * shape.hidden
+    attention = 2 * shape.hidden + 5 * shape.keys
+    widened = (MASTER - model.size) * attention if model.host else 0
+    return model.size * plain + widened + MASTER * 2 * shape.hidden  # the norms' inputs are float32
 
 
 def training_bytes(model: Model, tokens: float, targets: float, chunk: int) -> float:

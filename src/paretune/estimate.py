@@ -33,8 +33,6 @@ from paretune.work import SCORING_TOKENS, Stage
 if TYPE_CHECKING:
     from rich.console import Group
 
-PACKED_COPIES = 2
-"""Copies of its frozen matrices that a run on a CPU holds beside the model itself: one for each direction (:mod:`paretune.frozen`)."""
 LIBRARIES = 0.6e9
 """Bytes of a process that has loaded the libraries and no model."""
 SLACK = 1.15
@@ -149,7 +147,7 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         tuple(shape.targeted(config.train.targets)),
         config.train.rank,
         config.train.gradient_checkpointing,
-        PACKED_COPIES if place.host else 0,
+        place.host,
     )
     memory = _memory(plan, asked, place.host)
     said = [*plan.said]
