@@ -108,6 +108,8 @@ def test_targets_are_leaf_names_ends_of_paths_or_all(tiny_llama, targets, count)
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
+        (["q_proj@7-"], "'q_proj@7-' names no layer of this model, whose blocks are 0 to 1"),
+        (["q_proj@x"], "blocks are given as FIRST- or FIRST-LAST"),
         (["q_proj", "qq_proj"], "no linear layer is called 'qq_proj'.*down_proj.*v_proj"),
         (["proj"], "'proj'"),
         (["lm_head"], "'lm_head'"),
@@ -902,3 +904,19 @@ def test_configurations_that_do_not_describe_a_plain_lora_are_refused(tiny_llama
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"adapter_model.safetensors: no such file.*pickles"):
         from_peft(tmp_path)
+
+
+def test_targets_in_some_blocks_leave_the_others_without_a_backward_pass(tiny_llama) -> None:
+    model = tiny_llama(num_hidden_layers=4)
+    steering = Steering.attach(model, ["q_proj@1-2", "down_proj@3-"], 2)
+    assert list(steering.layers) == [
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.2.self_attn.q_proj",
+        "model.layers.3.mlp.down_proj",
+    ]
+    reached = []
+    for number, block in enumerate(model.model.layers):
+        block.register_forward_hook(lambda _, __, out, n=number: reached.append((n, out.requires_grad)))
+    with steering.at(torch.ones(2)):
+        model(input_ids=torch.tensor([[3, 4, 5]])).logits.sum().backward()
+    assert reached == [(0, False), (1, True), (2, True), (3, True)]

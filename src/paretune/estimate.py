@@ -151,6 +151,10 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
     )
     memory = _memory(plan, asked, place.host)
     said = [*plan.said]
+    if any("@" in target for target in config.train.targets):
+        said.append(
+            "train.targets adapts some blocks alone; all are counted here, so time and memory are upper bounds"
+        )
     needed = ceil(sum(memory.values()) / (HEADROOM * place.memory / place.count))
     if not place.host and needed > place.count:
         said.append(f"it takes {needed} x {place.kind}; {place.count} would not hold it")

@@ -39,7 +39,8 @@ class Training:
         weight_decay: of AdamW.
         clip_norm: largest norm of the gradient.
         rank, alpha: of the adapter; the update is scaled by alpha / rank.
-        targets: leaf names of the adapted linear layers, or ``all-linear``.
+        targets: leaf names of the adapted linear layers, or ``all-linear``; ``all-linear@15-`` adapts blocks from 15 on alone, and
+            no backward pass goes below: less time and memory, for another model.
         max_tokens: longest prompt + response; longer pairs are dropped and counted.
         validate_every: optimiser steps between validations; 0 means a quarter of ``steps``. The weights of the lowest
             validation loss are kept.

@@ -73,14 +73,15 @@ class Shape:
         return self.matrices + norms + (1 if self.tied else 2) * self.vocabulary * self.hidden
 
     def targeted(self, targets: Sequence[str]) -> list[tuple[int, int]]:
-        """Return (in, out) of the linear layers of one block that ``train.targets`` names.
+        """Return (in, out) of the linear layers of one block that ``train.targets`` names, in whatever blocks.
 
         Raises:
             ModelError: a name that is none of them.
         """
-        if ALL_LINEAR in targets:
+        names = [target.partition("@")[0] for target in targets]
+        if ALL_LINEAR in names:
             return list(self.linears.values())
-        leaves = [target.rpartition(".")[2] for target in targets]
+        leaves = [name.rpartition(".")[2] for name in names]
         for leaf in leaves:
             if leaf not in self.linears:
                 raise ModelError(

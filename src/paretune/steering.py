@@ -8,6 +8,8 @@ wrong. A forward pass without state raises.
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -97,7 +99,7 @@ class Steering:
         Args:
             model: any transformers model with nn.Linear layers; all its own parameters are frozen.
             targets: leaf names ("q_proj"), ends of module paths ("self_attn.q_proj"), or "all-linear": every
-                nn.Linear except the output embeddings.
+                nn.Linear except the output embeddings. With "@15-" or "@0-14" behind it, in these blocks alone.
             rank: R, >= 1.
             base: fingerprint of the model, stored with its adapters.
             seed: of V; the values do not depend on the device.
@@ -409,13 +411,36 @@ def _targeted(linears: Mapping[str, nn.Linear], targets: Sequence[str]) -> dict[
     targets = [targets] if isinstance(targets, str) else list(targets)
     chosen = set()
     for target in targets:
-        matches = {path for path in linears if target == "all-linear" or f".{path}".endswith(f".{target}")}
+        name, _, span = target.partition("@")
+        matches = {path for path in linears if name == "all-linear" or f".{path}".endswith(f".{name}")}
         if not matches:
-            raise ModelError(f"no linear layer is called {target!r}; {_found(linears)}")
+            raise ModelError(f"no linear layer is called {name!r}; {_found(linears)}")
+        if span:
+            blocks = _blocks(target, span)
+            matches = {path for path in matches if _block(path) in blocks}
+            if not matches:
+                last = max(map(_block, linears))
+                raise ModelError(f"{target!r} names no layer of this model, whose blocks are 0 to {last}")
         chosen |= matches
     if not chosen:
         raise ModelError(f"no target modules given; {_found(linears)}, or 'all-linear'")
     return {path: linear for path, linear in linears.items() if path in chosen}
+
+
+def _block(path: str) -> int:
+    """Return the number of the block that a module stands in, -1 outside of all."""
+    number = re.search(r"\.(\d+)\.", path)
+    return int(number[1]) if number else -1
+
+
+def _blocks(target: str, span: str) -> range:
+    """Return the blocks of a target such as ``q_proj@15-`` or ``q_proj@0-14``."""
+    ends = re.fullmatch(r"(\d+)-(\d*)", span)
+    if ends is None:
+        raise ModelError(
+            f"target {target!r}: blocks are given as FIRST- or FIRST-LAST, such as all-linear@15-"
+        )
+    return range(int(ends[1]), int(ends[2]) + 1 if ends[2] else sys.maxsize)
 
 
 def _found(linears: Mapping[str, nn.Linear]) -> str:
