@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from paretune.frozen import FrozenLinear, freeze
+from paretune.frozen import FrozenLinear, FrozenNorm, freeze
 from paretune.packing import _decoding_attention
 from paretune.steering import Steering
 
@@ -109,6 +110,31 @@ def test_a_format_that_is_not_prepacked_and_one_that_does_not_match() -> None:
     assert torch.equal(FrozenLinear(plain)(x), plain(x))
     with pytest.raises(RuntimeError, match="dtype"):
         FrozenLinear(linear())(x)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_norm_and_its_gradient_are_those_of_llama(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = LlamaRMSNorm(48, 1e-5).to(dtype).requires_grad_(False)
+    plain.weight.uniform_(0.5, 1.5)
+    x, factor = torch.randn(2, 3, 7, 48, dtype=dtype)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = FrozenNorm(plain)(a), plain(b)
+    assert torch.equal(found, expected)
+    (found * factor).sum().backward()
+    (expected * factor).sum().backward()
+    close(a.grad, b.grad, dtype)
+
+
+def test_a_norm_that_only_looks_like_llamas_is_left_alone() -> None:
+    class Shifted(LlamaRMSNorm):
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return super().forward(hidden_states) + hidden_states
+
+    model = nn.Sequential(Shifted(8), LlamaRMSNorm(8), nn.LayerNorm(8))
+    freeze(model)
+    assert [type(module) for module in model] == [Shifted, FrozenNorm, nn.LayerNorm]
+    assert list(model.state_dict()) == ["0.weight", "1.weight", "2.weight", "2.bias"]
 
 
 def test_copies_states_and_the_model(tiny_llama) -> None:
