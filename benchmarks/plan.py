@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from paretune.files import read_json, write_json
-from paretune.memory import keep_freed_memory
+from paretune.memory import keep_freed_memory, limit_kernels
 
 ROOT = Path(__file__).parent.parent
 COMMON = ["data.limit=60", "train.stop_below=null", "evaluate.resamples=200"]
@@ -108,6 +108,7 @@ def main() -> None:
         child(names[0], arguments.folder / names[0])
         return
     os.environ["OMP_NUM_THREADS"] = "1"
+    limit_kernels()  # for the runs too, as the command line does
     rows = []
     for name in names:
         folder = arguments.folder / name
