@@ -161,3 +161,17 @@ def test_an_architecture_with_scaled_logits_is_refused() -> None:
             parameter.mul_(8)
     with pytest.raises(ModelError, match="other log-probabilities"):
         prepare(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reference_and_policy_round_alike(tiny_llama, dtype: torch.dtype) -> None:
+    """Where an adapter adds nothing, log-probabilities with gradients are those without, bit for bit."""
+    model = tiny_llama().to(dtype).requires_grad_(False)
+    prepare(model)
+    batch = pack([(list(range(3, 90)), [[7, 8, 9], [10, 11]]), ([5, 6], [[4] * 20])], dtype=dtype)
+    with torch.no_grad():
+        reference = packed_logps(model, batch)
+    steering = Steering.attach(model, ["all-linear"], 4)
+    with steering.at(torch.ones(4)):
+        policy = packed_logps(model, batch)
+    assert policy.requires_grad and torch.equal(policy.detach(), reference)

@@ -259,7 +259,7 @@ def kept_bytes(model: Model) -> float:
         plain += shape.hidden + shape.intermediate
     attention = 2 * shape.hidden + 5 * shape.keys
     widened = (MASTER - model.size) * attention if model.host else 0
-    return model.size * plain + widened + MASTER * 2 * shape.hidden  # the norms' inputs are float32
+    return model.size * (plain + 2 * shape.hidden) + widened  # the last: the inputs of the norms
 
 
 def training_bytes(model: Model, tokens: float, targets: float, chunk: int) -> float:

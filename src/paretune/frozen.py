@@ -1,8 +1,7 @@
 """Frozen layers: weights in oneDNN's own layout on the CPU, in which products are faster, and norms with a short backward pass.
 
-A plain product brings the weight into the layout of its kernels every time, or does without. Measured against it, a prepacked one
-is 1.1 to 1.6 times as fast with a thousand rows, and up to 3 times with the 2 to 32 rows of decoding. It sums the same products
-in another order.
+A plain product brings the weight into the layout of its kernels every time, or does without. ``benchmarks/kernels.py`` measures
+what prepacking gains, most with the few rows of decoding. It sums the same products in another order.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ def _is_llama_norm(module: nn.Module) -> bool:
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return ``x W^T`` without a graph, for a thin ``weight [n, in]`` that changes: oneDNN's is up to twice as fast on the CPU."""
+    """Return ``x W^T`` without a graph, for a thin ``weight [n, in]`` that changes: by oneDNN on the CPU."""
     fitting = x.device.type == "cpu" and x.dtype == weight.dtype in PREPACKED and x.numel() > 0
     return _onednn(x, weight) if fitting else F.linear(x, weight)
 

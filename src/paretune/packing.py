@@ -68,11 +68,12 @@ class PackedBatch:
 def pack(
     groups: Sequence[TokenGroup], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> PackedBatch:
-    """Pack groups of token ids; ``dtype`` is that of the model (the attention bias must match it).
+    """Pack groups of token ids; ``dtype`` is that of the model, which the attention bias must match (on the CPU it is fp32).
 
     Raises:
         TrainingError: a prompt or a response without tokens.
     """
+    bias_dtype = torch.float32 if torch.device(device).type == "cpu" else dtype
     ids: list[int] = []
     positions: list[int] = []
     layout: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
@@ -102,7 +103,7 @@ def pack(
         blocks = range(0, len(prompt), PROMPT_BLOCK)
         texts = [(first, min(PROMPT_BLOCK, len(prompt) - first)) for first in blocks]
         texts += [(len(prompt), len(response)) for response in responses]
-        biases = [_bias(seen, own, dtype).to(device) for seen, own in texts]
+        biases = [_bias(seen, own, bias_dtype).to(device) for seen, own in texts]
         layout.append((tuple(biases[: len(blocks)]), tuple(biases[len(blocks) :])))
 
     def tensor(values: list[int]) -> Tensor:
@@ -214,8 +215,9 @@ def _attention(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     kind = query.dtype
-    if query.device.type == "cpu" and torch.is_grad_enabled():
-        # The backward pass of bfloat16 attention on the CPU takes longer than that of float32.
+    if query.device.type == "cpu":
+        # The backward pass of bfloat16 attention on the CPU takes longer than that of float32. Without gradients too, so that
+        # reference and policy round alike.
         query, key, value = query.float(), key.float(), value.float()
     sizes = [bias.shape[0] for blocks, biases in packed_layout for bias in (*blocks, *biases)]
     texts = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
@@ -225,11 +227,11 @@ def _attention(
         prompt_k, prompt_v = (torch.cat([part[place] for part in parts], dim=2) for place in (1, 2))
         for (q, _, _), bias in zip(parts, blocks, strict=True):
             end = bias.shape[1]
-            pieces.append(attend(q, prompt_k[:, :, :end], prompt_v[:, :, :end], attn_mask=bias.to(q.dtype)))
+            pieces.append(attend(q, prompt_k[:, :, :end], prompt_v[:, :, :end], attn_mask=bias))
         for bias in biases:
             q, k, v = next(texts)
             k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
-            pieces.append(attend(q, k, v, attn_mask=bias.to(q.dtype)))
+            pieces.append(attend(q, k, v, attn_mask=bias))
     return torch.cat(pieces, dim=2).transpose(1, 2).to(kind), None
 
 
@@ -238,10 +240,11 @@ def _decoding_attention(
 ) -> Tensor:
     """Return the attention ``[B, 1, H, d]`` of one query position ``[B, H, 1, d]`` over keys ``[B, G, T, d]``.
 
-    The H / G heads that share keys are queries of one head: a single query in bfloat16 takes the CPU four to seven times longer.
+    The H / G heads that share keys are queries of one head: a single query in bfloat16 takes the CPU several times as long
+    (``benchmarks/kernels.py``).
     """
     B, H, _, d = query.shape
-    grouped, kind = query.view(B, key.shape[1], -1, d), query.dtype
+    grouped, kind = query.reshape(B, key.shape[1], -1, d), query.dtype
     if key.shape[1] == H and kind == torch.bfloat16 and query.device.type == "cpu":
         grouped, key, value = grouped.float(), key.float(), value.float()
     out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)

@@ -8,8 +8,6 @@ wrong. A forward pass without state raises.
 from __future__ import annotations
 
 import math
-import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -23,6 +21,7 @@ from paretune.errors import ModelError
 from paretune.files import atomic_path
 from paretune.gated import Gate, GatedLinear, Recomputation, Setting, State
 from paretune.gates import Gates, anchor_gates, block_gates, gate_of, nearest_anchor, soup_gates
+from paretune.targets import layer_names, linear_layers, target_shapes, targeted
 from paretune.tokens import NOT_PORTABLE, TokenEmbedding
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ __all__ = [
     "nearest_anchor",
     "soup_gates",
     "stack",
+    "target_shapes",
     "to_peft",
 ]
 
@@ -114,7 +114,7 @@ class Steering:
             raise ModelError(f"rank {rank}; expected at least 1")
         generator = torch.Generator().manual_seed(seed)
         factors = {}
-        for path, linear in _targeted(_linear_layers(model), targets).items():
+        for path, linear in targeted(linear_layers(model), targets).items():
             V = torch.empty(rank, linear.in_features, dtype=dtype)
             nn.init.kaiming_uniform_(V, a=math.sqrt(5), generator=generator)
             factors[path] = (torch.zeros(linear.out_features, rank, dtype=dtype), V)
@@ -133,11 +133,11 @@ class Steering:
                 (embeddings of tokens included).
         """
         adapter.check_base(base)
-        linears = _linear_layers(model)
+        linears = linear_layers(model)
         for path, (U, V) in adapter.factors.items():
             if path not in linears:
                 raise ModelError(
-                    f"the adapter is for {path!r}, which is no linear layer of this model; {_found(linears)}"
+                    f"the adapter is for {path!r}, which is no linear layer of this model; {layer_names(linears)}"
                 )
             shape = (linears[path].out_features, linears[path].in_features)
             if shape != (U.shape[0], V.shape[1]):
@@ -383,69 +383,6 @@ def _active(gates: Tensor) -> slice | None:
         return slice(0, 0)
     first, last = int(used[0]), int(used[-1]) + 1
     return None if (first, last) == (0, gates.shape[-1]) else slice(first, last)
-
-
-def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Return path -> nn.Linear, without the output embeddings (often tied to the input's)."""
-    modules = dict(model.named_modules())
-    if any(isinstance(module, GatedLinear) for module in modules.values()):
-        raise ModelError(
-            "the model has gated layers already; detach them first, or stack the adapters and attach once"
-        )
-    head = model.get_output_embeddings()
-    return {
-        path: module
-        for path, module in modules.items()
-        if isinstance(module, nn.Linear) and module is not head and path.rpartition(".")[2] != "lm_head"
-    }
-
-
-def target_shapes(model: PreTrainedModel, targets: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return module path -> (out, in) of the linear layers that ``targets`` name, as in :meth:`Steering.attach`."""
-    linears = _targeted(_linear_layers(model), targets)
-    return {path: (linear.out_features, linear.in_features) for path, linear in linears.items()}
-
-
-def _targeted(linears: Mapping[str, nn.Linear], targets: Sequence[str]) -> dict[str, nn.Linear]:
-    """Return the layers that ``targets`` name, in the model's order."""
-    targets = [targets] if isinstance(targets, str) else list(targets)
-    chosen = set()
-    for target in targets:
-        name, _, span = target.partition("@")
-        matches = {path for path in linears if name == "all-linear" or f".{path}".endswith(f".{name}")}
-        if not matches:
-            raise ModelError(f"no linear layer is called {name!r}; {_found(linears)}")
-        if span:
-            blocks = _blocks(target, span)
-            matches = {path for path in matches if _block(path) in blocks}
-            if not matches:
-                last = max(map(_block, linears))
-                raise ModelError(f"{target!r} names no layer of this model, whose blocks are 0 to {last}")
-        chosen |= matches
-    if not chosen:
-        raise ModelError(f"no target modules given; {_found(linears)}, or 'all-linear'")
-    return {path: linear for path, linear in linears.items() if path in chosen}
-
-
-def _block(path: str) -> int:
-    """Return the number of the block that a module stands in, -1 outside of all."""
-    number = re.search(r"\.(\d+)\.", path)
-    return int(number[1]) if number else -1
-
-
-def _blocks(target: str, span: str) -> range:
-    """Return the blocks of a target such as ``q_proj@15-`` or ``q_proj@0-14``."""
-    ends = re.fullmatch(r"(\d+)-(\d*)", span)
-    if ends is None:
-        raise ModelError(
-            f"target {target!r}: blocks are given as FIRST- or FIRST-LAST, such as all-linear@15-"
-        )
-    return range(int(ends[1]), int(ends[2]) + 1 if ends[2] else sys.maxsize)
-
-
-def _found(linears: Mapping[str, nn.Linear]) -> str:
-    names = sorted({path.rpartition(".")[2] for path in linears})
-    return f"the model's linear layers are called {', '.join(names) if names else '(none are nn.Linear)'}"
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
