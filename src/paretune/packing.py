@@ -241,7 +241,7 @@ def _decoding_attention(
     """Return the attention ``[B, 1, H, d]`` of one query position ``[B, H, 1, d]`` over keys ``[B, G, T, d]``.
 
     The H / G heads that share keys are queries of one head: a single query in bfloat16 takes the CPU several times as long
-    (``benchmarks/kernels.py``).
+    (``benchmarks/pieces.py``).
     """
     B, H, _, d = query.shape
     grouped, kind = query.reshape(B, key.shape[1], -1, d), query.dtype

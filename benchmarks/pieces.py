@@ -1,6 +1,6 @@
 """What the pieces of a step and of decoding gain on the CPU, each against the plain way to compute the same.
 
-    python benchmarks/kernels.py [--dtype float32 bfloat16] [--rounds 5]
+    python benchmarks/pieces.py [--dtype float32 bfloat16] [--rounds 5]
 
 Products with a frozen matrix (576 x 1536) and with the head (49152 x 576), prepacked against plain, by the number of rows; matrices
 are taken in turn, so that they come from memory as in a model. Attention of one decoded token by groups of heads against a query a
@@ -118,7 +118,7 @@ def main(given: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS / "kernels.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "pieces.json")
     arguments = parser.parse_args(given)
     start()
     done = []
