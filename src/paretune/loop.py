@@ -233,7 +233,8 @@ def fit(
             state.history.append(record)
             if task.share.team.first:
                 log(state.step, record)
-            if state.step % settings.checkpoint_every == 0 and not (last or state.learned):
+            due = state.step % settings.checkpoint_every == 0 and not (last or state.learned)
+            if due and task.share.team.first:
                 _save(run, state, checkpoint, key)
             advance(1, f"loss {record['loss']:.3f}")
     if state.best:
@@ -282,7 +283,7 @@ class _Run:
             for name, value in {"loss": float(loss.detach()), **metrics}.items():
                 record[name] = record.get(name, 0.0) + value / (1 if name in COUNTS else forwards)
         share.reduce_gradients(self.parameters.values())
-        record = {"step": step + 1, **share.reduce_record(record)}
+        record = {"step": step + 1, **share.reduce_record(record, COUNTS)}
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm))
         if not math.isfinite(norm):
             raise TrainingError(
@@ -306,9 +307,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def _save(run: _Run, state: _State, file: Path, key: str) -> None:
-    """Write weights, moments and progress to one safetensors file, atomically; all processes hold the same, so the first writes."""
-    if not run.task.share.team.first:
-        return
+    """Write weights, moments and progress, which all processes hold alike, to one safetensors file, atomically."""
     tensors = {f"weight/{name}": value for name, value in run.weights().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for name, parameter in run.parameters.items():
