@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from paretune.adapter import Adapter
 from paretune.conditioned import Conditioning, ObjectiveData, fit_conditioned
 from paretune.dataset import ScoredDataset
 from paretune.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
-from paretune.errors import ConfigError, TrainingError
+from paretune.errors import ConfigError
 from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.fit import fit_pairs
 from paretune.generate import attached, response_logps
@@ -28,6 +29,7 @@ from paretune.losses import Link
 from paretune.packing import TokenGroup
 from paretune.pairs import Choose, Pair, pairs
 from paretune.score_cache import ScoreCache
+from paretune.shard import Team, start
 from paretune.tables import PairTable, ResponseTable, tokenise, tokenise_responses
 
 
@@ -60,6 +62,7 @@ class Lab:
         folder: run folder; finished stages and caches live in it.
         training: how adapters are trained.
         trackers: names of accelerate's trackers (tensorboard, wandb, trackio, mlflow); none by default.
+        team: the processes of the run, each of which has such a lab on one folder that all of them see.
         stages: what has been run or reused so far, in order.
         scoring_forwards: responses scored by frozen models so far (cached ones do not count).
     """
@@ -74,12 +77,8 @@ class Lab:
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
-        self.accelerator = Accelerator(cpu=self.lm.device.type == "cpu")
-        if self.accelerator.num_processes > 1:
-            raise TrainingError(
-                f"this run was started as {self.accelerator.num_processes} processes; start it as one, "
-                "adapters are trained one after the other"
-            )
+        self.accelerator = start(self.lm.device)
+        self.team = Team.of(self.accelerator, self.lm.model)
 
     @contextmanager
     def trained_by(self, training: Training) -> Iterator[None]:
@@ -161,7 +160,7 @@ class Lab:
             [fingerprint(who, prompt, response) for response in responses] for prompt, responses in groups
         ]
         cache = ScoreCache(self.folder / "cache" / "logps.sqlite")
-        known = cache.get([key for row in keys for key in row])
+        known = self.team.once(lambda: cache.get([key for row in keys for key in row]))
         # Kept when the pass has ended, not before: what is left after a kill would be packed, and so rounded, otherwise.
         todo = [
             (prompt, {key: r for key, r in zip(row, responses, strict=True) if key not in known})
@@ -169,14 +168,15 @@ class Lab:
         ]
         todo = [(prompt, unknown) for prompt, unknown in todo if unknown]
         if todo:
-            found = self._score([(prompt, list(unknown.values())) for prompt, unknown in todo], adapter)
+            asked = [(prompt, list(unknown.values())) for prompt, unknown in todo]
+            self.scoring_forwards += sum(len(responses) for _, responses in asked)
+            found = self.team.merge(self._score(self.team.part(asked), adapter))
             for (_, unknown), values in zip(todo, found, strict=True):
                 known.update(zip(unknown, values.tolist(), strict=True))
-            cache.put({key: known[key] for _, unknown in todo for key in unknown})
+            self.team.once(lambda: cache.put({key: known[key] for _, unknown in todo for key in unknown}))
         return [torch.tensor([known[key] for key in row]) for row in keys]
 
-    def _score(self, groups: list[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
-        self.scoring_forwards += sum(len(responses) for _, responses in groups)
+    def _score(self, groups: Sequence[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
         if adapter is None:
             return response_logps(self.lm, groups, description="reference log-probabilities")
         with attached(self.lm, adapter) as steering:
@@ -361,7 +361,9 @@ class Lab:
             adapter.save(folder / "adapter")
             write_json(folder / "history.json", history)
 
-        folder = self.stage(stage, key, make)
+        folder = self.stage(stage, key, make, together=True)
+        if not self.team.first:
+            return Adapter.load(folder / "adapter", self.lm.fingerprint)
         checkpoint.unlink(missing_ok=True)
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
@@ -372,25 +374,27 @@ class Lab:
         """
         return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
 
-    def stage(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+    def stage(self, name: str, key: str, make: Callable[[Path], None], together: bool = False) -> Path:
         """Return the folder of stage ``name``; run ``make`` on a temporary folder first unless it is finished under ``key``.
 
-        The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew.
+        The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew. Of several
+        processes the first runs ``make`` and the others wait; with ``together``, and where the model's weights are divided
+        among them, all run it, and what the first makes is kept.
         """
         name = self.own_name(name, key)
         folder = self.folder / name
         marker = folder / "stage.json"
-        if marker.is_file():
-            done = read_json(marker)
-            if done["key"] == key:
-                self.stages.append(StageRecord(name, done["seconds"], True))
-                return folder
-        start = time.perf_counter()
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            make(temporary)
-            seconds = time.perf_counter() - start
-            write_json(temporary / "stage.json", {"key": key, "seconds": seconds})
+        done = self.team.once(lambda: read_json(marker) if marker.is_file() else None)
+        if done is not None and done["key"] == key:
+            self.stages.append(StageRecord(name, done["seconds"], True))
+            return folder
+        began = time.perf_counter()
+        if self.team.first or together or self.team.sharded:
+            with atomic_path(folder) if self.team.first else _scratch() as temporary:
+                temporary.mkdir()
+                make(temporary)
+                write_json(temporary / "stage.json", {"key": key, "seconds": time.perf_counter() - began})
+        seconds = self.team.tell(time.perf_counter() - began)
         self.stages.append(StageRecord(name, seconds, False))
         return folder
 
@@ -422,10 +426,19 @@ class Lab:
             accelerator.end_training()
 
     def say(self, message: str) -> None:
-        """Tell the person at the terminal something worth knowing."""
+        """Tell the person at the terminal something worth knowing, once."""
+        if not self.team.first:
+            return
         from rich.console import Console
 
         Console(stderr=True).print(message, style="yellow", markup=False, highlight=False)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """Yield a path for a stage of which another process keeps its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "stage"
 
 
 def _table_fingerprint(table: PairTable | ResponseTable | None) -> str:
