@@ -27,6 +27,7 @@ from paretune.frozen import FrozenLinear
 from paretune.processes import launched
 
 T = TypeVar("T")
+Rows = TypeVar("Rows", Sequence[int], Tensor)
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others: the first may judge answers alone for hours. The launcher ends all when one dies."""
@@ -173,7 +174,7 @@ class Share:
         """Return the numbers of the forwards in which this process takes part."""
         return range(self.team.rank // self.ways, accumulate, self.team.size // self.ways)
 
-    def rows(self, rows: Sequence[T]) -> Sequence[T]:
+    def rows(self, rows: Rows) -> Rows:
         """Return this process's part of the rows of a forward."""
         return rows[self.team.rank % self.ways :: self.ways]
 
