@@ -362,8 +362,6 @@ class Lab:
             write_json(folder / "history.json", history)
 
         folder = self.stage(stage, key, make, together=True)
-        if not self.team.first:
-            return Adapter.load(folder / "adapter", self.lm.fingerprint)
         checkpoint.unlink(missing_ok=True)
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
