@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -108,6 +108,8 @@ class RunConfig(_Part):
         model: embedded name, hub name, folder or GGUF file.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
         device: torch device; by default an accelerator when there is one.
+        processes: how many the run must be started as (``torchrun --nproc_per_node N``); by default as many as were started.
+        sharding: ``none``, or ``fsdp``: the base model's weights are divided among the processes, for a model that does not fit.
         seed: of sampling, splits and training.
         data, score, train, sampling, evaluate: the stages; ``score`` lists scorers, see `paretune.score.build`.
         objectives: names in order; by default those of the data, then those of the scorers.
@@ -124,6 +126,8 @@ class RunConfig(_Part):
     model: str = "smollm2-135m"
     dtype: str = "auto"
     device: str | None = None
+    processes: int | None = Field(default=None, ge=1)
+    sharding: Literal["none", "fsdp"] = "none"
     seed: int = 0
     data: DataConfig = DataConfig()
     score: list[dict[str, Any]] = Field(default_factory=list)
