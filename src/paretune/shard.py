@@ -237,8 +237,14 @@ def shard_weights(model: Any, device: torch.device) -> None:
     Embeddings, the last norm and the head stay whole. Adapters attached later do too.
 
     Raises:
+        ConfigError: there is one process.
         ModelError: a decoder without a list of layers.
     """
+    if launched() == 1:
+        raise ConfigError(
+            "sharding: fsdp divides a model among processes, and this is the only one; start several with "
+            "`torchrun --nproc_per_node N -m paretune run CONFIG`, or set sharding: none"
+        )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
