@@ -11,6 +11,7 @@ import typer
 from paretune import serve_commands
 from paretune.errors import ParetuneError
 from paretune.memory import keep_freed_memory
+from paretune.processes import one_voice
 
 app = typer.Typer(
     help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
@@ -362,7 +363,8 @@ def main() -> None:
     """Run the command line; a user's mistake ends in one clear message and exit code 2."""
     keep_freed_memory()
     try:
-        app()
+        with one_voice():
+            app()
     except ParetuneError as error:
         typer.secho(f"paretune: {error}", fg="red", err=True)
         sys.exit(2)

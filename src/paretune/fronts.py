@@ -51,13 +51,20 @@ def write_front(
         scorers: one an objective.
     """
     preferences = config.grid(endpoints.objectives)
-    judgement = measure(config, lab, policies, endpoints, preferences, splits["test"], scorers)
+    judgement = lab.team.once(
+        partial(measure, config, lab, policies, endpoints, preferences, splits["test"], scorers),
+        runs_model=True,
+    )
     facts = _facts(config, lab, judgement, policies, splits)
     _audit(config, lab, judgement, policies, splits["test"], facts)
-    write_json(lab.folder / "front.json", facts)
-    report.write_picture(facts, lab.folder / "front.png")
-    report.write_card(facts, lab.folder / "README.md")
-    return report.write_report(facts, lab.folder)
+    return lab.team.once(partial(_write, facts, lab.folder))
+
+
+def _write(facts: dict[str, Any], folder: Path) -> Path:
+    write_json(folder / "front.json", facts)
+    report.write_picture(facts, folder / "front.png")
+    report.write_card(facts, folder / "README.md")
+    return report.write_report(facts, folder)
 
 
 def measure(

@@ -6,9 +6,12 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from accelerate.utils import set_seed
 
 from paretune import data
 from paretune.adapter import Adapter
@@ -18,7 +21,7 @@ from paretune.errors import ConfigError, DataError
 from paretune.files import fingerprint, write_json, write_text
 from paretune.fronts import write_front
 from paretune.lab import Lab
-from paretune.lm import load
+from paretune.lm import computing, load
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.dpo_lw import DPOLWConfig, dpo_lw
 from paretune.methods.mod import MODConfig, mod
@@ -33,6 +36,7 @@ from paretune.preference import Preference
 from paretune.sample import sample_dataset
 from paretune.score import Scorer, Standardisation, build, score_dataset
 from paretune.score_cache import ScoreCache
+from paretune.shard import shard_weights, start
 
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
 
@@ -55,8 +59,9 @@ def run(config: RunConfig) -> Path:
         with lab.trained_by(config.training(name)):
             policies[name] = replace(train(name, config, lab, splits, preferences, scorers), name=name)
     endpoints = _endpoints(config, lab, splits)
-    for name, policy in policies.items():
-        policy.save(lab.folder / "policies" / name)
+    if lab.team.first:
+        for name, policy in policies.items():
+            policy.save(lab.folder / "policies" / name)
     return write_front(config, lab, policies, endpoints, splits, scorers)
 
 
@@ -94,10 +99,21 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
 
 def _opened(config: RunConfig) -> Lab:
     """Load the model and open the run folder, with the resolved settings and the versions in it."""
-    folder = config.run_folder
-    write_text(folder / "config.yaml", _yaml(config))
-    write_json(folder / "versions.json", versions())
-    lm = load(config.model, config.dtype, config.device)
+    folder, (device, kind) = config.run_folder, computing(config.dtype, config.device)
+    first = start(device, config.processes).is_main_process
+    set_seed(
+        config.seed, device_specific=True
+    )  # of global generators, which nothing here draws from but a model might
+    if first:
+        write_text(folder / "config.yaml", _yaml(config))
+        write_json(folder / "versions.json", versions())
+    if config.sharding == "none":
+        lm = load(config.model, config.dtype, config.device)
+    else:
+        lm = load(
+            config.model, str(kind).removeprefix("torch."), "cpu"
+        )  # layer by layer to the device, as shards
+        shard_weights(lm.model, device)
     return Lab(lm, folder, config.training(), tuple(config.trackers))
 
 
@@ -117,17 +133,18 @@ def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset],
     objectives = _objectives(config, splits, scorers)
     for name in ("train", "validation"):
         silent = [s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)]
-        splits[name] = score_dataset(splits[name], silent, cache)
+        splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))
     for name, part in splits.items():
         kept = [objective for objective in objectives if objective in part.objectives]
         splits[name] = part.select(kept) if name != "test" else part
-        splits[name].write(lab.folder / "data" / f"{name}.jsonl.gz")
+        if lab.team.first:
+            splits[name].write(lab.folder / "data" / f"{name}.jsonl.gz")
     missing = [objective for objective in objectives if objective not in splits["train"].objectives]
     if missing:
         raise DataError(
             f"the training data say nothing about the objective {missing[0]!r}; add a scorer for it under score:"
         )
-    if scored := _fully_scored(splits["train"]):
+    if lab.team.first and (scored := _fully_scored(splits["train"])):
         write_json(
             lab.folder / "scores" / "standardisation.json",
             Standardisation.of(splits["train"].select(scored)).to_dict(),
