@@ -92,10 +92,10 @@ def effective_weights(
 
 
 def covariances(rewards: Tensor, advantages: Tensor) -> Tensor:
-    """Return the covariance ``[M]`` of each reward ``[G, K, M]`` with the advantage ``[G, K]`` within the groups.
+    """Return the covariance ``[G, M]`` of each reward ``[G, K, M]`` with the advantage ``[G, K]`` within each group.
 
     To first order a step raises the mean of an objective by the rate times its covariance with the advantage (arXiv
     2602.06869): a negative one falls.
     """
     centred = rewards - rewards.mean(1, keepdim=True)
-    return (centred * (advantages - advantages.mean(1, keepdim=True))[..., None]).mean((0, 1))
+    return (centred * (advantages - advantages.mean(1, keepdim=True))[..., None]).mean(1)

@@ -20,6 +20,7 @@ from paretune.methods.dpo import DPOConfig
 from paretune.methods.dpo_lw import DPOLWConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
+from paretune.methods.morlhf import GDPOConfig, MORLHFConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import ParetoHqDConfig
 from paretune.methods.ric import RiCConfig
@@ -35,6 +36,7 @@ MethodConfig = (
     | ParetoHqDConfig
     | RiCConfig
     | SIPOConfig
+    | MORLHFConfig
 )
 METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
     "dpo-soup": DPOConfig,
@@ -45,6 +47,8 @@ METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
     "paretohqd": ParetoHqDConfig,
     "ric": RiCConfig,
     "sipo": SIPOConfig,
+    "morlhf": MORLHFConfig,
+    "gdpo": GDPOConfig,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +24,11 @@ from paretune.errors import ConfigError
 from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.fit import fit_pairs
 from paretune.generate import attached, response_logps
+from paretune.goal import Goal
 from paretune.lm import LanguageModel
 from paretune.loop import Record, Training, data_order
 from paretune.losses import Link
+from paretune.on_policy import fit_on_policy, rollout_folder
 from paretune.packing import TokenGroup
 from paretune.pairs import Choose, Pair, pairs
 from paretune.score_cache import ScoreCache
@@ -329,6 +332,33 @@ class Lab:
 
         return self._trained(name, inputs, facts, train, start)
 
+    def fit_on_policy(self, name: str, goal: Goal, info: dict[str, Any] | None = None) -> Adapter:
+        """Train an adapter on its own responses, or return the finished one of an earlier run with the same inputs.
+
+        Args:
+            name: of the stage and its folder under ``adapters/``.
+            goal: prompts, rewards, and the preference or how preferences are drawn.
+            info: facts stored with the adapter, beside those of the goal and the seed.
+
+        Raises:
+            BatchError: a reward function failed; what was trained so far is saved.
+        """
+        facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
+        cache = ScoreCache(self.folder / "cache" / "scores.sqlite")
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_on_policy(
+                self.lm,
+                goal,
+                self.training,
+                self.accelerator,
+                cache=cache,
+                say=self.say,
+                **vars(run),
+            )
+
+        return self._trained(name, ["on-policy", *goal.identity()], facts, train)
+
     def _trained(
         self,
         name: str,
@@ -363,6 +393,7 @@ class Lab:
 
         folder = self.stage(stage, key, make, together=True)
         checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(rollout_folder(checkpoint), ignore_errors=True)
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
     def own_name(self, name: str, key: str) -> str:

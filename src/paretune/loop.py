@@ -216,7 +216,7 @@ def fit(
             try:
                 record = run.step(state.step, state.held_out)
             except BatchError:
-                if state.step:  # before the first step there is nothing to save
+                if state.step and task.share.team.first:  # before the first step there is nothing to save
                     _save(run, state, checkpoint, key)
                 raise
             state.step += 1
