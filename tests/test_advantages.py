@@ -102,28 +102,39 @@ def test_the_expected_rloo_gradient_is_that_of_the_objective_and_zero_at_its_opt
     assert shaped.abs().max() < 1e-15, "there is no noise at the optimum: every sample's advantage is 0"
 
 
-def test_the_penalty_in_the_loss_has_another_optimum() -> None:
-    """GRPO's k3 pulls towards KL(reference || policy): its gradient at pi_ref exp(w.r / beta) is not zero."""
-    beta = 0.1
-    best = tilted(REFERENCE, REWARDS @ WEIGHTS, beta).requires_grad_()
-    logps = best.log_softmax(-1)
-    reward = REWARDS @ WEIGHTS
+def test_the_penalty_of_each_token_is_exact_for_one_token_and_not_for_two() -> None:
+    """GRPO leaves out what a token does to the penalty of later ones; RLOO, which shapes whole responses, does not."""
+    best = tilted(REFERENCE, REWARDS @ WEIGHTS, BETA).requires_grad_()
+    logps, reward = best.log_softmax(-1), REWARDS @ WEIGHTS
     advantages = reward - (logps.exp() * reward).sum().detach()
-    loss = grpo_loss(logps, logps.detach(), REFERENCE, advantages, beta, 0.2)
+    loss = grpo_loss(logps, logps.detach(), REFERENCE, advantages, BETA, 0.2)
     (gradient,) = torch.autograd.grad((logps.detach().exp() * loss).sum(), best)
-    assert gradient.abs().max() > 0.01
-    # Where it vanishes instead: pi_i (r_i - mean r - beta) = -beta ref_i.
-    low = reward.max() - beta * (1 - 1e-9)
-    levels = torch.linspace(float(low) + 1e-6, float(reward.max()), 200_001, dtype=torch.float64)
-    mass = (beta * REFERENCE.exp() / (beta + levels[:, None] - reward)).sum(-1)
-    level = levels[(mass - 1).abs().argmin()]
-    fixed = (beta * REFERENCE.exp() / (beta + level - reward)).log().requires_grad_()
-    logps = fixed.log_softmax(-1)
-    advantages = reward - (logps.exp() * reward).sum().detach()
-    loss = grpo_loss(logps, logps.detach(), REFERENCE, advantages, beta, 0.2)
-    (gradient,) = torch.autograd.grad((logps.detach().exp() * loss).sum(), fixed)
-    assert gradient.abs().max() < 1e-4
-    assert total_variation(logps.detach(), tilted(REFERENCE, reward, beta)) > 0.02
+    assert gradient.abs().max() < 1e-15
+
+    first_ref, second_ref, rewards = tree()
+    flat = tilted((first_ref[:, None] + second_ref).flatten(), (rewards @ WEIGHTS).flatten(), BETA).view(2, 3)
+    first = flat.logsumexp(-1).requires_grad_()
+    second = (flat - flat.logsumexp(-1, keepdim=True)).requires_grad_()
+    one, two = first.log_softmax(-1)[:, None].expand(2, 3), second.log_softmax(-1)
+    path = (one + two).detach()
+    advantages = rewards @ WEIGHTS - (path.exp() * (rewards @ WEIGHTS)).sum()
+    grpo = sum(
+        grpo_loss(logps, logps.detach(), reference, advantages, BETA, 0.2)
+        for logps, reference in ((one, first_ref[:, None].expand(2, 3)), (two, second_ref))
+    )
+    shaped = rewards @ WEIGHTS - BETA * (path - first_ref[:, None] - second_ref)
+    rloo = rloo_loss(one + two, path, shaped - (path.exp() * shaped).sum(), 0.2)
+    for loss, exact in ((grpo, False), (rloo, True)):
+        gradients = torch.autograd.grad((path.exp() * loss).sum(), [first, second], retain_graph=True)
+        assert (max(float(g.abs().max()) for g in gradients) < 1e-15) == exact
+
+
+def tree() -> tuple[Tensor, Tensor, Tensor]:
+    """Reference log-probabilities of two steps, ``[2]`` and ``[2, 3]``, and rewards of whole paths ``[2, 3, M]``."""
+    generator = torch.Generator().manual_seed(3)
+    first = torch.tensor([0.6, 0.4], dtype=torch.float64).log()
+    second = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]], dtype=torch.float64).log()
+    return first, second, torch.randn(2, 3, 2, generator=generator, dtype=torch.float64)
 
 
 def trained(logps_of: object, parameters: list[Tensor], draw: object, epochs: int, seed: int) -> None:
@@ -162,10 +173,7 @@ def test_a_bandit_is_learned_to_its_known_optimum(epochs: int) -> None:
 
 def test_a_two_step_tree_is_learned_to_its_known_optimum() -> None:
     """The reward is of the whole path, so the first step must learn the normalisers of the second."""
-    generator = torch.Generator().manual_seed(3)
-    first_ref = torch.tensor([0.6, 0.4], dtype=torch.float64).log()
-    second_ref = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]], dtype=torch.float64).log()
-    rewards = torch.randn(2, 3, 2, generator=generator, dtype=torch.float64)
+    first_ref, second_ref, rewards = tree()
     first, second = first_ref.clone().requires_grad_(), second_ref.clone().requires_grad_()
 
     def logps_of(path: Tensor) -> Tensor:

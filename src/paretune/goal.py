@@ -24,8 +24,9 @@ class OnPolicy:
         beta: strength of the KL penalty to the base model, in standard deviations of reward per nat (of the whole response
             for ``rloo``, of a token for ``grpo``).
         responses: K, sampled for each prompt, at temperature 1 over the whole vocabulary: the policy that is trained.
-        estimator: ``rloo``: leave-one-out baseline, one ratio a response, the penalty in the reward (its optimum is
-            ``pi_ref exp(w.r / beta)``); ``grpo``: advantages divided by the group's deviation, ratios and penalty a token.
+        estimator: ``rloo``: leave-one-out baseline, one ratio a response, the penalty in the reward: its optimum is
+            ``pi_ref exp(w.r / beta)``. ``grpo``: advantages divided by the group's deviation, ratios and penalty a token: its
+            strength follows that deviation.
         aggregation: ``sum`` or ``decoupled``, see :func:`paretune.advantages.combined`.
         epochs: optimiser steps on the same responses; from the second on ratios differ from 1 and are clipped.
         clip: width of the trust region.

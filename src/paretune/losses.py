@@ -132,7 +132,10 @@ def grpo_loss(
 ) -> Tensor:
     """Return GRPO's loss of each response token ``[S]`` (arXiv 2402.03300): ratios and penalty a token, A of its response.
 
-    ``loss = -surrogate + beta k3`` with k3 of :func:`kl_estimate`. The gradient of k3 is in expectation that of
-    KL(reference || policy) a token, so what it settles at is not ``pi_ref exp(r / beta)``.
+    ``loss = -surrogate + beta rho k3`` with k3 of :func:`kl_estimate` and the ratio rho, which makes the gradient that of
+    KL(policy || reference) at each token (arXiv 2512.02556; without rho it would be that of KL(reference || policy)). What a
+    token does to the penalty of later ones is left out, so for longer responses it settles beside ``pi_ref exp(r / beta)``.
     """
-    return beta * kl_estimate(logps, reference_logps) - surrogate(logps - old_logps, advantages, clip)
+    log_ratio = logps - old_logps
+    penalty = log_ratio.exp() * kl_estimate(logps, reference_logps)
+    return beta * penalty - surrogate(log_ratio, advantages, clip)

@@ -340,8 +340,7 @@ class OnPolicyTask:
         """Return the mean loss over responses from log-probabilities of their tokens ``[S]``."""
         settings, flat = self.goal.settings, advantages.flatten()
         if settings.estimator == "rloo":
-            sums = (token_sums(values, packed) for values in (logps, old))
-            return rloo_loss(*sums, flat, settings.clip).mean()
+            return rloo_loss(token_sums(logps, packed), token_sums(old, packed), flat, settings.clip).mean()
         each = grpo_loss(logps, old, reference, flat[packed.responses], settings.beta, settings.clip)
         return (token_sums(each, packed) / packed.lengths).mean()
 

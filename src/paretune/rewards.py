@@ -52,8 +52,13 @@ def _rated(
     limit: float,
 ) -> np.ndarray:
     def score(rows: Sequence[int]) -> np.ndarray:
-        picked = ([column[row] for row in rows] for column in (prompts, responses, truncated))
-        return score_texts(scorer, *picked, cache=cache)
+        return score_texts(
+            scorer,
+            [prompts[row] for row in rows],
+            [responses[row] for row in rows],
+            [truncated[row] for row in rows],
+            cache,
+        )
 
     try:
         return _within(limit, lambda: score(range(len(responses))))

@@ -19,8 +19,8 @@ its own name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -94,7 +94,7 @@ class MORLHFConfig(OnPolicy):
         """Return how preferences are drawn and enter the gates."""
         shared = {field.name for field in fields(Conditioning)} & {field.name for field in fields(self)}
         shared -= {"aggregation"}
-        values = {name: getattr(self, name) for name in shared}
+        values: dict[str, Any] = {name: getattr(self, name) for name in shared}
         if self.form == "anchors":
             values["per"] = "batch"
         return Conditioning(**values, aggregation=self.scalarisation)
@@ -141,29 +141,28 @@ def morlhf(
     )
     scale = Standardisation.of(scored)
     raw = np.concatenate([scored.matrix(row) for row in scored.rows])
-    conditioning = config.conditioning()
     best = scale.apply(raw).max(axis=0).tolist()
-    shared = {
-        "prompts": tuple({row.key: row.prompt for row in train.rows}.values()),
-        "scorers": rewards,
-        "scale": scale,
-        "sampling": sampling,
-        "settings": OnPolicy(**{field.name: getattr(config, field.name) for field in fields(OnPolicy)}),
-        "conditioning": conditioning,
-        "ideal": tuple(best if config.ideal is None else [config.ideal] * len(best)),
-    }
+    goal = Goal(
+        prompts=tuple({row.key: row.prompt for row in train.rows}.values()),
+        scorers=rewards,
+        scale=scale,
+        sampling=sampling,
+        settings=OnPolicy(**{field.name: getattr(config, field.name) for field in fields(OnPolicy)}),
+        conditioning=config.conditioning(),
+        ideal=tuple(best if config.ideal is None else [config.ideal] * len(best)),
+    )
     info = {"method": name}
     if config.form == "anchors":
         adapters = [
             lab.fit_on_policy(
-                f"{name}-{preference}", Goal(**shared, preference=preference.over(objectives)), info
+                f"{name}-{preference}", replace(goal, preference=preference.over(objectives)), info
             )
             for preference in preferences
         ]
         return Policy.anchors(name, lab.lm, objectives, adapters, preferences)
     if config.condition == "prompt":
         prompting = Prompting.of(objectives, raw, form="levels")
-        adapter = lab.fit_on_policy(f"{name}-prompt", Goal(**shared, prompting=prompting), info)
+        adapter = lab.fit_on_policy(f"{name}-prompt", replace(goal, prompting=prompting), info)
         return Policy.prompted(name, lab.lm, objectives, adapter)
-    adapter = lab.fit_on_policy(f"{name}-gates", Goal(**shared), info)
+    adapter = lab.fit_on_policy(f"{name}-gates", goal, info)
     return Policy.conditioned(name, lab.lm, objectives, adapter)
