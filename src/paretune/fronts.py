@@ -51,10 +51,7 @@ def write_front(
         scorers: one an objective.
     """
     preferences = config.grid(endpoints.objectives)
-    judgement = lab.team.once(
-        partial(measure, config, lab, policies, endpoints, preferences, splits["test"], scorers),
-        runs_model=True,
-    )
+    judgement = measure(config, lab, policies, endpoints, preferences, splits["test"], scorers)
     facts = _facts(config, lab, judgement, policies, splits)
     _audit(config, lab, judgement, policies, splits["test"], facts)
     return lab.team.once(partial(_write, facts, lab.folder))
@@ -99,7 +96,9 @@ def measure(
             key: lab.folder / "fronts" / f"{fingerprint(conditions, key)}.json"
             for key in map(policy.effective, asked)
         }
-        known = {key: Point.from_dict(read_json(file)) for key, file in place.items() if file.is_file()}
+        known = lab.team.once(
+            lambda: {key: Point.from_dict(read_json(file)) for key, file in place.items() if file.is_file()}
+        )
         found = set(known)
         start = time.perf_counter()
         judged = partial(
@@ -113,11 +112,12 @@ def measure(
             seed=config.seed,
             cache=cache,
             known=known,
+            team=lab.team,
         )
         for first in range(0, len(asked), together):
             stored = set(known)
             judged(asked[first : first + together])
-            for key in known.keys() - stored:
+            for key in known.keys() - stored if lab.team.first else ():
                 write_json(place[key], known[key].to_dict())
         evaluation = judged(asked)
         lab.stages.append(

@@ -173,7 +173,7 @@ class Lab:
         if todo:
             asked = [(prompt, list(unknown.values())) for prompt, unknown in todo]
             self.scoring_forwards += sum(len(responses) for _, responses in asked)
-            found = self.team.merge(self._score(self.team.part(asked), adapter))
+            found = self.team.divide(lambda part: self._score(part, adapter), asked)
             for (_, unknown), values in zip(todo, found, strict=True):
                 known.update(zip(unknown, values.tolist(), strict=True))
             self.team.once(lambda: cache.put({key: known[key] for _, unknown in todo for key in unknown}))

@@ -117,6 +117,11 @@ class Team:
         """Return the values of all processes, in their order."""
         return list(gather_object([value])) if self.size > 1 else [value]
 
+    def divide(self, run: Callable[..., Sequence[T]], *columns: Sequence[Any]) -> list[T]:
+        """Return ``run(*columns)``, one result a row: each process runs its :meth:`part` of the rows, and all get all results."""
+        parts = [self.part(column) for column in columns]
+        return self.merge(run(*parts) if len(parts[0]) else [])
+
     def part(self, items: Sequence[T]) -> Sequence[T]:
         """Return those of ``items`` on which this process runs the model: every ``size``-th, or all where weights are divided."""
         return items if self.sharded else items[self.rank :: self.size]
