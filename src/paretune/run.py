@@ -36,7 +36,7 @@ from paretune.preference import Preference
 from paretune.sample import sample_dataset
 from paretune.score import Scorer, Standardisation, build, score_dataset
 from paretune.score_cache import ScoreCache
-from paretune.shard import shard_weights, start
+from paretune.shard import Share, shard_weights, start
 
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
 
@@ -114,7 +114,13 @@ def _opened(config: RunConfig) -> Lab:
             config.model, str(kind).removeprefix("torch."), "cpu"
         )  # layer by layer to the device, as shards
         shard_weights(lm.model, device)
-    return Lab(lm, folder, config.training(), tuple(config.trackers))
+    lab = Lab(lm, folder, config.training(), tuple(config.trackers))
+    for (
+        name
+    ) in config.methods:  # what cannot be divided is said before anything is done, not after the first stages
+        own = config.training(name)
+        Share.of(lab.team, own.accumulate, own.batch_pairs)
+    return lab
 
 
 # Data and scores

@@ -104,13 +104,8 @@ class Team:
         """Return the first process's ``value``."""
         return broadcast_object_list([value])[0] if self.size > 1 else value
 
-    def once(self, make: Callable[[], T], runs_model: bool = False) -> T:
-        """Return what ``make`` gives in the first process, where it alone is called.
-
-        One that ``runs_model`` is called in all of them where the weights are divided: they have to run it together.
-        """
-        if runs_model and self.sharded:
-            return make()
+    def once(self, make: Callable[[], T]) -> T:
+        """Return what ``make`` gives in the first process, where alone it is called; it must not run a model that is sharded."""
         return self.tell(make() if self.first else None)  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
