@@ -30,6 +30,7 @@ def one_voice() -> Iterator[None]:
 
     Raises:
         SystemExit: in place of an error that another process has told already.
+        ParetuneError: another process ended without telling why.
     """
     if launched() == 1:
         yield
@@ -45,7 +46,19 @@ def one_voice() -> Iterator[None]:
             if not _first_to_fail():
                 time.sleep(GRACE)
                 raise SystemExit(2 if isinstance(error, ParetuneError) else 1) from None
+            if _lost(error):
+                raise ParetuneError(
+                    "another process of this run ended without telling why (killed, or out of memory?); the same command goes on "
+                    f"from the last checkpoint. Process {rank()} noticed it so: {str(error).splitlines()[0]}"
+                ) from None
             raise
+
+
+def _lost(error: BaseException) -> bool:
+    """Tell whether an error is that of a connection to another process."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _first_to_fail() -> bool:
