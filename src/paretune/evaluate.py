@@ -238,7 +238,7 @@ def _base_logps(
         (lm.encode_prompt(prompt), [responses[row].tokens for row in mine]) for prompt, mine in shared
     ]
     values = np.empty(len(responses))
-    for (_, mine), found in zip(shared, team.divide(partial(response_logps, lm), groups), strict=True):
+    for (_, mine), found in zip(shared, response_logps(lm, groups, team=team), strict=True):
         values[mine] = found.numpy()
     return values
 

@@ -173,7 +173,7 @@ class Lab:
         if todo:
             asked = [(prompt, list(unknown.values())) for prompt, unknown in todo]
             self.scoring_forwards += sum(len(responses) for _, responses in asked)
-            found = self.team.divide(lambda part: self._score(part, adapter), asked)
+            found = self._score(asked, adapter)
             for (_, unknown), values in zip(todo, found, strict=True):
                 known.update(zip(unknown, values.tolist(), strict=True))
             self.team.once(lambda: cache.put({key: known[key] for _, unknown in todo for key in unknown}))
@@ -181,10 +181,15 @@ class Lab:
 
     def _score(self, groups: Sequence[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
         if adapter is None:
-            return response_logps(self.lm, groups, description="reference log-probabilities")
+            return response_logps(self.lm, groups, description="reference log-probabilities", team=self.team)
         with attached(self.lm, adapter) as steering:
             return response_logps(
-                self.lm, groups, steering, adapter.gates(), description="margin log-probabilities"
+                self.lm,
+                groups,
+                steering,
+                adapter.gates(),
+                description="margin log-probabilities",
+                team=self.team,
             )
 
     def fit(
