@@ -45,7 +45,7 @@ from paretune.steered import Steered, following, single
 from paretune.steering import trained
 
 WATCHED = 10
-"""Steps over whose mean a covariance has to be negative before a person is told."""
+"""Forwards over whose mean a covariance has to be negative before a person is told."""
 
 
 def fit_on_policy(
@@ -132,7 +132,7 @@ class OnPolicyTask:
         return self.steered.groups()
 
     def validate(self) -> None:
-        """Return nothing: the last weights are kept, as what is measured in training is held out already."""
+        """Return nothing: no responses are sampled for validation, so the last weights are kept."""
         return
 
     @contextmanager
@@ -163,6 +163,7 @@ class OnPolicyTask:
         return self._sampled[1]
 
     def _draw(self, number: int, epoch: int, step: int) -> Sampled:
+        """Sample rollout ``number`` or read it again, score it, and let the base model read it."""
         goal, K = self.goal, self.goal.settings.responses
         rows = self._rows(number)
         prompts = [self.prompts[row] for row in rows]
