@@ -271,15 +271,22 @@ def data_sample(
     limit: Annotated[int, typer.Option(help="Prompts used at most, 0 for all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="Draw by the OpenAI-compatible server here, such as http://HOST:8000/v1."),
+    ] = None,
+    endpoint_model: Annotated[str, typer.Option(help="Its model's name; by default its only one.")] = "",
+    concurrency: Annotated[int, typer.Option(help="Requests to it at a time.")] = 32,
 ) -> None:
     """Draw responses from a language model for every prompt."""
     import shutil
     from dataclasses import replace
 
+    from paretune.endpoint import Endpoint
     from paretune.errors import ConfigError
     from paretune.generate import Sampling
     from paretune.lm import load
-    from paretune.sample import sample_dataset
+    from paretune.sample import sample_dataset, sample_remotely
 
     if responses < 1 or limit < 0:
         raise ConfigError(f"expected --responses >= 1 and --limit >= 0, got {responses} and {limit}")
@@ -287,12 +294,19 @@ def data_sample(
     dataset = _load(source, None, None, None)
     dataset = replace(dataset, rows=dataset.rows[: limit or None])
     parts = target.with_name(target.name + ".parts")
-    sampled = sample_dataset(load(model, dtype), dataset, responses, sampling, seed, parts)
+    counted = ""
+    if endpoint is None:
+        sampled = sample_dataset(load(model, dtype), dataset, responses, sampling, seed, parts)
+    else:
+        server = Endpoint(endpoint, endpoint_model, concurrency)
+        sampled, tokens = sample_remotely(server, dataset, responses, sampling, seed, parts)
+        counted = f", {tokens} tokens"
     sampled.write(target)
     shutil.rmtree(parts, ignore_errors=True)
     answers = [cut for row in sampled.rows for cut in row.truncated]
     typer.echo(
         f"{target}: {len(sampled.rows)} prompts, {len(answers)} responses, {sum(answers) / max(1, len(answers)):.1%} cut"
+        + counted
     )
 
 
