@@ -103,6 +103,39 @@ class EvaluateConfig(_Part):
     resamples: int = Field(default=2000, ge=1)
 
 
+class Resources(_Part):
+    """What one task of a sweep takes of a cluster.
+
+    Attributes:
+        cpus: processor cores.
+        gpus: accelerators; a fraction lets tasks share one.
+    """
+
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+
+
+class SweepConfig(_Part):
+    """How ``paretune sweep`` divides a run into tasks.
+
+    Attributes:
+        seeds: of training; each method is trained with each, as ``NAME-seed-SEED``. None: once, with the run's seed.
+        resources: of a task, on a cluster.
+        retries: how often a task that failed is tried again.
+        choose: ``grid``: the run's preferences; ``adaptive``: of methods with an adapter a preference, the corners first, then
+            where the measured front has its largest gap.
+        points: preferences an adaptive choice ends at, corners included; 0 for as many as the grid has.
+        together: preferences of one method that are chosen, and trained, at once.
+    """
+
+    seeds: list[int] = Field(default_factory=list)
+    resources: Resources = Resources()
+    retries: int = Field(default=2, ge=0)
+    choose: Literal["grid", "adaptive"] = "grid"
+    points: int = Field(default=0, ge=0)
+    together: int = Field(default=1, ge=1)
+
+
 class RunConfig(_Part):
     """All settings of a run.
 
@@ -123,6 +156,7 @@ class RunConfig(_Part):
             ``helpful=0.7,harmless=0.3``; what anchors are trained for and fronts are measured at.
         trackers: accelerate's trackers.
         serve: how ``paretune serve`` serves the run, see `paretune.deployment.ServeConfig`.
+        sweep: how ``paretune sweep`` divides it.
     """
 
     name: str = "run"
@@ -143,6 +177,7 @@ class RunConfig(_Part):
     evaluate: EvaluateConfig = EvaluateConfig()
     trackers: list[str] = Field(default_factory=list)
     serve: ServeConfig = ServeConfig()
+    sweep: SweepConfig = SweepConfig()
 
     @property
     def run_folder(self) -> Path:
@@ -238,7 +273,8 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
     """Check a mapping of settings and return the typed configuration."""
     values = dict(values)
     _check_keys(RunConfig, values, "")
-    for key, kind in (("data", DataConfig), ("evaluate", EvaluateConfig), ("serve", ServeConfig)):
+    parts = {"data": DataConfig, "evaluate": EvaluateConfig, "serve": ServeConfig, "sweep": SweepConfig}
+    for key, kind in parts.items():
         if isinstance(values.get(key), dict):
             _check_keys(kind, values[key], f"{key}.")
     for key, settings in (("train", Training), ("sampling", Sampling)):

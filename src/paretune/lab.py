@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
 from torch import Tensor
 
 from paretune.adapter import Adapter
@@ -66,6 +67,8 @@ class Lab:
         training: how adapters are trained.
         trackers: names of accelerate's trackers (tensorboard, wandb, trackio, mlflow); none by default.
         team: the processes of the run, each of which has such a lab on one folder that all of them see.
+        shared: other runs work in the folder at the same time, as the tasks of a sweep do: what is under way in one of them is
+            waited for and not done twice, and a stage's folder is named by its key too, so that it depends on nobody's order.
         stages: what has been run or reused so far, in order.
         scoring_forwards: responses scored by frozen models so far (cached ones do not count).
     """
@@ -74,6 +77,7 @@ class Lab:
     folder: Path
     training: Training = field(default_factory=Training)
     trackers: tuple[str, ...] = ()
+    shared: bool = False
     stages: list[StageRecord] = field(default_factory=list)
     scoring_forwards: int = 0
     _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False)
@@ -162,6 +166,12 @@ class Lab:
         keys = [
             [fingerprint(who, prompt, response) for response in responses] for prompt, responses in groups
         ]
+        with self._alone(f"logps-{who}"):
+            return self._response_logps(groups, keys, adapter)
+
+    def _response_logps(
+        self, groups: Sequence[TokenGroup], keys: list[list[str]], adapter: Adapter | None
+    ) -> list[Tensor]:
         cache = ScoreCache(self.folder / "cache" / "logps.sqlite")
         known = self.team.once(lambda: cache.get([key for row in keys for key in row]))
         # Kept when the pass has ended, not before: what is left after a kill would be packed, and so rounded, otherwise.
@@ -383,7 +393,8 @@ class Lab:
         before = facts.get("stages", start.info.get("stages", []) if start else [])
         facts = facts | {"stage": stage, "stages": [*before, stage]}
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
-        for other in sorted(checkpoint.parent.glob(f"{name}-*.safetensors")):
+        others = [] if self.shared else sorted(checkpoint.parent.glob(f"{name}-*.safetensors"))
+        for other in others:
             if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :]):
                 self.say(
                     f"{name}: {other} is the checkpoint of a run with other settings or data; it cannot be gone on from, so "
@@ -406,6 +417,8 @@ class Lab:
 
         Two methods of a run may want one stage under different settings: each keeps its own.
         """
+        if self.shared:
+            return f"{name}-{key}"
         return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
 
     def stage(self, name: str, key: str, make: Callable[[Path], None], together: bool = False) -> Path:
@@ -416,6 +429,10 @@ class Lab:
         among them, all run it, and what the first makes is kept.
         """
         name = self.own_name(name, key)
+        with self._alone(name):
+            return self._stage(name, key, make, together)
+
+    def _stage(self, name: str, key: str, make: Callable[[Path], None], together: bool) -> Path:
         folder = self.folder / name
         marker = folder / "stage.json"
         done = self.team.once(lambda: read_json(marker) if marker.is_file() else None)
@@ -431,6 +448,17 @@ class Lab:
         seconds = self.team.tell(time.perf_counter() - began)
         self.stages.append(StageRecord(name, seconds, False))
         return folder
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """Let one of several runs in this folder at a time do ``what``; the kernel frees the lock of one that is killed."""
+        if not self.shared or not self.team.first:
+            yield
+            return
+        file = self.folder / "locks" / f"{what.replace('/', '-')}.lock"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file):
+            yield
 
     @contextmanager
     def _tracked(self, name: str, facts: dict[str, Any]) -> Iterator[Callable[[int, Record], None]]:

@@ -26,6 +26,7 @@ from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.dpo_lw import DPOLWConfig, dpo_lw
 from paretune.methods.mod import MODConfig, mod
 from paretune.methods.modpo import MODPOConfig, modpo
+from paretune.methods.morlhf import MORLHFConfig, morlhf
 from paretune.methods.panacea import PanaceaConfig, panacea
 from paretune.methods.paretohqd import ParetoHqDConfig, paretohqd
 from paretune.methods.ric import RiCConfig, ric
@@ -49,20 +50,41 @@ def run(config: RunConfig) -> Path:
     Raises:
         ParetuneError: what cannot be done, with the cure.
     """
-    lab = _opened(config)
+    lab = opened(config)
     splits, scorers = prepare_data(config, lab)
     objectives = splits["train"].objectives
     preferences = config.grid(objectives)
     config.extrapolations(objectives)  # a wrong one is said before training, not after it
+    return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
+
+
+def finish(
+    config: RunConfig,
+    lab: Lab,
+    splits: dict[str, ScoredDataset],
+    scorers: Sequence[Scorer],
+    trained_at: Mapping[str, Sequence[Preference]],
+    measured_at: Mapping[str, Sequence[Preference]] | None = None,
+) -> Path:
+    """Train methods, measure them side by side and return the path of the report; what is finished is reused.
+
+    Args:
+        config, lab: of the run.
+        splits, scorers: of :func:`prepare_data`.
+        trained_at: method -> its preferences.
+        measured_at: method -> preferences to measure it at; by default as the config says.
+    """
     policies = {}
-    for name in config.methods:
+    for name, preferences in trained_at.items():
         with lab.trained_by(config.training(name)):
             policies[name] = replace(train(name, config, lab, splits, preferences, scorers), name=name)
-    endpoints = _endpoints(config, lab, splits)
+    name, settings = endpoint_settings(config)
+    with lab.trained_by(config.training(name)):
+        endpoints = replace(soup(lab, splits["train"], splits["validation"], settings), name="endpoints")
     if lab.team.first:
         for name, policy in policies.items():
             policy.save(lab.folder / "policies" / name)
-    return write_front(config, lab, policies, endpoints, splits, scorers)
+    return write_front(config, lab, policies, endpoints, splits, scorers, measured_at)
 
 
 def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
@@ -80,7 +102,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: an objective without adapter, or an adapter without objective.
         ModelError: an adapter of another base model, or of another divergence.
     """
-    lab = _opened(config)
+    lab = opened(config)
     splits, scorers = prepare_data(config, lab)
     objectives = splits["train"].objectives
     if set(adapters) != set(objectives):
@@ -97,8 +119,11 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
     )
 
 
-def _opened(config: RunConfig) -> Lab:
-    """Load the model and open the run folder, with the resolved settings and the versions in it."""
+def opened(config: RunConfig, shared: bool = False) -> Lab:
+    """Load the model and open the run folder, with the resolved settings and the versions in it.
+
+    ``shared``: other processes work in the folder at the same time, see :class:`paretune.lab.Lab`.
+    """
     folder, (device, kind) = config.run_folder, computing(config.dtype, config.device)
     first = start(device, config.processes).is_main_process
     set_seed(
@@ -114,7 +139,7 @@ def _opened(config: RunConfig) -> Lab:
             config.model, str(kind).removeprefix("torch."), "cpu"
         )  # layer by layer to the device, as shards
         shard_weights(lm.model, device)
-    lab = Lab(lm, folder, config.training(), tuple(config.trackers))
+    lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared)
     for (
         name
     ) in config.methods:  # what cannot be divided is said before anything is done, not after the first stages
@@ -287,6 +312,8 @@ def train(
         return ric(lab, *parts, scorers, config.sampling, settings)
     if isinstance(settings, SIPOConfig):
         return sipo(lab, *parts, preferences, config.sampling, settings)
+    if isinstance(settings, MORLHFConfig):
+        return morlhf(lab, splits["train"], preferences, scorers, config.sampling, settings)
     assert isinstance(settings, MODPOConfig)
     if settings.margin == "scores" and settings.margin_scale is None:
         # Raw scores have units; in units of the reference's standard deviation all objectives are alike.
@@ -297,8 +324,11 @@ def train(
     return modpo(lab, *parts, preferences, settings)
 
 
-def _endpoints(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Policy:
-    """Return the single-objective DPO policies, between which the chord is drawn: those of the soup where there is one."""
+def endpoint_settings(config: RunConfig) -> tuple[str, DPOConfig]:
+    """Return how the single-objective DPO policies are trained between which the chord is drawn, and as which method.
+
+    They are those of the soup where there is one.
+    """
     methods = {name: config.method(name) for name in config.methods}
     name, settings = next(
         ((name, own) for name, own in methods.items() if isinstance(own, DPOConfig)), ("dpo-soup", None)
@@ -306,9 +336,7 @@ def _endpoints(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) ->
     if settings is None:
         betas = (own.beta for own in methods.values() if not isinstance(own, ParetoHqDConfig | RiCConfig))
         settings = DPOConfig(beta=next(betas, DPOConfig().beta))
-    with lab.trained_by(config.training(name)):
-        ends = soup(lab, splits["train"], splits["validation"], settings)
-    return replace(ends, name="endpoints")
+    return name, settings
 
 
 def versions() -> dict[str, str]:
