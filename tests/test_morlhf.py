@@ -21,7 +21,7 @@ from paretune.errors import ConfigError, TrainingError
 from paretune.generate import attached
 from paretune.goal import Goal, OnPolicy
 from paretune.lab import Lab
-from paretune.lm import LanguageModel
+from paretune.lm import LanguageModel, load
 from paretune.loop import BatchError
 from paretune.losses import grpo_loss
 from paretune.methods.morlhf import GDPOConfig, MORLHFConfig, morlhf
@@ -157,12 +157,15 @@ def test_one_epoch_has_ratios_of_one_and_more_are_clipped(
     assert clipped[0] == [0.0] * 6 and clipped[1][0] == clipped[1][3] == 0.0 < max(clipped[1])
 
 
-def test_the_start_is_the_reference(lm: LanguageModel, tmp_path: Path) -> None:
-    """The reference reads the same packed rows, so the KL of the first step is 0 and not nearly 0."""
-    lab = Lab(lm, tmp_path, SETTINGS)
-    lab.fit_on_policy("run", goal())
-    first = history(lab, "run")[0]
-    assert first["kl"] == 0.0 and first["weight/short"] == 0.5 and first["covariance/good"] > 0
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_start_is_the_reference(lm: LanguageModel, tmp_path: Path, dtype: str) -> None:
+    """The reference reads the same packed rows with the same kernels, so KL and ratios start at 0 and 1, and not nearly so."""
+    lab = Lab(load(lm.name, dtype, "cpu"), tmp_path, SETTINGS)
+    lab.fit_on_policy("run", goal(settings=OnPolicy(responses=3, epochs=2)))
+    first, second = history(lab, "run")[:2]
+    assert first["kl"] == 0.0 and first["clipped"] == 0.0 and first["loss"] == pytest.approx(0, abs=1e-6)
+    assert second["kl"] != 0.0
+    assert first["weight/short"] == 0.5 and first["covariance/good"] > 0
     assert {"reward/short", "spread/good", "kl/good", "cut", "response_tokens"} <= set(first)
 
 

@@ -143,7 +143,7 @@ class OnPolicyTask:
         part = self._part(micro)
         packed = self._pack(sampled.groups[part])
         with self._at(sampled.weights[part], packed):
-            logps = packed_token_logps(self.lm.model, packed)
+            logps = self._logps(packed)
             old = sampled.old[micro] if sampled.old else logps.detach()
             advantages = self._advantages(sampled, part, old - sampled.reference[micro], packed)
             loss = self._loss(logps, old, sampled.reference[micro], advantages, packed)
@@ -191,9 +191,9 @@ class OnPolicyTask:
         raw = torch.from_numpy(scores).float().view(shape).to(device)
         rewards = torch.from_numpy(goal.scale.apply(scores)).float().view(shape).to(device)
         plain = asked if goal.prompting is None else [self.lm.encode_prompt(prompt) for prompt in prompts]
-        with torch.no_grad(), self.steered.steering.off():
-            parts = team.part(self._parts(grouped(plain, rollout.responses)))
-            found = [packed_token_logps(self.lm.model, self._pack(part)).cpu() for part in parts]
+        parts = team.part(self._parts(grouped(plain, rollout.responses)))
+        with self.steered.steering.off():
+            found = [self._logps(self._pack(part)).detach().cpu() for part in parts]
         reference = [values.to(device) for values in team.merge(found)]
         old: list[Tensor] = []
         if len(rollout.old_logps):
@@ -249,8 +249,8 @@ class OnPolicyTask:
             found = []
             for micro in team.part(range(len(parts))):
                 packed = self._pack(parts[micro])
-                with torch.no_grad(), self._at(weights[self._part(micro)], packed):
-                    found.append(packed_token_logps(self.lm.model, packed).cpu())
+                with self._at(weights[self._part(micro)], packed):
+                    found.append(self._logps(packed).detach().cpu())
             old = torch.cat(team.merge(found))
         return Rollout.of(responses, old)
 
@@ -321,6 +321,14 @@ class OnPolicyTask:
 
     def _pack(self, groups: Sequence[TokenGroup]) -> PackedBatch:
         return pack(groups, self.lm.device, self.lm.model.dtype)
+
+    def _logps(self, packed: PackedBatch) -> Tensor:
+        """Return the log-probabilities of response tokens ``[S]``, always with gradients on.
+
+        In bfloat16 a forward without them rounds otherwise, and the KL and the ratios would start at that noise.
+        """
+        with torch.enable_grad():
+            return packed_token_logps(self.lm.model, packed)
 
     @contextmanager
     def _at(self, weights: Tensor, packed: PackedBatch) -> Iterator[None]:
