@@ -27,6 +27,7 @@ from paretune.losses import grpo_loss
 from paretune.methods.morlhf import GDPOConfig, MORLHFConfig, morlhf
 from paretune.packing import pack, packed_token_logps, token_sums
 from paretune.preference import Preference
+from paretune.rollouts import rollout_folder
 from paretune.rows import Message, Prompt
 from paretune.rules import FunctionScorer, from_function, python_function
 from paretune.score import Standardisation, build
@@ -254,14 +255,10 @@ def test_a_broken_reward_stops_the_run_after_saving(lm: LanguageModel, tmp_path:
     ):
         lab.fit_on_policy("run", goal(failing(how, after=3), **common))
     (checkpoint,) = (tmp_path / "checkpoints").glob("*.safetensors")
-    assert len(list(loop_rollouts(checkpoint).glob("*.safetensors"))) == 4, "what was sampled is kept"
+    assert len(list(rollout_folder(checkpoint).glob("*.safetensors"))) == 4, "what was sampled is kept"
     resumed = lab.fit_on_policy("run", goal(failing(how, after=100), **common))
     other = Lab(lm, tmp_path / "other", SETTINGS)
     assert adapters_equal(resumed, other.fit_on_policy("run", goal(failing(how, after=100), **common)))
-
-
-def loop_rollouts(checkpoint: Path) -> Path:
-    return on_policy.rollout_folder(checkpoint)
 
 
 def test_a_python_function_is_named(

@@ -29,9 +29,10 @@ from paretune.goal import Goal
 from paretune.lm import LanguageModel
 from paretune.loop import Record, Training, data_order
 from paretune.losses import Link
-from paretune.on_policy import fit_on_policy, rollout_folder
+from paretune.on_policy import fit_on_policy
 from paretune.packing import TokenGroup
 from paretune.pairs import Choose, Pair, pairs
+from paretune.rollouts import rollout_folder
 from paretune.score_cache import ScoreCache
 from paretune.shard import Team, start
 from paretune.tables import PairTable, ResponseTable, tokenise, tokenise_responses

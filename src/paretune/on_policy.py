@@ -37,7 +37,7 @@ from paretune.losses import grpo_loss, rloo_loss
 from paretune.packing import PackedBatch, TokenGroup, pack, packed_token_logps, token_sums
 from paretune.preference import Preference
 from paretune.rewards import rate
-from paretune.rollouts import Rollout, Sampled
+from paretune.rollouts import Rollout, Sampled, rollout_folder
 from paretune.rows import Prompt
 from paretune.score_cache import ScoreCache
 from paretune.shard import ALONE, Share, Team
@@ -65,7 +65,7 @@ def fit_on_policy(
     """Train an adapter on its own responses and return it with one record of metrics an optimiser step.
 
     Killed and started again with the same arguments it goes on from ``checkpoint``, reads the responses that were sampled since
-    from the folder beside it (:func:`rollout_folder`), and ends with the same weights. The last weights are kept.
+    from the folder beside it (:func:`paretune.rollouts.rollout_folder`), and ends with the same weights. The last weights are kept.
 
     Args:
         lm: frozen base model, also the reference.
@@ -94,11 +94,6 @@ def fit_on_policy(
         )
         history = fit(task, settings, accelerator, checkpoint, key, log)
         return steered.adapter(info or {}), history
-
-
-def rollout_folder(checkpoint: Path) -> Path:
-    """Return the folder of the responses sampled by the run of this checkpoint."""
-    return checkpoint.with_suffix(".rollouts")
 
 
 class OnPolicyTask:

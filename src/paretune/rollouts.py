@@ -111,3 +111,8 @@ class Sampled:
     combined: Tensor
     strength: Tensor
     cut: float
+
+
+def rollout_folder(checkpoint: Path) -> Path:
+    """Return the folder of the responses sampled by the run of this checkpoint."""
+    return checkpoint.with_suffix(".rollouts")
