@@ -99,6 +99,9 @@ class Handler(BaseHTTPRequestHandler):
             server.together -= 1
         if answer == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            self.close_connection = True
+            self.rfile.close()  # the socket closes with the last of those that use it
+            self.wfile.close()
             self.connection.close()
         elif isinstance(answer, tuple):
             self.say(*answer)
@@ -163,7 +166,8 @@ def test_what_passes_is_tried_again(name: str, tmp_path: Path) -> None:
         answers = ask(endpoint, questions(), SAMPLING, tmp_path)
         assert [answer.text for answer in answers] == EXPECTED
         assert all(answer.tokens == 3 and not answer.truncated for answer in answers)
-        assert len(server.bodies) == 13 and server.most <= 3
+        assert len(server.bodies) == 13
+        assert server.most <= 3 or name == "slow", "the server is still at what was given up"
         body = min(server.bodies, key=lambda b: b["seed"])
         assert body == {
             "model": "tiny",
@@ -237,7 +241,8 @@ def test_a_server_that_goes_away_for_good(tmp_path: Path) -> None:
 
         def behave(body: dict, tries: int) -> Behaviour | None:
             if body and body["seed"] == 105:
-                server.socket.close()
+                server.shutdown()
+                server.server_close()
                 return "reset"
             return None
 
