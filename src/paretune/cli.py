@@ -63,6 +63,35 @@ def run(
 
 
 @app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example sweep.seeds=[0,1].")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: host:port, auto or local; by default none."),
+    ] = None,
+) -> None:
+    """The run as a queue of tasks (methods x preferences x seeds), in order here or on a Ray cluster; one report."""
+    from paretune.config import load_config
+    from paretune.sweep import sweep as sweep_all
+
+    swept = sweep_all(load_config(config, overrides or []), ray or None)
+    typer.echo(f"Tasks: {swept.done} done, {swept.reused} found finished, {len(swept.failed)} failed")
+    for outcome in swept.failed:
+        reason = outcome.error.strip().splitlines()[-1]
+        typer.secho(f"failed after {outcome.tries} tries: {outcome.name}: {reason}", fg="red", err=True)
+    if swept.report is not None:
+        _print(_front_table(swept.report.parent / "front.json"))
+        typer.echo(f"Report: {swept.report}")
+    else:
+        typer.secho(f"no report: {swept.why}", fg="red", err=True)
+    if swept.failed or swept.report is None:
+        raise typer.Exit(1)
+
+
+@app.command()
 def front(
     config: Annotated[Path, typer.Argument(help="A YAML file with data, scorers, sampling and preferences.")],
     overrides: Annotated[

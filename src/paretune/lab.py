@@ -418,7 +418,7 @@ class Lab:
 
         Two methods of a run may want one stage under different settings: each keeps its own.
         """
-        if self.shared:
+        if self.shared or (self.folder / f"{name}-{key}").is_dir():
             return f"{name}-{key}"
         return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
 
