@@ -11,16 +11,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from paretune import remote
+from paretune.config import parse_config
+from paretune.dataset import ScoredDataset
 from paretune.draw import Sampling
 from paretune.endpoint import Endpoint, Question
 from paretune.errors import ConfigError, DataError, EndpointError
+from paretune.lab import Lab
+from paretune.lm import LanguageModel
 from paretune.rows import Message
+from paretune.run import prepare_data
 from paretune.sample import ask, sample_remotely
 from serve_world import wait_until
 from test_cli import call
@@ -364,3 +370,102 @@ def test_a_served_policy_draws(run: Path, tmp_path: Path) -> None:  # noqa: F811
             sample_remotely(
                 Endpoint(f"{address}/v1", "soup@short=2,good=1"), data, 1, SAMPLING, 0, tmp_path / "parts"
             )
+
+
+def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) -> None:  # noqa: F811
+    """By name and preference, and by exported LoRAs: the points are those of the policy itself."""
+    import numpy as np
+
+    from paretune.evaluate import evaluate
+    from paretune.export import export_grid
+    from paretune.policy import load_policy
+    from paretune.preference import Preference, preference_grid
+    from paretune.remote_policy import drawn_by
+    from paretune.score import build
+
+    policy, data = load_policy(run / "policies/soup", "float32"), make_dataset(5)
+    scorers = [
+        build({"objective": name, "rule": "length", "unit": "words", "direction": way})
+        for name, way in (("short", "lower"), ("good", "higher"))
+    ]
+    grid = preference_grid(policy.objectives, 2)
+    asked = (
+        policy,
+        grid,
+        [row.prompt for row in data.rows],
+        [row.key for row in data.rows],
+        scorers,
+        SAMPLING,
+    )
+    expected = evaluate(*asked, samples=2)
+    export_grid(policy, grid, tmp_path / "loras")
+    manifest = str(tmp_path / "loras/manifest.json")
+    for place, source in ((run, "soup@"), (tmp_path / "loras", manifest)):
+        with process(place, "--no-store", "--dtype", "float32") as (_, address):
+            endpoint = Endpoint(f"{address}/v1", policies={"soup": source})
+            found = evaluate(*asked, samples=2, draw=drawn_by(endpoint, policy, tmp_path / "parts"))
+            for mine, own in zip(found.points, expected.points, strict=True):
+                assert mine.responses == own.responses
+                assert np.array_equal(mine.scores, own.scores)
+                assert np.array_equal(mine.truncated, own.truncated)
+                same = mine.lengths == own.lengths  # a text may be read as other tokens than were drawn
+                assert same.any()
+                np.testing.assert_allclose(mine.logps[same], own.logps[same], atol=1e-3)
+                np.testing.assert_allclose(mine.base_logps[same], own.base_logps[same], atol=1e-3)
+    draw = drawn_by(endpoint, policy, tmp_path / "parts")
+    elsewhere = Preference.parse("short=0.25,good=0.75", policy.objectives)
+    with pytest.raises(ConfigError, match=r"no LoRA at short=0.25.*export it with --grid"):
+        draw([data.rows[0].prompt], [elsewhere], SAMPLING, [0])
+    with pytest.raises(ConfigError, match=r"neither a manifest\.json"):
+        drawn_by(Endpoint("http://x/v1", policies={"soup": "soup"}), policy, tmp_path)
+    facts = json.loads(Path(manifest).read_text())
+    Path(manifest).write_text(json.dumps({**facts, "policy": "panacea"}))
+    with pytest.raises(ConfigError, match="holds LoRAs of panacea for short, good; expected those of soup"):
+        drawn_by(endpoint, policy, tmp_path)
+
+
+def test_a_run_draws_its_responses_by_its_endpoint(lm: LanguageModel, tmp_path: Path) -> None:
+    bare = [replace(row, responses=(), truncated=()) for row in make_dataset(8).select([]).rows]
+    ScoredDataset((), tuple(bare)).write(tmp_path / "bare.jsonl")
+    rule = {"rule": "length", "unit": "words"}
+
+    def behave(body: dict, tries: int) -> Behaviour | None:
+        if not body:
+            return None
+        return 200, {}, completion(body["messages"][-1]["content"] + " and" * (body["seed"] % 3 + 1))
+
+    with serving(Server(behave)) as server:
+        values = {
+            "data": {
+                "source": str(tmp_path / "bare.jsonl"),
+                "sample": 2,
+                "splits": {"train": 0.5, "validation": 0.5},
+            },
+            "score": [
+                {"objective": "short", "direction": "lower", **rule},
+                {"objective": "long", "direction": "higher", **rule},
+            ],
+            "endpoint": {"url": server.url, "concurrency": 2},
+        }
+        for _ in range(2):
+            splits, _ = prepare_data(parse_config(values), Lab(lm, tmp_path / "run"))
+            assert len(server.bodies) == 16, "the second run asks nothing"
+    texts = {row.prompt[-1].content: row.responses for part in splits.values() for row in part.rows}
+    assert len(texts) == 8
+    for prompt, responses in texts.items():
+        assert len(responses) == 2 and all(text.startswith(prompt) for text in responses)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"endpoint": {"model": "tiny"}}, "endpoint: url"),
+        ({"endpoint": {"url": "http://x/v1", "modle": "a"}}, "did you mean 'model'"),
+        ({"endpoint": {"url": "x"}}, "is no address"),
+        ({"endpoint": {"url": "http://x/v1", "policies": {"modpoo": "m@"}}}, "did you mean 'modpo'"),
+        ({"methods": {"morlhf": {"endpoint": {"url": "http://x/v1"}}}}, "no endpoint can draw it"),
+    ],
+)
+def test_what_a_config_may_not_ask_of_an_endpoint(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(values)

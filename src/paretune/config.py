@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from paretune.deployment import ServeConfig
+from paretune.endpoint import Endpoint
 from paretune.errors import ConfigError, suggest
 from paretune.generate import Sampling
 from paretune.loop import Training
@@ -157,6 +158,8 @@ class RunConfig(_Part):
         trackers: accelerate's trackers.
         serve: how ``paretune serve`` serves the run, see `paretune.deployment.ServeConfig`.
         sweep: how ``paretune sweep`` divides it.
+        endpoint: a server that draws the responses of ``data.sample``, and held-out answers of exported policies, in place of
+            this machine, see `paretune.endpoint.Endpoint`.
     """
 
     name: str = "run"
@@ -178,6 +181,7 @@ class RunConfig(_Part):
     trackers: list[str] = Field(default_factory=list)
     serve: ServeConfig = ServeConfig()
     sweep: SweepConfig = SweepConfig()
+    endpoint: Endpoint | None = None
 
     @property
     def run_folder(self) -> Path:
@@ -277,7 +281,7 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
     for key, kind in parts.items():
         if isinstance(values.get(key), dict):
             _check_keys(kind, values[key], f"{key}.")
-    for key, settings in (("train", Training), ("sampling", Sampling)):
+    for key, settings in (("train", Training), ("sampling", Sampling), ("endpoint", Endpoint)):
         if isinstance(values.get(key), dict):
             if key == "train" and "seed" in values[key]:
                 raise ConfigError("unknown key train.seed; seed is that of the whole run, training included")
@@ -299,8 +303,17 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
             raise ConfigError(
                 f"methods: {name!r} is to name a folder of the run; use letters, digits, hyphens and underscores"
             )
+        if "endpoint" in config.methods[name]:
+            raise ConfigError(
+                f"methods.{name}.endpoint: what a method samples while it trains comes from weights that only this process has "
+                "(of morlhf and gdpo with a preference of its own in every row), so no endpoint can draw it; the run's endpoint "
+                "draws data.sample, and held-out answers of exported policies"
+            )
         config.method(name)
         config.training(name)
+    for name in config.endpoint.policies if config.endpoint else ():
+        if name not in config.methods:
+            raise ConfigError(f"endpoint.policies: no method {name!r}; {suggest(name, config.methods)}")
     return config
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,6 +29,10 @@ RESAMPLES = 2000
 
 TOGETHER = 16
 """Responses to one prompt in a packed group: a group is never cut, so this bounds the largest forward."""
+
+
+Draw = Callable[[Sequence[Prompt], Sequence[Preference], Sampling, Sequence[int]], list[Response]]
+"""Prompts, preferences, how, and seeds, one each a row -> responses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +128,7 @@ def evaluate(
     cache: ScoreCache | None = None,
     known: dict[str, Point] | None = None,
     team: Team = Team(),  # noqa: B008 - it is frozen
+    draw: Draw | None = None,
 ) -> Evaluation:
     """Sample every prompt at every preference in common batches, and judge the answers.
 
@@ -143,6 +148,7 @@ def evaluate(
         known: points judged before on the same prompts and settings, by what the policy computes there; new ones are
             added. Two methods that share a model at some preference then share its answers.
         team: the processes that divide the rows among them; all must call this alike.
+        draw: makes the responses in place of the policy; all processes call it.
 
     Raises:
         DataError: no prompt, or objectives without a scorer.
@@ -165,7 +171,7 @@ def evaluate(
     if todo:
         ordered = [by_objective[objective] for objective in policy.objectives]
         points = _judge_points(
-            policy, list(todo.values()), prompts, ordered, sampling, samples, seed, cache, team
+            policy, list(todo.values()), prompts, ordered, sampling, samples, seed, cache, team, draw
         )
         known.update(zip(todo, points, strict=True))
     return Evaluation(
@@ -188,6 +194,7 @@ def _judge_points(
     seed: int,
     cache: ScoreCache | None,
     team: Team,
+    draw: Draw | None,
 ) -> list[Point]:
     """Sample and judge at each preference; every row of the common batches follows its own."""
     start = time.perf_counter()
@@ -196,7 +203,10 @@ def _judge_points(
     asked = [prompts[p] for _, p, _ in rows]
     per_row = [preferences[n] for n, _, _ in rows]
     seeds = [seed + p * S + s for _, p, s in rows]
-    responses = team.divide(lambda a, w, s: policy.generate(a, w, sampling, s), asked, per_row, seeds)
+    if draw is None:
+        responses = team.divide(lambda a, w, s: policy.generate(a, w, sampling, s), asked, per_row, seeds)
+    else:
+        responses = draw(asked, per_row, sampling, seeds)
     texts, truncated = [r.text for r in responses], [r.truncated for r in responses]
     scores = team.once(
         lambda: np.stack([score_texts(scorer, asked, texts, truncated, cache) for scorer in scorers], axis=1)

@@ -27,6 +27,7 @@ from paretune.lab import Lab, StageRecord
 from paretune.methods import METHODS
 from paretune.policy import Policy
 from paretune.preference import Preference
+from paretune.remote_policy import drawn_by
 from paretune.rows import Row
 from paretune.score import Scorer
 from paretune.score_cache import ScoreCache
@@ -116,6 +117,11 @@ def measure_points(
     """
     held_out = _held_out(config, test)
     prompts, ids = [row.prompt for row in held_out], [row.key for row in held_out]
+    endpoint = config.endpoint
+    draw, who = None, []
+    if endpoint is not None and policy.name in endpoint.policies:
+        draw = drawn_by(endpoint, policy, lab.folder / "cache" / "samples", lab.team)
+        who = ["endpoint", endpoint.policies[policy.name]]  # it has its own generator
     conditions = fingerprint(
         ids,
         config.sampling.identity(),
@@ -123,10 +129,13 @@ def measure_points(
         config.seed,
         [s.fingerprint for s in scorers],
         str(lab.lm.model.dtype),
+        *who,
     )
     cache = ScoreCache(lab.folder / "cache" / "scores.sqlite")
     # Preferences that fill one batch are judged together and then kept: a kill loses no more than these.
     together = max(1, config.sampling.batch_size // (len(prompts) * config.evaluate.samples))
+    if draw is not None:
+        together = len(asked)  # answers of a server are kept as they come
 
     place = {
         key: lab.folder / "fronts" / f"{fingerprint(conditions, key)}.json"
@@ -149,6 +158,7 @@ def measure_points(
         cache=cache,
         known=known,
         team=lab.team,
+        draw=draw,
     )
     for first in range(0, len(asked), together):
         stored = set(known)

@@ -34,7 +34,7 @@ from paretune.methods.sipo import SIPOConfig, sipo
 from paretune.mixture import Mixing
 from paretune.policy import Policy
 from paretune.preference import Preference
-from paretune.sample import sample_dataset
+from paretune.sample import sample_dataset, sample_remotely
 from paretune.score import Scorer, Standardisation, build, score_dataset
 from paretune.score_cache import ScoreCache
 from paretune.shard import Share, shard_weights, start
@@ -226,15 +226,17 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
 
     def make(folder: Path) -> None:
         parts, asked = lab.folder / "cache" / "samples", replace(dataset, rows=tuple(bare))
-        drawn = iter(
-            sample_dataset(lab.lm, asked, config.data.sample, config.sampling, config.seed, parts).rows
-        )
+        how = (config.data.sample, config.sampling, config.seed, parts)
+        if config.endpoint is None:
+            sampled = sample_dataset(lab.lm, asked, *how)
+        else:
+            sampled, _ = sample_remotely(config.endpoint, asked, *how)
+        drawn = iter(sampled.rows)
         rows = tuple(row if row.responses else next(drawn) for row in dataset.rows)
         replace(dataset, rows=rows).write(folder / "sampled.jsonl.gz")
 
-    key = fingerprint(
-        dataset.fingerprint, lab.lm.fingerprint, config.data.sample, config.sampling.identity(), config.seed
-    )
+    who = lab.lm.fingerprint if config.endpoint is None else ["endpoint", config.endpoint.model]
+    key = fingerprint(dataset.fingerprint, who, config.data.sample, config.sampling.identity(), config.seed)
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
 
 
