@@ -277,7 +277,12 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
     """Check a mapping of settings and return the typed configuration."""
     values = dict(values)
     _check_keys(RunConfig, values, "")
-    parts = {"data": DataConfig, "evaluate": EvaluateConfig, "serve": ServeConfig, "sweep": SweepConfig}
+    parts: dict[str, type[BaseModel]] = {
+        "data": DataConfig,
+        "evaluate": EvaluateConfig,
+        "serve": ServeConfig,
+        "sweep": SweepConfig,
+    }
     for key, kind in parts.items():
         if isinstance(values.get(key), dict):
             _check_keys(kind, values[key], f"{key}.")

@@ -418,8 +418,9 @@ class Lab:
 
         Two methods of a run may want one stage under different settings: each keeps its own.
         """
-        if self.shared or (self.folder / f"{name}-{key}").is_dir():
-            return f"{name}-{key}"
+        own = name if name.endswith(f"-{key}") else f"{name}-{key}"
+        if self.shared or (self.folder / own).is_dir():
+            return own
         return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
 
     def stage(self, name: str, key: str, make: Callable[[Path], None], together: bool = False) -> Path:

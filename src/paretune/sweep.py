@@ -194,8 +194,9 @@ def _gathered(here: World, known: Progress, reused: int) -> Swept:
     whole = config.grid(objectives)
     trained = {name: found if separable(config, name) else whole for name, found in points.items()}
     missing = [
-        outcome.name for outcome in known.failed if not outcome.name.partition("@")[0] in config.methods
+        outcome.name for outcome in known.failed if outcome.name.partition("@")[0] not in config.methods
     ]
+    here.lab.stages.clear()  # those of tasks, of which only this process's are known
     if points and not missing:
         report = finish(config, here.lab, here.splits, here.scorers, trained, points)
         _spread_over_seeds(here, report)

@@ -92,7 +92,7 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
 def finished(here: World, task: Task) -> dict[str, Any] | None:
     """Return the value of a task that was done under the same settings and data; None if it was not."""
     file = _record(here, task)
-    found = read_json(file) if file.is_file() else {"key": ""}
+    found: dict[str, Any] = read_json(file) if file.is_file() else {"key": "", "value": None}
     return found["value"] if found["key"] == _key(here, task) else None
 
 

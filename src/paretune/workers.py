@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from paretune.errors import ConfigError, ParetuneError
@@ -149,8 +150,11 @@ def _connected(address: str) -> Any:
                 pass
         import ray
 
-        here = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
+        quiet = partial(ray.init, address=address, log_to_driver=False, logging_level=logging.ERROR)
+        if address == "local":
+            quiet(include_dashboard=False)
+        else:
+            quiet()
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"no Ray cluster answers at {address} ({error}); {cure}") from error
     return ray
