@@ -378,7 +378,7 @@ def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) 
 
     from paretune.evaluate import evaluate
     from paretune.export import export_grid
-    from paretune.policy import load_policy
+    from paretune.policy import chosen_logps, load_policy
     from paretune.preference import Preference, preference_grid
     from paretune.remote_policy import drawn_by
     from paretune.score import build
@@ -408,10 +408,13 @@ def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) 
                 assert mine.responses == own.responses
                 assert np.array_equal(mine.scores, own.scores)
                 assert np.array_equal(mine.truncated, own.truncated)
-                same = mine.lengths == own.lengths  # a text may be read as other tokens than were drawn
-                assert same.any()
-                np.testing.assert_allclose(mine.logps[same], own.logps[same], atol=1e-3)
-                np.testing.assert_allclose(mine.base_logps[same], own.base_logps[same], atol=1e-3)
+                n = found.points.index(mine)
+                ids = policy.lm.encode_prompt(data.rows[0].prompt)
+                read = policy.lm.encode_response(mine.responses[0][0], bool(mine.truncated[0, 0]))
+                logps = chosen_logps(policy.distribution(ids, read, grid[n]), read)
+                assert mine.lengths[0, 0] == len(read)
+                assert mine.logps[0, 0] == pytest.approx(float(logps.sum()), abs=1e-3)
+                assert abs(mine.logps[0, 0] - mine.base_logps[0, 0]) > 1e-3
     draw = drawn_by(endpoint, policy, tmp_path / "parts")
     elsewhere = Preference.parse("short=0.25,good=0.75", policy.objectives)
     with pytest.raises(ConfigError, match=r"no LoRA at short=0.25.*export it with --grid"):

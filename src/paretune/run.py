@@ -230,7 +230,9 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
         if config.endpoint is None:
             sampled = sample_dataset(lab.lm, asked, *how)
         else:
-            sampled, _ = sample_remotely(config.endpoint, asked, *how)
+            remotely = partial(sample_remotely, config.endpoint, asked, *how)
+            # Where the weights are divided all are here, and one asks; else the first is here alone.
+            sampled, _ = lab.team.once(remotely) if lab.team.sharded else remotely()
         drawn = iter(sampled.rows)
         rows = tuple(row if row.responses else next(drawn) for row in dataset.rows)
         replace(dataset, rows=rows).write(folder / "sampled.jsonl.gz")
