@@ -196,7 +196,7 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(lm: LanguageModel, tm
     began = time.time()
     with failing(15, kill), pytest.raises(ChildFailedError):
         together(_dpo, lm, tmp_path / "two", TRAINING, logs=tmp_path / "logs")
-    assert time.time() - began < 20
+    assert time.time() - began < 60
     assert len(list((tmp_path / "two/checkpoints").glob("*"))) == 1
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     whole = tmp_path / "whole/adapters/dpo-good"
@@ -322,7 +322,7 @@ def check_failure(
     began = time.time()
     with failing(2, fail or (lambda: None)), pytest.raises(ChildFailedError) as raised:
         together(_command, "run", config, f"folder={tmp_path / 'run'}", *overrides, logs=tmp_path / "logs")
-    assert time.time() - began < 30
+    assert time.time() - began < 60
     codes = {failure.exitcode for failure in raised.value.failures.values()}
     assert codes & {2, -signal.SIGKILL} and codes <= {2, -signal.SIGKILL, -signal.SIGTERM}
     told = [file.read_text() for file in sorted((tmp_path / "logs").rglob("stderr.log"))]
