@@ -378,6 +378,7 @@ def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) 
 
     from paretune.evaluate import evaluate
     from paretune.export import export_grid
+    from paretune.fronts import measure_points
     from paretune.policy import chosen_logps, load_policy
     from paretune.preference import Preference, preference_grid
     from paretune.remote_policy import drawn_by
@@ -403,18 +404,29 @@ def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) 
     for place, source in ((run, "soup@"), (tmp_path / "loras", manifest)):
         with process(place, "--no-store", "--dtype", "float32") as (_, address):
             endpoint = Endpoint(f"{address}/v1", policies={"soup": source})
-            found = evaluate(*asked, samples=2, draw=drawn_by(endpoint, policy, tmp_path / "parts"))
-            for mine, own in zip(found.points, expected.points, strict=True):
-                assert mine.responses == own.responses
-                assert np.array_equal(mine.scores, own.scores)
-                assert np.array_equal(mine.truncated, own.truncated)
-                n = found.points.index(mine)
-                ids = policy.lm.encode_prompt(data.rows[0].prompt)
-                read = policy.lm.encode_response(mine.responses[0][0], bool(mine.truncated[0, 0]))
-                logps = chosen_logps(policy.distribution(ids, read, grid[n]), read)
-                assert mine.lengths[0, 0] == len(read)
-                assert mine.logps[0, 0] == pytest.approx(float(logps.sum()), abs=1e-3)
-                assert abs(mine.logps[0, 0] - mine.base_logps[0, 0]) > 1e-3
+            settings = {
+                "sampling": vars(SAMPLING),
+                "evaluate": {"samples": 2},
+                "methods": {"soup": {"method": "dpo-soup"}},
+                "endpoint": {"url": endpoint.url, "policies": endpoint.policies},
+            }
+            lab = Lab(policy.lm, tmp_path / f"run-{len(source)}")
+            measured = (parse_config(settings), lab, data, scorers, policy, grid)
+            found = measure_points(*measured)
+        assert [p.responses for p in measure_points(*measured).points] == [
+            p.responses for p in found.points
+        ], "the server is gone, and its answers are kept"
+        for mine, own in zip(found.points, expected.points, strict=True):
+            assert mine.responses == own.responses
+            assert np.array_equal(mine.scores, own.scores)
+            assert np.array_equal(mine.truncated, own.truncated)
+            n = found.points.index(mine)
+            ids = policy.lm.encode_prompt(data.rows[0].prompt)
+            read = policy.lm.encode_response(mine.responses[0][0], bool(mine.truncated[0, 0]))
+            logps = chosen_logps(policy.distribution(ids, read, grid[n]), read)
+            assert mine.lengths[0, 0] == len(read)
+            assert mine.logps[0, 0] == pytest.approx(float(logps.sum()), abs=1e-3)
+            assert abs(mine.logps[0, 0] - mine.base_logps[0, 0]) > 1e-3
     draw = drawn_by(endpoint, policy, tmp_path / "parts")
     elsewhere = Preference.parse("short=0.25,good=0.75", policy.objectives)
     with pytest.raises(ConfigError, match=r"no LoRA at short=0.25.*export it with --grid"):
