@@ -6,6 +6,8 @@ import importlib.util
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +27,7 @@ Tell = Callable[[str, str], None]
 Queue = Callable[[Sequence["Job"], Tell], "list[Outcome]"]
 """Runs jobs, however often they have to be tried, and returns what came of each, in their order."""
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds in which a cluster must answer."""
 
 
@@ -143,11 +145,8 @@ def _connected(address: str) -> Any:
         "tasks in order on this machine. What is finished is kept"
     )
     try:
-        if address not in ("auto", "local"):
-            # Ray itself ends the process, or tries for minutes, where nobody listens.
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            with socket.create_connection((host, int(port)), PATIENCE):
-                pass
+        if address != "local":
+            _check_health(address)
         import ray
 
         quiet = partial(ray.init, address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -158,6 +157,23 @@ def _connected(address: str) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"no Ray cluster answers at {address} ({error}); {cure}") from error
     return ray
+
+
+def _check_health(address: str) -> None:
+    """Raise unless a cluster answers in time: Ray itself would try for minutes, and then end the process."""
+    if address != "auto":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        with socket.create_connection((host, int(port)), PATIENCE):
+            pass
+    if not address.startswith("ray://"):  # a client's connection, on which Ray sets a limit itself
+        place = [] if address == "auto" else ["--address", address]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *place]
+        try:
+            found = subprocess.run(command, timeout=PATIENCE, capture_output=True, check=False).returncode
+        except subprocess.TimeoutExpired as error:
+            raise ConnectionError(f"no word in {PATIENCE:g} s") from error
+        if found:
+            raise ConnectionError("ray health-check finds none")
 
 
 def _has_room(node: dict[str, Any], cpus: float, gpus: float) -> bool:
