@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from paretune.config import RunConfig
 from paretune.lm import EMBEDDED, computing, locate
+from paretune.methods.morlhf import MORLHFConfig
 from paretune.methods.paretohqd import ParetoHqDConfig
 from paretune.methods.ric import MOST_PROMPTS, RiCConfig
 from paretune.methods.sipo import SIPOConfig, sampled_at
@@ -27,7 +29,7 @@ DECODING = 6.0
 
 
 ANCHORED = ("modpo", "dpo-lw", "paretohqd")
-"""Methods that are measured at the run's preferences, not between them."""
+"""Methods that are measured at the run's preferences, not between them; MORLHF's anchors are too."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,14 @@ def plan(config: RunConfig) -> Plan:
     fine = config.fine_grid(objectives)
     inner = sum(max(preference.weights) < 1 for preference in fine)
     kinds = [config.kind(name) for name in config.methods]
-    anchored = sum(kind in ANCHORED for kind in kinds)
+    anchors = [_anchors(name, config) for name in config.methods]
+    anchored = sum(anchors)
     points = 1 + len(objectives) + anchored * (len(preferences) - corners)
     points += (len(kinds) - anchored) * inner
     # The corners of a soup, MOD and MODPO are the single-objective models, which are counted already.
-    own = [kind for kind in kinds if kind not in ("dpo-soup", "mod", "modpo")]
-    points += sum(corners if kind in ANCHORED else len(fine) - inner for kind in own)
+    shared = ("dpo-soup", "mod", "modpo")
+    own = [anchor for kind, anchor in zip(kinds, anchors, strict=True) if kind not in shared]
+    points += sum(corners if anchor else len(fine) - inner for anchor in own)
     answers = points * prompts * config.evaluate.samples
     rows.append(("front", f"{answers} answers: {points} points on {prompts} held-out prompts"))
     words = [len(text.split()) for row in splits["train"].rows for text in row.responses]
@@ -90,6 +94,12 @@ def plan(config: RunConfig) -> Plan:
     read = (answers + drawn) * config.sampling.max_new_tokens * 0.6
     seconds = parameters * (pairs * pair * FORWARD_BACKWARD + read * 2 * DECODING) / _flops(config)
     return Plan(tuple(rows), runs, seconds)
+
+
+def _anchors(name: str, config: RunConfig) -> bool:
+    """Tell whether a method of the run has one adapter for each of its preferences."""
+    settings = config.method(name)
+    return config.kind(name) in ANCHORED or (isinstance(settings, MORLHFConfig) and settings.form == "anchors")
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,11 @@ def _work(
         return Work(
             M, 1, total, f"one an objective; up to {drawn} answers, reviews and rewrites are drawn", drawn
         )
+    if isinstance(settings, MORLHFConfig):
+        own, adapters = config.training(name), N if settings.form == "anchors" else 1
+        each = own.accumulate * own.batch_pairs * settings.responses * math.ceil(steps / settings.epochs)
+        why = f"{'one a preference' if adapters > 1 else 'for all preferences'}; {adapters * each} answers are drawn on the way"
+        return Work(adapters, math.ceil(settings.responses / 2), steps, why, adapters * each)
     return {
         "dpo-soup": Work(M, 1, steps, "one an objective"),
         "modpo": Work(N - corners, 1, steps, "one an inner preference"),

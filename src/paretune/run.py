@@ -338,7 +338,9 @@ def endpoint_settings(config: RunConfig) -> tuple[str, DPOConfig]:
         ((name, own) for name, own in methods.items() if isinstance(own, DPOConfig)), ("dpo-soup", None)
     )
     if settings is None:
-        betas = (own.beta for own in methods.values() if not isinstance(own, ParetoHqDConfig | RiCConfig))
+        # MORLHF's beta is in deviations of reward, DPO's in log-odds.
+        others = ParetoHqDConfig | RiCConfig | MORLHFConfig
+        betas = (own.beta for own in methods.values() if not isinstance(own, others))
         settings = DPOConfig(beta=next(betas, DPOConfig().beta))
     return name, settings
 
