@@ -192,6 +192,8 @@ def test_trained_tokens_are_those_that_a_real_run_records(
         "dpo-lw": {},
         "panacea": {"loss": "dpo", "rank": 2},
         "ric": {"iterations": 0},
+        "morlhf": {"responses": 3, "epochs": 2},
+        "gdpo": {"responses": 2, "form": "conditioned", "groups": 1},
     }
     config = config_of(tmp_path, model, methods=methods)
     planned = {stage.name: stage for stage in plan(config).stages}
@@ -205,6 +207,8 @@ def test_trained_tokens_are_those_that_a_real_run_records(
         "modpo": "train: modpo",
         "dpo-lw": "train: dpo-lw",
         "panacea": "train: panacea",
+        "morlhf": "train: morlhf",
+        "gdpo": "train: gdpo",
     }
     for method, stage in (said | {"ric": "train: ric, offline"}).items():
         assert planned[stage].trained == pytest.approx(trained[method], rel=0.2), method
@@ -242,6 +246,7 @@ def test_runs_and_answers_of_methods_in_stages(tmp_path: Path) -> None:
         "ric": {"iterations": 2, "prompts": 5, "online_steps": 3},
         "sipo": {"steps": 9, "rounds": 2, "conflicts": 7, "refine": False, "train": {"steps": 20}},
         "mod": {},
+        "morlhf": {"responses": 4, "epochs": 2, "train": {"steps": 5, "batch_pairs": 3}},
     }
     values = {"data": {"source": str(tmp_path / "data.jsonl")}, "score": SCORE, "methods": methods}
     stages = {stage.name: stage for stage in plan(parse_config({**values, "preferences": 3})).stages}
@@ -253,6 +258,9 @@ def test_runs_and_answers_of_methods_in_stages(tmp_path: Path) -> None:
     assert stages["answers: ric, 1"].decodings[0].rows == 5
     assert "2 runs of 9 steps" in stages["train: sipo, 2"].what
     assert stages["answers: sipo, 1"].decodings[0].rows == 7 * 4 * 2  # four preferences, two copies
+    # Three anchors draw at steps 1, 3 and 5 of 5, for 3 prompts 4 answers, which fill a batch of their own.
+    drawn = stages["train: morlhf"].decodings[0]
+    assert drawn.rows == 3 * 3 * 3 * 4 == stages["train: morlhf"].judged and drawn.batches == 9
 
 
 # Laws

@@ -11,6 +11,7 @@ import typer
 from paretune import serve_commands
 from paretune.errors import ParetuneError
 from paretune.memory import keep_freed_memory, limit_kernels
+from paretune.processes import one_voice
 
 if TYPE_CHECKING:
     from paretune.config import RunConfig
@@ -97,6 +98,35 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
         return
     for each in found:
         _print(render(each, planned.runs))
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example sweep.seeds=[0,1].")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: host:port, auto or local; by default none."),
+    ] = None,
+) -> None:
+    """The run as a queue of tasks (methods x preferences x seeds), in order here or on a Ray cluster; one report."""
+    from paretune.config import load_config
+    from paretune.sweep import sweep as sweep_all
+
+    swept = sweep_all(load_config(config, overrides or []), ray or None)
+    typer.echo(f"Tasks: {swept.done} done, {swept.reused} found finished, {len(swept.failed)} failed")
+    for outcome in swept.failed:
+        reason = outcome.error.strip().splitlines()[-1]
+        typer.secho(f"failed after {outcome.tries} tries: {outcome.name}: {reason}", fg="red", err=True)
+    if swept.report is not None:
+        _print(_front_table(swept.report.parent / "front.json"))
+        typer.echo(f"Report: {swept.report}")
+    else:
+        typer.secho(f"no report: {swept.why}", fg="red", err=True)
+    if swept.failed or swept.report is None:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -308,15 +338,22 @@ def data_sample(
     limit: Annotated[int, typer.Option(help="Prompts used at most, 0 for all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="Draw by the OpenAI-compatible server here, such as http://HOST:8000/v1."),
+    ] = None,
+    endpoint_model: Annotated[str, typer.Option(help="Its model's name; by default its only one.")] = "",
+    concurrency: Annotated[int, typer.Option(help="Requests to it at a time.")] = 32,
 ) -> None:
     """Draw responses from a language model for every prompt."""
     import shutil
     from dataclasses import replace
 
+    from paretune.endpoint import Endpoint
     from paretune.errors import ConfigError
     from paretune.generate import Sampling
     from paretune.lm import load
-    from paretune.sample import sample_dataset
+    from paretune.sample import sample_dataset, sample_remotely
 
     if responses < 1 or limit < 0:
         raise ConfigError(f"expected --responses >= 1 and --limit >= 0, got {responses} and {limit}")
@@ -324,12 +361,19 @@ def data_sample(
     dataset = _load(source, None, None, None)
     dataset = replace(dataset, rows=dataset.rows[: limit or None])
     parts = target.with_name(target.name + ".parts")
-    sampled = sample_dataset(load(model, dtype), dataset, responses, sampling, seed, parts)
+    counted = ""
+    if endpoint is None:
+        sampled = sample_dataset(load(model, dtype), dataset, responses, sampling, seed, parts)
+    else:
+        server = Endpoint(endpoint, endpoint_model, concurrency)
+        sampled, tokens = sample_remotely(server, dataset, responses, sampling, seed, parts)
+        counted = f", {tokens} tokens"
     sampled.write(target)
     shutil.rmtree(parts, ignore_errors=True)
     answers = [cut for row in sampled.rows for cut in row.truncated]
     typer.echo(
         f"{target}: {len(sampled.rows)} prompts, {len(answers)} responses, {sum(answers) / max(1, len(answers)):.1%} cut"
+        + counted
     )
 
 
@@ -421,7 +465,8 @@ def main() -> None:
     keep_freed_memory()
     limit_kernels()
     try:
-        app()
+        with one_voice():
+            app()
     except ParetuneError as error:
         typer.secho(f"paretune: {error}", fg="red", err=True)
         sys.exit(2)

@@ -22,6 +22,7 @@ from paretune.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_
 from paretune.packing import TokenGroup, pack, packed_logps
 from paretune.preference import sample_simplex, simplex_grid
 from paretune.scalarise import Aggregation, aggregate
+from paretune.shard import ALONE, Share, Team
 from paretune.singular import Init, SingularGates, initial, orthogonality
 from paretune.steering import Steering, target_shapes, trained
 from paretune.tables import PairTable, ResponseTable
@@ -190,6 +191,7 @@ def fit_conditioned(
     for part in (train, validation):
         for table in part.tables if part is not None else ():
             table.require_reference(name)
+    share = Share.of(Team.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
     start, gates = initial(
         target_shapes(lm.model, settings.targets),
         conditioning.rank,
@@ -204,7 +206,9 @@ def fit_conditioned(
         parameter.data = parameter.data.to(lm.device)
     steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
     with trained(steering, settings.gradient_checkpointing):
-        task = ConditionedTask(name, lm, steering, gates, train, validation, beta, conditioning, settings)
+        task = ConditionedTask(
+            name, lm, steering, gates, train, validation, beta, conditioning, settings, share
+        )
         history = fit(task, settings, accelerator, checkpoint, key, log)
         facts = {**(info or {}), "steerability": gates.steerability()}
         return gates.fold(steering.adapter(info=facts)), history
@@ -224,8 +228,9 @@ class ConditionedTask:
         beta: float,
         conditioning: Conditioning,
         settings: Training,
+        share: Share = ALONE,
     ) -> None:
-        self.name, self.lm, self.steering, self.gates = name, lm, steering, gates
+        self.name, self.lm, self.steering, self.gates, self.share = name, lm, steering, gates, share
         self.train, self.validation = train, validation
         self.beta, self.conditioning, self.settings = beta, conditioning, settings
         draws = settings.steps * settings.accumulate * settings.batch_pairs
@@ -259,23 +264,25 @@ class ConditionedTask:
             wanted = self._wanted(weights, held_out)
             if bool(wanted.any()):
                 break
+        rows = [self.share.rows(each) for each in rows]
+        weights, wanted = self.share.rows(weights), self.share.rows(wanted)
         with self._losses(self.train, rows, weights, wanted) as (losses, present, tokens):
             present = present & wanted
             self._require_finite(losses, step, rows)
-            means = _masked_mean(losses, present)
+            count = self.share.total(present.sum(0))
+            means = self.share.total((losses * present).sum(0)) / count.clamp(min=1)
             if one:
-                loss = self._aggregate(means, weights[0] * present.any(0))
+                loss = self._aggregate(means, weights[0] * (count > 0))
             else:
-                loss = self._aggregate(losses, weights * present).mean()
-            loss = loss + self._penalty()
+                loss = self.share.mean(self._aggregate(losses, weights * present))
+            loss = loss + self.share.mean(self._penalty())
             record: Record = {"tokens": tokens}
+            weighted = self.share.total((weights * losses.detach() * present).sum(0)) / count.clamp(min=1)
             for i, objective in enumerate(self.train.objectives):
                 weight = float(weights[:, i].mean())
                 record[f"loss/{objective}"] = float(means[i].detach())
                 record[f"weight/{objective}"] = weight
-                record[f"weighted_loss/{objective}"] = float(
-                    _masked_mean((weights * losses.detach())[:, i : i + 1], present[:, i : i + 1])[0]
-                )
+                record[f"weighted_loss/{objective}"] = float(weighted[i])
             yield loss, record
 
     def _wanted(self, weights: Tensor, held_out: Record) -> Tensor:
@@ -302,7 +309,8 @@ class ConditionedTask:
         owners: list[tuple[int, int]] = []  # (row j, table) of each group
         for t, table in enumerate(data.tables):
             for j, row in enumerate(rows[t]):
-                if data.labelled or bool(wanted[j, t]):
+                # A process whose rows are all resting runs them for nothing, as sharded weights are run by all together.
+                if data.labelled or bool(wanted[j, t]) or not bool(wanted.any()):
                     owners.append((j, t))
                     groups += self._group(table, row)
         index = torch.tensor([j for j, _ in owners], device=self.lm.device)
@@ -377,9 +385,9 @@ class ConditionedTask:
         c = self.conditioning
         return aggregate(losses, weights, c.aggregation, self.ideal, c.mu, c.rho)
 
-    def _penalty(self) -> Tensor | float:
+    def _penalty(self) -> Tensor:
         if not self.conditioning.orthogonality:
-            return 0.0
+            return torch.zeros((), device=self.lm.device)
         factors = {path: (layer.U, layer.V) for path, layer in self.steering.layers.items()}
         return self.conditioning.orthogonality * orthogonality(factors)
 
@@ -406,7 +414,7 @@ class ConditionedTask:
         grid = grid[torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))].to(self.lm.device)
         sums, weight, count = torch.zeros(3, len(objectives), device=self.lm.device)
         size = self.settings.batch_pairs
-        for start in range(0, max(map(len, self.validation.tables)), size):
+        for start in self.share.team.part(range(0, max(map(len, self.validation.tables)), size)):
             rows = [range(start, min(start + size, len(table))) for table in self.validation.tables]
             width = max(map(len, rows))
             weights = grid[torch.arange(start, start + width, device=grid.device) % len(grid)]
@@ -415,13 +423,9 @@ class ConditionedTask:
                 sums += (weights * losses * present).sum(0)
                 weight += (weights * present).sum(0)
                 count += present.sum(0)
+        sums, weight, count = self.share.reduce_sums(torch.stack([sums, weight, count]))
         record = {"validation_loss": float((sums / count.clamp(min=1)).sum())}
         for i, objective in enumerate(objectives):
             if weight[i] > 0:
                 record[f"validation_loss/{objective}"] = float(sums[i] / weight[i])
         return record
-
-
-def _masked_mean(values: Tensor, present: Tensor) -> Tensor:
-    """Return the mean of each column over the rows that exist; 0 for a column without any."""
-    return (values * present).sum(0) / present.sum(0).clamp(min=1)

@@ -6,12 +6,13 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from paretune.deployment import ServeConfig
+from paretune.endpoint import Endpoint
 from paretune.errors import ConfigError, suggest
 from paretune.generate import Sampling
 from paretune.loop import Training
@@ -20,6 +21,7 @@ from paretune.methods.dpo import DPOConfig
 from paretune.methods.dpo_lw import DPOLWConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
+from paretune.methods.morlhf import GDPOConfig, MORLHFConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import ParetoHqDConfig
 from paretune.methods.ric import RiCConfig
@@ -35,6 +37,7 @@ MethodConfig = (
     | ParetoHqDConfig
     | RiCConfig
     | SIPOConfig
+    | MORLHFConfig
 )
 METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
     "dpo-soup": DPOConfig,
@@ -45,6 +48,8 @@ METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
     "paretohqd": ParetoHqDConfig,
     "ric": RiCConfig,
     "sipo": SIPOConfig,
+    "morlhf": MORLHFConfig,
+    "gdpo": GDPOConfig,
 }
 
 
@@ -99,6 +104,39 @@ class EvaluateConfig(_Part):
     resamples: int = Field(default=2000, ge=1)
 
 
+class Resources(_Part):
+    """What one task of a sweep takes of a cluster.
+
+    Attributes:
+        cpus: processor cores.
+        gpus: accelerators; a fraction lets tasks share one.
+    """
+
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+
+
+class SweepConfig(_Part):
+    """How ``paretune sweep`` divides a run into tasks.
+
+    Attributes:
+        seeds: of training; each method is trained with each, as ``NAME-seed-SEED``. None: once, with the run's seed.
+        resources: of a task, on a cluster.
+        retries: how often a task that failed is tried again.
+        choose: ``grid``: the run's preferences; ``adaptive``: of methods with an adapter a preference, the corners first, then
+            where the measured front has its largest gap.
+        points: preferences an adaptive choice ends at, corners included; 0 for as many as the grid has.
+        together: preferences of one method that are chosen, and trained, at once.
+    """
+
+    seeds: list[int] = Field(default_factory=list)
+    resources: Resources = Resources()
+    retries: int = Field(default=2, ge=0)
+    choose: Literal["grid", "adaptive"] = "grid"
+    points: int = Field(default=0, ge=0)
+    together: int = Field(default=1, ge=1)
+
+
 class RunConfig(_Part):
     """All settings of a run.
 
@@ -108,6 +146,8 @@ class RunConfig(_Part):
         model: embedded name, hub name, folder or GGUF file.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
         device: torch device; by default an accelerator when there is one.
+        processes: how many the run must be started as (``torchrun --nproc_per_node N``); by default as many as were started.
+        sharding: ``none``, or ``fsdp``: the base model's weights are divided among the processes, for a model that does not fit.
         seed: of sampling, splits and training.
         data, score, train, sampling, evaluate: the stages; ``score`` lists scorers, see `paretune.score.build`.
         objectives: names in order; by default those of the data, then those of the scorers.
@@ -117,6 +157,9 @@ class RunConfig(_Part):
             ``helpful=0.7,harmless=0.3``; what anchors are trained for and fronts are measured at.
         trackers: accelerate's trackers.
         serve: how ``paretune serve`` serves the run, see `paretune.deployment.ServeConfig`.
+        sweep: how ``paretune sweep`` divides it.
+        endpoint: a server that draws the responses of ``data.sample``, and held-out answers of exported policies, in place of
+            this machine, see `paretune.endpoint.Endpoint`.
     """
 
     name: str = "run"
@@ -124,6 +167,8 @@ class RunConfig(_Part):
     model: str = "smollm2-135m"
     dtype: str = "auto"
     device: str | None = None
+    processes: int | None = Field(default=None, ge=1)
+    sharding: Literal["none", "fsdp"] = "none"
     seed: int = 0
     data: DataConfig = DataConfig()
     score: list[dict[str, Any]] = Field(default_factory=list)
@@ -135,6 +180,8 @@ class RunConfig(_Part):
     evaluate: EvaluateConfig = EvaluateConfig()
     trackers: list[str] = Field(default_factory=list)
     serve: ServeConfig = ServeConfig()
+    sweep: SweepConfig = SweepConfig()
+    endpoint: Endpoint | None = None
 
     @property
     def run_folder(self) -> Path:
@@ -230,10 +277,16 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
     """Check a mapping of settings and return the typed configuration."""
     values = dict(values)
     _check_keys(RunConfig, values, "")
-    for key, kind in (("data", DataConfig), ("evaluate", EvaluateConfig), ("serve", ServeConfig)):
+    parts: dict[str, type[BaseModel]] = {
+        "data": DataConfig,
+        "evaluate": EvaluateConfig,
+        "serve": ServeConfig,
+        "sweep": SweepConfig,
+    }
+    for key, kind in parts.items():
         if isinstance(values.get(key), dict):
             _check_keys(kind, values[key], f"{key}.")
-    for key, settings in (("train", Training), ("sampling", Sampling)):
+    for key, settings in (("train", Training), ("sampling", Sampling), ("endpoint", Endpoint)):
         if isinstance(values.get(key), dict):
             if key == "train" and "seed" in values[key]:
                 raise ConfigError("unknown key train.seed; seed is that of the whole run, training included")
@@ -255,8 +308,17 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
             raise ConfigError(
                 f"methods: {name!r} is to name a folder of the run; use letters, digits, hyphens and underscores"
             )
+        if "endpoint" in config.methods[name]:
+            raise ConfigError(
+                f"methods.{name}.endpoint: what a method samples while it trains comes from weights that only this process has "
+                "(of morlhf and gdpo with a preference of its own in every row), so no endpoint can draw it; the run's endpoint "
+                "draws data.sample, and held-out answers of exported policies"
+            )
         config.method(name)
         config.training(name)
+    for name in config.endpoint.policies if config.endpoint else ():
+        if name not in config.methods:
+            raise ConfigError(f"endpoint.policies: no method {name!r}; {suggest(name, config.methods)}")
     return config
 
 

@@ -18,6 +18,7 @@ from paretune.lm import LanguageModel
 from paretune.loop import Group, Record, Training, attach, batch_rows, data_order, fit
 from paretune.packing import TokenGroup, pack, packed_logps
 from paretune.rows import Prompt
+from paretune.shard import ALONE, Share, Team
 from paretune.steering import Steering, trained
 
 
@@ -102,9 +103,10 @@ def fit_demonstrations(
     Raises:
         TrainingError: a loss or gradient that is not finite, naming run, step and responses.
     """
+    share = Share.of(Team.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
     steering, scale = attach(lm, settings, start)
     with trained(steering, settings.gradient_checkpointing):
-        task = DemonstrationTask(name, lm, steering, scale, table, validation, settings)
+        task = DemonstrationTask(name, lm, steering, scale, table, validation, settings, share)
         history = fit(task, settings, accelerator, checkpoint, key, log)
         return steering.adapter(scale, info), history
 
@@ -121,8 +123,9 @@ class DemonstrationTask:
         table: DemonstrationTable,
         validation: DemonstrationTable | None,
         settings: Training,
+        share: Share = ALONE,
     ) -> None:
-        self.name, self.lm, self.steering = name, lm, steering
+        self.name, self.lm, self.steering, self.share = name, lm, steering, share
         self.table, self.validation, self.settings = table, validation, settings
         self.gate = torch.full((steering.rank,), scale)
         draws = settings.steps * settings.accumulate * settings.batch_pairs
@@ -135,7 +138,7 @@ class DemonstrationTask:
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Yield the mean loss a token of the next responses in the order of the data."""
-        rows = batch_rows(self.order, step, micro, self.settings)
+        rows = self.share.rows(batch_rows(self.order, step, micro, self.settings))
         with self.steering.at(self.gate):
             loss, targets, tokens = self._loss(self.table, rows)
             if not bool(loss.isfinite()):
@@ -144,7 +147,8 @@ class DemonstrationTask:
                     f"{self.name}: the loss is not finite at step {step + 1}, on {named}; lower train.learning_rate, or look "
                     "at these responses"
                 )
-            yield loss / targets, {"tokens": tokens}
+            count = self.share.total(torch.tensor(float(targets), device=loss.device))
+            yield self.share.total(loss) / count, {"tokens": tokens}
 
     def _loss(self, table: DemonstrationTable, rows: Sequence[int]) -> tuple[Tensor, int, int]:
         """Return the summed negative log-likelihood of ``rows``, its tokens, and all tokens of the one forward."""
@@ -158,10 +162,11 @@ class DemonstrationTask:
         """Return the mean loss a token of the held-out responses."""
         if self.validation is None:
             return None
-        total, targets = 0.0, 0
-        for start in range(0, len(self.validation), self.settings.batch_pairs):
+        sums = torch.zeros(2, device=self.lm.device)
+        for start in self.share.team.part(range(0, len(self.validation), self.settings.batch_pairs)):
             rows = range(start, min(len(self.validation), start + self.settings.batch_pairs))
             with self.steering.at(self.gate):
                 loss, count, _ = self._loss(self.validation, rows)
-            total, targets = total + float(loss), targets + count
+            sums += torch.tensor([float(loss), count], device=sums.device)
+        total, targets = self.share.reduce_sums(sums).tolist()
         return {"validation_loss": total / targets}

@@ -34,6 +34,10 @@ class TrainingError(ParetuneError):
     """Training that cannot start or go on: NaN loss, missing scores, a checkpoint of another run."""
 
 
+class EndpointError(ParetuneError):
+    """A server that draws responses cannot be reached, or does not answer as asked."""
+
+
 class StoreError(ParetuneError):
     """The store of votes, presets and the audit cannot be opened, read or written."""
 

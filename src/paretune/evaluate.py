@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,12 +22,17 @@ from paretune.preference import Preference, simplex_grid
 from paretune.rows import Prompt
 from paretune.score import Scorer, score_texts
 from paretune.score_cache import ScoreCache
+from paretune.shard import Team
 
 RESAMPLES = 2000
 """Of prompts, by default, for intervals and paired tests."""
 
 TOGETHER = 16
 """Responses to one prompt in a packed group: a group is never cut, so this bounds the largest forward."""
+
+
+Draw = Callable[[Sequence[Prompt], Sequence[Preference], Sampling, Sequence[int]], list[Response]]
+"""Prompts, preferences, how, and seeds, one each a row -> responses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +127,8 @@ def evaluate(
     seed: int = 0,
     cache: ScoreCache | None = None,
     known: dict[str, Point] | None = None,
+    team: Team = Team(),  # noqa: B008 - it is frozen
+    draw: Draw | None = None,
 ) -> Evaluation:
     """Sample every prompt at every preference in common batches, and judge the answers.
 
@@ -140,6 +147,8 @@ def evaluate(
         cache: of scores, by content.
         known: points judged before on the same prompts and settings, by what the policy computes there; new ones are
             added. Two methods that share a model at some preference then share its answers.
+        team: the processes that divide the rows among them; all must call this alike.
+        draw: makes the responses in place of the policy; all processes call it.
 
     Raises:
         DataError: no prompt, or objectives without a scorer.
@@ -161,7 +170,9 @@ def evaluate(
     }
     if todo:
         ordered = [by_objective[objective] for objective in policy.objectives]
-        points = _judge_points(policy, list(todo.values()), prompts, ordered, sampling, samples, seed, cache)
+        points = _judge_points(
+            policy, list(todo.values()), prompts, ordered, sampling, samples, seed, cache, team, draw
+        )
         known.update(zip(todo, points, strict=True))
     return Evaluation(
         policy.name,
@@ -182,6 +193,8 @@ def _judge_points(
     samples: int,
     seed: int,
     cache: ScoreCache | None,
+    team: Team,
+    draw: Draw | None,
 ) -> list[Point]:
     """Sample and judge at each preference; every row of the common batches follows its own."""
     start = time.perf_counter()
@@ -189,10 +202,16 @@ def _judge_points(
     rows = [(n, p, s) for n in range(N) for p in range(P) for s in range(S)]
     asked = [prompts[p] for _, p, _ in rows]
     per_row = [preferences[n] for n, _, _ in rows]
-    responses = policy.generate(asked, per_row, sampling, [seed + p * S + s for _, p, s in rows])
+    seeds = [seed + p * S + s for _, p, s in rows]
+    if draw is None:
+        responses = team.divide(lambda a, w, s: policy.generate(a, w, sampling, s), asked, per_row, seeds)
+    else:
+        responses = draw(asked, per_row, sampling, seeds)
     texts, truncated = [r.text for r in responses], [r.truncated for r in responses]
-    scores = np.stack([score_texts(scorer, asked, texts, truncated, cache) for scorer in scorers], axis=1)
-    base_logps = _base_logps(policy.lm, asked, responses)
+    scores = team.once(
+        lambda: np.stack([score_texts(scorer, asked, texts, truncated, cache) for scorer in scorers], axis=1)
+    )
+    base_logps = _base_logps(policy.lm, asked, responses, team)
     # The same numbers, not the same up to rounding: the base model is at no distance from itself.
     logps = base_logps if policy.mix == "base" else np.array([response.logp for response in responses])
     columns = {
@@ -213,7 +232,9 @@ def _judge_points(
     ]
 
 
-def _base_logps(lm: LanguageModel, prompts: Sequence[Prompt], responses: Sequence[Response]) -> np.ndarray:
+def _base_logps(
+    lm: LanguageModel, prompts: Sequence[Prompt], responses: Sequence[Response], team: Team
+) -> np.ndarray:
     """Return the log-probabilities of the responses under the base model, in nats ``[B]``; equal prompts are read once."""
     rows: dict[Prompt, list[int]] = {}
     for row, prompt in enumerate(prompts):
@@ -227,7 +248,7 @@ def _base_logps(lm: LanguageModel, prompts: Sequence[Prompt], responses: Sequenc
         (lm.encode_prompt(prompt), [responses[row].tokens for row in mine]) for prompt, mine in shared
     ]
     values = np.empty(len(responses))
-    for (_, mine), found in zip(shared, response_logps(lm, groups), strict=True):
+    for (_, mine), found in zip(shared, response_logps(lm, groups, team=team), strict=True):
         values[mine] = found.numpy()
     return values
 

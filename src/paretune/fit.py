@@ -17,6 +17,7 @@ from paretune.lm import LanguageModel
 from paretune.loop import Group, Record, Training, attach, batch_rows, data_order, fit
 from paretune.losses import Link, log_ratio_gap, nll_loss, pair_loss
 from paretune.packing import pack, packed_logps
+from paretune.shard import ALONE, Share, Team
 from paretune.steering import Steering, trained
 from paretune.tables import PairTable
 
@@ -66,9 +67,10 @@ def fit_pairs(
     for part in (table, validation):
         if part is not None:
             part.require_reference(name)
+    share = Share.of(Team.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
     steering, scale = attach(lm, settings, start)
     with trained(steering, settings.gradient_checkpointing):
-        task = PairTask(name, lm, steering, scale, table, validation, beta, link, nll, settings)
+        task = PairTask(name, lm, steering, scale, table, validation, beta, link, nll, settings, share)
         history = fit(task, settings, accelerator, checkpoint, key, log)
         return steering.adapter(scale, info), history
 
@@ -88,8 +90,9 @@ class PairTask:
         link: Link,
         nll: float,
         settings: Training,
+        share: Share = ALONE,
     ) -> None:
-        self.name, self.lm, self.steering = name, lm, steering
+        self.name, self.lm, self.steering, self.share = name, lm, steering, share
         self.table, self.validation = table, validation
         self.beta, self.link, self.nll, self.settings = beta, link, nll, settings
         self.gate = torch.full((steering.rank,), scale)
@@ -103,7 +106,7 @@ class PairTask:
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Yield the mean loss of the next pairs in the order of the data, and their rewards."""
-        rows = batch_rows(self.order, step, micro, self.settings)
+        rows = self.share.rows(batch_rows(self.order, step, micro, self.settings))
         with self.steering.at(self.gate):
             loss, reward, tokens = self.losses(self.table, rows)
             if not bool(loss.isfinite().all()):
@@ -111,7 +114,7 @@ class PairTask:
                     f"{self.name}: the loss is not finite at step {step + 1}, on {self.table.where(rows)}; "
                     "lower train.learning_rate, or look at these rows"
                 )
-            yield loss.mean(), {**reward_metrics(reward), "tokens": tokens}
+            yield self.share.mean(loss), {**reward_metrics(reward), "tokens": tokens}
 
     def losses(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
         """Return the loss ``[B]`` and rewards beta * log-ratio ``[B, 2]`` of ``rows``, and the tokens of the one forward."""
@@ -141,12 +144,12 @@ class PairTask:
         """Return the mean loss over the held-out pairs."""
         if self.validation is None:
             return None
-        losses = []
-        for start in range(0, len(self.validation), self.settings.batch_pairs):
+        total = torch.zeros((), device=self.lm.device)
+        for start in self.share.team.part(range(0, len(self.validation), self.settings.batch_pairs)):
             rows = range(start, min(len(self.validation), start + self.settings.batch_pairs))
             with self.steering.at(self.gate):
-                losses.append(self.losses(self.validation, rows)[0])
-        return {"validation_loss": float(torch.cat(losses).mean())}
+                total += self.losses(self.validation, rows)[0].sum()
+        return {"validation_loss": float(self.share.reduce_sums(total)) / len(self.validation)}
 
 
 def reward_metrics(reward: Tensor) -> Record:

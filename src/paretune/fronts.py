@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -27,6 +27,7 @@ from paretune.lab import Lab, StageRecord
 from paretune.methods import METHODS
 from paretune.policy import Policy
 from paretune.preference import Preference
+from paretune.remote_policy import drawn_by
 from paretune.rows import Row
 from paretune.score import Scorer
 from paretune.score_cache import ScoreCache
@@ -39,6 +40,7 @@ def write_front(
     endpoints: Policy,
     splits: dict[str, ScoredDataset],
     scorers: Sequence[Scorer],
+    asked: Mapping[str, Sequence[Preference]] | None = None,
 ) -> Path:
     """Measure the policies, write ``front.json``, picture, model card and report, and return the report's path.
 
@@ -49,15 +51,19 @@ def write_front(
         endpoints: the single-objective models as a soup, between which the chord is drawn.
         splits: train (for the report), validation and test.
         scorers: one an objective.
+        asked: policy name -> preferences to measure it at instead.
     """
-    preferences = config.grid(endpoints.objectives)
-    judgement = measure(config, lab, policies, endpoints, preferences, splits["test"], scorers)
+    judgement = measure(config, lab, policies, endpoints, splits["test"], scorers, asked or {})
     facts = _facts(config, lab, judgement, policies, splits)
     _audit(config, lab, judgement, policies, splits["test"], facts)
-    write_json(lab.folder / "front.json", facts)
-    report.write_picture(facts, lab.folder / "front.png")
-    report.write_card(facts, lab.folder / "README.md")
-    return report.write_report(facts, lab.folder)
+    return lab.team.once(partial(_write, facts, lab.folder))
+
+
+def _write(facts: dict[str, Any], folder: Path) -> Path:
+    write_json(folder / "front.json", facts)
+    report.write_picture(facts, folder / "front.png")
+    report.write_card(facts, folder / "README.md")
+    return report.write_report(facts, folder)
 
 
 def measure(
@@ -65,65 +71,17 @@ def measure(
     lab: Lab,
     policies: dict[str, Policy],
     endpoints: Policy,
-    preferences: Sequence[Preference],
     test: ScoredDataset,
     scorers: Sequence[Scorer],
+    asked: Mapping[str, Sequence[Preference]],
 ) -> Judgement:
-    """Evaluate every policy, the base model and the single-objective endpoints on the held-out prompts.
-
-    Points are kept in ``fronts/`` under everything that decides them, and shared by policies that compute the same there.
-    """
-    held_out = _held_out(config, test)
-    prompts, ids = [row.prompt for row in held_out], [row.key for row in held_out]
-    conditions = fingerprint(
-        ids,
-        config.sampling.identity(),
-        config.evaluate.samples,
-        config.seed,
-        [s.fingerprint for s in scorers],
-        str(lab.lm.model.dtype),
-    )
-    cache = ScoreCache(lab.folder / "cache" / "scores.sqlite")
-    # Preferences that fill one batch are judged together and then kept: a kill loses no more than these.
-    together = max(1, config.sampling.batch_size // (len(prompts) * config.evaluate.samples))
-
-    def measured(policy: Policy, asked: Sequence[Preference]) -> Evaluation:
-        place = {
-            key: lab.folder / "fronts" / f"{fingerprint(conditions, key)}.json"
-            for key in map(policy.effective, asked)
-        }
-        known = {key: Point.from_dict(read_json(file)) for key, file in place.items() if file.is_file()}
-        found = set(known)
-        start = time.perf_counter()
-        judged = partial(
-            evaluate,
-            policy,
-            prompts=prompts,
-            prompt_ids=ids,
-            scorers=scorers,
-            sampling=config.sampling,
-            samples=config.evaluate.samples,
-            seed=config.seed,
-            cache=cache,
-            known=known,
-        )
-        for first in range(0, len(asked), together):
-            stored = set(known)
-            judged(asked[first : first + together])
-            for key in known.keys() - stored:
-                write_json(place[key], known[key].to_dict())
-        evaluation = judged(asked)
-        lab.stages.append(
-            StageRecord(f"front/{policy.name}", time.perf_counter() - start, len(found) == len(place))
-        )
-        return evaluation
-
+    """Evaluate every policy, the base model and the single-objective endpoints on the held-out prompts."""
     objectives = endpoints.objectives
+    measured = partial(measure_points, config, lab, test, scorers)
     base = measured(Policy.base(lab.lm, objectives), [Preference.uniform(objectives)])
     ends = measured(endpoints, [Preference.one_hot(objective, objectives) for objective in objectives])
-    fine = config.fine_grid(objectives)
     evaluations = {
-        name: measured(policy, preferences if policy.mix == "anchors" else fine)
+        name: measured(policy, asked.get(name) or measured_at(config, policy))
         for name, policy in policies.items()
     }
     beyond = config.extrapolations(objectives)
@@ -138,6 +96,80 @@ def measure(
     return replace(
         judge(evaluations, base, ends, reference, config.evaluate.resamples), extrapolations=extrapolations
     )
+
+
+def measured_at(config: RunConfig, policy: Policy) -> list[Preference]:
+    """Return where a policy is measured: anchors at the preferences of the run, others at the fine grid."""
+    return (config.grid if policy.mix == "anchors" else config.fine_grid)(policy.objectives)
+
+
+def measure_points(
+    config: RunConfig,
+    lab: Lab,
+    test: ScoredDataset,
+    scorers: Sequence[Scorer],
+    policy: Policy,
+    asked: Sequence[Preference],
+) -> Evaluation:
+    """Evaluate one policy at the preferences ``asked`` on the held-out prompts.
+
+    Points are kept in ``fronts/`` under everything that decides them, and shared by policies that compute the same there.
+    """
+    held_out = _held_out(config, test)
+    prompts, ids = [row.prompt for row in held_out], [row.key for row in held_out]
+    endpoint = config.endpoint
+    draw, who = None, []
+    if endpoint is not None and policy.name in endpoint.policies:
+        draw = drawn_by(endpoint, policy, lab.folder / "cache" / "samples", lab.team)
+        who = ["endpoint", endpoint.policies[policy.name]]  # it has its own generator
+    conditions = fingerprint(
+        ids,
+        config.sampling.identity(),
+        config.evaluate.samples,
+        config.seed,
+        [s.fingerprint for s in scorers],
+        str(lab.lm.model.dtype),
+        *who,
+    )
+    cache = ScoreCache(lab.folder / "cache" / "scores.sqlite")
+    # Preferences that fill one batch are judged together and then kept: a kill loses no more than these.
+    together = max(1, config.sampling.batch_size // (len(prompts) * config.evaluate.samples))
+    if draw is not None:
+        together = len(asked)  # answers of a server are kept as they come
+
+    place = {
+        key: lab.folder / "fronts" / f"{fingerprint(conditions, key)}.json"
+        for key in map(policy.effective, asked)
+    }
+    known = lab.team.once(
+        lambda: {key: Point.from_dict(read_json(file)) for key, file in place.items() if file.is_file()}
+    )
+    found = set(known)
+    start = time.perf_counter()
+    judged = partial(
+        evaluate,
+        policy,
+        prompts=prompts,
+        prompt_ids=ids,
+        scorers=scorers,
+        sampling=config.sampling,
+        samples=config.evaluate.samples,
+        seed=config.seed,
+        cache=cache,
+        known=known,
+        team=lab.team,
+        draw=draw,
+    )
+    for first in range(0, len(asked), together):
+        stored = set(known)
+        judged(asked[first : first + together])
+        for key in known.keys() - stored if lab.team.first else ():
+            write_json(place[key], known[key].to_dict())
+    evaluation = judged(asked)
+    lab.stages.append(
+        StageRecord(f"front/{policy.name}", time.perf_counter() - start, len(found) == len(place))
+    )
+    return evaluation
 
 
 def _held_out(config: RunConfig, test: ScoredDataset) -> list[Row]:

@@ -16,6 +16,7 @@ from paretune.lm import LanguageModel
 from paretune.mixture import Mixture
 from paretune.packing import TokenGroup, pack, packed_logps
 from paretune.progress import progress
+from paretune.shard import Team
 from paretune.steering import Steering
 
 
@@ -120,6 +121,7 @@ def response_logps(
     gates: Tensor | None = None,
     budget: int = 1024,
     description: str = "scoring",
+    team: Team = Team(),  # noqa: B008 - it is frozen
 ) -> list[Tensor]:
     """Return for each group the log-probabilities of its responses (fp32, in nats, summed over tokens).
 
@@ -132,24 +134,41 @@ def response_logps(
         gates: ``[R]`` for all groups or ``[G, R]``, one a group; None scores with the base model.
         budget: tokens in one forward.
         description: shown by the progress bar.
+        team: processes that divide the forwards among them, all of which call this alike and get the same; the forwards are
+            those of one process, and so the results are to the bit.
     """
+    forwards = _forwards(groups, budget)
+
+    def run(some: Sequence[list[int]]) -> list[Tensor]:
+        found = []
+        with progress(description, sum(map(len, some))) as advance:
+            for part in some:
+                batch = pack([groups[number] for number in part], lm.device, lm.model.dtype)
+                context: AbstractContextManager[None] = gated(steering, gates)
+                if steering is not None and gates is not None and gates.ndim == 2:
+                    context = steering.at(gates[part], index=batch.groups)
+                with context:
+                    found.append(packed_logps(lm.model, batch).cpu())
+                advance(len(part))
+        return found
+
+    results: dict[int, Tensor] = {}
+    for part, logps in zip(forwards, team.divide(run, forwards), strict=True):
+        each = logps.split([len(groups[number][1]) for number in part])
+        results.update(zip(part, each, strict=True))
+    return [results[number] for number in range(len(groups))]
+
+
+def _forwards(groups: Sequence[TokenGroup], budget: int) -> list[list[int]]:
+    """Return the numbers of the groups of each forward: the longest first, as many as ``budget`` tokens hold."""
     sizes = [len(prompt) + sum(map(len, responses)) for prompt, responses in groups]
     order = sorted(range(len(groups)), key=lambda number: sizes[number])
-    results: dict[int, Tensor] = {}
-    with progress(description, len(groups)) as advance:
-        while order:
-            part, tokens = [order.pop()], 0
-            tokens += sizes[part[0]]
-            while order and tokens + sizes[order[-1]] <= budget:
-                tokens += sizes[order[-1]]
-                part.append(order.pop())
-            batch = pack([groups[number] for number in part], lm.device, lm.model.dtype)
-            context: AbstractContextManager[None] = gated(steering, gates)
-            if steering is not None and gates is not None and gates.ndim == 2:
-                context = steering.at(gates[part], index=batch.groups)
-            with context:
-                logps = packed_logps(lm.model, batch).cpu()
-            for number, values in zip(part, logps.split([len(groups[n][1]) for n in part]), strict=True):
-                results[number] = values
-            advance(len(part))
-    return [results[number] for number in range(len(groups))]
+    forwards = []
+    while order:
+        part = [order.pop()]
+        tokens = sizes[part[0]]
+        while order and tokens + sizes[order[-1]] <= budget:
+            tokens += sizes[order[-1]]
+            part.append(order.pop())
+        forwards.append(part)
+    return forwards

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,22 +14,27 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
 from torch import Tensor
 
 from paretune.adapter import Adapter
 from paretune.conditioned import Conditioning, ObjectiveData, fit_conditioned
 from paretune.dataset import ScoredDataset
 from paretune.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
-from paretune.errors import ConfigError, TrainingError
+from paretune.errors import ConfigError
 from paretune.files import atomic_path, fingerprint, read_json, write_json
 from paretune.fit import fit_pairs
 from paretune.generate import attached, response_logps
+from paretune.goal import Goal
 from paretune.lm import LanguageModel
 from paretune.loop import Record, Training, data_order
 from paretune.losses import Link
+from paretune.on_policy import fit_on_policy
 from paretune.packing import TokenGroup
 from paretune.pairs import Choose, Pair, pairs
+from paretune.rollouts import rollout_folder
 from paretune.score_cache import ScoreCache
+from paretune.shard import Team, start
 from paretune.tables import PairTable, ResponseTable, tokenise, tokenise_responses
 
 
@@ -60,6 +67,9 @@ class Lab:
         folder: run folder; finished stages and caches live in it.
         training: how adapters are trained.
         trackers: names of accelerate's trackers (tensorboard, wandb, trackio, mlflow); none by default.
+        team: the processes of the run, each of which has such a lab on one folder that all of them see.
+        shared: other runs work in the folder at the same time, as the tasks of a sweep do: what is under way in one of them is
+            waited for and not done twice, and a stage's folder is named by its key too, so that it depends on nobody's order.
         stages: what has been run or reused so far, in order.
         scoring_forwards: responses scored by frozen models so far (cached ones do not count).
     """
@@ -68,18 +78,15 @@ class Lab:
     folder: Path
     training: Training = field(default_factory=Training)
     trackers: tuple[str, ...] = ()
+    shared: bool = False
     stages: list[StageRecord] = field(default_factory=list)
     scoring_forwards: int = 0
     _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
-        self.accelerator = Accelerator(cpu=self.lm.device.type == "cpu")
-        if self.accelerator.num_processes > 1:
-            raise TrainingError(
-                f"this run was started as {self.accelerator.num_processes} processes; start it as one, "
-                "adapters are trained one after the other"
-            )
+        self.accelerator = start(self.lm.device)
+        self.team = Team.of(self.accelerator, self.lm.model)
 
     @contextmanager
     def trained_by(self, training: Training) -> Iterator[None]:
@@ -160,8 +167,14 @@ class Lab:
         keys = [
             [fingerprint(who, prompt, response) for response in responses] for prompt, responses in groups
         ]
+        with self._alone(f"logps-{who}"):
+            return self._response_logps(groups, keys, adapter)
+
+    def _response_logps(
+        self, groups: Sequence[TokenGroup], keys: list[list[str]], adapter: Adapter | None
+    ) -> list[Tensor]:
         cache = ScoreCache(self.folder / "cache" / "logps.sqlite")
-        known = cache.get([key for row in keys for key in row])
+        known = self.team.once(lambda: cache.get([key for row in keys for key in row]))
         # Kept when the pass has ended, not before: what is left after a kill would be packed, and so rounded, otherwise.
         todo = [
             (prompt, {key: r for key, r in zip(row, responses, strict=True) if key not in known})
@@ -169,19 +182,25 @@ class Lab:
         ]
         todo = [(prompt, unknown) for prompt, unknown in todo if unknown]
         if todo:
-            found = self._score([(prompt, list(unknown.values())) for prompt, unknown in todo], adapter)
+            asked = [(prompt, list(unknown.values())) for prompt, unknown in todo]
+            self.scoring_forwards += sum(len(responses) for _, responses in asked)
+            found = self._score(asked, adapter)
             for (_, unknown), values in zip(todo, found, strict=True):
                 known.update(zip(unknown, values.tolist(), strict=True))
-            cache.put({key: known[key] for _, unknown in todo for key in unknown})
+            self.team.once(lambda: cache.put({key: known[key] for _, unknown in todo for key in unknown}))
         return [torch.tensor([known[key] for key in row]) for row in keys]
 
-    def _score(self, groups: list[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
-        self.scoring_forwards += sum(len(responses) for _, responses in groups)
+    def _score(self, groups: Sequence[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
         if adapter is None:
-            return response_logps(self.lm, groups, description="reference log-probabilities")
+            return response_logps(self.lm, groups, description="reference log-probabilities", team=self.team)
         with attached(self.lm, adapter) as steering:
             return response_logps(
-                self.lm, groups, steering, adapter.gates(), description="margin log-probabilities"
+                self.lm,
+                groups,
+                steering,
+                adapter.gates(),
+                description="margin log-probabilities",
+                team=self.team,
             )
 
     def fit(
@@ -329,6 +348,33 @@ class Lab:
 
         return self._trained(name, inputs, facts, train, start)
 
+    def fit_on_policy(self, name: str, goal: Goal, info: dict[str, Any] | None = None) -> Adapter:
+        """Train an adapter on its own responses, or return the finished one of an earlier run with the same inputs.
+
+        Args:
+            name: of the stage and its folder under ``adapters/``.
+            goal: prompts, rewards, and the preference or how preferences are drawn.
+            info: facts stored with the adapter, beside those of the goal and the seed.
+
+        Raises:
+            BatchError: a reward function failed; what was trained so far is saved.
+        """
+        facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
+        cache = ScoreCache(self.folder / "cache" / "scores.sqlite")
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_on_policy(
+                self.lm,
+                goal,
+                self.training,
+                self.accelerator,
+                cache=cache,
+                say=self.say,
+                **vars(run),
+            )
+
+        return self._trained(name, ["on-policy", *goal.identity()], facts, train)
+
     def _trained(
         self,
         name: str,
@@ -348,7 +394,8 @@ class Lab:
         before = facts.get("stages", start.info.get("stages", []) if start else [])
         facts = facts | {"stage": stage, "stages": [*before, stage]}
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
-        for other in sorted(checkpoint.parent.glob(f"{name}-*.safetensors")):
+        others = [] if self.shared else sorted(checkpoint.parent.glob(f"{name}-*.safetensors"))
+        for other in others:
             if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :]):
                 self.say(
                     f"{name}: {other} is the checkpoint of a run with other settings or data; it cannot be gone on from, so "
@@ -361,8 +408,9 @@ class Lab:
             adapter.save(folder / "adapter")
             write_json(folder / "history.json", history)
 
-        folder = self.stage(stage, key, make)
+        folder = self.stage(stage, key, make, together=True)
         checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(rollout_folder(checkpoint), ignore_errors=True)
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
     def own_name(self, name: str, key: str) -> str:
@@ -370,29 +418,49 @@ class Lab:
 
         Two methods of a run may want one stage under different settings: each keeps its own.
         """
+        own = name if name.endswith(f"-{key}") else f"{name}-{key}"
+        if self.shared or (self.folder / own).is_dir():
+            return own
         return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
 
-    def stage(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+    def stage(self, name: str, key: str, make: Callable[[Path], None], together: bool = False) -> Path:
         """Return the folder of stage ``name``; run ``make`` on a temporary folder first unless it is finished under ``key``.
 
-        The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew.
+        The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew. Of several
+        processes the first runs ``make`` and the others wait; with ``together``, and where the model's weights are divided
+        among them, all run it, and what the first makes is kept.
         """
         name = self.own_name(name, key)
+        with self._alone(name):
+            return self._stage(name, key, make, together)
+
+    def _stage(self, name: str, key: str, make: Callable[[Path], None], together: bool) -> Path:
         folder = self.folder / name
         marker = folder / "stage.json"
-        if marker.is_file():
-            done = read_json(marker)
-            if done["key"] == key:
-                self.stages.append(StageRecord(name, done["seconds"], True))
-                return folder
-        start = time.perf_counter()
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            make(temporary)
-            seconds = time.perf_counter() - start
-            write_json(temporary / "stage.json", {"key": key, "seconds": seconds})
+        done = self.team.once(lambda: read_json(marker) if marker.is_file() else None)
+        if done is not None and done["key"] == key:
+            self.stages.append(StageRecord(name, done["seconds"], True))
+            return folder
+        began = time.perf_counter()
+        if self.team.first or together or self.team.sharded:
+            with atomic_path(folder) if self.team.first else _scratch() as temporary:
+                temporary.mkdir()
+                make(temporary)
+                write_json(temporary / "stage.json", {"key": key, "seconds": time.perf_counter() - began})
+        seconds = self.team.tell(time.perf_counter() - began)
         self.stages.append(StageRecord(name, seconds, False))
         return folder
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """Let one of several runs in this folder at a time do ``what``; the kernel frees the lock of one that is killed."""
+        if not self.shared or not self.team.first:
+            yield
+            return
+        file = self.folder / "locks" / f"{what.replace('/', '-')}.lock"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file):
+            yield
 
     @contextmanager
     def _tracked(self, name: str, facts: dict[str, Any]) -> Iterator[Callable[[int, Record], None]]:
@@ -422,10 +490,19 @@ class Lab:
             accelerator.end_training()
 
     def say(self, message: str) -> None:
-        """Tell the person at the terminal something worth knowing."""
+        """Tell the person at the terminal something worth knowing, once."""
+        if not self.team.first:
+            return
         from rich.console import Console
 
         Console(stderr=True).print(message, style="yellow", markup=False, highlight=False)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """Yield a path for a stage of which another process keeps its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "stage"
 
 
 def _table_fingerprint(table: PairTable | ResponseTable | None) -> str:

@@ -21,9 +21,17 @@ from paretune.errors import ConfigError, TrainingError
 from paretune.files import atomic_path
 from paretune.lm import LanguageModel
 from paretune.progress import progress
+from paretune.shard import Share
 from paretune.steering import Steering
 
 Record = dict[str, float]
+
+COUNTS = ("tokens", "sampled_tokens")
+"""Metrics that are summed over the forwards of a step; every other is their mean."""
+
+
+class BatchError(TrainingError):
+    """A batch could not be had, and nothing of its step is applied: the loop saves its state, then passes this on."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,8 @@ class Task(Protocol):
     """What the loop trains: it is decided by its arguments alone, so that a step can be run again after a kill."""
 
     name: str
+    share: Share
+    """What of a step this process runs: its part of each forward's rows."""
 
     def groups(self) -> list[Group]:
         """Return all trainable parameters, in a fixed order, under names that do not change."""
@@ -149,12 +159,16 @@ class Task(Protocol):
     def batch(self, step: int, micro: int, held_out: Record) -> AbstractContextManager[tuple[Tensor, Record]]:
         """Run forward ``micro`` of optimiser step ``step`` (both from 0) and yield its mean loss and its metrics.
 
+        Where ``share`` divides its rows the loss is still the mean over all of them (its gradient is of the rows that are run
+        here, see :meth:`Share.total`), and a metric the mean over those of this process.
+
         ``held_out`` is what the last :meth:`validate` returned (nothing before the first). Among the metrics is
         ``tokens``, those of the forward. The backward pass runs inside the context. The batch is drawn here, so after the
         step before it.
 
         Raises:
             TrainingError: a loss that is not finite, naming step and rows.
+            BatchError: the batch could not be had.
         """
 
     def validate(self) -> Record | None:
@@ -193,17 +207,24 @@ def fit(
 
     Raises:
         TrainingError: a loss or gradient that is not finite; a checkpoint that cannot be used.
+        BatchError: from the task, after a checkpoint was written.
     """
     run = _Run(task, settings, accelerator)
     state = _restore(run, checkpoint, key)
     every = settings.validate_every or max(1, settings.steps // 4)
     with progress(task.name, settings.steps, state.step) as advance:
         while state.step < settings.steps and not state.learned:
-            record = run.step(state.step, state.held_out)
+            try:
+                record = run.step(state.step, state.held_out)
+            except BatchError:
+                if state.step and task.share.team.first:  # before the first step there is nothing to save
+                    _save(run, state, checkpoint, key)
+                raise
             state.step += 1
             last = state.step == settings.steps
             held_out = task.validate() if state.step % every == 0 or last else None
             if held_out is not None:
+                held_out = task.share.team.tell(held_out)  # all stop, or none
                 record |= held_out
                 state.held_out = held_out
                 if held_out["validation_loss"] < state.best_loss:
@@ -211,8 +232,10 @@ def fit(
                 losses = [name for name in held_out if "/" in name] or ["validation_loss"]
                 state.learned = all(learned(name, held_out, settings) for name in losses)
             state.history.append(record)
-            log(state.step, record)
-            if state.step % settings.checkpoint_every == 0 and not (last or state.learned):
+            if task.share.team.first:
+                log(state.step, record)
+            due = state.step % settings.checkpoint_every == 0 and not (last or state.learned)
+            if due and task.share.team.first:
                 _save(run, state, checkpoint, key)
             advance(1, f"loss {record['loss']:.3f}")
     if state.best:
@@ -248,18 +271,20 @@ class _Run:
         )
 
     def step(self, step: int, held_out: Record) -> Record:
-        """Run one optimiser step and return its metrics: tokens in all, every other the mean over the step's forwards."""
+        """Run one optimiser step and return its metrics: :data:`COUNTS` in all, others the mean over its forwards."""
         rate = learning_rate(step, self.settings)
         for options, group in zip(self.optimizer.param_groups, self.groups, strict=True):
             options["lr"] = rate * group.rate_factor
         self.optimizer.zero_grad(set_to_none=True)
-        forwards = self.settings.accumulate
-        record: Record = {"step": step + 1, "loss": 0.0}
-        for micro in range(forwards):
+        forwards, share = self.settings.accumulate, self.task.share
+        record: Record = {"loss": 0.0}
+        for micro in share.forwards(forwards):
             with self.task.batch(step, micro, held_out) as (loss, metrics):
                 self.accelerator.backward(loss / forwards)
             for name, value in {"loss": float(loss.detach()), **metrics}.items():
-                record[name] = record.get(name, 0.0) + value / (1 if name == "tokens" else forwards)
+                record[name] = record.get(name, 0.0) + value / (1 if name in COUNTS else forwards)
+        share.reduce_gradients(self.parameters.values())
+        record = {"step": step + 1, **share.reduce_record(record, COUNTS)}
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm))
         if not math.isfinite(norm):
             raise TrainingError(
@@ -283,7 +308,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def _save(run: _Run, state: _State, file: Path, key: str) -> None:
-    """Write weights, moments and progress to one safetensors file, atomically."""
+    """Write weights, moments and progress, which all processes hold alike, to one safetensors file, atomically."""
     tensors = {f"weight/{name}": value for name, value in run.weights().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for name, parameter in run.parameters.items():
@@ -302,7 +327,12 @@ def _save(run: _Run, state: _State, file: Path, key: str) -> None:
 
 def _restore(run: _Run, file: Path, key: str) -> _State:
     """Return the state to start from: that of the checkpoint where there is one, else a fresh one."""
-    state = _State()
+    state, team = _State(), run.task.share.team
+    there = team.gather(file.is_file())
+    if any(there) != all(there):
+        raise TrainingError(
+            f"{file}: not all processes see this checkpoint; the run folder must be on a file system that all of them share"
+        )
     if not file.is_file():
         return state
     try:

@@ -106,3 +106,36 @@ def policy_gradient_loss(
     ratio = difference.exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     return beta * (ratio - 1 - difference) - surrogate
+
+
+def surrogate(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Return the clipped surrogate ``min(rho A, clip(rho, 1 - clip, 1 + clip) A)`` with ``rho = exp(log_ratio)``, elementwise.
+
+    It is to be maximised (PPO, arXiv 1707.06347). Where the sampling policy is the present one rho is 1, and the gradient is
+    ``A * grad log pi``.
+    """
+    ratio = log_ratio.exp()
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def rloo_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Return RLOO's loss ``[B]``: minus the surrogate of whole responses.
+
+    One ratio a response, of sums over its tokens ``[B]`` in nats: actions are whole responses, as in the objective
+    ``E[R] - beta KL`` itself, whose penalty is part of the advantage (:func:`paretune.advantages.rloo_advantages`).
+    """
+    return -surrogate(logps - old_logps, advantages, clip)
+
+
+def grpo_loss(
+    logps: Tensor, old_logps: Tensor, reference_logps: Tensor, advantages: Tensor, beta: float, clip: float
+) -> Tensor:
+    """Return GRPO's loss of each response token ``[S]`` (arXiv 2402.03300): ratios and penalty a token, A of its response.
+
+    ``loss = -surrogate + beta rho k3`` with k3 of :func:`kl_estimate` and the ratio rho, which makes the gradient that of
+    KL(policy || reference) at each token (arXiv 2512.02556; without rho it would be that of KL(reference || policy)). What a
+    token does to the penalty of later ones is left out, so for longer responses it settles beside ``pi_ref exp(r / beta)``.
+    """
+    log_ratio = logps - old_logps
+    penalty = log_ratio.exp() * kl_estimate(logps, reference_logps)
+    return beta * penalty - surrogate(log_ratio, advantages, clip)

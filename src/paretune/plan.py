@@ -13,7 +13,7 @@ from paretune.audit import AUDITED
 from paretune.config import RunConfig
 from paretune.run import endpoint_settings
 from paretune.work import Stage, Work, passes, reading
-from paretune.work_of_methods import ANCHORED, copies_of, inner, policy_columns, train_stages
+from paretune.work_of_methods import anchored, copies_of, extrapolates, inner, policy_columns, train_stages
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def _front(work: Work) -> Iterator[Stage]:
         kind, settings = config.kind(name), config.method(name)
         columns = sum(policy_columns(work, name))
         copies, drawn = copies_of(settings, M)
-        asked = work.preferences if kind in ANCHORED else work.fine
+        asked = work.preferences if anchored(settings) else work.fine
         between = inner(asked)
         # The corners of a soup, MOD and MODPO are the single-objective models, which are measured already.
         ends = 0 if kind in ("dpo-soup", "mod", "modpo") else len(asked) - between
-        beyond = len(config.evaluate.extrapolations) * (kind in ("dpo-soup", "panacea", "mod"))
+        beyond = len(config.evaluate.extrapolations) * extrapolates(settings)
         parts = [
             _measured(work, "", count, columns, many, drawn)
             for count, many in ((between + beyond, copies), (ends, 1))

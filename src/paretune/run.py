@@ -6,9 +6,12 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from accelerate.utils import set_seed
 
 from paretune import data
 from paretune.adapter import Adapter
@@ -18,11 +21,12 @@ from paretune.errors import ConfigError, DataError
 from paretune.files import fingerprint, write_json, write_text
 from paretune.fronts import write_front
 from paretune.lab import Lab
-from paretune.lm import load
+from paretune.lm import computing, load
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.dpo_lw import DPOLWConfig, dpo_lw
 from paretune.methods.mod import MODConfig, mod
 from paretune.methods.modpo import MODPOConfig, modpo
+from paretune.methods.morlhf import MORLHFConfig, morlhf
 from paretune.methods.panacea import PanaceaConfig, panacea
 from paretune.methods.paretohqd import ParetoHqDConfig, paretohqd
 from paretune.methods.ric import RiCConfig, ric
@@ -30,9 +34,10 @@ from paretune.methods.sipo import SIPOConfig, sipo
 from paretune.mixture import Mixing
 from paretune.policy import Policy
 from paretune.preference import Preference
-from paretune.sample import sample_dataset
+from paretune.sample import sample_dataset, sample_remotely
 from paretune.score import Scorer, Standardisation, build, score_dataset
 from paretune.score_cache import ScoreCache
+from paretune.shard import Share, shard_weights, start
 
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
 
@@ -45,19 +50,41 @@ def run(config: RunConfig) -> Path:
     Raises:
         ParetuneError: what cannot be done, with the cure.
     """
-    lab = _opened(config)
+    lab = opened(config)
     splits, scorers = prepare_data(config, lab)
     objectives = splits["train"].objectives
     preferences = config.grid(objectives)
     config.extrapolations(objectives)  # a wrong one is said before training, not after it
+    return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
+
+
+def finish(
+    config: RunConfig,
+    lab: Lab,
+    splits: dict[str, ScoredDataset],
+    scorers: Sequence[Scorer],
+    trained_at: Mapping[str, Sequence[Preference]],
+    measured_at: Mapping[str, Sequence[Preference]] | None = None,
+) -> Path:
+    """Train methods, measure them side by side and return the path of the report; what is finished is reused.
+
+    Args:
+        config, lab: of the run.
+        splits, scorers: of :func:`prepare_data`.
+        trained_at: method -> its preferences.
+        measured_at: method -> preferences to measure it at; by default as the config says.
+    """
     policies = {}
-    for name in config.methods:
+    for name, preferences in trained_at.items():
         with lab.trained_by(config.training(name)):
             policies[name] = replace(train(name, config, lab, splits, preferences, scorers), name=name)
-    endpoints = _endpoints(config, lab, splits)
-    for name, policy in policies.items():
-        policy.save(lab.folder / "policies" / name)
-    return write_front(config, lab, policies, endpoints, splits, scorers)
+    name, settings = endpoint_settings(config)
+    with lab.trained_by(config.training(name)):
+        endpoints = replace(soup(lab, splits["train"], splits["validation"], settings), name="endpoints")
+    if lab.team.first:
+        for name, policy in policies.items():
+            policy.save(lab.folder / "policies" / name)
+    return write_front(config, lab, policies, endpoints, splits, scorers, measured_at)
 
 
 def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
@@ -75,7 +102,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: an objective without adapter, or an adapter without objective.
         ModelError: an adapter of another base model, or of another divergence.
     """
-    lab = _opened(config)
+    lab = opened(config)
     splits, scorers = prepare_data(config, lab)
     objectives = splits["train"].objectives
     if set(adapters) != set(objectives):
@@ -92,13 +119,33 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
     )
 
 
-def _opened(config: RunConfig) -> Lab:
-    """Load the model and open the run folder, with the resolved settings and the versions in it."""
-    folder = config.run_folder
-    write_text(folder / "config.yaml", _yaml(config))
-    write_json(folder / "versions.json", versions())
-    lm = load(config.model, config.dtype, config.device)
-    return Lab(lm, folder, config.training(), tuple(config.trackers))
+def opened(config: RunConfig, shared: bool = False) -> Lab:
+    """Load the model and open the run folder, with the resolved settings and the versions in it.
+
+    ``shared``: other processes work in the folder at the same time, see :class:`paretune.lab.Lab`.
+    """
+    folder, (device, kind) = config.run_folder, computing(config.dtype, config.device)
+    first = start(device, config.processes).is_main_process
+    set_seed(
+        config.seed, device_specific=True
+    )  # of global generators, which nothing here draws from but a model might
+    if first:
+        write_text(folder / "config.yaml", _yaml(config))
+        write_json(folder / "versions.json", versions())
+    if config.sharding == "none":
+        lm = load(config.model, config.dtype, config.device)
+    else:
+        lm = load(
+            config.model, str(kind).removeprefix("torch."), "cpu"
+        )  # layer by layer to the device, as shards
+        shard_weights(lm.model, device)
+    lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared)
+    for (
+        name
+    ) in config.methods:  # what cannot be divided is said before anything is done, not after the first stages
+        own = config.training(name)
+        Share.of(lab.team, own.accumulate, own.batch_pairs)
+    return lab
 
 
 # Data and scores
@@ -117,17 +164,18 @@ def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset],
     objectives = _objectives(config, splits, scorers)
     for name in ("train", "validation"):
         silent = [s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)]
-        splits[name] = score_dataset(splits[name], silent, cache)
+        splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))
     for name, part in splits.items():
         kept = [objective for objective in objectives if objective in part.objectives]
         splits[name] = part.select(kept) if name != "test" else part
-        splits[name].write(lab.folder / "data" / f"{name}.jsonl.gz")
+        if lab.team.first:
+            splits[name].write(lab.folder / "data" / f"{name}.jsonl.gz")
     missing = [objective for objective in objectives if objective not in splits["train"].objectives]
     if missing:
         raise DataError(
             f"the training data say nothing about the objective {missing[0]!r}; add a scorer for it under score:"
         )
-    if scored := _fully_scored(splits["train"]):
+    if lab.team.first and (scored := _fully_scored(splits["train"])):
         write_json(
             lab.folder / "scores" / "standardisation.json",
             Standardisation.of(splits["train"].select(scored)).to_dict(),
@@ -178,15 +226,19 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
 
     def make(folder: Path) -> None:
         parts, asked = lab.folder / "cache" / "samples", replace(dataset, rows=tuple(bare))
-        drawn = iter(
-            sample_dataset(lab.lm, asked, config.data.sample, config.sampling, config.seed, parts).rows
-        )
+        how = (config.data.sample, config.sampling, config.seed, parts)
+        if config.endpoint is None:
+            sampled = sample_dataset(lab.lm, asked, *how)
+        else:
+            remotely = partial(sample_remotely, config.endpoint, asked, *how)
+            # Where the weights are divided all are here, and one asks; else the first is here alone.
+            sampled, _ = lab.team.once(remotely) if lab.team.sharded else remotely()
+        drawn = iter(sampled.rows)
         rows = tuple(row if row.responses else next(drawn) for row in dataset.rows)
         replace(dataset, rows=rows).write(folder / "sampled.jsonl.gz")
 
-    key = fingerprint(
-        dataset.fingerprint, lab.lm.fingerprint, config.data.sample, config.sampling.identity(), config.seed
-    )
+    who = lab.lm.fingerprint if config.endpoint is None else ["endpoint", config.endpoint.model]
+    key = fingerprint(dataset.fingerprint, who, config.data.sample, config.sampling.identity(), config.seed)
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
 
 
@@ -264,6 +316,8 @@ def train(
         return ric(lab, *parts, scorers, config.sampling, settings)
     if isinstance(settings, SIPOConfig):
         return sipo(lab, *parts, preferences, config.sampling, settings)
+    if isinstance(settings, MORLHFConfig):
+        return morlhf(lab, splits["train"], preferences, scorers, config.sampling, settings)
     assert isinstance(settings, MODPOConfig)
     if settings.margin == "scores" and settings.margin_scale is None:
         # Raw scores have units; in units of the reference's standard deviation all objectives are alike.
@@ -288,7 +342,9 @@ def endpoint_settings(config: RunConfig) -> tuple[str, DPOConfig]:
     found = next(((name, own) for name, own in methods.items() if isinstance(own, DPOConfig)), None)
     if found is not None:
         return found
-    betas = (own.beta for own in methods.values() if not isinstance(own, ParetoHqDConfig | RiCConfig))
+    # MORLHF's beta is in deviations of reward, DPO's in log-odds.
+    others = ParetoHqDConfig | RiCConfig | MORLHFConfig
+    betas = (own.beta for own in methods.values() if not isinstance(own, others))
     return "dpo-soup", DPOConfig(beta=next(betas, DPOConfig().beta))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from paretune.dataset import ScoredDataset
-from paretune.errors import DataError
+from paretune.endpoint import Answer, Endpoint, Question
+from paretune.errors import ConfigError, DataError
 from paretune.files import fingerprint, read_json, write_json
 from paretune.generate import Sampling, generate
 from paretune.lm import LanguageModel
@@ -51,6 +53,65 @@ def sample_dataset(
             drawn = generate(lm, prompts, sampling, seeds, description=what)
             write_json(file, [[r.text, r.truncated] for r in drawn])
         responses += _read(file, len(prompts))
+    return _filled(dataset, count, responses)
+
+
+def sample_remotely(
+    endpoint: Endpoint, dataset: ScoredDataset, count: int, sampling: Sampling, seed: int, parts: Path
+) -> tuple[ScoredDataset, int]:
+    """Do what :func:`sample_dataset` does by a server, and return the tokens that it counted, too.
+
+    The seeds are the same, but not the responses: a server has its own generator.
+
+    Raises:
+        EndpointError, ConfigError, DataError: see :func:`ask`; finished answers stay in ``parts``.
+    """
+    questions = [
+        Question(endpoint.model, row.prompt, seed * 1_000_003 + number * count + k)
+        for number, row in enumerate(dataset.rows)
+        for k in range(count)
+    ]
+    answers = ask(endpoint, questions, sampling, parts)
+    tokens = sum(answer.tokens or 0 for answer in answers)
+    return _filled(dataset, count, [(answer.text, answer.truncated) for answer in answers]), tokens
+
+
+def ask(
+    endpoint: Endpoint,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    folder: Path,
+    description: str = "sampling",
+) -> list[Answer]:
+    """Return one answer a question; those in ``folder`` are not asked for again.
+
+    Answers are kept in parts of :data:`paretune.remote.PART` questions, each written when it is whole, and those not yet whole
+    when something ends the drawing, Ctrl-C included. A kill that leaves no time loses the parts that are on their way.
+
+    Args:
+        endpoint: the server.
+        questions: any number.
+        sampling: length, temperature, top-p; its batch size means nothing here.
+        folder: of the parts.
+        description: shown by the progress bar.
+
+    Raises:
+        EndpointError: the server cannot be reached, refuses the key, does not have the model, refuses a request, or goes on to
+            fail; says how many answers are kept.
+        ConfigError: the packages of the ``serve`` extra are not installed.
+        DataError: a kept part cannot be read.
+    """
+    try:
+        from paretune import remote
+    except ImportError as error:
+        raise ConfigError(
+            f"{error}; an endpoint needs more packages: pip install 'paretune[serve]'"
+        ) from error
+    return remote.draw(endpoint, questions, sampling, folder, description)
+
+
+def _filled(dataset: ScoredDataset, count: int, responses: Sequence[tuple[str, bool]]) -> ScoredDataset:
+    """Return the prompts of ``dataset`` with ``count`` responses each, without empty ones."""
     made = []
     for number, row in enumerate(dataset.rows):
         answers = [a for a in responses[number * count : (number + 1) * count] if a[0]]

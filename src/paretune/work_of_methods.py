@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
-from paretune.conditioned import draw_preferences
+from paretune.conditioned import Conditioning, draw_preferences
 from paretune.config import MethodConfig
 from paretune.cost import Passes
 from paretune.lengths import Texts
@@ -15,15 +16,14 @@ from paretune.methods.dpo import DPOConfig
 from paretune.methods.dpo_lw import DPOLWConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig, chosen_objective
+from paretune.methods.morlhf import GDPOConfig, MORLHFConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import ParetoHqDConfig, representatives
 from paretune.methods.ric import MOST_PROMPTS, RiCConfig, online_training
 from paretune.methods.sipo import SIPOConfig, sampled_at
 from paretune.preference import Preference
-from paretune.work import Stage, Work, reading
+from paretune.work import Stage, Work, passes, reading
 
-ANCHORED = ("modpo", "dpo-lw", "paretohqd")
-"""Methods that are measured at the run's preferences, not between them."""
 TAGS = {"digits": "<rm1_score> -1.2", "levels": "<helpful: 7/10>", "tokens": ""}
 """A score in a prompt, by its form; a tag that is learned is one token."""
 REVIEW_TOKENS = 120
@@ -46,10 +46,27 @@ def policy_columns(work: Work, name: str) -> tuple[int, ...]:
     M = len(work.objectives)
     if isinstance(settings, PanaceaConfig):
         return (_conditioned_columns(settings, M),)
-    if isinstance(settings, RiCConfig):
-        return (rank,)
-    anchored = isinstance(settings, MODPOConfig | DPOLWConfig | ParetoHqDConfig)
-    return (rank,) * (len(work.preferences) if anchored else M)
+    if anchored(settings):
+        return (rank,) * len(work.preferences)
+    if isinstance(settings, MORLHFConfig):
+        gates = settings.condition == "gates"
+        return (_conditioned_columns(settings.conditioning(), M) if gates else rank,)
+    return (rank,) * (1 if isinstance(settings, RiCConfig) else M)
+
+
+def anchored(settings: MethodConfig) -> bool:
+    """Return whether a method has an adapter a preference, and is measured at those and not between them."""
+    if isinstance(settings, MORLHFConfig):
+        return settings.form == "anchors"
+    return isinstance(settings, MODPOConfig | DPOLWConfig | ParetoHqDConfig)
+
+
+def extrapolates(settings: MethodConfig) -> bool:
+    """Return whether a method's policy answers off the simplex, see :attr:`paretune.policy.Policy.extrapolates`."""
+    prompted = isinstance(settings, RiCConfig) or (
+        isinstance(settings, MORLHFConfig) and settings.condition == "prompt"
+    )
+    return not anchored(settings) and not prompted
 
 
 def copies_of(settings: MethodConfig, objectives: int) -> tuple[int, int]:
@@ -177,7 +194,7 @@ def _groups(settings: PanaceaConfig, training: Training, objectives: int) -> tup
     return float(rows * counts.mean()), float(alike * counts.std())
 
 
-def _conditioned_columns(settings: PanaceaConfig, objectives: int) -> int:
+def _conditioned_columns(settings: Conditioning, objectives: int) -> int:
     return (settings.rank + settings.groups * objectives) * (1 + settings.hidden)
 
 
@@ -330,6 +347,25 @@ def _sipo(work: Work, name: str, settings: SIPOConfig, training: Training) -> li
     return stages
 
 
+def _morlhf(work: Work, name: str, settings: MORLHFConfig, training: Training) -> list[Stage]:
+    K, prompts = settings.responses, training.accumulate * training.batch_pairs
+    runs = len(work.preferences) if anchored(settings) else 1
+    columns = policy_columns(work, name)[0]
+    rollouts = runs * ceil(training.steps / settings.epochs)
+    answers = rollouts * prompts * K
+    texts = replace(work.rows["train"], count=rollouts * prompts, responses=float(K), response=work.answer)
+    step = work.decoding(prompts * K, texts, columns)
+    drawn = replace(step, rows=step.rows * rollouts, batch=min(step.batch, step.rows))
+    forwards = rollouts * training.accumulate
+    # The base model reads every answer; so does the policy that drew it, where several steps are taken on it.
+    read = [passes(texts, forwards, of) for of in (0, columns)[: 1 + (settings.epochs > 1)]]
+    why = (
+        f"{'one a preference' if runs > 1 else 'for all preferences'}; {answers} answers are drawn on the way"
+    )
+    stage = work.trained(f"train: {name}", why, training, texts, columns, runs=runs, others=read)
+    return [replace(stage, decodings=(drawn,), judged=answers)]
+
+
 STAGES: dict[type, Callable[[Work, str, Any, Training], list[Stage]]] = {
     DPOConfig: _soup,
     MODConfig: _soup,
@@ -339,6 +375,8 @@ STAGES: dict[type, Callable[[Work, str, Any, Training], list[Stage]]] = {
     ParetoHqDConfig: _paretohqd,
     RiCConfig: _ric,
     SIPOConfig: _sipo,
+    MORLHFConfig: _morlhf,
+    GDPOConfig: _morlhf,
 }
 """Settings of a method -> its stages."""
 

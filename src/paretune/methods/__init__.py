@@ -81,4 +81,18 @@ METHODS = {
         "M of the soup, and M more",
         "decoding, as in MOD (or weights, as in a soup)",
     ),
+    "morlhf": Method(
+        "MORLHF",
+        "linear scalarisation; RLOO arXiv 2402.14740, conditioned as in arXiv 2402.02030",
+        "prompts with some responses, and a scorer for each objective",
+        "N, or 1 conditioned",
+        "weights: one adapter a preference, or one whose gates follow it; or the prompt",
+    ),
+    "gdpo": Method(
+        "GDPO",
+        "arXiv 2601.05242",
+        "prompts with some responses, and a scorer for each objective",
+        "N, or 1 conditioned",
+        "as in MORLHF; rewards are normalised in each group first",
+    ),
 }

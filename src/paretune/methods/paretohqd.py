@@ -297,7 +297,8 @@ def scored(lab: Lab, dataset: ScoredDataset, scorers: Sequence[Scorer], stage: s
     ]
     if not silent:
         return dataset
-    return score_dataset(dataset, scorers_of(silent, scorers, stage), _score_cache(lab))
+    judges = scorers_of(silent, scorers, stage)
+    return lab.team.once(lambda: score_dataset(dataset, judges, _score_cache(lab)))
 
 
 def scorers_of(objectives: Sequence[str], scorers: Sequence[Scorer], stage: str) -> list[Scorer]:

@@ -247,7 +247,8 @@ def rated(
         ConfigError: an objective without scorer and without any score in the data.
         TrainingError: no responses.
     """
-    fresh = score_dataset(dataset, scorers, ScoreCache(lab.folder / "cache" / "scores.sqlite"))
+    cache = ScoreCache(lab.folder / "cache" / "scores.sqlite")
+    fresh = lab.team.once(lambda: score_dataset(dataset, scorers, cache))
     before, after = flat(dataset, objectives), flat(fresh, objectives)
     if not after.items:
         raise TrainingError(f"ric, {what}: no responses; give some, or have them drawn with data.sample")

@@ -1,0 +1,5 @@
+"""``python -m paretune``, and ``torchrun -m paretune`` for several processes: the command line."""
+
+from paretune.cli import main
+
+main()
