@@ -198,10 +198,18 @@ def _attention(
     Prompts and responses are attended one by one: no work is done where a mask would hide it. They are cut by ``split``,
     whose backward is one concatenation; that of a slice is a full tensor of zeros for each.
     """
+    if packed_layout is None and query.shape[2] == 1:
+        return _decoding_attention(query, key, value, attention_mask, kwargs.get("scaling")), None
+    kind = query.dtype
+    if query.device.type == "cpu":
+        # The backward pass of bfloat16 attention on the CPU takes longer than that of float32. Without gradients, and where
+        # nothing is packed, too: all that reads a text is to round alike.
+        query, key, value = query.float(), key.float(), value.float()
     if packed_layout is None:
-        if query.shape[2] == 1:
-            return _decoding_attention(query, key, value, attention_mask, kwargs.get("scaling")), None
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        if attention_mask is not None and attention_mask.is_floating_point():
+            attention_mask = attention_mask.to(query.dtype)
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return out.to(kind), None
     window = kwargs.get("sliding_window")
     if window is not None and any(
         bias.shape[1] > window for texts in packed_layout for part in texts for bias in part
@@ -214,11 +222,6 @@ def _attention(
         scale=kwargs.get("scaling"),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    kind = query.dtype
-    if query.device.type == "cpu":
-        # The backward pass of bfloat16 attention on the CPU takes longer than that of float32. Without gradients too, so that
-        # reference and policy round alike.
-        query, key, value = query.float(), key.float(), value.float()
     sizes = [bias.shape[0] for blocks, biases in packed_layout for bias in (*blocks, *biases)]
     texts = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
     pieces = []
