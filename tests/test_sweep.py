@@ -178,18 +178,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "SWEEP_MARK": str(marks / "killed")}
     command = ["start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--block"]
-    head = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", *command, "--disable-usage-stats"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
     address = f"127.0.0.1:{port}"
     health = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", *command, "--disable-usage-stats"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    head = start()
     while subprocess.run(health, capture_output=True, check=False).returncode:
-        assert head.poll() is None and time.monotonic() < deadline, "the cluster does not start"
+        assert time.monotonic() < deadline, "the cluster does not start"
+        if head.poll() is not None:  # Ray gives up after 30 s, which a busy machine may need
+            head = start()
     os.environ["SWEEP_MARK_OF_CLUSTER"] = environment["SWEEP_MARK"]
     yield address
     head.terminate()
