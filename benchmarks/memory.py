@@ -6,12 +6,15 @@ The peak is that of resident memory while a second step runs, with everything lo
 is above the memory held before the first step, which is what a step needs. The C library's own settings, as a script has
 them. They count only when both give the same loss, norm of the gradient and rewards. Linux only: it is asked for the peak
 since a moment.
+
+A third row has the library without its prepacked copies of frozen weights (`PARETUNE_PREPACK=0`): less memory, slower products.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +31,8 @@ from paretune.tables import PairTable
 from side_by_side import figure, options, same, write
 
 PEERS = {"TRL, reference in the loop": False, "TRL, reference precomputed": True}
+PLAIN = "paretune, PARETUNE_PREPACK=0"
+OURS = ("paretune", PLAIN)
 MEGABYTE = 1_000_000
 
 
@@ -36,7 +41,8 @@ def prepared(way: str, arguments: argparse.Namespace) -> Callable[[], Step]:
     import torch
 
     torch.set_num_threads(1)
-    if way == "paretune":
+    if way in OURS:
+        os.environ["PARETUNE_PREPACK"] = str(int(way != PLAIN))
         lm, table, lora = inputs(arguments)
         return lambda: library_step(lm, table, lora, arguments)
     from trl_step import quiet, trl_step
@@ -88,7 +94,7 @@ def read(given: Sequence[str]) -> argparse.Namespace:
     pair_options(parser)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--checkpointing", action="store_true", help="TRL's gradient checkpointing")
-    parser.add_argument("--of", choices=["paretune", *PEERS], help=argparse.SUPPRESS)
+    parser.add_argument("--of", choices=[*OURS, *PEERS], help=argparse.SUPPRESS)
     return parser.parse_args(given)
 
 
@@ -100,10 +106,9 @@ def main(given: Sequence[str] | None = None) -> None:
         print(json.dumps(measure(arguments.of, arguments)))
         return
     del arguments.of
-    rounds = [{way: child(way, given) for way in ("paretune", *PEERS)} for _ in range(arguments.rounds)]
-    numbers = {
-        way: [number for each in rounds for number in each[way]["numbers"]] for way in ("paretune", *PEERS)
-    }
+    ways = (*OURS, *PEERS)
+    rounds = [{way: child(way, given) for way in ways} for _ in range(arguments.rounds)]
+    numbers = {way: [number for each in rounds for number in each[way]["numbers"]] for way in ways}
     loose = arguments.dtype == "bfloat16"
     equal = [
         same(
@@ -118,10 +123,9 @@ def main(given: Sequence[str] | None = None) -> None:
         way: [(each[way]["peak"] - each[way]["before"]) / MEGABYTE for each in rounds] for way in numbers
     }
     figures = [
-        figure(
-            f"peak memory{what}, {arguments.dtype}, {arguments.pairs} pairs", taken, "paretune", peer, "MB"
-        )
+        figure(f"peak memory{what}, {arguments.dtype}, {arguments.pairs} pairs", taken, ours, peer, "MB")
         for what, taken in ((" of the process", peaks), (" of the step alone", above))
+        for ours in OURS
         for peer in PEERS
     ]
     write(arguments, "B5", "Peak memory of a DPO step", figures, equal)

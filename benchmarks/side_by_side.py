@@ -169,8 +169,9 @@ def write(
     title: str,
     figures: Sequence[Mapping[str, Any]],
     equal: Sequence[Mapping[str, Any]],
+    **more: Any,
 ) -> None:
-    """Write the figures of benchmark ``B..`` with what was checked, the settings and the machine to ``arguments.out``."""
+    """Write the figures of benchmark ``B..`` with what was checked, the settings, the machine and ``more`` to ``arguments.out``."""
     settings = {
         name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()
     }
@@ -182,6 +183,7 @@ def write(
         "equal": list(equal),
         "settings": settings,
         "machine": machine(),
+        **more,
     }
     write_json(arguments.out, result)
 
