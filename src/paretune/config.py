@@ -319,7 +319,7 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
             raise ConfigError(
                 f"methods.{name}.endpoint: a run has one endpoint, under endpoint:. What morlhf and gdpo sample while they train "
                 "comes from weights that only this process has, with a preference of its own in every row, so no endpoint can draw "
-                f"it; answers between stages are drawn by those methods that endpoint.stages lists ({', '.join(STAGED)})"
+                f"it; answers between stages are drawn for those methods that endpoint.stages lists ({', '.join(STAGED)})"
             )
         config.method(name)
         config.training(name)
