@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paretune import goal_answers
 from paretune.dataset import ScoredDataset
 from paretune.demonstrations import Demonstration
 from paretune.errors import ConfigError, DataError, TrainingError
 from paretune.generate import Response, Sampling
+from paretune.goal_answers import fate
 from paretune.lab import Lab
 from paretune.lm import LanguageModel
-from paretune.methods import ric as module
-from paretune.methods.ric import RiCConfig, chosen, fate, flat, online_training, rated, relabelled, ric
+from paretune.methods.ric import RiCConfig, chosen, flat, online_training, rated, relabelled, ric
 from paretune.policy import Policy
 from paretune.preference import Preference
 from paretune.prompting import Prompting, mors
@@ -119,7 +120,7 @@ def test_a_second_call_finds_every_stage_and_serves_the_map_of_today(
 ) -> None:
     lab, _, policy = run
     again = Lab(lab.lm, lab.folder, QUICK)
-    monkeypatch.setattr(module, "generate", None)
+    monkeypatch.setattr(goal_answers, "generate", None)
     monkeypatch.setattr(again, "say", lambda message: None)
     data = make_dataset(8), make_dataset(3, seed=1)
     other = ric(again, *data, SCORERS, SAMPLING, replace(CONFIG, map="linear", floor=0.5))
@@ -251,7 +252,7 @@ def test_an_iteration_without_responses_stops_and_keeps_the_adapter(
 ) -> None:
     lab, _ = quiet(lm, tmp_path, monkeypatch)
     silence = Response("", (lm.turn_end,), False, 0.0)
-    monkeypatch.setattr(module, "generate", lambda lm, prompts, *rest: [silence] * len(prompts))
+    monkeypatch.setattr(goal_answers, "generate", lambda lm, prompts, *rest: [silence] * len(prompts))
     with pytest.raises(TrainingError, match=r"iteration 1: 16 drawn, 16 empty, 0 cut .*iterations=0"):
         ric(lab, make_dataset(4), make_dataset(2), SCORERS, SAMPLING, CONFIG)
     assert (tmp_path / "adapters" / "ric-offline" / "adapter").is_dir()

@@ -24,7 +24,7 @@ from paretune.methods.modpo import MODPOConfig
 from paretune.methods.morlhf import GDPOConfig, MORLHFConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import ParetoHqDConfig
-from paretune.methods.ric import RiCConfig
+from paretune.methods.ric import WITHOUT_TOKENS, RiCConfig
 from paretune.methods.sipo import SIPOConfig
 from paretune.preference import Preference, preference_grid
 
@@ -51,6 +51,9 @@ METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
     "morlhf": MORLHFConfig,
     "gdpo": GDPOConfig,
 }
+
+STAGED = ("ric", "paretohqd", "sipo")
+"""Methods with answers between stages of training that an endpoint can draw."""
 
 
 class _Part(BaseModel):
@@ -159,7 +162,7 @@ class RunConfig(_Part):
         serve: how ``paretune serve`` serves the run, see `paretune.deployment.ServeConfig`.
         sweep: how ``paretune sweep`` divides it.
         endpoint: a server that draws the responses of ``data.sample``, and held-out answers of exported policies, in place of
-            this machine, see `paretune.endpoint.Endpoint`.
+            this machine, and answers between stages of training where it is told to, see `paretune.endpoint.Endpoint`.
     """
 
     name: str = "run"
@@ -205,6 +208,10 @@ class RunConfig(_Part):
             raise ConfigError(f"{where}: expected settings such as {{steps: 50}}, got {own!r}")
         values = {**dataclasses.asdict(self.train), "seed": self.seed, **own}
         return parse_dataclass(Training, values, where)
+
+    def endpoint_of(self, name: str) -> Endpoint | None:
+        """Return the endpoint where it draws the answers between the stages of this method, else None."""
+        return self.endpoint if self.endpoint and name in self.endpoint.stages else None
 
     def grid(self, objectives: Sequence[str]) -> list[Preference]:
         """Return the preferences of this run over ``objectives``."""
@@ -310,16 +317,37 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
             )
         if "endpoint" in config.methods[name]:
             raise ConfigError(
-                f"methods.{name}.endpoint: what a method samples while it trains comes from weights that only this process has "
-                "(of morlhf and gdpo with a preference of its own in every row), so no endpoint can draw it; the run's endpoint "
-                "draws data.sample, and held-out answers of exported policies"
+                f"methods.{name}.endpoint: a run has one endpoint, under endpoint:. What morlhf and gdpo sample while they train "
+                "comes from weights that only this process has, with a preference of its own in every row, so no endpoint can draw "
+                f"it; answers between stages are drawn for those methods that endpoint.stages lists ({', '.join(STAGED)})"
             )
         config.method(name)
         config.training(name)
     for name in config.endpoint.policies if config.endpoint else ():
         if name not in config.methods:
             raise ConfigError(f"endpoint.policies: no method {name!r}; {suggest(name, config.methods)}")
+    for name in config.endpoint.stages if config.endpoint else ():
+        _check_stages(config, name)
     return config
+
+
+def _check_stages(config: RunConfig, name: str) -> None:
+    """Raise a ConfigError unless an endpoint can draw the answers between the stages of method ``name``."""
+    if name not in config.methods:
+        raise ConfigError(f"endpoint.stages: no method {name!r}; {suggest(name, config.methods)}")
+    if config.kind(name) not in STAGED:
+        raise ConfigError(
+            f"endpoint.stages: {name} has no answers between its stages that an endpoint could draw; expected methods among "
+            f"{', '.join(STAGED)}"
+        )
+    own = config.method(name)
+    if isinstance(own, RiCConfig) and own.iterations and own.form == "tokens":
+        raise ConfigError(f"endpoint.stages: {WITHOUT_TOKENS}")
+    if isinstance(own, SIPOConfig) and own.refine and own.reviewer != "base":
+        raise ConfigError(
+            f"endpoint.stages: the reviews of {name} come from a mixture of its policies, which no server mixes; set "
+            f"methods.{name}.reviewer=base, or leave it out"
+        )
 
 
 def _check_keys(kind: type[BaseModel], values: Mapping[str, Any], prefix: str) -> None:

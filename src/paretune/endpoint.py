@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from paretune.errors import ConfigError
+from paretune.files import fingerprint
 from paretune.rows import Prompt
 
 
@@ -25,6 +27,8 @@ class Endpoint:
         key: environment variable that holds the API key.
         policies: name of a run's policy -> what draws its held-out answers: the ``manifest.json`` of its LoRAs, which the
             server has loaded under their names, or ``NAME@`` for a ``paretune serve``, which is told the preference.
+        stages: methods of the run whose answers between stages of training it draws: RiC's online stage and ParetoHqD's stage 2
+            from LoRAs that it loads while it runs, SIPO's reviews from ``model``; see :mod:`paretune.remote_stages`.
     """
 
     url: str
@@ -34,6 +38,7 @@ class Endpoint:
     timeout: float = 300.0
     key: str = "PARETUNE_ENDPOINT_KEY"
     policies: Mapping[str, str] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -50,6 +55,30 @@ class Endpoint:
                 f"an endpoint needs concurrency >= 1, retries >= 0 and timeout > 0, got {self.concurrency}, {self.retries} and "
                 f"{self.timeout}"
             )
+
+
+LORA_PREFIX = "paretune-"
+"""Begins the name of every LoRA that a server is asked to load while it runs."""
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """A LoRA that a server loads for a draw and unloads after it.
+
+    Attributes:
+        name: begins with :data:`LORA_PREFIX` and identifies the weights: answers are kept under it.
+        folder: with PEFT's files, an absolute path under which the server sees it too.
+        rank: columns of its factors.
+    """
+
+    name: str
+    folder: Path
+    rank: int
+
+    @property
+    def served(self) -> str:
+        """The name at the server: of this folder too, so that a run in another one cannot unload it."""
+        return f"{self.name}-{fingerprint(str(self.folder))[:8]}"
 
 
 @dataclass(frozen=True)

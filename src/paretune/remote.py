@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from paretune.draw import Sampling
-from paretune.endpoint import Answer, Endpoint, Question
+from paretune.endpoint import LORA_PREFIX, Answer, Endpoint, LoRA, Question
 from paretune.errors import DataError, EndpointError, suggest
 from paretune.files import fingerprint, read_json, write_json
 from paretune.progress import Advance, progress
@@ -29,13 +30,20 @@ CONNECT_SECONDS = 10.0
 PASSING = {408, 409, 425, 429}
 """Statuses below 500 that another try may not meet."""
 
+LOADING = "load_lora_adapter"
+"""Where a server that runs takes a LoRA by ``lora_name`` and ``lora_path``: vLLM under its /v1 (docs/features/lora.md and
+entrypoints/openai/models/serving.py of vLLM), SGLang beside it (srt/entrypoints/http_server.py of SGLang)."""
+
+LOADED = ("already been loaded", "already loaded", "already exists")
+"""What servers say, with status 400, of a LoRA that they have under its name: the first vLLM, the others SGLang."""
+
 
 class _Failed(Exception):  # noqa: N818 - what came back, not yet an error
-    """A try that failed: what to tell, whether another may succeed, and the seconds the server asks to wait."""
+    """A try that failed: what to tell, whether another may succeed, the seconds the server asks to wait, and its status."""
 
-    def __init__(self, told: str, passing: bool = True, after: float = 0.0) -> None:
+    def __init__(self, told: str, passing: bool = True, after: float = 0.0, status: int = 0) -> None:
         super().__init__(told)
-        self.passing, self.after = passing, after
+        self.passing, self.after, self.status = passing, after, status
 
 
 @dataclass(eq=False)
@@ -59,14 +67,24 @@ class _Part:
 
 
 def draw(
-    endpoint: Endpoint, questions: Sequence[Question], sampling: Sampling, folder: Path, description: str
+    endpoint: Endpoint,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    folder: Path,
+    description: str,
+    lora: LoRA | None = None,
 ) -> list[Answer]:
     """See :func:`paretune.sample.ask`."""
-    return asyncio.run(_draw(endpoint, questions, sampling, folder, description))
+    return asyncio.run(_draw(endpoint, questions, sampling, folder, description, lora))
 
 
 async def _draw(
-    endpoint: Endpoint, questions: Sequence[Question], sampling: Sampling, folder: Path, description: str
+    endpoint: Endpoint,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    folder: Path,
+    description: str,
+    lora: LoRA | None,
 ) -> list[Answer]:
     """Name the model, read what is kept, ask for the rest."""
     key = os.environ.get(endpoint.key, "").strip()
@@ -88,20 +106,29 @@ async def _draw(
         ]
         wanted = {part.questions[place].model for part in parts for place in part.missing}
         if wanted:
-            await server.check(sorted(wanted), await server.offered() if offered is None else offered)
+            offered = await server.offered() if offered is None else offered
+            if lora is None:
+                await server.check(sorted(wanted), offered)
             done = len(questions) - sum(len(part.missing) for part in parts)
-            with progress(description, len(questions), done) as advance:
-                await _ask_all(server, parts, sampling, advance)
+            async with nullcontext("") if lora is None else server.loaded(lora, offered) as name:
+                with progress(description, len(questions), done) as advance:
+                    await _ask_all(server, parts, sampling, advance, name)
     return [answer for part in parts for answer in part.answers if answer is not None]
 
 
-async def _ask_all(server: _Server, parts: Sequence[_Part], sampling: Sampling, advance: Advance) -> None:
-    """Ask what is missing, in order; the first failure for good ends all, and what came is written."""
+async def _ask_all(
+    server: _Server, parts: Sequence[_Part], sampling: Sampling, advance: Advance, name: str
+) -> None:
+    """Ask what is missing, in order; the first failure for good ends all, and what came is written.
+
+    ``name`` is what the server calls the model of all questions; "": each names its own.
+    """
     todo: Iterator[tuple[_Part, int]] = iter([(part, place) for part in parts for place in part.missing])
 
     async def work() -> None:
         for part, place in todo:
             question, where = part.questions[place], f"answer {part.first + place + 1}"
+            question = replace(question, model=name or question.model)
             part.answers[place] = await server.answer(question, sampling, where)
             part.fresh += 1
             advance()
@@ -164,14 +191,15 @@ class _Server:
             "top_p": sampling.top_p,
             "seed": question.seed,
         }
-        return await self._patiently("POST", "chat/completions", where, body)
+        return await self._patiently("POST", "chat/completions", where, body, _answer)
 
     async def offered(self) -> list[str]:
         """Return the names of the models that are served."""
-        return await self._patiently("GET", "models", "the list of models", None)
+        return await self._patiently("GET", "models", "the list of models", None, _names)
 
     def chosen(self, offered: Sequence[str]) -> str:
-        """Return the only model."""
+        """Return the only model, beside LoRAs that a killed run has left there."""
+        offered = [name for name in offered if not name.startswith(LORA_PREFIX)]
         if len(offered) != 1:
             raise EndpointError(
                 f"{self.endpoint.url} offers {', '.join(offered) or 'no model'}; say which is to answer with --endpoint-model, or "
@@ -194,24 +222,74 @@ class _Server:
                     f"{self.endpoint.url} does not have the model {model!r}; {suggest(model, offered)}"
                 )
 
-    async def _patiently(self, method: str, path: str, where: str, body: Any) -> Any:
-        """Send a request until it succeeds, at most ``1 + retries`` times."""
-        url, tries = self.endpoint.url, 1 + self.endpoint.retries
+    @asynccontextmanager
+    async def loaded(self, lora: LoRA, offered: Sequence[str]) -> AsyncIterator[str]:
+        """Have the server load ``lora`` for the length of the context; yield what a question calls it."""
+        address = await self._load(lora)
+        try:
+            # SGLang's name of a LoRA is MODEL:NAME (its docs/advanced_features/lora.md).
+            base = "" if address == LOADING else f"{self.endpoint.model or self.chosen(offered)}:"
+            yield base + lora.served
+        finally:
+            # The answers are here, or an error is on its way: one try. What stays loaded takes room, but is in nobody's way.
+            with suppress(httpx.HTTPError):
+                await self.client.post(
+                    address.replace(LOADING, f"un{LOADING}"),
+                    json={"lora_name": lora.served},
+                    timeout=CONNECT_SECONDS,
+                )
+
+    async def _load(self, lora: LoRA) -> str:
+        """Have the server load ``lora`` unless it has it; return the address that took it."""
+        url = self.endpoint.url.rstrip("/")
+        beside = f"{url.removesuffix('/v1')}/{LOADING}"
+        body = {"lora_name": lora.served, "lora_path": str(lora.folder)}
+        cure = "or take the method out of endpoint.stages, to draw its answers here. What is done is kept"
+        for address in (LOADING, beside):
+            try:
+                # 500 is how vLLM tells that a LoRA does not fit: another try would not help.
+                await self._tries("POST", address, body, lambda content: None, settled=500)
+            except _Failed as failed:
+                unknown = failed.status in (404, 405) and lora.served not in str(failed)
+                if unknown:
+                    continue
+                if failed.status != 400 or not any(words in str(failed) for words in LOADED):
+                    raise EndpointError(
+                        f"{url} does not load the LoRA {lora.folder} of rank {lora.rank}: {failed}. The server must see this "
+                        f"folder under this path, run with --enable-lora and --max-lora-rank {lora.rank} or more (SGLang: with "
+                        f"--lora-target-modules all, too), and allow loading (vLLM: VLLM_ALLOW_RUNTIME_LORA_UPDATING=True); {cure}"
+                    ) from failed
+            return address
+        raise EndpointError(
+            f"{url} knows neither {url}/{LOADING} nor {beside}, so it cannot load LoRAs while it runs; start vLLM with "
+            f"--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment, or SGLang with --enable-lora, {cure}"
+        )
+
+    async def _patiently(self, method: str, path: str, where: str, body: Any, read: Read) -> Any:
+        """Send a request until it succeeds, at most ``1 + retries`` times; raise an EndpointError when it does not."""
+        try:
+            return await self._tries(method, path, body, read)
+        except _Failed as failed:
+            raise EndpointError(f"{self.endpoint.url}, {where}: {failed}") from failed
+
+    async def _tries(self, method: str, path: str, body: Any, read: Read, settled: int | None = None) -> Any:
+        """Do what :meth:`_patiently` does, but raise the last failure; the status ``settled`` is not tried again."""
+        tries = 1 + self.endpoint.retries
         for attempt in range(tries):
             try:
-                return await self._once(method, path, body)
+                return await self._once(method, path, body, read)
             except _Failed as failed:
-                if not failed.passing:
-                    raise EndpointError(f"{url}, {where}: {failed}") from failed
+                if not failed.passing or failed.status == settled:
+                    raise
                 last = failed
             if attempt + 1 < tries:
                 # At random, so that requests that were turned away together do not come back together.
                 wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(max(wait, last.after))
-        raise EndpointError(f"{url}, {where}: {last}, at the last of {tries} tries") from last
+        raise _Failed(f"{last}, at the last of {tries} tries", status=last.status) from last
 
-    async def _once(self, method: str, path: str, body: Any) -> Any:
-        """Send a request once; return an Answer, or the names of models."""
+    async def _once(self, method: str, path: str, body: Any, read: Read) -> Any:
+        """Send a request once; return what ``read`` makes of the answer."""
         seconds = self.endpoint.timeout
         try:
             response = await asyncio.wait_for(self.client.request(method, path, json=body), seconds)
@@ -228,7 +306,7 @@ class _Server:
         if response.status_code != 200:
             raise self._refused(response, listing=body is None)
         try:
-            return _names(response.json()) if body is None else _answer(response.json())
+            return read(response)
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise _Failed(f"not an answer of OpenAI's API ({error}), but {response.text[:120]!r}") from error
 
@@ -244,22 +322,28 @@ class _Server:
         told = f"status {status}: {told or 'nothing said'}"
         if status in (401, 403):
             have = "is refused" if self.endpoint.key in os.environ else "is missing"
-            return _Failed(f"{told}; the key in the variable {self.endpoint.key} {have}", passing=False)
+            told = f"{told}; the key in the variable {self.endpoint.key} {have}"
+            return _Failed(told, passing=False, status=status)
         if listing and status in (404, 405):
-            return _Failed(f"{told}; does the address lack its /v1?", passing=False)
+            return _Failed(f"{told}; does the address lack its /v1?", passing=False, status=status)
         wait = response.headers.get("retry-after", "")
         after = min(LONGEST_ASKED, float(wait)) if wait.isdecimal() else 0.0
-        return _Failed(told, passing=status in PASSING or status >= 500, after=after)
+        return _Failed(told, status in PASSING or status >= 500, after, status)
 
 
-def _names(content: Any) -> list[str]:
-    names = [entry["id"] for entry in content["data"]]
+Read = Callable[[httpx.Response], Any]
+"""What is made of a response of status 200; raises ValueError, LookupError or TypeError where it is not as expected."""
+
+
+def _names(response: httpx.Response) -> list[str]:
+    names = [entry["id"] for entry in response.json()["data"]]
     if not all(isinstance(name, str) for name in names):
         raise TypeError("a model's id is no text")
     return names
 
 
-def _answer(content: Any) -> Answer:
+def _answer(response: httpx.Response) -> Answer:
+    content = response.json()
     (choice,) = content["choices"]
     text, reason = choice["message"]["content"], choice["finish_reason"]
     if not isinstance(text, str | None):

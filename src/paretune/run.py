@@ -302,6 +302,7 @@ def train(
 ) -> Policy:
     """Train one method and return its policy."""
     settings, parts = config.method(name), (splits["train"], splits["validation"])
+    endpoint = config.endpoint_of(name)
     if isinstance(settings, DPOConfig):
         return soup(lab, *parts, settings)
     if isinstance(settings, MODConfig):
@@ -311,11 +312,11 @@ def train(
     if isinstance(settings, DPOLWConfig):
         return dpo_lw(lab, *parts, preferences, settings)
     if isinstance(settings, ParetoHqDConfig):
-        return paretohqd(lab, *parts, preferences, scorers, config.sampling, settings)
+        return paretohqd(lab, *parts, preferences, scorers, config.sampling, settings, endpoint)
     if isinstance(settings, RiCConfig):
-        return ric(lab, *parts, scorers, config.sampling, settings)
+        return ric(lab, *parts, scorers, config.sampling, settings, endpoint)
     if isinstance(settings, SIPOConfig):
-        return sipo(lab, *parts, preferences, config.sampling, settings)
+        return sipo(lab, *parts, preferences, config.sampling, settings, endpoint)
     if isinstance(settings, MORLHFConfig):
         return morlhf(lab, splits["train"], preferences, scorers, config.sampling, settings)
     assert isinstance(settings, MODPOConfig)

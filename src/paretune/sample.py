@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paretune.dataset import ScoredDataset
-from paretune.endpoint import Answer, Endpoint, Question
+from paretune.endpoint import Answer, Endpoint, LoRA, Question
 from paretune.errors import ConfigError, DataError
 from paretune.files import fingerprint, read_json, write_json
 from paretune.generate import Sampling, generate
@@ -82,6 +82,7 @@ def ask(
     sampling: Sampling,
     folder: Path,
     description: str = "sampling",
+    lora: LoRA | None = None,
 ) -> list[Answer]:
     """Return one answer a question; those in ``folder`` are not asked for again.
 
@@ -94,10 +95,11 @@ def ask(
         sampling: length, temperature, top-p; its batch size means nothing here.
         folder: of the parts.
         description: shown by the progress bar.
+        lora: what answers all questions, which name it; the server loads it first, where any answer is missing.
 
     Raises:
-        EndpointError: the server cannot be reached, refuses the key, does not have the model, refuses a request, or goes on to
-            fail; says how many answers are kept.
+        EndpointError: the server cannot be reached, refuses the key, does not have the model, cannot load the LoRA, refuses a
+            request, or goes on to fail; says how many answers are kept.
         ConfigError: the packages of the ``serve`` extra are not installed.
         DataError: a kept part cannot be read.
     """
@@ -107,7 +109,7 @@ def ask(
         raise ConfigError(
             f"{error}; an endpoint needs more packages: pip install 'paretune[serve]'"
         ) from error
-    return remote.draw(endpoint, questions, sampling, folder, description)
+    return remote.draw(endpoint, questions, sampling, folder, description, lora)
 
 
 def _filled(dataset: ScoredDataset, count: int, responses: Sequence[tuple[str, bool]]) -> ScoredDataset:

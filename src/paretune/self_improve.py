@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from paretune.adapter import Adapter
+from paretune.endpoint import Endpoint
 from paretune.errors import ConfigError, TrainingError
 from paretune.files import fingerprint, read_json, write_json
 from paretune.generate import Sampling
@@ -32,6 +33,7 @@ from paretune.lab import Lab
 from paretune.pairs import Pair
 from paretune.policy import Policy
 from paretune.preference import Preference
+from paretune.remote_stages import ask_stage, identity
 from paretune.revise import Templates, suggestions
 from paretune.rows import Prompt
 from paretune.sample import BATCHES_PER_PART
@@ -105,6 +107,7 @@ class Round:
         sampling: of samples, reviews and rewrites.
         beta: of rewards.
         config: how improved responses are looked for.
+        endpoint: draws what the base model says; None draws it here, as everything else.
     """
 
     lab: Lab
@@ -115,6 +118,7 @@ class Round:
     sampling: Sampling
     beta: float
     config: Search
+    endpoint: Endpoint | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -199,11 +203,17 @@ def draw(
     seeds = [lab.training.seed * 1_000_003 + number for number in range(len(prompts))]
     words = [[[message.role, message.content] for message in prompt] for prompt in prompts]
     used = [policy.effective(preference) for preference in work.weights]
-    key = fingerprint(words, [used[w] for w in weights], seeds, sampling.identity(), str(lab.lm.model.dtype))
+    endpoint = work.endpoint if policy.mix == "base" else None
+    who = [used[w] for w in weights]
+    key = fingerprint(words, who, seeds, sampling.identity(), str(lab.lm.model.dtype), *identity(endpoint))
     size = BATCHES_PER_PART * sampling.batch_size
 
     def make(folder: Path) -> None:
-        found = []
+        found: list[list[Any]] = []
+        if endpoint is not None:
+            answers = ask_stage(lab, endpoint, None, prompts, sampling, seeds, f"sampling {stage}")
+            write_json(folder / "responses.json", [[a.text, a.truncated] for a in answers])
+            return
         for start in range(0, len(prompts), size):
             file = lab.folder / "cache" / "samples" / f"{fingerprint(key, start, size)}.json"
             if not file.is_file():

@@ -21,6 +21,7 @@ from paretune.methods.morlhf import MORLHFConfig
 from paretune.pairs import pairs
 from paretune.policy import Policy
 from paretune.preference import Preference
+from paretune.remote_stages import identity
 from paretune.run import endpoint_settings, opened, prepare_data, train
 from paretune.score import Scorer
 
@@ -166,6 +167,7 @@ def _key(here: World, task: Task) -> str:
         [here.splits[name].fingerprint for name in ("train", "validation", "test")],
         [scorer.fingerprint for scorer in here.scorers],
         [config.sampling.identity(), config.evaluate.prompts, config.evaluate.samples],
+        *identity(config.endpoint_of(task.method)),
     )
 
 

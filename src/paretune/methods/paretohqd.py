@@ -26,6 +26,7 @@ from paretune.arrow_rows import taken
 from paretune.collapse import is_collapsed
 from paretune.dataset import ScoredDataset
 from paretune.demonstrations import Demonstration
+from paretune.endpoint import Endpoint
 from paretune.errors import ConfigError, DataError
 from paretune.files import fingerprint, read_json, write_json
 from paretune.generate import Sampling
@@ -33,6 +34,7 @@ from paretune.lab import Lab
 from paretune.policy import Policy
 from paretune.preference import Preference
 from paretune.rays import Direction, Normalise, Selection, candidates, check_settings, select
+from paretune.remote_stages import ask_stage, identity
 from paretune.rows import Prompt, Row
 from paretune.score import Scorer, score_dataset
 from paretune.score_cache import ScoreCache
@@ -96,6 +98,7 @@ def paretohqd(
     scorers: Sequence[Scorer],
     sampling: Sampling,
     config: ParetoHqDConfig,
+    endpoint: Endpoint | None = None,
 ) -> Policy:
     """Return the policy of one adapter a preference.
 
@@ -107,6 +110,7 @@ def paretohqd(
         scorers: one an objective; they score the answers of stage 1, and data that have no scores.
         sampling: of the answers between the stages.
         config: settings of the method.
+        endpoint: draws the answers of stage 2, see :func:`paretune.remote_stages.ask_stage`; None draws them here.
 
     Raises:
         ConfigError: an objective that has to be scored lacks a scorer.
@@ -135,7 +139,8 @@ def paretohqd(
             name = f"paretohqd-{preference}-stage-1"
             adapters[preference] = lab.fit_demonstrations(name, chosen, kept, info=info)
     if config.stage2:
-        answers = augment(lab, train, [(w, adapters[w]) for w in models], scorers, sampling, config.prompts)
+        answering = [(w, adapters[w]) for w in models]
+        answers = augment(lab, train, answering, scorers, sampling, config.prompts, endpoint)
         second = nearest(lab, answers, anchors, config.k // 2, config, "stage 2")
         teachers = {adapters[w].info["stage"] for w in models}
         with lab.trained_by(replace(lab.training, steps=later)):
@@ -218,6 +223,7 @@ def augment(
     scorers: Sequence[Scorer],
     sampling: Sampling,
     count: int,
+    endpoint: Endpoint | None = None,
 ) -> ScoredDataset:
     """Return ``count`` training prompts with the answers of every model, scored on every objective; kept as a stage."""
     places, seed = train.distinct(), lab.training.seed
@@ -230,11 +236,14 @@ def augment(
         [adapter.fingerprint for _, adapter in models],
         [scorer.fingerprint for scorer in ordered],
         [lab.lm.fingerprint, str(lab.lm.model.dtype), sampling.identity(), seed],
+        *identity(endpoint),
     )
 
     def make(folder: Path) -> None:
         drawn = [
-            _answer(lab, preference, adapter, asked, sampling, seed * 1_000_003 + number * len(asked))
+            _answer(
+                lab, preference, adapter, asked, sampling, seed * 1_000_003 + number * len(asked), endpoint
+            )
             for number, (preference, adapter) in enumerate(models)
         ]
         made = []
@@ -262,8 +271,13 @@ def _answer(
     prompts: Sequence[Prompt],
     sampling: Sampling,
     seed: int,
+    endpoint: Endpoint | None,
 ) -> list[tuple[str, bool]]:
     """Return each answer of an adapter and whether it was cut; answer n is drawn with ``seed + n``, and parts are kept."""
+    if endpoint is not None:
+        own, title = [seed + n for n in range(len(prompts))], f"sampling stage 1 at {preference}"
+        answers = ask_stage(lab, endpoint, adapter, prompts, sampling, own, title)
+        return [(answer.text, answer.truncated) for answer in answers]
     policy = Policy.anchors(
         f"stage 1 at {preference}", lab.lm, preference.objectives, [adapter], [preference]
     )

@@ -24,12 +24,13 @@ from typing import Any, get_args
 import numpy as np
 
 from paretune.adapter import Adapter
-from paretune.collapse import is_collapsed
 from paretune.dataset import ScoredDataset
 from paretune.demonstrations import Demonstration
+from paretune.endpoint import Endpoint
 from paretune.errors import ConfigError, DataError, TrainingError, suggest
 from paretune.files import fingerprint, read_json, write_json
-from paretune.generate import Response, Sampling, attached, generate
+from paretune.generate import Sampling
+from paretune.goal_answers import drawn, drawn_by
 from paretune.lab import Lab
 from paretune.loop import Training
 from paretune.policy import Policy
@@ -45,13 +46,18 @@ from paretune.prompting import (
     goals,
     mors,
 )
+from paretune.remote_stages import identity
 from paretune.rows import Prompt, Row
-from paretune.sample import BATCHES_PER_PART
 from paretune.score import Scorer, score_dataset
 from paretune.score_cache import ScoreCache
 
 MOST_PROMPTS = 20_000
 """Generations of an iteration in the released code."""
+
+WITHOUT_TOKENS = (
+    "ric, online stage: form tokens trains embeddings, which no LoRA server takes, so no endpoint can draw its answers; use form "
+    "levels, which writes the same tags as text, or take the method out of endpoint.stages"
+)
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,7 @@ def ric(
     scorers: Sequence[Scorer],
     sampling: Sampling,
     config: RiCConfig,
+    endpoint: Endpoint | None = None,
 ) -> Policy:
     """Return the policy of one adapter that is asked for scores in its prompt.
 
@@ -157,9 +164,10 @@ def ric(
         scorers: rate the data and what is sampled; without one an objective needs scores in the data, and no iterations.
         sampling: its length and batch size are used.
         config: settings.
+        endpoint: draws the answers of the online stage, see :func:`paretune.remote_stages.ask_stage`; None draws them here.
 
     Raises:
-        ConfigError: an objective that a stage needs a scorer for has none.
+        ConfigError: an objective that a stage needs a scorer for has none, or an endpoint is to draw with tags that are tokens.
         DataError: a prompt that holds a tag.
         TrainingError: an iteration that is left with no response to train on; the adapter before it is kept on disk.
     """
@@ -171,6 +179,8 @@ def ric(
             f"ric, online stage: new responses must be scored for {unrated[0]!r}, and no scorer rates it; add one under score:, "
             "or set methods.ric.iterations=0"
         )
+    if endpoint and config.iterations and config.form == "tokens":
+        raise ConfigError(WITHOUT_TOKENS)
     offline = rated(lab, train, objectives, scorers, "training data")
     held_out = rated(lab, validation, objectives, scorers, "validation data")
     prompting = Prompting.of(
@@ -200,7 +210,7 @@ def ric(
     new: list[Demonstration] = []
     online: list[dict[str, Any]] = []
     for number in range(1, config.iterations + 1):
-        found, counts = generated(lab, adapter, prompting, train, number, scorers, sampling, config)
+        found, counts = generated(lab, adapter, prompting, train, number, scorers, sampling, config, endpoint)
         kept = found[mors(prompting.standardise(found.scores), config.quantile, config.filter)]
         new += relabelled(kept, prompting)
         old = relabelled(best[chosen(len(best.items), config.keep_offline, seed, number)], prompting)
@@ -313,6 +323,7 @@ def generated(
     scorers: Sequence[Scorer],
     sampling: Sampling,
     config: RiCConfig,
+    endpoint: Endpoint | None = None,
 ) -> tuple[Rated, Counts]:
     """Return what the adapter answers to goals, cleaned and scored: a stage on disk, in the canonical form of data.
 
@@ -327,16 +338,26 @@ def generated(
         low, high = gaussian_range(len(low), GOAL_DRAWS, lab.training.seed + number)
     asked = np.clip(goals(count, low, high, rng), prompting.least, prompting.most)
     reader = replace(lab.lm, tags=prompting.tags)
-    prompts = [
-        reader.encode_prompt(tagged(prompting, row.prompt, goal, row.source or "row"))
+    shown = [
+        tagged(prompting, row.prompt, goal, row.source or "row")
         for row, goal in zip(rows, asked, strict=True)
     ]
+    prompts = [reader.encode_prompt(prompt) for prompt in shown]
     seeds = rng.integers(2**62, size=count).tolist()
     drawing = replace(sampling, temperature=config.temperature, top_p=config.top_p)
-    who = fingerprint(adapter.fingerprint, lab.lm.fingerprint, str(lab.lm.model.dtype), drawing.identity())
+    who = fingerprint(
+        adapter.fingerprint,
+        lab.lm.fingerprint,
+        str(lab.lm.model.dtype),
+        drawing.identity(),
+        *identity(endpoint),
+    )
 
     def make(folder: Path) -> None:
-        answers = drawn(lab, adapter, prompts, seeds, drawing, who)
+        if endpoint is None:
+            answers = drawn(lab, adapter, prompts, seeds, drawing, who)
+        else:
+            answers = drawn_by(endpoint, lab, adapter, shown, seeds, drawing)
         fates = [what for _, what in answers]
         left = [n for n, what in enumerate(fates) if what == "kept"]
         made = ScoredDataset(
@@ -363,38 +384,3 @@ def generated(
     folder = lab.stage(f"samples/ric-{number}", key, make)
     made = ScoredDataset.read(folder / "generated.jsonl.gz")
     return flat(made, prompting.objectives), Counts(**read_json(folder / "counts.json"))
-
-
-def drawn(
-    lab: Lab,
-    adapter: Adapter,
-    prompts: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    sampling: Sampling,
-    who: str,
-) -> list[tuple[str, str]]:
-    """Sample one response a prompt; return texts and fates: ``empty``, ``cut`` by the limit, ``collapsed`` or ``kept``.
-
-    Finished parts are kept on disk under ``who`` draws, so that a killed run goes on.
-    """
-    answers: list[tuple[str, str]] = []
-    size = BATCHES_PER_PART * sampling.batch_size
-    for start in range(0, len(prompts), size):
-        part = slice(start, start + size)
-        name = fingerprint(who, [list(prompt) for prompt in prompts[part]], list(seeds[part]))
-        file = lab.folder / "cache" / "samples" / f"{name}.json"
-        if not file.is_file():
-            title = f"sampling at goals, from {start + 1} of {len(prompts)}"
-            with attached(lab.lm, adapter) as steering:
-                gates = adapter.gates().expand(len(prompts[part]), -1)
-                found = generate(lab.lm, prompts[part], sampling, seeds[part], steering, gates, title)
-            write_json(file, [[response.text, fate(response)] for response in found])
-        answers += [(str(text), str(what)) for text, what in read_json(file)]
-    return answers
-
-
-def fate(response: Response) -> str:
-    """Return what becomes of a sampled response, see :func:`drawn`."""
-    if not response.text.strip():
-        return "empty"
-    return "cut" if response.truncated else "collapsed" if is_collapsed(response.tokens) else "kept"

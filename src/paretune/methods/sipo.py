@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from paretune.adapter import Adapter
 from paretune.dataset import ScoredDataset
+from paretune.endpoint import Endpoint
 from paretune.errors import ConfigError
 from paretune.generate import Sampling
 from paretune.improve import conflicting_pairs, spread_pairs
@@ -86,8 +87,11 @@ def sipo(
     preferences: Sequence[Preference],
     sampling: Sampling,
     config: SIPOConfig,
+    endpoint: Endpoint | None = None,
 ) -> Policy:
     """Return the policy that mixes one self-improved adapter an objective.
+
+    ``endpoint`` draws the reviews, where the base model is the reviewer; None draws them here. Samples and rewrites are mixtures.
 
     Raises:
         ConfigError: templates without a field, or no preference of the run to sample at.
@@ -112,7 +116,8 @@ def sipo(
     if config.greedy:
         sampling = replace(sampling, temperature=0.0, top_p=1.0)
     for number in range(1, config.rounds + 1):
-        work = Round(lab, number, table, tuple(adapters), tuple(weights), sampling, config.beta, config)
+        members, asked = tuple(adapters), tuple(weights)
+        work = Round(lab, number, table, members, asked, sampling, config.beta, config, endpoint)
         counts = Counter(pairs=decided, conflicts=len(conflicts))
         found, facts = improve(work, counts)
         if not found:

@@ -1,0 +1,155 @@
+"""A LoRA server for tests, as a program: a model of transformers, adapters of PEFT that it loads while it runs, OpenAI's chat.
+
+It shares no code with the library. As vLLM it takes LoRAs below /v1 and calls them by name; as SGLang beside it, by MODEL:NAME.
+``POST /control`` sets what it is (:data:`CONTROL`) and forgets what it was asked, which ``GET /control`` tells.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+BASE = "base"
+CONTROL = {"style": "vllm", "rank": 16, "most": 1_000_000, "unloads": True}
+"""What the server is: vllm, sglang, or neither; the largest rank it takes; how many answers it gives; whether it unloads."""
+
+
+class Refused(Exception):  # noqa: N818 - an answer
+    """A status and what is said."""
+
+
+class Model:
+    """The model with the adapters loaded so far, for one request at a time."""
+
+    def __init__(self, folder: str) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.plain = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.peft: Any = None
+        self.names: set[str] = set()
+        self.lock = threading.Lock()
+        self.control: dict[str, Any] = dict(CONTROL)
+        self.asked: list[dict[str, Any]] = []
+
+    def load(self, name: str, path: str) -> None:
+        from peft import PeftModel
+
+        sglang = self.control["style"] == "sglang"
+        if name in self.names:
+            said = "because it is already loaded" if sglang else "has already been loaded"
+            raise Refused(400, f"The lora adapter '{name}' {said}")
+        if not (Path(path) / "adapter_config.json").is_file():
+            raise Refused(404, f"Loading lora {name} failed: No adapter found for {path}")
+        if json.loads((Path(path) / "adapter_config.json").read_text())["r"] > self.control["rank"]:
+            raise Refused(400 if sglang else 500, "LoRA rank is greater than max_lora_rank")
+        if self.peft is None:
+            self.peft = PeftModel.from_pretrained(self.plain, path, adapter_name=name)
+        elif name not in self.peft.peft_config:
+            self.peft.load_adapter(path, adapter_name=name)
+        self.names.add(name)
+
+    def unload(self, name: str) -> None:
+        if name not in self.names:
+            raise Refused(404, f"The lora adapter '{name}' cannot be found.")
+        if not self.control["unloads"]:
+            raise Refused(500, "busy")
+        self.names.remove(name)  # PEFT keeps it: it cannot be without any
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        sglang = self.control["style"] == "sglang"
+        called = {f"{BASE}:{name}" if sglang else name: name for name in self.names} | {BASE: ""}
+        if body["model"] not in called:
+            raise Refused(404, f"The model `{body['model']}` does not exist.")
+        if len(self.asked) >= self.control["most"]:
+            raise Refused(422, "no more")
+        name = called[body["model"]]
+        self.asked.append(body)
+        ids = self.tokenizer.apply_chat_template(
+            body["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=False
+        )
+        stops = [self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("</u>")]
+        how: dict[str, Any] = {"do_sample": False}
+        if body["temperature"] > 1e-3:
+            how = {"do_sample": True, "temperature": body["temperature"], "top_p": body["top_p"], "top_k": 0}
+        model = self.plain if self.peft is None else self.peft
+        if name:
+            self.peft.set_adapter(name)
+        torch.manual_seed(body["seed"])
+        with torch.no_grad(), model.disable_adapter() if self.peft and not name else nullcontext():
+            made = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=body["max_tokens"],
+                eos_token_id=stops,
+                pad_token_id=0,
+                **how,
+            )[0, ids.shape[1] :].tolist()
+        text = self.tokenizer.decode(made, skip_special_tokens=True)
+        message = {"role": "assistant", "content": text}
+        choice = {"message": message, "finish_reason": "stop" if made[-1] in stops else "length"}
+        return {"choices": [choice], "usage": {"completion_tokens": len(made)}}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    model: Model
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def say(self, status: int, content: object) -> None:
+        raw = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def do_GET(self) -> None:
+        model = self.model
+        if self.path == "/control":
+            self.say(200, {"asked": model.asked, "loaded": sorted(model.names)})
+        else:
+            self.say(200, {"data": [{"id": name} for name in [BASE, *sorted(model.names)]]})
+
+    def do_POST(self) -> None:
+        model = self.model
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        root = {"vllm": "/v1/", "sglang": "/"}.get(model.control["style"], "nowhere")
+        with model.lock:
+            try:
+                if self.path == "/control":
+                    model.control, model.asked = {**CONTROL, **body}, []
+                    self.say(200, {})
+                elif self.path == "/v1/chat/completions":
+                    self.say(200, model.answer(body))
+                elif self.path == f"{root}load_lora_adapter":
+                    model.load(body["lora_name"], body["lora_path"])
+                    self.say(200, {})
+                elif self.path == f"{root}unload_lora_adapter":
+                    model.unload(body["lora_name"])
+                    self.say(200, {})
+                else:
+                    self.say(404, {"detail": "Not Found"})
+            except Refused as refused:
+                status, said = refused.args
+                self.say(status, {"error": {"message": said}})
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+if __name__ == "__main__":
+    Handler.model = Model(sys.argv[1])
+    server = Server(("127.0.0.1", 0), Handler)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
