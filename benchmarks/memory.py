@@ -42,7 +42,6 @@ def prepared(way: str, arguments: argparse.Namespace) -> Callable[[], Step]:
 
     torch.set_num_threads(1)
     if way in OURS:
-        os.environ["PARETUNE_PREPACK"] = str(int(way != PLAIN))
         lm, table, lora = inputs(arguments)
         return lambda: library_step(lm, table, lora, arguments)
     from trl_step import quiet, trl_step
@@ -84,7 +83,8 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def child(way: str, given: Sequence[str]) -> dict[str, Any]:
     """:func:`measure` ``way`` in a process of its own."""
     command = [sys.executable, __file__, *given, "--of", way]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    environment = {**os.environ, "PARETUNE_PREPACK": str(int(way != PLAIN))}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -86,6 +86,16 @@ def test_it_runs_and_writes_its_figures(bench, monkeypatch: pytest.MonkeyPatch, 
     assert f"**{result['benchmark']}**" in written and f"benchmarks/{name}.py" in written
 
 
+@pytest.mark.parametrize("options", [PAIRS, ["--decode", "2"]], ids=["step", "decode"])
+def test_a_profile_holds_all_the_time(bench, model: str, tmp_path: Path, options: list[str]) -> None:
+    out = tmp_path / "where.json"
+    given = ["--model", model, "--dtype", "float32", "--rounds", "1", "--out", str(out)]
+    importlib.import_module("where").main([*given, *options])
+    found = read_json(out)["float32"]
+    assert all(seconds >= 0 for seconds in found["seconds"].values())
+    assert sum(found["seconds"].values()) >= 0.5 * found.get("run", found.get("step"))
+
+
 @pytest.mark.parametrize("name", ["step", "step_bf16", "modpo_step", "sweep"])
 def test_another_loss_is_found(bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     import paretune.fit
