@@ -108,7 +108,8 @@ def main() -> None:
         child(names[0], arguments.folder / names[0])
         return
     os.environ["OMP_NUM_THREADS"] = "1"
-    limit_kernels()  # for the runs too, as the command line does
+    keep_freed_memory()  # as the command line does, also where this machine is measured
+    limit_kernels()  # for the runs too
     rows = []
     for name in names:
         folder = arguments.folder / name

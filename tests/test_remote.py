@@ -317,10 +317,10 @@ def test_the_command_line_goes_on_after_a_kill(
         try:
             assert wait_until(lambda: server.together == 3 and len(server.bodies) >= 103, 60)
             killed.send_signal(kill)
-            hold.set()
             error = killed.communicate(timeout=30)[1].decode()
         finally:
             killed.kill()
+            hold.set()
         assert killed.returncode == (-9 if kill == signal.SIGKILL else 130), error
         assert "Traceback" not in error and not (tmp_path / "killed.jsonl").exists()
         before = len(server.bodies)

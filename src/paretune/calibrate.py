@@ -16,12 +16,12 @@ from statistics import median
 import psutil
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from paretune.cost import Model, Passes, attention_flops, operations, traffic
 from paretune.devices import HERE, Device, Rates
 from paretune.files import cache_folder, fingerprint, read_json, write_json
+from paretune.frozen import FrozenLinear
 from paretune.kv_cache import growing_cache
 from paretune.lm import computing
 from paretune.packing import pack, packed_logps, prepare
@@ -29,7 +29,7 @@ from paretune.shapes import Shape
 from paretune.steering import Steering
 
 TARGETS, RANK = ("q_proj", "k_proj", "v_proj", "o_proj"), 16
-ROUNDS = 5
+ROUNDS = 9
 
 
 def here(dtype: str, device: str | None) -> tuple[Device, str]:
@@ -64,8 +64,9 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
 
 def measure(place: torch.device, kind: torch.dtype) -> Rates:
     """Return the rates that ``place`` reaches in ``kind``."""
-    launch, stream, other = _launch(place, kind), _stream(place, kind), _traffic(place, kind)
+    launch, stream = _launch(place, kind), _stream(place, kind)
     block = _llama(576, 1536, 9, 3, place, kind)
+    prepare(block)
     shape = Shape("block", 576, 1536, 2, 9, 3, 64, 64, True)
     model = Model(shape, str(kind).removeprefix("torch."), tuple(shape.targeted(TARGETS)), RANK)
     # Two packings of as many tokens: many short texts, few long ones. They differ in attention alone.
@@ -75,16 +76,33 @@ def measure(place: torch.device, kind: torch.dtype) -> Rates:
     attending = [3.5 * attention_flops(shape, work.seen) for work in passes]
     longer = (long - starts[1]) - (short - starts[0])
     attention = (attending[1] - attending[0]) / max(longer, 0.01 * long)
-    tokens = passes[0].tokens
-    products = tokens * (4 * shape.matrices + 6 * model.column * RANK)
-    rest = short - starts[0] - attending[0] / attention - traffic(model, tokens, True) / other
-    matmul = products / max(rest, 0.3 * short)
+    tokens = int(passes[0].tokens)
+    matmul = _products(block, tokens)
+    # What the short texts take beside products, attention and starts goes to all other operations.
+    products = tokens * (4 * shape.matrices + 6 * model.column * RANK) / matmul
+    rest = short - starts[0] - attending[0] / attention - products
+    other = traffic(model, tokens, True) / max(rest, 0.05 * short)
     return Rates(matmul, min(attention, matmul), other, stream, launch, min(_decoding(block, shape), matmul))
+
+
+def _products(model: PreTrainedModel, tokens: int) -> float:
+    """Return the FLOP/s of the block's own products with ``tokens`` rows, forward and for the gradient of the input."""
+    layers = [module for module in model.get_decoder().modules() if isinstance(module, FrozenLinear)]
+    widths = {width for layer in layers for width in layer.weight.shape}
+    states = {
+        width: torch.randn(tokens, width, device=model.device, dtype=model.dtype) for width in sorted(widths)
+    }
+
+    def run() -> None:
+        for layer in layers:
+            layer.product(states[layer.in_features])
+            layer.transposed_product(states[layer.out_features])
+
+    return 4 * tokens * sum(layer.weight.numel() for layer in layers) / _seconds(run, model.device)
 
 
 def _training(model: PreTrainedModel, count: int, length: int) -> float:
     """Return the seconds of a packed forward and backward on ``count`` prompts with two responses, all of ``length``."""
-    prepare(model)
     steering = Steering.attach(model, TARGETS, RANK)
     ids = torch.arange(length).remainder(60).tolist()
     batch = pack([(ids, [ids, ids])] * count, model.device, model.dtype)
@@ -156,26 +174,6 @@ def _stream(place: torch.device, kind: torch.dtype) -> float:
             F.linear(row, weight)
 
     return sum(weight.nbytes for weight in weights) / _seconds(run, place)
-
-
-def _traffic(place: torch.device, kind: torch.dtype) -> float:
-    """Return the bytes/s of operations between products: a norm, a rotation, a gated activation and its gradient."""
-    rows, width, wide = 720, 576, 1536
-    hidden = torch.randn(rows, width, device=place, dtype=kind)
-    gate, up = (torch.randn(rows, wide, device=place, dtype=kind) for _ in range(2))
-
-    def run() -> Tensor:
-        single = hidden.float()
-        normed = (single * torch.rsqrt(single.pow(2).mean(-1, keepdim=True) + 1e-6)).to(kind)
-        half = width // 2
-        turned = torch.cat([-normed[:, half:], normed[:, :half]], -1) * hidden + normed * hidden
-        gated = F.silu(gate) * up
-        back = gated * torch.sigmoid(gate)
-        return turned.sum() + back.sum()
-
-    size = hidden.element_size()
-    moved = rows * width * (4 * 7 + size * 12) + rows * wide * size * 10
-    return moved / _seconds(run, place)
 
 
 def _llama(

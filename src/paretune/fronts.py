@@ -23,7 +23,7 @@ from paretune.evaluate import Evaluation, Judgement, Point, evaluate, judge, mea
 from paretune.files import fingerprint, read_json, write_json
 from paretune.front import reference_point
 from paretune.inspect import inspect
-from paretune.lab import Lab, StageRecord
+from paretune.lab import Lab
 from paretune.methods import METHODS
 from paretune.policy import Policy
 from paretune.preference import Preference
@@ -31,6 +31,7 @@ from paretune.remote_policy import drawn_by
 from paretune.rows import Row
 from paretune.score import Scorer
 from paretune.score_cache import ScoreCache
+from paretune.stages import StageRecord
 
 
 def write_front(

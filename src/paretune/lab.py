@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -13,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from filelock import FileLock
 from torch import Tensor
 
 from paretune.adapter import Adapter
 from paretune.conditioned import Conditioning, ObjectiveData, fit_conditioned
 from paretune.dataset import ScoredDataset
 from paretune.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
-from paretune.errors import ConfigError
-from paretune.files import atomic_path, fingerprint, read_json, write_json
+from paretune.files import fingerprint, write_json
 from paretune.fit import fit_pairs
 from paretune.generate import attached, response_logps
 from paretune.goal import Goal
@@ -35,16 +30,9 @@ from paretune.pairs import Choose, Pair, pairs
 from paretune.rollouts import rollout_folder
 from paretune.score_cache import ScoreCache
 from paretune.shard import Team, start
+from paretune.stages import StageRecord, Stages
 from paretune.tables import PairTable, ResponseTable, tokenise, tokenise_responses
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """One stage of a run: its time in seconds, and whether it was found finished."""
-
-    name: str
-    seconds: float
-    reused: bool
+from paretune.trackers import tracked
 
 
 @dataclass(frozen=True)
@@ -70,7 +58,6 @@ class Lab:
         team: the processes of the run, each of which has such a lab on one folder that all of them see.
         shared: other runs work in the folder at the same time, as the tasks of a sweep do: what is under way in one of them is
             waited for and not done twice, and a stage's folder is named by its key too, so that it depends on nobody's order.
-        stages: what has been run or reused so far, in order.
         scoring_forwards: responses scored by frozen models so far (cached ones do not count).
     """
 
@@ -79,14 +66,18 @@ class Lab:
     training: Training = field(default_factory=Training)
     trackers: tuple[str, ...] = ()
     shared: bool = False
-    stages: list[StageRecord] = field(default_factory=list)
     scoring_forwards: int = 0
-    _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
         self.accelerator = start(self.lm.device)
         self.team = Team.of(self.accelerator, self.lm.model)
+        self._stages = Stages(self.folder, self.team, self.shared)
+
+    @property
+    def stages(self) -> list[StageRecord]:
+        """What has been run or found finished so far, in order."""
+        return self._stages.records
 
     @contextmanager
     def trained_by(self, training: Training) -> Iterator[None]:
@@ -167,7 +158,7 @@ class Lab:
         keys = [
             [fingerprint(who, prompt, response) for response in responses] for prompt, responses in groups
         ]
-        with self._alone(f"logps-{who}"):
+        with self._stages.alone(f"logps-{who}"):
             return self._response_logps(groups, keys, adapter)
 
     def _response_logps(
@@ -228,7 +219,7 @@ class Lab:
             nll: weight of imitating chosen, per mean nat a token.
         """
         facts = dict(info or {}) | {"beta": beta, "link": link, "pairs": len(table)}
-        inputs: list[Any] = [_table_fingerprint(table), _table_fingerprint(validation), beta, link]
+        inputs: list[Any] = [table.fingerprint, validation.fingerprint if validation else "", beta, link]
         if start is not None or nll:
             inputs += [start.fingerprint if start else "", nll]
 
@@ -289,7 +280,7 @@ class Lab:
             "conditioning": asdict(conditioning),
             "pairs": sum(map(len, data.tables)),
         }
-        tables = [[_table_fingerprint(table) for table in part.tables] for part in (data, validation) if part]
+        tables = [[table.fingerprint for table in part.tables] for part in (data, validation) if part]
         margins = [
             fingerprint(m.numpy().tobytes()) for part in (data, validation) if part for m in part.margins
         ]
@@ -403,7 +394,7 @@ class Lab:
                 )
 
         def make(folder: Path) -> None:
-            with self._tracked(name, facts) as log:
+            with tracked(self.trackers, self.lm.device, self.folder / "logs" / name, facts) as log:
                 adapter, history = train(TrainingRun(name, key, checkpoint, facts, log))
             adapter.save(folder / "adapter")
             write_json(folder / "history.json", history)
@@ -414,80 +405,12 @@ class Lab:
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
     def own_name(self, name: str, key: str) -> str:
-        """Return ``name``, or ``name-key`` where this run used it under another key.
-
-        Two methods of a run may want one stage under different settings: each keeps its own.
-        """
-        own = name if name.endswith(f"-{key}") else f"{name}-{key}"
-        if self.shared or (self.folder / own).is_dir():
-            return own
-        return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
+        """See :meth:`paretune.stages.Stages.own_name`."""
+        return self._stages.own_name(name, key)
 
     def stage(self, name: str, key: str, make: Callable[[Path], None], together: bool = False) -> Path:
-        """Return the folder of stage ``name``; run ``make`` on a temporary folder first unless it is finished under ``key``.
-
-        The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew. Of several
-        processes the first runs ``make`` and the others wait; with ``together``, and where the model's weights are divided
-        among them, all run it, and what the first makes is kept.
-        """
-        name = self.own_name(name, key)
-        with self._alone(name):
-            return self._stage(name, key, make, together)
-
-    def _stage(self, name: str, key: str, make: Callable[[Path], None], together: bool) -> Path:
-        folder = self.folder / name
-        marker = folder / "stage.json"
-        done = self.team.once(lambda: read_json(marker) if marker.is_file() else None)
-        if done is not None and done["key"] == key:
-            self.stages.append(StageRecord(name, done["seconds"], True))
-            return folder
-        began = time.perf_counter()
-        if self.team.first or together or self.team.sharded:
-            with atomic_path(folder) if self.team.first else _scratch() as temporary:
-                temporary.mkdir()
-                make(temporary)
-                write_json(temporary / "stage.json", {"key": key, "seconds": time.perf_counter() - began})
-        seconds = self.team.tell(time.perf_counter() - began)
-        self.stages.append(StageRecord(name, seconds, False))
-        return folder
-
-    @contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
-        """Let one of several runs in this folder at a time do ``what``; the kernel frees the lock of one that is killed."""
-        if not self.shared or not self.team.first:
-            yield
-            return
-        file = self.folder / "locks" / f"{what.replace('/', '-')}.lock"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file):
-            yield
-
-    @contextmanager
-    def _tracked(self, name: str, facts: dict[str, Any]) -> Iterator[Callable[[int, Record], None]]:
-        """Yield a function that sends a step's record to the trackers."""
-        if not self.trackers:
-            yield lambda step, record: None
-            return
-        try:
-            accelerator = Accelerator(
-                cpu=self.lm.device.type == "cpu",
-                log_with=list(self.trackers),
-                project_dir=str(self.folder / "logs" / name),
-            )
-        except ValueError as error:
-            raise ConfigError(f"trackers: {error}") from error
-        working = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
-        missing = [tracker for tracker in self.trackers if tracker not in working]
-        if missing:
-            raise ConfigError(
-                f"trackers: {missing[0]!r} is not installed; pip install {missing[0]}, or leave it out"
-            )
-        scalars = {key: value for key, value in facts.items() if isinstance(value, (int, float, str, bool))}
-        accelerator.init_trackers("paretune", config=scalars)
-        try:
-            yield lambda step, record: accelerator.log(record, step=step)
-        finally:
-            accelerator.end_training()
+        """See :meth:`paretune.stages.Stages.made`."""
+        return self._stages.made(name, key, make, together)
 
     def say(self, message: str) -> None:
         """Tell the person at the terminal something worth knowing, once."""
@@ -496,23 +419,3 @@ class Lab:
         from rich.console import Console
 
         Console(stderr=True).print(message, style="yellow", markup=False, highlight=False)
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """Yield a path for a stage of which another process keeps its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) / "stage"
-
-
-def _table_fingerprint(table: PairTable | ResponseTable | None) -> str:
-    if table is None:
-        return ""
-    if isinstance(table, ResponseTable):
-        values = (table.reference.numpy().tobytes(), table.advantages.numpy().tobytes())
-        return fingerprint(table.prompts, table.responses, *values)
-    columns = (table.reference, table.margin, table.scale, table.weight, table.reversed_weight)
-    labels = [pair.labels for pair in table.pairs]
-    return fingerprint(
-        table.prompts, table.chosen, table.rejected, labels, *(column.numpy().tobytes() for column in columns)
-    )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from paretune.dataset import ScoredDataset
 from paretune.errors import TrainingError
+from paretune.files import fingerprint
 from paretune.lm import LanguageModel
 from paretune.packing import TokenGroup
 from paretune.pairs import Pair
@@ -41,6 +42,14 @@ class PairTable:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that training reads."""
+        columns = (self.reference, self.margin, self.scale, self.weight, self.reversed_weight)
+        labels = [pair.labels for pair in self.pairs]
+        values = (column.numpy().tobytes() for column in columns)
+        return fingerprint(self.prompts, self.chosen, self.rejected, labels, *values)
 
     def groups(self, rows: Sequence[int]) -> list[TokenGroup]:
         """Return the token groups of ``rows``: one prompt shared by chosen and rejected."""
@@ -101,6 +110,12 @@ class ResponseTable:
 
     def __len__(self) -> int:
         return len(self.responses)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that training reads."""
+        values = (self.reference.numpy().tobytes(), self.advantages.numpy().tobytes())
+        return fingerprint(self.prompts, self.responses, *values)
 
     @property
     def lengths(self) -> Tensor:

@@ -107,6 +107,8 @@ class Work:
             f"{most}",
             "training runs take all their steps, and nothing is found finished in the run folder",
         ]
+        if config.endpoint is not None:
+            self.said.append(f"answers that {config.endpoint.url} draws are counted as drawn here")
         if not set(self.objectives) <= set(known):
             self.said.append(
                 "which pair of a prompt's responses is trained on is not known before they are scored: any"

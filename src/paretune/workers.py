@@ -145,8 +145,8 @@ def _connected(address: str) -> Any:
         "tasks in order on this machine. What is finished is kept"
     )
     try:
-        if address != "local":
-            _check_health(address)
+        if address != "local" and _found(address) == "token":
+            os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is imported
         import ray
 
         quiet = partial(ray.init, address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -159,21 +159,33 @@ def _connected(address: str) -> Any:
     return ray
 
 
-def _check_health(address: str) -> None:
-    """Raise unless a cluster answers in time: Ray itself would try for minutes, and then end the process."""
+def _found(address: str) -> str:
+    """Return how a cluster wants to be asked (``disabled``, or with a ``token``); raise an OSError unless one answers in time.
+
+    Ray itself would try for minutes, and then end the process. A cluster asks for a token where one lay in the home folder at
+    its start; whoever connects to it has to be told.
+    """
+    told = os.environ.get("RAY_AUTH_MODE")
+    modes = [told] if told else ["disabled", "token"]
     if address != "auto":
         host, _, port = address.removeprefix("ray://").rpartition(":")
         with socket.create_connection((host, int(port)), PATIENCE):
             pass
-    if not address.startswith("ray://"):  # a client's connection, on which Ray sets a limit itself
-        place = [] if address == "auto" else ["--address", address]
-        command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *place]
-        try:
-            found = subprocess.run(command, timeout=PATIENCE, capture_output=True, check=False).returncode
-        except subprocess.TimeoutExpired as error:
-            raise ConnectionError(f"no word in {PATIENCE:g} s") from error
-        if found:
-            raise ConnectionError("ray health-check finds none")
+    if address.startswith("ray://"):  # a client's connection, on which Ray sets a limit itself
+        return modes[0]
+    place = [] if address == "auto" else ["--address", address]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *place]
+    try:
+        for mode in modes:
+            environment = {**os.environ, "RAY_AUTH_MODE": mode}
+            done = subprocess.run(
+                command, timeout=PATIENCE, capture_output=True, check=False, env=environment
+            )
+            if not done.returncode:
+                return mode
+    except subprocess.TimeoutExpired as error:
+        raise ConnectionError(f"no word in {PATIENCE:g} s") from error
+    raise ConnectionError("ray health-check finds none")
 
 
 def _has_room(node: dict[str, Any], cpus: float, gpus: float) -> bool:
