@@ -8,11 +8,13 @@ import re
 from html.parser import HTMLParser
 from importlib import resources
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import yaml
 
 from paretune import picture, plots, wording
+from paretune.files import read_json
 from paretune.findings import remarks
 from paretune.preference import Preference, simplex_grid
 from paretune.report import write_card, write_picture, write_report
@@ -552,3 +554,18 @@ def test_points_off_the_simplex_are_marked(tmp_path):
     assert (tmp_path / "front.png").stat().st_size > 10_000
     write_card(run, tmp_path / "README.md")
     assert f"{TITLES['dpo-soup']}, extrapolated | 1.2 / -0.2" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("result", ["compare", "morlhf", "panacea", "three"])
+def test_headline_and_legend_stand_inside_the_picture(result: str) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    run = read_json(Path(__file__).parent.parent / "docs" / "results" / result / "front.json")
+    figure = Figure(figsize=(10, 6.25), dpi=160)
+    FigureCanvasAgg(figure)
+    picture._heading(figure, run)
+    for drawn in (*figure.texts, *figure.legends):
+        assert drawn.get_window_extent().x1 <= figure.bbox.width
+    shown = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    assert len(figure.legends) == 1 and len(shown) == len(run["policies"]) + 2

@@ -13,6 +13,7 @@ from paretune.plots import distinct, hull, ordered, place_labels, shape_of, span
 from paretune.wording import Run, known, listing, number, off_simplex, places, title, weight
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -78,9 +79,7 @@ def _heading(figure: Figure, run: Run) -> None:
     from matplotlib.lines import Line2D
 
     names = [title(policy) for policy in run["policies"]]
-    figure.text(
-        0.025, 0.945, f"{listing(names)} on {run['model']}", size=17, weight="bold", color=INK, va="center"
-    )
+    _headline(figure, [f"{listing(names)} on {run['model']}", f"{len(names)} policies on {run['model']}"])
     told = f"Mean scores on {run['num_prompts']} held-out prompts, bars are 95 % intervals."
     if len(run["objectives"]) == 2:
         told += f" Beside each point: the weight on {run['objectives'][0]}."
@@ -112,10 +111,30 @@ def _heading(figure: Figure, run: Run) -> None:
             label="coin toss between single-objective models",
         )
     )
-    figure.legend(
-        handles=handles, loc="center left", bbox_to_anchor=(0.015, 0.83), ncols=len(handles), frameon=False,
-        fontsize=11, labelcolor=INK, handletextpad=0.5, columnspacing=1.6,
-    )  # fmt: skip
+    for rows, size in ((1, 11), (2, 11), (2, 9.5), (3, 9)):
+        legend = figure.legend(
+            handles=handles, loc="center left", bbox_to_anchor=(0.015, 0.83), ncols=math.ceil(len(handles) / rows),
+            frameon=False, fontsize=size, labelcolor=INK, handletextpad=0.5, columnspacing=1.6, labelspacing=0.3,
+        )  # fmt: skip
+        if _fits(figure, legend):
+            break
+        if (rows, size) != (3, 9):
+            legend.remove()
+
+
+def _headline(figure: Figure, wordings: list[str]) -> None:
+    """Write the longest wording that fits, in the largest letters in which it does."""
+    for words in wordings:
+        for size in (17, 15, 13.5):
+            line = figure.text(0.025, 0.945, words, size=size, weight="bold", color=INK, va="center")
+            if _fits(figure, line):
+                return
+            line.remove()
+    figure.text(0.025, 0.945, wordings[-1], size=13.5, weight="bold", color=INK, va="center")
+
+
+def _fits(figure: Figure, drawn: Artist) -> bool:
+    return drawn.get_window_extent().x1 <= 0.985 * figure.bbox.width
 
 
 def _frame(axes: Axes, run: Run, a: int, b: int, small: bool) -> None:
