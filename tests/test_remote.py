@@ -312,7 +312,10 @@ def test_the_command_line_goes_on_after_a_kill(
 
         code = "import sys; from paretune.cli import main; main()"
         killed = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments("killed.jsonl")], stderr=subprocess.PIPE
+            [sys.executable, "-c", code, *arguments("killed.jsonl")],
+            stderr=subprocess.PIPE,
+            # Whoever started the tests in the background may have had SIGINT ignored, which is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             assert wait_until(lambda: server.together == 3 and len(server.bodies) >= 103, 60)
