@@ -9,6 +9,7 @@ where the table is not what the files give.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,9 @@ BEGIN, END = "<!-- written by benchmarks/table.py -->", "<!-- end of the table -
 def results(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     """Return the name and content of the files of the table's benchmarks in ``folder``, in their order B1, B2, .."""
     found = [(file.stem, read_json(file)) for file in sorted(folder.glob("*.json"))]
-    numbered = [(name, result) for name, result in found if "benchmark" in result]
+    numbered = [
+        (name, result) for name, result in found if re.fullmatch(r"B\d+", result.get("benchmark", ""))
+    ]
     return sorted(numbered, key=lambda item: int(item[1]["benchmark"][1:]))
 
 
