@@ -4,8 +4,8 @@
 
 Products with a frozen matrix (576 x 1536) and with the head (49152 x 576), prepacked against plain, by the number of rows; matrices
 are taken in turn, so that they come from memory as in a model. Attention of one decoded token by groups of heads against a query a
-head. Attention forward and backward in bfloat16 against float32. Chunks of the head. CPU-seconds on one thread, medians; results
-are compared first.
+head. Attention forward and backward in bfloat16 against float32. Chunks of the head. Thin products of adapters
+that share an input. CPU-seconds on one thread, medians; results are compared first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from paretune import packing
 from paretune.files import write_json
-from paretune.frozen import FrozenLinear
+from paretune.frozen import FrozenLinear, product
 from side_by_side import RESULTS, clocked, figure, in_turn, start
 
 HEADS, SHARED, WIDTH, VOCABULARY = 9, 3, 64, 49_152
@@ -38,6 +38,16 @@ def products(dtype: torch.dtype, outputs: int, rows: int) -> dict[str, Callable[
     for linear in packed:
         linear.product(x)
     return {"ours": lambda: next(first).product(x), "plain": lambda: F.linear(x, next(second).weight)}
+
+
+def thin(dtype: torch.dtype) -> dict[str, Callable[[], Tensor]]:
+    """Return the thin products of the adapters of q, k and v, one by one as they are, and as one for all three."""
+    x, V = torch.randn(1024, 576, dtype=dtype), [torch.randn(16, 576, dtype=dtype) for _ in range(3)]
+    together = torch.cat(V)
+    return {
+        "ours": lambda: torch.cat([product(x, each) for each in V], dim=-1),
+        "plain": lambda: product(x, together),
+    }
 
 
 def decoding(dtype: torch.dtype, rows: int, positions: int) -> dict[str, Callable[[], Tensor]]:
@@ -130,6 +140,8 @@ def main(given: Sequence[str] | None = None) -> None:
         for rows, times in ((1, 20), (8, 20), (256, 2)):
             what = f"{name}, head, {rows} rows"
             done.append(compared(what, products(dtype, VOCABULARY, rows), arguments.rounds, times, dtype))
+        what = f"{name}, thin products of q, k and v against one, 1024 rows"
+        done.append(compared(what, thin(dtype), arguments.rounds, 100, dtype))
         for rows, positions in ((1, 256), (8, 64), (8, 256), (8, 1024)):
             what = f"{name}, one token over {positions}, {rows} rows"
             done.append(compared(what, decoding(dtype, rows, positions), arguments.rounds, 50, dtype))
