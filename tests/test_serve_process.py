@@ -58,14 +58,20 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         def said() -> str:
             return os.pread(log.fileno(), 1_000_000, 0).decode()
 
+        def healthy() -> bool:
+            try:
+                return httpx.get(f"{address}/health").status_code == 200
+            except (
+                httpx.TransportError
+            ):  # the address is told when it is bound, a moment before anybody listens
+                return False
+
         try:
             assert wait_until(lambda: "running on" in said() or made.poll() is not None, 60)
             found = re.search(r"running on (http://\S+)", said())
             assert found, said()
             address = found[1]
-            ready = wait_until(
-                lambda: made.poll() is not None or httpx.get(f"{address}/health").status_code == 200, 60
-            )
+            ready = wait_until(lambda: made.poll() is not None or healthy(), 60)
             assert ready and made.poll() is None, said()
             yield made, address
         finally:
