@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from paretune.files import write_json
-from paretune.generate import Sampling, generate
-from paretune.lm import LanguageModel, load
-from paretune.memory import keep_freed_memory
-from paretune.packing import pack, packed_logps
-from paretune.steering import Steering
+from paretune.cli.allocator import keep_freed_memory
+from paretune.core.files import write_json
+from paretune.generation.generate import Sampling, generate
+from paretune.models.language_model import LanguageModel, load
+from paretune.models.packing import pack, packed_logps
+from paretune.models.steering import Steering
 
 SETTINGS = ("default", "kept")
 

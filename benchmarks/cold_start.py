@@ -23,7 +23,7 @@ from pathlib import Path
 
 import httpx
 
-from paretune.lm import locate
+from paretune.models.language_model import locate
 from side_by_side import clocked, figure, in_turn, options, write
 
 PROMPT = "What is a good name for a grey cat?"
@@ -45,7 +45,7 @@ print(tokenizer.decode(drawn[0, read["input_ids"].shape[1]:], skip_special_token
 def command(module: str) -> list[str]:
     """Return how to run the command line of a package with this interpreter."""
     entry = {
-        "paretune": "paretune.cli",
+        "paretune": "paretune.cli.main",
         "trl": "trl.cli",
         "transformers": "transformers.cli.transformers",
     }[module]
@@ -80,8 +80,8 @@ def empty_run(source: str, folder: Path) -> None:
     import torch
 
     from inputs import OBJECTIVES, random_lora
-    from paretune.lm import load
-    from paretune.policy import Policy
+    from paretune.models.language_model import load
+    from paretune.policies.policy import Policy
 
     lm = load(source, "float32", "cpu")
     lora = random_lora(lm, ["q_proj", "k_proj", "v_proj", "o_proj"], seed=0)

@@ -17,9 +17,9 @@ from itertools import cycle, islice
 import torch
 
 from inputs import OBJECTIVES, PROMPT, random_panacea
-from paretune.draw import Sampling
-from paretune.lm import load
-from paretune.preference import Preference, simplex_grid
+from paretune.core.preference import Preference, simplex_grid
+from paretune.core.sampling import Sampling
+from paretune.models.language_model import load
 from peft_models import plain_model, with_adapters
 from side_by_side import clocked, figure, in_turn, options, same_tokens, start, write
 

@@ -8,10 +8,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-
-from paretune.outlook import Outlook
-from paretune.preference import Preference, sample_simplex, simplex_grid
 from paretune.voters import Voter, simulate
+
+from paretune.core.preference import Preference, sample_simplex, simplex_grid
+from paretune.fronts.surface import Outlook
 
 KINDS = {"rational": {}, "noisy": {"noise": 0.1}, "indifferent": {"indifference": 0.05}}
 SHOWN = (0, 1, 2, 3, 5, 10)
@@ -38,7 +38,7 @@ def main():
         "sphere, noisy": sphere(3, 4, 0.03),
     }
     if arguments.run:
-        from paretune.files import read_json
+        from paretune.core.files import read_json
 
         file = arguments.run / "front.json"
         fronts |= {

@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from paretune.adapter import Adapter
-from paretune.fit import fit_pairs
-from paretune.lab import Lab
-from paretune.lm import LanguageModel
-from paretune.loop import Record, Training
-from paretune.pairs import Pair
-from paretune.policy import Policy
-from paretune.rows import Message
-from paretune.singular import initial
-from paretune.steering import target_shapes
-from paretune.tables import PairTable
+from paretune.data.pairs import Pair
+from paretune.data.rows import Message
+from paretune.models.adapter import Adapter
+from paretune.models.language_model import LanguageModel
+from paretune.models.singular_gates import initial
+from paretune.models.steering import target_shapes
+from paretune.policies.policy import Policy
+from paretune.training.lab import Lab
+from paretune.training.loop import Record, Training
+from paretune.training.preference_pairs import fit_pairs
+from paretune.training.token_tables import PairTable
 
 RANK, SCALE = 16, 2.0
 BETA = 0.1

@@ -101,8 +101,9 @@ def inspect(source: Path, work: Path, tokenizer: str) -> int:
     """Run what ``paretune data inspect`` runs."""
     from rich.console import Console
 
-    from paretune.data import load
-    from paretune.inspect import inspect, render
+    from paretune.cli.inspect import render
+    from paretune.data.load import load
+    from paretune.data.summary import inspect
 
     found = inspect(load(source))
     Console(file=io.StringIO()).print(render(found))
@@ -111,7 +112,7 @@ def inspect(source: Path, work: Path, tokenizer: str) -> int:
 
 def convert(source: Path, work: Path, tokenizer: str) -> int:
     """Run what ``paretune data convert`` runs."""
-    from paretune.data import load
+    from paretune.data.load import load
 
     target = work / "converted.jsonl"
     load(source).write(target)
@@ -122,8 +123,8 @@ def convert(source: Path, work: Path, tokenizer: str) -> int:
 
 def select(source: Path, work: Path, tokenizer: str) -> int:
     """Run what ``paretune data select`` runs."""
-    from paretune.data import load
-    from paretune.selection_view import select_command
+    from paretune.cli.select import select_command
+    from paretune.data.load import load
 
     target = work / "chosen.jsonl"
     select_command(load(source).select(OBJECTIVES), jsonl=target)
@@ -132,8 +133,8 @@ def select(source: Path, work: Path, tokenizer: str) -> int:
 
 def pairs(source: Path, work: Path, tokenizer: str) -> int:
     """Split the data, make pairs and take those of a short run."""
-    from paretune.data import load
-    from paretune.pairs import pairs
+    from paretune.data.load import load
+    from paretune.data.pairs import pairs
 
     train = load(source).split({"train": 0.9, "validation": 0.1})["train"]
     found = pairs(train, "warm")
@@ -144,8 +145,8 @@ def pairs(source: Path, work: Path, tokenizer: str) -> int:
 
 def pack(source: Path, work: Path, tokenizer: str) -> int:
     """Tokenise to a file, and pack what is read from it."""
-    from paretune.data import load
-    from paretune.token_file import packed_groups, tokenised
+    from paretune.data.load import load
+    from paretune.training.token_file import packed_groups, tokenised
 
     file = tokenised(language_model(tokenizer, work), load(source), work / "tokens.arrow")
     parts = sum(1 for _ in packed_groups(file, 4096))
@@ -155,11 +156,11 @@ def pack(source: Path, work: Path, tokenizer: str) -> int:
 
 def language_model(name: str, work: Path) -> Any:
     """Return a language model, ``tiny`` being one of two layers that knows the words above."""
-    from paretune.lm import load
+    from paretune.models.language_model import load
 
     if name == "tiny":
         sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-        from world import write_model
+        from support.world import write_model
 
         folder = work / "tiny"
         name = str(folder if folder.is_dir() else write_model(folder, words=words(np.random.default_rng(0))))
@@ -224,7 +225,7 @@ def main() -> None:
     for phase, found in results.items():
         growth = (found[most]["peak"] - found[least]["peak"]) / 2**20
         print(f"{phase:8} peak memory grows by {growth:,.0f} MB from {least:,} rows to {most:,}")
-    from paretune.files import write_json
+    from paretune.core.files import write_json
 
     write_json(arguments.out, {"tokenizer": arguments.tokenizer, "phases": results})
 

@@ -25,9 +25,9 @@ from typing import Any
 import psutil
 
 from inputs import Step, library_step, pair_options, pair_table, random_lora
-from paretune.adapter import Adapter
-from paretune.lm import LanguageModel, load
-from paretune.tables import PairTable
+from paretune.models.adapter import Adapter
+from paretune.models.language_model import LanguageModel, load
+from paretune.training.token_tables import PairTable
 from side_by_side import figure, options, same, write
 
 PEERS = {"TRL, reference in the loop": False, "TRL, reference precomputed": True}

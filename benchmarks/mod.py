@@ -19,13 +19,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from inputs import OBJECTIVES, PROMPT, random_lora
-from paretune.adapter import stack
-from paretune.draw import Sampling
-from paretune.generate import attached
-from paretune.kv_cache import growing_cache
-from paretune.lm import LanguageModel, load
-from paretune.policy import Policy
-from paretune.preference import Preference
+from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
+from paretune.generation.generate import attached
+from paretune.models.adapter import stack
+from paretune.models.kv_cache import growing_cache
+from paretune.models.language_model import LanguageModel, load
+from paretune.policies.policy import Policy
 from peft_models import with_adapters
 from side_by_side import clocked, figure, in_turn, options, same_tokens, start, write
 

@@ -26,13 +26,13 @@ from inputs import (
     random_lora,
     training,
 )
-from paretune.adapter import Adapter
-from paretune.fit import PairTask
-from paretune.lm import LanguageModel, load
-from paretune.loop import Training, attach
 from paretune.methods.modpo import stamp
-from paretune.steering import trained
-from paretune.tables import PairTable
+from paretune.models.adapter import Adapter
+from paretune.models.language_model import LanguageModel, load
+from paretune.models.steering import trained
+from paretune.training.loop import Training, attach
+from paretune.training.preference_pairs import PairTask
+from paretune.training.token_tables import PairTable
 from side_by_side import figure, options, same, start, write
 from step import numbers, steps_in_turn
 

@@ -17,9 +17,9 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from paretune.adapter import Adapter
-from paretune.lm import locate
-from paretune.tables import PairTable
+from paretune.models.adapter import Adapter
+from paretune.models.language_model import locate
+from paretune.training.token_tables import PairTable
 from trl_step import lora_config, set_lora
 
 

@@ -25,12 +25,12 @@ from typing import Any
 from accelerate import Accelerator
 
 from inputs import BETA, OBJECTIVES, pair_options, pair_table, training
-from paretune.conditioned import Conditioning, ObjectiveData, fit_conditioned
-from paretune.files import read_json
-from paretune.fit import fit_pairs
-from paretune.lm import LanguageModel, load
-from paretune.loop import Record
-from paretune.tables import PairTable
+from paretune.core.files import read_json
+from paretune.models.language_model import LanguageModel, load
+from paretune.training.conditioned import Conditioning, ObjectiveData, fit_conditioned
+from paretune.training.loop import Record
+from paretune.training.preference_pairs import fit_pairs
+from paretune.training.token_tables import PairTable
 from side_by_side import Way, figure, in_turn, options, same, start, write
 
 CONDITIONED, PLAIN = "one conditioned adapter", "anchors"

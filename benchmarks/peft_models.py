@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from paretune.adapter import Adapter, to_peft
-from paretune.gates import Gates
-from paretune.lm import locate
+from paretune.models.adapter import Adapter, to_peft
+from paretune.models.gates import Gates
+from paretune.models.language_model import locate
 
 
 def plain_model(source: str, dtype: torch.dtype) -> PreTrainedModel:

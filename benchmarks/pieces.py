@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from paretune import packing
-from paretune.files import write_json
-from paretune.frozen import FrozenLinear, product
+from paretune.core.files import write_json
+from paretune.models import packing
+from paretune.models.frozen_linear import FrozenLinear, product
 from side_by_side import RESULTS, clocked, figure, in_turn, start
 
 HEADS, SHARED, WIDTH, VOCABULARY = 9, 3, 64, 49_152

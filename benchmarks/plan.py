@@ -3,7 +3,8 @@
     python benchmarks/plan.py [--only fp32] [--folder runs/plan]
 
 Each run is a process of its own, started as `paretune run` would, after `paretune plan` has said what it will cost. CPU-seconds
-and not the clock, as the machine may be shared; what this machine reaches is measured first (`paretune.calibrate`). A run takes
+and not the clock, as the machine may be shared; what this machine reaches is measured first
+(`paretune.planning.calibrate`). A run takes
 3 to 15 minutes, more where other work is about. `docs/planning.md` has the figures.
 """
 
@@ -16,8 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from paretune.files import read_json, write_json
-from paretune.memory import keep_freed_memory, limit_kernels
+from paretune.cli.allocator import keep_freed_memory, limit_kernels
+from paretune.core.files import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 COMMON = ["data.limit=60", "train.stop_below=null", "evaluate.resamples=200"]
@@ -61,8 +62,8 @@ RUNS = {
 
 def child(name: str, folder: Path) -> None:
     """Run one of the runs in this process and write what it took."""
-    from paretune.config import load_config
-    from paretune.run import run
+    from paretune.runs.parse import load_config
+    from paretune.runs.run import run
 
     keep_freed_memory()
     config, *overrides = RUNS[name]
@@ -84,9 +85,9 @@ def child(name: str, folder: Path) -> None:
 
 def planned(name: str) -> dict[str, float]:
     """Return what the plan says of a run."""
-    from paretune.config import load_config
-    from paretune.estimate import estimate
-    from paretune.plan import plan
+    from paretune.runs.estimate import estimate
+    from paretune.runs.parse import load_config
+    from paretune.runs.plan import plan
 
     config, *overrides = RUNS[name]
     settings = load_config(ROOT / config, overrides)

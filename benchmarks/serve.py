@@ -21,14 +21,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from inputs import random_panacea
-from paretune.draw import Sampling
-from paretune.engine import Answer, Engine, Event, Job, gather
-from paretune.files import write_json
-from paretune.lm import LanguageModel, load
-from paretune.memory import keep_freed_memory
-from paretune.policy import Policy
-from paretune.preference import Preference, simplex_grid
-from paretune.rows import Message
+from paretune.cli.allocator import keep_freed_memory
+from paretune.core.files import write_json
+from paretune.core.preference import Preference, simplex_grid
+from paretune.core.sampling import Sampling
+from paretune.data.rows import Message
+from paretune.models.language_model import LanguageModel, load
+from paretune.policies.policy import Policy
+from paretune.serving.engine.engine import Answer, Engine, Event, Job, gather
 
 QUESTIONS = (
     "How do I tell my flatmate that the kitchen is a mess without starting a quarrel?",

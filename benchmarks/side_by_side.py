@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from paretune.files import write_json
-from paretune.memory import keep_freed_memory, limit_kernels
+from paretune.cli.allocator import keep_freed_memory, limit_kernels
+from paretune.core.files import write_json
 
 RESULTS = Path("benchmarks/results")
 PACKAGES = ("paretune", "torch", "transformers", "trl", "peft", "moocore", "pymoo")

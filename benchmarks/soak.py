@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8765)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        code = "from paretune.cli import main; main()"
+        code = "from paretune.cli.main import main; main()"
         arguments = [
             "serve",
             str(options.run),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from inputs import Step, library_step, pair_options, pair_table, random_lora
-from paretune.lm import load
+from paretune.models.language_model import load
 from side_by_side import figure, in_turn, options, same, start, write
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 
 from inputs import library_step, pair_options, pair_table, random_lora
-from paretune.lm import load
+from paretune.models.language_model import load
 from side_by_side import clocked, figure, in_turn, options, same, start, write
 from step import numbers, steps_in_turn
 

@@ -29,18 +29,18 @@ from pathlib import Path
 import torch
 
 from inputs import BETA, OBJECTIVES, RANK, SCALE
-from paretune.adapter import Adapter
-from paretune.dataset import ScoredDataset
-from paretune.files import read_json
-from paretune.lab import Lab
-from paretune.lm import LanguageModel, load
-from paretune.loop import Training, attach, batch_rows, data_order, learning_rate
+from paretune.core.files import read_json
+from paretune.core.preference import Preference, preference_grid
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import pairs
 from paretune.methods.modpo import MODPOConfig, chosen_objective, modpo
-from paretune.pairs import pairs
-from paretune.preference import Preference, preference_grid
-from paretune.run import quickstart_data
-from paretune.score import build, score_dataset
-from paretune.tables import PairTable, tokenise
+from paretune.models.adapter import Adapter
+from paretune.models.language_model import LanguageModel, load
+from paretune.runs.prepare import quickstart_data
+from paretune.scoring.scorer import build, score_dataset
+from paretune.training.lab import Lab
+from paretune.training.loop import Training, attach, batch_rows, data_order, learning_rate
+from paretune.training.token_tables import PairTable, tokenise
 from side_by_side import clocked, figure, in_turn, options, same, start, write
 
 RULES = (
@@ -148,7 +148,7 @@ def by_runs(work: Work, tables: dict[str, PairTable], begin: Adapter) -> Losses:
 
 def dpo_run(work: Work, table: PairTable, begin: Adapter, out: Path) -> tuple[list[float], Adapter]:
     """Train a single objective by TRL and save it; return the losses and the adapter, with ``begin``'s modules."""
-    from paretune.adapter import from_peft
+    from paretune.models.adapter import from_peft
     from trl_step import make_trainer, set_lora
 
     settings = work.settings

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from paretune.figures import hypervolume
-from paretune.gaps import next_preferences
+from paretune.fronts.indicators import hypervolume
+from paretune.fronts.refinement import next_preferences
 
 COUNTS = (3, 5, 7, 9, 13, 17)
 Curve = Callable[[np.ndarray], np.ndarray]

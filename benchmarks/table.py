@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from paretune.files import read_json, write_json, write_text
+from paretune.core.files import read_json, write_json, write_text
 
 DOCUMENT, FOLDER = Path("docs/performance.md"), Path("docs/performance")
 BEGIN, END = "<!-- written by benchmarks/table.py -->", "<!-- end of the table -->"

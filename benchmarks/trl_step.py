@@ -18,9 +18,9 @@ from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
 
 from inputs import BETA, RANK, RATE, SCALE, Step
-from paretune.adapter import Adapter
-from paretune.lm import locate
-from paretune.tables import PairTable
+from paretune.models.adapter import Adapter
+from paretune.models.language_model import locate
+from paretune.training.token_tables import PairTable
 
 
 def quiet() -> None:

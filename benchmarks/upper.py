@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from inputs import BETA, RANK, SCALE, pair_options, pair_table, random_lora
-from paretune.lm import LanguageModel, load
-from paretune.losses import log_ratio_gap, pair_loss
-from paretune.packing import PackedBatch, pack, packed_logps
-from paretune.steering import Steering
+from paretune.models.language_model import LanguageModel, load
+from paretune.models.packing import PackedBatch, pack, packed_logps
+from paretune.models.steering import Steering
+from paretune.training.losses import log_ratio_gap, pair_loss
 from side_by_side import clocked, figure, in_turn, options, same, start, write
 
 

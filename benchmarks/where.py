@@ -30,14 +30,14 @@ from inputs import (
     random_lora,
     random_panacea,
 )
-from paretune.draw import Sampling
-from paretune.files import write_json
-from paretune.lm import load
-from paretune.losses import log_ratio_gap, pair_loss
-from paretune.packing import pack, packed_logps
-from paretune.preference import Preference, simplex_grid
-from paretune.shapes import of_config
-from paretune.steering import Steering
+from paretune.core.files import write_json
+from paretune.core.preference import Preference, simplex_grid
+from paretune.core.sampling import Sampling
+from paretune.models.language_model import load
+from paretune.models.packing import pack, packed_logps
+from paretune.models.steering import Steering
+from paretune.planning.shapes import of_config
+from paretune.training.losses import log_ratio_gap, pair_loss
 from side_by_side import RESULTS, clocked, start
 
 KINDS = {

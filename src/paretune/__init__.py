@@ -9,25 +9,25 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from paretune.dataset import ScoredDataset
-    from paretune.front import Front
-    from paretune.generate import Sampling
-    from paretune.policy import Policy, load_policy
-    from paretune.preference import Preference
-    from paretune.rows import Message, Row
+    from paretune.core.preference import Preference
+    from paretune.data.dataset import ScoredDataset
+    from paretune.data.rows import Message, Row
+    from paretune.fronts.front import Front
+    from paretune.generation.generate import Sampling
+    from paretune.policies.policy import Policy, load_policy
 
 __version__ = "0.1.0"
 __all__ = ["Front", "Message", "Policy", "Preference", "Row", "Sampling", "ScoredDataset", "load_policy"]
 
 _HOMES = {
-    "Front": "front",
-    "Message": "rows",
-    "Policy": "policy",
-    "Preference": "preference",
-    "Row": "rows",
-    "Sampling": "generate",
-    "ScoredDataset": "dataset",
-    "load_policy": "policy",
+    "Front": "fronts.front",
+    "Message": "data.rows",
+    "Policy": "policies.policy",
+    "Preference": "core.preference",
+    "Row": "data.rows",
+    "Sampling": "generation.draw",
+    "ScoredDataset": "data.dataset",
+    "load_policy": "policies.policy",
 }
 
 

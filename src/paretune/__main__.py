@@ -1,5 +1,5 @@
 """``python -m paretune``, and ``torchrun -m paretune`` for several processes: the command line."""
 
-from paretune.cli import main
+from paretune.cli.main import main
 
 main()

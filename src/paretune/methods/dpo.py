@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paretune.dataset import ScoredDataset
-from paretune.lab import Lab
-from paretune.pairs import Choose
-from paretune.policy import Policy
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import Choose
+from paretune.policies.policy import Policy
+from paretune.training.lab import Lab
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from paretune.dataset import ScoredDataset
-from paretune.lab import Lab
-from paretune.pairs import labelled_pairs
-from paretune.policy import Policy
-from paretune.preference import Preference
-from paretune.tables import PairTable
+from paretune.core.preference import Preference
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import labelled_pairs
+from paretune.policies.policy import Policy
+from paretune.training.lab import Lab
+from paretune.training.token_tables import PairTable
 
 
 @dataclass(frozen=True)

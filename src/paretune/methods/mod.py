@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paretune.dataset import ScoredDataset
-from paretune.errors import ConfigError
-from paretune.lab import Lab
-from paretune.mixture import Mixing
-from paretune.pairs import Choose
-from paretune.policy import Policy
+from paretune.core.errors import ConfigError
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import Choose
+from paretune.generation.mixing import Mixing
+from paretune.policies.policy import Policy
+from paretune.training.lab import Lab
 
 
 @dataclass(frozen=True)

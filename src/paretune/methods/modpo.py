@@ -21,15 +21,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from paretune.adapter import Adapter
-from paretune.dataset import ScoredDataset
-from paretune.errors import ConfigError, TrainingError
-from paretune.lab import Lab
-from paretune.losses import Link
-from paretune.pairs import Choose, pairs
-from paretune.policy import Policy
-from paretune.preference import Preference
-from paretune.tables import PairTable
+from paretune.core.errors import ConfigError, TrainingError
+from paretune.core.preference import Preference
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import Choose, pairs
+from paretune.models.adapter import Adapter
+from paretune.policies.policy import Policy
+from paretune.training.lab import Lab
+from paretune.training.losses import Link
+from paretune.training.token_tables import PairTable
 
 
 @dataclass(frozen=True)

@@ -24,25 +24,26 @@ from typing import Any, Literal
 
 import numpy as np
 
-from paretune.advantages import Combine
-from paretune.conditioned import Conditioning, Draw
-from paretune.dataset import ScoredDataset
-from paretune.errors import ConfigError
-from paretune.generate import Sampling
-from paretune.goal import Goal, OnPolicy
-from paretune.lab import Lab
-from paretune.policy import Policy
-from paretune.preference import Preference
-from paretune.prompting import Prompting
-from paretune.scalarise import Aggregation
-from paretune.score import Scorer, Standardisation, score_dataset
-from paretune.score_cache import ScoreCache
-from paretune.singular import Init
+from paretune.core.errors import ConfigError
+from paretune.core.preference import Preference
+from paretune.data.dataset import ScoredDataset
+from paretune.generation.generate import Sampling
+from paretune.models.singular_gates import Init
+from paretune.policies.policy import Policy
+from paretune.policies.prompts import Prompting
+from paretune.scoring.cache import ScoreCache
+from paretune.scoring.scorer import Scorer, score_dataset
+from paretune.scoring.standardise import Standardisation
+from paretune.training.conditioned import Conditioning, Draw
+from paretune.training.lab import Lab
+from paretune.training.rl.advantages import Combine
+from paretune.training.rl.goal import Goal, OnPolicy
+from paretune.training.scalarise import Aggregation
 
 
 @dataclass(frozen=True)
 class MORLHFConfig(OnPolicy):
-    """Settings of MORLHF, beside those of :class:`paretune.goal.OnPolicy`.
+    """Settings of MORLHF, beside those of :class:`paretune.training.rl.goal.OnPolicy`.
 
     ``train.batch_pairs`` counts prompts: a step samples ``batch_pairs * accumulate * responses`` responses, decoded together.
 
@@ -50,11 +51,11 @@ class MORLHFConfig(OnPolicy):
         form: ``anchors``: a run for each preference; ``conditioned``: one run, with preferences drawn.
         condition: of a conditioned run: the preference enters the ``gates``, or the ``prompt`` as tags such as
             ``<warm: 7/10>``; the reference reads the prompt without them.
-        rank, groups, init, rate_factor, gate_rate_factor: of gates, see :class:`paretune.conditioned.Conditioning`. The
+        rank, groups, init, rate_factor, gate_rate_factor: of gates, see :class:`paretune.training.conditioned.Conditioning`. The
             defaults are a LoRA an objective, trained together.
         draw, alpha, divisions, corner_share: where preferences come from, see there.
         per: a preference for each ``row`` (a prompt with its K responses) or for each ``batch`` (a step).
-        scalarisation: from M rewards to one, see :mod:`paretune.scalarise`; needs ``estimator: rloo`` unless linear. A
+        scalarisation: from M rewards to one, see :mod:`paretune.training.scalarise`; needs ``estimator: rloo`` unless linear. A
             Tchebycheff form estimates each objective's value on the responses that share a preference: ``per: batch``
             estimates it on all of them.
         ideal: reward in deviations that no objective exceeds, for the Tchebycheff forms; by default each objective's best

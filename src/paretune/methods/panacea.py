@@ -20,20 +20,20 @@ from typing import Literal
 
 import torch
 
-from paretune.adapter import Adapter
-from paretune.conditioned import Conditioning, ObjectiveData
-from paretune.dataset import ScoredDataset
-from paretune.errors import ConfigError
-from paretune.figures import STEERABLE
-from paretune.lab import Lab
-from paretune.pairs import Choose, Pair, labelled_pairs, pairs
-from paretune.policy import Policy
-from paretune.tables import PairTable
+from paretune.core.errors import ConfigError
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import Choose, Pair, labelled_pairs, pairs
+from paretune.fronts.indicators import STEERABLE
+from paretune.models.adapter import Adapter
+from paretune.policies.policy import Policy
+from paretune.training.conditioned import Conditioning, ObjectiveData
+from paretune.training.lab import Lab
+from paretune.training.token_tables import PairTable
 
 
 @dataclass(frozen=True)
 class PanaceaConfig(Conditioning):
-    """Settings of Panacea, beside those of :class:`paretune.conditioned.Conditioning`.
+    """Settings of Panacea, beside those of :class:`paretune.training.conditioned.Conditioning`.
 
     Attributes:
         beta: strength of DPO's KL penalty.

@@ -1,0 +1,1 @@
+"""From a wish to a preference: bounds, floors, elicit, posterior, population, dual."""

@@ -1,0 +1,154 @@
+"""A dial along the front: one position from 0 to 1 in place of weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from paretune.core.errors import ParetuneError, suggest
+from paretune.core.preference import Preference
+from paretune.fronts.indicators import non_dominated
+from paretune.fronts.surface import EQUAL, Outlook, as_preference
+
+DIAL_POINTS = 1001
+"""Points at which a dial reads the front off; measured preferences on its way come on top."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dial:
+    """A way along the front: a position from 0 to 1 is the share of the outcome's way that lies behind.
+
+    The length is that of the expected scores, each in units of its range. Preferences whose outcome another one on the way
+    dominates are no part of it: the dial steps over them, and the step counts only where the policy has anchors.
+
+    Attributes:
+        objectives: M names.
+        positions: ``[L]``, from 0 to 1, never falling.
+        preferences: ``[L, M]`` at these.
+        outcomes: ``[L, M]`` expected scores.
+        joined: ``bool [L - 1]``, whether the policy answers between one point and the next.
+    """
+
+    objectives: tuple[str, ...]
+    positions: np.ndarray
+    preferences: np.ndarray
+    outcomes: np.ndarray
+    joined: np.ndarray
+
+    @classmethod
+    def of(cls, outlook: Outlook, start: str | None = None, end: str | None = None) -> Dial:
+        """Return the dial from all weight on ``start`` (position 0) to all weight on ``end`` (position 1).
+
+        With two objectives and none named it starts at the second, so that position grows with the first objective. With more,
+        name two; the others stay at weight 0.
+
+        Raises:
+            ParetuneError: unknown objectives, the same twice, none named of more than two, or nothing measured between.
+        """
+        names = outlook.objectives
+        if start is None and end is None and len(names) <= 2:
+            start, end = names[-1], names[0]
+        elif start is None or end is None:
+            raise ParetuneError(
+                f"a dial over {len(names)} objectives ({', '.join(names)}) needs two of them to run between; name both"
+            )
+        for name in (start, end):
+            if name not in names:
+                raise ParetuneError(f"unknown objective {name!r}; {suggest(str(name), names)}")
+        if start == end and len(names) > 1:
+            raise ParetuneError(f"a dial from {start!r} to itself; name two different objectives")
+        return cls.between(outlook, Preference.one_hot(start, names), Preference.one_hot(end, names))
+
+    @classmethod
+    def between(cls, outlook: Outlook, low: Preference, high: Preference) -> Dial:
+        """Return the dial along the straight line of preferences from ``low`` (position 0) to ``high`` (position 1).
+
+        Raises:
+            PreferenceError: objectives the front does not have.
+            ParetuneError: nothing was measured along the line.
+        """
+        first, last = low.over(outlook.objectives).array(), high.over(outlook.objectives).array()
+        shares = _along(outlook, first, last)
+        weights = first + shares[:, None] * (last - first)
+        if outlook.anchored:
+            on_way = outlook.shares(weights).argmax(axis=1)
+            on_way = on_way[np.sort(np.unique(on_way, return_index=True)[1])]
+            weights, scores = outlook.preferences[on_way], outlook.means[on_way]
+        else:
+            scores = outlook.outcomes(weights)
+            known = np.isfinite(scores).all(axis=1)
+            if not known.any():
+                raise ParetuneError(
+                    f"front of {outlook.policy!r}: nothing was measured between {low} and {high}; measure more preferences"
+                )
+            weights, scores = weights[known], scores[known]
+        scaled = scores / outlook.scale
+        kept = np.flatnonzero(non_dominated(np.round(scaled, 9)))
+        if len(outlook.objectives) == 2:
+            # A policy may answer against the weights in places; the way along the front is by score.
+            rising = 1.0 if last[0] >= first[0] else -1.0
+            kept = kept[np.lexsort((kept, np.round(rising * scaled[kept, 0], 9)))]
+        joined = (np.abs(np.diff(kept)) == 1) & (not outlook.anchored)
+        steps = np.linalg.norm(np.diff(scaled[kept], axis=0), axis=1)
+        steps = np.where(joined | outlook.anchored, steps, 0.0)
+        behind = np.concatenate([[0.0], np.cumsum(steps)])
+        positions = behind / behind[-1] if behind[-1] > 0 else np.zeros(len(kept))
+        return cls(outlook.objectives, positions, weights[kept], scores[kept], joined)
+
+    def preference(self, position: float) -> Preference:
+        """Return the preference at a position from 0 to 1.
+
+        Raises:
+            ParetuneError: a position outside.
+        """
+        if isinstance(position, bool) or not (math.isfinite(position) and 0 <= position <= 1):
+            raise ParetuneError(f"position {position!r} on the dial; expected a number from 0 to 1")
+        after = int(np.clip(np.searchsorted(self.positions, position), 1, max(1, len(self.positions) - 1)))
+        if len(self.positions) == 1:
+            return as_preference(self.preferences[0], self.objectives)
+        gap = self.positions[after] - self.positions[after - 1]
+        share = (position - self.positions[after - 1]) / gap if gap > 0 else float(position > 0)
+        if not self.joined[after - 1]:
+            share = float(share > 0.5 + EQUAL)
+        weights = (1 - share) * self.preferences[after - 1] + share * self.preferences[after]
+        return as_preference(weights, self.objectives)
+
+    def position(self, preference: Preference) -> float:
+        """Return the position of the point on the way whose preference is nearest; of equally near ones the middle."""
+        asked = preference.over(self.objectives).array()
+        before, after = self.preferences[:-1][self.joined], self.preferences[1:][self.joined]
+        span = after - before
+        size = (span**2).sum(axis=1)
+        share = np.clip(((asked - before) * span).sum(axis=1) / np.where(size > 0, size, 1.0), 0.0, 1.0)
+        rise = np.diff(self.positions)[self.joined]
+        points = np.concatenate([self.preferences, before + share[:, None] * span])
+        positions = np.concatenate([self.positions, self.positions[:-1][self.joined] + share * rise])
+        apart = np.linalg.norm(points - asked, axis=1)
+        near = positions[apart <= apart.min() + EQUAL]
+        return float(np.clip((near.min() + near.max()) / 2, 0.0, 1.0))
+
+    def steps(self, count: int) -> list[tuple[float, Preference]]:
+        """Return ``count`` evenly spaced positions with their preferences; equal steps of outcome.
+
+        Raises:
+            ParetuneError: fewer than 2.
+        """
+        if count < 2:
+            raise ParetuneError(f"a dial of {count} steps; give at least 2, its ends")
+        return [(k / (count - 1), self.preference(k / (count - 1))) for k in range(count)]
+
+
+def _along(outlook: Outlook, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Return increasing shares ``[L]`` of the way from ``first`` to ``last``, measured preferences on it included."""
+    way = last - first
+    length = float(way @ way)
+    if length == 0:
+        return np.zeros(1)
+    share = (outlook.preferences - first) @ way / length
+    aside = np.abs(outlook.preferences - first - share[:, None] * way).max(axis=1)
+    on = share[(aside <= EQUAL) & (share >= 0) & (share <= 1)]
+    every = np.concatenate([np.linspace(0, 1, DIAL_POINTS), on])
+    every = every[np.argsort(every, kind="stable")]
+    return every[np.concatenate([[True], np.diff(every) > EQUAL])]

@@ -1,0 +1,171 @@
+"""Floors met by reweighting samples that are at hand: the dual of the least divergence from the model they came from.
+
+A policy trained with preference w at strength 1 is close to ``q(y|x) ~ pi(y|x) exp(w.r(x, y) / beta)`` with standardised scores r.
+On K samples of pi for each prompt, q is a softmax over the K. So floors on the mean scores are a convex programme in q whose
+dual has one multiplier an objective: the multipliers, divided by their sum, are a preference; their sum says how much
+further than the policies' own beta one has to go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paretune.choosing.floors import check_floors
+from paretune.core.errors import ParetuneError
+from paretune.core.preference import Preference
+from paretune.fronts.surface import as_preference
+
+LIMIT = 1e3
+"""Most that the multipliers may sum to, in units of beta an objective's deviation: the softmax is then a choice of one sample."""
+SHORT = 1e-6
+"""Deviations by which a floor may be missed and still count as met."""
+_NEWTON_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Dual:
+    """Floors met by reweighted samples with the least divergence, or the nearest floors that can be.
+
+    Attributes:
+        preference: the multipliers on standardised scores, divided by their sum; None where no steering is needed.
+        strength: the sum of the multipliers. 1 is as far from the sampled model as a policy trained with this beta goes;
+            infinite where the floors cannot be reached.
+        divergence: KL of the reweighted samples from the even ones, in nats a prompt; at most log K.
+        means: objective -> mean score under the reweighting.
+        floors: what was asked.
+        reachable: the means meet the floors.
+        nearest_floors: floors lowered alike, each by the same share of its deviation, until they can be reached.
+    """
+
+    preference: Preference | None
+    strength: float
+    divergence: float
+    means: dict[str, float]
+    floors: dict[str, float]
+    reachable: bool
+    nearest_floors: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            **vars(self),
+            "preference": None if self.preference is None else self.preference.as_dict(),
+            "strength": self.strength if math.isfinite(self.strength) else None,
+        }
+
+
+def dual(
+    scores: np.ndarray, objectives: Sequence[str], floors: Mapping[str, float], beta: float = 1.0
+) -> Dual:
+    """Return the multipliers >= 0 with which reweighted samples meet the floors at the least divergence.
+
+    Maximises ``lambda.b - beta mean_p log mean_k exp(lambda.r[p, k] / beta)`` by Newton's method with a barrier. The multipliers
+    are bounded, so it always ends; where the bound is met the floors cannot be reached, and what the samples then reach are the
+    nearest ones: with bounded multipliers it is the programme that pays for the largest shortfall.
+
+    Args:
+        scores: ``[P, K, M]`` of K samples of one model for each of P prompts, higher is better.
+        objectives: M names.
+        floors: objective -> least mean score over the prompts.
+        beta: of the policies, on standardised scores.
+
+    Raises:
+        ParetuneError: shapes that do not fit, a score that is not finite, a floor or a beta that is no number.
+    """
+    asked = check_floors(floors, objectives)
+    samples = np.array(scores, dtype=np.float64)
+    names = Preference.uniform(objectives).objectives
+    if samples.ndim != 3 or samples.shape[2] != len(names) or samples.size == 0:
+        raise ParetuneError(f"scores of shape {samples.shape}; expected [P, K, {len(names)}], none empty")
+    if not np.isfinite(samples).all():
+        p, k, m = np.argwhere(~np.isfinite(samples))[0].tolist()
+        raise ParetuneError(
+            f"sample {k} of prompt {p} has the score {samples[p, k, m]} on {names[m]!r}; score every sample"
+        )
+    if not (math.isfinite(beta) and beta > 0):
+        raise ParetuneError(f"beta {beta!r}; expected a number above 0")
+    at = [m for m, name in enumerate(names) if name in asked]
+    unit = samples.std(axis=(0, 1))
+    unit = np.where(unit > 1e-12 * np.abs(samples).max(axis=(0, 1)), unit, 0.0)
+    deviation = np.where(unit > 0, unit, 1.0)
+    gaps = ((samples - np.array([asked.get(name, 0.0) for name in names])) / deviation)[..., at]
+    # A floor below every sample binds nothing, and its multiplier would be anyone's guess where all samples are alike.
+    binding = gaps.min(axis=(0, 1)) < 0
+    multipliers = np.zeros(len(at))
+    if (gaps.mean(axis=(0, 1))[binding] < 0).any():
+        multipliers[binding] = _least(gaps[..., binding])
+    chosen = _softmax(gaps @ multipliers)
+    reached = np.einsum("pk,pkf->f", chosen, gaps) / len(gaps)
+    shortfall = max(0.0, -float(reached.min()))
+    reachable = shortfall <= SHORT
+    # What the barrier leaves of a multiplier whose floor has room to spare.
+    multipliers = np.where(multipliers > 1e-7 * max(1.0, multipliers.max()), multipliers, 0.0)
+    total = float(multipliers.sum())
+    weights = np.zeros(len(names))
+    weights[at] = multipliers / total if total > 0 else 0.0
+    means = np.einsum("pk,pkm->m", chosen, samples) / len(samples)
+    divergence = float((chosen * np.log(np.maximum(chosen, 1e-300) * chosen.shape[1])).sum(axis=1).mean())
+    lowered = 0.0 if reachable else shortfall
+    return Dual(
+        preference=as_preference(weights, names) if total > 0 else None,
+        strength=total * beta if reachable else math.inf,
+        divergence=max(0.0, divergence),
+        means=dict(zip(names, means.tolist(), strict=True)),
+        floors=asked,
+        reachable=reachable,
+        nearest_floors={names[m]: asked[names[m]] - lowered * float(deviation[m]) for m in at},
+    )
+
+
+def _least(gaps: np.ndarray) -> np.ndarray:
+    """Return the multipliers ``[F]`` >= 0 of sum below `LIMIT` for samples ``[P, K, F]`` and floors at 0 (beta is 1)."""
+    F = gaps.shape[2]
+    point = np.full(F, 0.1)
+    barrier = 0.1
+    while barrier > 1e-13:
+        for _ in range(_NEWTON_STEPS):
+            gradient, curvature = _derivatives(gaps, point, barrier)
+            step = np.linalg.solve(curvature, gradient)
+            rise = float(gradient @ step)
+            if rise < 1e-9 * barrier:
+                break
+            size = 1.0
+            value = _value(gaps, point, barrier)
+            while (
+                size > 1e-12 and not _value(gaps, point + size * step, barrier) >= value + 0.1 * size * rise
+            ):
+                size /= 2
+            if size <= 1e-12:
+                break
+            point = point + size * step
+        barrier /= 10
+    return point
+
+
+def _value(gaps: np.ndarray, point: np.ndarray, barrier: float) -> float:
+    if not (point.min() > 0 and point.sum() < LIMIT):
+        return -math.inf
+    scaled = gaps @ point
+    top = scaled.max(axis=1, keepdims=True)
+    partition = top[:, 0] + np.log(np.exp(scaled - top).mean(axis=1))
+    return float(-partition.mean() + barrier * (np.log(point).sum() + math.log(LIMIT - point.sum())))
+
+
+def _derivatives(gaps: np.ndarray, point: np.ndarray, barrier: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return gradient ``[F]`` and minus the second derivative ``[F, F]``, which is positive definite."""
+    chosen = _softmax(gaps @ point)
+    means = np.einsum("pk,pkf->pf", chosen, gaps)
+    squares = np.einsum("pk,pkf,pkg->fg", chosen, gaps, gaps) - means.T @ means
+    room = LIMIT - point.sum()
+    gradient = -means.mean(axis=0) + barrier * (1 / point - 1 / room)
+    return gradient, squares / len(gaps) + barrier * (np.diag(1 / point**2) + 1 / room**2)
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    shifted = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))

@@ -1,0 +1,199 @@
+"""Which pair of preferences to ask a person about next, when to stop, and which preference that comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paretune.choosing.posterior import Ballot, Posterior, Winner, ballot
+from paretune.core.errors import ParetuneError
+from paretune.core.preference import Preference, simplex_grid
+from paretune.fronts.surface import Outlook, as_preference
+
+__all__ = [
+    "Ballot",
+    "Pair",
+    "Posterior",
+    "Winner",
+    "ballot",
+    "best_preference",
+    "expected_regret",
+    "finished",
+    "next_pair",
+    "progress",
+    "random_pair",
+]
+
+SAME = 0.02
+"""Outcomes at a smaller distance, in ranges, are the same: nobody is asked about them."""
+CHEAP = 0.01
+"""Asking also stops when the preference that would be served is expected to cost less than this share of what the front offers."""
+_RATED = (256, 6)
+"""Particles and levels of noise by which a pair is rated."""
+_SCREENED = (48, 2)
+_SHORTLIST = 400
+_DIVISIONS = {1: 1, 2: 20, 3: 6, 4: 4, 5: 3}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two preferences whose answers are worth comparing, and what the vote is expected to teach about w, in nats."""
+
+    first: Preference
+    second: Preference
+    information: float
+
+
+def next_pair(posterior: Posterior, outlook: Outlook) -> Pair | None:
+    """Return the pair of preferences whose vote is expected to teach most; None where all outcomes of the front are the same.
+
+    What it teaches is the mutual information of the vote and w, with the noise averaged out, at the expected scores (Houlsby
+    et al. 2011, "Bayesian active learning for classification and preference learning", for this form). Candidates are all pairs
+    of a grid of preferences within the measured ones (of an anchored policy the measured ones) with different outcomes. Which
+    comes first is drawn, as people favour a side.
+
+    Raises:
+        ParetuneError: a posterior over other objectives than the front's.
+    """
+    candidates, outcomes = _candidates(posterior, outlook)
+    pairs = _different(outcomes)
+    if not len(pairs):
+        return None
+    if len(pairs) > _SHORTLIST:
+        rough = _information(posterior, outcomes[pairs[:, 0]] - outcomes[pairs[:, 1]], *_SCREENED)
+        pairs = pairs[np.sort(np.argsort(-rough, kind="stable")[:_SHORTLIST])]
+    information = _information(posterior, outcomes[pairs[:, 0]] - outcomes[pairs[:, 1]], *_RATED)
+    best = int(np.round(information, 12).argmax())
+    pair = pairs[best]
+    if np.random.default_rng([abs(int(posterior.seed)), len(posterior.ballots), 1]).random() < 0.5:
+        pair = pair[::-1]
+    first, second = (as_preference(candidates[n], outlook.objectives) for n in pair)
+    return Pair(first, second, float(information[best]))
+
+
+def random_pair(posterior: Posterior, outlook: Outlook) -> Pair | None:
+    """Return one of the pairs of :func:`next_pair` at random, a function of seed and number of votes: what it has to beat."""
+    candidates, outcomes = _candidates(posterior, outlook)
+    pairs = _different(outcomes)
+    if not len(pairs):
+        return None
+    random = np.random.default_rng([abs(int(posterior.seed)), len(posterior.ballots), 2])
+    pair = random.permutation(pairs[random.integers(len(pairs))])
+    information = _information(posterior, (outcomes[pair[0]] - outcomes[pair[1]])[None], *_RATED)
+    first, second = (as_preference(candidates[n], outlook.objectives) for n in pair)
+    return Pair(first, second, float(information[0]))
+
+
+def best_preference(posterior: Posterior, outlook: Outlook) -> Preference:
+    """Return the preference to serve: the one of largest expected utility, of equal ones the nearest to the mean tastes.
+
+    It need not be the tastes themselves: a policy may answer against its weights in places, and a front that bends inwards
+    serves nobody with such tastes at its middle. Utility is linear in scores, so measured preferences suffice.
+    """
+    columns = _columns(posterior, outlook)
+    tastes = (posterior.mass @ posterior.weights)[columns]
+    utility = (outlook.means / _units(posterior, outlook)) @ tastes
+    apart = np.abs(outlook.preferences - tastes).sum(axis=1)
+    near = np.round(utility, 9)
+    order = np.lexsort([*outlook.preferences[:, outlook.order].T[::-1], np.round(apart, 9), -near])
+    return outlook.preference(int(order[0]))
+
+
+def expected_regret(posterior: Posterior, outlook: Outlook) -> float:
+    """Return what stopping now costs: the expected loss at :func:`best_preference`, in ranges of utility on the front."""
+    chosen = best_preference(posterior, outlook).array()
+    place = int(np.abs(outlook.preferences - chosen).sum(axis=1).argmin())
+    tastes = posterior.weights[:, _columns(posterior, outlook)]
+    utility = tastes @ (outlook.means / _units(posterior, outlook)).T
+    best, worst = utility.max(axis=1), utility.min(axis=1)
+    loss = (best - utility[:, place]) / np.where(best > worst, best - worst, 1.0)
+    return float(posterior.mass @ loss)
+
+
+def finished(posterior: Posterior, outlook: Outlook) -> bool:
+    """Return whether to stop asking: the spread is small, or what is still open would not change what is served.
+
+    Before the first vote nothing is finished, unless there is nothing to ask.
+    """
+    if not posterior.ballots:
+        return not len(_different(_candidates(posterior, outlook)[1]))
+    return posterior.done or expected_regret(posterior, outlook) <= CHEAP
+
+
+def progress(posterior: Posterior, outlook: Outlook) -> dict[str, Any]:
+    """Return what a person is shown after each vote, as JSON values: tastes, spread, the preference it comes to, done or not."""
+    return {
+        **posterior.to_dict(),
+        "done": finished(posterior, outlook),
+        "preference": best_preference(posterior, outlook).as_dict(),
+        "expected_regret": expected_regret(posterior, outlook),
+    }
+
+
+def _columns(posterior: Posterior, outlook: Outlook) -> np.ndarray:
+    if set(posterior.objectives) != set(outlook.objectives):
+        raise ParetuneError(
+            f"tastes over {', '.join(posterior.objectives)} and a front over {', '.join(outlook.objectives)}; "
+            "expected the same objectives"
+        )
+    return np.array([posterior.objectives.index(name) for name in outlook.objectives])
+
+
+def _units(posterior: Posterior, outlook: Outlook) -> np.ndarray:
+    """Return the posterior's units ``[M]`` in the front's order: those that the votes were read in."""
+    return np.array([posterior.scale[name] for name in outlook.objectives])
+
+
+def _candidates(posterior: Posterior, outlook: Outlook) -> tuple[np.ndarray, np.ndarray]:
+    """Return preferences ``[Q, M]`` in the front's order, and their outcomes in units in the posterior's order."""
+    columns = _columns(posterior, outlook)
+    M = len(columns)
+    weights = outlook.preferences
+    if not outlook.anchored:
+        grid = simplex_grid(M, _DIVISIONS.get(M, 2))
+        weights = np.unique(np.round(np.concatenate([weights, grid]), 6), axis=0)
+        weights = weights[np.isfinite(outlook.shares(weights)).all(axis=1)]
+    # In an order that listing the objectives otherwise would not change.
+    weights = weights[np.lexsort(weights[:, outlook.order].T[::-1])]
+    scaled = outlook.outcomes(weights) / _units(posterior, outlook)
+    return weights, scaled[:, np.argsort(columns)]
+
+
+def _different(outcomes: np.ndarray) -> np.ndarray:
+    """Return index pairs ``[L, 2]`` of different outcomes."""
+    first, second = np.triu_indices(len(outcomes), 1)
+    far = np.linalg.norm(outcomes[first] - outcomes[second], axis=1) >= SAME
+    return np.stack([first[far], second[far]], axis=1)
+
+
+def _information(posterior: Posterior, differences: np.ndarray, particles: int, levels: int) -> np.ndarray:
+    """Return the mutual information ``[L]`` of w and the vote on score differences ``[L, M]``, in nats.
+
+    At evenly spaced quantiles of the particles. Noise is taken as independent of w, at quantiles of its posterior.
+    """
+    tastes = posterior.weights[_quantiles(posterior.mass, particles)]
+    by_noise = np.argsort(posterior.noise, kind="stable")
+    noises = posterior.noise[by_noise[_quantiles(posterior.mass[by_noise], levels)]]
+    utility = tastes @ differences.T
+    chance = np.zeros_like(utility)
+    for noise in noises:
+        chance += _sigmoid(utility / noise) / levels
+    return np.asarray(_entropy(chance.mean(axis=0)) - _entropy(chance).mean(axis=0))
+
+
+def _quantiles(mass: np.ndarray, count: int) -> np.ndarray:
+    """Return the positions ``[count]`` in ``mass [S]`` below which evenly spaced shares of it lie."""
+    cumulative = np.cumsum(mass)
+    shares = (np.arange(count) + 0.5) / count * cumulative[-1]
+    return np.minimum(np.searchsorted(cumulative, shares), len(mass) - 1)
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return np.asarray((1 + np.tanh(values / 2)) / 2)
+
+
+def _entropy(chance: np.ndarray) -> np.ndarray:
+    inside = np.clip(chance, 1e-12, 1 - 1e-12)
+    return np.asarray(-inside * np.log(inside) - (1 - inside) * np.log1p(-inside))

@@ -1,0 +1,1 @@
+"""The command line: main, data, inspect, select, choose, chat, plan, serving, doctor, allocator."""

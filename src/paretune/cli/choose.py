@@ -1,0 +1,175 @@
+"""``paretune choose``: floors, knee and dial of a run's front, as tables or JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paretune.choosing.dial import Dial
+from paretune.choosing.dual import dual
+from paretune.choosing.floors import choose, knee_preference, parse_floors
+from paretune.core.errors import ParetuneError
+from paretune.core.preference import Preference
+from paretune.data.dataset import ScoredDataset
+from paretune.fronts.surface import Outlook
+from paretune.reports.wording import decimals, number
+from paretune.reports.wording import preference as in_words
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+SAMPLES = ("data/train.jsonl.gz", "data/validation.jsonl.gz")
+"""Where a run keeps scored samples of its base model."""
+STEPS = 5
+"""Of the dial where nothing is asked."""
+
+
+def choose_facts(
+    run: Path,
+    policy: str | None = None,
+    floor: str | None = None,
+    knee: bool = False,
+    dial: int = 0,
+    between: str | None = None,
+) -> dict[str, Any]:
+    """Return what a run's front says about preferences, as JSON values; knee and dial where nothing is asked.
+
+    Args:
+        run: a run's folder, or its ``front.json``.
+        policy: which policy; may be left out where there is one only.
+        floor: such as ``"warm >= 0.5 and concise >= -6"``.
+        knee: the knee of the front.
+        dial: this many equal steps of outcome, at least 2; 0 for none.
+        between: the objectives from which and to which the dial runs, ``"warm,concise"``; needed for more than two.
+
+    Raises:
+        ParetuneError: no such run, policy or objective, floors that cannot be read, a dial of one step.
+    """
+    file = run if run.suffix == ".json" else run / "front.json"
+    outlook = Outlook.read(file, policy)
+    if floor is None and not knee and not dial:
+        knee, dial = True, STEPS if len(outlook.objectives) <= 2 or between else 0
+    facts: dict[str, Any] = {
+        "policy": outlook.policy,
+        "objectives": list(outlook.objectives),
+        "anchored": outlook.anchored,
+        "scale": dict(zip(outlook.objectives, outlook.scale.tolist(), strict=True)),
+        "measured": len(outlook.preferences),
+    }
+    if floor is not None:
+        floors = parse_floors(floor, outlook.objectives)
+        facts["choice"] = choose(outlook, floors).to_dict()
+        facts["dual"] = _dual(file.parent, outlook, floors)
+    if knee:
+        facts["knee"] = _row(outlook, knee_preference(outlook))
+    if dial or between:
+        start, end = _ends(between, outlook)
+        steps = Dial.of(outlook, start, end).steps(dial or STEPS)
+        facts["dial"] = [
+            {"position": position, **_row(outlook, preference)} for position, preference in steps
+        ]
+    return facts
+
+
+def render(facts: Mapping[str, Any]) -> Group:
+    """Return :func:`choose_facts` as rich tables, for the terminal."""
+    from rich.console import Group  # only for those who print
+    from rich.table import Table
+    from rich.text import Text
+
+    objectives, parts = facts["objectives"], []
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    if "choice" in facts:
+        rows.append(("floors", facts["choice"]))
+    if "knee" in facts:
+        rows.append(("knee", facts["knee"]))
+    rows += [(f"dial {step['position']:.2f}", step) for step in facts.get("dial", ())]
+    table = Table(title=f"{facts['policy']}: preferences and the scores to expect", title_justify="left")
+    for column in ("", "preference", *objectives):
+        table.add_column(column, justify="left" if column in ("", "preference") else "right")
+    places = {
+        name: decimals([row["expected"][bound][name] for _, row in rows for bound in ("mean", "low", "high")])
+        for name in objectives
+    }
+    for label, row in rows:
+        expected = row["expected"]
+        cells = [_bounded(expected, name, places[name]) for name in objectives]
+        table.add_row(label, in_words(row["preference"]) + ("" if expected["measured"] else " *"), *cells)
+    parts.append(table)
+    if any(not row["expected"]["measured"] for _, row in rows):
+        parts.append(
+            Text(f"* not measured itself: read off between {facts['measured']} measured preferences")
+        )
+    if facts["anchored"]:
+        parts.append(
+            Text("This policy answers with the preferences it was measured at, and with none between.")
+        )
+    if "choice" in facts:
+        parts += [Text(line) for line in _told(facts["choice"])]
+        if facts["dual"] is not None:
+            parts.append(Text(_told_dual(facts["dual"])))
+    return Group(*parts)
+
+
+def _row(outlook: Outlook, preference: Preference) -> dict[str, Any]:
+    return {"preference": preference.as_dict(), "expected": outlook.expected(preference).to_dict()}
+
+
+def _ends(between: str | None, outlook: Outlook) -> tuple[str | None, str | None]:
+    if between is None:
+        return None, None
+    names = [name.strip() for name in between.split(",")]
+    if len(names) != 2:
+        raise ParetuneError(
+            f"--between {between!r}: expected two objectives such as {','.join(outlook.objectives[:2])}"
+        )
+    return names[0], names[1]
+
+
+def _dual(folder: Path, outlook: Outlook, floors: Mapping[str, float]) -> dict[str, Any] | None:
+    """Return what the base model's own samples say about the floors; None where the run keeps none that are scored."""
+    found: list[np.ndarray] = []
+    for name in SAMPLES:
+        if not (folder / name).is_file():
+            continue
+        data = ScoredDataset.read(folder / name)
+        if set(outlook.objectives) <= set(data.objectives):
+            data = data.select(outlook.objectives)
+            found += [data.matrix(row) for row in data.rows]
+    found = [scores for scores in found if len(scores) > 1 and np.isfinite(scores).all()]
+    if not found:
+        return None
+    # Prompts with another number of samples would need weights of their own.
+    count = Counter(map(len, found)).most_common(1)[0][0]
+    scores = np.stack([each for each in found if len(each) == count])
+    return {"prompts": len(scores), "samples": count, **dual(scores, outlook.objectives, floors).to_dict()}
+
+
+def _bounded(expected: Mapping[str, Any], name: str, places: int) -> str:
+    mean, low, high = (number(expected[bound][name], places) for bound in ("mean", "low", "high"))
+    return mean if expected["low"][name] is None else f"{mean} [{low}, {high}]"
+
+
+def _told(choice: Mapping[str, Any]) -> list[str]:
+    if not choice["reachable"]:
+        return [f"The floors are {choice['nearest']}."]
+    margins = ", ".join(f"{name} by {value:.0%}" for name, value in choice["margin"].items())
+    sure = "" if choice["sure"] else " The lower ends of the intervals do not meet all floors."
+    return [f"The floors are met, in shares of each objective's range: {margins}.{sure}"]
+
+
+def _told_dual(found: Mapping[str, Any]) -> str:
+    of = (
+        f"The base model's own answers ({found['samples']} to each of {found['prompts']} prompts of training)"
+    )
+    if not found["reachable"]:
+        nearest = ", ".join(f"{name} >= {value:.3g}" for name, value in found["nearest_floors"].items())
+        return f"{of} cannot be reweighted to meet them; nearest is {nearest}."
+    if found["preference"] is None:
+        return f"{of} meet them without steering."
+    far = f"{found['divergence']:.2f} nats from the base model"
+    return f"{of} meet them when reweighted towards {in_words(found['preference'])}, at {far}."

@@ -1,0 +1,184 @@
+"""``paretune data ...`` and ``paretune score ...``: looking at preference data, converting, drawing, choosing and scoring it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from paretune.cli import serving as serve_commands
+
+data = typer.Typer(help="Look at preference data, convert it, sample responses.", no_args_is_help=True)
+score = typer.Typer(help="Score responses; fit reward heads on pairs.", no_args_is_help=True)
+
+# Modules that load torch are imported inside the commands, so that --help answers at once.
+
+Source = Annotated[
+    str, typer.Argument(help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map.")
+]
+ObjectiveOption = Annotated[str | None, typer.Option(help="What the labels mean, for data that do not say.")]
+PathOption = Annotated[Optional[Path], typer.Option("--path", help="Local folder of a known data set.")]  # noqa: UP045
+
+
+def show(renderable: Any) -> None:
+    """Print a table or text of rich."""
+    from rich.console import Console
+
+    Console().print(renderable)
+
+
+@data.command("inspect")
+def data_inspect(
+    source: Source, path: PathOption = None, objective: ObjectiveOption = None, split: str | None = None
+) -> None:
+    """Objectives, counts, score distributions, missing values, lengths, conflicts, Pareto layers."""
+    from paretune.cli.inspect import render
+    from paretune.data.summary import inspect
+
+    show(render(inspect(_load(source, path, objective, split))))
+
+
+@data.command("convert")
+def data_convert(
+    source: Source,
+    target: Annotated[Path, typer.Argument(help="New file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: Optional[str] = None,  # noqa: UP045
+) -> None:
+    """Write any data in the canonical form."""
+    dataset = _load(source, path, objective, split)
+    dataset.write(target)
+    typer.echo(f"{target}: {len(dataset.rows)} rows, objectives {', '.join(dataset.objectives) or '(none)'}")
+
+
+@data.command("sample")
+def data_sample(
+    source: Source,
+    target: Annotated[Path, typer.Argument(help="New file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    model: Annotated[
+        str, typer.Option(help="Embedded name, hub name, folder or GGUF file.")
+    ] = "smollm2-135m",
+    responses: Annotated[int, typer.Option(help="Responses a prompt.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest response.")] = 160,
+    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 0.9,
+    top_p: Annotated[float, typer.Option(help="Nucleus.")] = 0.95,
+    batch_size: Annotated[int, typer.Option(help="Rows decoded together.")] = 64,
+    limit: Annotated[int, typer.Option(help="Prompts used at most, 0 for all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="Draw by the OpenAI-compatible server here, such as http://HOST:8000/v1."),
+    ] = None,
+    endpoint_model: Annotated[str, typer.Option(help="Its model's name; by default its only one.")] = "",
+    concurrency: Annotated[int, typer.Option(help="Requests to it at a time.")] = 32,
+) -> None:
+    """Draw responses from a language model for every prompt."""
+    import shutil
+    from dataclasses import replace
+
+    from paretune.core.errors import ConfigError
+    from paretune.generation.endpoint import Endpoint
+    from paretune.generation.generate import Sampling
+    from paretune.generation.sample import sample_dataset, sample_remotely
+    from paretune.models.language_model import load
+
+    if responses < 1 or limit < 0:
+        raise ConfigError(f"expected --responses >= 1 and --limit >= 0, got {responses} and {limit}")
+    sampling = Sampling(max_new_tokens, temperature, top_p, batch_size)
+    dataset = _load(source, None, None, None)
+    dataset = replace(dataset, rows=dataset.rows[: limit or None])
+    parts = target.with_name(target.name + ".parts")
+    counted = ""
+    if endpoint is None:
+        sampled = sample_dataset(load(model, dtype), dataset, responses, sampling, seed, parts)
+    else:
+        server = Endpoint(endpoint, endpoint_model, concurrency)
+        sampled, tokens = sample_remotely(server, dataset, responses, sampling, seed, parts)
+        counted = f", {tokens} tokens"
+    sampled.write(target)
+    shutil.rmtree(parts, ignore_errors=True)
+    answers = [cut for row in sampled.rows for cut in row.truncated]
+    typer.echo(
+        f"{target}: {len(sampled.rows)} prompts, {len(answers)} responses, {sum(answers) / max(1, len(answers)):.1%} cut"
+        + counted
+    )
+
+
+@data.command("tokens")
+def data_tokens(
+    source: Source,
+    model: Annotated[
+        str, typer.Option(help="smollm2-135m (embedded), a hub name, a folder or a .gguf file.")
+    ] = "smollm2-135m",
+    max_tokens: Annotated[int, typer.Option(help="Longest prompt and response, as train.max_tokens.")] = 1024,
+    budget: Annotated[int, typer.Option(help="Tokens of one packed forward.")] = 1024,
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: Optional[str] = None,  # noqa: UP045
+) -> None:
+    """Tokenise data once and keep the ids: lengths in tokens, and the packed forwards that read them."""
+    from paretune.models.language_model import load
+    from paretune.training.token_file import count_tokens, render, tokenised
+
+    file = tokenised(load(model), _load(source, path, objective, split))
+    show(render(count_tokens(file, max_tokens, budget)))
+
+
+@data.command("select")
+def data_select(
+    source: Source,
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: Optional[str] = None,  # noqa: UP045
+    k: Annotated[int, typer.Option(help="Responses a preference.")] = 100,
+    preferences: Annotated[int, typer.Option(help="Evenly spaced preferences between two objectives.")] = 11,
+    layers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Non-dominated layers in the pool; by default as few as hold 5 k responses."),
+    ] = None,
+    normalize: Annotated[str, typer.Option(help="minmax, zscore or none.")] = "minmax",
+    out: Annotated[Optional[Path], typer.Option(help="Picture to write, a PNG.")] = None,  # noqa: UP045
+    jsonl: Annotated[Optional[Path], typer.Option(help="Chosen responses to write.")] = None,  # noqa: UP045
+) -> None:
+    """Choose the responses that ParetoHqD would train on, and show pool, rays and choice."""
+    from paretune.cli.select import select_command
+
+    dataset = _load(source, path, objective, split)
+    show(select_command(dataset, k, preferences, layers, normalize, out, jsonl))  # type: ignore[arg-type]
+
+
+data.command("from-votes")(serve_commands.from_votes)
+
+
+@score.command("fit")
+def score_fit(
+    source: Source,
+    objective: Annotated[str, typer.Option(help="The objective whose pairs are learned.")],
+    folder: Annotated[Path, typer.Option(help="New folder of the head.")],
+    path: PathOption = None,
+    split: Optional[str] = None,  # noqa: UP045
+) -> None:
+    """Fit a Bradley-Terry head on pairs over frozen embeddings, and show its held-out accuracy."""
+    from paretune.scoring.bradley_terry import fit_head
+
+    typer.echo(str(fit_head(_load(source, path, objective, split), objective, folder)))
+
+
+def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
+    """Load data as `paretune.data.load` does; a .yaml file is a column map."""
+    from paretune.data.load import load
+
+    if source.endswith((".yaml", ".yml")):
+        import yaml
+
+        from paretune.core.errors import DataError
+
+        try:
+            spec = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise DataError(f"{source}: cannot read the column map ({error})") from error
+        return load(spec, split)
+    return load(source, split, path=path, objective=objective)

@@ -1,0 +1,313 @@
+"""The command line: ``paretune run``, ``plan``, ``data``, ``score``, ``generate``, ``export``, ``serve``, ``chat``, ..."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paretune.cli import data as data_commands
+from paretune.cli import serving as serve_commands
+from paretune.cli.allocator import keep_freed_memory, limit_kernels
+from paretune.cli.data import show
+from paretune.core.errors import ParetuneError
+from paretune.core.launch import one_voice
+
+if TYPE_CHECKING:
+    from paretune.runs.config import RunConfig
+
+app = typer.Typer(
+    help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_commands.data, name="data")
+app.add_typer(data_commands.score, name="score")
+
+# Modules that load torch are imported inside the commands, so that --help answers at once.
+
+ExtrapolationOption = Annotated[
+    bool, typer.Option("--allow-extrapolation", help="Admit weights below 0, such as concise=1.2,warm=-0.2.")
+]
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example train.steps=50.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the plan of this machine (see the command plan), do nothing."),
+    ] = False,
+) -> None:
+    """Data, scores, training, front, report: everything the config asks for, resumable."""
+    from paretune.runs.parse import load_config
+
+    settings = load_config(config, overrides or [])
+    if dry_run:
+        _plan(settings, [], "here", False)
+        return
+    from paretune.runs.run import run as run_all
+
+    report = run_all(settings)
+    show(_front_table(report.parent / "front.json"))
+    typer.echo(f"Report: {report}")
+
+
+@app.command("plan")
+def plan_command(
+    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example train.steps=50.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="1b, 8b, 70b, or a model's name or folder; repeat to compare."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="here, h100, a100, l40s or rtx4090; several as 8xh100.")
+    ] = "here",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Estimate FLOPs, time, memory and disk of a run, on this machine or another; no weights are loaded."""
+    from paretune.runs.parse import load_config
+
+    _plan(load_config(config, overrides or []), model or [], device, as_json)
+
+
+def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) -> None:
+    import json
+
+    from paretune.cli.plan import render
+    from paretune.runs.estimate import estimate
+    from paretune.runs.plan import plan
+
+    planned = plan(settings)
+    found = [estimate(planned, settings, model, device) for model in models or [settings.model]]
+    if as_json:
+        typer.echo(json.dumps([each.to_dict() for each in found], indent=2))
+        return
+    for each in found:
+        show(render(each, planned.runs))
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example sweep.seeds=[0,1].")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: host:port, auto or local; by default none."),
+    ] = None,
+) -> None:
+    """The run as a queue of tasks (methods x preferences x seeds), in order here or on a Ray cluster; one report."""
+    from paretune.runs.parse import load_config
+    from paretune.runs.sweep import sweep as sweep_all
+
+    swept = sweep_all(load_config(config, overrides or []), ray or None)
+    typer.echo(f"Tasks: {swept.done} done, {swept.reused} found finished, {len(swept.failed)} failed")
+    for outcome in swept.failed:
+        reason = outcome.error.strip().splitlines()[-1]
+        typer.secho(f"failed after {outcome.tries} tries: {outcome.name}: {reason}", fg="red", err=True)
+    if swept.report is not None:
+        show(_front_table(swept.report.parent / "front.json"))
+        typer.echo(f"Report: {swept.report}")
+    else:
+        typer.secho(f"no report: {swept.why}", fg="red", err=True)
+    if swept.failed or swept.report is None:
+        raise typer.Exit(1)
+
+
+@app.command()
+def front(
+    config: Annotated[Path, typer.Argument(help="A YAML file with data, scorers, sampling and preferences.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example folder=runs/mine.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="OBJECTIVE=FOLDER, one an objective: paretune's or a PEFT LoRA."),
+    ] = None,
+    by: Annotated[list[str] | None, typer.Option(help="soup or mod; both by default.")] = None,
+    divergence: Annotated[
+        str, typer.Option(help="Under which the adapters were trained: reverse-kl for DPO.")
+    ] = "reverse-kl",
+) -> None:
+    """Measure the front of any adapters, one an objective, as a soup and by multi-objective decoding."""
+    from paretune.core.errors import ConfigError
+    from paretune.generation.mixing import Mixing
+    from paretune.models.adapter import load_any
+    from paretune.runs.parse import load_config
+    from paretune.runs.run import run_front
+
+    settings = load_config(config, overrides or [])
+    named: dict[str, Path] = {}
+    for text in adapter or []:
+        objective, sign, folder = text.partition("=")
+        if not sign or not objective or not folder or objective in named:
+            raise ConfigError(f"--adapter {text!r}: expected OBJECTIVE=FOLDER, each objective once")
+        named[objective] = Path(folder)
+    for way in by or []:
+        if way not in ("soup", "mod"):
+            raise ConfigError(f"--by {way!r}: expected soup or mod")
+    rule = Mixing(divergence)  # type: ignore[arg-type]
+    adapters = {objective: load_any(folder) for objective, folder in named.items()}
+    report = run_front(settings, adapters, by or ["soup", "mod"], rule)
+    show(_front_table(report.parent / "front.json"))
+    typer.echo(f"Report: {report}")
+
+
+def _front_table(file: Path) -> Any:
+    """Return the hypervolumes of a finished run as a table."""
+    from rich.table import Table
+
+    from paretune.core.files import read_json
+
+    facts = read_json(file)
+    reference = ", ".join(f"{value:.3g}" for value in facts["reference_point"])
+    table = Table(title=f"Hypervolume, 95 % interval, reference point ({reference})")
+    for column in ("policy", "hypervolume", "low", "high", "against base"):
+        table.add_column(column)
+    verdicts = {(c["first"], c["second"]): c["verdict"] for c in facts["comparisons"]}
+    rows = [(p["name"], p["figures"]["hypervolume"]) for p in facts["policies"]]
+    for name, interval in [
+        *rows,
+        ("base", facts["base"]["hypervolume"]),
+        ("coin toss", facts["chord"]["hypervolume"]),
+    ]:
+        table.add_row(
+            name,
+            *(f"{interval[key]:.3f}" for key in ("value", "low", "high")),
+            verdicts.get((name, "base"), ""),
+        )
+    return table
+
+
+@app.command()
+def generate(
+    policy: Annotated[
+        Path, typer.Argument(help="Folder of a policy, for example runs/quickstart/policies/modpo.")
+    ],
+    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    preference: Annotated[
+        list[str], typer.Option("--preference", "-p", help="Such as concise=0.7,warm=0.3; repeat to compare.")
+    ],
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    allow_extrapolation: ExtrapolationOption = False,
+) -> None:
+    """Answer one prompt at one or more preferences, all in one batch."""
+    from paretune.core.preference import Preference
+    from paretune.data.rows import Message
+    from paretune.generation.generate import Sampling
+    from paretune.policies.policy import load_policy
+
+    loaded = load_policy(policy)
+    preferences = [Preference.parse(text, loaded.objectives, allow_extrapolation) for text in preference]
+    sampling = Sampling(max_new_tokens, temperature, 0.95)
+    answers = loaded.generate(
+        [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
+    )
+    for asked, used, answer in zip(preferences, loaded.used(preferences), answers, strict=True):
+        note = "" if asked == used else f" (served by the anchor {used})"
+        note += " (extrapolated: off the simplex)" if asked.extrapolated else ""
+        typer.secho(f"{asked}{note}", bold=True)
+        typer.echo(answer.text + ("..." if answer.truncated else "") + "\n")
+
+
+@app.command("export")
+def export_command(
+    run: Annotated[Path, typer.Argument(help="Run folder, or the folder of one policy.")],
+    folder: Annotated[Path, typer.Argument(help="New folder to write.")],
+    preference: Annotated[
+        str | None, typer.Option("--preference", "-p", help="Such as concise=0.7,warm=0.3.")
+    ] = None,
+    grid: Annotated[
+        int,
+        typer.Option(help="Write a LoRA for each of N evenly spaced preferences instead, with a manifest."),
+    ] = 0,
+    policy: Annotated[str | None, typer.Option(help="Which policy of the run, for example panacea.")] = None,
+    form: Annotated[str, typer.Option("--format", help="lora (PEFT) or dense (transformers).")] = "lora",
+    allow_extrapolation: ExtrapolationOption = False,
+) -> None:
+    """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
+    from paretune.core.errors import ConfigError
+    from paretune.core.preference import Preference, preference_grid
+    from paretune.policies.catalogue import find_policy
+    from paretune.policies.export import export, export_grid
+    from paretune.policies.policy import load_policy
+
+    if (preference is None) == (grid == 0):
+        raise ConfigError("give either --preference or --grid")
+    if form not in ("lora", "dense") or (grid and form == "dense"):
+        raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
+    if grid == 1 or grid < 0:
+        raise ConfigError(f"--grid {grid}: expected at least 2, the corners")
+    place = find_policy(run, policy)
+    loaded = load_policy(place)
+    if preference is not None:
+        asked = Preference.parse(preference, loaded.objectives, allow_extrapolation)
+        used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
+        typer.echo(
+            f"{folder}: {loaded.name} at {used}"
+            + ("" if used == asked else f", the anchor nearest to {asked}")
+        )
+        if end := loaded.prompt_end(used):
+            typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
+        return
+    points = preference_grid(loaded.objectives, grid - 1)
+    manifest = export_grid(loaded, points, folder, place.parent.parent / "front.json")
+    typer.echo(f"{folder}: {len(manifest['adapters'])} LoRAs of {loaded.name} and manifest.json")
+
+
+app.command()(serve_commands.serve)
+app.command()(serve_commands.chat)
+app.command()(serve_commands.choose)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods with their paper, needs and cost."""
+    from rich.table import Table
+
+    from paretune.methods import METHODS
+
+    table = Table(title="Methods (M objectives, N preferences)")
+    for column in ("name", "title", "paper", "needs", "training runs", "where the preference enters"):
+        table.add_column(column)
+    for name, method in METHODS.items():
+        table.add_row(name, method.title, method.paper, method.needs, method.runs, method.enters)
+    show(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do: versions, device, bfloat16, the embedded model, the hub."""
+    from paretune.cli.doctor import diagnose, render
+
+    show(render(diagnose()))
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one clear message and exit code 2."""
+    keep_freed_memory()
+    limit_kernels()
+    try:
+        with one_voice():
+            app()
+    except ParetuneError as error:
+        typer.secho(f"paretune: {error}", fg="red", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.secho(
+            "paretune: stopped; the same command goes on from the last checkpoint", fg="yellow", err=True
+        )
+        sys.exit(130)

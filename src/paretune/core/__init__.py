@@ -1,0 +1,1 @@
+"""Plain values that everything else uses: errors, files, preference, progress, launch."""

@@ -1,0 +1,435 @@
+"""The public preference data sets known by name: where they live, what they measure, how a record becomes a
+row.
+
+A record that the publisher released broken (an empty response, two dialogues that part too early) becomes a
+`Dropped` with the reason; a record of another form than expected is a DataError with the columns found.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from paretune.core.errors import DataError
+from paretune.data.readers import Record
+from paretune.data.rows import Comparison, Message, Prompt, Row, number_from, prompt_from
+
+Records = Iterable[tuple[str, Record]]
+
+
+class Dropped(NamedTuple):
+    """A released record that cannot be used, and why."""
+
+    where: str
+    reason: str
+
+
+Outcome = Row | Dropped
+
+
+@dataclass(frozen=True)
+class Source:
+    """A public data set.
+
+    ``rows(records, part)`` turns ``(where, record)`` into rows; ``part`` is the folder and name of the file,
+    or the folder on the hub. ``objectives`` gives the direction of the released numbers; ``lower`` ones are
+    negated by `load`. ``hub`` is the name on the hub ("": only local files), read once for each of ``parts``
+    (its ``data_dir``); ``splits`` translates split names; local files whose path matches ``skip`` have
+    another form and are passed over.
+    """
+
+    hub: str
+    licence: str
+    objectives: Mapping[str, str]
+    rows: Callable[[Records, str], Iterator[Outcome]]
+    parts: tuple[str, ...] = ("",)
+    config: str = ""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    skip: str = ""
+
+
+def take(record: Record, column: str, where: str) -> Any:
+    """Return a column's value; a missing column is a DataError that lists the columns found."""
+    if column not in record:
+        raise DataError(
+            f"{where}: column {column!r} is missing; found {', '.join(map(repr, record)) or 'none'}"
+        )
+    return record[column]
+
+
+def text_of(record: Record, column: str, where: str) -> str:
+    """Return a column that must hold text."""
+    value = take(record, column, where)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: column {column!r}: expected text, got {value!r:.60}")
+    return value
+
+
+def parse_dialogue(text: str) -> Prompt:
+    r"""Return the turns of a ``\n\nHuman: ...\n\nAssistant: ...`` text, () when it starts otherwise.
+
+    Two turns of one speaker in a row are one message, parted by a blank line: it went on after a pause.
+    """
+    pieces = re.split(r"(?:^|\n\n)(Human|Assistant):", text)
+    if len(pieces) < 3 or pieces[0].strip():
+        return ()
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return _merged((roles[name], said.strip()) for name, said in zip(pieces[1::2], pieces[2::2], strict=True))
+
+
+def _merged(turns: Iterable[tuple[str, str]]) -> Prompt:
+    messages: list[Message] = []
+    for role, said in turns:
+        if messages and messages[-1].role == role:
+            said = f"{messages.pop().content}\n\n{said}".strip()
+        messages.append(Message(role, said))
+    return tuple(messages)
+
+
+def _usable(where: str, prompt: Prompt, responses: Sequence[str]) -> Dropped | None:
+    if not any(message.content.strip() for message in prompt):
+        return Dropped(where, "empty prompt")
+    if not responses:
+        return Dropped(where, "no response")
+    if not all(response.strip() for response in responses):
+        return Dropped(where, "empty response")
+    return None
+
+
+def _hh_rlhf(records: Records, part: str) -> Iterator[Outcome]:
+    """Bai et al. 2022 (arXiv 2204.05862): two dialogues that part at the last answer; the folder is the
+    objective.
+    """
+    named = re.findall("helpful|harmless", part.lower())
+    if not named:
+        raise DataError(
+            f"{part}: cannot tell the objective; expected 'helpful' or 'harmless' in the folder or file name"
+        )
+    for where, record in records:
+        chosen = parse_dialogue(text_of(record, "chosen", where))
+        rejected = parse_dialogue(text_of(record, "rejected", where))
+        if not chosen or not rejected or {chosen[-1].role, rejected[-1].role} != {"assistant"}:
+            yield Dropped(where, "not a dialogue that ends with the assistant")
+        elif chosen[:-1] != rejected[:-1]:
+            yield Dropped(where, "the dialogues part before the last answer")
+        else:
+            responses = (chosen[-1].content, rejected[-1].content)
+            yield _usable(where, chosen[:-1], responses) or Row(
+                chosen[:-1], responses, labels={named[-1]: ((0, 1, 1.0),)}, source=where
+            )
+
+
+def _pku_saferlhf(records: Records, part: str) -> Iterator[Outcome]:
+    """Ji et al. 2024 (arXiv 2406.15513): which of two responses is better, and which is safer."""
+    for where, record in records:
+        prompt = prompt_from(text_of(record, "prompt", where), "prompt", where)
+        responses = tuple(text_of(record, column, where) for column in ("response_0", "response_1"))
+        labels = {}
+        for objective, column in (("helpful", "better_response_id"), ("harmless", "safer_response_id")):
+            preferred = number_from(take(record, column, where), column, where)
+            if preferred not in (0, 1) and not math.isnan(preferred):
+                raise DataError(f"{where}: column {column!r}: expected 0, 1 or null, got {preferred:g}")
+            labels[objective] = () if math.isnan(preferred) else ((0, 1, 1.0 if preferred == 0 else -1.0),)
+        yield _usable(where, prompt, responses) or Row(prompt, responses, labels=labels, source=where)
+
+
+def _beavertails(records: Records, part: str) -> Iterator[Outcome]:
+    """Ji et al. 2023 (arXiv 2307.04657): responses judged safe (1) or not (0), grouped by prompt."""
+    groups: dict[str, list[tuple[str, str, float]]] = {}
+    for where, record in records:
+        safe = take(record, "is_safe", where)
+        if not isinstance(safe, bool):
+            raise DataError(f"{where}: column 'is_safe': expected true or false, got {safe!r:.60}")
+        prompt, response = text_of(record, "prompt", where), text_of(record, "response", where)
+        dropped = _usable(where, (Message("user", prompt),), [response])
+        if dropped:
+            yield dropped
+        else:
+            groups.setdefault(prompt, []).append((where, response, float(safe)))
+    for prompt, answers in groups.items():
+        wheres, responses, scores = zip(*answers, strict=True)
+        yield Row((Message("user", prompt),), responses, {"harmless": scores}, source=wheres[0])
+
+
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+
+
+def _helpsteer2(records: Records, part: str) -> Iterator[Outcome]:
+    """Wang et al. 2024 (arXiv 2406.08673): five ratings 0 to 4; responses to one prompt are in adjacent
+    records.
+    """
+    group: list[tuple[str, Record]] = []
+    for where, record in records:
+        if group and group[0][1]["prompt"] != text_of(record, "prompt", where):
+            yield from _helpsteer2_rows(group)
+            group = []
+        group.append(
+            (where, {column: take(record, column, where) for column in ("prompt", "response", *HELPSTEER)})
+        )
+    if group:
+        yield from _helpsteer2_rows(group)
+
+
+def _helpsteer2_rows(group: list[tuple[str, Record]]) -> Iterator[Outcome]:
+    first, text = group[0][0], text_of(group[0][1], "prompt", group[0][0])
+    # Several turns are written "question\n<extra_id_1>Assistant\nanswer\n<extra_id_1>User\nnext question".
+    opening, *rest = re.split(r"\n?<extra_id_1>(User|Assistant)\n", text)
+    said = [("user", opening)] if opening.strip() else []
+    prompt = _merged(
+        [*said, *((role.lower(), turn) for role, turn in zip(rest[::2], rest[1::2], strict=True))]
+    )
+    answers: list[tuple[str, list[float]]] = []
+    for where, record in group:
+        response = text_of(record, "response", where)
+        dropped = _usable(where, prompt, [response])
+        if dropped:
+            yield dropped
+        else:
+            answers.append((response, [number_from(record[name], name, where) for name in HELPSTEER]))
+    if answers:
+        responses, ratings = zip(*answers, strict=True)
+        yield Row(
+            prompt, responses, dict(zip(HELPSTEER, zip(*ratings, strict=True), strict=True)), source=first
+        )
+
+
+def _helpsteer3(records: Records, part: str) -> Iterator[Outcome]:
+    """Wang et al. 2025 (arXiv 2505.11475): -3 (response 1 is much better) to 3 (response 2 is)."""
+    for where, record in records:
+        prompt = prompt_from(take(record, "context", where), "context", where)
+        responses = (text_of(record, "response1", where), text_of(record, "response2", where))
+        preference = number_from(take(record, "overall_preference", where), "overall_preference", where)
+        if not abs(preference) <= 3:
+            raise DataError(f"{where}: column 'overall_preference': expected -3 to 3, got {preference:g}")
+        yield _usable(where, prompt, responses) or Row(
+            prompt, responses, labels={"overall": ((0, 1, -preference / 3 + 0.0),)}, source=where
+        )
+
+
+ULTRAFEEDBACK = ("instruction_following", "honesty", "truthfulness", "helpfulness")
+
+
+def _ultrafeedback(records: Records, part: str) -> Iterator[Outcome]:
+    """Cui et al. 2023 (arXiv 2310.01377): four aspects rated 1 to 5, as text; ``N/A`` is missing."""
+    for where, record in records:
+        prompt = prompt_from(text_of(record, "instruction", where), "instruction", where)
+        completions = take(record, "completions", where)
+        responses = [text_of(completion, "response", where) for completion in completions]
+        scores = {
+            aspect: tuple(
+                _rating(
+                    take(take(take(each, "annotations", where), aspect, where), "Rating", where),
+                    aspect,
+                    where,
+                )
+                for each in completions
+            )
+            for aspect in ULTRAFEEDBACK
+        }
+        yield _usable(where, prompt, responses) or Row(prompt, tuple(responses), scores, source=where)
+
+
+def _rating(value: object, aspect: str, where: str) -> float:
+    text = str(value).strip()
+    if value is None or text.upper() == "N/A":
+        return math.nan
+    try:
+        return float(text)
+    except ValueError as error:
+        column = f"annotations.{aspect}.Rating"
+        raise DataError(
+            f"{where}: column {column!r}: expected a number or 'N/A', got {value!r:.60}"
+        ) from error
+
+
+def _nectar(records: Records, part: str) -> Iterator[Outcome]:
+    """Zhu et al. 2023 (Starling): seven responses ranked by GPT-4, 1 is best; score: rank negated."""
+    for where, record in records:
+        text = text_of(record, "prompt", where)
+        prompt = parse_dialogue(text) or (Message("user", text),)
+        if prompt[-1].role == "assistant" and not prompt[-1].content:
+            prompt = prompt[:-1]  # the text ends with "Assistant:", where the answer goes
+        if prompt and prompt[-1].role == "assistant":
+            yield Dropped(where, "the prompt ends with the assistant")
+            continue
+        answers = take(record, "answers", where)
+        responses = tuple(text_of(answer, "answer", where) for answer in answers)
+        ranks = [number_from(take(answer, "rank", where), "answers.rank", where) for answer in answers]
+        yield _usable(where, prompt, responses) or Row(
+            prompt, responses, {"overall": tuple(-rank for rank in ranks)}, source=where
+        )
+
+
+TOPICAL_CHAT = ("understandability", "naturalness", "coherence", "engagingness", "groundedness", "overall")
+
+
+def _topical_chat(records: Records, part: str) -> Iterator[Outcome]:
+    """Mehri and Eskenazi 2020 (USR), as released with UniEval: six mean ratings for each of six responses.
+
+    The fact the speakers had before them is the system message; the turn before the response is the user's,
+    so a dialogue of an even number of turns opens with the assistant.
+    """
+    groups: dict[tuple[str, str], list[tuple[str, str, list[float]]]] = {}
+    for where, record in records:
+        scores = take(record, "scores", where)
+        ratings = [number_from(take(scores, name, where), f"scores.{name}", where) for name in TOPICAL_CHAT]
+        key = (text_of(record, "source", where), text_of(record, "context", where))
+        groups.setdefault(key, []).append((where, text_of(record, "system_output", where).strip(), ratings))
+    for (dialogue, fact), answers in groups.items():
+        wheres, responses, ratings_K_M = zip(*answers, strict=True)
+        turns = [turn.strip() for turn in dialogue.split("\n") if turn.strip()]
+        messages = [
+            Message("user" if (len(turns) - i) % 2 else "assistant", turn) for i, turn in enumerate(turns)
+        ]
+        if fact.strip() not in ("", "_nofact"):
+            messages.insert(0, Message("system", fact.strip()))
+        scores = dict(zip(TOPICAL_CHAT, zip(*ratings_K_M, strict=True), strict=True))
+        yield _usable(wheres[0], tuple(messages), responses) or Row(
+            tuple(messages), responses, scores, source=wheres[0]
+        )
+
+
+QA_ERRORS = {
+    "relevance": ("Irrelevant", "Redundant", "Incoherent"),
+    "factuality": ("Wrong-Grounding", "Unverifiable"),
+}
+
+
+def _qa_feedback(records: Records, part: str) -> Iterator[Outcome]:
+    """Wu et al. 2023 (arXiv 2306.01693): errors marked in prediction 1, and all six comparisons of four
+    predictions.
+
+    The scores of prediction 1 are counts of errors (of missing pieces for completeness), negated; the other
+    predictions have none. In ``preference`` 1 is the first of the two, 2 the second, 0 a tie, in the order
+    (1,2), (1,3) ... (3,4).
+    """
+    for where, record in records:
+        passages = ["\n".join(map(str, passage)) for passage in take(record, "passages", where)]
+        content = "\n\n".join([*passages, text_of(record, "question", where)])
+        responses = tuple(text_of(record, f"prediction {i}", where) for i in range(1, 5))
+        feedback = take(record, "feedback", where)
+        errors = [take(error, "error type", where) for error in take(feedback, "errors", where)]
+        known = {kind for kinds in QA_ERRORS.values() for kind in kinds}
+        strange = sorted(set(map(str, errors)) - known)
+        if strange:
+            raise DataError(
+                f"{where}: column 'feedback.errors': unknown error type {strange[0]!r}; known: "
+                f"{sorted(known)}"
+            )
+        counts = {name: sum(error in kinds for error in errors) for name, kinds in QA_ERRORS.items()}
+        counts["completeness"] = len(take(feedback, "missing-info", where))
+        codes = take(record, "preference", where)
+        if len(codes) != 6 or not set(codes) <= {0, 1, 2}:
+            raise DataError(
+                f"{where}: column 'preference': expected six values in 0, 1, 2, got {codes!r:.60}"
+            )
+        compared: tuple[Comparison, ...] = tuple(
+            (a, b, (0.0, 1.0, -1.0)[code])
+            for (a, b), code in zip(combinations(range(4), 2), codes, strict=True)
+        )
+        prompt = (Message("user", content),)
+        yield _usable(where, prompt, responses) or Row(
+            prompt,
+            responses,
+            {name: (0.0 - count, math.nan, math.nan, math.nan) for name, count in counts.items()},
+            {"preference": compared},
+            source=where,
+        )
+
+
+DSP_DOMAINS = ("academy", "business", "entertainment", "literature", "normal")
+
+
+def _dsp_domains(records: Records, part: str) -> Iterator[Outcome]:
+    """Cheng et al. 2023 (arXiv 2309.03126): the response written for a domain is preferred to the others by
+    design.
+    """
+    for where, record in records:
+        prompt = prompt_from(text_of(record, "query", where), "query", where)
+        written = take(record, "responses", where)
+        responses = tuple(text_of(written, domain, where) for domain in DSP_DOMAINS)
+        labels = {
+            domain: tuple((own, other, 1.0) for other in range(len(DSP_DOMAINS)) if other != own)
+            for own, domain in enumerate(DSP_DOMAINS)
+        }
+        yield _usable(where, prompt, responses) or Row(prompt, responses, labels=labels, source=where)
+
+
+def _higher(*objectives: str) -> dict[str, str]:
+    return dict.fromkeys(objectives, "higher")
+
+
+KNOWN: dict[str, Source] = {
+    "hh-rlhf": Source(
+        hub="Anthropic/hh-rlhf",
+        licence="MIT",
+        objectives=_higher("helpful", "harmless"),
+        rows=_hh_rlhf,
+        parts=("helpful-base", "helpful-online", "helpful-rejection-sampled", "harmless-base"),
+        skip=r"red-team",
+    ),
+    "pku-saferlhf": Source(
+        hub="PKU-Alignment/PKU-SafeRLHF",
+        licence="CC-BY-NC-4.0",
+        objectives=_higher("helpful", "harmless"),
+        rows=_pku_saferlhf,
+    ),
+    "beavertails": Source(
+        hub="PKU-Alignment/BeaverTails",
+        licence="CC-BY-NC-4.0",
+        objectives=_higher("harmless"),
+        rows=_beavertails,
+        splits={"train": "330k_train", "test": "330k_test"},
+        skip=r"(^|/)30k(/|_)",  # a part of 330k
+    ),
+    "helpsteer2": Source(
+        hub="nvidia/HelpSteer2",
+        licence="CC-BY-4.0",
+        # As rated. Whoever wants short answers states verbosity: lower, as NVIDIA's own mixes do.
+        objectives=_higher(*HELPSTEER),
+        rows=_helpsteer2,
+        skip=r"(^|/)(preference|disagreements)/",
+    ),
+    "helpsteer3": Source(
+        hub="nvidia/HelpSteer3",
+        licence="CC-BY-4.0",
+        objectives=_higher("overall"),
+        rows=_helpsteer3,
+        config="preference",
+        skip=r"(^|/)(feedback|edit|edit_quality)/",
+    ),
+    "ultrafeedback": Source(
+        hub="openbmb/UltraFeedback",
+        licence="MIT",
+        objectives=_higher(*ULTRAFEEDBACK),
+        rows=_ultrafeedback,
+    ),
+    "nectar": Source(
+        hub="berkeley-nest/Nectar",
+        licence="Apache-2.0",
+        objectives=_higher("overall"),
+        rows=_nectar,
+    ),
+    "topical-chat": Source(
+        hub="",
+        licence="MIT (as released with UniEval)",
+        objectives=_higher(*TOPICAL_CHAT),
+        rows=_topical_chat,
+    ),
+    "qa-feedback": Source(
+        hub="",
+        licence="Apache-2.0",
+        objectives=_higher("relevance", "factuality", "completeness", "preference"),
+        rows=_qa_feedback,
+    ),
+    "dsp-domains": Source(
+        hub="",
+        licence="CC-BY-NC-4.0",
+        objectives=_higher(*DSP_DOMAINS),
+        rows=_dsp_domains,
+    ),
+}

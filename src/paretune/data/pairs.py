@@ -1,0 +1,262 @@
+"""Pairs of responses to one prompt: chosen and rejected for one objective, labels of all, and where they
+conflict.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from typing import Literal, get_args, overload
+
+import numpy as np
+
+from paretune.core.errors import DataError, suggest
+from paretune.data.dataset import ScoredDataset
+from paretune.data.row_store import ArrowRows, taken
+from paretune.data.rows import Prompt, Row
+
+Choose = Literal["extremes", "all", "adjacent"]
+
+BLOCK_ROWS = 1024
+"""Rows whose conflicts are counted together."""
+MOST_SIGNS = 1 << 20
+"""Places of a K x K table of each row that are worked out at a time."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two different responses to one prompt, and what every objective of the data set says of them.
+
+    ``gaps[m]`` is score(chosen) - score(rejected) on objective m, NaN when a score is missing. ``labels[m]``
+    is above 0 when objective m prefers the chosen response, below 0 when it prefers the rejected one, 0 for a
+    tie, NaN when it says nothing: the human comparison (mean strength in [-1, 1]) where there is one, else
+    the sign of the score gap. ``row``, ``chosen_index`` and ``rejected_index`` say where in the data set;
+    ``objective`` is "" in labelled pairs.
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    objective: str
+    row: int
+    chosen_index: int
+    rejected_index: int
+    chosen_truncated: bool
+    rejected_truncated: bool
+    gaps: tuple[float, ...]
+    labels: tuple[float, ...]
+
+
+def pairs(
+    dataset: ScoredDataset, objective: str, choose: Choose = "extremes", min_gap: float = 0.0
+) -> Sequence[Pair]:
+    """Return the (chosen, rejected) pairs of one objective, in the order of the rows.
+
+    A list; of data that are kept in a file a sequence that makes each pair when it is asked for.
+
+    A row with human comparisons on the objective is paired by these (gap: strength p in (0, 1]), any other by
+    its scores (gap: their difference, in the scale of the scores). Ties, equal texts and gaps below
+    ``min_gap`` are dropped, and a truncated response is never the chosen one. ``choose`` takes from each row
+    the pair of the largest gap (among equals the one with most other comparisons won and lost, then the
+    first), all pairs, or those with no response in between.
+
+    Raises:
+        DataError: an objective the data does not have, or a negative ``min_gap``.
+    """
+    if objective not in dataset.objectives:
+        raise DataError(f"unknown objective {objective!r}; {suggest(objective, dataset.objectives)}")
+    if choose not in get_args(Choose):
+        raise DataError(f"unknown choice of pairs {choose!r}; {suggest(choose, get_args(Choose))}")
+    if not min_gap >= 0:
+        raise DataError(f"min_gap {min_gap} is not a number of at least 0")
+    places = array("q")
+    for position, row in enumerate(dataset.rows):
+        for a, b in _chosen(row, objective, choose, min_gap):
+            places.extend((position, a, b))
+    return _made(dataset, objective, places)
+
+
+def _chosen(row: Row, objective: str, choose: Choose, min_gap: float) -> list[tuple[int, int]]:
+    """Return (chosen, rejected) of the pairs of a row."""
+    gaps = _gaps(row, objective)
+    ordered = [
+        (a, b)
+        for a in range(len(row.responses))
+        for b in range(len(row.responses))
+        if gaps[a, b] > 0 and gaps[a, b] >= min_gap and row.responses[a] != row.responses[b]
+    ]
+    if choose == "adjacent":
+        better = gaps > 0
+        ordered = [(a, b) for a, b in ordered if not np.any(better[a, :] & better[:, b])]
+    ordered = [(a, b) for a, b in ordered if not row.truncated[a]]
+    if choose == "extremes" and ordered:
+        wins = np.sum(gaps > 0, axis=1) - np.sum(gaps < 0, axis=1)
+        return [
+            max(ordered, key=lambda pair: (gaps[pair], wins[pair[0]] - wins[pair[1]], -pair[0], -pair[1]))
+        ]
+    return ordered
+
+
+def labelled_pairs(dataset: ScoredDataset) -> Sequence[Pair]:
+    """Return every pair that at least one objective labels, the first response as ``chosen``, equal texts
+    dropped.
+
+    Ties stay (label 0) and so do truncated responses: the labels may point either way, so this is for losses
+    that take each objective's label (DPO with loss weighting), not for one that trusts ``chosen``.
+    """
+    places = array("q")
+    for position, row in enumerate(dataset.rows):
+        labels = _labels(row, dataset.objectives)
+        for a, b in combinations(range(len(row.responses)), 2):
+            if row.responses[a] != row.responses[b] and not np.all(np.isnan(labels[:, a, b])):
+                places.extend((position, a, b))
+    return _made(dataset, "", places)
+
+
+def _made(dataset: ScoredDataset, objective: str, places: array[int]) -> Sequence[Pair]:
+    found = _Pairs(dataset, objective, np.array(places, dtype=np.int64).reshape(-1, 3))
+    return found if isinstance(dataset.rows, ArrowRows) else list(found)
+
+
+class _Pairs(Sequence[Pair]):
+    """Pairs by their ``places [N, 3]``: row, chosen, rejected; each is made when it is asked for."""
+
+    def __init__(self, dataset: ScoredDataset, objective: str, places: np.ndarray) -> None:
+        self._dataset, self._objective, self._places = dataset, objective, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Pair]:
+        numbers, counts = np.unique(
+            self._places[:, 0], return_counts=True
+        )  # they come in the order of the rows
+        places = iter(self._places.tolist())
+        for row, count in zip(taken(self._dataset.rows, numbers), counts.tolist(), strict=True):
+            yield from self._of(row, list(islice(places, count)))
+
+    @overload
+    def __getitem__(self, number: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Pair]: ...
+
+    def __getitem__(self, number: int | slice) -> Pair | Sequence[Pair]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        place = self._places[number].tolist()
+        return self._of(self._dataset.rows[place[0]], [place])[0]
+
+    def _of(self, row: Row, places: Sequence[Sequence[int]]) -> list[Pair]:
+        scores, labels = self._dataset.matrix(row), _labels(row, self._dataset.objectives)
+        return [_pair(row, position, a, b, self._objective, scores, labels) for position, a, b in places]
+
+
+def conflict_matrix(dataset: ScoredDataset) -> np.ndarray:
+    """Return [M, M]: the share of pairs on which objectives i and j disagree, of those both strictly label;
+    else NaN.
+    """
+    both, against = np.zeros((2, len(dataset.objectives), len(dataset.objectives)))
+    rows = iter(dataset.rows)
+    while block := list(islice(rows, BLOCK_ROWS)):
+        counts = conflict_counts(block, dataset.objectives)
+        both, against = both + counts[0], against + counts[1]
+    return conflict_shares(both, against)
+
+
+def conflict_shares(both: np.ndarray, against: np.ndarray) -> np.ndarray:
+    """Return the shares [M, M] of sums of :func:`conflict_counts`."""
+    return np.divide(against, both, out=np.full_like(both, np.nan), where=both > 0)
+
+
+def conflict_counts(rows: Sequence[Row], objectives: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return two [M, M], on how many pairs of ``rows`` two objectives both speak strictly, and on how many they disagree.
+
+    The counts of parts of the data add up.
+    """
+    both, against = np.zeros((2, len(objectives), len(objectives)))
+    by_count: dict[int, list[Row]] = {}
+    for row in rows:
+        if len(row.responses) > 1:
+            by_count.setdefault(len(row.responses), []).append(row)
+    for count, group in by_count.items():
+        step = max(1, MOST_SIGNS // count**2)
+        for start in range(0, len(group), step):
+            signs = _signs(group[start : start + step], objectives)
+            spoken = np.abs(signs).T @ np.abs(signs)
+            both += spoken
+            against += (spoken - signs.T @ signs) / 2
+    return both, against
+
+
+def _signs(rows: Sequence[Row], objectives: tuple[str, ...]) -> np.ndarray:
+    """Return [pairs, M] over all pairs of different texts of rows with K responses each: 1, -1, or 0 for no say."""
+    K = len(rows[0].responses)
+    first, second = np.triu_indices(K, 1)
+    missing = (math.nan,) * K
+    scores = np.array([[row.scores.get(name, missing) for name in objectives] for row in rows])
+    scores = scores.reshape(len(rows), len(objectives), K)
+    signs = np.nan_to_num(np.sign(scores[:, :, first] - scores[:, :, second]))
+    for number, row in enumerate(rows):
+        for m, name in enumerate(objectives):
+            if name in row.labels:
+                said = _compared(row, name)[first, second]
+                signs[number, m] = np.where(np.isnan(said), signs[number, m], np.sign(said))
+        if len(set(row.responses)) < K:
+            same = [row.responses[a] == row.responses[b] for a, b in zip(first, second, strict=True)]
+            signs[number, :, same] = 0
+    return signs.transpose(0, 2, 1).reshape(len(rows) * len(first), len(objectives))
+
+
+def _pair(
+    row: Row, position: int, a: int, b: int, objective: str, scores: np.ndarray, labels: np.ndarray
+) -> Pair:
+    return Pair(
+        prompt=row.prompt,
+        chosen=row.responses[a],
+        rejected=row.responses[b],
+        objective=objective,
+        row=position,
+        chosen_index=a,
+        rejected_index=b,
+        chosen_truncated=row.truncated[a],
+        rejected_truncated=row.truncated[b],
+        gaps=tuple((scores[a] - scores[b]).tolist()),
+        labels=tuple(labels[:, a, b].tolist()),
+    )
+
+
+def _compared(row: Row, objective: str) -> np.ndarray:
+    """Return [K, K]: mean strength with which people prefer response a to b, NaN where they did not compare
+    them.
+    """
+    count = len(row.responses)
+    total, times = np.zeros((count, count)), np.zeros((count, count))
+    for a, b, p in row.labels.get(objective, ()):
+        total[a, b] += p
+        total[b, a] -= p
+        times[a, b] += 1
+        times[b, a] += 1
+    return np.divide(total, times, out=np.full_like(total, np.nan), where=times > 0)
+
+
+def _score_gaps(row: Row, objective: str) -> np.ndarray:
+    """Return [K, K]: score of a less score of b, NaN where one is missing."""
+    scores = np.array(row.scores.get(objective, (math.nan,) * len(row.responses)))
+    return scores[:, None] - scores[None, :]
+
+
+def _gaps(row: Row, objective: str) -> np.ndarray:
+    return _compared(row, objective) if objective in row.labels else _score_gaps(row, objective)
+
+
+def _labels(row: Row, objectives: tuple[str, ...]) -> np.ndarray:
+    """Return [M, K, K]: what each objective says of a against b (see `Pair`)."""
+    labels = np.full((len(objectives), len(row.responses), len(row.responses)), np.nan)
+    for m, objective in enumerate(objectives):
+        compared = _compared(row, objective)
+        labels[m] = np.where(np.isnan(compared), np.sign(_score_gaps(row, objective)), compared)
+    return labels

@@ -1,0 +1,305 @@
+"""A row of the one table: a prompt with K responses, scored or compared on M objectives; checked, from and to JSON.
+
+The canonical form of a row, one JSON object a line (only ``prompt`` and ``responses`` are required)::
+
+    {"prompt": [{"role": "user", "content": "Hi"}], "responses": ["a", "b"],
+     "scores": {"concise": [-40, -31], "warm": [0.3, null]}, "labels": {"helpful": [[0, 1, 1.0]]},
+     "truncated": [false, true], "source": "mine.jsonl:7"}
+
+``prompt`` may also be plain text, which is one user message. Parquet has the same columns (``scores`` and
+``labels`` are structs with one field an objective). CSV has one line a row and the columns ``prompt`` (plain
+text, or the JSON of the messages, which starts with ``[{``), ``response_0`` to ``response_{K-1}`` (an empty
+cell: no such response), ``scores.<objective>.<k>`` (an empty cell: missing), ``labels`` and ``truncated``
+(JSON), ``source``. All three are read back as they were written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from numbers import Real
+from typing import Any
+
+from paretune.core.errors import DataError, suggest
+from paretune.core.files import fingerprint
+from paretune.data.readers import NotJson, Record
+
+ROLES = ("system", "user", "assistant", "tool")
+COLUMNS = ("prompt", "responses", "scores", "labels", "truncated", "source")
+
+Comparison = tuple[int, int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; ``role`` is one of `ROLES`."""
+
+    role: str
+    content: str
+
+
+Prompt = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt and its K responses (K = 0: a prompt alone), with scores and comparisons for each objective.
+
+    ``scores[objective]`` holds K numbers, higher is better, NaN is missing; an objective without any number
+    is left out. ``labels[objective]`` holds comparisons ``(a, b, p)`` of responses a and b: p in [-1, 1] is
+    +1 when a is preferred, -1 when b is, 0 for a tie. ``truncated[k]`` says that response k was cut by a
+    token limit, so that its end is not its author's. ``source`` says where the row came from, ``file:line``,
+    and starts every message about it.
+
+    Raises:
+        DataError: what does not fit together, named by column.
+    """
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    labels: Mapping[str, tuple[Comparison, ...]] = field(default_factory=dict)
+    truncated: tuple[bool, ...] = ()
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        where = self.source or "row"
+        _check_prompt(self.prompt, where)
+        for k, response in enumerate(self.responses):
+            _check_text(response, f"responses[{k}]", where)
+            if not response.strip():
+                raise DataError(
+                    f"{where}: column 'responses[{k}]': empty response; leave it out, or drop the row"
+                )
+        count = len(self.responses)
+        truncated = tuple(self.truncated) or (False,) * count
+        if len(truncated) != count:
+            raise DataError(
+                f"{where}: column 'truncated': {len(truncated)} values for {count} responses; give one each"
+            )
+        scores = {name: _checked_scores(values, name, count, where) for name, values in self.scores.items()}
+        labels = {name: _checked_labels(values, name, count, where) for name, values in self.labels.items()}
+        # Missing everywhere is the same as absent: one spelling, so that equal rows compare equal.
+        scores = {name: values for name, values in scores.items() if not all(map(math.isnan, values))}
+        labels = {name: values for name, values in labels.items() if values}
+        for name, value in (
+            ("prompt", tuple(self.prompt)),
+            ("responses", tuple(self.responses)),
+            ("scores", scores),
+            ("labels", labels),
+            ("truncated", truncated),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of_checked(cls, **parts: Any) -> Row:
+        """Return the row of all six fields, as an earlier row had them: nothing is checked again."""
+        row = object.__new__(cls)
+        vars(row).update(parts)
+        return row
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint of the prompt, case and white space folded: rows of one key never part in a split."""
+        return fingerprint([[m.role, " ".join(m.content.casefold().split())] for m in self.prompt])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the content, without ``source``."""
+        record = row_to_record(self)
+        return fingerprint([record[c] for c in COLUMNS if c != "source"])
+
+
+# Checks of one row
+
+
+def _check_text(text: object, column: str, where: str) -> None:
+    if not isinstance(text, str):
+        raise DataError(f"{where}: column {column!r}: expected text, got {_shown(text)}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: column {column!r}: half of a surrogate pair at character {error.start + 1}, "
+            "which is not Unicode text"
+        ) from error
+
+
+def _check_prompt(prompt: Sequence[Message], where: str) -> None:
+    if not prompt or not any(isinstance(m.content, str) and m.content.strip() for m in prompt):
+        raise DataError(f"{where}: column 'prompt': empty prompt; expected at least one message with text")
+    for position, message in enumerate(prompt):
+        if message.role not in ROLES:
+            column = f"prompt[{position}].role"
+            raise DataError(
+                f"{where}: column {column!r}: unknown role {message.role!r}; {suggest(message.role, ROLES)}"
+            )
+        _check_text(message.content, f"prompt[{position}].content", where)
+    if prompt[-1].role == "assistant":
+        raise DataError(
+            f"{where}: column 'prompt': the last message is the assistant's; expected user, tool "
+            "or system last "
+            "(the answer belongs in 'responses')"
+        )
+
+
+def _checked_scores(values: Sequence[float], objective: str, count: int, where: str) -> tuple[float, ...]:
+    column = f"scores.{objective}"
+    if len(values) != count:
+        raise DataError(
+            f"{where}: column {column!r}: {len(values)} scores for {count} responses; give one "
+            "each, null if missing"
+        )
+    return tuple(number_from(value, column, where) for value in values)
+
+
+def _checked_labels(
+    values: Sequence[Comparison], objective: str, count: int, where: str
+) -> tuple[Comparison, ...]:
+    column = f"labels.{objective}"
+    for a, b, p in values:
+        for index in (a, b):
+            if not 0 <= index < count:
+                raise DataError(
+                    f"{where}: column {column!r}: no response {index}; expected an index from 0 to "
+                    f"{count - 1}"
+                )
+        if a == b:
+            raise DataError(f"{where}: column {column!r}: response {a} is compared with itself")
+        if not -1 <= p <= 1:
+            raise DataError(
+                f"{where}: column {column!r}: strength {p} is outside [-1, 1]; +1 prefers the "
+                "first response, -1 the second"
+            )
+    return tuple((int(a), int(b), float(p)) for a, b, p in values)
+
+
+# Records: JSON values to rows and back
+
+
+def row_from_record(record: Record, where: str) -> Row:
+    """Return the row of a canonical record; a DataError starts with ``where`` and names the column."""
+    for name in record:
+        if name not in COLUMNS:
+            raise DataError(f"{where}: unknown column {name!r}; {suggest(str(name), COLUMNS)}")
+    for name in ("prompt", "responses"):
+        if record.get(name) is None:
+            raise DataError(
+                f"{where}: column {name!r} is missing; found {', '.join(map(repr, record)) or 'no columns'}"
+            )
+    truncated = _list(record.get("truncated"), "truncated", where, "true or false for each response")
+    for value in truncated:
+        if not isinstance(value, bool):
+            raise DataError(f"{where}: column 'truncated': expected true or false, got {_shown(value)}")
+    source = record.get("source") or ""
+    _check_text(source, "source", where)
+    row = Row(
+        prompt=prompt_from(record["prompt"], "prompt", where),
+        responses=tuple(_list(record["responses"], "responses", where, "texts")),
+        scores={
+            name: tuple(_list(values, f"scores.{name}", where, "numbers"))
+            for name, values in _objectives(record.get("scores"), "scores", where)
+        },
+        labels={
+            name: tuple(
+                _comparison(v, f"labels.{name}", where)
+                for v in _list(values, f"labels.{name}", where, "comparisons")
+            )
+            for name, values in _objectives(record.get("labels"), "labels", where)
+        },
+        truncated=tuple(truncated),
+        source=where,
+    )
+    return replace(row, source=source) if source else row
+
+
+def prompt_from(value: object, column: str, where: str) -> Prompt:
+    """Return a prompt from plain text (one user message) or a list of ``{"role", "content"}``."""
+    if isinstance(value, str):
+        return (Message("user", value),)
+    messages = []
+    for position, item in enumerate(_list(value, column, where, "messages, or plain text")):
+        at = f"{column}[{position}]"
+        if not isinstance(item, dict) or "role" not in item or "content" not in item:
+            raise DataError(
+                f"{where}: column {at!r}: expected {{'role': ..., 'content': ...}}, got {_shown(item)}"
+            )
+        for name, extra in item.items():
+            if name not in ("role", "content") and extra is not None:
+                raise DataError(
+                    f"{where}: column '{at}.{name}': only role and content are supported; put it "
+                    "into the content"
+                )
+        _check_text(item["role"], f"{at}.role", where)
+        _check_text(item["content"], f"{at}.content", where)
+        messages.append(Message(item["role"], item["content"]))
+    return tuple(messages)
+
+
+def number_from(value: object, column: str, where: str) -> float:
+    """Return a finite number, or NaN for null; everything else is a DataError."""
+    if value is None:
+        return math.nan
+    if isinstance(value, NotJson):
+        raise DataError(f"{where}: column {column!r}: {value} is not JSON; write null for a missing number")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise DataError(f"{where}: column {column!r}: expected a number or null, got {_shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number):
+        raise DataError(
+            f"{where}: column {column!r}: infinite, or too large for 64 bits; expected a finite "
+            "number or null"
+        )
+    return math.nan if math.isnan(number) else number  # one NaN object, so that equal rows compare equal
+
+
+def _comparison(value: object, column: str, where: str) -> Comparison:
+    items = _list(value, column, where, "[a, b, p]")
+    numbers = [number_from(item, column, where) for item in items]
+    if len(numbers) != 3 or any(map(math.isnan, numbers)) or not all(n.is_integer() for n in numbers[:2]):
+        raise DataError(
+            f"{where}: column {column!r}: expected [a, b, p] (two response indices, p from -1 to "
+            f"1), got {_shown(value)}"
+        )
+    return int(numbers[0]), int(numbers[1]), numbers[2]
+
+
+def _list(value: object, column: str, where: str, what: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{where}: column {column!r}: expected a list of {what}, got {_shown(value)}")
+    return list(value)
+
+
+def _objectives(value: object, column: str, where: str) -> list[tuple[str, object]]:
+    """Objective and values, without those that are null (a Parquet struct holds all fields in every row)."""
+    if value is None:
+        return []
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: column {column!r}: expected an object of objectives, got {_shown(value)}")
+    return [(str(name), values) for name, values in value.items() if values is not None]
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, NotJson) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def row_to_record(row: Row) -> Record:
+    """Return the canonical record of a row, all columns, NaN as None."""
+    return {
+        "prompt": [{"role": m.role, "content": m.content} for m in row.prompt],
+        "responses": list(row.responses),
+        "scores": {
+            name: [None if math.isnan(v) else v for v in values] for name, values in row.scores.items()
+        },
+        "labels": {name: [list(c) for c in values] for name, values in row.labels.items()},
+        "truncated": list(row.truncated),
+        "source": row.source,
+    }

@@ -1,0 +1,1 @@
+"""How a policy is judged: evaluate, token_kl, remote."""

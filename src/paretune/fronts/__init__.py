@@ -1,0 +1,1 @@
+"""Fronts as numbers: indicators, layers, front, triangulation, surface, refinement."""

@@ -1,0 +1,236 @@
+"""Figures of points: dominance, hypervolume, distances, evenness, control.
+
+Points are ``[N, M]`` arrays of N mean scores on M objectives, higher is better on each. Nothing here knows
+prompts or policies; :mod:`paretune.fronts.front` adds the uncertainty.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from paretune.core.errors import ParetuneError
+from paretune.core.preference import simplex_grid
+
+STEERABLE = 0.02
+"""A policy whose median of ||s w|| / ||sigma|| over modules is below is called not steerable (Panacea)."""
+
+
+def dominates(a: np.ndarray, b: np.ndarray) -> bool:
+    """Return whether point ``a [M]`` is nowhere worse than ``b [M]`` and somewhere better."""
+    (first,), (second,) = _points(np.atleast_2d(a), "a"), _points(np.atleast_2d(b), "b")
+    _same_objectives(first, second)
+    return bool(np.all(first >= second) and np.any(first > second))
+
+
+def non_dominated(points: np.ndarray) -> np.ndarray:
+    """Return ``bool [N]``, true where no other point dominates; equal points are kept or dropped together.
+
+    >>> non_dominated(np.array([[1, 3], [2, 2], [1, 2], [2, 2]])).tolist()
+    [True, True, False, True]
+    """
+    import moocore  # 0.1 s, and most commands never judge a front
+
+    return np.asarray(moocore.is_nondominated(-_points(points), keep_weakly=True), dtype=bool)
+
+
+def layers(points: np.ndarray) -> np.ndarray:
+    """Return ``int [N]``: 0 on the front, 1 on the front of what remains without it, and so on.
+
+    >>> layers(np.array([[1, 3], [2, 2], [1, 2], [0, 0]])).tolist()
+    [0, 0, 1, 2]
+    """
+    import moocore
+
+    return np.asarray(moocore.pareto_rank(-_points(points)), dtype=np.int64)
+
+
+def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
+    """Return the volume between ``reference [M]`` and ``points [N, M]``, in the product of their units.
+
+    A point that is not above the reference in every objective adds nothing. Exact; up to 4 objectives it
+    takes microseconds to milliseconds, from 6 on it grows steeply with N.
+
+    >>> hypervolume(np.array([[1, 3], [3, 1], [2, 2], [5, 0]]), np.array([0, 0]))  # 3 columns: 3 + 2 + 1
+    6.0
+    """
+    import moocore
+
+    values = _points(points)
+    return float(moocore.hypervolume(-values, ref=-_reference(reference, values.shape[1])))
+
+
+def mixture_hypervolume(points: np.ndarray, reference: np.ndarray, divisions: int = 50) -> float:
+    """Return the hypervolume of K policies ``[K, M]`` mixed by chance, one of them drawn for each reply.
+
+    Any average of the points is free to have that way; a front earns its keep above it. Mixtures are taken in
+    steps of ``1 / divisions``, so the volume is that of the hull, short of it by at most that share of each
+    range. With two objectives the hull is made of segments, and pairs of points are mixed; with more, all K
+    points are, on a simplex lattice that grows fast with K: 1326 mixtures of 3, 23426 of 4.
+
+    >>> mixture_hypervolume(np.array([[0, 1], [1, 0]]), np.array([0, 0]), divisions=2)  # adds [0.5, 0.5]
+    0.25
+    """
+    values = _points(points)
+    if values.shape[1] != 2 or len(values) == 1:
+        return hypervolume(simplex_grid(len(values), divisions) @ values, reference)
+    corners = values[non_dominated(values)]
+    shares = np.linspace(0, 1, divisions + 1)[:, None, None, None]
+    mixtures = shares * corners[:, None] + (1 - shares) * corners[None, :]
+    return hypervolume(mixtures.reshape(-1, 2), reference)
+
+
+def igd_plus(points: np.ndarray, target: np.ndarray) -> float:
+    """Return the mean distance by which ``points [N, M]`` fall short of ``target [T, M]``; 0 is best (IGD+).
+
+    The distance to a target counts only the objectives in which a point is worse. Ishibuchi et al. 2015,
+    "Modified distance calculation in generational distance and inverted generational distance".
+    """
+    import moocore
+
+    values, goal = _points(points), _points(target, "target")
+    _same_objectives(values, goal)
+    return float(moocore.igd_plus(-values, ref=-goal))
+
+
+def additive_epsilon(points: np.ndarray, target: np.ndarray) -> float:
+    """Return the least bonus on every score with which ``points [N, M]`` cover all of ``target [T, M]``.
+
+    Below 0 where the points are ahead in all. Zitzler et al. 2003, "Performance assessment of multiobjective
+    optimizers: an analysis and review".
+    """
+    import moocore
+
+    values, goal = _points(points), _points(target, "target")
+    _same_objectives(values, goal)
+    return float(moocore.epsilon_additive(-values, ref=-goal))
+
+
+def inner_product(preferences: np.ndarray, points: np.ndarray) -> float:
+    """Return the mean of ``<preferences[n], points[n]>``, both ``[N, M]``; higher is better.
+
+    It depends on the scale of each objective. Panacea (Zhong et al. 2024), evaluation.
+
+    >>> inner_product(np.array([[1, 0], [0.5, 0.5]]), np.array([[4, 1], [2, 3]]))  # (4 + 2.5) / 2
+    3.25
+    """
+    values, weights = _points(points), _weights(preferences, points)
+    return float((weights * values).sum(axis=1).mean())
+
+
+def sparsity(points: np.ndarray) -> float:
+    """Return ``sum_m sum_n (f_m(n) - f_m(n+1))^2 / (N - 1)``, each objective sorted; NaN for one point.
+
+    Lower is denser, but a collapsed front is the densest: read it beside the hypervolume. All points given
+    count. Panacea (Zhong et al. 2024), evaluation.
+
+    >>> sparsity(np.array([[0, 5], [3, 1], [1, 2]]))  # gaps 1, 2 and 1, 3: (1 + 4 + 1 + 9) / 2
+    7.5
+    """
+    values = _points(points)
+    if len(values) < 2:
+        return math.nan
+    return float((np.diff(np.sort(values, axis=0), axis=0) ** 2).sum() / (len(values) - 1))
+
+
+def spacing(points: np.ndarray) -> float:
+    """Return the deviation (over N - 1) of the L1 distances to the nearest other; NaN for one point.
+
+    0 is even; so is a collapsed front: read it beside the hypervolume. All points given count. Schott 1995,
+    "Fault tolerant design using single and multicriteria genetic algorithm optimization".
+
+    >>> round(spacing(np.array([[0, 5], [3, 1], [1, 2]])), 6)  # distances 4, 3, 3: sqrt((4 + 1 + 1) / 9 / 2)
+    0.57735
+    """
+    values = _points(points)
+    if len(values) < 2:
+        return math.nan
+    apart = np.abs(values[:, None] - values[None]).sum(axis=2)
+    np.fill_diagonal(apart, np.inf)
+    return float(apart.min(axis=1).std(ddof=1))
+
+
+def knee(points: np.ndarray) -> int:
+    """Return the index of the point that bulges most: past it, giving up one objective buys little else.
+
+    Each objective is scaled to run from 0 to 1 over the non-dominated points. The knee is the non-dominated
+    point highest above the hyperplane through the M corners that are 1 in one objective and 0 in the others;
+    with two objectives that is the line through the extremes of the front (Das 1999, "On characterizing the
+    knee of the Pareto curve"). Among points within 1e-9 of the highest, the one whose worst scaled objective
+    is best, then the first. So a front on or below the line yields its middle or an extreme: it has no knee
+    to speak of.
+
+    >>> knee(np.array([[0, 10], [6, 9], [8, 5], [10, 0]]))  # scaled sums 1, 1.5, 1.3, 1
+    1
+    """
+    values = _points(points)
+    kept = np.flatnonzero(non_dominated(values))
+    front = values[kept]
+    span = np.ptp(front, axis=0)
+    scaled = (front - front.min(axis=0)) / np.where(span > 0, span, 1.0)
+    height = scaled.sum(axis=1)
+    tied = np.flatnonzero(height >= height.max() - 1e-9)
+    return int(kept[tied[scaled[tied].min(axis=1).argmax()]])
+
+
+def controllability(preferences: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return ``[M]`` Spearman correlations of the weight on an objective and its score; 1 is full control.
+
+    NaN where weight or score is the same at all N points. Equal values share their mean rank.
+
+    >>> controllability(np.array([[1, 0], [0.5, 0.5], [0, 1]]), np.array([[3, 7], [2, 7], [1, 9]])).round(3)
+    array([1.   , 0.866])
+    """
+    values, weights = _points(points), _weights(preferences, points)
+    return np.array([_correlation(_ranks(w), _ranks(v)) for w, v in zip(weights.T, values.T, strict=True)])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt(float((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 0 else math.nan
+
+
+def _points(points: np.ndarray, what: str = "points") -> np.ndarray:
+    values = np.asarray(points, dtype=np.float64)
+    if values.ndim != 2 or values.size == 0:
+        raise ParetuneError(
+            f"{what} of shape {values.shape}; expected [N, M] with at least one point and objective"
+        )
+    if not np.isfinite(values).all():
+        n, m = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise ParetuneError(
+            f"{what}: number {n} has {values[n, m]} in column {m}; only finite numbers can be judged"
+        )
+    return values
+
+
+def _weights(preferences: np.ndarray, points: np.ndarray) -> np.ndarray:
+    weights = _points(preferences, "preferences")
+    if weights.shape != np.shape(points):
+        raise ParetuneError(
+            f"preferences {weights.shape} for points {np.shape(points)}; give each point its own"
+        )
+    return weights
+
+
+def _reference(reference: np.ndarray, num_objectives: int) -> np.ndarray:
+    point = np.asarray(reference, dtype=np.float64)
+    if point.shape != (num_objectives,) or not np.isfinite(point).all():
+        raise ParetuneError(
+            f"reference point {point.tolist()} for {num_objectives} objectives; give each one finite number"
+        )
+    return point
+
+
+def _same_objectives(first: np.ndarray, second: np.ndarray) -> None:
+    if first.shape[-1] != second.shape[-1]:
+        raise ParetuneError(
+            f"points over {first.shape[-1]} and over {second.shape[-1]} objectives cannot be compared"
+        )

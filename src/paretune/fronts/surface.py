@@ -1,0 +1,303 @@
+"""What a measured front says about preferences, also about those that lie between the measured ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paretune.core.errors import ParetuneError, suggest
+from paretune.core.files import read_json
+from paretune.core.preference import Preference, simplex_grid
+from paretune.fronts.triangulation import FLAT, barycentric, triangulate
+
+ANCHORED = "nearest anchor"
+"""How ``front.json`` describes where the preference enters a policy that answers with measured preferences only."""
+
+_DIVISIONS = {1: 1, 2: 20, 3: 10, 4: 5, 5: 4}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a front expects at a preference.
+
+    Attributes:
+        mean, low, high: objective -> score with its interval; None where nothing is known.
+        measured: whether the preference that answers was measured itself; else the numbers are read off between
+            measured neighbours.
+        used: the preference that answers: another one than asked where the policy has anchors.
+    """
+
+    mean: dict[str, float | None]
+    low: dict[str, float | None]
+    high: dict[str, float | None]
+    measured: bool
+    used: Preference
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "mean": self.mean,
+            "low": self.low,
+            "high": self.high,
+            "measured": self.measured,
+            "used": self.used.as_dict(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Outlook:
+    """The measured front of one policy: N preferences over M objectives with mean scores and intervals.
+
+    Arrays are kept as float64 copies; a preference that stands twice counts once, where it stands first.
+
+    Attributes:
+        policy: name of the policy.
+        objectives: M names, higher scores are better on each.
+        preferences: ``[N, M]``, on the simplex.
+        means: ``[N, M]`` mean scores.
+        low, high: ``[N, M]`` bounds of their intervals, NaN where undefined.
+        anchored: the policy answers with the nearest measured preference, never between two.
+
+    Raises:
+        ParetuneError: shapes that do not fit, a mean that is not finite, nothing measured.
+        PreferenceError: a preference off the simplex, or names that cannot be objectives.
+    """
+
+    policy: str
+    objectives: tuple[str, ...]
+    preferences: np.ndarray
+    means: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    anchored: bool = False
+
+    def __post_init__(self) -> None:
+        names = Preference.uniform(self.objectives).objectives
+        object.__setattr__(self, "objectives", names)
+        tables = {}
+        for field in ("preferences", "means", "low", "high"):
+            table = np.array(getattr(self, field), dtype=np.float64)
+            if table.ndim != 2 or not len(table) or table.shape[1] != len(names):
+                raise ParetuneError(
+                    f"front of {self.policy!r}: {field} of shape {table.shape}; expected [N, {len(names)}], at least one row"
+                )
+            tables[field] = table
+        if len({len(table) for table in tables.values()}) > 1:
+            sizes = ", ".join(f"{field} {len(table)}" for field, table in tables.items())
+            raise ParetuneError(f"front of {self.policy!r}: tables of different length ({sizes})")
+        for row, weights in enumerate(tables["preferences"]):
+            Preference(names, tuple(weights))
+            if not np.isfinite(tables["means"][row]).all():
+                raise ParetuneError(
+                    f"front of {self.policy!r}: the mean scores at {Preference(names, tuple(weights))} are "
+                    f"{tables['means'][row].tolist()}; expected finite numbers"
+                )
+        weights = np.round(tables["preferences"], 6)
+        _, first = np.unique(weights, axis=0, return_index=True)
+        for field, table in tables.items():
+            kept = table[np.sort(first)]
+            kept.setflags(write=False)
+            object.__setattr__(self, field, kept)
+
+    @classmethod
+    def read(cls, front_json: Path, policy: str | None = None) -> Outlook:
+        """Read a policy's front from the ``front.json`` of a run; ``policy`` may be left out where there is one only.
+
+        Raises:
+            ParetuneError: no such file or policy, or a file of another kind.
+        """
+        path = Path(front_json)
+        facts = read_json(path)
+        try:
+            named = {str(entry["name"]): entry for entry in facts["policies"]}
+            objectives = tuple(facts["objectives"])
+        except (KeyError, TypeError) as error:
+            raise ParetuneError(
+                f"{path}: not the front.json of a run (no policies or objectives in it)"
+            ) from error
+        if not named:
+            raise ParetuneError(f"{path}: no policy was measured; run paretune run to the end")
+        if policy is None and len(named) > 1:
+            raise ParetuneError(f"{path}: holds the policies {', '.join(named)}; choose one with --policy")
+        chosen = next(iter(named)) if policy is None else policy
+        if chosen not in named:
+            raise ParetuneError(f"{path}: no policy {chosen!r}; {suggest(chosen, named)}")
+        entry = named[chosen]
+        stored = path.parent / "policies" / chosen / "policy.json"
+        if stored.is_file():
+            anchored = read_json(stored).get("mix") == "anchors"
+        else:
+            anchored = ANCHORED in str(entry.get("enters", ""))
+        try:
+            points = [point for point in entry["points"] if min(point["preference"].values()) >= 0]
+            asked = "used" if anchored else "preference"
+            weights = [[float(point[asked].get(name, 0.0)) for name in objectives] for point in points]
+            tables = [[_numbers(point[field]) for point in points] for field in ("mean", "low", "high")]
+            mean, low, high = map(_table, tables)
+            return cls(chosen, objectives, _table(weights), mean, low, high, anchored)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, ParetuneError):
+                raise type(error)(f"{path}: {error}") from error
+            raise ParetuneError(f"{path}: policy {chosen!r} has no readable points ({error!r})") from error
+
+    @cached_property
+    def scale(self) -> np.ndarray:
+        """The unit ``[M]`` of margins and distances: each objective's range of measured means, above 0.
+
+        An objective that the policy does not move counts in mean widths of its intervals, without these in its largest size.
+        """
+        unit = np.ptp(self.means, axis=0)
+        size = np.abs(self.means).max(axis=0)
+        width = np.array([_mean(column) for column in (self.high - self.low).T])
+        unit = np.where(unit > 1e-12 * size, unit, width)
+        return np.where(unit > 0, unit, np.where(size > 0, size, 1.0))
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The objectives' positions ``[M]`` in alphabetical order: what is broken by order is broken by this one."""
+        return np.array(sorted(range(len(self.objectives)), key=lambda m: self.objectives[m]))
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """Numbers of measured preferences ``[C, K]`` that span a cell, in which scores are linear; repeated where it has fewer.
+
+        An anchored policy has N cells of one preference.
+        """
+        N = len(self.preferences)
+        if self.anchored or N == 1:
+            return np.arange(N)[:, None]
+        faces = {tuple(sorted(n for n in cell if n < N)) for cell in self._mesh.tolist()}
+        kept = [face for face in faces if face and not any(set(face) < set(other) for other in faces)]
+        longest = max(map(len, kept))
+        return np.array(sorted((*face, *[face[-1]] * (longest - len(face))) for face in kept))
+
+    @cached_property
+    def _mesh(self) -> np.ndarray:
+        points = self.preferences[:, self.order]
+        # The triangulation breaks ties by position: number the points in an order that listing cannot change.
+        rank = np.lexsort(points.T[::-1])
+        mesh = triangulate(points[rank])
+        N = len(points)
+        names = np.concatenate([rank, N + np.arange(len(self.order))])
+        return np.asarray(names[mesh])
+
+    def shares(self, preferences: np.ndarray) -> np.ndarray:
+        """Return the shares ``[Q, N]`` of the measured preferences in what answers at each of ``[Q, M]``.
+
+        One share of 1 where the policy has anchors (the nearest by L1 distance, of ties the first). NaN outside the hull of
+        what was measured.
+        """
+        asked = np.asarray(preferences, dtype=np.float64)
+        if self.anchored:
+            apart = np.abs(asked[:, None] - self.preferences[None]).sum(axis=2).round(6)
+            return np.eye(len(self.preferences))[apart.argmin(axis=1)]
+        asked = asked / asked.sum(axis=1, keepdims=True)
+        return barycentric(self.preferences[:, self.order], self._mesh, asked[:, self.order])
+
+    def outcomes(self, preferences: np.ndarray) -> np.ndarray:
+        """Return the expected scores ``[Q, M]`` at preferences ``[Q, M]``, NaN outside the hull of what was measured."""
+        return self.shares(preferences) @ self.means
+
+    def expected(self, preference: Preference) -> Expected:
+        """Return expected scores with intervals, read off piecewise linearly between measured preferences.
+
+        A bound between two measured ones is the mean of theirs: wider than the truth where scores are linear between.
+        None for each where the preference lies outside the hull of what was measured, as off the simplex.
+
+        Raises:
+            PreferenceError: an objective the front does not have.
+        """
+        asked = preference.over(self.objectives)
+        weights = asked.array()[None]
+        unknown = asked.extrapolated and not self.anchored
+        shares = np.full(len(self.preferences), np.nan) if unknown else self.shares(weights)[0]
+        used = self.preference(int(shares.argmax())) if self.anchored else asked
+        top = float(shares.max())
+        mean, low, high = (self._named(_mixed(shares, table)) for table in (self.means, self.low, self.high))
+        return Expected(mean, low, high, top >= 1 - FLAT, used)
+
+    def within(self, floors: Mapping[str, float]) -> Outlook:
+        """Return the part of the front whose preferences give each objective at least its floor, a weight.
+
+        To the measured preferences inside come those of a grid over the part, with the scores read off there, so that its
+        corners and edges are known; a policy with anchors keeps what was measured inside.
+
+        Raises:
+            ParetuneError: floors that leave nothing measured, unknown objectives, or numbers that are no weights.
+        """
+        for name, floor in floors.items():
+            if name not in self.objectives:
+                raise ParetuneError(f"floor on {name!r}: {suggest(str(name), self.objectives)}")
+            if not (math.isfinite(floor) and 0 <= floor <= 1):
+                raise ParetuneError(
+                    f"floor {floor!r} on the weight of {name!r}; expected a number from 0 to 1"
+                )
+        least = np.array([floors.get(name, 0.0) for name in self.objectives])
+        if not least.any():
+            return self
+        weights = self.preferences[(self.preferences >= least - FLAT).all(axis=1)]
+        rest = 1.0 - least.sum()
+        if not self.anchored and rest >= 0:
+            M = len(least)
+            grid = least + rest * simplex_grid(M, _DIVISIONS.get(M, 2))
+            weights = np.concatenate([weights, grid])
+        shares = self.shares(weights)
+        known = np.isfinite(shares).all(axis=1)
+        if not known.any():
+            told = ", ".join(f"{name} {floor:g}" for name, floor in floors.items())
+            raise ParetuneError(
+                f"front of {self.policy!r}: nothing was measured with the weights at least {told}; lower them, or measure there"
+            )
+        tables = (
+            np.stack([_mixed(row, table) for row in shares[known]])
+            for table in (self.means, self.low, self.high)
+        )
+        mean, low, high = tables
+        return Outlook(self.policy, self.objectives, weights[known], mean, low, high, self.anchored)
+
+    def preference(self, n: int) -> Preference:
+        """Return the measured preference number ``n``."""
+        return Preference(self.objectives, tuple(self.preferences[n].tolist()))
+
+    def _named(self, values: np.ndarray) -> dict[str, float | None]:
+        return {
+            name: float(value) if math.isfinite(value) else None
+            for name, value in zip(self.objectives, values, strict=True)
+        }
+
+
+def as_preference(weights: np.ndarray, objectives: Sequence[str]) -> Preference:
+    """Return weights ``[M]`` as a preference, rounded to 6 decimals and still summing to 1."""
+    rounded = np.round(np.clip(np.asarray(weights, dtype=np.float64), 0.0, None), 6)
+    rounded[rounded.argmax()] += 1.0 - rounded.sum()
+    return Preference(tuple(objectives), tuple(np.round(rounded, 6).tolist()))
+
+
+def _mixed(shares: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Return the mix ``[M]`` of rows of ``table [N, M]`` by shares ``[N]``; NaN where a share is."""
+    # 0 times an unknown bound is no reason not to know the others.
+    taken = ~(shares == 0)
+    return np.asarray(shares[taken] @ table[taken])
+
+
+def _numbers(values: Sequence[float | None] | Mapping[str, float]) -> list[float]:
+    return [math.nan if value is None else float(value) for value in values]  # type: ignore[arg-type]
+
+
+def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.array(rows, dtype=np.float64)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+EQUAL = 1e-9
+"""Margins closer than this, in ranges, are the same: rounding."""

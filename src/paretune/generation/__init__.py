@@ -1,0 +1,1 @@
+"""Sampling text: draw, batch, generate, mixing, endpoint, remote, sample."""

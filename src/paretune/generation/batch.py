@@ -1,0 +1,267 @@
+"""Rows that are decoded together, each with its own preference, settings and random numbers; they join and leave at any token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from paretune.core.sampling import Sampling
+from paretune.generation.draw import draw, uniforms
+from paretune.generation.mixing import Mixture, mix
+from paretune.models.kv_cache import growing_cache, rows_join, rows_leave
+from paretune.models.language_model import LanguageModel
+from paretune.models.steering import Steering
+
+
+@dataclass(eq=False)
+class Row:
+    """One response in the making.
+
+    Attributes:
+        prompt: token ids.
+        sampling: length, temperature, top-p; its batch size says nothing here.
+        seed: the row's random numbers depend on it alone.
+        gates: ``[C, R]`` of the copies of the row that are run; None is the base model.
+        mixture: of this one row, where the token is drawn from a mixture of the copies.
+        tokens: drawn so far, end of turn included.
+        logp: their log-probability at temperature 1 and without top-p, in nats.
+        normalisers: log Z of each token of a mixture.
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    seed: int
+    gates: Tensor | None = None
+    mixture: Mixture | None = None
+    tokens: list[int] = field(default_factory=list)
+    logp: float = 0.0
+    normalisers: list[float] = field(default_factory=list)
+
+    @cached_property
+    def kinds(self) -> list[int]:
+        """The columns of the mixture's coefficients that have a copy; a row that is no mixture is one copy of kind 0."""
+        return [0] if self.mixture is None else self.mixture.copies[0].nonzero()[:, 0].tolist()
+
+    @cached_property
+    def uniforms(self) -> list[float]:
+        """The random number of each token."""
+        return uniforms(self.seed, self.sampling.max_new_tokens).tolist()
+
+    def finished(self, stops: frozenset[int]) -> bool:
+        """Tell whether the response ends with its last token."""
+        return bool(self.tokens) and (
+            self.tokens[-1] in stops or len(self.tokens) == self.sampling.max_new_tokens
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Mixed:
+    """Rows of a batch that are mixed by one rule: ``rows [b]``, ``copies [n]`` of them, and what :func:`mix` takes."""
+
+    rows: Tensor
+    copies: Tensor
+    owners: Tensor
+    kinds: Tensor
+    mixture: Mixture
+
+
+class Batch:
+    """Rows decoded together.
+
+    A row stands in the forward once, or where it is a mixture once for each of its copies. First :meth:`read` takes in the
+    prompts and draws a token for each row; from then on every :meth:`step` draws one more for each.
+
+    Attributes:
+        rows: in no particular order.
+        unread: columns of the left-padded prompts that are still to be read.
+    """
+
+    def __init__(self, lm: LanguageModel, steering: Steering | None, rows: Sequence[Row] = ()) -> None:
+        self.rows: list[Row] = list(rows)
+        self._lm, self._steering = lm, steering
+        self._width, self.unread = 0, max((len(row.prompt) for row in rows), default=0)
+        self._cache = growing_cache(lm.model.config)
+        self._arrange([(row, kind) for row in rows for kind in row.kinds])
+
+    @property
+    def copies(self) -> int:
+        """Rows of one forward."""
+        return len(self._copies)
+
+    @property
+    def cached(self) -> int:
+        """Positions held for all copies together, padding included."""
+        return self.copies * self._width
+
+    @torch.no_grad()
+    def read(self, columns: int | None = None) -> None:
+        """Read the next ``columns`` of the left-padded prompts, or all that is left.
+
+        With the last column each row draws its first token. Read in one go, a prompt is read once for all copies under the
+        same gates: several answers at one preference, or mixtures of the same policies whatever their weights.
+        """
+        added = self.unread if columns is None else min(columns, self.unread)
+        readers, sources = self._readers() if added == self.unread and not self._width else ([], [])
+        places = readers or range(len(self._copies))
+        whole = self._width + self.unread
+        prompts = [self._copies[place][0].prompt for place in places]
+        pads = [whole - len(prompt) for prompt in prompts]
+        span = range(self._width, self._width + added)
+        filler = self._lm.turn_end
+        ids = [
+            [prompt[place - pad] if place >= pad else filler for place in span]
+            for prompt, pad in zip(prompts, pads, strict=True)
+        ]
+        gates = self._gates[readers] if readers and self._gates is not None else self._gates
+        logits = self._forward(ids, pads, gates)
+        if readers:
+            logits = logits[sources]
+            self._cache.batch_select_indices(torch.tensor(sources, device=self._lm.device))
+        self.unread -= added
+        if not self.unread:
+            self._take(logits)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Draw the next token of every row."""
+        width = self._width + 1
+        pads = [width - len(row.prompt) - len(row.tokens) for row, _ in self._copies]
+        self._take(self._forward([[row.tokens[-1]] for row, _ in self._copies], pads, self._gates))
+
+    @torch.no_grad()
+    def join(self, other: Batch) -> None:
+        """Take over the rows of ``other``, whose prompts are read; it is not to be used any more."""
+        if self.rows:
+            rows_join(self._cache, other._cache)
+        else:
+            self._cache = other._cache
+        self._width = max(self._width, other._width)
+        self._arrange([*self._copies, *other._copies])
+
+    @torch.no_grad()
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Let rows go."""
+        gone = set(rows)
+        kept = [place for place, (row, _) in enumerate(self._copies) if row not in gone]
+        if len(kept) == len(self._copies):
+            return
+        if not kept:
+            self._width, self.unread, self._cache = 0, 0, growing_cache(self._lm.model.config)
+            self._arrange([])
+            return
+        needed = max(len(row.prompt) + max(len(row.tokens) - 1, 0) for row in self.rows if row not in gone)
+        surplus = self._width + self.unread - needed
+        trimmed = min(surplus, self._width)
+        order = rows_leave(self._cache, kept, trimmed) if self._width else kept
+        self._width -= trimmed
+        self.unread -= surplus - trimmed
+        self._arrange([self._copies[place] for place in order])
+
+    def _readers(self) -> tuple[list[int], list[int]]:
+        """Return the copies to read prompts for, and for each copy the reader that it shares; nothing where none is shared."""
+        readers: list[int] = []
+        numbers: dict[object, int] = {}
+        sources = []
+        gates = None if self._gates is None else self._gates.tolist()
+        for place, (row, _) in enumerate(self._copies):
+            key = (tuple(row.prompt), None if gates is None else tuple(gates[place]))
+            if key not in numbers:
+                numbers[key] = len(readers)
+                readers.append(place)
+            sources.append(numbers[key])
+        return (readers, sources) if len(readers) < len(sources) else ([], [])
+
+    def _forward(self, ids: list[list[int]], pads: list[int], gates: Tensor | None) -> Tensor:
+        """Return the logits ``[n, V]`` (fp32) behind further tokens ``[n, t]`` of rows that are padded by ``pads [n]``."""
+        device, added = self._lm.device, len(ids[0])
+        left = torch.tensor(pads, device=device)[:, None]
+        columns = torch.arange(self._width + added, device=device)
+        with gated(self._steering, gates):
+            logits = self._lm.model(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=(columns >= left).long(),
+                position_ids=(columns[-added:] - left).clamp(min=0),
+                past_key_values=self._cache,
+                use_cache=True,
+                # An index, not a count: its slice would not be contiguous, and the head be copied for every row.
+                logits_to_keep=torch.tensor([added - 1], device=device),
+            ).logits
+        self._width += added
+        return logits[:, -1].float()
+
+    def _take(self, logits: Tensor) -> None:
+        """Draw a token for each row from the logits ``[n, V]`` of all copies."""
+        normalisers: dict[int, float] = {}
+        if self._mixed:
+            copies, logits = logits, logits[self._first]
+            for part in self._mixed:
+                logits[part.rows], log_z = mix(copies[part.copies], part.owners, part.kinds, part.mixture)
+                normalisers.update(zip(part.rows.tolist(), log_z.tolist(), strict=True))
+        uniform = torch.tensor(
+            [row.uniforms[len(row.tokens)] for row in self.rows], dtype=torch.float64, device=logits.device
+        )
+        if len(self._settings) == 1:
+            tokens = draw(logits, uniform, *next(iter(self._settings)))
+        else:
+            tokens = torch.empty(len(self.rows), dtype=torch.long, device=logits.device)
+            for setting, rows in self._settings.items():
+                tokens[rows] = draw(logits[rows], uniform[rows], *setting)
+        logps = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+        for place, (token, logp) in enumerate(zip(tokens.tolist(), logps.tolist(), strict=True)):
+            row = self.rows[place]
+            row.tokens.append(token)
+            row.logp += logp
+            if place in normalisers:
+                row.normalisers.append(normalisers[place])
+
+    def _arrange(self, copies: list[tuple[Row, int]]) -> None:
+        """Work out what depends on which copies stand in the batch: (row, kind) of each, in the order of the cache."""
+        self._copies = copies
+        places: dict[Row, list[int]] = {}
+        for place, (row, _) in sorted(enumerate(copies), key=lambda item: item[1][1]):
+            places.setdefault(row, []).append(place)
+        self.rows = list(dict.fromkeys(row for row, _ in copies))
+        device = self._lm.device
+        self._first = torch.tensor([places[row][0] for row in self.rows], dtype=torch.long, device=device)
+        self._gates = self._gate_rows(copies)
+        settings: dict[tuple[float, float], list[int]] = {}
+        rules: dict[tuple[object, int], list[int]] = {}
+        for number, row in enumerate(self.rows):
+            settings.setdefault((row.sampling.temperature, row.sampling.top_p), []).append(number)
+            if row.mixture is not None:
+                rules.setdefault((row.mixture.rule, row.mixture.coefficients.shape[1]), []).append(number)
+        self._settings = settings
+        self._mixed = [self._mixed_rows(numbers, places) for numbers in rules.values()]
+
+    def _gate_rows(self, copies: list[tuple[Row, int]]) -> Tensor | None:
+        """Return the gates ``[n, R]`` of all copies; None where none has any."""
+        if self._steering is None or all(row.gates is None for row, _ in copies):
+            return None
+        base = torch.zeros(self._steering.rank)
+        return torch.stack(
+            [base if row.gates is None else row.gates[row.kinds.index(kind)] for row, kind in copies]
+        )
+
+    def _mixed_rows(self, numbers: list[int], places: dict[Row, list[int]]) -> _Mixed:
+        rows = [self.rows[number] for number in numbers]
+        mixtures = [row.mixture for row in rows if row.mixture is not None]
+        device = self._lm.device
+        return _Mixed(
+            torch.tensor(numbers, device=device),
+            torch.tensor([place for row in rows for place in places[row]], device=device),
+            torch.tensor([owner for owner, row in enumerate(rows) for _ in row.kinds], device=device),
+            torch.tensor([kind for row in rows for kind in row.kinds], device=device),
+            Mixture(torch.cat([mixture.coefficients for mixture in mixtures]), mixtures[0].rule),
+        )
+
+
+def gated(steering: Steering | None, gates: Tensor | None) -> AbstractContextManager[None]:
+    """Return the context in which the model runs under ``gates``: None is the base model alone."""
+    if steering is None:
+        return nullcontext()
+    return steering.off() if gates is None else steering.at(gates)

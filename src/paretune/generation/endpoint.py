@@ -1,0 +1,99 @@
+"""A server that speaks OpenAI's API as the one that draws responses: vLLM, SGLang, or ``paretune serve``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from paretune.core.errors import ConfigError
+from paretune.core.files import fingerprint
+from paretune.data.rows import Prompt
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where responses are drawn, and how patiently.
+
+    Attributes:
+        url: with the version, such as ``http://127.0.0.1:8000/v1``.
+        model: what draws the responses that a run needs before it trains; by default the only model that is offered.
+        concurrency: requests on their way at most.
+        retries: tries after the first of a request that failed for a reason that may pass: statuses 408, 409, 425, 429 and
+            from 500 on, no connection, a broken one, a time-out, an answer that cannot be read. Waits double from half a
+            second to half a minute, less up to half of it at random, or last as long as the server asks (a minute at most).
+        timeout: seconds until an answer is given up.
+        key: environment variable that holds the API key.
+        policies: name of a run's policy -> what draws its held-out answers: the ``manifest.json`` of its LoRAs, which the
+            server has loaded under their names, or ``NAME@`` for a ``paretune serve``, which is told the preference.
+        stages: methods of the run whose answers between stages of training it draws: RiC's online stage and ParetoHqD's stage 2
+            from LoRAs that it loads while it runs, SIPO's reviews from ``model``; see :mod:`paretune.training.remote_stages`.
+    """
+
+    url: str
+    model: str = ""
+    concurrency: int = 32
+    retries: int = 6
+    timeout: float = 300.0
+    key: str = "PARETUNE_ENDPOINT_KEY"
+    policies: Mapping[str, str] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            known = False
+        if not known:
+            raise ConfigError(
+                f"the endpoint {self.url!r} is no address; expected such as http://127.0.0.1:8000/v1"
+            )
+        if self.concurrency < 1 or self.retries < 0 or not 0 < self.timeout < float("inf"):
+            raise ConfigError(
+                f"an endpoint needs concurrency >= 1, retries >= 0 and timeout > 0, got {self.concurrency}, {self.retries} and "
+                f"{self.timeout}"
+            )
+
+
+LORA_PREFIX = "paretune-"
+"""Begins the name of every LoRA that a server is asked to load while it runs."""
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """A LoRA that a server loads for a draw and unloads after it.
+
+    Attributes:
+        name: begins with :data:`LORA_PREFIX` and identifies the weights: answers are kept under it.
+        folder: with PEFT's files, an absolute path under which the server sees it too.
+        rank: columns of its factors.
+    """
+
+    name: str
+    folder: Path
+    rank: int
+
+    @property
+    def served(self) -> str:
+        """The name at the server: of this folder too, so that a run in another one cannot unload it."""
+        return f"{self.name}-{fingerprint(str(self.folder))[:8]}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One response to draw: by which model ("" is the endpoint's), to what, from which seed."""
+
+    model: str
+    prompt: Prompt
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response; ``tokens`` as the server counts them, None where it does not say."""
+
+    text: str
+    truncated: bool
+    tokens: int | None

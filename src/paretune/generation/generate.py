@@ -1,0 +1,174 @@
+"""Sampling responses in batches in which every row has its own preference and its own random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paretune.core.progress import progress
+from paretune.core.sampling import Sampling
+from paretune.generation.batch import Batch, Row, gated
+from paretune.generation.mixing import Mixture
+from paretune.models.adapter import Adapter
+from paretune.models.distributed import Team
+from paretune.models.language_model import LanguageModel
+from paretune.models.packing import TokenGroup, pack, packed_logps
+from paretune.models.steering import Steering
+
+
+@dataclass(frozen=True)
+class Response:
+    """A sampled response.
+
+    Attributes:
+        text: without special tokens.
+        tokens: end of turn included unless the response was cut.
+        truncated: cut by ``max_new_tokens``.
+        logp: log-probability of the tokens under the policy that drew them, at temperature 1 and without top-p, in nats.
+        normalisers: where policies were mixed (:mod:`paretune.generation.mixing`), log Z of each token: 0 where they agree.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    truncated: bool
+    logp: float
+    normalisers: tuple[float, ...] = ()
+
+
+def generate(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    steering: Steering | None = None,
+    gates: Tensor | None = None,
+    description: str = "sampling",
+    mixture: Mixture | None = None,
+) -> list[Response]:
+    """Sample one response for every row.
+
+    Args:
+        lm: the model.
+        prompts: token ids of each row's prompt (B rows).
+        sampling: length, temperature, top-p, batch size.
+        seeds: one a row; a row's random numbers depend on its seed only, not on its neighbours.
+        steering: adapters attached to the model, or None for a bare model.
+        gates: ``[B, R]``, one gate vector a row; None samples from the base model.
+        description: shown by the progress bar.
+        mixture: of copies of each row, whose gates are ``[B, 1 + M, R]`` then; all copies of a row take one token, drawn
+            from their mixture.
+    """
+    rows = [
+        _row(prompt, sampling, seed, None if gates is None else gates[number], mixture, number)
+        for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+    ]
+    order = sorted(rows, key=lambda row: len(row.prompt))
+    with progress(description, len(rows)) as advance:
+        for start in range(0, len(order), sampling.batch_size):
+            part = order[start : start + sampling.batch_size]
+            batch = Batch(lm, steering, part)
+            batch.read()
+            while batch.rows:
+                batch.leave([row for row in batch.rows if row.finished(lm.stops)])
+                if batch.rows:
+                    batch.step()
+            advance(len(part))
+    return [
+        Response(
+            lm.decode(row.tokens),
+            tuple(row.tokens),
+            row.tokens[-1] not in lm.stops,
+            row.logp,
+            tuple(row.normalisers),
+        )
+        for row in rows
+    ]
+
+
+def _row(
+    prompt: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+    gates: Tensor | None,
+    mixture: Mixture | None,
+    number: int,
+) -> Row:
+    row = Row(prompt, sampling, seed, mixture=None if mixture is None else mixture[[number]])
+    if gates is not None:
+        row.gates = gates[None] if mixture is None else gates[row.kinds]
+    return row
+
+
+@contextmanager
+def attached(lm: LanguageModel, adapter: Adapter) -> Iterator[Steering]:
+    """Attach ``adapter`` to the model for the length of the context."""
+    steering = Steering.attach_adapter(lm.model, adapter, base=lm.fingerprint)
+    try:
+        yield steering
+    finally:
+        steering.detach()
+
+
+@torch.no_grad()
+def response_logps(
+    lm: LanguageModel,
+    groups: Sequence[TokenGroup],
+    steering: Steering | None = None,
+    gates: Tensor | None = None,
+    budget: int = 1024,
+    description: str = "scoring",
+    team: Team = Team(),  # noqa: B008 - it is frozen
+) -> list[Tensor]:
+    """Return for each group the log-probabilities of its responses (fp32, in nats, summed over tokens).
+
+    Groups are packed to at most ``budget`` tokens, so a prompt is read once for all its responses.
+
+    Args:
+        lm: the model.
+        groups: G prompts, each with its responses, as token ids.
+        steering: adapters attached to the model, or None for a bare model.
+        gates: ``[R]`` for all groups or ``[G, R]``, one a group; None scores with the base model.
+        budget: tokens in one forward.
+        description: shown by the progress bar.
+        team: processes that divide the forwards among them, all of which call this alike and get the same; the forwards are
+            those of one process, and so the results are to the bit.
+    """
+    forwards = _forwards(groups, budget)
+
+    def run(some: Sequence[list[int]]) -> list[Tensor]:
+        found = []
+        with progress(description, sum(map(len, some))) as advance:
+            for part in some:
+                batch = pack([groups[number] for number in part], lm.device, lm.model.dtype)
+                context: AbstractContextManager[None] = gated(steering, gates)
+                if steering is not None and gates is not None and gates.ndim == 2:
+                    context = steering.at(gates[part], index=batch.groups)
+                with context:
+                    found.append(packed_logps(lm.model, batch).cpu())
+                advance(len(part))
+        return found
+
+    results: dict[int, Tensor] = {}
+    for part, logps in zip(forwards, team.divide(run, forwards), strict=True):
+        each = logps.split([len(groups[number][1]) for number in part])
+        results.update(zip(part, each, strict=True))
+    return [results[number] for number in range(len(groups))]
+
+
+def _forwards(groups: Sequence[TokenGroup], budget: int) -> list[list[int]]:
+    """Return the numbers of the groups of each forward: the longest first, as many as ``budget`` tokens hold."""
+    sizes = [len(prompt) + sum(map(len, responses)) for prompt, responses in groups]
+    order = sorted(range(len(groups)), key=lambda number: sizes[number])
+    forwards = []
+    while order:
+        part = [order.pop()]
+        tokens = sizes[part[0]]
+        while order and tokens + sizes[order[-1]] <= budget:
+            tokens += sizes[order[-1]]
+            part.append(order.pop())
+        forwards.append(part)
+    return forwards

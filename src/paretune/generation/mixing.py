@@ -1,0 +1,198 @@
+"""Combining next-token distributions: multi-objective decoding (MOD).
+
+Shi et al. 2024 (arXiv 2406.18853). Policies pi_i that are each optimal for r_i under one divergence from pi_ref give the
+optimum for sum_i w_i r_i without training: ``f'(pi_w / pi_ref) = sum_i w_i f'(pi_i / pi_ref) - c``, where the dual constant c
+makes pi_w sum to 1. For the reverse KL that is the geometric mixture prod_i pi_i^{w_i}, and c is the log of its normaliser.
+The paper's rule for other divergences drops c; here it is solved for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from paretune.core.errors import ConfigError, ModelError
+
+Divergence = Literal["reverse-kl", "forward-kl", "alpha", "jensen-shannon"]
+DIVERGENCES: tuple[Divergence, ...] = ("reverse-kl", "forward-kl", "alpha", "jensen-shannon")
+
+BISECTIONS = 60
+"""Halvings of the bracket of c, which is at most 1 / alpha wide."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """The rule by which policies are mixed.
+
+    Attributes:
+        divergence: that the policies were trained under.
+        alpha: of the alpha divergence, 0 < alpha < 1.
+        candidates: responses drawn for each that is returned, see :func:`resample`; 1 returns what is drawn.
+    """
+
+    divergence: Divergence = "reverse-kl"
+    alpha: float = 0.5
+    candidates: int = 1
+
+    def __post_init__(self) -> None:
+        if self.divergence not in DIVERGENCES:
+            raise ConfigError(f"divergence {self.divergence!r}; expected one of: {', '.join(DIVERGENCES)}")
+        if not 0 < self.alpha < 1:
+            raise ConfigError(f"alpha of the divergence lies between 0 and 1, got {self.alpha}")
+        if self.candidates < 1:
+            raise ConfigError(f"candidates must be at least 1, got {self.candidates}")
+        if self.candidates > 1 and self.divergence != "reverse-kl":
+            raise ConfigError(
+                f"candidates are resampled by the normalisers of the reverse KL; with {self.divergence} leave candidates at 1"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """How B rows are mixed from copies of themselves under different gates.
+
+    Attributes:
+        coefficients: ``[B, 1 + M]`` fp64: column 0 belongs to the reference model, the others to the M policies. The
+            exponents of the reverse KL; for another divergence column 0 says nothing.
+        rule: see :class:`Mixing`.
+    """
+
+    coefficients: Tensor
+    rule: Mixing = field(default_factory=Mixing)
+
+    def __post_init__(self) -> None:
+        if self.coefficients.ndim != 2 or not bool(self.coefficients.isfinite().all()):
+            raise ModelError("coefficients of a mixture are finite numbers [B, 1 + M]")
+
+    @property
+    def copies(self) -> Tensor:
+        """Which copies of each row have to be run, bool ``[B, 1 + M]``: none with coefficient 0.
+
+        A row that is one policy alone is that policy under every divergence. Otherwise all but the reverse KL need the
+        reference.
+        """
+        needed = self.coefficients != 0
+        if self.rule.divergence != "reverse-kl":
+            needed[:, 0] = ~((self.coefficients == 1) & (needed[:, 1:].sum(1, keepdim=True) == 1))[:, 1:].any(
+                1
+            )
+        return needed
+
+    def __getitem__(self, rows: Tensor | list[int]) -> Mixture:
+        """Return the mixture of some rows."""
+        return Mixture(self.coefficients[rows], self.rule)
+
+
+def exponents(weights: Tensor, ratios: Tensor | None = None) -> Tensor:
+    """Return the coefficients ``[B, 1 + M]`` fp64 of preferences ``[B, M]`` under the reverse KL.
+
+    ``ratios [M]`` are beta_i / beta where policy i was trained with beta_i and the mixture is to be optimal for beta. The
+    reference takes what is missing to 1: exactly nothing on the simplex with equal betas.
+    """
+    scaled = weights.double() * (torch.ones(weights.shape[1]) if ratios is None else ratios).double()
+    rest = 1 - scaled.sum(1, keepdim=True)
+    rest = torch.where(rest.abs() < 1e-6, torch.zeros_like(rest), rest)
+    return torch.cat([rest, scaled], dim=1)
+
+
+def combine(logps: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the normalised geometric mixture ``[B, V]`` of log-probabilities ``[B, C, V]``, and log Z ``[B]``.
+
+    ``log Z = log sum_v prod_c pi_c(v)^{coefficient_c}`` is at most 0 where the coefficients ``[B, C]`` are on the simplex
+    (Hoelder), and 0 only where all policies agree: -log Z measures their conflict at this token. What sampling token by
+    token leaves out of the optimum over whole responses is exactly the product of the Z.
+    """
+    mixed = (coefficients.to(logps)[:, :, None] * logps).sum(1)
+    log_z = mixed.logsumexp(-1)
+    return mixed - log_z[:, None], log_z
+
+
+def combine_general(
+    logps: Tensor, coefficients: Tensor, reference: Tensor, divergence: Divergence, alpha: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Return the optimum ``[B, V]`` (log-probabilities) under another divergence than the reverse KL, and c ``[B]``.
+
+    ``pi_w = pi_ref (f')^{-1}(sum_i w_i f'(pi_i / pi_ref) - c)``; c is found by bisection in fp64 between the value at which
+    the likeliest token would have infinite mass and the one at which no token gains any.
+
+    Args:
+        logps: ``[B, M, V]`` of the policies.
+        coefficients: ``[B, M]``, weights of the objectives.
+        reference: ``[B, V]`` log-probabilities of the reference.
+        divergence: ``forward-kl``: f'(t) = -1/t. ``alpha``: (1 - t^-alpha) / alpha. ``jensen-shannon``: log(2t / (1 + t)).
+        alpha: of the alpha divergence.
+    """
+    reference = reference.double()
+    slope, log_inverse, top = _divergence(divergence, alpha)
+    difference = logps.double() - reference[:, None]
+    total = (coefficients.double().to(difference)[:, :, None] * slope(difference)).sum(1)
+    largest = total.max(-1, keepdim=True).values
+    low, high = largest - top, largest - slope(torch.zeros_like(largest))
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        mass = (reference + log_inverse(total - middle)).logsumexp(-1, keepdim=True)
+        low, high = torch.where(mass > 0, middle, low), torch.where(mass > 0, high, middle)
+    mixed = reference + log_inverse(total - high)
+    return mixed.log_softmax(-1).to(logps), high[:, 0].to(logps)
+
+
+def _divergence(
+    name: Divergence, alpha: float
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], float]:
+    """Return f'(e^d) of d, log (f')^{-1}(u) of u, and the least upper bound of u, at which the inverse is infinite."""
+    if name == "forward-kl":
+        return lambda d: -torch.exp(-d), lambda u: -torch.log(-u), 0.0
+    if name == "alpha":
+        return (
+            lambda d: -torch.expm1(-alpha * d) / alpha,
+            lambda u: -torch.log1p(-alpha * u) / alpha,
+            1 / alpha,
+        )
+    log2 = float(torch.log(torch.tensor(2.0, dtype=torch.float64)))
+    return lambda d: log2 + d - F.softplus(d), lambda u: u - torch.log(2 - u.exp()), log2
+
+
+def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
+    """Return for each row the logits ``[B, V]`` of its mixture and the log of its step normaliser ``[B]``.
+
+    A row of a single copy of coefficient 1 keeps that copy's logits bit for bit, and its normaliser is 0.
+
+    Args:
+        logits: ``[n, V]`` fp32 of all copies, those of a row side by side.
+        owners: int64 ``[n]``, the row of each copy.
+        kinds: int64 ``[n]``, the copy's column in ``mixture.coefficients``.
+        mixture: of the B rows.
+    """
+    B = len(mixture.coefficients)
+    counts = torch.bincount(owners, minlength=B)
+    first = counts.cumsum(0) - counts
+    exponent = mixture.coefficients.to(logits.device)[owners, kinds]
+    alone = (counts == 1) & (exponent[first] == 1)
+    mixed, normaliser = logits[first], torch.zeros(B, device=logits.device)
+    for count in counts[~alone].unique().tolist():
+        rows = ((counts == count) & ~alone).nonzero()[:, 0]
+        index = first[rows, None] + torch.arange(count, device=logits.device)
+        logps = logits[index].log_softmax(-1)
+        if mixture.rule.divergence == "reverse-kl":
+            mixed[rows], normaliser[rows] = combine(logps, exponent[index])
+        else:
+            mixed[rows], normaliser[rows] = combine_general(
+                logps[:, 1:], exponent[index[:, 1:]], logps[:, 0], mixture.rule.divergence, mixture.rule.alpha
+            )
+    return mixed, normaliser
+
+
+def resample(log_weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Return for each row ``[B]`` which of its n candidates to keep, drawn with probability proportional to exp(log_weights).
+
+    With ``log_weights [B, n]`` the sums of log Z_t over each candidate's tokens, the kept one tends to the optimum over whole
+    responses as n grows (importance resampling). ``uniforms [B]`` in [0, 1) decide the draw.
+    """
+    cumulative = log_weights.double().softmax(-1).cumsum(-1)
+    level = uniforms.double()[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, level, right=True)[:, 0].clamp(max=log_weights.shape[1] - 1)

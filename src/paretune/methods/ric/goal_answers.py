@@ -1,0 +1,69 @@
+"""What an adapter answers to goals in its prompt, drawn here or by a server, and what becomes of it (RiC's online stage)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from paretune.core.files import fingerprint, read_json, write_json
+from paretune.data.rows import Prompt
+from paretune.generation.endpoint import Endpoint
+from paretune.generation.generate import Response, Sampling, attached, generate
+from paretune.generation.sample import BATCHES_PER_PART
+from paretune.models.adapter import Adapter
+from paretune.scoring.repetition import is_collapsed
+from paretune.training.lab import Lab
+from paretune.training.remote_stages import ask_stage
+
+
+def drawn(
+    lab: Lab,
+    adapter: Adapter,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    who: str,
+) -> list[tuple[str, str]]:
+    """Sample one response a prompt; return texts and fates: ``empty``, ``cut`` by the limit, ``collapsed`` or ``kept``.
+
+    Finished parts are kept on disk under ``who`` draws, so that a killed run goes on.
+    """
+    answers: list[tuple[str, str]] = []
+    size = BATCHES_PER_PART * sampling.batch_size
+    for start in range(0, len(prompts), size):
+        part = slice(start, start + size)
+        name = fingerprint(who, [list(prompt) for prompt in prompts[part]], list(seeds[part]))
+        file = lab.folder / "cache" / "samples" / f"{name}.json"
+        if not file.is_file():
+            title = f"sampling at goals, from {start + 1} of {len(prompts)}"
+            with attached(lab.lm, adapter) as steering:
+                gates = adapter.gates().expand(len(prompts[part]), -1)
+                found = generate(lab.lm, prompts[part], sampling, seeds[part], steering, gates, title)
+            write_json(file, [[response.text, fate(response)] for response in found])
+        answers += [(str(text), str(what)) for text, what in read_json(file)]
+    return answers
+
+
+def drawn_by(
+    endpoint: Endpoint,
+    lab: Lab,
+    adapter: Adapter,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    sampling: Sampling,
+) -> list[tuple[str, str]]:
+    """Do what :func:`drawn` does by a server; a response's tokens are those of its text, read anew."""
+    answers = ask_stage(lab, endpoint, adapter, prompts, sampling, seeds, "sampling at goals")
+    tokens = [tuple(lab.lm.encode_response(answer.text, answer.truncated)) for answer in answers]
+    read = [
+        Response(answer.text, ids, answer.truncated, math.nan)
+        for answer, ids in zip(answers, tokens, strict=True)
+    ]
+    return [(response.text, fate(response)) for response in read]
+
+
+def fate(response: Response) -> str:
+    """Return what becomes of a sampled response, see :func:`drawn`."""
+    if not response.text.strip():
+        return "empty"
+    return "cut" if response.truncated else "collapsed" if is_collapsed(response.tokens) else "kept"

@@ -1,0 +1,387 @@
+"""RiC, Rewards-in-Context: one model that reads the wanted scores in its prompt.
+
+Yang et al. 2024 (arXiv 2402.10207). r are scores, standardised over the offline responses; fmt(x, r) is x with r as tags.
+
+    offline:  imitate y after fmt(x, r(x, y)), for all scored responses y
+    online, for j = 1..iterations:
+        draw prompts x and goals g: best in all objectives but one
+        sample y from the model at fmt(x, g); score it; relabel it as fmt(x, r(x, y))
+        keep the better responses of the offline set and of the new ones, each set by itself           (MORS)
+        go on: imitate some of the kept offline responses and all kept new ones of iterations 1..j
+    in use:   a preference w asks for the scores r_i = low_i + z_i(w) (high_i - low_i)
+
+The body of the paper was not readable to us: the algorithm is that of the authors' released code. What differs from it is
+said in docs/methods/ric.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from paretune.core.errors import ConfigError, DataError, TrainingError, suggest
+from paretune.core.files import fingerprint, read_json, write_json
+from paretune.data.dataset import ScoredDataset
+from paretune.data.rows import Prompt, Row
+from paretune.generation.endpoint import Endpoint
+from paretune.generation.generate import Sampling
+from paretune.methods.ric.goal_answers import drawn, drawn_by
+from paretune.models.adapter import Adapter
+from paretune.policies.policy import Policy
+from paretune.policies.prompts import (
+    GOAL_DRAWS,
+    Filter,
+    Form,
+    Map,
+    Prompting,
+    Reference,
+    check_asking,
+    gaussian_range,
+    goals,
+    mors,
+)
+from paretune.scoring.cache import ScoreCache
+from paretune.scoring.scorer import Scorer, score_dataset
+from paretune.training.demonstrations import Demonstration
+from paretune.training.lab import Lab
+from paretune.training.loop import Training
+from paretune.training.remote_stages import identity
+
+MOST_PROMPTS = 20_000
+"""Generations of an iteration in the released code."""
+
+WITHOUT_TOKENS = (
+    "ric, online stage: form tokens trains embeddings, which no LoRA server takes, so no endpoint can draw its answers; use form "
+    "levels, which writes the same tags as text, or take the method out of endpoint.stages"
+)
+
+
+@dataclass(frozen=True)
+class RiCConfig:
+    """Settings of Rewards-in-Context. The offline stage is trained by ``train``.
+
+    Attributes:
+        iterations: online stages after the offline one; 0 for none.
+        prompts: training prompts that an iteration draws, with replacement; 0: as many as there are, 20000 at most.
+        keep_offline: filtered offline responses that an iteration trains on at most.
+        quantile: of each objective's scores, from which on the filter keeps a response.
+        filter: ``released``: at or above it in any objective; ``pareto``: as many of the first non-dominated layers.
+        map: from weights to wanted scores: ``l2`` as the released evaluation, ``linf``, ``linear``, or ``lambda``.
+        lam: lambda of the map ``lambda``, above 1.
+        floor: an objective without weight is asked for this place in its range, from 0, the worst, to 1.
+        form: of the tags: ``digits`` as ``<rm1_score> 1.2``, ``levels`` as ``<helpful: 7/10>``, or ``tokens``, which learns
+            one token for each level.
+        reference: the range asked for: that of the offline ``data``, or ``gaussian`` as released (clipped to the data's).
+        temperature, top_p: of the online sampling; lengths are those of ``sampling``.
+        online_steps: optimiser steps of an iteration; 0: a fifth of ``train.steps``, as 4000 after 20000.
+        online_rate_factor: its learning rate as a share of the offline one, as 1e-5 after 1.414e-4.
+    """
+
+    iterations: int = 1
+    prompts: int = 0
+    keep_offline: int = 10_000
+    quantile: float = 0.7
+    filter: Filter = "released"
+    map: Map = "l2"
+    lam: float = 2.0
+    floor: float = 0.0
+    form: Form = "digits"
+    reference: Reference = "data"
+    temperature: float = 0.7
+    top_p: float = 0.9
+    online_steps: int = 0
+    online_rate_factor: float = 0.07
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "prompts", "keep_offline", "online_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name, kind in (("filter", Filter), ("reference", Reference)):
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(
+                    f"unknown {name} {getattr(self, name)!r}; {suggest(str(getattr(self, name)), get_args(kind))}"
+                )
+        check_asking(self.map, self.lam, self.floor, self.form)
+        if not 0 <= self.quantile < 1:
+            raise ConfigError(f"quantile must be at least 0 and below 1, got {self.quantile}")
+        if not self.temperature > 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"expected temperature > 0 and 0 < top_p <= 1, got {self.temperature} and {self.top_p}"
+            )
+        if not self.online_rate_factor > 0:
+            raise ConfigError(f"online_rate_factor must be above 0, got {self.online_rate_factor}")
+
+
+@dataclass(frozen=True, eq=False)
+class Rated:
+    """N responses to prompts without tags, and their raw scores ``[N, M]``."""
+
+    items: tuple[Demonstration, ...]
+    scores: np.ndarray
+
+    def __getitem__(self, kept: np.ndarray) -> Rated:
+        numbers = np.arange(len(self.items))[kept]
+        return Rated(tuple(self.items[n] for n in numbers), self.scores[numbers])
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the responses of one iteration; ``gap`` is the mean |asked - obtained| an objective, standardised."""
+
+    drawn: int
+    empty: int
+    cut: int
+    collapsed: int
+    gap: Mapping[str, float]
+
+    def __str__(self) -> str:
+        gaps = ", ".join(f"{name} {value:.2f}" for name, value in self.gap.items())
+        return (
+            f"{self.drawn} drawn, {self.empty} empty, {self.cut} cut by the token limit, {self.collapsed} collapsed"
+            + (f"; asked and obtained scores differ by {gaps} deviations on average" if gaps else "")
+        )
+
+
+def ric(
+    lab: Lab,
+    train: ScoredDataset,
+    validation: ScoredDataset,
+    scorers: Sequence[Scorer],
+    sampling: Sampling,
+    config: RiCConfig,
+    endpoint: Endpoint | None = None,
+) -> Policy:
+    """Return the policy of one adapter that is asked for scores in its prompt.
+
+    Args:
+        lab: model, run folder and settings of the offline stage's training.
+        train: prompts with responses; one of these, with its obtained scores, is one training prompt.
+        validation: responses that choose the offline weights; the online stages keep their last ones.
+        scorers: rate the data and what is sampled; without one an objective needs scores in the data, and no iterations.
+        sampling: its length and batch size are used.
+        config: settings.
+        endpoint: draws the answers of the online stage, see :func:`paretune.training.remote_stages.ask_stage`; None
+        draws them here.
+
+    Raises:
+        ConfigError: an objective that a stage needs a scorer for has none, or an endpoint is to draw with tags that are tokens.
+        DataError: a prompt that holds a tag.
+        TrainingError: an iteration that is left with no response to train on; the adapter before it is kept on disk.
+    """
+    objectives, seed = train.objectives, lab.training.seed
+    scorers = [scorer for scorer in scorers if scorer.objective in objectives]
+    unrated = [name for name in objectives if name not in [scorer.objective for scorer in scorers]]
+    if config.iterations and unrated:
+        raise ConfigError(
+            f"ric, online stage: new responses must be scored for {unrated[0]!r}, and no scorer rates it; add one under score:, "
+            "or set methods.ric.iterations=0"
+        )
+    if endpoint and config.iterations and config.form == "tokens":
+        raise ConfigError(WITHOUT_TOKENS)
+    offline = rated(lab, train, objectives, scorers, "training data")
+    held_out = rated(lab, validation, objectives, scorers, "validation data")
+    prompting = Prompting.of(
+        objectives,
+        offline.scores,
+        config.reference,
+        seed,
+        map=config.map,
+        lam=config.lam,
+        floor=config.floor,
+        form=config.form,
+    )
+    for name in prompting.inert:
+        lab.say(
+            f"ric: all {len(offline.items)} training responses score alike on {name!r}: its tag always asks for the same, and "
+            "its weight has no effect of its own"
+        )
+    facts = {"method": "ric", "objectives": list(objectives), "prompting": prompting.to_dict()}
+    adapter = lab.fit_demonstrations(
+        "ric-offline",
+        relabelled(offline, prompting),
+        relabelled(held_out, prompting),
+        info=facts,
+        tags=prompting.tags,
+    )
+    best = offline[mors(prompting.standardise(offline.scores), config.quantile, config.filter)]
+    new: list[Demonstration] = []
+    online: list[dict[str, Any]] = []
+    for number in range(1, config.iterations + 1):
+        found, counts = generated(lab, adapter, prompting, train, number, scorers, sampling, config, endpoint)
+        kept = found[mors(prompting.standardise(found.scores), config.quantile, config.filter)]
+        new += relabelled(kept, prompting)
+        old = relabelled(best[chosen(len(best.items), config.keep_offline, seed, number)], prompting)
+        lab.say(
+            f"ric, iteration {number}: {counts}. The filter keeps {len(kept.items)} of {len(found.items)} new responses and "
+            f"{len(best.items)} of {len(offline.items)} training responses"
+        )
+        online.append({**vars(counts), "kept": len(kept.items)})
+        with lab.trained_by(online_training(lab.training, config)):
+            adapter = lab.fit_demonstrations(
+                f"ric-online-{number}",
+                old + new,
+                start=adapter,
+                info=facts | {"online": list(online)},
+                tags=prompting.tags,
+            )
+    # A finished stage is found again under another map, which does not touch training: what is served is that of today.
+    return Policy.prompted("ric", lab.lm, objectives, replace(adapter, info={**adapter.info, **facts}))
+
+
+def online_training(training: Training, config: RiCConfig) -> Training:
+    """Return the settings of the offline stage with the steps and the learning rate of an iteration."""
+    steps = config.online_steps or max(1, round(training.steps / 5))
+    return replace(training, steps=steps, learning_rate=training.learning_rate * config.online_rate_factor)
+
+
+def chosen(count: int, most: int, seed: int, number: int) -> np.ndarray:
+    """Return the sorted places of ``most`` of ``count`` responses, drawn by seed and iteration; all where there are fewer."""
+    return np.sort(np.random.default_rng([seed % 2**32, number, 1]).permutation(count)[:most])
+
+
+# Scores
+
+
+def rated(
+    lab: Lab, dataset: ScoredDataset, objectives: Sequence[str], scorers: Sequence[Scorer], what: str
+) -> Rated:
+    """Return all responses with raw scores of every objective: those of its scorer, or of the data where it has none.
+
+    New responses are rated by the scorers, and one objective must have one scale; where the data's scores come from the same
+    scorer they are in the cache. Responses without a score are left out and counted.
+
+    Raises:
+        ConfigError: an objective without scorer and without any score in the data.
+        TrainingError: no responses.
+    """
+    cache = ScoreCache(lab.folder / "cache" / "scores.sqlite")
+    fresh = lab.team.once(lambda: score_dataset(dataset, scorers, cache))
+    before, after = flat(dataset, objectives), flat(fresh, objectives)
+    if not after.items:
+        raise TrainingError(f"ric, {what}: no responses; give some, or have them drawn with data.sample")
+    missing = np.isnan(after.scores)
+    other = ~np.isclose(before.scores, after.scores) & ~np.isnan(before.scores)
+    for m, name in enumerate(objectives):
+        if missing[:, m].all():
+            raise ConfigError(
+                f"ric, {what}: no scorer for the objective {name!r}, and the data hold no scores of it; add a scorer under score:"
+            )
+        if other[:, m].any():
+            lab.say(
+                f"ric, {what}: the scores of {name!r} in the data are not those of its scorer, which rates new responses; the "
+                "scorer's are used for all"
+            )
+    bad = missing.any(axis=1)
+    if bad.any():
+        lab.say(f"ric, {what}: {int(bad.sum())} of {len(bad)} responses lack a score and were left out")
+    return after[~bad]
+
+
+def flat(dataset: ScoredDataset, objectives: Sequence[str]) -> Rated:
+    """Return the responses of a data set in order, NaN where a score is missing."""
+    items = tuple(
+        Demonstration(row.prompt, text, cut, f"{row.source or 'row'} (response {k})")
+        for row in dataset.rows
+        for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True))
+    )
+    columns = [
+        [value for row in dataset.rows for value in row.scores.get(name, (np.nan,) * len(row.responses))]
+        for name in objectives
+    ]
+    return Rated(items, np.array(columns, dtype=np.float64).T.reshape(len(items), len(objectives)))
+
+
+def relabelled(responses: Rated, prompting: Prompting) -> list[Demonstration]:
+    """Return the responses after prompts that show the scores they obtained."""
+    values = prompting.standardise(responses.scores)
+    return [
+        replace(item, prompt=tagged(prompting, item.prompt, obtained, item.where))
+        for item, obtained in zip(responses.items, values, strict=True)
+    ]
+
+
+def tagged(prompting: Prompting, prompt: Prompt, values: np.ndarray, where: str) -> Prompt:
+    """Return the prompt with scores ``[M]`` as tags; where it holds a tag already, a DataError that names its origin."""
+    try:
+        return prompting.prompt(prompt, values)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+# Sampling
+
+
+def generated(
+    lab: Lab,
+    adapter: Adapter,
+    prompting: Prompting,
+    train: ScoredDataset,
+    number: int,
+    scorers: Sequence[Scorer],
+    sampling: Sampling,
+    config: RiCConfig,
+    endpoint: Endpoint | None = None,
+) -> tuple[Rated, Counts]:
+    """Return what the adapter answers to goals, cleaned and scored: a stage on disk, in the canonical form of data.
+
+    Raises:
+        TrainingError: nothing was left after cleaning.
+    """
+    rng = np.random.default_rng([lab.training.seed % 2**32, number])
+    count = config.prompts or min(MOST_PROMPTS, len(train.rows))
+    rows = [train.rows[n] for n in rng.integers(len(train.rows), size=count)]
+    low, high = np.array(prompting.low), np.array(prompting.high)
+    if config.reference == "gaussian":
+        low, high = gaussian_range(len(low), GOAL_DRAWS, lab.training.seed + number)
+    asked = np.clip(goals(count, low, high, rng), prompting.least, prompting.most)
+    reader = replace(lab.lm, tags=prompting.tags)
+    shown = [
+        tagged(prompting, row.prompt, goal, row.source or "row")
+        for row, goal in zip(rows, asked, strict=True)
+    ]
+    prompts = [reader.encode_prompt(prompt) for prompt in shown]
+    seeds = rng.integers(2**62, size=count).tolist()
+    drawing = replace(sampling, temperature=config.temperature, top_p=config.top_p)
+    who = fingerprint(
+        adapter.fingerprint,
+        lab.lm.fingerprint,
+        str(lab.lm.model.dtype),
+        drawing.identity(),
+        *identity(endpoint),
+    )
+
+    def make(folder: Path) -> None:
+        if endpoint is None:
+            answers = drawn(lab, adapter, prompts, seeds, drawing, who)
+        else:
+            answers = drawn_by(endpoint, lab, adapter, shown, seeds, drawing)
+        fates = [what for _, what in answers]
+        left = [n for n, what in enumerate(fates) if what == "kept"]
+        made = ScoredDataset(
+            (), tuple(Row(rows[n].prompt, (answers[n][0],), source=rows[n].source) for n in left)
+        )
+        # Scorers read the prompt without tags.
+        made = score_dataset(made, scorers, ScoreCache(lab.folder / "cache" / "scores.sqlite"))
+        gap: dict[str, float] = {}
+        if left:
+            obtained = prompting.standardise(flat(made, prompting.objectives).scores)
+            missed = np.abs(obtained - asked[left]).mean(axis=0)
+            gap = dict(zip(prompting.objectives, missed.tolist(), strict=True))
+        counts = Counts(count, fates.count("empty"), fates.count("cut"), fates.count("collapsed"), gap)
+        if not left:
+            raise TrainingError(
+                f"ric, iteration {number}: {counts}; nothing is left to train on. Raise sampling.max_new_tokens where answers are "
+                f"cut, or train longer before; with methods.ric.iterations={number - 1} the run ends with the adapter it has"
+            )
+        made.write(folder / "generated.jsonl.gz")
+        write_json(folder / "counts.json", vars(counts))
+
+    judged = [scorer.fingerprint for scorer in scorers], prompting.mean, prompting.std
+    key = fingerprint(who, [row.fingerprint for row in rows], prompts, seeds, judged)
+    folder = lab.stage(f"samples/ric-{number}", key, make)
+    made = ScoredDataset.read(folder / "generated.jsonl.gz")
+    return flat(made, prompting.objectives), Counts(**read_json(folder / "counts.json"))

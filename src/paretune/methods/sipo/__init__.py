@@ -1,0 +1,1 @@
+"""SIPO (arXiv 2502.14354): method, rounds, revise, improve."""

@@ -1,0 +1,136 @@
+"""A key-value cache that grows in place, and that rows join and leave without the others being copied.
+
+Rows end at the same position and are padded on the left, so a position more is one column more for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from paretune.core.errors import ModelError
+
+ROOM = 64
+"""Positions set aside beyond those in use."""
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values ``[B, heads, T, d]`` as views of storage that has room for more positions, and for more rows.
+
+    What the storage holds outside of the views is finite: attention multiplies what a mask hides by 0.
+    """
+
+    keys: Tensor
+    values: Tensor
+    _storage: tuple[Tensor, Tensor] | None = None
+    _start: int = 0
+    """Where the first position in use lies in the storage."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append positions ``[B, heads, t, d]`` and return all keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            empty = key_states[:, :, :0], value_states[:, :, :0]
+            self.keys, self.values = empty
+        rows, _, added, _ = key_states.shape
+        held = self.keys.shape[-2]
+        if self._storage is None or self._start + held + added > self._storage[0].shape[-2]:
+            self._move(rows, 0, held + added + ROOM)
+        self._view(rows, self._start, held + added)
+        self.keys[..., held:, :], self.values[..., held:, :] = key_states, value_states
+        return self.keys, self.values
+
+    def join(self, other: GrowingLayer) -> None:
+        """Append the rows of ``other``; the shorter of the two is padded on the left."""
+        rows, joining = len(self.keys), len(other.keys)
+        held, brought = self.keys.shape[-2], other.keys.shape[-2]
+        width = max(held, brought)
+        assert self._storage is not None
+        if len(self._storage[0]) < rows + joining or self._start < width - held:
+            self._move(max(rows + joining, 2 * rows), width - held, width + ROOM)
+        start = self._start - (width - held)
+        for storage, new in zip(self._storage, (other.keys, other.values), strict=True):
+            storage[:rows, :, start : self._start] = 0
+            storage[rows : rows + joining, :, start : start + width - brought] = 0
+            storage[rows : rows + joining, :, start + width - brought : start + width] = new
+        self._view(rows + joining, start, width)
+
+    def leave(self, sources: Tensor, targets: Tensor, rows: int) -> None:
+        """Copy the rows ``sources`` over the rows ``targets``, then keep the first ``rows``."""
+        if len(sources):
+            self.keys[targets], self.values[targets] = self.keys[sources], self.values[sources]
+        self._view(rows, self._start, self.keys.shape[-2])
+
+    def trim(self, positions: int) -> None:
+        """Drop the first positions."""
+        self._view(len(self.keys), self._start + positions, self.keys.shape[-2] - positions)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows ``indices`` of the batch, each as often as it is named."""
+        self.keys, self.values = self.keys[indices], self.values[indices]
+        self._move(len(indices), 0, self.keys.shape[-2] + ROOM)
+        self._view(len(indices), 0, self.keys.shape[-2])
+
+    def _move(self, rows: int, before: int, positions: int) -> None:
+        """Move what is held to new storage for ``rows`` and ``positions``, behind ``before`` free ones."""
+        held = self.keys.shape[-2]
+        self._storage = tuple(  # type: ignore[assignment]
+            old.new_zeros(rows, old.shape[1], positions, old.shape[3]) for old in (self.keys, self.values)
+        )
+        for storage, old in zip(self._storage, (self.keys, self.values), strict=True):  # type: ignore[arg-type]
+            storage[: len(old), :, before : before + held] = old
+        self._start = before
+
+    def _view(self, rows: int, start: int, positions: int) -> None:
+        assert self._storage is not None
+        self.keys, self.values = (x[:rows, :, start : start + positions] for x in self._storage)
+        self._start = start
+
+
+def growing_cache(config: PreTrainedConfig) -> DynamicCache:
+    """Return an empty cache for a model of ``config``.
+
+    A layer with a sliding window keeps all positions too: its mask hides those that are too far back.
+
+    Raises:
+        ModelError: a layer that keeps something else than keys and values.
+    """
+    cache = DynamicCache(config=config)
+    for layer in cache.layers:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+            raise ModelError(
+                f"a model with layers of the kind {type(layer).__name__} cannot be decoded in batches; expected attention "
+                "over keys and values"
+            )
+    cache.layers = [GrowingLayer() for _ in cache.layers]
+    return cache
+
+
+def rows_join(cache: DynamicCache, other: DynamicCache) -> None:
+    """Append the rows of ``other`` to ``cache``; the shorter of the two is padded on the left."""
+    for layer, joining in zip(cache.layers, other.layers, strict=True):
+        layer.join(joining)
+
+
+def rows_leave(cache: DynamicCache, kept: Sequence[int], trimmed: int) -> list[int]:
+    """Keep the rows ``kept`` (ascending) without the first ``trimmed`` positions; return which row stands where afterwards.
+
+    Rows from the end fill the gaps, so only those are copied.
+    """
+    rows = len(kept)
+    gaps = sorted(set(range(rows)) - set(kept))
+    fillers = [row for row in kept if row >= rows]
+    order = list(range(rows))
+    for gap, filler in zip(gaps, fillers, strict=True):
+        order[gap] = filler
+    for layer in cache.layers:
+        layer.trim(trimmed)
+        layer.leave(torch.tensor(fillers, dtype=torch.long), torch.tensor(gaps, dtype=torch.long), rows)
+    return order

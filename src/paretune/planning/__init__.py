@@ -1,0 +1,1 @@
+"""What work costs: shapes, devices, cost, lengths, calibrate, work."""

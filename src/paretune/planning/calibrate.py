@@ -1,0 +1,217 @@
+"""What this machine reaches, measured on a small random Llama by the code that a run uses; a few seconds, once.
+
+Nothing here is a benchmark's best: sizes are those of the run's own steps, and the median of a few rounds is taken.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+import psutil
+import torch
+import torch.nn.functional as F  # noqa: N812
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from paretune.core.files import cache_folder, fingerprint, read_json, write_json
+from paretune.models.frozen_linear import FrozenLinear
+from paretune.models.kv_cache import growing_cache
+from paretune.models.language_model import computing
+from paretune.models.packing import pack, packed_logps, prepare
+from paretune.models.steering import Steering
+from paretune.planning.cost import Model, Passes, attention_flops, operations, traffic
+from paretune.planning.devices import HERE, Device, Rates
+from paretune.planning.shapes import Shape
+
+TARGETS, RANK = ("q_proj", "k_proj", "v_proj", "o_proj"), 16
+ROUNDS = 9
+
+
+def here(dtype: str, device: str | None) -> tuple[Device, str]:
+    """Return this machine as measured in a run's number format, and that format; measured once, then read from the cache.
+
+    Args:
+        dtype, device: of the run's config.
+
+    Raises:
+        ModelError: a number format that is not known.
+    """
+    place, kind = computing(dtype, device)
+    name = str(kind).removeprefix("torch.")
+    file = cache_folder() / "devices" / f"{_identity(place, name)}.json"
+    if not file.is_file():
+        write_json(file, asdict(measure(place, kind)))
+    rates = Rates(**read_json(file))
+    if place.type == "cpu":
+        threads = torch.get_num_threads()
+        title = f"this machine, {threads} thread{'s' * (threads > 1)}"
+        memory = float(psutil.virtual_memory().total)
+    else:
+        title, memory = f"this machine's {place.type}", float(torch.cuda.mem_get_info(place)[1])
+    said = (
+        f"measured here in {name} on a small block with the run's own code: {rates.matmul / 1e9:.0f} GFLOP/s in products, "
+        f"{rates.attention / 1e9:.0f} in attention over packed texts and {rates.decoding / 1e9:.1f} over a cache, "
+        f"{rates.traffic / 1e9:.0f} GB/s in other operations, {rates.stream / 1e9:.1f} GB/s reading weights "
+        f"(kept in {file.parent}; delete it to measure again)"
+    )
+    return Device(HERE, HERE, title, memory, 1, {name: rates}, place.type == "cpu", said), name
+
+
+def measure(place: torch.device, kind: torch.dtype) -> Rates:
+    """Return the rates that ``place`` reaches in ``kind``."""
+    launch, stream = _launch(place, kind), _stream(place, kind)
+    block = _llama(576, 1536, 9, 3, place, kind)
+    prepare(block)
+    shape = Shape("block", 576, 1536, 2, 9, 3, 64, 64, True)
+    model = Model(shape, str(kind).removeprefix("torch."), tuple(shape.targeted(TARGETS)), RANK)
+    # Two packings of as many tokens: many short texts, few long ones. They differ in attention alone.
+    short, long = (_training(block, count, length) for count, length in ((12, 20), (2, 120)))
+    passes = [_passes(count, length) for count, length in ((12, 20), (2, 120))]
+    starts = [launch * operations(model, work, True) for work in passes]
+    attending = [3.5 * attention_flops(shape, work.seen) for work in passes]
+    longer = (long - starts[1]) - (short - starts[0])
+    attention = (attending[1] - attending[0]) / max(longer, 0.01 * long)
+    tokens = int(passes[0].tokens)
+    matmul = _products(block, tokens)
+    # What the short texts take beside products, attention and starts goes to all other operations.
+    products = tokens * (4 * shape.matrices + 6 * model.column * RANK) / matmul
+    rest = short - starts[0] - attending[0] / attention - products
+    other = traffic(model, tokens, True) / max(rest, 0.05 * short)
+    return Rates(matmul, min(attention, matmul), other, stream, launch, min(_decoding(block, shape), matmul))
+
+
+def _products(model: PreTrainedModel, tokens: int) -> float:
+    """Return the FLOP/s of the block's own products with ``tokens`` rows, forward and for the gradient of the input."""
+    layers = [module for module in model.get_decoder().modules() if isinstance(module, FrozenLinear)]
+    widths = {width for layer in layers for width in layer.weight.shape}
+    states = {
+        width: torch.randn(tokens, width, device=model.device, dtype=model.dtype) for width in sorted(widths)
+    }
+
+    def run() -> None:
+        for layer in layers:
+            layer.product(states[layer.in_features])
+            layer.transposed_product(states[layer.out_features])
+
+    return 4 * tokens * sum(layer.weight.numel() for layer in layers) / _seconds(run, model.device)
+
+
+def _training(model: PreTrainedModel, count: int, length: int) -> float:
+    """Return the seconds of a packed forward and backward on ``count`` prompts with two responses, all of ``length``."""
+    steering = Steering.attach(model, TARGETS, RANK)
+    ids = torch.arange(length).remainder(60).tolist()
+    batch = pack([(ids, [ids, ids])] * count, model.device, model.dtype)
+    gate = torch.full((RANK,), 2.0)
+
+    def step() -> None:
+        with steering.at(gate):
+            packed_logps(model, batch).sum().backward()
+
+    try:
+        return _seconds(step, model.device)
+    finally:
+        steering.detach()
+
+
+def _passes(count: int, length: int) -> Passes:
+    """Return what :func:`_training` runs."""
+    seen = count * (length**2 / 2 + 2 * 2 * length**2)
+    return Passes(3 * count * length, 2 * count * length, seen, 1, 3 * count, RANK, True)
+
+
+def _decoding(model: PreTrainedModel, shape: Shape) -> float:
+    """Return the FLOP/s of attention of one token a row over a cache: a long one against a short one."""
+    rows, lengths = 32, (16, 144)
+
+    def step(held: int) -> Callable[[], None]:
+        def run() -> None:
+            cache = growing_cache(model.config)
+            for layer in range(shape.layers):
+                states = model.lm_head.weight.new_zeros(rows, shape.kv_heads, held, shape.head_dim)
+                cache.update(states, states, layer)
+            model(
+                input_ids=torch.ones(rows, 1, dtype=torch.long, device=model.device),
+                attention_mask=torch.ones(rows, held + 1, dtype=torch.long, device=model.device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+
+        return run
+
+    with torch.no_grad():
+        short, long = (_seconds(step(held), model.device) for held in lengths)
+    return attention_flops(shape, rows * (lengths[1] - lengths[0])) / max(long - short, 1e-6)
+
+
+def _launch(place: torch.device, kind: torch.dtype) -> float:
+    """Return the seconds of an operation that has next to nothing to do."""
+    model = _llama(32, 32, 2, 1, place, kind)
+    prepare(model)
+    batch = pack([([1, 2], [[3]])], place, kind)
+    shape = Shape("tiny", 32, 32, 2, 2, 1, 16, 64, True)
+    work = Passes(3, 1, 5, 1, 2)
+
+    def run() -> None:
+        for _ in range(5):
+            packed_logps(model, batch)
+
+    with torch.no_grad():
+        return _seconds(run, place) / 5 / operations(Model(shape, "float32", (), 0), work, False)
+
+
+def _stream(place: torch.device, kind: torch.dtype) -> float:
+    """Return the bytes/s of a product of one row with matrices that no cache holds."""
+    weights = [torch.ones(16_384, 1024, device=place, dtype=kind) for _ in range(4)]
+    row = torch.ones(1, 1024, device=place, dtype=kind)
+
+    def run() -> None:
+        for weight in weights:
+            F.linear(row, weight)
+
+    return sum(weight.nbytes for weight in weights) / _seconds(run, place)
+
+
+def _llama(
+    hidden: int, intermediate: int, heads: int, kv_heads: int, place: torch.device, kind: torch.dtype
+) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=64,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        return LlamaForCausalLM(config).to(place, kind).eval().requires_grad_(False)
+
+
+def _seconds(run: Callable[[], object], place: torch.device) -> float:
+    """Return the median time of ``run``: of the process alone where it has one thread, as the machine may be shared."""
+    alone = place.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    taken = []
+    for _ in range(1 + ROUNDS):
+        start = clock()
+        run()
+        if place.type != "cpu":
+            torch.accelerator.synchronize(place)
+        taken.append(clock() - start)
+    return median(taken[1:])
+
+
+def _identity(place: torch.device, dtype: str) -> str:
+    """Identify what the rates depend on."""
+    processor = platform.processor() or platform.machine()
+    if (facts := Path("/proc/cpuinfo")).is_file():
+        names = [line for line in facts.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0] if names else processor
+    kind = processor if place.type == "cpu" else torch.cuda.get_device_name(place)
+    versions = [importlib.metadata.version(name) for name in ("paretune", "torch", "transformers")]
+    return fingerprint(kind, str(place), dtype, torch.get_num_threads(), platform.node(), versions)

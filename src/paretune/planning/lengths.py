@@ -1,0 +1,163 @@
+"""How long the texts of a run are in tokens, without its model: by its tokenizer where that is at hand, else by characters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import Pair
+from paretune.data.rows import Prompt, Row
+from paretune.models.language_model import EMBEDDED, PLAIN_TEMPLATE, LanguageModel, embedded_gguf
+
+LOOKED_AT = 256
+"""Rows, spread evenly, whose texts are counted."""
+CHARACTERS = 4.4
+"""Of a token, in English prose with a vocabulary of 49 thousand tokens."""
+TEMPLATE = 25
+"""Tokens that a chat template adds to a prompt, where it cannot be asked."""
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Counts tokens as training reads them: prompts in the chat template, responses with their end.
+
+    Attributes:
+        prompt, response: of one text; a response that was cut has no end.
+        said: how the count is made.
+    """
+
+    prompt: Callable[[Prompt], int]
+    response: Callable[[str, bool], int]
+    said: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Groups of one prompt and some responses to it, in tokens.
+
+    Attributes:
+        count: groups.
+        prompt, response: mean lengths.
+        responses: of a group.
+        spread: standard deviation of the tokens of a group.
+        longest: longest prompt.
+    """
+
+    count: float
+    prompt: float
+    response: float
+    responses: float
+    spread: float = 0.0
+    longest: float = 0.0
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a group."""
+        return self.prompt + self.responses * self.response
+
+    @property
+    def targets(self) -> float:
+        """Response tokens of a group."""
+        return self.responses * self.response
+
+    @property
+    def seen(self) -> float:
+        """Positions attended to in a group, summed over its tokens."""
+        return self.prompt**2 / 2 + self.targets * (self.prompt + self.response)
+
+
+@cache
+def counter(model: str) -> Counter:
+    """Return the counter of a model, whose weights are not read and for which no network is asked."""
+    from transformers import AutoTokenizer
+
+    place = embedded_gguf() if model == EMBEDDED else Path(model).expanduser()
+    options: dict[str, Any] = {"local_files_only": True}
+    source = model
+    if place is not None and place.exists():
+        source = str(place.parent if place.suffix == ".gguf" else place)
+        options |= {"gguf_file": place.name} if place.suffix == ".gguf" else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, ImportError):
+        return Counter(
+            lambda prompt: TEMPLATE + round(sum(len(message.content) for message in prompt) / CHARACTERS),
+            lambda text, cut: round(len(text) / CHARACTERS) + (not cut),
+            f"{CHARACTERS:g} characters a token and {TEMPLATE} tokens of chat template (the tokenizer of {model} is not on this "
+            "machine)",
+        )
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    reader = LanguageModel(None, tokenizer, model, "")  # type: ignore[arg-type] # encoding needs no weights
+    return Counter(
+        lambda prompt: len(reader.encode_prompt(prompt)),
+        lambda text, cut: len(reader.encode_response(text, cut)),
+        f"the tokenizer of {model}",
+    )
+
+
+def of_rows(rows: Sequence[Row], count: Counter) -> Texts:
+    """Return prompts with all their responses."""
+    some = _spread_evenly(rows)
+    prompts = [count.prompt(row.prompt) for row in some]
+    responses = [
+        [count.response(text, cut) for text, cut in zip(row.responses, row.truncated, strict=True)]
+        for row in some
+    ]
+    return _texts(len(rows), prompts, responses)
+
+
+def of_pairs(pairs: Sequence[Pair], count: Counter, limit: int) -> Texts:
+    """Return pairs, without those of which prompt and longer response have more than ``limit`` tokens."""
+    some = _spread_evenly(pairs)
+    prompts = [count.prompt(pair.prompt) for pair in some]
+    both = [
+        [
+            count.response(pair.chosen, pair.chosen_truncated),
+            count.response(pair.rejected, pair.rejected_truncated),
+        ]
+        for pair in some
+    ]
+    kept = [n for n in range(len(some)) if prompts[n] + max(both[n]) <= limit]
+    share = len(kept) / max(1, len(some))
+    return _texts(len(pairs) * share, [prompts[n] for n in kept], [both[n] for n in kept])
+
+
+def any_pair(part: ScoredDataset, count: Counter, limit: int) -> Texts:
+    """Return two of the responses of each row, whichever they will be: which pair is trained on is not known unscored."""
+    several = sum(len(row.responses) > 1 for row in part.rows)
+    some = [row for row in _spread_evenly(part.rows) if len(row.responses) > 1]
+    found = of_rows(some, count)
+    short = [
+        count.prompt(row.prompt) + max(map(count.response, row.responses, row.truncated)) <= limit
+        for row in some
+    ]
+    share = sum(short) / max(1, len(short))
+    spread = found.spread * (2 / max(found.responses, 2)) ** 0.5
+    return Texts(several * share, found.prompt, found.response, 2, spread, found.longest)
+
+
+def _texts(count: float, prompts: Sequence[int], responses: Sequence[Sequence[int]]) -> Texts:
+    if not prompts:
+        return Texts(0, 0, 0, 0)
+    flat = [length for each in responses for length in each]
+    sizes = [prompt + sum(each) for prompt, each in zip(prompts, responses, strict=True)]
+    return Texts(
+        count,
+        float(np.mean(prompts)),
+        float(np.mean(flat)) if flat else 0.0,
+        len(flat) / len(prompts),
+        float(np.std(sizes)),
+        float(max(prompts)),
+    )
+
+
+def _spread_evenly(items: Sequence[Any]) -> list[Any]:
+    step = max(1, -(-len(items) // LOOKED_AT))
+    return list(items[::step])

@@ -1,0 +1,1 @@
+"""From prompt and preference to text: prompts, policy, catalogue, export."""

@@ -1,0 +1,62 @@
+"""Building blocks of the report's page: sections, tables, badges, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from paretune.reports.plots import SHAPES, marker, shape_of
+from paretune.reports.wording import Run, interval, title
+
+
+def bounded(figure: Run, decimals: int | None = None) -> str:
+    """Return an interval for a table cell: the value, and below it the bounds in small."""
+    value, *bounds = interval(figure, decimals).split(" ", 1)
+    return f"{value}<small>{bounds[0]}</small>" if bounds else value
+
+
+def section(name: str, heading: str, body: str, lead: str = "") -> str:
+    """Return a section with its heading and an optional lead."""
+    told = f'<p class="lead">{lead}</p>' if lead else ""
+    return f'<section id="{name}"><h2>{heading}</h2>{told}{body}</section>'
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Return a table of HTML cells that scrolls in its box; the columns ``numbers`` are right-aligned."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        built = []
+        for column, cell in enumerate(row):
+            name = "th" if column == 0 else tag
+            scope = ' scope="col"' if tag == "th" else ' scope="row"' if column == 0 else ""
+            kind = ' class="num"' if column in numbers else ""
+            built.append(f"<{name}{kind}{scope}>{cell}</{name}>")
+        return f"<tr>{''.join(built)}</tr>"
+
+    body = "".join(cells("td", row) for row in rows)
+    head = cells("th", columns)
+    table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def badge(run: Run, i: int) -> str:
+    """Return a policy's marker and title."""
+    shape = marker(shape_of(i), 8, 8, 5)
+    return (
+        f'<span class="badge pol{i % len(SHAPES)}"><svg viewBox="0 0 16 16" aria-hidden="true">{shape}</svg>'
+        f"{escape(title(run['policies'][i]))}</span>"
+    )
+
+
+def plain_badge(kind: str, text: str) -> str:
+    """Return the mark of a thing that is no policy, with its name."""
+    drawing = {
+        "base": marker("cross", 8, 8, 6),
+        "chord": '<path class="chord" d="M0 8H16"/>',
+        "knee": '<circle class="knee" cx="8" cy="8" r="6"/>',
+        "faded": '<circle class="mark" cx="8" cy="8" r="5"/>',
+        "hull": '<rect class="hull" x="1" y="3" width="14" height="10"/>',
+        "bar": '<path class="bar" d="M1 8H15M8 1V15"/>',
+    }[kind]
+    picture = f'<svg viewBox="0 0 16 16" aria-hidden="true">{drawing}</svg>'
+    return f'<span class="badge {kind}">{picture}{escape(text)}</span>'

@@ -1,0 +1,432 @@
+"""Fronts as SVG, drawn by hand: colours are CSS classes, so one drawing serves light and dark pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+from paretune.reports.wording import (
+    Run,
+    interval,
+    known,
+    number,
+    off_simplex,
+    places,
+    preference,
+    title,
+    weight,
+)
+
+SHAPES = ("circle", "square", "triangle", "diamond", "down", "pentagon", "hexagon", "wedge")
+"""Of the policies in turn; a second round of eight has the colours of the first on the next shape."""
+"""Shapes of the policies' points, in order: they tell the policies apart where colours do not."""
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The plotting area in pixels, and the data range it shows."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> Point:
+        """Return the pixel of a data point."""
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return about ``count`` round numbers from ``low`` to ``high``.
+
+    >>> ticks(-6.3, -1.8)
+    [-6.0, -5.0, -4.0, -3.0, -2.0]
+    """
+    rough = (high - low) / count
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
+
+
+def span(run: Run, m: int) -> tuple[float, float]:
+    """Return the range to show of objective ``m``: every point and bound, with a margin.
+
+    The reference point is shown where it does not squeeze the rest into less than two thirds of the range.
+    """
+    values = [*run["base"]["mean"][m : m + 1], *(point[m] for point in run["chord"]["points"])]
+    points = [point for policy in run["policies"] for point in policy["points"]]
+    for point in [run["base"], *points, *(point for _, point in off_simplex(run))]:
+        values += [value[m] for value in (point["mean"], point["low"], point["high"]) if known(value[m])]
+    low, high = min(values), max(values)
+    size = (high - low) or max(abs(high), 1.0) * 0.1
+    reference = run["reference_point"][m]
+    if low - size / 2 <= reference < low:
+        low = reference
+    return low - 0.05 * size, high + 0.06 * size
+
+
+def hull(points: Sequence[Point]) -> list[Point]:
+    """Return the corners of the convex hull (Andrew's monotone chain).
+
+    >>> hull([(0, 0), (1, 1), (2, 0), (1, 0.5), (1, -1)])
+    [(0, 0), (1, -1), (2, 0), (1, 1)]
+    """
+    ordered = sorted(set(points))
+    if len(ordered) < 3:
+        return ordered
+
+    def half(chain: Sequence[Point]) -> list[Point]:
+        kept: list[Point] = []
+        for point in chain:
+            while len(kept) >= 2 and _turn(kept[-2], kept[-1], point) <= 0:
+                kept.pop()
+            kept.append(point)
+        return kept[:-1]
+
+    return half(ordered) + half(ordered[::-1])
+
+
+def _turn(a: Point, b: Point, c: Point) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def place_labels(
+    labels: Sequence[tuple[float, float, str]],
+    blocked: Sequence[Box],
+    area: Box,
+    character: float,
+    height: float,
+) -> list[Point]:
+    """Return the centre of each label, beside its point, where it covers least of what is there.
+
+    Args:
+        labels: point and text of each, in pixels with y downwards.
+        blocked: boxes better not covered.
+        area: the box to stay in.
+        character: width of a character; ``height``: of a line.
+    """
+    taken = list(blocked)
+    centres = []
+    for x, y, text in labels:
+        half, tall = len(text) * character / 2, height / 2
+        near, far = height * 0.42, height * 0.95
+        best: tuple[float, Point, Box] | None = None
+        for order, (across, up) in enumerate(_AROUND):
+            reach = near if across and up else far
+            centre = (x + across * (half + reach), y - up * (tall + reach))
+            box = (centre[0] - half, centre[1] - tall, centre[0] + half, centre[1] + tall)
+            cost = order * 0.5 + sum(_shared(box, other) for other in taken)
+            cost += 20 * (2 * half * 2 * tall - _shared(box, area))
+            if best is None or cost < best[0]:
+                best = (cost, centre, box)
+        assert best is not None
+        centres.append(best[1])
+        taken.append(best[2])
+    return centres
+
+
+_AROUND = ((1, 1), (-1, -1), (1, -1), (-1, 1), (1, 0), (-1, 0), (0, 1), (0, -1))
+
+
+def distinct(
+    labels: Sequence[tuple[float, float, str, str]], radius: float = 10
+) -> list[tuple[float, float, str, str]]:
+    """Return the labels (x, y, text, kind) but those repeating an earlier text within ``radius`` pixels.
+
+    Policies often share points: the single-objective models at the ends of a front are the same.
+    """
+    kept: list[tuple[float, float, str, str]] = []
+    for label in labels:
+        if not any(label[2] == other[2] and math.dist(label[:2], other[:2]) < radius for other in kept):
+            kept.append(label)
+    return kept
+
+
+def _shared(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def ordered(policy: Run, objective: str) -> list[int]:
+    """Return the indices of a policy's points by falling weight on ``objective``."""
+    points = policy["points"]
+    return sorted(range(len(points)), key=lambda n: -points[n]["preference"][objective])
+
+
+def shape_of(i: int) -> str:
+    """Return the shape of policy i; no two of the first 64 share both colour and shape."""
+    return SHAPES[(i + i // len(SHAPES)) % len(SHAPES)]
+
+
+def marker(shape: str, x: float, y: float, r: float) -> str:
+    """Return a point as SVG; ``cross`` is the base model's."""
+    if shape == "circle":
+        return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/>'
+    if shape == "cross":
+        a = r * 0.85
+        return (
+            f'<path class="cross" d="M{x - a:.1f} {y - a:.1f}L{x + a:.1f} {y + a:.1f}'
+            f'M{x - a:.1f} {y + a:.1f}L{x + a:.1f} {y - a:.1f}"/>'
+        )
+    corners, turn, size = {
+        "square": (4, 45, 1.25),
+        "triangle": (3, 0, 1.35),
+        "diamond": (4, 0, 1.3),
+        "down": (3, 180, 1.35),
+        "pentagon": (5, 0, 1.15),
+        "hexagon": (6, 0, 1.15),
+        "wedge": (3, 90, 1.35),
+    }[shape]
+    angles = [math.radians(turn + 360 * k / corners) for k in range(corners)]
+    dots = [(x + r * size * math.sin(a), y - r * size * math.cos(a)) for a in angles]
+    return f'<path class="mark" d="M{"L".join(f"{px:.1f} {py:.1f}" for px, py in dots)}Z"/>'
+
+
+def polyline(points: Sequence[Point], kind: str, closed: bool = False) -> str:
+    """Return a line through pixels, closed to an area where asked, of CSS class ``kind``."""
+    joined = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return f'<path class="{kind}" d="M{joined}{"Z" if closed else ""}"/>'
+
+
+def segment(kind: str, a: Point, b: Point) -> str:
+    """Return a straight line between two pixels."""
+    return f'<path class="{kind}" d="M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}"/>'
+
+
+def caption(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:
+    """Return a text at a pixel; ``anchor`` is start, middle or end."""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def describe(run: Run, policy: Run, n: int) -> str:
+    """Return a point in one line of text: preference, scores, words and distance."""
+    point, shown = policy["points"][n], places(run)
+    scores = ", ".join(
+        f"{objective} {number(point['mean'][m], shown[m])}" for m, objective in enumerate(run["objectives"])
+    )
+    return (
+        f"{title(policy)} at {preference(point['preference'])}: {scores}; "
+        f"{number(point.get('words'), 0)} words; KL {interval(point['kl'], 1)} nats"
+    )
+
+
+def opened(run: Run, i: int, n: int, picks: Mapping[tuple[int, int], int]) -> str:
+    """Return the opening tag of a point that can be selected on the page; the caller closes ``</g>``."""
+    policy = run["policies"][i]
+    faded = "" if policy["non_dominated"][n] else " faded"
+    return (
+        f'<g class="pt pol{i % len(SHAPES)}{faded}" tabindex="0" role="img" data-i="{i}" data-n="{n}" '
+        f'data-k="{picks[i, n]}" aria-label="{escape(describe(run, policy, n))}">'
+    )
+
+
+def scatter(
+    run: Run,
+    a: int,
+    b: int,
+    width: int,
+    height: int,
+    picks: Mapping[tuple[int, int], int],
+    lines: bool = True,
+) -> str:
+    """Return the front over the objectives ``a`` (across) and ``b`` (up) as an SVG picture.
+
+    Args:
+        run: content of ``front.json``.
+        a, b: indices of objectives.
+        width, height: in pixels of the drawing.
+        picks: (policy, point) -> index of the preference, for the page's selection.
+        lines: join each policy's points in the order of the weight on ``a``, and label them with it.
+    """
+    frame = Frame(54, 34, width - 16, height - 46, span(run, a), span(run, b))
+    objectives = run["objectives"]
+    parts = [axes(frame, f"{objectives[a]} → better", f"{objectives[b]} ↑ better")]
+    chord = [frame.at(point[a], point[b]) for point in run["chord"]["points"]]
+    reference = run["reference_point"]
+    if frame.x[0] <= reference[a] and frame.y[0] <= reference[b]:
+        x, y = frame.at(reference[a], reference[b])
+        parts.append(f'<path class="ref" d="M{x:.1f} {y - 16:.1f}V{y:.1f}H{x + 16:.1f}"/>')
+        parts.append(caption("small", x + 6, y - 6, "reference point"))
+    for i, policy in enumerate(run["policies"]):
+        points = [frame.at(point["mean"][a], point["mean"][b]) for point in policy["points"]]
+        corners = hull(points)
+        if len(corners) > 2:
+            parts.append(polyline(corners, f"hull pol{i % len(SHAPES)}", closed=True))
+    corners = hull(chord)
+    parts.append(polyline(chord if lines or len(corners) < 3 else corners, "chord", closed=not lines))
+    blocked: list[Box] = []
+    labels: list[tuple[float, float, str, str]] = []
+    points_svg = []
+    for i, policy in enumerate(run["policies"]):
+        line = ordered(policy, objectives[a])
+        places_ = {n: frame.at(policy["points"][n]["mean"][a], policy["points"][n]["mean"][b]) for n in line}
+        if lines and len(line) > 1:
+            parts.append(polyline([places_[n] for n in line], f"line pol{i % len(SHAPES)}"))
+            blocked += [box for p, q in pairwise(places_[n] for n in line) for box in _beads(p, q)]
+        for n in line:
+            x, y = places_[n]
+            bars, boxes = _bars(frame, policy["points"][n], a, b)
+            blocked += [*boxes, (x - 8, y - 8, x + 8, y + 8)]
+            ring = f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="10"/>' if n == policy["knee"] else ""
+            points_svg.append(
+                f"{opened(run, i, n, picks)}<title>{escape(describe(run, policy, n))}</title>{bars}{ring}"
+                f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="14"/>'
+                f"{marker(shape_of(i), x, y, 5.5)}</g>"
+            )
+            if lines:
+                share = policy["points"][n]["preference"][objectives[a]]
+                labels.append((x, y, weight(share), f"label pol{i % len(SHAPES)}"))
+    for i, point in off_simplex(run):
+        x, y = frame.at(point["mean"][a], point["mean"][b])
+        bars, boxes = _bars(frame, point, a, b)
+        blocked += [*boxes, (x - 8, y - 8, x + 8, y + 8)]
+        told = escape(f"{title(run['policies'][i])}, extrapolated to {preference(point['preference'])}")
+        points_svg.append(
+            f'<g class="pt pol{i % len(SHAPES)} faded beyond"><title>{told}</title>{bars}'
+            f"{marker(shape_of(i), x, y, 5.5)}</g>"
+        )
+        if lines:
+            share = weight(point["preference"][objectives[a]])
+            labels.append((x, y, f"{share} extrapolated", f"label pol{i % len(SHAPES)}"))
+    x, y = frame.at(run["base"]["mean"][a], run["base"]["mean"][b])
+    bars, boxes = _bars(frame, run["base"], a, b)
+    blocked += [*boxes, (x - 7, y - 7, x + 7, y + 7)]
+    base = f'<g class="base"><title>base model</title>{bars}{marker("cross", x, y, 7)}</g>'
+    if lines:
+        labels.append((x, y, "base model", "label"))
+        middle = chord[len(chord) // 3]
+        labels.append((*middle, "coin toss", "label quiet"))
+        blocked += [box for p, q in pairwise(chord) for box in _beads(p, q)]
+    area = (frame.left, frame.top, frame.right, frame.bottom)
+    labels = distinct(labels)
+    centres = place_labels([label[:3] for label in labels], blocked, area, 6.4, 12)
+    texts = [
+        caption(kind, cx, cy + 4, text, "middle")
+        for (_, _, text, kind), (cx, cy) in zip(labels, centres, strict=True)
+    ]
+    name = escape(f"Scores on {objectives[a]} (across) and {objectives[b]} (up), higher is better on both")
+    return (
+        f'<svg class="plot" viewBox="0 0 {width} {height}" role="group" aria-label="{name}">'
+        f"{''.join(parts)}{base}{''.join(points_svg)}{''.join(texts)}</svg>"
+    )
+
+
+def _beads(p: Point, q: Point) -> list[Box]:
+    steps = max(1, int(math.dist(p, q) / 6))
+    dots = [(p[0] + (q[0] - p[0]) * k / steps, p[1] + (q[1] - p[1]) * k / steps) for k in range(steps)]
+    return [(x - 2, y - 2, x + 2, y + 2) for x, y in dots]
+
+
+def _bars(frame: Frame, point: Run, a: int, b: int) -> tuple[str, list[Box]]:
+    (x, y), text, boxes = frame.at(point["mean"][a], point["mean"][b]), "", []
+    if known(point["low"][a]) and known(point["high"][a]):
+        left, right = frame.at(point["low"][a], 0)[0], frame.at(point["high"][a], 0)[0]
+        text += segment("bar", (left, y), (right, y))
+        boxes.append((left, y - 1, right, y + 1))
+    if known(point["low"][b]) and known(point["high"][b]):
+        bottom, top = frame.at(0, point["low"][b])[1], frame.at(0, point["high"][b])[1]
+        text += segment("bar", (x, bottom), (x, top))
+        boxes.append((x - 1, top, x + 1, bottom))
+    return text, boxes
+
+
+def axes(frame: Frame, across: str, up: str) -> str:
+    """Return grid, ticks and the names of both axes."""
+    parts = []
+    values = ticks(*frame.x, count=max(3, int((frame.right - frame.left) / 110)))
+    digits = _digits(values)
+    for value in values:
+        x = frame.at(value, frame.y[0])[0]
+        parts.append(segment("grid", (x, frame.top), (x, frame.bottom)))
+        parts.append(caption("tick", x, frame.bottom + 16, number(value, digits), "middle"))
+    values = ticks(*frame.y, count=max(3, int((frame.bottom - frame.top) / 75)))
+    digits = _digits(values)
+    for value in values:
+        y = frame.at(frame.x[0], value)[1]
+        parts.append(segment("grid", (frame.left, y), (frame.right, y)))
+        parts.append(caption("tick", frame.left - 7, y + 4, number(value, digits), "end"))
+    parts.append(caption("axis", frame.right, frame.bottom + 36, across, "end"))
+    parts.append(caption("axis", 6, 18, up))
+    return "".join(parts)
+
+
+def _digits(values: Sequence[float]) -> int:
+    return max(len(f"{value:.6g}".partition(".")[2]) for value in values)
+
+
+def parallel(run: Run, width: int, height: int, picks: Mapping[tuple[int, int], int]) -> str:
+    """Return every point as a line over one axis an objective, each axis running from worst to best shown."""
+    objectives, M = run["objectives"], len(run["objectives"])
+    left, right, top, bottom = 46.0, width - 46.0, 44.0, height - 30.0
+    spans = [span(run, m) for m in range(M)]
+    columns = [left + (right - left) * (m / (M - 1) if M > 1 else 0.5) for m in range(M)]
+
+    def trace(mean: Sequence[float]) -> list[Point]:
+        shares = [(mean[m] - low) / (high - low) for m, (low, high) in enumerate(spans)]
+        return [(columns[m], bottom - share * (bottom - top)) for m, share in enumerate(shares)]
+
+    parts, shown = [], places(run)
+    for m, objective in enumerate(objectives):
+        anchor = "middle" if 0 < m < M - 1 or M == 1 else "start" if m == 0 else "end"
+        x = columns[m] + (-40 if anchor == "start" else 40 if anchor == "end" else 0)
+        parts.append(segment("grid strong", (columns[m], top), (columns[m], bottom)))
+        parts.append(caption("axis", x, 18, f"{objective} ↑", anchor))
+        parts.append(caption("tick", columns[m], top - 8, number(spans[m][1], shown[m]), "middle"))
+        parts.append(caption("tick", columns[m], bottom + 18, number(spans[m][0], shown[m]), "middle"))
+    base = trace(run["base"]["mean"])
+    crosses = "".join(marker("cross", x, y, 6) for x, y in base)
+    parts.append(f'<g class="base"><title>base model</title>{polyline(base, "chord")}{crosses}</g>')
+    for i, policy in enumerate(run["policies"]):
+        for n, point in enumerate(policy["points"]):
+            line = trace(point["mean"])
+            dots = "".join(marker(shape_of(i), x, y, 4) for x, y in line)
+            parts.append(
+                f"{opened(run, i, n, picks)}<title>{escape(describe(run, policy, n))}</title>"
+                f"{polyline(line, 'hit thin')}{polyline(line, 'line')}{dots}</g>"
+            )
+    return (
+        f'<svg class="plot" viewBox="0 0 {width} {height}" role="group" aria-label="Every point over all '
+        f'objectives, best at the top">{"".join(parts)}</svg>'
+    )
+
+
+def strip(figure: Run, low: float, high: float, kind: str, zero: bool = False) -> str:
+    """Return an interval as a small picture on the scale from ``low`` to ``high``."""
+    width, middle = 150, 9
+    size = (high - low) or 1.0
+
+    def x(value: float) -> float:
+        return 6 + (width - 12) * (value - low) / size
+
+    parts = [segment("grid strong", (x(0), 1), (x(0), 17))] if zero else []
+    if known(figure.get("low")) and known(figure.get("high")):
+        parts.append(segment("bar solid", (x(figure["low"]), middle), (x(figure["high"]), middle)))
+    if known(figure.get("value")):
+        parts.append(f'<circle class="mark" cx="{x(figure["value"]):.1f}" cy="{middle}" r="4"/>')
+    return f'<svg class="strip {kind}" viewBox="0 0 {width} 18" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def box_plot(low: float, quartiles: Sequence[float], high: float) -> str:
+    """Return five quantiles as a small box plot on their own scale."""
+    size = (high - low) or 1.0
+
+    def x(value: float) -> float:
+        return 6 + 138 * (value - low) / size
+
+    first, median, third = map(x, quartiles)
+    return (
+        '<svg class="strip" viewBox="0 0 150 18" aria-hidden="true">'
+        f'{segment("bar solid", (x(low), 9), (x(high), 9))}<rect class="boxed" x="{first:.1f}" y="3" '
+        f'width="{max(third - first, 1):.1f}" height="12"/>{segment("median", (median, 3), (median, 15))}</svg>'
+    )

@@ -1,0 +1,103 @@
+"""How scores answer to the preference, as SVG: lines along a weight, and the simplex of three objectives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from html import escape
+
+from paretune.reports.plots import (
+    SHAPES,
+    Frame,
+    Point,
+    axes,
+    caption,
+    describe,
+    marker,
+    opened,
+    ordered,
+    polyline,
+    segment,
+    shape_of,
+    span,
+)
+from paretune.reports.wording import Run, known, number, places, title
+
+
+def along(run: Run, m: int, width: int, height: int, picks: Mapping[tuple[int, int], int]) -> str:
+    """Return the score of objective ``m`` over its own weight, 0 to 1, one line a policy, with 95 % bands.
+
+    For two objectives, where the weight decides the preference. The base model is the dashed line.
+    """
+    objective = run["objectives"][m]
+    frame = Frame(54, 34, width - 16, height - 46, (-0.03, 1.03), span(run, m))
+    parts = [axes(frame, f"weight on {objective}", f"{objective} ↑ better")]
+    base = run["base"]["mean"][m]
+    parts.append(segment("chord", frame.at(0, base), frame.at(1, base)))
+    for i, policy in enumerate(run["policies"]):
+        points = [policy["points"][n] for n in reversed(ordered(policy, objective))]
+        bounded = [p for p in points if known(p["low"][m]) and known(p["high"][m])]
+        if len(bounded) > 1:
+            low = [frame.at(p["preference"][objective], p["low"][m]) for p in bounded]
+            high = [frame.at(p["preference"][objective], p["high"][m]) for p in bounded]
+            parts.append(polyline([*low, *high[::-1]], f"hull pol{i % len(SHAPES)}", closed=True))
+        line = [frame.at(p["preference"][objective], p["mean"][m]) for p in points]
+        if len(line) > 1:
+            parts.append(polyline(line, f"line pol{i % len(SHAPES)}"))
+    for i, policy in enumerate(run["policies"]):
+        for n, point in enumerate(policy["points"]):
+            x, y = frame.at(point["preference"][objective], point["mean"][m])
+            dot = marker(shape_of(i), x, y, 5)
+            told = escape(describe(run, policy, n))
+            parts.append(f"{opened(run, i, n, picks)}<title>{told}</title>{dot}</g>")
+    name = f"{objective} over its weight, one line a policy"
+    return (
+        f'<svg class="plot" viewBox="0 0 {width} {height}" role="group" aria-label="{escape(name)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def ternary(run: Run, i: int, m: int, picks: Mapping[tuple[int, int], int], size: int = 300) -> str:
+    """Return policy ``i`` over the simplex of three objectives: a dot a preference, larger and fuller as ``m`` scores better.
+
+    The corner of objective ``m`` is where its score should be best.
+    """
+    objectives, policy = run["objectives"], run["policies"][i]
+    assert len(objectives) == 3, "a triangle has three corners"
+    side, top = size - 70.0, 44.0
+    tall = side * math.sqrt(3) / 2
+    corners: list[Point] = [(size / 2, top), (35.0, top + tall), (35.0 + side, top + tall)]
+
+    def at(weights: Mapping[str, float]) -> Point:
+        shares = [weights[objective] for objective in objectives]
+        return (
+            sum(share * corner[0] for share, corner in zip(shares, corners, strict=True)),
+            sum(share * corner[1] for share, corner in zip(shares, corners, strict=True)),
+        )
+
+    parts = [polyline(corners, "grid strong", closed=True)]
+    for k, (objective, (x, y)) in enumerate(zip(objectives, corners, strict=True)):
+        anchor, dy = (("middle", -12), ("start", 20), ("end", 20))[k]
+        x += (0, -30, 30)[k]
+        parts.append(caption("axis" if k == m else "tick", x, y + dy, objective, anchor))
+    values = [point["mean"][m] for each in run["policies"] for point in each["points"]]
+    low, high, shown = min(values), max(values), places(run)[m]
+    for n, point in enumerate(policy["points"]):
+        x, y = at(point["preference"])
+        share = (point["mean"][m] - low) / ((high - low) or 1.0)
+        told = escape(describe(run, policy, n))
+        parts.append(
+            f"{opened(run, i, n, picks)}<title>{told}</title>"
+            f'<circle class="mark" style="fill-opacity:{0.15 + 0.85 * share:.3f}" cx="{x:.1f}" cy="{y:.1f}" '
+            f'r="{4 + 6 * share:.1f}"/></g>'
+        )
+    parts.append(
+        caption(
+            "small", size / 2, top + tall + 38, f"{number(low, shown)} to {number(high, shown)}", "middle"
+        )
+    )
+    name = f"{title(policy)}: {objectives[m]} over the simplex of preferences"
+    return (
+        f'<svg class="plot" viewBox="0 0 {size} {top + tall + 46:.0f}" role="group" aria-label="{escape(name)}">'
+        f"{''.join(parts)}</svg>"
+    )

@@ -1,0 +1,243 @@
+"""The configuration of a run: one YAML file, ``key=value`` overrides, every key checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from paretune.core.errors import ConfigError
+from paretune.core.preference import Preference, preference_grid
+from paretune.core.settings import parse_dataclass
+from paretune.generation.endpoint import Endpoint
+from paretune.generation.generate import Sampling
+from paretune.methods.dpo import DPOConfig
+from paretune.methods.dpo_lw import DPOLWConfig
+from paretune.methods.mod import MODConfig
+from paretune.methods.modpo import MODPOConfig
+from paretune.methods.morlhf import GDPOConfig, MORLHFConfig
+from paretune.methods.panacea import PanaceaConfig
+from paretune.methods.paretohqd.method import ParetoHqDConfig
+from paretune.methods.ric.method import RiCConfig
+from paretune.methods.sipo.method import SIPOConfig
+from paretune.policies.catalogue import ServeConfig
+from paretune.training.loop import Training
+
+MethodConfig = (
+    DPOConfig
+    | MODConfig
+    | MODPOConfig
+    | PanaceaConfig
+    | DPOLWConfig
+    | ParetoHqDConfig
+    | RiCConfig
+    | SIPOConfig
+    | MORLHFConfig
+)
+METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
+    "dpo-soup": DPOConfig,
+    "mod": MODConfig,
+    "modpo": MODPOConfig,
+    "panacea": PanaceaConfig,
+    "dpo-lw": DPOLWConfig,
+    "paretohqd": ParetoHqDConfig,
+    "ric": RiCConfig,
+    "sipo": SIPOConfig,
+    "morlhf": MORLHFConfig,
+    "gdpo": GDPOConfig,
+}
+
+STAGED = ("ric", "paretohqd", "sipo")
+"""Methods with answers between stages of training that an endpoint can draw."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Part):
+    """Where the preference data comes from.
+
+    Attributes:
+        source: a path, the name of a known public set, ``quickstart``, ``quickstart-prompts``, a column map, or a list of
+            these.
+        path: local folder of a known set.
+        split: the split of the source to train on.
+        test: source of the held-out prompts; by default a share of ``source``.
+        splits: shares of prompts for train, validation and test (test only where there is no ``test`` source).
+        limit: rows used at most, 0 for all.
+        sample: responses to draw from the base model for rows that have none, 0 refuses such rows.
+    """
+
+    source: Any = "quickstart"
+    path: str | None = None
+    split: str | None = None
+    test: Any = None
+    splits: dict[str, float] = Field(default_factory=lambda: {"train": 0.7, "validation": 0.1, "test": 0.2})
+    limit: int = Field(default=0, ge=0)
+    sample: int = Field(default=0, ge=0)
+
+
+class EvaluateConfig(_Part):
+    """How fronts are measured.
+
+    Attributes:
+        prompts: held-out prompts used at most, 0 for all.
+        samples: responses a prompt and preference.
+        preferences: number of evenly spaced preferences (as ``preferences`` of the run) at which policies that serve any
+            preference are measured; 0 takes those of the run, at which anchors always are.
+        reference_point: of hypervolumes, by objective; by default a margin below the worst mean of the run.
+        extrapolations: preferences off the simplex, such as ``concise=1.2,warm=-0.2``, at which policies that serve any
+            preference are measured too; reports mark them, and no figure of the front counts them.
+        shown: prompts whose answers the report shows.
+        resamples: of prompts, for intervals and paired tests; at least 1000 for a 95 % interval.
+    """
+
+    prompts: int = Field(default=0, ge=0)
+    samples: int = Field(default=1, ge=1)
+    preferences: int = Field(default=0, ge=0)
+    reference_point: dict[str, float] | None = None
+    extrapolations: list[str] = Field(default_factory=list)
+    shown: int = Field(default=6, ge=1)
+    resamples: int = Field(default=2000, ge=1)
+
+
+class Resources(_Part):
+    """What one task of a sweep takes of a cluster.
+
+    Attributes:
+        cpus: processor cores.
+        gpus: accelerators; a fraction lets tasks share one.
+    """
+
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+
+
+class SweepConfig(_Part):
+    """How ``paretune sweep`` divides a run into tasks.
+
+    Attributes:
+        seeds: of training; each method is trained with each, as ``NAME-seed-SEED``. None: once, with the run's seed.
+        resources: of a task, on a cluster.
+        retries: how often a task that failed is tried again.
+        choose: ``grid``: the run's preferences; ``adaptive``: of methods with an adapter a preference, the corners first, then
+            where the measured front has its largest gap.
+        points: preferences an adaptive choice ends at, corners included; 0 for as many as the grid has.
+        together: preferences of one method that are chosen, and trained, at once.
+    """
+
+    seeds: list[int] = Field(default_factory=list)
+    resources: Resources = Resources()
+    retries: int = Field(default=2, ge=0)
+    choose: Literal["grid", "adaptive"] = "grid"
+    points: int = Field(default=0, ge=0)
+    together: int = Field(default=1, ge=1)
+
+
+class RunConfig(_Part):
+    """All settings of a run.
+
+    Attributes:
+        name: shown in the report.
+        folder: run folder; by default ``runs/<name>``.
+        model: embedded name, hub name, folder or GGUF file.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        device: torch device; by default an accelerator when there is one.
+        processes: how many the run must be started as (``torchrun --nproc_per_node N``); by default as many as were started.
+        sharding: ``none``, or ``fsdp``: the base model's weights are divided among the processes, for a model that does not fit.
+        seed: of sampling, splits and training.
+        data, score, train, sampling, evaluate: the stages; ``score`` lists scorers, see `paretune.scoring.scorer.build`.
+        objectives: names in order; by default those of the data, then those of the scorers.
+        methods: method name -> its settings, and under ``train`` what differs for it from the ``train`` of the run. Under a
+            name of your own, ``method`` says which it is: one method in several settings, side by side in one report.
+        preferences: number of evenly spaced preferences between two objectives (grid divisions + 1), or a list of
+            ``helpful=0.7,harmless=0.3``; what anchors are trained for and fronts are measured at.
+        trackers: accelerate's trackers.
+        serve: how ``paretune serve`` serves the run, see `paretune.policies.catalogue.ServeConfig`.
+        sweep: how ``paretune sweep`` divides it.
+        endpoint: a server that draws the responses of ``data.sample``, and held-out answers of exported policies, in place of
+            this machine, and answers between stages of training where it is told to, see `paretune.generation.endpoint.Endpoint`.
+    """
+
+    name: str = "run"
+    folder: str = ""
+    model: str = "smollm2-135m"
+    dtype: str = "auto"
+    device: str | None = None
+    processes: int | None = Field(default=None, ge=1)
+    sharding: Literal["none", "fsdp"] = "none"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    score: list[dict[str, Any]] = Field(default_factory=list)
+    objectives: list[str] = Field(default_factory=list)
+    train: Training = Training()
+    sampling: Sampling = Sampling()
+    methods: dict[str, dict[str, Any]] = {"dpo-soup": {}, "modpo": {}}
+    preferences: int | list[str] = 5
+    evaluate: EvaluateConfig = EvaluateConfig()
+    trackers: list[str] = Field(default_factory=list)
+    serve: ServeConfig = ServeConfig()
+    sweep: SweepConfig = SweepConfig()
+    endpoint: Endpoint | None = None
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run lives."""
+        return Path(self.folder or f"runs/{self.name}")
+
+    def kind(self, name: str) -> str:
+        """Return which method an entry of ``methods`` is; a name that is not among them stands for itself."""
+        return str(self.methods.get(name, {}).get("method", name))
+
+    def method(self, name: str) -> MethodConfig:
+        """Return the typed settings of one method."""
+        values = {key: value for key, value in self.methods[name].items() if key not in ("method", "train")}
+        return parse_dataclass(METHOD_CONFIGS[self.kind(name)], values, f"methods.{name}")
+
+    def training(self, name: str | None = None) -> Training:
+        """Return how a method's adapters are trained, with the run's seed; None or no method of the run: by its ``train``."""
+        own = self.methods.get(name or "", {}).get("train", {})
+        where = f"methods.{name}.train"
+        if not isinstance(own, Mapping):
+            raise ConfigError(f"{where}: expected settings such as {{steps: 50}}, got {own!r}")
+        values = {**dataclasses.asdict(self.train), "seed": self.seed, **own}
+        return parse_dataclass(Training, values, where)
+
+    def endpoint_of(self, name: str) -> Endpoint | None:
+        """Return the endpoint where it draws the answers between the stages of this method, else None."""
+        return self.endpoint if self.endpoint and name in self.endpoint.stages else None
+
+    def grid(self, objectives: Sequence[str]) -> list[Preference]:
+        """Return the preferences of this run over ``objectives``."""
+        if isinstance(self.preferences, int):
+            return _grid("preferences", self.preferences, objectives)
+        return [Preference.parse(text, objectives) for text in self.preferences]
+
+    def extrapolations(self, objectives: Sequence[str]) -> list[Preference]:
+        """Return the preferences off the simplex at which policies that serve any preference are measured too."""
+        asked = [
+            Preference.parse(text, objectives, allow_extrapolation=True)
+            for text in self.evaluate.extrapolations
+        ]
+        for preference in asked:
+            if not preference.extrapolated:
+                raise ConfigError(
+                    f"evaluate.extrapolations: {preference} is on the simplex; list it under preferences"
+                )
+        return asked
+
+    def fine_grid(self, objectives: Sequence[str]) -> list[Preference]:
+        """Return the preferences at which policies that serve any preference are measured."""
+        if not self.evaluate.preferences:
+            return self.grid(objectives)
+        return _grid("evaluate.preferences", self.evaluate.preferences, objectives)
+
+
+def _grid(key: str, count: int, objectives: Sequence[str]) -> list[Preference]:
+    if count < 2:
+        raise ConfigError(f"{key} must be at least 2 (the corners), got {count}")
+    return preference_grid(list(objectives), count - 1)

@@ -1,0 +1,283 @@
+"""What a run costs on a device: FLOP, time, memory and disk of its plan, with everything that was assumed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from paretune.core.errors import ModelError
+from paretune.models.packing import HEAD_CHUNK
+from paretune.planning.calibrate import here
+from paretune.planning.cost import (
+    OPTIMISER,
+    Cost,
+    Model,
+    Passes,
+    adapter_bytes,
+    decoded,
+    decoding_bytes,
+    frozen_bytes,
+    packed,
+    total,
+    training_bytes,
+)
+from paretune.planning.devices import HERE, Device, device_of, several
+from paretune.planning.devices import KNOWN as DEVICES
+from paretune.planning.shapes import Shape, shape_of
+from paretune.planning.work import SCORING_TOKENS, Stage
+from paretune.runs.config import RunConfig
+from paretune.runs.plan import Plan
+
+if TYPE_CHECKING:
+    pass
+
+LIBRARIES = 0.6e9
+"""Bytes of a process that has loaded the libraries and no model."""
+SLACK = 1.15
+"""Memory of a process over what its tensors need: freed pieces that fit nothing."""
+KERNEL_BYTES = 2.5e6
+"""Of a product that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
+KERNELS = 1024
+"""It keeps at most, where the variables below do not say otherwise."""
+KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+HEADROOM = 0.9
+"""Share of an accelerator's memory that tensors can have."""
+START_SECONDS, REPORT_SECONDS = 6.0, 1.5
+"""To import the libraries; to draw pictures and write the report."""
+LOADING = 1e9
+"""Bytes of weights read from disk in a second."""
+RESAMPLE_SECONDS = 3e-4
+"""Of one resample of one policy's prompts."""
+RULE_SECONDS = 2e-3
+"""Of one answer under a rule (sentiment is among the slowest), cache included."""
+ENCODER = Shape("encoder", 384, 1024, 6, 12, 12, 32, 30_522, True)
+"""The sentence encoder under Bradley-Terry heads, all-MiniLM-L6-v2: its two plain feed-forward matrices count as three narrower."""
+ENCODER_TOKENS = 256
+"""It reads no more of a text."""
+STORED = {"answer": 1500, "log-probability": 150, "report": 2_000_000}
+"""Bytes on disk of an answer in all files that hold it, of a cached log-probability, and of report and pictures."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage with its cost."""
+
+    name: str
+    what: str
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A plan on one model and device.
+
+    Attributes:
+        model: name of the shape.
+        parameters: of the model.
+        device: with its count where the model needs several.
+        dtype: number format.
+        fits: the run's memory is there.
+        rows: stages.
+        memory: bytes at the peak, by what holds them; the largest of the stages' needs counts.
+        disk: bytes in the run folder, by what they are.
+        said: all that was assumed.
+    """
+
+    model: str
+    parameters: int
+    device: Device
+    dtype: str
+    fits: bool
+    rows: tuple[Row, ...]
+    memory: dict[str, float]
+    disk: dict[str, float]
+    said: tuple[str, ...]
+
+    @property
+    def cost(self) -> Cost:
+        """Of all stages."""
+        return total([row.cost for row in self.rows])
+
+    @property
+    def peak(self) -> float:
+        """Bytes of memory at the peak."""
+        return sum(self.memory.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values: tokens, FLOP, seconds and bytes."""
+        return {
+            "model": self.model,
+            "parameters": self.parameters,
+            "device": self.device.name,
+            "devices": self.device.count,
+            "dtype": self.dtype,
+            "fits": self.fits,
+            "stages": [{"name": row.name, "what": row.what, **vars(row.cost)} for row in self.rows],
+            "total": vars(self.cost),
+            "memory": {**self.memory, "peak": self.peak, "device": self.device.memory},
+            "disk": {**self.disk, "total": sum(self.disk.values())},
+            "assumptions": list(self.said),
+        }
+
+
+def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> Estimate:
+    """Return what a planned run costs.
+
+    Args:
+        plan: of ``config``.
+        config: of the run.
+        model: a size that is known, a folder or a hub name.
+        device: a known name, or this machine.
+
+    Raises:
+        ModelError, ConfigError: an unknown model or device, or targets that no layer has.
+    """
+    shape = shape_of(model)
+    if device == HERE:
+        place, dtype = here(config.dtype, config.device)
+    else:
+        place, dtype = device_of(device), "bfloat16" if config.dtype == "auto" else config.dtype
+    if dtype not in place.rates:
+        raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
+    asked = Model(
+        shape,
+        dtype,
+        tuple(shape.targeted(config.train.targets)),
+        config.train.rank,
+        config.train.gradient_checkpointing,
+        place.host,
+    )
+    memory = _memory(plan, asked, place.host)
+    said = [*plan.said]
+    if any("@" in target for target in config.train.targets):
+        said.append(
+            "train.targets adapts some blocks alone; all are counted here, so time and memory are upper bounds"
+        )
+    needed = ceil(sum(memory.values()) / (HEADROOM * place.memory / place.count))
+    if not place.host and needed > place.count:
+        said.append(f"it takes {needed} x {place.kind}; {place.count} would not hold it")
+        place = several(place if place.count == 1 else DEVICES[place.kind], needed)
+    fits = not place.host or sum(memory.values()) <= place.memory
+    rows = (
+        Row("start", "libraries, model", Cost(seconds=START_SECONDS + frozen_bytes(asked) / LOADING)),
+        *(Row(stage.name, stage.what, _cost(stage, plan, config, asked, place)) for stage in plan.stages),
+        Row("report", "figures, intervals, pictures", Cost(seconds=_report_seconds(config))),
+    )
+    disk = _disk(plan, asked)
+    return Estimate(
+        shape.name, shape.parameters, place, dtype, fits, rows, memory, disk, (*said, place.assumptions)
+    )
+
+
+def _cost(stage: Stage, plan: Plan, config: RunConfig, model: Model, device: Device) -> Cost:
+    rates = device.rates[model.dtype]
+    works = [packed(work, model, rates) for work in stage.passes]
+    works += [decoded(work, model, rates) for work in stage.decodings]
+    works += [_judging(spec, stage.judged, plan.judged_tokens, model, device) for spec in config.score]
+    return total(works)
+
+
+def _judging(spec: dict[str, Any], answers: float, tokens: float, model: Model, device: Device) -> Cost:
+    """Return the cost of one scorer's ratings."""
+    if not answers:
+        return Cost()
+    if "head" in spec:
+        tokens, judge, passes = min(tokens, ENCODER_TOKENS), replace(model, shape=ENCODER, targets=()), 1
+    elif "model" in spec or "implicit" in spec:
+        # A reward model is taken to be of the size of the model; an implicit reward reads with policy and reference.
+        judge, passes = model, 2 if "implicit" in spec else 1
+    else:
+        return Cost(seconds=answers * RULE_SECONDS)
+    forwards = answers * tokens / SCORING_TOKENS
+    read = Passes(answers * tokens * passes, 0, answers * tokens**2 * passes, forwards, 2 * answers)
+    return packed(read, judge, device.rates[model.dtype])
+
+
+def _report_seconds(config: RunConfig) -> float:
+    return REPORT_SECONDS + RESAMPLE_SECONDS * config.evaluate.resamples * (len(config.methods) + 1)
+
+
+def _memory(plan: Plan, model: Model, host: bool) -> dict[str, float]:
+    """Return what is held at the peak: the model, and the most that any stage adds."""
+    steps = [
+        (training_bytes(replace(model, rank=int(max(stage.columns))), *stage.step, HEAD_CHUNK), stage.name)
+        for stage in plan.stages
+        if stage.columns
+    ]
+    sampled = [(decoding_bytes(model, work), stage.name) for stage in plan.stages for work in stage.decodings]
+    most, where = max([*steps, *sampled], default=(0.0, "stages"))
+    found = {"model": frozen_bytes(model), where: most}
+    if host:
+        found["kernels by shape"] = KERNEL_BYTES * min(_kernels(plan, model), _kernel_limit())
+    if host:
+        found["libraries"] = LIBRARIES
+        found["not in use"] = (SLACK - 1) * sum(found.values())
+    return found
+
+
+def _kernels(plan: Plan, model: Model) -> float:
+    """Return the shapes of products of a run: those of a block's matrices, and of adapters, for each length of a batch."""
+    shapes = len(set(model.shape.linears.values())) + 2 * len(set(model.targets))
+    packed_ = sum(work.forwards * (1 + work.backward) for stage in plan.stages for work in stage.passes)
+    # Rows leave a batch one by one, so it has every size once.
+    sizes = max(
+        (min(work.rows, work.batch) for stage in plan.stages for work in stage.decodings), default=0.0
+    )
+    return shapes * (packed_ + sizes)
+
+
+def _kernel_limit() -> float:
+    # Two caches hold the same kernels, so the larger decides.
+    return max(float(os.environ.get(name, KERNELS)) for name in KERNEL_LIMITS)
+
+
+def _disk(plan: Plan, model: Model) -> dict[str, float]:
+    """Return what the run folder holds in the end, and the largest checkpoint on the way."""
+    trained = [adapter_bytes(model, columns) for stage in plan.stages for columns in stage.columns]
+    answers = sum(work.rows for stage in plan.stages for work in stage.decodings)
+    read = sum(work.targets for stage in plan.stages for work in stage.passes if not work.backward)
+    return {
+        "adapters": sum(trained),
+        "policies": sum(adapter_bytes(model, columns) for policy in plan.policies for columns in policy),
+        "checkpoint, while training": (OPTIMISER - 1) * max(trained, default=0.0),
+        "answers, scores and report": answers * STORED["answer"]
+        + read / max(1.0, plan.judged_tokens) * STORED["log-probability"]
+        + STORED["report"],
+    }
+
+
+# What a person reads
+
+
+def size(value: float) -> str:
+    """Return bytes as a person writes them.
+
+    >>> size(2.5e9), size(3e6)
+    ('2.5 GB', '3 MB')
+    """
+    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person writes it.
+
+    >>> duration(0.4), duration(80), duration(3900), duration(4e5)
+    ('0 s', '80 s', '1.1 h', '4.6 days')
+    """
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length or (seconds >= length and unit == "h"):
+            return (
+                f"{seconds / length:.2g} {unit}"
+                if seconds < 10 * length
+                else f"{seconds / length:.0f} {unit}"
+            )
+    return f"{seconds:.0f} s"
+
+
+def _short(value: float) -> str:
+    for unit, scale in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.0f}"

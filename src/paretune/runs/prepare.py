@@ -1,0 +1,159 @@
+"""The first stage of a run: load, sample, split and score the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from paretune.core.errors import ConfigError, DataError
+from paretune.core.files import fingerprint, write_json
+from paretune.data.dataset import ScoredDataset, concatenate
+from paretune.data.load import load as load_data
+from paretune.generation.sample import sample_dataset, sample_remotely
+from paretune.runs.config import RunConfig
+from paretune.scoring.cache import ScoreCache
+from paretune.scoring.scorer import Scorer, build, score_dataset
+from paretune.scoring.standardise import Standardisation
+from paretune.training.lab import Lab
+
+
+def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset], list[Scorer]]:
+    """Load, sample, split and score the data; return the splits (train, validation, test) and the scorers.
+
+    Raises:
+        DataError, ConfigError, ScoreError: see the stages.
+    """
+    splits = load_splits(config)
+    for name in ("train", "validation"):
+        splits[name] = _with_responses(splits[name], config, lab, name)
+    scorers, cache = _scorers(config, lab, splits), ScoreCache(lab.folder / "cache" / "scores.sqlite")
+    objectives = _objectives(config, splits, scorers)
+    for name in ("train", "validation"):
+        silent = [s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)]
+        splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))
+    for name, part in splits.items():
+        kept = [objective for objective in objectives if objective in part.objectives]
+        splits[name] = part.select(kept) if name != "test" else part
+        if lab.team.first:
+            splits[name].write(lab.folder / "data" / f"{name}.jsonl.gz")
+    missing = [objective for objective in objectives if objective not in splits["train"].objectives]
+    if missing:
+        raise DataError(
+            f"the training data say nothing about the objective {missing[0]!r}; add a scorer for it under score:"
+        )
+    if lab.team.first and (scored := _fully_scored(splits["train"])):
+        write_json(
+            lab.folder / "scores" / "standardisation.json",
+            Standardisation.of(splits["train"].select(scored)).to_dict(),
+        )
+    return splits, scorers
+
+
+def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
+    """Load the sources and split them by prompt."""
+
+    def source(spec: Any, split: str | None) -> ScoredDataset:
+        if isinstance(spec, list) and spec:
+            return concatenate([source(each, split) for each in spec])
+        if isinstance(spec, str) and spec in QUICKSTART:
+            return ScoredDataset.read(quickstart_data(spec))
+        return load_data(spec, split, path=config.data.path)
+
+    dataset = source(config.data.source, config.data.split)
+    if config.data.limit:
+        dataset = replace(dataset, rows=dataset.rows[: config.data.limit])
+    fractions = dict(config.data.splits)
+    if config.data.test is not None:
+        fractions.pop("test", None)
+        parts = dataset.split(fractions, config.seed)
+        return {**parts, "test": source(config.data.test, None)}
+    return dataset.split(fractions, config.seed)
+
+
+QUICKSTART = {"quickstart": "answers.jsonl.gz", "quickstart-prompts": "prompts.jsonl"}
+"""Sources that ship with the package: prompts with four responses of the embedded model each, and prompts held out."""
+
+
+def quickstart_data(name: str = "quickstart") -> Path:
+    """Return the file of a source that ships with the package."""
+    return Path(str(files("paretune.data") / "quickstart" / QUICKSTART[name]))
+
+
+def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
+    """Draw responses from the base model for the rows that have none."""
+    bare = [row for row in dataset.rows if not row.responses]
+    if not bare:
+        return dataset
+    if not config.data.sample:
+        raise DataError(
+            f"{bare[0].source or 'the data'}: {len(bare)} of {len(dataset.rows)} rows have no response; set data.sample to draw "
+            "some from the base model, for example data.sample=4"
+        )
+
+    def make(folder: Path) -> None:
+        parts, asked = lab.folder / "cache" / "samples", replace(dataset, rows=tuple(bare))
+        how = (config.data.sample, config.sampling, config.seed, parts)
+        if config.endpoint is None:
+            sampled = sample_dataset(lab.lm, asked, *how)
+        else:
+            remotely = partial(sample_remotely, config.endpoint, asked, *how)
+            # Where the weights are divided all are here, and one asks; else the first is here alone.
+            sampled, _ = lab.team.once(remotely) if lab.team.sharded else remotely()
+        drawn = iter(sampled.rows)
+        rows = tuple(row if row.responses else next(drawn) for row in dataset.rows)
+        replace(dataset, rows=rows).write(folder / "sampled.jsonl.gz")
+
+    who = lab.lm.fingerprint if config.endpoint is None else ["endpoint", config.endpoint.model]
+    key = fingerprint(dataset.fingerprint, who, config.data.sample, config.sampling.identity(), config.seed)
+    return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
+
+
+def _scorers(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> list[Scorer]:
+    """Build the scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
+    scorers: list[Scorer] = []
+    for spec in config.score:
+        if spec.get("head") == "fit":
+            spec = {**spec, "head": str(_fitted_head(str(spec.get("objective")), lab, splits))}
+        scorers.append(build(spec))
+    return scorers
+
+
+def _fitted_head(objective: str, lab: Lab, splits: dict[str, ScoredDataset]) -> Path:
+    from paretune.scoring.bradley_terry import fit_head
+
+    labelled = concatenate([splits["train"], splits["validation"]])
+
+    def make(folder: Path) -> None:
+        result = fit_head(labelled, objective, folder / "head")
+        lab.say(f"Bradley-Terry head for {objective}: {result}")
+
+    return lab.stage(f"heads/{objective}", fingerprint(labelled.fingerprint, objective), make) / "head"
+
+
+def _objectives(config: RunConfig, splits: dict[str, ScoredDataset], scorers: Sequence[Scorer]) -> list[str]:
+    """Return the names of the run's objectives in order; each needs a scorer, or the front could not be measured."""
+    scored = [scorer.objective for scorer in scorers]
+    names = list(config.objectives) or list(dict.fromkeys([*splits["train"].objectives, *scored]))
+    if len(names) < 2:
+        raise ConfigError(
+            f"a front needs at least two objectives, got {names}; add scorers under score:, or data with labels"
+        )
+    for name in names:
+        if name not in scored:
+            raise ConfigError(
+                f"no scorer for the objective {name!r}; add one under score: (it judges the held-out answers)"
+            )
+    return names
+
+
+def _speaks(dataset: ScoredDataset, objective: str) -> bool:
+    """Tell whether the data hold labels or scores on ``objective``."""
+    return any(objective in row.labels or objective in row.scores for row in dataset.rows)
+
+
+def _fully_scored(dataset: ScoredDataset) -> list[str]:
+    return [name for name in dataset.objectives if all(name in row.scores for row in dataset.rows)]

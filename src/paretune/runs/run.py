@@ -1,0 +1,220 @@
+"""A whole run: data -> score -> train -> front -> report, every stage resumable from the run folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate.utils import set_seed
+
+from paretune.core.errors import ConfigError
+from paretune.core.files import write_json, write_text
+from paretune.core.preference import Preference
+from paretune.data.dataset import ScoredDataset
+from paretune.generation.mixing import Mixing
+from paretune.methods.dpo import DPOConfig, soup
+from paretune.methods.dpo_lw import DPOLWConfig, dpo_lw
+from paretune.methods.mod import MODConfig, mod
+from paretune.methods.modpo import MODPOConfig, modpo
+from paretune.methods.morlhf import MORLHFConfig, morlhf
+from paretune.methods.panacea import PanaceaConfig, panacea
+from paretune.methods.paretohqd.method import ParetoHqDConfig, paretohqd
+from paretune.methods.ric.method import RiCConfig, ric
+from paretune.methods.sipo.method import SIPOConfig, sipo
+from paretune.models.adapter import Adapter
+from paretune.models.distributed import Share, shard_weights, start
+from paretune.models.language_model import computing, load
+from paretune.policies.policy import Policy
+from paretune.runs.config import RunConfig
+from paretune.runs.measure import write_front
+from paretune.runs.prepare import prepare_data
+from paretune.scoring.scorer import Scorer
+from paretune.scoring.standardise import Standardisation
+from paretune.training.lab import Lab
+
+PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
+
+
+def run(config: RunConfig) -> Path:
+    """Do everything the config asks for and return the path of the report.
+
+    Finished stages found in the run folder under the same inputs are reused; a killed stage goes on from its checkpoint.
+
+    Raises:
+        ParetuneError: what cannot be done, with the cure.
+    """
+    lab = opened(config)
+    splits, scorers = prepare_data(config, lab)
+    objectives = splits["train"].objectives
+    preferences = config.grid(objectives)
+    config.extrapolations(objectives)  # a wrong one is said before training, not after it
+    return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
+
+
+def finish(
+    config: RunConfig,
+    lab: Lab,
+    splits: dict[str, ScoredDataset],
+    scorers: Sequence[Scorer],
+    trained_at: Mapping[str, Sequence[Preference]],
+    measured_at: Mapping[str, Sequence[Preference]] | None = None,
+) -> Path:
+    """Train methods, measure them side by side and return the path of the report; what is finished is reused.
+
+    Args:
+        config, lab: of the run.
+        splits, scorers: of :func:`prepare_data`.
+        trained_at: method -> its preferences.
+        measured_at: method -> preferences to measure it at; by default as the config says.
+    """
+    policies = {}
+    for name, preferences in trained_at.items():
+        with lab.trained_by(config.training(name)):
+            policies[name] = replace(train(name, config, lab, splits, preferences, scorers), name=name)
+    name, settings = endpoint_settings(config)
+    with lab.trained_by(config.training(name)):
+        endpoints = replace(soup(lab, splits["train"], splits["validation"], settings), name="endpoints")
+    if lab.team.first:
+        for name, policy in policies.items():
+            policy.save(lab.folder / "policies" / name)
+    return write_front(config, lab, policies, endpoints, splits, scorers, measured_at)
+
+
+def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
+    """Measure given adapters, one an objective, served as a soup, by MOD, or both; return the path of the report.
+
+    The distance between the two at each preference says where the soup, which costs one model, will do.
+
+    Args:
+        config: data, scorers, sampling and preferences; its methods are not trained.
+        adapters: objective -> adapter.
+        by: ``soup``, ``mod``, or both.
+        mixing: the rule of MOD.
+
+    Raises:
+        ConfigError: an objective without adapter, or an adapter without objective.
+        ModelError: an adapter of another base model, or of another divergence.
+    """
+    lab = opened(config)
+    splits, scorers = prepare_data(config, lab)
+    objectives = splits["train"].objectives
+    if set(adapters) != set(objectives):
+        raise ConfigError(
+            f"adapters for {', '.join(adapters) or 'nothing'}; expected one for each of the objectives {', '.join(objectives)}"
+        )
+    members = [adapters[objective] for objective in objectives]
+    for objective, adapter in zip(objectives, members, strict=True):
+        adapter.check_base(lab.lm.fingerprint, f"the adapter for {objective}")
+    soup_ = Policy.soup("soup", lab.lm, objectives, members)
+    policies = {"soup": soup_, "mod": Policy.mod("mod", lab.lm, objectives, members, mixing)}
+    return write_front(
+        config, lab, {name: policies[name] for name in by}, replace(soup_, name="endpoints"), splits, scorers
+    )
+
+
+def opened(config: RunConfig, shared: bool = False) -> Lab:
+    """Load the model and open the run folder, with the resolved settings and the versions in it.
+
+    ``shared``: other processes work in the folder at the same time, see :class:`paretune.training.lab.Lab`.
+    """
+    folder, (device, kind) = config.run_folder, computing(config.dtype, config.device)
+    first = start(device, config.processes).is_main_process
+    set_seed(
+        config.seed, device_specific=True
+    )  # of global generators, which nothing here draws from but a model might
+    if first:
+        write_text(folder / "config.yaml", _yaml(config))
+        write_json(folder / "versions.json", versions())
+    if config.sharding == "none":
+        lm = load(config.model, config.dtype, config.device)
+    else:
+        lm = load(
+            config.model, str(kind).removeprefix("torch."), "cpu"
+        )  # layer by layer to the device, as shards
+        shard_weights(lm.model, device)
+    lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared)
+    for (
+        name
+    ) in config.methods:  # what cannot be divided is said before anything is done, not after the first stages
+        own = config.training(name)
+        Share.of(lab.team, own.accumulate, own.batch_pairs)
+    return lab
+
+
+# Data and scores
+
+
+# Training
+
+
+def train(
+    name: str,
+    config: RunConfig,
+    lab: Lab,
+    splits: dict[str, ScoredDataset],
+    preferences: Sequence[Preference],
+    scorers: Sequence[Scorer],
+) -> Policy:
+    """Train one method and return its policy."""
+    settings, parts = config.method(name), (splits["train"], splits["validation"])
+    endpoint = config.endpoint_of(name)
+    if isinstance(settings, DPOConfig):
+        return soup(lab, *parts, settings)
+    if isinstance(settings, MODConfig):
+        return mod(lab, *parts, settings)
+    if isinstance(settings, PanaceaConfig):
+        return panacea(lab, *parts, settings)
+    if isinstance(settings, DPOLWConfig):
+        return dpo_lw(lab, *parts, preferences, settings)
+    if isinstance(settings, ParetoHqDConfig):
+        return paretohqd(lab, *parts, preferences, scorers, config.sampling, settings, endpoint)
+    if isinstance(settings, RiCConfig):
+        return ric(lab, *parts, scorers, config.sampling, settings, endpoint)
+    if isinstance(settings, SIPOConfig):
+        return sipo(lab, *parts, preferences, config.sampling, settings, endpoint)
+    if isinstance(settings, MORLHFConfig):
+        return morlhf(lab, splits["train"], preferences, scorers, config.sampling, settings)
+    assert isinstance(settings, MODPOConfig)
+    if settings.margin == "scores" and settings.margin_scale is None:
+        # Raw scores have units; in units of the reference's standard deviation all objectives are alike.
+        scale = Standardisation.of(splits["train"])
+        settings = replace(
+            settings, margin_scale=dict(zip(scale.objectives, (1 / scale.std).tolist(), strict=True))
+        )
+    return modpo(lab, *parts, preferences, settings)
+
+
+def _endpoints(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Policy:
+    """Return the single-objective DPO policies, between which the chord is drawn: those of the soup where there is one."""
+    name, settings = endpoint_settings(config)
+    with lab.trained_by(config.training(name)):
+        ends = soup(lab, splits["train"], splits["validation"], settings)
+    return replace(ends, name="endpoints")
+
+
+def endpoint_settings(config: RunConfig) -> tuple[str, DPOConfig]:
+    """Return under which name and settings the single-objective models are trained: those of the first soup of the config."""
+    methods = {name: config.method(name) for name in config.methods}
+    found = next(((name, own) for name, own in methods.items() if isinstance(own, DPOConfig)), None)
+    if found is not None:
+        return found
+    # MORLHF's beta is in deviations of reward, DPO's in log-odds.
+    others = ParetoHqDConfig | RiCConfig | MORLHFConfig
+    betas = (own.beta for own in methods.values() if not isinstance(own, others))
+    return "dpo-soup", DPOConfig(beta=next(betas, DPOConfig().beta))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide results."""
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in PACKAGES
+    }
+
+
+def _yaml(config: RunConfig) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,181 @@
+"""The tasks of a sweep: each does a part of a run in the run's folder, through the stages the run itself would use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from paretune.core.errors import ConfigError
+from paretune.core.files import fingerprint, read_json, write_json
+from paretune.core.preference import Preference
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import pairs
+from paretune.methods.dpo_lw import DPOLWConfig
+from paretune.methods.modpo import MODPOConfig
+from paretune.methods.morlhf import MORLHFConfig
+from paretune.policies.policy import Policy
+from paretune.runs.config import RunConfig
+from paretune.runs.measure import measure_points
+from paretune.runs.prepare import prepare_data
+from paretune.runs.run import endpoint_settings, opened, train
+from paretune.scoring.scorer import Scorer
+from paretune.training.lab import Lab
+from paretune.training.remote_stages import identity
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part of a run.
+
+    Attributes:
+        kind: ``prepare``: data, scores and the reference pass. ``base``: measure the base model. ``endpoint``: train and measure
+            the single-objective model of the one-hot ``preference``. ``train``: train ``method`` for all preferences.
+            ``point``: train it for ``preference``, where it has a model for each, and measure it there.
+        method: name of an entry of ``methods``.
+        preference: as text.
+    """
+
+    kind: Literal["prepare", "base", "endpoint", "train", "point"]
+    method: str = ""
+    preference: str = ""
+
+    @property
+    def name(self) -> str:
+        """Names the task in tables, and its record on disk."""
+        return "@".join(filter(None, [self.method or self.kind, self.preference]))
+
+
+@dataclass(frozen=True)
+class World:
+    """What all tasks of a run work on."""
+
+    config: RunConfig
+    lab: Lab
+    splits: dict[str, ScoredDataset]
+    scorers: Sequence[Scorer]
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names, in order."""
+        return self.splits["train"].objectives
+
+
+@lru_cache(maxsize=1)
+def world(config: str) -> World:
+    """Load model and data of a run (its config as JSON); a worker keeps them from one task to the next."""
+    settings = RunConfig.model_validate_json(config)
+    lab = opened(settings, shared=True)
+    return World(settings, lab, *prepare_data(settings, lab))
+
+
+def perform(order: dict[str, Any]) -> dict[str, Any]:
+    """Do a task, and write down that it is done.
+
+    Args:
+        order: ``config``: of the run, as JSON; ``task``: the fields of a :class:`Task`.
+
+    Returns:
+        The mean scores of the point that was measured, one an objective, if any.
+    """
+    here, task = world(order["config"]), Task(**order["task"])
+    if (done := finished(here, task)) is not None:
+        return done
+    began = time.perf_counter()
+    value = _do(here, task)
+    seconds = time.perf_counter() - began
+    write_json(_record(here, task), {"key": _key(here, task), "seconds": seconds, "value": value})
+    return value
+
+
+def finished(here: World, task: Task) -> dict[str, Any] | None:
+    """Return the value of a task that was done under the same settings and data; None if it was not."""
+    file = _record(here, task)
+    found: dict[str, Any] = read_json(file) if file.is_file() else {"key": "", "value": None}
+    return found["value"] if found["key"] == _key(here, task) else None
+
+
+def separable(config: RunConfig, method: str) -> bool:
+    """Tell whether a method trains a model for each preference that does not depend on the other preferences."""
+    settings = config.method(method)
+    if isinstance(settings, MORLHFConfig):
+        return settings.form == "anchors"
+    return isinstance(settings, MODPOConfig | DPOLWConfig)
+
+
+def _do(here: World, task: Task) -> dict[str, Any]:
+    config, lab, objectives = here.config, here.lab, here.objectives
+    if task.kind == "prepare":
+        _reference_pass(here)
+        return {}
+    if task.kind == "base":
+        return _measured(here, Policy.base(lab.lm, objectives), Preference.uniform(objectives))
+    if task.kind == "endpoint":
+        asked = Preference.parse(task.preference, objectives)
+        name, settings = endpoint_settings(config)
+        (objective,) = (each for each, weight in asked.as_dict().items() if weight)
+        with lab.trained_by(config.training(name)):
+            adapter = lab.dpo(
+                objective, here.splits["train"], here.splits["validation"], settings.beta, settings.pairs
+            )
+        return _measured(here, Policy.anchors("endpoints", lab.lm, objectives, [adapter], [asked]), asked)
+    asked_for = [Preference.parse(task.preference, objectives)] if task.preference else []
+    trained_for = asked_for if asked_for and separable(config, task.method) else config.grid(objectives)
+    with lab.trained_by(config.training(task.method)):
+        policy = train(task.method, config, lab, here.splits, trained_for, here.scorers)
+    return _measured(here, policy, *asked_for) if asked_for else {}
+
+
+def _reference_pass(here: World) -> None:
+    """Read the pairs of the single-objective models by the base model, in the order of the objectives.
+
+    Whoever came first would do it; but forwards are packed of what is asked for together, so the order of the passes can show
+    in the last digits, and is to be the same in every sweep.
+    """
+    name, settings = endpoint_settings(here.config)
+    with here.lab.trained_by(here.config.training(name)):
+        for objective in here.objectives:
+            here.lab.train_table(pairs(here.splits["train"], objective, settings.pairs))
+            here.lab.pair_table(pairs(here.splits["validation"], objective, settings.pairs))
+
+
+def _measured(here: World, policy: Policy, asked: Preference) -> dict[str, Any]:
+    found = measure_points(here.config, here.lab, here.splits["test"], here.scorers, policy, [asked])
+    return {"mean": found.front.means[0].tolist()}
+
+
+def _record(here: World, task: Task) -> Path:
+    return here.lab.folder / "tasks" / f"{task.name}.json"
+
+
+def _key(here: World, task: Task) -> str:
+    """Return the fingerprint of all that decides what a task does."""
+    config, lab = here.config, here.lab
+    method: list[Any] = []
+    if task.method:
+        whole = [] if separable(config, task.method) else [str(w) for w in config.grid(here.objectives)]
+        method = [asdict(config.method(task.method)), asdict(config.training(task.method)), whole]
+    elif task.kind in ("endpoint", "prepare"):
+        name, settings = endpoint_settings(config)
+        method = [asdict(settings), asdict(config.training(name))]
+    return fingerprint(
+        asdict(task),
+        method,
+        [lab.lm.fingerprint, str(lab.lm.model.dtype), config.seed],
+        [here.splits[name].fingerprint for name in ("train", "validation", "test")],
+        [scorer.fingerprint for scorer in here.scorers],
+        [config.sampling.identity(), config.evaluate.prompts, config.evaluate.samples],
+        *identity(config.endpoint_of(task.method)),
+    )
+
+
+def order(config: RunConfig, task: Task) -> dict[str, Any]:
+    """Return what :func:`perform` is to be called with."""
+    if config.processes not in (None, 1) or config.sharding != "none":
+        raise ConfigError(
+            "a sweep runs each task as one process; leave processes and sharding out, or train such a model with `paretune run`"
+        )
+    return {"config": config.model_dump_json(), "task": asdict(task)}

@@ -1,0 +1,1 @@
+"""Text into numbers: rules, bradley_terry, encoder, cache, scorer, repetition."""

@@ -1,0 +1,345 @@
+"""A Bradley-Terry head: a linear reward on frozen sentence embeddings, fitted to the pairs of one objective.
+
+P(chosen beats rejected) = sigmoid(w . (f(prompt, chosen) - f(prompt, rejected)))  (Bradley and Terry 1952),
+where f joins two embeddings of a frozen encoder: of the pair (last user message, response) and of the
+response alone. The fit is a convex problem of some hundred unknowns: seconds on a CPU once the texts are
+embedded, and the embeddings are kept on disk. How well the head agrees with pairs it has not seen is part of
+the head.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paretune.core.errors import DataError, ModelError
+from paretune.core.files import atomic_path, cache_folder, fingerprint, read_json, write_json
+from paretune.core.progress import progress
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import Pair, pairs
+from paretune.scoring import encoder as encode
+
+if TYPE_CHECKING:
+    from paretune.data.rows import Prompt
+
+FORMAT = 1
+TEXT_FORM = "(last user message, response) as two segments; response alone"
+L2_GRID = tuple(
+    10.0**e for e in (-1, -1.5, -2, -2.5, -3, -3.5, -4, -5)
+)  # strongest first: each fit starts the next
+MIN_PAIRS = 10  # in each part; below, neither the L2 choice nor the held-out accuracy says anything
+
+
+@dataclass(frozen=True)
+class HeadReport:
+    """What was fitted on how many pairs, and the share of held-out pairs it gets right (a tie: half).
+
+    ``low`` and ``high`` bound that accuracy at 95 % (Wilson, with the number of held-out prompts as sample
+    size, because pairs of one prompt are not independent). ``longer_accuracy`` is what preferring the longer
+    response would get.
+    """
+
+    objective: str
+    folder: str
+    encoder: str
+    encoder_fingerprint: str
+    train_pairs: int
+    validation_pairs: int
+    test_pairs: int
+    test_prompts: int
+    l2: float
+    train_accuracy: float
+    accuracy: float
+    low: float
+    high: float
+    longer_accuracy: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.objective}: {self.accuracy:.1%} of {self.test_pairs} held-out pairs "
+            f"(95 %: {self.low:.1%} to {self.high:.1%}; longer response: {self.longer_accuracy:.1%})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A fitted head: reward = features @ weight, higher is better, with the report of its fit."""
+
+    weight: np.ndarray  # [2 d] float64
+    report: HeadReport
+
+
+def loss(weight: np.ndarray, differences: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
+    """Return mean(-logsigmoid(differences @ weight)) + l2/2 |weight|^2 and its gradient [D].
+
+    ``differences`` [n, D]: features of chosen minus features of rejected.
+    """
+    margin = differences @ weight
+    value = float(np.logaddexp(0.0, -margin).mean()) + 0.5 * l2 * float(weight @ weight)
+    gradient = -(differences.T @ _sigmoid(-margin)) / len(margin) + l2 * weight
+    return value, gradient
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+def minimise(
+    differences: np.ndarray, l2: float, start: np.ndarray | None = None, tolerance: float = 1e-9
+) -> np.ndarray:
+    """Return the one minimiser [D] of ``loss`` (strictly convex for l2 > 0) by damped Newton steps."""
+    count, width = differences.shape
+    weight = np.zeros(width) if start is None else start.astype(np.float64)
+    value, gradient = loss(weight, differences, l2)
+    for _ in range(100):
+        if np.abs(gradient).max() <= tolerance:
+            break
+        p = _sigmoid(differences @ weight)
+        hessian = (differences.T * (p * (1 - p))) @ differences / count
+        hessian[np.diag_indices(width)] += l2
+        step = np.linalg.solve(hessian, gradient)
+        size = 1.0
+        while size > 1e-8:
+            new_value, new_gradient = loss(weight - size * step, differences, l2)
+            if new_value <= value - 1e-4 * size * float(step @ gradient):
+                break
+            size /= 2
+        else:
+            break  # no step lowers the loss: rounding is all that is left
+        weight, value, gradient = weight - size * step, new_value, new_gradient
+    return weight
+
+
+def accuracy(weight: np.ndarray, differences: np.ndarray) -> float:
+    """Return the share of pairs with a positive margin; a margin of exactly 0 counts half."""
+    margin = differences @ weight
+    return float(((margin > 0) + 0.5 * (margin == 0)).mean())
+
+
+def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the interval of a share observed on ``count`` independent cases (Wilson 1927); default 95 %."""
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    # The interval holds the share itself; only rounding at 0 and 1 could say otherwise.
+    return max(0.0, min(share, float(centre - half))), min(1.0, max(share, float(centre + half)))
+
+
+# Features
+
+
+def features(
+    encoder: encode.Frozen,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    batch_size: int = 32,
+    title: str = "",
+) -> np.ndarray:
+    """Return [n, 2 d] float32: embedding of (last user message, response), then of the response alone.
+
+    With a ``title`` the progress is shown on a terminal.
+    """
+    texts: list[tuple[str, str] | str] = [
+        (last_user_message(p), r) for p, r in zip(prompts, responses, strict=True)
+    ]
+    texts += list(responses)
+    unique = list(dict.fromkeys(texts))
+    position = {text: i for i, text in enumerate(unique)}
+    if title:
+        with progress(title, len(unique)) as advance:
+            rows = encode.embed(encoder, unique, batch_size, advance)
+    else:
+        rows = encode.embed(encoder, unique, batch_size)
+    rows = rows[[position[text] for text in texts]]
+    return np.concatenate([rows[: len(responses)], rows[len(responses) :]], axis=1)
+
+
+def last_user_message(prompt: Prompt) -> str:
+    """Return the last message of the user, or of whoever spoke last where there is none."""
+    return next((m.content for m in reversed(prompt) if m.role == "user"), prompt[-1].content)
+
+
+def _features_on_disk(
+    name: str, identity: str, prompts: Sequence[Prompt], responses: Sequence[str], device: str | None
+) -> np.ndarray:
+    """``features``, kept under the fingerprint of encoder, text form and texts."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file, save_file
+
+    key = fingerprint(FORMAT, identity, TEXT_FORM, [[last_user_message(p) for p in prompts], list(responses)])
+    file = cache_folder() / "embeddings" / f"{key}.safetensors"
+    if file.is_file():
+        try:
+            return load_file(file)["features"]
+        except (SafetensorError, KeyError, OSError) as error:
+            raise ModelError(
+                f"{file}: damaged embedding cache ({error}); delete the file to have it made again"
+            ) from error
+    rows = features(encode.load_encoder(encode.locate(name), device), prompts, responses, title="embedding")
+    with atomic_path(file) as temporary:
+        save_file({"features": np.ascontiguousarray(rows)}, temporary)
+    return rows
+
+
+# Fitting
+
+
+def fit_head(
+    dataset: ScoredDataset,
+    objective: str,
+    folder: str | Path,
+    test: ScoredDataset | None = None,
+    encoder: str = encode.DEFAULT_ENCODER,
+    seed: int = 0,
+    device: str | None = None,
+) -> HeadReport:
+    """Fit a head to all pairs of one objective, write it to ``folder``, return how it does on held-out pairs.
+
+    Prompts are split by key: 70 % train, 15 % validation (chooses the L2), 15 % held out; with ``test`` the
+    held-out pairs come from there and the data set is split 85/15. With the L2 chosen, the head is fitted to
+    train + validation.
+
+    Raises:
+        DataError: too few pairs of the objective in a part, or a test prompt that is also in the data set.
+        ModelError: the encoder cannot be had.
+    """
+    began = time.perf_counter()
+    parts = _parts(dataset, objective, test, seed)
+    source = encode.locate(encoder)
+    identity = encode.content_fingerprint(source)
+    every = [pair for part in parts.values() for pair in part]
+    prompts = [p.prompt for p in every] * 2
+    rows = _features_on_disk(
+        encoder, identity, prompts, [p.chosen for p in every] + [p.rejected for p in every], device
+    )
+    difference = rows[: len(every)].astype(np.float64) - rows[len(every) :]
+    ends = np.cumsum([len(part) for part in parts.values()])
+    train, validation, held_out, _ = np.split(difference, ends)
+
+    l2, weight = _choose_l2(train, validation)
+    weight = minimise(np.concatenate([train, validation]), l2, start=weight)
+    test_prompts = len({tuple(p.prompt) for p in parts["test"]})
+    right = accuracy(weight, held_out)
+    low, high = wilson(right, test_prompts)
+    longer = np.array(
+        [[float(np.sign(len(p.chosen.split()) - len(p.rejected.split())))] for p in parts["test"]]
+    )
+    report = HeadReport(
+        objective=objective,
+        folder=str(folder),
+        encoder=encoder,
+        encoder_fingerprint=identity,
+        train_pairs=len(train),
+        validation_pairs=len(validation),
+        test_pairs=len(held_out),
+        test_prompts=test_prompts,
+        l2=l2,
+        train_accuracy=accuracy(weight, np.concatenate([train, validation])),
+        accuracy=right,
+        low=low,
+        high=high,
+        longer_accuracy=accuracy(np.ones(1), longer),
+        seconds=round(time.perf_counter() - began, 2),
+    )
+    save_head(Head(weight, report), folder)
+    return report
+
+
+def _parts(
+    dataset: ScoredDataset, objective: str, test: ScoredDataset | None, seed: int
+) -> dict[str, Sequence[Pair]]:
+    if test is None:
+        split = dataset.split({"train": 0.7, "validation": 0.15, "test": 0.15}, seed)
+    else:
+        shared = {row.key for row in dataset.rows} & {row.key for row in test.rows}
+        for row in test.rows:
+            if row.key in shared:
+                raise DataError(
+                    f"{row.source or row.key}: this prompt is in the training data too, so it is not held "
+                    f"out; remove the {len(shared)} shared prompts from either file, or give no test file"
+                )
+        split = {**dataset.split({"train": 0.85, "validation": 0.15}, seed), "test": test}
+    parts = {name: pairs(part, objective, "all") for name, part in split.items()}
+    total = sum(map(len, parts.values()))
+    for name, part in parts.items():
+        if len(part) < MIN_PAIRS:
+            raise DataError(
+                f"objective {objective!r}: {len(part)} {name} pairs (all parts: {total}), "
+                f"expected at least {MIN_PAIRS} in each part; add comparisons for it"
+            )
+    return parts
+
+
+def _choose_l2(train: np.ndarray, validation: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the L2 of the grid with the lowest validation loss and the weight fitted with it."""
+    best, best_l2, best_weight = np.inf, L2_GRID[0], np.zeros(train.shape[1])
+    weight = None
+    for l2 in L2_GRID:
+        weight = minimise(train, l2, start=weight, tolerance=1e-6)
+        value, _ = loss(weight, validation, 0.0)
+        if value < best:
+            best, best_l2, best_weight = value, l2, weight
+    return best_l2, best_weight
+
+
+# Files
+
+
+def save_head(head: Head, folder: str | Path) -> None:
+    """Write ``head.safetensors`` and ``head.json`` (the report) into ``folder``, replacing it as a whole."""
+    from safetensors.numpy import save_file
+
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        save_file({"weight": head.weight}, temporary / "head.safetensors")
+        report: dict[str, Any] = {k: v for k, v in asdict(head.report).items() if k != "folder"}
+        write_json(temporary / "head.json", {"format": FORMAT, "text_form": TEXT_FORM, **report})
+
+
+def load_head(folder: str | Path) -> Head:
+    """Read what ``save_head`` wrote.
+
+    Raises:
+        ModelError: no head there, a damaged one, or one of another format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = Path(folder)
+    if not (folder / "head.json").is_file():
+        raise ModelError(
+            f"{folder}: no Bradley-Terry head here (head.json is missing); fit one with: paretune score fit"
+        )
+    values = read_json(folder / "head.json")
+    if values.pop("format", None) != FORMAT or values.pop("text_form", None) != TEXT_FORM:
+        raise ModelError(
+            f"{folder / 'head.json'}: a head of another version; fit it again with: paretune score fit"
+        )
+    try:
+        weight = load_file(folder / "head.safetensors")["weight"]
+        return Head(weight, HeadReport(folder=str(folder), **values))
+    except (SafetensorError, KeyError, TypeError, OSError) as error:
+        raise ModelError(
+            f"{folder}: damaged head ({error}); fit it again with: paretune score fit"
+        ) from error
+
+
+def load_encoder_of(head: Head, device: str | None = None) -> encode.Frozen:
+    """Load the encoder a head was fitted on.
+
+    Raises:
+        ModelError: it cannot be had, or its weights are not those of the fit.
+    """
+    source = encode.locate(head.report.encoder)
+    found = encode.content_fingerprint(source)
+    if found != head.report.encoder_fingerprint:
+        raise ModelError(
+            f"{source}: fingerprint {found}, but the head in {head.report.folder} was fitted on "
+            f"{head.report.encoder_fingerprint}; give back the same encoder, or fit the head again"
+        )
+    return encode.load_encoder(source, device)

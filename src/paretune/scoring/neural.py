@@ -1,0 +1,142 @@
+"""Scorers with a model behind them: reward models, Bradley-Terry heads, implicit rewards."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from paretune.core.errors import ConfigError
+from paretune.core.files import fingerprint
+from paretune.data.rows import Prompt
+from paretune.scoring import bradley_terry as bt
+from paretune.scoring import encoder as encode
+from paretune.scoring.rules import (
+    FunctionScorer,
+    from_function,
+    sign_of,
+)
+
+if TYPE_CHECKING:
+    from paretune.models.language_model import LanguageModel
+
+
+def sequence_classifier(
+    objective: str,
+    name_or_folder: str,
+    index: int = 0,
+    direction: str = "higher",
+    batch_size: int = 16,
+    max_length: int | None = None,
+    device: str | None = None,
+) -> FunctionScorer:
+    """Score with logit ``index`` of a sequence-classification model, negated for direction "lower".
+
+    The model (folder or hub name, safetensors) is loaded at the first call that needs it; see
+    ``encode.rewards`` for the text it reads. The scores do not depend on ``batch_size`` or on the order of
+    the rows (up to rounding).
+
+    Raises:
+        ModelError: no such model, or it has no trained head.
+    """
+    sign = sign_of(direction)
+    length = 1 if max_length is None else max_length
+    for name, value, least in (("index", index, 0), ("batch_size", batch_size, 1), ("max_length", length, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name}: {value!r}: expected a whole number of at least {least}")
+    folder = encode.locate(name_or_folder)
+
+    @functools.cache
+    def loaded() -> encode.Frozen:
+        return encode.load_classifier(folder, device)
+
+    def function(
+        prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
+    ) -> np.ndarray:
+        return sign * encode.rewards(loaded(), prompts, responses, index, batch_size, max_length)
+
+    identity = ["classifier", encode.content_fingerprint(folder), index, direction, max_length]
+    return from_function(objective, fingerprint(identity), function)
+
+
+def bradley_terry(
+    objective: str, folder: str, batch_size: int = 32, device: str | None = None
+) -> FunctionScorer:
+    """Score with a head fitted by ``bt.fit_head``: the log-odds scale of the Bradley-Terry model.
+
+    Raises:
+        ModelError: the folder holds no head, or its encoder is gone or has other weights.
+    """
+    head = bt.load_head(folder)
+
+    @functools.cache
+    def loaded() -> encode.Frozen:
+        return bt.load_encoder_of(head, device)
+
+    def function(
+        prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
+    ) -> np.ndarray:
+        return bt.features(loaded(), prompts, responses, batch_size).astype(np.float64) @ head.weight
+
+    identity = ["head", head.report.encoder_fingerprint, head.weight.tolist()]
+    return from_function(objective, fingerprint(identity), function)
+
+
+def implicit_reward(
+    objective: str,
+    folder: str,
+    base: str = "smollm2-135m",
+    beta: float | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+) -> FunctionScorer:
+    """Score with the reward that a preference-trained adapter implies: beta (log pi - log pi_ref), in units of reward.
+
+    The log-probabilities are sums over the response's tokens, end of turn included unless it was cut (Rafailov et al.
+    2023, arXiv 2305.18290, Eq. 5; the prompt's constant is left out, so scores compare responses to one prompt).
+
+    Args:
+        objective: name of what is rated.
+        folder: an adapter written by a run, such as ``RUN/adapters/dpo-warm/adapter``.
+        base: the base model it was trained on.
+        beta: strength of the KL penalty it was trained with; by default the one stored with it.
+        dtype, device: as in ``paretune.models.language_model.load``.
+
+    Raises:
+        ModelError: no such adapter, or one of another base model.
+        ConfigError: beta is neither given nor stored.
+    """
+    from paretune.models.adapter import Adapter
+
+    adapter = Adapter.load(folder)
+    stored = adapter.info.get("beta")
+    strength = beta if beta is not None else stored
+    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not strength > 0:
+        raise ConfigError(f"beta: {strength!r}: expected a number above 0, as {folder} was trained with")
+
+    @functools.cache
+    def loaded() -> LanguageModel:
+        from paretune.models.language_model import load
+
+        return load(base, dtype, device)
+
+    def function(
+        prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
+    ) -> np.ndarray:
+        from paretune.generation.generate import attached, response_logps
+
+        lm = loaded()
+        groups = [
+            (lm.encode_prompt(prompt), [lm.encode_response(response, cut)])
+            for prompt, response, cut in zip(prompts, responses, truncated, strict=True)
+        ]
+        reference = response_logps(lm, groups)
+        with attached(lm, adapter) as steering:
+            policy = response_logps(lm, groups, steering, adapter.gates())
+        ratios = [float(p[0]) - float(r[0]) for p, r in zip(policy, reference, strict=True)]
+        return strength * np.array(ratios, dtype=np.float64)
+
+    identity = ["implicit", adapter.fingerprint, adapter.base, float(strength), dtype]
+    return from_function(objective, fingerprint(identity), function)

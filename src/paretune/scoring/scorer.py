@@ -1,0 +1,198 @@
+"""Scorers: anything that rates a response to a prompt for one objective, higher is better.
+
+A scorer that fails raises ScoreError; it never returns a stand-in value. Raw scores are stored in the data
+set as the scorer gave them; ``Standardisation`` is fixed once on the reference policy's responses and kept
+apart from them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from paretune.core.errors import ConfigError, ScoreError, suggest
+from paretune.core.files import fingerprint
+from paretune.core.progress import progress
+from paretune.data.dataset import ScoredDataset
+from paretune.data.rows import Prompt
+from paretune.scoring.cache import ScoreCache
+from paretune.scoring.neural import bradley_terry, implicit_reward, sequence_classifier
+from paretune.scoring.rules import (
+    FunctionScorer,
+    RowScoreError,
+    checked,
+    choice,
+    python_function,
+    rule_length,
+    rule_readability,
+    rule_regex,
+    rule_sentiment,
+)
+
+if TYPE_CHECKING:
+    pass
+
+_ROWS_PER_CALL = 512  # scored and cached together: what a killed run loses at most
+
+
+class Scorer(Protocol):
+    """Rates responses for one objective, each row by itself."""
+
+    @property
+    def objective(self) -> str:
+        """The objective's name."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies rule, parameters and weights: equal fingerprints promise equal scores."""
+
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
+    ) -> np.ndarray:
+        """Return [n] finite float64, higher is better, or raise ScoreError."""
+
+
+RULES: dict[str, Callable[..., FunctionScorer]] = {
+    "length": rule_length,
+    "sentiment": rule_sentiment,
+    "readability": rule_readability,
+    "regex": rule_regex,
+}
+KINDS: dict[str, Callable[..., FunctionScorer]] = {
+    "model": sequence_classifier,
+    "head": bradley_terry,
+    "implicit": implicit_reward,
+    "function": python_function,
+}
+
+
+def build(spec: Mapping[str, Any]) -> FunctionScorer:
+    """Make a scorer from a configuration: ``objective``, one of rule/model/head/implicit/function, and its options.
+
+    Example: ``build({"objective": "concise", "rule": "length", "unit": "words"})``.
+
+    Raises:
+        ConfigError: unknown key or value (the nearest name is given), a missing one, or not exactly one kind.
+    """
+    kinds = [kind for kind in ("rule", *KINDS) if kind in spec]
+    objective = spec.get("objective")
+    if not isinstance(objective, str) or not objective:
+        raise ConfigError(f"scorer {dict(spec)}: expected 'objective', the name of what it rates")
+    if len(kinds) != 1:
+        raise ConfigError(
+            f"scorer of {objective!r}: expected exactly one of rule, {', '.join(KINDS)}; "
+            f"got {', '.join(kinds) or 'none'}"
+        )
+    kind = kinds[0]
+    subject = spec[kind]
+    if kind == "rule":
+        make = RULES[choice(f"scorer of {objective!r}: rule", subject, RULES)]
+        given: tuple[object, ...] = (objective,)
+    else:
+        make = KINDS[kind]
+        given = (objective, subject)
+        if not isinstance(subject, str) or not subject:
+            raise ConfigError(f"scorer of {objective!r}: {kind}: {subject!r}: expected a name")
+    options = {k: v for k, v in spec.items() if k not in ("objective", kind)}
+    parameters = list(inspect.signature(make).parameters.values())[len(given) :]
+    for key in options:
+        if key not in (names := [p.name for p in parameters]):
+            raise ConfigError(
+                f"scorer of {objective!r}: unknown key {key!r}: {suggest(key, ['objective', kind, *names])}"
+            )
+    for parameter in parameters:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise ConfigError(f"scorer of {objective!r}: {subject} needs the key {parameter.name!r}")
+    try:
+        return make(*given, **options)
+    except ConfigError as error:
+        raise ConfigError(f"scorer of {objective!r}: {error}") from error
+
+
+# Scoring
+
+
+def score_texts(
+    scorer: Scorer,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    truncated: Sequence[bool] | None = None,
+    cache: ScoreCache | None = None,
+    sources: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Return the scorer's raw scores [n] float64, each different (prompt, response, truncated) scored once.
+
+    ``truncated``: the response was cut by the token limit (default: none was). ``sources`` name the rows in
+    errors.
+
+    Raises:
+        ScoreError: the scorer failed; names the objective and the row. What was scored before is in the
+        cache.
+    """
+    count = len(responses)
+    truncated = [False] * count if truncated is None else truncated
+    if len(prompts) != count or len(truncated) != count or (sources is not None and len(sources) != count):
+        raise ScoreError(
+            f"objective {scorer.objective!r}: {len(prompts)} prompts, {count} responses, {len(truncated)} "
+            f"truncation marks, {'no' if sources is None else len(sources)} sources; expected equally many"
+        )
+    keys = [
+        fingerprint(scorer.fingerprint, [[m.role, m.content] for m in p], r, bool(t))
+        for p, r, t in zip(prompts, responses, truncated, strict=True)
+    ]
+    known = cache.get(sorted(set(keys))) if cache is not None and count else {}
+    first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
+    todo = sorted(first.values())
+    with progress(f"scoring {scorer.objective}", len(todo)) as advance:
+        for start in range(0, len(todo), _ROWS_PER_CALL):
+            rows = todo[start : start + _ROWS_PER_CALL]
+            try:
+                raw = scorer(
+                    [prompts[i] for i in rows],
+                    [responses[i] for i in rows],
+                    [bool(truncated[i]) for i in rows],
+                )
+                scores = checked(raw, len(rows), scorer.objective)
+            except RowScoreError as error:
+                i = rows[error.row]
+                raise ScoreError(f"{sources[i] if sources else f'row {i}'}: {error.reason}") from error
+            new = {keys[i]: float(s) for i, s in zip(rows, scores, strict=True)}
+            if cache is not None:
+                cache.put(new)
+            known.update(new)
+            advance(len(rows))
+    return np.array([known[key] for key in keys], dtype=np.float64)
+
+
+def score_dataset(
+    dataset: ScoredDataset, scorers: Sequence[Scorer], cache: ScoreCache | None = None
+) -> ScoredDataset:
+    """Return the data set with every scorer's raw scores of every response; old scores of its name go.
+
+    Raises:
+        ScoreError: two scorers for one objective, or a scorer failed (the row is named).
+    """
+    names = [scorer.objective for scorer in scorers]
+    if len(set(names)) != len(names):
+        raise ScoreError(
+            f"scorers for {', '.join(names)}: expected one an objective; rename or drop the repeated one"
+        )
+    flat = [
+        (row.prompt, text, cut, f"{row.source or f'row {number}'}, response {k}")
+        for number, row in enumerate(dataset.rows)
+        for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True))
+    ]
+    prompts, responses = [item[0] for item in flat], [item[1] for item in flat]
+    truncated, sources = [item[2] for item in flat], [item[3] for item in flat]
+    for scorer in scorers:
+        scores = iter(score_texts(scorer, prompts, responses, truncated, cache, sources).tolist())
+        dataset = dataset.with_scores(
+            scorer.objective, [[next(scores) for _ in row.responses] for row in dataset.rows]
+        )
+    return dataset
+
+
+# Standardisation

@@ -1,0 +1,91 @@
+"""Scores of different scales on one: zero mean and unit spread over the training data."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paretune.core.errors import ConfigError, ScoreError
+from paretune.data.dataset import ScoredDataset
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Standardisation:
+    """Mean and deviation of each objective's raw scores on the reference policy's responses, fixed once."""
+
+    objectives: tuple[str, ...]
+    mean: np.ndarray  # [M]
+    std: np.ndarray  # [M], positive; of the responses given, without Bessel's correction
+
+    @classmethod
+    def of(cls, dataset: ScoredDataset) -> Standardisation:
+        """Measure a data set of reference responses, every one scored for every objective.
+
+        Raises:
+            ScoreError: a score is missing (the row is named), or an objective does not vary.
+        """
+        kept, responses = array("d"), 0
+        for row in dataset.rows:
+            scores = dataset.matrix(row)
+            missing = np.argwhere(np.isnan(scores))
+            if missing.size:
+                k, m = missing[0]
+                raise ScoreError(
+                    f"{row.source or row.key}, response {k}: no score for {dataset.objectives[m]!r}; "
+                    "the standardisation needs every reference response scored"
+                )
+            kept.frombytes(scores.tobytes())
+            responses += len(scores)
+        if not responses:
+            raise ScoreError(
+                "standardisation: the data set has no responses; sample the reference policy first"
+            )
+        stacked = np.asarray(kept).reshape(responses, len(dataset.objectives))
+        mean, std = stacked.mean(axis=0), stacked.std(axis=0)
+        for m, name in enumerate(dataset.objectives):
+            if std[m] <= 1e-12 * np.abs(stacked[:, m]).max():
+                raise ScoreError(
+                    f"objective {name!r}: all {len(stacked)} reference responses score {mean[m]:g}; a "
+                    "constant score cannot be standardised: check the scorer, or sample more varied responses"
+                )
+        return cls(dataset.objectives, mean, std)
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Return (scores - mean) / std for raw scores [..., M]; NaN stays NaN."""
+        scores = np.asarray(scores, dtype=np.float64)
+        if scores.ndim == 0 or scores.shape[-1] != len(self.objectives):
+            raise ScoreError(
+                f"scores of shape {scores.shape}: expected [..., {len(self.objectives)}], one an objective"
+            )
+        return (scores - self.mean) / self.std
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values; ``from_dict`` restores them exactly."""
+        return {"objectives": list(self.objectives), "mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Standardisation:
+        """Restore what ``to_dict`` gave."""
+        try:
+            objectives = tuple(str(o) for o in values["objectives"])
+            mean, std = (np.array(values[key], dtype=np.float64) for key in ("mean", "std"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"standardisation {dict(values)}: expected objectives, mean and std ({error})"
+            ) from error
+        if (
+            mean.shape != (len(objectives),)
+            or std.shape != mean.shape
+            or not (np.isfinite(mean).all() and (std > 0).all())
+        ):
+            raise ConfigError(
+                f"standardisation {dict(values)}: expected one finite mean and positive std an objective"
+            )
+        return cls(objectives, mean, std)

@@ -1,0 +1,1 @@
+"""Batched decoding of concurrent requests: events, admission, detokenise, engine."""

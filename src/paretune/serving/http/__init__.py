@@ -1,0 +1,1 @@
+"""The web: app, guard, connections, openai, votes, studio."""

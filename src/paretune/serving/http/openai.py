@@ -1,0 +1,380 @@
+"""OpenAI's routes: chat and text completions, whole and as a stream, and the list of models."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from paretune.core.errors import PreferenceError
+from paretune.serving.backend import (
+    Answer,
+    Ask,
+    End,
+    Overloaded,
+    Piece,
+    PromptTooLong,
+    Unavailable,
+    Unsupported,
+)
+from paretune.serving.bodies import ApiError, ChatRequest, CompletionRequest
+from paretune.serving.service import Resolved, Service
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+MOST_SEED = 2**31
+
+
+class Feed:
+    """Events of all answers to one request, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.events: deque[tuple[int, Piece | End]] = deque()
+        self.ready = asyncio.Event()
+
+    def of(self, index: int) -> Callable[[Piece | End], None]:
+        """Return where the events of one answer go."""
+
+        def put(event: Piece | End) -> None:
+            self.events.append((index, event))
+            self.ready.set()
+
+        return put
+
+    async def take(self) -> list[tuple[int, Piece | End]]:
+        """Return all events since the last call, at least one: a slow client gets many in one write."""
+        await self.ready.wait()
+        self.ready.clear()
+        taken = list(self.events)
+        self.events.clear()
+        return taken
+
+
+@dataclass
+class Generation:
+    """One request on its way: its answers, and what its response says about them."""
+
+    service: Service
+    resolved: Resolved
+    chat: bool
+    count: int
+    seed: int
+    wants_usage: bool
+    feed: Feed = field(default_factory=Feed)
+    answers: list[Answer] = field(default_factory=list)
+    prompt_tokens: dict[int, int] = field(default_factory=dict)
+    completion_tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    first: bool = True
+
+    def __post_init__(self) -> None:
+        self.id = ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12)
+        self.created = int(time.time())
+        expected, measured = self.service.expected(self.resolved.served, self.resolved.used)
+        upstream = self.service.backend.upstream_name(self.resolved.used)
+        self.about = {
+            "policy": self.resolved.served.name,
+            "preference": self.resolved.used.as_dict(),
+            "asked": self.resolved.asked.as_dict(),
+            "snapped": self.resolved.asked != self.resolved.used,
+            "expected": expected,
+            "measured": measured,
+            "seed": self.seed,
+            **({} if upstream is None else {"upstream_model": upstream}),
+        }
+
+    def cancel(self) -> None:
+        """Give up every answer."""
+        for answer in self.answers:
+            answer.cancel()
+
+    def note(self, event: Piece | End, choice: int) -> None:
+        """Count an event."""
+        metrics, policy = self.service.metrics, self.resolved.served.name
+        if self.first and isinstance(event, Piece):
+            self.first = False
+            metrics.first.observe(time.perf_counter() - self.started)
+        if isinstance(event, End):
+            self.completion_tokens += event.completion_tokens
+            self.prompt_tokens[choice] = event.prompt_tokens
+            metrics.answers.labels(policy, event.reason).inc()
+
+    def usage(self, per_prompt: int) -> dict[str, int]:
+        """Return token counts; a prompt counts once for all answers to it."""
+        prompt = sum(count for choice, count in self.prompt_tokens.items() if choice % per_prompt == 0)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": prompt + self.completion_tokens,
+        }
+
+
+def failure(event: End) -> ApiError | None:
+    """Return the error an answer ended in, or None."""
+    if event.reason == "timeout":
+        return ApiError(504, "the answer took too long; ask for fewer tokens, or try again later", "timeout")
+    if event.reason == "error":
+        return ApiError(
+            502 if event.message else 500, event.message or "the answer failed", "generation_failed"
+        )
+    if event.reason == "cancelled":
+        return ApiError(503, "the server is being stopped", "draining", retry_after=2)
+    return None
+
+
+async def begin(service: Service, request: Request, body: ChatRequest | CompletionRequest) -> Generation:
+    """Check a request, record it and put its answers on their way.
+
+    Raises:
+        ApiError: whatever is wrong with it, or 429 when the queue is full.
+    """
+    service.require_ready()
+    settings = service.settings
+    prompts = [prompt for prompt in body.prompts() for _ in range(body.n)]
+    if body.limit is not None and body.limit > settings.max_tokens:
+        told = f"{body.limit} tokens are more than the {settings.max_tokens} this server gives an answer"
+        raise ApiError(422, told, "max_tokens_exceeded", "max_tokens")
+    resolved = await service.resolve(body.model, body.preference, body.profile)
+    seed = secrets.randbelow(MOST_SEED) if body.seed is None else body.seed
+    generation = Generation(
+        service, resolved, isinstance(body, ChatRequest), len(prompts), seed, body.wants_usage
+    )
+    service.active += 1
+    try:
+        for index, prompt in enumerate(prompts):
+            ask = Ask(
+                policy=resolved.served.name,
+                prompt=prompt,
+                preference=resolved.asked,
+                max_tokens=body.limit or min(settings.default_tokens, settings.max_tokens),
+                temperature=settings.temperature if body.temperature is None else body.temperature,
+                top_p=settings.top_p if body.top_p is None else body.top_p,
+                seed=seed + index,
+                stop=body.stops,
+            )
+            generation.answers.append(await submit(service, ask, generation.feed.of(index)))
+        await service.record(audit_record(generation, request))
+    except BaseException:
+        generation.cancel()
+        service.active -= 1
+        raise
+    if generation.about["snapped"]:
+        service.metrics.snapped.labels(resolved.served.name).inc()
+    return generation
+
+
+async def submit(service: Service, ask: Ask, on_event: Callable[[Piece | End], None]) -> Answer:
+    """Hand one answer to the backend; what it refuses is an ApiError."""
+    try:
+        return await service.backend.submit(ask, on_event, service.settings.timeout)
+    except Overloaded as error:
+        raise ApiError(429, str(error), "queue_full", retry_after=error.retry_after) from error
+    except PromptTooLong as error:
+        raise ApiError(400, str(error), "context_length_exceeded", "messages") from error
+    except Unsupported as error:
+        raise ApiError(400, str(error), "unsupported_parameter") from error
+    except PreferenceError as error:
+        raise ApiError(422, str(error)[:2000], "invalid_preference", "preference") from error
+    except Unavailable as error:
+        raise ApiError(503, str(error), "unavailable", retry_after=2) from error
+
+
+def audit_record(generation: Generation, request: Request) -> Any:
+    """Return the record of the preference used for one request."""
+    from paretune.serving.store.store import AuditRecord
+
+    resolved = generation.resolved
+    return AuditRecord(
+        policy=resolved.served.name,
+        used=resolved.used,
+        asked=resolved.asked if resolved.stated else None,
+        model=resolved.model,
+        client=request.scope["state"]["client"],
+        request_id=generation.id,
+    )
+
+
+async def leaving(receive: Receive, generation: Generation) -> None:
+    """Give up a generation when its client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    generation.cancel()
+
+
+async def whole(generation: Generation, body: ChatRequest | CompletionRequest, receive: Receive) -> Response:
+    """Wait for all answers and return them in one response."""
+    texts: list[list[str]] = [[] for _ in range(generation.count)]
+    conflicts: list[list[float]] = [[] for _ in range(generation.count)]
+    ends: dict[int, End] = {}
+    watcher = asyncio.create_task(leaving(receive, generation))
+    try:
+        while len(ends) < generation.count:
+            for index, event in await generation.feed.take():
+                generation.note(event, index)
+                if isinstance(event, Piece):
+                    texts[index].append(event.text)
+                    conflicts[index].extend(event.conflicts)
+                else:
+                    ends[index] = event
+                    error = failure(event)
+                    if error is not None:
+                        raise error
+    finally:
+        generation.cancel()
+        watcher.cancel()
+        generation.service.active -= 1
+    choices = []
+    for index, parts in enumerate(texts):
+        text = "".join(parts)
+        said: dict[str, Any] = (
+            {"message": {"role": "assistant", "content": text, "refusal": None}}
+            if generation.chat
+            else {"text": text}
+        )
+        choices.append({"index": index, **said, "logprobs": None, "finish_reason": ends[index].reason})
+    about = {**generation.about, **({"conflicts": conflicts} if any(conflicts) else {})}
+    return JSONResponse({
+        "id": generation.id,
+        "object": "chat.completion" if generation.chat else "text_completion",
+        "created": generation.created,
+        "model": generation.resolved.model,
+        "choices": choices,
+        "usage": generation.usage(body.n),
+        "paretune": about,
+    })  # fmt: skip
+
+
+class EventStream(Response):
+    """Answers as server-sent events, each as soon as it is there."""
+
+    def __init__(self, generation: Generation, per_prompt: int) -> None:
+        super().__init__(media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self.generation, self.per_prompt = generation, per_prompt
+        kind = "chat.completion.chunk" if generation.chat else "text_completion"
+        head = {
+            "id": generation.id,
+            "object": kind,
+            "created": generation.created,
+            "model": generation.resolved.model,
+        }
+        # What all chunks share is encoded once.
+        self.head = json.dumps(head)[:-1] + (', "usage": null' if generation.wants_usage else "")
+        self.about = json.dumps(generation.about)
+
+    def chunk(self, index: int, text: str | None, reason: str | None = None, about: str | None = None) -> str:
+        """Return one event; ``text`` None says that an answer begins or ends."""
+        if self.generation.chat:
+            delta = "{}" if text is None else f'{{"content": {json.dumps(text)}}}'
+            if text is None and reason is None:
+                delta = '{"role": "assistant", "content": ""}'
+            said = f'"delta": {delta}'
+        else:
+            said = f'"text": {json.dumps(text or "")}'
+        extra = "" if about is None else f', "paretune": {about}'
+        choice = f'{{"index": {index}, {said}, "logprobs": null, "finish_reason": {json.dumps(reason)}}}'
+        return f'data: {self.head}, "choices": [{choice}]{extra}}}\n\n'
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream; a client that leaves gives up its answers."""
+        watcher = asyncio.create_task(leaving(receive, self.generation))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            opening = [self.chunk(i, None, about=self.about) for i in range(self.generation.count)]
+            await send({"type": "http.response.body", "body": "".join(opening).encode(), "more_body": True})
+            left = self.generation.count
+            while left:
+                events = await self.generation.feed.take()
+                parts, left = self._encode(events, left)
+                await send({"type": "http.response.body", "body": "".join(parts).encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": self._closing(), "more_body": False})
+        finally:
+            self.generation.cancel()
+            watcher.cancel()
+            self.generation.service.active -= 1
+
+    def _encode(self, events: Sequence[tuple[int, Piece | End]], left: int) -> tuple[list[str], int]:
+        parts = []
+        for index, event in events:
+            self.generation.note(event, index)
+            if isinstance(event, Piece):
+                about = json.dumps({"conflicts": event.conflicts}) if event.conflicts else None
+                parts.append(self.chunk(index, event.text, about=about))
+                continue
+            left -= 1
+            error = failure(event)
+            parts.append(
+                self.chunk(index, None, event.reason, self.about)
+                if error is None
+                else f"data: {error.body.decode()}\n\n"
+            )
+        return parts, left
+
+    def _closing(self) -> bytes:
+        closing = "data: [DONE]\n\n"
+        if self.generation.wants_usage:
+            head = self.head.removesuffix(', "usage": null')
+            usage = json.dumps(self.generation.usage(self.per_prompt))
+            closing = (
+                f'data: {head}, "choices": [], "usage": {usage}, "paretune": {self.about}}}\n\n{closing}'
+            )
+        return closing.encode()
+
+
+def router(service: Service) -> APIRouter:
+    """Return OpenAI's routes over ``service``."""
+    routes = APIRouter(prefix="/v1", tags=["openai"])
+
+    async def complete(request: Request, body: ChatRequest | CompletionRequest) -> Response:
+        generation = await begin(service, request, body)
+        if body.stream:
+            return EventStream(generation, body.n)
+        return await whole(generation, body, request.receive)
+
+    @routes.post("/chat/completions", response_model=None)
+    async def chat_completions(request: Request, body: ChatRequest) -> Response:
+        """Answer a conversation at a preference."""
+        return await complete(request, body)
+
+    @routes.post("/completions", response_model=None)
+    async def completions(request: Request, body: CompletionRequest) -> Response:
+        """Continue a text at a preference."""
+        return await complete(request, body)
+
+    def described(name: str, about: dict[str, Any]) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": "paretune", "paretune": about}
+
+    def facts(name: str) -> dict[str, Any]:
+        served = service.backend.served[name]
+        default = served.default.as_dict()
+        return {"objectives": list(served.objectives), "default": default, **served.facts}
+
+    @routes.get("/models")
+    def models() -> dict[str, Any]:
+        """List what can be asked for: policies, and presets of the default profile as NAME@PRESET."""
+        listed = [described(name, facts(name)) for name in service.backend.served]
+        for preset in service.store.presets("default") if service.store else ():
+            if preset.policy in service.backend.served:
+                about = {**facts(preset.policy), "preference": preset.preference.as_dict()}
+                listed.append(described(f"{preset.policy}@{preset.name}", about))
+        return {"object": "list", "data": listed}
+
+    @routes.get("/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """Describe one model name, also NAME@PREFERENCE."""
+        resolved = await service.resolve(name, None, "default")
+        about = facts(resolved.served.name)
+        return described(
+            name, {**about, "preference": resolved.used.as_dict(), "asked": resolved.asked.as_dict()}
+        )
+
+    return routes

@@ -1,0 +1,248 @@
+"""Opening the database of a store: SQLite or any SQLAlchemy URL, its schema migrated, every failure said with its cure."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import exc
+
+from paretune.core.errors import StoreError
+
+PATIENCE = 30.0
+"""Seconds that a writer waits for another one, or for a free connection, before it gives up with an error."""
+
+VERSION_TABLE = "paretune_schema"
+MIGRATIONS = Path(str(files("paretune.serving.store") / "migrations"))
+
+_MOST_CONNECTIONS = 40  # the threads in which FastAPI runs blocking work
+_MIGRATION_LOCK = 0x7061726574756E65  # "paretune", the key of PostgreSQL's advisory lock
+_migrating = threading.Lock()  # Alembic's context is one for the whole process
+
+
+def open_engine(url: str, create: bool = True) -> sa.Engine:
+    """Return an engine on the database of ``url``, its tables made or migrated to what this version knows.
+
+    ``url`` is one of SQLAlchemy's, such as ``postgresql://user@host/name``, or the path of an SQLite file. An SQLite file and the
+    folders above it are made where there are none, unless ``create`` is false. A transaction of an engine with the
+    execution option ``writes`` holds SQLite's write lock from its first statement on.
+
+    Raises:
+        StoreError: what is wrong with the database, and what to do.
+    """
+    parsed = _parsed(url)
+    place = place_of(parsed)
+    if parsed.get_backend_name() == "sqlite":
+        _check_file(parsed, place, create)
+    try:
+        engine = sa.create_engine(
+            parsed,
+            pool_size=5,
+            max_overflow=_MOST_CONNECTIONS - 5,
+            pool_timeout=PATIENCE,
+            pool_pre_ping=parsed.get_backend_name() != "sqlite",
+            connect_args=_connect_args(parsed),
+        )
+    except (ImportError, exc.NoSuchModuleError) as error:
+        raise StoreError(
+            f"{place}: no driver for {parsed.drivername!r} ({error}); for PostgreSQL: pip install 'psycopg[binary]'"
+        ) from error
+    except (exc.ArgumentError, TypeError) as error:
+        raise StoreError(f"{place}: {error}; expected an SQLAlchemy URL") from error
+    prepare = {"sqlite": _prepare_sqlite, "postgresql": _prepare_postgresql}.get(engine.dialect.name)
+    if prepare:
+        prepare(engine)
+    try:
+        _migrate(engine, place, create)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def place_of(url: sa.URL) -> str:
+    """Return what messages call the database: the file, or the URL without its password."""
+    if url.get_backend_name() == "sqlite" and url.database:
+        return url.database
+    return url.render_as_string(hide_password=True)
+
+
+@contextmanager
+def explained(place: str) -> Iterator[None]:
+    """Turn the errors of the database into StoreErrors that name ``place`` and the cure, never the data."""
+    try:
+        yield
+    except (exc.SQLAlchemyError, sqlite3.Error) as error:
+        cause = getattr(error, "orig", None) or error
+        reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        cure = next((cure for pattern, cure in _CURES if re.search(pattern, reason, re.IGNORECASE)), "")
+        raise StoreError(f"{place}: {reason}" + (f"; {cure}" if cure else "")) from error
+
+
+_CURES = (
+    (r"locked|lock timeout", "another process is writing for too long; end it, or try again"),
+    (r"QueuePool limit", "too many requests use the store at once; try again"),
+    (r"readonly|read-only", "make the file and its folder writable for this user, or name another store"),
+    (r"unable to open", "check that the folder exists and that this user may write to it"),
+    (
+        r"not a database|malformed|encrypted",
+        "this is no SQLite database, or a damaged one; restore a copy of it, or name another store",
+    ),
+    (r"is full|no space|disk I/O", "nothing of this was written; free some space and try again"),
+    (r"permission denied|must be owner", "grant this user the right to create and write tables there"),
+    (r"authentication|password|role .* does not exist", "check user and password in the URL of the store"),
+    (r"database .* does not exist", "create it first, for example with createdb"),
+    (r"connect|server closed|timeout|terminat|resolve|starting up", "check that the server runs and its address is right"),
+    (r"no equivalent in encoding", "names need a database of encoding UTF8: createdb --encoding=UTF8 --template=template0"),
+    (r"no such (table|column)|does not exist", "the tables of the store are not as paretune made them; restore a copy"),
+)  # fmt: skip
+
+
+def _parsed(url: str) -> sa.URL:
+    if "://" not in url:
+        if not url.strip():
+            raise StoreError("no store named; expected the path of an SQLite file, or an SQLAlchemy URL")
+        return sa.URL.create("sqlite", database=url)
+    try:
+        parsed = sa.make_url(url)
+    except (exc.ArgumentError, ValueError) as error:
+        raise StoreError(
+            "cannot read the URL of the store; expected for example sqlite:///votes.sqlite or postgresql://user@host/name"
+        ) from error
+    if parsed.drivername in ("postgresql", "postgres"):  # SQLAlchemy's default is the driver's older version
+        return parsed.set(drivername="postgresql+psycopg")
+    return parsed
+
+
+def _check_file(url: sa.URL, place: str, create: bool) -> None:
+    if url.database in (None, "", ":memory:") or "mode=memory" in str(url.database):
+        raise StoreError(f"{url}: a database in memory forgets everything; name a file")
+    file = Path(str(url.database))
+    if str(file).startswith("file:"):
+        return
+    if file.is_dir():
+        raise StoreError(f"{place}: this is a folder; name a file in it, for example {file / 'store.sqlite'}")
+    if file.exists():
+        return
+    if not create:
+        raise StoreError(f"{place}: no such store; check the path")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{place}: cannot make its folder ({error.strerror}); name another place") from error
+
+
+# Connections
+
+
+def _connect_args(url: sa.URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"timeout": PATIENCE}
+    if url.drivername == "postgresql+psycopg":
+        # In a database of another encoding the server then says which character it cannot keep.
+        return {"client_encoding": "utf8"} | (
+            {} if "connect_timeout" in url.query else {"connect_timeout": 10}
+        )
+    return {}
+
+
+def _prepare_sqlite(engine: sa.Engine) -> None:
+    """Commit to the disk, not to its cache; and begin transactions here, as Python's driver would begin them too late."""
+
+    @sa.event.listens_for(engine, "connect")
+    def connected(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None
+        for pragma in ("synchronous = FULL", "fullfsync = ON", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _use_write_ahead_log(engine: sa.Engine) -> None:
+    """Readers and the writer then do not wait for each other; where the file system cannot do it, SQLite stays as it is."""
+    connection = engine.raw_connection()
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while True:
+            try:
+                connection.cursor().execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                # SQLite does not wait by itself while another process changes the mode of a new file.
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+    finally:
+        connection.close()
+
+
+def _prepare_postgresql(engine: sa.Engine) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = '{PATIENCE:.0f}s'")
+            cursor.execute("SHOW synchronous_commit")
+            if cursor.fetchone()[0] == "off":  # a commit would be acknowledged before it is on the disk
+                cursor.execute("SET synchronous_commit = on")
+        connection.commit()
+
+
+# Schema
+
+
+def _migrate(engine: sa.Engine, place: str, create: bool) -> None:
+    """Bring the schema to the newest this version knows, under a lock and in one transaction where the database can."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
+    script = ScriptDirectory.from_config(config)
+    with explained(place):
+        with engine.connect() as connection:
+            current = _is_current(connection, script, place, create)
+        if engine.dialect.name == "sqlite":
+            _use_write_ahead_log(engine)  # only now: the file of another program stays as it is
+        if current:
+            return
+        with _migrating, engine.execution_options(writes=True).begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            if not _is_current(connection, script, place, create):
+                config.attributes.update(connection=connection, version_table=VERSION_TABLE)
+                command.upgrade(config, "head")
+
+
+def _is_current(connection: sa.Connection, script: ScriptDirectory, place: str, create: bool) -> bool:
+    """Tell whether the schema is the newest; a newer one, and what is no store, are StoreErrors."""
+    found = MigrationContext.configure(
+        connection, opts={"version_table": VERSION_TABLE}
+    ).get_current_revision()
+    known = [revision.revision for revision in script.walk_revisions()]  # the newest comes first
+    if found is None:
+        tables = sa.inspect(connection).get_table_names() if connection.dialect.name == "sqlite" else []
+        if tables:
+            raise StoreError(
+                f"{place}: a database of another program (it has a table {tables[0]!r}); name another file"
+            )
+        if not create:
+            raise StoreError(f"{place}: no store in this database; check its name")
+    elif found not in known:
+        raise StoreError(
+            f"{place}: a newer paretune made this store (schema {found}, this version knows up to {known[0]}); "
+            "upgrade paretune, or name another store"
+        )
+    return found == known[0]

@@ -1,0 +1,326 @@
+"""The store of a server: profiles, presets, votes and the audit of preferences used. What it acknowledged is on the disk."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy as sa
+
+from paretune.core.errors import StoreError
+from paretune.core.preference import Preference
+from paretune.data.rows import Message
+from paretune.serving.store.database import PATIENCE, explained, open_engine, place_of
+from paretune.serving.store.entries import (
+    LONGEST_NAME,
+    LONGEST_POLICY,
+    Answer,
+    AuditRecord,
+    Preset,
+    Profile,
+    Vote,
+    check_policy,
+    checked_name,
+)
+
+__all__ = ["Answer", "AuditRecord", "Preset", "Profile", "Store", "Vote"]
+
+# Tables. Texts and numbers of people stand in columns of JSON in ASCII: every float and every character, NUL too, comes back as it
+# went in, whatever the database and its encoding.
+
+_LARGEST = 2**63 - 1
+_metadata = sa.MetaData()
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_profiles = sa.Table(
+    "paretune_profiles",
+    _metadata,
+    sa.Column("id", _ID, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String(LONGEST_NAME), nullable=False),
+    sa.Column("created", sa.DateTime(), nullable=False),
+    sa.UniqueConstraint("name", name="paretune_profiles_name"),
+    sqlite_autoincrement=True,
+)
+_presets = sa.Table(
+    "paretune_presets",
+    _metadata,
+    sa.Column("profile", _ID, sa.ForeignKey("paretune_profiles.id"), primary_key=True),
+    sa.Column("name", sa.String(LONGEST_NAME), primary_key=True),
+    sa.Column("policy", sa.String(LONGEST_POLICY), nullable=False),
+    sa.Column("preference", sa.Text(), nullable=False),
+    sa.Column("updated", sa.DateTime(), nullable=False),
+)
+_votes = sa.Table(
+    "paretune_votes",
+    _metadata,
+    sa.Column("id", _ID, primary_key=True, autoincrement=True),
+    sa.Column("created", sa.DateTime(), nullable=False),
+    sa.Column("profile", _ID, sa.ForeignKey("paretune_profiles.id"), nullable=False, index=True),
+    sa.Column("policy", sa.String(LONGEST_POLICY), nullable=False),
+    sa.Column("prompt", sa.Text(), nullable=False),
+    sa.Column("first", sa.Text(), nullable=False),
+    sa.Column("second", sa.Text(), nullable=False),
+    sa.Column("winner", sa.String(6), nullable=False),
+    sa.Column("objective", sa.Text()),
+    sqlite_autoincrement=True,
+)
+_audit = sa.Table(
+    "paretune_audit",
+    _metadata,
+    sa.Column("id", _ID, primary_key=True, autoincrement=True),
+    sa.Column("created", sa.DateTime(), nullable=False),
+    sa.Column("policy", sa.String(LONGEST_POLICY), nullable=False),
+    sa.Column("used", sa.Text(), nullable=False),
+    sa.Column("asked", sa.Text()),
+    sa.Column("request", sa.Text(), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+
+class Store:
+    """Everything people leave behind, in one database that several threads and several servers may share.
+
+    A method that writes returns after the commit is on the disk: what it returned survives a killed process and, as far as the
+    disk keeps its word, a power cut. Every method blocks; an async server calls it in a thread.
+
+    Raises:
+        StoreError: from every method, when the database cannot be used; the message says what to do.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._writer = engine.execution_options(writes=True)
+        self._place = place_of(engine.url)
+        # SQLite has one writer at a time and lets the others poll; within a process they queue here instead.
+        self._turn = threading.BoundedSemaphore(1 if engine.dialect.name == "sqlite" else 2**16)
+
+    @classmethod
+    def open(cls, url: str, create: bool = True) -> Store:
+        """Open the store at an SQLAlchemy URL or the path of an SQLite file; make or migrate it first where needed.
+
+        Raises:
+            StoreError: no store there with ``create`` false, one of a newer version, no database, or one that cannot be reached.
+        """
+        return cls(open_engine(url, create))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    # Profiles and presets
+
+    def profile(self, name: str) -> Profile:
+        """Return a person's profile; the first use of the name makes it."""
+        name = checked_name(name, "profile")
+        with self._reading() as connection:
+            row = _find_profile(connection, name)
+        if row is None:
+            with self._writing() as connection:
+                row = _profile(connection, name)
+        return Profile(row.name, _utc(row.created))
+
+    def profiles(self) -> list[Profile]:
+        """Return all profiles, the oldest first."""
+        with self._reading() as connection:
+            rows = connection.execute(sa.select(_profiles).order_by(_profiles.c.id)).all()
+        return [Profile(row.name, _utc(row.created)) for row in rows]
+
+    def save_preset(self, profile: str, name: str, policy: str, preference: Preference) -> Preset:
+        """Keep a preference under a name; one of that name is replaced, atomically."""
+        profile, name = checked_name(profile, "profile"), checked_name(name, "preset")
+        check_policy(policy)
+        values = {"policy": policy, "preference": _preference_text(preference), "updated": _now()}
+        with self._writing() as connection:
+            key = {"profile": _profile(connection, profile).id, "name": name}
+            update = sa.update(_presets).filter_by(**key).values(values)
+            if not connection.execute(update).rowcount:
+                _insert_or(connection, sa.insert(_presets).values(**key, **values), update)
+        return Preset(profile, name, policy, preference, _utc(values["updated"]))
+
+    def presets(self, profile: str | None = None) -> list[Preset]:
+        """Return a person's presets by name, or everybody's; none for an unknown person."""
+        query = sa.select(_presets, _profiles.c.name.label("person")).join(_profiles)
+        if profile is not None:
+            query = query.where(_profiles.c.name == checked_name(profile, "profile"))
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(_profiles.c.id, _presets.c.name)).all()
+        with self._sound():
+            return [
+                Preset(row.person, row.name, row.policy, _preference(row.preference), _utc(row.updated))
+                for row in rows
+            ]
+
+    def delete_preset(self, profile: str, name: str) -> bool:
+        """Delete a preset; tell whether there was one."""
+        profile, name = checked_name(profile, "profile"), checked_name(name, "preset")
+        person = sa.select(_profiles.c.id).where(_profiles.c.name == profile).scalar_subquery()
+        with self._writing() as connection:
+            found = connection.execute(
+                sa.delete(_presets).where(_presets.c.profile == person, _presets.c.name == name)
+            )
+            return bool(found.rowcount)
+
+    # Votes
+
+    def add_vote(self, profile: str, vote: Vote) -> int:
+        """Keep a vote and return its id; the first vote of a person makes the profile."""
+        profile = checked_name(profile, "profile")
+        values = {
+            "created": _now(),
+            "policy": vote.policy,
+            "prompt": json.dumps([[m.role, m.content] for m in vote.prompt]),
+            "first": _answer_text(vote.first),
+            "second": _answer_text(vote.second),
+            "winner": vote.winner,
+            "objective": None if vote.objective is None else json.dumps(vote.objective),
+        }
+        with self._writing() as connection:
+            person = _profile(connection, profile).id
+            inserted = connection.execute(sa.insert(_votes).values(profile=person, **values))
+            assert inserted.inserted_primary_key is not None
+            return int(inserted.inserted_primary_key[0])
+
+    def votes(self, profile: str | None = None, policy: str | None = None) -> list[Vote]:
+        """Return the votes in the order of their ids: of one person or all, on one policy or all."""
+        query = sa.select(_votes, _profiles.c.name.label("person")).join(_profiles)
+        if profile is not None:
+            query = query.where(_profiles.c.name == checked_name(profile, "profile"))
+        if policy is not None:
+            query = query.where(_votes.c.policy == policy)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(_votes.c.id)).all()
+        with self._sound():
+            return [_vote(row) for row in rows]
+
+    # Audit
+
+    def record_use(self, record: AuditRecord) -> int:
+        """Keep which preference a request was served with, and return the id of the record."""
+        check_policy(record.policy)
+        values = {
+            "created": _now(),
+            "policy": record.policy,
+            "used": _preference_text(record.used),
+            "asked": None if record.asked is None else _preference_text(record.asked),
+            "request": json.dumps([record.model, record.client, record.request_id]),
+        }
+        with self._writing() as connection:
+            inserted = connection.execute(sa.insert(_audit).values(values))
+            assert inserted.inserted_primary_key is not None
+            return int(inserted.inserted_primary_key[0])
+
+    def audit(self, limit: int = 100, before: int | None = None) -> list[AuditRecord]:
+        """Return up to ``limit`` records, the newest first; with ``before``, those of smaller ids."""
+        if limit < 1:
+            raise StoreError(f"audit: expected a limit of at least 1, got {limit}")
+        query = sa.select(_audit).order_by(_audit.c.id.desc()).limit(min(limit, _LARGEST))
+        if before is not None:
+            query = query.where(_audit.c.id < max(0, min(before, _LARGEST)))
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        with self._sound():
+            return [_audit_record(row) for row in rows]
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with explained(self._place), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """Yield a connection in a transaction that is committed at the end."""
+        if not self._turn.acquire(timeout=PATIENCE):
+            raise StoreError(f"{self._place}: too many requests write to the store at once; try again")
+        try:
+            with explained(self._place), self._writer.begin() as connection:
+                yield connection
+        finally:
+            self._turn.release()
+
+    @contextmanager
+    def _sound(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise StoreError(
+                f"{self._place}: a record that paretune did not write ({error}); restore a copy of the store"
+            ) from error
+
+
+def _find_profile(connection: sa.Connection, name: str) -> sa.Row[Any] | None:
+    return connection.execute(sa.select(_profiles).where(_profiles.c.name == name)).one_or_none()
+
+
+def _profile(connection: sa.Connection, name: str) -> sa.Row[Any]:
+    """Return the row of a profile, made where there is none."""
+    found = _find_profile(connection, name)
+    if found is None:
+        _insert_or(connection, sa.insert(_profiles).values(name=name, created=_now()))
+        found = _find_profile(connection, name)
+        assert found is not None
+    return found
+
+
+def _insert_or(connection: sa.Connection, insert: sa.Insert, instead: sa.Update | None = None) -> None:
+    """Insert a row; where another process was faster, do ``instead``."""
+    try:
+        with connection.begin_nested():
+            connection.execute(insert)
+    except sa.exc.IntegrityError:
+        if instead is not None:
+            connection.execute(instead)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc).replace(tzinfo=None)
+
+
+def _utc(stored: Any) -> datetime:
+    assert isinstance(stored, datetime)
+    return stored.replace(tzinfo=timezone.utc)
+
+
+def _preference_text(preference: Preference) -> str:
+    return json.dumps(preference.as_dict())
+
+
+def _preference(text: str) -> Preference:
+    weights = json.loads(text)
+    return Preference.of(weights, allow_extrapolation=min(weights.values()) < 0)
+
+
+def _answer_text(answer: Answer) -> str:
+    record = {"text": answer.text, "preference": answer.preference.as_dict(), "truncated": answer.truncated}
+    if answer.scores is not None:
+        record["scores"] = dict(answer.scores)
+    return json.dumps(record)
+
+
+def _answer(text: str) -> Answer:
+    record = json.loads(text)
+    preference = _preference(json.dumps(record["preference"]))
+    return Answer(record["text"], preference, record.get("scores"), record["truncated"])
+
+
+def _audit_record(row: sa.Row[Any]) -> AuditRecord:
+    model, client, request_id = json.loads(row.request)
+    asked = None if row.asked is None else _preference(row.asked)
+    used, created = _preference(row.used), _utc(row.created)
+    return AuditRecord(row.policy, used, asked, model, client, request_id, row.id, created)
+
+
+def _vote(row: sa.Row[Any]) -> Vote:
+    return Vote(
+        policy=row.policy,
+        prompt=tuple(Message(role, content) for role, content in json.loads(row.prompt)),
+        first=_answer(row.first),
+        second=_answer(row.second),
+        winner=row.winner,
+        objective=None if row.objective is None else json.loads(row.objective),
+        profile=row.person,
+        id=row.id,
+        created=_utc(row.created),
+    )

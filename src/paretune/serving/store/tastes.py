@@ -1,0 +1,96 @@
+"""People's tastes as their votes in the store tell them: what routes show, and what to ask next."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from paretune.choosing.bounds import Bounds
+from paretune.choosing.elicit import (
+    Ballot,
+    Pair,
+    Posterior,
+    ballot,
+    best_preference,
+    expected_regret,
+    next_pair,
+)
+from paretune.core.errors import ParetuneError
+from paretune.fronts.surface import Outlook
+from paretune.serving.store.store import Store
+
+MOST_KEPT = 256
+
+
+class Tastes:
+    """Posteriors of people on policies, rebuilt from the store's votes.
+
+    The last ones are kept, so that a vote costs one update; a store that another server writes to as well is read anew each
+    time, and what is kept is used only as far as its votes are the store's first.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: OrderedDict[tuple[str, str], Posterior] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, profile: str, outlook: Outlook) -> Posterior:
+        """Return what a person's votes on a policy say; votes on one objective, or where the front knows nothing, say nothing."""
+        ballots = self._ballots(profile, outlook)
+        key = (profile, outlook.policy)
+        with self._lock:
+            known = self._kept.get(key)
+        if known is None or known.ballots != tuple(ballots[: len(known.ballots)]):
+            known = Posterior.of(outlook, (), zlib.crc32(profile.encode()))
+        for vote in ballots[len(known.ballots) :]:
+            known = known.update(vote)
+        with self._lock:
+            self._kept[key] = known
+            self._kept.move_to_end(key)
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return known
+
+    def all(self, outlook: Outlook) -> dict[str, Posterior]:
+        """Return the posterior of everybody who has voted on a policy."""
+        found = {person.name: self.of(person.name, outlook) for person in self._store.profiles()}
+        return {name: posterior for name, posterior in found.items() if posterior.ballots}
+
+    def _ballots(self, profile: str, outlook: Outlook) -> list[Ballot]:
+        ballots = []
+        for vote in self._store.votes(profile, outlook.policy):
+            first, second = vote.first, vote.second
+            if vote.objective is not None or set(first.preference.objectives) != set(outlook.objectives):
+                continue
+            try:
+                cast = ballot(
+                    outlook, first.preference, second.preference, vote.winner, first.scores, second.scores
+                )
+            except ParetuneError:
+                continue
+            ballots.append(cast)
+        return ballots
+
+
+def learned(posterior: Posterior, outlook: Outlook) -> dict[str, Any]:
+    """Return what a person is shown of his tastes, and the preference that serves them best."""
+    best = best_preference(posterior, outlook)
+    return {**posterior.to_dict(), "best": best.as_dict(), "regret": expected_regret(posterior, outlook)}
+
+
+def question(posterior: Posterior, outlook: Outlook, bounds: Bounds) -> Pair | None:
+    """Return the pair of preferences to ask about next, within the bounds; None where nothing would be learned."""
+    pair = next_pair(posterior, outlook)
+    if pair is None or (bounds.admits(pair.first) and bounds.admits(pair.second)):
+        return pair
+    inside = np.array([bounds.admits(outlook.preference(n)) for n in range(len(outlook.preferences))])
+    if inside.sum() < 2:
+        return None
+    weights, means = outlook.preferences[inside], outlook.means[inside]
+    low, high = outlook.low[inside], outlook.high[inside]
+    allowed = Outlook(outlook.policy, outlook.objectives, weights, means, low, high, outlook.anchored)
+    return next_pair(posterior, allowed)

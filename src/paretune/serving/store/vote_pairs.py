@@ -1,0 +1,115 @@
+"""Votes as preference data: what people chose between two answers, in the canonical form that a run trains on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paretune.core.errors import DataError
+from paretune.data.dataset import ScoredDataset
+from paretune.data.rows import Comparison, Prompt, Row
+from paretune.serving.store.store import Store, Vote
+
+PREFERRED = "preferred"
+"""The objective that a vote labels when it names none: what people like better as a whole."""
+
+STRENGTH = {"first": 1.0, "second": -1.0, "tie": 0.0}
+
+
+@dataclass(frozen=True)
+class VoteData:
+    """Preference data of votes.
+
+    Attributes:
+        dataset: one row for each pair of answers to a prompt, with one comparison for each vote on it.
+        used: votes in it.
+        left_out: reason -> number of votes that teach nothing.
+    """
+
+    dataset: ScoredDataset
+    used: int
+    left_out: Mapping[str, int]
+
+    def __str__(self) -> str:
+        rows = self.dataset.rows
+        counts = ", ".join(
+            f"{name} {sum(len(row.labels.get(name, ())) for row in rows)}" for name in self.dataset.objectives
+        )
+        left_out = "".join(f"; left out {count}: {reason}" for reason, count in self.left_out.items())
+        return f"{self.used} votes on {len(rows)} pairs of answers ({counts}){left_out}"
+
+
+def vote_data(votes: Sequence[Vote], objective: str = PREFERRED) -> VoteData:
+    """Return votes as rows of two responses each; a vote that names no objective labels ``objective``.
+
+    Votes on the same two answers to the same prompt share a row, whichever came first. Votes between equal answers, or
+    with an empty one, are left out. ``source`` of a row is its first vote, such as ``vote 17``. Scores that the answers
+    had when they were shown are not taken over: a run scores all its rows alike.
+
+    Raises:
+        DataError: no vote that teaches anything.
+        PreferenceError: ``objective`` cannot be a name.
+    """
+    groups: dict[tuple[Prompt, frozenset[str]], list[Vote]] = {}
+    left_out: Counter[str] = Counter()
+    for vote in votes:
+        texts = frozenset(answer.text for answer in (vote.first, vote.second))
+        if not all(text.strip() for text in texts):
+            left_out["an empty answer"] += 1
+        elif len(texts) == 1:
+            left_out["two equal answers"] += 1
+        else:
+            groups.setdefault((vote.prompt, texts), []).append(vote)
+    if not groups:
+        counts = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
+        raise DataError(
+            f"no votes to learn from ({counts or 'the store has none'}); vote in the studio first"
+        )
+    named = dict.fromkeys(vote.objective or objective for group in groups.values() for vote in group)
+    # What people like as a whole comes first, whoever voted first on what.
+    objectives = sorted(named, key=lambda name: name != objective)
+    dataset = ScoredDataset(tuple(objectives), tuple(_row(group, objective) for group in groups.values()))
+    return VoteData(dataset, sum(map(len, groups.values())), dict(left_out))
+
+
+def _row(votes: Sequence[Vote], objective: str) -> Row:
+    """Return the row of votes on the same two answers."""
+    responses = (votes[0].first.text, votes[0].second.text)
+    labels: dict[str, list[Comparison]] = {}
+    truncated = [False, False]
+    for vote in votes:
+        places = responses.index(vote.first.text), responses.index(vote.second.text)
+        labels.setdefault(vote.objective or objective, []).append((*places, STRENGTH[vote.winner]))
+        for place, answer in zip(places, (vote.first, vote.second), strict=True):
+            truncated[place] |= answer.truncated
+    return Row(
+        votes[0].prompt,
+        responses,
+        labels={name: tuple(comparisons) for name, comparisons in labels.items()},
+        truncated=tuple(truncated),
+        source=f"vote {votes[0].id}",
+    )
+
+
+def from_votes(
+    store: str, target: str | Path, profile: str | None = None, objective: str = PREFERRED
+) -> VoteData:
+    """Write the votes of a store (URL or SQLite file) as preference data, of one person or of all; return what was written.
+
+    Raises:
+        StoreError: no store there, or one that cannot be read.
+        DataError: no votes, or a file name of unknown kind (expected .jsonl, .jsonl.gz, .parquet or .csv).
+    """
+    opened = Store.open(store, create=False)
+    try:
+        votes = opened.votes(profile)
+        if not votes and profile is not None:
+            people = ", ".join(person.name for person in opened.profiles())
+            raise DataError(f"profile {profile!r} has no votes; this store knows {people or 'nobody'}")
+    finally:
+        opened.close()
+    data = vote_data(votes, objective)
+    data.dataset.write(target)
+    return data

@@ -1,0 +1,261 @@
+"""A bigger server behind this one: each preference is answered by the nearest LoRA that was exported and loaded there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from paretune.core.errors import ConfigError
+from paretune.core.preference import Preference, nearest
+from paretune.data.rows import Message, Prompt
+from paretune.policies.catalogue import ServeConfig, exported
+from paretune.serving.backend import (
+    Ask,
+    End,
+    Overloaded,
+    Piece,
+    PromptTooLong,
+    Served,
+    Unavailable,
+    Unsupported,
+    serve_source,
+)
+
+Kind = Literal["vllm", "sglang", "llama.cpp"]
+KINDS = ("vllm", "sglang", "llama.cpp")
+CONNECT_SECONDS = 10.0
+
+
+class _Relayed:
+    """An answer that an upstream server makes."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+
+class Upstream:
+    """Passes requests on to a LoRA server that speaks OpenAI's API.
+
+    Attributes:
+        served: the policy that was exported, under its own name.
+        failure: none of its own; an upstream server may come back.
+    """
+
+    failure = ""
+
+    def __init__(
+        self,
+        url: str,
+        served: Mapping[str, Served],
+        loras: Mapping[Preference, tuple[str, str]],
+        base_model: str,
+        kind: Kind,
+        config: ServeConfig,
+        key: str | None = None,
+    ) -> None:
+        """Take where to and what for; ``loras`` is preference -> (name, what its prompts end with)."""
+        self.served = dict(served)
+        self._loras, self._base, self._kind = dict(loras), base_model, kind
+        self._most = config.max_rows + config.queue
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ids: dict[str, int] = {}
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        timeout = httpx.Timeout(config.timeout, connect=CONNECT_SECONDS)
+        limits = httpx.Limits(max_connections=self._most)
+        self._client = httpx.AsyncClient(
+            base_url=url.rstrip("/"), headers=headers, timeout=timeout, limits=limits
+        )
+
+    @classmethod
+    def of(cls, url: str, manifest: Path, kind: str, config: ServeConfig, key: str | None = None) -> Upstream:
+        """Read what was exported from ``manifest``.
+
+        Raises:
+            ConfigError: a kind that is not known, or an address that is none.
+            ParetuneError: a manifest that cannot be read, or a default preference outside the bounds.
+        """
+        if kind not in KINDS:
+            raise ConfigError(f"--upstream-kind {kind}: expected one of {', '.join(KINDS)}")
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"--upstream {url}: expected an address such as http://127.0.0.1:8001/v1")
+        together, _ = exported(manifest.parent)
+        stated = Preference.parse(config.preference, together.objectives) if config.preference else None
+        served = {together.name: serve_source(together, config.floors, stated)}
+        loras = dict(
+            zip(together.anchors, zip(together.loras, together.prompt_ends, strict=True), strict=True)
+        )
+        return cls(url, served, loras, together.model, kind, config, key)  # type: ignore[arg-type]
+
+    async def start(self) -> None:
+        """Ask a llama.cpp server for its LoRAs; others name them in the request."""
+        if self._kind != "llama.cpp":
+            return
+        address = str(self._client.base_url).rstrip("/").removesuffix("/v1") + "/lora-adapters"
+        try:
+            found = (await self._client.get(address)).raise_for_status().json()
+            self._ids = {Path(entry["path"]).stem: int(entry["id"]) for entry in found}
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{address}: cannot list the LoRAs of the upstream server ({error!r})"
+            ) from error
+        missing = [name for name, _ in self._loras.values() if name not in self._ids]
+        if missing:
+            raise ConfigError(
+                f"{address}: the upstream server has no LoRA {missing[0]}.gguf; it has {', '.join(self._ids) or 'none'}"
+            )
+
+    async def stop(self) -> None:
+        """Give up what runs and close the connections."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.aclose()
+
+    async def submit(self, ask: Ask, on_event: Callable[[Piece | End], None], timeout: float) -> _Relayed:
+        """Pass one answer on."""
+        if len(self._tasks) >= self._most:
+            raise Overloaded(f"{len(self._tasks)} requests are on their way already; try again later", 2.0)
+        path, body = self.request(ask)
+        try:
+            response = await self._client.send(
+                self._client.build_request("POST", path, json=body), stream=True
+            )
+        except httpx.HTTPError as error:
+            raise Unavailable(f"the upstream server cannot be reached ({type(error).__name__})") from error
+        if response.status_code != 200:
+            await self._refused(response)
+        relay = _Relay(response, on_event)
+        task = asyncio.create_task(relay.run(timeout))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(relay.close)
+        return _Relayed(task)
+
+    def upstream_name(self, preference: Preference) -> str:
+        """Return the upstream name of the LoRA nearest to a preference."""
+        name, _ = self._loras[nearest(preference, list(self._loras))]
+        return f"{self._base}:{name}" if self._kind == "sglang" else name
+
+    def stats(self) -> Mapping[str, float]:
+        """Return how many answers are on their way."""
+        return {"running": len(self._tasks), "waiting": 0}
+
+    def request(self, ask: Ask) -> tuple[str, dict[str, Any]]:
+        """Return path and body of the upstream request."""
+        name, end = self._loras[nearest(ask.preference, list(self._loras))]
+        body: dict[str, Any] = {
+            "model": self.upstream_name(ask.preference),
+            "max_tokens": ask.max_tokens,
+            "temperature": ask.temperature,
+            "top_p": ask.top_p,
+            "seed": ask.seed,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if ask.stop:
+            body["stop"] = list(ask.stop)
+        if self._kind == "llama.cpp":
+            body["model"] = self._base
+            body["lora"] = [{"id": self._ids[name], "scale": 1.0}]
+        if isinstance(ask.prompt, str):
+            return "/completions", {**body, "prompt": ask.prompt + end}
+        messages = [{"role": m.role, "content": m.content} for m in _ended(ask.prompt, end)]
+        return "/chat/completions", {**body, "messages": messages}
+
+    async def _refused(self, response: httpx.Response) -> None:
+        await response.aread()
+        await response.aclose()
+        try:
+            error = response.json()["error"]
+            told, code = str(error["message"])[:500], error.get("code")
+        except (ValueError, KeyError, TypeError):
+            told, code = f"status {response.status_code}", None
+        if response.status_code == 429:
+            wait = response.headers.get("retry-after", "1")
+            raise Overloaded(f"the upstream server: {told}", float(wait) if wait.isdecimal() else 1.0)
+        if code == "context_length_exceeded" or "context length" in told:
+            raise PromptTooLong(f"the upstream server: {told}")
+        if response.status_code == 400:
+            raise Unsupported(f"the upstream server: {told}")
+        raise Unavailable(f"the upstream server: {told}")
+
+
+class _Relay:
+    """Turns one upstream stream into events: pieces, then one End, even where it is cancelled before it begins."""
+
+    def __init__(self, response: httpx.Response, on_event: Callable[[Piece | End], None]) -> None:
+        self._response, self._on_event = response, on_event
+        self._end = End("cancelled", 0, 0)
+
+    async def run(self, timeout: float) -> None:
+        """Relay until the stream ends, for at most ``timeout`` seconds."""
+        reason, message, pieces = "error", "the upstream server broke off the answer", 0
+        usage: dict[str, Any] = {}
+        try:
+            async for chunk in _within(_events(self._response), timeout):
+                usage = chunk.get("usage") or usage
+                if "error" in chunk:
+                    reason, message = "error", f"the upstream server: {str(chunk['error'])[:500]}"
+                    break
+                for choice in chunk.get("choices", ()):
+                    text = (
+                        choice.get("text") if "text" in choice else (choice.get("delta") or {}).get("content")
+                    )
+                    if text:
+                        pieces += 1
+                        self._on_event(Piece(text, 1))
+                    if choice.get("finish_reason"):
+                        reason, message = "stop" if choice["finish_reason"] == "stop" else "length", ""
+        except asyncio.CancelledError:
+            reason, message = "cancelled", ""
+        except asyncio.TimeoutError:
+            reason, message = "timeout", ""
+        except (httpx.HTTPError, ValueError, TypeError, AttributeError) as error:
+            reason, message = "error", f"the upstream server broke off the answer ({type(error).__name__})"
+        finally:
+            tokens = int(usage.get("completion_tokens") or pieces)
+            self._end = End(reason, int(usage.get("prompt_tokens") or 0), tokens, message)  # type: ignore[arg-type]
+            await self._response.aclose()
+
+    def close(self, _: asyncio.Task[None]) -> None:
+        """Say how it ended."""
+        self._on_event(self._end)
+
+
+def _ended(prompt: Prompt, end: str) -> Prompt:
+    """Return the prompt with ``end`` behind its last user turn."""
+    if not end:
+        return prompt
+    last = max((k for k, message in enumerate(prompt) if message.role == "user"), default=len(prompt) - 1)
+    return tuple(Message(m.role, m.content + end) if k == last else m for k, m in enumerate(prompt))
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """Yield the JSON of each server-sent event."""
+    async for line in response.aiter_lines():
+        if line.startswith("data:"):
+            data = line[5:].strip()
+            if data == "[DONE]":
+                return
+            event = json.loads(data)
+            if isinstance(event, dict):
+                yield event
+
+
+async def _within(events: AsyncIterator[dict[str, Any]], seconds: float) -> AsyncIterator[dict[str, Any]]:
+    """Yield events until ``seconds`` have passed, then raise a TimeoutError."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        try:
+            yield await asyncio.wait_for(anext(events), max(0.0, deadline - loop.time()))
+        except StopAsyncIteration:
+            return

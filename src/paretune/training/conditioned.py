@@ -1,0 +1,432 @@
+"""Training one adapter for every preference: a preference is drawn for each batch or row and set on the gates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from paretune.core.errors import ConfigError, TrainingError
+from paretune.core.preference import sample_simplex, simplex_grid
+from paretune.models.adapter import Adapter
+from paretune.models.distributed import ALONE, Share, Team
+from paretune.models.language_model import LanguageModel
+from paretune.models.packing import TokenGroup, pack, packed_logps
+from paretune.models.singular_gates import Init, SingularGates, initial, orthogonality
+from paretune.models.steering import Steering, target_shapes, trained
+from paretune.training.loop import Group, Record, Training, batch_rows, data_order, fit, learned
+from paretune.training.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_loss
+from paretune.training.scalarise import Aggregation, aggregate
+from paretune.training.token_tables import PairTable, ResponseTable
+
+LEAST_WEIGHT = 1e-6
+"""Below it MODPO's 1 / w_i is no larger; w_i times the loss is the hinge it tends to."""
+
+Draw = Literal["uniform", "dirichlet", "grid", "corners"]
+ObjectiveLoss = Literal["dpo", "sft", "policy-gradient", "modpo"]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How one adapter is conditioned on the preference.
+
+    Attributes:
+        rank: k, singular values shared by all preferences.
+        groups: q, directions for each objective.
+        own_scales: one learnable s an objective instead of one a matrix.
+        hidden: learned features of the preference that bend the gates, see :mod:`paretune.models.singular_gates`; 0 is
+        the paper's form.
+        init: start of U, V, sigma and s, see :func:`paretune.models.singular_gates.initial`.
+        orthogonality: weight of the penalty that keeps U and V orthogonal; 0 is the paper's form.
+        rate_factor: learning rate of U and V, as a multiple of ``train.learning_rate`` (which suits a LoRA's).
+        gate_rate_factor: learning rate of sigma and s, as a multiple of ``train.learning_rate``; they have no weight decay.
+            An Adam step moves a number by about its rate, and sigma and s have to come from 0 to the order of 1.
+        draw: where preferences come from: ``uniform`` on the simplex, ``dirichlet`` of ``alpha``, a ``grid`` of
+            ``divisions``, or ``corners``: one-hot with probability ``corner_share``, else uniform.
+        per: a preference for each ``batch`` (the paper's) or for each ``row`` of it.
+        alpha, divisions, corner_share: see ``draw``.
+        aggregation: from M losses to one, see :mod:`paretune.training.scalarise`.
+        ideal: lower bound of every loss, for the Tchebycheff forms; None is 0, which holds for DPO and SFT.
+        mu, rho: of the smooth and of the augmented Tchebycheff form.
+        loss: of each objective: ``dpo`` on its pairs, ``sft`` on their chosen responses (mean nats a token),
+            ``policy-gradient`` on all scored responses (see :func:`paretune.training.losses.policy_gradient_loss`), whose losses
+            have no lower bound known in advance: a Tchebycheff form needs ``ideal``; or ``modpo``: DPO with the other
+            objectives as cached margins (arXiv 2310.03708, Eq. 11), ours, linear only. Every objective's loss then has
+            the same optimum, and the aggregate's weight w_i cancels the 1 / w_i in it: gradients are bounded by beta.
+        clip: of the policy gradient.
+    """
+
+    rank: int = 8
+    groups: int = 1
+    own_scales: bool = False
+    hidden: int = 0
+    init: Init = "zero-singular"
+    orthogonality: float = 0.0
+    rate_factor: float = 5.0
+    gate_rate_factor: float = 100.0
+    draw: Draw = "uniform"
+    per: Literal["batch", "row"] = "batch"
+    alpha: float = 1.0
+    divisions: int = 10
+    corner_share: float = 0.25
+    aggregation: Aggregation = "linear"
+    ideal: float | None = None
+    mu: float = 0.1
+    rho: float = 0.05
+    loss: ObjectiveLoss = "dpo"
+    clip: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.groups < 1 or self.hidden < 0:
+            raise ConfigError(
+                f"expected rank >= 0, groups >= 1 and hidden >= 0, got {self.rank}, {self.groups} and {self.hidden}"
+            )
+        if not 0 <= self.corner_share <= 1:
+            raise ConfigError(f"corner_share is a probability between 0 and 1, got {self.corner_share}")
+        for name in ("orthogonality", "rho"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("rate_factor", "gate_rate_factor", "alpha", "mu", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.loss == "policy-gradient" and self.aggregation != "linear" and self.ideal is None:
+            raise ConfigError(
+                f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
+                "advantages within 3 deviations, -3 (1 + clip))"
+            )
+        if self.loss == "modpo" and self.aggregation != "linear":
+            raise ConfigError(
+                f"loss: modpo holds all objectives in each loss already, so aggregation {self.aggregation} has no meaning "
+                "for it; use linear"
+            )
+        if self.divisions < 1:
+            raise ConfigError(f"divisions must be at least 1, got {self.divisions}")
+
+
+def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: Sequence[int]) -> np.ndarray:
+    """Return ``count`` preferences ``[count, M]``, decided by ``seed`` alone (several integers), so a resumed run redraws them."""
+    random = np.random.default_rng(list(seed))
+    number = int(random.integers(2**62))
+    if settings.draw == "grid":
+        lattice = simplex_grid(objectives, settings.divisions)
+        return lattice[random.integers(len(lattice), size=count)]
+    alpha = settings.alpha if settings.draw == "dirichlet" else 1.0
+    weights = sample_simplex(count, objectives, alpha, number)
+    if settings.draw == "corners":
+        cornered = random.random(count) < settings.corner_share
+        weights[cornered] = np.eye(objectives)[random.integers(objectives, size=int(cornered.sum()))]
+    return weights
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectiveData:
+    """What every objective trains on: pairs in a table of its own, or one table that speaks for all.
+
+    Attributes:
+        objectives: M names.
+        tables: M tables, or one with ``labelled``.
+        margins: for MODPO's loss, of each table ``[N, M]``: rewards of chosen less those of rejected (beta times nats).
+        labelled: one table for all: of pairs, which count for each objective by the sign of its label (a tie or a missing
+            label is left out), or of responses with an advantage of each objective.
+    """
+
+    objectives: tuple[str, ...]
+    tables: tuple[PairTable | ResponseTable, ...]
+    labelled: bool = False
+    margins: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        expected = 1 if self.labelled else len(self.objectives)
+        if len(self.tables) != expected:
+            raise TrainingError(
+                f"{len(self.tables)} tables for {len(self.objectives)} objectives; expected {expected}"
+            )
+
+    @property
+    def pair_tables(self) -> tuple[PairTable, ...]:
+        """The tables, where they hold pairs."""
+        assert all(isinstance(table, PairTable) for table in self.tables)
+        return self.tables  # type: ignore[return-value]
+
+    @property
+    def labels(self) -> Tensor:
+        """Signs ``[N, M]`` of the one labelled table; 0 where an objective says nothing."""
+        (table,) = self.tables
+        assert isinstance(table, PairTable)
+        values = torch.tensor([pair.labels for pair in table.pairs], dtype=torch.float32)
+        return values.nan_to_num().sign()
+
+
+def fit_conditioned(
+    lm: LanguageModel,
+    train: ObjectiveData,
+    validation: ObjectiveData | None,
+    beta: float,
+    conditioning: Conditioning,
+    settings: Training,
+    accelerator: Accelerator,
+    checkpoint: Path,
+    *,
+    name: str,
+    key: str,
+    info: dict[str, Any] | None = None,
+    log: Callable[[int, Record], None] = lambda step, record: None,
+) -> tuple[Adapter, list[Record]]:
+    """Train one adapter for all preferences; return it folded (see :meth:`SingularGates.fold`) with its history.
+
+    A step draws ``batch_pairs`` pairs of every objective (of separate tables), packs them all into one forward, and takes
+    one backward of the aggregated loss. ``rank`` and ``alpha`` of ``settings`` are not read. Arguments as in
+    :func:`paretune.training.preference_pairs.fit_pairs`.
+
+    Raises:
+        TrainingError: a loss or gradient that is not finite, naming objective, step and pairs.
+    """
+    for part in (train, validation):
+        for table in part.tables if part is not None else ():
+            table.require_reference(name)
+    share = Share.of(Team.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
+    start, gates = initial(
+        target_shapes(lm.model, settings.targets),
+        conditioning.rank,
+        len(train.objectives),
+        groups=conditioning.groups,
+        own_scales=conditioning.own_scales,
+        hidden=conditioning.hidden,
+        init=conditioning.init,
+        seed=settings.seed,
+    )
+    for parameter in gates.named_parameters().values():
+        parameter.data = parameter.data.to(lm.device)
+    steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
+    with trained(steering, settings.gradient_checkpointing):
+        task = ConditionedTask(
+            name, lm, steering, gates, train, validation, beta, conditioning, settings, share
+        )
+        history = fit(task, settings, accelerator, checkpoint, key, log)
+        facts = {**(info or {}), "steerability": gates.steerability()}
+        return gates.fold(steering.adapter(info=facts)), history
+
+
+class ConditionedTask:
+    """One adapter whose gates follow the preference drawn for each step (a :class:`paretune.training.loop.Task`)."""
+
+    def __init__(
+        self,
+        name: str,
+        lm: LanguageModel,
+        steering: Steering,
+        gates: SingularGates,
+        train: ObjectiveData,
+        validation: ObjectiveData | None,
+        beta: float,
+        conditioning: Conditioning,
+        settings: Training,
+        share: Share = ALONE,
+    ) -> None:
+        self.name, self.lm, self.steering, self.gates, self.share = name, lm, steering, gates, share
+        self.train, self.validation = train, validation
+        self.beta, self.conditioning, self.settings = beta, conditioning, settings
+        draws = settings.steps * settings.accumulate * settings.batch_pairs
+        self.orders = [
+            data_order(len(table), draws, settings.seed + number) for number, table in enumerate(train.tables)
+        ]
+        self.ideal = torch.full((len(train.objectives),), conditioning.ideal or 0.0, device=lm.device)
+
+    def groups(self) -> list[Group]:
+        """Return U and V, and apart from them sigma and s with their own rate and no weight decay."""
+        return [
+            Group(
+                dict(self.steering.named_parameters()),
+                rate_factor=self.conditioning.rate_factor,
+                weight_decay=self.settings.weight_decay,
+            ),
+            Group(self.gates.named_parameters(), rate_factor=self.conditioning.gate_rate_factor),
+        ]
+
+    @contextmanager
+    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
+        """Draw preferences, yield the aggregated loss of the next pairs of every objective, and each objective's own."""
+        count, M = self.settings.batch_pairs, len(self.train.objectives)
+        rows = [batch_rows(order, step, micro, self.settings) for order in self.orders]
+        one = self.conditioning.per == "batch"
+        # Corners of resting objectives alone leave nothing to learn from: another draw.
+        for attempt in itertools.count():
+            seed = (self.settings.seed, step, micro, *([attempt] if attempt else []))
+            drawn = draw_preferences(self.conditioning, 1 if one else count, M, seed)
+            weights = torch.tensor(drawn, dtype=torch.float32, device=self.lm.device).expand(count, M)
+            wanted = self._wanted(weights, held_out)
+            if bool(wanted.any()):
+                break
+        rows = [self.share.rows(each) for each in rows]
+        weights, wanted = self.share.rows(weights), self.share.rows(wanted)
+        with self._losses(self.train, rows, weights, wanted) as (losses, present, tokens):
+            present = present & wanted
+            self._require_finite(losses, step, rows)
+            count = self.share.total(present.sum(0))
+            means = self.share.total((losses * present).sum(0)) / count.clamp(min=1)
+            if one:
+                loss = self._aggregate(means, weights[0] * (count > 0))
+            else:
+                loss = self.share.mean(self._aggregate(losses, weights * present))
+            loss = loss + self.share.mean(self._penalty())
+            record: Record = {"tokens": tokens}
+            weighted = self.share.total((weights * losses.detach() * present).sum(0)) / count.clamp(min=1)
+            for i, objective in enumerate(self.train.objectives):
+                weight = float(weights[:, i].mean())
+                record[f"loss/{objective}"] = float(means[i].detach())
+                record[f"weight/{objective}"] = weight
+                record[f"weighted_loss/{objective}"] = float(weighted[i])
+            yield loss, record
+
+    def _wanted(self, weights: Tensor, held_out: Record) -> Tensor:
+        """Return which losses are to be run, ``[n, M]``, under ``weights`` ``[n, M]``.
+
+        Under linear scalarisation an objective of weight 0 adds nothing. One whose held-out loss is down to ``stop_below``
+        rests.
+        """
+        linear = self.conditioning.aggregation == "linear"
+        wanted = weights > 0 if linear else torch.ones_like(weights).bool()
+        resting = [learned(f"validation_loss/{o}", held_out, self.settings) for o in self.train.objectives]
+        return wanted & ~torch.tensor(resting, device=weights.device)
+
+    @contextmanager
+    def _losses(
+        self, data: ObjectiveData, rows: Sequence[Sequence[int]], weights: Tensor, wanted: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Yield the loss of every objective on every row, ``[n, M]``, which of them exist, and the tokens of the one forward.
+
+        Row j of each objective's table is steered by ``weights[j]``.
+        """
+        n, M = weights.shape
+        groups: list[TokenGroup] = []
+        owners: list[tuple[int, int]] = []  # (row j, table) of each group
+        for t, table in enumerate(data.tables):
+            for j, row in enumerate(rows[t]):
+                # A process whose rows are all resting runs them for nothing, as sharded weights are run by all together.
+                if data.labelled or bool(wanted[j, t]) or not bool(wanted.any()):
+                    owners.append((j, t))
+                    groups += self._group(table, row)
+        index = torch.tensor([j for j, _ in owners], device=self.lm.device)
+        batch = pack(groups, self.lm.device, self.lm.model.dtype)
+        with self.steering.at(self.gates.at(weights), index=index[batch.groups]):
+            logps = packed_logps(self.lm.model, batch)
+            losses = torch.zeros(n, M, device=logps.device)
+            present = torch.zeros(n, M, dtype=torch.bool, device=logps.device)
+            for t in range(len(data.tables)):
+                mine = [g for g, (_, owner) in enumerate(owners) if owner == t]
+                if not mine:
+                    continue
+                js = [owners[g][0] for g in mine]
+                values, exist = self._row_losses(
+                    data, t, [rows[t][j] for j in js], weights[js], logps, batch.lengths, mine
+                )
+                columns = slice(None) if data.labelled else slice(t, t + 1)
+                losses[js, columns], present[js, columns] = values, exist
+            yield losses, present, batch.input_ids.numel()
+
+    def _group(self, table: PairTable | ResponseTable, row: int) -> list[TokenGroup]:
+        if isinstance(table, ResponseTable):
+            return [(table.prompts[row], [table.responses[row]])]
+        if self.conditioning.loss == "sft":
+            return [(table.prompts[row], [table.chosen[row]])]
+        return table.groups([row])
+
+    def _row_losses(
+        self,
+        data: ObjectiveData,
+        t: int,
+        rows: Sequence[int],
+        weights: Tensor,
+        logps: Tensor,
+        lengths: Tensor,
+        groups: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses ``[n, 1]`` (``[n, M]`` where labelled) of rows of table t, and which exist.
+
+        ``weights`` ``[n, M]`` are the preferences of the rows.
+        """
+        table = data.tables[t]
+        if isinstance(table, ResponseTable):
+            mine, at = list(groups), list(rows)
+            values = policy_gradient_loss(
+                logps[mine],
+                table.reference[at].to(logps.device),
+                lengths[mine],
+                table.advantages[at].to(logps.device),
+                self.beta,
+                self.conditioning.clip,
+            )
+            return values, torch.ones_like(values).bool()
+        if self.conditioning.loss == "sft":
+            values = nll_loss(logps[list(groups)], lengths[list(groups)])[:, None]
+            return values, torch.ones_like(values).bool()
+        both = logps.view(-1, 2)[list(groups)]
+        gap = log_ratio_gap(both, table.reference[list(rows)].to(logps.device))
+        if self.conditioning.loss == "modpo":
+            margins = data.margins[t][list(rows)].to(logps.device)
+            own = weights[:, t].clamp(min=LEAST_WEIGHT)
+            others = (weights * margins).sum(1) - weights[:, t] * margins[:, t]
+            values = pair_loss(gap, self.beta, margin=others, scale=1 / own)[:, None]
+            return values, torch.ones_like(values).bool()
+        if not data.labelled:
+            values = pair_loss(gap, self.beta)[:, None]
+            return values, torch.ones_like(values).bool()
+        signs = data.labels[list(rows)].to(logps.device)
+        return pair_loss(gap[:, None] * signs, self.beta), signs != 0
+
+    def _aggregate(self, losses: Tensor, weights: Tensor) -> Tensor:
+        c = self.conditioning
+        return aggregate(losses, weights, c.aggregation, self.ideal, c.mu, c.rho)
+
+    def _penalty(self) -> Tensor:
+        if not self.conditioning.orthogonality:
+            return torch.zeros((), device=self.lm.device)
+        factors = {path: (layer.U, layer.V) for path, layer in self.steering.layers.items()}
+        return self.conditioning.orthogonality * orthogonality(factors)
+
+    def _require_finite(self, losses: Tensor, step: int, rows: Sequence[Sequence[int]]) -> None:
+        bad = (~losses.isfinite()).any(0).nonzero()[:, 0].tolist()
+        if bad:
+            t = 0 if self.train.labelled else bad[0]
+            raise TrainingError(
+                f"{self.name}: the loss of {self.train.objectives[bad[0]]!r} is not finite at step {step + 1}, on "
+                f"{self.train.tables[t].where(rows[t])}; lower train.learning_rate, or look at these rows"
+            )
+
+    @torch.no_grad()
+    def validate(self) -> Record | None:
+        """Return held-out losses at fixed preferences, one a row from a shuffled grid of 5 points a side.
+
+        ``validation_loss`` is the sum over objectives of the mean of w_i L_i, on the scale of the linear training loss;
+        ``validation_loss/NAME`` the mean of L_i weighted by w_i. An objective that has no weight on any row has none.
+        """
+        if self.validation is None:
+            return None
+        objectives = self.validation.objectives
+        grid = torch.tensor(simplex_grid(len(objectives), 4), dtype=torch.float32)
+        grid = grid[torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))].to(self.lm.device)
+        sums, weight, count = torch.zeros(3, len(objectives), device=self.lm.device)
+        size = self.settings.batch_pairs
+        for start in self.share.team.part(range(0, max(map(len, self.validation.tables)), size)):
+            rows = [range(start, min(start + size, len(table))) for table in self.validation.tables]
+            width = max(map(len, rows))
+            weights = grid[torch.arange(start, start + width, device=grid.device) % len(grid)]
+            everywhere = torch.ones_like(weights).bool()
+            with self._losses(self.validation, rows, weights, everywhere) as (losses, present, _):
+                sums += (weights * losses * present).sum(0)
+                weight += (weights * present).sum(0)
+                count += present.sum(0)
+        sums, weight, count = self.share.reduce_sums(torch.stack([sums, weight, count]))
+        record = {"validation_loss": float((sums / count.clamp(min=1)).sum())}
+        for i, objective in enumerate(objectives):
+            if weight[i] > 0:
+                record[f"validation_loss/{objective}"] = float(sums[i] / weight[i])
+        return record

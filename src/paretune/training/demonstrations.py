@@ -1,0 +1,172 @@
+"""Supervised fine-tuning: one adapter that imitates given responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from paretune.core.errors import TrainingError
+from paretune.data.rows import Prompt
+from paretune.models.adapter import Adapter
+from paretune.models.distributed import ALONE, Share, Team
+from paretune.models.language_model import LanguageModel
+from paretune.models.packing import TokenGroup, pack, packed_logps
+from paretune.models.steering import Steering, trained
+from paretune.training.loop import Group, Record, Training, attach, batch_rows, data_order, fit
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A response to imitate.
+
+    Attributes:
+        prompt: the conversation before it.
+        response: its text.
+        truncated: it was cut by a token limit, so it does not teach where to end.
+        where: its origin, for messages, such as ``answers.jsonl:12 (response 0)``.
+    """
+
+    prompt: Prompt
+    response: str
+    truncated: bool = False
+    where: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class DemonstrationTable:
+    """N tokenised demonstrations.
+
+    Attributes:
+        prompts, responses: token ids; responses end with the end of turn unless they were cut.
+        wheres: their origins.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    responses: tuple[tuple[int, ...], ...]
+    wheres: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+
+def tokenise_demonstrations(
+    lm: LanguageModel, items: Sequence[Demonstration], max_tokens: int
+) -> tuple[DemonstrationTable, int]:
+    """Tokenise demonstrations; return the table and how many were left out because they exceed ``max_tokens``.
+
+    Labels come from token counts, not from a search for a template: the prompt is never imitated, the end of turn is.
+
+    Raises:
+        TrainingError: none is left.
+    """
+    kept = []
+    for item in items:
+        prompt = tuple(lm.encode_prompt(item.prompt))
+        response = tuple(lm.encode_response(item.response, item.truncated))
+        if len(prompt) + len(response) <= max_tokens:
+            kept.append((prompt, response, item.where))
+    if not kept:
+        raise TrainingError(
+            f"none of {len(items)} responses to imitate has at most {max_tokens} tokens with its prompt; give some, or raise "
+            "train.max_tokens"
+        )
+    prompts, responses, wheres = zip(*kept, strict=True)
+    return DemonstrationTable(prompts, responses, wheres), len(items) - len(kept)
+
+
+def fit_demonstrations(
+    lm: LanguageModel,
+    table: DemonstrationTable,
+    validation: DemonstrationTable | None,
+    settings: Training,
+    accelerator: Accelerator,
+    checkpoint: Path,
+    *,
+    name: str,
+    key: str,
+    start: Adapter | None = None,
+    info: dict[str, Any] | None = None,
+    log: Callable[[int, Record], None] = lambda step, record: None,
+) -> tuple[Adapter, list[Record]]:
+    """Train an adapter to imitate ``table`` and return it with one record of metrics an optimiser step.
+
+    The loss is the mean negative log-likelihood of a response token, in nats. ``batch_pairs`` of ``settings`` counts
+    responses here. Other arguments as in :func:`paretune.training.preference_pairs.fit_pairs`.
+
+    Raises:
+        TrainingError: a loss or gradient that is not finite, naming run, step and responses.
+    """
+    share = Share.of(Team.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
+    steering, scale = attach(lm, settings, start)
+    with trained(steering, settings.gradient_checkpointing):
+        task = DemonstrationTask(name, lm, steering, scale, table, validation, settings, share)
+        history = fit(task, settings, accelerator, checkpoint, key, log)
+        return steering.adapter(scale, info), history
+
+
+class DemonstrationTask:
+    """One adapter under a constant gate on responses to imitate (a :class:`paretune.training.loop.Task`)."""
+
+    def __init__(
+        self,
+        name: str,
+        lm: LanguageModel,
+        steering: Steering,
+        scale: float,
+        table: DemonstrationTable,
+        validation: DemonstrationTable | None,
+        settings: Training,
+        share: Share = ALONE,
+    ) -> None:
+        self.name, self.lm, self.steering, self.share = name, lm, steering, share
+        self.table, self.validation, self.settings = table, validation, settings
+        self.gate = torch.full((steering.rank,), scale)
+        draws = settings.steps * settings.accumulate * settings.batch_pairs
+        self.order = data_order(len(table), draws, settings.seed)
+
+    def groups(self) -> list[Group]:
+        """Return U and V of every adapted matrix, and the embeddings of tags."""
+        return [Group(dict(self.steering.named_parameters()), weight_decay=self.settings.weight_decay)]
+
+    @contextmanager
+    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
+        """Yield the mean loss a token of the next responses in the order of the data."""
+        rows = self.share.rows(batch_rows(self.order, step, micro, self.settings))
+        with self.steering.at(self.gate):
+            loss, targets, tokens = self._loss(self.table, rows)
+            if not bool(loss.isfinite()):
+                named = "; ".join(self.table.wheres[row] for row in rows)
+                raise TrainingError(
+                    f"{self.name}: the loss is not finite at step {step + 1}, on {named}; lower train.learning_rate, or look "
+                    "at these responses"
+                )
+            count = self.share.total(torch.tensor(float(targets), device=loss.device))
+            yield self.share.total(loss) / count, {"tokens": tokens}
+
+    def _loss(self, table: DemonstrationTable, rows: Sequence[int]) -> tuple[Tensor, int, int]:
+        """Return the summed negative log-likelihood of ``rows``, its tokens, and all tokens of the one forward."""
+        groups: list[TokenGroup] = [(table.prompts[row], [table.responses[row]]) for row in rows]
+        batch = pack(groups, self.lm.device, self.lm.model.dtype)
+        loss = -packed_logps(self.lm.model, batch).sum()
+        return loss, sum(len(table.responses[row]) for row in rows), batch.input_ids.numel()
+
+    @torch.no_grad()
+    def validate(self) -> Record | None:
+        """Return the mean loss a token of the held-out responses."""
+        if self.validation is None:
+            return None
+        sums = torch.zeros(2, device=self.lm.device)
+        for start in self.share.team.part(range(0, len(self.validation), self.settings.batch_pairs)):
+            rows = range(start, min(len(self.validation), start + self.settings.batch_pairs))
+            with self.steering.at(self.gate):
+                loss, count, _ = self._loss(self.validation, rows)
+            sums += torch.tensor([float(loss), count], device=sums.device)
+        total, targets = self.share.reduce_sums(sums).tolist()
+        return {"validation_loss": total / targets}

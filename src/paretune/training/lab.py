@@ -1,0 +1,422 @@
+"""The lab: what a method needs to turn pairs into adapters, with everything frozen computed once and every stage resumable."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paretune.core.files import fingerprint, write_json
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import Choose, Pair, pairs
+from paretune.generation.generate import attached, response_logps
+from paretune.models.adapter import Adapter
+from paretune.models.distributed import Team, start
+from paretune.models.language_model import LanguageModel
+from paretune.models.packing import TokenGroup
+from paretune.scoring.cache import ScoreCache
+from paretune.training.conditioned import Conditioning, ObjectiveData, fit_conditioned
+from paretune.training.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
+from paretune.training.loop import Record, Training, data_order
+from paretune.training.losses import Link
+from paretune.training.preference_pairs import fit_pairs
+from paretune.training.rl.goal import Goal
+from paretune.training.rl.rollouts import rollout_folder
+from paretune.training.rl.task import fit_on_policy
+from paretune.training.stages import StageRecord, Stages
+from paretune.training.token_tables import PairTable, ResponseTable, tokenise, tokenise_responses
+from paretune.training.trackers import tracked
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What the lab gives to a training function beside data and settings; see
+    :func:`paretune.training.preference_pairs.fit_pairs`."""
+
+    name: str
+    key: str
+    checkpoint: Path
+    info: dict[str, Any]
+    log: Callable[[int, Record], None]
+
+
+@dataclass
+class Lab:
+    """A language model, a run folder and the settings of training.
+
+    Attributes:
+        lm: the frozen base model, which is the reference of every method.
+        folder: run folder; finished stages and caches live in it.
+        training: how adapters are trained.
+        trackers: names of accelerate's trackers (tensorboard, wandb, trackio, mlflow); none by default.
+        team: the processes of the run, each of which has such a lab on one folder that all of them see.
+        shared: other runs work in the folder at the same time, as the tasks of a sweep do: what is under way in one of them is
+            waited for and not done twice, and a stage's folder is named by its key too, so that it depends on nobody's order.
+        scoring_forwards: responses scored by frozen models so far (cached ones do not count).
+    """
+
+    lm: LanguageModel
+    folder: Path
+    training: Training = field(default_factory=Training)
+    trackers: tuple[str, ...] = ()
+    shared: bool = False
+    scoring_forwards: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        self.accelerator = start(self.lm.device)
+        self.team = Team.of(self.accelerator, self.lm.model)
+        self._stages = Stages(self.folder, self.team, self.shared)
+
+    @property
+    def stages(self) -> list[StageRecord]:
+        """What has been run or found finished so far, in order."""
+        return self._stages.records
+
+    @contextmanager
+    def trained_by(self, training: Training) -> Iterator[None]:
+        """Train by other settings for the length of the context."""
+        outer, self.training = self.training, training
+        try:
+            yield
+        finally:
+            self.training = outer
+
+    def pair_table(self, chosen: Sequence[Pair]) -> PairTable:
+        """Tokenise pairs and fill in their reference log-probabilities (cached).
+
+        Raises:
+            TrainingError: no pair is short enough.
+        """
+        table, dropped = tokenise(self.lm, chosen, self.training.max_tokens)
+        if dropped:
+            self.say(
+                f"{dropped} of {len(chosen)} pairs are longer than max_tokens={self.training.max_tokens} and were dropped"
+            )
+        return replace(table, reference=self.logps(table))
+
+    def train_table(self, chosen: Sequence[Pair]) -> PairTable:
+        """Return :meth:`pair_table` of the pairs a run will draw: all, or a choice by the seed of as many as it has steps for.
+
+        The rest would be scored for nothing, and the reference pass is a large part of a short run.
+        """
+        t = self.training
+        draws = t.steps * t.accumulate * t.batch_pairs
+        kept = range(len(chosen)) if draws >= len(chosen) else sorted(data_order(len(chosen), draws, t.seed))
+        return self.pair_table([chosen[n] for n in kept])
+
+    def response_table(self, dataset: ScoredDataset) -> ResponseTable:
+        """Tokenise all scored responses and fill in their reference log-probabilities (cached).
+
+        Raises:
+            TrainingError: a score is missing, or no prompt has two responses that are short enough.
+        """
+        table = tokenise_responses(self.lm, dataset, self.training.max_tokens)
+        groups: list[TokenGroup] = [(p, [r]) for p, r in zip(table.prompts, table.responses, strict=True)]
+        return replace(table, reference=torch.cat(self.response_logps(groups, None)))
+
+    def logps(self, table: PairTable, adapter: Adapter | None = None) -> Tensor:
+        """Return the log-probabilities fp32 ``[N, 2]`` of chosen and rejected under ``adapter`` (None: the base model).
+
+        Computed once for each distinct response and kept on disk under the fingerprint of text, model and adapter, so
+        that every objective, preference, method and restart shares them.
+        """
+        owners: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
+        for prompt, chosen, rejected in zip(table.prompts, table.chosen, table.rejected, strict=True):
+            responses = owners.setdefault(prompt, {})
+            responses.setdefault(chosen, len(responses))
+            responses.setdefault(rejected, len(responses))
+        groups: list[TokenGroup] = [(prompt, list(responses)) for prompt, responses in owners.items()]
+        values = self.response_logps(groups, adapter)
+        at = dict(zip(owners, values, strict=True))
+        return torch.stack(
+            [
+                torch.stack([at[prompt][owners[prompt][chosen]], at[prompt][owners[prompt][rejected]]])
+                for prompt, chosen, rejected in zip(table.prompts, table.chosen, table.rejected, strict=True)
+            ]
+        )
+
+    def implicit_gap(self, table: PairTable, adapter: Adapter, beta: float) -> Tensor:
+        """Return r(chosen) - r(rejected) ``[N]`` under the adapter's implicit reward beta (log pi - log pi_ref), both cached."""
+        ratios = self.logps(table, adapter) - table.reference
+        return beta * (ratios[:, 0] - ratios[:, 1])
+
+    def response_logps(self, groups: Sequence[TokenGroup], adapter: Adapter | None = None) -> list[Tensor]:
+        """Return for each group the log-probabilities of its responses (fp32, in nats, summed over tokens), kept on disk.
+
+        ``adapter`` None is the base model. A response that stands in several groups of one prompt is read once.
+        """
+        who = fingerprint(
+            self.lm.fingerprint, str(self.lm.model.dtype), adapter.fingerprint if adapter else "base"
+        )
+        keys = [
+            [fingerprint(who, prompt, response) for response in responses] for prompt, responses in groups
+        ]
+        with self._stages.alone(f"logps-{who}"):
+            return self._response_logps(groups, keys, adapter)
+
+    def _response_logps(
+        self, groups: Sequence[TokenGroup], keys: list[list[str]], adapter: Adapter | None
+    ) -> list[Tensor]:
+        cache = ScoreCache(self.folder / "cache" / "logps.sqlite")
+        known = self.team.once(lambda: cache.get([key for row in keys for key in row]))
+        # Kept when the pass has ended, not before: what is left after a kill would be packed, and so rounded, otherwise.
+        todo = [
+            (prompt, {key: r for key, r in zip(row, responses, strict=True) if key not in known})
+            for (prompt, responses), row in zip(groups, keys, strict=True)
+        ]
+        todo = [(prompt, unknown) for prompt, unknown in todo if unknown]
+        if todo:
+            asked = [(prompt, list(unknown.values())) for prompt, unknown in todo]
+            self.scoring_forwards += sum(len(responses) for _, responses in asked)
+            found = self._score(asked, adapter)
+            for (_, unknown), values in zip(todo, found, strict=True):
+                known.update(zip(unknown, values.tolist(), strict=True))
+            self.team.once(lambda: cache.put({key: known[key] for _, unknown in todo for key in unknown}))
+        return [torch.tensor([known[key] for key in row]) for row in keys]
+
+    def _score(self, groups: Sequence[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
+        if adapter is None:
+            return response_logps(self.lm, groups, description="reference log-probabilities", team=self.team)
+        with attached(self.lm, adapter) as steering:
+            return response_logps(
+                self.lm,
+                groups,
+                steering,
+                adapter.gates(),
+                description="margin log-probabilities",
+                team=self.team,
+            )
+
+    def fit(
+        self,
+        name: str,
+        table: PairTable,
+        validation: PairTable | None,
+        beta: float,
+        link: Link = "sigmoid",
+        info: dict[str, Any] | None = None,
+        *,
+        start: Adapter | None = None,
+        nll: float = 0.0,
+    ) -> Adapter:
+        """Train an adapter on a stamped table, or return the finished one of an earlier run with the same inputs.
+
+        Args:
+            name: of the stage and its folder under ``adapters/``.
+            table: stamped pairs.
+            validation: pairs that choose the best weights, stamped alike; None keeps the last.
+            beta: strength of the KL penalty, > 0.
+            link: ``sigmoid`` or ``hinge``.
+            info: facts stored with the adapter.
+            start: adapter to go on from; None starts at the base model.
+            nll: weight of imitating chosen, per mean nat a token.
+        """
+        facts = dict(info or {}) | {"beta": beta, "link": link, "pairs": len(table)}
+        inputs: list[Any] = [table.fingerprint, validation.fingerprint if validation else "", beta, link]
+        if start is not None or nll:
+            inputs += [start.fingerprint if start else "", nll]
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_pairs(
+                self.lm,
+                table,
+                validation,
+                beta,
+                self.training,
+                self.accelerator,
+                link=link,
+                nll=nll,
+                start=start,
+                **vars(run),
+            )
+
+        return self._trained(name, inputs, facts, train, start)
+
+    def dpo(
+        self,
+        objective: str,
+        train: ScoredDataset,
+        validation: ScoredDataset,
+        beta: float,
+        choose: Choose = "extremes",
+    ) -> Adapter:
+        """Return the DPO adapter of one objective: the member of soups and of MOD, and the start of SIPO, trained once.
+
+        Args:
+            objective: whose pairs are trained on.
+            train, validation: data with at least two responses a prompt.
+            beta: strength of the KL penalty, > 0.
+            choose: which pairs of a prompt's responses are used.
+        """
+        table = self.train_table(pairs(train, objective, choose))
+        held_out = self.pair_table(pairs(validation, objective, choose))
+        info = {"method": "dpo", "objective": objective}
+        return self.fit(f"dpo-{objective}", table, held_out, beta, info=info)
+
+    def fit_conditioned(
+        self,
+        name: str,
+        data: ObjectiveData,
+        validation: ObjectiveData | None,
+        beta: float,
+        conditioning: Conditioning,
+        info: dict[str, Any] | None = None,
+    ) -> Adapter:
+        """Train one adapter for all preferences, or return the finished one of an earlier run with the same inputs.
+
+        The arguments are those of :meth:`fit`, with one table an objective (or one labelled for all) and the settings of
+        the conditioning.
+        """
+        facts = dict(info or {}) | {
+            "beta": beta,
+            "objectives": list(data.objectives),
+            "conditioning": asdict(conditioning),
+            "pairs": sum(map(len, data.tables)),
+        }
+        tables = [[table.fingerprint for table in part.tables] for part in (data, validation) if part]
+        margins = [
+            fingerprint(m.numpy().tobytes()) for part in (data, validation) if part for m in part.margins
+        ]
+        inputs = [tables, margins, list(data.objectives), data.labelled, beta, asdict(conditioning)]
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_conditioned(
+                self.lm, data, validation, beta, conditioning, self.training, self.accelerator, **vars(run)
+            )
+
+        return self._trained(name, inputs, facts, train)
+
+    def fit_demonstrations(
+        self,
+        name: str,
+        items: Sequence[Demonstration],
+        held_out: Sequence[Demonstration] = (),
+        start: Adapter | None = None,
+        info: dict[str, Any] | None = None,
+        tags: Sequence[str] = (),
+    ) -> Adapter:
+        """Train an adapter to imitate ``items``, or return the finished one of an earlier run with the same inputs.
+
+        Args:
+            name: of the stage and its folder under ``adapters/``.
+            items: responses to imitate.
+            held_out: responses that choose the best weights; without them the last weights are kept.
+            start: adapter to go on from; None starts at the base model.
+            info: facts stored with the adapter.
+            tags: texts in prompts that are one learned token each, see :class:`paretune.models.language_model.LanguageModel`.
+
+        Raises:
+            TrainingError: no response is short enough.
+            ModelError: ``start`` has no embeddings of the tags.
+        """
+        lm = replace(self.lm, tags=tuple(tags))
+        table, dropped = tokenise_demonstrations(lm, items, self.training.max_tokens)
+        if dropped:
+            self.say(
+                f"{name}: {dropped} of {len(items)} responses are longer than max_tokens={self.training.max_tokens} with their "
+                "prompt and were left out"
+            )
+        kept = tokenise_demonstrations(lm, held_out, self.training.max_tokens)[0] if held_out else None
+        facts = dict(info or {}) | {"responses": len(table)}
+        inputs = [
+            "demonstrations",
+            [[part.prompts, part.responses] if part else [] for part in (table, kept)],
+            start.fingerprint if start else "",
+            *tags,  # their texts decide where their embeddings begin
+        ]
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_demonstrations(
+                lm, table, kept, self.training, self.accelerator, start=start, **vars(run)
+            )
+
+        return self._trained(name, inputs, facts, train, start)
+
+    def fit_on_policy(self, name: str, goal: Goal, info: dict[str, Any] | None = None) -> Adapter:
+        """Train an adapter on its own responses, or return the finished one of an earlier run with the same inputs.
+
+        Args:
+            name: of the stage and its folder under ``adapters/``.
+            goal: prompts, rewards, and the preference or how preferences are drawn.
+            info: facts stored with the adapter, beside those of the goal and the seed.
+
+        Raises:
+            BatchError: a reward function failed; what was trained so far is saved.
+        """
+        facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
+        cache = ScoreCache(self.folder / "cache" / "scores.sqlite")
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_on_policy(
+                self.lm,
+                goal,
+                self.training,
+                self.accelerator,
+                cache=cache,
+                say=self.say,
+                **vars(run),
+            )
+
+        return self._trained(name, ["on-policy", *goal.identity()], facts, train)
+
+    def _trained(
+        self,
+        name: str,
+        inputs: list[Any],
+        facts: dict[str, Any],
+        train: Callable[[TrainingRun], tuple[Adapter, list[Record]]],
+        start: Adapter | None = None,
+    ) -> Adapter:
+        """Return the adapter of stage ``name``, trained now unless it is finished under the same inputs and settings.
+
+        Its ``info["stages"]`` names all stages of training that led to it: those before in ``facts``, or else of ``start``.
+        """
+        training = asdict(self.training)
+        training.pop("checkpoint_every")
+        key = fingerprint(inputs, training, self.lm.fingerprint, str(self.lm.model.dtype))
+        stage = self.own_name(f"adapters/{name}", key)
+        before = facts.get("stages", start.info.get("stages", []) if start else [])
+        facts = facts | {"stage": stage, "stages": [*before, stage]}
+        checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
+        others = [] if self.shared else sorted(checkpoint.parent.glob(f"{name}-*.safetensors"))
+        for other in others:
+            if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :]):
+                self.say(
+                    f"{name}: {other} is the checkpoint of a run with other settings or data; it cannot be gone on from, so "
+                    "training starts at step 1 (set the old settings to finish that run, or delete the file)"
+                )
+
+        def make(folder: Path) -> None:
+            with tracked(self.trackers, self.lm.device, self.folder / "logs" / name, facts) as log:
+                adapter, history = train(TrainingRun(name, key, checkpoint, facts, log))
+            adapter.save(folder / "adapter")
+            write_json(folder / "history.json", history)
+
+        folder = self.stage(stage, key, make, together=True)
+        checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(rollout_folder(checkpoint), ignore_errors=True)
+        return Adapter.load(folder / "adapter", self.lm.fingerprint)
+
+    def own_name(self, name: str, key: str) -> str:
+        """See :meth:`paretune.training.stages.Stages.own_name`."""
+        return self._stages.own_name(name, key)
+
+    def stage(self, name: str, key: str, make: Callable[[Path], None], together: bool = False) -> Path:
+        """See :meth:`paretune.training.stages.Stages.made`."""
+        return self._stages.made(name, key, make, together)
+
+    def say(self, message: str) -> None:
+        """Tell the person at the terminal something worth knowing, once."""
+        if not self.team.first:
+            return
+        from rich.console import Console
+
+        Console(stderr=True).print(message, style="yellow", markup=False, highlight=False)

@@ -1,0 +1,359 @@
+"""The training loop: optimiser, schedule, validation, checkpoints. What is trained, and on what, is a :class:`Task`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from paretune.core.errors import ConfigError, TrainingError
+from paretune.core.files import atomic_path
+from paretune.core.progress import progress
+from paretune.models.adapter import Adapter
+from paretune.models.distributed import Share
+from paretune.models.language_model import LanguageModel
+from paretune.models.steering import Steering
+
+Record = dict[str, float]
+
+COUNTS = ("tokens", "sampled_tokens")
+"""Metrics that are summed over the forwards of a step; every other is their mean."""
+
+
+class BatchError(TrainingError):
+    """A batch could not be had, and nothing of its step is applied: the loop saves its state, then passes this on."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an adapter is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_pairs: pairs in one forward.
+        accumulate: forwards an optimiser step.
+        learning_rate: peak of AdamW's learning rate.
+        warmup_ratio: share of ``steps`` with a rising rate; then it falls to 0 by a half cosine.
+        weight_decay: of AdamW.
+        clip_norm: largest norm of the gradient.
+        rank, alpha: of the adapter; the update is scaled by alpha / rank.
+        targets: leaf names of the adapted linear layers, or ``all-linear``; ``all-linear@15-`` adapts blocks from 15 on alone, and
+            no backward pass goes below: less time and memory, for another model.
+        max_tokens: longest prompt + response; longer pairs are dropped and counted.
+        validate_every: optimiser steps between validations; 0 means a quarter of ``steps``. The weights of the lowest
+            validation loss are kept.
+        stop_below: an objective is learned at the first validation loss at or below this, and a run ends when all its
+            objectives are. An easily learned one (shorter answers) otherwise runs on along its direction long after its
+            pairs are told apart, and the text with it. Where one adapter is trained for several objectives, a learned one
+            rests while the others go on, until its validation loss is above again.
+        checkpoint_every: optimiser steps between checkpoints, from which a killed run goes on.
+        gradient_checkpointing: recompute activations in backward: less memory, about a third more time.
+        seed: of the adapter's start and of the data order.
+    """
+
+    steps: int = 100
+    batch_pairs: int = 4
+    accumulate: int = 1
+    learning_rate: float = 2e-4
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    max_tokens: int = 1024
+    validate_every: int = 0
+    stop_below: float | None = None
+    checkpoint_every: int = 25
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_pairs", "accumulate", "rank", "max_tokens", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise ConfigError(
+                f"train.warmup_ratio is a share of the steps between 0 and 1, got {self.warmup_ratio}"
+            )
+        if not self.learning_rate > 0 or not self.clip_norm > 0:
+            raise ConfigError(
+                f"train.learning_rate and train.clip_norm must be above 0, got {self.learning_rate} and {self.clip_norm}"
+            )
+
+
+def learning_rate(step: int, settings: Training) -> float:
+    """Return the rate of optimiser step ``step`` (from 0): a linear rise over the warm-up, then a half cosine to 0."""
+    warmup = math.ceil(settings.warmup_ratio * settings.steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    share = (step - warmup) / max(1, settings.steps - warmup)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def data_order(count: int, draws: int, seed: int) -> list[int]:
+    """Return ``draws`` row numbers below ``count``: shuffled passes over the data, a new shuffle each pass."""
+    order: list[int] = []
+    generator = torch.Generator().manual_seed(seed)
+    while len(order) < draws:
+        order.extend(torch.randperm(count, generator=generator).tolist())
+    return order[:draws]
+
+
+def batch_rows(order: Sequence[int], step: int, micro: int, settings: Training) -> list[int]:
+    """Return the rows of forward ``micro`` of optimiser step ``step`` (both from 0) in an order of :func:`data_order`."""
+    first = (step * settings.accumulate + micro) * settings.batch_pairs
+    return list(order[first : first + settings.batch_pairs])
+
+
+def attach(lm: LanguageModel, settings: Training, start: Adapter | None = None) -> tuple[Steering, float]:
+    """Attach a fresh trainable adapter, or a trainable copy of ``start``; return it with the scale of its update.
+
+    Raises:
+        ModelError: ``start`` does not know the tags of the model's prompts; or see :meth:`Steering.attach`.
+    """
+    if start is None:
+        steering = Steering.attach(
+            lm.model,
+            settings.targets,
+            settings.rank,
+            lm.fingerprint,
+            settings.seed,
+            tokens=lm.tag_embeddings(),
+        )
+        return steering, settings.alpha / settings.rank
+    lm.check_tags(start)
+    (scale,) = start.scales
+    return Steering.attach_adapter(lm.model, start, trainable=True, base=lm.fingerprint), scale
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a factor on the learning rate and a weight decay."""
+
+    parameters: Mapping[str, nn.Parameter]
+    rate_factor: float = 1.0
+    weight_decay: float = 0.0
+
+
+class Task(Protocol):
+    """What the loop trains: it is decided by its arguments alone, so that a step can be run again after a kill."""
+
+    name: str
+    share: Share
+    """What of a step this process runs: its part of each forward's rows."""
+
+    def groups(self) -> list[Group]:
+        """Return all trainable parameters, in a fixed order, under names that do not change."""
+
+    def batch(self, step: int, micro: int, held_out: Record) -> AbstractContextManager[tuple[Tensor, Record]]:
+        """Run forward ``micro`` of optimiser step ``step`` (both from 0) and yield its mean loss and its metrics.
+
+        Where ``share`` divides its rows the loss is still the mean over all of them (its gradient is of the rows that are run
+        here, see :meth:`Share.total`), and a metric the mean over those of this process.
+
+        ``held_out`` is what the last :meth:`validate` returned (nothing before the first). Among the metrics is
+        ``tokens``, those of the forward. The backward pass runs inside the context. The batch is drawn here, so after the
+        step before it.
+
+        Raises:
+            TrainingError: a loss that is not finite, naming step and rows.
+            BatchError: the batch could not be had.
+        """
+
+    def validate(self) -> Record | None:
+        """Return the mean loss on held-out data, or None where there are none.
+
+        Under ``validation_loss``, and where several objectives are trained each one's own under ``validation_loss/NAME``.
+        """
+
+
+def learned(name: str, held_out: Record, settings: Training) -> bool:
+    """Whether the loss ``name`` in ``held_out`` is down to ``settings.stop_below``."""
+    return settings.stop_below is not None and held_out.get(name, math.inf) <= settings.stop_below
+
+
+def fit(
+    task: Task,
+    settings: Training,
+    accelerator: Accelerator,
+    checkpoint: Path,
+    key: str,
+    log: Callable[[int, Record], None] = lambda step, record: None,
+) -> list[Record]:
+    """Train the task's parameters in place and return one record of metrics an optimiser step.
+
+    The weights of the lowest validation loss are kept, or the last ones without validation; ``settings.stop_below`` ends
+    the run early. Killed and started again with the same arguments it goes on from ``checkpoint`` and ends with the same
+    weights.
+
+    Args:
+        task: parameters and batches.
+        settings: steps, rates, clipping.
+        accelerator: runs backward.
+        checkpoint: file to go on from; removed by the caller when the stage is finished.
+        key: identifies everything that decides the run; a checkpoint of another key is refused.
+        log: called with each step's record.
+
+    Raises:
+        TrainingError: a loss or gradient that is not finite; a checkpoint that cannot be used.
+        BatchError: from the task, after a checkpoint was written.
+    """
+    run = _Run(task, settings, accelerator)
+    state = _restore(run, checkpoint, key)
+    every = settings.validate_every or max(1, settings.steps // 4)
+    with progress(task.name, settings.steps, state.step) as advance:
+        while state.step < settings.steps and not state.learned:
+            try:
+                record = run.step(state.step, state.held_out)
+            except BatchError:
+                if state.step and task.share.team.first:  # before the first step there is nothing to save
+                    _save(run, state, checkpoint, key)
+                raise
+            state.step += 1
+            last = state.step == settings.steps
+            held_out = task.validate() if state.step % every == 0 or last else None
+            if held_out is not None:
+                held_out = task.share.team.tell(held_out)  # all stop, or none
+                record |= held_out
+                state.held_out = held_out
+                if held_out["validation_loss"] < state.best_loss:
+                    state.best_loss, state.best = held_out["validation_loss"], run.weights()
+                losses = [name for name in held_out if "/" in name] or ["validation_loss"]
+                state.learned = all(learned(name, held_out, settings) for name in losses)
+            state.history.append(record)
+            if task.share.team.first:
+                log(state.step, record)
+            due = state.step % settings.checkpoint_every == 0 and not (last or state.learned)
+            if due and task.share.team.first:
+                _save(run, state, checkpoint, key)
+            advance(1, f"loss {record['loss']:.3f}")
+    if state.best:
+        run.load_weights(state.best)
+    return state.history
+
+
+class _State:
+    """What a checkpoint holds beside weights and moments."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.best_loss = math.inf
+        self.learned = False
+        self.held_out: Record = {}
+        self.best: dict[str, Tensor] = {}
+        self.history: list[Record] = []
+
+
+class _Run:
+    """A task with its optimiser."""
+
+    def __init__(self, task: Task, settings: Training, accelerator: Accelerator) -> None:
+        self.task, self.settings, self.accelerator = task, settings, accelerator
+        self.groups = task.groups()
+        self.parameters = {name: p for group in self.groups for name, p in group.parameters.items()}
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(group.parameters.values()), "weight_decay": group.weight_decay}
+                for group in self.groups
+            ],
+            lr=settings.learning_rate,
+        )
+
+    def step(self, step: int, held_out: Record) -> Record:
+        """Run one optimiser step and return its metrics: :data:`COUNTS` in all, others the mean over its forwards."""
+        rate = learning_rate(step, self.settings)
+        for options, group in zip(self.optimizer.param_groups, self.groups, strict=True):
+            options["lr"] = rate * group.rate_factor
+        self.optimizer.zero_grad(set_to_none=True)
+        forwards, share = self.settings.accumulate, self.task.share
+        record: Record = {"loss": 0.0}
+        for micro in share.forwards(forwards):
+            with self.task.batch(step, micro, held_out) as (loss, metrics):
+                self.accelerator.backward(loss / forwards)
+            for name, value in {"loss": float(loss.detach()), **metrics}.items():
+                record[name] = record.get(name, 0.0) + value / (1 if name in COUNTS else forwards)
+        share.reduce_gradients(self.parameters.values())
+        record = {"step": step + 1, **share.reduce_record(record, COUNTS)}
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm))
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"{self.task.name}: the gradient is not finite at step {step + 1}; lower train.learning_rate"
+            )
+        self.optimizer.step()
+        return record | {"grad_norm": norm, "learning_rate": rate}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of the adapter's parameters."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Set the adapter's parameters."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _save(run: _Run, state: _State, file: Path, key: str) -> None:
+    """Write weights, moments and progress, which all processes hold alike, to one safetensors file, atomically."""
+    tensors = {f"weight/{name}": value for name, value in run.weights().items()}
+    tensors |= {f"best/{name}": value for name, value in state.best.items()}
+    for name, parameter in run.parameters.items():
+        for moment in _MOMENTS:
+            tensors[f"{moment}/{name}"] = run.optimizer.state[parameter][moment].cpu().clone()
+    facts = {
+        "key": key,
+        "step": state.step,
+        "best_loss": state.best_loss,
+        "held_out": state.held_out,
+        "history": state.history,
+    }
+    with atomic_path(file) as temporary:
+        save_file(tensors, temporary, metadata={"paretune": json.dumps(facts)})
+
+
+def _restore(run: _Run, file: Path, key: str) -> _State:
+    """Return the state to start from: that of the checkpoint where there is one, else a fresh one."""
+    state, team = _State(), run.task.share.team
+    there = team.gather(file.is_file())
+    if any(there) != all(there):
+        raise TrainingError(
+            f"{file}: not all processes see this checkpoint; the run folder must be on a file system that all of them share"
+        )
+    if not file.is_file():
+        return state
+    try:
+        with safe_open(file, framework="pt") as opened:
+            facts = json.loads(opened.metadata()["paretune"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except Exception as error:
+        raise TrainingError(
+            f"{file}: cannot read the checkpoint ({error}); delete it to start this run again"
+        ) from error
+    if facts["key"] != key:
+        raise TrainingError(
+            f"{file}: this checkpoint is of a run with other settings; delete it to start again"
+        )
+    state.step, state.best_loss = facts["step"], facts["best_loss"]
+    state.held_out, state.history = facts["held_out"], facts["history"]
+    state.best = {name: tensors[f"best/{name}"] for name in run.parameters if f"best/{name}" in tensors}
+    run.load_weights({name: tensors[f"weight/{name}"] for name in run.parameters})
+    for name, parameter in run.parameters.items():
+        run.optimizer.state[parameter] = {
+            "step": torch.tensor(float(state.step)),
+            **{moment: tensors[f"{moment}/{name}"].to(parameter.device) for moment in _MOMENTS},
+        }
+    return state

@@ -1,0 +1,141 @@
+"""Pure losses on log-probability tensors: one value a row, the caller takes the mean.
+
+All inputs are fp32 or fp64 ``[B]`` tensors; nothing here knows a model, a tokenizer or a device.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+Link = Literal["sigmoid", "hinge"]
+
+
+def log_ratio_gap(logps: Tensor, reference_logps: Tensor) -> Tensor:
+    """Return Delta ``[B]`` in nats: how much more than the reference the policy prefers chosen over rejected.
+
+    Both inputs are ``[B, 2]`` sums of log-probabilities over response tokens (EOS included): column 0 is the chosen
+    response, column 1 the rejected one. Positive means the policy moved towards chosen.
+    """
+    ratios = logps - reference_logps
+    return ratios[:, 0] - ratios[:, 1]
+
+
+def pair_loss(
+    gap: Tensor,
+    beta: float,
+    *,
+    margin: Tensor | float = 0.0,
+    scale: Tensor | float = 1.0,
+    weight: Tensor | float = 1.0,
+    reversed_weight: Tensor | float = 0.0,
+    link: Link = "sigmoid",
+) -> Tensor:
+    """Return the pairwise preference loss ``[B]``, which is DPO, DPO loss weighting or MODPO by its columns.
+
+    With ``z = (beta * gap - margin) * scale``::
+
+        loss = weight * l(z) + reversed_weight * l(-z)      l(z) = softplus(-z), or relu(1 - z) for the hinge
+
+    ========  ======================  =========  =======  =======================  ==========================
+    method    margin                  scale      weight   reversed_weight          source
+    ========  ======================  =========  =======  =======================  ==========================
+    DPO       0                       1          1        0                        Rafailov et al. 2023, Eq. 7
+    MODPO     sum_j!=k w_j (dr_j)     1 / w_k    1        0                        arXiv 2310.03708, Eq. 11
+    DPO-LW    0                       1          sum of w of objectives that prefer chosen / rejected
+    ========  ======================  =========  =======  =======================  ==========================
+
+    Args:
+        gap: Delta ``[B]``, see :func:`log_ratio_gap`.
+        beta: strength of the KL penalty, > 0, in units of reward per nat.
+        margin: reward of chosen minus rejected under the other objectives, already weighted; subtracted.
+        scale: multiplies both terms (MODPO's ``1 / w_k``).
+        weight: weight of "chosen is preferred"; >= 0.
+        reversed_weight: weight of "rejected is preferred"; >= 0.
+        link: ``sigmoid`` (Bradley-Terry) or ``hinge``.
+    """
+    z = (beta * gap - margin) * scale
+    if link == "sigmoid":
+        return weight * F.softplus(-z) + reversed_weight * F.softplus(z)
+    return weight * F.relu(1 - z) + reversed_weight * F.relu(1 + z)
+
+
+def nll_loss(logps: Tensor, lengths: Tensor) -> Tensor:
+    """Return the mean negative log-likelihood per response token ``[B]`` in nats, from sums ``[B]`` and token counts."""
+    return -logps / lengths
+
+
+def kl_estimate(logps: Tensor, reference_logps: Tensor) -> Tensor:
+    """Return an estimate ``[B]`` in nats of KL(policy || reference) from samples of the policy, one value a sample.
+
+    It is ``exp(-d) - 1 + d`` with ``d = logps - reference_logps`` per token or sequence (Schulman's k3): unbiased like
+    ``d`` itself, and never negative.
+    """
+    difference = logps - reference_logps
+    return torch.expm1(-difference) + difference
+
+
+def policy_gradient_loss(
+    logps: Tensor,
+    reference_logps: Tensor,
+    lengths: Tensor,
+    advantages: Tensor,
+    beta: float,
+    clip: float = 0.2,
+) -> Tensor:
+    """Return the clipped policy-gradient loss ``[B, M]`` of responses sampled from the reference, one column an objective.
+
+    With ``d = (logps - reference_logps) / lengths`` (nats a token) and the ratio ``rho = exp(d)``, the geometric mean over
+    the response's tokens (GSPO, arXiv 2507.18071)::
+
+        loss = -min(rho A, clip(rho, 1 - clip, 1 + clip) A) + beta (rho - 1 - d)
+
+    The penalty estimates KL(reference || policy) a token: the samples are the reference's.
+
+    Args:
+        logps, reference_logps: ``[B]`` sums over response tokens, in nats.
+        lengths: ``[B]`` tokens in each response.
+        advantages: ``[B, M]``, A of each objective: scores standardised among the responses to one prompt.
+        beta: strength of the penalty, >= 0, in units of advantage per nat a token.
+        clip: width of the trust region.
+    """
+    difference = ((logps - reference_logps) / lengths)[:, None]
+    ratio = difference.exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    return beta * (ratio - 1 - difference) - surrogate
+
+
+def surrogate(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Return the clipped surrogate ``min(rho A, clip(rho, 1 - clip, 1 + clip) A)`` with ``rho = exp(log_ratio)``, elementwise.
+
+    It is to be maximised (PPO, arXiv 1707.06347). Where the sampling policy is the present one rho is 1, and the gradient is
+    ``A * grad log pi``.
+    """
+    ratio = log_ratio.exp()
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def rloo_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Return RLOO's loss ``[B]``: minus the surrogate of whole responses.
+
+    One ratio a response, of sums over its tokens ``[B]`` in nats: actions are whole responses, as in the objective
+    ``E[R] - beta KL`` itself, whose penalty is part of the advantage (:func:`paretune.training.rl.advantages.rloo_advantages`).
+    """
+    return -surrogate(logps - old_logps, advantages, clip)
+
+
+def grpo_loss(
+    logps: Tensor, old_logps: Tensor, reference_logps: Tensor, advantages: Tensor, beta: float, clip: float
+) -> Tensor:
+    """Return GRPO's loss of each response token ``[S]`` (arXiv 2402.03300): ratios and penalty a token, A of its response.
+
+    ``loss = -surrogate + beta rho k3`` with k3 of :func:`kl_estimate` and the ratio rho, which makes the gradient that of
+    KL(policy || reference) at each token (arXiv 2512.02556; without rho it would be that of KL(reference || policy)). What a
+    token does to the penalty of later ones is left out, so for longer responses it settles beside ``pi_ref exp(r / beta)``.
+    """
+    log_ratio = logps - old_logps
+    penalty = log_ratio.exp() * kl_estimate(logps, reference_logps)
+    return beta * penalty - surrogate(log_ratio, advantages, clip)

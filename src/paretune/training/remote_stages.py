@@ -1,0 +1,66 @@
+"""What a stage of training asks a server: answers of the base model, or of an adapter that was trained a moment ago."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paretune.core.files import fingerprint
+from paretune.core.sampling import Sampling
+from paretune.data.rows import Prompt
+from paretune.generation.endpoint import LORA_PREFIX, Answer, Endpoint, LoRA, Question
+from paretune.generation.sample import ask
+from paretune.models.adapter import Adapter, to_peft
+from paretune.training.lab import Lab
+
+
+def identity(endpoint: Endpoint | None) -> list[list[str]]:
+    """Return what the key of a stage that ``endpoint`` draws holds beside its inputs: the address may change."""
+    return [["endpoint", endpoint.model]] if endpoint else []
+
+
+def ask_stage(
+    lab: Lab,
+    endpoint: Endpoint,
+    adapter: Adapter | None,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    title: str,
+) -> list[Answer]:
+    """Return one answer a prompt; to be called where a stage of ``lab`` is made.
+
+    The adapter is written as a plain LoRA to ``cache/loras`` of the run folder, which the server must see under the same path,
+    and loaded there for the length of the draw: one at a time, so that a server with room for one will do. Answers are kept in
+    ``cache/samples`` under the adapter's weights, the prompts and the seeds, whoever gave them.
+
+    Args:
+        lab: model and run folder.
+        endpoint: the server; its generator is its own, so answers are not those drawn here, but for temperature 0.
+        adapter: every block is used at its scale; None asks the endpoint's base model.
+        prompts: N conversations as the model is to read them.
+        sampling: length, temperature, top-p.
+        seeds: one a prompt.
+        title: shown by the progress bar.
+
+    Raises:
+        ModelError: the adapter has tokens of its own, which no LoRA server takes.
+        EndpointError, ConfigError, DataError: see :func:`paretune.generation.sample.ask`.
+    """
+
+    def draw() -> list[Answer]:
+        lora = None if adapter is None else _written(lab, endpoint, adapter)
+        model = lora.name if lora else endpoint.model
+        questions = [Question(model, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return ask(endpoint, questions, sampling, lab.folder / "cache" / "samples", title, lora)
+
+    # Where the weights are divided all are here, and one asks; else the first is here alone.
+    return lab.team.once(draw) if lab.team.sharded else draw()
+
+
+def _written(lab: Lab, endpoint: Endpoint, adapter: Adapter) -> LoRA:
+    """Write the adapter as a LoRA, unless it is there: a server may be reading it."""
+    name = LORA_PREFIX + fingerprint(adapter.fingerprint, lab.lm.fingerprint, endpoint.model)
+    folder = (lab.folder / "cache" / "loras" / name).resolve()
+    if not folder.is_dir():
+        to_peft(adapter, folder, base_name=lab.lm.name)
+    return LoRA(name, folder, adapter.rank)

@@ -1,0 +1,1 @@
+"""On-policy training: advantages, rewards, goal, learner, rollouts, task."""

@@ -1,0 +1,131 @@
+"""What an on-policy run is to reach, and how it estimates the way there: plain values, no model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from paretune.core.errors import ConfigError, TrainingError
+from paretune.core.preference import Preference
+from paretune.data.rows import Prompt
+from paretune.generation.generate import Sampling
+from paretune.policies.prompts import Prompting
+from paretune.scoring.scorer import Scorer
+from paretune.scoring.standardise import Standardisation
+from paretune.training.conditioned import Conditioning
+from paretune.training.rl.advantages import Combine
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """How a policy learns from its own responses.
+
+    Attributes:
+        beta: strength of the KL penalty to the base model, in standard deviations of reward per nat (of the whole response
+            for ``rloo``, of a token for ``grpo``).
+        responses: K, sampled for each prompt, at temperature 1 over the whole vocabulary: the policy that is trained.
+        estimator: ``rloo``: leave-one-out baseline, one ratio a response, the penalty in the reward: its optimum is
+            ``pi_ref exp(w.r / beta)``. ``grpo``: advantages divided by the group's deviation, ratios and penalty a token: its
+            strength follows that deviation.
+        aggregation: ``sum`` or ``decoupled``, see :func:`paretune.training.rl.advantages.combined`.
+        epochs: optimiser steps on the same responses; from the second on ratios differ from 1 and are clipped.
+        clip: width of the trust region.
+        time_limit: seconds a reward function may take for the responses of one step; 0 is no limit.
+    """
+
+    beta: float = 0.05
+    responses: int = 8
+    estimator: Literal["rloo", "grpo"] = "rloo"
+    aggregation: Combine = "sum"
+    epochs: int = 1
+    clip: float = 0.2
+    time_limit: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.responses < 2 or self.epochs < 1:
+            raise ConfigError(
+                f"expected responses >= 2 (a baseline needs another one) and epochs >= 1, got {self.responses} and {self.epochs}"
+            )
+        for name, value in (("beta", self.beta), ("time_limit", self.time_limit)):
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{name} must be at least 0 and finite, got {value}")
+        if not self.clip > 0:
+            raise ConfigError(f"clip must be above 0, got {self.clip}")
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """What an on-policy run is to reach: all that decides it beside model and training settings.
+
+    Attributes:
+        prompts: to sample responses to.
+        scorers: M reward functions, one an objective.
+        scale: mean and deviation of each raw reward, fixed; rewards are standardised by it.
+        sampling: length and rows decoded together; the rest is not read.
+        settings: of the estimator.
+        preference: w of a run for one preference; None draws one for each prompt or step, see ``conditioning``.
+        conditioning: how preferences are drawn, how gates follow them, and from M objectives to one.
+        prompting: where the preference stands in the prompt and not in the gates.
+        ideal: standardised reward of each objective that is not exceeded, for the Tchebycheff forms.
+    """
+
+    prompts: tuple[Prompt, ...]
+    scorers: tuple[Scorer, ...]
+    scale: Standardisation
+    sampling: Sampling
+    settings: OnPolicy
+    preference: Preference | None = None
+    conditioning: Conditioning = field(default_factory=Conditioning)
+    prompting: Prompting | None = None
+    ideal: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = tuple(scorer.objective for scorer in self.scorers)
+        if names != self.scale.objectives or (
+            self.preference is not None and self.preference.objectives != names
+        ):
+            raise TrainingError(
+                f"reward functions for {', '.join(names)}; expected one for each of {', '.join(self.scale.objectives)}, in "
+                "this order, and a preference over them"
+            )
+        if self.conditioning.aggregation != "linear" and len(self.ideal) != len(names):
+            raise TrainingError(
+                f"ideal {list(self.ideal)}; scalarisation needs one number for each of {', '.join(names)}"
+            )
+        if self.settings.estimator == "grpo" and self.conditioning.aggregation != "linear":
+            raise ConfigError(
+                f"scalarisation {self.conditioning.aggregation} needs estimator rloo: grpo divides by the deviation of the "
+                "group, which takes the weight out of it"
+            )
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names, in the order of weights."""
+        return self.scale.objectives
+
+    def identity(self) -> list[Any]:
+        """Return what decides the run, as JSON values."""
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "time_limit"}
+        return [
+            [[[message.role, message.content] for message in prompt] for prompt in self.prompts],
+            [scorer.fingerprint for scorer in self.scorers],
+            self.scale.to_dict(),
+            self.sampling.max_new_tokens,
+            settings,
+            self.preference.as_dict() if self.preference else None,
+            asdict(self.conditioning),
+            self.prompting.to_dict() if self.prompting else None,
+            list(self.ideal),
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is stored with the adapter."""
+        facts: dict[str, Any] = {"objectives": list(self.objectives), "reward_scale": self.scale.to_dict()}
+        if self.preference is not None:
+            facts["preference"] = self.preference.as_dict()
+        else:
+            facts["conditioning"] = asdict(self.conditioning)
+        if self.prompting is not None:
+            facts["prompting"] = self.prompting.to_dict()
+        return facts | asdict(self.settings)

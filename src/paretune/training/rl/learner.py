@@ -1,0 +1,126 @@
+"""What an on-policy run trains: one adapter under a constant gate, or one whose gates follow the preference of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from paretune.models.adapter import Adapter
+from paretune.models.gates import Gates, soup_gates
+from paretune.models.language_model import LanguageModel
+from paretune.models.singular_gates import SingularGates, initial
+from paretune.models.steering import Steering, target_shapes
+from paretune.training.conditioned import Conditioning
+from paretune.training.loop import Group, Training, attach
+
+
+class Steered(Protocol):
+    """Trainable layers and the gates of rows at preferences ``[n, M]``."""
+
+    @property
+    def steering(self) -> Steering:
+        """The layers, attached to the model."""
+
+    def groups(self) -> list[Group]:
+        """Return all trainable parameters, see :class:`paretune.training.loop.Task`."""
+
+    def gates(self, weights: Tensor) -> Gates:
+        """Return the gates of n rows, through which gradients flow to what they are made of."""
+
+    def decoding(self, weights: Tensor) -> AbstractContextManager[Tensor]:
+        """Give gates ``[n, R]`` of n rows that are the same for all matrices, as decoding takes them."""
+
+    def adapter(self, info: Mapping[str, Any]) -> Adapter:
+        """Return what was trained, as a policy serves it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Single:
+    """One adapter at a constant gate: of one preference, or of all where the prompt says which."""
+
+    steering: Steering
+    scale: float
+    weight_decay: float
+
+    def groups(self) -> list[Group]:
+        """Return U and V of every adapted matrix."""
+        return [Group(dict(self.steering.named_parameters()), weight_decay=self.weight_decay)]
+
+    def gates(self, weights: Tensor) -> Tensor:
+        """Return the scale of the update, for every row."""
+        return torch.full((len(weights), self.steering.rank), self.scale)
+
+    def decoding(self, weights: Tensor) -> AbstractContextManager[Tensor]:
+        """Give the same gates."""
+        return nullcontext(self.gates(weights))
+
+    def adapter(self, info: Mapping[str, Any]) -> Adapter:
+        """Return the adapter with its scale."""
+        return self.steering.adapter(self.scale, info)
+
+
+@dataclass(frozen=True, eq=False)
+class Following:
+    """One adapter whose gates are ``[sigma, s w]`` at the preference w of a row (:mod:`paretune.models.singular_gates`)."""
+
+    steering: Steering
+    singular: SingularGates
+    conditioning: Conditioning
+    weight_decay: float
+
+    def groups(self) -> list[Group]:
+        """Return U and V, and apart from them sigma and s with their own rate and no weight decay."""
+        named, rates = dict(self.steering.named_parameters()), self.conditioning
+        return [
+            Group(named, rate_factor=rates.rate_factor, weight_decay=self.weight_decay),
+            Group(self.singular.named_parameters(), rate_factor=rates.gate_rate_factor),
+        ]
+
+    def gates(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return the gates of every matrix."""
+        return self.singular.at(weights)
+
+    @contextmanager
+    def decoding(self, weights: Tensor) -> Iterator[Tensor]:
+        """Fold sigma and s into U until the context ends: then one gate vector a row serves all matrices."""
+        kept = self.steering.adapter()
+        self.steering.set(self.singular.fold(kept))
+        shared = torch.ones(len(weights), len(kept.blocks) - weights.shape[1])
+        try:
+            yield soup_gates(torch.cat([shared, weights.cpu()], dim=1), kept.ranks, kept.scales)
+        finally:
+            self.steering.set(kept)
+
+    def adapter(self, info: Mapping[str, Any]) -> Adapter:
+        """Return the folded adapter."""
+        facts = {**info, "steerability": self.singular.steerability()}
+        return self.singular.fold(self.steering.adapter(info=facts))
+
+
+def single(lm: LanguageModel, training: Training) -> Single:
+    """Attach a fresh LoRA."""
+    return Single(*attach(lm, training), training.weight_decay)
+
+
+def following(
+    lm: LanguageModel, objectives: int, conditioning: Conditioning, training: Training
+) -> Following:
+    """Attach a fresh adapter whose gates follow the preference; ``rank`` and ``alpha`` of ``training`` are not read."""
+    start, singular = initial(
+        target_shapes(lm.model, training.targets),
+        conditioning.rank,
+        objectives,
+        groups=conditioning.groups,
+        own_scales=conditioning.own_scales,
+        init=conditioning.init,
+        seed=training.seed,
+    )
+    for parameter in singular.named_parameters().values():
+        parameter.data = parameter.data.to(lm.device)
+    steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
+    return Following(steering, singular, conditioning, training.weight_decay)

@@ -1,0 +1,118 @@
+"""Responses sampled from the policy being trained: drawn once, kept on disk, and read again by a run that is resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from paretune.core.errors import TrainingError
+from paretune.core.files import atomic_path
+from paretune.generation.generate import Response
+from paretune.models.packing import TokenGroup
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """N sampled responses, K to each prompt one behind the other.
+
+    Attributes:
+        responses: token ids, end of turn included unless cut.
+        truncated: which were cut by the token limit.
+        logps: fp32 ``[N]``, their log-probabilities under the policy that drew them, in nats, as decoding found them.
+        old_logps: fp32 ``[S]``, the same of every response token as a training forward finds them; empty where the responses
+            serve for one step only, whose own forward finds them.
+    """
+
+    responses: tuple[tuple[int, ...], ...]
+    truncated: tuple[bool, ...]
+    logps: Tensor
+    old_logps: Tensor
+
+    @classmethod
+    def of(cls, drawn: Sequence[Response], old_logps: Tensor) -> Rollout:
+        """Take over decoded responses."""
+        return cls(
+            tuple(response.tokens for response in drawn),
+            tuple(response.truncated for response in drawn),
+            torch.tensor([response.logp for response in drawn]),
+            old_logps,
+        )
+
+    def save(self, file: Path, key: str) -> None:
+        """Write everything to one safetensors file, atomically."""
+        lengths = [len(response) for response in self.responses]
+        tensors = {
+            "tokens": torch.tensor([token for response in self.responses for token in response]),
+            "lengths": torch.tensor(lengths),
+            "truncated": torch.tensor(self.truncated),
+            "logps": self.logps,
+            "old_logps": self.old_logps,
+        }
+        with atomic_path(file) as temporary:
+            save_file(tensors, temporary, metadata={"paretune": json.dumps({"key": key})})
+
+    @classmethod
+    def load(cls, file: Path, key: str) -> Rollout:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            TrainingError: it cannot be read, or is of another run.
+        """
+        try:
+            with safe_open(file, framework="pt") as opened:
+                facts = json.loads(opened.metadata()["paretune"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            parts = tensors["tokens"].split(tensors["lengths"].tolist())
+            made = cls(
+                tuple(tuple(part.tolist()) for part in parts),
+                tuple(tensors["truncated"].tolist()),
+                tensors["logps"],
+                tensors["old_logps"],
+            )
+        except Exception as error:
+            raise TrainingError(
+                f"{file}: cannot read the sampled responses ({error}); delete it to have them sampled again"
+            ) from error
+        if facts["key"] != key:
+            raise TrainingError(
+                f"{file}: these responses are of a run with other settings; delete the folder"
+            )
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """The G prompts of an optimiser step with K scored responses each, on the model's device.
+
+    Attributes:
+        weights: fp32 ``[G, M]``, the preference of each prompt.
+        groups: prompts as the policy reads them, with their responses.
+        raw, rewards: fp32 ``[G, K, M]``, as the functions gave them and standardised.
+        reference: for each forward its fp32 ``[S]``, log-probabilities of response tokens under the base model.
+        old: the same under the policy that drew them; empty where the training forward itself finds them.
+        combined: ``[G, K]``, one reward a response.
+        strength: ``[G, 1]``, what the penalty weighs beside it.
+        cut: share of responses cut by the token limit.
+    """
+
+    weights: Tensor
+    groups: list[TokenGroup]
+    raw: Tensor
+    rewards: Tensor
+    reference: list[Tensor]
+    old: list[Tensor]
+    combined: Tensor
+    strength: Tensor
+    cut: float
+
+
+def rollout_folder(checkpoint: Path) -> Path:
+    """Return the folder of the responses sampled by the run of this checkpoint."""
+    return checkpoint.with_suffix(".rollouts")

@@ -1,0 +1,401 @@
+"""On-policy training: a step samples from the policy being trained, scores the answers and steps on their advantages.
+
+One optimiser step sees ``accumulate * batch_pairs`` prompts with K responses each, all decoded together, each prompt at its
+own preference. ``batch_pairs`` of the training settings counts prompts here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from paretune.core.errors import TrainingError
+from paretune.core.preference import Preference
+from paretune.data.rows import Prompt
+from paretune.generation.generate import generate
+from paretune.models.adapter import Adapter
+from paretune.models.distributed import ALONE, Share, Team
+from paretune.models.language_model import LanguageModel
+from paretune.models.packing import PackedBatch, TokenGroup, pack, packed_token_logps, token_sums
+from paretune.models.steering import trained
+from paretune.scoring.cache import ScoreCache
+from paretune.training.conditioned import draw_preferences
+from paretune.training.loop import BatchError, Group, Record, Training, data_order, fit
+from paretune.training.losses import grpo_loss, rloo_loss
+from paretune.training.rl.advantages import (
+    combined,
+    covariances,
+    effective_weights,
+    grpo_advantages,
+    rloo_advantages,
+)
+from paretune.training.rl.goal import Goal
+from paretune.training.rl.learner import Steered, following, single
+from paretune.training.rl.rewards import rate
+from paretune.training.rl.rollouts import Rollout, Sampled, rollout_folder
+
+WATCHED = 10
+"""Forwards over whose mean a covariance has to be negative before a person is told."""
+
+
+def fit_on_policy(
+    lm: LanguageModel,
+    goal: Goal,
+    settings: Training,
+    accelerator: Accelerator,
+    checkpoint: Path,
+    cache: ScoreCache,
+    say: Callable[[str], None],
+    *,
+    name: str,
+    key: str,
+    info: dict[str, Any] | None = None,
+    log: Callable[[int, Record], None] = lambda step, record: None,
+) -> tuple[Adapter, list[Record]]:
+    """Train an adapter on its own responses and return it with one record of metrics an optimiser step.
+
+    Killed and started again with the same arguments it goes on from ``checkpoint``, reads the responses that were sampled since
+    from the folder beside it (:func:`paretune.training.rl.rollouts.rollout_folder`), and ends with the same weights. The
+    last weights are kept.
+
+    Args:
+        lm: frozen base model, also the reference.
+        goal: prompts, rewards, preference.
+        settings: optimiser, lengths, adapter shape; ``batch_pairs`` counts prompts.
+        accelerator: runs backward.
+        checkpoint: file to go on from; removed by the caller when the stage is finished, with the folder beside it.
+        cache: of scores.
+        say: tells the person something worth knowing.
+        name, key, info, log: as in :func:`paretune.training.preference_pairs.fit_pairs`.
+
+    Raises:
+        TrainingError: a loss that is not finite, or no prompt that is short enough.
+        BatchError: a reward function that failed; what was trained so far is saved.
+    """
+    share = Share.of(
+        Team.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs, divisible=False
+    )
+    if goal.preference is None and goal.prompting is None:
+        steered: Steered = following(lm, len(goal.objectives), goal.conditioning, settings)
+    else:
+        steered = single(lm, settings)
+    with trained(steered.steering, settings.gradient_checkpointing):
+        task = OnPolicyTask(
+            name, lm, steered, goal, settings, cache, rollout_folder(checkpoint), key, say, share
+        )
+        history = fit(task, settings, accelerator, checkpoint, key, log)
+        return steered.adapter(info or {}), history
+
+
+class OnPolicyTask:
+    """One adapter on responses of its own (a :class:`paretune.training.loop.Task`)."""
+
+    def __init__(
+        self,
+        name: str,
+        lm: LanguageModel,
+        steered: Steered,
+        goal: Goal,
+        settings: Training,
+        cache: ScoreCache,
+        folder: Path,
+        key: str,
+        say: Callable[[str], None],
+        share: Share = ALONE,
+    ) -> None:
+        self.name, self.lm, self.steered, self.goal, self.settings = name, lm, steered, goal, settings
+        self.cache, self.folder, self.key, self.say = cache, folder, key, say
+        self.share = share
+        self.prompts = self._short_enough()
+        self.size = settings.accumulate * settings.batch_pairs
+        rollouts = math.ceil(settings.steps / goal.settings.epochs)
+        self.order = data_order(len(self.prompts), rollouts * self.size, settings.seed)
+        self._sampled: tuple[int, Sampled] | None = None
+        self._watched: dict[str, deque[float]] = {o: deque(maxlen=WATCHED) for o in goal.objectives}
+
+    def groups(self) -> list[Group]:
+        """Return all trainable parameters."""
+        return self.steered.groups()
+
+    def validate(self) -> None:
+        """Return nothing: no responses are sampled for validation, so the last weights are kept."""
+        return
+
+    @contextmanager
+    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
+        """Sample the responses of this step unless an epoch before did, and yield the loss on those of forward ``micro``."""
+        number, epoch = divmod(step, self.goal.settings.epochs)
+        sampled = self._of(number, epoch, step)
+        part = self._part(micro)
+        packed = self._pack(sampled.groups[part])
+        with self._at(sampled.weights[part], packed):
+            logps = self._logps(packed)
+            old = sampled.old[micro] if sampled.old else logps.detach()
+            advantages = self._advantages(sampled, part, old - sampled.reference[micro], packed)
+            loss = self._loss(logps, old, sampled.reference[micro], advantages, packed)
+            if not bool(loss.isfinite()):
+                rows = self._rows(number)[part]
+                raise TrainingError(
+                    f"{self.name}: the loss is not finite at step {step + 1}, on {self._where(rows)}; lower train.learning_rate"
+                )
+            yield loss, self._record(sampled, part, advantages, logps.detach(), old, micro, packed, epoch)
+
+    # Sampling
+
+    def _of(self, number: int, epoch: int, step: int) -> Sampled:
+        """Return the responses of rollout ``number``, which are drawn at its first epoch."""
+        if self._sampled is None or self._sampled[0] != number:
+            self._sampled = number, self._draw(number, epoch, step)
+        return self._sampled[1]
+
+    def _draw(self, number: int, epoch: int, step: int) -> Sampled:
+        """Sample rollout ``number`` or read it again, score it, and let the base model read it."""
+        goal, K = self.goal, self.goal.settings.responses
+        rows = self._rows(number)
+        prompts = [self.prompts[row] for row in rows]
+        weights = self._weights(number)
+        asked = [
+            self.lm.encode_prompt(self._ask(prompt, w)) for prompt, w in zip(prompts, weights, strict=True)
+        ]
+
+        def grouped(of: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[TokenGroup]:
+            return [(ids, responses[g * K : (g + 1) * K]) for g, ids in enumerate(of)]
+
+        team, file = self.share.team, self.folder / f"{number:06d}.safetensors"
+        rollout = team.once(lambda: Rollout.load(file, self.key) if file.is_file() else None)
+        if rollout is None and epoch:
+            raise TrainingError(
+                f"{file}: the responses of step {step + 1} are gone, and the policy that drew them too; delete {self.folder} and "
+                "the checkpoint beside it to start this run again"
+            )
+        if rollout is None:
+            rollout = self._rollout(number, asked, weights, grouped)
+            if team.first:
+                rollout.save(file, self.key)
+        scores = team.once(lambda: self._scores(prompts, rollout, step))
+        shape, device = (self.size, K, -1), self.lm.device
+        raw = torch.from_numpy(scores).float().view(shape).to(device)
+        rewards = torch.from_numpy(goal.scale.apply(scores)).float().view(shape).to(device)
+        plain = asked if goal.prompting is None else [self.lm.encode_prompt(prompt) for prompt in prompts]
+        parts = team.part(self._parts(grouped(plain, rollout.responses)))
+        with self.steered.steering.off():
+            found = [self._logps(self._pack(part)).detach().cpu() for part in parts]
+        reference = [values.to(device) for values in team.merge(found)]
+        old: list[Tensor] = []
+        if len(rollout.old_logps):
+            old = list(rollout.old_logps.to(device).split([len(each) for each in reference]))
+        sampled = Sampled(
+            weights.to(device),
+            grouped(asked, rollout.responses),
+            raw,
+            rewards,
+            reference,
+            old,
+            raw.new_zeros(self.size, K),
+            raw.new_zeros(self.size, 1),
+            sum(rollout.truncated) / len(rollout.truncated),
+        )
+        return self._combined(sampled, rollout.logps.to(device).view(self.size, K))
+
+    def _scores(self, prompts: Sequence[Prompt], rollout: Rollout, step: int) -> np.ndarray:
+        """Return the raw scores ``[N, M]`` of sampled responses."""
+        K, settings = self.goal.settings.responses, self.goal.settings
+        texts = [self.lm.decode(response) for response in rollout.responses]
+        owners = [prompt for prompt in prompts for _ in range(K)]
+        try:
+            return rate(self.goal.scorers, owners, texts, rollout.truncated, self.cache, settings.time_limit)
+        except BatchError as error:
+            raise BatchError(f"{self.name}, step {step + 1}: {error}") from error
+
+    def _rollout(
+        self,
+        number: int,
+        asked: Sequence[Sequence[int]],
+        weights: Tensor,
+        grouped: Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], list[TokenGroup]],
+    ) -> Rollout:
+        """Sample the responses of all prompts: each process decodes a part of the rows, whose texts are theirs alone."""
+        K, team, settings = self.goal.settings.responses, self.share.team, self.goal.settings
+        first = (self.settings.seed * 1_000_003 + number * self.size) * K
+        rows = team.part(range(self.size * K))
+        sampling = replace(self.goal.sampling, temperature=1.0, top_p=1.0)
+        with self.steered.decoding(weights[[row // K for row in rows]]) as gates:
+            drawn = generate(
+                self.lm,
+                [asked[row // K] for row in rows],
+                sampling,
+                [first + row for row in rows],
+                self.steered.steering,
+                gates,
+            )
+        responses = team.merge(drawn)
+        old = torch.zeros(0)
+        if settings.epochs > 1:
+            parts = self._parts(grouped(asked, [response.tokens for response in responses]))
+            found = []
+            for micro in team.part(range(len(parts))):
+                packed = self._pack(parts[micro])
+                with self._at(weights[self._part(micro)], packed):
+                    found.append(self._logps(packed).detach().cpu())
+            old = torch.cat(team.merge(found))
+        return Rollout.of(responses, old)
+
+    def _combined(self, sampled: Sampled, logps: Tensor) -> Sampled:
+        """Fill in the one reward of each response and the weight of the penalty beside it."""
+        goal, c = self.goal, self.goal.conditioning
+        weights = sampled.weights
+        if c.aggregation != "linear":
+            parts = zip(self._parts(sampled.groups), sampled.reference, strict=True)
+            sums = torch.cat([token_sums(values, self._pack(part)) for part, values in parts])
+            penalised = sampled.rewards - goal.settings.beta * (logps - sums.view_as(logps))[..., None]
+            one = c.per == "batch"
+            means = penalised.mean((0, 1)).expand_as(weights) if one else penalised.mean(1)
+            ideal = torch.tensor(goal.ideal, device=weights.device)
+            weights = effective_weights(means, weights, c.aggregation, ideal, c.mu, c.rho)
+        return replace(
+            sampled,
+            combined=combined(sampled.rewards, weights, goal.settings.aggregation),
+            strength=goal.settings.beta * weights.sum(1, keepdim=True),
+        )
+
+    def _weights(self, number: int) -> Tensor:
+        """Return the preferences ``[G, M]`` of rollout ``number``: a function of seed and number."""
+        goal, M = self.goal, len(self.goal.objectives)
+        if goal.preference is not None:
+            return torch.tensor(goal.preference.weights, dtype=torch.float32).expand(self.size, M)
+        count = 1 if goal.conditioning.per == "batch" else self.size
+        drawn = draw_preferences(goal.conditioning, count, M, (self.settings.seed, number))
+        return torch.tensor(drawn, dtype=torch.float32).expand(self.size, M)
+
+    def _ask(self, prompt: Prompt, weights: Tensor) -> Prompt:
+        """Return the prompt as the policy reads it."""
+        prompting, names = self.goal.prompting, self.goal.objectives
+        if prompting is None:
+            return prompt
+        asked = Preference.of(dict(zip(names, weights.double().tolist(), strict=True)), names)
+        return prompting.prompt(prompt, prompting.targets(asked))
+
+    def _short_enough(self) -> list[Prompt]:
+        """Return the prompts that leave room for a response; how many do not is said."""
+        room = self.settings.max_tokens - self.goal.sampling.max_new_tokens
+        uniform = torch.full((len(self.goal.objectives),), 1 / len(self.goal.objectives))
+        kept = [p for p in self.goal.prompts if len(self.lm.encode_prompt(self._ask(p, uniform))) <= room]
+        if not kept:
+            raise TrainingError(
+                f"{self.name}: none of {len(self.goal.prompts)} prompts leaves room for {self.goal.sampling.max_new_tokens} new "
+                f"tokens within train.max_tokens={self.settings.max_tokens}; raise it, or give shorter prompts"
+            )
+        if len(kept) < len(self.goal.prompts):
+            self.say(
+                f"{self.name}: {len(self.goal.prompts) - len(kept)} prompts are too long and were left out"
+            )
+        return kept
+
+    def _rows(self, number: int) -> list[int]:
+        return self.order[number * self.size : (number + 1) * self.size]
+
+    def _where(self, rows: Sequence[int]) -> str:
+        return "; ".join(f"prompt {self.prompts[row][-1].content[:40]!r}" for row in rows)
+
+    # One forward
+
+    def _part(self, micro: int) -> slice:
+        return slice(micro * self.settings.batch_pairs, (micro + 1) * self.settings.batch_pairs)
+
+    def _parts(self, groups: list[TokenGroup]) -> list[list[TokenGroup]]:
+        return [groups[self._part(micro)] for micro in range(self.settings.accumulate)]
+
+    def _pack(self, groups: Sequence[TokenGroup]) -> PackedBatch:
+        return pack(groups, self.lm.device, self.lm.model.dtype)
+
+    def _logps(self, packed: PackedBatch) -> Tensor:
+        """Return the log-probabilities of response tokens ``[S]``, always with gradients on.
+
+        A forward of few tokens without them rounds otherwise in an adapted layer, and the ratios would start at that noise.
+        """
+        with torch.enable_grad():
+            return packed_token_logps(self.lm.model, packed)
+
+    @contextmanager
+    def _at(self, weights: Tensor, packed: PackedBatch) -> Iterator[None]:
+        with self.steered.steering.at(self.steered.gates(weights), index=packed.groups):
+            yield
+
+    def _advantages(self, sampled: Sampled, part: slice, log_ratios: Tensor, packed: PackedBatch) -> Tensor:
+        """Return the advantages ``[g, K]`` of one forward; ``log_ratios`` ``[S]`` are to the reference, when they were drawn."""
+        settings = self.goal.settings
+        if settings.estimator == "grpo":
+            return grpo_advantages(sampled.rewards, sampled.weights, settings.aggregation)[part]
+        one = sampled.combined[part]
+        return rloo_advantages(one, token_sums(log_ratios, packed).view_as(one), sampled.strength[part])
+
+    def _loss(
+        self, logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, packed: PackedBatch
+    ) -> Tensor:
+        """Return the mean loss over responses from log-probabilities of their tokens ``[S]``."""
+        settings, flat = self.goal.settings, advantages.flatten()
+        if settings.estimator == "rloo":
+            return rloo_loss(token_sums(logps, packed), token_sums(old, packed), flat, settings.clip).mean()
+        each = grpo_loss(logps, old, reference, flat[packed.responses], settings.beta, settings.clip)
+        return (token_sums(each, packed) / packed.lengths).mean()
+
+    def _record(
+        self,
+        sampled: Sampled,
+        part: slice,
+        advantages: Tensor,
+        logps: Tensor,
+        old: Tensor,
+        micro: int,
+        packed: PackedBatch,
+        epoch: int,
+    ) -> Record:
+        """Return the metrics of one forward; the KL is of whole responses, in nats."""
+        weights, raw = sampled.weights[part], sampled.raw[part]
+        kl = token_sums(logps - sampled.reference[micro], packed).view(advantages.shape).mean(1)
+        moved = logps - old
+        if self.goal.settings.estimator == "rloo":
+            moved = token_sums(moved, packed)
+        record: Record = {
+            "tokens": packed.input_ids.numel(),
+            "sampled_tokens": 0 if epoch else int(packed.lengths.sum()),
+            "kl": float(kl.mean()),
+            "response_tokens": float(packed.lengths.float().mean()),
+            "cut": sampled.cut,
+            "clipped": float(((moved.exp() - 1).abs() > self.goal.settings.clip).float().mean()),
+        }
+        covariance = covariances(sampled.rewards[part], advantages)
+        for i, name in enumerate(self.goal.objectives):
+            weight = weights[:, i]
+            record[f"reward/{name}"] = float(raw[..., i].mean())
+            record[f"spread/{name}"] = float(raw[..., i].std())
+            record[f"covariance/{name}"] = float(covariance[:, i].mean())
+            record[f"weight/{name}"] = float(weight.mean())
+            record[f"kl/{name}"] = float((weight * kl).sum() / weight.sum().clamp(min=1e-9))
+            if not epoch and float(weight.sum()) > 0:
+                self._watch(name, float((weight * covariance[:, i]).sum() / weight.sum()))
+        return record
+
+    def _watch(self, name: str, covariance: float) -> None:
+        """Say once that an objective falls where it has weight: its covariance with the advantage, over the last forwards."""
+        seen = self._watched.get(name)
+        if seen is None:
+            return
+        seen.append(covariance)
+        if len(seen) == WATCHED and sum(seen) < 0:
+            del self._watched[name]
+            self.say(
+                f"{self.name}: the reward of {name!r} and the advantage have a negative covariance "
+                f"({sum(seen) / WATCHED:.2g} over {WATCHED} forwards): what is trained for lowers it. Its weight is too small "
+                "against an objective it conflicts with, or the penalty outweighs it"
+            )

@@ -1,0 +1,98 @@
+"""The stages of a run: folders that appear whole or not at all, and are found again while their inputs stay the same."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from paretune.core.files import atomic_path, read_json, write_json
+from paretune.models.distributed import Team
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage of a run: its time in seconds, and whether it was found finished."""
+
+    name: str
+    seconds: float
+    reused: bool
+
+
+@dataclass
+class Stages:
+    """The stages in a run folder.
+
+    Attributes:
+        folder: of the run.
+        team: the processes of the run.
+        shared: other runs work in the folder at the same time, see :class:`paretune.training.lab.Lab`.
+        records: what has been run or found finished so far, in order.
+    """
+
+    folder: Path
+    team: Team
+    shared: bool = False
+    records: list[StageRecord] = field(default_factory=list)
+    _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    def own_name(self, name: str, key: str) -> str:
+        """Return ``name``, or ``name-key`` where this run used it under another key.
+
+        Two methods of a run may want one stage under different settings: each keeps its own.
+        """
+        own = name if name.endswith(f"-{key}") else f"{name}-{key}"
+        if self.shared or (self.folder / own).is_dir():
+            return own
+        return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
+
+    def made(self, name: str, key: str, make: Callable[[Path], None], together: bool = False) -> Path:
+        """Return the folder of stage ``name``; run ``make`` on a temporary folder first unless it is finished under ``key``.
+
+        The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew. Of several
+        processes the first runs ``make`` and the others wait; with ``together``, and where the model's weights are divided
+        among them, all run it, and what the first makes is kept.
+        """
+        name = self.own_name(name, key)
+        with self.alone(name):
+            return self._made(name, key, make, together)
+
+    def _made(self, name: str, key: str, make: Callable[[Path], None], together: bool) -> Path:
+        folder = self.folder / name
+        marker = folder / "stage.json"
+        done = self.team.once(lambda: read_json(marker) if marker.is_file() else None)
+        if done is not None and done["key"] == key:
+            self.records.append(StageRecord(name, done["seconds"], True))
+            return folder
+        began = time.perf_counter()
+        if self.team.first or together or self.team.sharded:
+            with atomic_path(folder) if self.team.first else _scratch() as temporary:
+                temporary.mkdir()
+                make(temporary)
+                write_json(temporary / "stage.json", {"key": key, "seconds": time.perf_counter() - began})
+        seconds = self.team.tell(time.perf_counter() - began)
+        self.records.append(StageRecord(name, seconds, False))
+        return folder
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Let one of several runs in this folder at a time do ``what``; the kernel frees the lock of one that is killed."""
+        if not self.shared or not self.team.first:
+            yield
+            return
+        file = self.folder / "locks" / f"{what.replace('/', '-')}.lock"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file):
+            yield
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """Yield a path for a stage of which another process keeps its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "stage"

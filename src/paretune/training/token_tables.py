@@ -1,0 +1,213 @@
+"""Pairs as token ids with one column for everything a method knows about them: the stamped table that `fit` trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from paretune.core.errors import TrainingError
+from paretune.core.files import fingerprint
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import Pair
+from paretune.models.language_model import LanguageModel
+from paretune.models.packing import TokenGroup
+
+COLUMNS = ("margin", "scale", "weight", "reversed_weight")
+"""Columns a method may stamp, with the meaning they have in :func:`paretune.training.losses.pair_loss`."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairTable:
+    """N tokenised pairs with their stamped columns.
+
+    Attributes:
+        prompts, chosen, rejected: token ids; responses end with the end of turn unless they were cut.
+        pairs: the pairs themselves, for messages and for methods that stamp labels or score gaps.
+        reference: fp32 ``[N, 2]``, log-probabilities of chosen and rejected under the reference model, in nats.
+        margin, scale, weight, reversed_weight: fp32 ``[N]``, see :func:`paretune.training.losses.pair_loss`.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    chosen: tuple[tuple[int, ...], ...]
+    rejected: tuple[tuple[int, ...], ...]
+    pairs: tuple[Pair, ...]
+    reference: Tensor
+    margin: Tensor
+    scale: Tensor
+    weight: Tensor
+    reversed_weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that training reads."""
+        columns = (self.reference, self.margin, self.scale, self.weight, self.reversed_weight)
+        labels = [pair.labels for pair in self.pairs]
+        values = (column.numpy().tobytes() for column in columns)
+        return fingerprint(self.prompts, self.chosen, self.rejected, labels, *values)
+
+    def groups(self, rows: Sequence[int]) -> list[TokenGroup]:
+        """Return the token groups of ``rows``: one prompt shared by chosen and rejected."""
+        return [(self.prompts[row], (self.chosen[row], self.rejected[row])) for row in rows]
+
+    def stamp(self, **columns: Tensor | float) -> PairTable:
+        """Return the table with columns replaced; a number fills the column, a tensor gives one value a pair.
+
+        Raises:
+            TrainingError: an unknown column, another length, or values that are not finite (the pair is named).
+        """
+        stamped = {}
+        for name, values in columns.items():
+            if name not in COLUMNS:
+                raise TrainingError(f"unknown column {name!r}; expected one of: {', '.join(COLUMNS)}")
+            column = torch.as_tensor(values, dtype=torch.float32).expand(len(self)).clone()
+            bad = (~column.isfinite()).nonzero()[:, 0]
+            if len(bad):
+                raise TrainingError(
+                    f"{name} of {len(bad)} of {len(self)} pairs is missing or not finite, first at {self.where([int(bad[0])])}; "
+                    "score every response of these pairs, or drop them"
+                )
+            stamped[name] = column
+        return replace(self, **stamped)
+
+    def require_reference(self, name: str) -> None:
+        """Raise a TrainingError when reference log-probabilities are missing; ``name`` is the run that needs them."""
+        if not bool(self.reference.isfinite().all()):
+            raise TrainingError(
+                f"{name}: the pairs have no reference log-probabilities; build the table with Lab.pair_table"
+            )
+
+    def where(self, rows: Sequence[int]) -> str:
+        """Name ``rows`` for a message: row in the data, responses and the start of the prompt."""
+        named = [self.pairs[row] for row in rows]
+        return "; ".join(
+            f"row {pair.row} (responses {pair.chosen_index} and {pair.rejected_index}, prompt {pair.prompt[-1].content[:40]!r})"
+            for pair in named
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseTable:
+    """N tokenised responses with the advantage of each objective: what the policy-gradient form trains on.
+
+    Attributes:
+        prompts, responses: token ids; responses end with the end of turn unless they were cut.
+        rows: for each response its row in the data and its place in the row, for messages.
+        reference: fp32 ``[N]``, log-probabilities under the reference model, which sampled the responses, in nats.
+        advantages: fp32 ``[N, M]``: each objective's score, standardised among the responses to its prompt.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    responses: tuple[tuple[int, ...], ...]
+    rows: tuple[tuple[int, int], ...]
+    reference: Tensor
+    advantages: Tensor
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that training reads."""
+        values = (self.reference.numpy().tobytes(), self.advantages.numpy().tobytes())
+        return fingerprint(self.prompts, self.responses, *values)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens in each response, int64 ``[N]``."""
+        return torch.tensor([len(response) for response in self.responses])
+
+    def require_reference(self, name: str) -> None:
+        """Raise a TrainingError when reference log-probabilities are missing; ``name`` is the run that needs them."""
+        if not bool(self.reference.isfinite().all()):
+            raise TrainingError(
+                f"{name}: the responses have no reference log-probabilities; build the table with Lab.response_table"
+            )
+
+    def where(self, rows: Sequence[int]) -> str:
+        """Name ``rows`` for a message: row in the data and place of the response."""
+        return "; ".join(f"row {self.rows[n][0]} (response {self.rows[n][1]})" for n in rows)
+
+
+def tokenise_responses(lm: LanguageModel, dataset: ScoredDataset, max_tokens: int) -> ResponseTable:
+    """Tokenise all responses with their advantages; the reference log-probabilities are still NaN.
+
+    Rows with fewer than two responses say nothing about which is better and are left out, as are responses that exceed
+    ``max_tokens`` with their prompt. An objective on which all responses to a prompt score alike has advantage 0 there.
+
+    Raises:
+        TrainingError: a score is missing, or no row is left.
+    """
+    kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]] = []
+    advantages = []
+    for number, row in enumerate(dataset.rows):
+        if len(row.responses) < 2:
+            continue
+        scores = torch.from_numpy(dataset.matrix(row))
+        if not bool(scores.isfinite().all()):
+            raise TrainingError(
+                f"{row.source or f'row {number}'}: a response has no score for some objective; the policy-gradient form "
+                "needs all scores"
+            )
+        spread = scores.std(0, correction=0)
+        standardised = (scores - scores.mean(0)) / torch.where(spread > 0, spread, torch.ones_like(spread))
+        prompt = tuple(lm.encode_prompt(row.prompt))
+        for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True)):
+            response = tuple(lm.encode_response(text, cut))
+            if len(prompt) + len(response) <= max_tokens:
+                kept.append((prompt, response, (number, k)))
+                advantages.append(standardised[k])
+    if not kept:
+        raise TrainingError(
+            f"no prompt has two scored responses of at most {max_tokens} tokens; sample more, or raise max_tokens"
+        )
+    prompts, responses, rows = zip(*kept, strict=True)
+    return ResponseTable(
+        prompts, responses, rows, torch.full((len(kept),), float("nan")), torch.stack(advantages).float()
+    )
+
+
+def tokenise(lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int) -> tuple[PairTable, int]:
+    """Tokenise pairs; return the table (reference log-probabilities still NaN) and how many pairs were dropped.
+
+    A pair of which prompt and longer response exceed ``max_tokens`` is dropped, never cut: a cut response would train
+    the model on an end that its author did not write.
+
+    Raises:
+        TrainingError: no pair is left.
+    """
+    kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Pair]] = []
+    for pair in pairs:
+        prompt = tuple(lm.encode_prompt(pair.prompt))
+        chosen = tuple(lm.encode_response(pair.chosen, pair.chosen_truncated))
+        rejected = tuple(lm.encode_response(pair.rejected, pair.rejected_truncated))
+        if len(prompt) + max(len(chosen), len(rejected)) <= max_tokens:
+            kept.append((prompt, chosen, rejected, pair))
+    if not pairs:
+        raise TrainingError(
+            "there is no pair to train on: no prompt has two responses that the objective tells apart; "
+            "give more responses a prompt, or scores that differ"
+        )
+    if not kept:
+        raise TrainingError(
+            f"all {len(pairs)} pairs are longer than max_tokens={max_tokens} and none is left; raise max_tokens"
+        )
+    count = len(kept)
+    prompts, chosen_ids, rejected_ids, used = zip(*kept, strict=True)
+    table = PairTable(
+        prompts=prompts,
+        chosen=chosen_ids,
+        rejected=rejected_ids,
+        pairs=used,
+        reference=torch.full((count, 2), float("nan")),
+        margin=torch.zeros(count),
+        scale=torch.ones(count),
+        weight=torch.ones(count),
+        reversed_weight=torch.zeros(count),
+    )
+    return table, len(pairs) - count

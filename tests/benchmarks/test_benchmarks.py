@@ -1,0 +1,202 @@
+"""Every benchmark runs at a tiny size, and fails when the ways that it compares do not compute the same."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from paretune.core.files import read_json, write_json
+from support.world import write_model
+
+ROOT = Path(__file__).parents[2]
+PAIRS = ["--pairs", "2", "--prompt", "15", "20", "--response", "6", "9"]
+CASES = {
+    "step": PAIRS,
+    "step_bf16": PAIRS,
+    "modpo_step": PAIRS,
+    "sweep": ["--pairs", "2", "--epochs", "2", "--batch", "2"],
+    "memory": PAIRS,
+    "panacea_cost": PAIRS,
+    "decode": ["--batches", "1", "3", "--tokens", "24"],
+    "mod": ["--batches", "2", "--tokens", "8"],
+    "cold_start": ["--tokens", "2", "--uncounted", "0"],
+    "fronts": ["--points", "200", "--limit", "30"],
+}
+"""Benchmark -> options of its smallest size, in the order B1 to B10."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny model."""
+    return str(write_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def bench(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], tuple[ModuleType, Callable[[], dict]]]:
+    """Return a function from the name of a benchmark to its module and what runs it for one round."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    side_by_side = importlib.import_module("side_by_side")
+    monkeypatch.setattr(side_by_side, "keep_freed_memory", lambda: True)  # it is for the whole process
+
+    def of(name: str) -> tuple[ModuleType, Callable[[], dict]]:
+        module, out = importlib.import_module(name), tmp_path / f"{name}.json"
+        given = ["--model", model, "--rounds", "1", "--out", str(out), *CASES[name]]
+
+        def run() -> dict:
+            module.main(given)
+            return read_json(out)
+
+        return module, run
+
+    return of
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_runs_and_writes_its_figures(bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    module, run = bench(name)
+    if name == "memory":  # one child only: TRL takes seconds to import
+        child, held = module.child, {"peak": 3e8, "before": 1e8}
+
+        def either(way: str, given: list[str]) -> dict:
+            if way == "paretune":
+                return child(way, given)
+            return module.measure(way, module.read(given)) | held
+
+        monkeypatch.setattr(module, "child", either)
+    result = run()
+    assert result["benchmark"] == f"B{list(CASES).index(name) + 1}"
+    assert result["equal"] and result["machine"]["versions"]["torch"]
+    assert result["settings"]["rounds"] == 1 and "out" not in result["settings"]
+    for row in result["figures"]:
+        assert all(value > 0 for values in row["taken"].values() for value in values)
+        ratio = row["ratio"]
+        assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"] < math.inf
+    written = importlib.import_module("table").table([(name, result)])
+    assert f"**{result['benchmark']}**" in written and f"benchmarks/{name}.py" in written
+
+
+@pytest.mark.parametrize("options", [PAIRS, ["--decode", "2"]], ids=["step", "decode"])
+def test_a_profile_holds_all_the_time(bench, model: str, tmp_path: Path, options: list[str]) -> None:
+    out = tmp_path / "where.json"
+    given = ["--model", model, "--dtype", "float32", "--rounds", "1", "--out", str(out)]
+    importlib.import_module("where").main([*given, *options])
+    found = read_json(out)["float32"]
+    assert all(seconds >= 0 for seconds in found["seconds"].values())
+    assert sum(found["seconds"].values()) >= 0.5 * found.get("run", found.get("step"))
+
+
+@pytest.mark.parametrize("name", ["step", "step_bf16", "modpo_step", "sweep"])
+def test_another_loss_is_found(bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import paretune.training.preference_pairs
+
+    real = paretune.training.preference_pairs.pair_loss
+    monkeypatch.setattr(
+        paretune.training.preference_pairs, "pair_loss", lambda *given, **named: 1.5 * real(*given, **named)
+    )
+    with pytest.raises(SystemExit, match="so the figures mean nothing"):
+        bench(name)[1]()
+
+
+@pytest.mark.parametrize(("name", "ways"), [("decode", "PEFT, mixed adapters"), ("mod", "PEFT")])
+def test_other_tokens_are_found(bench, monkeypatch: pytest.MonkeyPatch, name: str, ways: str) -> None:
+    module, run = bench(name)
+    real = module.ways
+
+    def other(*given: object) -> dict:
+        found = real(*given)
+        drawn = found[ways]
+        return {**found, ways: lambda: [[*row[:-1], row[-1] + 1] for row in drawn()]}
+
+    monkeypatch.setattr(module, "ways", other)
+    with pytest.raises(SystemExit, match="rows, so the figures mean nothing"):
+        run()
+
+
+def test_another_hypervolume_is_found(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, run = bench("fronts")
+    real = module.figures.hypervolume
+    monkeypatch.setattr(module.figures, "hypervolume", lambda *a: 1.001 * real(*a))
+    with pytest.raises(SystemExit, match="hypervolume, 200 points, 2 objectives differ"):
+        run()
+
+
+def test_a_peer_that_takes_too_long_is_left_out(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, run = bench("fronts")
+    monkeypatch.setattr(
+        module, "finishes", lambda run, limit: "fast_non_dominated_sort" not in run.__code__.co_freevars
+    )
+    rows = [row for row in run()["figures"] if row["against"] == module.OWN]
+    assert rows and all(
+        "ratio" not in row and row["note"].startswith("not run: more than 30 s") for row in rows
+    )
+
+
+def test_memory_of_another_step_is_found(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, run = bench("memory")
+    monkeypatch.setattr(
+        module, "child", lambda way, given: {"numbers": [0.7, float(len(way))], "peak": 2e6, "before": 1e6}
+    )
+    with pytest.raises(SystemExit, match="gradient norm and rewards differ"):
+        run()
+
+
+def test_panacea_below_the_anchors_is_found(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, run = bench("panacea_cost")
+    front = read_json(ROOT / "docs/results/panacea/front.json")
+    for test in front["comparisons"]:
+        test["verdict"] = "modpo above"
+    monkeypatch.setattr(module, "read_json", lambda path: front)
+    with pytest.raises(SystemExit, match="lora is below modpo, so its cost means nothing"):
+        run()
+
+
+def test_another_answer_is_found(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, run = bench("cold_start")
+    monkeypatch.setattr(module, "help_of", lambda name: None)
+    monkeypatch.setattr(module, "empty_run", lambda source, folder: None)
+    said = {
+        name: SimpleNamespace(texts=[text], first_token=lambda: 1.0)
+        for name, text in (("paretune serve", "a cat"), ("transformers serve", "a dog"))
+    }
+    monkeypatch.setattr(module, "starts", lambda run, arguments: said)
+    with pytest.raises(SystemExit, match=r"the answers differ.*a dog"):
+        run()
+
+
+def test_nothing_agrees_with_nan(bench) -> None:
+    module, _ = bench("fronts")
+    for found in ([math.nan, 1.0], [1.0, math.nan]):
+        with pytest.raises(SystemExit, match="differ"):
+            module.same("numbers", {"a": [1.0, 1.0], "b": found}, relative=0.1)
+    assert module.same("numbers", {"a": [1.0], "b": [1.05]}, relative=0.1)["share_of_tolerance"] < 1
+
+
+def test_the_table_is_what_the_files_give(bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench("fronts")
+    table = importlib.import_module("table")
+    table.main(["--check"])
+    copy = tmp_path / "docs"
+    shutil.copytree(ROOT / "docs/performance", copy / "performance")
+    shutil.copy(ROOT / "docs/performance.md", copy)
+    monkeypatch.chdir(tmp_path)
+    table.main([])
+    assert (copy / "performance.md").read_text() == (ROOT / "docs/performance.md").read_text()
+    file = next(iter((copy / "performance").glob("*.json")))
+    changed = read_json(file)
+    changed["figures"][0]["ratio"]["median"] = 123.0
+    write_json(file, changed)
+    with pytest.raises(SystemExit, match="is not what"):
+        table.main(["--check"])
+    table.main(["--take", "docs/performance"])
+    assert "**123x**" in (copy / "performance.md").read_text()

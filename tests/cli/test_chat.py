@@ -1,0 +1,80 @@
+"""The chat in the terminal, driven through a pipe as by a keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from prompt_toolkit import PromptSession
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from paretune.cli.chat import Knob, converse
+from paretune.core.preference import Preference
+from paretune.data.rows import Prompt
+from support.serve_world import OBJECTIVES, make_outlook
+
+UP, DOWN = "\x1b[5~", "\x1b[6~"
+
+
+def knob(preference: str = "short=0.5,good=0.5", objectives: tuple[str, ...] = OBJECTIVES) -> Knob:
+    outlook = make_outlook() if objectives == OBJECTIVES else None
+    return Knob(objectives, Preference.parse(preference, objectives), outlook, lambda p: p)
+
+
+def talk(keys: str, used: Knob) -> tuple[list[tuple[Prompt, Preference]], str]:
+    """Type ``keys``; return what was asked and what was written."""
+    asked: list[tuple[Prompt, Preference]] = []
+    written: list[str] = []
+
+    def answer(prompt: Prompt, preference: Preference) -> Iterator[str]:
+        asked.append((prompt, preference))
+        yield "fine"
+        yield " day"
+
+    with create_pipe_input() as pipe:
+        pipe.send_text(keys + "\x04")
+        converse(PromptSession(input=pipe, output=DummyOutput()), used, answer, written.append)
+    return asked, "".join(written)
+
+
+def test_keys_turn_the_dial_and_the_last_message_is_answered_anew() -> None:
+    used = knob()
+    start = used.position
+    asked, written = talk(f"hello\r{UP}{UP}{UP}/again\rwhy\r/p short=0.1,good=0.9\r/again\r", used)
+    assert [[m.content for m in prompt] for prompt, _ in asked] == [
+        ["hello"],
+        ["hello"],
+        ["hello", "fine day", "why"],
+        ["hello", "fine day", "why"],
+    ]
+    assert asked[0][1]["short"] == 0.5 and asked[1][1]["short"] > 0.55 and asked[3][1]["short"] == 0.1
+    assert written.count("fine day\n") == 4 and used.position < start
+
+
+def test_mistakes_are_told_and_the_chat_goes_on() -> None:
+    asked, written = talk("/p shrt=1\r/what\r\r/again\r/new\rhello\r", knob())
+    assert "did you mean 'short'" in written and "PageUp" in written and len(asked) == 1
+
+
+def test_equal_turns_are_equal_steps_of_outcome() -> None:
+    used = knob("short=0,good=1")
+    outlook = make_outlook()
+    outcomes = [outlook.outcomes(used.preference.array()[None])[0]]
+    for _ in range(20):
+        used.turn(1)
+        outcomes.append(outlook.outcomes(used.preference.array()[None])[0])
+    steps = np.linalg.norm(np.diff(np.array(outcomes), axis=0) / outlook.scale, axis=1)
+    assert used.preference["short"] == 1 and steps.max() / steps.min() < 1.3
+
+
+def test_three_objectives_are_weighed_one_at_a_time() -> None:
+    used = knob("a=0.2,b=0.6,c=0.2", ("a", "b", "c"))
+    used.turn(4)
+    assert used.preference.weights == pytest.approx((0.4, 0.45, 0.15))
+    used.choose_next()
+    used.turn(40)
+    assert used.preference.weights == (0.0, 1.0, 0.0) and " b " in used.told()
+    used.turn(-2)
+    assert used.preference.weights == pytest.approx((0.05, 0.9, 0.05))

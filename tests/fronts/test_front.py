@@ -1,0 +1,350 @@
+import json
+import math
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import paretune.fronts.front
+from paretune.core.errors import ParetuneError, PreferenceError
+from paretune.core.preference import simplex_grid
+from paretune.fronts.front import (
+    Front,
+    Interval,
+    bootstrap,
+    chord,
+    compare,
+    hypervolume,
+    inner_product,
+    mean_intervals,
+    mixture_hypervolume,
+    reference_point,
+    sparsity,
+)
+
+TWO = ("helpful", "harmless")
+law = settings(deadline=None, max_examples=25)
+
+
+def front_of(means, num_prompts=50, noise=0.3, seed=0, name="front", preferences=None):
+    """A front whose scores scatter around ``means [N, M]``, most of it shared by all N of a prompt."""
+    means = np.asarray(means, dtype=float)
+    random = np.random.default_rng(seed)
+    scatter = noise * random.normal(size=(1, num_prompts, means.shape[1]))
+    scatter = scatter + noise / 4 * random.normal(size=(len(means), num_prompts, means.shape[1]))
+    if preferences is None:
+        preferences = simplex_grid(2, len(means) - 1)
+    prompts = tuple(f"p{p}" for p in range(num_prompts))
+    return Front(name, TWO, preferences, means[:, None] + scatter, prompts)
+
+
+def arc(count=11):
+    turn = np.linspace(math.pi / 2, 0, count)
+    return np.stack([np.sin(turn), np.cos(turn)], axis=1)
+
+
+area = partial(hypervolume, reference=np.array([-1.0, -1.0]))
+
+
+def test_front_keeps_read_only_float_copies():
+    scores = np.array([[[1, 2], [3, 6]]])
+    front = Front("f", ["a", "b"], [[1, 0]], scores, ["x", "y"])
+    scores[:] = 0
+    np.testing.assert_array_equal(front.means, [[2.0, 4.0]])
+    assert (front.objectives, front.prompts) == (("a", "b"), ("x", "y"))
+    assert front.scores.dtype == front.preferences.dtype == np.float64
+    with pytest.raises(ValueError, match="read-only"):
+        front.scores[0, 0, 0] = 1.0
+
+
+def test_front_methods_are_the_figures_of_its_means():
+    front = front_of(arc())
+    assert front.hypervolume(np.array([-1.0, -1.0])) == area(front.means)
+    assert front.non_dominated().shape == (11,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "expected"),
+    [
+        (
+            {"scores": np.zeros((2, 2, 2))},
+            ParetuneError,
+            r"scores \(2, 2, 2\) do not fit 3 prompts and 2 objectives",
+        ),
+        ({"scores": np.zeros((1, 3, 2))}, ParetuneError, r"preferences \(2, 2\) and scores \(1, 3, 2\)"),
+        ({"preferences": 1.0}, ParetuneError, r"preferences \(\)"),
+        ({"preferences": np.zeros((0, 2)), "scores": np.zeros((0, 3, 2))}, ParetuneError, "none empty"),
+        ({"prompts": (), "scores": np.zeros((2, 0, 2))}, ParetuneError, "none empty"),
+        ({"prompts": ("x", "y", "x")}, ParetuneError, "prompt 'x' is given twice"),
+        ({"objectives": ("a", "a")}, ParetuneError, "objective 'a' is given twice"),
+        ({"preferences": [[1, 0], [0.7, 0.2]]}, PreferenceError, r"preference 1 is \[0\.7, 0\.2\]"),
+        ({"preferences": [[1.5, -0.5], [0, 1]]}, PreferenceError, r"preference 0 is \[1\.5, -0\.5\]"),
+        ({"preferences": [[1, 0], [math.nan, 1]]}, PreferenceError, "preference 1"),
+    ],
+)
+def test_a_front_that_does_not_fit_together_is_refused(changes, error, expected):
+    fields = {
+        "name": "f",
+        "objectives": ("a", "b"),
+        "preferences": np.eye(2),
+        "scores": np.zeros((2, 3, 2)),
+        "prompts": ("x", "y", "z"),
+    }
+    assert Front(**fields).means.shape == (2, 2)
+    with pytest.raises(error, match=expected):
+        Front(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_missing_score_is_refused_with_its_preference_and_prompt(value):
+    scores = np.zeros((2, 3, 2))
+    scores[1, 2, 0] = value
+    with pytest.raises(
+        ParetuneError, match=r"'a' at preference 1 \[0\.0, 1\.0\] for prompt 'z' is (nan|inf) \(1 such"
+    ):
+        Front("f", ("a", "b"), np.eye(2), scores, ("x", "y", "z"))
+
+
+@law
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4))
+def test_json_round_trip_is_lossless(seed, num_points, num_prompts):
+    random = np.random.default_rng(seed)
+    scores = random.normal(size=(num_points, num_prompts, 3)) * 10.0 ** random.integers(-300, 300)
+    prompts = tuple(f"p{p} é" for p in range(num_prompts))
+    front = Front("f", ("a", "b", "c"), random.dirichlet(np.ones(3), num_points), scores, prompts)
+    again = Front.from_dict(json.loads(json.dumps(front.to_dict(), allow_nan=False)))
+    np.testing.assert_array_equal(again.scores, front.scores)
+    np.testing.assert_array_equal(again.preferences, front.preferences)
+    assert (again.name, again.objectives, again.prompts) == (front.name, front.objectives, front.prompts)
+
+
+def test_reading_something_else_as_a_front_names_what_is_wrong():
+    good = front_of(arc(3), 2).to_dict()
+    with pytest.raises(ParetuneError, match="a front without scores, prompts"):
+        Front.from_dict({key: good[key] for key in ("name", "objectives", "preferences")})
+    with pytest.raises(ParetuneError, match=r"front 'front': .* expected tables of numbers"):
+        Front.from_dict({**good, "scores": [["much"]]})
+    with pytest.raises(ParetuneError, match="do not fit"):
+        Front.from_dict({**good, "scores": [[[1.0, 2.0]]]})
+
+
+def test_bootstrap_of_a_mean_is_near_the_normal_interval_and_holds_the_value():
+    front = front_of([[1.0, 2.0]], num_prompts=400, preferences=[[0.5, 0.5]])
+    interval = bootstrap(front, lambda points: points[0, 1])
+    sample = front.scores[0, :, 1]
+    half = 1.96 * sample.std(ddof=1) / math.sqrt(400)
+    assert interval.value == pytest.approx(sample.mean())
+    assert interval.low == pytest.approx(sample.mean() - half, abs=0.15 * half)
+    assert interval.high == pytest.approx(sample.mean() + half, abs=0.15 * half)
+    low, high = mean_intervals(front)
+    assert low.shape == high.shape == (1, 2)
+    assert (low[0, 1], high[0, 1]) == pytest.approx((interval.low, interval.high))
+
+
+def test_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(200):
+        front = front_of([[1.0, 2.0]], num_prompts=60, seed=seed, preferences=[[0.5, 0.5]])
+        low, high = mean_intervals(front, resamples=300, seed=seed)
+        covered += int(low[0, 0] <= 1.0 <= high[0, 0])
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_bootstrap_resamples_prompts_for_all_preferences_together():
+    # A difficulty shared by all preferences cancels in a difference between two of them.
+    difficulty = np.random.default_rng(0).normal(size=(1, 40, 1))
+    front = Front("f", TWO, np.eye(2), np.array([[[1.0, 0.0]], [[0.0, 1.0]]]) + 5 * difficulty, range(40))
+    interval = bootstrap(front, lambda points: points[0, 0] - points[1, 0], resamples=200)
+    assert (interval.low, interval.high) == pytest.approx((1.0, 1.0))
+    alone = bootstrap(front, lambda points: points[0, 0], resamples=200)
+    assert alone.high - alone.low > 1.0
+
+
+def test_bootstrap_is_reproducible_and_widens_with_the_level():
+    front = front_of(arc())
+    narrow, again, other = (bootstrap(front, area, 500, seed=seed, level=0.5) for seed in (0, 0, 1))
+    wide = bootstrap(front, area, 500, seed=0, level=0.99)
+    assert narrow == again != other
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+@pytest.mark.parametrize("block", [1, 33, 70])
+def test_drawing_in_blocks_changes_nothing(monkeypatch, block):
+    front = front_of(arc(), num_prompts=33)
+    whole = mean_intervals(front, resamples=101)
+    monkeypatch.setattr(paretune.fronts.front, "_BLOCK", block)
+    np.testing.assert_allclose(mean_intervals(front, resamples=101), whole, atol=1e-12)
+
+
+def test_one_prompt_and_undefined_figures_have_no_bounds():
+    lone = bootstrap(front_of(arc(), num_prompts=1), area, 50)
+    assert math.isfinite(lone.value) and math.isnan(lone.low) and math.isnan(lone.high)
+    undefined = bootstrap(front_of([[1.0, 2.0]], preferences=[[1, 0]]), sparsity, 50)
+    assert undefined.to_dict() == {"value": None, "low": None, "high": None, "level": 0.95}
+
+
+def test_two_thousand_resamples_of_a_hypervolume_take_less_than_a_second():
+    front = front_of(arc(11), num_prompts=500)
+    bootstrap(front, area, 10)
+    start = time.process_time()
+    interval = bootstrap(front, area, 2000)
+    assert time.process_time() - start < 1.0
+    assert interval.low < interval.value < interval.high
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [({"resamples": 0}, "0 resamples"), ({"level": 95}, "level 95")]
+)
+def test_impossible_intervals_are_refused(options, expected):
+    with pytest.raises(ParetuneError, match=expected):
+        bootstrap(front_of(arc()), area, **options)
+
+
+def test_intervals_apart():
+    low, middle, high = Interval(1, 0, 2), Interval(2, 1, 3), Interval(5, 4, 6)
+    assert not low.apart(middle) and not middle.apart(low)
+    assert low.apart(high) and high.apart(low)
+    assert not low.apart(Interval(2, 2, 3))
+    assert not low.apart(Interval(9, math.nan, math.nan))
+
+
+def test_summary_gives_every_figure_as_bootstrap_does():
+    front = front_of(arc(), num_prompts=30)
+    summary = front.summary(np.array([-1.0, -1.0]), resamples=300)
+    assert list(summary) == [
+        "hypervolume",
+        "inner_product",
+        "sparsity",
+        "spacing",
+        "controllability:helpful",
+        "controllability:harmless",
+    ]
+    assert summary["hypervolume"] == bootstrap(front, area, 300)
+    assert summary["inner_product"] == bootstrap(front, partial(inner_product, front.preferences), 300)
+    assert summary["controllability:helpful"].value == pytest.approx(1.0)
+    lone = front_of([[1.0, 2.0]], preferences=[[1, 0]]).summary(np.zeros(2), resamples=50)
+    shown = {name: interval.to_dict()["value"] for name, interval in lone.items()}
+    assert shown["hypervolume"] > 0
+    assert all(shown[name] is None for name in ("sparsity", "spacing", "controllability:helpful"))
+
+
+def test_identical_fronts_show_no_difference():
+    result = compare(front_of(arc(), name="a"), front_of(arc(), name="b"), area)
+    assert result.difference == Interval(0.0, 0.0, 0.0)
+    assert result.p_value == 1.0
+    assert result.verdict == "no difference shown"
+
+
+def test_rounding_is_not_a_difference():
+    front = front_of(arc(), name="a")
+    back = Front("b", TWO, front.preferences[::-1], front.scores[::-1], front.prompts)
+    result = compare(front, back, lambda points: float(np.add.reduce(points[:, 0])))
+    assert result.difference == Interval(0.0, 0.0, 0.0)
+
+
+def test_a_shifted_front_is_above_and_the_other_way_round():
+    base, better = front_of(arc(), name="base"), front_of(arc() + 0.05, seed=1, name="better")
+    paired = Front("better", TWO, base.preferences, base.scores + 0.05, base.prompts)
+    forward, backward = compare(paired, base, area), compare(base, paired, area)
+    assert forward.verdict == backward.verdict == "better above"
+    assert forward.p_value == backward.p_value == pytest.approx(2 / 2001)
+    assert forward.difference.low > 0
+    assert backward.difference.value == pytest.approx(-forward.difference.value)
+    # With prompts of unrelated noise the same shift drowns: pairing is what shows it.
+    assert compare(better, base, area).verdict == "no difference shown"
+
+
+def test_equal_fronts_are_called_different_about_as_rarely_as_they_should():
+    wrong = 0
+    for seed in range(120):
+        first, second = (
+            front_of([[1.0, 2.0]], 60, seed=2 * seed + k, name=str(k), preferences=[[0.5, 0.5]])
+            for k in (0, 1)
+        )
+        result = compare(first, second, lambda points: points[0, 0], resamples=300, seed=seed)
+        wrong += int(result.verdict != "no difference shown")
+    assert wrong / 120 <= 0.12
+
+
+def test_comparison_as_json():
+    result = compare(front_of(arc(), name="a"), front_of(arc(), seed=1, name="b"), area, resamples=100)
+    shown = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert shown["first"] == "a"
+    assert shown["difference"] == result.difference.to_dict()
+    assert set(shown) == {"first", "second", "difference", "p_value", "verdict"}
+
+
+def test_only_the_same_prompts_and_objectives_compare():
+    front = front_of(arc(), 10)
+    fewer = front_of(arc(), 9, name="fewer")
+    swapped = Front("swapped", TWO, front.preferences, front.scores, ("p0", "p2", "p1", *front.prompts[3:]))
+    renamed = Front("renamed", ("helpful", "brief"), front.preferences, front.scores, front.prompts)
+    with pytest.raises(
+        ParetuneError, match=r"'front' \(10 prompts\) and 'fewer' \(9 prompts\) .* number 9 on"
+    ):
+        compare(front, fewer, area)
+    with pytest.raises(ParetuneError, match="differ from prompt number 1 on"):
+        compare(front, swapped, area)
+    with pytest.raises(ParetuneError, match="helpful, harmless, 'renamed' has helpful, brief"):
+        compare(front, renamed, area)
+    with pytest.raises(ParetuneError, match="one prompt shows no spread"):
+        compare(front_of(arc(), 1), front_of(arc(), 1), area)
+    lone = front_of([[1.0, 2.0]], preferences=[[1, 0]])
+    with pytest.raises(ParetuneError, match="undefined"):
+        compare(lone, lone, sparsity, resamples=20)
+
+
+def test_chord_mixes_the_endpoints_prompt_by_prompt():
+    ends = front_of([[0.0, 2.0], [4.0, 0.0]], num_prompts=5, name="ends", preferences=[[0, 1], [1, 0]])
+    tossed = chord(ends, np.array([[0.25, 0.75], [1.0, 0.0], [0.0, 1.0]]))
+    np.testing.assert_allclose(tossed.scores[0], 0.25 * ends.scores[1] + 0.75 * ends.scores[0])
+    np.testing.assert_array_equal(tossed.scores[1:], ends.scores[::-1])
+    assert tossed.prompts == ends.prompts
+    assert tossed.name == "ends, coin toss"
+    assert tossed.non_dominated().all()
+
+
+def test_a_front_between_the_endpoints_is_above_their_chord_only_when_it_bulges():
+    ends = front_of([[1.0, 0.0], [0.0, 1.0]], noise=0.05, name="ends", preferences=np.eye(2))
+    grid = simplex_grid(2, 10)
+    line = chord(ends, grid)
+    bulging = Front("arc", TWO, grid, line.scores + 0.3 * grid.prod(axis=1)[:, None, None], line.prompts)
+    sagging = Front("sag", TWO, grid, line.scores - 0.3 * grid.prod(axis=1)[:, None, None], line.prompts)
+    assert compare(bulging, line, area, resamples=200).verdict == "arc above"
+    assert compare(sagging, line, area, resamples=200).verdict == "ends, coin toss above"
+    # The dense mixture holds the ten-step chord.
+    assert mixture_hypervolume(ends.means, np.array([-1.0, -1.0])) > area(line.means)
+
+
+@pytest.mark.parametrize(
+    "preferences", [[[1, 0], [1, 0]], [[1, 0], [0.5, 0.5]], [[1, 0], [0, 1], [0.5, 0.5]]]
+)
+def test_chord_needs_one_policy_for_each_objective(preferences):
+    means = np.zeros((len(preferences), 2))
+    with pytest.raises(ParetuneError, match="exactly one policy for each of helpful, harmless"):
+        chord(front_of(means, preferences=preferences), np.eye(2))
+
+
+def test_chord_refuses_chances_of_another_shape_or_off_the_simplex():
+    ends = front_of(np.eye(2), preferences=np.eye(2))
+    with pytest.raises(ParetuneError, match=r"preferences \(2, 3\) for 2 objectives"):
+        chord(ends, np.ones((2, 3)) / 3)
+    with pytest.raises(PreferenceError, match="sum to 1"):
+        chord(ends, np.ones((2, 2)))
+
+
+def test_reference_point_is_below_all_fronts_by_a_share_of_the_range():
+    first = Front("a", TWO, np.eye(2), [[[0.0, 5.0]], [[10.0, 1.0]]], ("p",))
+    second = Front("b", TWO, [[0.5, 0.5]], [[[-10.0, 3.0]]], ("p",))
+    np.testing.assert_allclose(reference_point(first, second), [-12.0, 0.6])
+    np.testing.assert_allclose(reference_point(first, second, margin=0.0), [-10.0, 1.0])
+    np.testing.assert_allclose(reference_point(second), [-10.1, 2.9])
+    with pytest.raises(ParetuneError, match="0 fronts"):
+        reference_point()
+    with pytest.raises(ParetuneError, match="margin -1"):
+        reference_point(first, margin=-1)
+    with pytest.raises(ParetuneError, match="same objectives"):
+        reference_point(first, Front("c", ("x", "y"), np.eye(2), first.scores, ("p",)))

@@ -1,0 +1,202 @@
+"""Drawing responses for prompts: in parts that survive a kill, with the embedded model at the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import DynamicCache
+
+from paretune.core.errors import ConfigError, DataError, ModelError
+from paretune.core.sampling import Sampling
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import pairs
+from paretune.generation import sample
+from paretune.generation.draw import draw
+from paretune.generation.generate import generate
+from paretune.generation.sample import sample_dataset
+from paretune.models.kv_cache import ROOM, growing_cache
+from paretune.models.language_model import EMBEDDED, LanguageModel, embedded_gguf, load
+from paretune.runs.parse import parse_config
+from paretune.runs.prepare import QUICKSTART, prepare_data, quickstart_data
+from paretune.scoring.scorer import build, score_texts
+from paretune.training.lab import Lab
+from support.adapters import TRAINING
+from support.world import make_dataset
+
+SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, top_p=0.9, batch_size=3)
+
+
+def test_a_killed_draw_goes_on_to_the_same_responses(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two prompts a batch, eight a part: the second part fails once, the first is not drawn again."""
+    monkeypatch.setattr(sample, "BATCHES_PER_PART", 2)
+    prompts = make_dataset(7).select([])
+    whole = sample_dataset(lm, prompts, 2, SAMPLING, 5, tmp_path / "whole")
+    calls = 0
+
+    def failing(*args: object, **options: object) -> list:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return generate(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sample, "generate", failing)
+    with pytest.raises(KeyboardInterrupt):
+        sample_dataset(lm, prompts, 2, SAMPLING, 5, tmp_path / "parts")
+    resumed = sample_dataset(lm, prompts, 2, SAMPLING, 5, tmp_path / "parts")
+    assert calls == 4, "three parts: one before the kill, one killed, two after it"
+    assert resumed.fingerprint == whole.fingerprint
+    assert sample_dataset(lm, prompts, 2, SAMPLING, 6, tmp_path / "parts").fingerprint != whole.fingerprint
+
+
+def test_a_damaged_part_is_named(lm: LanguageModel, tmp_path: Path) -> None:
+    prompts = make_dataset(2).select([])
+    sample_dataset(lm, prompts, 1, SAMPLING, 0, tmp_path)
+    (part,) = tmp_path.glob("*.json")
+    part.write_text("[[1]]")
+    with pytest.raises(DataError, match=rf"{part.name}.*delete the file"):
+        sample_dataset(lm, prompts, 1, SAMPLING, 0, tmp_path)
+
+
+def test_a_wide_nucleus_is_drawn_in_full() -> None:
+    """One row in three spreads over more tokens than are looked at first; its neighbours are drawn as without it."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 2000, generator=generator)
+    logits[::2] *= 8
+    uniform = torch.tensor([0.3, 0.97, 0.6], dtype=torch.float64)
+    probabilities = logits.softmax(-1)
+    top, tokens = probabilities.sort(dim=-1, descending=True)
+    before = top.cumsum(-1) - top
+    assert [int((row < 0.95).sum()) > 512 for row in before] == [False, True, False]
+    expected = []
+    for row in range(3):
+        kept = top[row].masked_fill(before[row] >= 0.95, 0.0).double().cumsum(-1)
+        place = int((kept <= uniform[row] * kept[-1]).sum())
+        expected.append(int(tokens[row, place]))
+    assert draw(logits, uniform, 1.0, 0.95).tolist() == expected
+
+
+def test_the_growing_cache_holds_what_transformers_holds(lm: LanguageModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = growing_cache(lm.model.config), DynamicCache(config=lm.model.config)
+    rows = torch.arange(5)
+    # A prompt, then single positions beyond the room set aside, with rows leaving on the way.
+    for step, length in enumerate([7, *[1] * (ROOM + 5)]):
+        keys, values = (torch.randn(len(rows), 2, length, 4, generator=generator) for _ in range(2))
+        for layer in range(2):
+            for found, expected in zip(
+                ours.update(keys, values, layer), theirs.update(keys, values, layer), strict=True
+            ):
+                assert torch.equal(found, expected)
+        assert ours.get_seq_length() == theirs.get_seq_length() == 7 + step
+        if step in (3, 40):
+            kept = torch.arange(len(rows) - 1)
+            ours.batch_select_indices(kept), theirs.batch_select_indices(kept)
+            rows = rows[kept]
+
+
+def test_implicit_reward_of_an_adapter(lm: LanguageModel, tmp_path: Path) -> None:
+    """beta (log pi - log pi_ref), as the lab computes it for margins; the stored beta is used."""
+    lab, data = Lab(lm, tmp_path / "run", TRAINING), make_dataset()
+    adapter = lab.dpo("good", data, make_dataset(4, seed=9), beta=0.2)
+    folder = str(tmp_path / "run/adapters/dpo-good/adapter")
+    scorer = build({"objective": "good", "implicit": folder, "base": lm.name, "dtype": "float32"})
+    table = lab.pair_table(pairs(data, "good"))
+    ratios = lab.logps(table, adapter) - table.reference
+    prompts = [pair.prompt for pair in table.pairs]
+    chosen = score_texts(scorer, prompts, [pair.chosen for pair in table.pairs])
+    np.testing.assert_allclose(chosen, 0.2 * ratios[:, 0].numpy(), atol=1e-4)
+    halved = build(
+        {"objective": "good", "implicit": folder, "base": lm.name, "beta": 0.1, "dtype": "float32"}
+    )
+    assert halved.fingerprint != scorer.fingerprint
+    with pytest.raises(ConfigError, match="beta: -1"):
+        build({"objective": "good", "implicit": folder, "beta": -1})
+    with pytest.raises(ModelError, match="no such file"):
+        build({"objective": "good", "implicit": str(tmp_path)})
+
+
+def test_trackers_receive_every_step(lm: LanguageModel, tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    lab = Lab(lm, tmp_path, TRAINING, trackers=("tensorboard",))
+    lab.dpo("good", make_dataset(), make_dataset(4, seed=9), beta=0.1)
+    (folder,) = {
+        file.parent for file in tmp_path.glob("logs/dpo-good/**/events*") if file.parent.name == "paretune"
+    }
+    events = event_accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    losses = events.Scalars("loss")
+    assert [event.step for event in losses] == list(range(1, TRAINING.steps + 1))
+
+
+def test_a_tracker_that_is_not_installed_is_refused(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate would only warn, and nothing would be logged."""
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    lab = Lab(lm, tmp_path, TRAINING, trackers=("tensorboard",))
+    with pytest.raises(ConfigError, match="'tensorboard' is not installed"):
+        lab.dpo("good", make_dataset(), make_dataset(4, seed=9), beta=0.1)
+    with pytest.raises(ConfigError, match="trackers: Unsupported logging capability: tensorbord"):
+        replace(lab, trackers=("tensorbord",)).dpo("good", make_dataset(), make_dataset(4, seed=9), beta=0.1)
+
+
+def test_the_quickstart_ships_its_answers() -> None:
+    data, held_out = (ScoredDataset.read(quickstart_data(name)) for name in QUICKSTART)
+    assert len(data.rows) >= 150 and all(2 <= len(row.responses) <= 4 for row in data.rows)
+    assert len(held_out.rows) >= 100 and not any(row.responses for row in held_out.rows)
+    keys = [row.key for row in (*data.rows, *held_out.rows)]
+    assert len(set(keys)) == len(keys) == 300
+    assert not any("/" in row.source for row in data.rows), "no path of the machine that drew them"
+    cut = [flag for row in data.rows for flag in row.truncated]
+    assert sum(cut) / len(cut) < 0.5
+
+
+def test_only_rows_without_responses_are_drawn(lm: LanguageModel, tmp_path: Path) -> None:
+    rows = make_dataset(8).select([]).rows
+    mixed = [replace(row, responses=(), truncated=()) if n % 2 else row for n, row in enumerate(rows)]
+    ScoredDataset((), tuple(mixed)).write(tmp_path / "mixed.jsonl")
+    scorer = {"rule": "length", "unit": "words", "direction": "lower"}
+    values = {
+        "data": {
+            "source": str(tmp_path / "mixed.jsonl"),
+            "sample": 2,
+            "splits": {"train": 0.5, "validation": 0.5},
+        },
+        "score": [{"objective": "short", **scorer}, {"objective": "long", **scorer, "direction": "higher"}],
+        "sampling": {"max_new_tokens": 6, "batch_size": 4},
+    }
+    splits, _ = prepare_data(parse_config(values), Lab(lm, tmp_path / "run", TRAINING))
+    found = {row.key: row for part in splits.values() for row in part.rows}
+    assert len(found) == 8
+    for given in mixed:
+        assert len(found[given.key].responses) >= 1
+        if given.responses:
+            assert found[given.key].responses == given.responses
+
+
+@pytest.mark.model
+@pytest.mark.skipif(embedded_gguf() is None, reason="the package of the embedded model is not installed")
+def test_the_embedded_model_answers_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main job in a small size: shipped answers, rules, two steps, and the soup at two preferences."""
+    monkeypatch.delenv("PARETUNE_CACHE", raising=False)
+    model = load(EMBEDDED, "auto", "cpu")
+    data = ScoredDataset.read(quickstart_data())
+    few = replace(data, rows=data.rows[:6])
+    scorer = build({"objective": "concise", "rule": "length", "unit": "words", "direction": "lower"})
+    few = few.with_scores(
+        "concise",
+        [score_texts(scorer, [r.prompt] * len(r.responses), r.responses).tolist() for r in few.rows],
+    )
+    lab = Lab(model, tmp_path, replace(TRAINING, steps=2, rank=4, max_tokens=512))
+    adapter = lab.dpo("concise", replace(few, rows=few.rows[:4]), replace(few, rows=few.rows[4:]), beta=0.1)
+    assert any(bool(U.any()) for U, _ in adapter.factors.values()), "two steps move the update away from 0"
+    prompt = model.encode_prompt(few.rows[0].prompt)
+    (answer,) = generate(model, [prompt], Sampling(max_new_tokens=8, temperature=0.0), [0])
+    assert len(answer.text.split()) > 2

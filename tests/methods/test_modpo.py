@@ -1,0 +1,92 @@
+"""MODPO in the tabular world, where the optimum is known, and its choices and refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from paretune.core.errors import ConfigError
+from paretune.core.preference import Preference
+from paretune.methods.modpo import MODPOConfig, chosen_objective
+from paretune.training.losses import pair_loss
+
+BETA = 0.5
+
+
+def tabular_optimum(preference: tuple[float, float], method: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Train a table of logits on exact expectations over all pairs; return the policy and the known optimum.
+
+    4 prompts, 8 answers, two rewards. Preferences are Bradley-Terry in the rewards, so the expected loss over labels is
+    exact: each ordered pair counts with the probability that its first answer is preferred.
+    """
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(4, 8, generator=generator, dtype=torch.float64).log_softmax(-1)
+    rewards = torch.randn(2, 4, 8, generator=generator, dtype=torch.float64)
+    weight_k, weight_j = preference
+    logits = reference.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [logits],
+        max_iter=3000,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-16,
+        history_size=50,
+        line_search_fn="strong_wolfe",
+    )
+    first, second = torch.combinations(torch.arange(8)).unbind(1)
+
+    def gaps(values: torch.Tensor) -> torch.Tensor:
+        return values[..., first] - values[..., second]
+
+    def loss() -> torch.Tensor:
+        gap = gaps(logits.log_softmax(-1) - reference).flatten()
+        chance = torch.sigmoid(gaps(rewards)).flatten(1)  # [2, pairs]: objective i prefers the first answer
+        if method == "modpo":
+            margin = weight_j * gaps(rewards[1]).flatten()
+            value = pair_loss(
+                gap, BETA, margin=margin, scale=1 / weight_k, weight=chance[0], reversed_weight=1 - chance[0]
+            )
+        else:
+            votes = weight_k * chance[0] + weight_j * chance[1]
+            value = pair_loss(gap, BETA, weight=votes, reversed_weight=1 - votes)
+        return value.mean()
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    for _ in range(5):
+        optimizer.step(closure)
+    scalarised = weight_k * rewards[0] + weight_j * rewards[1]
+    return logits.detach().softmax(-1), (reference + scalarised / BETA).softmax(-1)
+
+
+def total_variation(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float((first - second).abs().sum(-1).max() / 2)
+
+
+@pytest.mark.parametrize("preference", [(1.0, 0.0), (0.7, 0.3), (0.3, 0.7)])
+def test_modpo_reaches_the_optimum_of_the_scalarised_reward(preference: tuple[float, float]) -> None:
+    """pi proportional to pi_ref exp(w.r / beta): needs margins on the scale of r_j and the right sign and 1 / w_k."""
+    assert total_variation(*tabular_optimum(preference, "modpo")) < 1e-6
+
+
+def test_loss_weighting_does_not() -> None:
+    assert total_variation(*tabular_optimum((0.5, 0.5), "dpo-lw")) > 0.01
+    assert total_variation(*tabular_optimum((1.0, 0.0), "dpo-lw")) < 1e-6
+
+
+def test_the_objective_of_the_largest_weight_is_trained() -> None:
+    preference = Preference.parse("a=0.2,b=0.5,c=0.3")
+    assert chosen_objective(preference, MODPOConfig()) == "b"
+    assert chosen_objective(preference, MODPOConfig(objective="a")) == "a"
+
+
+def test_small_weight_is_refused_with_the_cure() -> None:
+    preference = Preference.parse("a=0.02,b=0.98")
+    with pytest.raises(
+        ConfigError, match=r"weight 0.02 is below min_weight 0.05.*Use objective: b \(or auto\)"
+    ):
+        chosen_objective(preference, MODPOConfig(objective="a"))
+    assert chosen_objective(preference, MODPOConfig(objective="a", min_weight=0.01)) == "a"

@@ -1,0 +1,498 @@
+"""MORLHF on a tiny model: its known optimum, its laws, TRL's GRPO beside it, replay after a kill, and broken rewards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from paretune.core.errors import ConfigError, TrainingError
+from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
+from paretune.data.rows import Message, Prompt
+from paretune.generation.generate import attached
+from paretune.methods.morlhf import GDPOConfig, MORLHFConfig, morlhf
+from paretune.models.language_model import LanguageModel, load
+from paretune.models.packing import pack, packed_token_logps, token_sums
+from paretune.models.steering import Steering
+from paretune.runs.parse import parse_config
+from paretune.scoring.rules import FunctionScorer, from_function, python_function
+from paretune.scoring.scorer import build
+from paretune.scoring.standardise import Standardisation
+from paretune.training import loop
+from paretune.training.lab import Lab
+from paretune.training.loop import BatchError
+from paretune.training.losses import grpo_loss
+from paretune.training.rl import task as on_policy
+from paretune.training.rl.advantages import grpo_advantages
+from paretune.training.rl.goal import Goal, OnPolicy
+from paretune.training.rl.rollouts import rollout_folder
+from support.adapters import TRAINING, adapters_equal
+from support.world import make_dataset
+
+OBJECTIVES = ("short", "good")
+SHORT, GOOD = (
+    build({"objective": "short", "rule": "length", "unit": "words", "direction": "lower"}),
+    build({"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"}),
+)
+SAMPLING = Sampling(max_new_tokens=5, batch_size=64)
+SETTINGS = replace(TRAINING, learning_rate=1e-2, accumulate=2, steps=5, checkpoint_every=2)
+PROMPTS = tuple(row.prompt for row in make_dataset().rows)
+
+
+def scale(*stds: float, objectives: Sequence[str] = OBJECTIVES) -> Standardisation:
+    return Standardisation(tuple(objectives), np.zeros(len(stds)), np.array(stds))
+
+
+def goal(first: Any = SHORT, second: Any = GOOD, **changes: Any) -> Goal:
+    names = (first.objective, second.objective)
+    made = Goal(
+        PROMPTS,
+        (first, second),
+        scale(2.0, 0.5, objectives=names),
+        SAMPLING,
+        OnPolicy(responses=3),
+        Preference.uniform(names),
+    )
+    return replace(made, **changes)
+
+
+def history(lab: Lab, name: str) -> list[dict[str, float]]:
+    return json.loads((lab.folder / "adapters" / name / "history.json").read_text())
+
+
+def test_the_optimum_on_a_model(lm: LanguageModel, tmp_path: Path) -> None:
+    """One token to one prompt: the trained model is pi_ref exp(w.r / beta), within 0.02 in total variation."""
+    values = torch.linspace(-1, 1, len(lm.tokenizer)) ** 3, torch.linspace(1, 0, len(lm.tokenizer))
+    ids = {lm.decode([token]): token for token in range(len(lm.tokenizer))}
+    table = {text: [float(column[token]) for column in values] for text, token in ids.items()}
+
+    def by(m: int) -> Callable[..., list[float]]:
+        return lambda prompts, responses, truncated: [table[text][m] for text in responses]
+
+    weights, beta, prompt = (0.3, 0.7), 0.25, PROMPTS[0]
+    aim = Goal(
+        (prompt,),
+        (from_function("a", "a", by(0)), from_function("b", "b", by(1))),
+        scale(1.0, 1.0, objectives=("a", "b")),
+        Sampling(max_new_tokens=1),
+        OnPolicy(beta=beta, responses=48),
+        Preference.of(dict(zip("ab", weights, strict=True)), ("a", "b")),
+    )
+    settings = replace(
+        SETTINGS, steps=120, batch_pairs=1, accumulate=1, learning_rate=4e-3, rank=8, targets=("all-linear",)
+    )
+    adapter = Lab(lm, tmp_path, settings).fit_on_policy("one", aim)
+    token_ids = torch.tensor([lm.encode_prompt(prompt)])
+    with torch.no_grad():
+        reference = lm.model(input_ids=token_ids).logits[0, -1].log_softmax(-1)
+        with attached(lm, adapter) as steering, steering.at(adapter.gates()):
+            learned = lm.model(input_ids=token_ids).logits[0, -1].log_softmax(-1)
+    # Texts that several tokens decode to share their reward.
+    reward = torch.tensor(
+        [
+            sum(w * v for w, v in zip(weights, table[lm.decode([t])], strict=True))
+            for t in range(len(reference))
+        ]
+    )
+    best = (reference + reward / beta).log_softmax(-1)
+    assert 0.5 * float((reference.exp() - best.exp()).abs().sum()) > 0.2
+    assert 0.5 * float((learned.exp() - best.exp()).abs().sum()) < 0.02
+
+
+def test_a_raw_reward_times_ten_changes_nothing(lm: LanguageModel, tmp_path: Path) -> None:
+    """Its scale is measured, so preferences mean the same whatever unit a reward is in."""
+    louder = from_function("short", "louder", lambda *of: 10.0 * SHORT(*of))
+    adapters = []
+    for name, scorer in (("plain", SHORT), ("louder", louder)):
+        lab = Lab(lm, tmp_path / name, SETTINGS)
+        adapters.append(
+            morlhf(
+                lab,
+                make_dataset(),
+                [Preference.uniform(OBJECTIVES)],
+                [GOOD, scorer],
+                SAMPLING,
+                MORLHFConfig(responses=3),
+            ).adapters[0]
+        )
+    one, ten = (a.info["reward_scale"]["std"] for a in adapters)
+    assert ten == pytest.approx([10 * one[0], one[1]])
+    for path, factors in adapters[0].factors.items():
+        for a, b in zip(factors, adapters[1].factors[path], strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    facts = adapters[0].info
+    assert facts["preference"] == {"short": 0.5, "good": 0.5} and facts["beta"] == 0.05 and facts["seed"] == 0
+
+
+def test_a_corner_is_the_run_on_that_reward_alone(lm: LanguageModel, tmp_path: Path) -> None:
+    corner = goal(preference=Preference.one_hot("short", OBJECTIVES))
+    alone = replace(
+        corner,
+        scorers=(SHORT,),
+        scale=scale(2.0, objectives=["short"]),
+        preference=Preference.uniform(["short"]),
+    )
+    lab = Lab(lm, tmp_path, SETTINGS)
+    first, second = lab.fit_on_policy("corner", corner), lab.fit_on_policy("alone", alone)
+    assert adapters_equal(first, second) and any(bool(U.any()) for U, _ in first.factors.values())
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo"])
+def test_one_epoch_has_ratios_of_one_and_more_are_clipped(
+    lm: LanguageModel, tmp_path: Path, estimator: str
+) -> None:
+    clipped = []
+    for epochs in (1, 3):
+        lab = Lab(lm, tmp_path / str(epochs), replace(SETTINGS, steps=6, learning_rate=5e-2))
+        lab.fit_on_policy("run", goal(settings=OnPolicy(responses=3, epochs=epochs, estimator=estimator)))  # type: ignore[arg-type]
+        found = history(lab, "run")
+        clipped.append([record["clipped"] for record in found])
+        drawn = [record["sampled_tokens"] > 0 for record in found]
+        assert drawn == [step % epochs == 0 for step in range(6)]
+    assert clipped[0] == [0.0] * 6 and clipped[1][0] == clipped[1][3] == 0.0 < max(clipped[1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_start_is_the_reference(lm: LanguageModel, tmp_path: Path, dtype: str) -> None:
+    """The reference reads the same packed rows with the same kernels, so KL and ratios start at 0 and 1, and not nearly so."""
+    lab = Lab(load(lm.name, dtype, "cpu"), tmp_path, SETTINGS)
+    lab.fit_on_policy("run", goal(settings=OnPolicy(responses=3, epochs=2)))
+    first, second = history(lab, "run")[:2]
+    assert first["kl"] == 0.0 and first["clipped"] == 0.0 and first["loss"] == pytest.approx(0, abs=1e-6)
+    assert second["kl"] != 0.0
+    assert first["weight/short"] == 0.5 and first["covariance/good"] > 0
+    assert {"reward/short", "spread/good", "kl/good", "cut", "response_tokens"} <= set(first)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_killed_run_reads_its_responses_again_and_ends_with_the_same_weights(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    """Killed after step 5, checkpoint at 4: the responses of step 5 are not sampled a second time."""
+    aim = goal(settings=OnPolicy(responses=3, epochs=epochs))
+    settings = replace(SETTINGS, steps=7)
+    whole = Lab(lm, tmp_path / "whole", settings).fit_on_policy("run", aim)
+    sampled: list[int] = []
+    plain, step = on_policy.generate, loop._Run.step
+
+    def counting(lm: LanguageModel, prompts: Sequence[Any], *rest: Any, **more: Any) -> Any:
+        sampled.append(len(prompts))
+        return plain(lm, prompts, *rest, **more)
+
+    def stopping(run: Any, number: int, held_out: Any) -> Any:
+        if number == 5:
+            raise KilledError
+        return step(run, number, held_out)
+
+    monkeypatch.setattr(on_policy, "generate", counting)
+    monkeypatch.setattr(loop._Run, "step", stopping)
+    with pytest.raises(KilledError):
+        Lab(lm, tmp_path / "killed", settings).fit_on_policy("run", aim)
+    assert len(sampled) == {1: 5, 2: 3}[epochs]
+    monkeypatch.setattr(loop._Run, "step", step)
+    resumed = Lab(lm, tmp_path / "killed", settings).fit_on_policy("run", aim)
+    assert adapters_equal(whole, resumed)
+    assert len(sampled) == {1: 7, 2: 4}[epochs], "as many as an undisturbed run"
+    assert not list((tmp_path / "killed/checkpoints").iterdir()), "nothing is left behind"
+
+
+def failing(how: Callable[[Sequence[Prompt], Sequence[str]], Any], after: int) -> FunctionScorer:
+    """A scorer that works for the calls of ``after`` steps."""
+    calls: list[int] = []
+
+    def function(prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]) -> Any:
+        calls.append(1)
+        return [0.1 * len(r) for r in responses] if len(calls) <= after else how(prompts, responses)
+
+    return from_function("short", "failing", function)
+
+
+def slow(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    if any("moon" in prompt[-1].content for prompt in prompts):
+        time.sleep(5)
+    return [0.0] * len(responses)
+
+
+def broken(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    if any("moon" in prompt[-1].content for prompt in prompts):
+        raise KeyError("no moon")
+    return [0.0] * len(responses)
+
+
+BAD = {
+    "nan": (
+        lambda p, r: [float("nan") if "moon" in x[-1].content else 0.0 for x in p],
+        r"returned nan, expected a finite number",
+    ),
+    "few": (lambda p, r: [0.0] * (len(r) - 1), r"returned shape \(0,\) for 1 responses"),
+    "raises": (broken, r"KeyError: 'no moon'"),
+    "hangs": (slow, r"no answer within 0\.5 seconds; it stands at .*test_morlhf\.py:\d+ \(function\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_broken_reward_stops_the_run_after_saving(lm: LanguageModel, tmp_path: Path, case: str) -> None:
+    """It names objective, prompt and reason; corrected, the run goes on from the step it stopped at."""
+    how, reason = BAD[case]
+    prompts = (PROMPTS[0], (Message("user", "red moon"),), PROMPTS[1], (Message("user", "blue moon"),))
+    settings = OnPolicy(responses=2, time_limit=0.5)
+    common = {"prompts": prompts, "settings": settings, "preference": Preference.uniform(OBJECTIVES)}
+    lab = Lab(lm, tmp_path, replace(SETTINGS, checkpoint_every=100))
+    prompt = ".*" if case == "few" else r"to the prompt '(red|blue) moon'"
+    with pytest.raises(
+        TrainingError,
+        match=rf"(?s)run, step 4: the reward function of 'short' failed on .*{prompt}.*{reason}",
+    ):
+        lab.fit_on_policy("run", goal(failing(how, after=3), **common))
+    (checkpoint,) = (tmp_path / "checkpoints").glob("*.safetensors")
+    assert len(list(rollout_folder(checkpoint).glob("*.safetensors"))) == 4, "what was sampled is kept"
+    resumed = lab.fit_on_policy("run", goal(failing(how, after=100), **common))
+    other = Lab(lm, tmp_path / "other", SETTINGS)
+    assert adapters_equal(resumed, other.fit_on_policy("run", goal(failing(how, after=100), **common)))
+
+
+def test_a_python_function_is_named(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_rewards.py").write_text(
+        "def half(prompts, responses):\n    return [1.0] * (len(responses) // 2)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BatchError, match=r"prompt '.*function 'my_rewards:half'.*returned shape \(0,\)"):
+        Lab(lm, tmp_path, SETTINGS).fit_on_policy("run", goal(python_function("short", "my_rewards:half")))
+
+
+def test_damaged_responses_are_named(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(lm, tmp_path, SETTINGS)
+    with pytest.raises(BatchError):
+        lab.fit_on_policy("run", goal(failing(lambda p, r: [0.0], after=0)))
+    (file,) = (tmp_path / "checkpoints").glob("*.rollouts/*")
+    file.write_bytes(b"half")
+    with pytest.raises(
+        TrainingError, match=r"000000\.safetensors: cannot read .* delete it to have them sampled again"
+    ):
+        lab.fit_on_policy("run", goal(failing(lambda p, r: [0.0], after=0)))
+
+
+def test_an_objective_that_falls_is_told(
+    lm: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = from_function("long", "long", lambda *of: -SHORT(*of))
+    lab = Lab(lm, tmp_path, replace(SETTINGS, steps=8, learning_rate=1e-3))
+    aim = goal(second=long, scale=scale(1.0, 1.0, objectives=("short", "long")))
+    lab.fit_on_policy(
+        "run", replace(aim, preference=Preference.parse("short=0.8,long=0.2", ["short", "long"]))
+    )
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "run: the reward of 'long' and the advantage have a negative covariance" in said
+        and "'short' and" not in said
+    )
+
+
+def test_preferences_are_drawn_for_each_prompt_and_the_furthest_objective_is_trained(
+    lm: LanguageModel, tmp_path: Path
+) -> None:
+    """Tchebycheff weighs an objective by w_i where it is furthest from the ideal, and by 0 elsewhere; linear by w."""
+    for scalarisation, per in (("linear", "row"), ("tchebycheff", "batch"), ("tchebycheff", "row")):
+        config = MORLHFConfig(
+            form="conditioned", scalarisation=scalarisation, per=per, draw="uniform", responses=3
+        )  # type: ignore[arg-type]
+        aim = goal(preference=None, conditioning=config.conditioning(), ideal=(2.0, 2.0))
+        steered = on_policy.following(lm, 2, aim.conditioning, SETTINGS)
+        try:
+            task = on_policy.OnPolicyTask(
+                "t",
+                lm,
+                steered,
+                aim,
+                SETTINGS,
+                None,
+                tmp_path / scalarisation / per,
+                "key",
+                print,  # type: ignore[arg-type]
+            )
+            with task.batch(0, 0, {}) as (loss, _):
+                loss.backward()
+            sampled = task._sampled[1]  # type: ignore[index]
+        finally:
+            steered.steering.detach()
+        w = sampled.weights
+        assert w.shape == (4, 2) and (len(w.unique(dim=0)) == (1 if per == "batch" else 4))
+        if scalarisation == "linear":
+            used = w
+        else:
+            means = sampled.rewards.mean((0, 1)).expand(4, 2) if per == "batch" else sampled.rewards.mean(1)
+            worst = (w * (2.0 - means)).argmax(1, keepdim=True)
+            used = torch.zeros_like(w).scatter(1, worst, w.gather(1, worst))
+        torch.testing.assert_close(sampled.combined, (sampled.rewards * used[:, None]).sum(-1))
+        torch.testing.assert_close(sampled.strength, 0.05 * used.sum(1, keepdim=True))
+
+
+def test_a_conditioned_run_decodes_at_its_own_gates(lm: LanguageModel, tmp_path: Path) -> None:
+    """What decoding draws at folded gates has the log-probabilities that training finds for it."""
+    config = MORLHFConfig(form="conditioned", init="small", rank=2, groups=2, responses=3, epochs=2)
+    aim = goal(preference=None, conditioning=config.conditioning(), settings=OnPolicy(responses=3, epochs=2))
+    steered = on_policy.following(lm, 2, aim.conditioning, SETTINGS)
+    try:
+        with torch.no_grad():
+            for name, parameter in steered.steering.named_parameters():
+                parameter.mul_(20.0 if name.endswith(".U") else 5.0)
+        before = [parameter.clone() for parameter in steered.steering.parameters()]
+        task = on_policy.OnPolicyTask("t", lm, steered, aim, SETTINGS, None, tmp_path, "key", print)  # type: ignore[arg-type]
+        task._of(0, 0, 0)
+        assert all(torch.equal(a, b) for a, b in zip(before, steered.steering.parameters(), strict=True))
+        rollout = on_policy.Rollout.load(tmp_path / "000000.safetensors", "key")
+        sums = torch.stack(
+            [part.sum() for part in rollout.old_logps.split([len(r) for r in rollout.responses])]
+        )
+        torch.testing.assert_close(sums, rollout.logps, atol=1e-4, rtol=1e-4)
+        reference = torch.cat(task._sampled[1].reference)  # type: ignore[index]
+        assert (reference - rollout.old_logps).abs().max() > 0.1
+    finally:
+        steered.steering.detach()
+
+
+@pytest.mark.parametrize("aggregation", ["sum", "decoupled"])
+def test_grpo_equals_trl(lm: LanguageModel, tmp_path: Path, aggregation: str) -> None:
+    """Advantages, loss and adapter gradients of the same completions, rewards and weights; ratios are not 1."""
+    trl, peft = pytest.importorskip("trl"), pytest.importorskip("peft")
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+
+    G, K, weights, beta = 3, 4, [0.3, 0.7], 0.2
+    generator = torch.Generator().manual_seed(4)
+    prompts = [lm.encode_prompt(prompt) for prompt in PROMPTS[:G]]
+    responses = [
+        torch.randint(6, len(lm.tokenizer), (int(n),), generator=generator).tolist()
+        for n in torch.randint(1, 6, (G * K,), generator=generator)
+    ]
+    texts = [lm.decode(response) for response in responses]
+    rewards = torch.stack(
+        [torch.tensor(scorer([PROMPTS[0]] * (G * K), texts, [False] * (G * K))) for scorer in (SHORT, GOOD)],
+        1,
+    )
+    rewards = rewards.float().view(G, K, 2)
+    advantages = grpo_advantages(rewards, torch.tensor([weights]).expand(G, 2), aggregation)  # type: ignore[arg-type]
+
+    batch = pack([(p, responses[g * K : (g + 1) * K]) for g, p in enumerate(prompts)])
+    steering = Steering.attach(lm.model, ["q_proj", "v_proj"], 4, seed=1)
+    with torch.no_grad():
+        for name, parameter in steering.named_parameters():
+            if name.endswith(".U"):
+                parameter.normal_(std=0.3, generator=generator)
+    with torch.no_grad(), steering.off():
+        reference = packed_token_logps(lm.model, batch)
+    old = reference + 0.1 * torch.randn(len(reference), generator=generator)
+    with steering.at(torch.full((4,), 2.0)):
+        logps = packed_token_logps(lm.model, batch)
+        each = grpo_loss(logps, old, reference, advantages.flatten()[batch.responses], beta, 0.2)
+        loss = (token_sums(each, batch) / batch.lengths).mean()
+        loss.backward()
+    values = {name: p.detach().clone() for name, p in steering.named_parameters()}
+    ours = {name: p.grad.clone() for name, p in steering.named_parameters()}
+    steering.detach()
+
+    trainer = trl.GRPOTrainer(
+        AutoModelForCausalLM.from_pretrained(lm.name, dtype=torch.float32),
+        reward_funcs=[lambda completions, **_: [0.0] * len(completions)] * 2,
+        args=trl.GRPOConfig(
+            output_dir=str(tmp_path / "trl"),
+            per_device_train_batch_size=G * K,
+            num_generations=K,
+            reward_weights=weights,
+            multi_objective_aggregation={"sum": "sum_then_normalize", "decoupled": "normalize_then_sum"}[
+                aggregation
+            ],
+            scale_rewards="group",
+            loss_type="grpo",
+            beta=beta,
+            epsilon=0.2,
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+            report_to="none",
+        ),
+        train_dataset=Dataset.from_list([{"prompt": "good"}] * 3),
+        processing_class=lm.tokenizer,
+        peft_config=peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
+    )
+    theirs = trainer.model
+    modules = {
+        path: theirs.base_model.model.get_submodule(path) for path in {n.rsplit(".", 1)[0] for n in values}
+    }
+    with torch.no_grad():
+        for path, module in modules.items():
+            module.lora_A["default"].weight.copy_(values[f"{path}.V"])
+            module.lora_B["default"].weight.copy_(values[f"{path}.U"])
+
+    # TRL's own step from completions to advantages, with what it would sample and reward put in its hands.
+    trainer._generate = lambda asked: (
+        [prompts[n // K] for n in range(len(asked))],
+        responses,
+        None,
+        texts,
+        None,
+        {},
+        None,
+        None,
+    )
+    trainer._calculate_rewards = lambda *_: rewards.view(G * K, 2)
+    trainer.model.train()
+    inputs = trainer._generate_and_score_completions([{"prompt": "good"}] * (G * K))
+    torch.testing.assert_close(inputs["advantages"], advantages.flatten(), atol=1e-5, rtol=1e-4)
+    mask = inputs["completion_mask"].bool()
+    torch.testing.assert_close(inputs["ref_per_token_logps"][mask], reference, atol=1e-4, rtol=1e-4)
+    width = torch.zeros_like(inputs["completion_mask"], dtype=torch.float32)
+    inputs["old_per_token_logps"] = width.masked_scatter(mask, old)
+    trainer.current_gradient_accumulation_steps = 1
+    theirs.zero_grad()
+    their_loss = trainer._compute_loss(theirs, inputs)
+    their_loss.backward()
+    assert loss.item() == pytest.approx(their_loss.item(), rel=1e-4)
+    for path, module in modules.items():
+        for name, factor in (("U", module.lora_B), ("V", module.lora_A)):
+            expected = factor["default"].weight.grad
+            assert expected.norm() > 0
+            assert (ours[f"{path}.{name}"] - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    for values, message in (
+        ({"responses": 1}, "responses >= 2"),
+        ({"beta": -1.0}, "beta must be at least 0"),
+        ({"estimator": "grpo", "scalarisation": "tchebycheff"}, "needs estimator: rloo"),
+        ({"aggregation": "decoupled"}, "is the method gdpo"),
+        ({"clip": 0.0}, "clip must be above 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            MORLHFConfig(**values)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="sum is the method morlhf"):
+        GDPOConfig(aggregation="sum")
+    config = parse_config({"methods": {"gdpo": {"responses": 4}}}).method("gdpo")
+    assert isinstance(config, GDPOConfig) and config.aggregation == "decoupled" and config.beta > 0
+    with pytest.raises(TrainingError, match="expected one for each of short, good"):
+        goal(scorers=(GOOD, SHORT))
+    task = goal(sampling=Sampling(max_new_tokens=60))
+    with pytest.raises(TrainingError, match="none of 12 prompts leaves room"):
+        on_policy.OnPolicyTask("t", FakeModel(), None, task, SETTINGS, None, Path(), "", print)  # type: ignore[arg-type]
+
+
+class FakeModel:
+    @staticmethod
+    def encode_prompt(prompt: Prompt) -> list[int]:
+        return [0] * 6

@@ -1,0 +1,202 @@
+"""Frozen linear layers against the plain ones they replace, and the gated layer on top of both."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from paretune.models.frozen_linear import FrozenLinear, FrozenNorm, freeze
+from paretune.models.packing import _decoding_attention
+from paretune.models.steering import Steering
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+def linear(
+    inputs: int = 48, outputs: int = 80, bias: bool = False, dtype: torch.dtype = torch.float32
+) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(inputs, outputs, bias).to(dtype).requires_grad_(False)
+
+
+def close(found: Tensor, expected: Tensor, dtype: torch.dtype = torch.float32) -> None:
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    scale = expected.detach().abs().max().item() if expected.numel() else 1.0
+    assert torch.allclose(found, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 5), (2, 1), (0,), (300,)])
+def test_output_and_gradient_are_those_of_the_plain_layer(
+    shape: tuple[int, ...], bias: bool, dtype: torch.dtype
+) -> None:
+    plain = linear(bias=bias, dtype=dtype)
+    frozen = FrozenLinear(plain)
+    x = torch.randn(*shape, 48, dtype=dtype)
+    close(frozen(x), plain(x), dtype)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    factor = torch.randn(*shape, 80, dtype=dtype)
+    (frozen(a) * factor).sum().backward()
+    (plain(b) * factor).sum().backward()
+    close(a.grad, b.grad, dtype)
+    close(frozen.transposed_product(factor), factor @ plain.weight, dtype)
+
+
+def test_the_prepacked_weight_is_used_and_made_once_for_each_direction() -> None:
+    frozen = FrozenLinear(linear())
+    assert not frozen._packed
+    frozen(torch.randn(4, 48))
+    assert list(frozen._packed) == [False] and frozen._packed[False][1].is_mkldnn
+    first = frozen._packed[False][1]
+    frozen(torch.randn(4, 48, requires_grad=True)).sum().backward()
+    assert set(frozen._packed) == {False, True} and frozen._packed[False][1] is first
+
+
+def test_without_prepacking_products_are_the_plain_ones() -> None:
+    plain = linear()
+    frozen = FrozenLinear(plain, prepack=False)
+    x = torch.randn(5, 48, requires_grad=True)
+    out = frozen(x)
+    assert torch.equal(out, plain(x)) and not frozen._packed
+    out.sum().backward()
+    close(x.grad, plain.weight.sum(0).expand(5, 48))
+
+
+def test_the_environment_turns_prepacking_off(lm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from paretune.models.language_model import load
+
+    monkeypatch.setenv("PARETUNE_PREPACK", "0")
+    assert not load(lm.name, "float32", "cpu").model.get_output_embeddings().prepack
+    assert lm.model.get_output_embeddings().prepack
+
+
+def test_an_input_that_is_not_contiguous() -> None:
+    plain = linear()
+    x = torch.randn(48, 6).t()
+    close(FrozenLinear(plain)(x), plain(x))
+
+
+@pytest.mark.parametrize("change", ["in place", "data"])
+def test_a_changed_weight_is_packed_anew(change: str) -> None:
+    plain = linear()
+    frozen = FrozenLinear(plain)
+    x = torch.randn(3, 48)
+    before = frozen(x)
+    if change == "in place":
+        with torch.no_grad():
+            plain.weight.mul_(2)
+    else:
+        plain.weight.data = plain.weight.data * 2
+    close(frozen(x), before * 2)
+
+
+def test_a_weight_that_is_trained_gets_its_gradient() -> None:
+    frozen = FrozenLinear(linear())
+    frozen.weight.requires_grad_(True)
+    x = torch.randn(3, 48)
+    frozen(x).sum().backward()
+    close(frozen.weight.grad, x.sum(0).expand(80, 48))
+
+
+def test_a_format_that_is_not_prepacked_and_one_that_does_not_match() -> None:
+    plain = linear(dtype=torch.float64)
+    x = torch.randn(3, 48, dtype=torch.float64)
+    assert torch.equal(FrozenLinear(plain)(x), plain(x))
+    with pytest.raises(RuntimeError, match="dtype"):
+        FrozenLinear(linear())(x)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_norm_and_its_gradient_are_those_of_llama(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = LlamaRMSNorm(48, 1e-5).to(dtype).requires_grad_(False)
+    plain.weight.uniform_(0.5, 1.5)
+    x, factor = torch.randn(2, 3, 7, 48, dtype=dtype)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = FrozenNorm(plain)(a), plain(b)
+    assert torch.equal(found, expected)
+    (found * factor).sum().backward()
+    (expected * factor).sum().backward()
+    close(a.grad, b.grad, dtype)
+
+
+def test_a_norm_that_only_looks_like_llamas_is_left_alone() -> None:
+    class Shifted(LlamaRMSNorm):
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return super().forward(hidden_states) + hidden_states
+
+    model = nn.Sequential(Shifted(8), LlamaRMSNorm(8), nn.LayerNorm(8))
+    freeze(model)
+    assert [type(module) for module in model] == [Shifted, FrozenNorm, nn.LayerNorm]
+    assert list(model.state_dict()) == ["0.weight", "1.weight", "2.weight", "2.bias"]
+
+
+def test_copies_states_and_the_model(tiny_llama) -> None:
+    model = tiny_llama()
+    keys, ids = list(model.state_dict()), torch.tensor([[3, 4, 5]])
+    plain = model(input_ids=ids).logits
+    freeze(model)
+    model.requires_grad_(False)
+    assert all(type(m) is FrozenLinear for m in model.modules() if isinstance(m, nn.Linear))
+    assert list(model.state_dict()) == keys
+    close(model(input_ids=ids).logits, plain)
+    twin = copy.deepcopy(model)
+    close(twin(input_ids=ids).logits, plain)
+    assert twin.lm_head.weight is not model.lm_head.weight
+
+
+@pytest.mark.parametrize("form", ["one", "rows", "tokens", "learned"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_gated_layers_give_the_same_on_frozen_layers(tiny_llama, form: str, dtype: torch.dtype) -> None:
+    """Outputs and gradients of U, V, the gates and everything below, against autograd through the parts."""
+    ids = torch.randint(
+        3, 120, (1, 12) if form == "tokens" else (3, 6), generator=torch.Generator().manual_seed(1)
+    )
+    found = []
+    for frozen in (False, True):
+        model = tiny_llama().to(dtype)
+        if frozen:
+            freeze(model)
+        steering = Steering.attach(model, ["all-linear"], 4, seed=2)
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for layer in steering.layers.values():
+                layer.U.normal_(0, 0.1, generator=generator)
+        gates = {
+            "one": torch.tensor([0.5, 1.0, -0.3, 2.0]),
+            "rows": torch.rand(3, 4, generator=generator),
+            "learned": torch.rand(3, 4, generator=generator).requires_grad_(),
+            "tokens": torch.rand(2, 4, generator=generator),
+        }[form]
+        index = torch.tensor([0] * 5 + [1] * 7) if form == "tokens" else None
+        with steering.at(gates, index):
+            logits = model(input_ids=ids).logits.float()
+            logits.square().mean().backward()
+            with torch.no_grad():
+                silent = model(input_ids=ids).logits.float()
+        gradients = [p.grad for p in steering.parameters()]
+        if form == "learned":
+            gradients.append(gates.grad)
+        found.append([logits.detach(), silent, *gradients])
+    for expected, got in zip(*found, strict=True):
+        close(got, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("heads", [2, 4, 8])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_one_query_position(heads: int, masked: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(3, heads, 1, 16, dtype=dtype)
+    key, value = torch.randn(2, 3, 2, 9, 16, dtype=dtype)
+    mask = torch.rand(3, 1, 1, 9) < 0.7 if masked else None
+    if mask is not None:
+        mask[..., -1] = True
+    plain = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
+    close(_decoding_attention(query, key, value, mask, 0.3), plain.transpose(1, 2), dtype)

@@ -1,0 +1,232 @@
+"""A live server on real policies of a tiny model: the same text as the library's own, exported LoRAs, and a router before them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from paretune.core.errors import ModelError, ParetuneError
+from paretune.core.preference import Preference, preference_grid
+from paretune.data.rows import Message
+from paretune.generation.generate import Sampling
+from paretune.models.language_model import LanguageModel
+from paretune.policies.catalogue import ServeConfig, find_sources
+from paretune.policies.export import export_grid
+from paretune.policies.policy import Policy
+from paretune.serving.service import Service, Settings
+from paretune.serving.store.store import Store
+from paretune.serving.upstream import Upstream
+from support.serve_world import live, wait_until
+from support.served_run import ask, client_of, service_of
+
+PROMPTS = ["red sun moon", "tree", "blue stone river good kind", "bad bad moon"]
+
+
+@pytest.fixture(scope="module")
+def address(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with live(service_of(run, tmp_path_factory.mktemp("store"))) as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", ["dpo-soup", "mod", "modpo"])
+def test_mixed_preferences_get_the_librarys_own_answers(
+    run: Path, lm: LanguageModel, address: str, name: str
+) -> None:
+    policy = Policy.load(run / "policies" / name, lm)
+    grid = preference_grid(policy.objectives, 7)
+    texts = [PROMPTS[k % len(PROMPTS)] for k in range(len(grid))]
+    expected = policy.generate(
+        [(Message("user", text),) for text in texts],
+        grid,
+        Sampling(12, 1.0, 0.9),
+        [50 + k for k in range(len(grid))],
+    )
+    client = client_of(address)
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(
+            lambda k: ask(client, name, texts[k], grid[k], 50 + k, stream=bool(k % 2)), range(len(grid))
+        )
+        assert list(answers) == [response.text for response in expected]
+
+
+def test_conflicts_come_with_the_pieces_of_a_mixture(address: str) -> None:
+    client = client_of(address)
+    asked = {"model": "mod", "messages": [{"role": "user", "content": "red"}], "max_tokens": 6, "seed": 3}
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    streamed = [c for chunk in chunks for c in (chunk.model_extra.get("paretune") or {}).get("conflicts", [])]
+    assert (
+        streamed == whole.model_extra["paretune"]["conflicts"][0]
+        and len(streamed) == whole.usage.completion_tokens
+    )
+
+
+def test_stop_strings_prompts_that_are_too_long_and_raw_text(address: str) -> None:
+    client = client_of(address)
+    asked = {"model": "dpo-soup", "prompt": "red sun", "max_tokens": 12}
+    texts = {seed: client.completions.create(**asked, seed=seed).choices[0].text for seed in range(8)}
+    seed, text = max(texts.items(), key=lambda item: len(item[1].split()))
+    word = text.split()[2]
+    cut = client.completions.create(**asked, seed=seed, stop=[word])
+    assert cut.choices[0].finish_reason == "stop" and cut.choices[0].text == text.partition(word)[0].strip()
+    with pytest.raises(openai.BadRequestError, match="64") as caught:
+        client.chat.completions.create(model="dpo-soup", messages=[{"role": "user", "content": "red " * 100}])
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_client_that_leaves_mid_stream_frees_its_row(run: Path, tmp_path: Path) -> None:
+    service = service_of(run, tmp_path, ServeConfig(max_prompt_tokens=64, max_rows=4), max_tokens=180)
+    with live(service) as address:
+        engine = service.backend.engine  # type: ignore[attr-defined]
+        for _ in range(3):
+            body = {
+                "model": "dpo-soup",
+                "messages": [{"role": "user", "content": "red"}],
+                "max_tokens": 180,
+                "stream": True,
+            }
+            with httpx.stream("POST", f"{address}/v1/chat/completions", json=body) as response:
+                stream = response.iter_raw()
+                next(stream)
+            assert wait_until(lambda: engine.stats.running == 0 and service.active == 0, 5)
+        assert sum(engine.stats.ended.values()) == 3
+
+
+def test_a_dead_engine_ends_the_server(run: Path, tmp_path: Path) -> None:
+    service = service_of(run, tmp_path, ServeConfig(policies=["dpo-soup"], max_prompt_tokens=64))
+    with live(service) as address:
+        service.backend.engine.stop(drain=False)  # type: ignore[attr-defined]
+        body = {"model": "dpo-soup", "messages": [{"role": "user", "content": "red"}]}
+        assert (
+            httpx.post(f"{address}/v1/chat/completions", json=body).json()["error"]["code"] == "unavailable"
+        )
+
+        def gone() -> bool:
+            try:
+                return httpx.get(f"{address}/health").status_code != 200
+            except httpx.HTTPError:
+                return True
+
+        assert wait_until(gone, 10)
+
+
+def test_exported_loras_by_name_and_a_router_before_them(
+    run: Path, lm: LanguageModel, address: str, tmp_path: Path
+) -> None:
+    policy = Policy.load(run / "policies/dpo-soup", lm)
+    grid = preference_grid(policy.objectives, 2)
+    export_grid(policy, grid, tmp_path / "loras")
+    with live(service_of(tmp_path / "loras", tmp_path)) as upstream:
+        names = [model.id for model in client_of(upstream).models.list()]
+        assert names == ["dpo-soup", "short1-good0", "short0.5-good0.5", "short0-good1"]
+        config = ServeConfig(timeout=20)
+        backend = Upstream.of(f"{upstream}/v1", tmp_path / "loras/manifest.json", "vllm", config)
+        with live(Service(backend, None, Settings(default_tokens=12))) as router:
+            client = client_of(router)
+            asked = Preference.parse("short=0.6,good=0.4")
+            plain = ask(client_of(address), "dpo-soup", "red sun", grid[1], 4, temperature=0)
+            for stream in (False, True):
+                assert ask(client, "dpo-soup", "red sun", asked, 4, stream=stream, temperature=0) == plain
+            about = client.chat.completions.create(
+                model="dpo-soup@short=0.6,good=0.4",
+                messages=[{"role": "user", "content": "red"}],
+                max_tokens=2,
+            ).model_extra["paretune"]
+            assert about["upstream_model"] == "short0.5-good0.5" and about["snapped"]
+            assert about["preference"] == {"short": 0.5, "good": 0.5}
+            text = client.completions.create(model="dpo-soup", prompt="red", max_tokens=3, n=2)
+            assert len(text.choices) == 2 and text.usage.completion_tokens >= 2
+            with pytest.raises(openai.BadRequestError, match="64"):
+                client.chat.completions.create(
+                    model="dpo-soup", messages=[{"role": "user", "content": "red " * 100}]
+                )
+    # The upstream server is gone.
+    with live(
+        Service(Upstream.of(f"{upstream}/v1", tmp_path / "loras/manifest.json", "vllm", config), None)
+    ) as router:
+        with pytest.raises(openai.InternalServerError, match="cannot be reached") as caught:
+            client_of(router).chat.completions.create(
+                model="dpo-soup", messages=[{"role": "user", "content": "red"}]
+            )
+        assert caught.value.status_code == 503
+
+
+def test_other_kinds_of_upstream_servers_are_asked_in_their_way(
+    run: Path, lm: LanguageModel, tmp_path: Path
+) -> None:
+    from paretune.serving.backend import Ask
+
+    policy = Policy.load(run / "policies/dpo-soup", lm)
+    export_grid(policy, preference_grid(policy.objectives, 1), tmp_path / "loras")
+    manifest = tmp_path / "loras/manifest.json"
+    prompt = (Message("user", "red"),)
+    request = Ask("dpo-soup", prompt, Preference.parse("short=1,good=0"), 5, 0.5, 0.9, 3, ("x",))
+    path, body = Upstream.of("http://127.0.0.1:1/v1", manifest, "sglang", ServeConfig()).request(request)
+    assert path == "/chat/completions" and body["model"].endswith(":short1-good0") and body["stop"] == ["x"]
+    with pytest.raises(ParetuneError, match="expected one of"):
+        Upstream.of("http://127.0.0.1:1/v1", manifest, "ollama", ServeConfig())
+    with pytest.raises(ParetuneError, match="http://"):
+        Upstream.of("127.0.0.1:1", manifest, "vllm", ServeConfig())
+
+
+def test_what_cannot_be_served(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nothing to serve"):
+        find_sources(tmp_path)
+    with pytest.raises(ModelError, match="did you mean 'modpo'"):
+        find_sources(run, ["modop"])
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ModelError, match="not a manifest"):
+        find_sources(tmp_path)
+    assert [source.name for source in find_sources(run, ["mod", "dpo-soup"])] == ["mod", "dpo-soup"]
+    assert find_sources(run / "policies/modpo")[0].anchors
+
+
+def test_anchors_outside_the_bounds_are_never_served(run: Path, tmp_path: Path) -> None:
+    config = ServeConfig(policies=["modpo"], floors={"good": 0.2}, max_prompt_tokens=64)
+    with live(service_of(run, tmp_path, config)) as address:
+        client = client_of(address)
+        asked = {"model": "modpo", "messages": [{"role": "user", "content": "red"}], "max_tokens": 1}
+        served = client.chat.completions.create(
+            **asked, extra_body={"preference": {"short": 0.7, "good": 0.3}}
+        )
+        assert served.model_extra["paretune"]["preference"] == {"short": 0.5, "good": 0.5}
+        with pytest.raises(openai.UnprocessableEntityError, match="nearest that modpo serves"):
+            # Within the bounds itself, but nearer to the anchor at the corner.
+            client.chat.completions.create(**asked, extra_body={"preference": {"short": 0.78, "good": 0.22}})
+
+
+def test_two_servers_on_one_store(run: Path, tmp_path: Path) -> None:
+    config = ServeConfig(policies=["dpo-soup"], max_prompt_tokens=64)
+    vote = {
+        "messages": [{"role": "user", "content": "red"}],
+        "first": {"text": "a", "preference": {"short": 1}},
+        "second": {"text": "b", "preference": {"good": 1}},
+        "winner": "first",
+    }
+    with live(service_of(run, tmp_path, config)) as one, live(service_of(run, tmp_path, config)) as other:
+        failed: list[int] = []
+
+        def storm(address: str) -> None:
+            with httpx.Client(timeout=20) as client:
+                for _ in range(20):
+                    if client.post(f"{address}/api/votes", json=vote).status_code != 201:
+                        failed.append(1)
+                body = {"model": "dpo-soup", "messages": vote["messages"], "max_tokens": 1}
+                if client.post(f"{address}/v1/chat/completions", json=body).status_code != 200:
+                    failed.append(2)
+
+        threads = [threading.Thread(target=storm, args=(address,)) for address in (one, other, one, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        records = httpx.get(f"{one}/api/audit").json()["records"]
+        assert len(records) == 4
+    assert len(Store.open(f"sqlite:///{tmp_path / 'store.sqlite'}").votes()) == 80

@@ -1,0 +1,156 @@
+"""A live server for tests: a backend that makes text without a model, and a server on a free port in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from paretune.core.preference import Preference
+from paretune.fronts.surface import Outlook
+from paretune.serving.backend import Ask, End, Overloaded, Piece, PromptTooLong, Served
+from paretune.serving.http.app import Place, make_app
+from paretune.serving.http.server import Server, configuration
+from paretune.serving.service import Service, Settings
+from paretune.serving.store.store import Store
+
+OBJECTIVES = ("short", "good")
+CHAT = {"model": "soup", "messages": [{"role": "user", "content": "red sun"}]}
+
+
+def make_outlook() -> Outlook:
+    """A front of three measured preferences between two objectives."""
+    means = np.array([[-1.0, 0.0], [-3.0, 1.5], [-6.0, 2.0]])
+    weights = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    return Outlook("soup", OBJECTIVES, weights, means, means - 0.5, means + 0.5)
+
+
+class FakeAnswer:
+    """An answer of `FakeBackend`."""
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+
+    def cancel(self) -> None:
+        """Stop at the next word."""
+        self.cancelled.set()
+
+
+class FakeBackend:
+    """Answers with ``max_tokens`` words that tell preference and seed, one each ``pace`` seconds."""
+
+    failure = ""
+
+    def __init__(self, pace: float = 0.0, most: int = 8, word: str = "") -> None:
+        self.pace, self.most, self.word, self.running = pace, most, word, 0
+        self.started = threading.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def served(self) -> Mapping[str, Served]:
+        """A soup, and anchors at the corners."""
+
+        def snap(preference: Preference) -> Preference:
+            return Preference.one_hot("short" if preference["short"] >= 0.5 else "good", OBJECTIVES)
+
+        uniform = Preference.uniform(OBJECTIVES)
+        return {
+            "soup": Served("soup", OBJECTIVES, uniform, lambda p: p.over(OBJECTIVES), make_outlook(), {}),
+            "anchors": Served("anchors", OBJECTIVES, uniform, snap, None, {"anchored": True}),
+        }
+
+    async def start(self) -> None:
+        """Nothing to load."""
+        self.started.set()
+
+    async def stop(self) -> None:
+        """Nothing to let go."""
+
+    async def submit(self, ask: Ask, on_event: Callable[[Piece | End], None], timeout: float) -> FakeAnswer:
+        """Begin an answer."""
+        text = ask.prompt if isinstance(ask.prompt, str) else " ".join(m.content for m in ask.prompt)
+        if len(text) > 2000:
+            raise PromptTooLong(f"a prompt of {len(text)} tokens; expected at most 2000")
+        if self.running >= self.most:
+            raise Overloaded(f"{self.running} answers are waiting; try again", 3)
+        answer = FakeAnswer()
+        self.running += 1
+
+        async def write() -> None:
+            reason = "length"
+            try:
+                end = time.monotonic() + timeout
+                for k in range(ask.max_tokens):
+                    if answer.cancelled.is_set() or time.monotonic() > end:
+                        reason = "cancelled" if answer.cancelled.is_set() else "timeout"
+                        break
+                    on_event(Piece(self.word or f"{ask.preference['short']:g}/{ask.seed}/{k} ", 1))
+                    await asyncio.sleep(self.pace)
+            finally:
+                self.running -= 1
+                on_event(End(reason, 3, k))
+
+        task = asyncio.get_running_loop().create_task(write())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return answer
+
+    def upstream_name(self, preference: Preference) -> str | None:
+        """Made here."""
+        return None
+
+    def stats(self) -> Mapping[str, float]:
+        """Rows at work."""
+        return {"running": self.running, "waiting": 0, "tokens": 1}
+
+
+@contextmanager
+def live(service: Service, place: Place | None = None) -> Iterator[str]:
+    """Serve on a free port in a thread; yield the address."""
+    place = place or Place(port=0)
+    app = make_app(service)
+    config = configuration(app, place)
+    config.log_level = "warning"
+    config.configure_logging()
+    sock = config.bind_socket()
+    server = Server(config, service, app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and thread.is_alive():
+        try:
+            if httpx.get(f"{address}/health", timeout=5).status_code == 200:
+                break
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.02)
+    try:
+        yield address
+    finally:
+        server.handle_exit(15, None)
+        thread.join(30)
+        sock.close()
+        assert not thread.is_alive(), "the server did not stop"
+
+
+def fake_service(folder: Path, backend: FakeBackend | None = None, **settings: object) -> Service:
+    """A service over a fake backend with a store in ``folder``."""
+    store = Store.open(f"sqlite:///{folder / 'store.sqlite'}")
+    return Service(backend or FakeBackend(), store, Settings(**settings))  # type: ignore[arg-type]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    """Wait for something to become true, and say whether it did."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False

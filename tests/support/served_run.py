@@ -1,0 +1,72 @@
+"""A trained run over the tiny model, served live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openai
+import pytest
+
+from paretune.core.preference import Preference, preference_grid
+from paretune.methods.dpo import DPOConfig, soup
+from paretune.methods.modpo import MODPOConfig, modpo
+from paretune.models.language_model import LanguageModel
+from paretune.policies.catalogue import ServeConfig, find_sources
+from paretune.policies.policy import Policy
+from paretune.serving.backend import serve_source
+from paretune.serving.local import LocalBackend
+from paretune.serving.service import Service, Settings
+from paretune.serving.store.store import Store
+from paretune.training.lab import Lab
+from support.adapters import TRAINING
+from support.serve_world import OBJECTIVES
+from support.world import make_dataset
+
+
+@pytest.fixture(scope="module")
+def run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a soup, anchors and a mixture."""
+    folder = tmp_path_factory.mktemp("run")
+    lab, data = Lab(lm, tmp_path_factory.mktemp("lab"), TRAINING), (make_dataset(), make_dataset(4, seed=9))
+    made = soup(lab, *data, DPOConfig())
+    mixed = Policy.mod("mod", lm, made.objectives, made.adapters)
+    anchored = modpo(lab, *data, preference_grid(OBJECTIVES, 2), MODPOConfig())
+    for name, policy in (("dpo-soup", made), ("mod", mixed), ("modpo", anchored)):
+        policy.save(folder / "policies" / name)
+    return folder
+
+
+def service_of(place: Path, folder: Path, config: ServeConfig | None = None, **settings: object) -> Service:
+    """A service as ``paretune serve PLACE`` makes it."""
+    config = config or ServeConfig(max_prompt_tokens=64)
+    sources = find_sources(place, config.policies)
+    served = {source.name: serve_source(source, config.floors, None) for source in sources}
+    limits = {
+        "max_rows": config.max_rows,
+        "max_waiting": config.queue,
+        "max_prompt_tokens": config.max_prompt_tokens,
+    }
+    backend = LocalBackend(sources, served, "float32", "cpu", **limits)
+    store = Store.open(f"sqlite:///{folder / 'store.sqlite'}")
+    return Service(backend, store, Settings(floors=config.floors, **settings))  # type: ignore[arg-type]
+
+
+def client_of(address: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+
+
+def ask(
+    client: openai.OpenAI, model: str, text: str, preference: Preference, seed: int, **more: object
+) -> str:
+    """Ask once, whole or streaming, and return the text."""
+    asked = {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "seed": seed,
+        "max_tokens": 12,
+        "top_p": 0.9,
+    }
+    answer = client.chat.completions.create(**asked, extra_body={"preference": preference.as_dict()}, **more)  # type: ignore[call-overload]
+    if not more.get("stream"):
+        return str(answer.choices[0].message.content)
+    return "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)
