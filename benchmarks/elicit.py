@@ -11,7 +11,7 @@ import numpy as np
 from paretune.voters import Voter, simulate
 
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
-from paretune.fronts.surface import Outlook
+from paretune.fronts.surface import Surface
 
 KINDS = {"rational": {}, "noisy": {"noise": 0.1}, "indifferent": {"indifference": 0.05}}
 SHOWN = (0, 1, 2, 3, 5, 10)
@@ -22,7 +22,7 @@ def sphere(M, divisions, noise=0.0):
     grid = simplex_grid(M, divisions)
     means = grid / np.linalg.norm(grid, axis=1, keepdims=True)
     means = means + noise * np.random.default_rng(0).normal(size=means.shape)
-    return Outlook("sphere", tuple("abcd"[:M]), grid, means, means, means)
+    return Surface("sphere", tuple("abcd"[:M]), grid, means, means, means)
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
 
         file = arguments.run / "front.json"
         fronts |= {
-            policy["name"]: Outlook.read(file, policy["name"]) for policy in read_json(file)["policies"]
+            policy["name"]: Surface.read(file, policy["name"]) for policy in read_json(file)["policies"]
         }
     print("regret in ranges of a voter's utility over the front, median (mean), after votes", *SHOWN)
     for name, front in fronts.items():

@@ -13,12 +13,12 @@ from paretune.choosing.elicit import Pair, best_preference, next_pair, random_pa
 from paretune.choosing.posterior import Ballot, Posterior, Winner
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference
-from paretune.fronts.surface import Outlook
+from paretune.fronts.surface import Surface
 
 ROUNDING = 1e-9
 """Nobody sees a smaller difference of utility."""
 Asking = Literal["information", "random"]
-_ASK: dict[str, Callable[[Posterior, Outlook], Pair | None]] = {
+_ASK: dict[str, Callable[[Posterior, Surface], Pair | None]] = {
     "information": next_pair,
     "random": random_pair,
 }
@@ -72,7 +72,7 @@ class Session:
 
 
 def simulate(
-    outlook: Outlook,
+    surface: Surface,
     voter: Voter,
     votes: int = 10,
     asking: Asking = "information",
@@ -82,7 +82,7 @@ def simulate(
     """Let a voter answer ``votes`` pairs of a front and return what became of it.
 
     Args:
-        outlook: the front; all answers score what it expects.
+        surface: the front; all answers score what it expects.
         voter: the voter, with tastes over the front's objectives.
         votes: at most; fewer where there is nothing to ask.
         asking: pairs by expected information, or at random.
@@ -90,40 +90,40 @@ def simulate(
         scatter: deviation of an answer's own scores about the expected ones, in ranges; the votes are then on these.
     """
     random = np.random.default_rng([abs(int(seed)), 3])
-    posterior, asked = Posterior.of(outlook, seed=seed), []
-    regrets = [regret(outlook, voter, best_preference(posterior, outlook))]
+    posterior, asked = Posterior.of(surface, seed=seed), []
+    regrets = [regret(surface, voter, best_preference(posterior, surface))]
     for _ in range(votes):
-        pair = _ASK[asking](posterior, outlook)
+        pair = _ASK[asking](posterior, surface)
         if pair is None:
             break
-        seen = [_answer(outlook, preference, scatter, random) for preference in (pair.first, pair.second)]
-        difference = _utility(outlook, voter, seen[0]) - _utility(outlook, voter, seen[1])
+        seen = [_answer(surface, preference, scatter, random) for preference in (pair.first, pair.second)]
+        difference = _utility(surface, voter, seen[0]) - _utility(surface, voter, seen[1])
         posterior = posterior.update(Ballot(seen[0], seen[1], voter.vote(difference, random)))
         asked.append(pair)
-        regrets.append(regret(outlook, voter, best_preference(posterior, outlook)))
+        regrets.append(regret(surface, voter, best_preference(posterior, surface)))
     return Session(tuple(regrets), posterior, tuple(asked))
 
 
-def regret(outlook: Outlook, voter: Voter, preference: Preference) -> float:
+def regret(surface: Surface, voter: Voter, preference: Preference) -> float:
     """Return the utility a voter loses at a preference, 0 (none is better) to 1 (none is worse); 0 where all are the same."""
-    tastes = voter.tastes.over(outlook.objectives).array()
-    utility = (outlook.means / outlook.scale) @ tastes
+    tastes = voter.tastes.over(surface.objectives).array()
+    utility = (surface.means / surface.scale) @ tastes
     best, worst = float(utility.max()), float(utility.min())
     here = float(
-        outlook.outcomes(preference.over(outlook.objectives).array()[None])[0] / outlook.scale @ tastes
+        surface.outcomes(preference.over(surface.objectives).array()[None])[0] / surface.scale @ tastes
     )
     return max(0.0, (best - here) / (best - worst)) if best - worst > 1e-12 else 0.0
 
 
 def _answer(
-    outlook: Outlook, preference: Preference, scatter: float, random: np.random.Generator
+    surface: Surface, preference: Preference, scatter: float, random: np.random.Generator
 ) -> dict[str, float]:
-    scores = outlook.outcomes(preference.array()[None])[0]
-    scores = scores + scatter * outlook.scale * random.normal(size=len(scores))
-    return dict(zip(outlook.objectives, scores.tolist(), strict=True))
+    scores = surface.outcomes(preference.array()[None])[0]
+    scores = scores + scatter * surface.scale * random.normal(size=len(scores))
+    return dict(zip(surface.objectives, scores.tolist(), strict=True))
 
 
-def _utility(outlook: Outlook, voter: Voter, scores: Mapping[str, float]) -> float:
-    tastes = voter.tastes.over(outlook.objectives)
-    scale = dict(zip(outlook.objectives, outlook.scale.tolist(), strict=True))
+def _utility(surface: Surface, voter: Voter, scores: Mapping[str, float]) -> float:
+    tastes = voter.tastes.over(surface.objectives)
+    scale = dict(zip(surface.objectives, surface.scale.tolist(), strict=True))
     return sum(tastes[name] * value / scale[name] for name, value in scores.items())

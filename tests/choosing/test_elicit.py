@@ -25,7 +25,7 @@ from paretune.choosing.population import cluster, population
 from paretune.choosing.posterior import NOISE
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
-from support.front_world import circle, noisy, outlook, permuted, quickstart, rescaled
+from support.front_world import circle, noisy, permuted, quickstart, rescaled, surface
 
 law = settings(deadline=None, max_examples=15)
 
@@ -118,7 +118,7 @@ def test_one_vote_by_hand():
     if np.ptp(posterior.mass) > 0:
         np.testing.assert_allclose(posterior.mass, likelihood / likelihood.sum(), rtol=1e-9)
     assert posterior.mean["a"] == pytest.approx(
-        by_grid(posterior.ballots, outlook(np.eye(2), np.eye(2)))[0], abs=0.01
+        by_grid(posterior.ballots, surface(np.eye(2), np.eye(2)))[0], abs=0.01
     )
 
 
@@ -316,10 +316,10 @@ def test_questions_are_about_different_outcomes_only(name):
 
 def test_where_all_outcomes_are_the_same_nothing_is_asked():
     grid = simplex_grid(2, 4)
-    dull = outlook(grid, np.ones((5, 2)) + 1e-4 * grid, width=0.1)
+    dull = surface(grid, np.ones((5, 2)) + 1e-4 * grid, width=0.1)
     dull = rescaled(dull, 1.0, 0.0)
-    flat = outlook(grid, np.ones((5, 2)))
-    for front in (flat, outlook(np.array([[0.5, 0.5]]), [[1.0, 2.0]])):
+    flat = surface(grid, np.ones((5, 2)))
+    for front in (flat, surface(np.array([[0.5, 0.5]]), [[1.0, 2.0]])):
         posterior = Posterior.of(front)
         assert next_pair(posterior, front) is None and random_pair(posterior, front) is None
         assert finished(posterior, front)
@@ -365,7 +365,7 @@ def test_what_is_served_is_best_for_the_tastes_and_not_the_tastes_themselves():
     vote = Ballot({"a": 1, "b": 0}, {"a": 0, "b": 1}, "first")
     posterior = Posterior.of(front, [vote])
     assert best_preference(posterior, front) == Preference.one_hot("a", TWO)
-    against = outlook(simplex_grid(2, 10), circle().means[::-1])  # the policy answers against its weights
+    against = surface(simplex_grid(2, 10), circle().means[::-1])  # the policy answers against its weights
     posterior = Posterior.of(against, [vote] * 3)
     assert best_preference(posterior, against)["a"] < 0.5
 
@@ -379,7 +379,7 @@ def test_expected_regret_falls_to_nothing():
 
 
 def test_regret_by_hand():
-    front = outlook(simplex_grid(2, 2), [[1.0, 0.0], [0.8, 0.8], [0.0, 1.0]])
+    front = surface(simplex_grid(2, 2), [[1.0, 0.0], [0.8, 0.8], [0.0, 1.0]])
     voter = Voter(Preference(TWO, (1.0, 0.0)))
     assert [regret(front, voter, front.preference(n)) for n in range(3)] == pytest.approx([0.0, 0.2, 1.0])
     assert regret(front, Voter(Preference.uniform(TWO)), front.preference(1)) == 0
@@ -486,7 +486,7 @@ def test_votes_about_something_else():
         next_pair(posterior, quickstart())
     with pytest.raises(PreferenceError, match=r"'concise' has weight 1\.0 and cannot be dropped"):
         ballot(circle(), Preference.parse("concise=1"), Preference.parse("a=1"), "first")
-    part = outlook(np.array([[0.8, 0.2], [0.3, 0.7]]), [[1.0, 0.0], [0.0, 1.0]])
+    part = surface(np.array([[0.8, 0.2], [0.3, 0.7]]), [[1.0, 0.0], [0.0, 1.0]])
     with pytest.raises(ParetuneError, match=r"nothing was measured around a=1\.0,b=0\.0"):
         ballot(part, Preference.parse("a=1,b=0"), Preference.parse("a=0.5,b=0.5"), "first")
 

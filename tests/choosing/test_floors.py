@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from paretune.choosing.dial import Dial
 from paretune.choosing.dual import dual
-from paretune.choosing.floors import Choice, Outlook, choose, knee_preference, parse_floors
+from paretune.choosing.floors import Choice, Surface, choose, knee_preference, parse_floors
 from paretune.cli.choose import choose_facts, render
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
@@ -18,7 +18,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.fronts.indicators import dominates
 from paretune.fronts.triangulation import barycentric, triangulate
-from support.front_world import circle, noisy, outlook, permuted, quickstart, rescaled
+from support.front_world import circle, noisy, permuted, quickstart, rescaled, surface
 
 law = settings(deadline=None, max_examples=25)
 TWO = ("concise", "warm")
@@ -34,7 +34,7 @@ FRONTS = {
     "sphere of 4": circle(3, M=4),
     "anchors": quickstart(anchored=True),
     "anchors of 3": circle(3, M=3, anchored=True),
-    "scattered, 3": outlook(sample_simplex(12, 3, seed=2), sample_simplex(12, 3, seed=3)),
+    "scattered, 3": surface(sample_simplex(12, 3, seed=2), sample_simplex(12, 3, seed=3)),
 }
 every_front = pytest.mark.parametrize("name", list(FRONTS))
 
@@ -102,13 +102,13 @@ def test_between_two_measured_preferences_scores_are_linear():
 def test_a_linear_front_of_three_is_read_exactly_everywhere():
     matrix = np.array([[1.0, -0.2, 0.1], [0.3, 2.0, 0.0], [-1.0, 0.5, 3.0]])
     for grid in (simplex_grid(3, 3), np.concatenate([np.eye(3), sample_simplex(9, 3, seed=0)])):
-        front = outlook(grid, grid @ matrix)
+        front = surface(grid, grid @ matrix)
         queries = sample_simplex(200, 3, seed=5)
         np.testing.assert_allclose(front.outcomes(queries), queries @ matrix, atol=1e-9)
 
 
 def test_outside_of_what_was_measured_nothing_is_known():
-    front = outlook(np.array([[0.8, 0.2], [0.3, 0.7]]), [[1.0, 0.0], [0.0, 1.0]])
+    front = surface(np.array([[0.8, 0.2], [0.3, 0.7]]), [[1.0, 0.0], [0.0, 1.0]])
     for text in ("a=0.9,b=0.1", "a=1,b=0", "a=0.2,b=0.8"):
         expected = front.expected(Preference.parse(text))
         assert not expected.measured
@@ -119,7 +119,7 @@ def test_outside_of_what_was_measured_nothing_is_known():
 
 
 def test_two_measured_preferences_of_three_objectives_span_the_line_between():
-    front = outlook(np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]]), [[1.0, 0, 0], [0.0, 0, 2]])
+    front = surface(np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]]), [[1.0, 0, 0], [0.0, 0, 2]])
     assert front.expected(Preference.parse("a=0.4,b=0.25,c=0.35")).mean == pytest.approx(
         {"a": 0.5, "b": 0.0, "c": 1.0}
     )
@@ -130,14 +130,14 @@ def test_two_measured_preferences_of_three_objectives_span_the_line_between():
 
 
 def test_a_single_measured_preference_is_the_answer_to_everything():
-    front = outlook(np.array([[0.5, 0.5]]), [[1.0, 2.0]])
+    front = surface(np.array([[0.5, 0.5]]), [[1.0, 2.0]])
     assert choose(front, {"a": 0}).preference == front.preference(0) == knee_preference(front)
     assert not choose(front, {"a": 5}).reachable
     assert Dial.of(front).preference(0.7) == front.preference(0)
 
 
 def test_one_objective():
-    front = outlook(np.ones((1, 1)), [[1.5]])
+    front = surface(np.ones((1, 1)), [[1.5]])
     assert choose(front, {"a": 1}).preference == Preference(("a",), (1.0,))
     assert Dial.of(front).steps(2)[1][1] == Preference(("a",), (1.0,))
 
@@ -154,7 +154,7 @@ def test_anchors_answer_as_the_policy_snaps():
 def test_an_unknown_interval_does_not_hide_the_mean():
     means = np.array([[1.0, 0.0], [0.0, 1.0]])
     unknown = np.full((2, 2), np.nan)
-    front = Outlook("one prompt", ("a", "b"), np.eye(2), means, unknown, unknown)
+    front = Surface("one prompt", ("a", "b"), np.eye(2), means, unknown, unknown)
     expected = front.expected(Preference.uniform(("a", "b")))
     assert expected.mean == {"a": 0.5, "b": 0.5} and expected.low == {"a": None, "b": None}
     choice = choose(front, {"a": 0.1})
@@ -182,7 +182,7 @@ def test_fronts_that_cannot_be_used(change, message):
         "high": np.eye(2),
     }
     with pytest.raises(ParetuneError, match=message):
-        Outlook("x", **{**good, **change})
+        Surface("x", **{**good, **change})
 
 
 def test_bounds_on_weights_keep_a_part_of_the_front():
@@ -313,11 +313,11 @@ def test_units_change_nothing(name):
 
 
 def test_a_policy_that_does_not_move_an_objective_answers_all_the_same():
-    front = outlook(simplex_grid(2, 4), np.stack([np.linspace(1, 0, 5), np.full(5, 3.0)], axis=1))
+    front = surface(simplex_grid(2, 4), np.stack([np.linspace(1, 0, 5), np.full(5, 3.0)], axis=1))
     assert front.scale.tolist() == pytest.approx([1.0, 0.1])
     assert choose(front, {"b": 2.9}).margin["b"] == pytest.approx(1.0)
     assert not choose(front, {"b": 3.1}).reachable
-    dull = outlook(simplex_grid(2, 4), np.full((5, 2), 3.0))
+    dull = surface(simplex_grid(2, 4), np.full((5, 2), 3.0))
     choice = choose(dull, {"a": 3.0})
     assert choice.reachable and choice.preference == Preference.uniform(("a", "b"))
     assert [weights for _, weights in Dial.of(dull).steps(3)]
@@ -429,7 +429,7 @@ def test_the_knee_is_the_bulge():
     assert knee_preference(circle()) == Preference.uniform(("a", "b"))
     assert knee_preference(circle(6, M=3)) == Preference.uniform(("a", "b", "c"))
     points = np.array([[1.0, 0.0], [0.9, 0.8], [0.5, 0.85], [0.0, 1.0]])
-    assert knee_preference(outlook(simplex_grid(2, 3), points)) == Preference.parse(
+    assert knee_preference(surface(simplex_grid(2, 3), points)) == Preference.parse(
         "a=" + repr(2 / 3) + ",b=" + repr(1 / 3)
     )
 
@@ -447,7 +447,7 @@ def test_equal_steps_of_the_dial_are_equal_steps_of_outcome(scale):
     weights = np.linspace(1, 0, 101)
     angle = np.pi / 2 / (1 + np.exp(12 * (weights - 0.5)))
     angle = np.pi / 2 * (angle - angle[0]) / (angle[-1] - angle[0])
-    front = outlook(np.stack([weights, 1 - weights], 1), np.stack([np.cos(angle), np.sin(angle)], 1) * scale)
+    front = surface(np.stack([weights, 1 - weights], 1), np.stack([np.cos(angle), np.sin(angle)], 1) * scale)
     steps = equal_steps(front, Dial.of(front), 11)
     np.testing.assert_allclose(steps, np.pi / 2 / 10, rtol=0.01)
     by_weight = np.diff(front.outcomes(simplex_grid(2, 10)) / front.scale, axis=0)
@@ -491,7 +491,7 @@ def test_a_dial_steps_over_dominated_preferences():
 
 def test_a_policy_that_answers_against_its_weights_still_has_a_dial():
     grid = simplex_grid(2, 10)
-    against = outlook(grid, circle().means[::-1])
+    against = surface(grid, circle().means[::-1])
     dial = Dial.of(against)
     assert dial.preference(1.0) == Preference.one_hot("b", ("a", "b"))
     assert np.ptp(equal_steps(against, dial, 21)) < 0.01
@@ -655,7 +655,7 @@ def test_choosing_on_the_front_of_reweighted_samples_agrees_with_the_dual():
     """On the front of the optimal policies of a beta both answer floors that just can be met with the same preference."""
     scores = samples(P=60, K=8, seed=2)
     grid = simplex_grid(2, 200)
-    front = outlook(grid, np.stack([reweighted(scores, weights * 1.5)[0] for weights in grid]))
+    front = surface(grid, np.stack([reweighted(scores, weights * 1.5)[0] for weights in grid]))
     for share in (0.3, 0.5, 0.7):
         floors = dict(zip(("a", "b"), reweighted(scores, np.array([share, 1 - share]) * 1.5)[0], strict=True))
         choice, found = choose(front, floors), dual(scores, ("a", "b"), floors)
@@ -744,11 +744,11 @@ def test_the_command_answers_floors_knee_and_dial(run):
 
 
 def test_the_command_finds_out_who_has_anchors(run):
-    assert not Outlook.read(run / "front.json", "soup").anchored
-    assert Outlook.read(run / "front.json", "modpo").anchored
+    assert not Surface.read(run / "front.json", "soup").anchored
+    assert Surface.read(run / "front.json", "modpo").anchored
     (run / "policies" / "soup").mkdir(parents=True)
     (run / "policies" / "soup" / "policy.json").write_text('{"mix": "anchors"}')
-    assert Outlook.read(run / "front.json", "soup").anchored
+    assert Surface.read(run / "front.json", "soup").anchored
 
 
 def test_a_run_without_scored_samples_has_no_dual(run):

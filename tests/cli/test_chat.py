@@ -13,14 +13,14 @@ from prompt_toolkit.output import DummyOutput
 from paretune.cli.chat import Knob, converse
 from paretune.core.preference import Preference
 from paretune.data.rows import Prompt
-from support.serve_world import OBJECTIVES, make_outlook
+from support.serve_world import OBJECTIVES, make_surface
 
 UP, DOWN = "\x1b[5~", "\x1b[6~"
 
 
 def knob(preference: str = "short=0.5,good=0.5", objectives: tuple[str, ...] = OBJECTIVES) -> Knob:
-    outlook = make_outlook() if objectives == OBJECTIVES else None
-    return Knob(objectives, Preference.parse(preference, objectives), outlook, lambda p: p)
+    surface = make_surface() if objectives == OBJECTIVES else None
+    return Knob(objectives, Preference.parse(preference, objectives), surface, lambda p: p)
 
 
 def talk(keys: str, used: Knob) -> tuple[list[tuple[Prompt, Preference]], str]:
@@ -60,12 +60,12 @@ def test_mistakes_are_told_and_the_chat_goes_on() -> None:
 
 def test_equal_turns_are_equal_steps_of_outcome() -> None:
     used = knob("short=0,good=1")
-    outlook = make_outlook()
-    outcomes = [outlook.outcomes(used.preference.array()[None])[0]]
+    surface = make_surface()
+    outcomes = [surface.outcomes(used.preference.array()[None])[0]]
     for _ in range(20):
         used.turn(1)
-        outcomes.append(outlook.outcomes(used.preference.array()[None])[0])
-    steps = np.linalg.norm(np.diff(np.array(outcomes), axis=0) / outlook.scale, axis=1)
+        outcomes.append(surface.outcomes(used.preference.array()[None])[0])
+    steps = np.linalg.norm(np.diff(np.array(outcomes), axis=0) / surface.scale, axis=1)
     assert used.preference["short"] == 1 and steps.max() / steps.min() < 1.3
 
 

@@ -32,7 +32,7 @@ from paretune.training.loop import BatchError
 from paretune.training.losses import grpo_loss
 from paretune.training.rl import task as on_policy
 from paretune.training.rl.advantages import grpo_advantages
-from paretune.training.rl.goal import Goal, OnPolicy
+from paretune.training.rl.goal import Reward, RLSettings
 from paretune.training.rl.rollouts import rollout_folder
 from support.adapters import TRAINING, adapters_equal
 from support.world import make_dataset
@@ -51,14 +51,14 @@ def scale(*stds: float, objectives: Sequence[str] = OBJECTIVES) -> Standardisati
     return Standardisation(tuple(objectives), np.zeros(len(stds)), np.array(stds))
 
 
-def goal(first: Any = SHORT, second: Any = GOOD, **changes: Any) -> Goal:
+def goal(first: Any = SHORT, second: Any = GOOD, **changes: Any) -> Reward:
     names = (first.objective, second.objective)
-    made = Goal(
+    made = Reward(
         PROMPTS,
         (first, second),
         scale(2.0, 0.5, objectives=names),
         SAMPLING,
-        OnPolicy(responses=3),
+        RLSettings(responses=3),
         Preference.uniform(names),
     )
     return replace(made, **changes)
@@ -78,12 +78,12 @@ def test_the_optimum_on_a_model(lm: LanguageModel, tmp_path: Path) -> None:
         return lambda prompts, responses, truncated: [table[text][m] for text in responses]
 
     weights, beta, prompt = (0.3, 0.7), 0.25, PROMPTS[0]
-    aim = Goal(
+    aim = Reward(
         (prompt,),
         (from_function("a", "a", by(0)), from_function("b", "b", by(1))),
         scale(1.0, 1.0, objectives=("a", "b")),
         Sampling(max_new_tokens=1),
-        OnPolicy(beta=beta, responses=48),
+        RLSettings(beta=beta, responses=48),
         Preference.of(dict(zip("ab", weights, strict=True)), ("a", "b")),
     )
     settings = replace(
@@ -152,7 +152,7 @@ def test_one_epoch_has_ratios_of_one_and_more_are_clipped(
     clipped = []
     for epochs in (1, 3):
         lab = Lab(lm, tmp_path / str(epochs), replace(SETTINGS, steps=6, learning_rate=5e-2))
-        lab.fit_on_policy("run", goal(settings=OnPolicy(responses=3, epochs=epochs, estimator=estimator)))  # type: ignore[arg-type]
+        lab.fit_on_policy("run", goal(settings=RLSettings(responses=3, epochs=epochs, estimator=estimator)))  # type: ignore[arg-type]
         found = history(lab, "run")
         clipped.append([record["clipped"] for record in found])
         drawn = [record["sampled_tokens"] > 0 for record in found]
@@ -164,7 +164,7 @@ def test_one_epoch_has_ratios_of_one_and_more_are_clipped(
 def test_the_start_is_the_reference(lm: LanguageModel, tmp_path: Path, dtype: str) -> None:
     """The reference reads the same packed rows with the same kernels, so KL and ratios start at 0 and 1, and not nearly so."""
     lab = Lab(load(lm.name, dtype, "cpu"), tmp_path, SETTINGS)
-    lab.fit_on_policy("run", goal(settings=OnPolicy(responses=3, epochs=2)))
+    lab.fit_on_policy("run", goal(settings=RLSettings(responses=3, epochs=2)))
     first, second = history(lab, "run")[:2]
     assert first["kl"] == 0.0 and first["clipped"] == 0.0 and first["loss"] == pytest.approx(0, abs=1e-6)
     assert second["kl"] != 0.0
@@ -181,7 +181,7 @@ def test_a_killed_run_reads_its_responses_again_and_ends_with_the_same_weights(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:
     """Killed after step 5, checkpoint at 4: the responses of step 5 are not sampled a second time."""
-    aim = goal(settings=OnPolicy(responses=3, epochs=epochs))
+    aim = goal(settings=RLSettings(responses=3, epochs=epochs))
     settings = replace(SETTINGS, steps=7)
     whole = Lab(lm, tmp_path / "whole", settings).fit_on_policy("run", aim)
     sampled: list[int] = []
@@ -247,7 +247,7 @@ def test_a_broken_reward_stops_the_run_after_saving(lm: LanguageModel, tmp_path:
     """It names objective, prompt and reason; corrected, the run goes on from the step it stopped at."""
     how, reason = BAD[case]
     prompts = (PROMPTS[0], (Message("user", "red moon"),), PROMPTS[1], (Message("user", "blue moon"),))
-    settings = OnPolicy(responses=2, time_limit=0.5)
+    settings = RLSettings(responses=2, time_limit=0.5)
     common = {"prompts": prompts, "settings": settings, "preference": Preference.uniform(OBJECTIVES)}
     lab = Lab(lm, tmp_path, replace(SETTINGS, checkpoint_every=100))
     prompt = ".*" if case == "few" else r"to the prompt '(red|blue) moon'"
@@ -346,7 +346,9 @@ def test_preferences_are_drawn_for_each_prompt_and_the_furthest_objective_is_tra
 def test_a_conditioned_run_decodes_at_its_own_gates(lm: LanguageModel, tmp_path: Path) -> None:
     """What decoding draws at folded gates has the log-probabilities that training finds for it."""
     config = MORLHFConfig(form="conditioned", init="small", rank=2, groups=2, responses=3, epochs=2)
-    aim = goal(preference=None, conditioning=config.conditioning(), settings=OnPolicy(responses=3, epochs=2))
+    aim = goal(
+        preference=None, conditioning=config.conditioning(), settings=RLSettings(responses=3, epochs=2)
+    )
     steered = on_policy.following(lm, 2, aim.conditioning, SETTINGS)
     try:
         with torch.no_grad():

@@ -27,7 +27,7 @@ from paretune.core.launch import one_voice
 from paretune.methods.panacea import PanaceaConfig, panacea
 from paretune.models import distributed as shard
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import Share, Team, shard_weights, start
+from paretune.models.distributed import ProcessGroup, WorkSplit, shard_weights, start
 from paretune.models.frozen_linear import FrozenLinear
 from paretune.models.language_model import LanguageModel
 from paretune.training import loop
@@ -68,7 +68,7 @@ def train_together(lm: LanguageModel, folder: Path, sharded: bool) -> list[float
     if sharded:
         shard_weights(lm.model, torch.device("cpu"))
     fits(lm, folder)
-    assert Lab(lm, folder, TRAINING).team == Team(int(os.environ["RANK"]), 2, sharded)
+    assert Lab(lm, folder, TRAINING).team == ProcessGroup(int(os.environ["RANK"]), 2, sharded)
     weight = lm.model.get_decoder().layers[0].mlp.up_proj.weight
     local = weight.to_local() if sharded else weight
     return local.numel() / weight.numel()
@@ -324,7 +324,7 @@ def test_one_process_is_not_taken_for_two(monkeypatch: pytest.MonkeyPatch, tmp_p
 @given(st.integers(1, 8), st.integers(1, 6), st.integers(1, 8))
 def test_every_row_of_a_step_is_run_once_and_all_run_as_many(size: int, accumulate: int, rows: int) -> None:
     try:
-        shares = [Share.of(Team(rank, size), accumulate, rows) for rank in range(size)]
+        shares = [WorkSplit.of(ProcessGroup(rank, size), accumulate, rows) for rank in range(size)]
     except ConfigError as error:
         assert (accumulate * rows) % size or rows % (size // math.gcd(size, accumulate))
         assert str(size) in str(error) and f"train.batch_pairs={rows}" in str(error)
@@ -341,9 +341,9 @@ def test_every_row_of_a_step_is_run_once_and_all_run_as_many(size: int, accumula
 
 
 def test_a_task_that_cannot_divide_rows_says_so() -> None:
-    assert Share.of(Team(1, 2), 4, 3, divisible=False).forwards(4) == range(1, 4, 2)
+    assert WorkSplit.of(ProcessGroup(1, 2), 4, 3, divisible=False).forwards(4) == range(1, 4, 2)
     with pytest.raises(ConfigError, match=r"train.accumulate=1 is no multiple of 2; set train.accumulate"):
-        Share.of(Team(0, 2), 1, 4, divisible=False)
+        WorkSplit.of(ProcessGroup(0, 2), 1, 4, divisible=False)
 
 
 def test_sharded_weights_are_not_prepacked(lm: LanguageModel) -> None:

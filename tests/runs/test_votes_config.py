@@ -17,7 +17,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
 from paretune.data.rows import Message
 from paretune.runs.parse import load_config
-from paretune.serving.store.store import Answer, Store, Vote
+from paretune.serving.store.store import Store, Vote, VotedAnswer
 from paretune.serving.store.vote_pairs import from_votes, vote_data
 from support.world import make_dataset
 
@@ -32,8 +32,8 @@ def vote(
     return Vote(
         "modpo",
         (Message("user", prompt),),
-        Answer(first, HALF, **of_first),
-        Answer(second, OTHER),
+        VotedAnswer(first, HALF, **of_first),
+        VotedAnswer(second, OTHER),
         winner,
         objective,
         id=7,
@@ -148,7 +148,7 @@ def vote_on(store: Store, dataset: ScoredDataset, scores: Sequence[Sequence[floa
         difference = values[0] - values[-1]
         winner = "first" if difference > 0 else "second" if difference < 0 else "tie"
         first, second = (
-            Answer(row.responses[place], preference, truncated=row.truncated[place])
+            VotedAnswer(row.responses[place], preference, truncated=row.truncated[place])
             for place, preference in ((0, HALF), (-1, OTHER))
         )
         store.add_vote("ann", Vote("modpo", row.prompt, first, second, winner))

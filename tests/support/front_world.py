@@ -3,7 +3,7 @@
 import numpy as np
 
 from paretune.core.preference import simplex_grid
-from paretune.fronts.surface import Outlook
+from paretune.fronts.surface import Surface
 
 QUICKSTART = [
     # weight on concise, concise with its interval, warm with its interval: soups of the quickstart, 64 prompts
@@ -15,23 +15,23 @@ QUICKSTART = [
 ]
 
 
-def outlook(preferences, means, names=None, width=0.1, anchored=False):
+def surface(preferences, means, names=None, width=0.1, anchored=False):
     means = np.asarray(means, dtype=float)
     names = names or tuple("abcdef"[: means.shape[1]])
-    return Outlook("made up", names, preferences, means, means - width / 2, means + width / 2, anchored)
+    return Surface("made up", names, preferences, means, means - width / 2, means + width / 2, anchored)
 
 
 def circle(divisions=10, power=0.5, M=2, names=None, anchored=False):
     """``power`` 0.5 a sphere, which bulges outwards; 1 flat; 2 bent inwards."""
     grid = simplex_grid(M, divisions)
     means = grid / np.linalg.norm(grid, axis=1, keepdims=True) if power == 0.5 else grid**power
-    return outlook(grid, means, names, anchored=anchored)
+    return surface(grid, means, names, anchored=anchored)
 
 
 def noisy(divisions=10, M=2, size=0.05, seed=0):
     """A sphere with noise: not monotone, with dominated points."""
     base = circle(divisions, M=M)
-    return outlook(
+    return surface(
         base.preferences, base.means + size * np.random.default_rng(seed).normal(size=base.means.shape)
     )
 
@@ -40,7 +40,7 @@ def quickstart(anchored=False):
     rows = QUICKSTART[::2] if anchored else QUICKSTART
     weights = np.array([[w, 1 - w] for w, _, _ in rows])
     tables = [np.array([[concise[k], warm[k]] for _, concise, warm in rows]) for k in range(3)]
-    return Outlook("soup", ("concise", "warm"), weights, *tables, anchored)
+    return Surface("soup", ("concise", "warm"), weights, *tables, anchored)
 
 
 def permuted(front, order):
@@ -48,13 +48,13 @@ def permuted(front, order):
     order = list(order)
     names = tuple(front.objectives[m] for m in order)
     tables = (front.preferences, front.means, front.low, front.high)
-    return Outlook(front.policy, names, *(table[:, order] for table in tables), front.anchored)
+    return Surface(front.policy, names, *(table[:, order] for table in tables), front.anchored)
 
 
 def rescaled(front, factor, shift):
     """The same front in other units."""
     tables = (front.means, front.low, front.high)
-    return Outlook(
+    return Surface(
         front.policy,
         front.objectives,
         front.preferences,

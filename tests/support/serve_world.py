@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 
 from paretune.core.preference import Preference
-from paretune.fronts.surface import Outlook
+from paretune.fronts.surface import Surface
 from paretune.serving.backend import Ask, End, Overloaded, Piece, PromptTooLong, Served
 from paretune.serving.http.app import Place, make_app
 from paretune.serving.http.server import Server, configuration
@@ -24,11 +24,11 @@ OBJECTIVES = ("short", "good")
 CHAT = {"model": "soup", "messages": [{"role": "user", "content": "red sun"}]}
 
 
-def make_outlook() -> Outlook:
+def make_surface() -> Surface:
     """A front of three measured preferences between two objectives."""
     means = np.array([[-1.0, 0.0], [-3.0, 1.5], [-6.0, 2.0]])
     weights = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
-    return Outlook("soup", OBJECTIVES, weights, means, means - 0.5, means + 0.5)
+    return Surface("soup", OBJECTIVES, weights, means, means - 0.5, means + 0.5)
 
 
 class FakeAnswer:
@@ -61,7 +61,7 @@ class FakeBackend:
 
         uniform = Preference.uniform(OBJECTIVES)
         return {
-            "soup": Served("soup", OBJECTIVES, uniform, lambda p: p.over(OBJECTIVES), make_outlook(), {}),
+            "soup": Served("soup", OBJECTIVES, uniform, lambda p: p.over(OBJECTIVES), make_surface(), {}),
             "anchors": Served("anchors", OBJECTIVES, uniform, snap, None, {"anchored": True}),
         }
 

@@ -11,13 +11,17 @@ import threading
 
 from paretune.core.preference import Preference
 from paretune.data.rows import Message
-from paretune.serving.store.store import Answer, Store, Vote
+from paretune.serving.store.store import Store, Vote, VotedAnswer
 
 
 def make_vote(text: str) -> Vote:
     preference = Preference.of({"concise": 0.25, "warm": 0.75})
     return Vote(
-        "panacea", (Message("user", "Hi"),), Answer(text, preference), Answer("b" * 200, preference), "first"
+        "panacea",
+        (Message("user", "Hi"),),
+        VotedAnswer(text, preference),
+        VotedAnswer("b" * 200, preference),
+        "first",
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from paretune.core.errors import ParetuneError, suggest
 from paretune.core.preference import Preference
 from paretune.fronts.indicators import non_dominated
-from paretune.fronts.surface import EQUAL, Outlook, as_preference
+from paretune.fronts.surface import EQUAL, Surface, as_preference
 
 DIAL_POINTS = 1001
 """Points at which a dial reads the front off; measured preferences on its way come on top."""
@@ -38,7 +38,7 @@ class Dial:
     joined: np.ndarray
 
     @classmethod
-    def of(cls, outlook: Outlook, start: str | None = None, end: str | None = None) -> Dial:
+    def of(cls, surface: Surface, start: str | None = None, end: str | None = None) -> Dial:
         """Return the dial from all weight on ``start`` (position 0) to all weight on ``end`` (position 1).
 
         With two objectives and none named it starts at the second, so that position grows with the first objective. With more,
@@ -47,7 +47,7 @@ class Dial:
         Raises:
             ParetuneError: unknown objectives, the same twice, none named of more than two, or nothing measured between.
         """
-        names = outlook.objectives
+        names = surface.objectives
         if start is None and end is None and len(names) <= 2:
             start, end = names[-1], names[0]
         elif start is None or end is None:
@@ -59,43 +59,43 @@ class Dial:
                 raise ParetuneError(f"unknown objective {name!r}; {suggest(str(name), names)}")
         if start == end and len(names) > 1:
             raise ParetuneError(f"a dial from {start!r} to itself; name two different objectives")
-        return cls.between(outlook, Preference.one_hot(start, names), Preference.one_hot(end, names))
+        return cls.between(surface, Preference.one_hot(start, names), Preference.one_hot(end, names))
 
     @classmethod
-    def between(cls, outlook: Outlook, low: Preference, high: Preference) -> Dial:
+    def between(cls, surface: Surface, low: Preference, high: Preference) -> Dial:
         """Return the dial along the straight line of preferences from ``low`` (position 0) to ``high`` (position 1).
 
         Raises:
             PreferenceError: objectives the front does not have.
             ParetuneError: nothing was measured along the line.
         """
-        first, last = low.over(outlook.objectives).array(), high.over(outlook.objectives).array()
-        shares = _along(outlook, first, last)
+        first, last = low.over(surface.objectives).array(), high.over(surface.objectives).array()
+        shares = _along(surface, first, last)
         weights = first + shares[:, None] * (last - first)
-        if outlook.anchored:
-            on_way = outlook.shares(weights).argmax(axis=1)
+        if surface.anchored:
+            on_way = surface.shares(weights).argmax(axis=1)
             on_way = on_way[np.sort(np.unique(on_way, return_index=True)[1])]
-            weights, scores = outlook.preferences[on_way], outlook.means[on_way]
+            weights, scores = surface.preferences[on_way], surface.means[on_way]
         else:
-            scores = outlook.outcomes(weights)
+            scores = surface.outcomes(weights)
             known = np.isfinite(scores).all(axis=1)
             if not known.any():
                 raise ParetuneError(
-                    f"front of {outlook.policy!r}: nothing was measured between {low} and {high}; measure more preferences"
+                    f"front of {surface.policy!r}: nothing was measured between {low} and {high}; measure more preferences"
                 )
             weights, scores = weights[known], scores[known]
-        scaled = scores / outlook.scale
+        scaled = scores / surface.scale
         kept = np.flatnonzero(non_dominated(np.round(scaled, 9)))
-        if len(outlook.objectives) == 2:
+        if len(surface.objectives) == 2:
             # A policy may answer against the weights in places; the way along the front is by score.
             rising = 1.0 if last[0] >= first[0] else -1.0
             kept = kept[np.lexsort((kept, np.round(rising * scaled[kept, 0], 9)))]
-        joined = (np.abs(np.diff(kept)) == 1) & (not outlook.anchored)
+        joined = (np.abs(np.diff(kept)) == 1) & (not surface.anchored)
         steps = np.linalg.norm(np.diff(scaled[kept], axis=0), axis=1)
-        steps = np.where(joined | outlook.anchored, steps, 0.0)
+        steps = np.where(joined | surface.anchored, steps, 0.0)
         behind = np.concatenate([[0.0], np.cumsum(steps)])
         positions = behind / behind[-1] if behind[-1] > 0 else np.zeros(len(kept))
-        return cls(outlook.objectives, positions, weights[kept], scores[kept], joined)
+        return cls(surface.objectives, positions, weights[kept], scores[kept], joined)
 
     def preference(self, position: float) -> Preference:
         """Return the preference at a position from 0 to 1.
@@ -140,14 +140,14 @@ class Dial:
         return [(k / (count - 1), self.preference(k / (count - 1))) for k in range(count)]
 
 
-def _along(outlook: Outlook, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+def _along(surface: Surface, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Return increasing shares ``[L]`` of the way from ``first`` to ``last``, measured preferences on it included."""
     way = last - first
     length = float(way @ way)
     if length == 0:
         return np.zeros(1)
-    share = (outlook.preferences - first) @ way / length
-    aside = np.abs(outlook.preferences - first - share[:, None] * way).max(axis=1)
+    share = (surface.preferences - first) @ way / length
+    aside = np.abs(surface.preferences - first - share[:, None] * way).max(axis=1)
     on = share[(aside <= EQUAL) & (share >= 0) & (share <= 1)]
     every = np.concatenate([np.linspace(0, 1, DIAL_POINTS), on])
     every = every[np.argsort(every, kind="stable")]

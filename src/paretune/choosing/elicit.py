@@ -10,7 +10,7 @@ import numpy as np
 from paretune.choosing.posterior import Ballot, Posterior, Winner, ballot
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference, simplex_grid
-from paretune.fronts.surface import Outlook, as_preference
+from paretune.fronts.surface import Surface, as_preference
 
 __all__ = [
     "Ballot",
@@ -46,7 +46,7 @@ class Pair:
     information: float
 
 
-def next_pair(posterior: Posterior, outlook: Outlook) -> Pair | None:
+def next_pair(posterior: Posterior, surface: Surface) -> Pair | None:
     """Return the pair of preferences whose vote is expected to teach most; None where all outcomes of the front are the same.
 
     What it teaches is the mutual information of the vote and w, with the noise averaged out, at the expected scores (Houlsby
@@ -57,7 +57,7 @@ def next_pair(posterior: Posterior, outlook: Outlook) -> Pair | None:
     Raises:
         ParetuneError: a posterior over other objectives than the front's.
     """
-    candidates, outcomes = _candidates(posterior, outlook)
+    candidates, outcomes = _candidates(posterior, surface)
     pairs = _different(outcomes)
     if not len(pairs):
         return None
@@ -69,95 +69,95 @@ def next_pair(posterior: Posterior, outlook: Outlook) -> Pair | None:
     pair = pairs[best]
     if np.random.default_rng([abs(int(posterior.seed)), len(posterior.ballots), 1]).random() < 0.5:
         pair = pair[::-1]
-    first, second = (as_preference(candidates[n], outlook.objectives) for n in pair)
+    first, second = (as_preference(candidates[n], surface.objectives) for n in pair)
     return Pair(first, second, float(information[best]))
 
 
-def random_pair(posterior: Posterior, outlook: Outlook) -> Pair | None:
+def random_pair(posterior: Posterior, surface: Surface) -> Pair | None:
     """Return one of the pairs of :func:`next_pair` at random, a function of seed and number of votes: what it has to beat."""
-    candidates, outcomes = _candidates(posterior, outlook)
+    candidates, outcomes = _candidates(posterior, surface)
     pairs = _different(outcomes)
     if not len(pairs):
         return None
     random = np.random.default_rng([abs(int(posterior.seed)), len(posterior.ballots), 2])
     pair = random.permutation(pairs[random.integers(len(pairs))])
     information = _information(posterior, (outcomes[pair[0]] - outcomes[pair[1]])[None], *_RATED)
-    first, second = (as_preference(candidates[n], outlook.objectives) for n in pair)
+    first, second = (as_preference(candidates[n], surface.objectives) for n in pair)
     return Pair(first, second, float(information[0]))
 
 
-def best_preference(posterior: Posterior, outlook: Outlook) -> Preference:
+def best_preference(posterior: Posterior, surface: Surface) -> Preference:
     """Return the preference to serve: the one of largest expected utility, of equal ones the nearest to the mean tastes.
 
     It need not be the tastes themselves: a policy may answer against its weights in places, and a front that bends inwards
     serves nobody with such tastes at its middle. Utility is linear in scores, so measured preferences suffice.
     """
-    columns = _columns(posterior, outlook)
+    columns = _columns(posterior, surface)
     tastes = (posterior.mass @ posterior.weights)[columns]
-    utility = (outlook.means / _units(posterior, outlook)) @ tastes
-    apart = np.abs(outlook.preferences - tastes).sum(axis=1)
+    utility = (surface.means / _units(posterior, surface)) @ tastes
+    apart = np.abs(surface.preferences - tastes).sum(axis=1)
     near = np.round(utility, 9)
-    order = np.lexsort([*outlook.preferences[:, outlook.order].T[::-1], np.round(apart, 9), -near])
-    return outlook.preference(int(order[0]))
+    order = np.lexsort([*surface.preferences[:, surface.order].T[::-1], np.round(apart, 9), -near])
+    return surface.preference(int(order[0]))
 
 
-def expected_regret(posterior: Posterior, outlook: Outlook) -> float:
+def expected_regret(posterior: Posterior, surface: Surface) -> float:
     """Return what stopping now costs: the expected loss at :func:`best_preference`, in ranges of utility on the front."""
-    chosen = best_preference(posterior, outlook).array()
-    place = int(np.abs(outlook.preferences - chosen).sum(axis=1).argmin())
-    tastes = posterior.weights[:, _columns(posterior, outlook)]
-    utility = tastes @ (outlook.means / _units(posterior, outlook)).T
+    chosen = best_preference(posterior, surface).array()
+    place = int(np.abs(surface.preferences - chosen).sum(axis=1).argmin())
+    tastes = posterior.weights[:, _columns(posterior, surface)]
+    utility = tastes @ (surface.means / _units(posterior, surface)).T
     best, worst = utility.max(axis=1), utility.min(axis=1)
     loss = (best - utility[:, place]) / np.where(best > worst, best - worst, 1.0)
     return float(posterior.mass @ loss)
 
 
-def finished(posterior: Posterior, outlook: Outlook) -> bool:
+def finished(posterior: Posterior, surface: Surface) -> bool:
     """Return whether to stop asking: the spread is small, or what is still open would not change what is served.
 
     Before the first vote nothing is finished, unless there is nothing to ask.
     """
     if not posterior.ballots:
-        return not len(_different(_candidates(posterior, outlook)[1]))
-    return posterior.done or expected_regret(posterior, outlook) <= CHEAP
+        return not len(_different(_candidates(posterior, surface)[1]))
+    return posterior.done or expected_regret(posterior, surface) <= CHEAP
 
 
-def progress(posterior: Posterior, outlook: Outlook) -> dict[str, Any]:
+def progress(posterior: Posterior, surface: Surface) -> dict[str, Any]:
     """Return what a person is shown after each vote, as JSON values: tastes, spread, the preference it comes to, done or not."""
     return {
         **posterior.to_dict(),
-        "done": finished(posterior, outlook),
-        "preference": best_preference(posterior, outlook).as_dict(),
-        "expected_regret": expected_regret(posterior, outlook),
+        "done": finished(posterior, surface),
+        "preference": best_preference(posterior, surface).as_dict(),
+        "expected_regret": expected_regret(posterior, surface),
     }
 
 
-def _columns(posterior: Posterior, outlook: Outlook) -> np.ndarray:
-    if set(posterior.objectives) != set(outlook.objectives):
+def _columns(posterior: Posterior, surface: Surface) -> np.ndarray:
+    if set(posterior.objectives) != set(surface.objectives):
         raise ParetuneError(
-            f"tastes over {', '.join(posterior.objectives)} and a front over {', '.join(outlook.objectives)}; "
+            f"tastes over {', '.join(posterior.objectives)} and a front over {', '.join(surface.objectives)}; "
             "expected the same objectives"
         )
-    return np.array([posterior.objectives.index(name) for name in outlook.objectives])
+    return np.array([posterior.objectives.index(name) for name in surface.objectives])
 
 
-def _units(posterior: Posterior, outlook: Outlook) -> np.ndarray:
+def _units(posterior: Posterior, surface: Surface) -> np.ndarray:
     """Return the posterior's units ``[M]`` in the front's order: those that the votes were read in."""
-    return np.array([posterior.scale[name] for name in outlook.objectives])
+    return np.array([posterior.scale[name] for name in surface.objectives])
 
 
-def _candidates(posterior: Posterior, outlook: Outlook) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(posterior: Posterior, surface: Surface) -> tuple[np.ndarray, np.ndarray]:
     """Return preferences ``[Q, M]`` in the front's order, and their outcomes in units in the posterior's order."""
-    columns = _columns(posterior, outlook)
+    columns = _columns(posterior, surface)
     M = len(columns)
-    weights = outlook.preferences
-    if not outlook.anchored:
+    weights = surface.preferences
+    if not surface.anchored:
         grid = simplex_grid(M, _DIVISIONS.get(M, 2))
         weights = np.unique(np.round(np.concatenate([weights, grid]), 6), axis=0)
-        weights = weights[np.isfinite(outlook.shares(weights)).all(axis=1)]
+        weights = weights[np.isfinite(surface.shares(weights)).all(axis=1)]
     # In an order that listing the objectives otherwise would not change.
-    weights = weights[np.lexsort(weights[:, outlook.order].T[::-1])]
-    scaled = outlook.outcomes(weights) / _units(posterior, outlook)
+    weights = weights[np.lexsort(weights[:, surface.order].T[::-1])]
+    scaled = surface.outcomes(weights) / _units(posterior, surface)
     return weights, scaled[:, np.argsort(columns)]
 
 

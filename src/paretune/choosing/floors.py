@@ -1,6 +1,6 @@
 """Choosing a preference on a measured front: floors on scores, the knee, and a dial whose equal steps are equal steps of outcome.
 
-All distances and margins are in units of `Outlook.scale`, the range of each objective over the front, so that no answer depends
+All distances and margins are in units of `Surface.scale`, the range of each objective over the front, so that no answer depends
 on an objective's unit, nor on the order in which objectives are listed.
 """
 
@@ -19,13 +19,13 @@ from paretune.choosing.dial import Dial
 from paretune.core.errors import ParetuneError, suggest
 from paretune.core.preference import Preference
 from paretune.fronts.indicators import knee
-from paretune.fronts.surface import EQUAL, Expected, Outlook, as_preference
+from paretune.fronts.surface import EQUAL, Expected, Surface, as_preference
 
 __all__ = [
     "Choice",
     "Dial",
     "Expected",
-    "Outlook",
+    "Surface",
     "check_floors",
     "choose",
     "knee_preference",
@@ -129,7 +129,7 @@ def check_floors(floors: Mapping[str, float], objectives: Sequence[str]) -> dict
     return {name: _floor(name, floors[name]) for name in objectives if name in floors}
 
 
-def choose(outlook: Outlook, floors: Mapping[str, float]) -> Choice:
+def choose(surface: Surface, floors: Mapping[str, float]) -> Choice:
     """Return the preference whose smallest margin above the floors is largest, in units of each objective's range.
 
     An objective without a floor has one at the worst that was measured, so that what is to spare is spread over all
@@ -140,43 +140,43 @@ def choose(outlook: Outlook, floors: Mapping[str, float]) -> Choice:
     Raises:
         ParetuneError: see :func:`check_floors`.
     """
-    asked = check_floors(floors, outlook.objectives)
-    worst = outlook.means.min(axis=0)
-    bounds = np.array([asked.get(name, low) for name, low in zip(outlook.objectives, worst, strict=True)])
-    margins = (outlook.means - bounds) / outlook.scale
-    shares = _most_even(outlook, margins)
-    weights = shares @ outlook.preferences
-    preference = as_preference(weights, outlook.objectives)
+    asked = check_floors(floors, surface.objectives)
+    worst = surface.means.min(axis=0)
+    bounds = np.array([asked.get(name, low) for name, low in zip(surface.objectives, worst, strict=True)])
+    margins = (surface.means - bounds) / surface.scale
+    shares = _most_even(surface, margins)
+    weights = shares @ surface.preferences
+    preference = as_preference(weights, surface.objectives)
     if shares.max() >= 1 - EQUAL:
-        preference = outlook.preference(int(shares.argmax()))
+        preference = surface.preference(int(shares.argmax()))
     # The margins are those at the vertex found; the preference is the same up to the rounding of its text.
     reached = shares @ margins
-    margin = {name: _tidy(reached[m]) for m, name in enumerate(outlook.objectives) if name in asked}
-    expected = outlook.expected(preference)
+    margin = {name: _tidy(reached[m]) for m, name in enumerate(surface.objectives) if name in asked}
+    expected = surface.expected(preference)
     reachable = min(margin.values()) >= 0
     sure = reachable and all(_at_least(expected.low[name], floor) for name, floor in asked.items())
     nearest = "" if reachable else _nearest(preference, expected, asked, margin)
     return Choice(preference, expected, asked, margin, reachable, sure, nearest)
 
 
-def knee_preference(outlook: Outlook) -> Preference:
+def knee_preference(surface: Surface) -> Preference:
     """Return the measured preference at the knee of the front, see :func:`paretune.fronts.indicators.knee`.
 
     Between measured preferences scores are taken as linear, so that no other can bulge more.
     """
     # Equal bulges are settled by the first in a fixed order, not by the order of measuring.
-    rank = np.lexsort(outlook.preferences[:, outlook.order].T)
-    return outlook.preference(int(rank[knee(outlook.means[rank])]))
+    rank = np.lexsort(surface.preferences[:, surface.order].T)
+    return surface.preference(int(rank[knee(surface.means[rank])]))
 
 
-def _most_even(outlook: Outlook, margins: np.ndarray) -> np.ndarray:
+def _most_even(surface: Surface, margins: np.ndarray) -> np.ndarray:
     """Return shares ``[N]`` of the measured preferences that maximise the smallest of ``margins [N, M]``, then their sum."""
-    candidates = _vertices(outlook.cells, margins)
+    candidates = _vertices(surface.cells, margins)
     reached = candidates @ margins
     smallest, total = reached.min(axis=1), reached.sum(axis=1)
     kept = np.flatnonzero(smallest >= smallest.max() - EQUAL)
     kept = kept[total[kept] >= total[kept].max() - EQUAL]
-    weights = (candidates[kept] @ outlook.preferences)[:, outlook.order]
+    weights = (candidates[kept] @ surface.preferences)[:, surface.order]
     uneven = ((weights - 1 / weights.shape[1]) ** 2).sum(axis=1)
     best = np.lexsort([*np.round(-weights.T[::-1], 9), np.round(uneven, 9)])[0]
     return candidates[kept[best]]

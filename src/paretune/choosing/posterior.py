@@ -1,7 +1,7 @@
 """What votes on pairs of answers say about a person's tastes.
 
 The model: a person with tastes w on the simplex prefers the first of two answers with probability
-``sigmoid(w.(z_first - z_second) / noise)`` (Bradley and Terry 1952), where z are scores in units of `Outlook.scale`. A tie counts
+``sigmoid(w.(z_first - z_second) / noise)`` (Bradley and Terry 1952), where z are scores in units of `Surface.scale`. A tie counts
 half for each answer, ``sqrt(p (1 - p))``: it speaks for equal utilities and leaves votes that are no ties exactly as they are.
 Before the first vote w is uniform on the simplex and log noise uniform between `NOISE`.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from paretune.core.errors import ParetuneError, suggest
 from paretune.core.preference import Preference
-from paretune.fronts.surface import Outlook, as_preference
+from paretune.fronts.surface import Surface, as_preference
 
 Winner = Literal["first", "second", "tie"]
 WINNERS = ("first", "second", "tie")
@@ -61,7 +61,7 @@ class Ballot:
 
 
 def ballot(
-    outlook: Outlook,
+    surface: Surface,
     first: Preference,
     second: Preference,
     winner: Winner,
@@ -73,15 +73,15 @@ def ballot(
     Raises:
         ParetuneError: neither is known, or what `Ballot` refuses.
     """
-    own = [_complete(scores, outlook.objectives) for scores in (first_scores, second_scores)]
+    own = [_complete(scores, surface.objectives) for scores in (first_scores, second_scores)]
     if own[0] is not None and own[1] is not None:
         return Ballot(own[0], own[1], winner)
     expected = []
     for preference in (first, second):
-        known = _complete(outlook.expected(preference).mean, outlook.objectives)
+        known = _complete(surface.expected(preference).mean, surface.objectives)
         if known is None:
             raise ParetuneError(
-                f"front of {outlook.policy!r}: nothing was measured around {preference}, and the answer's own scores are not "
+                f"front of {surface.policy!r}: nothing was measured around {preference}, and the answer's own scores are not "
                 "known; score the answers, or vote at preferences within the measured ones"
             )
         expected.append(known)
@@ -106,7 +106,7 @@ class Posterior:
     kept in alphabetical order, whatever order they were listed in.
 
     Attributes:
-        scale: objective -> unit of its scores, see `Outlook.scale`.
+        scale: objective -> unit of its scores, see `Surface.scale`.
         seed: of the particles.
         ballots: the votes so far.
         weights: ``[S, M]`` tastes w.
@@ -144,10 +144,10 @@ class Posterior:
 
     @classmethod
     def of(
-        cls, outlook: Outlook, ballots: Sequence[Ballot] = (), seed: int = 0, particles: int = PARTICLES
+        cls, surface: Surface, ballots: Sequence[Ballot] = (), seed: int = 0, particles: int = PARTICLES
     ) -> Posterior:
         """Return the posterior after ``ballots`` on answers of a policy."""
-        scale = dict(zip(outlook.objectives, outlook.scale.tolist(), strict=True))
+        scale = dict(zip(surface.objectives, surface.scale.tolist(), strict=True))
         posterior = cls.start(scale, seed, particles)
         for vote in ballots:
             posterior = posterior.update(vote)

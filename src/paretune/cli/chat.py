@@ -14,7 +14,7 @@ from paretune.choosing.dial import Dial
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference
 from paretune.data.rows import Message, Prompt
-from paretune.fronts.surface import Outlook, as_preference
+from paretune.fronts.surface import Surface, as_preference
 from paretune.policies.catalogue import find_sources
 
 STEP = 0.05
@@ -33,20 +33,20 @@ class Knob:
     Attributes:
         objectives: M names.
         preference: of the next answer.
-        outlook: the measured front; with it and two objectives a step of the knob is a step of outcome.
+        surface: the measured front; with it and two objectives a step of the knob is a step of outcome.
         used: what the policy serves for a preference.
         chosen: which objective the keys weigh, where there are more than two.
     """
 
     objectives: tuple[str, ...]
     preference: Preference
-    outlook: Outlook | None
+    surface: Surface | None
     used: Callable[[Preference], Preference]
     chosen: int = 0
 
     def __post_init__(self) -> None:
-        two = len(self.objectives) == 2 and self.outlook is not None
-        self._dial = Dial.of(self.outlook) if two and self.outlook is not None else None
+        two = len(self.objectives) == 2 and self.surface is not None
+        self._dial = Dial.of(self.surface) if two and self.surface is not None else None
 
     @property
     def position(self) -> float:
@@ -80,8 +80,8 @@ class Knob:
         used = self.used(self.preference)
         snapped = "" if used == self.preference else f"  (answers as {used})"
         scores = ""
-        if self.outlook is not None:
-            known = self.outlook.expected(used).mean
+        if self.surface is not None:
+            known = self.surface.expected(used).mean
             scores = "  expected " + ", ".join(f"{n} {v:.2f}" for n, v in known.items() if v is not None)
         which = f" {self.objectives[self.chosen]}" if self._dial is None and len(self.objectives) > 2 else ""
         return f"[{bar}]{which}  {weights}{snapped}{scores}  PgUp/PgDn  /help"
@@ -196,7 +196,7 @@ def talk(
         if preference
         else Preference.uniform(source.objectives)
     )
-    knob = Knob(source.objectives, begin, source.outlook, source.used)
+    knob = Knob(source.objectives, begin, source.surface, source.used)
     typer.echo(f"{source.name} on {source.model}; it is being loaded ...", err=True)
     loaded = load_policy(source.folder, dtype)
     count = 0

@@ -15,7 +15,7 @@ from paretune.choosing.floors import choose, knee_preference, parse_floors
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
-from paretune.fronts.surface import Outlook
+from paretune.fronts.surface import Surface
 from paretune.reports.wording import decimals, number
 from paretune.reports.wording import preference as in_words
 
@@ -50,27 +50,27 @@ def choose_facts(
         ParetuneError: no such run, policy or objective, floors that cannot be read, a dial of one step.
     """
     file = run if run.suffix == ".json" else run / "front.json"
-    outlook = Outlook.read(file, policy)
+    surface = Surface.read(file, policy)
     if floor is None and not knee and not dial:
-        knee, dial = True, STEPS if len(outlook.objectives) <= 2 or between else 0
+        knee, dial = True, STEPS if len(surface.objectives) <= 2 or between else 0
     facts: dict[str, Any] = {
-        "policy": outlook.policy,
-        "objectives": list(outlook.objectives),
-        "anchored": outlook.anchored,
-        "scale": dict(zip(outlook.objectives, outlook.scale.tolist(), strict=True)),
-        "measured": len(outlook.preferences),
+        "policy": surface.policy,
+        "objectives": list(surface.objectives),
+        "anchored": surface.anchored,
+        "scale": dict(zip(surface.objectives, surface.scale.tolist(), strict=True)),
+        "measured": len(surface.preferences),
     }
     if floor is not None:
-        floors = parse_floors(floor, outlook.objectives)
-        facts["choice"] = choose(outlook, floors).to_dict()
-        facts["dual"] = _dual(file.parent, outlook, floors)
+        floors = parse_floors(floor, surface.objectives)
+        facts["choice"] = choose(surface, floors).to_dict()
+        facts["dual"] = _dual(file.parent, surface, floors)
     if knee:
-        facts["knee"] = _row(outlook, knee_preference(outlook))
+        facts["knee"] = _row(surface, knee_preference(surface))
     if dial or between:
-        start, end = _ends(between, outlook)
-        steps = Dial.of(outlook, start, end).steps(dial or STEPS)
+        start, end = _ends(between, surface)
+        steps = Dial.of(surface, start, end).steps(dial or STEPS)
         facts["dial"] = [
-            {"position": position, **_row(outlook, preference)} for position, preference in steps
+            {"position": position, **_row(surface, preference)} for position, preference in steps
         ]
     return facts
 
@@ -115,30 +115,30 @@ def render(facts: Mapping[str, Any]) -> Group:
     return Group(*parts)
 
 
-def _row(outlook: Outlook, preference: Preference) -> dict[str, Any]:
-    return {"preference": preference.as_dict(), "expected": outlook.expected(preference).to_dict()}
+def _row(surface: Surface, preference: Preference) -> dict[str, Any]:
+    return {"preference": preference.as_dict(), "expected": surface.expected(preference).to_dict()}
 
 
-def _ends(between: str | None, outlook: Outlook) -> tuple[str | None, str | None]:
+def _ends(between: str | None, surface: Surface) -> tuple[str | None, str | None]:
     if between is None:
         return None, None
     names = [name.strip() for name in between.split(",")]
     if len(names) != 2:
         raise ParetuneError(
-            f"--between {between!r}: expected two objectives such as {','.join(outlook.objectives[:2])}"
+            f"--between {between!r}: expected two objectives such as {','.join(surface.objectives[:2])}"
         )
     return names[0], names[1]
 
 
-def _dual(folder: Path, outlook: Outlook, floors: Mapping[str, float]) -> dict[str, Any] | None:
+def _dual(folder: Path, surface: Surface, floors: Mapping[str, float]) -> dict[str, Any] | None:
     """Return what the base model's own samples say about the floors; None where the run keeps none that are scored."""
     found: list[np.ndarray] = []
     for name in SAMPLES:
         if not (folder / name).is_file():
             continue
         data = ScoredDataset.read(folder / name)
-        if set(outlook.objectives) <= set(data.objectives):
-            data = data.select(outlook.objectives)
+        if set(surface.objectives) <= set(data.objectives):
+            data = data.select(surface.objectives)
             found += [data.matrix(row) for row in data.rows]
     found = [scores for scores in found if len(scores) > 1 and np.isfinite(scores).all()]
     if not found:
@@ -146,7 +146,7 @@ def _dual(folder: Path, outlook: Outlook, floors: Mapping[str, float]) -> dict[s
     # Prompts with another number of samples would need weights of their own.
     count = Counter(map(len, found)).most_common(1)[0][0]
     scores = np.stack([each for each in found if len(each) == count])
-    return {"prompts": len(scores), "samples": count, **dual(scores, outlook.objectives, floors).to_dict()}
+    return {"prompts": len(scores), "samples": count, **dual(scores, surface.objectives, floors).to_dict()}
 
 
 def _bounded(expected: Mapping[str, Any], name: str, places: int) -> str:

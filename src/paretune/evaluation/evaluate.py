@@ -14,7 +14,7 @@ from paretune.core.preference import Preference
 from paretune.data.rows import Prompt
 from paretune.fronts.front import Front
 from paretune.generation.generate import Response, Sampling, response_logps
-from paretune.models.distributed import Team
+from paretune.models.distributed import ProcessGroup
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.policies.policy import Policy
@@ -125,7 +125,7 @@ def evaluate(
     seed: int = 0,
     cache: ScoreCache | None = None,
     known: dict[str, Point] | None = None,
-    team: Team = Team(),  # noqa: B008 - it is frozen
+    team: ProcessGroup = ProcessGroup(),  # noqa: B008 - it is frozen
     draw: Draw | None = None,
 ) -> Evaluation:
     """Sample every prompt at every preference in common batches, and judge the answers.
@@ -191,7 +191,7 @@ def _judge_points(
     samples: int,
     seed: int,
     cache: ScoreCache | None,
-    team: Team,
+    team: ProcessGroup,
     draw: Draw | None,
 ) -> list[Point]:
     """Sample and judge at each preference; every row of the common batches follows its own."""
@@ -231,7 +231,7 @@ def _judge_points(
 
 
 def _base_logps(
-    lm: LanguageModel, prompts: Sequence[Prompt], responses: Sequence[Response], team: Team
+    lm: LanguageModel, prompts: Sequence[Prompt], responses: Sequence[Response], team: ProcessGroup
 ) -> np.ndarray:
     """Return the log-probabilities of the responses under the base model, in nats ``[B]``; equal prompts are read once."""
     rows: dict[Prompt, list[int]] = {}

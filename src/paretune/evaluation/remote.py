@@ -14,12 +14,12 @@ from paretune.evaluation.evaluate import Draw
 from paretune.generation.endpoint import Endpoint, Question
 from paretune.generation.generate import Response, Sampling
 from paretune.generation.sample import ask
-from paretune.models.distributed import Team
+from paretune.models.distributed import ProcessGroup
 from paretune.policies.catalogue import MANIFEST, exported
 from paretune.policies.policy import Policy
 
 
-def drawn_by(endpoint: Endpoint, policy: Policy, folder: Path, team: Team = Team()) -> Draw:  # noqa: B008 - it is frozen
+def drawn_by(endpoint: Endpoint, policy: Policy, folder: Path, team: ProcessGroup = ProcessGroup()) -> Draw:  # noqa: B008 - it is frozen
     """Return what draws the answers of ``policy`` by ``endpoint``, which lists it under ``policies``.
 
     The tokens of an answer are those of its text, read anew, and their log-probability is that under the policy here: a server

@@ -51,7 +51,7 @@ class Expected:
 
 
 @dataclass(frozen=True, eq=False)
-class Outlook:
+class Surface:
     """The measured front of one policy: N preferences over M objectives with mean scores and intervals.
 
     Arrays are kept as float64 copies; a preference that stands twice counts once, where it stands first.
@@ -106,7 +106,7 @@ class Outlook:
             object.__setattr__(self, field, kept)
 
     @classmethod
-    def read(cls, front_json: Path, policy: str | None = None) -> Outlook:
+    def read(cls, front_json: Path, policy: str | None = None) -> Surface:
         """Read a policy's front from the ``front.json`` of a run; ``policy`` may be left out where there is one only.
 
         Raises:
@@ -222,7 +222,7 @@ class Outlook:
         mean, low, high = (self._named(_mixed(shares, table)) for table in (self.means, self.low, self.high))
         return Expected(mean, low, high, top >= 1 - FLAT, used)
 
-    def within(self, floors: Mapping[str, float]) -> Outlook:
+    def within(self, floors: Mapping[str, float]) -> Surface:
         """Return the part of the front whose preferences give each objective at least its floor, a weight.
 
         To the measured preferences inside come those of a grid over the part, with the scores read off there, so that its
@@ -259,7 +259,7 @@ class Outlook:
             for table in (self.means, self.low, self.high)
         )
         mean, low, high = tables
-        return Outlook(self.policy, self.objectives, weights[known], mean, low, high, self.anchored)
+        return Surface(self.policy, self.objectives, weights[known], mean, low, high, self.anchored)
 
     def preference(self, n: int) -> Preference:
         """Return the measured preference number ``n``."""

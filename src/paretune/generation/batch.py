@@ -19,7 +19,7 @@ from paretune.models.steering import Steering
 
 
 @dataclass(eq=False)
-class Row:
+class Slot:
     """One response in the making.
 
     Attributes:
@@ -81,8 +81,8 @@ class Batch:
         unread: columns of the left-padded prompts that are still to be read.
     """
 
-    def __init__(self, lm: LanguageModel, steering: Steering | None, rows: Sequence[Row] = ()) -> None:
-        self.rows: list[Row] = list(rows)
+    def __init__(self, lm: LanguageModel, steering: Steering | None, rows: Sequence[Slot] = ()) -> None:
+        self.rows: list[Slot] = list(rows)
         self._lm, self._steering = lm, steering
         self._width, self.unread = 0, max((len(row.prompt) for row in rows), default=0)
         self._cache = growing_cache(lm.model.config)
@@ -144,7 +144,7 @@ class Batch:
         self._arrange([*self._copies, *other._copies])
 
     @torch.no_grad()
-    def leave(self, rows: Sequence[Row]) -> None:
+    def leave(self, rows: Sequence[Slot]) -> None:
         """Let rows go."""
         gone = set(rows)
         kept = [place for place, (row, _) in enumerate(self._copies) if row not in gone]
@@ -219,10 +219,10 @@ class Batch:
             if place in normalisers:
                 row.normalisers.append(normalisers[place])
 
-    def _arrange(self, copies: list[tuple[Row, int]]) -> None:
+    def _arrange(self, copies: list[tuple[Slot, int]]) -> None:
         """Work out what depends on which copies stand in the batch: (row, kind) of each, in the order of the cache."""
         self._copies = copies
-        places: dict[Row, list[int]] = {}
+        places: dict[Slot, list[int]] = {}
         for place, (row, _) in sorted(enumerate(copies), key=lambda item: item[1][1]):
             places.setdefault(row, []).append(place)
         self.rows = list(dict.fromkeys(row for row, _ in copies))
@@ -238,7 +238,7 @@ class Batch:
         self._settings = settings
         self._mixed = [self._mixed_rows(numbers, places) for numbers in rules.values()]
 
-    def _gate_rows(self, copies: list[tuple[Row, int]]) -> Tensor | None:
+    def _gate_rows(self, copies: list[tuple[Slot, int]]) -> Tensor | None:
         """Return the gates ``[n, R]`` of all copies; None where none has any."""
         if self._steering is None or all(row.gates is None for row, _ in copies):
             return None
@@ -247,7 +247,7 @@ class Batch:
             [base if row.gates is None else row.gates[row.kinds.index(kind)] for row, kind in copies]
         )
 
-    def _mixed_rows(self, numbers: list[int], places: dict[Row, list[int]]) -> _Mixed:
+    def _mixed_rows(self, numbers: list[int], places: dict[Slot, list[int]]) -> _Mixed:
         rows = [self.rows[number] for number in numbers]
         mixtures = [row.mixture for row in rows if row.mixture is not None]
         device = self._lm.device

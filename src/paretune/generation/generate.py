@@ -11,10 +11,10 @@ from torch import Tensor
 
 from paretune.core.progress import progress
 from paretune.core.sampling import Sampling
-from paretune.generation.batch import Batch, Row, gated
+from paretune.generation.batch import Batch, Slot, gated
 from paretune.generation.mixing import Mixture
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import Team
+from paretune.models.distributed import ProcessGroup
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.steering import Steering
@@ -96,8 +96,8 @@ def _row(
     gates: Tensor | None,
     mixture: Mixture | None,
     number: int,
-) -> Row:
-    row = Row(prompt, sampling, seed, mixture=None if mixture is None else mixture[[number]])
+) -> Slot:
+    row = Slot(prompt, sampling, seed, mixture=None if mixture is None else mixture[[number]])
     if gates is not None:
         row.gates = gates[None] if mixture is None else gates[row.kinds]
     return row
@@ -121,7 +121,7 @@ def response_logps(
     gates: Tensor | None = None,
     budget: int = 1024,
     description: str = "scoring",
-    team: Team = Team(),  # noqa: B008 - it is frozen
+    team: ProcessGroup = ProcessGroup(),  # noqa: B008 - it is frozen
 ) -> list[Tensor]:
     """Return for each group the log-probabilities of its responses (fp32, in nats, summed over tokens).
 

@@ -37,13 +37,13 @@ from paretune.scoring.standardise import Standardisation
 from paretune.training.conditioned import Conditioning, Draw
 from paretune.training.lab import Lab
 from paretune.training.rl.advantages import Combine
-from paretune.training.rl.goal import Goal, OnPolicy
+from paretune.training.rl.goal import Reward, RLSettings
 from paretune.training.scalarise import Aggregation
 
 
 @dataclass(frozen=True)
-class MORLHFConfig(OnPolicy):
-    """Settings of MORLHF, beside those of :class:`paretune.training.rl.goal.OnPolicy`.
+class MORLHFConfig(RLSettings):
+    """Settings of MORLHF, beside those of :class:`paretune.training.rl.goal.RLSettings`.
 
     ``train.batch_pairs`` counts prompts: a step samples ``batch_pairs * accumulate * responses`` responses, decoded together.
 
@@ -143,12 +143,12 @@ def morlhf(
     scale = Standardisation.of(scored)
     raw = np.concatenate([scored.matrix(row) for row in scored.rows])
     best = scale.apply(raw).max(axis=0).tolist()
-    goal = Goal(
+    goal = Reward(
         prompts=tuple({row.key: row.prompt for row in train.rows}.values()),
         scorers=rewards,
         scale=scale,
         sampling=sampling,
-        settings=OnPolicy(**{field.name: getattr(config, field.name) for field in fields(OnPolicy)}),
+        settings=RLSettings(**{field.name: getattr(config, field.name) for field in fields(RLSettings)}),
         conditioning=config.conditioning(),
         ideal=tuple(best if config.ideal is None else [config.ideal] * len(best)),
     )

@@ -71,7 +71,7 @@ def start(device: torch.device, processes: int | None = None) -> Accelerator:
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes of a run.
 
     Attributes:
@@ -85,7 +85,7 @@ class Team:
     sharded: bool = False
 
     @classmethod
-    def of(cls, accelerator: Accelerator, model: nn.Module) -> Team:
+    def of(cls, accelerator: Accelerator, model: nn.Module) -> ProcessGroup:
         """Return the processes that ``accelerator`` knows of, which run ``model``."""
         size = accelerator.num_processes
         return cls(accelerator.process_index, size, size > 1 and is_sharded(model))
@@ -130,7 +130,7 @@ class Team:
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkSplit:
     """What this process runs of the forwards of a step.
 
     The forwards are dealt out first; where there are fewer than processes, ``ways`` of these divide the rows of each forward.
@@ -140,11 +140,11 @@ class Share:
         ways: processes that divide one forward's rows.
     """
 
-    team: Team = Team()
+    team: ProcessGroup = ProcessGroup()
     ways: int = 1
 
     @classmethod
-    def of(cls, team: Team, accumulate: int, rows: int, divisible: bool = True) -> Share:
+    def of(cls, team: ProcessGroup, accumulate: int, rows: int, divisible: bool = True) -> WorkSplit:
         """Return the share of this process in steps of ``accumulate`` forwards of ``rows`` rows.
 
         Args:
@@ -215,13 +215,13 @@ class Share:
         }
 
     def reduce_sums(self, sums: Tensor) -> Tensor:
-        """Return sums over this process's :meth:`Team.part` of held-out batches for all of them."""
+        """Return sums over this process's :meth:`ProcessGroup.part` of held-out batches for all of them."""
         if self.team.size > 1 and not self.team.sharded:
             dist.all_reduce(sums)
         return sums
 
 
-ALONE = Share()
+ALONE = WorkSplit()
 """The share of a run as one process: all of it."""
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from paretune.core.errors import ConfigError, ModelError, ParetuneError, suggest
 from paretune.core.files import read_json
 from paretune.core.preference import Preference, nearest
-from paretune.fronts.surface import Outlook
+from paretune.fronts.surface import Surface
 
 MANIFEST = "manifest.json"
 
@@ -75,7 +75,7 @@ class Source:
         objectives: M names.
         mix: as in ``policy.json``; ``anchors`` for LoRAs.
         anchors: the preferences it answers with, if only these.
-        outlook: what was measured.
+        surface: what was measured.
         prompt_ends: of exported LoRAs, what the prompt of each has to end with.
         title: the front's name for people, such as ``DPO soups``.
     """
@@ -87,7 +87,7 @@ class Source:
     objectives: tuple[str, ...]
     mix: str
     anchors: tuple[Preference, ...]
-    outlook: Outlook | None
+    surface: Surface | None
     prompt_ends: tuple[str, ...] = ()
     title: str = ""
 
@@ -145,13 +145,13 @@ def exported(place: Path) -> tuple[Source, list[Source]]:
         }
 
         def source(name: str, loras: Sequence[str]) -> Source:
-            outlook = _measured(
+            surface = _measured(
                 name, objectives, [(preferences[lora], adapters[lora].get("scores")) for lora in loras]
             )
             anchors = tuple(preferences[lora] for lora in loras)
             ends = tuple(str(adapters[lora].get("prompt_ends_with", "")) for lora in loras)
             model = str(facts["base_model"])
-            return Source(name, place, tuple(loras), model, objectives, "anchors", anchors, outlook, ends)
+            return Source(name, place, tuple(loras), model, objectives, "anchors", anchors, surface, ends)
 
         return source(str(facts["policy"]), list(preferences)), [source(name, [name]) for name in preferences]
     except (KeyError, TypeError, AttributeError) as error:
@@ -179,10 +179,10 @@ def _policy(folder: Path, front: Path) -> Source:
         else ()
     )
     entry = next((entry for entry in _policies(front) if entry.get("name") == folder.name), None)
-    outlook = Outlook.read(front, folder.name) if entry else None
+    surface = Surface.read(front, folder.name) if entry else None
     title = str((entry or {}).get("title", ""))
     return Source(
-        folder.name, folder, (), facts["model"], objectives, facts["mix"], anchors, outlook, title=title
+        folder.name, folder, (), facts["model"], objectives, facts["mix"], anchors, surface, title=title
     )
 
 
@@ -192,7 +192,7 @@ def _policies(front: Path) -> list[dict[str, Any]]:
 
 def _measured(
     name: str, objectives: tuple[str, ...], points: Sequence[tuple[Preference, Mapping[str, Any] | None]]
-) -> Outlook | None:
+) -> Surface | None:
     known = [(preference, scores) for preference, scores in points if scores]
     if not known:
         return None
@@ -206,7 +206,7 @@ def _measured(
     weights = np.stack([preference.array() for preference, _ in known])
     mean, low, high = (table(lambda score, key=key: score[key]) for key in ("mean", "low", "high"))  # type: ignore[misc]
     try:
-        return Outlook(name, objectives, weights, mean, low, high, anchored=True)
+        return Surface(name, objectives, weights, mean, low, high, anchored=True)
     except ParetuneError:
         return None  # a mean that is missing: no front
 

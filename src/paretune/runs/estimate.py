@@ -61,7 +61,7 @@ STORED = {"answer": 1500, "log-probability": 150, "report": 2_000_000}
 
 
 @dataclass(frozen=True)
-class Row:
+class CostLine:
     """One stage with its cost."""
 
     name: str
@@ -90,7 +90,7 @@ class Estimate:
     device: Device
     dtype: str
     fits: bool
-    rows: tuple[Row, ...]
+    rows: tuple[CostLine, ...]
     memory: dict[str, float]
     disk: dict[str, float]
     said: tuple[str, ...]
@@ -161,9 +161,12 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         place = several(place if place.count == 1 else DEVICES[place.kind], needed)
     fits = not place.host or sum(memory.values()) <= place.memory
     rows = (
-        Row("start", "libraries, model", Cost(seconds=START_SECONDS + frozen_bytes(asked) / LOADING)),
-        *(Row(stage.name, stage.what, _cost(stage, plan, config, asked, place)) for stage in plan.stages),
-        Row("report", "figures, intervals, pictures", Cost(seconds=_report_seconds(config))),
+        CostLine("start", "libraries, model", Cost(seconds=START_SECONDS + frozen_bytes(asked) / LOADING)),
+        *(
+            CostLine(stage.name, stage.what, _cost(stage, plan, config, asked, place))
+            for stage in plan.stages
+        ),
+        CostLine("report", "figures, intervals, pictures", Cost(seconds=_report_seconds(config))),
     )
     disk = _disk(plan, asked)
     return Estimate(

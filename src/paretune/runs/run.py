@@ -25,7 +25,7 @@ from paretune.methods.paretohqd.method import ParetoHqDConfig, paretohqd
 from paretune.methods.ric.method import RiCConfig, ric
 from paretune.methods.sipo.method import SIPOConfig, sipo
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import Share, shard_weights, start
+from paretune.models.distributed import WorkSplit, shard_weights, start
 from paretune.models.language_model import computing, load
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
@@ -140,7 +140,7 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         name
     ) in config.methods:  # what cannot be divided is said before anything is done, not after the first stages
         own = config.training(name)
-        Share.of(lab.team, own.accumulate, own.batch_pairs)
+        WorkSplit.of(lab.team, own.accumulate, own.batch_pairs)
     return lab
 
 

@@ -17,7 +17,7 @@ from paretune.core.preference import Preference
 from paretune.fronts.refinement import next_preferences
 from paretune.runs.config import RunConfig, SweepConfig
 from paretune.runs.run import finish
-from paretune.runs.tasks import Task, World, finished, order, perform, separable, world
+from paretune.runs.tasks import SweepContext, Task, finished, order, perform, separable, world
 from paretune.runs.workers import Job, Outcome, Perform, Queue, Tell, in_order, on_ray
 
 
@@ -117,7 +117,7 @@ def _queue(
     return on_ray(address, performed_by, settings.retries, room.cpus, room.gpus)
 
 
-def _do_all(here: World, known: Progress, do: Do) -> int:
+def _do_all(here: SweepContext, known: Progress, do: Do) -> int:
     """Do what is not finished, in waves: what others need comes first. Return the number of tasks found finished."""
     reused = 0
 
@@ -146,7 +146,7 @@ def _do_all(here: World, known: Progress, do: Do) -> int:
 
 
 def _fill_gaps(
-    here: World, known: Progress, methods: Sequence[str], corners: Sequence[Preference], do: Do
+    here: SweepContext, known: Progress, methods: Sequence[str], corners: Sequence[Preference], do: Do
 ) -> None:
     """Train each method where its measured front has the largest gap, until it has as many preferences as it may have."""
     config, objectives = here.config, here.objectives
@@ -182,7 +182,7 @@ def _points(known: Progress, method: str, objectives: Sequence[str]) -> dict[Pre
     }
 
 
-def _gathered(here: World, known: Progress, reused: int) -> Swept:
+def _gathered(here: SweepContext, known: Progress, reused: int) -> Swept:
     """Write the report of the methods that have a point, at the preferences where they have one."""
     config, objectives = here.config, here.objectives
     points = {name: list(_points(known, name, objectives)) for name in config.methods}
@@ -205,7 +205,7 @@ def _gathered(here: World, known: Progress, reused: int) -> Swept:
     return Swept(report, known.failed, done, reused, why)
 
 
-def _spread_over_seeds(here: World, report: Path) -> None:
+def _spread_over_seeds(here: SweepContext, report: Path) -> None:
     """Write ``sweep.json``: for each method that was trained with several seeds, its hypervolumes, their mean and deviation."""
     facts = read_json(report.parent / "front.json")
     found: dict[str, list[float]] = {}

@@ -50,7 +50,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class World:
+class SweepContext:
     """What all tasks of a run work on."""
 
     config: RunConfig
@@ -65,11 +65,11 @@ class World:
 
 
 @lru_cache(maxsize=1)
-def world(config: str) -> World:
+def world(config: str) -> SweepContext:
     """Load model and data of a run (its config as JSON); a worker keeps them from one task to the next."""
     settings = RunConfig.model_validate_json(config)
     lab = opened(settings, shared=True)
-    return World(settings, lab, *prepare_data(settings, lab))
+    return SweepContext(settings, lab, *prepare_data(settings, lab))
 
 
 def perform(order: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def finished(here: World, task: Task) -> dict[str, Any] | None:
+def finished(here: SweepContext, task: Task) -> dict[str, Any] | None:
     """Return the value of a task that was done under the same settings and data; None if it was not."""
     file = _record(here, task)
     found: dict[str, Any] = read_json(file) if file.is_file() else {"key": "", "value": None}
@@ -106,7 +106,7 @@ def separable(config: RunConfig, method: str) -> bool:
     return isinstance(settings, MODPOConfig | DPOLWConfig)
 
 
-def _do(here: World, task: Task) -> dict[str, Any]:
+def _do(here: SweepContext, task: Task) -> dict[str, Any]:
     config, lab, objectives = here.config, here.lab, here.objectives
     if task.kind == "prepare":
         _reference_pass(here)
@@ -129,7 +129,7 @@ def _do(here: World, task: Task) -> dict[str, Any]:
     return _measured(here, policy, *asked_for) if asked_for else {}
 
 
-def _reference_pass(here: World) -> None:
+def _reference_pass(here: SweepContext) -> None:
     """Read the pairs of the single-objective models by the base model, in the order of the objectives.
 
     Whoever came first would do it; but forwards are packed of what is asked for together, so the order of the passes can show
@@ -142,16 +142,16 @@ def _reference_pass(here: World) -> None:
             here.lab.pair_table(pairs(here.splits["validation"], objective, settings.pairs))
 
 
-def _measured(here: World, policy: Policy, asked: Preference) -> dict[str, Any]:
+def _measured(here: SweepContext, policy: Policy, asked: Preference) -> dict[str, Any]:
     found = measure_points(here.config, here.lab, here.splits["test"], here.scorers, policy, [asked])
     return {"mean": found.front.means[0].tolist()}
 
 
-def _record(here: World, task: Task) -> Path:
+def _record(here: SweepContext, task: Task) -> Path:
     return here.lab.folder / "tasks" / f"{task.name}.json"
 
 
-def _key(here: World, task: Task) -> str:
+def _key(here: SweepContext, task: Task) -> str:
     """Return the fingerprint of all that decides what a task does."""
     config, lab = here.config, here.lab
     method: list[Any] = []

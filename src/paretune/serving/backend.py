@@ -12,7 +12,7 @@ from paretune.core.preference import Preference, nearest
 from paretune.data.rows import Prompt
 
 if TYPE_CHECKING:
-    from paretune.choosing.floors import Outlook
+    from paretune.choosing.floors import Surface
     from paretune.policies.catalogue import Source
 
 
@@ -45,7 +45,7 @@ class Served:
         objectives: M names, in the order of weights.
         default: the preference of requests that give none.
         used: the preference really served for one that is asked for (anchors snap).
-        outlook: what the measured front says, or None where nothing was measured.
+        surface: what the measured front says, or None where nothing was measured.
         facts: more that ``/v1/models`` and ``/api/front`` tell about it.
     """
 
@@ -53,7 +53,7 @@ class Served:
     objectives: tuple[str, ...]
     default: Preference
     used: Callable[[Preference], Preference]
-    outlook: Outlook | None
+    surface: Surface | None
     facts: Mapping[str, Any]
 
 
@@ -145,4 +145,4 @@ def serve_source(source: Source, floors: Mapping[str, float], stated: Preference
         facts["title"] = source.title
     if source.anchors:
         facts["anchors"] = [anchor.as_dict() for anchor in source.anchors]
-    return Served(source.name, source.objectives, default, source.used, source.outlook, facts)
+    return Served(source.name, source.objectives, default, source.used, source.surface, facts)

@@ -177,9 +177,9 @@ class Service:
 
     def expected(self, served: Served, used: Preference) -> tuple[dict[str, Any] | None, bool]:
         """Return the scores the front promises, objective -> mean, low, high, and whether they were measured there."""
-        if served.outlook is None:
+        if served.surface is None:
             return None, False
-        found = served.outlook.expected(used)
+        found = served.surface.expected(used)
         scores = {
             name: {"mean": found.mean[name], "low": found.low[name], "high": found.high[name]}
             for name in served.objectives

@@ -17,7 +17,7 @@ from torch import Tensor
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import sample_simplex, simplex_grid
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import ALONE, Share, Team
+from paretune.models.distributed import ALONE, ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.singular_gates import Init, SingularGates, initial, orthogonality
@@ -192,7 +192,7 @@ def fit_conditioned(
     for part in (train, validation):
         for table in part.tables if part is not None else ():
             table.require_reference(name)
-    share = Share.of(Team.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
+    share = WorkSplit.of(ProcessGroup.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
     start, gates = initial(
         target_shapes(lm.model, settings.targets),
         conditioning.rank,
@@ -229,7 +229,7 @@ class ConditionedTask:
         beta: float,
         conditioning: Conditioning,
         settings: Training,
-        share: Share = ALONE,
+        share: WorkSplit = ALONE,
     ) -> None:
         self.name, self.lm, self.steering, self.gates, self.share = name, lm, steering, gates, share
         self.train, self.validation = train, validation

@@ -15,7 +15,7 @@ from torch import Tensor
 from paretune.core.errors import TrainingError
 from paretune.data.rows import Prompt
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import ALONE, Share, Team
+from paretune.models.distributed import ALONE, ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.steering import Steering, trained
@@ -103,7 +103,7 @@ def fit_demonstrations(
     Raises:
         TrainingError: a loss or gradient that is not finite, naming run, step and responses.
     """
-    share = Share.of(Team.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
+    share = WorkSplit.of(ProcessGroup.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
     steering, scale = attach(lm, settings, start)
     with trained(steering, settings.gradient_checkpointing):
         task = DemonstrationTask(name, lm, steering, scale, table, validation, settings, share)
@@ -123,7 +123,7 @@ class DemonstrationTask:
         table: DemonstrationTable,
         validation: DemonstrationTable | None,
         settings: Training,
-        share: Share = ALONE,
+        share: WorkSplit = ALONE,
     ) -> None:
         self.name, self.lm, self.steering, self.share = name, lm, steering, share
         self.table, self.validation, self.settings = table, validation, settings

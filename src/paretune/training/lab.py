@@ -18,7 +18,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
 from paretune.generation.generate import attached, response_logps
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import Team, start
+from paretune.models.distributed import ProcessGroup, start
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.scoring.cache import ScoreCache
@@ -27,7 +27,7 @@ from paretune.training.demonstrations import Demonstration, fit_demonstrations, 
 from paretune.training.loop import Record, Training, data_order
 from paretune.training.losses import Link
 from paretune.training.preference_pairs import fit_pairs
-from paretune.training.rl.goal import Goal
+from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.rl.task import fit_on_policy
 from paretune.training.stages import StageRecord, Stages
@@ -72,7 +72,7 @@ class Lab:
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
         self.accelerator = start(self.lm.device)
-        self.team = Team.of(self.accelerator, self.lm.model)
+        self.team = ProcessGroup.of(self.accelerator, self.lm.model)
         self._stages = Stages(self.folder, self.team, self.shared)
 
     @property
@@ -340,7 +340,7 @@ class Lab:
 
         return self._trained(name, inputs, facts, train, start)
 
-    def fit_on_policy(self, name: str, goal: Goal, info: dict[str, Any] | None = None) -> Adapter:
+    def fit_on_policy(self, name: str, goal: Reward, info: dict[str, Any] | None = None) -> Adapter:
         """Train an adapter on its own responses, or return the finished one of an earlier run with the same inputs.
 
         Args:

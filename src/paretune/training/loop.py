@@ -20,7 +20,7 @@ from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.files import atomic_path
 from paretune.core.progress import progress
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import Share
+from paretune.models.distributed import WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 
@@ -150,7 +150,7 @@ class Task(Protocol):
     """What the loop trains: it is decided by its arguments alone, so that a step can be run again after a kill."""
 
     name: str
-    share: Share
+    share: WorkSplit
     """What of a step this process runs: its part of each forward's rows."""
 
     def groups(self) -> list[Group]:
@@ -160,7 +160,7 @@ class Task(Protocol):
         """Run forward ``micro`` of optimiser step ``step`` (both from 0) and yield its mean loss and its metrics.
 
         Where ``share`` divides its rows the loss is still the mean over all of them (its gradient is of the rows that are run
-        here, see :meth:`Share.total`), and a metric the mean over those of this process.
+        here, see :meth:`WorkSplit.total`), and a metric the mean over those of this process.
 
         ``held_out`` is what the last :meth:`validate` returned (nothing before the first). Among the metrics is
         ``tokens``, those of the forward. The backward pass runs inside the context. The batch is drawn here, so after the

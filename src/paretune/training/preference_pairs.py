@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paretune.core.errors import TrainingError
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import ALONE, Share, Team
+from paretune.models.distributed import ALONE, ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import pack, packed_logps
 from paretune.models.steering import Steering, trained
@@ -67,7 +67,7 @@ def fit_pairs(
     for part in (table, validation):
         if part is not None:
             part.require_reference(name)
-    share = Share.of(Team.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
+    share = WorkSplit.of(ProcessGroup.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
     steering, scale = attach(lm, settings, start)
     with trained(steering, settings.gradient_checkpointing):
         task = PairTask(name, lm, steering, scale, table, validation, beta, link, nll, settings, share)
@@ -90,7 +90,7 @@ class PairTask:
         link: Link,
         nll: float,
         settings: Training,
-        share: Share = ALONE,
+        share: WorkSplit = ALONE,
     ) -> None:
         self.name, self.lm, self.steering, self.share = name, lm, steering, share
         self.table, self.validation = table, validation

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from paretune.core.files import atomic_path, read_json, write_json
-from paretune.models.distributed import Team
+from paretune.models.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Stages:
     """
 
     folder: Path
-    team: Team
+    team: ProcessGroup
     shared: bool = False
     records: list[StageRecord] = field(default_factory=list)
     _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False)

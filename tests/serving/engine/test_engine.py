@@ -19,7 +19,7 @@ from paretune.core.errors import ConfigError, DataError, ModelError, PreferenceE
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
-from paretune.generation.batch import Batch, Row
+from paretune.generation.batch import Batch, Slot
 from paretune.generation.generate import Response, generate
 from paretune.generation.mixing import Mixing
 from paretune.models.adapter import Adapter
@@ -192,7 +192,7 @@ def test_a_joining_row_does_not_see_what_stood_there_before(lm: LanguageModel) -
     prompts = [words * 2, words, words[:3]]
     sampling = Sampling(6, 0.0)
     alone = generate(lm, prompts, sampling, [0, 1, 2])
-    rows = [Row(prompt, sampling, seed) for seed, prompt in enumerate(prompts)]
+    rows = [Slot(prompt, sampling, seed) for seed, prompt in enumerate(prompts)]
     vars(lm)["stops"], stops = frozenset(), lm.stops
     try:
         batch, second, third = (Batch(lm, None, [row]) for row in rows)
@@ -615,7 +615,7 @@ def test_random_joins_leaves_and_cancels(lm: LanguageModel, policies: dict[str, 
         assert stats.cached_tokens == 0
         assert sum(stats.ended.values()) == 200 and "error" not in stats.ended
         gc.collect()
-        assert not [thing for thing in gc.get_objects() if type(thing) is Row], "requests are forgotten"
+        assert not [thing for thing in gc.get_objects() if type(thing) is Slot], "requests are forgotten"
         assert all(layer._storage is None for layer in engine._batch._cache.layers)
     gc.collect()
     assert held() <= before * 1.01

@@ -33,7 +33,7 @@ from paretune.core.preference import Preference  # noqa: E402
 from paretune.data.rows import Message  # noqa: E402
 from paretune.serving.store import database  # noqa: E402
 from paretune.serving.store import store as store_module  # noqa: E402
-from paretune.serving.store.store import Answer, AuditRecord, Store, Vote  # noqa: E402
+from paretune.serving.store.store import AuditRecord, Store, Vote, VotedAnswer  # noqa: E402
 from support import postgres  # noqa: E402
 from support.vote_storm import make_vote  # noqa: E402
 
@@ -86,11 +86,11 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters=",=@"), min_size
 def votes(draw: st.DrawFn) -> Vote:
     names = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
 
-    def answer() -> Answer:
+    def answer() -> VotedAnswer:
         raw = draw(st.lists(st.floats(1e-300, 1), min_size=len(names), max_size=len(names)))
         preference = Preference(tuple(names), tuple(weight / sum(raw) for weight in raw))
         scores = draw(st.none() | st.dictionaries(NAMES, FLOATS, max_size=3))
-        return Answer(draw(TEXTS), preference, scores, draw(st.booleans()))
+        return VotedAnswer(draw(TEXTS), preference, scores, draw(st.booleans()))
 
     messages = draw(
         st.lists(
@@ -126,12 +126,12 @@ def test_hard_texts_and_numbers(store: Store) -> None:
     text = "NUL \x00, emoji \U0001f600, combining e\u0301, right to left \u202e, \ufffe, 'quoted' \"text\"; DROP TABLE"
     weights = Preference.of({"a": 0.1 + 0.2, "b": 1 - (0.1 + 0.2)})
     beyond = Preference.of({"a": 1.2, "b": -0.2}, allow_extrapolation=True)
-    first = Answer(text, weights, {"a": -0.0, "b": 5e-324, "c": 1.7976931348623157e308}, truncated=True)
+    first = VotedAnswer(text, weights, {"a": -0.0, "b": 5e-324, "c": 1.7976931348623157e308}, truncated=True)
     vote = Vote(
         "p",
         (Message("user", text),),
         first,
-        Answer("", beyond, {}),
+        VotedAnswer("", beyond, {}),
         "tie",
         objective=text.strip().replace(",", ""),
     )
@@ -485,8 +485,8 @@ BAD_VOTES = [
         "the last message is the assistant's",
     ),
     ({"prompt": (Message("user", "\ud800"),)}, DataError, "half of a surrogate pair"),
-    ({"first": Answer("\ud800", HALF)}, DataError, "half of a surrogate pair"),
-    ({"first": Answer("a", Preference.of({"other": 1}))}, StoreError, "expected one set of objectives"),
+    ({"first": VotedAnswer("\ud800", HALF)}, DataError, "half of a surrogate pair"),
+    ({"first": VotedAnswer("a", Preference.of({"other": 1}))}, StoreError, "expected one set of objectives"),
 ]
 
 
@@ -497,8 +497,8 @@ def test_bad_votes(change: dict, error: type[ParetuneError], message: str) -> No
             **{
                 "policy": "p",
                 "prompt": PROMPT,
-                "first": Answer("a", HALF),
-                "second": Answer("b", HALF),
+                "first": VotedAnswer("a", HALF),
+                "second": VotedAnswer("b", HALF),
                 "winner": "tie",
                 **change,
             }
@@ -508,9 +508,9 @@ def test_bad_votes(change: dict, error: type[ParetuneError], message: str) -> No
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), "1", None, True])
 def test_bad_scores(score: object) -> None:
     with pytest.raises(StoreError, match=r"score .* of objective 'warm' is not a finite number"):
-        Answer("a", HALF, {"warm": score})
+        VotedAnswer("a", HALF, {"warm": score})
     with pytest.raises(StoreError, match="is not text"):
-        Answer(None, HALF)
+        VotedAnswer(None, HALF)
 
 
 def test_bad_audit(store: Store) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from paretune.core.errors import ConfigError, ModelError, PreferenceError, suggest
-from paretune.generation.batch import Row
+from paretune.generation.batch import Slot
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.policies.policy import CANDIDATE_STRIDE, Policy
@@ -91,7 +91,7 @@ class Intake:
         policy = self.policies[name]
         return (1 + len(policy.adapters)) * policy.mixing.candidates if policy.mix == "mod" else 1
 
-    def rows(self, job: Job) -> list[Row]:
+    def rows(self, job: Job) -> list[Slot]:
         """Return the rows of a job: one, or as many as its policy draws candidates.
 
         Raises:
@@ -111,7 +111,7 @@ class Intake:
         mixture = policy.mixture([job.preference]) if policy.mix == "mod" else None
         prompt = self._prompt(policy, job)
         rows = [
-            Row(prompt, job.sampling, job.seed + CANDIDATE_STRIDE * place, mixture=mixture)
+            Slot(prompt, job.sampling, job.seed + CANDIDATE_STRIDE * place, mixture=mixture)
             for place in range(policy.mixing.candidates if mixture else 1)
         ]
         if gates is not None:

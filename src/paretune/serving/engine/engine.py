@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Literal
 
 from paretune.core.errors import ConfigError, ModelError
-from paretune.generation.batch import Batch, Row
+from paretune.generation.batch import Batch, Slot
 from paretune.models.adapter import stack
 from paretune.models.steering import Steering
 from paretune.policies.policy import Policy, kept_candidate
@@ -88,7 +88,7 @@ class _Request:
 
     job: Job
     stream: Stream
-    rows: list[Row]
+    rows: list[Slot]
     text: StoppableText
     characters: Characters
     deadline: float | None
@@ -190,7 +190,7 @@ class Engine:
         # Of the engine's thread alone.
         self._thread: threading.Thread | None = None
         self._steering: Steering | None = None
-        self._running: dict[Row, _Request] = {}
+        self._running: dict[Slot, _Request] = {}
         self._batch, self._reading = self._empty(), self._empty()
         self._totals = _Totals()
 

@@ -17,7 +17,7 @@ from paretune.serving.bodies import ApiError, Body
 from paretune.serving.service import Service
 
 if TYPE_CHECKING:
-    from paretune.fronts.surface import Outlook
+    from paretune.fronts.surface import Surface
     from paretune.serving.backend import Served
 
 DIAL_STOPS = 21
@@ -31,59 +31,59 @@ class ChooseRequest(Body):
     floors: dict[str, float] = Field(min_length=1, max_length=64)
 
 
-def outlook_of(served: Served) -> Outlook:
+def outlook_of(served: Served) -> Surface:
     """Return the measured front of what is served.
 
     Raises:
         ApiError: 409, none was measured.
     """
-    if served.outlook is None:
+    if served.surface is None:
         raise ApiError(
             409,
             f"no front of {served.name} was measured; run paretune run to the end",
             "not_measured",
             "policy",
         )
-    return served.outlook
+    return served.surface
 
 
 def described(service: Service, served: Served) -> dict[str, Any]:
     """Return what a page needs to draw one policy: its measured points, knee and dial."""
     from paretune.choosing.floors import knee_preference
 
-    outlook = served.outlook
+    surface = served.surface
     about: dict[str, Any] = {
         "name": served.name,
         "objectives": list(served.objectives),
         "default": served.default.as_dict(),
         "bounds": service.bounds[served.name].as_dict(),
-        "anchored": bool(served.facts.get("anchored", outlook is not None and outlook.anchored)),
+        "anchored": bool(served.facts.get("anchored", surface is not None and surface.anchored)),
         **served.facts,
         "points": [],
         "knee": None,
         "dial": [],
     }
-    if outlook is None:
+    if surface is None:
         return about
-    for n in range(len(outlook.preferences)):
-        preference = outlook.preference(n)
-        scores = outlook.expected(preference)
+    for n in range(len(surface.preferences)):
+        preference = surface.preference(n)
+        scores = surface.expected(preference)
         about["points"].append(
             {"preference": preference.as_dict(), "mean": scores.mean, "low": scores.low, "high": scores.high}
         )
-    about["knee"] = knee_preference(outlook).as_dict()
+    about["knee"] = knee_preference(surface).as_dict()
     if len(served.objectives) == 2:
-        about["dial"] = stops_of(outlook)
+        about["dial"] = stops_of(surface)
     return about
 
 
-def stops_of(outlook: Outlook, start: str | None = None, end: str | None = None) -> list[dict[str, Any]]:
+def stops_of(surface: Surface, start: str | None = None, end: str | None = None) -> list[dict[str, Any]]:
     """Return evenly spaced stops of the dial from all weight on ``start`` to all weight on ``end``."""
     from paretune.choosing.dial import Dial
 
     return [
-        {"position": position, "preference": preference.as_dict(), "mean": outlook.expected(preference).mean}
-        for position, preference in Dial.of(outlook, start, end).steps(DIAL_STOPS)
+        {"position": position, "preference": preference.as_dict(), "mean": surface.expected(preference).mean}
+        for position, preference in Dial.of(surface, start, end).steps(DIAL_STOPS)
     ]
 
 

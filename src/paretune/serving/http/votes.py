@@ -14,7 +14,7 @@ from paretune.serving.bodies import ApiError, Body, ChatMessage, Name, Policy, T
 from paretune.serving.http.profiles import PresetRequest, ProfileRequest
 from paretune.serving.http.studio import outlook_of
 from paretune.serving.service import Service
-from paretune.serving.store.store import Answer, Store, Vote
+from paretune.serving.store.store import Store, Vote, VotedAnswer
 from paretune.serving.store.tastes import Tastes, learned, question
 
 
@@ -25,7 +25,7 @@ class NextRequest(Body):
     policy: Policy | None = None
 
 
-class VotedAnswer(Body):
+class AnswerBody(Body):
     """One of two answers, with the preference it was given at."""
 
     text: Text
@@ -40,8 +40,8 @@ class VoteRequest(Body):
     profile: Name = "default"
     policy: Policy | None = None
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    first: VotedAnswer
-    second: VotedAnswer
+    first: AnswerBody
+    second: AnswerBody
     winner: Literal["first", "second", "tie"]
     objective: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 
@@ -118,7 +118,7 @@ def router(service: Service) -> APIRouter:
         """Keep a vote; 201 comes when it is on the disk."""
         served = service.policy(body.policy)
         first, second = (
-            Answer(
+            VotedAnswer(
                 given.text,
                 checked(served, given.preference, f"{side}.preference"),
                 given.scores,
@@ -129,24 +129,24 @@ def router(service: Service) -> APIRouter:
         prompt = prompt_of(body.messages)
         kept = Vote(served.name, prompt, first, second, body.winner, body.objective)
         number = store_of(service).add_vote(body.profile, kept)
-        outlook = served.outlook
-        known = None if outlook is None else learned(tastes().of(body.profile, outlook), outlook)
+        surface = served.surface
+        known = None if surface is None else learned(tastes().of(body.profile, surface), surface)
         return {"id": number, "posterior": known}
 
     @routes.post("/elicit/next")
     def next_question(body: NextRequest) -> dict[str, Any]:
         """The two preferences whose answers a person's next vote would teach most about; null when nothing differs."""
         served = service.policy(body.policy)
-        outlook = outlook_of(served)
-        posterior = tastes().of(body.profile, outlook)
-        pair = question(posterior, outlook, service.bounds[served.name])
+        surface = outlook_of(served)
+        posterior = tastes().of(body.profile, surface)
+        pair = question(posterior, surface, service.bounds[served.name])
         return {
             "policy": served.name,
             "profile": body.profile,
             "first": None if pair is None else {"preference": pair.first.as_dict()},
             "second": None if pair is None else {"preference": pair.second.as_dict()},
             "information": None if pair is None else pair.information,
-            "posterior": learned(posterior, outlook),
+            "posterior": learned(posterior, surface),
         }
 
     @routes.get("/population")

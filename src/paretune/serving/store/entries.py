@@ -40,7 +40,7 @@ class Preset:
 
 
 @dataclass(frozen=True)
-class Answer:
+class VotedAnswer:
     """One of the two answers of a vote.
 
     Attributes:
@@ -81,8 +81,8 @@ class Vote:
 
     policy: str
     prompt: Prompt
-    first: Answer
-    second: Answer
+    first: VotedAnswer
+    second: VotedAnswer
     winner: Winner
     objective: str | None = None
     profile: str = ""

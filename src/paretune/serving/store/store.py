@@ -18,16 +18,16 @@ from paretune.serving.store.database import PATIENCE, explained, open_engine, pl
 from paretune.serving.store.entries import (
     LONGEST_NAME,
     LONGEST_POLICY,
-    Answer,
     AuditRecord,
     Preset,
     Profile,
     Vote,
+    VotedAnswer,
     check_policy,
     checked_name,
 )
 
-__all__ = ["Answer", "AuditRecord", "Preset", "Profile", "Store", "Vote"]
+__all__ = ["VotedAnswer", "AuditRecord", "Preset", "Profile", "Store", "Vote"]
 
 # Tables. Texts and numbers of people stand in columns of JSON in ASCII: every float and every character, NUL too, comes back as it
 # went in, whatever the database and its encoding.
@@ -292,17 +292,17 @@ def _preference(text: str) -> Preference:
     return Preference.of(weights, allow_extrapolation=min(weights.values()) < 0)
 
 
-def _answer_text(answer: Answer) -> str:
+def _answer_text(answer: VotedAnswer) -> str:
     record = {"text": answer.text, "preference": answer.preference.as_dict(), "truncated": answer.truncated}
     if answer.scores is not None:
         record["scores"] = dict(answer.scores)
     return json.dumps(record)
 
 
-def _answer(text: str) -> Answer:
+def _answer(text: str) -> VotedAnswer:
     record = json.loads(text)
     preference = _preference(json.dumps(record["preference"]))
-    return Answer(record["text"], preference, record.get("scores"), record["truncated"])
+    return VotedAnswer(record["text"], preference, record.get("scores"), record["truncated"])
 
 
 def _audit_record(row: sa.Row[Any]) -> AuditRecord:

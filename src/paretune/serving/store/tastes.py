@@ -20,7 +20,7 @@ from paretune.choosing.elicit import (
     next_pair,
 )
 from paretune.core.errors import ParetuneError
-from paretune.fronts.surface import Outlook
+from paretune.fronts.surface import Surface
 from paretune.serving.store.store import Store
 
 MOST_KEPT = 256
@@ -38,14 +38,14 @@ class Tastes:
         self._kept: OrderedDict[tuple[str, str], Posterior] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, profile: str, outlook: Outlook) -> Posterior:
+    def of(self, profile: str, surface: Surface) -> Posterior:
         """Return what a person's votes on a policy say; votes on one objective, or where the front knows nothing, say nothing."""
-        ballots = self._ballots(profile, outlook)
-        key = (profile, outlook.policy)
+        ballots = self._ballots(profile, surface)
+        key = (profile, surface.policy)
         with self._lock:
             known = self._kept.get(key)
         if known is None or known.ballots != tuple(ballots[: len(known.ballots)]):
-            known = Posterior.of(outlook, (), zlib.crc32(profile.encode()))
+            known = Posterior.of(surface, (), zlib.crc32(profile.encode()))
         for vote in ballots[len(known.ballots) :]:
             known = known.update(vote)
         with self._lock:
@@ -55,20 +55,20 @@ class Tastes:
                 self._kept.popitem(last=False)
         return known
 
-    def all(self, outlook: Outlook) -> dict[str, Posterior]:
+    def all(self, surface: Surface) -> dict[str, Posterior]:
         """Return the posterior of everybody who has voted on a policy."""
-        found = {person.name: self.of(person.name, outlook) for person in self._store.profiles()}
+        found = {person.name: self.of(person.name, surface) for person in self._store.profiles()}
         return {name: posterior for name, posterior in found.items() if posterior.ballots}
 
-    def _ballots(self, profile: str, outlook: Outlook) -> list[Ballot]:
+    def _ballots(self, profile: str, surface: Surface) -> list[Ballot]:
         ballots = []
-        for vote in self._store.votes(profile, outlook.policy):
+        for vote in self._store.votes(profile, surface.policy):
             first, second = vote.first, vote.second
-            if vote.objective is not None or set(first.preference.objectives) != set(outlook.objectives):
+            if vote.objective is not None or set(first.preference.objectives) != set(surface.objectives):
                 continue
             try:
                 cast = ballot(
-                    outlook, first.preference, second.preference, vote.winner, first.scores, second.scores
+                    surface, first.preference, second.preference, vote.winner, first.scores, second.scores
                 )
             except ParetuneError:
                 continue
@@ -76,21 +76,21 @@ class Tastes:
         return ballots
 
 
-def learned(posterior: Posterior, outlook: Outlook) -> dict[str, Any]:
+def learned(posterior: Posterior, surface: Surface) -> dict[str, Any]:
     """Return what a person is shown of his tastes, and the preference that serves them best."""
-    best = best_preference(posterior, outlook)
-    return {**posterior.to_dict(), "best": best.as_dict(), "regret": expected_regret(posterior, outlook)}
+    best = best_preference(posterior, surface)
+    return {**posterior.to_dict(), "best": best.as_dict(), "regret": expected_regret(posterior, surface)}
 
 
-def question(posterior: Posterior, outlook: Outlook, bounds: Bounds) -> Pair | None:
+def question(posterior: Posterior, surface: Surface, bounds: Bounds) -> Pair | None:
     """Return the pair of preferences to ask about next, within the bounds; None where nothing would be learned."""
-    pair = next_pair(posterior, outlook)
+    pair = next_pair(posterior, surface)
     if pair is None or (bounds.admits(pair.first) and bounds.admits(pair.second)):
         return pair
-    inside = np.array([bounds.admits(outlook.preference(n)) for n in range(len(outlook.preferences))])
+    inside = np.array([bounds.admits(surface.preference(n)) for n in range(len(surface.preferences))])
     if inside.sum() < 2:
         return None
-    weights, means = outlook.preferences[inside], outlook.means[inside]
-    low, high = outlook.low[inside], outlook.high[inside]
-    allowed = Outlook(outlook.policy, outlook.objectives, weights, means, low, high, outlook.anchored)
+    weights, means = surface.preferences[inside], surface.means[inside]
+    low, high = surface.low[inside], surface.high[inside]
+    allowed = Surface(surface.policy, surface.objectives, weights, means, low, high, surface.anchored)
     return next_pair(posterior, allowed)

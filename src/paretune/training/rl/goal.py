@@ -18,7 +18,7 @@ from paretune.training.rl.advantages import Combine
 
 
 @dataclass(frozen=True)
-class OnPolicy:
+class RLSettings:
     """How a policy learns from its own responses.
 
     Attributes:
@@ -55,7 +55,7 @@ class OnPolicy:
 
 
 @dataclass(frozen=True, eq=False)
-class Goal:
+class Reward:
     """What an on-policy run is to reach: all that decides it beside model and training settings.
 
     Attributes:
@@ -74,7 +74,7 @@ class Goal:
     scorers: tuple[Scorer, ...]
     scale: Standardisation
     sampling: Sampling
-    settings: OnPolicy
+    settings: RLSettings
     preference: Preference | None = None
     conditioning: Conditioning = field(default_factory=Conditioning)
     prompting: Prompting | None = None

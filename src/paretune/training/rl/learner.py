@@ -19,7 +19,7 @@ from paretune.training.conditioned import Conditioning
 from paretune.training.loop import Group, Training, attach
 
 
-class Steered(Protocol):
+class Learner(Protocol):
     """Trainable layers and the gates of rows at preferences ``[n, M]``."""
 
     @property
@@ -40,7 +40,7 @@ class Steered(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Single:
+class OneAdapter:
     """One adapter at a constant gate: of one preference, or of all where the prompt says which."""
 
     steering: Steering
@@ -65,7 +65,7 @@ class Single:
 
 
 @dataclass(frozen=True, eq=False)
-class Following:
+class ConditionedAdapter:
     """One adapter whose gates are ``[sigma, s w]`` at the preference w of a row (:mod:`paretune.models.singular_gates`)."""
 
     steering: Steering
@@ -102,14 +102,14 @@ class Following:
         return self.singular.fold(self.steering.adapter(info=facts))
 
 
-def single(lm: LanguageModel, training: Training) -> Single:
+def single(lm: LanguageModel, training: Training) -> OneAdapter:
     """Attach a fresh LoRA."""
-    return Single(*attach(lm, training), training.weight_decay)
+    return OneAdapter(*attach(lm, training), training.weight_decay)
 
 
 def following(
     lm: LanguageModel, objectives: int, conditioning: Conditioning, training: Training
-) -> Following:
+) -> ConditionedAdapter:
     """Attach a fresh adapter whose gates follow the preference; ``rank`` and ``alpha`` of ``training`` are not read."""
     start, singular = initial(
         target_shapes(lm.model, training.targets),
@@ -123,4 +123,4 @@ def following(
     for parameter in singular.named_parameters().values():
         parameter.data = parameter.data.to(lm.device)
     steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
-    return Following(steering, singular, conditioning, training.weight_decay)
+    return ConditionedAdapter(steering, singular, conditioning, training.weight_decay)

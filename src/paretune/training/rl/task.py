@@ -24,7 +24,7 @@ from paretune.core.preference import Preference
 from paretune.data.rows import Prompt
 from paretune.generation.generate import generate
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import ALONE, Share, Team
+from paretune.models.distributed import ALONE, ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import PackedBatch, TokenGroup, pack, packed_token_logps, token_sums
 from paretune.models.steering import trained
@@ -39,8 +39,8 @@ from paretune.training.rl.advantages import (
     grpo_advantages,
     rloo_advantages,
 )
-from paretune.training.rl.goal import Goal
-from paretune.training.rl.learner import Steered, following, single
+from paretune.training.rl.goal import Reward
+from paretune.training.rl.learner import Learner, following, single
 from paretune.training.rl.rewards import rate
 from paretune.training.rl.rollouts import Rollout, Sampled, rollout_folder
 
@@ -50,7 +50,7 @@ WATCHED = 10
 
 def fit_on_policy(
     lm: LanguageModel,
-    goal: Goal,
+    goal: Reward,
     settings: Training,
     accelerator: Accelerator,
     checkpoint: Path,
@@ -82,11 +82,11 @@ def fit_on_policy(
         TrainingError: a loss that is not finite, or no prompt that is short enough.
         BatchError: a reward function that failed; what was trained so far is saved.
     """
-    share = Share.of(
-        Team.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs, divisible=False
+    share = WorkSplit.of(
+        ProcessGroup.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs, divisible=False
     )
     if goal.preference is None and goal.prompting is None:
-        steered: Steered = following(lm, len(goal.objectives), goal.conditioning, settings)
+        steered: Learner = following(lm, len(goal.objectives), goal.conditioning, settings)
     else:
         steered = single(lm, settings)
     with trained(steered.steering, settings.gradient_checkpointing):
@@ -104,14 +104,14 @@ class OnPolicyTask:
         self,
         name: str,
         lm: LanguageModel,
-        steered: Steered,
-        goal: Goal,
+        steered: Learner,
+        goal: Reward,
         settings: Training,
         cache: ScoreCache,
         folder: Path,
         key: str,
         say: Callable[[str], None],
-        share: Share = ALONE,
+        share: WorkSplit = ALONE,
     ) -> None:
         self.name, self.lm, self.steered, self.goal, self.settings = name, lm, steered, goal, settings
         self.cache, self.folder, self.key, self.say = cache, folder, key, say
