@@ -8,10 +8,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from paretune.voters import Voter, simulate
 
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from paretune.fronts.surface import Surface
+from voters import Voter, simulate
 
 KINDS = {"rational": {}, "noisy": {"noise": 0.1}, "indifferent": {"indifference": 0.05}}
 SHOWN = (0, 1, 2, 3, 5, 10)

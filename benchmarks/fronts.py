@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from paretune.runs.measure import indicators as figures
-from paretune.runs.measure import layers as peeling
+from paretune.fronts import indicators as figures
+from paretune.fronts import layers as peeling
 from side_by_side import Way, clocked, figure, in_turn, not_run, options, same, write
 
 KINDS = ("front", "all layers", "first layers", "hypervolume")

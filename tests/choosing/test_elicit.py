@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paretune.voters import Session, Voter, regret, simulate
 
 from paretune.choosing.elicit import (
     SAME,
@@ -26,6 +25,7 @@ from paretune.choosing.posterior import NOISE
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from support.front_world import circle, noisy, permuted, quickstart, rescaled, surface
+from voters import Session, Voter, regret, simulate
 
 law = settings(deadline=None, max_examples=15)
 

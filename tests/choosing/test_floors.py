@@ -803,8 +803,7 @@ def test_a_preference_of_other_objectives_is_refused():
 
 
 def test_choosing_and_eliciting_load_no_torch():
-    modules = ", ".join(
-        f"paretune.{name}" for name in ("choose_view", "elicit", "dual", "population", "voters")
-    )
+    choosing = ("floors", "dial", "elicit", "dual", "population")
+    modules = ", ".join(["paretune.cli.choose", *(f"paretune.choosing.{name}" for name in choosing)])
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,10 +18,10 @@ from paretune.core.errors import ConfigError, DataError, PreferenceError
 from paretune.core.preference import simplex_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
+from paretune.fronts import layers as peeling
 from paretune.fronts.layers import first_layers
-from paretune.methods.paretohqd.method import rays
+from paretune.methods.paretohqd import rays
 from paretune.methods.paretohqd.rays import Selection, candidates, ray_distance, select
-from paretune.runs.measure import layers as peeling
 from paretune.scoring.repetition import is_collapsed
 
 TOY = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1], [0.5, 0.5], [0, 0]])

@@ -14,12 +14,12 @@ from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.generation.generate import Response, Sampling
+from paretune.methods.ric import goal_answers
 from paretune.methods.ric.goal_answers import fate
 from paretune.methods.ric.method import (
     RiCConfig,
     chosen,
     flat,
-    goal_answers,
     online_training,
     rated,
     relabelled,

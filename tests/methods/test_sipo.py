@@ -18,9 +18,10 @@ from paretune.core.errors import ConfigError, PreferenceError, TrainingError
 from paretune.core.preference import Preference, preference_grid
 from paretune.generation.generate import Response, Sampling
 from paretune.methods.dpo import DPOConfig, soup
+from paretune.methods.sipo import method
+from paretune.methods.sipo import rounds as self_improve
 from paretune.methods.sipo.improve import conflicting_pairs
-from paretune.methods.sipo.method import SIPOConfig, method, sampled_at, sipo
-from paretune.methods.sipo.method import rounds as self_improve
+from paretune.methods.sipo.method import SIPOConfig, sampled_at, sipo
 from paretune.methods.sipo.rounds import Candidate, Round, Search, candidates, draw, measure
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel

@@ -15,16 +15,19 @@ from paretune.core.errors import ConfigError, ModelError, ScoreError
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.scoring import encoder as encode
+from paretune.scoring.cache import ScoreCache
 from paretune.scoring.neural import sequence_classifier
-from paretune.scoring.rules import READABILITY_FORMULAS, split_sentences
-from paretune.scoring.scorer import (
-    ScoreCache,
-    build,
+from paretune.scoring.rules import (
+    READABILITY_FORMULAS,
     from_function,
     rule_length,
     rule_readability,
     rule_regex,
     rule_sentiment,
+    split_sentences,
+)
+from paretune.scoring.scorer import (
+    build,
     score_dataset,
     score_texts,
 )

@@ -22,7 +22,8 @@ from paretune.data.rows import Message
 from paretune.generation.endpoint import Endpoint, LoRA, Question
 from paretune.generation.generate import attached, generate
 from paretune.generation.sample import ask
-from paretune.methods.ric.method import RiCConfig, goal_answers, ric
+from paretune.methods.ric import goal_answers
+from paretune.methods.ric.method import RiCConfig, ric
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.policies.policy import Policy
