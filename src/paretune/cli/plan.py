@@ -34,7 +34,7 @@ def render(estimate: Estimate, runs: int) -> Group:
         f"Memory at the peak: {size(estimate.peak)}{lacking} ({_parts(estimate.memory)})",
         f"Disk: {size(sum(estimate.disk.values()))} ({_parts(estimate.disk)})",
         "Assumed:",
-        *(f"  - {each}" for each in estimate.said),
+        *(f"  - {each}" for each in estimate.assumptions),
     ]
     return Group(table, Text("\n".join(lines)))
 

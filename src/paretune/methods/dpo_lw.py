@@ -1,4 +1,4 @@
-"""DPO with loss weighting (DPO-LW): one adapter a preference, trained on the weighted votes of the objectives.
+"""DPO with loss weighting (DPO-LW): one adapter per preference, trained on the weighted votes of the objectives.
 
 The baseline of MODPO (arXiv 2310.03708) and SIPO (arXiv 2502.14354): for a pair with labels s_j in {+1, 0, -1},
 L = -sum_j w_j log sigmoid(beta Delta s_j) / sum_j w_j over the objectives that label the pair. It averages votes where
@@ -7,17 +7,17 @@ MODPO averages rewards, so on a conflicting pair its optimum is beta Delta = log
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from paretune.core.preference import Preference
-from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import labelled_pairs
+from paretune.methods.base import Card, Inputs, Method, Traits
+from paretune.planning.work import Fits, Stage, Work, drawn
 from paretune.policies.policy import Policy
-from paretune.training.lab import Lab
+from paretune.training.loop import Training
 from paretune.training.token_tables import PairTable
 
 
@@ -26,22 +26,17 @@ class DPOLWConfig:
     """Settings of DPO-LW.
 
     Attributes:
-        beta: strength of the KL penalty.
+        beta: Strength of the KL penalty.
     """
 
     beta: float = 0.1
 
 
-def dpo_lw(
-    lab: Lab,
-    train: ScoredDataset,
-    validation: ScoredDataset,
-    preferences: Sequence[Preference],
-    config: DPOLWConfig,
-) -> Policy:
+def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
     """Return the policy with one DPO-LW adapter for each preference."""
-    table = lab.train_table(labelled_pairs(train))
-    held_out = lab.pair_table(labelled_pairs(validation))
+    lab = inputs.lab
+    table = lab.train_table(labelled_pairs(inputs.train))
+    held_out = lab.pair_table(labelled_pairs(inputs.validation))
     adapters = [
         lab.fit(
             f"dpo-lw-{preference}",
@@ -50,16 +45,16 @@ def dpo_lw(
             config.beta,
             info={"method": "dpo-lw", "preference": preference.as_dict()},
         )
-        for preference in preferences
+        for preference in inputs.preferences
     ]
-    return Policy.anchors("dpo-lw", lab.lm, train.objectives, adapters, preferences)
+    return Policy.anchors("dpo-lw", lab.lm, inputs.objectives, adapters, inputs.preferences)
 
 
 def vote(table: PairTable, preference: Preference) -> PairTable:
     """Stamp each pair with the share of weight that prefers chosen, and the share that prefers rejected.
 
     Both are divided by the weight of all objectives that label the pair. A tie counts in the divisor only; a pair that
-    no objective of positive weight labels weighs 0.
+    no objective of positive weight labels has weight 0.
     """
     labels = np.array([pair.labels for pair in table.pairs])
     weights = np.where(np.isnan(labels), 0.0, preference.array())
@@ -70,3 +65,29 @@ def vote(table: PairTable, preference: Preference) -> PairTable:
         weight=torch.from_numpy((share * (signs > 0)).sum(1)),
         reversed_weight=torch.from_numpy((share * (signs < 0)).sum(1)),
     )
+
+
+def work(run: Work, name: str, config: DPOLWConfig, training: Training) -> list[Stage]:
+    """Return the stage that reads the labelled pairs by the base model and trains the adapters."""
+    table, held_out = run.labelled("train"), run.labelled("validation")
+    reference = (
+        *run.scored("base", "train", "labelled", table, 0, drawn(training)),
+        *run.scored("base", "validation", "labelled", held_out, 0),
+    )
+    fits = Fits(training, table, training.rank, len(run.preferences), held_out)
+    return [run.trained(f"train: {name}", "one per preference", fits, reference)]
+
+
+METHOD = Method(
+    DPOLWConfig,
+    train,
+    work,
+    Card(
+        title="DPO loss weighting",
+        paper="baseline in arXiv 2310.03708 and arXiv 2502.14354",
+        needs="pairs labelled by one or more objectives",
+        runs="N",
+        enters="weights: one adapter per preference, the nearest is used",
+    ),
+    traits=lambda config: Traits("preference", separable=True, beta=config.beta),
+)

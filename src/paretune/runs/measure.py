@@ -234,7 +234,8 @@ def _facts(
         method = METHODS.get(config.kind(name))
         trained = {stage for adapter in policies[name].adapters for stage in _stages(adapter)}
         if method is not None:
-            policy["title"], policy["paper"], policy["enters"] = method.title, method.paper, method.enters
+            card = method.card
+            policy["title"], policy["paper"], policy["enters"] = card.title, card.paper, card.enters
             if config.kind(name) != name:
                 policy["title"] += f" ({name})"
         ratios = {

@@ -110,6 +110,10 @@ class Conditioning:
         if self.divisions < 1:
             raise ConfigError(f"divisions must be at least 1, got {self.divisions}")
 
+    def columns(self, objectives: int) -> int:
+        """Return the columns of the adapter that a policy serves, see :meth:`SingularGates.fold`."""
+        return (self.rank + self.groups * objectives) * (1 + self.hidden)
+
 
 def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: Sequence[int]) -> np.ndarray:
     """Return ``count`` preferences ``[count, M]``, decided by ``seed`` alone (several integers), so a resumed run redraws them."""
@@ -165,6 +169,26 @@ class ObjectiveData:
         return values.nan_to_num().sign()
 
 
+def attach_conditioned(
+    lm: LanguageModel, objectives: int, conditioning: Conditioning, settings: Training
+) -> tuple[Steering, SingularGates]:
+    """Attach a fresh adapter whose gates follow the preference; ``rank`` and ``alpha`` of ``settings`` are not read."""
+    start, gates = initial(
+        target_shapes(lm.model, settings.targets),
+        conditioning.rank,
+        objectives,
+        groups=conditioning.groups,
+        own_scales=conditioning.own_scales,
+        hidden=conditioning.hidden,
+        init=conditioning.init,
+        seed=settings.seed,
+    )
+    for parameter in gates.named_parameters().values():
+        parameter.data = parameter.data.to(lm.device)
+    steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
+    return steering, gates
+
+
 def fit_conditioned(
     lm: LanguageModel,
     train: ObjectiveData,
@@ -193,19 +217,7 @@ def fit_conditioned(
         for table in part.tables if part is not None else ():
             table.require_reference(name)
     share = WorkSplit.of(ProcessGroup.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
-    start, gates = initial(
-        target_shapes(lm.model, settings.targets),
-        conditioning.rank,
-        len(train.objectives),
-        groups=conditioning.groups,
-        own_scales=conditioning.own_scales,
-        hidden=conditioning.hidden,
-        init=conditioning.init,
-        seed=settings.seed,
-    )
-    for parameter in gates.named_parameters().values():
-        parameter.data = parameter.data.to(lm.device)
-    steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
+    steering, gates = attach_conditioned(lm, len(train.objectives), conditioning, settings)
     with trained(steering, settings.gradient_checkpointing):
         task = ConditionedTask(
             name, lm, steering, gates, train, validation, beta, conditioning, settings, share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor
 from paretune.models.adapter import Adapter
 from paretune.models.gates import Gates, soup_gates
 from paretune.models.language_model import LanguageModel
-from paretune.models.singular_gates import SingularGates, initial
-from paretune.models.steering import Steering, target_shapes
-from paretune.training.conditioned import Conditioning
+from paretune.models.singular_gates import SingularGates
+from paretune.models.steering import Steering
+from paretune.training.conditioned import Conditioning, attach_conditioned
 from paretune.training.loop import Group, Training, attach
 
 
@@ -111,16 +111,5 @@ def following(
     lm: LanguageModel, objectives: int, conditioning: Conditioning, training: Training
 ) -> ConditionedAdapter:
     """Attach a fresh adapter whose gates follow the preference; ``rank`` and ``alpha`` of ``training`` are not read."""
-    start, singular = initial(
-        target_shapes(lm.model, training.targets),
-        conditioning.rank,
-        objectives,
-        groups=conditioning.groups,
-        own_scales=conditioning.own_scales,
-        init=conditioning.init,
-        seed=training.seed,
-    )
-    for parameter in singular.named_parameters().values():
-        parameter.data = parameter.data.to(lm.device)
-    steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
+    steering, singular = attach_conditioned(lm, objectives, conditioning, training)
     return ConditionedAdapter(steering, singular, conditioning, training.weight_decay)
