@@ -211,16 +211,16 @@ def test_intervals_apart():
 def test_summary_gives_every_figure_as_bootstrap_does():
     front = front_of(arc(), num_prompts=30)
     summary = front.summary(np.array([-1.0, -1.0]), resamples=300)
-    assert list(summary) == [
-        "hypervolume",
-        "inner_product",
-        "sparsity",
-        "spacing",
-        "controllability:helpful",
-        "controllability:harmless",
-    ]
+    names = [name for key, indicator in INDICATORS.items() for name in indicator.names(key, TWO)]
+    assert list(summary) == names
+    assert names.count("hypervolume") == 1 and "controllability:harmless" in names
     assert summary["hypervolume"] == bootstrap(front, area, 300)
     assert summary["inner_product"] == bootstrap(front, partial(inner_product, front.preferences), 300)
+    hull = partial(mixture_hypervolume, reference=np.array([-1.0, -1.0]))
+    assert summary["hull_hypervolume"] == bootstrap(front, hull, 300)
+    assert summary["igd_plus"].value == 0, "the best points known are its own"
+    better = front.summary(np.array([-1.0, -1.0]), resamples=50, target=front.means + 1.0)
+    assert better["igd_plus"].value > 0.5
     assert summary["controllability:helpful"].value == pytest.approx(1.0)
     lone = front_of([[1.0, 2.0]], preferences=[[1, 0]]).summary(np.zeros(2), resamples=50)
     shown = {name: interval.to_dict()["value"] for name, interval in lone.items()}

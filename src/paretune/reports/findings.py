@@ -19,6 +19,7 @@ from paretune.reports.wording import (
     decimals,
     duration,
     known,
+    listing,
     number,
     off_simplex,
     percent,
@@ -81,11 +82,11 @@ def _reference_point(record: FrontRecord) -> str:
 
 def _indicators_in_words(figures: Iterable[str]) -> str:
     """Return a sentence for each indicator among ``figures``, and which of them are better lower."""
-    keys = dict.fromkeys(["hypervolume", *(figure.partition(":")[0] for figure in figures)])
+    keys = dict.fromkeys(figure.partition(":")[0] for figure in figures)
     lower = [INDICATORS[key].title for key in keys if INDICATORS[key].better == "lower"]
     words = [INDICATORS[key].words for key in keys]
     if lower:
-        words.append(f"Higher is better, but lower for {', '.join(lower)}.")
+        words.append(f"Higher is better, except for {listing(lower)}.")
     return " ".join(words)
 
 

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paretune.core.files import write_bytes
 from paretune.fronts.record import FrontRecord, Point
-from paretune.reports.plots import distinct, hull, ordered, place_labels, shape_of, span, ticks
+from paretune.reports.plots import (
+    Box,
+    Label,
+    Pixel,
+    distinct,
+    hull,
+    ordered,
+    place_labels,
+    shape_of,
+    span,
+    ticks,
+)
 from paretune.reports.wording import MIXTURE, known, listing, number, off_simplex, places, weight
 
 if TYPE_CHECKING:
@@ -64,7 +77,7 @@ def write_picture(record: FrontRecord, file: str | Path) -> None:
         small = len(pairs) > 1
         figure.subplots_adjust(left=0.075, right=0.975, bottom=0.1, top=0.745, wspace=0.3, hspace=0.45)
         for panel, (a, b) in zip(axes, pairs, strict=False):
-            _panel(figure, panel, record, a, b, small)
+            _panel(_Panel(figure, panel, a, b, small), record)
         for panel in axes[len(pairs) :]:
             panel.set_visible(False)
     else:
@@ -161,90 +174,103 @@ def _frame(axes: Axes, record: FrontRecord, a: int, b: int, small: bool) -> None
     axes.set_title(f"{record.objectives[b]} ↑ better", loc="left", size=size, color=INK, weight="bold", pad=8)
 
 
-def _panel(figure: Figure, axes: Axes, record: FrontRecord, a: int, b: int, small: bool) -> None:
-    _frame(axes, record, a, b, small)
-    mixture = [(point[a], point[b]) for point in record.mixture.points]
-    corners = hull(mixture)
-    edge = mixture if not small or len(corners) < 3 else [*corners, corners[0]]
-    axes.plot(*zip(*edge, strict=True), color=QUIET, linestyle=(0, (4, 3)), linewidth=1.6, zorder=2)
-    labels: list[tuple[float, float, str, str]] = []
-    blocked: list[tuple[float, float, float, float]] = []
+@dataclass
+class _Panel:
+    """One pair of objectives on the way: where it is drawn, the labels to place, and the boxes they should not cover.
 
-    def pixel(x: float, y: float) -> tuple[float, float]:
-        across, up = axes.transData.transform((x, y))
-        return float(across), figure.bbox.height - float(up)
+    Attributes:
+        figure, axes: Where it is drawn.
+        a, b: The numbers of the objectives across and up.
+        small: Whether it is one of several, which have no room for lines and labels.
+    """
 
-    def cover(p: tuple[float, float], q: tuple[float, float]) -> None:
+    figure: Figure
+    axes: Axes
+    a: int
+    b: int
+    small: bool
+    labels: list[Label] = field(default_factory=list)
+    blocked: list[Box] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """The size of a marker in points."""
+        return 7 if self.small else 10
+
+    def at(self, point: Point) -> Pixel:
+        """Return the data coordinates of a measured point."""
+        return point.mean[self.a], point.mean[self.b]
+
+    def pixel(self, x: float, y: float) -> Pixel:
+        """Return the pixel of data coordinates, with y downwards."""
+        across, up = self.axes.transData.transform((x, y))
+        return float(across), self.figure.bbox.height - float(up)
+
+    def cover(self, first: Pixel, second: Pixel) -> None:
+        """Keep labels off a line between two data coordinates."""
+        p, q = self.pixel(*first), self.pixel(*second)
         steps = max(1, int(math.dist(p, q) / 10))
         for k in range(steps + 1):
             x, y = (p[0] + (q[0] - p[0]) * k / steps, p[1] + (q[1] - p[1]) * k / steps)
-            blocked.append((x - 4, y - 4, x + 4, y + 4))
+            self.blocked.append((x - 4, y - 4, x + 4, y + 4))
 
-    def bars(point: Point, colour: str) -> None:
-        for ends in _bars(point, a, b):
-            axes.plot(*zip(*ends, strict=True), color=colour, alpha=0.32, linewidth=1.6, zorder=2)
-            cover(pixel(*ends[0]), pixel(*ends[1]))
+    def mark(self, point: Point, label: str, colour: str, radius: float = 14, **style: Any) -> None:
+        """Draw a point with its intervals, and ask for a label beside it."""
+        for ends in _bars(point, self.a, self.b):
+            self.axes.plot(*zip(*ends, strict=True), color=colour, alpha=0.32, linewidth=1.6, zorder=2)
+            self.cover(*ends)
+        self.axes.plot(*self.at(point), markersize=self.size, **style)
+        x, y = self.pixel(*self.at(point))
+        self.blocked.append((x - radius, y - radius, x + radius, y + radius))
+        if not self.small:
+            self.labels.append((x, y, label, colour))
 
-    for p, q in pairwise(edge):
-        cover(pixel(*p), pixel(*q))
-    size = 7 if small else 10
-    for i, policy in enumerate(record.policies):
-        colour = COLOURS[i % len(COLOURS)]
-        line = ordered(policy, record.objectives[a])
-        points = {n: (policy.points[n].mean[a], policy.points[n].mean[b]) for n in line}
-        rim = hull(list(points.values()))
-        if len(rim) > 2:
-            axes.fill(*zip(*rim, strict=True), color=colour, alpha=0.08, linewidth=0, zorder=1)
-        if not small:
-            axes.plot(*zip(*points.values(), strict=True), color=colour, linewidth=2.2, alpha=0.85, zorder=3)
-            for n, m in pairwise(line):
-                cover(pixel(*points[n]), pixel(*points[m]))
-        for n, (x, y) in points.items():
-            good = policy.non_dominated[n]
-            bars(policy.points[n], colour)
-            axes.plot(
-                x, y, marker=MARKERS[shape_of(i)], markersize=size, color=colour if good else "white",
-                markeredgecolor="white" if good else colour, markeredgewidth=1.2, zorder=5,
-            )  # fmt: skip
-            px, py = pixel(x, y)
-            blocked.append((px - 14, py - 14, px + 14, py + 14))
-            if not small:
-                share = policy.points[n].preference[record.objectives[a]]
-                labels.append((px, py, weight(share), colour))
+
+def _panel(panel: _Panel, record: FrontRecord) -> None:
+    """Draw the front over one pair of objectives."""
+    _frame(panel.axes, record, panel.a, panel.b, panel.small)
+    mixture = [(point[panel.a], point[panel.b]) for point in record.mixture.points]
+    corners = hull(mixture)
+    edge = mixture if not panel.small or len(corners) < 3 else [*corners, corners[0]]
+    panel.axes.plot(*zip(*edge, strict=True), color=QUIET, linestyle=(0, (4, 3)), linewidth=1.6, zorder=2)
+    for first, second in pairwise(edge):
+        panel.cover(first, second)
+    for i in range(len(record.policies)):
+        _draw_policy(panel, record, i)
     for i, point in off_simplex(record):
-        (x, y), colour = (point.mean[a], point.mean[b]), COLOURS[i % len(COLOURS)]
-        bars(point, colour)
-        axes.plot(
-            x,
-            y,
-            marker=MARKERS[shape_of(i)],
-            markersize=size,
-            color="white",
-            markeredgecolor=colour,
-            alpha=0.6,
-            zorder=4,
-        )
-        px, py = pixel(x, y)
-        blocked.append((px - 14, py - 14, px + 14, py + 14))
-        if not small:
-            share = weight(point.preference[record.objectives[a]])
-            labels.append((px, py, f"{share} extrapolated", colour))
-    x, y = record.base.mean[a], record.base.mean[b]
-    bars(record.base, INK)
-    axes.plot(x, y, marker="x", markersize=size, markeredgewidth=2.6, color=INK, zorder=4)
-    px, py = pixel(x, y)
-    blocked.append((px - 12, py - 12, px + 12, py + 12))
-    if not small:
-        labels.append((px, py, "base model", INK))
-        _write(figure, axes, distinct(labels, 20), blocked)
+        colour, share = COLOURS[i % len(COLOURS)], weight(point.preference[record.objectives[panel.a]])
+        shape = MARKERS[shape_of(i)]
+        panel.mark(
+            point, f"{share} extrapolated", colour,
+            marker=shape, color="white", markeredgecolor=colour, alpha=0.6, zorder=4,
+        )  # fmt: skip
+    panel.mark(record.base, "base model", INK, 12, marker="x", markeredgewidth=2.6, color=INK, zorder=4)
+    if not panel.small:
+        _write(panel.figure, panel.axes, distinct(panel.labels, 20), panel.blocked)
 
 
-def _write(
-    figure: Figure,
-    axes: Axes,
-    labels: list[tuple[float, float, str, str]],
-    blocked: list[tuple[float, float, float, float]],
-) -> None:
+def _draw_policy(panel: _Panel, record: FrontRecord, i: int) -> None:
+    policy, colour, objective = record.policies[i], COLOURS[i % len(COLOURS)], record.objectives[panel.a]
+    points = [(n, policy.points[n]) for n in ordered(policy, objective)]
+    line = [panel.at(point) for _, point in points]
+    rim = hull(line)
+    if len(rim) > 2:
+        panel.axes.fill(*zip(*rim, strict=True), color=colour, alpha=0.08, linewidth=0, zorder=1)
+    if not panel.small:
+        panel.axes.plot(*zip(*line, strict=True), color=colour, linewidth=2.2, alpha=0.85, zorder=3)
+        for first, second in pairwise(line):
+            panel.cover(first, second)
+    for n, point in points:
+        good = policy.non_dominated[n]
+        panel.mark(
+            point, weight(point.preference[objective]), colour,
+            marker=MARKERS[shape_of(i)], color=colour if good else "white",
+            markeredgecolor="white" if good else colour, markeredgewidth=1.2, zorder=5,
+        )  # fmt: skip
+
+
+def _write(figure: Figure, axes: Axes, labels: list[Label], blocked: list[Box]) -> None:
+    """Write labels where they cover least."""
     from matplotlib import patheffects
 
     box, height = axes.get_window_extent(), figure.bbox.height
@@ -258,7 +284,7 @@ def _write(
         )  # fmt: skip
 
 
-def _bars(point: Point, a: int, b: int) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+def _bars(point: Point, a: int, b: int) -> list[tuple[Pixel, Pixel]]:
     """Return the ends of the intervals of a point that has them: across, then up."""
     x, y = point.mean[a], point.mean[b]
     found = []
@@ -273,7 +299,7 @@ def _parallel(axes: Axes, record: FrontRecord) -> None:
     M, shown = len(record.objectives), places(record)
     spans = [span(record, m) for m in range(M)]
 
-    def scaled(mean: list[float]) -> list[float]:
+    def scaled(mean: Sequence[float]) -> list[float]:
         return [(value - low) / (high - low) for value, (low, high) in zip(mean, spans, strict=True)]
 
     axes.axis("off")
