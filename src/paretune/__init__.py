@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from paretune.data.rows import Message, Row
     from paretune.fronts.front import Front
     from paretune.generation.generate import Sampling
-    from paretune.policies.policy import Policy, load_policy
+    from paretune.policies.policy import Policy
+    from paretune.policies.saving import load_policy
 
 __version__ = "0.1.0"
 __all__ = ["Front", "Message", "Policy", "Preference", "Row", "Sampling", "ScoredDataset", "load_policy"]
@@ -27,7 +28,7 @@ _HOMES = {
     "Row": "data.rows",
     "Sampling": "generation.draw",
     "ScoredDataset": "data.dataset",
-    "load_policy": "policies.policy",
+    "load_policy": "policies.saving",
 }
 
 

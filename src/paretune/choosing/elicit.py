@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from paretune.choosing.posterior import Ballot, Posterior, Winner, ballot
+from paretune.choosing.posterior import Posterior
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference, simplex_grid
 from paretune.fronts.surface import Surface, as_preference
-
-__all__ = [
-    "Ballot",
-    "Pair",
-    "Posterior",
-    "Winner",
-    "ballot",
-    "best_preference",
-    "expected_regret",
-    "finished",
-    "next_pair",
-    "progress",
-    "random_pair",
-]
 
 SAME = 0.02
 """Outcomes at a smaller distance, in ranges, are the same: nobody is asked about them."""
@@ -120,16 +105,6 @@ def finished(posterior: Posterior, surface: Surface) -> bool:
     if not posterior.ballots:
         return not len(_different(_candidates(posterior, surface)[1]))
     return posterior.done or expected_regret(posterior, surface) <= CHEAP
-
-
-def progress(posterior: Posterior, surface: Surface) -> dict[str, Any]:
-    """Return what a person is shown after each vote, as JSON values: tastes, spread, the preference it comes to, done or not."""
-    return {
-        **posterior.to_dict(),
-        "done": finished(posterior, surface),
-        "preference": best_preference(posterior, surface).as_dict(),
-        "expected_regret": expected_regret(posterior, surface),
-    }
 
 
 def _columns(posterior: Posterior, surface: Surface) -> np.ndarray:

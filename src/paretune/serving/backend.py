@@ -12,7 +12,7 @@ from paretune.core.preference import Preference, nearest
 from paretune.data.rows import Prompt
 
 if TYPE_CHECKING:
-    from paretune.choosing.floors import Surface
+    from paretune.fronts.surface import Surface
     from paretune.policies.catalogue import Source
 
 
@@ -140,7 +140,12 @@ def serve_source(source: Source, floors: Mapping[str, float], stated: Preference
     elif source.anchors and stated is None and not bounds.admits(source.used(default)):
         within = [anchor for anchor in source.anchors if bounds.admits(anchor)]
         default = nearest(default, within) if within else default
-    facts: dict[str, Any] = {"mix": source.mix, "base_model": source.model, "anchored": bool(source.anchors)}
+    facts: dict[str, Any] = {
+        "kind": source.kind,
+        "base_model": source.model,
+        "anchored": bool(source.anchors),
+        "exportable": source.exportable,
+    }
     if source.title:
         facts["title"] = source.title
     if source.anchors:
