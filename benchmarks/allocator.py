@@ -21,7 +21,8 @@ import torch
 
 from paretune.cli.allocator import keep_freed_memory
 from paretune.core.files import write_json
-from paretune.generation.generate import Sampling, generate
+from paretune.core.sampling import Sampling
+from paretune.generation.generate import generate
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.packing import pack, packed_logps
 from paretune.models.steering import Steering

@@ -17,7 +17,7 @@ from paretune.data.rows import Message
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.singular_gates import initial
-from paretune.models.steering import target_shapes
+from paretune.models.targets import target_shapes
 from paretune.policies.policy import Policy
 from paretune.training.lab import Lab
 from paretune.training.loop import Record, Training

@@ -102,20 +102,20 @@ def inspect(source: Path, work: Path, tokenizer: str) -> int:
     from rich.console import Console
 
     from paretune.cli.inspect import render
-    from paretune.data.load import load
+    from paretune.data.load import load_data
     from paretune.data.summary import inspect
 
-    found = inspect(load(source))
+    found = inspect(load_data(source))
     Console(file=io.StringIO()).print(render(found))
     return found.prompts
 
 
 def convert(source: Path, work: Path, tokenizer: str) -> int:
     """Run what ``paretune data convert`` runs."""
-    from paretune.data.load import load
+    from paretune.data.load import load_data
 
     target = work / "converted.jsonl"
-    load(source).write(target)
+    load_data(source).write(target)
     size = target.stat().st_size
     target.unlink()
     return size
@@ -124,19 +124,19 @@ def convert(source: Path, work: Path, tokenizer: str) -> int:
 def select(source: Path, work: Path, tokenizer: str) -> int:
     """Run what ``paretune data select`` runs."""
     from paretune.cli.select import select_command
-    from paretune.data.load import load
+    from paretune.data.load import load_data
 
     target = work / "chosen.jsonl"
-    select_command(load(source).select(OBJECTIVES), jsonl=target)
+    select_command(load_data(source).select(OBJECTIVES), jsonl=target)
     return sum(1 for _ in target.open())
 
 
 def pairs(source: Path, work: Path, tokenizer: str) -> int:
     """Split the data, make pairs and take those of a short run."""
-    from paretune.data.load import load
+    from paretune.data.load import load_data
     from paretune.data.pairs import pairs
 
-    train = load(source).split({"train": 0.9, "validation": 0.1})["train"]
+    train = load_data(source).split({"train": 0.9, "validation": 0.1})["train"]
     found = pairs(train, "warm")
     order = np.sort(np.random.default_rng(0).permutation(len(found))[:1000])
     assert all(found[n].gaps[train.objectives.index("warm")] > 0 for n in order.tolist())
@@ -145,10 +145,10 @@ def pairs(source: Path, work: Path, tokenizer: str) -> int:
 
 def pack(source: Path, work: Path, tokenizer: str) -> int:
     """Tokenise to a file, and pack what is read from it."""
-    from paretune.data.load import load
+    from paretune.data.load import load_data
     from paretune.training.token_file import packed_groups, tokenised
 
-    file = tokenised(language_model(tokenizer, work), load(source), work / "tokens.arrow")
+    file = tokenised(language_model(tokenizer, work), load_data(source), work / "tokens.arrow")
     parts = sum(1 for _ in packed_groups(file, 4096))
     file.path.unlink()
     return parts

@@ -10,9 +10,6 @@ from hypothesis import strategies as st
 
 from paretune.choosing.elicit import (
     SAME,
-    Ballot,
-    Posterior,
-    ballot,
     best_preference,
     expected_regret,
     finished,
@@ -21,7 +18,7 @@ from paretune.choosing.elicit import (
     random_pair,
 )
 from paretune.choosing.population import cluster, population
-from paretune.choosing.posterior import NOISE
+from paretune.choosing.posterior import NOISE, Ballot, Posterior, ballot
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from support.front_world import circle, noisy, permuted, quickstart, rescaled, surface

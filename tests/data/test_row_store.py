@@ -20,7 +20,7 @@ from rich.console import Console
 from paretune.core.errors import DataError, ParetuneError
 from paretune.data import row_store
 from paretune.data.dataset import ScoredDataset, concatenate, to_records
-from paretune.data.load import load
+from paretune.data.load import load_data
 from paretune.data.pairs import conflict_matrix, labelled_pairs, pairs
 from paretune.data.row_store import ArrowRows, gather
 from paretune.data.rows import Row
@@ -130,9 +130,9 @@ def test_files_are_read_and_written_the_same(suffix, tmp_path, monkeypatch) -> N
     large.write(tmp_path / f"large{suffix}")
     if suffix != ".parquet":
         assert (tmp_path / f"large{suffix}").read_bytes() == (tmp_path / f"small{suffix}").read_bytes()
-    assert load(tmp_path / f"large{suffix}", directions={"short": "lower"}).rows[7].scores["short"] == tuple(
-        -value for value in small.rows[7].scores["short"]
-    )
+    assert load_data(tmp_path / f"large{suffix}", directions={"short": "lower"}).rows[7].scores[
+        "short"
+    ] == tuple(-value for value in small.rows[7].scores["short"])
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 4))
@@ -148,7 +148,7 @@ def test_a_mistake_far_down_is_named(tmp_path, monkeypatch, cache_folder) -> Non
     lines[400] = lines[400].replace("[400]", '["high"]')
     path.write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"long.jsonl:401: column 'scores.x': expected a number or null, got"):
-        load(path)
+        load_data(path)
     assert not list((cache_folder / "scratch").iterdir())
     with pytest.raises(DataError, match="made:0: unknown objective 'short'"):
         ScoredDataset(("good",), filed(list(make_dataset(3).rows), 1))
@@ -198,12 +198,12 @@ def test_a_full_disk_is_said(monkeypatch) -> None:
 CHILD = """
 import json, sys
 from paretune.data import row_store
-from paretune.data.load import load
+from paretune.data.load import load_data
 from paretune.data.summary import inspect
 from paretune.data.pairs import pairs
 from paretune.methods.paretohqd.rays import candidates
 row_store.MOST_IN_MEMORY = int(sys.argv[2])
-dataset = load(sys.argv[1])
+dataset = load_data(sys.argv[1])
 found = inspect(dataset), pairs(dataset, "warm"), candidates(dataset)
 dataset.write(sys.argv[1] + ".jsonl")
 status = open("/proc/self/status").read()

@@ -24,7 +24,7 @@ from paretune.models.packing import pack, packed_token_logps, token_sums
 from paretune.models.steering import Steering
 from paretune.runs.parse import parse_config
 from paretune.scoring.rules import FunctionScorer, from_function, python_function
-from paretune.scoring.scorer import build
+from paretune.scoring.scorer import build_scorer
 from paretune.scoring.standardise import Standardisation
 from paretune.training import loop
 from paretune.training.lab import Lab
@@ -39,8 +39,8 @@ from support.world import make_dataset
 
 OBJECTIVES = ("short", "good")
 SHORT, GOOD = (
-    build({"objective": "short", "rule": "length", "unit": "words", "direction": "lower"}),
-    build({"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"}),
+    build_scorer({"objective": "short", "rule": "length", "unit": "words", "direction": "lower"}),
+    build_scorer({"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"}),
 )
 SAMPLING = Sampling(max_new_tokens=5, batch_size=64)
 SETTINGS = replace(TRAINING, learning_rate=1e-2, accumulate=2, steps=5, checkpoint_every=2)

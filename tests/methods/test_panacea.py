@@ -23,7 +23,8 @@ from paretune.models.adapter import Adapter, to_peft
 from paretune.models.gates import soup_gates
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.singular_gates import SingularGates, initial, orthogonality
-from paretune.models.steering import Steering, target_shapes
+from paretune.models.steering import Steering
+from paretune.models.targets import target_shapes
 from paretune.policies.policy import Policy
 from paretune.training import loop
 from paretune.training.conditioned import ConditionedTask, Conditioning, draw_preferences

@@ -80,8 +80,8 @@ def data_sample(
     from dataclasses import replace
 
     from paretune.core.errors import ConfigError
+    from paretune.core.sampling import Sampling
     from paretune.generation.endpoint import Endpoint
-    from paretune.generation.generate import Sampling
     from paretune.generation.sample import sample_dataset, sample_remotely
     from paretune.models.language_model import load
 
@@ -169,7 +169,7 @@ def score_fit(
 
 def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
     """Load data as `paretune.data.load` does; a .yaml file is a column map."""
-    from paretune.data.load import load
+    from paretune.data.load import load_data
 
     if source.endswith((".yaml", ".yml")):
         import yaml
@@ -180,5 +180,5 @@ def _load(source: str, path: Path | None, objective: str | None, split: str | No
             spec = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise DataError(f"{source}: cannot read the column map ({error})") from error
-        return load(spec, split)
-    return load(source, split, path=path, objective=objective)
+        return load_data(spec, split)
+    return load_data(source, split, path=path, objective=objective)

@@ -15,7 +15,7 @@ import numpy as np
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import BLOCK_ROWS, conflict_counts, conflict_shares
 from paretune.data.rows import Row
-from paretune.fronts.front import layers
+from paretune.fronts.indicators import layers
 
 if TYPE_CHECKING:
     pass

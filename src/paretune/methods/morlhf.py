@@ -26,8 +26,8 @@ import numpy as np
 
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
-from paretune.generation.generate import Sampling
 from paretune.models.singular_gates import Init
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting

@@ -69,10 +69,10 @@ KINDS: dict[str, Callable[..., FunctionScorer]] = {
 }
 
 
-def build(spec: Mapping[str, Any]) -> FunctionScorer:
+def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
     """Make a scorer from a configuration: ``objective``, one of rule/model/head/implicit/function, and its options.
 
-    Example: ``build({"objective": "concise", "rule": "length", "unit": "words"})``.
+    Example: ``build_scorer({"objective": "concise", "rule": "length", "unit": "words"})``.
 
     Raises:
         ConfigError: unknown key or value (the nearest name is given), a missing one, or not exactly one kind.

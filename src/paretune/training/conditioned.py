@@ -21,7 +21,8 @@ from paretune.models.distributed import ALONE, ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.singular_gates import Init, SingularGates, initial, orthogonality
-from paretune.models.steering import Steering, target_shapes, trained
+from paretune.models.steering import Steering, trained
+from paretune.models.targets import target_shapes
 from paretune.training.loop import Group, Record, Training, batch_rows, data_order, fit, learned
 from paretune.training.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_loss
 from paretune.training.scalarise import Aggregation, aggregate

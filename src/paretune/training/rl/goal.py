@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
-from paretune.generation.generate import Sampling
 from paretune.policies.prompts import Prompting
 from paretune.scoring.scorer import Scorer
 from paretune.scoring.standardise import Standardisation

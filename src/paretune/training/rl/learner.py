@@ -14,7 +14,8 @@ from paretune.models.adapter import Adapter
 from paretune.models.gates import Gates, soup_gates
 from paretune.models.language_model import LanguageModel
 from paretune.models.singular_gates import SingularGates, initial
-from paretune.models.steering import Steering, target_shapes
+from paretune.models.steering import Steering
+from paretune.models.targets import target_shapes
 from paretune.training.conditioned import Conditioning
 from paretune.training.loop import Group, Training, attach
 
