@@ -122,12 +122,8 @@ def training(table: PairTable, arguments: argparse.Namespace, steps: int) -> Tra
     )
 
 
-def library_step(lm: LanguageModel, table: PairTable, start: Adapter, arguments: argparse.Namespace) -> Step:
-    """Train two steps from ``start`` by the library's own loop.
-
-    What the first computes is what a peer's step from there computes; the time is that from its end to the end of the second,
-    with packing, clipping and the optimiser, and without what a run does once.
-    """
+def two_steps(fit: Callable[[TrainingRun], object], lm: LanguageModel, settings: Training) -> TwoSteps:
+    """Train by ``fit`` for two steps; see :class:`TwoSteps`."""
     ends: list[float] = []
     records: list[Record] = []
 
@@ -136,22 +132,25 @@ def library_step(lm: LanguageModel, table: PairTable, start: Adapter, arguments:
         records.append(record)
 
     with tempfile.TemporaryDirectory() as folder:
-        fit_pairs(
-            lm,
-            table,
-            None,
-            BETA,
-            training(table, arguments, 2),
-            Accelerator(cpu=True),
-            Path(folder, "checkpoint"),
-            name="benchmark",
-            key="",
-            start=start,
-            log=log,
-        )
-    first = records[0]
+        checkpoint = Path(folder, "checkpoint")
+        fit(TrainingRun(lm, settings, Accelerator(cpu=True), checkpoint, "benchmark", "", log=log))
+    return TwoSteps(ends[1] - ends[0], records[0], records[1])
+
+
+def library_step(lm: LanguageModel, table: PairTable, start: Adapter, arguments: argparse.Namespace) -> Step:
+    """Train two steps from ``start`` by the library's own loop.
+
+    What the first computes is what a peer's step from there computes. The time is that of the second, with packing, clipping
+    and the optimiser, and without what a run does once.
+    """
+    ran = two_steps(
+        lambda run: fit_pairs(replace(run, start=start), table, None, PairLoss(BETA)),
+        lm,
+        training(table, arguments, 2),
+    )
+    first = ran.first
     return Step(
-        ends[1] - ends[0],
+        ran.seconds,
         first["loss"],
         first["grad_norm"],
         first["rewards/chosen"],

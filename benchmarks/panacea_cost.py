@@ -27,7 +27,8 @@ from accelerate import Accelerator
 from inputs import BETA, OBJECTIVES, pair_options, pair_table, training
 from paretune.core.files import read_json
 from paretune.models.language_model import LanguageModel, load
-from paretune.training.conditioned import Conditioning, ObjectiveData, fit_conditioned
+from paretune.training.conditioning import Conditioning
+from paretune.training.conditioned import ObjectiveData, fit_conditioned
 from paretune.training.loop import Record
 from paretune.training.preference_pairs import fit_pairs
 from paretune.training.token_tables import PairTable

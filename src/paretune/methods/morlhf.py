@@ -34,7 +34,7 @@ from paretune.policies.prompts import Prompting
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
-from paretune.training.conditioned import Conditioning, Draw
+from paretune.training.conditioning import Conditioning, Draw
 from paretune.training.lab import Lab
 from paretune.training.rl.advantages import Combine
 from paretune.training.rl.goal import Reward, RLSettings

@@ -1,4 +1,4 @@
-"""What an on-policy run trains: one adapter under a constant gate, or one whose gates follow the preference of each row."""
+"""What is trained: one adapter under a constant gate, or one whose gates follow the preference of each row."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from torch import Tensor
 
 from paretune.models.adapter import Adapter
 from paretune.models.gates import Gates, soup_gates
-from paretune.models.language_model import LanguageModel
 from paretune.models.singular_gates import SingularGates, initial
 from paretune.models.steering import Steering
 from paretune.models.targets import target_shapes
-from paretune.training.conditioned import Conditioning
-from paretune.training.loop import Group, Training, attach
+from paretune.training.conditioning import Conditioning
+from paretune.training.loop import Group, TrainingRun, attach
 
 
 class Learner(Protocol):
@@ -31,33 +30,38 @@ class Learner(Protocol):
         """Return all trainable parameters, see :class:`paretune.training.loop.Task`."""
 
     def gates(self, weights: Tensor) -> Gates:
-        """Return the gates of n rows, through which gradients flow to what they are made of."""
+        """Return the gates of n rows; gradients flow through them to the parameters they are made of."""
 
     def decoding(self, weights: Tensor) -> AbstractContextManager[Tensor]:
-        """Give gates ``[n, R]`` of n rows that are the same for all matrices, as decoding takes them."""
+        """Provide gates ``[n, R]`` of n rows that hold for all matrices, as decoding needs them."""
 
     def adapter(self, info: Mapping[str, Any]) -> Adapter:
-        """Return what was trained, as a policy serves it."""
+        """Return the trained adapter in the form that a policy serves."""
 
 
 @dataclass(frozen=True, eq=False)
 class OneAdapter:
-    """One adapter at a constant gate: of one preference, or of all where the prompt says which."""
+    """One adapter at a constant gate. It serves one preference, or all of them where the prompt states the preference."""
 
     steering: Steering
     scale: float
     weight_decay: float
 
+    @property
+    def gate(self) -> Tensor:
+        """The scale of the update, for each of its columns: ``[R]``."""
+        return torch.full((self.steering.rank,), self.scale)
+
     def groups(self) -> list[Group]:
-        """Return U and V of every adapted matrix."""
+        """Return U and V of every adapted matrix, and the embeddings of tags."""
         return [Group(dict(self.steering.named_parameters()), weight_decay=self.weight_decay)]
 
     def gates(self, weights: Tensor) -> Tensor:
-        """Return the scale of the update, for every row."""
-        return torch.full((len(weights), self.steering.rank), self.scale)
+        """Return the constant gate of every row."""
+        return self.gate.repeat(len(weights), 1)
 
     def decoding(self, weights: Tensor) -> AbstractContextManager[Tensor]:
-        """Give the same gates."""
+        """Provide the same gates."""
         return nullcontext(self.gates(weights))
 
     def adapter(self, info: Mapping[str, Any]) -> Adapter:
@@ -88,7 +92,7 @@ class ConditionedAdapter:
 
     @contextmanager
     def decoding(self, weights: Tensor) -> Iterator[Tensor]:
-        """Fold sigma and s into U until the context ends: then one gate vector a row serves all matrices."""
+        """Fold sigma and s into U until the context ends, so that one gate vector per row serves all matrices."""
         kept = self.steering.adapter()
         self.steering.set(self.singular.fold(kept))
         shared = torch.ones(len(weights), len(kept.blocks) - weights.shape[1])
@@ -103,25 +107,25 @@ class ConditionedAdapter:
         return self.singular.fold(self.steering.adapter(info=facts))
 
 
-def single(lm: LanguageModel, training: Training) -> OneAdapter:
-    """Attach a fresh LoRA."""
-    return OneAdapter(*attach(lm, training), training.weight_decay)
+def one_adapter(run: TrainingRun) -> OneAdapter:
+    """Attach a fresh LoRA, or a trainable copy of ``run.start``."""
+    return OneAdapter(*attach(run.lm, run.settings, run.start), run.settings.weight_decay)
 
 
-def following(
-    lm: LanguageModel, objectives: int, conditioning: Conditioning, training: Training
-) -> ConditionedAdapter:
-    """Attach a fresh adapter whose gates follow the preference; ``rank`` and ``alpha`` of ``training`` are not read."""
+def conditioned_adapter(run: TrainingRun, objectives: int, conditioning: Conditioning) -> ConditionedAdapter:
+    """Attach a fresh adapter whose gates follow the preference; ``rank`` and ``alpha`` of the settings are not read."""
+    lm, settings = run.lm, run.settings
     start, singular = initial(
-        target_shapes(lm.model, training.targets),
+        target_shapes(lm.model, settings.targets),
         conditioning.rank,
         objectives,
         groups=conditioning.groups,
         own_scales=conditioning.own_scales,
+        hidden=conditioning.hidden,
         init=conditioning.init,
-        seed=training.seed,
+        seed=settings.seed,
     )
     for parameter in singular.named_parameters().values():
         parameter.data = parameter.data.to(lm.device)
     steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
-    return ConditionedAdapter(steering, singular, conditioning, training.weight_decay)
+    return ConditionedAdapter(steering, singular, conditioning, settings.weight_decay)
