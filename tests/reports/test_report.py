@@ -563,7 +563,7 @@ def test_headline_and_legend_stand_inside_the_picture(result: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    run = read_json(Path(__file__).parents[2] / "docs" / "results" / result / "front.json")
+    run = read_json(Path(__file__).parents[2] / "docs" / "results" / result / "figures.json")
     figure = Figure(figsize=(10, 6.25), dpi=160)
     FigureCanvasAgg(figure)
     picture._heading(figure, run)

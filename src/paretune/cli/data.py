@@ -107,26 +107,6 @@ def data_sample(
     )
 
 
-@data.command("tokens")
-def data_tokens(
-    source: Source,
-    model: Annotated[
-        str, typer.Option(help="smollm2-135m (embedded), a hub name, a folder or a .gguf file.")
-    ] = "smollm2-135m",
-    max_tokens: Annotated[int, typer.Option(help="Longest prompt and response, as train.max_tokens.")] = 1024,
-    budget: Annotated[int, typer.Option(help="Tokens of one packed forward.")] = 1024,
-    path: PathOption = None,
-    objective: ObjectiveOption = None,
-    split: Optional[str] = None,  # noqa: UP045
-) -> None:
-    """Tokenise data once and keep the ids: lengths in tokens, and the packed forwards that read them."""
-    from paretune.models.language_model import load
-    from paretune.training.token_file import count_tokens, render, tokenised
-
-    file = tokenised(load(model), _load(source, path, objective, split))
-    show(render(count_tokens(file, max_tokens, budget)))
-
-
 @data.command("select")
 def data_select(
     source: Source,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,9 +31,6 @@ from paretune.scoring.rules import (
     rule_regex,
     rule_sentiment,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _ROWS_PER_CALL = 512  # scored and cached together: what a killed run loses at most
 

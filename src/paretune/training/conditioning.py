@@ -93,6 +93,10 @@ class Conditioning:
         if self.divisions < 1:
             raise ConfigError(f"divisions must be at least 1, got {self.divisions}")
 
+    def columns(self, objectives: int) -> int:
+        """Return the columns of the adapter that a policy serves, see :meth:`SingularGates.fold`."""
+        return (self.rank + self.groups * objectives) * (1 + self.hidden)
+
 
 def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: Sequence[int]) -> np.ndarray:
     """Return ``count`` preferences ``[count, M]``, decided by ``seed`` alone (several integers), so a resumed run redraws them."""
