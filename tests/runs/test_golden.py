@@ -1,7 +1,7 @@
 """One run of every method on the tiny model gives the figures that it gave before.
 
-The figures are in `golden.json`. Another kind of CPU rounds otherwise, so they are compared within a tolerance. A change that is meant
-to move them writes them anew: `python tests/runs/test_golden.py`, with src and tests on the path; say why in the commit.
+The figures are in `golden.json`. CPUs of another kind round otherwise, so a tolerance is allowed. A change that is meant to move them
+writes them anew: `python tests/runs/test_golden.py`, with src and tests on the path. Its commit says why.
 """
 
 from __future__ import annotations
