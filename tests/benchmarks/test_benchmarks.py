@@ -84,7 +84,7 @@ def test_it_runs_and_writes_its_figures(bench, monkeypatch: pytest.MonkeyPatch, 
         assert all(value > 0 for values in row["taken"].values() for value in values)
         ratio = row["ratio"]
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"] < math.inf
-    written = importlib.import_module("benchmarks.table").table([(name, result)])
+    written = importlib.import_module("benchmarks.table").table([(name.rpartition(".")[2], result)])
     assert f"**{result['benchmark']}**" in written and f"benchmarks/{name.replace('.', '/')}.py" in written
 
 
@@ -92,7 +92,7 @@ def test_it_runs_and_writes_its_figures(bench, monkeypatch: pytest.MonkeyPatch, 
 def test_a_profile_holds_all_the_time(bench, model: str, tmp_path: Path, options: list[str]) -> None:
     out = tmp_path / "where.json"
     given = ["--model", model, "--dtype", "float32", "--rounds", "1", "--out", str(out)]
-    importlib.import_module("where").main([*given, *options])
+    importlib.import_module("benchmarks.models.where").main([*given, *options])
     found = read_json(out)["float32"]
     assert all(seconds >= 0 for seconds in found["seconds"].values())
     assert sum(found["seconds"].values()) >= 0.5 * found.get("run", found.get("step"))

@@ -1,7 +1,7 @@
 """One run of every method on the tiny model gives the figures that it gave before.
 
-The figures are in `golden.json`. CPUs of another kind round otherwise, so a tolerance is allowed. A change that is meant to move them
-writes them anew: `python tests/runs/test_golden.py`, with src and tests on the path. Its commit says why.
+The figures are in `golden.json`. Another kind of CPU rounds otherwise, so a tolerance is allowed. A change that is meant to
+move them writes them anew: `python tests/runs/test_golden.py`, with src and tests on the path. Its commit says why.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """Run all methods in ``folder``; return the mean scores of each policy's points, and the last loss of each training."""
+    """Run all methods in ``folder``; return each policy's mean scores, and the last loss and gradient norm of each training."""
     make_dataset(30).select([]).write(folder / "data.jsonl")
     config = {
         "folder": str(folder / "run"),
@@ -71,15 +71,16 @@ def figures(folder: Path) -> dict[str, Any]:
     }
     run(parse_config(config))
     front = read_json(folder / "run" / "front.json")
-    losses = defaultdict[str, list[float]](list)
+    last = defaultdict[str, list[list[float]]](list)
     for history in (folder / "run" / "adapters").glob("*/history.json"):
         # Where two methods train under one name the second has a key behind it, which depends on the model's last bits.
-        losses[re.sub(r"-[0-9a-f]{16}$", "", history.parent.name)].append(read_json(history)[-1]["loss"])
+        record = read_json(history)[-1]
+        last[re.sub(r"-[0-9a-f]{16}$", "", history.parent.name)].append([record["loss"], record["grad_norm"]])
     return {
         "means": {
             policy["name"]: [point["mean"] for point in policy["points"]] for policy in front["policies"]
         },
-        "losses": {name: sorted(losses[name]) for name in sorted(losses)},
+        "training": {name: sorted(last[name]) for name in sorted(last)},
     }
 
 
