@@ -49,7 +49,10 @@ def bench(
     monkeypatch.setattr(side_by_side, "keep_freed_memory", lambda: True)  # it is for the whole process
 
     def of(name: str) -> tuple[ModuleType, Callable[[], dict]]:
-        module, out = importlib.import_module(f"benchmarks.{name}"), tmp_path / f"{name}.json"
+        module, out = (
+            importlib.import_module(f"benchmarks.{name}"),
+            tmp_path / f"{name.rpartition('.')[2]}.json",
+        )
         given = ["--model", model, "--rounds", "1", "--out", str(out), *CASES[name]]
 
         def run() -> dict:
@@ -81,7 +84,7 @@ def test_it_runs_and_writes_its_figures(bench, monkeypatch: pytest.MonkeyPatch, 
         assert all(value > 0 for values in row["taken"].values() for value in values)
         ratio = row["ratio"]
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"] < math.inf
-    written = importlib.import_module("benchmarks.table").table([(name, result)])
+    written = importlib.import_module("benchmarks.table").table([(name.rpartition(".")[2], result)])
     assert f"**{result['benchmark']}**" in written and f"benchmarks/{name.replace('.', '/')}.py" in written
 
 
@@ -89,13 +92,15 @@ def test_it_runs_and_writes_its_figures(bench, monkeypatch: pytest.MonkeyPatch, 
 def test_a_profile_holds_all_the_time(bench, model: str, tmp_path: Path, options: list[str]) -> None:
     out = tmp_path / "where.json"
     given = ["--model", model, "--dtype", "float32", "--rounds", "1", "--out", str(out)]
-    importlib.import_module("where").main([*given, *options])
+    importlib.import_module("benchmarks.models.where").main([*given, *options])
     found = read_json(out)["float32"]
     assert all(seconds >= 0 for seconds in found["seconds"].values())
     assert sum(found["seconds"].values()) >= 0.5 * found.get("run", found.get("step"))
 
 
-@pytest.mark.parametrize("name", ["step", "step_bf16", "modpo_step", "sweep"])
+@pytest.mark.parametrize(
+    "name", ["training.step", "training.step_bf16", "training.modpo_step", "training.sweep"]
+)
 def test_another_loss_is_found(bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     import paretune.training.preference_pairs
 
@@ -107,7 +112,9 @@ def test_another_loss_is_found(bench, monkeypatch: pytest.MonkeyPatch, name: str
         bench(name)[1]()
 
 
-@pytest.mark.parametrize(("name", "ways"), [("decode", "PEFT, mixed adapters"), ("mod", "PEFT")])
+@pytest.mark.parametrize(
+    ("name", "ways"), [("generation.decode", "PEFT, mixed adapters"), ("generation.mod", "PEFT")]
+)
 def test_other_tokens_are_found(bench, monkeypatch: pytest.MonkeyPatch, name: str, ways: str) -> None:
     module, run = bench(name)
     real = module.ways
