@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.choosing.voters import Session, Voter, regret, simulate
 from paretune.choosing.elicit import (
     SAME,
-    Ballot,
-    Posterior,
-    ballot,
     best_preference,
     expected_regret,
     finished,
@@ -21,11 +19,10 @@ from paretune.choosing.elicit import (
     random_pair,
 )
 from paretune.choosing.population import cluster, population
-from paretune.choosing.posterior import NOISE
+from paretune.choosing.posterior import NOISE, Ballot, Posterior, ballot
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from support.front_world import circle, noisy, permuted, quickstart, rescaled, surface
-from voters import Session, Voter, regret, simulate
 
 law = settings(deadline=None, max_examples=15)
 

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from paretune.choosing.dial import Dial
 from paretune.choosing.dual import dual
-from paretune.choosing.floors import Choice, Surface, choose, knee_preference, parse_floors
+from paretune.choosing.floors import Choice, choose, knee_preference, parse_floors
 from paretune.cli.choose import choose_facts, render
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.fronts.indicators import dominates
+from paretune.fronts.surface import Surface
 from paretune.fronts.triangulation import barycentric, triangulate
 from support.front_world import circle, noisy, permuted, quickstart, rescaled, surface
 

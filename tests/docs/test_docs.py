@@ -32,7 +32,7 @@ FORBIDDEN = {
     r"\b[Ww]hoever\b": "anyone who, the process that",
 }
 SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
-PATH = re.compile(r"`((?:src/paretune|tests|benchmarks|configs)/[\w./-]*)`")
+PATH = re.compile(r"(?<![\w./-])((?:src/paretune|tests|benchmarks|configs)/[\w./-]*[\w/])")
 SHORT = re.compile(
     r"`((?:core|fronts|choosing|data|reports|models|generation|scoring|policies|training|evaluation|planning|serving|methods|runs|cli)"
     r"/[\w/]+\.py)`"
@@ -62,7 +62,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_named_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    named = [ROOT / path for path in PATH.findall(text) if "NAME" not in path and "results" not in path]
+    modules = [f"{module.replace('.', '/')}.py" for module in re.findall(r"python -m (benchmarks[\w.]+)", text)]
+    named = [ROOT / path for path in PATH.findall(text) + modules if "NAME" not in path]
     short = [ROOT / "src/paretune" / path for path in SHORT.findall(text)]
     assert [str(path) for path in named + short if not path.exists()] == []
 

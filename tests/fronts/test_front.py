@@ -11,19 +11,8 @@ from hypothesis import strategies as st
 import paretune.fronts.front
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import simplex_grid
-from paretune.fronts.front import (
-    Front,
-    Interval,
-    bootstrap,
-    chord,
-    compare,
-    hypervolume,
-    inner_product,
-    mean_intervals,
-    mixture_hypervolume,
-    reference_point,
-    sparsity,
-)
+from paretune.fronts.front import Front, Interval, bootstrap, chord, compare, mean_intervals, reference_point
+from paretune.fronts.indicators import hypervolume, inner_product, mixture_hypervolume, sparsity
 
 TWO = ("helpful", "harmless")
 law = settings(deadline=None, max_examples=25)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.generation.batch import Batch
-from paretune.generation.generate import Sampling, attached
+from paretune.generation.generate import attached
 from paretune.generation.mixing import (
     DIVERGENCES,
     Mixing,
@@ -28,7 +29,7 @@ from paretune.generation.mixing import (
 )
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.models.steering import target_shapes
+from paretune.models.targets import target_shapes
 from paretune.policies.policy import CANDIDATE_STRIDE, Policy, chosen_logps
 from support.world import make_dataset
 

@@ -284,11 +284,11 @@ def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) 
     from paretune.policies.export import export_grid
     from paretune.policies.policy import chosen_logps, load_policy
     from paretune.runs.measure import measure_points
-    from paretune.scoring.scorer import build
+    from paretune.scoring.scorer import build_scorer
 
     policy, data = load_policy(run / "policies/soup", "float32"), make_dataset(5)
     scorers = [
-        build({"objective": name, "rule": "length", "unit": "words", "direction": way})
+        build_scorer({"objective": name, "rule": "length", "unit": "words", "direction": way})
         for name, way in (("short", "lower"), ("good", "higher"))
     ]
     grid = preference_grid(policy.objectives, 2)

@@ -36,7 +36,7 @@ from paretune.runs.config import METHOD_CONFIGS, RunConfig
 from paretune.runs.parse import parse_config
 from paretune.runs.run import run
 from paretune.scoring.repetition import is_collapsed
-from paretune.scoring.scorer import build, score_texts
+from paretune.scoring.scorer import build_scorer, score_texts
 from paretune.training.lab import Lab
 from support.adapters import TRAINING, adapters_equal
 from support.world import TAGS, WORDS, make_dataset, write_model
@@ -63,7 +63,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     reader = Lab(
         tagged, tmp_path_factory.mktemp("reader"), replace(lab.training, steps=60, learning_rate=5e-3)
     )
-    scorers, sampling = [build(spec) for spec in SCORERS], replace(GREEDY, temperature=1.0)
+    scorers, sampling = [build_scorer(spec) for spec in SCORERS], replace(GREEDY, temperature=1.0)
     return {
         "dpo-soup": soup(lab, *data, DPOConfig()),
         "mod": mod(lab, *data, MODConfig()),
@@ -133,7 +133,7 @@ def test_a_corner_serves_its_objective(policies: dict[str, Policy], name: str) -
         [*range(16)] * 2,
     )
     texts, cut = [r.text for r in answers], [r.truncated for r in answers]
-    scores = np.stack([score_texts(build(spec), prompts * 2, texts, cut) for spec in SCORERS])
+    scores = np.stack([score_texts(build_scorer(spec), prompts * 2, texts, cut) for spec in SCORERS])
     own = (scores / scores.std(1, keepdims=True)).reshape(2, 2, 16).mean(-1)  # [objective, corner]
     assert own[0, 0] - own[0, 1] + own[1, 1] - own[1, 0] > 0
 
@@ -283,7 +283,7 @@ def test_collapse_rule() -> None:
 
 
 def test_evaluation_shares_points_and_knows_the_base(policies: dict[str, Policy]) -> None:
-    scorers = [build(spec) for spec in SCORERS]
+    scorers = [build_scorer(spec) for spec in SCORERS]
     rows = make_dataset(5, seed=4).rows
     prompts, ids = [row.prompt for row in rows], [row.key for row in rows]
     known: dict = {}

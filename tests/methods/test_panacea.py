@@ -23,15 +23,18 @@ from paretune.models.adapter import Adapter, to_peft
 from paretune.models.gates import soup_gates
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.singular_gates import SingularGates, initial, orthogonality
-from paretune.models.steering import Steering, target_shapes
+from paretune.models.steering import Steering
+from paretune.models.targets import target_shapes
 from paretune.policies.policy import Policy
 from paretune.training import loop
-from paretune.training.conditioned import ConditionedTask, Conditioning, draw_preferences
+from paretune.training.conditioned import ConditionedTask
+from paretune.training.conditioning import Conditioning, draw_preferences
 from paretune.training.lab import Lab
+from paretune.training.learner import ConditionedAdapter
 from paretune.training.loop import Training
 from paretune.training.losses import log_ratio_gap, pair_loss
 from paretune.training.scalarise import augmented_tchebycheff, linear, smooth_tchebycheff, tchebycheff
-from support.adapters import TRAINING, adapters_equal
+from support.adapters import TRAINING, adapters_equal, training_run
 from support.world import make_dataset
 
 K, M = 4, 3
@@ -384,7 +387,8 @@ def test_modpos_loss_holds_the_other_objectives_as_margins(lm: LanguageModel, tm
         groups=1,
     )  # sigma and s are folded into the factors
     rows, weights = [range(2), range(2)], torch.tensor([[0.25, 0.75], [0.9, 0.1]])
-    task = ConditionedTask("test", lm, steering, gates, data, None, config.beta, config, TRAINING)
+    learner = ConditionedAdapter(steering, gates, config, TRAINING.weight_decay)
+    task = ConditionedTask(training_run(lm), learner, data, None, config.beta)
     with torch.no_grad(), task._losses(data, rows, weights, torch.ones(2, 2).bool()) as (losses, present, _):
         assert bool(present.all())
     steering.detach()
@@ -448,15 +452,15 @@ def test_a_corner_under_linear_scalarisation_is_dpo_on_that_objective(
 @contextmanager
 def stopped_before(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Interrupt training before optimiser step ``number`` (from 0), as Ctrl-C would."""
-    step = loop._Run.step
+    step = loop._Loop.step
 
-    def stopping(self: loop._Run, at: int, held_out: loop.Record) -> loop.Record:
+    def stopping(self: loop._Loop, at: int, held_out: loop.Record) -> loop.Record:
         if at == number:
             raise KeyboardInterrupt
         return step(self, at, held_out)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop._Run, "step", stopping)
+        patch.setattr(loop._Loop, "step", stopping)
         yield
 
 

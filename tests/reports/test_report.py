@@ -16,8 +16,10 @@ import yaml
 from paretune.core.files import read_json
 from paretune.core.preference import Preference, simplex_grid
 from paretune.reports import picture, plots, wording
+from paretune.reports.card import write_card
 from paretune.reports.findings import remarks
-from paretune.reports.report import write_card, write_picture, write_report
+from paretune.reports.picture import write_picture
+from paretune.reports.report import write_report
 
 EVIL = 'fine</script><script>alert("x")</script> <img src=x onerror=alert(1)> & more'
 TITLES = {"modpo": "MODPO", "dpo-soup": "DPO soups", "third": "Third", "fourth": "Fourth"}
@@ -561,7 +563,7 @@ def test_headline_and_legend_stand_inside_the_picture(result: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    run = read_json(Path(__file__).parents[2] / "docs" / "results" / result / "front.json")
+    run = read_json(Path(__file__).parents[2] / "docs" / "results" / result / "figures.json")
     figure = Figure(figsize=(10, 6.25), dpi=160)
     FigureCanvasAgg(figure)
     picture._heading(figure, run)

@@ -17,7 +17,7 @@ from paretune.core.preference import Preference, preference_grid
 from paretune.generation.mixing import Mixing
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.models.steering import target_shapes
+from paretune.models.targets import target_shapes
 from paretune.policies.catalogue import find_sources
 from paretune.policies.policy import Policy
 from paretune.serving.backend import serve_source

@@ -7,24 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from paretune.choosing.posterior import Ballot, Posterior, Winner, ballot
+from paretune.choosing.posterior import Posterior
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference, simplex_grid
 from paretune.fronts.surface import Surface, as_preference
-
-__all__ = [
-    "Ballot",
-    "Pair",
-    "Posterior",
-    "Winner",
-    "ballot",
-    "best_preference",
-    "expected_regret",
-    "finished",
-    "next_pair",
-    "progress",
-    "random_pair",
-]
 
 SAME = 0.02
 """Outcomes at a smaller distance, in ranges, are the same: nobody is asked about them."""

@@ -15,23 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from paretune.choosing.dial import Dial
 from paretune.core.errors import ParetuneError, suggest
 from paretune.core.preference import Preference
 from paretune.fronts.indicators import knee
 from paretune.fronts.surface import EQUAL, Expected, Surface, as_preference
-
-__all__ = [
-    "Choice",
-    "Dial",
-    "Expected",
-    "Surface",
-    "check_floors",
-    "choose",
-    "knee_preference",
-    "parse_floors",
-]
-
 
 _FLOOR = re.compile(
     r"\s*(?P<name>[^<>=≥≤\s].*?)\s*(?P<sign>>=|=>|≥|>|<=|=<|≤|<|==?)\s*(?P<number>[^\s,;&]*)\s*(?P<rest>.*)",

@@ -80,8 +80,8 @@ def data_sample(
     from dataclasses import replace
 
     from paretune.core.errors import ConfigError
+    from paretune.core.sampling import Sampling
     from paretune.generation.endpoint import Endpoint
-    from paretune.generation.generate import Sampling
     from paretune.generation.sample import sample_dataset, sample_remotely
     from paretune.models.language_model import load
 
@@ -105,26 +105,6 @@ def data_sample(
         f"{target}: {len(sampled.rows)} prompts, {len(answers)} responses, {sum(answers) / max(1, len(answers)):.1%} cut"
         + counted
     )
-
-
-@data.command("tokens")
-def data_tokens(
-    source: Source,
-    model: Annotated[
-        str, typer.Option(help="smollm2-135m (embedded), a hub name, a folder or a .gguf file.")
-    ] = "smollm2-135m",
-    max_tokens: Annotated[int, typer.Option(help="Longest prompt and response, as train.max_tokens.")] = 1024,
-    budget: Annotated[int, typer.Option(help="Tokens of one packed forward.")] = 1024,
-    path: PathOption = None,
-    objective: ObjectiveOption = None,
-    split: Optional[str] = None,  # noqa: UP045
-) -> None:
-    """Tokenise data once and keep the ids: lengths in tokens, and the packed forwards that read them."""
-    from paretune.models.language_model import load
-    from paretune.training.token_file import count_tokens, render, tokenised
-
-    file = tokenised(load(model), _load(source, path, objective, split))
-    show(render(count_tokens(file, max_tokens, budget)))
 
 
 @data.command("select")
@@ -169,7 +149,7 @@ def score_fit(
 
 def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
     """Load data as `paretune.data.load` does; a .yaml file is a column map."""
-    from paretune.data.load import load
+    from paretune.data.load import load_data
 
     if source.endswith((".yaml", ".yml")):
         import yaml
@@ -180,5 +160,5 @@ def _load(source: str, path: Path | None, objective: str | None, split: str | No
             spec = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise DataError(f"{source}: cannot read the column map ({error})") from error
-        return load(spec, split)
-    return load(source, split, path=path, objective=objective)
+        return load_data(spec, split)
+    return load_data(source, split, path=path, objective=objective)

@@ -37,7 +37,7 @@ class Source:
 
     ``rows(records, part)`` turns ``(where, record)`` into rows; ``part`` is the folder and name of the file,
     or the folder on the hub. ``objectives`` gives the direction of the released numbers; ``lower`` ones are
-    negated by `load`. ``hub`` is the name on the hub ("": only local files), read once for each of ``parts``
+    negated by `load_data`. ``hub`` is the name on the hub ("": only local files), read once for each of ``parts``
     (its ``data_dir``); ``splits`` translates split names; local files whose path matches ``skip`` have
     another form and are passed over.
     """

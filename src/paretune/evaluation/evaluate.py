@@ -11,9 +11,10 @@ import numpy as np
 
 from paretune.core.errors import DataError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
 from paretune.fronts.front import Front
-from paretune.generation.generate import Response, Sampling, response_logps
+from paretune.generation.generate import Response, response_logps
 from paretune.models.distributed import ProcessGroup
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup

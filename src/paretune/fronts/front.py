@@ -17,43 +17,13 @@ import numpy as np
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import TOLERANCE
 from paretune.fronts.indicators import (
-    additive_epsilon,
     controllability,
-    dominates,
     hypervolume,
-    igd_plus,
     inner_product,
-    knee,
-    layers,
-    mixture_hypervolume,
     non_dominated,
     spacing,
     sparsity,
 )
-
-__all__ = [
-    "Comparison",
-    "Figure",
-    "Front",
-    "Interval",
-    "additive_epsilon",
-    "bootstrap",
-    "chord",
-    "compare",
-    "controllability",
-    "dominates",
-    "hypervolume",
-    "igd_plus",
-    "inner_product",
-    "knee",
-    "layers",
-    "mean_intervals",
-    "mixture_hypervolume",
-    "non_dominated",
-    "reference_point",
-    "spacing",
-    "sparsity",
-]
 
 Figure = Callable[[np.ndarray], float]
 

@@ -12,7 +12,6 @@ from string import Template
 from typing import Any
 
 from paretune.core.files import write_text
-from paretune.reports.card import write_card
 from paretune.reports.findings import (
     READING,
     comparisons,
@@ -26,7 +25,6 @@ from paretune.reports.findings import (
     training_data,
 )
 from paretune.reports.page import badge, plain_badge, section, table
-from paretune.reports.picture import write_picture
 from paretune.reports.plots import parallel, scatter
 from paretune.reports.response_plots import along, ternary
 from paretune.reports.wording import (
@@ -41,8 +39,6 @@ from paretune.reports.wording import (
     summary,
     title,
 )
-
-__all__ = ["write_card", "write_picture", "write_report"]
 
 
 def write_report(run: Run, folder: str | Path) -> Path:

@@ -27,7 +27,9 @@ from paretune.fronts.front import reference_point
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
 from paretune.policies.policy import Policy
-from paretune.reports import report
+from paretune.reports.card import write_card
+from paretune.reports.picture import write_picture
+from paretune.reports.report import write_report
 from paretune.runs.config import RunConfig
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import Scorer
@@ -63,9 +65,9 @@ def write_front(
 
 def _write(facts: dict[str, Any], folder: Path) -> Path:
     write_json(folder / "front.json", facts)
-    report.write_picture(facts, folder / "front.png")
-    report.write_card(facts, folder / "README.md")
-    return report.write_report(facts, folder)
+    write_picture(facts, folder / "front.png")
+    write_card(facts, folder / "README.md")
+    return write_report(facts, folder)
 
 
 def measure(

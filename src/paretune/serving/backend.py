@@ -12,7 +12,7 @@ from paretune.core.preference import Preference, nearest
 from paretune.data.rows import Prompt
 
 if TYPE_CHECKING:
-    from paretune.choosing.floors import Surface
+    from paretune.fronts.surface import Surface
     from paretune.policies.catalogue import Source
 
 

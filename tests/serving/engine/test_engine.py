@@ -26,7 +26,7 @@ from paretune.models.adapter import Adapter
 from paretune.models.kv_cache import ROOM, growing_cache, rows_join, rows_leave
 from paretune.models.language_model import EMBEDDED, LanguageModel, embedded_gguf, load
 from paretune.models.singular_gates import initial
-from paretune.models.steering import target_shapes
+from paretune.models.targets import target_shapes
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting
 from paretune.serving.engine.engine import (

@@ -190,7 +190,7 @@ async def submit(service: Service, ask: Ask, on_event: Callable[[Piece | End], N
 
 def audit_record(generation: Generation, request: Request) -> Any:
     """Return the record of the preference used for one request."""
-    from paretune.serving.store.store import AuditRecord
+    from paretune.serving.store.entries import AuditRecord
 
     resolved = generation.resolved
     return AuditRecord(

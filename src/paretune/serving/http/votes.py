@@ -14,7 +14,8 @@ from paretune.serving.bodies import ApiError, Body, ChatMessage, Name, Policy, T
 from paretune.serving.http.profiles import PresetRequest, ProfileRequest
 from paretune.serving.http.studio import outlook_of
 from paretune.serving.service import Service
-from paretune.serving.store.store import Store, Vote, VotedAnswer
+from paretune.serving.store.entries import Vote, VotedAnswer
+from paretune.serving.store.store import Store
 from paretune.serving.store.tastes import Tastes, learned, question
 
 
