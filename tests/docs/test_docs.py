@@ -62,7 +62,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_named_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    modules = [f"{module.replace('.', '/')}.py" for module in re.findall(r"python -m (benchmarks[\w.]+)", text)]
+    modules = [
+        f"{module.replace('.', '/')}.py" for module in re.findall(r"python -m (benchmarks[\w.]+)", text)
+    ]
     named = [ROOT / path for path in PATH.findall(text) + modules if "NAME" not in path]
     short = [ROOT / "src/paretune" / path for path in SHORT.findall(text)]
     assert [str(path) for path in named + short if not path.exists()] == []
