@@ -45,6 +45,7 @@ lint: install
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/lint-imports
+	$(BIN)/vulture
 	$(BIN)/mypy
 
 # Each compares two ways side by side and fails when they do not compute the same; about an hour. BENCH_ARGS="--rounds 1" is quicker.

@@ -49,7 +49,10 @@ def bench(
     monkeypatch.setattr(side_by_side, "keep_freed_memory", lambda: True)  # it is for the whole process
 
     def of(name: str) -> tuple[ModuleType, Callable[[], dict]]:
-        module, out = importlib.import_module(f"benchmarks.{name}"), tmp_path / f"{name}.json"
+        module, out = (
+            importlib.import_module(f"benchmarks.{name}"),
+            tmp_path / f"{name.rpartition('.')[2]}.json",
+        )
         given = ["--model", model, "--rounds", "1", "--out", str(out), *CASES[name]]
 
         def run() -> dict:
@@ -95,7 +98,9 @@ def test_a_profile_holds_all_the_time(bench, model: str, tmp_path: Path, options
     assert sum(found["seconds"].values()) >= 0.5 * found.get("run", found.get("step"))
 
 
-@pytest.mark.parametrize("name", ["step", "step_bf16", "modpo_step", "sweep"])
+@pytest.mark.parametrize(
+    "name", ["training.step", "training.step_bf16", "training.modpo_step", "training.sweep"]
+)
 def test_another_loss_is_found(bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     import paretune.training.preference_pairs
 
@@ -107,7 +112,9 @@ def test_another_loss_is_found(bench, monkeypatch: pytest.MonkeyPatch, name: str
         bench(name)[1]()
 
 
-@pytest.mark.parametrize(("name", "ways"), [("decode", "PEFT, mixed adapters"), ("mod", "PEFT")])
+@pytest.mark.parametrize(
+    ("name", "ways"), [("generation.decode", "PEFT, mixed adapters"), ("generation.mod", "PEFT")]
+)
 def test_other_tokens_are_found(bench, monkeypatch: pytest.MonkeyPatch, name: str, ways: str) -> None:
     module, run = bench(name)
     real = module.ways

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from paretune.core.errors import DataError
+from paretune.data.columns import parse_dialogue
 from paretune.data.dataset import ScoredDataset
 from paretune.data.formats import extract_prompt
-from paretune.data.known import KNOWN, parse_dialogue
+from paretune.data.known import KNOWN
 from paretune.data.load import DataWarning, load_data
 from paretune.data.rows import Message
 

@@ -36,9 +36,10 @@ from pathlib import Path
 from typing import Any
 
 from paretune.core.errors import DataError, suggest
+from paretune.data.columns import Records
 from paretune.data.dataset import ScoredDataset, concatenate
 from paretune.data.formats import read_form, read_mapped
-from paretune.data.known import KNOWN, Dropped, Records
+from paretune.data.known import KNOWN, Dropped
 from paretune.data.readers import READERS, read_records, suffix_of
 from paretune.data.row_store import changed, gather
 from paretune.data.rows import Row
