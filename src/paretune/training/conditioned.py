@@ -51,7 +51,7 @@ class Conditioning:
             An Adam step moves a number by about its rate, and sigma and s have to come from 0 to the order of 1.
         draw: where preferences come from: ``uniform`` on the simplex, ``dirichlet`` of ``alpha``, a ``grid`` of
             ``divisions``, or ``corners``: one-hot with probability ``corner_share``, else uniform.
-        per: a preference for each ``batch`` (the paper's) or for each ``row`` of it.
+        per: a preference for each ``batch`` (the paper's) or for each ``row`` of it; ``row`` needs the linear aggregation.
         alpha, divisions, corner_share: see ``draw``.
         aggregation: from M losses to one, see :mod:`paretune.training.scalarise`.
         ideal: lower bound of every loss, for the Tchebycheff forms; None is 0, which holds for DPO and SFT.
@@ -101,6 +101,11 @@ class Conditioning:
             raise ConfigError(
                 f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
                 "advantages within 3 deviations, -3 (1 + clip))"
+            )
+        if self.per == "row" and self.aggregation != "linear":
+            raise ConfigError(
+                f"aggregation {self.aggregation} with per: row: it takes the maximum over the mean loss of each objective, and a "
+                "preference of one row has no mean (the mean of row maxima is another objective); use per: batch"
             )
         if self.loss == "modpo" and self.aggregation != "linear":
             raise ConfigError(
@@ -405,8 +410,9 @@ class ConditionedTask:
     def validate(self) -> Record | None:
         """Return held-out losses at fixed preferences, one a row from a shuffled grid of 5 points a side.
 
-        ``validation_loss`` is the sum over objectives of the mean of w_i L_i, on the scale of the linear training loss;
-        ``validation_loss/NAME`` the mean of L_i weighted by w_i. An objective that has no weight on any row has none.
+        ``validation_loss`` is on the scale of the training loss and under the same aggregation: for linear scalarisation the
+        sum over objectives of the mean of w_i L_i, else the mean over preferences of the aggregated mean losses.
+        ``validation_loss/NAME`` is the mean of L_i weighted by w_i. An objective that has no weight on any row has none.
         """
         if self.validation is None:
             return None
@@ -414,18 +420,27 @@ class ConditionedTask:
         grid = torch.tensor(simplex_grid(len(objectives), 4), dtype=torch.float32)
         grid = grid[torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))].to(self.lm.device)
         sums, weight, count = torch.zeros(3, len(objectives), device=self.lm.device)
+        by_preference = torch.zeros(2, len(grid), len(objectives), device=self.lm.device)
         size = self.settings.batch_pairs
         for start in self.share.team.part(range(0, max(map(len, self.validation.tables)), size)):
             rows = [range(start, min(start + size, len(table))) for table in self.validation.tables]
             width = max(map(len, rows))
-            weights = grid[torch.arange(start, start + width, device=grid.device) % len(grid)]
+            index = torch.arange(start, start + width, device=grid.device) % len(grid)
+            weights = grid[index]
             everywhere = torch.ones_like(weights).bool()
             with self._losses(self.validation, rows, weights, everywhere) as (losses, present, _):
                 sums += (weights * losses * present).sum(0)
                 weight += (weights * present).sum(0)
                 count += present.sum(0)
+                by_preference.index_add_(1, index, torch.stack([losses * present, present.float()]))
         sums, weight, count = self.share.reduce_sums(torch.stack([sums, weight, count]))
-        record = {"validation_loss": float((sums / count.clamp(min=1)).sum())}
+        if self.conditioning.aggregation == "linear":
+            record = {"validation_loss": float((sums / count.clamp(min=1)).sum())}
+        else:
+            totals, counts = self.share.reduce_sums(by_preference)
+            seen = (counts > 0).any(1)
+            means = (totals / counts.clamp(min=1))[seen]
+            record = {"validation_loss": float(self._aggregate(means, (grid * (counts > 0))[seen]).mean())}
         for i, objective in enumerate(objectives):
             if weight[i] > 0:
                 record[f"validation_loss/{objective}"] = float(sums[i] / weight[i])
