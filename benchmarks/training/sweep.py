@@ -52,8 +52,8 @@ CONFIG = MODPOConfig(beta=BETA)
 PARTS = {
     "training steps": ("loop.py", "step"),
     "frozen passes: reference, margins": ("lab.py", "_score"),
-    "validation": ("fit.py", "validate"),
-    "loading the model": ("lm.py", "load"),
+    "validation": ("preference_pairs.py", "validate"),
+    "loading the model": ("language_model.py", "load"),
     "saving adapters": ("adapter.py", "save"),
 }
 """Part of a sweep -> the function of the library whose time it is, with all that it calls."""
@@ -116,7 +116,7 @@ def parts(work: Work) -> dict[str, float]:
     taken = {
         (Path(file).name, name): row[3]
         for (file, _, name), row in stats.stats.items()  # type: ignore[attr-defined]
-        if Path(file).parent.name == "paretune"
+        if "paretune" in Path(file).parts
     }
     found = {part: taken[function] for part, function in PARTS.items()}
     return found | {"all else": stats.total_tt - sum(found.values())}  # type: ignore[attr-defined]

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from paretune.fronts.surface import Surface
     from paretune.methods import METHODS
     from paretune.methods.base import Method
-    from paretune.policies.policy import Policy, load_policy
+    from paretune.policies.policy import Policy
+    from paretune.policies.saving import load_policy
     from paretune.runs.config import RunConfig
     from paretune.runs.parse import load_config
     from paretune.runs.run import run
@@ -87,7 +88,7 @@ _HOMES = {
     "choose": "choosing.floors",
     "load_config": "runs.parse",
     "load_data": "data.load",
-    "load_policy": "policies.policy",
+    "load_policy": "policies.saving",
     "run": "runs.run",
 }
 

@@ -19,6 +19,7 @@ from paretune.data.rows import Message, Row
 from paretune.fronts.indicators import dominates
 from paretune.fronts.surface import Surface
 from paretune.fronts.triangulation import barycentric, triangulate
+from support import records
 from support.front_world import circle, noisy, permuted, quickstart, rescaled, surface
 
 law = settings(deadline=None, max_examples=25)
@@ -691,23 +692,19 @@ def run(tmp_path):
 
     def points(front):
         return [
-            {
-                "preference": front.preference(n).as_dict(),
-                "used": front.preference(n).as_dict(),
-                "mean": front.means[n].tolist(),
-                "low": [None, front.low[n, 1]],
-                "high": [None, front.high[n, 1]],
-            }
+            records.point(
+                front.preference(n).as_dict(),
+                front.means[n].tolist(),
+                [None, front.low[n, 1]],
+                [None, front.high[n, 1]],
+            )
             for n in range(len(front.preferences))
         ]
 
-    facts = {
-        "objectives": ["concise", "warm"],
-        "policies": [
-            {"name": "soup", "points": points(soup), "enters": "weights, any preference"},
-            {"name": "modpo", "points": points(anchors), "enters": "weights, nearest anchor"},
-        ],
-    }
+    facts = records.record(
+        ["concise", "warm"],
+        [records.policy("soup", points(soup)), records.policy("modpo", points(anchors), anchored=True)],
+    )
     (tmp_path / "front.json").write_text(json.dumps(facts))
     scores = samples(P=5, K=4)
     rows = tuple(
@@ -744,12 +741,9 @@ def test_the_command_answers_floors_knee_and_dial(run):
     assert first["preference"] == {"concise": 1.0, "warm": 0.0}
 
 
-def test_the_command_finds_out_who_has_anchors(run):
+def test_the_command_finds_out_which_policies_have_anchors(run):
     assert not Surface.read(run / "front.json", "soup").anchored
     assert Surface.read(run / "front.json", "modpo").anchored
-    (run / "policies" / "soup").mkdir(parents=True)
-    (run / "policies" / "soup" / "policy.json").write_text('{"mix": "anchors"}')
-    assert Surface.read(run / "front.json", "soup").anchored
 
 
 def test_a_run_without_scored_samples_has_no_dual(run):
@@ -764,13 +758,17 @@ def test_a_run_without_scored_samples_has_no_dual(run):
         ("nothing", "cannot read"),
         ("[]", "not the front.json of a run"),
         ('{"policies": []}', "not the front.json of a run"),
-        ('{"policies": [], "objectives": ["a"]}', "no policy was measured"),
-        ('{"policies": [{"name": "soup"}], "objectives": ["a"]}', "has no readable points"),
-        ('{"policies": [{"name": "soup", "points": []}], "objectives": ["a"]}', "at least one row"),
+        (json.dumps(records.record(["a"], [])), "no policy was measured"),
         (
-            '{"policies": [{"name": "soup", "points": [{"preference": {"a": 1}, "mean": ["x"], "low": [1], "high": [1]}]}], '
-            '"objectives": ["a"]}',
-            "no readable points",
+            json.dumps(records.record(["a"], [{"name": "soup", "anchored": False}])),
+            r"policies\.0\.points: Field required",
+        ),
+        (json.dumps(records.record(["a"], [records.policy("soup", [])])), "at least one row"),
+        (
+            json.dumps(
+                records.record(["a"], [records.policy("soup", [records.point({"a": 1}, ["x"], [1], [1])])])
+            ),
+            r"policies\.0\.points\.0\.mean\.0: Input should be a valid number",
         ),
         ("{", "not valid JSON"),
     ],

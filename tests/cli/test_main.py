@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from paretune.cli.main import main as cli
+from paretune.cli import main as cli
 from paretune.core.errors import ParetuneError
 from paretune.data.known import KNOWN
 from support.command import call, config_file

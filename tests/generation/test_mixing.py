@@ -29,8 +29,10 @@ from paretune.generation.mixing import (
 )
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.models.targets import target_shapes
-from paretune.policies.policy import CANDIDATE_STRIDE, Policy, chosen_logps
+from paretune.models.steering import target_shapes
+from paretune.policies.mixed import candidate_seed
+from paretune.policies.one_pass import chosen_logps
+from paretune.policies.policy import Policy
 from support.world import make_dataset
 
 OBJECTIVES = ("short", "good")
@@ -329,7 +331,7 @@ def test_candidates_are_resampled(lm: LanguageModel, adapters: list[Adapter]) ->
     assert first == second
     for row, (prompt, seed) in enumerate(zip(prompts, (5, 6, 7, 8), strict=True)):
         candidates = plain.generate(
-            [prompt] * 8, w[:1] * 8, sampling, [seed + CANDIDATE_STRIDE * place for place in range(8)]
+            [prompt] * 8, w[:1] * 8, sampling, [candidate_seed(seed, number) for number in range(8)]
         )
         uniform = torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         weights = torch.tensor([[sum(r.normalisers) for r in candidates]])
@@ -340,7 +342,7 @@ def test_candidates_are_resampled(lm: LanguageModel, adapters: list[Adapter]) ->
 def test_a_mixing_policy_is_saved(lm: LanguageModel, adapters: list[Adapter], tmp_path: Path) -> None:
     Policy.mod("mod", lm, OBJECTIVES, adapters[:2], Mixing(candidates=3)).save(tmp_path / "p")
     loaded = Policy.load(tmp_path / "p", lm)
-    assert loaded.mixing == Mixing(candidates=3) and loaded.mix == "mod"
+    assert loaded.mixing == Mixing(candidates=3) and loaded.kind == "mod"
 
 
 def test_policies_that_cannot_be_mixed_are_refused(lm: LanguageModel, adapters: list[Adapter]) -> None:

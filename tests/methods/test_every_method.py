@@ -16,7 +16,7 @@ from paretune.core.errors import ModelError, PreferenceError, TrainingError
 from paretune.core.preference import Preference, preference_grid, simplex_grid
 from paretune.core.sampling import Sampling
 from paretune.data.pairs import labelled_pairs, pairs
-from paretune.evaluation.evaluate import Evaluation, Point, evaluate
+from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, evaluate
 from paretune.evaluation.judge import judge
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
@@ -288,31 +288,14 @@ def test_evaluation_shares_points_and_knows_the_base(policies: dict[str, Policy]
     prompts, ids = [row.prompt for row in rows], [row.key for row in rows]
     known: dict = {}
     sampling = replace(GREEDY, temperature=1.0)
-    soup_result = evaluate(
-        policies["dpo-soup"],
-        preference_grid(OBJECTIVES, 2),
-        prompts,
-        ids,
-        scorers,
-        sampling,
-        2,
-        0,
-        None,
-        known,
-    )
+    twice = HeldOut(prompts, ids, scorers, sampling, samples=2)
+    grid = preference_grid(OBJECTIVES, 2)
+    soup_result = evaluate(policies["dpo-soup"], grid, twice, known)
     assert len(known) == 3 and soup_result.front.scores.shape == (3, 5, 2)
-    evaluate(
-        policies["modpo"], preference_grid(OBJECTIVES, 2), prompts, ids, scorers, sampling, 2, 0, None, known
-    )
+    evaluate(policies["modpo"], grid, twice, known)
     assert len(known) == 4, "both corners were judged already"
-    base = evaluate(
-        Policy.base(policies["modpo"].lm, OBJECTIVES),
-        [Preference.uniform(OBJECTIVES)],
-        prompts,
-        ids,
-        scorers,
-        sampling,
-    )
+    once = HeldOut(prompts, ids, scorers, sampling)
+    base = evaluate(Policy.base(policies["modpo"].lm, OBJECTIVES), [Preference.uniform(OBJECTIVES)], once)
     assert (base.points[0].logps == base.points[0].base_logps).all()
 
 
@@ -321,7 +304,7 @@ def measured(name: str, weights: list[list[float]], scores: np.ndarray) -> Evalu
     nothing = np.zeros((scores.shape[1], 1))
     asked = [Preference(OBJECTIVES, tuple(w)) for w in weights]
     points = [
-        Point(
+        Judged(
             rows[:, None],
             nothing,
             nothing,
@@ -337,10 +320,10 @@ def measured(name: str, weights: list[list[float]], scores: np.ndarray) -> Evalu
     return Evaluation(name, OBJECTIVES, asked, asked, tuple(map(str, range(scores.shape[1]))), points)
 
 
-def test_a_policy_on_the_coin_toss_is_neither_above_nor_below_it() -> None:
-    """Whatever number of preferences it is measured at: more points of one line have more hypervolume."""
+def test_a_policy_on_the_mixture_of_corners_is_neither_above_nor_below_it() -> None:
+    """At any number of preferences, although more points of one line have more hypervolume."""
     corners = np.random.default_rng(0).normal(size=(2, 40, 2)) + np.array([[[1, 4]], [[4, 1]]])
-    ends = measured("endpoints", [[0, 1], [1, 0]], corners)
+    ends = measured("corners", [[0, 1], [1, 0]], corners)
     base = measured("base", [[0.5, 0.5]], corners.mean(0, keepdims=True) - 1)
     policies = {}
     for name, N in (("coarse", 3), ("fine", 9)):
@@ -349,13 +332,12 @@ def test_a_policy_on_the_coin_toss_is_neither_above_nor_below_it() -> None:
     found = judge(policies, base, ends, np.zeros(2))
     verdicts = {(c.first, c.second): c for c in found.comparisons}
     for name in policies:
-        against = verdicts[name, "endpoints, coin toss"]
+        against = verdicts[name, "mixture of corners"]
         assert against.difference.value == pytest.approx(0, abs=1e-9)
         assert against.verdict == "no difference shown"
         assert verdicts[name, "base"].verdict == f"{name} above"
-    facts = found.to_dict([])
-    fine = facts["policies"][1]["figures"]["hypervolume"]["value"]
-    assert facts["chord"]["hypervolume"]["value"] == pytest.approx(fine), "shown at the most preferences"
+    fine = found.recorded_policy("fine", False).figures["hypervolume"].value
+    assert found.recorded_mixture().hypervolume.value == pytest.approx(fine), "shown at the most preferences"
 
 
 def tiny_run(lm: LanguageModel, folder: Path, settings: dict[str, Any]) -> RunConfig:
@@ -431,14 +413,14 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
 
     assert found["panacea"]["steerability"] and "steerability" not in found["dpo-soup"]
     assert {"collapse_rate", "cut_rate", "kl", "base_logp"} <= set(found["dpo-soup"]["points"][0])
-    assert facts["reference_point"] and facts["chord"]["hypervolume"]["low"] is not None
+    assert facts["reference_point"] and facts["mixture"]["hypervolume"]["low"] is not None
     assert not any(
         stage["reused"] for stage in facts["stages"] if stage["name"] == "adapters/modpo-short=0.5,good=0.5"
     )
     run(config)
     again = json.loads((tmp_path / "run/front.json").read_text())
     assert all(stage["reused"] for stage in again["stages"])
-    for key in ("policies", "comparisons", "chord"):
+    for key in ("policies", "comparisons", "mixture"):
         first, second = (
             [{k: v for k, v in x.items() if k != "cost"} for x in f[key]] if key == "policies" else f[key]
             for f in (facts, again)
@@ -493,7 +475,7 @@ def test_a_run_stopped_while_judging_keeps_what_was_judged(
     def points() -> int:
         return len(list((tmp_path / "run/fronts").glob("*.json")))
 
-    def stopping(*args: Any, known: dict[str, Point], **rest: Any) -> Evaluation:
+    def stopping(*args: Any, known: dict[str, Judged], **rest: Any) -> Evaluation:
         if points() == 4 and not judged:
             raise KeyboardInterrupt
         before = len(known)

@@ -106,7 +106,7 @@ def test_both_stages_and_a_second_run(
     data, validation = make_dataset(), make_dataset(4, seed=9)
     lab = Lab(lm, tmp_path, TRAINING)
     policy = paretohqd(lab, data, validation, GRID, SCORERS, SAMPLING, CONFIG)
-    assert (policy.name, policy.mix, policy.anchor_preferences) == ("paretohqd", "anchors", tuple(GRID))
+    assert (policy.name, policy.kind, policy.anchor_preferences) == ("paretohqd", "anchors", tuple(GRID))
     assert list(fits.calls) == [f"paretohqd-{w}-stage-{n}" for n in (1, 2) for w in GRID]
 
     # Stage 1: a fresh adapter on the k nearest of the data.

@@ -135,7 +135,7 @@ def test_a_second_call_finds_every_stage_and_serves_the_map_of_today(
 
 def test_the_policy_is_saved_and_answers(run: tuple[Lab, Spy, Policy], tmp_path: Path) -> None:
     lab, _, policy = run
-    assert policy.mix == "prompt"
+    assert policy.kind == "prompt"
     policy.save(tmp_path / "policy")
     loaded = Policy.load(tmp_path / "policy", lab.lm)
     prompts = [row.prompt for row in make_dataset(2, seed=5).rows]

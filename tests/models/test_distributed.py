@@ -21,7 +21,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.cli.main import main as cli
+from paretune.cli import main as cli
 from paretune.core.errors import ConfigError, ParetuneError, TrainingError
 from paretune.core.launch import one_voice
 from paretune.methods.panacea import PanaceaConfig, panacea

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paretune.cli.main import main as cli
+from paretune.cli import main as cli
 
 
 def call(

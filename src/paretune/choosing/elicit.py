@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -106,16 +105,6 @@ def finished(posterior: Posterior, surface: Surface) -> bool:
     if not posterior.ballots:
         return not len(_different(_candidates(posterior, surface)[1]))
     return posterior.done or expected_regret(posterior, surface) <= CHEAP
-
-
-def progress(posterior: Posterior, surface: Surface) -> dict[str, Any]:
-    """Return what a person is shown after each vote, as JSON values: tastes, spread, the preference it comes to, done or not."""
-    return {
-        **posterior.to_dict(),
-        "done": finished(posterior, surface),
-        "preference": best_preference(posterior, surface).as_dict(),
-        "expected_regret": expected_regret(posterior, surface),
-    }
 
 
 def _columns(posterior: Posterior, surface: Surface) -> np.ndarray:

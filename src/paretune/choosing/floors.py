@@ -1,4 +1,4 @@
-"""Choosing a preference on a measured front: floors on scores, the knee, and a dial whose equal steps are equal steps of outcome.
+"""Choosing a preference on a measured front: floors on scores, and the knee.
 
 All distances and margins are in units of `Surface.scale`, the range of each objective over the front, so that no answer depends
 on an objective's unit, nor on the order in which objectives are listed.

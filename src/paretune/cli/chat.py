@@ -185,7 +185,7 @@ def talk(
     import typer
 
     from paretune.core.sampling import Sampling
-    from paretune.policies.policy import load_policy
+    from paretune.policies.saving import load_policy
     from paretune.serving.engine.engine import End, Engine, Job
 
     source = find_sources(run, [policy] if policy else ())[0]

@@ -1,4 +1,4 @@
-"""Preferences: named weights over objectives that are never rescaled unasked; grids and draws of them."""
+"""Preferences: named weights over objectives, never rescaled unasked; grids and draws."""
 
 from __future__ import annotations
 

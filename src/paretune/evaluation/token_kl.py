@@ -9,7 +9,7 @@ import numpy as np
 from paretune.core.preference import Preference
 from paretune.core.progress import progress
 from paretune.data.rows import Prompt
-from paretune.evaluation.evaluate import Point
+from paretune.evaluation.evaluate import Judged
 from paretune.policies.policy import Policy
 
 AUDITED = 16
@@ -48,7 +48,7 @@ def audit(
     first: Policy,
     second: Policy,
     preferences: Sequence[Preference],
-    points: Sequence[Point],
+    points: Sequence[Judged],
     prompts: Sequence[Prompt],
 ) -> list[np.ndarray]:
     """Return :func:`token_kl` at each preference on the first answers of ``first`` there; 0 where both are one model.

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from paretune.core.errors import ParetuneError, suggest
-from paretune.core.files import read_json
 from paretune.core.preference import Preference, simplex_grid
+from paretune.fronts.record import FrontRecord
 from paretune.fronts.triangulation import FLAT, barycentric, triangulate
 
-ANCHORED = "nearest anchor"
-"""How ``front.json`` describes where the preference enters a policy that answers with measured preferences only."""
-
+EQUAL = 1e-9
+"""Margins closer than this, in ranges, are the same: rounding."""
 _DIVISIONS = {1: 1, 2: 20, 3: 10, 4: 5, 5: 4}
 
 
@@ -106,45 +105,39 @@ class Surface:
             object.__setattr__(self, field, kept)
 
     @classmethod
-    def read(cls, front_json: Path, policy: str | None = None) -> Surface:
+    def read(cls, path: str | Path, policy: str | None = None) -> Surface:
         """Read a policy's front from the ``front.json`` of a run; ``policy`` may be left out where there is one only.
 
         Raises:
-            ParetuneError: no such file or policy, or a file of another kind.
+            ParetuneError: The file is missing or no record, or it has no such policy.
         """
-        path = Path(front_json)
-        facts = read_json(path)
-        try:
-            named = {str(entry["name"]): entry for entry in facts["policies"]}
-            objectives = tuple(facts["objectives"])
-        except (KeyError, TypeError) as error:
-            raise ParetuneError(
-                f"{path}: not the front.json of a run (no policies or objectives in it)"
-            ) from error
-        if not named:
+        record = FrontRecord.read(path)
+        names = [measured.name for measured in record.policies]
+        if not names:
             raise ParetuneError(f"{path}: no policy was measured; run paretune run to the end")
-        if policy is None and len(named) > 1:
-            raise ParetuneError(f"{path}: holds the policies {', '.join(named)}; choose one with --policy")
-        chosen = next(iter(named)) if policy is None else policy
-        if chosen not in named:
-            raise ParetuneError(f"{path}: no policy {chosen!r}; {suggest(chosen, named)}")
-        entry = named[chosen]
-        stored = path.parent / "policies" / chosen / "policy.json"
-        if stored.is_file():
-            anchored = read_json(stored).get("mix") == "anchors"
-        else:
-            anchored = ANCHORED in str(entry.get("enters", ""))
+        if policy is None and len(names) > 1:
+            raise ParetuneError(f"{path}: holds the policies {', '.join(names)}; choose one with --policy")
         try:
-            points = [point for point in entry["points"] if min(point["preference"].values()) >= 0]
-            asked = "used" if anchored else "preference"
-            weights = [[float(point[asked].get(name, 0.0)) for name in objectives] for point in points]
-            tables = [[_numbers(point[field]) for point in points] for field in ("mean", "low", "high")]
-            mean, low, high = map(_table, tables)
-            return cls(chosen, objectives, _table(weights), mean, low, high, anchored)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, ParetuneError):
-                raise type(error)(f"{path}: {error}") from error
-            raise ParetuneError(f"{path}: policy {chosen!r} has no readable points ({error!r})") from error
+            return cls.of(record, names[0] if policy is None else policy)
+        except ParetuneError as error:
+            raise type(error)(f"{path}: {error}") from error
+
+    @classmethod
+    def of(cls, record: FrontRecord, policy: str) -> Surface:
+        """Return the surface of one policy of a record; what was measured off the simplex is left out.
+
+        Raises:
+            ParetuneError: There is no such policy, or it was measured nowhere.
+        """
+        measured = record.policy(policy)
+        points = [point for point in measured.points if min(point.preference.values()) >= 0]
+        asked = [point.used if measured.anchored else point.preference for point in points]
+        weights = [[weights.get(name, 0.0) for name in record.objectives] for weights in asked]
+        tables = ([getattr(point, key) for point in points] for key in ("mean", "low", "high"))
+        mean, low, high = (np.array(table, dtype=np.float64) for table in tables)
+        return cls(
+            policy, record.objectives, np.array(weights, dtype=np.float64), mean, low, high, measured.anchored
+        )
 
     @cached_property
     def scale(self) -> np.ndarray:
@@ -286,18 +279,6 @@ def _mixed(shares: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.asarray(shares[taken] @ table[taken])
 
 
-def _numbers(values: Sequence[float | None] | Mapping[str, float]) -> list[float]:
-    return [math.nan if value is None else float(value) for value in values]  # type: ignore[arg-type]
-
-
-def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    return np.array(rows, dtype=np.float64)
-
-
 def _mean(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else 0.0
-
-
-EQUAL = 1e-9
-"""Margins closer than this, in ranges, are the same: rounding."""

@@ -204,7 +204,7 @@ def draw(
     seeds = [lab.training.seed * 1_000_003 + number for number in range(len(prompts))]
     words = [[[message.role, message.content] for message in prompt] for prompt in prompts]
     used = [policy.effective(preference) for preference in work.weights]
-    endpoint = work.endpoint if policy.mix == "base" else None
+    endpoint = None if policy.adapters else work.endpoint  # it draws what the base model says
     who = [used[w] for w in weights]
     key = fingerprint(words, who, seeds, sampling.identity(), str(lab.lm.model.dtype), *identity(endpoint))
     size = BATCHES_PER_PART * sampling.batch_size

@@ -12,7 +12,8 @@ from paretune.core.errors import ConfigError, ModelError, PreferenceError, sugge
 from paretune.generation.batch import Slot
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.policies.policy import CANDIDATE_STRIDE, Policy
+from paretune.policies.mixed import candidate_seed
+from paretune.policies.policy import Policy
 from paretune.serving.engine.events import Job, PromptTooLong
 
 SEEDS = 2**53
@@ -88,8 +89,7 @@ class Intake:
 
     def most_rows(self, name: str) -> int:
         """Return how many rows of a forward an answer of a policy takes at most."""
-        policy = self.policies[name]
-        return (1 + len(policy.adapters)) * policy.mixing.candidates if policy.mix == "mod" else 1
+        return self.policies[name].copies
 
     def rows(self, job: Job) -> list[Slot]:
         """Return the rows of a job: one, or as many as its policy draws candidates.
@@ -108,11 +108,11 @@ class Intake:
         gates = policy.gates([job.preference])
         if gates is not None and not bool(gates.isfinite().all()):
             raise ModelError(f"{job.policy}: gates at {job.preference} are not finite; train it again")
-        mixture = policy.mixture([job.preference]) if policy.mix == "mod" else None
+        mixture = policy.mixture([job.preference])
         prompt = self._prompt(policy, job)
         rows = [
-            Slot(prompt, job.sampling, job.seed + CANDIDATE_STRIDE * place, mixture=mixture)
-            for place in range(policy.mixing.candidates if mixture else 1)
+            Slot(prompt, job.sampling, candidate_seed(job.seed, number), mixture=mixture)
+            for number in range(policy.candidates)
         ]
         if gates is not None:
             used = gates if mixture is None else gates[0, rows[0].kinds]

@@ -16,7 +16,8 @@ from paretune.core.errors import ConfigError, ModelError
 from paretune.generation.batch import Batch, Slot
 from paretune.models.adapter import stack
 from paretune.models.steering import Steering
-from paretune.policies.policy import Policy, kept_candidate
+from paretune.policies.mixed import kept_candidate
+from paretune.policies.policy import Policy
 from paretune.serving.engine.admission import Intake
 from paretune.serving.engine.detokenise import Characters, StoppableText
 from paretune.serving.engine.events import (
