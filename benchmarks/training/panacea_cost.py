@@ -4,11 +4,11 @@
 
 Two parts, for a training run of both is hours and is committed. The tokens that each trained on are read from a finished
 run's `front.json` (or the figures kept of one); they count only when its paired test over prompts does not show the
-conditioned policy's hypervolume below the anchors'. The time of a token is measured: a step of a conditioned adapter
-(a LoRA an objective, a preference a
-row, as that run's `config.yaml` has it) and a step of one plain LoRA take turns on the same pairs; that of an anchor is a
-plain step. These count only when both, which start at the base model exactly, give log-probabilities equal to the
-reference's (so rewards of 0) and a loss of log 2, on the same number of tokens. The cost is the product of both ratios.
+conditioned policy's hypervolume below the anchors'. The time of a token is measured: a step of a conditioned adapter (a
+LoRA an objective, a preference a row, as that run's `config.yaml` has it) and a step of one plain LoRA take turns on the
+same pairs; that of an anchor is a plain step. These count only when both, which start at the base model exactly, give log-
+probabilities equal to the reference's (so rewards of 0) and a loss of log 2, on the same number of tokens. The cost is the
+product of both ratios.
 """
 
 from __future__ import annotations

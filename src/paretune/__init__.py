@@ -82,13 +82,13 @@ _HOMES = {
     "RunConfig": "runs.config",
     "Sampling": "core.sampling",
     "ScoredDataset": "data.dataset",
-    "load_policy": "policies.saving",
     "Scorer": "scoring.scorer",
     "Surface": "fronts.surface",
     "build_scorer": "scoring.scorer",
     "choose": "choosing.floors",
     "load_config": "runs.parse",
     "load_data": "data.load",
+    "load_policy": "policies.saving",
     "run": "runs.run",
 }
 
