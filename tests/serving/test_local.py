@@ -23,7 +23,7 @@ from paretune.serving.service import Service, Settings
 from paretune.serving.store.store import Store
 from paretune.serving.upstream import Upstream
 from support.serve_world import live, wait_until
-from support.served_run import ask, client_of, service_of
+from support.served_run import ask, client_of, service_of, trained_run  # noqa: F401 - a fixture
 
 PROMPTS = ["red sun moon", "tree", "blue stone river good kind", "bad bad moon"]
 

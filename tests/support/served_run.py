@@ -23,8 +23,8 @@ from support.serve_world import OBJECTIVES
 from support.world import make_dataset
 
 
-@pytest.fixture(scope="module")
-def run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", name="run")
+def trained_run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a soup, anchors and a mixture."""
     folder = tmp_path_factory.mktemp("run")
     lab, data = Lab(lm, tmp_path_factory.mktemp("lab"), TRAINING), (make_dataset(), make_dataset(4, seed=9))

@@ -18,8 +18,8 @@ from support.serve_world import OBJECTIVES, wait_until
 from support.world import write_model
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", name="run")
+def untrained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with one policy that updates nothing: LoRAs as they begin."""
     import torch
 
