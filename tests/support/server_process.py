@@ -60,11 +60,11 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
                 return False
 
         try:
-            assert wait_until(lambda: "running on" in said() or made.poll() is not None, 60)
+            assert wait_until(lambda: "running on" in said() or made.poll() is not None, 180)
             found = re.search(r"running on (http://\S+)", said())
             assert found, said()
             address = found[1]
-            ready = wait_until(lambda: made.poll() is not None or healthy(), 60)
+            ready = wait_until(lambda: made.poll() is not None or healthy(), 180)
             assert ready and made.poll() is None, said()
             yield made, address
         finally:

@@ -10,15 +10,8 @@ from typing import Any
 import numpy as np
 
 from paretune.choosing.bounds import Bounds
-from paretune.choosing.elicit import (
-    Ballot,
-    Pair,
-    Posterior,
-    ballot,
-    best_preference,
-    expected_regret,
-    next_pair,
-)
+from paretune.choosing.elicit import Pair, best_preference, expected_regret, next_pair
+from paretune.choosing.posterior import Ballot, Posterior, ballot
 from paretune.core.errors import ParetuneError
 from paretune.fronts.surface import Surface
 from paretune.serving.store.store import Store
