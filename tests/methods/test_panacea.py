@@ -21,7 +21,7 @@ from paretune.core.errors import ConfigError, ModelError, TrainingError
 from paretune.core.preference import Preference, preference_grid
 from paretune.methods.panacea import PanaceaConfig, objective_data, panacea, with_margins
 from paretune.models.adapter import Adapter, to_peft
-from paretune.models.distributed import ALONE
+from paretune.models.distributed import WorkSplit
 from paretune.models.gates import soup_gates
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.singular_gates import SingularGates, initial, orthogonality
@@ -614,7 +614,7 @@ def test_held_out_loss_is_that_of_the_runs_own_aggregation(aggregation: str) -> 
     task = object.__new__(ConditionedTask)
     lm = SimpleNamespace(device="cpu")
     task.run = SimpleNamespace(lm=lm, settings=replace(TRAINING, batch_pairs=5))  # type: ignore[assignment]
-    task.share, task.conditioning, task.ideal = ALONE, config, torch.full((2,), 0.1)
+    task.share, task.conditioning, task.ideal = WorkSplit(), config, torch.full((2,), 0.1)
     task.validation = SimpleNamespace(objectives=OBJECTIVES, tables=[range(12), range(11)])  # type: ignore[assignment]
     asked: dict[int, torch.Tensor] = {}
 
