@@ -26,23 +26,25 @@ from paretune.models.packing import pack, packed_token_logps, token_sums
 from paretune.models.steering import Steering
 from paretune.runs.parse import parse_config
 from paretune.scoring.rules import FunctionScorer, from_function, python_function
-from paretune.scoring.scorer import build
+from paretune.scoring.scorer import build_scorer
 from paretune.scoring.standardise import Standardisation
 from paretune.training import loop
+from paretune.training.conditioning import Conditioning
 from paretune.training.lab import Lab
+from paretune.training.learner import conditioned_adapter
 from paretune.training.loop import BatchError
 from paretune.training.losses import grpo_loss
 from paretune.training.rl import task as on_policy
 from paretune.training.rl.advantages import grpo_advantages
 from paretune.training.rl.goal import Reward, RLSettings
 from paretune.training.rl.rollouts import rollout_folder
-from support.adapters import TRAINING, adapters_equal
+from support.adapters import TRAINING, adapters_equal, training_run
 from support.world import make_dataset
 
 OBJECTIVES = ("short", "good")
 SHORT, GOOD = (
-    build({"objective": "short", "rule": "length", "unit": "words", "direction": "lower"}),
-    build({"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"}),
+    build_scorer({"objective": "short", "rule": "length", "unit": "words", "direction": "lower"}),
+    build_scorer({"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"}),
 )
 SAMPLING = Sampling(max_new_tokens=5, batch_size=64)
 SETTINGS = replace(TRAINING, learning_rate=1e-2, accumulate=2, steps=5, checkpoint_every=2)
@@ -190,7 +192,7 @@ def test_a_killed_run_reads_its_responses_again_and_ends_with_the_same_weights(
     settings = replace(SETTINGS, steps=7)
     whole = Lab(lm, tmp_path / "whole", settings).fit_on_policy("run", aim)
     sampled: list[int] = []
-    plain, step = on_policy.generate, loop._Run.step
+    plain, step = on_policy.generate, loop._Loop.step
 
     def counting(lm: LanguageModel, prompts: Sequence[Any], *rest: Any, **more: Any) -> Any:
         sampled.append(len(prompts))
@@ -202,11 +204,11 @@ def test_a_killed_run_reads_its_responses_again_and_ends_with_the_same_weights(
         return step(run, number, held_out)
 
     monkeypatch.setattr(on_policy, "generate", counting)
-    monkeypatch.setattr(loop._Run, "step", stopping)
+    monkeypatch.setattr(loop._Loop, "step", stopping)
     with pytest.raises(KilledError):
         Lab(lm, tmp_path / "killed", settings).fit_on_policy("run", aim)
     assert len(sampled) == {1: 5, 2: 3}[epochs]
-    monkeypatch.setattr(loop._Run, "step", step)
+    monkeypatch.setattr(loop._Loop, "step", step)
     resumed = Lab(lm, tmp_path / "killed", settings).fit_on_policy("run", aim)
     assert adapters_equal(whole, resumed)
     assert len(sampled) == {1: 7, 2: 4}[epochs], "as many as an undisturbed run"
@@ -313,33 +315,24 @@ def test_preferences_are_drawn_for_each_prompt_and_the_furthest_objective_is_tra
     lm: LanguageModel, tmp_path: Path
 ) -> None:
     """Tchebycheff weighs an objective by w_i where it is furthest from the ideal, and by 0 elsewhere; linear by w."""
-    for scalarisation, per in (("linear", "row"), ("tchebycheff", "batch"), ("tchebycheff", "row")):
+    for scalarisation, per in (("linear", "row"), ("tchebycheff", "batch")):
         conditioning = replace(LORA_PER_OBJECTIVE, aggregation=scalarisation, per=per, draw="uniform")  # type: ignore[arg-type]
         aim = goal(preference=None, conditioning=conditioning, ideal=(2.0, 2.0))
-        steered = on_policy.following(lm, 2, aim.conditioning, SETTINGS)
+        run = training_run(lm, SETTINGS, tmp_path / scalarisation / per)
+        learner = conditioned_adapter(run, 2, aim.conditioning)
         try:
-            task = on_policy.OnPolicyTask(
-                "t",
-                lm,
-                steered,
-                aim,
-                SETTINGS,
-                None,
-                tmp_path / scalarisation / per,
-                "key",
-                print,  # type: ignore[arg-type]
-            )
+            task = on_policy.OnPolicyTask(run, learner, aim, None)  # type: ignore[arg-type]
             with task.batch(0, 0, {}) as (loss, _):
                 loss.backward()
             sampled = task._sampled[1]  # type: ignore[index]
         finally:
-            steered.steering.detach()
+            learner.steering.detach()
         w = sampled.weights
         assert w.shape == (4, 2) and (len(w.unique(dim=0)) == (1 if per == "batch" else 4))
         if scalarisation == "linear":
             used = w
         else:
-            means = sampled.rewards.mean((0, 1)).expand(4, 2) if per == "batch" else sampled.rewards.mean(1)
+            means = sampled.rewards.mean((0, 1)).expand(4, 2)
             worst = (w * (2.0 - means)).argmax(1, keepdim=True)
             used = torch.zeros_like(w).scatter(1, worst, w.gather(1, worst))
         torch.testing.assert_close(sampled.combined, (sampled.rewards * used[:, None]).sum(-1))
@@ -350,16 +343,17 @@ def test_a_conditioned_run_decodes_at_its_own_gates(lm: LanguageModel, tmp_path:
     """What decoding draws at folded gates has the log-probabilities that training finds for it."""
     conditioning = replace(LORA_PER_OBJECTIVE, init="small", rank=2, groups=2)
     aim = goal(preference=None, conditioning=conditioning, settings=RLSettings(responses=3, epochs=2))
-    steered = on_policy.following(lm, 2, aim.conditioning, SETTINGS)
+    run = training_run(lm, SETTINGS, tmp_path)
+    learner = conditioned_adapter(run, 2, aim.conditioning)
     try:
         with torch.no_grad():
-            for name, parameter in steered.steering.named_parameters():
+            for name, parameter in learner.steering.named_parameters():
                 parameter.mul_(20.0 if name.endswith(".U") else 5.0)
-        before = [parameter.clone() for parameter in steered.steering.parameters()]
-        task = on_policy.OnPolicyTask("t", lm, steered, aim, SETTINGS, None, tmp_path, "key", print)  # type: ignore[arg-type]
+        before = [parameter.clone() for parameter in learner.steering.parameters()]
+        task = on_policy.OnPolicyTask(run, learner, aim, None)  # type: ignore[arg-type]
         task._of(0, 0, 0)
-        assert all(torch.equal(a, b) for a, b in zip(before, steered.steering.parameters(), strict=True))
-        rollout = on_policy.Rollout.load(tmp_path / "000000.safetensors", "key")
+        assert all(torch.equal(a, b) for a, b in zip(before, learner.steering.parameters(), strict=True))
+        rollout = on_policy.Rollout.load(rollout_folder(run.checkpoint) / "000000.safetensors", "key")
         sums = torch.stack(
             [part.sum() for part in rollout.old_logps.split([len(r) for r in rollout.responses])]
         )
@@ -367,7 +361,7 @@ def test_a_conditioned_run_decodes_at_its_own_gates(lm: LanguageModel, tmp_path:
         reference = torch.cat(task._sampled[1].reference)  # type: ignore[index]
         assert (reference - rollout.old_logps).abs().max() > 0.1
     finally:
-        steered.steering.detach()
+        learner.steering.detach()
 
 
 @pytest.mark.parametrize("aggregation", ["sum", "decoupled"])
@@ -497,12 +491,16 @@ def test_settings_that_cannot_be_are_refused() -> None:
     assert isinstance(config, MORLHFConfig) and config.aggregation == "decoupled" and config.beta > 0
     with pytest.raises(TrainingError, match="expected one for each of short, good"):
         goal(scorers=(GOOD, SHORT))
+    with pytest.raises(ConfigError, match="set hidden to 0"):
+        goal(conditioning=Conditioning(hidden=2))
     task = goal(sampling=Sampling(max_new_tokens=60))
     with pytest.raises(TrainingError, match="none of 12 prompts leaves room"):
-        on_policy.OnPolicyTask("t", FakeModel(), None, task, SETTINGS, None, Path(), "", print)  # type: ignore[arg-type]
+        on_policy.OnPolicyTask(training_run(FakeModel(), SETTINGS), None, task, None)  # type: ignore[arg-type]
 
 
 class FakeModel:
+    device = torch.device("cpu")
+
     @staticmethod
     def encode_prompt(prompt: Prompt) -> list[int]:
         return [0] * 6

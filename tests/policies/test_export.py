@@ -16,8 +16,8 @@ from paretune.methods import dpo, modpo, panacea
 from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.panacea import PanaceaConfig
+from paretune.models.adapter import stack
 from paretune.models.language_model import LanguageModel
-from paretune.models.steering import stack
 from paretune.policies.catalogue import find_policy
 from paretune.policies.export import export, export_grid
 from paretune.policies.policy import Policy

@@ -21,7 +21,7 @@ from paretune.models.adapter import Adapter
 from paretune.planning.work import Stage, Work
 from paretune.policies.policy import Policy
 from paretune.scoring.scorer import Scorer
-from paretune.training.conditioned import Conditioning
+from paretune.training.conditioning import Conditioning
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
 

@@ -34,7 +34,7 @@ from paretune.policies.prompts import Prompting
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import score_dataset
 from paretune.scoring.standardise import Standardisation
-from paretune.training.conditioned import Conditioning
+from paretune.training.conditioning import Conditioning
 from paretune.training.loop import Training
 from paretune.training.rl.goal import Reward, RLSettings
 
@@ -55,10 +55,9 @@ class MORLHFConfig(RLSettings):
         condition: Where the preference enters a conditioned run: the ``gates``, or the ``prompt`` as tags such as
             ``<warm: 7/10>``; the reference reads the prompt without them.
         conditioning: How preferences are drawn, how gates follow them, and from M rewards to one; these settings stand beside the
-            others, and ``aggregation`` is called ``scalarisation``. It needs ``estimator: rloo`` unless linear. A Tchebycheff form
-            estimates each objective's value on the responses that share a preference: ``per: batch`` estimates it on all of
-            them. ``ideal`` is a reward in deviations that no objective exceeds; by default each objective's best among the
-            data's responses.
+            others, and ``aggregation`` is called ``scalarisation``. A form that is not linear needs ``estimator: rloo``, and
+            ``per: batch`` in a conditioned run. ``ideal`` is a reward in deviations that no objective exceeds; by default each
+            objective's best among the data's responses.
     """
 
     form: Literal["anchors", "conditioned"] = "anchors"
@@ -66,14 +65,16 @@ class MORLHFConfig(RLSettings):
     conditioning: Conditioning = flat(
         LORA_PER_OBJECTIVE,
         rename={"aggregation": "scalarisation"},
-        without=("orthogonality", "loss", "clip"),
-        later=("own_scales", "hidden"),
+        without=("hidden", "orthogonality", "loss", "clip"),
+        later=("own_scales",),
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.estimator == "grpo" and self.conditioning.aggregation != "linear":
             raise ConfigError(f"scalarisation: {self.conditioning.aggregation} needs estimator: rloo")
+        if self.form == "conditioned":  # anchors have one preference throughout
+            self.conditioning.check_means()
 
     @property
     def name(self) -> str:

@@ -30,7 +30,8 @@ from paretune.planning.cost import Passes
 from paretune.planning.lengths import Texts
 from paretune.planning.work import Fits, Stage, Work, drawn, reading
 from paretune.policies.policy import Policy
-from paretune.training.conditioned import Conditioning, ObjectiveData, draw_preferences
+from paretune.training.conditioned import ObjectiveData
+from paretune.training.conditioning import Conditioning, draw_preferences
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
 from paretune.training.token_tables import PairTable
@@ -56,6 +57,7 @@ class PanaceaConfig(Conditioning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_means()
         if self.loss in ("sft", "modpo") and self.data == "labelled":
             raise ConfigError(
                 f"loss: {self.loss} trains on each objective's own pairs, so it needs data: separate"
