@@ -89,11 +89,11 @@ def best_preference(posterior: Posterior, surface: Surface) -> Preference:
 def expected_regret(posterior: Posterior, surface: Surface) -> float:
     """Return the cost of stopping now: the expected loss at :func:`best_preference`, in ranges of utility on the front."""
     chosen = best_preference(posterior, surface).array()
-    place = int(np.abs(surface.preferences - chosen).sum(axis=1).argmin())
+    served = int(np.abs(surface.preferences - chosen).sum(axis=1).argmin())
     tastes = posterior.weights[:, _columns(posterior, surface)]
     utility = tastes @ (surface.means / _units(posterior, surface)).T
     best, worst = utility.max(axis=1), utility.min(axis=1)
-    loss = (best - utility[:, place]) / np.where(best > worst, best - worst, 1.0)
+    loss = (best - utility[:, served]) / np.where(best > worst, best - worst, 1.0)
     return float(posterior.mass @ loss)
 
 

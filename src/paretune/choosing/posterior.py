@@ -73,9 +73,9 @@ def ballot(
     Raises:
         ParetuneError: Neither are known, or `Ballot` refuses them.
     """
-    own = [_complete(scores, surface.objectives) for scores in (first_scores, second_scores)]
-    if own[0] is not None and own[1] is not None:
-        return Ballot(own[0], own[1], winner)
+    answers = [_complete(scores, surface.objectives) for scores in (first_scores, second_scores)]
+    if answers[0] is not None and answers[1] is not None:
+        return Ballot(answers[0], answers[1], winner)
     expected = []
     for preference in (first, second):
         known = _complete(surface.expected(preference).mean, surface.objectives)
@@ -91,9 +91,9 @@ def ballot(
 def _complete(
     scores: Mapping[str, float | None] | None, objectives: Sequence[str]
 ) -> dict[str, float] | None:
-    found = {name: (scores or {}).get(name) for name in objectives}
+    values = {name: (scores or {}).get(name) for name in objectives}
     known = {
-        name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)
+        name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)
     }
     return known if len(known) == len(objectives) else None
 
