@@ -413,7 +413,7 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
     facts = json.loads((tmp_path / "run/front.json").read_text())
     found = {policy["name"]: policy for policy in facts["policies"]}
     page = report.read_text()
-    assert page.startswith("<!doctype html>") and "Mixing at decoding" in page
+    assert page.startswith("<!doctype html>") and "Mixing while decoding" in page
     assert (tmp_path / "run/front.png").read_bytes()[:4] == b"\x89PNG"
     assert list(found) == list(methods)
     anchored = {"modpo", "dpo-lw", "paretohqd"}
