@@ -28,7 +28,10 @@ from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
 from paretune.models.language_model import LanguageModel, load
 from paretune.policies.policy import Policy
-from paretune.serving.engine.engine import Answer, Engine, Event, Job, gather
+from paretune.serving.config import EngineLimits
+from paretune.serving.engine.engine import Engine
+from paretune.serving.engine.stream import Answer, gather
+from paretune.serving.events import Event, Job
 
 QUESTIONS = (
     "How do I tell my flatmate that the kitchen is a mess without starting a quarrel?",
@@ -112,7 +115,7 @@ def main() -> None:
     processor: dict[str, list[float]] = {name: [] for name in ways}
     first: dict[str, list[float]] = {name: [] for name in ways}
     gaps: list[float] = []
-    with Engine(policies, max_rows=arguments.rows) as engine:
+    with Engine(policies, EngineLimits(max_rows=arguments.rows)) as engine:
         batched, single = together(engine, jobs), alone(engine, jobs)
         if arguments.dtype == "float32" and [a.tokens for a in batched] != [a.tokens for a in single]:
             sys.exit("the batch and the single answers differ, so the times mean nothing")

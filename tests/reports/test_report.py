@@ -556,12 +556,14 @@ def test_headline_and_legend_stand_inside_the_picture(result: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    tests = Path(__file__).parents[1]
-    run = FrontRecord.read(tests / "fronts" / "data" / "front_0_1.json")
-    figures = read_json(tests.parent / "docs" / "results" / result / "figures.json")
-    names = [{"name": policy["name"], "title": policy["title"]} for policy in figures["policies"]]
-    policies = tuple(run.policies[0].model_copy(update=name) for name in names)
-    run = run.model_copy(update={"objectives": tuple(figures["objectives"]), "policies": policies})
+    kept = read_json(Path(__file__).parents[2] / "docs" / "results" / result / "figures.json")
+    measured = [
+        records.policy(
+            p["name"], [records.point(q["preference"], q["mean"]) for q in p["points"]], title=p["title"]
+        )
+        for p in kept["policies"]
+    ]
+    run = parsed(records.record(kept["objectives"], measured, comparisons=kept["comparisons"]))
     figure = Figure(figsize=(10, 6.25), dpi=160)
     FigureCanvasAgg(figure)
     picture._heading(figure, run)

@@ -17,7 +17,7 @@ import pytest
 
 from paretune.serving.store.store import Store
 from support.serve_world import CHAT, OBJECTIVES, wait_until
-from support.server_process import process
+from support.server_process import process, untrained_run  # noqa: F401 - a fixture
 
 
 def test_sigterm_finishes_what_runs(run: Path, tmp_path: Path) -> None:

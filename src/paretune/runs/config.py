@@ -23,7 +23,7 @@ from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd.method import ParetoHqDConfig
 from paretune.methods.ric.method import RiCConfig
 from paretune.methods.sipo.method import SIPOConfig
-from paretune.policies.catalogue import ServeConfig
+from paretune.serving.config import ServeConfig
 from paretune.training.loop import Training
 
 MethodConfig = (
@@ -157,7 +157,7 @@ class RunConfig(_Part):
         preferences: number of evenly spaced preferences between two objectives (grid divisions + 1), or a list of
             ``helpful=0.7,harmless=0.3``; what anchors are trained for and fronts are measured at.
         trackers: accelerate's trackers.
-        serve: how ``paretune serve`` serves the run, see `paretune.policies.catalogue.ServeConfig`.
+        serve: how ``paretune serve`` serves the run, see `paretune.serving.config.ServeConfig`.
         sweep: how ``paretune sweep`` divides it.
         endpoint: a server that draws the responses of ``data.sample``, and held-out answers of exported policies, in place of
             this machine, and answers between stages of training where it is told to, see `paretune.generation.endpoint.Endpoint`.

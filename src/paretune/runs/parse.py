@@ -17,8 +17,8 @@ from paretune.generation.endpoint import Endpoint
 from paretune.methods import METHODS
 from paretune.methods.ric.method import WITHOUT_TOKENS, RiCConfig
 from paretune.methods.sipo.method import SIPOConfig
-from paretune.policies.catalogue import ServeConfig
 from paretune.runs.config import STAGED, DataConfig, EvaluateConfig, RunConfig, SweepConfig
+from paretune.serving.config import ServeConfig
 from paretune.training.loop import Training
 
 

@@ -269,8 +269,9 @@ class ConditionedTask:
     def validate(self) -> Record | None:
         """Return held-out losses at fixed preferences, one a row from a shuffled grid of 5 points a side.
 
-        ``validation_loss`` is the sum over objectives of the mean of w_i L_i, on the scale of the linear training loss;
-        ``validation_loss/NAME`` the mean of L_i weighted by w_i. An objective that has no weight on any row has none.
+        ``validation_loss`` is on the scale of the training loss and under the same aggregation: for linear scalarisation the
+        sum over objectives of the mean of w_i L_i, else the mean over preferences of the aggregated mean losses.
+        ``validation_loss/NAME`` is the mean of L_i weighted by w_i. An objective that has no weight on any row has none.
         """
         if self.validation is None:
             return None
@@ -280,18 +281,27 @@ class ConditionedTask:
             self.run.lm.device
         )
         sums, weight, count = torch.zeros(3, len(objectives), device=self.run.lm.device)
+        by_preference = torch.zeros(2, len(grid), len(objectives), device=self.run.lm.device)
         size = self.run.settings.batch_pairs
         for start in self.share.team.part(range(0, max(map(len, self.validation.tables)), size)):
             rows = [range(start, min(start + size, len(table))) for table in self.validation.tables]
             width = max(map(len, rows))
-            weights = grid[torch.arange(start, start + width, device=grid.device) % len(grid)]
+            index = torch.arange(start, start + width, device=grid.device) % len(grid)
+            weights = grid[index]
             everywhere = torch.ones_like(weights).bool()
             with self._losses(self.validation, rows, weights, everywhere) as (losses, present, _):
                 sums += (weights * losses * present).sum(0)
                 weight += (weights * present).sum(0)
                 count += present.sum(0)
+                by_preference.index_add_(1, index, torch.stack([losses * present, present.float()]))
         sums, weight, count = self.share.reduce_sums(torch.stack([sums, weight, count]))
-        record = {"validation_loss": float((sums / count.clamp(min=1)).sum())}
+        if self.conditioning.aggregation == "linear":
+            record = {"validation_loss": float((sums / count.clamp(min=1)).sum())}
+        else:
+            totals, counts = self.share.reduce_sums(by_preference)
+            seen = (counts > 0).any(1)
+            means = (totals / counts.clamp(min=1))[seen]
+            record = {"validation_loss": float(self._aggregate(means, (grid * (counts > 0))[seen]).mean())}
         for i, objective in enumerate(objectives):
             if weight[i] > 0:
                 record[f"validation_loss/{objective}"] = float(sums[i] / weight[i])

@@ -34,7 +34,7 @@ class Conditioning:
             An Adam step moves a number by about its rate, and sigma and s have to come from 0 to the order of 1.
         draw: where preferences come from: ``uniform`` on the simplex, ``dirichlet`` of ``alpha``, a ``grid`` of
             ``divisions``, or ``corners``: one-hot with probability ``corner_share``, else uniform.
-        per: a preference for each ``batch`` (the paper's) or for each ``row`` of it.
+        per: a preference for each ``batch`` (the paper's) or for each ``row`` of it; ``row`` needs the linear aggregation.
         alpha, divisions, corner_share: see ``draw``.
         aggregation: from M losses to one, see :mod:`paretune.training.scalarise`.
         ideal: lower bound of every loss, for the Tchebycheff forms; None is 0, which holds for DPO and SFT.
@@ -84,6 +84,11 @@ class Conditioning:
             raise ConfigError(
                 f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
                 "advantages within 3 deviations, -3 (1 + clip))"
+            )
+        if self.per == "row" and self.aggregation != "linear":
+            raise ConfigError(
+                f"aggregation {self.aggregation} with per: row: it takes the maximum over the mean loss of each objective, and a "
+                "preference of one row has no mean (the mean of row maxima is another objective); use per: batch"
             )
         if self.loss == "modpo" and self.aggregation != "linear":
             raise ConfigError(

@@ -217,8 +217,7 @@ class OnPolicyTask:
             parts = zip(self._parts(sampled.groups), sampled.reference, strict=True)
             sums = torch.cat([token_sums(values, self._pack(part)) for part, values in parts])
             penalised = sampled.rewards - goal.settings.beta * (logps - sums.view_as(logps))[..., None]
-            one = c.per == "batch"
-            means = penalised.mean((0, 1)).expand_as(weights) if one else penalised.mean(1)
+            means = penalised.mean((0, 1)).expand_as(weights)
             ideal = torch.tensor(goal.ideal, device=weights.device)
             weights = effective_weights(means, weights, c.aggregation, ideal, c.mu, c.rho)
         return replace(
