@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles.tabular import tilted
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
@@ -164,7 +165,7 @@ def test_exponents_leave_the_rest_to_the_reference() -> None:
 def test_different_betas_reach_the_optimum_of_the_weighted_reward() -> None:
     reference, rewards = random_logps(1, 6, seed=1), torch.randn(2, 6, dtype=torch.float64)
     betas, beta, w = torch.tensor([0.2, 0.6]), 0.6, torch.tensor([[0.4, 0.6]])
-    policies = (reference[0] + rewards / betas[:, None]).log_softmax(-1)
+    policies = tilted(reference[0], rewards, betas[:, None])
     logps = torch.cat([reference, policies])[None]
     mixed, _ = combine(logps, exponents(w, betas.double() / beta))
     expected = (reference[0] + (w[0].double() @ rewards) / beta).log_softmax(-1)
