@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oracles.fronts import dominates
 from paretune.choosing.dial import Dial
 from paretune.choosing.dual import dual
 from paretune.choosing.floors import Choice, choose, knee_preference, parse_floors
@@ -16,7 +17,6 @@ from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
-from paretune.fronts.indicators import dominates
 from paretune.fronts.surface import Surface
 from paretune.fronts.triangulation import barycentric, triangulate
 from support import records
@@ -731,7 +731,11 @@ def test_the_command_answers_floors_knee_and_dial(run):
     facts = choose_facts(run, "soup", "warm >= 0.9 and concise >= -5.5")
     assert json.loads(json.dumps(facts, allow_nan=False))["choice"]["reachable"]
     text = shown(facts)
-    assert "floors" in text and "The floors are met" in text and "answers (4 to each of 5 prompts" in text
+    assert (
+        "floors" in text
+        and "The floors are met" in text
+        and "answers (4 to each of 5 training prompts" in text
+    )
     text = shown(choose_facts(run, "modpo", "warm >= 1.5 and concise >= -3"))
     assert "not reachable; nearest is" in text and "with none between" in text
     text = shown(choose_facts(run / "front.json", "soup"))

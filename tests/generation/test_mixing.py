@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles.tabular import tilted
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
@@ -164,7 +165,7 @@ def test_exponents_leave_the_rest_to_the_reference() -> None:
 def test_different_betas_reach_the_optimum_of_the_weighted_reward() -> None:
     reference, rewards = random_logps(1, 6, seed=1), torch.randn(2, 6, dtype=torch.float64)
     betas, beta, w = torch.tensor([0.2, 0.6]), 0.6, torch.tensor([[0.4, 0.6]])
-    policies = (reference[0] + rewards / betas[:, None]).log_softmax(-1)
+    policies = tilted(reference[0], rewards, betas[:, None])
     logps = torch.cat([reference, policies])[None]
     mixed, _ = combine(logps, exponents(w, betas.double() / beta))
     expected = (reference[0] + (w[0].double() @ rewards) / beta).log_softmax(-1)
@@ -380,7 +381,7 @@ def test_a_mixing_policy_is_saved(lm: LanguageModel, adapters: list[Adapter], tm
 
 
 def test_policies_that_cannot_be_mixed_are_refused(lm: LanguageModel, adapters: list[Adapter]) -> None:
-    with pytest.raises(ModelError, match="one adapter an objective: 3 adapters for 2"):
+    with pytest.raises(ModelError, match="one adapter per objective: 3 adapters for 2"):
         Policy.mod("mod", lm, OBJECTIVES, adapters)
     with pytest.raises(
         ModelError, match="'short' was trained under the divergence reverse-kl; it cannot be mixed under"

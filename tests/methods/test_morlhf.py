@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from oracles import trl_lora
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
@@ -23,7 +24,6 @@ from paretune.methods.base import Inputs
 from paretune.methods.morlhf import LORA_PER_OBJECTIVE, MORLHFConfig
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.packing import pack, packed_token_logps, token_sums
-from paretune.models.steering import Steering
 from paretune.runs.parse import parse_config
 from paretune.scoring.rules import FunctionScorer, from_function, python_function
 from paretune.scoring.scorer import build_scorer
@@ -367,7 +367,7 @@ def test_a_conditioned_run_decodes_at_its_own_gates(lm: LanguageModel, tmp_path:
 @pytest.mark.parametrize("aggregation", ["sum", "decoupled"])
 def test_grpo_equals_trl(lm: LanguageModel, tmp_path: Path, aggregation: str) -> None:
     """Advantages, loss and adapter gradients of the same completions, rewards and weights; ratios are not 1."""
-    trl, peft = pytest.importorskip("trl"), pytest.importorskip("peft")
+    trl = pytest.importorskip("trl")
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
 
@@ -387,15 +387,11 @@ def test_grpo_equals_trl(lm: LanguageModel, tmp_path: Path, aggregation: str) ->
     advantages = grpo_advantages(rewards, torch.tensor([weights]).expand(G, 2), aggregation)  # type: ignore[arg-type]
 
     batch = pack([(p, responses[g * K : (g + 1) * K]) for g, p in enumerate(prompts)])
-    steering = Steering.attach(lm.model, ["q_proj", "v_proj"], 4, seed=1)
-    with torch.no_grad():
-        for name, parameter in steering.named_parameters():
-            if name.endswith(".U"):
-                parameter.normal_(std=0.3, generator=generator)
+    steering = trl_lora.random_steering(lm.model, generator)
     with torch.no_grad(), steering.off():
         reference = packed_token_logps(lm.model, batch)
     old = reference + 0.1 * torch.randn(len(reference), generator=generator)
-    with steering.at(torch.full((4,), 2.0)):
+    with steering.at(torch.full((trl_lora.RANK,), trl_lora.SCALE)):
         logps = packed_token_logps(lm.model, batch)
         each = grpo_loss(logps, old, reference, advantages.flatten()[batch.responses], beta, 0.2)
         loss = (token_sums(each, batch) / batch.lengths).mean()
@@ -419,23 +415,14 @@ def test_grpo_equals_trl(lm: LanguageModel, tmp_path: Path, aggregation: str) ->
             loss_type="grpo",
             beta=beta,
             epsilon=0.2,
-            bf16=False,
-            use_cpu=True,
-            gradient_checkpointing=False,
-            report_to="none",
+            **trl_lora.PLAIN,
         ),
         train_dataset=Dataset.from_list([{"prompt": "good"}] * 3),
         processing_class=lm.tokenizer,
-        peft_config=peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
+        peft_config=trl_lora.lora_config(),
     )
     theirs = trainer.model
-    modules = {
-        path: theirs.base_model.model.get_submodule(path) for path in {n.rsplit(".", 1)[0] for n in values}
-    }
-    with torch.no_grad():
-        for path, module in modules.items():
-            module.lora_A["default"].weight.copy_(values[f"{path}.V"])
-            module.lora_B["default"].weight.copy_(values[f"{path}.U"])
+    modules = trl_lora.copy_factors(theirs, values)
 
     # TRL's own step from completions to advantages, with what it would sample and reward put in its hands.
     trainer._generate = lambda asked: (
@@ -461,11 +448,7 @@ def test_grpo_equals_trl(lm: LanguageModel, tmp_path: Path, aggregation: str) ->
     their_loss = trainer._compute_loss(theirs, inputs)
     their_loss.backward()
     assert loss.item() == pytest.approx(their_loss.item(), rel=1e-4)
-    for path, module in modules.items():
-        for name, factor in (("U", module.lora_B), ("V", module.lora_A)):
-            expected = factor["default"].weight.grad
-            assert expected.norm() > 0
-            assert (ours[f"{path}.{name}"] - expected).norm() <= 1e-4 * expected.norm()
+    trl_lora.check_gradients(modules, ours, 1e-4)
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

@@ -15,7 +15,8 @@ import yaml
 
 from paretune.core.files import read_json
 from paretune.core.preference import Preference, simplex_grid
-from paretune.fronts.front import Interval
+from paretune.fronts.front import Front, Interval
+from paretune.fronts.indicators import INDICATORS, Indicator
 from paretune.fronts.record import FrontRecord
 from paretune.reports import picture, plots, wording
 from paretune.reports.card import write_card
@@ -571,3 +572,20 @@ def test_headline_and_legend_stand_inside_the_picture(result: str) -> None:
         assert drawn.get_window_extent().x1 <= figure.bbox.width
     shown = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
     assert len(figure.legends) == 1 and len(shown) == len(run.policies) + 2
+
+
+def test_an_indicator_is_added_by_a_function_and_a_line(tmp_path, monkeypatch):
+    def worst(points):
+        return float(points.min())
+
+    added = Indicator(lambda front: worst(front.points), "worst", "Worst is the lowest score.", "higher")
+    monkeypatch.setitem(INDICATORS, "worst", added)
+    front = Front("f", ("a", "b"), [[1, 0], [0, 1]], [[[1, 2], [3, 4]], [[0, 5], [2, 7]]], ("p", "q"))
+    figures = front.summary([0.0, 0.0], resamples=20)
+    assert figures["worst"].value == 1.0
+    run = make_run()
+    run["policies"][0]["figures"]["worst"] = figures["worst"].to_dict()
+    page = page_of(run, tmp_path)
+    section = page.text.split("Hypervolume and other figures")[1].split("Which is above which")[0]
+    assert "worst" in section and "Worst is the lowest score." in section
+    assert "Worst is" not in page_of(make_run(), tmp_path).text, "only what a record holds is shown"

@@ -50,8 +50,8 @@ class Front:
     resampling. ``allow_extrapolation`` admits preferences with weights below 0.
 
     Raises:
-        ParetuneError: shapes that do not fit, or a score that is not finite, with its preference and prompt.
-        PreferenceError: a row of ``preferences`` off the simplex.
+        ParetuneError: Shapes do not fit, or a score is not finite (the message has its preference and prompt).
+        PreferenceError: A row of ``preferences`` is off the simplex.
     """
 
     name: str
@@ -169,7 +169,7 @@ class Front:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Front:
-        """Read what :meth:`to_dict` wrote; anything else is a ParetuneError."""
+        """Read what :meth:`to_dict` returned; anything else is a ParetuneError."""
         fields = ("name", "objectives", "preferences", "scores", "prompts")
         missing = [field for field in fields if field not in value]
         if missing:
@@ -237,8 +237,8 @@ def compare(
     shown where the interval contains 0. Differences within rounding (1e-12 of the figures) count as 0.
 
     Raises:
-        ParetuneError: other prompts or objectives, fewer than two prompts, or a figure undefined on a
-        resample.
+        ParetuneError: Prompts or objectives differ, there are fewer than two prompts, or the figure is undefined on a
+            resample.
     """
     _check_comparable(first, second)
     draws = _differences(
@@ -290,7 +290,7 @@ def mixture(corners: Front, preferences: np.ndarray) -> Front:
 def reference_point(*fronts: Front, margin: float = 0.1) -> np.ndarray:
     """Return ``[M]``: the worst mean over all fronts minus ``margin`` times the range of the means.
 
-    A default for hypervolumes that are compared with each other: pass every front of the comparison, and
+    It is a default for hypervolumes that are compared with each other: pass every front of the comparison, and
     report it beside them. Where all means of an objective are equal, its range counts as 1.
     """
     if not fronts or not (math.isfinite(margin) and margin >= 0):

@@ -118,14 +118,14 @@ class Cost(_Value):
         adapters: The number of adapters.
         passes: Forward passes per token.
         runs: Training runs; None where the stages are not in the run's folder.
-        seconds: The time of training.
+        seconds: The time of training; None likewise.
         tokens: Tokens that went through forward and backward.
     """
 
     adapters: int
     passes: int
     runs: int | None = None
-    seconds: Number = math.nan
+    seconds: float | None = None
     tokens: int | None = None
 
 

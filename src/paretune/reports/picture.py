@@ -230,8 +230,8 @@ def _panel(panel: _Panel, record: FrontRecord) -> None:
     """Draw the front over one pair of objectives."""
     _frame(panel.axes, record, panel.a, panel.b, panel.small)
     mixture = [(point[panel.a], point[panel.b]) for point in record.mixture.points]
-    corners = hull(mixture)
-    edge = mixture if not panel.small or len(corners) < 3 else [*corners, corners[0]]
+    rim = hull(mixture)
+    edge = mixture if not panel.small or len(rim) < 3 else [*rim, rim[0]]
     panel.axes.plot(*zip(*edge, strict=True), color=QUIET, linestyle=(0, (4, 3)), linewidth=1.6, zorder=2)
     for first, second in pairwise(edge):
         panel.cover(first, second)
@@ -287,12 +287,12 @@ def _write(figure: Figure, axes: Axes, labels: list[Label], blocked: list[Box]) 
 def _bars(point: Point, a: int, b: int) -> list[tuple[Pixel, Pixel]]:
     """Return the ends of the intervals of a point that has them: across, then up."""
     x, y = point.mean[a], point.mean[b]
-    found = []
+    bars = []
     if known(point.low[a]) and known(point.high[a]):
-        found.append(((point.low[a], y), (point.high[a], y)))
+        bars.append(((point.low[a], y), (point.high[a], y)))
     if known(point.low[b]) and known(point.high[b]):
-        found.append(((x, point.low[b]), (x, point.high[b])))
-    return found
+        bars.append(((x, point.low[b]), (x, point.high[b])))
+    return bars
 
 
 def _parallel(axes: Axes, record: FrontRecord) -> None:

@@ -1,4 +1,4 @@
-"""Fronts as SVG, drawn by hand: colours are CSS classes, so one drawing serves light and dark pages."""
+"""Fronts as SVG. Colours are CSS classes, so one drawing serves light and dark pages."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def span(record: FrontRecord, m: int) -> tuple[float, float]:
 
 
 def hull(points: Sequence[Pixel]) -> list[Pixel]:
-    """Return the corners of the convex hull (Andrew's monotone chain).
+    """Return the vertices of the convex hull (Andrew's monotone chain).
 
     >>> hull([(0, 0), (1, 1), (2, 0), (1, 0.5), (1, -1)])
     [(0, 0), (1, -1), (2, 0), (1, 1)]
@@ -114,10 +114,11 @@ def place_labels(
     """Return the centre of each label, beside its point, where it covers least of what is there.
 
     Args:
-        labels: point and text of each, in pixels with y downwards.
-        blocked: boxes better not covered.
-        area: the box to stay in.
-        character: width of a character; ``height``: of a line.
+        labels: Point and text of each label, in pixels with y downwards.
+        blocked: Boxes better not covered.
+        area: The box to stay in.
+        character: The width of a character.
+        height: The height of a line.
     """
     taken = list(blocked)
     centres = []
@@ -143,9 +144,9 @@ _AROUND = ((1, 1), (-1, -1), (1, -1), (-1, 1), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 def distinct(labels: Sequence[Label], radius: float = 10) -> list[Label]:
-    """Return the labels (x, y, text, kind) but those repeating an earlier text within ``radius`` pixels.
+    """Return the labels (x, y, text, kind) without those that repeat an earlier text within ``radius`` pixels.
 
-    Policies often share points: the single-objective models at the ends of a front are the same.
+    Policies often share points, such as the corners.
     """
     kept: list[Label] = []
     for label in labels:
@@ -309,12 +310,13 @@ def scatter(record: FrontRecord, view: View, picks: Mapping[tuple[int, int], int
     drawing.below.append(axes(frame, f"{objectives[a]} → better", f"{objectives[b]} ↑ better"))
     drawing.below.append(_reference_mark(record, frame, a, b))
     for i, policy in enumerate(record.policies):
-        corners = hull([drawing.at(point) for point in policy.points])
-        if len(corners) > 2:
-            drawing.below.append(polyline(corners, f"hull pol{i % len(SHAPES)}", closed=True))
+        rim = hull([drawing.at(point) for point in policy.points])
+        if len(rim) > 2:
+            drawing.below.append(polyline(rim, f"hull pol{i % len(SHAPES)}", closed=True))
     mixture = [frame.at(point[a], point[b]) for point in record.mixture.points]
-    corners = hull(mixture)
-    rim = mixture if view.lines or len(corners) < 3 else corners
+    rim = hull(mixture)
+    if view.lines or len(rim) < 3:
+        rim = mixture
     drawing.below.append(polyline(rim, "mixture", closed=not view.lines))
     for i in range(len(record.policies)):
         _draw_policy(record, drawing, i, picks)
