@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands.data, name="data")
 app.add_typer(data_commands.score, name="score")
+app.add_typer(config_commands.config, name="config")
 
 # Modules that load torch are imported inside the commands, so that --help answers at once.
 

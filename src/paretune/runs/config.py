@@ -28,14 +28,13 @@ class DataConfig(_Part):
     """Where the preference data comes from.
 
     Attributes:
-        source: a path, the name of a known public set, ``quickstart``, ``quickstart-prompts``, a column map, or a list of
-            these.
-        path: local folder of a known set.
-        split: the split of the source to train on.
-        test: source of the held-out prompts; by default a share of ``source``.
-        splits: shares of prompts for train, validation and test (test only where there is no ``test`` source).
-        limit: rows used at most, 0 for all.
-        sample: responses to draw from the base model for rows that have none, 0 refuses such rows.
+        source: Path, name of a known public set, ``quickstart``, ``quickstart-prompts``, column map, or a list of these.
+        path: Local folder of a known set.
+        split: Split of the source to train on.
+        test: Source of the held-out prompts; by default a share of ``source``.
+        splits: Shares of prompts for train, validation and test (test only where there is no ``test`` source).
+        limit: Largest number of rows that are used, 0 for all.
+        sample: Number of responses to sample from the base model for rows that have none; 0 refuses such rows.
     """
 
     source: Any = "quickstart"
@@ -51,15 +50,15 @@ class EvaluateConfig(_Part):
     """How fronts are measured.
 
     Attributes:
-        prompts: held-out prompts used at most, 0 for all.
-        samples: responses a prompt and preference.
-        preferences: number of evenly spaced preferences (as ``preferences`` of the run) at which policies that serve any
-            preference are measured; 0 takes those of the run, at which anchors always are.
-        reference_point: of hypervolumes, by objective; by default a margin below the worst mean of the run.
-        extrapolations: preferences off the simplex, such as ``concise=1.2,warm=-0.2``, at which policies that serve any
+        prompts: Largest number of held-out prompts that are used, 0 for all.
+        samples: Number of answers per prompt and preference.
+        preferences: Number of evenly spaced preferences (as ``preferences`` of the run) at which policies that serve any
+            preference are measured; 0 takes those of the run, at which anchors are always measured.
+        reference_point: Reference point of hypervolumes, by objective; by default a margin below the worst mean of the run.
+        extrapolations: Preferences off the simplex, such as ``concise=1.2,warm=-0.2``, at which policies that serve any
             preference are measured too; reports mark them, and no figure of the front counts them.
-        shown: prompts whose answers the report shows.
-        resamples: of prompts, for intervals and paired tests; at least 1000 for a 95 % interval.
+        shown: Number of prompts whose answers the report shows.
+        resamples: Number of resamples of the prompts, for intervals and paired tests; at least 1000 for a 95 % interval.
     """
 
     prompts: int = Field(default=0, ge=0)
@@ -75,8 +74,8 @@ class Resources(_Part):
     """What one task of a sweep takes of a cluster.
 
     Attributes:
-        cpus: processor cores.
-        gpus: accelerators; a fraction lets tasks share one.
+        cpus: Number of processor cores.
+        gpus: Number of accelerators; a fraction lets tasks share one.
     """
 
     cpus: float = Field(default=1, gt=0)
@@ -87,13 +86,14 @@ class SweepConfig(_Part):
     """How ``paretune sweep`` divides a run into tasks.
 
     Attributes:
-        seeds: of training; each method is trained with each, as ``NAME-seed-SEED``. None: once, with the run's seed.
-        resources: of a task, on a cluster.
-        retries: how often a task that failed is tried again.
-        choose: ``grid``: the run's preferences; ``adaptive``: of methods with an adapter a preference, the corners first, then
-            where the measured front has its largest gap.
-        points: preferences an adaptive choice ends at, corners included; 0 for as many as the grid has.
-        together: preferences of one method that are chosen, and trained, at once.
+        seeds: Seeds of training; each method is trained with each, as ``NAME-seed-SEED``. An empty list trains once, with the
+            run's seed.
+        resources: Resources of a task, on a cluster.
+        retries: Number of further tries of a task that failed.
+        choose: Choice of preferences. ``grid``: those of the run. ``adaptive``, for methods with one adapter per preference: the
+            corners first, then where the measured front has its largest gap.
+        points: Number of preferences at which an adaptive choice ends, corners included; 0 for as many as the grid has.
+        together: Number of preferences of one method that are chosen, and trained, at once.
     """
 
     seeds: list[int] = Field(default_factory=list)
@@ -108,25 +108,32 @@ class RunConfig(_Part):
     """All settings of a run.
 
     Attributes:
-        name: shown in the report.
-        folder: run folder; by default ``runs/<name>``.
-        model: embedded name, hub name, folder or GGUF file.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
-        device: torch device; by default an accelerator when there is one.
-        processes: how many the run must be started as (``torchrun --nproc_per_node N``); by default as many as were started.
-        sharding: ``none``, or ``fsdp``: the base model's weights are divided among the processes, for a model that does not fit.
-        seed: of sampling, splits and training.
-        data, score, train, sampling, evaluate: the stages; ``score`` lists scorers, see `paretune.scoring.scorer.build_scorer`.
-        objectives: names in order; by default those of the data, then those of the scorers.
-        methods: method name -> its settings, and under ``train`` what differs for it from the ``train`` of the run. Under a
-            name of your own, ``method`` says which it is: one method in several settings, side by side in one report.
-        preferences: number of evenly spaced preferences between two objectives (grid divisions + 1), or a list of
-            ``helpful=0.7,harmless=0.3``; what anchors are trained for and fronts are measured at.
-        trackers: accelerate's trackers.
-        serve: how ``paretune serve`` serves the run, see `paretune.serving.config.ServeConfig`.
-        sweep: how ``paretune sweep`` divides it.
-        endpoint: a server that draws the responses of ``data.sample``, and held-out answers of exported policies, in place of
-            this machine, and answers between stages of training where it is told to, see `paretune.generation.endpoint.Endpoint`.
+        name: Name of the run, shown in the report.
+        folder: Run folder; by default ``runs/<name>``.
+        model: Embedded name, hub name, folder or GGUF file of the base model.
+        dtype: Number format of the base model: ``auto``, ``float32`` or ``bfloat16``.
+        device: Torch device; by default an accelerator where there is one.
+        processes: Number of processes that you launch (``torchrun --nproc_per_node N``); with another number the run stops at
+            once. By default any number.
+        sharding: Where the base model's weights are: ``none``, in every process; ``fsdp``, divided among the processes, for a
+            model that does not fit.
+        seed: Seed of sampling, splits and training.
+        data: Preference data.
+        score: Scorers, one per objective, see `paretune.scoring.scorer.build_scorer`.
+        objectives: Names of the objectives, in order; by default those of the data, then those of the scorers.
+        train: How adapters are trained.
+        sampling: How answers are sampled.
+        methods: Method name -> its settings, and under ``train`` what differs for it from the ``train`` of the run. Under a
+            name of your own, ``method`` states the method: one method in several settings, side by side in one report.
+        preferences: Number of evenly spaced preferences between two objectives (grid divisions + 1), or a list of
+            ``helpful=0.7,harmless=0.3``; anchors are trained at them, and fronts are measured at them.
+        evaluate: How fronts are measured.
+        trackers: Names of accelerate's trackers.
+        serve: How ``paretune serve`` serves the run, see `paretune.serving.config.ServeConfig`.
+        sweep: How ``paretune sweep`` divides the run.
+        endpoint: Server that samples, in place of this machine, the responses of ``data.sample``, held-out answers of exported
+            policies, and answers between stages of training where it lists the method, see
+            `paretune.generation.endpoint.Endpoint`.
     """
 
     name: str = "run"

@@ -22,16 +22,18 @@ class RLSettings:
     """How a policy learns from its own responses.
 
     Attributes:
-        beta: strength of the KL penalty to the base model, in standard deviations of reward per nat (of the whole response
+        beta: Strength of the KL penalty to the base model, in standard deviations of reward per nat (of the whole response
             for ``rloo``, of a token for ``grpo``).
-        responses: K, sampled for each prompt, at temperature 1 over the whole vocabulary: the policy that is trained.
-        estimator: ``rloo``: leave-one-out baseline, one ratio a response, the penalty in the reward: its optimum is
-            ``pi_ref exp(w.r / beta)``. ``grpo``: advantages divided by the group's deviation, ratios and penalty a token: its
-            strength follows that deviation.
-        aggregation: ``sum`` or ``decoupled``, see :func:`paretune.training.rl.advantages.combined`.
-        epochs: optimiser steps on the same responses; from the second on ratios differ from 1 and are clipped.
-        clip: width of the trust region.
-        time_limit: seconds a reward function may take for the responses of one step; 0 is no limit.
+        responses: Number K of responses sampled for each prompt, at temperature 1 over the whole vocabulary: from the policy
+            that is trained.
+        estimator: Estimator of the gradient. ``rloo``: leave-one-out baseline, one ratio per response, the penalty in the
+            reward; its optimum is ``pi_ref exp(w.r / beta)``. ``grpo``: advantages divided by the group's deviation, ratios and
+            penalty per token; its strength follows that deviation.
+        aggregation: Way from M rewards to one: ``sum`` or ``decoupled``, see
+            :func:`paretune.training.rl.advantages.combined`.
+        epochs: Optimiser steps on the same responses; from the second on ratios differ from 1 and are clipped.
+        clip: Width of the trust region.
+        time_limit: Seconds that a reward function may take for the responses of one step; 0 is no limit.
     """
 
     beta: float = 0.05
