@@ -345,7 +345,7 @@ def test_a_mixing_policy_is_saved(lm: LanguageModel, adapters: list[Adapter], tm
 
 
 def test_policies_that_cannot_be_mixed_are_refused(lm: LanguageModel, adapters: list[Adapter]) -> None:
-    with pytest.raises(ModelError, match="one adapter an objective: 3 adapters for 2"):
+    with pytest.raises(ModelError, match="one adapter per objective: 3 adapters for 2"):
         Policy.mod("mod", lm, OBJECTIVES, adapters)
     with pytest.raises(
         ModelError, match="'short' was trained under the divergence reverse-kl; it cannot be mixed under"
