@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.choosing.voters import Session, Voter, regret, simulate
 from paretune.choosing.elicit import SAME, best_preference, expected_regret, finished, next_pair, random_pair
 from paretune.choosing.population import cluster, population
 from paretune.choosing.posterior import NOISE, Ballot, Posterior, ballot
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from support.front_world import circle, noisy, permuted, quickstart, rescaled, surface
-from voters import Session, Voter, regret, simulate
 
 law = settings(deadline=None, max_examples=15)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oracles.fronts import dominates
 from paretune.choosing.dial import Dial
 from paretune.choosing.dual import dual
 from paretune.choosing.floors import Choice, choose, knee_preference, parse_floors
@@ -16,7 +17,6 @@ from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
-from paretune.fronts.indicators import dominates
 from paretune.fronts.surface import Surface
 from paretune.fronts.triangulation import barycentric, triangulate
 from support import records

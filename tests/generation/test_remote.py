@@ -25,9 +25,9 @@ from paretune.runs.parse import parse_config
 from paretune.runs.prepare import prepare_data
 from paretune.training.lab import Lab
 from support.command import call
-from support.endpoint_server import Behaviour, Server, completion, serving
+from support.endpoint_server import Behaviour, Server, completion, impatient, serving  # noqa: F401 - a fixture
 from support.serve_world import wait_until
-from support.server_process import process, run  # noqa: F401 - a fixture
+from support.server_process import process, untrained_run  # noqa: F401 - a fixture
 from support.world import make_dataset
 
 SAMPLING = Sampling(max_new_tokens=8, temperature=0.7, top_p=0.9)
@@ -246,7 +246,7 @@ def test_an_error_on_the_command_line(
     assert "Traceback" not in out + error
 
 
-def test_a_served_policy_draws(run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_served_policy_draws(run: Path, tmp_path: Path) -> None:
     """`paretune serve` as a process, asked at two preferences by name; the rows are those of the policy itself."""
     from paretune.core.preference import Preference
     from paretune.policies.saving import load_policy
@@ -274,7 +274,7 @@ def test_a_served_policy_draws(run: Path, tmp_path: Path) -> None:  # noqa: F811
             )
 
 
-def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) -> None:
     """By name and preference, and by exported LoRAs: the points are those of the policy itself."""
     import numpy as np
 
@@ -285,11 +285,11 @@ def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) 
     from paretune.policies.one_pass import chosen_logps
     from paretune.policies.saving import load_policy
     from paretune.runs.measure import measure_points
-    from paretune.scoring.scorer import build
+    from paretune.scoring.scorer import build_scorer
 
     policy, data = load_policy(run / "policies/soup", "float32"), make_dataset(5)
     scorers = [
-        build({"objective": name, "rule": "length", "unit": "words", "direction": way})
+        build_scorer({"objective": name, "rule": "length", "unit": "words", "direction": way})
         for name, way in (("short", "lower"), ("good", "higher"))
     ]
     grid = preference_grid(policy.objectives, 2)

@@ -36,7 +36,7 @@ from paretune.runs.config import METHOD_CONFIGS, RunConfig
 from paretune.runs.parse import parse_config
 from paretune.runs.run import run
 from paretune.scoring.repetition import is_collapsed
-from paretune.scoring.scorer import build, score_texts
+from paretune.scoring.scorer import build_scorer, score_texts
 from paretune.training.lab import Lab
 from support.adapters import TRAINING, adapters_equal
 from support.world import TAGS, WORDS, make_dataset, write_model
@@ -63,7 +63,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     reader = Lab(
         tagged, tmp_path_factory.mktemp("reader"), replace(lab.training, steps=60, learning_rate=5e-3)
     )
-    scorers, sampling = [build(spec) for spec in SCORERS], replace(GREEDY, temperature=1.0)
+    scorers, sampling = [build_scorer(spec) for spec in SCORERS], replace(GREEDY, temperature=1.0)
     return {
         "dpo-soup": soup(lab, *data, DPOConfig()),
         "mod": mod(lab, *data, MODConfig()),
@@ -133,7 +133,7 @@ def test_a_corner_serves_its_objective(policies: dict[str, Policy], name: str) -
         [*range(16)] * 2,
     )
     texts, cut = [r.text for r in answers], [r.truncated for r in answers]
-    scores = np.stack([score_texts(build(spec), prompts * 2, texts, cut) for spec in SCORERS])
+    scores = np.stack([score_texts(build_scorer(spec), prompts * 2, texts, cut) for spec in SCORERS])
     own = (scores / scores.std(1, keepdims=True)).reshape(2, 2, 16).mean(-1)  # [objective, corner]
     assert own[0, 0] - own[0, 1] + own[1, 1] - own[1, 0] > 0
 
@@ -208,7 +208,7 @@ def test_wrong_requests_are_refused(policies: dict[str, Policy], lm: LanguageMod
 
 
 def test_votes_of_loss_weighting(lm: LanguageModel, tmp_path: Path) -> None:
-    """Worked: agreeing pair 1 and 0; conflict w and 1 - w; a tie counts in the divisor; missing labels do not."""
+    """Worked, 4 of 5 pairs labelled by each: w_j 5/4 for each vote; a tie counts among the 4, a missing label does not."""
     table = Lab(lm, tmp_path, TRAINING).pair_table(labelled_pairs(make_dataset(6)))
     labels = [(1.0, 1.0), (1.0, -1.0), (0.0, -1.0), (float("nan"), -1.0), (-1.0, float("nan"))]
     few = replace(
@@ -217,8 +217,39 @@ def test_votes_of_loss_weighting(lm: LanguageModel, tmp_path: Path) -> None:
         margin=table.margin[:5],
     )
     stamped = vote(few, Preference.parse("short=0.3,good=0.7"))
-    assert stamped.weight.tolist() == pytest.approx([1.0, 0.3, 0.0, 0.0, 0.0])
-    assert stamped.reversed_weight.tolist() == pytest.approx([0.0, 0.7, 0.7, 1.0, 1.0])
+    assert stamped.weight.tolist() == pytest.approx([1.25, 0.375, 0.0, 0.0, 0.0])
+    assert stamped.reversed_weight.tolist() == pytest.approx([0.0, 0.875, 0.875, 0.875, 0.375])
+
+
+def test_loss_weighting_of_pairs_with_one_label_each_follows_the_preference(
+    lm: LanguageModel, tmp_path: Path
+) -> None:
+    """w L(D1) + (1 - w) L(D2): three pairs of each weigh .9 and .1 up to a factor; two of D1 and four of D2 the same means."""
+    table = Lab(lm, tmp_path, TRAINING).pair_table(labelled_pairs(make_dataset(6)))
+    nan = float("nan")
+
+    def weights(first: int, second: int, w: float) -> list[float]:
+        labels = [(1.0, nan)] * first + [(nan, 1.0)] * second
+        few = tuple(replace(p, labels=x) for p, x in zip(table.pairs, labels, strict=False))
+        stamped = vote(replace(table, pairs=few, margin=table.margin[: len(few)]), preference(w))
+        assert not bool(stamped.reversed_weight.any())
+        return stamped.weight.tolist()
+
+    def preference(w: float) -> Preference:
+        return Preference(OBJECTIVES, (w, 1 - w))
+
+    assert weights(3, 3, 0.9) == pytest.approx([2 * 0.9] * 3 + [2 * 0.1] * 3)
+    assert weights(3, 3, 0.5) == pytest.approx([1.0] * 6)
+    uneven = weights(2, 4, 0.9)
+    assert sum(uneven[:2]) / 6 == pytest.approx(0.9) and sum(uneven[2:]) / 6 == pytest.approx(0.1)
+
+
+def test_loss_weighting_needs_pairs_of_every_objective_with_weight(lm: LanguageModel, tmp_path: Path) -> None:
+    data = make_dataset(6)
+    bare = replace(data, rows=tuple(replace(r, scores={"good": r.scores["good"]}) for r in data.rows))
+    grid = [Preference.parse("short=0.5,good=0.5")]
+    with pytest.raises(TrainingError, match="no pair that 'short' labels"):
+        dpo_lw(Lab(lm, tmp_path, TRAINING), bare, data, grid, DPOLWConfig())
 
 
 def test_scores_can_be_margins(lm: LanguageModel, tmp_path: Path) -> None:
@@ -283,7 +314,7 @@ def test_collapse_rule() -> None:
 
 
 def test_evaluation_shares_points_and_knows_the_base(policies: dict[str, Policy]) -> None:
-    scorers = [build(spec) for spec in SCORERS]
+    scorers = [build_scorer(spec) for spec in SCORERS]
     rows = make_dataset(5, seed=4).rows
     prompts, ids = [row.prompt for row in rows], [row.key for row in rows]
     known: dict = {}

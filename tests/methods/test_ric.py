@@ -11,9 +11,10 @@ import pytest
 
 from paretune.core.errors import ConfigError, DataError, TrainingError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
-from paretune.generation.generate import Response, Sampling
+from paretune.generation.generate import Response
 from paretune.methods.ric import goal_answers
 from paretune.methods.ric.goal_answers import fate
 from paretune.methods.ric.method import (

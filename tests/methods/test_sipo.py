@@ -16,7 +16,8 @@ import torch
 
 from paretune.core.errors import ConfigError, PreferenceError, TrainingError
 from paretune.core.preference import Preference, preference_grid
-from paretune.generation.generate import Response, Sampling
+from paretune.core.sampling import Sampling
+from paretune.generation.generate import Response
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.sipo import method
 from paretune.methods.sipo import rounds as self_improve

@@ -15,8 +15,8 @@ from paretune.generation.generate import attached
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.methods.panacea import PanaceaConfig, panacea
+from paretune.models.adapter import stack
 from paretune.models.language_model import LanguageModel
-from paretune.models.steering import stack
 from paretune.policies.catalogue import find_policy
 from paretune.policies.export import export, export_grid
 from paretune.policies.policy import Policy

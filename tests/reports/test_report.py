@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from paretune.core.files import read_json
 from paretune.core.preference import Preference, simplex_grid
 from paretune.fronts.front import Front, Interval
 from paretune.fronts.indicators import INDICATORS, Indicator
@@ -556,7 +557,14 @@ def test_headline_and_legend_stand_inside_the_picture(result: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    run = FrontRecord.read(Path(__file__).parents[2] / "docs" / "results" / result / "front.json")
+    kept = read_json(Path(__file__).parents[2] / "docs" / "results" / result / "figures.json")
+    measured = [
+        records.policy(
+            p["name"], [records.point(q["preference"], q["mean"]) for q in p["points"]], title=p["title"]
+        )
+        for p in kept["policies"]
+    ]
+    run = parsed(records.record(kept["objectives"], measured, comparisons=kept["comparisons"]))
     figure = Figure(figsize=(10, 6.25), dpi=160)
     FigureCanvasAgg(figure)
     picture._heading(figure, run)

@@ -13,17 +13,19 @@ import pytest
 
 from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.preference import Preference, preference_grid
+from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
-from paretune.generation.generate import Sampling
 from paretune.models.language_model import LanguageModel
-from paretune.policies.catalogue import ServeConfig, find_sources
+from paretune.policies.catalogue import find_sources
 from paretune.policies.export import export_grid
 from paretune.policies.policy import Policy
-from paretune.serving.service import Service, Settings
+from paretune.serving.config import ServeConfig
+from paretune.serving.events import Job
+from paretune.serving.service import Service
 from paretune.serving.store.store import Store
 from paretune.serving.upstream import Upstream
 from support.serve_world import live, wait_until
-from support.served_run import ask, client_of, service_of
+from support.served_run import ask, client_of, service_of, trained_run  # noqa: F401 - a fixture
 
 PROMPTS = ["red sun moon", "tree", "blue stone river good kind", "bad bad moon"]
 
@@ -81,7 +83,7 @@ def test_stop_strings_prompts_that_are_too_long_and_raw_text(address: str) -> No
 
 
 def test_a_client_that_leaves_mid_stream_frees_its_row(run: Path, tmp_path: Path) -> None:
-    service = service_of(run, tmp_path, ServeConfig(max_prompt_tokens=64, max_rows=4), max_tokens=180)
+    service = service_of(run, tmp_path, max_rows=4, max_tokens=180)
     with live(service) as address:
         engine = service.backend.engine  # type: ignore[attr-defined]
         for _ in range(3):
@@ -99,7 +101,7 @@ def test_a_client_that_leaves_mid_stream_frees_its_row(run: Path, tmp_path: Path
 
 
 def test_a_dead_engine_ends_the_server(run: Path, tmp_path: Path) -> None:
-    service = service_of(run, tmp_path, ServeConfig(policies=["dpo-soup"], max_prompt_tokens=64))
+    service = service_of(run, tmp_path, policies=["dpo-soup"])
     with live(service) as address:
         service.backend.engine.stop(drain=False)  # type: ignore[attr-defined]
         body = {"model": "dpo-soup", "messages": [{"role": "user", "content": "red"}]}
@@ -127,7 +129,7 @@ def test_exported_loras_by_name_and_a_router_before_them(
         assert names == ["dpo-soup", "short1-good0", "short0.5-good0.5", "short0-good1"]
         config = ServeConfig(timeout=20)
         backend = Upstream.of(f"{upstream}/v1", tmp_path / "loras/manifest.json", "vllm", config)
-        with live(Service(backend, None, Settings(default_tokens=12))) as router:
+        with live(Service(backend, None, ServeConfig(default_tokens=12))) as router:
             client = client_of(router)
             asked = Preference.parse("short=0.6,good=0.4")
             plain = ask(client_of(address), "dpo-soup", "red sun", grid[1], 4, temperature=0)
@@ -160,13 +162,11 @@ def test_exported_loras_by_name_and_a_router_before_them(
 def test_other_kinds_of_upstream_servers_are_asked_in_their_way(
     run: Path, lm: LanguageModel, tmp_path: Path
 ) -> None:
-    from paretune.serving.backend import Ask
-
     policy = Policy.load(run / "policies/dpo-soup", lm)
     export_grid(policy, preference_grid(policy.objectives, 1), tmp_path / "loras")
     manifest = tmp_path / "loras/manifest.json"
     prompt = (Message("user", "red"),)
-    request = Ask("dpo-soup", prompt, Preference.parse("short=1,good=0"), 5, 0.5, 0.9, 3, ("x",))
+    request = Job("dpo-soup", prompt, Preference.parse("short=1,good=0"), Sampling(5, 0.5, 0.9), 3, ("x",))
     path, body = Upstream.of("http://127.0.0.1:1/v1", manifest, "sglang", ServeConfig()).request(request)
     assert path == "/chat/completions" and body["model"].endswith(":short1-good0") and body["stop"] == ["x"]
     with pytest.raises(ParetuneError, match="expected one of"):
@@ -188,8 +188,7 @@ def test_what_cannot_be_served(run: Path, tmp_path: Path) -> None:
 
 
 def test_anchors_outside_the_bounds_are_never_served(run: Path, tmp_path: Path) -> None:
-    config = ServeConfig(policies=["modpo"], floors={"good": 0.2}, max_prompt_tokens=64)
-    with live(service_of(run, tmp_path, config)) as address:
+    with live(service_of(run, tmp_path, policies=["modpo"], floors={"good": 0.2})) as address:
         client = client_of(address)
         asked = {"model": "modpo", "messages": [{"role": "user", "content": "red"}], "max_tokens": 1}
         served = client.chat.completions.create(
@@ -202,14 +201,14 @@ def test_anchors_outside_the_bounds_are_never_served(run: Path, tmp_path: Path) 
 
 
 def test_two_servers_on_one_store(run: Path, tmp_path: Path) -> None:
-    config = ServeConfig(policies=["dpo-soup"], max_prompt_tokens=64)
     vote = {
         "messages": [{"role": "user", "content": "red"}],
         "first": {"text": "a", "preference": {"short": 1}},
         "second": {"text": "b", "preference": {"good": 1}},
         "winner": "first",
     }
-    with live(service_of(run, tmp_path, config)) as one, live(service_of(run, tmp_path, config)) as other:
+    services = [service_of(run, tmp_path, policies=["dpo-soup"]) for _ in range(2)]
+    with live(services[0]) as one, live(services[1]) as other:
         failed: list[int] = []
 
         def storm(address: str) -> None:

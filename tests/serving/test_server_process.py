@@ -17,7 +17,7 @@ import pytest
 
 from paretune.serving.store.store import Store
 from support.serve_world import CHAT, OBJECTIVES, wait_until
-from support.server_process import process
+from support.server_process import process, untrained_run  # noqa: F401 - a fixture
 
 
 def test_sigterm_finishes_what_runs(run: Path, tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_the_embedded_model_answers_the_official_client(tmp_path: Path) -> None:
     import torch
 
     from paretune.core.preference import preference_grid
+    from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
-    from paretune.generation.generate import Sampling
     from paretune.models.adapter import Adapter
     from paretune.models.language_model import load
     from paretune.policies.policy import Policy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paretune.cli.main import main as cli
+from paretune.cli.main import main
 
 
 def call(
@@ -18,7 +18,7 @@ def call(
     monkeypatch.setenv("COLUMNS", "200")
     code = 0
     try:
-        cli.main()
+        main()
     except SystemExit as stop:
         code = int(stop.code or 0)
     captured = capsys.readouterr()

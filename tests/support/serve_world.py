@@ -14,10 +14,13 @@ import numpy as np
 
 from paretune.core.preference import Preference
 from paretune.fronts.surface import Surface
-from paretune.serving.backend import Ask, End, Overloaded, Piece, PromptTooLong, Served
-from paretune.serving.http.app import Place, make_app
+from paretune.serving.address import Address
+from paretune.serving.backend import Served
+from paretune.serving.config import ServeConfig
+from paretune.serving.events import End, Event, Job, Overloaded, Piece, PromptTooLong, Reason
+from paretune.serving.http.app import make_app
 from paretune.serving.http.server import Server, configuration
-from paretune.serving.service import Service, Settings
+from paretune.serving.service import Service
 from paretune.serving.store.store import Store
 
 OBJECTIVES = ("short", "good")
@@ -43,7 +46,7 @@ class FakeAnswer:
 
 
 class FakeBackend:
-    """Answers with ``max_tokens`` words that tell preference and seed, one each ``pace`` seconds."""
+    """Answers with as many words as tokens are asked for, each with preference and seed, one per ``pace`` seconds."""
 
     failure = ""
 
@@ -72,9 +75,9 @@ class FakeBackend:
     async def stop(self) -> None:
         """Nothing to let go."""
 
-    async def submit(self, ask: Ask, on_event: Callable[[Piece | End], None], timeout: float) -> FakeAnswer:
-        """Begin an answer."""
-        text = ask.prompt if isinstance(ask.prompt, str) else " ".join(m.content for m in ask.prompt)
+    async def submit(self, job: Job, on_event: Callable[[Event], None], timeout: float) -> FakeAnswer:
+        """Start an answer."""
+        text = job.prompt if isinstance(job.prompt, str) else " ".join(m.content for m in job.prompt)
         if len(text) > 2000:
             raise PromptTooLong(f"a prompt of {len(text)} tokens; expected at most 2000")
         if self.running >= self.most:
@@ -83,14 +86,14 @@ class FakeBackend:
         self.running += 1
 
         async def write() -> None:
-            reason = "length"
+            reason: Reason = "length"
             try:
                 end = time.monotonic() + timeout
-                for k in range(ask.max_tokens):
+                for k in range(job.sampling.max_new_tokens):
                     if answer.cancelled.is_set() or time.monotonic() > end:
                         reason = "cancelled" if answer.cancelled.is_set() else "timeout"
                         break
-                    on_event(Piece(self.word or f"{ask.preference['short']:g}/{ask.seed}/{k} ", 1))
+                    on_event(Piece(self.word or f"{job.preference['short']:g}/{job.seed}/{k} "))
                     await asyncio.sleep(self.pace)
             finally:
                 self.running -= 1
@@ -111,11 +114,10 @@ class FakeBackend:
 
 
 @contextmanager
-def live(service: Service, place: Place | None = None) -> Iterator[str]:
+def live(service: Service, at: Address | None = None) -> Iterator[str]:
     """Serve on a free port in a thread; yield the address."""
-    place = place or Place(port=0)
     app = make_app(service)
-    config = configuration(app, place)
+    config = configuration(app, at or Address(port=0))
     config.log_level = "warning"
     config.configure_logging()
     sock = config.bind_socket()
@@ -143,7 +145,7 @@ def live(service: Service, place: Place | None = None) -> Iterator[str]:
 def fake_service(folder: Path, backend: FakeBackend | None = None, **settings: object) -> Service:
     """A service over a fake backend with a store in ``folder``."""
     store = Store.open(f"sqlite:///{folder / 'store.sqlite'}")
-    return Service(backend or FakeBackend(), store, Settings(**settings))  # type: ignore[arg-type]
+    return Service(backend or FakeBackend(), store, ServeConfig(**settings))  # type: ignore[arg-type]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:

@@ -11,11 +11,10 @@ from paretune.core.preference import Preference, preference_grid
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.models.language_model import LanguageModel
-from paretune.policies.catalogue import ServeConfig, find_sources
 from paretune.policies.policy import Policy
-from paretune.serving.backend import serve_source
+from paretune.serving.config import ServeConfig
 from paretune.serving.local import LocalBackend
-from paretune.serving.service import Service, Settings
+from paretune.serving.service import Service
 from paretune.serving.store.store import Store
 from paretune.training.lab import Lab
 from support.adapters import TRAINING
@@ -23,8 +22,8 @@ from support.serve_world import OBJECTIVES
 from support.world import make_dataset
 
 
-@pytest.fixture(scope="module")
-def run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", name="run")
+def trained_run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a soup, anchors and a mixture."""
     folder = tmp_path_factory.mktemp("run")
     lab, data = Lab(lm, tmp_path_factory.mktemp("lab"), TRAINING), (make_dataset(), make_dataset(4, seed=9))
@@ -36,19 +35,11 @@ def run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def service_of(place: Path, folder: Path, config: ServeConfig | None = None, **settings: object) -> Service:
-    """A service as ``paretune serve PLACE`` makes it."""
-    config = config or ServeConfig(max_prompt_tokens=64)
-    sources = find_sources(place, config.policies)
-    served = {source.name: serve_source(source, config.floors, None) for source in sources}
-    limits = {
-        "max_rows": config.max_rows,
-        "max_waiting": config.queue,
-        "max_prompt_tokens": config.max_prompt_tokens,
-    }
-    backend = LocalBackend(sources, served, "float32", "cpu", **limits)
-    store = Store.open(f"sqlite:///{folder / 'store.sqlite'}")
-    return Service(backend, store, Settings(floors=config.floors, **settings))  # type: ignore[arg-type]
+def service_of(place: Path, folder: Path, **settings: object) -> Service:
+    """A service as ``paretune serve PLACE`` makes it, with its store in ``folder``."""
+    config = ServeConfig(**{"max_prompt_tokens": 64, **settings})  # type: ignore[arg-type]
+    backend = LocalBackend.of(place, config, "float32", "cpu")
+    return Service(backend, Store.open(f"sqlite:///{folder / 'store.sqlite'}"), config)
 
 
 def client_of(address: str) -> openai.OpenAI:

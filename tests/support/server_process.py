@@ -18,8 +18,8 @@ from support.serve_world import OBJECTIVES, wait_until
 from support.world import write_model
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", name="run")
+def untrained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with one policy that updates nothing: LoRAs as they begin."""
     import torch
 
@@ -60,11 +60,11 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
                 return False
 
         try:
-            assert wait_until(lambda: "running on" in said() or made.poll() is not None, 60)
+            assert wait_until(lambda: "running on" in said() or made.poll() is not None, 180)
             found = re.search(r"running on (http://\S+)", said())
             assert found, said()
             address = found[1]
-            ready = wait_until(lambda: made.poll() is not None or healthy(), 60)
+            ready = wait_until(lambda: made.poll() is not None or healthy(), 180)
             assert ready and made.poll() is None, said()
             yield made, address
         finally:

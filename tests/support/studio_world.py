@@ -17,13 +17,14 @@ from paretune.core.preference import Preference, preference_grid
 from paretune.generation.mixing import Mixing
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.models.steering import target_shapes
+from paretune.models.targets import target_shapes
 from paretune.policies.catalogue import find_sources
 from paretune.policies.policy import Policy
+from paretune.serving.address import Address
 from paretune.serving.backend import serve_source
-from paretune.serving.http.app import Place
+from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.local import LocalBackend
-from paretune.serving.service import Service, Settings
+from paretune.serving.service import Service
 from paretune.serving.store.store import Store
 from support import records
 from support.serve_world import live
@@ -92,7 +93,7 @@ def write_run(folder: Path, lm: LanguageModel, M: int) -> Path:
 
 @contextmanager
 def studio(
-    run: Path, place: Place | None = None, floors: dict[str, float] | None = None, store: bool = True
+    run: Path, at: Address | None = None, floors: dict[str, float] | None = None, store: bool = True
 ) -> Iterator[tuple[str, Service]]:
     """Serve a run; yield the studio's address and the service."""
     sources = find_sources(run, ("soup", "anchors", "mod"))
@@ -106,11 +107,11 @@ def studio(
         served,
         "float32",
         "cpu",
-        max_prompt_tokens=200,
+        EngineLimits(max_prompt_tokens=200),
     )
     kept = Store.open(f"sqlite:///{run / 'store.sqlite'}") if store else None
-    service = Service(backend, kept, Settings(default_tokens=24, max_tokens=64, floors=floors))
-    with live(service, place) as address:
+    service = Service(backend, kept, ServeConfig(default_tokens=24, max_tokens=64, floors=floors or {}))
+    with live(service, at) as address:
         yield address, service
 
 

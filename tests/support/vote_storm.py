@@ -11,7 +11,8 @@ import threading
 
 from paretune.core.preference import Preference
 from paretune.data.rows import Message
-from paretune.serving.store.store import Store, Vote, VotedAnswer
+from paretune.serving.store.entries import Vote, VotedAnswer
+from paretune.serving.store.store import Store
 
 
 def make_vote(text: str) -> Vote:

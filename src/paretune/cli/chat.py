@@ -186,7 +186,9 @@ def talk(
 
     from paretune.core.sampling import Sampling
     from paretune.policies.saving import load_policy
-    from paretune.serving.engine.engine import End, Engine, Job
+    from paretune.serving.config import EngineLimits
+    from paretune.serving.engine.engine import Engine
+    from paretune.serving.events import End, Job
 
     source = find_sources(run, [policy] if policy else ())[0]
     if source.loras:
@@ -200,7 +202,7 @@ def talk(
     typer.echo(f"{source.name} on {source.model}; it is being loaded ...", err=True)
     loaded = load_policy(source.folder, dtype)
     count = 0
-    with Engine({source.name: loaded}, max_waiting=4) as engine:
+    with Engine({source.name: loaded}, EngineLimits(max_waiting=4)) as engine:
 
         def answer(prompt: Prompt, at: Preference) -> Iterator[str]:
             nonlocal count

@@ -201,8 +201,8 @@ def generate(
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
     from paretune.core.preference import Preference
+    from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
-    from paretune.generation.generate import Sampling
     from paretune.policies.saving import load_policy
 
     loaded = load_policy(policy)

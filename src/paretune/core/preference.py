@@ -6,14 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from paretune.core.errors import PreferenceError, suggest
-
-if TYPE_CHECKING:
-    pass
 
 TOLERANCE = 1e-6
 """How far a sum of weights may be from 1: well above rounding, well below anything a reader would notice."""

@@ -9,13 +9,15 @@ import numpy as np
 
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
 from paretune.evaluation.evaluate import Draw
 from paretune.generation.endpoint import Endpoint, Question
-from paretune.generation.generate import Response, Sampling
+from paretune.generation.generate import Response
 from paretune.generation.sample import ask
 from paretune.models.distributed import ProcessGroup
-from paretune.policies.catalogue import MANIFEST, exported
+from paretune.policies.catalogue import exported
+from paretune.policies.export import MANIFEST
 from paretune.policies.policy import Policy
 
 

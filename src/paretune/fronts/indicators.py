@@ -21,13 +21,6 @@ STEERABLE = 0.02
 """A policy is called not steerable where its median of ||s w|| / ||sigma|| over modules is below this (Panacea)."""
 
 
-def dominates(a: np.ndarray, b: np.ndarray) -> bool:
-    """Return whether point ``a [M]`` is nowhere worse than ``b [M]`` and somewhere better."""
-    (first,), (second,) = _points(np.atleast_2d(a), "a"), _points(np.atleast_2d(b), "b")
-    _same_objectives(first, second)
-    return bool(np.all(first >= second) and np.any(first > second))
-
-
 def non_dominated(points: np.ndarray) -> np.ndarray:
     """Return ``bool [N]``, true where no other point dominates; equal points are kept or dropped together.
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import fingerprint, read_json, write_json
+from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Row
 from paretune.generation.endpoint import Answer, Endpoint, LoRA, Question
-from paretune.generation.generate import Sampling, generate
+from paretune.generation.generate import generate
 from paretune.models.language_model import LanguageModel
 
 BATCHES_PER_PART = 4

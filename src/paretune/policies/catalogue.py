@@ -8,61 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from paretune.core.errors import ConfigError, ModelError, ParetuneError, suggest
+from paretune.core.errors import ModelError, ParetuneError, suggest
 from paretune.core.files import read_json
 from paretune.core.preference import Preference, nearest
 from paretune.fronts.record import FILE, FrontRecord
 from paretune.fronts.surface import Surface
 from paretune.policies import saving
 from paretune.policies.export import MANIFEST
-
-
-class ServeConfig(BaseModel):
-    """How a run is served: ``serve`` in its config, which options of the command line override.
-
-    Attributes:
-        policies: The policies served, the default first; by default all.
-        preference: The preference of requests that give none, such as ``helpful=0.7,harmless=0.3``; by default the centre of
-            the bounds.
-        floors: Deployment bounds, objective -> minimum weight of every request.
-        max_tokens: The most tokens of one answer.
-        max_prompt_tokens: The most tokens of one prompt.
-        max_rows: The most rows decoded together.
-        queue: The most requests that wait.
-        timeout: The seconds until an answer is given up, queueing included.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    policies: list[str] = Field(default_factory=list)
-    preference: str | None = None
-    floors: dict[str, float] = Field(default_factory=dict)
-    max_tokens: int = Field(default=512, ge=1)
-    max_prompt_tokens: int = Field(default=2048, ge=1)
-    max_rows: int = Field(default=32, ge=1)
-    queue: int = Field(default=256, ge=1)
-    timeout: float = Field(default=120.0, gt=0)
-
-
-def read_config(run: Path) -> ServeConfig:
-    """Return the section ``serve`` of a run's ``config.yaml``, defaults where there is none.
-
-    Raises:
-        ConfigError: The section has an unknown key or a value of the wrong type.
-    """
-    import yaml
-
-    file = run / "config.yaml"
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        section = values.get("serve") or {} if isinstance(values, dict) else {}
-        return ServeConfig.model_validate(section)
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot read the config ({error})") from error
-    except ValidationError as error:
-        problems = "; ".join(f"serve.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{file}: {problems}") from error
 
 
 @dataclass(frozen=True)

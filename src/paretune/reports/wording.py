@@ -75,15 +75,15 @@ def percent(share: float | None) -> str:
 def duration(seconds: float | None) -> str:
     """Return seconds in a readable unit.
 
-    >>> duration(8.04), duration(312), duration(7500)
-    ('8.0 s', '5.2 min', '2.1 h')
+    >>> duration(8.04), duration(312), duration(7500), duration(4e5)
+    ('8.0 s', '5.2 min', '2.1 h', '4.6 days')
     """
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
-    for unit, size, limit in (("s", 1, 100), ("min", 60, 6000)):
+    for unit, size, limit in (("s", 1, 100), ("min", 60, 6000), ("h", 3600, 4 * 86_400)):
         if seconds < limit:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86_400:.1f} days"
 
 
 def weight(value: float) -> str:

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference, preference_grid
+from paretune.core.sampling import Sampling
 from paretune.core.settings import parse_dataclass
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.generate import Sampling
 from paretune.methods.dpo import DPOConfig
 from paretune.methods.dpo_lw import DPOLWConfig
 from paretune.methods.mod import MODConfig
@@ -23,7 +23,7 @@ from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd.method import ParetoHqDConfig
 from paretune.methods.ric.method import RiCConfig
 from paretune.methods.sipo.method import SIPOConfig
-from paretune.policies.catalogue import ServeConfig
+from paretune.serving.config import ServeConfig
 from paretune.training.loop import Training
 
 MethodConfig = (
@@ -150,14 +150,14 @@ class RunConfig(_Part):
         processes: how many the run must be started as (``torchrun --nproc_per_node N``); by default as many as were started.
         sharding: ``none``, or ``fsdp``: the base model's weights are divided among the processes, for a model that does not fit.
         seed: of sampling, splits and training.
-        data, score, train, sampling, evaluate: the stages; ``score`` lists scorers, see `paretune.scoring.scorer.build`.
+        data, score, train, sampling, evaluate: the stages; ``score`` lists scorers, see `paretune.scoring.scorer.build_scorer`.
         objectives: names in order; by default those of the data, then those of the scorers.
         methods: method name -> its settings, and under ``train`` what differs for it from the ``train`` of the run. Under a
             name of your own, ``method`` says which it is: one method in several settings, side by side in one report.
         preferences: number of evenly spaced preferences between two objectives (grid divisions + 1), or a list of
             ``helpful=0.7,harmless=0.3``; what anchors are trained for and fronts are measured at.
         trackers: accelerate's trackers.
-        serve: how ``paretune serve`` serves the run, see `paretune.policies.catalogue.ServeConfig`.
+        serve: how ``paretune serve`` serves the run, see `paretune.serving.config.ServeConfig`.
         sweep: how ``paretune sweep`` divides it.
         endpoint: a server that draws the responses of ``data.sample``, and held-out answers of exported policies, in place of
             this machine, and answers between stages of training where it is told to, see `paretune.generation.endpoint.Endpoint`.

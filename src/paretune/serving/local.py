@@ -1,32 +1,37 @@
-"""The engine of this process behind a server: policies are loaded on one base model, and events come to the event loop."""
+"""The engine in this process as a backend: policies are loaded on one base model, and events reach the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paretune.core.errors import ModelError
 from paretune.core.preference import Preference
-from paretune.policies.catalogue import Source
-from paretune.serving.backend import Answer, Ask, End, Overloaded, Piece, PromptTooLong, Served, Unavailable
+from paretune.policies.catalogue import Source, find_sources
+from paretune.serving.backend import Served, serve_source
+from paretune.serving.config import EngineLimits, ServeConfig
+from paretune.serving.events import Cancellable, End, Event, Job, PromptTooLong, Unavailable
 
 if TYPE_CHECKING:
     from paretune.policies.policy import Policy
-    from paretune.serving.engine.engine import Engine, Event, Job
+    from paretune.serving.engine.engine import Engine
 
 CHARACTERS = 8
-"""Characters a token: prompts that are longer than this are looked at in part first."""
+"""Characters per token; of prompts with more than this, the first part is tokenised alone."""
+FIGURES = ("running", "waiting", "rows", "cached_tokens", "tokens", "prompt_tokens", "tokens_per_second")
 
 
 class LocalBackend:
-    """Makes answers with the engine.
+    """Generates answers with the engine.
 
     Attributes:
-        served: see `paretune.serving.backend.Backend`.
-        engine: None until it has been started.
-        failure: why the engine's thread has died.
+        served: Model name -> what it serves, see `paretune.serving.backend.Backend`.
+        engine: The engine; None until it has started.
+        failure: Why the engine's thread has died.
     """
 
     def __init__(
@@ -35,12 +40,12 @@ class LocalBackend:
         served: Mapping[str, Served],
         dtype: str = "auto",
         device: str | None = None,
-        **limits: Any,
+        limits: EngineLimits = EngineLimits(),  # noqa: B008 - it is frozen
     ) -> None:
-        """Take what to load; ``limits`` are those of `paretune.serving.engine.engine.Engine`.
+        """Keep what :meth:`start` loads.
 
         Raises:
-            ModelError: sources of different base models.
+            ModelError: The sources have different base models.
         """
         models = {source.model for source in sources}
         if len(models) > 1:
@@ -52,83 +57,73 @@ class LocalBackend:
         self.engine: Engine | None = None
         self.failure = ""
 
+    @classmethod
+    def of(
+        cls, run: Path, config: ServeConfig, dtype: str = "auto", device: str | None = None
+    ) -> LocalBackend:
+        """Find what a run folder, a policy's folder or a folder of exported LoRAs has to serve.
+
+        Raises:
+            ParetuneError: There is nothing to serve, or a policy cannot serve the default preference.
+        """
+        sources = find_sources(run, config.policies)
+        served = {}
+        for source in sources:
+            stated = Preference.parse(config.preference, source.objectives) if config.preference else None
+            served[source.name] = serve_source(source, config.floors, stated)
+        return cls(sources, served, dtype, device, config.engine_limits)
+
     async def start(self) -> None:
         """Load model and adapters, and start the engine."""
         self.engine = await asyncio.to_thread(self._load)
 
     async def stop(self) -> None:
-        """Cancel what runs and free the model."""
+        """Cancel running answers and free the model."""
         if self.engine is not None:
             await asyncio.to_thread(self.engine.stop, False)
 
-    async def submit(self, ask: Ask, on_event: Callable[[Piece | End], None], timeout: float) -> Answer:
+    async def submit(self, job: Job, on_event: Callable[[Event], None], timeout: float) -> Cancellable:
         """Queue one answer; its prompt is tokenised in a thread."""
-        from paretune.core.sampling import Sampling
-        from paretune.serving.engine import engine as engines
-
         if self.engine is None:
             raise Unavailable("the model is not loaded")
         loop = asyncio.get_running_loop()
 
-        def convert(event: engines.Event) -> None:
-            made: Piece | End
-            if isinstance(event, engines.Piece):
-                if not event.text and not event.conflicts:
-                    return
-                made = Piece(event.text, len(event.tokens), event.conflicts)
-            else:
-                usage = event.usage
-                made = End(event.reason, usage.prompt_tokens, usage.completion_tokens)
-            loop.call_soon_threadsafe(on_event, made)
+        def pass_on(event: Event) -> None:
+            if isinstance(event, End):
+                event = replace(event, message="")  # internals stay in the server's log
+            elif not event.text and not event.conflicts:
+                return
+            loop.call_soon_threadsafe(on_event, event)
 
-        job = engines.Job(
-            ask.policy,
-            ask.prompt,
-            ask.preference,
-            Sampling(ask.max_tokens, ask.temperature, ask.top_p),
-            ask.seed,
-            ask.stop,
-        )
         until = time.monotonic() + timeout
         try:
-            return await asyncio.to_thread(self._submit, self.engine, job, until, convert)
-        except engines.Busy as error:
-            raise Overloaded(str(error), error.retry_after) from error
-        except engines.PromptTooLong as error:
-            raise PromptTooLong(str(error)) from error
-        except engines.Stopped as error:
+            return await asyncio.to_thread(self._submit, self.engine, job, until, pass_on)
+        except Unavailable as error:
             self.failure = str(error)
-            raise Unavailable(str(error)) from error
+            raise
 
     def upstream_name(self, preference: Preference) -> str | None:
-        """The text is made here."""
+        """Return None: the text is generated here."""
         return None
 
     def stats(self) -> Mapping[str, float]:
-        """Return the engine's figures of now."""
+        """Return the engine's current figures."""
         if self.engine is None:
             return {"running": 0, "waiting": 0}
         stats = self.engine.stats
-        names = (
-            "running",
-            "waiting",
-            "rows",
-            "cached_tokens",
-            "tokens",
-            "prompt_tokens",
-            "tokens_per_second",
-        )
-        return {name: getattr(stats, name) for name in names}
+        return {name: getattr(stats, name) for name in FIGURES}
 
-    def _submit(self, engine: Engine, job: Job, until: float, on_event: Callable[[Event], None]) -> Answer:
-        """Hand on a job, unless the beginning of its prompt is too long already: all of a huge one would take much memory."""
-        most = self.limits.get("max_prompt_tokens") or engine.context
+    def _submit(
+        self, engine: Engine, job: Job, until: float, on_event: Callable[[Event], None]
+    ) -> Cancellable:
+        """Submit a job, unless the start of its prompt is too long already: to tokenise a huge one takes much memory."""
+        longest = self.limits.max_prompt_tokens or engine.context
         text = job.prompt if isinstance(job.prompt, str) else "\n".join(m.content for m in job.prompt)
-        if len(text) > CHARACTERS * most:
-            count = len(engine.lm.tokenizer(text[: CHARACTERS * most]).input_ids)
-            if count > most:
+        if len(text) > CHARACTERS * longest:
+            count = len(engine.lm.tokenizer(text[: CHARACTERS * longest]).input_ids)
+            if count > longest:
                 raise PromptTooLong(
-                    f"the prompt has more than {count} tokens, and at most {most} are taken; shorten it"
+                    f"the prompt has more than {count} tokens, but at most {longest} are accepted; shorten it"
                 )
         return engine.submit(job, until, on_event)
 
@@ -138,7 +133,7 @@ class LocalBackend:
 
         lm = load(self.sources[0].model, self.dtype, self.device)
         policies = {source.name: _policy(source, lm) for source in self.sources}
-        engine = Engine(policies, **self.limits)
+        engine = Engine(policies, self.limits)
         engine.start()
         return engine
 

@@ -1,4 +1,4 @@
-"""What every route of the server needs: whom a request asks for at which preference, the store, and what is running."""
+"""What every route of the server needs: the policy and preference of a request, the store, and the running answers."""
 
 from __future__ import annotations
 
@@ -14,46 +14,45 @@ from paretune.core.errors import ParetuneError, PreferenceError, suggest
 from paretune.core.preference import Preference
 from paretune.serving.backend import Backend, Served
 from paretune.serving.bodies import ApiError
+from paretune.serving.config import ServeConfig
 from paretune.serving.metrics import Metrics
 
 if TYPE_CHECKING:
+    from paretune.fronts.surface import Surface
     from paretune.serving.store.store import Store
 
-logger = logging.getLogger("paretune.serving.http.app")
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 60.0
+"""Time that running answers have to finish when the server is asked to stop."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How answers are drawn and how long they may get.
+def measured_surface(served: Served) -> Surface:
+    """Return the measured front of a policy.
 
-    Attributes:
-        max_tokens: the most a request may ask for.
-        default_tokens: where a request does not say, at most ``max_tokens``.
-        temperature, top_p: where a request does not say; those the front was measured with, so that it holds.
-        timeout: seconds until an answer is given up, queueing included.
-        grace: seconds that answers have to finish when the server is asked to stop.
-        floors: deployment bounds, objective -> least weight.
+    Raises:
+        ApiError: 409; nothing was measured.
     """
-
-    max_tokens: int = 512
-    default_tokens: int = 128
-    temperature: float = 1.0
-    top_p: float = 1.0
-    timeout: float = 120.0
-    grace: float = 60.0
-    floors: Mapping[str, float] | None = None
+    if served.surface is None:
+        raise ApiError(
+            409,
+            f"no front of {served.name} was measured; run `paretune run` to the end",
+            "not_measured",
+            "policy",
+        )
+    return served.surface
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """Who answers, at which preference.
+    """The policy and the preference of a request.
 
     Attributes:
-        served: the policy.
-        asked: the preference asked for.
-        used: the one really served.
-        model: the name in the request, echoed in the response.
-        stated: the request gave a preference; else it is the policy's default.
+        served: The policy.
+        asked: Requested preference.
+        used: Preference that is served.
+        model: Model name in the request, repeated in the response.
+        stated: Whether the request gave a preference; otherwise it is the policy's default.
     """
 
     served: Served
@@ -64,17 +63,17 @@ class Resolved:
 
 
 class Service:
-    """One running server: what is served, its bounds, its store, and how many answers are on their way.
+    """One running server: the served policies with their bounds, the store, and the number of running answers.
 
     Raises:
-        ParetuneError: bounds that the default preference of a policy does not meet.
+        ParetuneError: The default preference of a policy is outside the bounds.
     """
 
-    def __init__(self, backend: Backend, store: Store | None, settings: Settings | None = None) -> None:
-        self.backend, self.store, self.settings = backend, store, settings or Settings()
+    def __init__(self, backend: Backend, store: Store | None, config: ServeConfig = ServeConfig()) -> None:  # noqa: B008 - it is frozen
+        self.backend, self.store, self.config = backend, store, config
+        self.sampling = config.sampling
         self.bounds = {
-            name: Bounds.of(self.settings.floors or {}, served.objectives)
-            for name, served in backend.served.items()
+            name: Bounds.of(config.floors, served.objectives) for name, served in backend.served.items()
         }
         for name, served in backend.served.items():
             self.bounds[name].check(served.default, f"the default preference of {name},")
@@ -83,21 +82,31 @@ class Service:
         self.phase: Literal["starting", "ok", "draining"] = "starting"
         self.active = 0
         self.metrics = Metrics(self.stats)
-        # One writer: records of answers that begin together wait for each other's commits, never for tokens.
+        # One thread: audit records that arrive together wait for each other's commits, but never for tokens.
         self._writer = ThreadPoolExecutor(1, "audit")
 
     def stats(self) -> dict[str, float]:
-        """Return figures of now."""
+        """Return current figures."""
         return {**self.backend.stats(), "requests_active": self.active}
 
     def require_ready(self) -> None:
         """Refuse new work while the model loads or the server stops."""
         if self.phase != "ok":
-            told = "the model is being loaded" if self.phase == "starting" else "the server is being stopped"
-            raise ApiError(503, f"{told}; try again soon", self.phase, retry_after=2)
+            reason = "the model is being loaded" if self.phase == "starting" else "the server is stopping"
+            raise ApiError(503, f"{reason}; try again soon", self.phase, retry_after=2)
+
+    def require_store(self) -> Store:
+        """Return the store.
+
+        Raises:
+            ApiError: 409; the server runs without a store.
+        """
+        if self.store is None:
+            raise ApiError(409, "this server runs without a store; start it without --no-store", "no_store")
+        return self.store
 
     def policy(self, name: str | None, param: str = "policy") -> Served:
-        """Return what is served under a name, the default without one."""
+        """Return the policy of a name; without a name, the default."""
         known = self.backend.served
         if name and name not in known:
             raise ApiError(
@@ -111,7 +120,7 @@ class Service:
         """Return a preference over the policy's objectives, within the bounds.
 
         Raises:
-            ApiError: 422 that names the objectives, or the floors it is below.
+            ApiError: 422; the message names the objectives, or the minimum weights that are not met.
         """
         names = served.objectives
         try:
@@ -125,22 +134,22 @@ class Service:
         except BoundsError as error:
             raise ApiError(422, str(error)[:2000], "preference_out_of_bounds", param) from error
         except PreferenceError as error:
-            told = f"{str(error)[:1000]} (objectives of {served.name}: {', '.join(names)})"
-            raise ApiError(422, told, "invalid_preference", param) from error
+            message = f"{str(error)[:1000]} (objectives of {served.name}: {', '.join(names)})"
+            raise ApiError(422, message, "invalid_preference", param) from error
         return asked
 
     def _check(self, served: Served, asked: Preference) -> None:
-        """Hold both what is asked for and what is served for it to the bounds: an anchor may lie outside."""
+        """Check both the requested and the served preference against the bounds: an anchor may lie outside them."""
         bounds = self.bounds[served.name]
         bounds.check(asked)
         used = served.used(asked)
         if used != asked:
-            bounds.check(used, f"the nearest that {served.name} serves,")
+            bounds.check(used, f"the nearest preference that {served.name} serves,")
 
     async def resolve(
         self, model: str | None, given: Mapping[str, float] | str | None, profile: str
     ) -> Resolved:
-        """Return who answers ``model``: ``NAME``, ``NAME@helpful=0.7,harmless=0.3`` or ``NAME@PRESET``.
+        """Return policy and preference of ``model``: ``NAME``, ``NAME@helpful=0.7,harmless=0.3`` or ``NAME@PRESET``.
 
         Raises:
             ApiError: 404 for an unknown model or preset, 422 for a preference that cannot be served.
@@ -163,34 +172,36 @@ class Service:
             stated = self.preference(served, alias, "model") if alias else None
         asked = self.preference(served, given) if given is not None else stated or served.default
         if stated is not None and stated != asked:
-            told = f"the model name asks for {stated} and the field preference for {asked}; give one of them"
-            raise ApiError(422, told, "invalid_preference", "preference")
-        known = given is not None or stated is not None
-        return Resolved(served, asked, served.used(asked), model or served.name, known)
+            message = (
+                f"the model name asks for {stated} but the field preference for {asked}; give one of them"
+            )
+            raise ApiError(422, message, "invalid_preference", "preference")
+        is_stated = given is not None or stated is not None
+        return Resolved(served, asked, served.used(asked), model or served.name, is_stated)
 
     def _preset(self, profile: str, name: str) -> Any:
-        found = {preset.name: preset for preset in self.store.presets(profile)} if self.store else {}
-        if name not in found:
-            told = f"no preset {name[:100]!r} of profile {profile!r}; {suggest(name[:100], found)}"
-            raise ApiError(404, told, "model_not_found", "model")
-        return found[name]
+        presets = {preset.name: preset for preset in self.store.presets(profile)} if self.store else {}
+        if name not in presets:
+            message = f"no preset {name[:100]!r} of profile {profile!r}; {suggest(name[:100], presets)}"
+            raise ApiError(404, message, "model_not_found", "model")
+        return presets[name]
 
     def expected(self, served: Served, used: Preference) -> tuple[dict[str, Any] | None, bool]:
-        """Return the scores the front promises, objective -> mean, low, high, and whether they were measured there."""
+        """Return the scores to expect, objective -> mean, low, high, and whether they were measured at ``used`` itself."""
         if served.surface is None:
             return None, False
-        found = served.surface.expected(used)
+        expected = served.surface.expected(used)
         scores = {
-            name: {"mean": found.mean[name], "low": found.low[name], "high": found.high[name]}
+            name: {"mean": expected.mean[name], "low": expected.low[name], "high": expected.high[name]}
             for name in served.objectives
         }
-        return scores, found.measured
+        return scores, expected.measured
 
     async def record(self, record: Any) -> None:
-        """Write an audit record; returns when it is durable.
+        """Write an audit record and wait until it is durable.
 
         Raises:
-            ApiError: 503, the store cannot be written: what is not recorded is not served.
+            ApiError: 503; the store cannot be written, and an answer that is not recorded is not served.
         """
         if self.store is None:
             return
@@ -203,9 +214,9 @@ class Service:
             ) from error
 
     async def drain(self) -> None:
-        """Refuse new answers and wait until those on their way have finished, at most for the grace time."""
+        """Refuse new answers and wait for the running ones, at most for the grace period."""
         self.phase = "draining"
-        deadline = asyncio.get_running_loop().time() + self.settings.grace
+        deadline = asyncio.get_running_loop().time() + GRACE_SECONDS
         while self.active and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
 

@@ -1,4 +1,4 @@
-"""A bigger server behind this one: each preference is answered by the nearest LoRA that was exported and loaded there."""
+"""A LoRA server behind this one: the nearest LoRA that was exported and loaded there answers each preference."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ import httpx
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference, nearest
 from paretune.data.rows import Message, Prompt
-from paretune.policies.catalogue import ServeConfig, exported
-from paretune.serving.backend import (
-    Ask,
+from paretune.policies.catalogue import exported
+from paretune.serving.backend import Served, serve_source
+from paretune.serving.config import ServeConfig
+from paretune.serving.events import (
     End,
+    Event,
+    Job,
     Overloaded,
     Piece,
     PromptTooLong,
-    Served,
+    Reason,
     Unavailable,
     Unsupported,
-    serve_source,
 )
 
 Kind = Literal["vllm", "sglang", "llama.cpp"]
@@ -32,7 +34,7 @@ CONNECT_SECONDS = 10.0
 
 
 class _Relayed:
-    """An answer that an upstream server makes."""
+    """An answer that an upstream server generates."""
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         self._task = task
@@ -42,11 +44,11 @@ class _Relayed:
 
 
 class Upstream:
-    """Passes requests on to a LoRA server that speaks OpenAI's API.
+    """Forwards requests to a LoRA server with OpenAI's API.
 
     Attributes:
-        served: the policy that was exported, under its own name.
-        failure: none of its own; an upstream server may come back.
+        served: The exported policy, under its name.
+        failure: Always empty, as an upstream server may come back.
     """
 
     failure = ""
@@ -61,26 +63,26 @@ class Upstream:
         config: ServeConfig,
         key: str | None = None,
     ) -> None:
-        """Take where to and what for; ``loras`` is preference -> (name, what its prompts end with)."""
+        """Keep address and LoRAs; ``loras`` is preference -> (name, text that its prompts end with)."""
         self.served = dict(served)
         self._loras, self._base, self._kind = dict(loras), base_model, kind
-        self._most = config.max_rows + config.queue
+        self._max_running = config.max_rows + config.queue
         self._tasks: set[asyncio.Task[None]] = set()
         self._ids: dict[str, int] = {}
         headers = {"authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(config.timeout, connect=CONNECT_SECONDS)
-        limits = httpx.Limits(max_connections=self._most)
+        limits = httpx.Limits(max_connections=self._max_running)
         self._client = httpx.AsyncClient(
             base_url=url.rstrip("/"), headers=headers, timeout=timeout, limits=limits
         )
 
     @classmethod
     def of(cls, url: str, manifest: Path, kind: str, config: ServeConfig, key: str | None = None) -> Upstream:
-        """Read what was exported from ``manifest``.
+        """Read the exported LoRAs from ``manifest``.
 
         Raises:
-            ConfigError: a kind that is not known, or an address that is none.
-            ParetuneError: a manifest that cannot be read, or a default preference outside the bounds.
+            ConfigError: The kind of server is unknown, or the URL is invalid.
+            ParetuneError: The manifest cannot be read, or the default preference is outside the bounds.
         """
         if kind not in KINDS:
             raise ConfigError(f"--upstream-kind {kind}: expected one of {', '.join(KINDS)}")
@@ -95,13 +97,13 @@ class Upstream:
         return cls(url, served, loras, together.model, kind, config, key)  # type: ignore[arg-type]
 
     async def start(self) -> None:
-        """Ask a llama.cpp server for its LoRAs; others name them in the request."""
+        """List the LoRAs of a llama.cpp server, which numbers them; other servers take names in the request."""
         if self._kind != "llama.cpp":
             return
         address = str(self._client.base_url).rstrip("/").removesuffix("/v1") + "/lora-adapters"
         try:
-            found = (await self._client.get(address)).raise_for_status().json()
-            self._ids = {Path(entry["path"]).stem: int(entry["id"]) for entry in found}
+            entries = (await self._client.get(address)).raise_for_status().json()
+            self._ids = {Path(entry["path"]).stem: int(entry["id"]) for entry in entries}
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{address}: cannot list the LoRAs of the upstream server ({error!r})"
@@ -113,17 +115,17 @@ class Upstream:
             )
 
     async def stop(self) -> None:
-        """Give up what runs and close the connections."""
+        """Cancel running answers and close the connections."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.aclose()
 
-    async def submit(self, ask: Ask, on_event: Callable[[Piece | End], None], timeout: float) -> _Relayed:
-        """Pass one answer on."""
-        if len(self._tasks) >= self._most:
-            raise Overloaded(f"{len(self._tasks)} requests are on their way already; try again later", 2.0)
-        path, body = self.request(ask)
+    async def submit(self, job: Job, on_event: Callable[[Event], None], timeout: float) -> _Relayed:
+        """Forward one job."""
+        if len(self._tasks) >= self._max_running:
+            raise Overloaded(f"{len(self._tasks)} requests are running already; try again later", 2.0)
+        path, body = self.request(job)
         try:
             response = await self._client.send(
                 self._client.build_request("POST", path, json=body), stream=True
@@ -145,29 +147,29 @@ class Upstream:
         return f"{self._base}:{name}" if self._kind == "sglang" else name
 
     def stats(self) -> Mapping[str, float]:
-        """Return how many answers are on their way."""
+        """Return the number of running answers."""
         return {"running": len(self._tasks), "waiting": 0}
 
-    def request(self, ask: Ask) -> tuple[str, dict[str, Any]]:
+    def request(self, job: Job) -> tuple[str, dict[str, Any]]:
         """Return path and body of the upstream request."""
-        name, end = self._loras[nearest(ask.preference, list(self._loras))]
+        name, end = self._loras[nearest(job.preference, list(self._loras))]
         body: dict[str, Any] = {
-            "model": self.upstream_name(ask.preference),
-            "max_tokens": ask.max_tokens,
-            "temperature": ask.temperature,
-            "top_p": ask.top_p,
-            "seed": ask.seed,
+            "model": self.upstream_name(job.preference),
+            "max_tokens": job.sampling.max_new_tokens,
+            "temperature": job.sampling.temperature,
+            "top_p": job.sampling.top_p,
+            "seed": job.seed,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if ask.stop:
-            body["stop"] = list(ask.stop)
+        if job.stop:
+            body["stop"] = list(job.stop)
         if self._kind == "llama.cpp":
             body["model"] = self._base
             body["lora"] = [{"id": self._ids[name], "scale": 1.0}]
-        if isinstance(ask.prompt, str):
-            return "/completions", {**body, "prompt": ask.prompt + end}
-        messages = [{"role": m.role, "content": m.content} for m in _ended(ask.prompt, end)]
+        if isinstance(job.prompt, str):
+            return "/completions", {**body, "prompt": job.prompt + end}
+        messages = [{"role": m.role, "content": m.content} for m in _ended(job.prompt, end)]
         return "/chat/completions", {**body, "messages": messages}
 
     async def _refused(self, response: httpx.Response) -> None:
@@ -175,29 +177,30 @@ class Upstream:
         await response.aclose()
         try:
             error = response.json()["error"]
-            told, code = str(error["message"])[:500], error.get("code")
+            message, code = str(error["message"])[:500], error.get("code")
         except (ValueError, KeyError, TypeError):
-            told, code = f"status {response.status_code}", None
+            message, code = f"status {response.status_code}", None
         if response.status_code == 429:
             wait = response.headers.get("retry-after", "1")
-            raise Overloaded(f"the upstream server: {told}", float(wait) if wait.isdecimal() else 1.0)
-        if code == "context_length_exceeded" or "context length" in told:
-            raise PromptTooLong(f"the upstream server: {told}")
+            raise Overloaded(f"the upstream server: {message}", float(wait) if wait.isdecimal() else 1.0)
+        if code == "context_length_exceeded" or "context length" in message:
+            raise PromptTooLong(f"the upstream server: {message}")
         if response.status_code == 400:
-            raise Unsupported(f"the upstream server: {told}")
-        raise Unavailable(f"the upstream server: {told}")
+            raise Unsupported(f"the upstream server: {message}")
+        raise Unavailable(f"the upstream server: {message}")
 
 
 class _Relay:
-    """Turns one upstream stream into events: pieces, then one End, even where it is cancelled before it begins."""
+    """Turns one upstream stream into events: pieces, then one End, even if it is cancelled before it starts."""
 
-    def __init__(self, response: httpx.Response, on_event: Callable[[Piece | End], None]) -> None:
+    def __init__(self, response: httpx.Response, on_event: Callable[[Event], None]) -> None:
         self._response, self._on_event = response, on_event
         self._end = End("cancelled", 0, 0)
 
     async def run(self, timeout: float) -> None:
         """Relay until the stream ends, for at most ``timeout`` seconds."""
-        reason, message, pieces = "error", "the upstream server broke off the answer", 0
+        reason: Reason = "error"
+        message, pieces = "the upstream server broke off the answer", 0
         usage: dict[str, Any] = {}
         try:
             async for chunk in _within(_events(self._response), timeout):
@@ -211,7 +214,7 @@ class _Relay:
                     )
                     if text:
                         pieces += 1
-                        self._on_event(Piece(text, 1))
+                        self._on_event(Piece(text))
                     if choice.get("finish_reason"):
                         reason, message = "stop" if choice["finish_reason"] == "stop" else "length", ""
         except asyncio.CancelledError:
@@ -222,16 +225,16 @@ class _Relay:
             reason, message = "error", f"the upstream server broke off the answer ({type(error).__name__})"
         finally:
             tokens = int(usage.get("completion_tokens") or pieces)
-            self._end = End(reason, int(usage.get("prompt_tokens") or 0), tokens, message)  # type: ignore[arg-type]
+            self._end = End(reason, int(usage.get("prompt_tokens") or 0), tokens, message=message)
             await self._response.aclose()
 
     def close(self, _: asyncio.Task[None]) -> None:
-        """Say how it ended."""
+        """Send the End."""
         self._on_event(self._end)
 
 
 def _ended(prompt: Prompt, end: str) -> Prompt:
-    """Return the prompt with ``end`` behind its last user turn."""
+    """Return the prompt with ``end`` appended to its last user turn."""
     if not end:
         return prompt
     last = max((k for k, message in enumerate(prompt) if message.role == "user"), default=len(prompt) - 1)
@@ -251,7 +254,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 
 
 async def _within(events: AsyncIterator[dict[str, Any]], seconds: float) -> AsyncIterator[dict[str, Any]]:
-    """Yield events until ``seconds`` have passed, then raise a TimeoutError."""
+    """Yield events; raise a TimeoutError once ``seconds`` have passed."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while True:

@@ -26,21 +26,13 @@ from paretune.models.adapter import Adapter
 from paretune.models.kv_cache import ROOM, growing_cache, rows_join, rows_leave
 from paretune.models.language_model import EMBEDDED, LanguageModel, embedded_gguf, load
 from paretune.models.singular_gates import initial
-from paretune.models.steering import target_shapes
+from paretune.models.targets import target_shapes
 from paretune.policies.policy import GatedPolicy, Policy
 from paretune.policies.prompts import Prompting
-from paretune.serving.engine.engine import (
-    Answer,
-    Busy,
-    End,
-    Engine,
-    Event,
-    Job,
-    Piece,
-    PromptTooLong,
-    Stopped,
-    gather,
-)
+from paretune.serving.config import EngineLimits
+from paretune.serving.engine.engine import Engine
+from paretune.serving.engine.stream import Answer, gather
+from paretune.serving.events import End, Event, Job, Overloaded, Piece, PromptTooLong, Unavailable
 from support.world import TAGS, WORDS, make_dataset, write_model
 
 OBJECTIVES = ("short", "good")
@@ -130,7 +122,7 @@ def check(policies: dict[str, Policy], jobs: list[Job], answers: list[Answer]) -
         want = expected(policies, job)
         assert (answer.tokens, answer.text) == (want.tokens, want.text), job
         assert answer.end.reason == ("length" if want.truncated else "stop")
-        assert answer.end.usage.completion_tokens == len(want.tokens)
+        assert answer.end.completion_tokens == len(want.tokens)
         assert answer.end.first_token_seconds is not None
         assert answer.conflicts == pytest.approx([-z for z in want.normalisers], abs=1e-4)
 
@@ -247,7 +239,7 @@ def test_tokens_are_those_of_generate(lm: LanguageModel, policies: dict[str, Pol
     """Rows of all kinds join and leave at different times; long prompts are read in parts."""
     jobs, rng = jobs_for(policies, 64), random.Random(1)
     streams = []
-    with Engine(policies, max_rows=12, prefill_tokens=prefill) as engine:
+    with Engine(policies, EngineLimits(max_rows=12, prefill_tokens=prefill)) as engine:
         for job in jobs:
             streams.append(engine.submit(job))
             time.sleep(rng.choice([0, 0, 0.002, 0.01]))
@@ -258,7 +250,7 @@ def test_tokens_are_those_of_generate(lm: LanguageModel, policies: dict[str, Pol
     assert stats.running == stats.waiting == stats.cached_tokens == 0
     assert stats.first_tokens == len(jobs) and stats.first_token_seconds > 0
     assert stats.tokens >= sum(len(answer.tokens) for answer in answers) and stats.tokens_per_second > 0
-    assert stats.prompt_tokens == sum(answer.end.usage.prompt_tokens for answer in answers)
+    assert stats.prompt_tokens == sum(answer.end.prompt_tokens for answer in answers)
     assert sum(stats.ended.values()) == len(jobs)
 
 
@@ -277,9 +269,12 @@ def test_rows_share_forwards(
     vars(lm)["stops"], stops = frozenset(), lm.stops
     try:
         prompt, w = (Message("user", "red sun"),), Preference(OBJECTIVES, (0.4, 0.6))
-        engine, all_there = Engine(policies, max_rows=64, prefill_tokens=10_000), threading.Event()
-        let_go = engine._let_go
-        monkeypatch.setattr(engine, "_let_go", lambda: all_there.wait() and let_go())
+        engine, all_there = (
+            Engine(policies, EngineLimits(max_rows=64, prefill_tokens=10_000)),
+            threading.Event(),
+        )
+        let_go = engine._drop_over
+        monkeypatch.setattr(engine, "_drop_over", lambda: all_there.wait() and let_go())
         with engine:
             streams = [engine.submit(Job(name, prompt, w, Sampling(9))) for name in policies]
             all_there.set()
@@ -300,12 +295,12 @@ def test_raw_text_is_continued_without_the_template(lm: LanguageModel, policies:
         spelled = gather(engine.submit(Job("ric-tokens", "red sun", w, Sampling(5, 0.0))))
     ids = lm.tokenizer("red sun").input_ids
     assert answer.tokens == generate(lm, [ids], Sampling(5, 0.0), [0])[0].tokens
-    assert answer.end.usage.prompt_tokens == len(ids)
-    assert empty.end.usage.prompt_tokens == 1
-    assert tagged.end.usage.prompt_tokens > len(ids)
+    assert answer.end.prompt_tokens == len(ids)
+    assert empty.end.prompt_tokens == 1
+    assert tagged.end.prompt_tokens > len(ids)
     reader = policies["ric-tokens"]
     read = reader.lm.encode_text("red sun" + reader.prompt_end(w))
-    assert spelled.end.usage.prompt_tokens == len(read)
+    assert spelled.end.prompt_tokens == len(read)
     assert sum(token >= lm.model.config.vocab_size for token in read) == len(OBJECTIVES)
 
 
@@ -378,7 +373,7 @@ def endless(lm: LanguageModel, policies: dict[str, Policy]) -> Iterator[Job]:
 
 
 def test_cancelling(lm: LanguageModel, policies: dict[str, Policy], endless: Job) -> None:
-    with Engine(policies, max_rows=9) as engine:
+    with Engine(policies, EngineLimits(max_rows=9)) as engine:
         running = [engine.submit(replace(endless, policy=name)) for name in ("soup", "mod", "resampled")]
         waiting = [engine.submit(endless) for _ in range(3)]
         events = iter(running[0])
@@ -395,7 +390,7 @@ def test_cancelling(lm: LanguageModel, policies: dict[str, Policy], endless: Job
 
 
 def test_deadlines(lm: LanguageModel, policies: dict[str, Policy], endless: Job) -> None:
-    with Engine(policies, max_rows=9) as engine:
+    with Engine(policies, EngineLimits(max_rows=9)) as engine:
         now = time.monotonic()
         streams = [engine.submit(endless, deadline=now + wait) for wait in (-1.0, 0.05, 60.0)]
         late, cut, whole = (gather(stream) for stream in streams)
@@ -406,11 +401,11 @@ def test_deadlines(lm: LanguageModel, policies: dict[str, Policy], endless: Job)
 
 
 def test_a_full_queue(lm: LanguageModel, policies: dict[str, Policy], endless: Job) -> None:
-    with Engine(policies, max_rows=9, max_waiting=2) as engine:
+    with Engine(policies, EngineLimits(max_rows=9, max_waiting=2)) as engine:
         streams = [engine.submit(endless)]
         wait_for(lambda: engine.stats.running == 1)
         streams += [engine.submit(replace(endless, policy="resampled"))]
-        with pytest.raises(Busy, match="requests are waiting already") as caught:
+        with pytest.raises(Overloaded, match="requests are waiting already") as caught:
             for _ in range(20):
                 streams.append(engine.submit(replace(endless, policy="resampled")))
         assert caught.value.retry_after >= 1
@@ -423,8 +418,8 @@ def test_a_full_queue(lm: LanguageModel, policies: dict[str, Policy], endless: J
 
 
 def test_refusals(lm: LanguageModel, policies: dict[str, Policy], endless: Job) -> None:
-    engine = Engine(policies, max_prompt_tokens=40)
-    with pytest.raises(Stopped, match="start the engine first"):
+    engine = Engine(policies, EngineLimits(max_prompt_tokens=40))
+    with pytest.raises(Unavailable, match="start the engine first"):
         engine.submit(endless)
     with engine:
         for job, error, message in [
@@ -440,16 +435,16 @@ def test_refusals(lm: LanguageModel, policies: dict[str, Policy], endless: Job) 
         with pytest.raises(DataError, match="already holds the tag"):
             engine.submit(replace(endless, policy="ric", prompt=(Message("user", "a <short: 3/10>"),)))
         assert len(gather(engine.submit(endless)).tokens) == 200
-        with pytest.raises(Stopped, match="make a new one"):
+        with pytest.raises(Unavailable, match="create a new one"):
             engine.start()
-    with pytest.raises(Stopped, match="make a new one"):
+    with pytest.raises(Unavailable, match="create a new one"):
         engine.submit(endless)
     for options, message in [
         ({"max_rows": 8}, "resampled takes up to 9 rows"),
         ({"max_waiting": 0}, "max_waiting must be at least 1"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            Engine(policies, **options)
+            Engine(policies, EngineLimits(**options))
     with pytest.raises(ModelError, match="no policy"):
         Engine({})
     other = replace(lm, fingerprint="another")
@@ -462,7 +457,7 @@ def test_refusals(lm: LanguageModel, policies: dict[str, Policy], endless: Job) 
 
 def test_the_cache_stays_within_its_bound(lm: LanguageModel, policies: dict[str, Policy]) -> None:
     jobs = jobs_for({"soup": policies["soup"], "mod": policies["mod"]}, 24)
-    with Engine(policies, max_cached_tokens=9 * 120) as engine:
+    with Engine(policies, EngineLimits(max_cached_tokens=9 * 120)) as engine:
         most = 0
         streams = [engine.submit(job) for job in jobs]
         while engine.stats.running or engine.stats.waiting:
@@ -478,13 +473,13 @@ def test_the_cache_stays_within_its_bound(lm: LanguageModel, policies: dict[str,
 def test_draining_finishes_what_was_accepted(
     lm: LanguageModel, policies: dict[str, Policy], endless: Job
 ) -> None:
-    engine = Engine(policies, max_rows=9)
+    engine = Engine(policies, EngineLimits(max_rows=9))
     engine.start()
     streams = [engine.submit(endless) for _ in range(12)]
     stopping = threading.Thread(target=engine.stop)
     stopping.start()
     wait_for(lambda: engine._state != "running")
-    with pytest.raises(Stopped, match="is stopping"):
+    with pytest.raises(Unavailable, match="is stopping"):
         engine.submit(endless)
     assert {len(gather(stream).tokens) for stream in streams} == {200}
     stopping.join()
@@ -496,7 +491,7 @@ def test_stopping_at_once_ends_every_stream(
     lm: LanguageModel, policies: dict[str, Policy], endless: Job
 ) -> None:
     for stop in (lambda e: e.stop(drain=False), lambda e: e.stop(timeout=0.05)):
-        engine = Engine(policies, max_rows=9)
+        engine = Engine(policies, EngineLimits(max_rows=9))
         engine.start()
         streams = [engine.submit(endless) for _ in range(20)]
         wait_for(lambda engine=engine: engine.stats.tokens > 20)
@@ -509,15 +504,15 @@ def test_stopping_at_once_ends_every_stream(
 def test_a_dead_thread_fails_all_streams(
     lm: LanguageModel, policies: dict[str, Policy], endless: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Engine(policies, max_rows=9) as engine:
+    with Engine(policies, EngineLimits(max_rows=9)) as engine:
         streams = [engine.submit(endless) for _ in range(20)]
         wait_for(lambda: engine.stats.tokens > 20)
-        monkeypatch.setattr(engine, "_let_go", lambda: (_ for _ in ()).throw(SystemExit("gone")))
+        monkeypatch.setattr(engine, "_drop_over", lambda: (_ for _ in ()).throw(SystemExit("gone")))
         ends = [gather(stream).end for stream in streams]
         assert {(end.reason, end.message) for end in ends} == {
             ("error", "the engine's thread died: SystemExit('gone')")
         }
-        with pytest.raises(Stopped, match="thread died"):
+        with pytest.raises(Unavailable, match="thread died"):
             engine.submit(endless)
     policies["soup"].generate([endless.prompt], [endless.preference], Sampling(1))
 
@@ -542,7 +537,7 @@ def test_errors_of_one_row_leave_the_others(
 
     want = expected(policies, endless).tokens
     monkeypatch.setattr(GatedPolicy, "gates", gates)
-    with Engine({**policies, "huge": huge}, max_rows=9) as engine:
+    with Engine({**policies, "huge": huge}, EngineLimits(max_rows=9)) as engine:
         before = engine.submit(endless)
         wait_for(lambda: engine.stats.tokens > 5)
         with pytest.raises(RuntimeError, match="a policy that raises"):
@@ -568,7 +563,7 @@ def test_a_failing_forward_ends_its_rows_and_the_engine_goes_on(
         return real(self, *arguments)
 
     monkeypatch.setattr(Batch, "_forward", forward)
-    with Engine(policies, max_rows=9) as engine:
+    with Engine(policies, EngineLimits(max_rows=9)) as engine:
         for _ in range(3):
             streams = [engine.submit(endless) for _ in range(3)]
             wait_for(lambda: engine.stats.running == 3)
@@ -589,7 +584,7 @@ def test_random_joins_leaves_and_cancels(lm: LanguageModel, policies: dict[str, 
     whole = [expected(policies, job).tokens for job in jobs]
     gc.collect()
     before = held()
-    engine = Engine(policies, max_rows=16, max_waiting=1000, prefill_tokens=32)
+    engine = Engine(policies, EngineLimits(max_rows=16, max_waiting=1000, prefill_tokens=32))
     with engine:
         ends: list[tuple[int, Answer]] = []
 
@@ -664,7 +659,7 @@ def test_the_embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
             ]
         )
     ]
-    with Engine(policies, prefill_tokens=64) as engine:
+    with Engine(policies, EngineLimits(prefill_tokens=64)) as engine:
         streams = []
         for job in jobs:
             streams.append(engine.submit(job))

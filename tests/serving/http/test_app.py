@@ -14,9 +14,9 @@ import pytest
 
 from paretune.choosing.bounds import Bounds, parse_bounds
 from paretune.core.errors import ConfigError, ParetuneError
-from paretune.serving.http.app import Place
-from paretune.serving.http.guard import Keys
-from paretune.serving.service import Service, Settings
+from paretune.serving.address import Address, Keys
+from paretune.serving.config import ServeConfig
+from paretune.serving.service import Service
 from support.serve_world import CHAT, OBJECTIVES, FakeBackend, fake_service, live, wait_until
 
 
@@ -358,7 +358,7 @@ def test_hundreds_of_open_connections(tmp_path: Path, monkeypatch: pytest.Monkey
     from paretune.serving.http.connections import GuardedProtocol
 
     backend = FakeBackend(pace=0.05)
-    with live(fake_service(tmp_path, backend), Place(port=0, max_connections=100)) as address:
+    with live(fake_service(tmp_path, backend), Address(port=0, max_connections=100)) as address:
         port = int(address.rsplit(":", 1)[1])
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
         assert post(address, max_tokens=1).status_code == 200
@@ -368,7 +368,7 @@ def test_hundreds_of_open_connections(tmp_path: Path, monkeypatch: pytest.Monkey
         for one in (*held, late):
             one.close()
     with (
-        live(fake_service(tmp_path, backend), Place(port=0, max_connections=1)) as address,
+        live(fake_service(tmp_path, backend), Address(port=0, max_connections=1)) as address,
         httpx.Client() as client,
     ):
         body = {**CHAT, "stream": True, "max_tokens": 400}
@@ -379,12 +379,8 @@ def test_hundreds_of_open_connections(tmp_path: Path, monkeypatch: pytest.Monkey
             assert response.status_code == 503 and response.json()["error"]["code"] == "overloaded"
 
 
-def test_slow_bodies_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from paretune.serving.http.guard import Limits
-
-    monkeypatch.setattr(Limits, "body_seconds", 0.3)
-    monkeypatch.setattr(Place, "limits", property(lambda self: Limits(body_seconds=0.3)))
-    with live(fake_service(tmp_path)) as address:
+def test_slow_bodies_end(tmp_path: Path) -> None:
+    with live(fake_service(tmp_path), Address(port=0, body_seconds=0.3)) as address:
         port = int(address.rsplit(":", 1)[1])
         with socket.create_connection(("127.0.0.1", port), timeout=5) as slow:
             slow.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
@@ -399,7 +395,7 @@ def test_keys(tmp_path: Path) -> None:
         "anna", "key-3", "environment", None, None,
     ]  # fmt: skip
     service = fake_service(tmp_path)
-    with live(service, Place(port=0, keys=keys)) as address:
+    with live(service, Address(port=0, keys=keys)) as address:
         assert httpx.get(f"{address}/v1/models").status_code == 401
         assert (
             httpx.get(f"{address}/metrics").status_code == 401
@@ -421,9 +417,9 @@ def test_keys(tmp_path: Path) -> None:
 
 def test_other_machines_only_with_a_key() -> None:
     with pytest.raises(ConfigError, match="--no-key"):
-        Place(host="0.0.0.0")
-    assert Place(host="0.0.0.0", open_to_all=True).limits.hosts == ()
-    assert Place(host="::1").limits.hosts and Place(host="0.0.0.0", keys=Keys({"a": b""})).limits.hosts == ()
+        Address(host="0.0.0.0")
+    assert Address(host="0.0.0.0", open_to_all=True).host_names == ()
+    assert Address(host="::1").host_names and Address(host="0.0.0.0", keys=Keys({"a": b""})).host_names == ()
 
 
 def test_bounds_hold_for_what_is_asked_and_what_is_served(tmp_path: Path) -> None:
@@ -435,7 +431,9 @@ def test_bounds_hold_for_what_is_asked_and_what_is_served(tmp_path: Path) -> Non
             assert response.status_code == 422 and "good 0" in response.json()["error"]["message"]
             assert response.json()["error"]["code"] == "preference_out_of_bounds"
     with pytest.raises(ParetuneError, match="outside the bounds"):
-        Service(FakeBackend(), None, Settings(floors={"good": 0.3}))  # the anchor of the default lies outside
+        Service(
+            FakeBackend(), None, ServeConfig(floors={"good": 0.3})
+        )  # the anchor of the default lies outside
 
 
 class SoupOnly(FakeBackend):

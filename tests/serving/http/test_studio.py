@@ -15,8 +15,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 from playwright.sync_api import BrowserContext, Page, Route  # noqa: E402
 
 from paretune.models.language_model import LanguageModel  # noqa: E402
-from paretune.serving.http.app import Place  # noqa: E402
-from paretune.serving.http.guard import Keys  # noqa: E402
+from paretune.serving.address import Address, Keys  # noqa: E402
 from paretune.serving.service import Service  # noqa: E402
 from support.studio_world import PHONE, WIDE, Visit, browser, studio, write_run  # noqa: E402
 
@@ -383,7 +382,7 @@ def test_keyboard_only(two: tuple[str, Service], visit: Open) -> None:
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab(chrome: BrowserContext, run: Path) -> None:
-    with studio(run, Place(port=0, keys=Keys.read(None, KEY)), store=False) as (address, _):
+    with studio(run, Address(port=0, keys=Keys.read(None, KEY)), store=False) as (address, _):
         here = Visit(chrome, address)
         page = here.page
         page.goto(address)

@@ -33,7 +33,8 @@ from paretune.core.preference import Preference  # noqa: E402
 from paretune.data.rows import Message  # noqa: E402
 from paretune.serving.store import database  # noqa: E402
 from paretune.serving.store import store as store_module  # noqa: E402
-from paretune.serving.store.store import AuditRecord, Store, Vote, VotedAnswer  # noqa: E402
+from paretune.serving.store.entries import AuditRecord, Vote, VotedAnswer  # noqa: E402
+from paretune.serving.store.store import Store  # noqa: E402
 from support import postgres  # noqa: E402
 from support.vote_storm import make_vote  # noqa: E402
 

@@ -17,10 +17,10 @@ import numpy as np
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.pairs import Pair
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.generate import Sampling
 from paretune.generation.sample import BATCHES_PER_PART
 from paretune.methods.sipo.improve import (
     Keep,

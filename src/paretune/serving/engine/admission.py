@@ -1,4 +1,4 @@
-"""From a job to the rows it is made of: checked, tokenised, and with gates for the adapters of all policies together."""
+"""A job becomes rows: it is checked and tokenised, and gets gates over the adapters of all policies together."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.policies.mixed import candidate_seed
 from paretune.policies.policy import Policy
-from paretune.serving.engine.events import Job, PromptTooLong
+from paretune.serving.config import EngineLimits
+from paretune.serving.events import Job, PromptTooLong
 
 SEEDS = 2**53
-"""Seeds lie below it: every JSON reader keeps such numbers exact."""
+"""Seeds are below this number, as every JSON reader keeps such numbers exact."""
 
 
 @dataclass(frozen=True, eq=False)
 class Intake:
-    """What is served, and how much of it.
+    """The served policies, their adapters side by side, and the limits on jobs.
 
     Attributes:
-        policies: name -> policy, all of one base model.
-        lm: that model.
-        adapters: the distinct adapters of all policies, to be attached side by side.
-        columns: name -> int64 ``[R_p]``, where the columns of the policy's own stack lie in the common one.
-        context: positions of the model.
-        max_prompt_tokens: of one prompt.
-        max_cached_tokens: rows times positions of one job.
+        policies: Served policies, name -> policy, all of one base model.
+        lm: The base model.
+        adapters: Distinct adapters of all policies, to be attached side by side.
+        columns: name -> int64 ``[R_p]``, the columns of the policy's adapters in the common stack.
+        context: Number of positions of the model.
+        max_prompt_tokens: Largest number of tokens of one prompt.
+        max_cached_tokens: Largest number of rows times positions of one job.
     """
 
     policies: Mapping[str, Policy]
@@ -43,13 +44,12 @@ class Intake:
     max_cached_tokens: int
 
     @classmethod
-    def of(
-        cls, policies: Mapping[str, Policy], max_prompt_tokens: int | None, max_cached_tokens: int
-    ) -> Intake:
-        """Work out what ``policies`` have in common; an adapter that several use is kept once.
+    def of(cls, policies: Mapping[str, Policy], limits: EngineLimits) -> Intake:
+        """Collect the adapters of ``policies``; an adapter that several of them use is kept once.
 
         Raises:
-            ModelError: no policy, policies of different models, or an adapter that is not finite.
+            ModelError: There is no policy, base models differ, or an adapter holds numbers that are not finite.
+            ConfigError: A policy needs more rows per answer than ``limits.max_rows``.
         """
         if not policies:
             raise ModelError("no policy to serve; give at least one")
@@ -67,7 +67,7 @@ class Intake:
                 key = adapter.fingerprint
                 if key not in starts:
                     if not all(bool(x.isfinite().all()) for pair in adapter.factors.values() for x in pair):
-                        # In a shared forward a gate of 0 would not hide them.
+                        # In a shared forward a gate of 0 does not hide them: 0 * inf is not a number.
                         raise ModelError(
                             f"{name}: its adapter holds numbers that are not finite; train it again"
                         )
@@ -75,33 +75,32 @@ class Intake:
                     adapters.append(adapter)
                 parts.append(torch.arange(adapter.rank) + starts[key])
             columns[name] = torch.cat(parts)
-        known = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-        context = int(known) if known else max_cached_tokens
-        return cls(
-            dict(policies),
-            lm,
-            tuple(adapters),
-            columns,
-            context,
-            context if max_prompt_tokens is None else max_prompt_tokens,
-            max_cached_tokens,
-        )
+        positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+        context = int(positions) if positions else limits.max_cached_tokens
+        longest = context if limits.max_prompt_tokens is None else limits.max_prompt_tokens
+        intake = cls(dict(policies), lm, tuple(adapters), columns, context, longest, limits.max_cached_tokens)
+        for name in policies:
+            if (needed := intake.most_rows(name)) > limits.max_rows:
+                raise ConfigError(
+                    f"{name} takes up to {needed} rows for one answer, but max_rows is {limits.max_rows}; raise max_rows"
+                )
+        return intake
 
     def most_rows(self, name: str) -> int:
-        """Return how many rows of a forward an answer of a policy takes at most."""
+        """Return the largest number of rows that one answer of a policy takes in a forward."""
         return self.policies[name].copies
 
     def rows(self, job: Job) -> list[Slot]:
-        """Return the rows of a job: one, or as many as its policy draws candidates.
+        """Return the rows of a job: one, or one per candidate that its policy samples.
 
         Raises:
-            PreferenceError: an unknown policy or objective, or a preference that the policy cannot serve.
-            PromptTooLong: see there.
-            ConfigError: a seed out of range.
-            DataError: the chat template refuses the prompt.
+            PreferenceError: The policy or an objective is unknown, or the policy cannot serve the preference.
+            PromptTooLong: The prompt exceeds a limit.
+            ConfigError: The seed is out of range.
+            DataError: The chat template refuses the prompt.
         """
         if job.policy not in self.policies:
-            raise PreferenceError(f"no policy is called {job.policy!r}; {suggest(job.policy, self.policies)}")
+            raise PreferenceError(f"no policy is named {job.policy!r}; {suggest(job.policy, self.policies)}")
         if not 0 <= job.seed < SEEDS:
             raise ConfigError(f"seed {job.seed}; expected a whole number from 0 to {SEEDS - 1}")
         policy = self.policies[job.policy]
@@ -126,12 +125,12 @@ class Intake:
         if isinstance(job.prompt, str):
             prompt = policy.lm.encode_text(job.prompt + policy.prompt_end(job.preference))
         else:
-            (asked,) = policy.asked([job.prompt], [job.preference])
-            prompt = policy.lm.encode_prompt(asked)
-        prompt = prompt or [self.lm.turn_end]  # the model needs a token to begin with
+            (conversation,) = policy.asked([job.prompt], [job.preference])
+            prompt = policy.lm.encode_prompt(conversation)
+        prompt = prompt or [self.lm.turn_end]  # the model needs at least one token
         if len(prompt) > self.max_prompt_tokens:
             raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens, and at most {self.max_prompt_tokens} are taken; shorten it"
+                f"the prompt has {len(prompt)} tokens, but at most {self.max_prompt_tokens} are accepted; shorten it"
             )
         answer = job.sampling.max_new_tokens
         most = min(self.context, self.max_cached_tokens // self.most_rows(job.policy))

@@ -1,25 +1,19 @@
-"""What stands before every request: host and origin, API keys, the size of the body, and headers for the browser."""
+"""What every request passes first: host and origin, API keys, the size of the body, and headers for the browser."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paretune.core.errors import ConfigError
+from paretune.serving.address import Address
 from paretune.serving.bodies import ApiError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN_PATHS = ("/", "/health", "/favicon.ico")
-"""Answered without a key, like everything below ``/studio/``: they hold nothing of anybody."""
-LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+"""Paths that need no key, like everything below ``/studio/``: they hold nobody's data."""
 
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -32,97 +26,18 @@ SECURITY_HEADERS = {
 }
 
 
-@dataclass(frozen=True)
-class Keys:
-    """API keys by the name of whom they were given to; only their digests are kept.
-
-    Attributes:
-        digests: name -> SHA-256 of the key. Empty: no key is needed.
-    """
-
-    digests: Mapping[str, bytes]
-
-    @classmethod
-    def read(cls, file: Path | None, environment: str | None) -> Keys:
-        """Read keys from a file, ``KEY`` or ``NAME KEY`` a line, and one more from the environment.
-
-        Raises:
-            ConfigError: the file cannot be read or holds no key, or a key is shorter than 16 characters.
-        """
-        found: dict[str, str] = {}
-        if file is not None:
-            try:
-                lines = file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{file}: cannot read the API keys ({error})") from error
-            for number, line in enumerate(lines, start=1):
-                words = line.split()
-                if not words or line.lstrip().startswith("#"):
-                    continue
-                name = words[0] if len(words) == 2 else f"key-{number}"
-                if len(words) > 2 or name in found:
-                    raise ConfigError(
-                        f"{file}:{number}: expected one 'KEY' or 'NAME KEY' a line, each name once"
-                    )
-                found[name] = words[-1]
-            if not found:
-                raise ConfigError(f"{file}: holds no API key; expected one 'KEY' or 'NAME KEY' a line")
-        if environment:
-            found["environment"] = environment
-        for name, key in found.items():
-            if len(key) < 16:
-                raise ConfigError(
-                    f"the API key {name!r} is shorter than 16 characters; anybody could guess it"
-                )
-        return cls({name: hashlib.sha256(key.encode()).digest() for name, key in found.items()})
-
-    def owner(self, key: str) -> str | None:
-        """Return whose key it is, or None; takes equally long for every wrong key."""
-        given = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        owner = None
-        for name, digest in self.digests.items():
-            if hmac.compare_digest(given, digest):
-                owner = name
-        return owner
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may weigh and how long its body may take.
-
-    Attributes:
-        hosts: names that the ``Host`` header may hold (without a port); empty admits every name.
-        body_bytes: of a request's body.
-        body_seconds: until the body has arrived.
-    """
-
-    hosts: tuple[str, ...] = LOCAL_NAMES
-    body_bytes: int = 1 << 20
-    body_seconds: float = 30.0
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a server that listens at ``host`` is reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 class Guard:
-    """ASGI middleware: refuses what no route should see, and reads the body before the route runs.
+    """ASGI middleware that refuses bad requests, and reads the body before the route runs.
 
-    The name of the key's owner is in ``scope["state"]["client"]``.
+    Routes find the owner of the API key in ``scope["state"]["client"]``.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, keys: Keys) -> None:
-        self.app, self.limits, self.keys = app, limits, keys
+    def __init__(self, app: ASGIApp, address: Address) -> None:
+        self.app, self.address = app, address
         self.headers = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer or pass on one request."""
+        """Refuse or forward one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -138,7 +53,7 @@ class Guard:
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            self._check_place(scope, headers)
+            self._check_host(headers)
             scope.setdefault("state", {})["client"] = self._client(scope, headers)
             body = await self._body(headers, receive)
         except ApiError as error:
@@ -153,26 +68,26 @@ class Guard:
 
         await self.app(scope, replay, guarded_send)
 
-    def _check_place(self, scope: Scope, headers: Mapping[str, str]) -> None:
+    def _check_host(self, headers: Mapping[str, str]) -> None:
         """Refuse names that are not this server's (DNS rebinding), and pages of other origins."""
         host = headers.get("host", "")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if self.limits.hosts and name.lower() not in self.limits.hosts:
+        if self.address.host_names and name.lower() not in self.address.host_names:
             raise ApiError(
                 403,
-                f"the host {host[:100]!r} is not one of this server's; start it with --allow-host",
+                f"{host[:100]!r} is not a name of this server; add it with --allow-host",
                 "host_not_allowed",
             )
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
-            raise ApiError(403, "requests of pages of another origin are not served", "origin_not_allowed")
+            raise ApiError(403, "requests from pages of another origin are refused", "origin_not_allowed")
 
     def _client(self, scope: Scope, headers: Mapping[str, str]) -> str:
         path = scope["path"]
-        if not self.keys.digests or path in OPEN_PATHS or path.startswith("/studio/"):
+        if not self.address.keys.digests or path in OPEN_PATHS or path.startswith("/studio/"):
             return "anonymous"
         kind, _, key = headers.get("authorization", "").partition(" ")
-        owner = self.keys.owner(key.strip()) if kind.lower() == "bearer" and key else None
+        owner = self.address.keys.owner(key.strip()) if kind.lower() == "bearer" and key else None
         if owner is None:
             raise ApiError(
                 401, "an API key is needed: send it as 'Authorization: Bearer KEY'", "invalid_api_key"
@@ -180,9 +95,9 @@ class Guard:
         return owner
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
-        limit = self.limits.body_bytes
+        limit = self.address.body_bytes
         too_large = ApiError(
-            413, f"the body is larger than the {limit} bytes this server takes", "request_too_large"
+            413, f"the body is larger than the {limit} bytes that this server accepts", "request_too_large"
         )
         length = headers.get("content-length", "")
         if length.isdecimal() and len(length) < 20 and int(length) > limit:
@@ -204,15 +119,15 @@ class Guard:
             return True
 
         try:
-            arrived = await asyncio.wait_for(read(), self.limits.body_seconds)
+            arrived = await asyncio.wait_for(read(), self.address.body_seconds)
         except asyncio.TimeoutError as error:
-            told = f"the body did not arrive within {self.limits.body_seconds:g} seconds"
-            raise ApiError(408, told, "request_timeout") from error
+            message = f"the body did not arrive within {self.address.body_seconds:g} seconds"
+            raise ApiError(408, message, "request_timeout") from error
         return b"".join(parts) if arrived else None
 
 
 async def send_error(error: ApiError, send: Send, close: bool = False) -> None:
-    """Answer with an error; ``close`` ends the connection after it."""
+    """Send an error; ``close`` ends the connection after it."""
     headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     headers.append((b"content-length", str(len(error.body)).encode()))
     if close:

@@ -1,4 +1,4 @@
-"""OpenAI's routes: chat and text completions, whole and as a stream, and the list of models."""
+"""OpenAI's routes: chat and text completions, whole or streamed, and the list of models."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from paretune.core.errors import PreferenceError
-from paretune.serving.backend import (
-    Answer,
-    Ask,
+from paretune.core.sampling import Sampling
+from paretune.serving.bodies import ApiError, ChatRequest, CompletionRequest
+from paretune.serving.events import (
+    Cancellable,
     End,
+    Event,
+    Job,
     Overloaded,
     Piece,
     PromptTooLong,
     Unavailable,
     Unsupported,
 )
-from paretune.serving.bodies import ApiError, ChatRequest, CompletionRequest
 from paretune.serving.service import Resolved, Service
 
 if TYPE_CHECKING:
@@ -35,23 +37,23 @@ MOST_SEED = 2**31
 
 
 class Feed:
-    """Events of all answers to one request, in the order in which they came."""
+    """Events of all answers to one request, in the order of arrival."""
 
     def __init__(self) -> None:
-        self.events: deque[tuple[int, Piece | End]] = deque()
+        self.events: deque[tuple[int, Event]] = deque()
         self.ready = asyncio.Event()
 
-    def of(self, index: int) -> Callable[[Piece | End], None]:
-        """Return where the events of one answer go."""
+    def of(self, index: int) -> Callable[[Event], None]:
+        """Return the callback for the events of one answer."""
 
-        def put(event: Piece | End) -> None:
+        def put(event: Event) -> None:
             self.events.append((index, event))
             self.ready.set()
 
         return put
 
-    async def take(self) -> list[tuple[int, Piece | End]]:
-        """Return all events since the last call, at least one: a slow client gets many in one write."""
+    async def take(self) -> list[tuple[int, Event]]:
+        """Wait for events and return all since the last call: a slow client gets many in one write."""
         await self.ready.wait()
         self.ready.clear()
         taken = list(self.events)
@@ -61,7 +63,7 @@ class Feed:
 
 @dataclass
 class Generation:
-    """One request on its way: its answers, and what its response says about them."""
+    """One request that is being answered: its answers, and the facts that its response states about them."""
 
     service: Service
     resolved: Resolved
@@ -70,7 +72,7 @@ class Generation:
     seed: int
     wants_usage: bool
     feed: Feed = field(default_factory=Feed)
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Cancellable] = field(default_factory=list)
     prompt_tokens: dict[int, int] = field(default_factory=dict)
     completion_tokens: int = 0
     started: float = field(default_factory=time.perf_counter)
@@ -93,11 +95,11 @@ class Generation:
         }
 
     def cancel(self) -> None:
-        """Give up every answer."""
+        """Cancel every answer."""
         for answer in self.answers:
             answer.cancel()
 
-    def note(self, event: Piece | End, choice: int) -> None:
+    def note(self, event: Event, choice: int) -> None:
         """Count an event."""
         metrics, policy = self.service.metrics, self.resolved.served.name
         if self.first and isinstance(event, Piece):
@@ -119,7 +121,7 @@ class Generation:
 
 
 def failure(event: End) -> ApiError | None:
-    """Return the error an answer ended in, or None."""
+    """Return the error that ended an answer, or None."""
     if event.reason == "timeout":
         return ApiError(504, "the answer took too long; ask for fewer tokens, or try again later", "timeout")
     if event.reason == "error":
@@ -127,41 +129,38 @@ def failure(event: End) -> ApiError | None:
             502 if event.message else 500, event.message or "the answer failed", "generation_failed"
         )
     if event.reason == "cancelled":
-        return ApiError(503, "the server is being stopped", "draining", retry_after=2)
+        return ApiError(503, "the server is stopping", "draining", retry_after=2)
     return None
 
 
 async def begin(service: Service, request: Request, body: ChatRequest | CompletionRequest) -> Generation:
-    """Check a request, record it and put its answers on their way.
+    """Check a request, record it and start its answers.
 
     Raises:
-        ApiError: whatever is wrong with it, or 429 when the queue is full.
+        ApiError: The request is invalid, or the queue is full (429).
     """
     service.require_ready()
-    settings = service.settings
+    most = service.config.max_tokens
     prompts = [prompt for prompt in body.prompts() for _ in range(body.n)]
-    if body.limit is not None and body.limit > settings.max_tokens:
-        told = f"{body.limit} tokens are more than the {settings.max_tokens} this server gives an answer"
-        raise ApiError(422, told, "max_tokens_exceeded", "max_tokens")
+    if body.limit is not None and body.limit > most:
+        message = f"{body.limit} tokens exceed this server's limit of {most} per answer; ask for fewer"
+        raise ApiError(422, message, "max_tokens_exceeded", "max_tokens")
     resolved = await service.resolve(body.model, body.preference, body.profile)
     seed = secrets.randbelow(MOST_SEED) if body.seed is None else body.seed
     generation = Generation(
         service, resolved, isinstance(body, ChatRequest), len(prompts), seed, body.wants_usage
     )
+    default = service.sampling
+    sampling = Sampling(
+        body.limit or min(default.max_new_tokens, most),
+        default.temperature if body.temperature is None else body.temperature,
+        default.top_p if body.top_p is None else body.top_p,
+    )
     service.active += 1
     try:
         for index, prompt in enumerate(prompts):
-            ask = Ask(
-                policy=resolved.served.name,
-                prompt=prompt,
-                preference=resolved.asked,
-                max_tokens=body.limit or min(settings.default_tokens, settings.max_tokens),
-                temperature=settings.temperature if body.temperature is None else body.temperature,
-                top_p=settings.top_p if body.top_p is None else body.top_p,
-                seed=seed + index,
-                stop=body.stops,
-            )
-            generation.answers.append(await submit(service, ask, generation.feed.of(index)))
+            job = Job(resolved.served.name, prompt, resolved.asked, sampling, seed + index, body.stops)
+            generation.answers.append(await submit(service, job, generation.feed.of(index)))
         await service.record(audit_record(generation, request))
     except BaseException:
         generation.cancel()
@@ -172,10 +171,10 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
     return generation
 
 
-async def submit(service: Service, ask: Ask, on_event: Callable[[Piece | End], None]) -> Answer:
-    """Hand one answer to the backend; what it refuses is an ApiError."""
+async def submit(service: Service, job: Job, on_event: Callable[[Event], None]) -> Cancellable:
+    """Submit one job to the backend; a refusal becomes an ApiError."""
     try:
-        return await service.backend.submit(ask, on_event, service.settings.timeout)
+        return await service.backend.submit(job, on_event, service.config.timeout)
     except Overloaded as error:
         raise ApiError(429, str(error), "queue_full", retry_after=error.retry_after) from error
     except PromptTooLong as error:
@@ -189,8 +188,8 @@ async def submit(service: Service, ask: Ask, on_event: Callable[[Piece | End], N
 
 
 def audit_record(generation: Generation, request: Request) -> Any:
-    """Return the record of the preference used for one request."""
-    from paretune.serving.store.store import AuditRecord
+    """Return the audit record of one request."""
+    from paretune.serving.store.entries import AuditRecord
 
     resolved = generation.resolved
     return AuditRecord(
@@ -204,7 +203,7 @@ def audit_record(generation: Generation, request: Request) -> Any:
 
 
 async def leaving(receive: Receive, generation: Generation) -> None:
-    """Give up a generation when its client has left."""
+    """Cancel a generation when its client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
     generation.cancel()
@@ -235,12 +234,12 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
     choices = []
     for index, parts in enumerate(texts):
         text = "".join(parts)
-        said: dict[str, Any] = (
+        content: dict[str, Any] = (
             {"message": {"role": "assistant", "content": text, "refusal": None}}
             if generation.chat
             else {"text": text}
         )
-        choices.append({"index": index, **said, "logprobs": None, "finish_reason": ends[index].reason})
+        choices.append({"index": index, **content, "logprobs": None, "finish_reason": ends[index].reason})
     about = {**generation.about, **({"conflicts": conflicts} if any(conflicts) else {})}
     return JSONResponse({
         "id": generation.id,
@@ -254,7 +253,7 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
 
 
 class EventStream(Response):
-    """Answers as server-sent events, each as soon as it is there."""
+    """Answers as server-sent events, each sent as soon as it arrives."""
 
     def __init__(self, generation: Generation, per_prompt: int) -> None:
         super().__init__(media_type="text/event-stream", headers={"x-accel-buffering": "no"})
@@ -267,25 +266,25 @@ class EventStream(Response):
             "created": generation.created,
             "model": generation.resolved.model,
         }
-        # What all chunks share is encoded once.
+        # The part that all chunks share is encoded once.
         self.head = json.dumps(head)[:-1] + (', "usage": null' if generation.wants_usage else "")
         self.about = json.dumps(generation.about)
 
     def chunk(self, index: int, text: str | None, reason: str | None = None, about: str | None = None) -> str:
-        """Return one event; ``text`` None says that an answer begins or ends."""
+        """Return one event; without ``text``, an answer begins, or ends for ``reason``."""
         if self.generation.chat:
             delta = "{}" if text is None else f'{{"content": {json.dumps(text)}}}'
             if text is None and reason is None:
                 delta = '{"role": "assistant", "content": ""}'
-            said = f'"delta": {delta}'
+            content = f'"delta": {delta}'
         else:
-            said = f'"text": {json.dumps(text or "")}'
+            content = f'"text": {json.dumps(text or "")}'
         extra = "" if about is None else f', "paretune": {about}'
-        choice = f'{{"index": {index}, {said}, "logprobs": null, "finish_reason": {json.dumps(reason)}}}'
+        choice = f'{{"index": {index}, {content}, "logprobs": null, "finish_reason": {json.dumps(reason)}}}'
         return f'data: {self.head}, "choices": [{choice}]{extra}}}\n\n'
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream; a client that leaves gives up its answers."""
+        """Send the stream; if the client disconnects, its answers are cancelled."""
         watcher = asyncio.create_task(leaving(receive, self.generation))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -302,7 +301,7 @@ class EventStream(Response):
             watcher.cancel()
             self.generation.service.active -= 1
 
-    def _encode(self, events: Sequence[tuple[int, Piece | End]], left: int) -> tuple[list[str], int]:
+    def _encode(self, events: Sequence[tuple[int, Event]], left: int) -> tuple[list[str], int]:
         parts = []
         for index, event in events:
             self.generation.note(event, index)
@@ -360,7 +359,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/models")
     def models() -> dict[str, Any]:
-        """List what can be asked for: policies, and presets of the default profile as NAME@PRESET."""
+        """List the model names: policies, and presets of the default profile as NAME@PRESET."""
         listed = [described(name, facts(name)) for name in service.backend.served]
         for preset in service.store.presets("default") if service.store else ():
             if preset.policy in service.backend.served:

@@ -1,9 +1,10 @@
-"""The server process: an address, signals, and an orderly end."""
+"""The server process: its address, signals, and an orderly shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 from types import FrameType
 from typing import Any
 
@@ -11,15 +12,21 @@ import uvicorn
 from fastapi import FastAPI
 
 from paretune.core.errors import ConfigError, ModelError, ParetuneError
-from paretune.serving.http.app import SPARE_FILES, Place, logger, make_app
+from paretune.serving.address import Address
+from paretune.serving.http.app import make_app
 from paretune.serving.http.connections import guarded, raise_file_limit
 from paretune.serving.http.guard import Guard
 from paretune.serving.metrics import Counted
 from paretune.serving.service import Service
 
+logger = logging.getLogger(__name__)
+
+SPARE_FILES = 128
+"""Open files beside connections: weights, the store, the log."""
+
 
 class Server(uvicorn.Server):
-    """uvicorn that finishes what runs when it is asked to stop, and ends when the model cannot be loaded."""
+    """uvicorn that finishes running answers when it is asked to stop, and exits if the model cannot be loaded."""
 
     def __init__(self, config: uvicorn.Config, service: Service, app: FastAPI) -> None:
         super().__init__(config)
@@ -29,7 +36,7 @@ class Server(uvicorn.Server):
         self._asked = False
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after the model that is being loaded, and after a wish to stop."""
+        """Check whether the model has failed to load or run, and whether to stop."""
         loading = self.app.state.loading
         if loading.done() and not loading.cancelled() and loading.exception() is not None:
             self.failure = loading.exception()
@@ -38,7 +45,7 @@ class Server(uvicorn.Server):
             self.failure = ModelError(f"{self.service.backend.failure}; start the server again")
             return True
         if self._asked and self._draining is None:
-            logger.info("stopping: %d answers are being finished", self.service.active)
+            logger.info("stopping: finishing %d answers", self.service.active)
             self._draining = asyncio.create_task(self._drain())
         return await super().on_tick(counter)
 
@@ -47,21 +54,21 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop once everything has been answered; asked a second time, stop now."""
+        """Stop once all answers are finished; at the second signal, stop at once."""
         if self._asked:
             self.should_exit = self.force_exit = True
         self._asked = True
 
 
-def configuration(app: FastAPI, place: Place) -> uvicorn.Config:
-    """Return how uvicorn runs the application."""
-    # Outside of everything, so that an unforeseen error is counted and carries the headers as well.
-    guard = Guard(app, place.limits, place.keys)
+def configuration(app: FastAPI, address: Address) -> uvicorn.Config:
+    """Return uvicorn's configuration for the application."""
+    # The outermost layers, so that an unforeseen error is counted and carries the headers too.
+    guard = Guard(app, address)
     return uvicorn.Config(
         Counted(guard, app.state.service.metrics),
-        host=place.host,
-        port=place.port,
-        http=guarded(place.max_connections),
+        host=address.host,
+        port=address.port,
+        http=guarded(address.max_connections),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -69,24 +76,24 @@ def configuration(app: FastAPI, place: Place) -> uvicorn.Config:
         log_config=_logging(),
         timeout_graceful_shutdown=5,
         timeout_keep_alive=15,
-        backlog=min(2048, 2 * place.max_connections),
+        backlog=min(2048, 2 * address.max_connections),
     )
 
 
-def run(service: Service, place: Place) -> None:
+def run(service: Service, address: Address) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the running answers.
 
     Raises:
-        ParetuneError: the model cannot be loaded, or the address is taken.
+        ParetuneError: The model cannot be loaded, or the address is in use.
     """
-    raise_file_limit(place.max_connections + SPARE_FILES)
+    raise_file_limit(address.max_connections + SPARE_FILES)
     app = make_app(service)
-    config = configuration(app, place)
+    config = configuration(app, address)
     try:
         sock = config.bind_socket()
     except SystemExit as error:
         raise ConfigError(
-            f"cannot listen at {place.host}:{place.port}; is another server there? Try --port"
+            f"cannot listen at {address.host}:{address.port}; another server may be using it; choose another --port"
         ) from error
     server = Server(config, service, app)
     with sock:
@@ -98,9 +105,9 @@ def run(service: Service, place: Place) -> None:
 
 
 def _logging() -> dict[str, Any]:
-    """Return uvicorn's logging with ours beside it; no header, and so no key, is ever logged."""
+    """Return uvicorn's logging and ours in the same form; no header, and so no key, is ever logged."""
     config: dict[str, Any] = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
-    config["loggers"]["paretune.serving.http.app"] = {
+    config["loggers"]["paretune.serving"] = {
         "handlers": ["default"],
         "level": "INFO",
         "propagate": False,

@@ -27,8 +27,6 @@ from paretune.serving.store.entries import (
     checked_name,
 )
 
-__all__ = ["VotedAnswer", "AuditRecord", "Preset", "Profile", "Store", "Vote"]
-
 # Tables. Texts and numbers of people stand in columns of JSON in ASCII: every float and every character, NUL too, comes back as it
 # went in, whatever the database and its encoding.
 

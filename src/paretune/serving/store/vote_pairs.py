@@ -10,7 +10,8 @@ from pathlib import Path
 from paretune.core.errors import DataError
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Comparison, Prompt, Row
-from paretune.serving.store.store import Store, Vote
+from paretune.serving.store.entries import Vote
+from paretune.serving.store.store import Store
 
 PREFERRED = "preferred"
 """The objective that a vote labels when it names none: what people like better as a whole."""

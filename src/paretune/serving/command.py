@@ -1,0 +1,81 @@
+"""``paretune serve``: from the options of the command to a running server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from paretune.choosing.bounds import parse_bounds
+from paretune.core.errors import ConfigError
+from paretune.serving.address import Address, Keys
+from paretune.serving.backend import Backend
+from paretune.serving.config import ServeConfig
+from paretune.serving.http import server
+from paretune.serving.local import LocalBackend
+from paretune.serving.service import Service
+from paretune.serving.store.store import Store
+from paretune.serving.upstream import Upstream
+
+STORE = "store.sqlite"
+
+
+def serve(options: Mapping[str, Any], log: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        options: Options of the command by the names of its parameters; None where one was not given.
+        log: Function that prints one line to the terminal.
+
+    Raises:
+        ParetuneError: Options or config are invalid, there is nothing to serve, or the model cannot be loaded.
+    """
+    config, address = configured(options)
+    service = open_service(options, config)
+    shown = f"http://{address.host}:{address.port or '<port>'}"
+    log(f"{', '.join(service.backend.served)}: {shown}/v1 for clients, {shown}/ for the studio")
+    server.run(service, address)
+
+
+def configured(options: Mapping[str, Any]) -> tuple[ServeConfig, Address]:
+    """Return how to serve and where to listen, from the run's section ``serve`` and the options, which override it.
+
+    Raises:
+        ConfigError: An option or a setting is invalid, or neither a run nor an upstream server is given.
+    """
+    if (options["upstream"] is None) != (options["manifest"] is None) or (options["run"] is None) == (
+        options["upstream"] is None
+    ):
+        raise ConfigError("give a run folder, or --upstream URL with --manifest FILE")
+    renamed = {
+        "policies": options["policy"] or None,
+        "floors": parse_bounds(options["floor"]) if options["floor"] else None,
+        "keys": Keys.read(options["api_key_file"], os.environ.get("PARETUNE_API_KEY")),
+        "open_to_all": options["no_key"],
+        "allow_hosts": tuple(options["allow_host"] or ()),
+    }
+    stated = {name: value for name, value in {**options, **renamed}.items() if value is not None}
+    names = {field.name for field in fields(Address)}
+    address = Address(**{name: value for name, value in stated.items() if name in names})
+    return ServeConfig.read(options["run"], stated), address
+
+
+def open_service(options: Mapping[str, Any], config: ServeConfig) -> Service:
+    """Return the service over the backend and the store that the options name; no model is loaded yet.
+
+    Raises:
+        ParetuneError: There is nothing to serve, or the store cannot be opened.
+    """
+    run: Path | None = options["run"]
+    backend: Backend
+    if run is not None:
+        backend, folder = LocalBackend.of(run, config, options["dtype"]), run
+    else:
+        manifest: Path = options["manifest"]
+        key = os.environ.get("PARETUNE_UPSTREAM_KEY")
+        backend = Upstream.of(options["upstream"], manifest, options["upstream_kind"], config, key)
+        folder = manifest.parent
+    store = None if options["no_store"] else Store.open(options["store"] or str(folder / STORE))
+    return Service(backend, store, config)

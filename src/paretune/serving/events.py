@@ -1,0 +1,100 @@
+"""What passes between the server and a backend: jobs, the events of their answers, and refusals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from paretune.core.errors import ParetuneError
+from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
+from paretune.data.rows import Prompt
+
+Reason = Literal["stop", "length", "cancelled", "timeout", "error"]
+"""``stop``: end of turn or a stop string. ``length``: cut by the job's ``max_new_tokens``."""
+
+
+class Overloaded(ParetuneError):  # noqa: N818 - the state of a backend, not a mistake
+    """The queue is full; ``retry_after`` estimates the seconds until it is not."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PromptTooLong(ParetuneError):  # noqa: N818
+    """The prompt exceeds the limit, or prompt and answer together exceed the model's positions."""
+
+
+class Unavailable(ParetuneError):  # noqa: N818
+    """The backend takes no jobs: it has not started, it is stopping, it has failed, or it cannot be reached."""
+
+
+class Unsupported(ParetuneError):  # noqa: N818
+    """This backend cannot do what the job asks."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to generate.
+
+    Attributes:
+        policy: Name of a served policy.
+        prompt: A conversation, or raw text to continue without the chat template.
+        preference: Weights over the policy's objectives.
+        sampling: Length, temperature and top-p; its batch size is not used.
+        seed: Seed of the answer's random numbers.
+        stop: Strings; the text ends before the first of them.
+    """
+
+    policy: str
+    prompt: Prompt | str
+    preference: Preference
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next part of an answer.
+
+    Attributes:
+        text: Whole characters; "" where the tokens have not completed one yet.
+        tokens: Token ids since the last piece; none where an upstream server reports text alone.
+        conflicts: For policies that mix token distributions, -log Z of each token in nats; 0 where the policies agree.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    conflicts: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class End:
+    """The last event of an answer.
+
+    Attributes:
+        reason: Why the answer ended.
+        prompt_tokens: Tokens of the prompt as the model reads it.
+        completion_tokens: Tokens of the answer, its end of turn included.
+        first_token_seconds: Seconds from submission to the first token; None without a token, or upstream.
+        message: What went wrong, where the reason is ``error``.
+    """
+
+    reason: Reason
+    prompt_tokens: int
+    completion_tokens: int
+    first_token_seconds: float | None = None
+    message: str = ""
+
+
+Event: TypeAlias = Piece | End
+"""An answer is any number of pieces, then one End."""
+
+
+class Cancellable(Protocol):
+    """An answer that is being generated."""
+
+    def cancel(self) -> None:
+        """Give the answer up; its End still comes."""

@@ -1,0 +1,127 @@
+"""Routes about the measured front: its points, expected scores, the dial, and the choice by floors on scores."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from paretune.serving.bodies import ApiError, Body
+from paretune.serving.service import Service, measured_surface
+
+if TYPE_CHECKING:
+    from paretune.fronts.surface import Surface
+    from paretune.serving.backend import Served
+
+DIAL_STOPS = 21
+
+
+class ChooseRequest(Body):
+    """Floors on scores, such as ``{"warm": 0.5, "concise": -6}``."""
+
+    policy: str | None = Field(default=None, max_length=200)
+    floors: dict[str, float] = Field(min_length=1, max_length=64)
+
+
+def described(service: Service, served: Served) -> dict[str, Any]:
+    """Return what a page needs to draw one policy: its measured points, knee and dial."""
+    from paretune.choosing.floors import knee_preference
+
+    surface = served.surface
+    about: dict[str, Any] = {
+        "name": served.name,
+        "objectives": list(served.objectives),
+        "default": served.default.as_dict(),
+        "bounds": service.bounds[served.name].as_dict(),
+        "anchored": bool(served.facts.get("anchored", surface is not None and surface.anchored)),
+        **served.facts,
+        "points": [],
+        "knee": None,
+        "dial": [],
+    }
+    if surface is None:
+        return about
+    for n in range(len(surface.preferences)):
+        preference = surface.preference(n)
+        scores = surface.expected(preference)
+        about["points"].append(
+            {"preference": preference.as_dict(), "mean": scores.mean, "low": scores.low, "high": scores.high}
+        )
+    about["knee"] = knee_preference(surface).as_dict()
+    if len(served.objectives) == 2:
+        about["dial"] = dial_stops(surface)
+    return about
+
+
+def dial_stops(surface: Surface, start: str | None = None, end: str | None = None) -> list[dict[str, Any]]:
+    """Return evenly spaced stops of the dial from all weight on ``start`` to all weight on ``end``."""
+    from paretune.choosing.dial import Dial
+
+    return [
+        {"position": position, "preference": preference.as_dict(), "mean": surface.expected(preference).mean}
+        for position, preference in Dial.of(surface, start, end).steps(DIAL_STOPS)
+    ]
+
+
+def router(service: Service) -> APIRouter:
+    """Return the routes about the front, over ``service``."""
+    routes = APIRouter(prefix="/api", tags=["front"])
+    described_once = cache(lambda name: described(service, service.backend.served[name]))
+
+    @routes.get("/front")
+    def front() -> dict[str, Any]:
+        """Return all that was measured of every served policy."""
+        sampling = service.sampling
+        return {
+            "default": service.default,
+            "policies": [described_once(name) for name in service.backend.served],
+            "sampling": {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_new_tokens,
+            },
+            "max_tokens": service.config.max_tokens,
+        }
+
+    @routes.get("/expected")
+    def expected(preference: str, policy: str | None = None) -> dict[str, Any]:
+        """Return the scores to expect at ``preference=helpful=0.7,harmless=0.3``."""
+        served = service.policy(policy)
+        asked = service.preference(served, preference)
+        used = served.used(asked)
+        scores, measured = service.expected(served, used)
+        return {
+            "policy": served.name,
+            "asked": asked.as_dict(),
+            "preference": used.as_dict(),
+            "snapped": used != asked,
+            "expected": scores,
+            "measured": measured,
+        }
+
+    @routes.get("/dial")
+    def dial(start: str, end: str, policy: str | None = None) -> dict[str, Any]:
+        """Return stops at equal steps of outcome between two objectives, for policies of more than two."""
+        served = service.policy(policy)
+        return {"policy": served.name, "dial": dial_stops(measured_surface(served), start, end)}
+
+    @routes.post("/choose")
+    def choose_route(body: ChooseRequest) -> dict[str, Any]:
+        """Return the preference that meets floors on scores with the most room, or that comes nearest to them."""
+        from paretune.choosing.floors import choose
+
+        served = service.policy(body.policy)
+        unknown = [name for name in body.floors if name not in served.objectives]
+        if unknown:
+            message = f"no objective {unknown[0][:100]!r}; {served.name} has {', '.join(served.objectives)}"
+            raise ApiError(422, message, "invalid_value", "floors")
+        choice = choose(measured_surface(served), body.floors)
+        return {
+            "policy": served.name,
+            "allowed": service.bounds[served.name].admits(choice.preference),
+            **choice.to_dict(),
+        }
+
+    return routes
