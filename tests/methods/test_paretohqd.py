@@ -23,7 +23,7 @@ from paretune.methods.paretohqd.method import ParetoHqDConfig, paretohqd, repres
 from paretune.methods.paretohqd.rays import select
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.policies.policy import Policy
+from paretune.policies.policy import GatedPolicy, Policy
 from paretune.scoring.scorer import Scorer, build_scorer
 from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
@@ -144,7 +144,7 @@ def test_both_stages_and_a_second_run(
 
     # Again: everything is found, and nothing is drawn though the stage of the answers is gone.
     shutil.rmtree(tmp_path / "answers")
-    monkeypatch.setattr(Policy, "generate", None)
+    monkeypatch.setattr(GatedPolicy, "generate", None)
     again = Lab(lm, tmp_path, TRAINING)
     policy_again = paretohqd(again, data, validation, GRID, SCORERS, SAMPLING, CONFIG)
     assert [s.name for s in again.stages if not s.reused] == ["answers/paretohqd"]

@@ -27,6 +27,7 @@ from paretune.methods.sipo.rounds import Candidate, Round, Search, candidates, d
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import pack, packed_logps
+from paretune.policies.mixed import MixedPolicy
 from paretune.policies.policy import Policy
 from paretune.training.lab import Lab
 from paretune.training.losses import log_ratio_gap, nll_loss, pair_loss
@@ -196,15 +197,15 @@ def test_a_killed_draw_goes_on_with_the_next_part(
         prompts, [work.weights[w] for w in weights], work.sampling, list(range(len(prompts)))
     )
     calls: list[int] = []
-    generate = Policy.generate
+    generate = MixedPolicy.generate
 
-    def once(self: Policy, prompts: list, *rest: object) -> list[Response]:
+    def once(self: MixedPolicy, prompts: list, *rest: object) -> list[Response]:
         calls.append(len(prompts))
         if calls == [4, len(prompts)]:
             raise KeyboardInterrupt
         return generate(self, prompts, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Policy, "generate", once)
+    monkeypatch.setattr(MixedPolicy, "generate", once)
     with pytest.raises(KeyboardInterrupt):
         draw(work, "killed", work.policy, prompts, weights)
     assert not (lab.folder / "sipo/1-killed").exists()
