@@ -172,7 +172,9 @@ class Service:
             stated = self.preference(served, alias, "model") if alias else None
         asked = self.preference(served, given) if given is not None else stated or served.default
         if stated is not None and stated != asked:
-            message = f"the model name asks for {stated} but the field preference for {asked}; give one of them"
+            message = (
+                f"the model name asks for {stated} but the field preference for {asked}; give one of them"
+            )
             raise ApiError(422, message, "invalid_preference", "preference")
         is_stated = given is not None or stated is not None
         return Resolved(served, asked, served.used(asked), model or served.name, is_stated)
