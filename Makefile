@@ -6,7 +6,8 @@ CONFIG ?= configs/quickstart.yaml
 ARGS ?=
 RUN ?= runs/quickstart
 BENCH_ARGS ?=
-BENCHMARKS := step step_bf16 modpo_step sweep memory panacea_cost decode mod cold_start fronts
+BENCHMARKS := training.step training.step_bf16 training.modpo_step training.sweep training.memory training.panacea_cost \
+	generation.decode generation.mod cli.cold_start fronts.fronts
 # Research data for some extra tests; they are skipped where the folder is absent.
 export PARETUNE_SHARED_DATA ?= $(wildcard ../shared/data)
 export TOKENIZERS_PARALLELISM = false
@@ -44,25 +45,26 @@ lint: install
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/lint-imports
+	$(BIN)/vulture
 	$(BIN)/mypy
 
 # Each compares two ways side by side and fails when they do not compute the same; about an hour. BENCH_ARGS="--rounds 1" is quicker.
 bench: install
-	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(BENCH_ARGS) || exit 1; done
 
 # The table of docs/performance.md from what `make bench` wrote.
 bench-table: install
-	$(BIN)/python benchmarks/table.py --take benchmarks/results
+	$(BIN)/python -m benchmarks.table --take benchmarks/results
 
 # Two more of the library against itself: the engine's batching, and what keeping freed memory gains.
 bench-engine: install
-	$(BIN)/python benchmarks/serve.py $(BENCH_ARGS)
-	$(BIN)/python benchmarks/allocator.py $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.serving.serve $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.cli.allocator $(BENCH_ARGS)
 
 # On a finished run: 16 clients at once against one at a time, then ten minutes of unruly ones.
 bench-serve: install
-	$(BIN)/python benchmarks/serving.py $(RUN) $(ARGS)
-	$(BIN)/python benchmarks/soak.py $(RUN)
+	$(BIN)/python -m benchmarks.serving.serving $(RUN) $(ARGS)
+	$(BIN)/python -m benchmarks.serving.soak $(RUN)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

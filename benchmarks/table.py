@@ -1,6 +1,6 @@
 """Write the table of docs/performance.md from the JSON files beside it.
 
-    python benchmarks/table.py [--take benchmarks/results] [--check]
+    python -m benchmarks.table [--take benchmarks/results] [--check]
 
 `--take` first copies the files of the benchmarks that the table has to docs/performance/. `--check` writes nothing and fails
 where the table is not what the files give.
@@ -40,11 +40,17 @@ def table(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
             lines.append(f"| {label} | {row['what']} | {_cells(row)} |")
     lines += ["", "What was equal before a figure counted, in all rounds:", ""]
     lines += [
-        f"- {result['benchmark']}, `benchmarks/{name}.py`: {_equal(result['equal'])}"
-        for name, result in found
+        f"- {result['benchmark']}, `{_source(name)}`: {_equal(result['equal'])}" for name, result in found
     ]
     lines += ["", *_machines(found)]
     return "\n".join(lines)
+
+
+def _source(name: str) -> str:
+    """Return the path of a benchmark from the repository's root."""
+    here = Path(__file__).parent
+    (path,) = here.rglob(f"{name}.py")
+    return path.relative_to(here.parent).as_posix()
 
 
 def _cells(row: Mapping[str, Any]) -> str:

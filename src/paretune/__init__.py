@@ -1,6 +1,17 @@
-"""From preference data over several objectives to one language model that a person steers along its Pareto front.
+"""From preference data over several objectives to one language model that you steer along its measured Pareto front.
 
-The names below load on first use, so that ``import paretune`` does not load torch.
+The public names, by subject. Each loads its module on first use, so that ``import paretune`` is quick and does not load torch.
+
+- Data: :class:`Message`, :class:`Row` and :class:`ScoredDataset` hold preference data, :func:`load_data` reads them,
+  :func:`build_scorer` makes a :class:`Scorer` of one objective.
+- Policies: a :class:`Policy`, read by :func:`load_policy`, answers prompts at a :class:`Preference` under :class:`Sampling`.
+- Fronts: :class:`Front` holds points and their hypervolume, :class:`FrontRecord` what a run measured, :class:`Surface` the
+  expected scores at every preference.
+- Choosing: :class:`Dial` is a path along the front, :func:`choose` the best preference above minimum scores,
+  :class:`Bounds` the preferences that a server accepts.
+- Runs: :func:`load_config` reads a :class:`RunConfig`, :func:`run` trains, measures and reports; :data:`METHODS` has a
+  :class:`Method` for each name.
+- Errors: every error that a user can cause is a :class:`ParetuneError`.
 """
 
 from __future__ import annotations
@@ -9,29 +20,86 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from paretune.choosing.bounds import Bounds
+    from paretune.choosing.dial import Dial
+    from paretune.choosing.floors import choose
+    from paretune.core.errors import ParetuneError
     from paretune.core.preference import Preference
+    from paretune.core.sampling import Sampling
     from paretune.data.dataset import ScoredDataset
+    from paretune.data.load import load_data
     from paretune.data.rows import Message, Row
     from paretune.fronts.front import Front
-    from paretune.generation.generate import Sampling
-    from paretune.policies.policy import Policy, load_policy
+    from paretune.fronts.record import FrontRecord
+    from paretune.fronts.surface import Surface
+    from paretune.methods import METHODS
+    from paretune.methods.base import Method
+    from paretune.policies.policy import Policy
+    from paretune.policies.saving import load_policy
+    from paretune.runs.config import RunConfig
+    from paretune.runs.parse import load_config
+    from paretune.runs.run import run
+    from paretune.scoring.scorer import Scorer, build_scorer
 
 __version__ = "0.1.0"
-__all__ = ["Front", "Message", "Policy", "Preference", "Row", "Sampling", "ScoredDataset", "load_policy"]
+__all__ = [
+    "METHODS",
+    "Bounds",
+    "Dial",
+    "Front",
+    "FrontRecord",
+    "Message",
+    "Method",
+    "ParetuneError",
+    "Policy",
+    "Preference",
+    "Row",
+    "RunConfig",
+    "Sampling",
+    "ScoredDataset",
+    "Scorer",
+    "Surface",
+    "build_scorer",
+    "choose",
+    "load_config",
+    "load_data",
+    "load_policy",
+    "run",
+]
 
 _HOMES = {
+    "METHODS": "methods",
+    "Bounds": "choosing.bounds",
+    "Dial": "choosing.dial",
     "Front": "fronts.front",
+    "FrontRecord": "fronts.record",
     "Message": "data.rows",
+    "Method": "methods.base",
+    "ParetuneError": "core.errors",
     "Policy": "policies.policy",
     "Preference": "core.preference",
     "Row": "data.rows",
-    "Sampling": "generation.draw",
+    "RunConfig": "runs.config",
+    "Sampling": "core.sampling",
     "ScoredDataset": "data.dataset",
-    "load_policy": "policies.policy",
+    "Scorer": "scoring.scorer",
+    "Surface": "fronts.surface",
+    "build_scorer": "scoring.scorer",
+    "choose": "choosing.floors",
+    "load_config": "runs.parse",
+    "load_data": "data.load",
+    "load_policy": "policies.saving",
+    "run": "runs.run",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
-        raise AttributeError(f"module 'paretune' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"paretune.{_HOMES[name]}"), name)
+        raise AttributeError(f"module 'paretune' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value: object = getattr(importlib.import_module(f"paretune.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -17,16 +17,16 @@ from support.world import write_model
 ROOT = Path(__file__).parents[2]
 PAIRS = ["--pairs", "2", "--prompt", "15", "20", "--response", "6", "9"]
 CASES = {
-    "step": PAIRS,
-    "step_bf16": PAIRS,
-    "modpo_step": PAIRS,
-    "sweep": ["--pairs", "2", "--epochs", "2", "--batch", "2"],
-    "memory": PAIRS,
-    "panacea_cost": PAIRS,
-    "decode": ["--batches", "1", "3", "--tokens", "24"],
-    "mod": ["--batches", "2", "--tokens", "8"],
-    "cold_start": ["--tokens", "2", "--uncounted", "0"],
-    "fronts": ["--points", "200", "--limit", "30"],
+    "training.step": PAIRS,
+    "training.step_bf16": PAIRS,
+    "training.modpo_step": PAIRS,
+    "training.sweep": ["--pairs", "2", "--epochs", "2", "--batch", "2"],
+    "training.memory": PAIRS,
+    "training.panacea_cost": PAIRS,
+    "generation.decode": ["--batches", "1", "3", "--tokens", "24"],
+    "generation.mod": ["--batches", "2", "--tokens", "8"],
+    "cli.cold_start": ["--tokens", "2", "--uncounted", "0"],
+    "fronts.fronts": ["--points", "200", "--limit", "30"],
 }
 """Benchmark -> options of its smallest size, in the order B1 to B10."""
 
@@ -42,15 +42,17 @@ def bench(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], tuple[ModuleType, Callable[[], dict]]]:
     """Return a function from the name of a benchmark to its module and what runs it for one round."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    side_by_side = importlib.import_module("side_by_side")
+    side_by_side = importlib.import_module("benchmarks.side_by_side")
     monkeypatch.setattr(side_by_side, "keep_freed_memory", lambda: True)  # it is for the whole process
 
     def of(name: str) -> tuple[ModuleType, Callable[[], dict]]:
-        module, out = importlib.import_module(name), tmp_path / f"{name}.json"
+        module, out = (
+            importlib.import_module(f"benchmarks.{name}"),
+            tmp_path / f"{name.rpartition('.')[2]}.json",
+        )
         given = ["--model", model, "--rounds", "1", "--out", str(out), *CASES[name]]
 
         def run() -> dict:
@@ -82,21 +84,23 @@ def test_it_runs_and_writes_its_figures(bench, monkeypatch: pytest.MonkeyPatch, 
         assert all(value > 0 for values in row["taken"].values() for value in values)
         ratio = row["ratio"]
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"] < math.inf
-    written = importlib.import_module("table").table([(name, result)])
-    assert f"**{result['benchmark']}**" in written and f"benchmarks/{name}.py" in written
+    written = importlib.import_module("benchmarks.table").table([(name.rpartition(".")[2], result)])
+    assert f"**{result['benchmark']}**" in written and f"benchmarks/{name.replace('.', '/')}.py" in written
 
 
 @pytest.mark.parametrize("options", [PAIRS, ["--decode", "2"]], ids=["step", "decode"])
 def test_a_profile_holds_all_the_time(bench, model: str, tmp_path: Path, options: list[str]) -> None:
     out = tmp_path / "where.json"
     given = ["--model", model, "--dtype", "float32", "--rounds", "1", "--out", str(out)]
-    importlib.import_module("where").main([*given, *options])
+    importlib.import_module("benchmarks.models.where").main([*given, *options])
     found = read_json(out)["float32"]
     assert all(seconds >= 0 for seconds in found["seconds"].values())
     assert sum(found["seconds"].values()) >= 0.5 * found.get("run", found.get("step"))
 
 
-@pytest.mark.parametrize("name", ["step", "step_bf16", "modpo_step", "sweep"])
+@pytest.mark.parametrize(
+    "name", ["training.step", "training.step_bf16", "training.modpo_step", "training.sweep"]
+)
 def test_another_loss_is_found(bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     import paretune.training.preference_pairs
 
@@ -108,7 +112,9 @@ def test_another_loss_is_found(bench, monkeypatch: pytest.MonkeyPatch, name: str
         bench(name)[1]()
 
 
-@pytest.mark.parametrize(("name", "ways"), [("decode", "PEFT, mixed adapters"), ("mod", "PEFT")])
+@pytest.mark.parametrize(
+    ("name", "ways"), [("generation.decode", "PEFT, mixed adapters"), ("generation.mod", "PEFT")]
+)
 def test_other_tokens_are_found(bench, monkeypatch: pytest.MonkeyPatch, name: str, ways: str) -> None:
     module, run = bench(name)
     real = module.ways
@@ -124,7 +130,7 @@ def test_other_tokens_are_found(bench, monkeypatch: pytest.MonkeyPatch, name: st
 
 
 def test_another_hypervolume_is_found(bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, run = bench("fronts")
+    module, run = bench("fronts.fronts")
     real = module.figures.hypervolume
     monkeypatch.setattr(module.figures, "hypervolume", lambda *a: 1.001 * real(*a))
     with pytest.raises(SystemExit, match="hypervolume, 200 points, 2 objectives differ"):
@@ -132,7 +138,7 @@ def test_another_hypervolume_is_found(bench, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_peer_that_takes_too_long_is_left_out(bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, run = bench("fronts")
+    module, run = bench("fronts.fronts")
     monkeypatch.setattr(
         module, "finishes", lambda run, limit: "fast_non_dominated_sort" not in run.__code__.co_freevars
     )
@@ -143,7 +149,7 @@ def test_a_peer_that_takes_too_long_is_left_out(bench, monkeypatch: pytest.Monke
 
 
 def test_memory_of_another_step_is_found(bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, run = bench("memory")
+    module, run = bench("training.memory")
     monkeypatch.setattr(
         module, "child", lambda way, given: {"numbers": [0.7, float(len(way))], "peak": 2e6, "before": 1e6}
     )
@@ -152,8 +158,8 @@ def test_memory_of_another_step_is_found(bench, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_panacea_below_the_anchors_is_found(bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, run = bench("panacea_cost")
-    front = read_json(ROOT / "docs/results/panacea/front.json")
+    module, run = bench("training.panacea_cost")
+    front = read_json(ROOT / "docs/results/panacea/figures.json")
     for test in front["comparisons"]:
         test["verdict"] = "modpo above"
     monkeypatch.setattr(module, "read_json", lambda path: front)
@@ -162,7 +168,7 @@ def test_panacea_below_the_anchors_is_found(bench, monkeypatch: pytest.MonkeyPat
 
 
 def test_another_answer_is_found(bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, run = bench("cold_start")
+    module, run = bench("cli.cold_start")
     monkeypatch.setattr(module, "help_of", lambda name: None)
     monkeypatch.setattr(module, "empty_run", lambda source, folder: None)
     said = {
@@ -175,7 +181,7 @@ def test_another_answer_is_found(bench, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_nothing_agrees_with_nan(bench) -> None:
-    module, _ = bench("fronts")
+    module, _ = bench("fronts.fronts")
     for found in ([math.nan, 1.0], [1.0, math.nan]):
         with pytest.raises(SystemExit, match="differ"):
             module.same("numbers", {"a": [1.0, 1.0], "b": found}, relative=0.1)
@@ -183,8 +189,8 @@ def test_nothing_agrees_with_nan(bench) -> None:
 
 
 def test_the_table_is_what_the_files_give(bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    bench("fronts")
-    table = importlib.import_module("table")
+    bench("fronts.fronts")
+    table = importlib.import_module("benchmarks.table")
     table.main(["--check"])
     copy = tmp_path / "docs"
     shutil.copytree(ROOT / "docs/performance", copy / "performance")

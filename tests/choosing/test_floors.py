@@ -8,16 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oracles.fronts import dominates
 from paretune.choosing.dial import Dial
 from paretune.choosing.dual import dual
-from paretune.choosing.floors import Choice, Surface, choose, knee_preference, parse_floors
+from paretune.choosing.floors import Choice, choose, knee_preference, parse_floors
 from paretune.cli.choose import choose_facts, render
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
-from paretune.fronts.indicators import dominates
+from paretune.fronts.surface import Surface
 from paretune.fronts.triangulation import barycentric, triangulate
+from support import records
 from support.front_world import circle, noisy, permuted, quickstart, rescaled, surface
 
 law = settings(deadline=None, max_examples=25)
@@ -690,23 +692,19 @@ def run(tmp_path):
 
     def points(front):
         return [
-            {
-                "preference": front.preference(n).as_dict(),
-                "used": front.preference(n).as_dict(),
-                "mean": front.means[n].tolist(),
-                "low": [None, front.low[n, 1]],
-                "high": [None, front.high[n, 1]],
-            }
+            records.point(
+                front.preference(n).as_dict(),
+                front.means[n].tolist(),
+                [None, front.low[n, 1]],
+                [None, front.high[n, 1]],
+            )
             for n in range(len(front.preferences))
         ]
 
-    facts = {
-        "objectives": ["concise", "warm"],
-        "policies": [
-            {"name": "soup", "points": points(soup), "enters": "weights, any preference"},
-            {"name": "modpo", "points": points(anchors), "enters": "weights, nearest anchor"},
-        ],
-    }
+    facts = records.record(
+        ["concise", "warm"],
+        [records.policy("soup", points(soup)), records.policy("modpo", points(anchors), anchored=True)],
+    )
     (tmp_path / "front.json").write_text(json.dumps(facts))
     scores = samples(P=5, K=4)
     rows = tuple(
@@ -733,7 +731,11 @@ def test_the_command_answers_floors_knee_and_dial(run):
     facts = choose_facts(run, "soup", "warm >= 0.9 and concise >= -5.5")
     assert json.loads(json.dumps(facts, allow_nan=False))["choice"]["reachable"]
     text = shown(facts)
-    assert "floors" in text and "The floors are met" in text and "answers (4 to each of 5 prompts" in text
+    assert (
+        "floors" in text
+        and "The floors are met" in text
+        and "answers (4 to each of 5 training prompts" in text
+    )
     text = shown(choose_facts(run, "modpo", "warm >= 1.5 and concise >= -3"))
     assert "not reachable; nearest is" in text and "with none between" in text
     text = shown(choose_facts(run / "front.json", "soup"))
@@ -743,12 +745,9 @@ def test_the_command_answers_floors_knee_and_dial(run):
     assert first["preference"] == {"concise": 1.0, "warm": 0.0}
 
 
-def test_the_command_finds_out_who_has_anchors(run):
+def test_the_command_finds_out_which_policies_have_anchors(run):
     assert not Surface.read(run / "front.json", "soup").anchored
     assert Surface.read(run / "front.json", "modpo").anchored
-    (run / "policies" / "soup").mkdir(parents=True)
-    (run / "policies" / "soup" / "policy.json").write_text('{"mix": "anchors"}')
-    assert Surface.read(run / "front.json", "soup").anchored
 
 
 def test_a_run_without_scored_samples_has_no_dual(run):
@@ -763,13 +762,17 @@ def test_a_run_without_scored_samples_has_no_dual(run):
         ("nothing", "cannot read"),
         ("[]", "not the front.json of a run"),
         ('{"policies": []}', "not the front.json of a run"),
-        ('{"policies": [], "objectives": ["a"]}', "no policy was measured"),
-        ('{"policies": [{"name": "soup"}], "objectives": ["a"]}', "has no readable points"),
-        ('{"policies": [{"name": "soup", "points": []}], "objectives": ["a"]}', "at least one row"),
+        (json.dumps(records.record(["a"], [])), "no policy was measured"),
         (
-            '{"policies": [{"name": "soup", "points": [{"preference": {"a": 1}, "mean": ["x"], "low": [1], "high": [1]}]}], '
-            '"objectives": ["a"]}',
-            "no readable points",
+            json.dumps(records.record(["a"], [{"name": "soup", "anchored": False}])),
+            r"policies\.0\.points: Field required",
+        ),
+        (json.dumps(records.record(["a"], [records.policy("soup", [])])), "at least one row"),
+        (
+            json.dumps(
+                records.record(["a"], [records.policy("soup", [records.point({"a": 1}, ["x"], [1], [1])])])
+            ),
+            r"policies\.0\.points\.0\.mean\.0: Input should be a valid number",
         ),
         ("{", "not valid JSON"),
     ],

@@ -47,7 +47,7 @@ def test_kernels_are_limited_where_nobody_said_how_many(monkeypatch: pytest.Monk
 
 def test_the_command_line_limits_them_before_torch_is_there() -> None:
     code = (
-        "import os, sys; from paretune import cli; cli.app = lambda **_: print(os.environ['LRU_CACHE_CAPACITY'],"
+        "import os, sys; from paretune.cli import main as cli; cli.app = lambda **_: print(os.environ['LRU_CACHE_CAPACITY'],"
         " 'torch' in sys.modules); cli.main()"
     )
     environment = {name: value for name, value in os.environ.items() if name != "LRU_CACHE_CAPACITY"}

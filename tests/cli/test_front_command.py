@@ -14,7 +14,7 @@ from paretune.core.preference import Preference
 from paretune.evaluation.token_kl import token_kl
 from paretune.models.adapter import Adapter, to_peft
 from paretune.models.language_model import LanguageModel
-from paretune.models.steering import target_shapes
+from paretune.models.targets import target_shapes
 from paretune.policies.export import export
 from paretune.policies.policy import Policy
 from support.command import call, config_file

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from paretune.cli.main import main as cli
+from paretune.cli import main as cli
 from paretune.core.errors import ParetuneError
+from paretune.data.known import KNOWN
 from support.command import call, config_file
 from support.world import make_dataset
 
@@ -89,6 +90,15 @@ def test_inspect_and_convert(
     source.write_text(source.read_text() + '{"prompt": "x", "responses": [""]}\n')
     code, out, err = call(monkeypatch, capsys, "data", "inspect", source)
     assert code == 2 and "data.jsonl:7" in err and "Traceback" not in out + err
+
+
+def test_known_data_sets_are_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = call(monkeypatch, capsys, "data", "sets")
+    assert code == 0 and all(name in out and source.licence in out for name, source in KNOWN.items())
+    assert "PKU-Alignment/BeaverTails" in out and "local files only" in out
 
 
 def test_methods_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from paretune.core.errors import DataError
+from paretune.data.columns import parse_dialogue
 from paretune.data.dataset import ScoredDataset
 from paretune.data.formats import extract_prompt
-from paretune.data.known import KNOWN, parse_dialogue
-from paretune.data.load import DataWarning, load
+from paretune.data.known import KNOWN
+from paretune.data.load import DataWarning, load_data
 from paretune.data.rows import Message
 
 BAD = Path(__file__).parents[1] / "bad_input" / "data"
@@ -165,16 +166,16 @@ def test_hh_rlhf_takes_the_objective_from_the_folder(tmp_path) -> None:
     write(tmp_path / "helpful-base" / "test.jsonl.gz", hh("good", "bad", "\n\nHuman: test"))
     write(tmp_path / "harmless-base" / "train.jsonl.gz", hh("safe", "unsafe"))
     write(tmp_path / "red-team-attempts" / "red_team_attempts_train.jsonl.gz", {"transcript": "x"})
-    dataset = load("hh-rlhf", path=tmp_path)
+    dataset = load_data("hh-rlhf", path=tmp_path)
     assert dataset.objectives == ("helpful", "harmless")
     harmless, helpful = dataset.rows
     assert helpful.prompt == (Message("user", "Hi"), Message("assistant", "Ho"), Message("user", "So?"))
     assert helpful.responses == ("good", "bad") and helpful.labels == {"helpful": ((0, 1, 1.0),)}
     assert harmless.labels == {"harmless": ((0, 1, 1.0),)}
     assert helpful.source == f"{tmp_path}/helpful-base/train.jsonl.gz:1"
-    assert load("hh-rlhf", "test", path=tmp_path).rows[0].prompt == user("test")
-    assert load("hh-rlhf", path=tmp_path / "harmless-base").objectives == ("harmless",)
-    assert load("hh-rlhf", path=tmp_path / "helpful-base" / "test.jsonl.gz").objectives == ("helpful",)
+    assert load_data("hh-rlhf", "test", path=tmp_path).rows[0].prompt == user("test")
+    assert load_data("hh-rlhf", path=tmp_path / "harmless-base").objectives == ("harmless",)
+    assert load_data("hh-rlhf", path=tmp_path / "helpful-base" / "test.jsonl.gz").objectives == ("helpful",)
 
 
 def test_hh_rlhf_leaves_out_what_cannot_be_used_and_says_so(tmp_path) -> None:
@@ -186,7 +187,7 @@ def test_hh_rlhf_leaves_out_what_cannot_be_used_and_says_so(tmp_path) -> None:
         {"chosen": "x", "rejected": "y"},
     )
     with pytest.warns(DataWarning) as caught:
-        assert len(load("hh-rlhf", path=path).rows) == 1
+        assert len(load_data("hh-rlhf", path=path).rows) == 1
     assert str(caught[0].message) == (
         f"hh-rlhf: left out 3 unusable records, 1 rows remain: 1 x empty response (first: {path}:2); "
         f"1 x the dialogues part before the last answer (first: {path}:3); "
@@ -196,7 +197,7 @@ def test_hh_rlhf_leaves_out_what_cannot_be_used_and_says_so(tmp_path) -> None:
 
 def test_hh_rlhf_without_an_objective_in_the_name_is_refused(tmp_path) -> None:
     with pytest.raises(DataError, match="cannot tell the objective; expected 'helpful' or 'harmless'"):
-        load("hh-rlhf", path=write(tmp_path / "train.jsonl", hh("a", "b")))
+        load_data("hh-rlhf", path=write(tmp_path / "train.jsonl", hh("a", "b")))
 
 
 def test_two_turns_of_one_speaker_are_one_message() -> None:
@@ -209,7 +210,7 @@ def test_two_turns_of_one_speaker_are_one_message() -> None:
 
 
 def test_pku_saferlhf(tmp_path) -> None:
-    (row,) = load(
+    (row,) = load_data(
         "pku-saferlhf", path=write(tmp_path / "data" / "Alpaca-7B" / "train.jsonl", PKU).parents[2]
     ).rows
     assert row.prompt == user("How?") and row.responses == ("so", "no")
@@ -217,13 +218,13 @@ def test_pku_saferlhf(tmp_path) -> None:
     with pytest.raises(
         DataError, match=r"bad.jsonl:1: column 'safer_response_id': expected 0, 1 or null, got 2"
     ):
-        load("pku-saferlhf", path=write(tmp_path / "bad.jsonl", {**PKU, "safer_response_id": 2}))
+        load_data("pku-saferlhf", path=write(tmp_path / "bad.jsonl", {**PKU, "safer_response_id": 2}))
 
 
 def test_beavertails_groups_the_responses_of_a_prompt(tmp_path) -> None:
     write(tmp_path / "round0" / "330k" / "train.jsonl", *BEAVER)
     write(tmp_path / "round0" / "30k" / "train.jsonl", *BEAVER)
-    dataset = load("beavertails", path=tmp_path)
+    dataset = load_data("beavertails", path=tmp_path)
     assert dataset.objectives == ("harmless",)
     assert [(row.prompt, row.responses, row.scores) for row in dataset.rows] == [
         (user("p"), ("a", "b"), {"harmless": (1.0, 0.0)}),
@@ -234,11 +235,11 @@ def test_beavertails_groups_the_responses_of_a_prompt(tmp_path) -> None:
 def test_helpsteer2_pairs_adjacent_prompts_and_takes_a_direction(tmp_path) -> None:
     write(tmp_path / "train.jsonl.gz", *HELPSTEER2)
     write(tmp_path / "preference" / "preference.jsonl.gz", {"split": "train"})
-    first, second = load("helpsteer2", path=tmp_path, directions={"verbosity": "lower"}).rows
+    first, second = load_data("helpsteer2", path=tmp_path, directions={"verbosity": "lower"}).rows
     assert first.responses == ("a", "b") and first.scores["helpfulness"] == (4, 1)
     assert first.scores["verbosity"] == (-2, 0) and math.copysign(1, first.scores["verbosity"][1]) == 1
     assert second.prompt == (Message("user", "q"), Message("assistant", "ok"), Message("user", "and?"))
-    assert load("helpsteer2", path=tmp_path).rows[0].scores["verbosity"] == (2, 0)
+    assert load_data("helpsteer2", path=tmp_path).rows[0].scores["verbosity"] == (2, 0)
 
 
 def test_helpsteer3_minus_three_prefers_the_first_response(tmp_path) -> None:
@@ -249,14 +250,14 @@ def test_helpsteer3_minus_three_prefers_the_first_response(tmp_path) -> None:
         {**HELPSTEER3, "overall_preference": 1},
         {**HELPSTEER3, "overall_preference": 0},
     )
-    rows = load("helpsteer3", path=tmp_path).rows
+    rows = load_data("helpsteer3", path=tmp_path).rows
     assert [row.labels["overall"][0] for row in rows] == [(0, 1, 1.0), (0, 1, -1 / 3), (0, 1, 0.0)]
     with pytest.raises(DataError, match=r"column 'overall_preference': expected -3 to 3, got 4"):
-        load("helpsteer3", path=write(path, {**HELPSTEER3, "overall_preference": 4}))
+        load_data("helpsteer3", path=write(path, {**HELPSTEER3, "overall_preference": 4}))
 
 
 def test_ultrafeedback_ratings_are_text_and_may_be_missing(tmp_path) -> None:
-    (row,) = load(
+    (row,) = load_data(
         "ultrafeedback", path=write(tmp_path / "evol_instruct.jsonl", ultra("5", "N/A", "3")).parent
     ).rows
     assert row.responses == ("answer 0", "answer 1", "answer 2")
@@ -268,18 +269,18 @@ def test_ultrafeedback_ratings_are_text_and_may_be_missing(tmp_path) -> None:
     with pytest.raises(
         DataError, match=r":1: column 'annotations.instruction_following.Rating': expected a number or 'N/A'"
     ):
-        load("ultrafeedback", path=write(tmp_path / "bad.jsonl", ultra("high")))
+        load_data("ultrafeedback", path=write(tmp_path / "bad.jsonl", ultra("high")))
     with pytest.warns(DataWarning, match="1 x no response"), pytest.raises(DataError, match="no rows"):
-        load("ultrafeedback", path=write(tmp_path / "none.jsonl", ultra()))
+        load_data("ultrafeedback", path=write(tmp_path / "none.jsonl", ultra()))
 
 
 def test_nectar_scores_are_negated_ranks(tmp_path) -> None:
-    (row,) = load("nectar", path=write(tmp_path / "train.jsonl", NECTAR)).rows
+    (row,) = load_data("nectar", path=write(tmp_path / "train.jsonl", NECTAR)).rows
     assert row.prompt == user("Hi") and row.responses == ("a", "b") and row.scores == {"overall": (-1, -2)}
 
 
 def test_topical_chat_groups_by_dialogue_and_fact(tmp_path) -> None:
-    first, second = load("topical-chat", path=write(tmp_path / "t.jsonl", *TOPICAL)).rows
+    first, second = load_data("topical-chat", path=write(tmp_path / "t.jsonl", *TOPICAL)).rows
     assert first.prompt == (
         Message("system", "a fact"),
         Message("assistant", "first"),
@@ -290,7 +291,7 @@ def test_topical_chat_groups_by_dialogue_and_fact(tmp_path) -> None:
 
 
 def test_qa_feedback_counts_errors_of_the_first_prediction(tmp_path) -> None:
-    dataset = load("qa-feedback", path=write(tmp_path / "qa.jsonl", QA))
+    dataset = load_data("qa-feedback", path=write(tmp_path / "qa.jsonl", QA))
     (row,) = dataset.rows
     assert dataset.objectives == ("relevance", "factuality", "completeness", "preference")
     assert row.prompt == user("Title\nIt was then.\n\nOther\nNo.\n\nWhen?") and row.responses == (
@@ -303,14 +304,14 @@ def test_qa_feedback_counts_errors_of_the_first_prediction(tmp_path) -> None:
     assert all(math.isnan(v) for name in row.scores for v in row.scores[name][1:])
     assert row.labels["preference"] == ((0, 1, 0), (0, 2, 1), (0, 3, -1), (1, 2, 1), (1, 3, 0), (2, 3, -1))
     with pytest.raises(DataError, match="expected six values in 0, 1, 2, got"):
-        load("qa-feedback", path=write(tmp_path / "bad.jsonl", {**QA, "preference": [0, 1, 2]}))
+        load_data("qa-feedback", path=write(tmp_path / "bad.jsonl", {**QA, "preference": [0, 1, 2]}))
     errors = {"errors": [{"error type": "Rude"}], "missing-info": []}
     with pytest.raises(DataError, match="unknown error type 'Rude'"):
-        load("qa-feedback", path=write(tmp_path / "bad.jsonl", {**QA, "feedback": errors}))
+        load_data("qa-feedback", path=write(tmp_path / "bad.jsonl", {**QA, "feedback": errors}))
 
 
 def test_dsp_domains_prefers_the_own_domain(tmp_path) -> None:
-    dataset = load("dsp-domains", path=write(tmp_path / "dsp.jsonl", DSP))
+    dataset = load_data("dsp-domains", path=write(tmp_path / "dsp.jsonl", DSP))
     (row,) = dataset.rows
     assert dataset.objectives == ("academy", "business", "entertainment", "literature", "normal")
     assert row.labels["business"] == ((1, 0, 1), (1, 2, 1), (1, 3, 1), (1, 4, 1))
@@ -333,15 +334,15 @@ EXAMPLES = {
 @pytest.mark.parametrize("name", KNOWN)
 def test_every_known_set_round_trips_and_names_a_missing_column(name, tmp_path) -> None:
     records = EXAMPLES[name]
-    dataset = load(name, path=write(tmp_path / "helpful" / "d.jsonl", *records))
+    dataset = load_data(name, path=write(tmp_path / "helpful" / "d.jsonl", *records))
     assert set(dataset.objectives) <= set(KNOWN[name].objectives) and dataset.rows[0].source.endswith(
         "helpful/d.jsonl:1"
     )
     for suffix in (".jsonl", ".parquet", ".csv"):
         dataset.write(tmp_path / f"again{suffix}")
-        assert load(tmp_path / f"again{suffix}") == dataset
+        assert load_data(tmp_path / f"again{suffix}") == dataset
     with pytest.raises(DataError, match=r"d.jsonl:1: column '.*' is missing; found 'strange'"):
-        load(name, path=write(tmp_path / "helpful" / "d.jsonl", {"strange": 1}))
+        load_data(name, path=write(tmp_path / "helpful" / "d.jsonl", {"strange": 1}))
 
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if KNOWN[name].hub])
@@ -354,7 +355,7 @@ def test_every_known_set_loads_from_the_hub(name, tmp_path, monkeypatch) -> None
 
     known = name
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    dataset = load(name)
+    dataset = load_data(name)
     source = KNOWN[name]
     assert asked == [
         (source.hub, source.config or None, part or None, source.splits.get("train", "train"))
@@ -373,14 +374,14 @@ def test_without_hub_or_package_the_error_says_how_to_go_on(monkeypatch) -> None
         DataError,
         match=r"cannot read split 'train' from the hub \(ConnectionError: no route to host\); download its",
     ):
-        load("helpsteer2")
+        load_data("helpsteer2")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
         DataError, match=r"needs the 'datasets' package \(paretune\[hub\]\); or download its files"
     ):
-        load("helpsteer2")
+        load_data("helpsteer2")
     with pytest.raises(DataError, match="topical-chat: not on the hub; give path="):
-        load("topical-chat")
+        load_data("topical-chat")
 
 
 # TRL's forms
@@ -407,7 +408,7 @@ def said(text: str) -> list[dict]:
 def test_trl_preference_in_every_form(record, suffix, tmp_path) -> None:
     path = tmp_path / f"d{suffix}"
     save(path, [record])
-    dataset = load(path, objective="helpful")
+    dataset = load_data(path, objective="helpful")
     (row,) = dataset.rows
     assert dataset.objectives == ("helpful",)
     assert (row.prompt, row.responses, row.labels) == (user("Q?"), ("yes", "no"), {"helpful": ((0, 1, 1.0),)})
@@ -443,14 +444,14 @@ def test_trl_unpaired_prompt_only_completion_and_messages(suffix, conversational
         path,
         [{"prompt": ask, "completion": answer(c), "label": v} for c, v in [("yes", True), ("no", False)]],
     )
-    (row,) = load(path, objective="polite").rows
+    (row,) = load_data(path, objective="polite").rows
     assert (row.prompt, row.responses, row.scores) == (user("Q?"), ("yes", "no"), {"polite": (1.0, 0.0)})
     save(path, [{"prompt": ask, "completion": answer("yes")}])
-    assert load(path).rows[0].responses == ("yes",) and load(path).objectives == ()
+    assert load_data(path).rows[0].responses == ("yes",) and load_data(path).objectives == ()
     save(path, [{"prompt": ask}])
-    assert load(path).rows[0].prompt == user("Q?") and load(path).rows[0].responses == ()
+    assert load_data(path).rows[0].prompt == user("Q?") and load_data(path).rows[0].responses == ()
     save(path, [{"messages": TALK + said("yes")}])
-    assert (load(path).rows[0].prompt, load(path).rows[0].responses) == (user("Q?"), ("yes",))
+    assert (load_data(path).rows[0].prompt, load_data(path).rows[0].responses) == (user("Q?"), ("yes",))
 
 
 @pytest.mark.parametrize(
@@ -512,7 +513,7 @@ def test_the_implicit_prompt_is_that_of_trl(chosen, rejected) -> None:
 def test_bad_trl_records_are_named(record, message, tmp_path) -> None:
     path = write(tmp_path / "d.jsonl", record)
     with pytest.raises(DataError) as caught:
-        load(path, objective=None if message.endswith("say which") else "helpful")
+        load_data(path, objective=None if message.endswith("say which") else "helpful")
     assert str(caught.value).startswith(f"{path}{message}")
 
 
@@ -530,7 +531,7 @@ def test_a_column_map(tmp_path) -> None:
         "labels": {"overall": {"column": "winner", "values": {"a": 1, "b": -1, "tie": 0}}},
         "directions": {"cost": "lower"},
     }
-    dataset = load(spec)
+    dataset = load_data(spec)
     assert dataset.objectives == ("helpful", "cost", "overall")
     first, second, third = dataset.rows
     assert first.prompt == user("Q?") and first.responses == ("a", "b")
@@ -545,7 +546,7 @@ def test_a_column_map(tmp_path) -> None:
 
 def test_a_column_map_with_lists_or_one_response_a_record(tmp_path) -> None:
     lists = write(tmp_path / "lists.jsonl", {"q": TALK, "answers": ["a", "b"], "s": [1, None]})
-    (row,) = load({"path": lists, "prompt": "q", "responses": "answers", "scores": {"x": "s"}}).rows
+    (row,) = load_data({"path": lists, "prompt": "q", "responses": "answers", "scores": {"x": "s"}}).rows
     assert (
         row.prompt == user("Q?")
         and row.responses == ("a", "b")
@@ -556,7 +557,7 @@ def test_a_column_map_with_lists_or_one_response_a_record(tmp_path) -> None:
         tmp_path / "single.jsonl",
         *({"q": q, "r": r, "s": s} for q, r, s in [("p", "a", 1), ("q", "b", 2), ("p", "c", 3)]),
     )
-    first, second = load({"path": single, "prompt": "q", "responses": "r", "scores": {"x": "s"}}).rows
+    first, second = load_data({"path": single, "prompt": "q", "responses": "r", "scores": {"x": "s"}}).rows
     assert first.responses == ("a", "c") and first.scores == {"x": (1, 3)} and second.responses == ("b",)
 
 
@@ -582,7 +583,7 @@ MAP = {"prompt": "q", "responses": ["a", "b"]}
 def test_bad_column_maps_name_the_place(spec, message, tmp_path) -> None:
     path = write(tmp_path / "d.jsonl", {"q": "Q?", "a": "x", "b": "y", "w": "left", "n": 3})
     with pytest.raises(DataError) as caught:
-        load({"path": path, **spec})
+        load_data({"path": path, **spec})
     assert str(caught.value).startswith(f"{path}{message}")
 
 
@@ -603,7 +604,7 @@ def test_bad_column_maps_name_the_place(spec, message, tmp_path) -> None:
 )
 def test_bad_specs_are_refused(spec, message) -> None:
     with pytest.raises(DataError) as caught:
-        load(spec)
+        load_data(spec)
     assert str(caught.value).startswith(message)
 
 
@@ -613,7 +614,9 @@ def test_bad_specs_are_refused(spec, message) -> None:
 def test_a_list_is_concatenated_over_the_union_of_objectives(tmp_path) -> None:
     helpful = write(tmp_path / "a.jsonl", {"prompt": "Q?", "chosen": "a", "rejected": "b"})
     harmless = write(tmp_path / "b.jsonl", {"prompt": "Q?", "chosen": "b", "rejected": "a"})
-    dataset = load([{"path": helpful, "objective": "helpful"}, {"path": harmless, "objective": "harmless"}])
+    dataset = load_data(
+        [{"path": helpful, "objective": "helpful"}, {"path": harmless, "objective": "harmless"}]
+    )
     assert dataset.objectives == ("helpful", "harmless") and [row.responses for row in dataset.rows] == [
         ("a", "b"),
         ("b", "a"),
@@ -623,21 +626,21 @@ def test_a_list_is_concatenated_over_the_union_of_objectives(tmp_path) -> None:
 def test_a_folder_gives_the_files_of_the_split(tmp_path) -> None:
     for name in ("train-00000.jsonl", "train-00001.jsonl", "test.jsonl", ".cache/train.jsonl", "README.md"):
         write(tmp_path / name, {"prompt": name, "responses": []})
-    assert [row.prompt[0].content for row in load(tmp_path).rows] == [
+    assert [row.prompt[0].content for row in load_data(tmp_path).rows] == [
         "train-00000.jsonl",
         "train-00001.jsonl",
     ]
-    assert [row.prompt[0].content for row in load(tmp_path, "test").rows] == ["test.jsonl"]
-    assert len(load(tmp_path / "test.jsonl").rows) == 1
+    assert [row.prompt[0].content for row in load_data(tmp_path, "test").rows] == ["test.jsonl"]
+    assert len(load_data(tmp_path / "test.jsonl").rows) == 1
     with pytest.raises(
         DataError, match=r"no file of split 'validation'; found test.jsonl, train-00000.jsonl"
     ):
-        load(tmp_path, "validation")
+        load_data(tmp_path, "validation")
     with pytest.raises(DataError, match=r"test.jsonl: by its name not of split 'train'"):
-        load(tmp_path / "test.jsonl", "train")
+        load_data(tmp_path / "test.jsonl", "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: no data files; expected names ending in .jsonl"):
-        load(tmp_path / "empty")
+        load_data(tmp_path / "empty")
 
 
 def test_directions_negate_once_and_are_checked(tmp_path) -> None:
@@ -650,23 +653,23 @@ def test_directions_negate_once_and_are_checked(tmp_path) -> None:
             "labels": {"cost": [[0, 1, 1]]},
         },
     )
-    (row,) = load(path, directions={"cost": "lower"}).rows
+    (row,) = load_data(path, directions={"cost": "lower"}).rows
     assert (
         row.scores["cost"][0] == -1
         and math.isnan(row.scores["cost"][1])
         and row.labels == {"cost": ((0, 1, 1.0),)}
     )
     with pytest.raises(DataError, match="directions: unknown objective 'costs'; did you mean 'cost'"):
-        load(path, directions={"costs": "lower"})
+        load_data(path, directions={"costs": "lower"})
     with pytest.raises(
         DataError, match=r"directions.cost: expected higher or lower \(which is better\), got 'down'"
     ):
-        load(path, directions={"cost": "down"})
+        load_data(path, directions={"cost": "down"})
 
 
 def test_a_malformed_line_is_named() -> None:
     with pytest.raises(DataError, match=r"not_json.jsonl:2: not valid JSON"):
-        load(BAD / "not_json.jsonl")
+        load_data(BAD / "not_json.jsonl")
 
 
 # The real files
@@ -693,7 +696,7 @@ def test_a_malformed_line_is_named() -> None:
 def test_every_row_of_the_real_files_is_read_or_reported(name, file, rows, dropped) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        dataset = load(name, path=Path(SHARED, file))
+        dataset = load_data(name, path=Path(SHARED, file))
     records = (
         len([response for row in dataset.rows for response in row.responses])
         if name == "topical-chat"
@@ -712,7 +715,7 @@ def test_every_row_of_the_real_files_is_read_or_reported(name, file, rows, dropp
 )
 def test_a_real_folder_has_two_objectives_and_survives_parquet(tmp_path) -> None:
     with pytest.warns(DataWarning):
-        dataset = load("hh-rlhf", "test", path=Path(SHARED, "hh_rlhf"))
+        dataset = load_data("hh-rlhf", "test", path=Path(SHARED, "hh_rlhf"))
     assert dataset.objectives == ("helpful", "harmless") and len(dataset.rows) == 343 + 319 - 1
     dataset.write(tmp_path / "hh.parquet")
     assert ScoredDataset.read(tmp_path / "hh.parquet") == dataset

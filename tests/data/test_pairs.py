@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from paretune.core.errors import DataError
 from paretune.data.dataset import ScoredDataset
-from paretune.data.pairs import conflict_matrix, labelled_pairs, pairs
+from paretune.data.pairs import conflict_counts, conflict_shares, labelled_pairs, pairs
 from paretune.data.rows import Message, Row
 
 NAN = math.nan
@@ -24,6 +24,10 @@ def ask(text: str = "q") -> tuple[Message, ...]:
 
 def one(responses, scores=None, labels=None, truncated=()) -> ScoredDataset:
     return ScoredDataset(OBJECTIVES, (Row(ask(), tuple(responses), scores or {}, labels or {}, truncated),))
+
+
+def conflicts(data: ScoredDataset) -> np.ndarray:
+    return conflict_shares(*conflict_counts(data.rows, data.objectives))
 
 
 def indices(found) -> list[tuple[int, int]]:
@@ -168,7 +172,7 @@ def test_swapping_the_responses_swaps_nothing_but_the_indices(dataset) -> None:
         )
 
     assert content(other) == content(dataset)
-    np.testing.assert_allclose(conflict_matrix(other), conflict_matrix(dataset))
+    np.testing.assert_allclose(conflicts(other), conflicts(dataset))
 
 
 @given(dataset=datasets())
@@ -192,7 +196,7 @@ def test_labelled_pairs_keep_ties_and_every_labelled_pair_once(dataset) -> None:
 
 @given(dataset=datasets())
 @settings(max_examples=40, deadline=None)
-def test_conflict_matrix_against_counting(dataset) -> None:
+def test_conflicts_against_counting(dataset) -> None:
     expected = np.full((2, 2), NAN)
     for i, first in enumerate(OBJECTIVES):
         for j, second in enumerate(OBJECTIVES):
@@ -205,14 +209,14 @@ def test_conflict_matrix_against_counting(dataset) -> None:
             strict = [x * y for x, y in votes if not math.isnan(x * y) and x * y != 0]
             if strict:
                 expected[i, j] = sum(product < 0 for product in strict) / len(strict)
-    np.testing.assert_allclose(conflict_matrix(dataset), expected)
+    np.testing.assert_allclose(conflicts(dataset), expected)
 
 
 def test_conflict_is_one_for_opposites_and_nan_without_a_common_pair() -> None:
     dataset = one("abc", {"warm": (1, 2, 3), "brief": (3, 2, 1)})
-    assert conflict_matrix(dataset).tolist() == [[0, 1], [1, 0]]
+    assert conflicts(dataset).tolist() == [[0, 1], [1, 0]]
     apart = ScoredDataset(OBJECTIVES, (replace(dataset.rows[0], scores={"warm": (1, 2, 3)}),))
-    assert np.array_equal(conflict_matrix(apart), [[0, NAN], [NAN, NAN]], equal_nan=True)
+    assert np.array_equal(conflicts(apart), [[0, NAN], [NAN, NAN]], equal_nan=True)
 
 
 def test_prompts_without_responses_have_no_pairs() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import os
 import signal
 import subprocess
@@ -15,26 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from paretune.core.errors import DataError, ParetuneError
 from paretune.data import row_store
 from paretune.data.dataset import ScoredDataset, concatenate, to_records
-from paretune.data.load import load
-from paretune.data.pairs import conflict_matrix, labelled_pairs, pairs
+from paretune.data.load import load_data
+from paretune.data.pairs import labelled_pairs, pairs
 from paretune.data.row_store import ArrowRows, gather
 from paretune.data.rows import Row
 from paretune.data.summary import _layers_of_each, inspect
 from paretune.fronts.indicators import layers
 from paretune.methods.paretohqd.rays import candidates
-from paretune.training.token_file import (
-    TokenFile,
-    count_tokens,
-    packed_groups,
-    render,
-    tokenised,
-    write_tokens,
-)
 from support.any_rows import OBJECTIVES, rows
 from support.world import make_dataset
 
@@ -83,7 +72,6 @@ def test_everything_counted_and_chosen_is_the_same(found, block) -> None:
     small, large = ScoredDataset(OBJECTIVES, found), ScoredDataset(OBJECTIVES, filed(found, block))
     assert large == small and large.fingerprint == small.fingerprint
     assert json.dumps(inspect(large).to_dict()) == json.dumps(inspect(small).to_dict())
-    assert np.array_equal(conflict_matrix(large), conflict_matrix(small), equal_nan=True)
     assert np.array_equal(large.distinct(), small.distinct())
     mine, theirs = (candidates(each, lambda text: len(text) < 3) for each in (large, small))
     for field in ("rows", "responses", "scores"):
@@ -130,9 +118,9 @@ def test_files_are_read_and_written_the_same(suffix, tmp_path, monkeypatch) -> N
     large.write(tmp_path / f"large{suffix}")
     if suffix != ".parquet":
         assert (tmp_path / f"large{suffix}").read_bytes() == (tmp_path / f"small{suffix}").read_bytes()
-    assert load(tmp_path / f"large{suffix}", directions={"short": "lower"}).rows[7].scores["short"] == tuple(
-        -value for value in small.rows[7].scores["short"]
-    )
+    assert load_data(tmp_path / f"large{suffix}", directions={"short": "lower"}).rows[7].scores[
+        "short"
+    ] == tuple(-value for value in small.rows[7].scores["short"])
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 4))
@@ -148,7 +136,7 @@ def test_a_mistake_far_down_is_named(tmp_path, monkeypatch, cache_folder) -> Non
     lines[400] = lines[400].replace("[400]", '["high"]')
     path.write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"long.jsonl:401: column 'scores.x': expected a number or null, got"):
-        load(path)
+        load_data(path)
     assert not list((cache_folder / "scratch").iterdir())
     with pytest.raises(DataError, match="made:0: unknown objective 'short'"):
         ScoredDataset(("good",), filed(list(make_dataset(3).rows), 1))
@@ -198,12 +186,12 @@ def test_a_full_disk_is_said(monkeypatch) -> None:
 CHILD = """
 import json, sys
 from paretune.data import row_store
-from paretune.data.load import load
+from paretune.data.load import load_data
 from paretune.data.summary import inspect
 from paretune.data.pairs import pairs
 from paretune.methods.paretohqd.rays import candidates
 row_store.MOST_IN_MEMORY = int(sys.argv[2])
-dataset = load(sys.argv[1])
+dataset = load_data(sys.argv[1])
 found = inspect(dataset), pairs(dataset, "warm"), candidates(dataset)
 dataset.write(sys.argv[1] + ".jsonl")
 status = open("/proc/self/status").read()
@@ -238,105 +226,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path) -> None:
     assert peak(many, 1 << 60) > peak(many, 1 << 22) + 40, "rows in memory would be seen by this test"
 
 
-# Token ids
-
-
-@pytest.fixture(scope="module")
-def data() -> ScoredDataset:
-    return make_dataset(50)
-
-
-def test_token_ids_are_those_of_the_model(lm, data, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("paretune.training.token_file.BLOCK_GROUPS", 7)
-    file = tokenised(lm, data, tmp_path / "tokens.arrow")
-    expected = [
-        (
-            lm.encode_prompt(row.prompt),
-            [lm.encode_response(*each) for each in zip(row.responses, row.truncated, strict=True)],
-        )
-        for row in data.rows
-    ]
-    assert list(file) == expected and [file[n] for n in range(-50, 50)] == [*expected, *expected]
-    assert file[3:40:9] == expected[3:40:9] and len(file) == 50
-    with pytest.raises(IndexError):
-        file[50]
-    counts, prompts, responses = file.lengths()
-    assert counts.tolist() == [len(each) for _, each in expected]
-    assert prompts.tolist() == [len(prompt) for prompt, _ in expected]
-    assert responses.tolist() == [len(response) for _, each in expected for response in each]
-
-
-def test_kept_token_ids_are_found_again(lm, data, monkeypatch, cache_folder) -> None:
-    first = tokenised(lm, data)
-    monkeypatch.setattr(type(lm), "encode_prompt", None)
-    assert list(tokenised(lm, data)) == list(first) and first.path.parent == cache_folder / "tokens"
-    first.path.write_bytes(first.path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"\.arrow: not a readable file of token ids .*delete it to have it"):
-        tokenised(lm, data)
-
-
-groups_of_ids = st.lists(
-    st.tuples(
-        st.lists(st.integers(0, 9), min_size=1, max_size=9),
-        st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), max_size=3),
-    ),
-    max_size=30,
-)
-
-
-@given(groups_of_ids, st.integers(1, 60), st.integers(1, 40))
-def test_packing_loses_nothing_and_keeps_to_the_budget(tmp_path_factory, groups, budget, window) -> None:
-    parts = list(packed_groups(iter(groups), budget, window))
-    assert sorted(number for part in parts for number, _ in part) == list(range(len(groups)))
-    for part in parts:
-        assert all(group is groups[number] for number, group in part)
-        assert len({number // window for number, _ in part}) == 1
-        tokens = [len(prompt) + sum(map(len, responses)) for _, (prompt, responses) in part]
-        assert sum(tokens) <= budget or len(part) == 1
-        assert tokens == sorted(tokens, reverse=True)
-    file = write_tokens(tmp_path_factory.mktemp("tokens") / "t.arrow", iter(groups))
-    assert list(file) == groups
-    counts = count_tokens(file, max_tokens=8, budget=budget)
-    assert counts.rows == len(groups) and counts.responses == sum(len(each) for _, each in groups)
-    assert counts.tokens == sum(len(prompt) + sum(map(len, each)) for prompt, each in groups)
-    assert counts.over == sum(len(p) + max(map(len, each), default=0) > 8 for p, each in groups)
-    assert counts.parts == len(list(packed_groups(groups, budget)))
-    if groups:
-        assert counts.prompt[0] == pytest.approx(np.mean([len(prompt) for prompt, _ in groups]))
-        assert counts.prompt[3] == max(len(prompt) for prompt, _ in groups)
-    assert math.isnan(counts.response[0]) == (counts.responses == 0)
-
-
-def test_counts_are_rendered(tmp_path) -> None:
-    console = Console(file=io.StringIO(), width=100)
-    file = write_tokens(tmp_path / "t.arrow", [([1] * 7, [[2] * 1200, [3]]), ([4], [])])
-    console.print(render(count_tokens(file)))
-    shown = " ".join(console.file.getvalue().replace("│", " ").split())
-    for piece in ("tokens, each prompt once 1,209", "rows longer than 1024 1", "prompt 4 4 7 7"):
-        assert piece in shown
-
-
-def test_likely_parts_are_full() -> None:
-    rng = np.random.default_rng(0)
-    groups = [([1] * n, [[2] * m]) for n, m in rng.integers(5, 120, (20_000, 2)).tolist()]
-    total = sum(len(prompt) + len(responses[0]) for prompt, responses in groups)
-    parts = sum(1 for _ in packed_groups(groups, 4096))
-    assert parts < 1.05 * total / 4096
-
-
 # Interruption
 
-WRITER = """
-import sys, time
-from paretune.training.token_file import write_tokens
-def groups():
-    for n in range(10**9):
-        if n == 3000:
-            print("half", flush=True)
-            time.sleep(600)
-        yield [1, n], [[2, 3]]
-write_tokens(sys.argv[1], groups())
-"""
 READER = """
 import time
 from paretune.data import row_store
@@ -353,37 +244,29 @@ row_store.gather(rows())
 """
 
 
-@pytest.mark.parametrize("code", [WRITER, READER])
-def test_a_killed_process_leaves_no_half(code, tmp_path, cache_folder) -> None:
-    target = tmp_path / "tokens.arrow"
-    process = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True)
+def test_a_killed_process_leaves_no_rows_behind(cache_folder) -> None:
+    process = subprocess.Popen([sys.executable, "-c", READER], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "half\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert not target.exists()
     scratch = cache_folder / "scratch"
     assert not scratch.exists() or not list(scratch.iterdir())
-    assert len(write_tokens(target, [([1], [[2]])])) == 1
-
-
-def test_an_error_leaves_the_older_file(tmp_path) -> None:
-    def groups():
-        yield [1], [[2]]
-        raise DataError("no")
-
-    target = tmp_path / "t.arrow"
-    write_tokens(target, [([5], [])])
-    with pytest.raises(DataError, match="no"):
-        write_tokens(target, groups())
-    assert list(TokenFile(target)) == [([5], [])] and list(tmp_path.iterdir()) == [target]
 
 
 def test_the_benchmark_runs(tmp_path) -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "long_data.py"
-    command = [sys.executable, str(script), "--rows", "150", "--phases", "select", "pack"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.data.long_data",
+        "--rows",
+        "150",
+        "--phases",
+        "select",
+        "pairs",
+    ]
     command += ["--work", str(tmp_path), "--out", str(tmp_path / "out.json")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
-    assert set(json.loads((tmp_path / "out.json").read_text())["phases"]["pack"]) == {"150"}
+    assert set(json.loads((tmp_path / "out.json").read_text())["phases"]["pairs"]) == {"150"}
     assert "peak memory grows by" in done.stdout

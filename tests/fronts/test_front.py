@@ -15,15 +15,12 @@ from paretune.fronts.front import (
     Front,
     Interval,
     bootstrap,
-    chord,
     compare,
-    hypervolume,
-    inner_product,
     mean_intervals,
-    mixture_hypervolume,
+    mixture,
     reference_point,
-    sparsity,
 )
+from paretune.fronts.indicators import INDICATORS, hypervolume, inner_product, mixture_hypervolume, sparsity
 
 TWO = ("helpful", "harmless")
 law = settings(deadline=None, max_examples=25)
@@ -214,16 +211,16 @@ def test_intervals_apart():
 def test_summary_gives_every_figure_as_bootstrap_does():
     front = front_of(arc(), num_prompts=30)
     summary = front.summary(np.array([-1.0, -1.0]), resamples=300)
-    assert list(summary) == [
-        "hypervolume",
-        "inner_product",
-        "sparsity",
-        "spacing",
-        "controllability:helpful",
-        "controllability:harmless",
-    ]
+    names = [name for key, indicator in INDICATORS.items() for name in indicator.names(key, TWO)]
+    assert list(summary) == names
+    assert names.count("hypervolume") == 1 and "controllability:harmless" in names
     assert summary["hypervolume"] == bootstrap(front, area, 300)
     assert summary["inner_product"] == bootstrap(front, partial(inner_product, front.preferences), 300)
+    hull = partial(mixture_hypervolume, reference=np.array([-1.0, -1.0]))
+    assert summary["hull_hypervolume"] == bootstrap(front, hull, 300)
+    assert summary["igd_plus"].value == 0, "the best points known are its own"
+    better = front.summary(np.array([-1.0, -1.0]), resamples=50, target=front.means + 1.0)
+    assert better["igd_plus"].value > 0.5
     assert summary["controllability:helpful"].value == pytest.approx(1.0)
     lone = front_of([[1.0, 2.0]], preferences=[[1, 0]]).summary(np.zeros(2), resamples=50)
     shown = {name: interval.to_dict()["value"] for name, interval in lone.items()}
@@ -297,43 +294,43 @@ def test_only_the_same_prompts_and_objectives_compare():
         compare(lone, lone, sparsity, resamples=20)
 
 
-def test_chord_mixes_the_endpoints_prompt_by_prompt():
+def test_a_mixture_averages_the_corners_prompt_by_prompt():
     ends = front_of([[0.0, 2.0], [4.0, 0.0]], num_prompts=5, name="ends", preferences=[[0, 1], [1, 0]])
-    tossed = chord(ends, np.array([[0.25, 0.75], [1.0, 0.0], [0.0, 1.0]]))
-    np.testing.assert_allclose(tossed.scores[0], 0.25 * ends.scores[1] + 0.75 * ends.scores[0])
-    np.testing.assert_array_equal(tossed.scores[1:], ends.scores[::-1])
-    assert tossed.prompts == ends.prompts
-    assert tossed.name == "ends, coin toss"
-    assert tossed.non_dominated().all()
+    mixed = mixture(ends, np.array([[0.25, 0.75], [1.0, 0.0], [0.0, 1.0]]))
+    np.testing.assert_allclose(mixed.scores[0], 0.25 * ends.scores[1] + 0.75 * ends.scores[0])
+    np.testing.assert_array_equal(mixed.scores[1:], ends.scores[::-1])
+    assert mixed.prompts == ends.prompts
+    assert mixed.name == "mixture of ends"
+    assert mixed.non_dominated().all()
 
 
-def test_a_front_between_the_endpoints_is_above_their_chord_only_when_it_bulges():
+def test_a_front_between_the_corners_is_above_their_mixture_only_when_it_bulges():
     ends = front_of([[1.0, 0.0], [0.0, 1.0]], noise=0.05, name="ends", preferences=np.eye(2))
     grid = simplex_grid(2, 10)
-    line = chord(ends, grid)
+    line = mixture(ends, grid)
     bulging = Front("arc", TWO, grid, line.scores + 0.3 * grid.prod(axis=1)[:, None, None], line.prompts)
     sagging = Front("sag", TWO, grid, line.scores - 0.3 * grid.prod(axis=1)[:, None, None], line.prompts)
     assert compare(bulging, line, area, resamples=200).verdict == "arc above"
-    assert compare(sagging, line, area, resamples=200).verdict == "ends, coin toss above"
-    # The dense mixture holds the ten-step chord.
+    assert compare(sagging, line, area, resamples=200).verdict == "mixture of ends above"
+    # The dense mixture holds the ten steps.
     assert mixture_hypervolume(ends.means, np.array([-1.0, -1.0])) > area(line.means)
 
 
 @pytest.mark.parametrize(
     "preferences", [[[1, 0], [1, 0]], [[1, 0], [0.5, 0.5]], [[1, 0], [0, 1], [0.5, 0.5]]]
 )
-def test_chord_needs_one_policy_for_each_objective(preferences):
+def test_a_mixture_needs_one_policy_for_each_objective(preferences):
     means = np.zeros((len(preferences), 2))
     with pytest.raises(ParetuneError, match="exactly one policy for each of helpful, harmless"):
-        chord(front_of(means, preferences=preferences), np.eye(2))
+        mixture(front_of(means, preferences=preferences), np.eye(2))
 
 
-def test_chord_refuses_chances_of_another_shape_or_off_the_simplex():
+def test_a_mixture_refuses_chances_of_another_shape_or_off_the_simplex():
     ends = front_of(np.eye(2), preferences=np.eye(2))
     with pytest.raises(ParetuneError, match=r"preferences \(2, 3\) for 2 objectives"):
-        chord(ends, np.ones((2, 3)) / 3)
+        mixture(ends, np.ones((2, 3)) / 3)
     with pytest.raises(PreferenceError, match="sum to 1"):
-        chord(ends, np.ones((2, 2)))
+        mixture(ends, np.ones((2, 2)))
 
 
 def test_reference_point_is_below_all_fronts_by_a_share_of_the_range():

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles.tabular import tilted
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.generation.batch import Batch
-from paretune.generation.generate import Sampling, attached
+from paretune.generation.generate import attached
 from paretune.generation.mixing import (
     DIVERGENCES,
     Mixing,
@@ -28,8 +30,10 @@ from paretune.generation.mixing import (
 )
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.models.steering import target_shapes
-from paretune.policies.policy import CANDIDATE_STRIDE, Policy, chosen_logps
+from paretune.models.targets import target_shapes
+from paretune.policies.mixed import candidate_seed
+from paretune.policies.one_pass import chosen_logps
+from paretune.policies.policy import Policy
 from support.world import make_dataset
 
 OBJECTIVES = ("short", "good")
@@ -114,6 +118,40 @@ def test_one_hot_is_that_policy_under_every_divergence() -> None:
         torch.testing.assert_close(mixed, policies[:, 1], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("weights", [[0.3, 0.7], [0.0, 1.0]])
+def test_a_token_that_no_copy_can_emit_changes_nothing_about_the_others(
+    divergence: str, weights: list[float]
+) -> None:
+    """As where a grammar or a stop list rules tokens out: the mixture is that of the vocabulary without them."""
+    policies, reference = random_logps(1, 2, 6), random_logps(1, 6, seed=1)
+    w, nothing = torch.tensor([weights]), torch.tensor(-torch.inf, dtype=torch.float64)
+    wider = (
+        torch.cat([policies, nothing.expand(1, 2, 2)], -1),
+        torch.cat([reference, nothing.expand(1, 2)], -1),
+    )
+    if divergence == "reverse-kl":
+        (short, _), (wide, _) = combine(policies, w), combine(wider[0], w)
+    else:
+        short, _ = combine_general(policies, w, reference, divergence)  # type: ignore[arg-type]
+        wide, c = combine_general(*wider[:1], w, wider[1], divergence)  # type: ignore[arg-type]
+        assert bool(c.isfinite().all())
+    torch.testing.assert_close(wide[:, :6], short)
+    assert bool((wide[:, 6:] == -torch.inf).all())
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES[1:])
+def test_a_token_that_one_policy_never_emits_has_no_probability(divergence: str) -> None:
+    """f' is -infinity there, and so is the weighted sum; without weight the policy says nothing about it."""
+    policies, reference = random_logps(1, 2, 6), random_logps(1, 6, seed=1)
+    policies[0, 0, 3] = -torch.inf
+    policies = policies.log_softmax(-1)
+    mixed, _ = combine_general(policies, torch.tensor([[0.4, 0.6]]), reference, divergence)  # type: ignore[arg-type]
+    assert mixed[0, 3] == -torch.inf and mixed.exp().sum() == pytest.approx(1)
+    alone, _ = combine_general(policies, torch.tensor([[0.0, 1.0]]), reference, divergence)  # type: ignore[arg-type]
+    torch.testing.assert_close(alone, policies[:, 1], rtol=1e-9, atol=1e-9)
+
+
 def test_exponents_leave_the_rest_to_the_reference() -> None:
     w = torch.tensor([[0.3, 0.7], [0.1, 0.9]])
     assert torch.equal(exponents(w)[:, 0], torch.zeros(2, dtype=torch.float64))
@@ -127,7 +165,7 @@ def test_exponents_leave_the_rest_to_the_reference() -> None:
 def test_different_betas_reach_the_optimum_of_the_weighted_reward() -> None:
     reference, rewards = random_logps(1, 6, seed=1), torch.randn(2, 6, dtype=torch.float64)
     betas, beta, w = torch.tensor([0.2, 0.6]), 0.6, torch.tensor([[0.4, 0.6]])
-    policies = (reference[0] + rewards / betas[:, None]).log_softmax(-1)
+    policies = tilted(reference[0], rewards, betas[:, None])
     logps = torch.cat([reference, policies])[None]
     mixed, _ = combine(logps, exponents(w, betas.double() / beta))
     expected = (reference[0] + (w[0].double() @ rewards) / beta).log_softmax(-1)
@@ -328,7 +366,7 @@ def test_candidates_are_resampled(lm: LanguageModel, adapters: list[Adapter]) ->
     assert first == second
     for row, (prompt, seed) in enumerate(zip(prompts, (5, 6, 7, 8), strict=True)):
         candidates = plain.generate(
-            [prompt] * 8, w[:1] * 8, sampling, [seed + CANDIDATE_STRIDE * place for place in range(8)]
+            [prompt] * 8, w[:1] * 8, sampling, [candidate_seed(seed, number) for number in range(8)]
         )
         uniform = torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         weights = torch.tensor([[sum(r.normalisers) for r in candidates]])
@@ -339,11 +377,11 @@ def test_candidates_are_resampled(lm: LanguageModel, adapters: list[Adapter]) ->
 def test_a_mixing_policy_is_saved(lm: LanguageModel, adapters: list[Adapter], tmp_path: Path) -> None:
     Policy.mod("mod", lm, OBJECTIVES, adapters[:2], Mixing(candidates=3)).save(tmp_path / "p")
     loaded = Policy.load(tmp_path / "p", lm)
-    assert loaded.mixing == Mixing(candidates=3) and loaded.mix == "mod"
+    assert loaded.mixing == Mixing(candidates=3) and loaded.kind == "mod"
 
 
 def test_policies_that_cannot_be_mixed_are_refused(lm: LanguageModel, adapters: list[Adapter]) -> None:
-    with pytest.raises(ModelError, match="one adapter an objective: 3 adapters for 2"):
+    with pytest.raises(ModelError, match="one adapter per objective: 3 adapters for 2"):
         Policy.mod("mod", lm, OBJECTIVES, adapters)
     with pytest.raises(
         ModelError, match="'short' was trained under the divergence reverse-kl; it cannot be mixed under"

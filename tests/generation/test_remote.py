@@ -249,7 +249,7 @@ def test_an_error_on_the_command_line(
 def test_a_served_policy_draws(run: Path, tmp_path: Path) -> None:
     """`paretune serve` as a process, asked at two preferences by name; the rows are those of the policy itself."""
     from paretune.core.preference import Preference
-    from paretune.policies.policy import load_policy
+    from paretune.policies.saving import load_policy
 
     data = make_dataset(6).select([])
     policy = load_policy(run / "policies/soup", "float32")
@@ -279,28 +279,24 @@ def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) 
     import numpy as np
 
     from paretune.core.preference import Preference, preference_grid
-    from paretune.evaluation.evaluate import evaluate
+    from paretune.evaluation.evaluate import HeldOut, evaluate
     from paretune.evaluation.remote import drawn_by
     from paretune.policies.export import export_grid
-    from paretune.policies.policy import chosen_logps, load_policy
+    from paretune.policies.one_pass import chosen_logps
+    from paretune.policies.saving import load_policy
     from paretune.runs.measure import measure_points
-    from paretune.scoring.scorer import build
+    from paretune.scoring.scorer import build_scorer
 
     policy, data = load_policy(run / "policies/soup", "float32"), make_dataset(5)
     scorers = [
-        build({"objective": name, "rule": "length", "unit": "words", "direction": way})
+        build_scorer({"objective": name, "rule": "length", "unit": "words", "direction": way})
         for name, way in (("short", "lower"), ("good", "higher"))
     ]
     grid = preference_grid(policy.objectives, 2)
-    asked = (
-        policy,
-        grid,
-        [row.prompt for row in data.rows],
-        [row.key for row in data.rows],
-        scorers,
-        SAMPLING,
+    held_out = HeldOut(
+        [row.prompt for row in data.rows], [row.key for row in data.rows], scorers, SAMPLING, samples=2
     )
-    expected = evaluate(*asked, samples=2)
+    expected = evaluate(policy, grid, held_out)
     export_grid(policy, grid, tmp_path / "loras")
     manifest = str(tmp_path / "loras/manifest.json")
     for place, source in ((run, "soup@"), (tmp_path / "loras", manifest)):

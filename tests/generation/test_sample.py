@@ -24,7 +24,7 @@ from paretune.models.kv_cache import ROOM, growing_cache
 from paretune.models.language_model import EMBEDDED, LanguageModel, embedded_gguf, load
 from paretune.runs.parse import parse_config
 from paretune.runs.prepare import QUICKSTART, prepare_data, quickstart_data
-from paretune.scoring.scorer import build, score_texts
+from paretune.scoring.scorer import build_scorer, score_texts
 from paretune.training.lab import Lab
 from support.adapters import TRAINING
 from support.world import make_dataset
@@ -149,20 +149,20 @@ def test_implicit_reward_of_an_adapter(lm: LanguageModel, tmp_path: Path) -> Non
     lab, data = Lab(lm, tmp_path / "run", TRAINING), make_dataset()
     adapter = lab.dpo("good", data, make_dataset(4, seed=9), beta=0.2)
     folder = str(tmp_path / "run/adapters/dpo-good/adapter")
-    scorer = build({"objective": "good", "implicit": folder, "base": lm.name, "dtype": "float32"})
+    scorer = build_scorer({"objective": "good", "implicit": folder, "base": lm.name, "dtype": "float32"})
     table = lab.pair_table(pairs(data, "good"))
     ratios = lab.logps(table, adapter) - table.reference
     prompts = [pair.prompt for pair in table.pairs]
     chosen = score_texts(scorer, prompts, [pair.chosen for pair in table.pairs])
     np.testing.assert_allclose(chosen, 0.2 * ratios[:, 0].numpy(), atol=1e-4)
-    halved = build(
+    halved = build_scorer(
         {"objective": "good", "implicit": folder, "base": lm.name, "beta": 0.1, "dtype": "float32"}
     )
     assert halved.fingerprint != scorer.fingerprint
     with pytest.raises(ConfigError, match="beta: -1"):
-        build({"objective": "good", "implicit": folder, "beta": -1})
+        build_scorer({"objective": "good", "implicit": folder, "beta": -1})
     with pytest.raises(ModelError, match="no such file"):
-        build({"objective": "good", "implicit": str(tmp_path)})
+        build_scorer({"objective": "good", "implicit": str(tmp_path)})
 
 
 def test_trackers_receive_every_step(lm: LanguageModel, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_the_embedded_model_answers_and_trains(tmp_path: Path, monkeypatch: pyte
     model = load(EMBEDDED, "auto", "cpu")
     data = ScoredDataset.read(quickstart_data())
     few = replace(data, rows=data.rows[:6])
-    scorer = build({"objective": "concise", "rule": "length", "unit": "words", "direction": "lower"})
+    scorer = build_scorer({"objective": "concise", "rule": "length", "unit": "words", "direction": "lower"})
     few = few.with_scores(
         "concise",
         [score_texts(scorer, [r.prompt] * len(r.responses), r.responses).tolist() for r in few.rows],

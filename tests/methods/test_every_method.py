@@ -16,7 +16,7 @@ from paretune.core.errors import ModelError, PreferenceError, TrainingError
 from paretune.core.preference import Preference, preference_grid, simplex_grid
 from paretune.core.sampling import Sampling
 from paretune.data.pairs import labelled_pairs, pairs
-from paretune.evaluation.evaluate import Evaluation, Point, evaluate
+from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, evaluate
 from paretune.evaluation.judge import judge
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
@@ -36,7 +36,7 @@ from paretune.runs.config import METHOD_CONFIGS, RunConfig
 from paretune.runs.parse import parse_config
 from paretune.runs.run import run
 from paretune.scoring.repetition import is_collapsed
-from paretune.scoring.scorer import build, score_texts
+from paretune.scoring.scorer import build_scorer, score_texts
 from paretune.training.lab import Lab
 from support.adapters import TRAINING, adapters_equal
 from support.world import TAGS, WORDS, make_dataset, write_model
@@ -63,7 +63,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     reader = Lab(
         tagged, tmp_path_factory.mktemp("reader"), replace(lab.training, steps=60, learning_rate=5e-3)
     )
-    scorers, sampling = [build(spec) for spec in SCORERS], replace(GREEDY, temperature=1.0)
+    scorers, sampling = [build_scorer(spec) for spec in SCORERS], replace(GREEDY, temperature=1.0)
     return {
         "dpo-soup": soup(lab, *data, DPOConfig()),
         "mod": mod(lab, *data, MODConfig()),
@@ -133,7 +133,7 @@ def test_a_corner_serves_its_objective(policies: dict[str, Policy], name: str) -
         [*range(16)] * 2,
     )
     texts, cut = [r.text for r in answers], [r.truncated for r in answers]
-    scores = np.stack([score_texts(build(spec), prompts * 2, texts, cut) for spec in SCORERS])
+    scores = np.stack([score_texts(build_scorer(spec), prompts * 2, texts, cut) for spec in SCORERS])
     own = (scores / scores.std(1, keepdims=True)).reshape(2, 2, 16).mean(-1)  # [objective, corner]
     assert own[0, 0] - own[0, 1] + own[1, 1] - own[1, 0] > 0
 
@@ -208,7 +208,7 @@ def test_wrong_requests_are_refused(policies: dict[str, Policy], lm: LanguageMod
 
 
 def test_votes_of_loss_weighting(lm: LanguageModel, tmp_path: Path) -> None:
-    """Worked: agreeing pair 1 and 0; conflict w and 1 - w; a tie counts in the divisor; missing labels do not."""
+    """Worked, 4 of 5 pairs labelled by each: w_j 5/4 for each vote; a tie counts among the 4, a missing label does not."""
     table = Lab(lm, tmp_path, TRAINING).pair_table(labelled_pairs(make_dataset(6)))
     labels = [(1.0, 1.0), (1.0, -1.0), (0.0, -1.0), (float("nan"), -1.0), (-1.0, float("nan"))]
     few = replace(
@@ -217,8 +217,39 @@ def test_votes_of_loss_weighting(lm: LanguageModel, tmp_path: Path) -> None:
         margin=table.margin[:5],
     )
     stamped = vote(few, Preference.parse("short=0.3,good=0.7"))
-    assert stamped.weight.tolist() == pytest.approx([1.0, 0.3, 0.0, 0.0, 0.0])
-    assert stamped.reversed_weight.tolist() == pytest.approx([0.0, 0.7, 0.7, 1.0, 1.0])
+    assert stamped.weight.tolist() == pytest.approx([1.25, 0.375, 0.0, 0.0, 0.0])
+    assert stamped.reversed_weight.tolist() == pytest.approx([0.0, 0.875, 0.875, 0.875, 0.375])
+
+
+def test_loss_weighting_of_pairs_with_one_label_each_follows_the_preference(
+    lm: LanguageModel, tmp_path: Path
+) -> None:
+    """w L(D1) + (1 - w) L(D2): three pairs of each weigh .9 and .1 up to a factor; two of D1 and four of D2 the same means."""
+    table = Lab(lm, tmp_path, TRAINING).pair_table(labelled_pairs(make_dataset(6)))
+    nan = float("nan")
+
+    def weights(first: int, second: int, w: float) -> list[float]:
+        labels = [(1.0, nan)] * first + [(nan, 1.0)] * second
+        few = tuple(replace(p, labels=x) for p, x in zip(table.pairs, labels, strict=False))
+        stamped = vote(replace(table, pairs=few, margin=table.margin[: len(few)]), preference(w))
+        assert not bool(stamped.reversed_weight.any())
+        return stamped.weight.tolist()
+
+    def preference(w: float) -> Preference:
+        return Preference(OBJECTIVES, (w, 1 - w))
+
+    assert weights(3, 3, 0.9) == pytest.approx([2 * 0.9] * 3 + [2 * 0.1] * 3)
+    assert weights(3, 3, 0.5) == pytest.approx([1.0] * 6)
+    uneven = weights(2, 4, 0.9)
+    assert sum(uneven[:2]) / 6 == pytest.approx(0.9) and sum(uneven[2:]) / 6 == pytest.approx(0.1)
+
+
+def test_loss_weighting_needs_pairs_of_every_objective_with_weight(lm: LanguageModel, tmp_path: Path) -> None:
+    data = make_dataset(6)
+    bare = replace(data, rows=tuple(replace(r, scores={"good": r.scores["good"]}) for r in data.rows))
+    grid = [Preference.parse("short=0.5,good=0.5")]
+    with pytest.raises(TrainingError, match="no pair that 'short' labels"):
+        dpo_lw(Lab(lm, tmp_path, TRAINING), bare, data, grid, DPOLWConfig())
 
 
 def test_scores_can_be_margins(lm: LanguageModel, tmp_path: Path) -> None:
@@ -283,36 +314,19 @@ def test_collapse_rule() -> None:
 
 
 def test_evaluation_shares_points_and_knows_the_base(policies: dict[str, Policy]) -> None:
-    scorers = [build(spec) for spec in SCORERS]
+    scorers = [build_scorer(spec) for spec in SCORERS]
     rows = make_dataset(5, seed=4).rows
     prompts, ids = [row.prompt for row in rows], [row.key for row in rows]
     known: dict = {}
     sampling = replace(GREEDY, temperature=1.0)
-    soup_result = evaluate(
-        policies["dpo-soup"],
-        preference_grid(OBJECTIVES, 2),
-        prompts,
-        ids,
-        scorers,
-        sampling,
-        2,
-        0,
-        None,
-        known,
-    )
+    twice = HeldOut(prompts, ids, scorers, sampling, samples=2)
+    grid = preference_grid(OBJECTIVES, 2)
+    soup_result = evaluate(policies["dpo-soup"], grid, twice, known)
     assert len(known) == 3 and soup_result.front.scores.shape == (3, 5, 2)
-    evaluate(
-        policies["modpo"], preference_grid(OBJECTIVES, 2), prompts, ids, scorers, sampling, 2, 0, None, known
-    )
+    evaluate(policies["modpo"], grid, twice, known)
     assert len(known) == 4, "both corners were judged already"
-    base = evaluate(
-        Policy.base(policies["modpo"].lm, OBJECTIVES),
-        [Preference.uniform(OBJECTIVES)],
-        prompts,
-        ids,
-        scorers,
-        sampling,
-    )
+    once = HeldOut(prompts, ids, scorers, sampling)
+    base = evaluate(Policy.base(policies["modpo"].lm, OBJECTIVES), [Preference.uniform(OBJECTIVES)], once)
     assert (base.points[0].logps == base.points[0].base_logps).all()
 
 
@@ -321,7 +335,7 @@ def measured(name: str, weights: list[list[float]], scores: np.ndarray) -> Evalu
     nothing = np.zeros((scores.shape[1], 1))
     asked = [Preference(OBJECTIVES, tuple(w)) for w in weights]
     points = [
-        Point(
+        Judged(
             rows[:, None],
             nothing,
             nothing,
@@ -337,10 +351,10 @@ def measured(name: str, weights: list[list[float]], scores: np.ndarray) -> Evalu
     return Evaluation(name, OBJECTIVES, asked, asked, tuple(map(str, range(scores.shape[1]))), points)
 
 
-def test_a_policy_on_the_coin_toss_is_neither_above_nor_below_it() -> None:
-    """Whatever number of preferences it is measured at: more points of one line have more hypervolume."""
+def test_a_policy_on_the_mixture_of_corners_is_neither_above_nor_below_it() -> None:
+    """At any number of preferences, although more points of one line have more hypervolume."""
     corners = np.random.default_rng(0).normal(size=(2, 40, 2)) + np.array([[[1, 4]], [[4, 1]]])
-    ends = measured("endpoints", [[0, 1], [1, 0]], corners)
+    ends = measured("corners", [[0, 1], [1, 0]], corners)
     base = measured("base", [[0.5, 0.5]], corners.mean(0, keepdims=True) - 1)
     policies = {}
     for name, N in (("coarse", 3), ("fine", 9)):
@@ -349,13 +363,12 @@ def test_a_policy_on_the_coin_toss_is_neither_above_nor_below_it() -> None:
     found = judge(policies, base, ends, np.zeros(2))
     verdicts = {(c.first, c.second): c for c in found.comparisons}
     for name in policies:
-        against = verdicts[name, "endpoints, coin toss"]
+        against = verdicts[name, "mixture of corners"]
         assert against.difference.value == pytest.approx(0, abs=1e-9)
         assert against.verdict == "no difference shown"
         assert verdicts[name, "base"].verdict == f"{name} above"
-    facts = found.to_dict([])
-    fine = facts["policies"][1]["figures"]["hypervolume"]["value"]
-    assert facts["chord"]["hypervolume"]["value"] == pytest.approx(fine), "shown at the most preferences"
+    fine = found.recorded_policy("fine", False).figures["hypervolume"].value
+    assert found.recorded_mixture().hypervolume.value == pytest.approx(fine), "shown at the most preferences"
 
 
 def tiny_run(lm: LanguageModel, folder: Path, settings: dict[str, Any]) -> RunConfig:
@@ -400,7 +413,7 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
     facts = json.loads((tmp_path / "run/front.json").read_text())
     found = {policy["name"]: policy for policy in facts["policies"]}
     page = report.read_text()
-    assert page.startswith("<!doctype html>") and "Mixing at decoding" in page
+    assert page.startswith("<!doctype html>") and "Mixing while decoding" in page
     assert (tmp_path / "run/front.png").read_bytes()[:4] == b"\x89PNG"
     assert list(found) == list(methods)
     anchored = {"modpo", "dpo-lw", "paretohqd"}
@@ -431,14 +444,14 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
 
     assert found["panacea"]["steerability"] and "steerability" not in found["dpo-soup"]
     assert {"collapse_rate", "cut_rate", "kl", "base_logp"} <= set(found["dpo-soup"]["points"][0])
-    assert facts["reference_point"] and facts["chord"]["hypervolume"]["low"] is not None
+    assert facts["reference_point"] and facts["mixture"]["hypervolume"]["low"] is not None
     assert not any(
         stage["reused"] for stage in facts["stages"] if stage["name"] == "adapters/modpo-short=0.5,good=0.5"
     )
     run(config)
     again = json.loads((tmp_path / "run/front.json").read_text())
     assert all(stage["reused"] for stage in again["stages"])
-    for key in ("policies", "comparisons", "chord"):
+    for key in ("policies", "comparisons", "mixture"):
         first, second = (
             [{k: v for k, v in x.items() if k != "cost"} for x in f[key]] if key == "policies" else f[key]
             for f in (facts, again)
@@ -493,7 +506,7 @@ def test_a_run_stopped_while_judging_keeps_what_was_judged(
     def points() -> int:
         return len(list((tmp_path / "run/fronts").glob("*.json")))
 
-    def stopping(*args: Any, known: dict[str, Point], **rest: Any) -> Evaluation:
+    def stopping(*args: Any, known: dict[str, Judged], **rest: Any) -> Evaluation:
         if points() == 4 and not judged:
             raise KeyboardInterrupt
         before = len(known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from oracles.tabular import tilted, total_variation
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference
 from paretune.methods.modpo import MODPOConfig, chosen_objective
@@ -14,7 +15,7 @@ BETA = 0.5
 
 
 def tabular_optimum(preference: tuple[float, float], method: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Train a table of logits on exact expectations over all pairs; return the policy and the known optimum.
+    """Train a table of logits on exact expectations over all pairs; return the log-probabilities of the policy and of the optimum.
 
     4 prompts, 8 answers, two rewards. Preferences are Bradley-Terry in the rewards, so the expected loss over labels is
     exact: each ordered pair counts with the probability that its first answer is preferred.
@@ -59,11 +60,7 @@ def tabular_optimum(preference: tuple[float, float], method: str) -> tuple[torch
     for _ in range(5):
         optimizer.step(closure)
     scalarised = weight_k * rewards[0] + weight_j * rewards[1]
-    return logits.detach().softmax(-1), (reference + scalarised / BETA).softmax(-1)
-
-
-def total_variation(first: torch.Tensor, second: torch.Tensor) -> float:
-    return float((first - second).abs().sum(-1).max() / 2)
+    return logits.detach().log_softmax(-1), tilted(reference, scalarised, BETA)
 
 
 @pytest.mark.parametrize("preference", [(1.0, 0.0), (0.7, 0.3), (0.3, 0.7)])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from oracles import trl_lora
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
@@ -21,26 +22,27 @@ from paretune.generation.generate import attached
 from paretune.methods.morlhf import GDPOConfig, MORLHFConfig, morlhf
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.packing import pack, packed_token_logps, token_sums
-from paretune.models.steering import Steering
 from paretune.runs.parse import parse_config
 from paretune.scoring.rules import FunctionScorer, from_function, python_function
-from paretune.scoring.scorer import build
+from paretune.scoring.scorer import build_scorer
 from paretune.scoring.standardise import Standardisation
 from paretune.training import loop
+from paretune.training.conditioning import Conditioning
 from paretune.training.lab import Lab
+from paretune.training.learner import conditioned_adapter
 from paretune.training.loop import BatchError
 from paretune.training.losses import grpo_loss
 from paretune.training.rl import task as on_policy
 from paretune.training.rl.advantages import grpo_advantages
 from paretune.training.rl.goal import Reward, RLSettings
 from paretune.training.rl.rollouts import rollout_folder
-from support.adapters import TRAINING, adapters_equal
+from support.adapters import TRAINING, adapters_equal, training_run
 from support.world import make_dataset
 
 OBJECTIVES = ("short", "good")
 SHORT, GOOD = (
-    build({"objective": "short", "rule": "length", "unit": "words", "direction": "lower"}),
-    build({"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"}),
+    build_scorer({"objective": "short", "rule": "length", "unit": "words", "direction": "lower"}),
+    build_scorer({"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"}),
 )
 SAMPLING = Sampling(max_new_tokens=5, batch_size=64)
 SETTINGS = replace(TRAINING, learning_rate=1e-2, accumulate=2, steps=5, checkpoint_every=2)
@@ -185,7 +187,7 @@ def test_a_killed_run_reads_its_responses_again_and_ends_with_the_same_weights(
     settings = replace(SETTINGS, steps=7)
     whole = Lab(lm, tmp_path / "whole", settings).fit_on_policy("run", aim)
     sampled: list[int] = []
-    plain, step = on_policy.generate, loop._Run.step
+    plain, step = on_policy.generate, loop._Loop.step
 
     def counting(lm: LanguageModel, prompts: Sequence[Any], *rest: Any, **more: Any) -> Any:
         sampled.append(len(prompts))
@@ -197,11 +199,11 @@ def test_a_killed_run_reads_its_responses_again_and_ends_with_the_same_weights(
         return step(run, number, held_out)
 
     monkeypatch.setattr(on_policy, "generate", counting)
-    monkeypatch.setattr(loop._Run, "step", stopping)
+    monkeypatch.setattr(loop._Loop, "step", stopping)
     with pytest.raises(KilledError):
         Lab(lm, tmp_path / "killed", settings).fit_on_policy("run", aim)
     assert len(sampled) == {1: 5, 2: 3}[epochs]
-    monkeypatch.setattr(loop._Run, "step", step)
+    monkeypatch.setattr(loop._Loop, "step", step)
     resumed = Lab(lm, tmp_path / "killed", settings).fit_on_policy("run", aim)
     assert adapters_equal(whole, resumed)
     assert len(sampled) == {1: 7, 2: 4}[epochs], "as many as an undisturbed run"
@@ -308,35 +310,26 @@ def test_preferences_are_drawn_for_each_prompt_and_the_furthest_objective_is_tra
     lm: LanguageModel, tmp_path: Path
 ) -> None:
     """Tchebycheff weighs an objective by w_i where it is furthest from the ideal, and by 0 elsewhere; linear by w."""
-    for scalarisation, per in (("linear", "row"), ("tchebycheff", "batch"), ("tchebycheff", "row")):
+    for scalarisation, per in (("linear", "row"), ("tchebycheff", "batch")):
         config = MORLHFConfig(
             form="conditioned", scalarisation=scalarisation, per=per, draw="uniform", responses=3
         )  # type: ignore[arg-type]
         aim = goal(preference=None, conditioning=config.conditioning(), ideal=(2.0, 2.0))
-        steered = on_policy.following(lm, 2, aim.conditioning, SETTINGS)
+        run = training_run(lm, SETTINGS, tmp_path / scalarisation / per)
+        learner = conditioned_adapter(run, 2, aim.conditioning)
         try:
-            task = on_policy.OnPolicyTask(
-                "t",
-                lm,
-                steered,
-                aim,
-                SETTINGS,
-                None,
-                tmp_path / scalarisation / per,
-                "key",
-                print,  # type: ignore[arg-type]
-            )
+            task = on_policy.OnPolicyTask(run, learner, aim, None)  # type: ignore[arg-type]
             with task.batch(0, 0, {}) as (loss, _):
                 loss.backward()
             sampled = task._sampled[1]  # type: ignore[index]
         finally:
-            steered.steering.detach()
+            learner.steering.detach()
         w = sampled.weights
         assert w.shape == (4, 2) and (len(w.unique(dim=0)) == (1 if per == "batch" else 4))
         if scalarisation == "linear":
             used = w
         else:
-            means = sampled.rewards.mean((0, 1)).expand(4, 2) if per == "batch" else sampled.rewards.mean(1)
+            means = sampled.rewards.mean((0, 1)).expand(4, 2)
             worst = (w * (2.0 - means)).argmax(1, keepdim=True)
             used = torch.zeros_like(w).scatter(1, worst, w.gather(1, worst))
         torch.testing.assert_close(sampled.combined, (sampled.rewards * used[:, None]).sum(-1))
@@ -349,16 +342,17 @@ def test_a_conditioned_run_decodes_at_its_own_gates(lm: LanguageModel, tmp_path:
     aim = goal(
         preference=None, conditioning=config.conditioning(), settings=RLSettings(responses=3, epochs=2)
     )
-    steered = on_policy.following(lm, 2, aim.conditioning, SETTINGS)
+    run = training_run(lm, SETTINGS, tmp_path)
+    learner = conditioned_adapter(run, 2, aim.conditioning)
     try:
         with torch.no_grad():
-            for name, parameter in steered.steering.named_parameters():
+            for name, parameter in learner.steering.named_parameters():
                 parameter.mul_(20.0 if name.endswith(".U") else 5.0)
-        before = [parameter.clone() for parameter in steered.steering.parameters()]
-        task = on_policy.OnPolicyTask("t", lm, steered, aim, SETTINGS, None, tmp_path, "key", print)  # type: ignore[arg-type]
+        before = [parameter.clone() for parameter in learner.steering.parameters()]
+        task = on_policy.OnPolicyTask(run, learner, aim, None)  # type: ignore[arg-type]
         task._of(0, 0, 0)
-        assert all(torch.equal(a, b) for a, b in zip(before, steered.steering.parameters(), strict=True))
-        rollout = on_policy.Rollout.load(tmp_path / "000000.safetensors", "key")
+        assert all(torch.equal(a, b) for a, b in zip(before, learner.steering.parameters(), strict=True))
+        rollout = on_policy.Rollout.load(rollout_folder(run.checkpoint) / "000000.safetensors", "key")
         sums = torch.stack(
             [part.sum() for part in rollout.old_logps.split([len(r) for r in rollout.responses])]
         )
@@ -366,13 +360,13 @@ def test_a_conditioned_run_decodes_at_its_own_gates(lm: LanguageModel, tmp_path:
         reference = torch.cat(task._sampled[1].reference)  # type: ignore[index]
         assert (reference - rollout.old_logps).abs().max() > 0.1
     finally:
-        steered.steering.detach()
+        learner.steering.detach()
 
 
 @pytest.mark.parametrize("aggregation", ["sum", "decoupled"])
 def test_grpo_equals_trl(lm: LanguageModel, tmp_path: Path, aggregation: str) -> None:
     """Advantages, loss and adapter gradients of the same completions, rewards and weights; ratios are not 1."""
-    trl, peft = pytest.importorskip("trl"), pytest.importorskip("peft")
+    trl = pytest.importorskip("trl")
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
 
@@ -392,15 +386,11 @@ def test_grpo_equals_trl(lm: LanguageModel, tmp_path: Path, aggregation: str) ->
     advantages = grpo_advantages(rewards, torch.tensor([weights]).expand(G, 2), aggregation)  # type: ignore[arg-type]
 
     batch = pack([(p, responses[g * K : (g + 1) * K]) for g, p in enumerate(prompts)])
-    steering = Steering.attach(lm.model, ["q_proj", "v_proj"], 4, seed=1)
-    with torch.no_grad():
-        for name, parameter in steering.named_parameters():
-            if name.endswith(".U"):
-                parameter.normal_(std=0.3, generator=generator)
+    steering = trl_lora.random_steering(lm.model, generator)
     with torch.no_grad(), steering.off():
         reference = packed_token_logps(lm.model, batch)
     old = reference + 0.1 * torch.randn(len(reference), generator=generator)
-    with steering.at(torch.full((4,), 2.0)):
+    with steering.at(torch.full((trl_lora.RANK,), trl_lora.SCALE)):
         logps = packed_token_logps(lm.model, batch)
         each = grpo_loss(logps, old, reference, advantages.flatten()[batch.responses], beta, 0.2)
         loss = (token_sums(each, batch) / batch.lengths).mean()
@@ -424,23 +414,14 @@ def test_grpo_equals_trl(lm: LanguageModel, tmp_path: Path, aggregation: str) ->
             loss_type="grpo",
             beta=beta,
             epsilon=0.2,
-            bf16=False,
-            use_cpu=True,
-            gradient_checkpointing=False,
-            report_to="none",
+            **trl_lora.PLAIN,
         ),
         train_dataset=Dataset.from_list([{"prompt": "good"}] * 3),
         processing_class=lm.tokenizer,
-        peft_config=peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
+        peft_config=trl_lora.lora_config(),
     )
     theirs = trainer.model
-    modules = {
-        path: theirs.base_model.model.get_submodule(path) for path in {n.rsplit(".", 1)[0] for n in values}
-    }
-    with torch.no_grad():
-        for path, module in modules.items():
-            module.lora_A["default"].weight.copy_(values[f"{path}.V"])
-            module.lora_B["default"].weight.copy_(values[f"{path}.U"])
+    modules = trl_lora.copy_factors(theirs, values)
 
     # TRL's own step from completions to advantages, with what it would sample and reward put in its hands.
     trainer._generate = lambda asked: (
@@ -466,11 +447,7 @@ def test_grpo_equals_trl(lm: LanguageModel, tmp_path: Path, aggregation: str) ->
     their_loss = trainer._compute_loss(theirs, inputs)
     their_loss.backward()
     assert loss.item() == pytest.approx(their_loss.item(), rel=1e-4)
-    for path, module in modules.items():
-        for name, factor in (("U", module.lora_B), ("V", module.lora_A)):
-            expected = factor["default"].weight.grad
-            assert expected.norm() > 0
-            assert (ours[f"{path}.{name}"] - expected).norm() <= 1e-4 * expected.norm()
+    trl_lora.check_gradients(modules, ours, 1e-4)
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
@@ -489,12 +466,16 @@ def test_settings_that_cannot_be_are_refused() -> None:
     assert isinstance(config, GDPOConfig) and config.aggregation == "decoupled" and config.beta > 0
     with pytest.raises(TrainingError, match="expected one for each of short, good"):
         goal(scorers=(GOOD, SHORT))
+    with pytest.raises(ConfigError, match="set hidden to 0"):
+        goal(conditioning=Conditioning(hidden=2))
     task = goal(sampling=Sampling(max_new_tokens=60))
     with pytest.raises(TrainingError, match="none of 12 prompts leaves room"):
-        on_policy.OnPolicyTask("t", FakeModel(), None, task, SETTINGS, None, Path(), "", print)  # type: ignore[arg-type]
+        on_policy.OnPolicyTask(training_run(FakeModel(), SETTINGS), None, task, None)  # type: ignore[arg-type]
 
 
 class FakeModel:
+    device = torch.device("cpu")
+
     @staticmethod
     def encode_prompt(prompt: Prompt) -> list[int]:
         return [0] * 6

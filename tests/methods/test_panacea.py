@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,18 +21,22 @@ from paretune.core.errors import ConfigError, ModelError, TrainingError
 from paretune.core.preference import Preference, preference_grid
 from paretune.methods.panacea import PanaceaConfig, objective_data, panacea, with_margins
 from paretune.models.adapter import Adapter, to_peft
+from paretune.models.distributed import WorkSplit
 from paretune.models.gates import soup_gates
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.singular_gates import SingularGates, initial, orthogonality
-from paretune.models.steering import Steering, target_shapes
+from paretune.models.steering import Steering
+from paretune.models.targets import target_shapes
 from paretune.policies.policy import Policy
 from paretune.training import loop
-from paretune.training.conditioned import ConditionedTask, Conditioning, draw_preferences
+from paretune.training.conditioned import ConditionedTask
+from paretune.training.conditioning import Conditioning, draw_preferences
 from paretune.training.lab import Lab
+from paretune.training.learner import ConditionedAdapter
 from paretune.training.loop import Training
 from paretune.training.losses import log_ratio_gap, pair_loss
 from paretune.training.scalarise import augmented_tchebycheff, linear, smooth_tchebycheff, tchebycheff
-from support.adapters import TRAINING, adapters_equal
+from support.adapters import TRAINING, adapters_equal, training_run
 from support.world import make_dataset
 
 K, M = 4, 3
@@ -332,7 +337,6 @@ def test_13_a_policy_moves_along_its_weights(lm: LanguageModel, tmp_path: Path) 
         },
         {
             "aggregation": "augmented-tchebycheff",
-            "per": "row",
             "orthogonality": 0.01,
             "init": "zero-left",
             "rank": 0,
@@ -384,7 +388,8 @@ def test_modpos_loss_holds_the_other_objectives_as_margins(lm: LanguageModel, tm
         groups=1,
     )  # sigma and s are folded into the factors
     rows, weights = [range(2), range(2)], torch.tensor([[0.25, 0.75], [0.9, 0.1]])
-    task = ConditionedTask("test", lm, steering, gates, data, None, config.beta, config, TRAINING)
+    learner = ConditionedAdapter(steering, gates, config, TRAINING.weight_decay)
+    task = ConditionedTask(training_run(lm), learner, data, None, config.beta)
     with torch.no_grad(), task._losses(data, rows, weights, torch.ones(2, 2).bool()) as (losses, present, _):
         assert bool(present.all())
     steering.detach()
@@ -448,15 +453,15 @@ def test_a_corner_under_linear_scalarisation_is_dpo_on_that_objective(
 @contextmanager
 def stopped_before(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Interrupt training before optimiser step ``number`` (from 0), as Ctrl-C would."""
-    step = loop._Run.step
+    step = loop._Loop.step
 
-    def stopping(self: loop._Run, at: int, held_out: loop.Record) -> loop.Record:
+    def stopping(self: loop._Loop, at: int, held_out: loop.Record) -> loop.Record:
         if at == number:
             raise KeyboardInterrupt
         return step(self, at, held_out)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop._Run, "step", stopping)
+        patch.setattr(loop._Loop, "step", stopping)
         yield
 
 
@@ -596,3 +601,56 @@ def test_a_bfloat16_base_is_steered_in_fp32(lm: LanguageModel, tmp_path: Path) -
     policy = panacea(lab, *DATA, PanaceaConfig(rank=3, per="row"))
     assert all(U.dtype == V.dtype == torch.float32 for U, V in policy.adapters[0].factors.values())
     assert all(math.isfinite(record["loss"]) for record in history_of(lab))
+
+
+@pytest.mark.parametrize(
+    "aggregation", ["linear", "tchebycheff", "smooth-tchebycheff", "augmented-tchebycheff"]
+)
+def test_held_out_loss_is_that_of_the_runs_own_aggregation(aggregation: str) -> None:
+    """The maximum of mean losses per preference, not the mean of row maxima, picks the weights that are kept."""
+    config = PanaceaConfig(aggregation=aggregation, ideal=0.1)  # type: ignore[arg-type]
+    random = torch.Generator().manual_seed(0)
+    losses = torch.rand(12, 2, generator=random)
+    task = object.__new__(ConditionedTask)
+    lm = SimpleNamespace(device="cpu")
+    task.run = SimpleNamespace(lm=lm, settings=replace(TRAINING, batch_pairs=5))  # type: ignore[assignment]
+    task.share, task.conditioning, task.ideal = WorkSplit(), config, torch.full((2,), 0.1)
+    task.validation = SimpleNamespace(objectives=OBJECTIVES, tables=[range(12), range(11)])  # type: ignore[assignment]
+    asked: dict[int, torch.Tensor] = {}
+
+    @contextmanager
+    def known(
+        data: object, rows: list[range], weights: torch.Tensor, wanted: torch.Tensor
+    ) -> Iterator[tuple]:
+        present = torch.tensor([[True, row < 11] for row in rows[0]])
+        asked.update(zip(rows[0], weights, strict=True))
+        yield losses[list(rows[0])], present, 0
+
+    task._losses = known  # type: ignore[method-assign]
+    record = task.validate()
+    assert record is not None
+    has = torch.ones(12, 2)
+    has[11, 1] = 0
+    w = torch.stack([asked[row] for row in range(12)])
+    if aggregation == "linear":
+        expected = float(((w * losses * has).sum(0) / has.sum(0)).sum())
+    else:
+        values = []
+        for preference in w.unique(dim=0):
+            mine = (w == preference).all(1)
+            means = (losses * has)[mine].sum(0) / has[mine].sum(0)
+            values.append(float(task._aggregate(means, preference)))
+        assert len(values) == 5
+        expected = sum(values) / 5
+    assert record["validation_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_maximum_of_mean_losses_needs_one_preference_a_batch() -> None:
+    """Two rows at w = (1/2, 1/2): the maxima of rows average to .398 where the maximum of means is .283."""
+    rows = torch.tensor([[1.024, 0.108], [0.108, 0.568]])
+    w, ideal = torch.tensor([0.5, 0.5]), torch.zeros(2)
+    assert float(tchebycheff(rows, w, ideal).mean()) == pytest.approx(0.398, abs=1e-3)
+    assert float(tchebycheff(rows.mean(0), w, ideal)) == pytest.approx(0.283, abs=1e-3)
+    for aggregation in ("tchebycheff", "smooth-tchebycheff", "augmented-tchebycheff"):
+        with pytest.raises(ConfigError, match="use per: batch"):
+            PanaceaConfig(per="row", aggregation=aggregation)  # type: ignore[arg-type]

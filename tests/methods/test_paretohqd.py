@@ -15,15 +15,16 @@ import torch
 from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import read_json
 from paretune.core.preference import Preference, preference_grid
+from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
-from paretune.generation.generate import Sampling, response_logps
+from paretune.generation.generate import response_logps
 from paretune.methods.paretohqd.method import ParetoHqDConfig, paretohqd, representatives
 from paretune.methods.paretohqd.rays import select
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.policies.policy import Policy
-from paretune.scoring.scorer import Scorer, build
+from paretune.scoring.scorer import Scorer, build_scorer
 from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
 from paretune.training.loop import attach
@@ -36,8 +37,8 @@ SAMPLING = Sampling(max_new_tokens=12, temperature=1.0, batch_size=4)
 CONFIG = ParetoHqDConfig(k=4, steps=3, stage2_steps=2, drop_collapsed=False, held_out=2)
 QUICK = replace(CONFIG, held_out=0, prompts=2)
 SCORERS: list[Scorer] = [
-    build({"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"}),
-    build({"objective": "short", "rule": "length", "unit": "words", "direction": "lower"}),
+    build_scorer({"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"}),
+    build_scorer({"objective": "short", "rule": "length", "unit": "words", "direction": "lower"}),
 ]
 
 
@@ -105,7 +106,7 @@ def test_both_stages_and_a_second_run(
     data, validation = make_dataset(), make_dataset(4, seed=9)
     lab = Lab(lm, tmp_path, TRAINING)
     policy = paretohqd(lab, data, validation, GRID, SCORERS, SAMPLING, CONFIG)
-    assert (policy.name, policy.mix, policy.anchor_preferences) == ("paretohqd", "anchors", tuple(GRID))
+    assert (policy.name, policy.kind, policy.anchor_preferences) == ("paretohqd", "anchors", tuple(GRID))
     assert list(fits.calls) == [f"paretohqd-{w}-stage-{n}" for n in (1, 2) for w in GRID]
 
     # Stage 1: a fresh adapter on the k nearest of the data.

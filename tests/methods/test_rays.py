@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oracles import fronts as oracle
 from paretune.cli.select import select_command
 from paretune.core.errors import ConfigError, DataError, PreferenceError
 from paretune.core.preference import simplex_grid
@@ -32,16 +33,6 @@ DISTANCES = {
     (0.75, 0.25): [0.316228, 0.063246, 0.316228, 0.948683, 0.316228, 0.632456],
 }
 GRID = simplex_grid(2, 10)
-
-
-def brute_layers(scores: np.ndarray) -> np.ndarray:
-    """Rank by definition: peel what nothing dominates."""
-    better = np.all(scores[:, None] >= scores[None], axis=2) & np.any(scores[:, None] > scores[None], axis=2)
-    ranks = np.full(len(scores), -1)
-    for layer in range(len(scores)):
-        left = ranks < 0
-        ranks[left & ~better[left].any(axis=0)] = layer
-    return ranks
 
 
 def sets(selection: Selection) -> list[set[int]]:
@@ -94,7 +85,7 @@ def test_2_layers_against_brute_force(objectives: int, kind: str, small_blocks: 
         scores = rng.integers(0, 4, size=(150, objectives)).astype(float)
     elif kind == "correlated":
         scores = rng.normal(size=(150, 1)) + 0.05 * scores
-    expected = brute_layers(scores)
+    expected = oracle.layers(scores)
     sizes = np.cumsum(np.bincount(expected))
     for least in (1, 7, 40, 150, 999):
         ids, layer = first_layers(scores, least)
@@ -117,7 +108,7 @@ def test_2_points_are_thrown_out_before_they_are_peeled(small_blocks: None) -> N
     scores = np.random.default_rng(0).normal(size=(2000, 3))
     kept = peeling._survivors(scores, 2)
     assert len(kept) < 1000
-    assert set(np.flatnonzero(brute_layers(scores) < 2)) <= set(kept.tolist())
+    assert set(np.flatnonzero(oracle.layers(scores) < 2)) <= set(kept.tolist())
 
 
 def test_3_ray_and_line_agree() -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from paretune.core.errors import ConfigError, DataError, TrainingError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
-from paretune.generation.generate import Response, Sampling
+from paretune.generation.generate import Response
 from paretune.methods.ric import goal_answers
 from paretune.methods.ric.goal_answers import fate
 from paretune.methods.ric.method import (
@@ -134,7 +135,7 @@ def test_a_second_call_finds_every_stage_and_serves_the_map_of_today(
 
 def test_the_policy_is_saved_and_answers(run: tuple[Lab, Spy, Policy], tmp_path: Path) -> None:
     lab, _, policy = run
-    assert policy.mix == "prompt"
+    assert policy.kind == "prompt"
     policy.save(tmp_path / "policy")
     loaded = Policy.load(tmp_path / "policy", lab.lm)
     prompts = [row.prompt for row in make_dataset(2, seed=5).rows]

@@ -16,7 +16,8 @@ import torch
 
 from paretune.core.errors import ConfigError, PreferenceError, TrainingError
 from paretune.core.preference import Preference, preference_grid
-from paretune.generation.generate import Response, Sampling
+from paretune.core.sampling import Sampling
+from paretune.generation.generate import Response
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.sipo import method
 from paretune.methods.sipo import rounds as self_improve
@@ -246,7 +247,7 @@ def test_no_survivor_leaves_the_policies_of_before(lab: Lab, said: list[str]) ->
     before = len(lab.stages)
     plain = soup(lab, *DATA, DPOConfig())
     assert all(stage.reused for stage in lab.stages[before:]), "the same stages as those of methods/dpo.py"
-    assert policy.mix == "mod" and all(map(adapters_equal, policy.adapters, plain.adapters))
+    assert policy.kind == "mod" and all(map(adapters_equal, policy.adapters, plain.adapters))
     assert "round 1: no response is better than both" in said[-1] and "policies of before stay" in said[-1]
     found = json.loads((lab.folder / "sipo/1-improved.json").read_text())
     conflicts, decided = conflicting_pairs(DATA[0])
@@ -263,7 +264,7 @@ def test_without_conflicts_there_is_nothing_to_improve(
     monkeypatch.setattr(method, "conflicting_pairs", lambda dataset: ([], 7))
     policy = sipo(lab, *DATA, GRID, SAMPLING, SIPOConfig(serve="soup"))
     assert "conflict on none of the 7 pairs" in said[-1]
-    assert policy.mix == "soup" and [a.info["method"] for a in policy.adapters] == ["dpo", "dpo"]
+    assert policy.kind == "soup" and [a.info["method"] for a in policy.adapters] == ["dpo", "dpo"]
 
 
 Drawn = list[tuple[str, bool]]
@@ -302,7 +303,7 @@ def test_survivors_train_every_policy_from_itself(
 
     lab.fit = note  # type: ignore[method-assign]
     policy = sipo(lab, *DATA, GRID, SAMPLING, config)
-    assert policy.mix == "mod" and policy.name == "sipo"
+    assert policy.kind == "mod" and policy.name == "sipo"
     short, good = tables["sipo-1-short"], tables["sipo-1-good"]
     assert str(short.pairs) == str(good.pairs) and not torch.equal(short.reference, good.reference)
     counts, prompts = policy.adapters[0].info["retention"], 8
@@ -355,7 +356,7 @@ def test_the_base_model_may_review(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     write = written("1. Be kind.")
 
     def note(work: Round, stage: str, policy: Policy, *rest: list) -> Drawn:
-        reviewers.append((stage, policy.mix))
+        reviewers.append((stage, policy.kind))
         return write(work, stage, policy, *rest)
 
     monkeypatch.setattr(self_improve, "draw", note)

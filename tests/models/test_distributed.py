@@ -21,7 +21,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.cli.main import main as cli
+from paretune.cli import main as cli
 from paretune.core.errors import ConfigError, ParetuneError, TrainingError
 from paretune.core.launch import one_voice
 from paretune.methods.panacea import PanaceaConfig, panacea
@@ -138,18 +138,18 @@ def test_processes_divide_forwards_and_their_rows(lm: LanguageModel, tmp_path: P
 @contextmanager
 def failing(step: int, fail: Callable[[], None], rank: int = 1) -> Iterator[None]:
     """Have process ``rank`` fail at optimiser step ``step``."""
-    plain = loop._Run.step
+    plain = loop._Loop.step
 
-    def step_or_fail(self: loop._Run, number: int, held_out: loop.Record) -> loop.Record:
+    def step_or_fail(self: loop._Loop, number: int, held_out: loop.Record) -> loop.Record:
         if number == step and os.environ.get("RANK") == str(rank):
             fail()
         return plain(self, number, held_out)
 
-    loop._Run.step = step_or_fail  # type: ignore[method-assign]
+    loop._Loop.step = step_or_fail  # type: ignore[method-assign]
     try:
         yield
     finally:
-        loop._Run.step = plain  # type: ignore[method-assign]
+        loop._Loop.step = plain  # type: ignore[method-assign]
 
 
 def kill() -> None:

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from paretune.core.errors import ModelError
 from paretune.models.adapter import Adapter, from_peft, stack, to_peft
+from paretune.models.gated_linear import GatedLinear
 from paretune.models.gates import anchor_gates, nearest_anchor, soup_gates
-from paretune.models.steering import GatedLinear, Steering
+from paretune.models.steering import Steering
 from support.random_models import ALL, checkpointed, ids, logits, random_adapter
 
 

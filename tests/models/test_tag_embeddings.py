@@ -13,8 +13,9 @@ import torch
 from paretune.core.errors import DataError, ModelError
 from paretune.core.files import fingerprint
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
-from paretune.generation.generate import Sampling, attached, generate
+from paretune.generation.generate import attached, generate
 from paretune.methods.ric.method import RiCConfig, ric
 from paretune.models.adapter import Adapter, stack, to_peft
 from paretune.models.language_model import LanguageModel

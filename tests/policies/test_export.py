@@ -15,12 +15,13 @@ from paretune.generation.generate import attached
 from paretune.methods.dpo import DPOConfig, soup
 from paretune.methods.modpo import MODPOConfig, modpo
 from paretune.methods.panacea import PanaceaConfig, panacea
+from paretune.models.adapter import stack
 from paretune.models.language_model import LanguageModel
-from paretune.models.steering import stack
 from paretune.policies.catalogue import find_policy
 from paretune.policies.export import export, export_grid
 from paretune.policies.policy import Policy
 from paretune.training.lab import Lab
+from support import records
 from support.adapters import TRAINING
 from support.world import make_dataset
 
@@ -69,13 +70,8 @@ def test_peft_and_transformers_compute_the_policy(
 
 
 def test_a_grid_has_a_manifest_with_measured_scores(policies: dict[str, Policy], tmp_path: Path) -> None:
-    point = {
-        "preference": {"short": 0.5, "good": 0.5},
-        "mean": [-3.0, 1.0],
-        "low": [-4.0, 0.5],
-        "high": [-2.0, 1.5],
-    }
-    facts = {"objectives": list(OBJECTIVES), "policies": [{"name": "panacea", "points": [point]}]}
+    measured = records.point({"short": 0.5, "good": 0.5}, [-3.0, 1.0], [-4.0, 0.5], [-2.0, 1.5])
+    facts = records.record(OBJECTIVES, [records.policy("panacea", [measured])])
     (tmp_path / "front.json").write_text(json.dumps(facts))
     grid = preference_grid(OBJECTIVES, 2)
     export_grid(policies["panacea"], grid, tmp_path / "loras", tmp_path / "front.json")

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oracles.fronts import dominates
 from paretune.core.errors import ConfigError, DataError, PreferenceError, TrainingError
 from paretune.core.preference import Preference
 from paretune.data.rows import Message
-from paretune.fronts.indicators import dominates
 from paretune.policies.prompts import Prompting, gaussian_range, goals, mors, places
 
 NAMES = ("helpful", "harmless", "humor")

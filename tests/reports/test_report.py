@@ -15,42 +15,32 @@ import yaml
 
 from paretune.core.files import read_json
 from paretune.core.preference import Preference, simplex_grid
+from paretune.fronts.front import Front, Interval
+from paretune.fronts.indicators import INDICATORS, Indicator
+from paretune.fronts.record import FrontRecord
 from paretune.reports import picture, plots, wording
+from paretune.reports.card import write_card
 from paretune.reports.findings import remarks
-from paretune.reports.report import write_card, write_picture, write_report
+from paretune.reports.picture import write_picture
+from paretune.reports.report import write_report
+from support import records
 
 EVIL = 'fine</script><script>alert("x")</script> <img src=x onerror=alert(1)> & more'
 TITLES = {"modpo": "MODPO", "dpo-soup": "DPO soups", "third": "Third", "fourth": "Fourth"}
 
 
-def figure(value, width=0.5):
-    if value is None:
-        return {"value": None, "low": None, "high": None, "level": 0.95}
-    return {"value": value, "low": value - width, "high": value + width, "level": 0.95}
-
-
 def make_point(objectives, weights, lift, prompts, text="An answer."):
     mean = [-6.0 + 4.0 * w + lift for w in weights]
-    return {
-        "preference": dict(zip(objectives, weights, strict=True)),
-        "used": dict(zip(objectives, weights, strict=True)),
-        "mean": mean,
-        "low": [value - 0.3 for value in mean],
-        "high": [value + 0.3 for value in mean],
-        "collapse_rate": 0.0,
-        "cut_rate": 0.25,
-        "kl": figure(7.5),
-        "base_logp": -1.5,
-        "words": 40.0,
-        "responses": [text] * prompts,
-    }
+    low, high = ([value + d for value in mean] for d in (-0.3, 0.3))
+    preference = dict(zip(objectives, weights, strict=True))
+    return records.point(preference, mean, low, high, responses=[text] * prompts)
 
 
 def comparison(first, second, verdict, value):
     return {
         "first": first,
         "second": second,
-        "difference": figure(value),
+        "difference": records.figure(value),
         "p_value": 0.012,
         "verdict": verdict,
     }
@@ -67,17 +57,18 @@ def make_run(names=("modpo", "dpo-soup"), objectives=("concise", "warm"), divisi
             make_point(objectives, weights, 0.2 * i, prompts, f"{name} answer {n}")
             for n, weights in enumerate(grid)
         ]
-        controls = {f"controllability:{objective}": figure(0.9, 0.1) for objective in objectives}
+        controls = {f"controllability:{objective}": records.figure(0.9, 0.1) for objective in objectives}
         figures = {
-            key: figure(9.0 + i)
-            for key in ("hypervolume", "hull_hypervolume", "inner_product", "sparsity", "spacing")
+            key: records.figure(9.0 + i)
+            for key in ("hypervolume", "hull_hypervolume", "inner_product", "igd_plus", "sparsity", "spacing")
         }
         policies.append({
             "name": name,
+            "anchored": False,
             "title": TITLES[name],
             "paper": "arXiv 2310.03708",
-            "enters": "weights: one adapter a preference",
-            "cost": {"runs": 3, "seconds": 312.0, "tokens": 41_000, "adapters": 3},
+            "enters": "weights: one adapter per preference",
+            "cost": {"runs": 3, "seconds": 312.0, "tokens": 41_000, "adapters": 3, "passes": 1},
             "points": points,
             "figures": {**figures, **controls},
             "non_dominated": [True] * len(points),
@@ -88,7 +79,7 @@ def make_run(names=("modpo", "dpo-soup"), objectives=("concise", "warm"), divisi
     comparisons = []
     for name in names:
         comparisons.append(comparison(name, "base", f"{name} above", 3.25))
-        comparisons.append(comparison(name, "dpo-soup, coin toss", "no difference shown", 0.125))
+        comparisons.append(comparison(name, "mixture of corners", "no difference shown", 0.125))
     comparisons += [comparison(a, b, "no difference shown", -0.25) for a, b in combinations(names, 2)]
     scores = {
         "count": 80,
@@ -99,20 +90,13 @@ def make_run(names=("modpo", "dpo-soup"), objectives=("concise", "warm"), divisi
         "quartiles": [-5.0, -4.0, -3.0],
     }
     lengths = {"mean": 30.0, "p50": 28.0, "p95": 60.0, "longest": 77}
-    return {
+    about = {
         "name": "quickstart",
-        "version": "0.1.0",
-        "created": "2026-11-22",
-        "model": "smollm2-135m",
-        "objectives": list(objectives),
-        "reference_point": [-7.0] * M,
         "prompts": [f"Question {p}?" for p in range(prompts)],
-        "num_prompts": 60,
-        "base": {**base, "kl": figure(0.0, 0.0), "hypervolume": figure(5.5)},
-        "policies": policies,
-        "chord": {
+        "base": {**base, "kl": records.figure(0.0, 0.0), "hypervolume": records.figure(5.5)},
+        "mixture": {
             "points": [[-6 + 4 * w for w in row] for row in simplex_grid(M, 4).tolist()],
-            "hypervolume": figure(8.0),
+            "hypervolume": records.figure(8.0),
         },
         "comparisons": comparisons,
         "objectives_info": {objective: f"meaning of {objective} | measured" for objective in objectives},
@@ -142,6 +126,11 @@ def make_run(names=("modpo", "dpo-soup"), objectives=("concise", "warm"), divisi
         "scoring_forwards": 480,
         "licence": "",
     }
+    return records.record(objectives, policies, **about)
+
+
+def parsed(run):
+    return FrontRecord.parse(run)
 
 
 class Page(HTMLParser):
@@ -183,7 +172,7 @@ class Page(HTMLParser):
 
 
 def page_of(run, folder):
-    return Page(write_report(run, folder).read_text(encoding="utf-8"))
+    return Page(write_report(parsed(run), folder).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -206,9 +195,9 @@ def test_page_shows_every_policy_preference_and_verdict(tmp_path, names, objecti
         for n, point in enumerate(policy["points"]):
             assert wording.preference(point["preference"]) in page.text
             assert f"{policy['name']} answer {n}" in page.text  # the table that needs no script
-    told = [wording.verdict(run, each) for each in run["comparisons"]]
-    for each in set(told):
-        assert page.text.count(each) >= told.count(each)
+    verdicts = [wording.verdict(parsed(run), test) for test in parsed(run).comparisons]
+    for verdict in set(verdicts):
+        assert page.text.count(verdict) >= verdicts.count(verdict)
     drawn = {(a["data-i"], a["data-n"]) for a in page.all("g", "pt")}
     assert drawn == {(str(i), str(n)) for i, p in enumerate(run["policies"]) for n in range(len(p["points"]))}
     M = len(objectives)
@@ -247,7 +236,7 @@ def test_texts_of_models_and_data_cannot_become_markup(tmp_path):
 def test_objectives_with_markup_are_escaped(tmp_path):
     page = page_of(make_run(objectives=("<b>bold</b>", "a&b", "c")), tmp_path)
     assert "<b>bold</b> → better" in page.text
-    write_card(make_run(objectives=("<b>|", "a&b")), tmp_path / "README.md")
+    write_card(parsed(make_run(objectives=("<b>|", "a&b"))), tmp_path / "README.md")
     assert (
         "<b>"
         not in (tmp_path / "README.md").read_text(encoding="utf-8").split("## Use")[0].split("---\n", 2)[2]
@@ -269,22 +258,29 @@ def test_numbers_that_do_not_exist_are_a_dash(tmp_path, nothing):
     )
     page = page_of(run, tmp_path)
     assert not re.search(r"\b(nan|None|null|undefined)\b", page.text, re.IGNORECASE)
-    assert "from −6.0 to −2.0" in page.text  # without bounds the move is told plainly
+    assert "from −6.0 to −2.0" in page.text
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert '<td class="num">-</td>' in source and "nan" not in "".join(re.findall(r' d="[^"]*"', source))
-    write_picture(run, tmp_path / "front.png")
-    write_card(run, tmp_path / "README.md")
+    write_picture(parsed(run), tmp_path / "front.png")
+    write_card(parsed(run), tmp_path / "README.md")
     assert not re.search(r"\b(nan|None)\b", (tmp_path / "README.md").read_text(encoding="utf-8"))
+
+
+def first_remarks(run):
+    return remarks(parsed(run), parsed(run).policies[0].points[0])
 
 
 def test_remarks_flag_collapse_and_strange_text_in_words(tmp_path):
     run = make_run()
     point = run["policies"][0]["points"][0]
-    assert remarks(run, point) == []
+    assert first_remarks(run) == []
     point.update(collapse_rate=0.05, base_logp=-2.5)  # exactly at the thresholds: not above them
-    assert remarks(run, point) == []
+    assert first_remarks(run) == []
     point.update(collapse_rate=0.083, base_logp=-2.75)
-    assert remarks(run, point) == ["collapses: 8.3 % of answers", "strange text: 1.2 nats a token below base"]
+    assert first_remarks(run) == [
+        "collapses: 8.3 % of answers",
+        "strange text: 1.2 nats per token below base",
+    ]
     page = page_of(run, tmp_path)
     assert "collapses: 8.3 % of answers" in page.text and len(page.all("span", "flag")) == 2
 
@@ -297,7 +293,7 @@ def test_served_preference_is_named_where_it_is_another(tmp_path):
 
 def test_summary_tells_the_numbers():
     run = make_run()
-    assert wording.summary(run) == (
+    assert wording.summary(parsed(run)) == (
         "With MODPO, concise goes from −6.0 to −2.0 and warm goes from −6.0 to −2.0; "
         "with DPO soups, concise goes from −5.8 to −1.8 and warm goes from −5.8 to −1.8; "
         "both are above the base model; between them no difference is shown."
@@ -313,7 +309,7 @@ def test_summary_does_not_hide_failure():
     ends[0]["mean"], ends[-1]["mean"] = [-7.5, -2.0], [-2.0, -2.1]
     for point in ends:
         point["low"], point["high"] = ([value + d for value in point["mean"]] for d in (-0.3, 0.3))
-    text = wording.summary(run)
+    text = wording.summary(parsed(run))
     assert text.startswith(
         "With MODPO, concise goes the wrong way, from −2.0 to −7.5 and no movement is shown on warm; "
     )
@@ -322,17 +318,17 @@ def test_summary_does_not_hide_failure():
 
 
 def test_more_policies_than_two_are_summed_up():
-    text = wording.summary(make_run(("modpo", "dpo-soup", "third")))
+    text = wording.summary(parsed(make_run(("modpo", "dpo-soup", "third"))))
     assert text.startswith("With Third, ")  # the highest hypervolume of the three
     assert "all 3 are above the base model; between any two of them no difference is shown" in text
 
 
-def test_of_many_pairs_it_is_told_how_often_each_is_below():
+def test_of_many_pairs_it_is_counted_how_often_each_is_below():
     run = make_run(("modpo", "dpo-soup", "third", "fourth"))
     for pair in run["comparisons"]:
         if pair["second"] in TITLES:
             pair["verdict"] = f"{pair['first']} above"
-    text = wording.summary(run)
+    text = wording.summary(parsed(run))
     assert text.endswith("Fourth is below 3 others, Third is below 2 others and DPO soups is below 1 other.")
 
 
@@ -347,7 +343,7 @@ def test_no_two_policies_look_alike():
 def test_one_policy_and_one_preference_make_a_sentence():
     run = make_run(("modpo",), divisions=0)
     assert (
-        wording.summary(run)
+        wording.summary(parsed(run))
         == "With MODPO, concise is at −4.00 and warm is at −4.00; MODPO is above the base model."
     )
 
@@ -365,7 +361,7 @@ def test_picture_is_a_png_of_the_stated_size(tmp_path, objectives, names):
     import matplotlib
 
     before = matplotlib.rcParams.copy()
-    write_picture(make_run(names, objectives, 1), tmp_path / "front.png")
+    write_picture(parsed(make_run(names, objectives, 1)), tmp_path / "front.png")
     raw = (tmp_path / "front.png").read_bytes()
     assert raw[:8] == b"\x89PNG\r\n\x1a\n"
     assert (int.from_bytes(raw[16:20], "big"), int.from_bytes(raw[20:24], "big")) == (1600, 1000)
@@ -375,12 +371,12 @@ def test_picture_is_a_png_of_the_stated_size(tmp_path, objectives, names):
 def test_card_head_and_use_can_be_read_back(tmp_path):
     run = make_run()
     run["licence"] = "apache-2.0"
-    write_card(run, tmp_path / "README.md")
+    write_card(parsed(run), tmp_path / "README.md")
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     _, head, body = text.split("---\n", 2)
-    parsed = yaml.safe_load(head)
-    assert parsed["base_model"] == "smollm2-135m" and parsed["license"] == "apache-2.0"
-    assert {"paretune", "modpo", "dpo-soup"} <= set(parsed["tags"])
+    facts = yaml.safe_load(head)
+    assert facts["base_model"] == "smollm2-135m" and facts["license"] == "apache-2.0"
+    assert {"paretune", "modpo", "dpo-soup"} <= set(facts["tags"])
     (code,) = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
     compile(code, "card", "exec")
     (used,) = re.findall(r"Preference\.parse\('(.*?)'\)", code)
@@ -391,7 +387,7 @@ def test_card_head_and_use_can_be_read_back(tmp_path):
 
 def test_card_tables_are_whole(tmp_path):
     run = make_run()
-    write_card(run, tmp_path / "README.md")
+    write_card(parsed(run), tmp_path / "README.md")
     body = (tmp_path / "README.md").read_text(encoding="utf-8")
     tables = re.findall(r"(?:^\|.*\|\n)+", body, re.MULTILINE)
     assert len(tables) == 5
@@ -446,7 +442,7 @@ def test_labels_stay_inside_and_apart():
         (lambda: wording.percent(None), "-"),
         (lambda: wording.duration(0.0), "0.0 s"),
         (lambda: wording.duration(3000), "50.0 min"),
-        (lambda: wording.interval({"value": 1.0, "low": None, "high": None}, 1), "1.0"),
+        (lambda: wording.interval(Interval(1.0, math.nan, math.nan), 1), "1.0"),
         (lambda: wording.listing(["a", "b", "c"]), "a, b and c"),
     ],
 )
@@ -456,7 +452,7 @@ def test_numbers_in_words(call, shown):
 
 def test_scores_are_drawn_over_their_weight(tmp_path):
     run = make_run(divisions=4)
-    write_report(run, tmp_path)
+    write_report(parsed(run), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     section = page.split('<section id="steering">')[1].split("</section>")[0]
     assert section.count("<svg") == 2 and "weight on concise" in section and "weight on warm" in section
@@ -470,37 +466,37 @@ def test_scores_are_drawn_over_their_weight(tmp_path):
 
 def test_three_objectives_have_a_triangle_each(tmp_path):
     run = make_run(names=("modpo",), objectives=("concise", "warm", "plain"), divisions=2)
-    write_report(run, tmp_path)
+    write_report(parsed(run), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     section = page.split('<section id="steering">')[1].split("</section>")[0]
     assert section.count('class="plot"') == 3 and section.count("fill-opacity") == 3 * 6
     first = section.split('class="plot"')[1].split("</svg>")[0]
     dots = [(float(r), float(y)) for y, r in re.findall(r'cy="([\d.]+)" r="([\d.]+)"', first)]
     assert max(dots)[1] == min(y for _, y in dots), "the best of concise stands at its corner, the upper one"
-    write_report(make_run(objectives=("a", "b", "c", "d"), divisions=1), tmp_path)
+    write_report(parsed(make_run(objectives=("a", "b", "c", "d"), divisions=1)), tmp_path)
     assert 'id="steering"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    ("ratio", "told"),
+    ("ratio", "text"),
     [(0.5, "steerable"), (0.001, "not steerable"), (0.0, "not steerable"), (None, "nothing is shared")],
 )
-def test_steerability_is_told(tmp_path, ratio, told):
+def test_steerability_is_shown(tmp_path, ratio, text):
     run = make_run()
     run["policies"][0]["steerability"] = {f"model.layers.{n}.self_attn.q_proj": ratio for n in range(3)}
-    write_report(run, tmp_path)
+    write_report(parsed(run), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     section = page.split('<section id="steerability">')[1].split("</section>")[0]
-    assert told in section and ("not steerable" in section) == (told == "not steerable")
+    assert text in section and ("not steerable" in section) == (text == "not steerable")
     assert section.count('class="layer"') == 3
     del run["policies"][0]["steerability"]
-    write_report(run, tmp_path)
+    write_report(parsed(run), tmp_path)
     assert 'id="steerability"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_data_the_methods_made_are_told(tmp_path):
+def test_data_the_methods_made_are_shown(tmp_path):
     run = make_run()
-    assert 'id="made"' not in write_report(run, tmp_path).read_text(encoding="utf-8")
+    assert 'id="made"' not in write_report(parsed(run), tmp_path).read_text(encoding="utf-8")
     counts = {
         "drawn": 40,
         "empty": 0,
@@ -514,45 +510,45 @@ def test_data_the_methods_made_are_told(tmp_path):
         "round": 1, "pairs": 90, "conflicts": 41, "taken": 40, "sampled": 160, "cut": 7, "empty": 0, "unread": 5,
         "rewritten": 30, "kept": 20, "repeated": 2, "survivors": 11,
     }  # fmt: skip
-    told = (
-        write_report(run, tmp_path)
+    text = (
+        write_report(parsed(run), tmp_path)
         .read_text(encoding="utf-8")
         .split('<section id="made">')[1]
         .split("</section>")[0]
     )
     assert (
-        "40 answers to goals drawn, 12 kept" in told and "concise 0.50, &lt;warm&gt; 1.25 deviations" in told
+        "40 answers to goals drawn, 12 kept" in text and "concise 0.50, &lt;warm&gt; 1.25 deviations" in text
     )
-    assert "41 of 90 pairs conflict, 40 taken, 11 improved" in told and "30 rewritten (kept: 20)" in told
+    assert "41 of 90 pairs conflict, 40 taken, 11 improved" in text and "30 rewritten (kept: 20)" in text
 
 
-def test_the_conflict_of_mixed_policies_is_told(tmp_path):
+def test_the_conflict_of_mixed_policies_is_shown(tmp_path):
     run = make_run()
-    assert 'id="mixing"' not in write_report(run, tmp_path).read_text(encoding="utf-8")
+    assert 'id="mixing"' not in write_report(parsed(run), tmp_path).read_text(encoding="utf-8")
     points = run["policies"][0]["points"]
     for point in points:
-        point["conflict"] = figure(0.042, 0.01)
-    run["policies"][0]["soup_kl"] = [figure(0.007, 0.001) for _ in points]
-    told = (
-        write_report(run, tmp_path)
+        point["conflict"] = records.figure(0.042, 0.01)
+    run["policies"][0]["soup_kl"] = [records.figure(0.007, 0.001) for _ in points]
+    text = (
+        write_report(parsed(run), tmp_path)
         .read_text(encoding="utf-8")
         .split('<section id="mixing">')[1]
         .split("</section>")[0]
     )
-    assert told.count("0.042") == told.count("0.007") == len(points)
+    assert text.count("0.042") == text.count("0.007") == len(points)
 
 
 def test_points_off_the_simplex_are_marked(tmp_path):
     run = make_run()
     beyond = make_point(("concise", "warm"), [1.2, -0.2], 0.9, 2, "An answer from beyond.")
     run["policies"][1]["extrapolations"] = [beyond]
-    page = write_report(run, tmp_path).read_text(encoding="utf-8")
+    page = write_report(parsed(run), tmp_path).read_text(encoding="utf-8")
     assert "1.2 extrapolated" in page and "1.2 / -0.2<br>extrapolated, in no figure" in page
     assert page.count('faded beyond"') == 2, "the drawings for desktop and phone"
-    assert plots.span(run, 0)[1] >= beyond["mean"][0], "shown whole"
-    write_picture(run, tmp_path / "front.png")
+    assert plots.span(parsed(run), 0)[1] >= beyond["mean"][0], "shown whole"
+    write_picture(parsed(run), tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 10_000
-    write_card(run, tmp_path / "README.md")
+    write_card(parsed(run), tmp_path / "README.md")
     assert f"{TITLES['dpo-soup']}, extrapolated | 1.2 / -0.2" in (tmp_path / "README.md").read_text()
 
 
@@ -561,11 +557,35 @@ def test_headline_and_legend_stand_inside_the_picture(result: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    run = read_json(Path(__file__).parents[2] / "docs" / "results" / result / "front.json")
+    kept = read_json(Path(__file__).parents[2] / "docs" / "results" / result / "figures.json")
+    measured = [
+        records.policy(
+            p["name"], [records.point(q["preference"], q["mean"]) for q in p["points"]], title=p["title"]
+        )
+        for p in kept["policies"]
+    ]
+    run = parsed(records.record(kept["objectives"], measured, comparisons=kept["comparisons"]))
     figure = Figure(figsize=(10, 6.25), dpi=160)
     FigureCanvasAgg(figure)
     picture._heading(figure, run)
     for drawn in (*figure.texts, *figure.legends):
         assert drawn.get_window_extent().x1 <= figure.bbox.width
     shown = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
-    assert len(figure.legends) == 1 and len(shown) == len(run["policies"]) + 2
+    assert len(figure.legends) == 1 and len(shown) == len(run.policies) + 2
+
+
+def test_an_indicator_is_added_by_a_function_and_a_line(tmp_path, monkeypatch):
+    def worst(points):
+        return float(points.min())
+
+    added = Indicator(lambda front: worst(front.points), "worst", "Worst is the lowest score.", "higher")
+    monkeypatch.setitem(INDICATORS, "worst", added)
+    front = Front("f", ("a", "b"), [[1, 0], [0, 1]], [[[1, 2], [3, 4]], [[0, 5], [2, 7]]], ("p", "q"))
+    figures = front.summary([0.0, 0.0], resamples=20)
+    assert figures["worst"].value == 1.0
+    run = make_run()
+    run["policies"][0]["figures"]["worst"] = figures["worst"].to_dict()
+    page = page_of(run, tmp_path)
+    section = page.text.split("Hypervolume and other figures")[1].split("Which is above which")[0]
+    assert "worst" in section and "Worst is the lowest score." in section
+    assert "Worst is" not in page_of(make_run(), tmp_path).text, "only what a record holds is shown"

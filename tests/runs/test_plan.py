@@ -30,7 +30,7 @@ from paretune.planning.devices import Rates, device_of
 from paretune.planning.shapes import KNOWN as SHAPES
 from paretune.planning.shapes import Shape, of_config, shape_of
 from paretune.runs.config import RunConfig
-from paretune.runs.estimate import duration, estimate
+from paretune.runs.estimate import estimate
 from paretune.runs.parse import load_config, parse_config
 from paretune.runs.plan import plan
 from paretune.runs.run import run
@@ -310,16 +310,6 @@ def test_a_model_that_does_not_fit_says_how_many_devices_hold_it(tmp_path: Path)
     assert estimate(plan(config), config, "70b", "2xrtx4090").device.name == "7xrtx4090"
     float32 = estimate(plan(config_of(tmp_path, "smollm2-135m")), config_of(tmp_path, "x"), "70b", "h100")
     assert float32.device.count >= 4
-
-
-def test_a_duration_is_read_at_a_glance() -> None:
-    assert [duration(s) for s in (0.4, 80, 100, 3900, 86_400 * 3)] == [
-        "0 s",
-        "80 s",
-        "1.7 min",
-        "1.1 h",
-        "3 days",
-    ]
 
 
 # This machine

@@ -17,7 +17,8 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
 from paretune.data.rows import Message
 from paretune.runs.parse import load_config
-from paretune.serving.store.store import Store, Vote, VotedAnswer
+from paretune.serving.store.entries import Vote, VotedAnswer
+from paretune.serving.store.store import Store
 from paretune.serving.store.vote_pairs import from_votes, vote_data
 from support.world import make_dataset
 

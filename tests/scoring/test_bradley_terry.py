@@ -13,7 +13,7 @@ from paretune.data.rows import Message, Row
 from paretune.scoring import bradley_terry as bt
 from paretune.scoring import encoder as encode
 from paretune.scoring.neural import bradley_terry
-from paretune.scoring.scorer import build
+from paretune.scoring.scorer import build_scorer
 
 WIDTH = 12
 
@@ -151,7 +151,7 @@ def test_fit_save_load_and_score(tmp_path, fake_encoder):
 
     head = bt.load_head(folder)
     assert head.report == report
-    scorer = build({"objective": "polite", "head": str(folder)})
+    scorer = build_scorer({"objective": "polite", "head": str(folder)})
     prompts = [(Message("user", "Salt?"),)] * 2
     responses = ["pass it please please", "pass it now"]
     scores = scorer(prompts, responses, [False, False])

@@ -27,7 +27,7 @@ from paretune.scoring.rules import (
     split_sentences,
 )
 from paretune.scoring.scorer import (
-    build,
+    build_scorer,
     score_dataset,
     score_texts,
 )
@@ -170,7 +170,7 @@ def functions(tmp_path, monkeypatch):
 
 
 def function_scorer(name):
-    return build({"objective": "polite", "function": f"my_score_functions:{name}"})
+    return build_scorer({"objective": "polite", "function": f"my_score_functions:{name}"})
 
 
 def test_function_is_called_with_messages(functions):
@@ -218,14 +218,14 @@ def test_editing_the_function_changes_its_fingerprint(functions):
 )
 def test_a_function_that_is_not_there(functions, name, message):
     with pytest.raises(ConfigError, match=message):
-        build({"objective": "polite", "function": name})
+        build_scorer({"objective": "polite", "function": name})
 
 
 # Building from a configuration
 
 
 def test_build_equals_the_constructor():
-    built = build({"objective": "concise", "rule": "length", "unit": "words", "per": 10})
+    built = build_scorer({"objective": "concise", "rule": "length", "unit": "words", "per": 10})
     assert built.objective == "concise"
     assert built.fingerprint == rule_length("concise", per=10).fingerprint
     assert score(built, "a b") == [-0.2]
@@ -255,7 +255,7 @@ def test_build_equals_the_constructor():
 )
 def test_build_refuses(spec, message):
     with pytest.raises(ConfigError, match=message):
-        build(spec)
+        build_scorer(spec)
 
 
 # Scoring and the cache
@@ -521,7 +521,7 @@ def test_rewards_do_not_depend_on_batches_or_order(models, name):
 def test_reward_direction_index_and_fingerprint(models):
     folder = str(models["llama"])
     first, second = (sequence_classifier("good", folder, index=i) for i in (0, 1))
-    lower = build({"objective": "good", "model": folder, "direction": "lower"})
+    lower = build_scorer({"objective": "good", "model": folder, "direction": "lower"})
     assert score(lower, *TEXTS) == [-s for s in score(first, *TEXTS)]
     assert len({first.fingerprint, second.fingerprint, lower.fingerprint}) == 3
     with pytest.raises(ModelError, match=r"index 2: the model has 2 outputs"):
@@ -575,12 +575,14 @@ def test_models_that_cannot_be_reward_models(models, tmp_path, monkeypatch):
 
 
 def test_below_enough_words_shorter_is_no_better() -> None:
-    scorer = build({"objective": "concise", "rule": "length", "per": 10, "enough": 4})
+    scorer = build_scorer({"objective": "concise", "rule": "length", "per": 10, "enough": 4})
     texts = ["Toast.", "one two three four", "one two three four five"]
     scores = scorer([PROMPT] * 3, texts, [False] * 3)
     assert scores.tolist() == pytest.approx([-0.4, -0.4, -0.5])
-    assert scorer.fingerprint != build({"objective": "concise", "rule": "length", "per": 10}).fingerprint
+    assert (
+        scorer.fingerprint != build_scorer({"objective": "concise", "rule": "length", "per": 10}).fingerprint
+    )
     with pytest.raises(ConfigError, match="enough: -1"):
-        build({"objective": "concise", "rule": "length", "enough": -1})
+        build_scorer({"objective": "concise", "rule": "length", "enough": -1})
     with pytest.raises(ConfigError, match="is for direction lower"):
-        build({"objective": "long", "rule": "length", "direction": "higher", "enough": 3})
+        build_scorer({"objective": "long", "rule": "length", "direction": "higher", "enough": 3})

@@ -13,8 +13,8 @@ import pytest
 
 from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.preference import Preference, preference_grid
+from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
-from paretune.generation.generate import Sampling
 from paretune.models.language_model import LanguageModel
 from paretune.policies.catalogue import find_sources
 from paretune.policies.export import export_grid

@@ -144,8 +144,8 @@ def test_the_embedded_model_answers_the_official_client(tmp_path: Path) -> None:
     import torch
 
     from paretune.core.preference import preference_grid
+    from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
-    from paretune.generation.generate import Sampling
     from paretune.models.adapter import Adapter
     from paretune.models.language_model import load
     from paretune.policies.policy import Policy

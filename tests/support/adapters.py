@@ -1,10 +1,14 @@
-"""Training settings for the tiny model, and what comparing adapters takes."""
+"""Runs of training on the tiny model, and a comparison of adapters."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
-from paretune.training.loop import Training
+from paretune.models.distributed import start
+from paretune.models.language_model import LanguageModel
+from paretune.training.loop import Training, TrainingRun
 
 TRAINING = Training(
     steps=6,
@@ -16,6 +20,15 @@ TRAINING = Training(
     validate_every=3,
     max_tokens=64,
 )
+
+
+def training_run(
+    lm: LanguageModel, settings: Training = TRAINING, folder: Path = Path(), **values: object
+) -> TrainingRun:
+    """Return a run of training called ``t`` with the key ``key``, whose checkpoint is in ``folder``."""
+    return TrainingRun(
+        lm, settings, start(lm.device), folder / "checkpoint.safetensors", "t", "key", **values
+    )  # type: ignore[arg-type]
 
 
 def adapters_equal(first: object, second: object) -> bool:

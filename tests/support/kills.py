@@ -13,14 +13,14 @@ def killed(at: int, train: Callable[[], object]) -> int:
     """Run ``train`` in a child process that is killed by SIGKILL at optimiser step ``at``; return its exit status."""
     child = os.fork()
     if child == 0:
-        step = loop._Run.step
+        step = loop._Loop.step
 
-        def deadly(self: loop._Run, number: int, held_out: loop.Record) -> loop.Record:
+        def deadly(self: loop._Loop, number: int, held_out: loop.Record) -> loop.Record:
             if number == at:
                 os.kill(os.getpid(), signal.SIGKILL)
             return step(self, number, held_out)
 
-        loop._Run.step = deadly  # type: ignore[method-assign]
+        loop._Loop.step = deadly  # type: ignore[method-assign]
         try:
             train()
         finally:

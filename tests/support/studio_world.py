@@ -17,7 +17,7 @@ from paretune.core.preference import Preference, preference_grid
 from paretune.generation.mixing import Mixing
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.models.steering import target_shapes
+from paretune.models.targets import target_shapes
 from paretune.policies.catalogue import find_sources
 from paretune.policies.policy import Policy
 from paretune.serving.address import Address
@@ -26,6 +26,7 @@ from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.local import LocalBackend
 from paretune.serving.service import Service
 from paretune.serving.store.store import Store
+from support import records
 from support.serve_world import live
 
 NAMES = ("concise", "warm", "plain", "bold")
@@ -59,9 +60,7 @@ def measured(preferences: Sequence[Preference]) -> list[dict]:
         half = unit * (0.06 + 0.02 * (number % 3))
         names = preference.as_dict()
         bounds = {"mean": mean, "low": mean - half, "high": mean + half}
-        points.append(
-            {"preference": names, "used": names, **{key: table.tolist() for key, table in bounds.items()}}
-        )
+        points.append(records.point(names, **{key: table.tolist() for key, table in bounds.items()}))
     return points
 
 
@@ -79,13 +78,15 @@ def write_run(folder: Path, lm: LanguageModel, M: int) -> Path:
         policy.save(folder / "policies" / policy.name)
     grid = preference_grid(names, {2: 6, 3: 4}.get(M, 2))
     fronts = {"soup": grid, "anchors": corners, "mod": grid}
-    facts = {
-        "name": "tiny",
-        "objectives": list(names),
-        "prompts": ["red sun over a river", "a good stone"],
-        "sampling": {"max_new_tokens": 24, "temperature": 1.0, "top_p": 1.0},
-        "policies": [{"name": name, "points": measured(points)} for name, points in fronts.items()],
-    }
+    facts = records.record(
+        names,
+        [
+            records.policy(name, measured(points), anchored=name == "anchors")
+            for name, points in fronts.items()
+        ],
+        prompts=["red sun over a river", "a good stone"],
+        sampling={"max_new_tokens": 24, "temperature": 1.0, "top_p": 1.0},
+    )
     (folder / "front.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder
 

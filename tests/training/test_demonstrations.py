@@ -15,10 +15,10 @@ from paretune.generation.generate import attached
 from paretune.models.language_model import LanguageModel
 from paretune.training.demonstrations import Demonstration, DemonstrationTask, tokenise_demonstrations
 from paretune.training.lab import Lab
-from paretune.training.loop import attach
+from paretune.training.learner import one_adapter
 from paretune.training.losses import nll_loss
-from paretune.training.preference_pairs import PairTask
-from support.adapters import TRAINING, adapters_equal
+from paretune.training.preference_pairs import PairLoss, PairTask
+from support.adapters import TRAINING, adapters_equal, training_run
 from support.world import make_dataset
 
 
@@ -42,31 +42,32 @@ def test_loss_is_transformers_loss_on_response_tokens(lm: LanguageModel) -> None
         with torch.no_grad():
             total += float(lm.model(input_ids=ids, labels=labels).loss) * len(response)
         targets += len(response)
-    steering, scale = attach(lm, TRAINING)
+    run = training_run(lm, replace(TRAINING, batch_pairs=6))
+    learner = one_adapter(run)
     try:
-        task = DemonstrationTask("t", lm, steering, scale, table, table, replace(TRAINING, batch_pairs=6))
+        task = DemonstrationTask(run, learner, table, table)
         assert task.validate() == {"validation_loss": pytest.approx(total / targets, rel=1e-5)}
         with task.batch(0, 0, {}) as (loss, record):
             assert float(loss) == pytest.approx(total / targets, rel=1e-5)
             assert record["tokens"] == sum(map(len, table.prompts)) + targets
     finally:
-        steering.detach()
+        learner.steering.detach()
 
 
 def test_constant_logits_cost_the_log_of_the_vocabulary(lm: LanguageModel) -> None:
     table, _ = tokenise_demonstrations(lm, demonstrations(), 64)
     head = lm.model.get_output_embeddings().weight
     kept = head.detach().clone()
-    steering, scale = attach(lm, TRAINING)
+    learner = one_adapter(training_run(lm))
     try:
         with torch.no_grad():
             head.zero_()
-        task = DemonstrationTask("t", lm, steering, scale, table, table, TRAINING)
+        task = DemonstrationTask(training_run(lm), learner, table, table)
         assert task.validate() == {"validation_loss": pytest.approx(math.log(head.shape[0]), rel=1e-6)}
     finally:
         with torch.no_grad():
             head.copy_(kept)
-        steering.detach()
+        learner.steering.detach()
 
 
 def test_a_run_goes_on_from_an_adapter_and_is_found_again(lm: LanguageModel, tmp_path: Path) -> None:
@@ -91,13 +92,14 @@ def test_pairs_go_on_from_an_adapter_and_imitate_chosen(lm: LanguageModel, tmp_p
     start = lab.fit_demonstrations("start", demonstrations())
     table = lab.pair_table(pairs(make_dataset(4), "good"))
     table = replace(table, reference=lab.logps(table, start))
-    steering, scale = attach(lm, lab.training, start)
+    run = training_run(lm, lab.training, start=start)
+    learner = one_adapter(run)
     try:
-        task = PairTask("t", lm, steering, scale, table, None, 0.1, "sigmoid", 0.5, lab.training)
-        with steering.at(task.gate):
+        task = PairTask(run, learner, table, None, PairLoss(0.1, nll=0.5))
+        with learner.steering.at(task.gate):
             loss, _, _ = task.losses(table, range(len(table)))
     finally:
-        steering.detach()
+        learner.steering.detach()
     lengths = torch.tensor([len(ids) for ids in table.chosen])
     expected = math.log(2) + 0.5 * nll_loss(
         table.reference[:, 0], lengths

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from oracles import trl_lora
 from paretune.core.errors import ScoreError, TrainingError
 from paretune.core.preference import preference_grid
 from paretune.data.pairs import pairs
@@ -57,19 +58,15 @@ def test_data_order_is_whole_passes() -> None:
 
 def test_one_step_equals_trl(lm: LanguageModel, tmp_path: Path) -> None:
     """Loss and every adapter gradient of one batch equal those of TRL's DPOTrainer with PEFT's LoRA, fp32."""
-    trl, peft = pytest.importorskip("trl"), pytest.importorskip("peft")
+    trl = pytest.importorskip("trl")
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
 
     lab = Lab(lm, tmp_path / "lab", TRAINING)
     table = lab.pair_table(pairs(make_dataset(4), "good"))
     torch.manual_seed(5)
-    steering = Steering.attach(lm.model, ["q_proj", "v_proj"], 4, seed=1)
-    with torch.no_grad():
-        for name, parameter in steering.named_parameters():
-            if name.endswith(".U"):
-                parameter.normal_(std=0.3)
-    with steering.at(torch.full((4,), 2.0)):
+    steering = trl_lora.random_steering(lm.model)
+    with steering.at(torch.full((trl_lora.RANK,), trl_lora.SCALE)):
         logps = packed_logps(lm.model, pack(table.groups(range(len(table))))).view(-1, 2)
         loss = pair_loss(log_ratio_gap(logps, table.reference), 0.1).mean()
         loss.backward()
@@ -91,24 +88,15 @@ def test_one_step_equals_trl(lm: LanguageModel, tmp_path: Path) -> None:
             output_dir=str(tmp_path / "trl"),
             per_device_train_batch_size=len(table),
             beta=0.1,
-            bf16=False,
-            use_cpu=True,
-            gradient_checkpointing=False,
-            report_to="none",
             max_length=None,
+            **trl_lora.PLAIN,
         ),
         train_dataset=Dataset.from_list(records),
         processing_class=lm.tokenizer,
-        peft_config=peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
+        peft_config=trl_lora.lora_config(),
     )
     theirs = trainer.model
-    modules = {
-        path: theirs.base_model.model.get_submodule(path) for path in {n.rsplit(".", 1)[0] for n in values}
-    }
-    with torch.no_grad():
-        for path, module in modules.items():
-            module.lora_A["default"].weight.copy_(values[f"{path}.V"])
-            module.lora_B["default"].weight.copy_(values[f"{path}.U"])
+    modules = trl_lora.copy_factors(theirs, values)
     batch = next(iter(trainer.get_train_dataloader()))
     # The same token ids as ours go in, so that templates cannot hide a difference (or make one).
     ids, mask, completion = _trl_batch(table)
@@ -118,11 +106,7 @@ def test_one_step_equals_trl(lm: LanguageModel, tmp_path: Path) -> None:
     their_loss.backward()
     assert loss.item() == pytest.approx(their_loss.item(), rel=1e-5)
     assert len(modules) == 4
-    for path, module in modules.items():
-        for name, factor in (("U", module.lora_B), ("V", module.lora_A)):
-            expected = factor["default"].weight.grad
-            assert expected.norm() > 0
-            assert (ours[f"{path}.{name}"] - expected).norm() <= 1e-5 * expected.norm()
+    trl_lora.check_gradients(modules, ours, 1e-5)
 
 
 def _trl_batch(table: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

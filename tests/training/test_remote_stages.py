@@ -30,7 +30,7 @@ from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.parse import parse_config
 from paretune.runs.run import train
-from paretune.scoring.scorer import build
+from paretune.scoring.scorer import build_scorer
 from paretune.training.lab import Lab
 from paretune.training.loop import attach
 from paretune.training.remote_stages import ask_stage
@@ -163,7 +163,7 @@ def trained(name: str, lm: LanguageModel, folder: Path, url: str | None = None, 
     """Train a method as a run does, its answers drawn by the server at ``url``."""
     config, lab = config_of(url, [name], **more), Lab(lm, folder, QUICK)
     lab.say = lambda message: None  # type: ignore[method-assign]
-    scorers = [build(spec) for spec in SCORE]
+    scorers = [build_scorer(spec) for spec in SCORE]
     return train(name, config, lab, SPLITS, preference_grid(OBJECTIVES, 2), scorers)
 
 
@@ -410,7 +410,7 @@ def test_stages_that_need_no_server() -> None:
 def test_tokens_are_refused_before_training(lm: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no LoRA server takes"):
         ric(
-            Lab(lm, tmp_path), SPLITS["train"], SPLITS["validation"], [build(s) for s in SCORE], GREEDY,
+            Lab(lm, tmp_path), SPLITS["train"], SPLITS["validation"], [build_scorer(s) for s in SCORE], GREEDY,
             RiCConfig(form="tokens"), Endpoint("http://x/v1"),
         )  # fmt: skip
     assert not (tmp_path / "adapters").exists()

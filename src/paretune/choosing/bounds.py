@@ -1,4 +1,4 @@
-"""Deployment bounds: the part of the simplex of preferences that a server serves, and no request can leave."""
+"""Deployment bounds: the part of the simplex of preferences that a server serves, and that no request can leave."""
 
 from __future__ import annotations
 
@@ -11,52 +11,58 @@ from paretune.core.preference import TOLERANCE, Preference
 
 
 class BoundsError(PreferenceError):
-    """A preference outside the bounds of a deployment."""
+    """A preference lies outside the bounds of a deployment."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Floors on weights: every preference that is served gives each objective at least its floor.
+    """Minimum weights: every preference that is served gives each objective at least its own.
 
     Attributes:
         objectives: M names.
-        floors: M numbers >= 0 whose sum is at most 1, in the order of ``objectives``.
+        minimums: M weights of at least 0 whose sum is at most 1, in the order of ``objectives``.
     """
 
     objectives: tuple[str, ...]
-    floors: tuple[float, ...]
+    minimums: tuple[float, ...]
 
     @classmethod
-    def of(cls, floors: Mapping[str, float], objectives: Sequence[str]) -> Bounds:
-        """Make bounds from ``{objective: floor}``; objectives left out have the floor 0.
+    def of(cls, minimums: Mapping[str, float], objectives: Sequence[str]) -> Bounds:
+        """Make bounds from ``{objective: minimum weight}``; objectives left out have the minimum 0.
 
         Raises:
-            ConfigError: an unknown objective, a floor outside [0, 1], floors that leave nothing.
+            ConfigError: An objective is unknown, a minimum lies outside [0, 1], or no preference meets them all.
         """
-        for name, floor in floors.items():
+        for name, minimum in minimums.items():
             if name not in objectives:
-                raise ConfigError(f"floor on {name!r}: {suggest(name, objectives)}")
-            if not math.isfinite(floor) or not 0 <= floor <= 1:
-                raise ConfigError(f"floor {floor!r} of objective {name!r} is not a weight from 0 to 1")
-        total = sum(floors.values())
+                raise ConfigError(f"minimum weight on {name!r}: {suggest(name, objectives)}")
+            if not math.isfinite(minimum) or not 0 <= minimum <= 1:
+                raise ConfigError(
+                    f"minimum weight {minimum!r} of objective {name!r} is not a number from 0 to 1"
+                )
+        total = sum(minimums.values())
         if total > 1 + TOLERANCE:
             raise ConfigError(
-                f"the floors sum to {total:.6g}, so no preference meets them; their sum must be at most 1"
+                f"the minimum weights sum to {total:.6g}, so no preference meets them; their sum must be at most 1"
             )
-        return cls(tuple(objectives), tuple(floors.get(name, 0.0) for name in objectives))
+        return cls(tuple(objectives), tuple(minimums.get(name, 0.0) for name in objectives))
 
     def check(self, preference: Preference, what: str = "preference") -> None:
-        """Raise a BoundsError that names every floor ``preference`` is below."""
+        """Check that ``preference`` is within the bounds; ``what`` names it in the error.
+
+        Raises:
+            BoundsError: It is not; the message names every minimum weight it is below.
+        """
         short = [
-            f"{name} {preference[name]:.4g} is below its floor {floor:g}"
-            for name, floor in zip(self.objectives, self.floors, strict=True)
-            if preference[name] < floor - TOLERANCE
+            f"{name} {preference[name]:.4g} is below its minimum weight {minimum:g}"
+            for name, minimum in zip(self.objectives, self.minimums, strict=True)
+            if preference[name] < minimum - TOLERANCE
         ]
         if short:
             raise BoundsError(f"{what} {preference} is outside the bounds of this server: {', '.join(short)}")
 
     def admits(self, preference: Preference) -> bool:
-        """Tell whether ``preference`` is within the bounds."""
+        """Return whether ``preference`` is within the bounds."""
         try:
             self.check(preference)
         except BoundsError:
@@ -65,32 +71,32 @@ class Bounds:
 
     @property
     def centre(self) -> Preference:
-        """The centre of what is admitted: uniform where there are no floors."""
-        rest = max(0.0, 1.0 - sum(self.floors)) / len(self.objectives)
-        weights = [floor + rest for floor in self.floors]
+        """The centre of the bounds: uniform where there are no minimum weights."""
+        rest = max(0.0, 1.0 - sum(self.minimums)) / len(self.objectives)
+        weights = [minimum + rest for minimum in self.minimums]
         return Preference(self.objectives, tuple(weight / sum(weights) for weight in weights))
 
     def as_dict(self) -> dict[str, float]:
-        """Return ``{objective: floor}``."""
-        return dict(zip(self.objectives, self.floors, strict=True))
+        """Return ``{objective: minimum weight}``."""
+        return dict(zip(self.objectives, self.minimums, strict=True))
 
 
-def parse_bounds(floors: Iterable[str]) -> dict[str, float]:
-    """Read ``["harmless=0.3", ...]``, floors on weights.
+def parse_bounds(texts: Iterable[str]) -> dict[str, float]:
+    """Read minimum weights such as ``["harmless=0.3", ...]``.
 
     Raises:
-        ConfigError: a text that is not OBJECTIVE=WEIGHT, or an objective that stands twice.
+        ConfigError: A text is not OBJECTIVE=WEIGHT, or an objective is given twice.
     """
-    named: dict[str, float] = {}
-    for text in floors:
+    minimums: dict[str, float] = {}
+    for text in texts:
         name, sign, number = (part.strip() for part in text.partition("="))
         try:
             weight = float(number)
         except ValueError:
             sign = ""
-        if not sign or not name or name in named:
+        if not sign or not name or name in minimums:
             raise ConfigError(
-                f"floor {text!r}: expected OBJECTIVE=WEIGHT, such as harmless=0.3, each objective once"
+                f"minimum weight {text!r}: expected OBJECTIVE=WEIGHT, such as harmless=0.3, each objective once"
             )
-        named[name] = weight
-    return named
+        minimums[name] = weight
+    return minimums

@@ -13,22 +13,22 @@ from paretune.fronts.indicators import non_dominated
 from paretune.fronts.surface import EQUAL, Surface, as_preference
 
 DIAL_POINTS = 1001
-"""Points at which a dial reads the front off; measured preferences on its way come on top."""
+"""The number of points at which a dial reads the front; measured preferences on its path are added."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dial:
-    """A way along the front: a position from 0 to 1 is the share of the outcome's way that lies behind.
+    """A path along the front. Position 0.5 is halfway in expected scores, not in weights.
 
-    The length is that of the expected scores, each in units of its range. Preferences whose outcome another one on the way
-    dominates are no part of it: the dial steps over them, and the step counts only where the policy has anchors.
+    Scores are in units of their range. The dial steps over preferences whose outcome another one on the path dominates; such a
+    step adds to the length only where the policy has anchors.
 
     Attributes:
         objectives: M names.
-        positions: ``[L]``, from 0 to 1, never falling.
-        preferences: ``[L, M]`` at these.
-        outcomes: ``[L, M]`` expected scores.
-        joined: ``bool [L - 1]``, whether the policy answers between one point and the next.
+        positions: Positions ``[L]`` from 0 to 1, never falling.
+        preferences: Preferences ``[L, M]`` at these positions.
+        outcomes: Expected scores ``[L, M]``.
+        joined: Whether the policy answers between one point and the next ``[L - 1]``.
     """
 
     objectives: tuple[str, ...]
@@ -41,11 +41,12 @@ class Dial:
     def of(cls, surface: Surface, start: str | None = None, end: str | None = None) -> Dial:
         """Return the dial from all weight on ``start`` (position 0) to all weight on ``end`` (position 1).
 
-        With two objectives and none named it starts at the second, so that position grows with the first objective. With more,
+        With two objectives the default starts at the second, so that the position grows with the first. With more objectives,
         name two; the others stay at weight 0.
 
         Raises:
-            ParetuneError: unknown objectives, the same twice, none named of more than two, or nothing measured between.
+            ParetuneError: An objective is unknown or named twice, none is named of more than two, or nothing was measured
+                between.
         """
         names = surface.objectives
         if start is None and end is None and len(names) <= 2:
@@ -66,16 +67,16 @@ class Dial:
         """Return the dial along the straight line of preferences from ``low`` (position 0) to ``high`` (position 1).
 
         Raises:
-            PreferenceError: objectives the front does not have.
-            ParetuneError: nothing was measured along the line.
+            PreferenceError: The front does not have the objectives.
+            ParetuneError: Nothing was measured along the line.
         """
         first, last = low.over(surface.objectives).array(), high.over(surface.objectives).array()
         shares = _along(surface, first, last)
         weights = first + shares[:, None] * (last - first)
         if surface.anchored:
-            on_way = surface.shares(weights).argmax(axis=1)
-            on_way = on_way[np.sort(np.unique(on_way, return_index=True)[1])]
-            weights, scores = surface.preferences[on_way], surface.means[on_way]
+            on_path = surface.shares(weights).argmax(axis=1)
+            on_path = on_path[np.sort(np.unique(on_path, return_index=True)[1])]
+            weights, scores = surface.preferences[on_path], surface.means[on_path]
         else:
             scores = surface.outcomes(weights)
             known = np.isfinite(scores).all(axis=1)
@@ -87,7 +88,7 @@ class Dial:
         scaled = scores / surface.scale
         kept = np.flatnonzero(non_dominated(np.round(scaled, 9)))
         if len(surface.objectives) == 2:
-            # A policy may answer against the weights in places; the way along the front is by score.
+            # A policy may answer against the weights in places; the path along the front is by score.
             rising = 1.0 if last[0] >= first[0] else -1.0
             kept = kept[np.lexsort((kept, np.round(rising * scaled[kept, 0], 9)))]
         joined = (np.abs(np.diff(kept)) == 1) & (not surface.anchored)
@@ -101,7 +102,7 @@ class Dial:
         """Return the preference at a position from 0 to 1.
 
         Raises:
-            ParetuneError: a position outside.
+            ParetuneError: The position is outside.
         """
         if isinstance(position, bool) or not (math.isfinite(position) and 0 <= position <= 1):
             raise ParetuneError(f"position {position!r} on the dial; expected a number from 0 to 1")
@@ -116,7 +117,7 @@ class Dial:
         return as_preference(weights, self.objectives)
 
     def position(self, preference: Preference) -> float:
-        """Return the position of the point on the way whose preference is nearest; of equally near ones the middle."""
+        """Return the position of the point on the path whose preference is nearest; the middle of equally near ones."""
         asked = preference.over(self.objectives).array()
         before, after = self.preferences[:-1][self.joined], self.preferences[1:][self.joined]
         span = after - before
@@ -130,10 +131,10 @@ class Dial:
         return float(np.clip((near.min() + near.max()) / 2, 0.0, 1.0))
 
     def steps(self, count: int) -> list[tuple[float, Preference]]:
-        """Return ``count`` evenly spaced positions with their preferences; equal steps of outcome.
+        """Return ``count`` evenly spaced positions with their preferences: equal steps in expected scores.
 
         Raises:
-            ParetuneError: fewer than 2.
+            ParetuneError: ``count`` is less than 2.
         """
         if count < 2:
             raise ParetuneError(f"a dial of {count} steps; give at least 2, its ends")
@@ -141,13 +142,13 @@ class Dial:
 
 
 def _along(surface: Surface, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Return increasing shares ``[L]`` of the way from ``first`` to ``last``, measured preferences on it included."""
-    way = last - first
-    length = float(way @ way)
+    """Return increasing shares ``[L]`` of the path from ``first`` to ``last``, measured preferences on it included."""
+    path = last - first
+    length = float(path @ path)
     if length == 0:
         return np.zeros(1)
-    share = (surface.preferences - first) @ way / length
-    aside = np.abs(surface.preferences - first - share[:, None] * way).max(axis=1)
+    share = (surface.preferences - first) @ path / length
+    aside = np.abs(surface.preferences - first - share[:, None] * path).max(axis=1)
     on = share[(aside <= EQUAL) & (share >= 0) & (share <= 1)]
     every = np.concatenate([np.linspace(0, 1, DIAL_POINTS), on])
     every = every[np.argsort(every, kind="stable")]

@@ -1,9 +1,9 @@
-"""Floors met by reweighting samples that are at hand: the dual of the least divergence from the model they came from.
+"""Floors met by reweighting existing samples with the least divergence from the model that drew them.
 
 A policy trained with preference w at strength 1 is close to ``q(y|x) ~ pi(y|x) exp(w.r(x, y) / beta)`` with standardised scores r.
-On K samples of pi for each prompt, q is a softmax over the K. So floors on the mean scores are a convex programme in q whose
-dual has one multiplier an objective: the multipliers, divided by their sum, are a preference; their sum says how much
-further than the policies' own beta one has to go.
+On K samples of pi for each prompt, q is a softmax over the K. So floors on the mean scores are a convex programme in q, whose
+dual has one multiplier per objective. The multipliers divided by their sum are a preference; their sum is the strength that is
+needed, in units of the policies' own.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from paretune.core.preference import Preference
 from paretune.fronts.surface import as_preference
 
 LIMIT = 1e3
-"""Most that the multipliers may sum to, in units of beta an objective's deviation: the softmax is then a choice of one sample."""
+"""The bound on the sum of the multipliers, in units of beta per deviation; there the softmax chooses one sample."""
 SHORT = 1e-6
-"""Deviations by which a floor may be missed and still count as met."""
+"""A floor counts as met when it is missed by at most so many deviations."""
 _NEWTON_STEPS = 200
 
 
@@ -32,14 +32,14 @@ class Dual:
     """Floors met by reweighted samples with the least divergence, or the nearest floors that can be.
 
     Attributes:
-        preference: the multipliers on standardised scores, divided by their sum; None where no steering is needed.
-        strength: the sum of the multipliers. 1 is as far from the sampled model as a policy trained with this beta goes;
+        preference: The multipliers on standardised scores, divided by their sum; None where no steering is needed.
+        strength: The sum of the multipliers. 1 is as far from the sampled model as a policy trained with this beta goes;
             infinite where the floors cannot be reached.
-        divergence: KL of the reweighted samples from the even ones, in nats a prompt; at most log K.
-        means: objective -> mean score under the reweighting.
-        floors: what was asked.
-        reachable: the means meet the floors.
-        nearest_floors: floors lowered alike, each by the same share of its deviation, until they can be reached.
+        divergence: KL of the reweighted samples from the even ones in nats per prompt, at most log K.
+        means: Objective -> mean score under the reweighting.
+        floors: Objective -> minimum score, as requested.
+        reachable: Whether the means meet the floors.
+        nearest_floors: The floors, each lowered by the same share of its deviation until they can be reached.
     """
 
     preference: Preference | None
@@ -64,18 +64,18 @@ def dual(
 ) -> Dual:
     """Return the multipliers >= 0 with which reweighted samples meet the floors at the least divergence.
 
-    Maximises ``lambda.b - beta mean_p log mean_k exp(lambda.r[p, k] / beta)`` by Newton's method with a barrier. The multipliers
-    are bounded, so it always ends; where the bound is met the floors cannot be reached, and what the samples then reach are the
-    nearest ones: with bounded multipliers it is the programme that pays for the largest shortfall.
+    It maximises ``lambda.b - beta mean_p log mean_k exp(lambda.r[p, k] / beta)`` by Newton's method with a barrier. The
+    multipliers are bounded, so it always ends. Where the bound is met, the floors cannot be reached, and the scores that the
+    samples then have are the nearest ones: the bounded programme minimises the largest shortfall.
 
     Args:
-        scores: ``[P, K, M]`` of K samples of one model for each of P prompts, higher is better.
+        scores: Scores ``[P, K, M]`` of K samples of one model for each of P prompts, higher is better.
         objectives: M names.
-        floors: objective -> least mean score over the prompts.
-        beta: of the policies, on standardised scores.
+        floors: Objective -> minimum mean score over the prompts.
+        beta: The policies' beta on standardised scores.
 
     Raises:
-        ParetuneError: shapes that do not fit, a score that is not finite, a floor or a beta that is no number.
+        ParetuneError: Shapes do not fit, a score is not finite, or a floor or beta is no number.
     """
     asked = check_floors(floors, objectives)
     samples = np.array(scores, dtype=np.float64)
@@ -94,7 +94,7 @@ def dual(
     unit = np.where(unit > 1e-12 * np.abs(samples).max(axis=(0, 1)), unit, 0.0)
     deviation = np.where(unit > 0, unit, 1.0)
     gaps = ((samples - np.array([asked.get(name, 0.0) for name in names])) / deviation)[..., at]
-    # A floor below every sample binds nothing, and its multiplier would be anyone's guess where all samples are alike.
+    # A floor below every sample binds nothing, and its multiplier is undetermined where all samples are alike.
     binding = gaps.min(axis=(0, 1)) < 0
     multipliers = np.zeros(len(at))
     if (gaps.mean(axis=(0, 1))[binding] < 0).any():
@@ -103,7 +103,7 @@ def dual(
     reached = np.einsum("pk,pkf->f", chosen, gaps) / len(gaps)
     shortfall = max(0.0, -float(reached.min()))
     reachable = shortfall <= SHORT
-    # What the barrier leaves of a multiplier whose floor has room to spare.
+    # The barrier leaves a small multiplier on a floor that has room to spare.
     multipliers = np.where(multipliers > 1e-7 * max(1.0, multipliers.max()), multipliers, 0.0)
     total = float(multipliers.sum())
     weights = np.zeros(len(names))

@@ -1,37 +1,22 @@
-"""Which pair of preferences to ask a person about next, when to stop, and which preference that comes to."""
+"""The next pair of preferences to ask a person about, when to stop, and the preference to serve then."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from paretune.choosing.posterior import Ballot, Posterior, Winner, ballot
+from paretune.choosing.posterior import Posterior
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference, simplex_grid
 from paretune.fronts.surface import Surface, as_preference
 
-__all__ = [
-    "Ballot",
-    "Pair",
-    "Posterior",
-    "Winner",
-    "ballot",
-    "best_preference",
-    "expected_regret",
-    "finished",
-    "next_pair",
-    "progress",
-    "random_pair",
-]
-
 SAME = 0.02
-"""Outcomes at a smaller distance, in ranges, are the same: nobody is asked about them."""
+"""Outcomes nearer than this, in ranges, count as the same; nobody is asked about them."""
 CHEAP = 0.01
-"""Asking also stops when the preference that would be served is expected to cost less than this share of what the front offers."""
+"""Asking also stops when the preference that would be served is expected to lose less than this share of the front's range."""
 _RATED = (256, 6)
-"""Particles and levels of noise by which a pair is rated."""
+"""The numbers of particles and of noise levels by which a pair is rated."""
 _SCREENED = (48, 2)
 _SHORTLIST = 400
 _DIVISIONS = {1: 1, 2: 20, 3: 6, 4: 4, 5: 3}
@@ -39,7 +24,7 @@ _DIVISIONS = {1: 1, 2: 20, 3: 6, 4: 4, 5: 3}
 
 @dataclass(frozen=True)
 class Pair:
-    """Two preferences whose answers are worth comparing, and what the vote is expected to teach about w, in nats."""
+    """Two preferences whose answers are worth comparing, and the information about w that the vote is expected to give, in nats."""
 
     first: Preference
     second: Preference
@@ -47,15 +32,15 @@ class Pair:
 
 
 def next_pair(posterior: Posterior, surface: Surface) -> Pair | None:
-    """Return the pair of preferences whose vote is expected to teach most; None where all outcomes of the front are the same.
+    """Return the pair of preferences whose vote is the most informative; None where all outcomes of the front are the same.
 
-    What it teaches is the mutual information of the vote and w, with the noise averaged out, at the expected scores (Houlsby
-    et al. 2011, "Bayesian active learning for classification and preference learning", for this form). Candidates are all pairs
-    of a grid of preferences within the measured ones (of an anchored policy the measured ones) with different outcomes. Which
-    comes first is drawn, as people favour a side.
+    The information is the mutual information of the vote and w, with the noise averaged out, at the expected scores (Houlsby
+    et al. 2011, "Bayesian active learning for classification and preference learning"). Candidates are all pairs with different
+    outcomes from a grid of preferences within the measured ones; for an anchored policy from the measured ones. The order of
+    the two is random, as people favour a side.
 
     Raises:
-        ParetuneError: a posterior over other objectives than the front's.
+        ParetuneError: The posterior is over other objectives than the front's.
     """
     candidates, outcomes = _candidates(posterior, surface)
     pairs = _different(outcomes)
@@ -74,7 +59,7 @@ def next_pair(posterior: Posterior, surface: Surface) -> Pair | None:
 
 
 def random_pair(posterior: Posterior, surface: Surface) -> Pair | None:
-    """Return one of the pairs of :func:`next_pair` at random, a function of seed and number of votes: what it has to beat."""
+    """Return a random pair among the candidates of :func:`next_pair`, its baseline; a function of seed and number of votes."""
     candidates, outcomes = _candidates(posterior, surface)
     pairs = _different(outcomes)
     if not len(pairs):
@@ -87,10 +72,10 @@ def random_pair(posterior: Posterior, surface: Surface) -> Pair | None:
 
 
 def best_preference(posterior: Posterior, surface: Surface) -> Preference:
-    """Return the preference to serve: the one of largest expected utility, of equal ones the nearest to the mean tastes.
+    """Return the preference to serve: the one of largest expected utility, ties broken by nearness to the mean tastes.
 
-    It need not be the tastes themselves: a policy may answer against its weights in places, and a front that bends inwards
-    serves nobody with such tastes at its middle. Utility is linear in scores, so measured preferences suffice.
+    It need not be the tastes themselves: a policy may answer against its weights in places, and the middle of a front that
+    bends inwards is best for nobody. Utility is linear in scores, so measured preferences suffice.
     """
     columns = _columns(posterior, surface)
     tastes = (posterior.mass @ posterior.weights)[columns]
@@ -102,34 +87,24 @@ def best_preference(posterior: Posterior, surface: Surface) -> Preference:
 
 
 def expected_regret(posterior: Posterior, surface: Surface) -> float:
-    """Return what stopping now costs: the expected loss at :func:`best_preference`, in ranges of utility on the front."""
+    """Return the cost of stopping now: the expected loss at :func:`best_preference`, in ranges of utility on the front."""
     chosen = best_preference(posterior, surface).array()
-    place = int(np.abs(surface.preferences - chosen).sum(axis=1).argmin())
+    served = int(np.abs(surface.preferences - chosen).sum(axis=1).argmin())
     tastes = posterior.weights[:, _columns(posterior, surface)]
     utility = tastes @ (surface.means / _units(posterior, surface)).T
     best, worst = utility.max(axis=1), utility.min(axis=1)
-    loss = (best - utility[:, place]) / np.where(best > worst, best - worst, 1.0)
+    loss = (best - utility[:, served]) / np.where(best > worst, best - worst, 1.0)
     return float(posterior.mass @ loss)
 
 
 def finished(posterior: Posterior, surface: Surface) -> bool:
-    """Return whether to stop asking: the spread is small, or what is still open would not change what is served.
+    """Return whether to stop asking: the spread is small, or more votes would hardly change the utility.
 
-    Before the first vote nothing is finished, unless there is nothing to ask.
+    Before the first vote it is true only if there is nothing to ask.
     """
     if not posterior.ballots:
         return not len(_different(_candidates(posterior, surface)[1]))
     return posterior.done or expected_regret(posterior, surface) <= CHEAP
-
-
-def progress(posterior: Posterior, surface: Surface) -> dict[str, Any]:
-    """Return what a person is shown after each vote, as JSON values: tastes, spread, the preference it comes to, done or not."""
-    return {
-        **posterior.to_dict(),
-        "done": finished(posterior, surface),
-        "preference": best_preference(posterior, surface).as_dict(),
-        "expected_regret": expected_regret(posterior, surface),
-    }
 
 
 def _columns(posterior: Posterior, surface: Surface) -> np.ndarray:
@@ -142,7 +117,7 @@ def _columns(posterior: Posterior, surface: Surface) -> np.ndarray:
 
 
 def _units(posterior: Posterior, surface: Surface) -> np.ndarray:
-    """Return the posterior's units ``[M]`` in the front's order: those that the votes were read in."""
+    """Return the units ``[M]`` that the votes were read in, in the front's order."""
     return np.array([posterior.scale[name] for name in surface.objectives])
 
 
@@ -155,7 +130,7 @@ def _candidates(posterior: Posterior, surface: Surface) -> tuple[np.ndarray, np.
         grid = simplex_grid(M, _DIVISIONS.get(M, 2))
         weights = np.unique(np.round(np.concatenate([weights, grid]), 6), axis=0)
         weights = weights[np.isfinite(surface.shares(weights)).all(axis=1)]
-    # In an order that listing the objectives otherwise would not change.
+    # In an order that does not depend on the order of the objectives.
     weights = weights[np.lexsort(weights[:, surface.order].T[::-1])]
     scaled = surface.outcomes(weights) / _units(posterior, surface)
     return weights, scaled[:, np.argsort(columns)]
@@ -171,7 +146,7 @@ def _different(outcomes: np.ndarray) -> np.ndarray:
 def _information(posterior: Posterior, differences: np.ndarray, particles: int, levels: int) -> np.ndarray:
     """Return the mutual information ``[L]`` of w and the vote on score differences ``[L, M]``, in nats.
 
-    At evenly spaced quantiles of the particles. Noise is taken as independent of w, at quantiles of its posterior.
+    It is averaged over evenly spaced quantiles of the particles. Noise counts as independent of w, at quantiles of its posterior.
     """
     tastes = posterior.weights[_quantiles(posterior.mass, particles)]
     by_noise = np.argsort(posterior.noise, kind="stable")

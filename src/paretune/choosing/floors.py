@@ -1,7 +1,7 @@
-"""Choosing a preference on a measured front: floors on scores, the knee, and a dial whose equal steps are equal steps of outcome.
+"""Choosing a preference on a measured front: floors (minimum scores), and the knee.
 
-All distances and margins are in units of `Surface.scale`, the range of each objective over the front, so that no answer depends
-on an objective's unit, nor on the order in which objectives are listed.
+Distances and margins are in units of `Surface.scale`, the range of each objective over the front. So no result depends on an
+objective's unit or on the order in which objectives are listed.
 """
 
 from __future__ import annotations
@@ -15,23 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from paretune.choosing.dial import Dial
 from paretune.core.errors import ParetuneError, suggest
 from paretune.core.preference import Preference
 from paretune.fronts.indicators import knee
 from paretune.fronts.surface import EQUAL, Expected, Surface, as_preference
-
-__all__ = [
-    "Choice",
-    "Dial",
-    "Expected",
-    "Surface",
-    "check_floors",
-    "choose",
-    "knee_preference",
-    "parse_floors",
-]
-
 
 _FLOOR = re.compile(
     r"\s*(?P<name>[^<>=≥≤\s].*?)\s*(?P<sign>>=|=>|≥|>|<=|=<|≤|<|==?)\s*(?P<number>[^\s,;&]*)\s*(?P<rest>.*)",
@@ -42,16 +29,16 @@ _JOIN = re.compile(r"(?:and\b|,|;|&&?)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Choice:
-    """The answer to floors on scores.
+    """The preference that meets floors, or that comes nearest to them.
 
     Attributes:
-        preference: the preference with the largest smallest margin.
-        expected: what the front expects there.
-        floors: what was asked.
-        margin: objective with a floor -> (expected mean - floor) / range of the objective; below 0: missed.
-        reachable: no margin is below 0.
-        sure: the lower ends of the intervals meet the floors as well.
-        nearest: in words, what is nearest where the floors are not reachable; else empty.
+        preference: The preference whose smallest margin is largest.
+        expected: The scores that the front expects there.
+        floors: Objective -> minimum score, as requested.
+        margin: Objective with a floor -> (expected mean - floor) / range of the objective; below 0 where it is missed.
+        reachable: Whether no margin is below 0.
+        sure: Whether the lower ends of the intervals meet the floors as well.
+        nearest: What is nearest, in words, where the floors are not reachable; else empty.
     """
 
     preference: Preference
@@ -76,22 +63,22 @@ class Choice:
 
 
 def parse_floors(text: str, objectives: Sequence[str]) -> dict[str, float]:
-    """Read ``"warm >= 0.5 and concise >= -6"``; ``>``, ``≥``, ``=``, commas and semicolons are understood as well.
+    """Read ``"warm >= 0.5 and concise >= -6"``; ``>``, ``≥``, ``=``, commas and semicolons work as well.
 
     Raises:
-        ParetuneError: an unknown or repeated objective, an upper bound, not a number, nothing.
+        ParetuneError: An objective is unknown or repeated, a bound is an upper one or no number, or the text is empty.
     """
     if not isinstance(text, str) or not text.strip():
         raise ParetuneError(f"no floors given; write for example {_example(objectives)!r}")
     floors: dict[str, float] = {}
     rest = text
     while rest:
-        found = _FLOOR.fullmatch(rest)
-        if found is None:
+        match = _FLOOR.fullmatch(rest)
+        if match is None:
             raise ParetuneError(
                 f"floors {text!r}: {rest.strip()!r} is not OBJECTIVE >= NUMBER; write for example {_example(objectives)!r}"
             )
-        name, sign, given, rest = found.group("name", "sign", "number", "rest")
+        name, sign, given, rest = match.group("name", "sign", "number", "rest")
         if "<" in sign or sign == "≤":
             raise ParetuneError(
                 f"floors {text!r}: {name} {sign} {given} is an upper bound, and every score is better higher; "
@@ -117,7 +104,7 @@ def check_floors(floors: Mapping[str, float], objectives: Sequence[str]) -> dict
     """Return floors in the order of the objectives.
 
     Raises:
-        ParetuneError: no floor, an unknown objective, a floor that is not a finite number.
+        ParetuneError: There is no floor, an objective is unknown, or a floor is not a finite number.
     """
     if not floors:
         raise ParetuneError(
@@ -132,13 +119,13 @@ def check_floors(floors: Mapping[str, float], objectives: Sequence[str]) -> dict
 def choose(surface: Surface, floors: Mapping[str, float]) -> Choice:
     """Return the preference whose smallest margin above the floors is largest, in units of each objective's range.
 
-    An objective without a floor has one at the worst that was measured, so that what is to spare is spread over all
-    objectives; it decides nothing about which floors can be reached, as no preference is below. Of equal ones the preference
-    with the largest sum of margins, then the one nearest to equal weights. Where the policy answers between measured
-    preferences the answer is exact for scores that are linear there: the best vertex of a linear programme in every cell.
+    An objective without a floor gets one at the worst measured score, so that the room to spare is spread over all objectives.
+    It does not change which floors can be reached, as no preference is below it. Ties are broken by the larger sum of margins,
+    then by nearness to equal weights. Where the policy answers between measured preferences, the result is exact for scores
+    that are linear there: the best vertex of a linear programme in every cell.
 
     Raises:
-        ParetuneError: see :func:`check_floors`.
+        ParetuneError: See :func:`check_floors`.
     """
     asked = check_floors(floors, surface.objectives)
     worst = surface.means.min(axis=0)
@@ -162,9 +149,9 @@ def choose(surface: Surface, floors: Mapping[str, float]) -> Choice:
 def knee_preference(surface: Surface) -> Preference:
     """Return the measured preference at the knee of the front, see :func:`paretune.fronts.indicators.knee`.
 
-    Between measured preferences scores are taken as linear, so that no other can bulge more.
+    Scores are taken as linear between measured preferences, so no other preference can bulge more.
     """
-    # Equal bulges are settled by the first in a fixed order, not by the order of measuring.
+    # Ties are broken by a fixed order, not by the order of measuring.
     rank = np.lexsort(surface.preferences[:, surface.order].T)
     return surface.preference(int(rank[knee(surface.means[rank])]))
 
@@ -189,7 +176,7 @@ def _vertices(cells: np.ndarray, margins: np.ndarray) -> np.ndarray:
     all pairs of such sets are solved for; k <= M.
     """
     N, M = margins.shape
-    found = [np.eye(N)[np.unique(cells)]]
+    vertices = [np.eye(N)[np.unique(cells)]]
     # A cell whose best margins, each at another corner, do not all beat the best single preference cannot win.
     ceiling = margins[cells].max(axis=1).min(axis=1)
     live = cells[ceiling >= margins.min(axis=1).max() - EQUAL]
@@ -209,8 +196,8 @@ def _vertices(cells: np.ndarray, margins: np.ndarray) -> np.ndarray:
                 inside = (shares >= -1e-12).all(axis=1)
                 full = np.zeros((int(inside.sum()), N))
                 np.put_along_axis(full, chosen[regular][inside], np.clip(shares[inside], 0, None), axis=1)
-                found.append(full / full.sum(axis=1, keepdims=True))
-    return np.concatenate(found)
+                vertices.append(full / full.sum(axis=1, keepdims=True))
+    return np.concatenate(vertices)
 
 
 def _nearest(

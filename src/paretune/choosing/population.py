@@ -1,8 +1,8 @@
-"""Several people: what their tastes have in common, and into which groups they fall.
+"""The tastes of several people: what they have in common, and into which groups they fall.
 
-PAL's idea (arXiv 2406.08469) at the size of a few votes a person: everybody is a point, and a few prototypes learned from all
-describe everybody. Here the points are tastes on the simplex, and the prototypes are centres of clusters; there are as many as
-the tastes, known as well as they are, give reason for.
+This is PAL's idea (arXiv 2406.08469) for a few votes per person: a few prototypes learned from everybody describe everybody. Here
+people are points on the simplex of tastes and prototypes are centres of clusters. The number of clusters follows from how far
+apart the tastes are and how well they are known.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Population:
     """Tastes of several people.
 
     Attributes:
-        mean: of the people's expected tastes; None where nobody has voted.
-        deviation: objective -> deviation of a person's weight from the mean: between people, and what votes leave open.
-        between: objective -> the part of it that is between people.
-        clusters: groups, the largest first; one where there is no reason for more.
-        people: name -> expected tastes.
-        left_out: names without a vote.
+        mean: The mean of the people's expected tastes; None where nobody has voted.
+        deviation: Objective -> deviation of a person's weight from the mean: between people, and left open by their votes.
+        between: Objective -> the part of the deviation that is between people.
+        clusters: The groups, the largest first; one where there is no reason for more.
+        people: Name -> expected tastes.
+        left_out: The names without a vote.
     """
 
     mean: Preference | None
@@ -65,12 +65,12 @@ class Population:
 
 
 def population(posteriors: Mapping[str, Posterior]) -> Population:
-    """Return what is common to people and what divides them, from their posteriors.
+    """Return the mean, the spread and the groups of people's tastes from their posteriors.
 
-    The order in which people are given does not matter.
+    The order of the people does not matter.
 
     Raises:
-        ParetuneError: tastes over different objectives.
+        ParetuneError: The tastes are over different objectives.
     """
     voted = {name: posteriors[name] for name in sorted(posteriors) if posteriors[name].ballots}
     left_out = tuple(name for name in sorted(posteriors) if name not in voted)
@@ -86,7 +86,7 @@ def population(posteriors: Mapping[str, Posterior]) -> Population:
     tastes = np.stack([posterior.mass @ posterior.weights for posterior in voted.values()])
     open_ = np.mean([np.diag(posterior.covariance) for posterior in voted.values()], axis=0)
     between = tastes.var(axis=0)
-    # What a person's votes leave open is no difference between people: M - 1 coordinates are free.
+    # Uncertainty about a person is no difference between people. M - 1 coordinates are free.
     resolution = float(open_.sum()) / max(1, len(objectives) - 1)
     groups = cluster(tastes, resolution)
     names = list(voted)
@@ -111,12 +111,12 @@ def cluster(points: np.ndarray, resolution: float) -> np.ndarray:
     """Return the cluster ``int [N]`` of points ``[N, M]`` on the simplex: k-means, with k by the Bayesian information criterion.
 
     Each k up to `MOST_CLUSTERS` is rated as N draws from k round normal distributions of one variance, which is at least
-    ``resolution``: points that differ less than they are known are not told apart (Pelleg and Moore 2000, "X-means", for the
-    criterion). The k with the smallest is taken, of equal ones the smaller.
+    ``resolution``: points that differ by less than their uncertainty stay in one cluster (Pelleg and Moore 2000, "X-means", for
+    the criterion). The k with the smallest criterion wins; ties go to the smaller k.
 
     Args:
-        points: different people's tastes.
-        resolution: variance of a point in each free coordinate, above or equal to 0.
+        points: The tastes ``[N, M]`` of N people.
+        resolution: The variance of a point in each free coordinate, at least 0.
     """
     N, M = points.shape
     free = max(1, M - 1)
@@ -139,7 +139,7 @@ def cluster(points: np.ndarray, resolution: float) -> np.ndarray:
 
 
 def _k_means(points: np.ndarray, k: int) -> tuple[np.ndarray, float]:
-    """Return groups ``[N]`` and the sum of squared distances from their means: the best of some starts (k-means++, Lloyd)."""
+    """Return groups ``[N]`` and the sum of squared distances from their means: the best of several starts (k-means++, Lloyd)."""
     random = np.random.default_rng(k)
     best: tuple[np.ndarray, float] = (np.zeros(len(points), dtype=np.int64), math.inf)
     for _ in range(_STARTS):

@@ -1,8 +1,8 @@
-"""What votes on pairs of answers say about a person's tastes.
+"""A person's tastes, inferred from votes on pairs of answers.
 
-The model: a person with tastes w on the simplex prefers the first of two answers with probability
+In the model a person with tastes w on the simplex prefers the first of two answers with probability
 ``sigmoid(w.(z_first - z_second) / noise)`` (Bradley and Terry 1952), where z are scores in units of `Surface.scale`. A tie counts
-half for each answer, ``sqrt(p (1 - p))``: it speaks for equal utilities and leaves votes that are no ties exactly as they are.
+half for each answer, ``sqrt(p (1 - p))``: it supports equal utilities and leaves the likelihood of other votes as it is.
 Before the first vote w is uniform on the simplex and log noise uniform between `NOISE`.
 """
 
@@ -24,9 +24,9 @@ Winner = Literal["first", "second", "tie"]
 WINNERS = ("first", "second", "tie")
 
 NOISE = (0.01, 1.0)
-"""Least and most noise of a person, in ranges of the front: from seeing a hundredth to hardly seeing the whole."""
+"""The least and the most noise of a person in ranges of the front: from noticing a hundredth to hardly noticing the whole."""
 SMALL = 0.05
-"""A posterior is done when no weight has a larger deviation."""
+"""The posterior is done when no weight has a larger deviation than this."""
 PARTICLES = 2000
 _SWEEPS = 6
 _STRETCH = 2.0
@@ -37,7 +37,7 @@ class Ballot:
     """A vote as the posterior reads it: the scores of the two answers, and which one won.
 
     Raises:
-        ParetuneError: a winner that is none of first, second and tie, a score that is not finite, or other objectives.
+        ParetuneError: The winner is none of first, second and tie, a score is not finite, or the objectives differ.
     """
 
     first: Mapping[str, float]
@@ -68,14 +68,14 @@ def ballot(
     first_scores: Mapping[str, float | None] | None = None,
     second_scores: Mapping[str, float | None] | None = None,
 ) -> Ballot:
-    """Return a vote with the answers' own scores where both are known on every objective, else with the front's expected ones.
+    """Return a vote with the answers' own scores where both are known on every objective, else with the front's expected scores.
 
     Raises:
-        ParetuneError: neither is known, or what `Ballot` refuses.
+        ParetuneError: Neither are known, or `Ballot` refuses them.
     """
-    own = [_complete(scores, surface.objectives) for scores in (first_scores, second_scores)]
-    if own[0] is not None and own[1] is not None:
-        return Ballot(own[0], own[1], winner)
+    answers = [_complete(scores, surface.objectives) for scores in (first_scores, second_scores)]
+    if answers[0] is not None and answers[1] is not None:
+        return Ballot(answers[0], answers[1], winner)
     expected = []
     for preference in (first, second):
         known = _complete(surface.expected(preference).mean, surface.objectives)
@@ -91,27 +91,27 @@ def ballot(
 def _complete(
     scores: Mapping[str, float | None] | None, objectives: Sequence[str]
 ) -> dict[str, float] | None:
-    found = {name: (scores or {}).get(name) for name in objectives}
+    values = {name: (scores or {}).get(name) for name in objectives}
     known = {
-        name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)
+        name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)
     }
     return known if len(known) == len(objectives) else None
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What votes say about a person's tastes: S weighted particles of (w, noise).
+    """The distribution of a person's tastes given their votes: S weighted particles of (w, noise).
 
-    A function of scale, seed and the list of votes, so it can be rebuilt from a store at any time, bit for bit. Objectives are
-    kept in alphabetical order, whatever order they were listed in.
+    It is a function of scale, seed and the list of votes, so it can be rebuilt from a store at any time, bit for bit. Objectives
+    are in alphabetical order.
 
     Attributes:
-        scale: objective -> unit of its scores, see `Surface.scale`.
-        seed: of the particles.
-        ballots: the votes so far.
-        weights: ``[S, M]`` tastes w.
-        noise: ``[S]``.
-        mass: ``[S]`` probabilities, sum 1.
+        scale: Objective -> unit of its scores, see `Surface.scale`.
+        seed: The seed of the particles.
+        ballots: The votes so far.
+        weights: The tastes w ``[S, M]``.
+        noise: The noise of each particle ``[S]``.
+        mass: The probability of each particle ``[S]``; the sum is 1.
     """
 
     scale: Mapping[str, float]
@@ -126,7 +126,7 @@ class Posterior:
         """Return the posterior before any vote; see :meth:`of` for that of a front.
 
         Raises:
-            ParetuneError: a unit that is not a number above 0, or fewer than 10 particles.
+            ParetuneError: A unit is not a number above 0, or there are fewer than 10 particles.
         """
         names = sorted(Preference.uniform(tuple(scale)).objectives)
         for name in names:
@@ -161,12 +161,12 @@ class Posterior:
     def update(self, vote: Ballot) -> Posterior:
         """Return the posterior after one more vote.
 
-        The particles are weighed by the likelihood of the vote. When half of them hardly count any more they are drawn anew by
-        their weights and moved about by an affine-invariant sampler that leaves the posterior as it is (Chopin 2002,
-        "A sequential particle filter method for static models"; Goodman and Weare 2010).
+        The particles are weighted by the likelihood of the vote. When the effective number falls below half, they are resampled
+        and moved by an affine-invariant sampler that keeps the posterior (Chopin 2002, "A sequential particle filter method for
+        static models"; Goodman and Weare 2010).
 
         Raises:
-            ParetuneError: a vote over other objectives.
+            ParetuneError: The vote is over other objectives.
         """
         if set(vote.first) != set(self.objectives):
             raise ParetuneError(
@@ -181,7 +181,7 @@ class Posterior:
         weights, noise = self.weights, self.noise
         if 1 / (mass**2).sum() < len(mass) / 2:
             random = np.random.default_rng([abs(int(self.seed)), len(ballots)])
-            # Systematic draws: each particle stands as often as its share says, up to rounding.
+            # Systematic draws: each particle occurs as often as its share says, up to rounding.
             places = (random.random() + np.arange(len(mass))) / len(mass)
             drawn = np.minimum(np.searchsorted(np.cumsum(mass), places), len(mass) - 1)
             random.shuffle(drawn)
@@ -203,13 +203,13 @@ class Posterior:
 
     @cached_property
     def covariance(self) -> np.ndarray:
-        """``[M, M]`` of the tastes, objectives in alphabetical order."""
+        """The covariance ``[M, M]`` of the tastes, objectives in alphabetical order."""
         centred = self.weights - self.mass @ self.weights
         return np.asarray((self.mass[:, None] * centred).T @ centred)
 
     @property
     def deviation(self) -> dict[str, float]:
-        """Objective -> standard deviation of its weight."""
+        """The standard deviation of each objective's weight."""
         return dict(zip(self.objectives, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
 
     @property
@@ -223,7 +223,7 @@ class Posterior:
         return self.spread <= SMALL
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a person is shown, as JSON values."""
+        """Return the summary that a person is shown, as JSON values."""
         return {
             "mean": self.mean.as_dict(),
             "deviation": self.deviation,

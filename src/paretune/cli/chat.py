@@ -185,7 +185,7 @@ def talk(
     import typer
 
     from paretune.core.sampling import Sampling
-    from paretune.policies.policy import load_policy
+    from paretune.policies.saving import load_policy
     from paretune.serving.config import EngineLimits
     from paretune.serving.engine.engine import Engine
     from paretune.serving.events import End, Job

@@ -15,6 +15,7 @@ from paretune.choosing.floors import choose, knee_preference, parse_floors
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
+from paretune.fronts.record import FILE
 from paretune.fronts.surface import Surface
 from paretune.reports.wording import decimals, number
 from paretune.reports.wording import preference as in_words
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 SAMPLES = ("data/train.jsonl.gz", "data/validation.jsonl.gz")
-"""Where a run keeps scored samples of its base model."""
+"""The files in which a run keeps scored samples of its base model."""
 STEPS = 5
-"""Of the dial where nothing is asked."""
+"""The default number of steps of a dial."""
 
 
 def choose_facts(
@@ -36,20 +37,20 @@ def choose_facts(
     dial: int = 0,
     between: str | None = None,
 ) -> dict[str, Any]:
-    """Return what a run's front says about preferences, as JSON values; knee and dial where nothing is asked.
+    """Return the preferences that meet floors, at the knee or along a dial, as JSON values; by default knee and dial.
 
     Args:
-        run: a run's folder, or its ``front.json``.
-        policy: which policy; may be left out where there is one only.
-        floor: such as ``"warm >= 0.5 and concise >= -6"``.
-        knee: the knee of the front.
-        dial: this many equal steps of outcome, at least 2; 0 for none.
-        between: the objectives from which and to which the dial runs, ``"warm,concise"``; needed for more than two.
+        run: A run's folder, or its ``front.json``.
+        policy: The policy's name; may be left out where there is one only.
+        floor: Minimum scores such as ``"warm >= 0.5 and concise >= -6"``.
+        knee: Whether to return the knee of the front.
+        dial: The number of equal steps in expected scores, at least 2; 0 for none.
+        between: The objectives between which the dial runs, ``"warm,concise"``; needed for more than two objectives.
 
     Raises:
-        ParetuneError: no such run, policy or objective, floors that cannot be read, a dial of one step.
+        ParetuneError: There is no such run, policy or objective, floors cannot be read, or the dial has one step.
     """
-    file = run if run.suffix == ".json" else run / "front.json"
+    file = run if run.suffix == ".json" else run / FILE
     surface = Surface.read(file, policy)
     if floor is None and not knee and not dial:
         knee, dial = True, STEPS if len(surface.objectives) <= 2 or between else 0
@@ -77,7 +78,7 @@ def choose_facts(
 
 def render(facts: Mapping[str, Any]) -> Group:
     """Return :func:`choose_facts` as rich tables, for the terminal."""
-    from rich.console import Group  # only for those who print
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -102,16 +103,16 @@ def render(facts: Mapping[str, Any]) -> Group:
     parts.append(table)
     if any(not row["expected"]["measured"] for _, row in rows):
         parts.append(
-            Text(f"* not measured itself: read off between {facts['measured']} measured preferences")
+            Text(f"* not measured itself, but interpolated between {facts['measured']} measured preferences")
         )
     if facts["anchored"]:
         parts.append(
-            Text("This policy answers with the preferences it was measured at, and with none between.")
+            Text("This policy answers only with the preferences it was measured at, with none between.")
         )
     if "choice" in facts:
-        parts += [Text(line) for line in _told(facts["choice"])]
+        parts += [Text(line) for line in _choice_in_words(facts["choice"])]
         if facts["dual"] is not None:
-            parts.append(Text(_told_dual(facts["dual"])))
+            parts.append(Text(_dual_in_words(facts["dual"])))
     return Group(*parts)
 
 
@@ -131,21 +132,21 @@ def _ends(between: str | None, surface: Surface) -> tuple[str | None, str | None
 
 
 def _dual(folder: Path, surface: Surface, floors: Mapping[str, float]) -> dict[str, Any] | None:
-    """Return what the base model's own samples say about the floors; None where the run keeps none that are scored."""
-    found: list[np.ndarray] = []
+    """Return how the base model's samples can be reweighted to meet the floors; None where the run keeps no scored ones."""
+    samples: list[np.ndarray] = []
     for name in SAMPLES:
         if not (folder / name).is_file():
             continue
         data = ScoredDataset.read(folder / name)
         if set(surface.objectives) <= set(data.objectives):
             data = data.select(surface.objectives)
-            found += [data.matrix(row) for row in data.rows]
-    found = [scores for scores in found if len(scores) > 1 and np.isfinite(scores).all()]
-    if not found:
+            samples += [data.matrix(row) for row in data.rows]
+    samples = [scores for scores in samples if len(scores) > 1 and np.isfinite(scores).all()]
+    if not samples:
         return None
-    # Prompts with another number of samples would need weights of their own.
-    count = Counter(map(len, found)).most_common(1)[0][0]
-    scores = np.stack([each for each in found if len(each) == count])
+    # Prompts with another number of samples would need their own weights.
+    count = Counter(map(len, samples)).most_common(1)[0][0]
+    scores = np.stack([table for table in samples if len(table) == count])
     return {"prompts": len(scores), "samples": count, **dual(scores, surface.objectives, floors).to_dict()}
 
 
@@ -154,7 +155,7 @@ def _bounded(expected: Mapping[str, Any], name: str, places: int) -> str:
     return mean if expected["low"][name] is None else f"{mean} [{low}, {high}]"
 
 
-def _told(choice: Mapping[str, Any]) -> list[str]:
+def _choice_in_words(choice: Mapping[str, Any]) -> list[str]:
     if not choice["reachable"]:
         return [f"The floors are {choice['nearest']}."]
     margins = ", ".join(f"{name} by {value:.0%}" for name, value in choice["margin"].items())
@@ -162,10 +163,8 @@ def _told(choice: Mapping[str, Any]) -> list[str]:
     return [f"The floors are met, in shares of each objective's range: {margins}.{sure}"]
 
 
-def _told_dual(found: Mapping[str, Any]) -> str:
-    of = (
-        f"The base model's own answers ({found['samples']} to each of {found['prompts']} prompts of training)"
-    )
+def _dual_in_words(found: Mapping[str, Any]) -> str:
+    of = f"The base model's own answers ({found['samples']} to each of {found['prompts']} training prompts)"
     if not found["reachable"]:
         nearest = ", ".join(f"{name} >= {value:.3g}" for name, value in found["nearest_floors"].items())
         return f"{of} cannot be reweighted to meet them; nearest is {nearest}."

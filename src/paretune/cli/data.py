@@ -1,4 +1,4 @@
-"""``paretune data ...`` and ``paretune score ...``: looking at preference data, converting, drawing, choosing and scoring it."""
+"""``paretune data ...`` and ``paretune score ...``: inspect preference data, convert it, sample, select and score responses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import typer
 
 from paretune.cli import serving as serve_commands
 
-data = typer.Typer(help="Look at preference data, convert it, sample responses.", no_args_is_help=True)
+data = typer.Typer(help="Inspect preference data, convert it, sample responses.", no_args_is_help=True)
 score = typer.Typer(help="Score responses; fit reward heads on pairs.", no_args_is_help=True)
 
-# Modules that load torch are imported inside the commands, so that --help answers at once.
+# Modules that load torch are imported inside the commands, so that --help answers at once. Typer reads the options of a command
+# from its signature, so a command has as many parameters as it has options.
 
 Source = Annotated[
     str, typer.Argument(help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map.")
@@ -26,6 +27,21 @@ def show(renderable: Any) -> None:
     from rich.console import Console
 
     Console().print(renderable)
+
+
+@data.command("sets")
+def data_sets() -> None:
+    """List the public data sets known by name, with their objectives and licences."""
+    from rich.table import Table
+
+    from paretune.data.known import KNOWN
+
+    table = Table(title="Public data sets")
+    for column in ("name", "on the hub", "objectives", "licence"):
+        table.add_column(column)
+    for name, source in KNOWN.items():
+        table.add_row(name, source.hub or "local files only", ", ".join(source.objectives), source.licence)
+    show(table)
 
 
 @data.command("inspect")
@@ -60,28 +76,30 @@ def data_sample(
     model: Annotated[
         str, typer.Option(help="Embedded name, hub name, folder or GGUF file.")
     ] = "smollm2-135m",
-    responses: Annotated[int, typer.Option(help="Responses a prompt.")] = 4,
+    responses: Annotated[int, typer.Option(help="Responses per prompt.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(help="Longest response.")] = 160,
-    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 0.9,
-    top_p: Annotated[float, typer.Option(help="Nucleus.")] = 0.95,
+    temperature: Annotated[float, typer.Option(help="Temperature of the sampling.")] = 0.9,
+    top_p: Annotated[float, typer.Option(help="Probability that nucleus sampling keeps.")] = 0.95,
     batch_size: Annotated[int, typer.Option(help="Rows decoded together.")] = 64,
-    limit: Annotated[int, typer.Option(help="Prompts used at most, 0 for all.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    limit: Annotated[int, typer.Option(help="Largest number of prompts used, 0 for all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     endpoint: Annotated[
         str | None,
-        typer.Option(help="Draw by the OpenAI-compatible server here, such as http://HOST:8000/v1."),
+        typer.Option(
+            help="Sample from the OpenAI-compatible server at this address, such as http://HOST:8000/v1."
+        ),
     ] = None,
-    endpoint_model: Annotated[str, typer.Option(help="Its model's name; by default its only one.")] = "",
-    concurrency: Annotated[int, typer.Option(help="Requests to it at a time.")] = 32,
+    endpoint_model: Annotated[str, typer.Option(help="Name of its model; by default its only one.")] = "",
+    concurrency: Annotated[int, typer.Option(help="Requests to it at the same time.")] = 32,
 ) -> None:
-    """Draw responses from a language model for every prompt."""
+    """Sample responses from a language model for every prompt."""
     import shutil
     from dataclasses import replace
 
     from paretune.core.errors import ConfigError
+    from paretune.core.sampling import Sampling
     from paretune.generation.endpoint import Endpoint
-    from paretune.generation.generate import Sampling
     from paretune.generation.sample import sample_dataset, sample_remotely
     from paretune.models.language_model import load
 
@@ -100,31 +118,9 @@ def data_sample(
         counted = f", {tokens} tokens"
     sampled.write(target)
     shutil.rmtree(parts, ignore_errors=True)
-    answers = [cut for row in sampled.rows for cut in row.truncated]
-    typer.echo(
-        f"{target}: {len(sampled.rows)} prompts, {len(answers)} responses, {sum(answers) / max(1, len(answers)):.1%} cut"
-        + counted
-    )
-
-
-@data.command("tokens")
-def data_tokens(
-    source: Source,
-    model: Annotated[
-        str, typer.Option(help="smollm2-135m (embedded), a hub name, a folder or a .gguf file.")
-    ] = "smollm2-135m",
-    max_tokens: Annotated[int, typer.Option(help="Longest prompt and response, as train.max_tokens.")] = 1024,
-    budget: Annotated[int, typer.Option(help="Tokens of one packed forward.")] = 1024,
-    path: PathOption = None,
-    objective: ObjectiveOption = None,
-    split: Optional[str] = None,  # noqa: UP045
-) -> None:
-    """Tokenise data once and keep the ids: lengths in tokens, and the packed forwards that read them."""
-    from paretune.models.language_model import load
-    from paretune.training.token_file import count_tokens, render, tokenised
-
-    file = tokenised(load(model), _load(source, path, objective, split))
-    show(render(count_tokens(file, max_tokens, budget)))
+    cut = [truncated for row in sampled.rows for truncated in row.truncated]
+    share = sum(cut) / max(1, len(cut))
+    typer.echo(f"{target}: {len(sampled.rows)} prompts, {len(cut)} responses, {share:.1%} cut{counted}")
 
 
 @data.command("select")
@@ -133,7 +129,7 @@ def data_select(
     path: PathOption = None,
     objective: ObjectiveOption = None,
     split: Optional[str] = None,  # noqa: UP045
-    k: Annotated[int, typer.Option(help="Responses a preference.")] = 100,
+    k: Annotated[int, typer.Option(help="Responses per preference.")] = 100,
     preferences: Annotated[int, typer.Option(help="Evenly spaced preferences between two objectives.")] = 11,
     layers: Annotated[
         Optional[int],  # noqa: UP045
@@ -169,7 +165,7 @@ def score_fit(
 
 def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
     """Load data as `paretune.data.load` does; a .yaml file is a column map."""
-    from paretune.data.load import load
+    from paretune.data.load import load_data
 
     if source.endswith((".yaml", ".yml")):
         import yaml
@@ -180,5 +176,5 @@ def _load(source: str, path: Path | None, objective: str | None, split: str | No
             spec = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise DataError(f"{source}: cannot read the column map ({error})") from error
-        return load(spec, split)
-    return load(source, split, path=path, objective=objective)
+        return load_data(spec, split)
+    return load_data(source, split, path=path, objective=objective)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from paretune.data.summary import Inspection
+
 if TYPE_CHECKING:
     from rich.console import Group
-from paretune.data.summary import Inspection
 
 
 def render(inspection: Inspection) -> Group:

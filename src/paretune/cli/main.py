@@ -168,25 +168,20 @@ def _front_table(file: Path) -> Any:
     """Return the hypervolumes of a finished run as a table."""
     from rich.table import Table
 
-    from paretune.core.files import read_json
+    from paretune.fronts.record import FrontRecord
+    from paretune.reports.wording import MIXTURE
 
-    facts = read_json(file)
-    reference = ", ".join(f"{value:.3g}" for value in facts["reference_point"])
+    record = FrontRecord.read(file)
+    reference = ", ".join(f"{value:.3g}" for value in record.reference_point)
     table = Table(title=f"Hypervolume, 95 % interval, reference point ({reference})")
     for column in ("policy", "hypervolume", "low", "high", "against base"):
         table.add_column(column)
-    verdicts = {(c["first"], c["second"]): c["verdict"] for c in facts["comparisons"]}
-    rows = [(p["name"], p["figures"]["hypervolume"]) for p in facts["policies"]]
-    for name, interval in [
-        *rows,
-        ("base", facts["base"]["hypervolume"]),
-        ("coin toss", facts["chord"]["hypervolume"]),
-    ]:
-        table.add_row(
-            name,
-            *(f"{interval[key]:.3f}" for key in ("value", "low", "high")),
-            verdicts.get((name, "base"), ""),
-        )
+    verdicts = {(test.first, test.second): test.verdict for test in record.comparisons}
+    rows = [(policy.name, policy.figures["hypervolume"]) for policy in record.policies]
+    rows += [("base", record.base.hypervolume), (MIXTURE, record.mixture.hypervolume)]
+    for name, figure in rows:
+        bounds = [f"{value:.3f}" for value in (figure.value, figure.low, figure.high)]
+        table.add_row(name, *bounds, verdicts.get((name, "base"), ""))
     return table
 
 
@@ -206,9 +201,9 @@ def generate(
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
     from paretune.core.preference import Preference
+    from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
-    from paretune.generation.generate import Sampling
-    from paretune.policies.policy import load_policy
+    from paretune.policies.saving import load_policy
 
     loaded = load_policy(policy)
     preferences = [Preference.parse(text, loaded.objectives, allow_extrapolation) for text in preference]
@@ -243,7 +238,7 @@ def export_command(
     from paretune.core.preference import Preference, preference_grid
     from paretune.policies.catalogue import find_policy
     from paretune.policies.export import export, export_grid
-    from paretune.policies.policy import load_policy
+    from paretune.policies.saving import load_policy
 
     if (preference is None) == (grid == 0):
         raise ConfigError("give either --preference or --grid")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from paretune.reports.wording import duration
+from paretune.runs.estimate import Estimate
+
 if TYPE_CHECKING:
     from rich.console import Group
-from paretune.runs.estimate import Estimate, _short, duration, size
 
 
 def render(estimate: Estimate, runs: int) -> Group:
@@ -29,10 +31,10 @@ def render(estimate: Estimate, runs: int) -> Group:
     table.add_section()
     cost = estimate.cost
     table.add_row("all", "", _short(cost.tokens), _short(cost.flops), duration(cost.seconds))
-    lacking = "" if estimate.fits else f", which is more than the {size(estimate.device.memory)} there are"
+    lacking = "" if estimate.fits else f", which is more than the {_size(estimate.device.memory)} there are"
     lines = [
-        f"Memory at the peak: {size(estimate.peak)}{lacking} ({_parts(estimate.memory)})",
-        f"Disk: {size(sum(estimate.disk.values()))} ({_parts(estimate.disk)})",
+        f"Memory at the peak: {_size(estimate.peak)}{lacking} ({_parts(estimate.memory)})",
+        f"Disk: {_size(sum(estimate.disk.values()))} ({_parts(estimate.disk)})",
         "Assumed:",
         *(f"  - {each}" for each in estimate.said),
     ]
@@ -40,4 +42,25 @@ def render(estimate: Estimate, runs: int) -> Group:
 
 
 def _parts(parts: dict[str, float]) -> str:
-    return ", ".join(f"{name} {size(value)}" for name, value in parts.items())
+    return ", ".join(f"{name} {_size(value)}" for name, value in parts.items())
+
+
+def _size(value: float) -> str:
+    """Return bytes in megabytes or gigabytes.
+
+    >>> _size(2.5e9), _size(3e6)
+    ('2.5 GB', '3 MB')
+    """
+    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
+
+
+def _short(value: float) -> str:
+    """Return a large count with a prefix.
+
+    >>> _short(1.25e9), _short(12)
+    ('1.25 G', '12')
+    """
+    for unit, scale in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.0f}"

@@ -1,4 +1,4 @@
-"""Preferences: named weights over objectives, never rescaled unasked; grids, draws and projection."""
+"""Preferences: named weights over objectives, never rescaled unasked; grids and draws."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from paretune.core.errors import PreferenceError, suggest
-
-if TYPE_CHECKING:
-    pass
 
 TOLERANCE = 1e-6
 """How far a sum of weights may be from 1: well above rounding, well below anything a reader would notice."""
@@ -205,27 +201,6 @@ def sample_simplex(
             f"alpha {alpha!r} for {num_objectives} objectives; give one positive number, or one an objective"
         )
     return np.random.default_rng(seed).dirichlet(concentration, size=count)
-
-
-def project_to_simplex(point: np.ndarray) -> np.ndarray:
-    """Return the nearest point of the simplex in Euclidean distance, for ``[M]`` or each row of ``[..., M]``.
-
-    By sorting, Duchi et al. 2008, "Efficient projections onto the l1-ball", figure 1.
-
-    >>> project_to_simplex(np.array([0.5, 1.5]))
-    array([0., 1.])
-    """
-    values = np.asarray(point, dtype=np.float64)
-    if values.ndim == 0 or values.shape[-1] == 0 or not np.all(np.isfinite(values)):
-        raise PreferenceError(f"cannot project {point!r} onto the simplex; give finite numbers, at least one")
-    # A constant added to all coordinates does not move the projection; a maximum of 0 keeps it exact.
-    values = values - values.max(axis=-1, keepdims=True)
-    falling = -np.sort(-values, axis=-1)
-    excess = np.cumsum(falling, axis=-1) - 1.0
-    ranks = np.arange(1, values.shape[-1] + 1)
-    support = np.count_nonzero(falling * ranks > excess, axis=-1, keepdims=True)
-    threshold = np.take_along_axis(excess, support - 1, axis=-1) / support
-    return np.maximum(values - threshold, 0.0)
 
 
 def _checked_names(objectives: Iterable[str]) -> tuple[str, ...]:

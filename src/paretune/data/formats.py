@@ -10,8 +10,8 @@ from itertools import chain
 from typing import Any
 
 from paretune.core.errors import DataError, suggest
+from paretune.data.columns import Records, parse_dialogue, take, text_of
 from paretune.data.dataset import ScoredDataset, from_records
-from paretune.data.known import Records, parse_dialogue, take, text_of
 from paretune.data.readers import NotJson, Record, parse_json
 from paretune.data.row_store import gather
 from paretune.data.rows import Comparison, Prompt, Row, number_from, prompt_from

@@ -1,24 +1,23 @@
-"""The public preference data sets known by name: where they live, what they measure, how a record becomes a
-row.
+"""The public preference data sets known by name: where they are, what they measure, and how a record becomes a row.
 
-A record that the publisher released broken (an empty response, two dialogues that part too early) becomes a
-`Dropped` with the reason; a record of another form than expected is a DataError with the columns found.
+A set is a function from records to rows, its `Source`, and its line in `KNOWN`, at the end. A record that its publisher released
+broken (an empty response, two dialogues that part too early) becomes a `Dropped` with the reason; a record of another form than
+expected is a DataError that lists the columns found.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from paretune.core.errors import DataError
+from paretune.data.columns import Records, merged, parse_dialogue, take, text_of
 from paretune.data.readers import Record
 from paretune.data.rows import Comparison, Message, Prompt, Row, number_from, prompt_from
-
-Records = Iterable[tuple[str, Record]]
 
 
 class Dropped(NamedTuple):
@@ -35,11 +34,16 @@ Outcome = Row | Dropped
 class Source:
     """A public data set.
 
-    ``rows(records, part)`` turns ``(where, record)`` into rows; ``part`` is the folder and name of the file,
-    or the folder on the hub. ``objectives`` gives the direction of the released numbers; ``lower`` ones are
-    negated by `load`. ``hub`` is the name on the hub ("": only local files), read once for each of ``parts``
-    (its ``data_dir``); ``splits`` translates split names; local files whose path matches ``skip`` have
-    another form and are passed over.
+    Attributes:
+        hub: Name on the hub; "" where there are only local files.
+        licence: Licence that its publisher states.
+        objectives: Objective -> direction of the released numbers; `load_data` negates those of ``lower``.
+        rows: ``rows(records, part)`` turns ``(where, record)`` into rows; ``part`` is the folder and name of the file, or the
+            folder on the hub.
+        parts: Folders on the hub (``data_dir``), each read once.
+        config: Configuration on the hub.
+        splits: Split -> its name on the hub, where the two differ.
+        skip: Pattern of the paths of local files that have another form; they are left out.
     """
 
     hub: str
@@ -52,44 +56,6 @@ class Source:
     skip: str = ""
 
 
-def take(record: Record, column: str, where: str) -> Any:
-    """Return a column's value; a missing column is a DataError that lists the columns found."""
-    if column not in record:
-        raise DataError(
-            f"{where}: column {column!r} is missing; found {', '.join(map(repr, record)) or 'none'}"
-        )
-    return record[column]
-
-
-def text_of(record: Record, column: str, where: str) -> str:
-    """Return a column that must hold text."""
-    value = take(record, column, where)
-    if not isinstance(value, str):
-        raise DataError(f"{where}: column {column!r}: expected text, got {value!r:.60}")
-    return value
-
-
-def parse_dialogue(text: str) -> Prompt:
-    r"""Return the turns of a ``\n\nHuman: ...\n\nAssistant: ...`` text, () when it starts otherwise.
-
-    Two turns of one speaker in a row are one message, parted by a blank line: it went on after a pause.
-    """
-    pieces = re.split(r"(?:^|\n\n)(Human|Assistant):", text)
-    if len(pieces) < 3 or pieces[0].strip():
-        return ()
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return _merged((roles[name], said.strip()) for name, said in zip(pieces[1::2], pieces[2::2], strict=True))
-
-
-def _merged(turns: Iterable[tuple[str, str]]) -> Prompt:
-    messages: list[Message] = []
-    for role, said in turns:
-        if messages and messages[-1].role == role:
-            said = f"{messages.pop().content}\n\n{said}".strip()
-        messages.append(Message(role, said))
-    return tuple(messages)
-
-
 def _usable(where: str, prompt: Prompt, responses: Sequence[str]) -> Dropped | None:
     if not any(message.content.strip() for message in prompt):
         return Dropped(where, "empty prompt")
@@ -98,6 +64,10 @@ def _usable(where: str, prompt: Prompt, responses: Sequence[str]) -> Dropped | N
     if not all(response.strip() for response in responses):
         return Dropped(where, "empty response")
     return None
+
+
+def _higher(*objectives: str) -> dict[str, str]:
+    return dict.fromkeys(objectives, "higher")
 
 
 def _hh_rlhf(records: Records, part: str) -> Iterator[Outcome]:
@@ -123,6 +93,16 @@ def _hh_rlhf(records: Records, part: str) -> Iterator[Outcome]:
             )
 
 
+HH_RLHF = Source(
+    hub="Anthropic/hh-rlhf",
+    licence="MIT",
+    objectives=_higher("helpful", "harmless"),
+    rows=_hh_rlhf,
+    parts=("helpful-base", "helpful-online", "helpful-rejection-sampled", "harmless-base"),
+    skip=r"red-team",
+)
+
+
 def _pku_saferlhf(records: Records, part: str) -> Iterator[Outcome]:
     """Ji et al. 2024 (arXiv 2406.15513): which of two responses is better, and which is safer."""
     for where, record in records:
@@ -135,6 +115,14 @@ def _pku_saferlhf(records: Records, part: str) -> Iterator[Outcome]:
                 raise DataError(f"{where}: column {column!r}: expected 0, 1 or null, got {preferred:g}")
             labels[objective] = () if math.isnan(preferred) else ((0, 1, 1.0 if preferred == 0 else -1.0),)
         yield _usable(where, prompt, responses) or Row(prompt, responses, labels=labels, source=where)
+
+
+PKU_SAFERLHF = Source(
+    hub="PKU-Alignment/PKU-SafeRLHF",
+    licence="CC-BY-NC-4.0",
+    objectives=_higher("helpful", "harmless"),
+    rows=_pku_saferlhf,
+)
 
 
 def _beavertails(records: Records, part: str) -> Iterator[Outcome]:
@@ -155,7 +143,17 @@ def _beavertails(records: Records, part: str) -> Iterator[Outcome]:
         yield Row((Message("user", prompt),), responses, {"harmless": scores}, source=wheres[0])
 
 
-HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+BEAVERTAILS = Source(
+    hub="PKU-Alignment/BeaverTails",
+    licence="CC-BY-NC-4.0",
+    objectives=_higher("harmless"),
+    rows=_beavertails,
+    splits={"train": "330k_train", "test": "330k_test"},
+    skip=r"(^|/)30k(/|_)",  # a part of 330k
+)
+
+
+HELPSTEER2_ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
 def _helpsteer2(records: Records, part: str) -> Iterator[Outcome]:
@@ -168,7 +166,13 @@ def _helpsteer2(records: Records, part: str) -> Iterator[Outcome]:
             yield from _helpsteer2_rows(group)
             group = []
         group.append(
-            (where, {column: take(record, column, where) for column in ("prompt", "response", *HELPSTEER)})
+            (
+                where,
+                {
+                    column: take(record, column, where)
+                    for column in ("prompt", "response", *HELPSTEER2_ASPECTS)
+                },
+            )
         )
     if group:
         yield from _helpsteer2_rows(group)
@@ -179,7 +183,7 @@ def _helpsteer2_rows(group: list[tuple[str, Record]]) -> Iterator[Outcome]:
     # Several turns are written "question\n<extra_id_1>Assistant\nanswer\n<extra_id_1>User\nnext question".
     opening, *rest = re.split(r"\n?<extra_id_1>(User|Assistant)\n", text)
     said = [("user", opening)] if opening.strip() else []
-    prompt = _merged(
+    prompt = merged(
         [*said, *((role.lower(), turn) for role, turn in zip(rest[::2], rest[1::2], strict=True))]
     )
     answers: list[tuple[str, list[float]]] = []
@@ -189,12 +193,27 @@ def _helpsteer2_rows(group: list[tuple[str, Record]]) -> Iterator[Outcome]:
         if dropped:
             yield dropped
         else:
-            answers.append((response, [number_from(record[name], name, where) for name in HELPSTEER]))
+            answers.append(
+                (response, [number_from(record[name], name, where) for name in HELPSTEER2_ASPECTS])
+            )
     if answers:
         responses, ratings = zip(*answers, strict=True)
         yield Row(
-            prompt, responses, dict(zip(HELPSTEER, zip(*ratings, strict=True), strict=True)), source=first
+            prompt,
+            responses,
+            dict(zip(HELPSTEER2_ASPECTS, zip(*ratings, strict=True), strict=True)),
+            source=first,
         )
+
+
+HELPSTEER2 = Source(
+    hub="nvidia/HelpSteer2",
+    licence="CC-BY-4.0",
+    # As rated. Whoever wants short answers states verbosity: lower, as NVIDIA's own mixes do.
+    objectives=_higher(*HELPSTEER2_ASPECTS),
+    rows=_helpsteer2,
+    skip=r"(^|/)(preference|disagreements)/",
+)
 
 
 def _helpsteer3(records: Records, part: str) -> Iterator[Outcome]:
@@ -210,7 +229,17 @@ def _helpsteer3(records: Records, part: str) -> Iterator[Outcome]:
         )
 
 
-ULTRAFEEDBACK = ("instruction_following", "honesty", "truthfulness", "helpfulness")
+HELPSTEER3 = Source(
+    hub="nvidia/HelpSteer3",
+    licence="CC-BY-4.0",
+    objectives=_higher("overall"),
+    rows=_helpsteer3,
+    config="preference",
+    skip=r"(^|/)(feedback|edit|edit_quality)/",
+)
+
+
+ULTRAFEEDBACK_ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 
 
 def _ultrafeedback(records: Records, part: str) -> Iterator[Outcome]:
@@ -228,7 +257,7 @@ def _ultrafeedback(records: Records, part: str) -> Iterator[Outcome]:
                 )
                 for each in completions
             )
-            for aspect in ULTRAFEEDBACK
+            for aspect in ULTRAFEEDBACK_ASPECTS
         }
         yield _usable(where, prompt, responses) or Row(prompt, tuple(responses), scores, source=where)
 
@@ -244,6 +273,14 @@ def _rating(value: object, aspect: str, where: str) -> float:
         raise DataError(
             f"{where}: column {column!r}: expected a number or 'N/A', got {value!r:.60}"
         ) from error
+
+
+ULTRAFEEDBACK = Source(
+    hub="openbmb/UltraFeedback",
+    licence="MIT",
+    objectives=_higher(*ULTRAFEEDBACK_ASPECTS),
+    rows=_ultrafeedback,
+)
 
 
 def _nectar(records: Records, part: str) -> Iterator[Outcome]:
@@ -264,7 +301,22 @@ def _nectar(records: Records, part: str) -> Iterator[Outcome]:
         )
 
 
-TOPICAL_CHAT = ("understandability", "naturalness", "coherence", "engagingness", "groundedness", "overall")
+NECTAR = Source(
+    hub="berkeley-nest/Nectar",
+    licence="Apache-2.0",
+    objectives=_higher("overall"),
+    rows=_nectar,
+)
+
+
+TOPICAL_CHAT_ASPECTS = (
+    "understandability",
+    "naturalness",
+    "coherence",
+    "engagingness",
+    "groundedness",
+    "overall",
+)
 
 
 def _topical_chat(records: Records, part: str) -> Iterator[Outcome]:
@@ -276,7 +328,9 @@ def _topical_chat(records: Records, part: str) -> Iterator[Outcome]:
     groups: dict[tuple[str, str], list[tuple[str, str, list[float]]]] = {}
     for where, record in records:
         scores = take(record, "scores", where)
-        ratings = [number_from(take(scores, name, where), f"scores.{name}", where) for name in TOPICAL_CHAT]
+        ratings = [
+            number_from(take(scores, name, where), f"scores.{name}", where) for name in TOPICAL_CHAT_ASPECTS
+        ]
         key = (text_of(record, "source", where), text_of(record, "context", where))
         groups.setdefault(key, []).append((where, text_of(record, "system_output", where).strip(), ratings))
     for (dialogue, fact), answers in groups.items():
@@ -287,10 +341,18 @@ def _topical_chat(records: Records, part: str) -> Iterator[Outcome]:
         ]
         if fact.strip() not in ("", "_nofact"):
             messages.insert(0, Message("system", fact.strip()))
-        scores = dict(zip(TOPICAL_CHAT, zip(*ratings_K_M, strict=True), strict=True))
+        scores = dict(zip(TOPICAL_CHAT_ASPECTS, zip(*ratings_K_M, strict=True), strict=True))
         yield _usable(wheres[0], tuple(messages), responses) or Row(
             tuple(messages), responses, scores, source=wheres[0]
         )
+
+
+TOPICAL_CHAT = Source(
+    hub="",
+    licence="MIT (as released with UniEval)",
+    objectives=_higher(*TOPICAL_CHAT_ASPECTS),
+    rows=_topical_chat,
+)
 
 
 QA_ERRORS = {
@@ -341,7 +403,15 @@ def _qa_feedback(records: Records, part: str) -> Iterator[Outcome]:
         )
 
 
-DSP_DOMAINS = ("academy", "business", "entertainment", "literature", "normal")
+QA_FEEDBACK = Source(
+    hub="",
+    licence="Apache-2.0",
+    objectives=_higher("relevance", "factuality", "completeness", "preference"),
+    rows=_qa_feedback,
+)
+
+
+DSP_ASPECTS = ("academy", "business", "entertainment", "literature", "normal")
 
 
 def _dsp_domains(records: Records, part: str) -> Iterator[Outcome]:
@@ -351,85 +421,31 @@ def _dsp_domains(records: Records, part: str) -> Iterator[Outcome]:
     for where, record in records:
         prompt = prompt_from(text_of(record, "query", where), "query", where)
         written = take(record, "responses", where)
-        responses = tuple(text_of(written, domain, where) for domain in DSP_DOMAINS)
+        responses = tuple(text_of(written, domain, where) for domain in DSP_ASPECTS)
         labels = {
-            domain: tuple((own, other, 1.0) for other in range(len(DSP_DOMAINS)) if other != own)
-            for own, domain in enumerate(DSP_DOMAINS)
+            domain: tuple((own, other, 1.0) for other in range(len(DSP_ASPECTS)) if other != own)
+            for own, domain in enumerate(DSP_ASPECTS)
         }
         yield _usable(where, prompt, responses) or Row(prompt, responses, labels=labels, source=where)
 
 
-def _higher(*objectives: str) -> dict[str, str]:
-    return dict.fromkeys(objectives, "higher")
+DSP_DOMAINS = Source(
+    hub="",
+    licence="CC-BY-NC-4.0",
+    objectives=_higher(*DSP_ASPECTS),
+    rows=_dsp_domains,
+)
 
 
 KNOWN: dict[str, Source] = {
-    "hh-rlhf": Source(
-        hub="Anthropic/hh-rlhf",
-        licence="MIT",
-        objectives=_higher("helpful", "harmless"),
-        rows=_hh_rlhf,
-        parts=("helpful-base", "helpful-online", "helpful-rejection-sampled", "harmless-base"),
-        skip=r"red-team",
-    ),
-    "pku-saferlhf": Source(
-        hub="PKU-Alignment/PKU-SafeRLHF",
-        licence="CC-BY-NC-4.0",
-        objectives=_higher("helpful", "harmless"),
-        rows=_pku_saferlhf,
-    ),
-    "beavertails": Source(
-        hub="PKU-Alignment/BeaverTails",
-        licence="CC-BY-NC-4.0",
-        objectives=_higher("harmless"),
-        rows=_beavertails,
-        splits={"train": "330k_train", "test": "330k_test"},
-        skip=r"(^|/)30k(/|_)",  # a part of 330k
-    ),
-    "helpsteer2": Source(
-        hub="nvidia/HelpSteer2",
-        licence="CC-BY-4.0",
-        # As rated. Whoever wants short answers states verbosity: lower, as NVIDIA's own mixes do.
-        objectives=_higher(*HELPSTEER),
-        rows=_helpsteer2,
-        skip=r"(^|/)(preference|disagreements)/",
-    ),
-    "helpsteer3": Source(
-        hub="nvidia/HelpSteer3",
-        licence="CC-BY-4.0",
-        objectives=_higher("overall"),
-        rows=_helpsteer3,
-        config="preference",
-        skip=r"(^|/)(feedback|edit|edit_quality)/",
-    ),
-    "ultrafeedback": Source(
-        hub="openbmb/UltraFeedback",
-        licence="MIT",
-        objectives=_higher(*ULTRAFEEDBACK),
-        rows=_ultrafeedback,
-    ),
-    "nectar": Source(
-        hub="berkeley-nest/Nectar",
-        licence="Apache-2.0",
-        objectives=_higher("overall"),
-        rows=_nectar,
-    ),
-    "topical-chat": Source(
-        hub="",
-        licence="MIT (as released with UniEval)",
-        objectives=_higher(*TOPICAL_CHAT),
-        rows=_topical_chat,
-    ),
-    "qa-feedback": Source(
-        hub="",
-        licence="Apache-2.0",
-        objectives=_higher("relevance", "factuality", "completeness", "preference"),
-        rows=_qa_feedback,
-    ),
-    "dsp-domains": Source(
-        hub="",
-        licence="CC-BY-NC-4.0",
-        objectives=_higher(*DSP_DOMAINS),
-        rows=_dsp_domains,
-    ),
+    "hh-rlhf": HH_RLHF,
+    "pku-saferlhf": PKU_SAFERLHF,
+    "beavertails": BEAVERTAILS,
+    "helpsteer2": HELPSTEER2,
+    "helpsteer3": HELPSTEER3,
+    "ultrafeedback": ULTRAFEEDBACK,
+    "nectar": NECTAR,
+    "topical-chat": TOPICAL_CHAT,
+    "qa-feedback": QA_FEEDBACK,
+    "dsp-domains": DSP_DOMAINS,
 }

@@ -1,6 +1,6 @@
 """Preference data in every form people have it, as one `ScoredDataset`.
 
-`load` takes the path of a file or folder, the name of a public data set (`paretune.data.known.KNOWN`), a list of
+`load_data` takes the path of a file or folder, the name of a public data set (`paretune.data.known.KNOWN`), a list of
 these (their rows in order, over the union of the objectives), or a mapping, which is also what a run's YAML
 holds::
 
@@ -36,9 +36,10 @@ from pathlib import Path
 from typing import Any
 
 from paretune.core.errors import DataError, suggest
+from paretune.data.columns import Records
 from paretune.data.dataset import ScoredDataset, concatenate
 from paretune.data.formats import read_form, read_mapped
-from paretune.data.known import KNOWN, Dropped, Records
+from paretune.data.known import KNOWN, Dropped
 from paretune.data.readers import READERS, read_records, suffix_of
 from paretune.data.row_store import changed, gather
 from paretune.data.rows import Row
@@ -73,7 +74,7 @@ class DataWarning(UserWarning):
     """Records of a public data set that were left out, and why."""
 
 
-def load(
+def load_data(
     spec: Spec,
     split: str | None = None,
     *,
@@ -97,7 +98,7 @@ def load(
     if not isinstance(spec, str | Path):
         if not spec:
             raise DataError("no data given; expected a path, a known name or a mapping")
-        each = (load(one, split, path=path, objective=objective, directions=directions) for one in spec)
+        each = (load_data(one, split, path=path, objective=objective, directions=directions) for one in spec)
         return concatenate(each)
     if str(spec) in KNOWN:
         dataset = _load_known(str(spec), path, split)
@@ -127,7 +128,7 @@ def _load_mapping(
         excess = set(given) - {"name", "path", "split", "directions"}
         if excess:
             raise DataError(f"data: a known set takes path, split and directions, not {sorted(excess)[0]!r}")
-        return load(
+        return load_data(
             given["name"], given.get("split"), path=given.get("path"), directions=given.get("directions")
         )
     if ("path" in given) == ("hub" in given):

@@ -155,20 +155,11 @@ class _Pairs(Sequence[Pair]):
         return [_pair(row, position, a, b, self._objective, scores, labels) for position, a, b in places]
 
 
-def conflict_matrix(dataset: ScoredDataset) -> np.ndarray:
-    """Return [M, M]: the share of pairs on which objectives i and j disagree, of those both strictly label;
-    else NaN.
-    """
-    both, against = np.zeros((2, len(dataset.objectives), len(dataset.objectives)))
-    rows = iter(dataset.rows)
-    while block := list(islice(rows, BLOCK_ROWS)):
-        counts = conflict_counts(block, dataset.objectives)
-        both, against = both + counts[0], against + counts[1]
-    return conflict_shares(both, against)
-
-
 def conflict_shares(both: np.ndarray, against: np.ndarray) -> np.ndarray:
-    """Return the shares [M, M] of sums of :func:`conflict_counts`."""
+    """Return the share of pairs on which objectives i and j disagree, ``[M, M]``, from sums of :func:`conflict_counts`.
+
+    NaN where no pair has a strict label of both.
+    """
     return np.divide(against, both, out=np.full_like(both, np.nan), where=both > 0)
 
 

@@ -8,17 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import BLOCK_ROWS, conflict_counts, conflict_shares
 from paretune.data.rows import Row
-from paretune.fronts.front import layers
-
-if TYPE_CHECKING:
-    pass
+from paretune.fronts.indicators import layers
 
 MOST_LAYERED = 5000  # responses ranked against each other; sorting into layers is quadratic in the worst case
 MOST_AT_ONCE = 32  # responses to a prompt up to which prompts with equally many are ranked together

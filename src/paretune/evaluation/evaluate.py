@@ -1,19 +1,20 @@
-"""Judging policies on held-out prompts: scores, sense and distance from the base model, all with intervals."""
+"""Policies judged on held-out prompts: scores, sense, and distance from the base model."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from paretune.core.errors import DataError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
 from paretune.fronts.front import Front
-from paretune.generation.generate import Response, Sampling, response_logps
+from paretune.generation.generate import Response, response_logps
 from paretune.models.distributed import ProcessGroup
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
@@ -23,28 +24,71 @@ from paretune.scoring.repetition import is_collapsed
 from paretune.scoring.scorer import Scorer, score_texts
 
 RESAMPLES = 2000
-"""Of prompts, by default, for intervals and paired tests."""
+"""The default number of resamples of the prompts, for intervals and paired tests."""
 
 TOGETHER = 16
-"""Responses to one prompt in a packed group: a group is never cut, so this bounds the largest forward."""
+"""The most answers to one prompt in a packed group: a group is never cut, so this bounds the largest forward."""
 
 
 Draw = Callable[[Sequence[Prompt], Sequence[Preference], Sampling, Sequence[int]], list[Response]]
-"""Prompts, preferences, how, and seeds, one each a row -> responses."""
+"""From B prompts, B preferences, the sampling and B seeds to B responses."""
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
-    """What a policy answered at one preference: P prompts, S samples each, and how it was judged.
+class HeldOut:
+    """What every policy of a run is judged on, and how.
+
+    Sample s of prompt p has the same random numbers at every preference and for every policy, so differences between
+    policies are not differences of luck.
 
     Attributes:
-        scores: ``[P, S, M]`` raw scores, higher is better.
-        logps, base_logps: ``[P, S]`` log-probability of each response under the policy and the base model, in nats.
-        lengths: ``[P, S]`` tokens, end of turn included.
-        truncated, collapsed: ``[P, S]`` cut by the token limit; degenerated (see :func:`paretune.scoring.repetition.is_collapsed`).
-        conflict: ``[P, S]`` where policies were mixed, how far they disagree: mean of -log Z over tokens, in nats; else 0.
-        responses: text of each sample, ``[P][S]``.
-        seconds: share of the time taken to sample and score.
+        prompts: P held-out conversations.
+        ids: Their P ids, by which fronts are matched.
+        scorers: One per objective, in any order.
+        sampling: Length, temperature and top-p.
+        samples: S, the number of answers to each prompt at each preference.
+        seed: The seed of the sampling.
+        cache: The cache of scores by content; None scores everything anew.
+        team: The processes that divide the rows among them; all must call :func:`evaluate` alike.
+    """
+
+    prompts: Sequence[Prompt]
+    ids: Sequence[str]
+    scorers: Sequence[Scorer]
+    sampling: Sampling
+    samples: int = 1
+    seed: int = 0
+    cache: ScoreCache | None = None
+    team: ProcessGroup = field(default_factory=ProcessGroup)
+
+    def scorers_of(self, objectives: Sequence[str]) -> list[Scorer]:
+        """Return the scorers in the order of the objectives.
+
+        Raises:
+            DataError: An objective has no scorer.
+        """
+        by_objective = {scorer.objective: scorer for scorer in self.scorers}
+        for objective in objectives:
+            if objective not in by_objective:
+                raise DataError(
+                    f"no scorer for the objective {objective!r}; the front cannot be measured without one"
+                )
+        return [by_objective[objective] for objective in objectives]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The answers of a policy at one preference, S to each of P prompts, and how they were judged.
+
+    Attributes:
+        scores: Raw scores ``[P, S, M]``, higher is better.
+        logps, base_logps: Log-probabilities ``[P, S]`` of the answers under the policy and the base model, in nats.
+        lengths: Lengths ``[P, S]`` in tokens, the end of turn included.
+        truncated: Whether the token limit cut the answer ``[P, S]``.
+        collapsed: Whether it degenerated ``[P, S]``, see :func:`paretune.scoring.repetition.is_collapsed`.
+        conflict: How far mixed policies disagree ``[P, S]``: the mean of -log Z over tokens, in nats; 0 where none are mixed.
+        responses: The texts ``[P][S]``.
+        seconds: This point's share of the time taken to sample and score.
     """
 
     scores: np.ndarray
@@ -58,15 +102,15 @@ class Point:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return JSON values, which a run keeps in ``fronts/``."""
         return {
             key: value.tolist() if isinstance(value, np.ndarray) else value
             for key, value in vars(self).items()
         }
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Point:
-        """Read what :meth:`to_dict` made."""
+    def from_dict(cls, value: Mapping[str, Any]) -> Judged:
+        """Read what :meth:`to_dict` returned."""
         return cls(
             scores=np.array(value["scores"]),
             logps=np.array(value["logps"]),
@@ -85,12 +129,12 @@ class Evaluation:
     """One policy at N preferences on P held-out prompts.
 
     Attributes:
-        name: of the policy.
+        name: The policy's name.
         objectives: M names.
         preferences: N preferences asked for.
-        used: the preferences really served (anchors snap).
+        used: N preferences really served (anchors snap).
         prompts: P ids.
-        points: one a preference.
+        points: N judgements, one per preference.
     """
 
     name: str
@@ -98,11 +142,11 @@ class Evaluation:
     preferences: list[Preference]
     used: list[Preference]
     prompts: tuple[str, ...]
-    points: list[Point]
+    points: list[Judged]
 
     @property
     def front(self) -> Front:
-        """Mean scores ``[N, P, M]`` over the samples of each prompt."""
+        """The mean scores ``[N, P, M]`` over the samples of each prompt."""
         weights = np.stack([preference.over(self.objectives).array() for preference in self.preferences])
         return Front(
             self.name,
@@ -117,48 +161,26 @@ class Evaluation:
 def evaluate(
     policy: Policy,
     preferences: Sequence[Preference],
-    prompts: Sequence[Prompt],
-    prompt_ids: Sequence[str],
-    scorers: Sequence[Scorer],
-    sampling: Sampling,
-    samples: int = 1,
-    seed: int = 0,
-    cache: ScoreCache | None = None,
-    known: dict[str, Point] | None = None,
-    team: ProcessGroup = ProcessGroup(),  # noqa: B008 - it is frozen
+    held_out: HeldOut,
+    known: dict[str, Judged] | None = None,
     draw: Draw | None = None,
 ) -> Evaluation:
-    """Sample every prompt at every preference in common batches, and judge the answers.
-
-    Sample s of prompt p has the same random numbers at every preference and for every policy, so differences between
-    policies are not differences of luck.
+    """Sample every held-out prompt at every preference in common batches, and judge the answers.
 
     Args:
-        policy: what is judged.
+        policy: The policy that is judged.
         preferences: N preferences.
-        prompts: P held-out conversations.
-        prompt_ids: their P ids, by which fronts are matched.
-        scorers: one an objective, in any order.
-        sampling: length, temperature, top-p.
-        samples: S, responses a prompt and preference.
-        seed: of the sampling.
-        cache: of scores, by content.
-        known: points judged before on the same prompts and settings, by what the policy computes there; new ones are
-            added. Two methods that share a model at some preference then share its answers.
-        team: the processes that divide the rows among them; all must call this alike.
-        draw: makes the responses in place of the policy; all processes call it.
+        held_out: Prompts, scorers and sampling.
+        known: Points judged before on the same ``held_out``, by what the policy computes there; new ones are added. Two
+            methods that share a model at some preference then share its answers.
+        draw: Makes the responses in place of the policy; all processes call it.
 
     Raises:
-        DataError: no prompt, or objectives without a scorer.
+        DataError: There is no prompt, or an objective has no scorer.
     """
-    if not prompts:
+    if not held_out.prompts:
         raise DataError("no held-out prompt to evaluate on; enlarge the test split")
-    by_objective = {scorer.objective: scorer for scorer in scorers}
-    lacking = [objective for objective in policy.objectives if objective not in by_objective]
-    if lacking:
-        raise DataError(
-            f"no scorer for the objective {lacking[0]!r}; the front cannot be measured without one"
-        )
+    held_out.scorers_of(policy.objectives)
     known = {} if known is None else known
     keys = [policy.effective(preference) for preference in preferences]
     todo = {
@@ -167,51 +189,42 @@ def evaluate(
         if key not in known
     }
     if todo:
-        ordered = [by_objective[objective] for objective in policy.objectives]
-        points = _judge_points(
-            policy, list(todo.values()), prompts, ordered, sampling, samples, seed, cache, team, draw
-        )
-        known.update(zip(todo, points, strict=True))
+        known.update(zip(todo, _judge(policy, list(todo.values()), held_out, draw), strict=True))
     return Evaluation(
         policy.name,
         policy.objectives,
         list(preferences),
         policy.used(preferences),
-        tuple(prompt_ids),
+        tuple(held_out.ids),
         [known[key] for key in keys],
     )
 
 
-def _judge_points(
-    policy: Policy,
-    preferences: Sequence[Preference],
-    prompts: Sequence[Prompt],
-    scorers: Sequence[Scorer],
-    sampling: Sampling,
-    samples: int,
-    seed: int,
-    cache: ScoreCache | None,
-    team: ProcessGroup,
-    draw: Draw | None,
-) -> list[Point]:
+def _judge(
+    policy: Policy, preferences: Sequence[Preference], held_out: HeldOut, draw: Draw | None
+) -> list[Judged]:
     """Sample and judge at each preference; every row of the common batches follows its own."""
     start = time.perf_counter()
-    N, P, S = len(preferences), len(prompts), samples
+    N, P, S = len(preferences), len(held_out.prompts), held_out.samples
+    sampling, team = held_out.sampling, held_out.team
     rows = [(n, p, s) for n in range(N) for p in range(P) for s in range(S)]
-    asked = [prompts[p] for _, p, _ in rows]
+    prompts = [held_out.prompts[p] for _, p, _ in rows]
     per_row = [preferences[n] for n, _, _ in rows]
-    seeds = [seed + p * S + s for _, p, s in rows]
+    seeds = [held_out.seed + p * S + s for _, p, s in rows]
     if draw is None:
-        responses = team.divide(lambda a, w, s: policy.generate(a, w, sampling, s), asked, per_row, seeds)
+        responses = team.divide(lambda x, w, s: policy.generate(x, w, sampling, s), prompts, per_row, seeds)
     else:
-        responses = draw(asked, per_row, sampling, seeds)
+        responses = draw(prompts, per_row, sampling, seeds)
     texts, truncated = [r.text for r in responses], [r.truncated for r in responses]
+    scorers, cache = held_out.scorers_of(policy.objectives), held_out.cache
     scores = team.once(
-        lambda: np.stack([score_texts(scorer, asked, texts, truncated, cache) for scorer in scorers], axis=1)
+        lambda: np.stack(
+            [score_texts(scorer, prompts, texts, truncated, cache) for scorer in scorers], axis=1
+        )
     )
-    base_logps = _base_logps(policy.lm, asked, responses, team)
-    # The same numbers, not the same up to rounding: the base model is at no distance from itself.
-    logps = base_logps if policy.mix == "base" else np.array([response.logp for response in responses])
+    base_logps = _base_logps(policy.lm, prompts, responses, team)
+    # Without an update the same numbers, not the same up to rounding: the base model is at no distance from itself.
+    logps = np.array([response.logp for response in responses]) if policy.adapters else base_logps
     columns = {
         "scores": scores,
         "logps": logps,
@@ -225,7 +238,7 @@ def _judge_points(
     answers = np.array(texts, dtype=object).reshape(N, P, S).tolist()
     seconds = (time.perf_counter() - start) / N
     return [
-        Point(**{name: values[n] for name, values in shaped.items()}, responses=answers[n], seconds=seconds)
+        Judged(**{name: values[n] for name, values in shaped.items()}, responses=answers[n], seconds=seconds)
         for n in range(N)
     ]
 
@@ -238,14 +251,14 @@ def _base_logps(
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
     shared = [
-        (prompt, mine[i : i + TOGETHER])
-        for prompt, mine in rows.items()
-        for i in range(0, len(mine), TOGETHER)
+        (prompt, numbers[i : i + TOGETHER])
+        for prompt, numbers in rows.items()
+        for i in range(0, len(numbers), TOGETHER)
     ]
     groups: list[TokenGroup] = [
-        (lm.encode_prompt(prompt), [responses[row].tokens for row in mine]) for prompt, mine in shared
+        (lm.encode_prompt(prompt), [responses[row].tokens for row in numbers]) for prompt, numbers in shared
     ]
     values = np.empty(len(responses))
-    for (_, mine), found in zip(shared, response_logps(lm, groups, team=team), strict=True):
-        values[mine] = found.numpy()
+    for (_, numbers), logps in zip(shared, response_logps(lm, groups, team=team), strict=True):
+        values[numbers] = logps.numpy()
     return values

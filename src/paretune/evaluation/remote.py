@@ -1,4 +1,4 @@
-"""Held-out answers of a run's policy, made by a server that has its LoRAs; the policy here says how likely they are."""
+"""Held-out answers that a server samples from the LoRAs of a run's policy; the policy here computes how likely they are."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ import numpy as np
 
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
 from paretune.evaluation.evaluate import Draw
 from paretune.generation.endpoint import Endpoint, Question
-from paretune.generation.generate import Response, Sampling
+from paretune.generation.generate import Response
 from paretune.generation.sample import ask
 from paretune.models.distributed import ProcessGroup
-from paretune.policies.catalogue import MANIFEST, exported
+from paretune.policies.catalogue import exported
+from paretune.policies.export import MANIFEST
 from paretune.policies.policy import Policy
 
 
 def drawn_by(endpoint: Endpoint, policy: Policy, folder: Path, team: ProcessGroup = ProcessGroup()) -> Draw:  # noqa: B008 - it is frozen
-    """Return what draws the answers of ``policy`` by ``endpoint``, which lists it under ``policies``.
+    """Return a function that samples the answers of ``policy`` from ``endpoint``, which lists it under ``policies``.
 
-    The tokens of an answer are those of its text, read anew, and their log-probability is that under the policy here: a server
-    tells neither. Answers are kept in ``folder``. Of several processes the first asks, and all read.
+    A server returns text alone, so its tokens and their log-probability are computed by the policy here. Answers are kept in
+    ``folder``. Of several processes the first sends the requests, and all read the answers.
 
     Raises:
-        ConfigError: the manifest is of another policy, or the policy is a mixture, which no LoRA is.
-        EndpointError, DataError: when drawing, see :func:`paretune.generation.sample.ask`; ConfigError, a preference
-        that was not exported.
+        ConfigError: The manifest is of another policy, or the policy is none that a LoRA can be. When sampling: a preference
+            was not exported.
+        EndpointError, DataError: When sampling, see :func:`paretune.generation.sample.ask`.
     """
     source = endpoint.policies[policy.name]
-    name = _told(source[:-1], policy) if source.endswith("@") else _loaded(Path(source), policy)
+    name = _named(source[:-1], policy) if source.endswith("@") else _exported(Path(source), policy)
 
     def draw(
         prompts: Sequence[Prompt],
@@ -59,8 +61,8 @@ def drawn_by(endpoint: Endpoint, policy: Policy, folder: Path, team: ProcessGrou
     return draw
 
 
-def _told(name: str, policy: Policy) -> Callable[[Preference], str]:
-    """Return preference -> the model's name at a ``paretune serve``; every digit of a weight is sent."""
+def _named(name: str, policy: Policy) -> Callable[[Preference], str]:
+    """Return a function from a preference to the model's name at a ``paretune serve``; every digit of a weight is sent."""
 
     def at(preference: Preference) -> str:
         weights = preference.over(policy.objectives).as_dict()
@@ -69,18 +71,20 @@ def _told(name: str, policy: Policy) -> Callable[[Preference], str]:
     return at
 
 
-def _loaded(manifest: Path, policy: Policy) -> Callable[[Preference], str]:
-    """Return preference -> the name of the LoRA exported at it."""
+def _exported(manifest: Path, policy: Policy) -> Callable[[Preference], str]:
+    """Return a function from a preference to the name of the LoRA exported at it."""
     if manifest.name != MANIFEST:
         raise ConfigError(
             f"endpoint.policies.{policy.name}: {manifest} is neither a {MANIFEST} of `paretune export --grid` nor NAME@, the name "
             "at a `paretune serve`"
         )
     together, _ = exported(manifest.parent)
-    if policy.mix == "mod" or (together.name, together.objectives) != (policy.name, policy.objectives):
+    if policy.no_export:
+        raise ConfigError(f"endpoint.policies.{policy.name}: no LoRA is this policy: {policy.no_export}")
+    if (together.name, together.objectives) != (policy.name, policy.objectives):
         raise ConfigError(
             f"endpoint.policies.{policy.name}: {manifest} holds LoRAs of {together.name} for {', '.join(together.objectives)}; "
-            f"expected those of {policy.name} for {', '.join(policy.objectives)}, which no LoRA is where it mixes distributions"
+            f"expected those of {policy.name} for {', '.join(policy.objectives)}"
         )
 
     def at(preference: Preference) -> str:

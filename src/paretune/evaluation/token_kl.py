@@ -1,4 +1,4 @@
-"""How far two policies are from each other, token by token: which of soup and MOD to trust at a preference."""
+"""The distance of two policies token by token: whether a soup may stand in for MOD at a preference."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from paretune.core.preference import Preference
 from paretune.core.progress import progress
 from paretune.data.rows import Prompt
-from paretune.evaluation.evaluate import Point
+from paretune.evaluation.evaluate import Judged
 from paretune.policies.policy import Policy
 
 AUDITED = 16
-"""Prompts of an audit at most: the distance of two policies varies little between prompts."""
+"""The most prompts of an audit: the distance of two policies varies little between prompts."""
 
 
 def token_kl(
@@ -24,10 +24,10 @@ def token_kl(
     texts: Sequence[str],
     truncated: Sequence[bool],
 ) -> np.ndarray:
-    """Return KL(first || second) in nats a token, the mean over the tokens of each response ``[P]``.
+    """Return KL(first || second) in nats per token, the mean over the tokens of each response ``[P]``.
 
-    Exact in the next token (all of the vocabulary is summed over); the responses are samples of ``first``. At equal
-    adapters the soup is MOD to first order in the updates, so a large distance says that the soup is a poor copy there.
+    It is exact in the next token (the whole vocabulary is summed over); the responses are samples of ``first``. With the same
+    adapters the soup is MOD to first order in the updates, so a large distance means that the soup is a poor copy there.
     """
     values = []
     with progress(f"distance of {first.name} and {second.name}", len(prompts)) as advance:
@@ -48,25 +48,25 @@ def audit(
     first: Policy,
     second: Policy,
     preferences: Sequence[Preference],
-    points: Sequence[Point],
+    points: Sequence[Judged],
     prompts: Sequence[Prompt],
 ) -> list[np.ndarray]:
     """Return :func:`token_kl` at each preference on the first answers of ``first`` there; 0 where both are one model.
 
     Args:
-        first: the policy whose answers are read.
-        second: what it is compared with.
+        first: The policy whose answers are read.
+        second: The policy it is compared with.
         preferences: N preferences.
-        points: what ``first`` answered at each, on ``prompts``.
+        points: N judged points of ``first`` on ``prompts``.
         prompts: P held-out conversations, of which the first 16 are used.
     """
     some = prompts[:AUDITED]
-    found = []
+    distances = []
     for preference, point in zip(preferences, points, strict=True):
         if first.effective(preference) == second.effective(preference):
-            found.append(np.zeros(len(some)))
+            distances.append(np.zeros(len(some)))
             continue
         texts = [answers[0] for answers in point.responses[: len(some)]]
         cut = point.truncated[: len(some), 0].tolist()
-        found.append(token_kl(first, second, preference, some, texts, cut))
-    return found
+        distances.append(token_kl(first, second, preference, some, texts, cut))
+    return distances

@@ -1,1 +1,1 @@
-"""Fronts as numbers: indicators, layers, front, triangulation, surface, refinement."""
+"""Fronts as numbers: indicators, layers, front, record, record_0_1, triangulation, surface, refinement."""

@@ -2,7 +2,7 @@
 
 A figure is a function of the mean scores ``[N, M]``, higher is better on each objective. Intervals and
 comparisons resample the prompts, for they are the sample; the preferences are chosen. The figures themselves
-are those of :mod:`paretune.fronts.indicators`, offered here as well.
+are in :mod:`paretune.fronts.indicators`.
 """
 
 from __future__ import annotations
@@ -16,44 +16,7 @@ import numpy as np
 
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import TOLERANCE
-from paretune.fronts.indicators import (
-    additive_epsilon,
-    controllability,
-    dominates,
-    hypervolume,
-    igd_plus,
-    inner_product,
-    knee,
-    layers,
-    mixture_hypervolume,
-    non_dominated,
-    spacing,
-    sparsity,
-)
-
-__all__ = [
-    "Comparison",
-    "Figure",
-    "Front",
-    "Interval",
-    "additive_epsilon",
-    "bootstrap",
-    "chord",
-    "compare",
-    "controllability",
-    "dominates",
-    "hypervolume",
-    "igd_plus",
-    "inner_product",
-    "knee",
-    "layers",
-    "mean_intervals",
-    "mixture_hypervolume",
-    "non_dominated",
-    "reference_point",
-    "spacing",
-    "sparsity",
-]
+from paretune.fronts.indicators import INDICATORS, Measured, hypervolume, non_dominated
 
 Figure = Callable[[np.ndarray], float]
 
@@ -87,8 +50,8 @@ class Front:
     resampling. ``allow_extrapolation`` admits preferences with weights below 0.
 
     Raises:
-        ParetuneError: shapes that do not fit, or a score that is not finite, with its preference and prompt.
-        PreferenceError: a row of ``preferences`` off the simplex.
+        ParetuneError: Shapes do not fit, or a score is not finite (the message has its preference and prompt).
+        PreferenceError: A row of ``preferences`` is off the simplex.
     """
 
     name: str
@@ -137,7 +100,7 @@ class Front:
             raise ParetuneError(
                 f"front {self.name!r}: the score on {self.objectives[m]!r} at preference {n} "
                 f"{self.preferences[n].tolist()} for prompt {self.prompts[p]!r} is {self.scores[n, p, m]} "
-                f"({len(bad)} such in all); score every reply, or leave the prompt out at all preferences"
+                f"({len(bad)} such in all); score every answer, or leave the prompt out at all preferences"
             )
 
     @property
@@ -154,32 +117,45 @@ class Front:
         return hypervolume(self.means, reference)
 
     def summary(
-        self, reference: np.ndarray, resamples: int = 2000, seed: int = 0, level: float = 0.95
+        self,
+        reference: np.ndarray,
+        resamples: int = 2000,
+        seed: int = 0,
+        level: float = 0.95,
+        target: np.ndarray | None = None,
     ) -> dict[str, Interval]:
-        """Return hypervolume, inner_product, sparsity, spacing, ``controllability:<objective>`` as intervals.
+        """Return the figures of :data:`paretune.fronts.indicators.INDICATORS` with their intervals over prompts.
 
-        Undefined figures (sparsity of one point, control of a constant score) are NaN. A hypervolume says
-        nothing without its ``reference [M]``: keep both together.
+        Undefined figures (sparsity of one point, control of a constant score) are NaN.
+
+        Args:
+            reference: The reference point ``[M]``; a hypervolume says nothing without it, so keep both together.
+            resamples: The number of resamples of the prompts.
+            seed: The seed of the resampling.
+            level: The level of the intervals.
+            target: The best points known ``[T, M]``; by default those of this front.
         """
+        best = self.means[self.non_dominated()] if target is None else target
+        draws = _resampled_means(self.scores, resamples, seed)
 
-        def figures(points: np.ndarray) -> np.ndarray:
-            scalars = [
-                hypervolume(points, reference),
-                inner_product(self.preferences, points),
-                sparsity(points),
-                spacing(points),
-            ]
-            return np.concatenate([scalars, controllability(self.preferences, points)])
+        def interval(
+            figure: Callable[[Measured], float | np.ndarray], most: int | None
+        ) -> tuple[np.ndarray, ...]:
+            def value(points: np.ndarray) -> np.ndarray:
+                return np.atleast_1d(figure(Measured(self.preferences, points, reference, best)))
 
-        names = ["hypervolume", "inner_product", "sparsity", "spacing"]
-        names += [f"controllability:{objective}" for objective in self.objectives]
-        values = figures(self.means)
-        draws = np.array([figures(points) for points in _resampled_means(self.scores, resamples, seed)])
-        low, high = _bounds(draws, level, len(self.prompts))
-        return {
-            name: Interval(float(values[f]), float(low[f]), float(high[f]), level)
-            for f, name in enumerate(names)
-        }
+            low, high = _bounds(
+                np.array([value(points) for points in draws[:most]]), level, len(self.prompts)
+            )
+            return value(self.means), low, high
+
+        found: dict[str, Interval] = {}
+        for key, indicator in INDICATORS.items():
+            if names := indicator.names(key, self.objectives):
+                rows = zip(*interval(indicator.of, indicator.most_resamples), strict=True)
+                figures = [Interval(float(v), float(low), float(high), level) for v, low, high in rows]
+                found.update(zip(names, figures, strict=True))
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole front for JSON; :meth:`from_dict` gives back the same numbers, bit for bit."""
@@ -193,7 +169,7 @@ class Front:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Front:
-        """Read what :meth:`to_dict` wrote; anything else is a ParetuneError."""
+        """Read what :meth:`to_dict` returned; anything else is a ParetuneError."""
         fields = ("name", "objectives", "preferences", "scores", "prompts")
         missing = [field for field in fields if field not in value]
         if missing:
@@ -261,8 +237,8 @@ def compare(
     shown where the interval contains 0. Differences within rounding (1e-12 of the figures) count as 0.
 
     Raises:
-        ParetuneError: other prompts or objectives, fewer than two prompts, or a figure undefined on a
-        resample.
+        ParetuneError: Prompts or objectives differ, there are fewer than two prompts, or the figure is undefined on a
+            resample.
     """
     _check_comparable(first, second)
     draws = _differences(
@@ -286,32 +262,35 @@ def compare(
     return Comparison(first.name, second.name, difference, min(1.0, 2 * share / (len(draws) + 1)), verdict)
 
 
-def chord(endpoints: Front, preferences: np.ndarray) -> Front:
-    """Return the front of a coin toss: policy m of ``endpoints`` answers with chance ``preferences[n, m]``.
+def mixture(corners: Front, preferences: np.ndarray) -> Front:
+    """Return the front of a mixture of policies: policy m of ``corners`` answers with chance ``preferences[n, m]``.
 
-    The expected scores are ``preferences @ endpoint scores``, prompt by prompt: the baseline every front has
-    to beat. ``endpoints`` holds the M single-objective policies, so its preferences are the M one-hot ones,
-    in any order.
+    The expected scores are ``preferences @ scores of the corners``, prompt by prompt: the baseline every front has
+    to beat. ``corners`` holds the M single-objective policies, so its preferences are the M one-hot ones, in any order.
+
+    Raises:
+        ParetuneError: Other preferences than the M one-hot ones, or chances of another shape.
     """
-    M = len(endpoints.objectives)
-    corners = endpoints.preferences
-    order = corners.argmax(axis=0)
-    if len(corners) != M or not np.allclose(corners[order], np.eye(M), atol=TOLERANCE):
+    M = len(corners.objectives)
+    order = corners.preferences.argmax(axis=0)
+    if len(corners.preferences) != M or not np.allclose(
+        corners.preferences[order], np.eye(M), atol=TOLERANCE
+    ):
         raise ParetuneError(
-            f"front {endpoints.name!r} has the preferences {corners.tolist()}; a coin toss needs exactly "
-            f"one policy for each of {', '.join(endpoints.objectives)}, with all weight on it"
+            f"front {corners.name!r} has the preferences {corners.preferences.tolist()}; a mixture needs exactly "
+            f"one policy for each of {', '.join(corners.objectives)}, with all weight on it"
         )
     chances = np.asarray(preferences, dtype=np.float64)
     if chances.ndim != 2 or chances.shape[1] != M:
         raise ParetuneError(f"preferences {chances.shape} for {M} objectives; expected [N, {M}]")
-    scores = np.einsum("nk,kpm->npm", chances, endpoints.scores[order])
-    return Front(f"{endpoints.name}, coin toss", endpoints.objectives, chances, scores, endpoints.prompts)
+    scores = np.einsum("nk,kpm->npm", chances, corners.scores[order])
+    return Front(f"mixture of {corners.name}", corners.objectives, chances, scores, corners.prompts)
 
 
 def reference_point(*fronts: Front, margin: float = 0.1) -> np.ndarray:
     """Return ``[M]``: the worst mean over all fronts minus ``margin`` times the range of the means.
 
-    A default for hypervolumes that are compared with each other: pass every front of the comparison, and
+    It is a default for hypervolumes that are compared with each other: pass every front of the comparison, and
     report it beside them. Where all means of an objective are equal, its range counts as 1.
     """
     if not fronts or not (math.isfinite(margin) and margin >= 0):

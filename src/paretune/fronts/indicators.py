@@ -1,12 +1,16 @@
 """Figures of points: dominance, hypervolume, distances, evenness, control.
 
 Points are ``[N, M]`` arrays of N mean scores on M objectives, higher is better on each. Nothing here knows
-prompts or policies; :mod:`paretune.fronts.front` adds the uncertainty.
+prompts or policies; :mod:`paretune.fronts.front` adds the uncertainty. :data:`INDICATORS` lists the figures that every run
+measures and the report shows; a new one is a function here and a line there.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -14,14 +18,7 @@ from paretune.core.errors import ParetuneError
 from paretune.core.preference import simplex_grid
 
 STEERABLE = 0.02
-"""A policy whose median of ||s w|| / ||sigma|| over modules is below is called not steerable (Panacea)."""
-
-
-def dominates(a: np.ndarray, b: np.ndarray) -> bool:
-    """Return whether point ``a [M]`` is nowhere worse than ``b [M]`` and somewhere better."""
-    (first,), (second,) = _points(np.atleast_2d(a), "a"), _points(np.atleast_2d(b), "b")
-    _same_objectives(first, second)
-    return bool(np.all(first >= second) and np.any(first > second))
+"""A policy is called not steerable where its median of ||s w|| / ||sigma|| over modules is below this (Panacea)."""
 
 
 def non_dominated(points: np.ndarray) -> np.ndarray:
@@ -62,12 +59,12 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
 
 
 def mixture_hypervolume(points: np.ndarray, reference: np.ndarray, divisions: int = 50) -> float:
-    """Return the hypervolume of K policies ``[K, M]`` mixed by chance, one of them drawn for each reply.
+    """Return the hypervolume of K policies ``[K, M]`` mixed by chance, one of them drawn for each answer.
 
-    Any average of the points is free to have that way; a front earns its keep above it. Mixtures are taken in
-    steps of ``1 / divisions``, so the volume is that of the hull, short of it by at most that share of each
-    range. With two objectives the hull is made of segments, and pairs of points are mixed; with more, all K
-    points are, on a simplex lattice that grows fast with K: 1326 mixtures of 3, 23426 of 4.
+    Any average of the points can be had that way for free, so a front has to lie above it. Mixtures are taken in
+    steps of ``1 / divisions``, so the volume falls short of the hull's by at most that share of each range. With two
+    objectives the hull is made of segments, and pairs of points are mixed; with more, all K points are mixed, on a simplex
+    lattice that grows fast with K: 1326 mixtures of 3, 23426 of 4.
 
     >>> mixture_hypervolume(np.array([[0, 1], [1, 0]]), np.array([0, 0]), divisions=2)  # adds [0.5, 0.5]
     0.25
@@ -92,19 +89,6 @@ def igd_plus(points: np.ndarray, target: np.ndarray) -> float:
     values, goal = _points(points), _points(target, "target")
     _same_objectives(values, goal)
     return float(moocore.igd_plus(-values, ref=-goal))
-
-
-def additive_epsilon(points: np.ndarray, target: np.ndarray) -> float:
-    """Return the least bonus on every score with which ``points [N, M]`` cover all of ``target [T, M]``.
-
-    Below 0 where the points are ahead in all. Zitzler et al. 2003, "Performance assessment of multiobjective
-    optimizers: an analysis and review".
-    """
-    import moocore
-
-    values, goal = _points(points), _points(target, "target")
-    _same_objectives(values, goal)
-    return float(moocore.epsilon_additive(-values, ref=-goal))
 
 
 def inner_product(preferences: np.ndarray, points: np.ndarray) -> float:
@@ -184,6 +168,102 @@ def controllability(preferences: np.ndarray, points: np.ndarray) -> np.ndarray:
     """
     values, weights = _points(points), _weights(preferences, points)
     return np.array([_correlation(_ranks(w), _ranks(v)) for w, v in zip(weights.T, values.T, strict=True)])
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What an indicator may look at.
+
+    Attributes:
+        preferences: ``[N, M]``, one per point.
+        points: ``[N, M]`` mean scores.
+        reference: ``[M]``, the reference point of hypervolumes.
+        target: ``[T, M]``, the best points known: the non-dominated ones of all fronts that are compared.
+    """
+
+    preferences: np.ndarray
+    points: np.ndarray
+    reference: np.ndarray
+    target: np.ndarray
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """A figure of a front as the report shows it.
+
+    Attributes:
+        of: The function: what was measured -> the figure, or ``[M]`` figures where it is ``per_objective``.
+        title: The heading of its column; of one per objective, the objective's name follows.
+        words: What it says, in one sentence.
+        better: Which way is better.
+        per_objective: Whether there is a figure for each objective.
+        num_objectives: The number of objectives it is measured for; None for any.
+        most_resamples: The most resamples its interval is made of; None for as many as the others.
+    """
+
+    of: Callable[[Measured], float | np.ndarray]
+    title: str
+    words: str
+    better: Literal["higher", "lower"]
+    per_objective: bool = False
+    num_objectives: int | None = None
+    most_resamples: int | None = None
+
+    def names(self, key: str, objectives: Sequence[str]) -> list[str]:
+        """Return what its figures are called: ``key``, or ``key:objective`` for each objective; none where it does not apply."""
+        if self.num_objectives not in (None, len(objectives)):
+            return []
+        return [f"{key}:{objective}" for objective in objectives] if self.per_objective else [key]
+
+
+INDICATORS = {
+    "hypervolume": Indicator(
+        lambda front: hypervolume(front.points, front.reference),
+        "hypervolume",
+        "Hypervolume is the volume between the front and the reference point.",
+        "higher",
+    ),
+    "hull_hypervolume": Indicator(
+        lambda front: mixture_hypervolume(front.points, front.reference),
+        "with mixtures",
+        "With mixtures, it is the hypervolume when answers may be drawn from several points of the front by chance.",
+        "higher",
+        num_objectives=2,  # beyond, mixtures of all points grow too fast
+        most_resamples=500,
+    ),
+    "controllability": Indicator(
+        lambda front: controllability(front.preferences, front.points),
+        "control:",
+        "Control is the rank correlation of weight and score, 1 at best.",
+        "higher",
+        per_objective=True,
+    ),
+    "inner_product": Indicator(
+        lambda front: inner_product(front.preferences, front.points),
+        "inner product",
+        "The inner product is the mean of weights times scores.",
+        "higher",
+    ),
+    "igd_plus": Indicator(
+        lambda front: igd_plus(front.points, front.target),
+        "IGD+",
+        "IGD+ is the mean distance by which a front falls short of the best points of all fronts here.",
+        "lower",
+    ),
+    "sparsity": Indicator(
+        lambda front: sparsity(front.points),
+        "sparsity",
+        "Sparsity is the mean squared gap between neighbouring scores.",
+        "lower",
+    ),
+    "spacing": Indicator(
+        lambda front: spacing(front.points),
+        "spacing",
+        "Spacing is the deviation of the distances to the nearest point; a collapsed front is even too.",
+        "lower",
+    ),
+}
+"""The figures that every run measures, by their name in ``front.json``, in the order in which the report shows them."""
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

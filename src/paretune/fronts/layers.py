@@ -16,11 +16,11 @@ def first_layers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return positions ``[n]`` and layers ``[n]`` of the first whole non-dominated layers of finite ``scores [N, M]``.
 
-    As few layers as hold ``least`` points, or exactly ``num_layers`` where there are so many; sorted by layer, then position.
-    Equal rows share a layer.
+    There are as few layers as hold ``least`` points, or exactly ``num_layers`` where there are so many; sorted by layer, then
+    position. Equal rows share a layer.
 
-    Up to two objectives are sorted whole, in O(N log N). From three on points are thrown out first that some point deep in
-    the layers of a sample dominates, for these are deeper still; what is left is peeled layer by layer.
+    Up to two objectives are sorted whole, in O(N log N). From three on, points that a deep point of a sample dominates are removed
+    first, as they are deeper still; the rest is peeled layer by layer.
     """
     if scores.shape[1] <= 2:
         ranks = layers(scores)
@@ -32,56 +32,56 @@ def first_layers(
     depth = num_layers or _DEPTH
     while True:
         rows = _survivors(scores, depth)
-        found = _peel(scores[rows], depth, len(rows) if num_layers else least)
-        total = sum(map(len, found))
+        layer_rows = _peel(scores[rows], depth, len(rows) if num_layers else least)
+        total = sum(map(len, layer_rows))
         if num_layers or total >= least or total == len(scores):
-            layer = np.repeat(np.arange(len(found)), [len(part) for part in found])
-            return rows[np.concatenate(found)], layer
+            layer = np.repeat(np.arange(len(layer_rows)), [len(part) for part in layer_rows])
+            return rows[np.concatenate(layer_rows)], layer
         depth *= 2
 
 
 def _peel(scores: np.ndarray, depth: int, least: int) -> list[np.ndarray]:
     """Return the positions in each of the first layers, until ``depth`` of them or ``least`` points."""
-    found: list[np.ndarray] = []
+    layer_rows: list[np.ndarray] = []
     left, total = np.arange(len(scores)), 0
-    while len(left) and len(found) < depth and total < least:
+    while len(left) and len(layer_rows) < depth and total < least:
         first = non_dominated(scores[left])
-        found.append(left[first])
-        total += len(found[-1])
+        layer_rows.append(left[first])
+        total += len(layer_rows[-1])
         left = left[~first]
-    return found
+    return layer_rows
 
 
 def _survivors(scores: np.ndarray, depth: int) -> np.ndarray:
     """Return positions among which are all points of the first ``depth`` layers, with their layers unchanged.
 
-    A point that is dominated by one of layer ``depth`` of any subset has ``depth`` points above it in a chain. Whatever
-    dominates a point of the first layers is in an earlier one, so the points that are left keep their layers.
+    A point that is dominated by one of layer ``depth`` of any subset has ``depth`` points above it in a chain. A point that
+    dominates one of the first layers is in an earlier layer, so the points that are left keep their layers.
     """
     count, size = len(scores), _SAMPLE
     everything = np.arange(count)
     if count <= 4 * size:
         return everything
     closeness = np.zeros(count)
-    place = np.arange(count, dtype=np.float64)
+    rank = np.arange(count, dtype=np.float64)
     for column in scores.T:  # by rank, which no extreme score distorts
         ranks = np.empty(count)
-        ranks[np.argsort(column)] = place
+        ranks[np.argsort(column)] = rank
         closeness += ranks
     while size < count:
         sample = scores[np.argpartition(closeness, count - size)[count - size :]]
-        found = _peel(sample, depth, size)
-        if len(found) == depth:
+        layer_rows = _peel(sample, depth, size)
+        if len(layer_rows) == depth:
             break
         size *= 4
     else:
         return everything
-    judges = sample[found[-1]]
+    judges = sample[layer_rows[-1]]
     thinned = scores[:: max(1, count // 2000)]
     reach = [int(np.all(thinned < judge, axis=1).sum()) for judge in judges]
     alive, columns = everything, list(scores.T)
     for judge in judges[np.argsort(reach, kind="stable")[::-1][:_JUDGES]]:
-        # Below in every objective, not only in some: enough to throw most out, and no equal point is among them.
+        # Below in every objective, not only in some: that removes most points, and no equal one.
         stays = columns[0] >= judge[0]
         for column, bound in zip(columns[1:], judge[1:], strict=True):
             stays |= column >= bound

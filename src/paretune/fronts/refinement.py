@@ -1,4 +1,4 @@
-"""Where a measured front has its largest gap: the preference to train next."""
+"""The preference to train next: where a measured front has its largest gap."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from paretune.fronts.triangulation import triangulate
 
 FINEST = 1 / 256
-"""Neighbouring preferences nearer than this in every weight are not divided further."""
+"""Two neighbouring preferences are not divided further where every weight differs by less than this."""
 
 
 def next_preferences(
@@ -15,15 +15,15 @@ def next_preferences(
 ) -> np.ndarray:
     """Return up to ``count`` preferences ``[K, M]`` that halve the longest pieces of a measured front.
 
-    A piece lies between two preferences that are neighbours (a cell of their Delaunay triangulation has both); its length is the
-    distance of their points, each objective in units of its range over the front, so that no unit of measurement counts. Of several
-    at once, each is taken to lie halfway between its neighbours' points until it is measured.
+    A piece lies between two preferences that are neighbours (a cell of their Delaunay triangulation has both). Its length is the
+    distance of their points, each objective in units of its range over the front. Where several are proposed at once, each counts
+    as halfway between its neighbours' points until it is measured.
 
     Args:
-        preferences: ``[N, M]`` measured ones, among them the corners.
-        points: ``[N, M]`` mean scores there, higher is better.
-        tried: ``[T, M]`` preferences not to propose, such as those whose training failed.
-        count: of preferences.
+        preferences: Measured preferences ``[N, M]``, among them the corners.
+        points: Mean scores ``[N, M]`` there, higher is better.
+        tried: Preferences ``[T, M]`` not to propose, such as those whose training failed.
+        count: The number of preferences.
     """
     spread = np.ptp(points, axis=0)
     places, scaled = preferences, points / np.where(spread > 0, spread, 1.0)

@@ -1,4 +1,4 @@
-"""What a measured front says about preferences, also about those that lie between the measured ones."""
+"""The scores to expect at a preference, read off a measured front also between the measured preferences."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from typing import Any
 import numpy as np
 
 from paretune.core.errors import ParetuneError, suggest
-from paretune.core.files import read_json
 from paretune.core.preference import Preference, simplex_grid
+from paretune.fronts.record import FrontRecord
 from paretune.fronts.triangulation import FLAT, barycentric, triangulate
 
-ANCHORED = "nearest anchor"
-"""How ``front.json`` describes where the preference enters a policy that answers with measured preferences only."""
-
+EQUAL = 1e-9
+"""Margins closer than this, in ranges, are the same: rounding."""
 _DIVISIONS = {1: 1, 2: 20, 3: 10, 4: 5, 5: 4}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a front expects at a preference.
+    """The scores that a front expects at a preference.
 
     Attributes:
-        mean, low, high: objective -> score with its interval; None where nothing is known.
-        measured: whether the preference that answers was measured itself; else the numbers are read off between
+        mean, low, high: Objective -> score with its interval; None where nothing is known.
+        measured: Whether the preference that answers was measured itself; else the numbers are read off between
             measured neighbours.
-        used: the preference that answers: another one than asked where the policy has anchors.
+        used: The preference that answers, which is another one than asked where the policy has anchors.
     """
 
     mean: dict[str, float | None]
@@ -54,19 +53,19 @@ class Expected:
 class Surface:
     """The measured front of one policy: N preferences over M objectives with mean scores and intervals.
 
-    Arrays are kept as float64 copies; a preference that stands twice counts once, where it stands first.
+    Arrays are kept as float64 copies. Of a preference that occurs twice, the first is kept.
 
     Attributes:
-        policy: name of the policy.
-        objectives: M names, higher scores are better on each.
-        preferences: ``[N, M]``, on the simplex.
-        means: ``[N, M]`` mean scores.
-        low, high: ``[N, M]`` bounds of their intervals, NaN where undefined.
-        anchored: the policy answers with the nearest measured preference, never between two.
+        policy: The policy's name.
+        objectives: M names; higher scores are better on each.
+        preferences: Measured preferences ``[N, M]`` on the simplex.
+        means: Mean scores ``[N, M]``.
+        low, high: Bounds ``[N, M]`` of their intervals, NaN where undefined.
+        anchored: Whether the policy answers with the nearest measured preference, never between two.
 
     Raises:
-        ParetuneError: shapes that do not fit, a mean that is not finite, nothing measured.
-        PreferenceError: a preference off the simplex, or names that cannot be objectives.
+        ParetuneError: Shapes do not fit, a mean is not finite, or nothing was measured.
+        PreferenceError: A preference is off the simplex, or a name cannot be an objective.
     """
 
     policy: str
@@ -106,51 +105,45 @@ class Surface:
             object.__setattr__(self, field, kept)
 
     @classmethod
-    def read(cls, front_json: Path, policy: str | None = None) -> Surface:
+    def read(cls, path: str | Path, policy: str | None = None) -> Surface:
         """Read a policy's front from the ``front.json`` of a run; ``policy`` may be left out where there is one only.
 
         Raises:
-            ParetuneError: no such file or policy, or a file of another kind.
+            ParetuneError: The file is missing or no record, or it has no such policy.
         """
-        path = Path(front_json)
-        facts = read_json(path)
-        try:
-            named = {str(entry["name"]): entry for entry in facts["policies"]}
-            objectives = tuple(facts["objectives"])
-        except (KeyError, TypeError) as error:
-            raise ParetuneError(
-                f"{path}: not the front.json of a run (no policies or objectives in it)"
-            ) from error
-        if not named:
+        record = FrontRecord.read(path)
+        names = [measured.name for measured in record.policies]
+        if not names:
             raise ParetuneError(f"{path}: no policy was measured; run paretune run to the end")
-        if policy is None and len(named) > 1:
-            raise ParetuneError(f"{path}: holds the policies {', '.join(named)}; choose one with --policy")
-        chosen = next(iter(named)) if policy is None else policy
-        if chosen not in named:
-            raise ParetuneError(f"{path}: no policy {chosen!r}; {suggest(chosen, named)}")
-        entry = named[chosen]
-        stored = path.parent / "policies" / chosen / "policy.json"
-        if stored.is_file():
-            anchored = read_json(stored).get("mix") == "anchors"
-        else:
-            anchored = ANCHORED in str(entry.get("enters", ""))
+        if policy is None and len(names) > 1:
+            raise ParetuneError(f"{path}: holds the policies {', '.join(names)}; choose one with --policy")
         try:
-            points = [point for point in entry["points"] if min(point["preference"].values()) >= 0]
-            asked = "used" if anchored else "preference"
-            weights = [[float(point[asked].get(name, 0.0)) for name in objectives] for point in points]
-            tables = [[_numbers(point[field]) for point in points] for field in ("mean", "low", "high")]
-            mean, low, high = map(_table, tables)
-            return cls(chosen, objectives, _table(weights), mean, low, high, anchored)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, ParetuneError):
-                raise type(error)(f"{path}: {error}") from error
-            raise ParetuneError(f"{path}: policy {chosen!r} has no readable points ({error!r})") from error
+            return cls.of(record, names[0] if policy is None else policy)
+        except ParetuneError as error:
+            raise type(error)(f"{path}: {error}") from error
+
+    @classmethod
+    def of(cls, record: FrontRecord, policy: str) -> Surface:
+        """Return the surface of one policy of a record; what was measured off the simplex is left out.
+
+        Raises:
+            ParetuneError: There is no such policy, or it was measured nowhere.
+        """
+        measured = record.policy(policy)
+        points = [point for point in measured.points if min(point.preference.values()) >= 0]
+        asked = [point.used if measured.anchored else point.preference for point in points]
+        weights = [[weights.get(name, 0.0) for name in record.objectives] for weights in asked]
+        tables = ([getattr(point, key) for point in points] for key in ("mean", "low", "high"))
+        mean, low, high = (np.array(table, dtype=np.float64) for table in tables)
+        return cls(
+            policy, record.objectives, np.array(weights, dtype=np.float64), mean, low, high, measured.anchored
+        )
 
     @cached_property
     def scale(self) -> np.ndarray:
         """The unit ``[M]`` of margins and distances: each objective's range of measured means, above 0.
 
-        An objective that the policy does not move counts in mean widths of its intervals, without these in its largest size.
+        The unit of an objective that the policy does not move is the mean width of its intervals, or else its largest size.
         """
         unit = np.ptp(self.means, axis=0)
         size = np.abs(self.means).max(axis=0)
@@ -160,14 +153,14 @@ class Surface:
 
     @cached_property
     def order(self) -> np.ndarray:
-        """The objectives' positions ``[M]`` in alphabetical order: what is broken by order is broken by this one."""
+        """The objectives' positions ``[M]`` in alphabetical order, by which ties are broken."""
         return np.array(sorted(range(len(self.objectives)), key=lambda m: self.objectives[m]))
 
     @cached_property
     def cells(self) -> np.ndarray:
-        """Numbers of measured preferences ``[C, K]`` that span a cell, in which scores are linear; repeated where it has fewer.
+        """The numbers ``[C, K]`` of the measured preferences that span each cell, in which scores are linear.
 
-        An anchored policy has N cells of one preference.
+        A cell of fewer than K repeats its last. An anchored policy has N cells of one preference.
         """
         N = len(self.preferences)
         if self.anchored or N == 1:
@@ -180,7 +173,7 @@ class Surface:
     @cached_property
     def _mesh(self) -> np.ndarray:
         points = self.preferences[:, self.order]
-        # The triangulation breaks ties by position: number the points in an order that listing cannot change.
+        # The triangulation breaks ties by position, so the points are numbered in an order that does not depend on listing.
         rank = np.lexsort(points.T[::-1])
         mesh = triangulate(points[rank])
         N = len(points)
@@ -190,8 +183,8 @@ class Surface:
     def shares(self, preferences: np.ndarray) -> np.ndarray:
         """Return the shares ``[Q, N]`` of the measured preferences in what answers at each of ``[Q, M]``.
 
-        One share of 1 where the policy has anchors (the nearest by L1 distance, of ties the first). NaN outside the hull of
-        what was measured.
+        Where the policy has anchors, the nearest by L1 distance has the share 1 (of ties the first). Shares are NaN outside the
+        hull of what was measured.
         """
         asked = np.asarray(preferences, dtype=np.float64)
         if self.anchored:
@@ -205,13 +198,13 @@ class Surface:
         return self.shares(preferences) @ self.means
 
     def expected(self, preference: Preference) -> Expected:
-        """Return expected scores with intervals, read off piecewise linearly between measured preferences.
+        """Return expected scores with intervals, interpolated linearly between measured preferences.
 
-        A bound between two measured ones is the mean of theirs: wider than the truth where scores are linear between.
-        None for each where the preference lies outside the hull of what was measured, as off the simplex.
+        The bounds are interpolated too, which is wider than the truth where scores are linear. All are None where the preference
+        lies outside the hull of what was measured, or off the simplex.
 
         Raises:
-            PreferenceError: an objective the front does not have.
+            PreferenceError: The front does not have an objective.
         """
         asked = preference.over(self.objectives)
         weights = asked.array()[None]
@@ -222,23 +215,21 @@ class Surface:
         mean, low, high = (self._named(_mixed(shares, table)) for table in (self.means, self.low, self.high))
         return Expected(mean, low, high, top >= 1 - FLAT, used)
 
-    def within(self, floors: Mapping[str, float]) -> Surface:
-        """Return the part of the front whose preferences give each objective at least its floor, a weight.
+    def within(self, minimums: Mapping[str, float]) -> Surface:
+        """Return the part of the front whose preferences give each objective at least its minimum weight.
 
-        To the measured preferences inside come those of a grid over the part, with the scores read off there, so that its
-        corners and edges are known; a policy with anchors keeps what was measured inside.
+        The part holds the measured preferences inside and a grid over it with interpolated scores, so that its corners and edges
+        are known. A policy with anchors keeps what was measured inside.
 
         Raises:
-            ParetuneError: floors that leave nothing measured, unknown objectives, or numbers that are no weights.
+            ParetuneError: Nothing was measured inside, an objective is unknown, or a number is no weight.
         """
-        for name, floor in floors.items():
+        for name, minimum in minimums.items():
             if name not in self.objectives:
-                raise ParetuneError(f"floor on {name!r}: {suggest(str(name), self.objectives)}")
-            if not (math.isfinite(floor) and 0 <= floor <= 1):
-                raise ParetuneError(
-                    f"floor {floor!r} on the weight of {name!r}; expected a number from 0 to 1"
-                )
-        least = np.array([floors.get(name, 0.0) for name in self.objectives])
+                raise ParetuneError(f"minimum weight on {name!r}: {suggest(str(name), self.objectives)}")
+            if not (math.isfinite(minimum) and 0 <= minimum <= 1):
+                raise ParetuneError(f"minimum weight {minimum!r} on {name!r}; expected a number from 0 to 1")
+        least = np.array([minimums.get(name, 0.0) for name in self.objectives])
         if not least.any():
             return self
         weights = self.preferences[(self.preferences >= least - FLAT).all(axis=1)]
@@ -250,9 +241,9 @@ class Surface:
         shares = self.shares(weights)
         known = np.isfinite(shares).all(axis=1)
         if not known.any():
-            told = ", ".join(f"{name} {floor:g}" for name, floor in floors.items())
+            asked = ", ".join(f"{name} {minimum:g}" for name, minimum in minimums.items())
             raise ParetuneError(
-                f"front of {self.policy!r}: nothing was measured with the weights at least {told}; lower them, or measure there"
+                f"front of {self.policy!r}: nothing was measured with the weights at least {asked}; lower them, or measure there"
             )
         tables = (
             np.stack([_mixed(row, table) for row in shares[known]])
@@ -281,23 +272,11 @@ def as_preference(weights: np.ndarray, objectives: Sequence[str]) -> Preference:
 
 def _mixed(shares: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Return the mix ``[M]`` of rows of ``table [N, M]`` by shares ``[N]``; NaN where a share is."""
-    # 0 times an unknown bound is no reason not to know the others.
+    # An unknown bound with the share 0 does not make the others unknown.
     taken = ~(shares == 0)
     return np.asarray(shares[taken] @ table[taken])
-
-
-def _numbers(values: Sequence[float | None] | Mapping[str, float]) -> list[float]:
-    return [math.nan if value is None else float(value) for value in values]  # type: ignore[arg-type]
-
-
-def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    return np.array(rows, dtype=np.float64)
 
 
 def _mean(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else 0.0
-
-
-EQUAL = 1e-9
-"""Margins closer than this, in ranges, are the same: rounding."""

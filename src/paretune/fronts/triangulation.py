@@ -1,13 +1,13 @@
-"""Delaunay triangulation of measured preferences, so that a front can be read between them."""
+"""Delaunay triangulation of measured preferences, by which a front is read between them."""
 
 from __future__ import annotations
 
 import numpy as np
 
 FLAT = 1e-9
-"""Barycentric coordinates above minus this count as inside: rounding, not extrapolation."""
+"""Barycentric coordinates above minus this count as inside: the difference is rounding."""
 OUTSIDE = 5e-6
-"""A point is outside the hull when it owes more than this to a corner that was not measured; weights are given to 1e-6."""
+"""A point is outside the hull when its share of an unmeasured corner is larger than this; weights are given to 1e-6."""
 _ARTIFICIAL = 4.0
 _JITTER = 1e-7
 _BLOCK = 4_000_000
@@ -16,15 +16,15 @@ _BLOCK = 4_000_000
 def triangulate(points: np.ndarray) -> np.ndarray:
     """Return cells ``int [C, M]`` of a Delaunay triangulation of the simplex with the vertices ``points [N, M]``.
 
-    Numbers from N to N + M - 1 stand for the M corners of the simplex, which fill it up where a corner is not among the
-    points; they lie so high that the hull of the points is triangulated as if they were not there. Points that lie on a
-    common sphere, as those of a lattice do for M >= 4, are told apart by a fixed jitter that depends on their order.
+    Numbers from N to N + M - 1 stand for the M corners of the simplex, which complete it where a corner is not among the
+    points. They lie so high that they do not change the triangulation of the points' hull. Points on a common sphere, as in a
+    lattice with M >= 4, are separated by a fixed jitter that depends on their order.
 
     The points are lifted to a paraboloid and the cells are the faces of its lower hull (Brown 1979, "Voronoi diagrams from convex
     hulls"), found by the simplex method and then by stepping over every facet.
 
     Args:
-        points: different points of the simplex, rows that sum to 1.
+        points: N different points of the simplex, rows that sum to 1.
     """
     N, M = points.shape
     lifted = (points**2).sum(axis=1) + _JITTER * np.random.default_rng(0).random(N)
@@ -77,14 +77,14 @@ def barycentric(points: np.ndarray, cells: np.ndarray, queries: np.ndarray) -> n
     """Return shares ``[Q, N]`` of the points in each query, rows summing to 1; NaN outside the hull of the points.
 
     Args:
-        points: ``[N, M]``.
-        cells: of :func:`triangulate`.
-        queries: ``[Q, M]``, rows summing to 1.
+        points: The triangulated points ``[N, M]``.
+        cells: The result of :func:`triangulate`.
+        queries: Points ``[Q, M]``, rows summing to 1.
     """
     N, M = points.shape
     vertices = np.concatenate([points, np.eye(M)])
     inverses = np.linalg.inv(vertices[cells])
-    found = np.full((len(queries), N), np.nan)
+    shares_at = np.full((len(queries), N), np.nan)
     rows = max(1, _BLOCK // inverses[..., 0].size)
     for start in range(0, len(queries), rows):
         shares = np.einsum("qm,cmk->qck", queries[start : start + rows], inverses)
@@ -94,7 +94,7 @@ def barycentric(points: np.ndarray, cells: np.ndarray, queries: np.ndarray) -> n
         np.put_along_axis(full, cells[best], inside, axis=1)
         known = (full[:, N:].sum(axis=1) <= OUTSIDE) & (inside.sum(axis=1) <= 1 + M * FLAT)
         total = full[:, :N].sum(axis=1, keepdims=True)
-        found[start : start + rows] = np.where(
+        shares_at[start : start + rows] = np.where(
             known[:, None], full[:, :N] / np.where(total > 0, total, 1), np.nan
         )
-    return found
+    return shares_at

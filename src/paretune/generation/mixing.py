@@ -107,9 +107,15 @@ def combine(logps: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
     (Hoelder), and 0 only where all policies agree: -log Z measures their conflict at this token. What sampling token by
     token leaves out of the optimum over whole responses is exactly the product of the Z.
     """
-    mixed = (coefficients.to(logps)[:, :, None] * logps).sum(1)
+    mixed = weighted(logps, coefficients.to(logps)).sum(1)
     log_z = mixed.logsumexp(-1)
     return mixed - log_z[:, None], log_z
+
+
+def weighted(values: Tensor, coefficients: Tensor) -> Tensor:
+    """Return ``coefficients [B, C]`` times ``values [B, C, V]``; a coefficient of 0 gives 0, were the value infinite."""
+    factors = coefficients[:, :, None]
+    return torch.where(factors == 0, torch.zeros_like(values), factors * values)
 
 
 def combine_general(
@@ -118,7 +124,8 @@ def combine_general(
     """Return the optimum ``[B, V]`` (log-probabilities) under another divergence than the reverse KL, and c ``[B]``.
 
     ``pi_w = pi_ref (f')^{-1}(sum_i w_i f'(pi_i / pi_ref) - c)``; c is found by bisection in fp64 between the value at which
-    the likeliest token would have infinite mass and the one at which no token gains any.
+    the likeliest token would have infinite mass and the one at which no token gains any. A token that the reference never
+    emits has probability 0 under every divergence here, since pi_w is a multiple of pi_ref.
 
     Args:
         logps: ``[B, M, V]`` of the policies.
@@ -128,9 +135,10 @@ def combine_general(
         alpha: of the alpha divergence.
     """
     reference = reference.double()
+    possible = reference > -torch.inf
     slope, log_inverse, top = _divergence(divergence, alpha)
-    difference = logps.double() - reference[:, None]
-    total = (coefficients.double().to(difference)[:, :, None] * slope(difference)).sum(1)
+    difference = torch.where(possible[:, None], logps.double() - reference[:, None], -torch.inf)
+    total = weighted(slope(difference), coefficients.double().to(difference)).sum(1)
     largest = total.max(-1, keepdim=True).values
     low, high = largest - top, largest - slope(torch.zeros_like(largest))
     for _ in range(BISECTIONS):

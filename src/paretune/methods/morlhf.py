@@ -26,15 +26,15 @@ import numpy as np
 
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
-from paretune.generation.generate import Sampling
 from paretune.models.singular_gates import Init
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
-from paretune.training.conditioned import Conditioning, Draw
+from paretune.training.conditioning import Conditioning, Draw
 from paretune.training.lab import Lab
 from paretune.training.rl.advantages import Combine
 from paretune.training.rl.goal import Reward, RLSettings

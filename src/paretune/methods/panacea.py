@@ -26,7 +26,8 @@ from paretune.data.pairs import Choose, Pair, labelled_pairs, pairs
 from paretune.fronts.indicators import STEERABLE
 from paretune.models.adapter import Adapter
 from paretune.policies.policy import Policy
-from paretune.training.conditioned import Conditioning, ObjectiveData
+from paretune.training.conditioned import ObjectiveData
+from paretune.training.conditioning import Conditioning
 from paretune.training.lab import Lab
 from paretune.training.token_tables import PairTable
 

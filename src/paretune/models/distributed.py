@@ -221,10 +221,6 @@ class WorkSplit:
         return sums
 
 
-ALONE = WorkSplit()
-"""The share of a run as one process: all of it."""
-
-
 @cache
 def _forward_group(size: int, ways: int) -> Any:
     """Return the processes that divide a forward with this one (None: all)."""

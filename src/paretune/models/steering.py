@@ -18,28 +18,14 @@ from torch import Tensor, nn
 
 from paretune.core.errors import ModelError
 from paretune.core.files import atomic_path
-from paretune.models.adapter import Adapter, from_peft, stack, to_peft
+from paretune.models.adapter import Adapter
 from paretune.models.gated_linear import Gate, GatedLinear, Recomputation, Setting, State
-from paretune.models.gates import Gates, anchor_gates, block_gates, gate_of, nearest_anchor, soup_gates
+from paretune.models.gates import Gates, block_gates, gate_of
 from paretune.models.tag_embeddings import NOT_PORTABLE, TokenEmbedding
-from paretune.models.targets import layer_names, linear_layers, target_shapes, targeted
+from paretune.models.targets import layer_names, linear_layers, targeted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-__all__ = [
-    "Adapter",
-    "GatedLinear",
-    "Gates",
-    "Steering",
-    "anchor_gates",
-    "from_peft",
-    "nearest_anchor",
-    "soup_gates",
-    "stack",
-    "target_shapes",
-    "to_peft",
-]
 
 
 class Steering:

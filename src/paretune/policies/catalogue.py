@@ -12,9 +12,10 @@ import numpy as np
 from paretune.core.errors import ModelError, ParetuneError, suggest
 from paretune.core.files import read_json
 from paretune.core.preference import Preference, nearest
+from paretune.fronts.record import FILE, FrontRecord
 from paretune.fronts.surface import Surface
-
-MANIFEST = "manifest.json"
+from paretune.policies import saving
+from paretune.policies.export import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,17 @@ class Source:
     """Something on the disk that can be served under a name.
 
     Attributes:
-        name: of the model in requests.
-        folder: of the policy; of exported LoRAs the folder that holds the manifest.
-        loras: names of the exported LoRAs it is made of; none for a policy.
-        model: the base model's name.
+        name: The model's name in requests.
+        folder: The policy's folder, or the folder that holds the manifest of exported LoRAs.
+        loras: The names of the exported LoRAs it is made of; none for a policy.
+        model: The base model's name.
         objectives: M names.
-        mix: as in ``policy.json``; ``anchors`` for LoRAs.
-        anchors: the preferences it answers with, if only these.
-        surface: what was measured.
-        prompt_ends: of exported LoRAs, what the prompt of each has to end with.
-        title: the front's name for people, such as ``DPO soups``.
+        kind: The policy's kind as in ``policy.json``; ``anchors`` for LoRAs.
+        exportable: Whether one LoRA does what it does at one preference.
+        anchors: The preferences it answers with, if only these.
+        surface: What was measured.
+        prompt_ends: The text that the prompt of each exported LoRA has to end with.
+        title: The name for people, such as ``DPO soups``.
     """
 
     name: str
@@ -39,59 +41,61 @@ class Source:
     loras: tuple[str, ...]
     model: str
     objectives: tuple[str, ...]
-    mix: str
+    kind: str
+    exportable: bool
     anchors: tuple[Preference, ...]
     surface: Surface | None
     prompt_ends: tuple[str, ...] = ()
     title: str = ""
 
     def used(self, preference: Preference) -> Preference:
-        """Return the preference really served."""
+        """Return the preference that is really served."""
         over = preference.over(self.objectives)
         return nearest(over, self.anchors) if self.anchors else over
 
 
-def find_sources(place: Path, names: Sequence[str] = ()) -> list[Source]:
-    """Return what ``place`` offers: a run, the folder of one policy, or a folder of exported LoRAs with its manifest.
+def find_sources(folder: Path, names: Sequence[str] = ()) -> list[Source]:
+    """Return what ``folder`` offers: it is a run, one policy, or exported LoRAs with their manifest.
 
     Args:
-        place: the folder.
-        names: those wanted, the default first; by default all, in the order of the run's front.
+        folder: The folder.
+        names: The policies wanted, the default first; by default all, in the order of the run's front.
 
     Raises:
-        ModelError: nothing to serve there, or not under these names.
+        ModelError: There is nothing to serve, or not under these names.
     """
-    if (place / MANIFEST).is_file():
-        together, found = exported(place)
+    if (folder / MANIFEST).is_file():
+        together, sources = exported(folder)
         # LoRAs that read the preference in the prompt answer to it only where it is written into it: by a router.
-        if len(found) > 1 and not any(together.prompt_ends):
-            found = [together, *found]
-    elif (place / "policy.json").is_file():
-        found = [_policy(place, place.parent.parent / "front.json")]
+        if len(sources) > 1 and not any(together.prompt_ends):
+            sources = [together, *sources]
+    elif (folder / saving.FILE).is_file():
+        sources = [_policy(folder, _record(folder.parent.parent))]
     else:
-        front = place / "front.json"
-        folders = [file.parent for file in sorted(place.glob("policies/*/policy.json"))]
-        order = [str(entry.get("name")) for entry in _policies(front)]
-        folders.sort(key=lambda folder: order.index(folder.name) if folder.name in order else len(order))
-        found = [_policy(folder, front) for folder in folders]
-    if not found:
+        record = _record(folder)
+        order = [policy.name for policy in record.policies] if record else []
+        policies = [file.parent for file in sorted(folder.glob(f"policies/*/{saving.FILE}"))]
+        policies.sort(key=lambda policy: order.index(policy.name) if policy.name in order else len(order))
+        sources = [_policy(policy, record) for policy in policies]
+    if not sources:
         raise ModelError(
-            f"{place}: nothing to serve in it; expected a run folder such as runs/quickstart, a policy's own, or exported LoRAs"
+            f"{folder}: nothing to serve in it; expected a run folder such as runs/quickstart, a policy's folder, or exported "
+            "LoRAs"
         )
-    known = {source.name: source for source in found}
+    known = {source.name: source for source in sources}
     for name in names:
         if name not in known:
-            raise ModelError(f"{place}: no policy {name!r}; {suggest(name, known)}")
-    return [known[name] for name in dict.fromkeys(names)] if names else found
+            raise ModelError(f"{folder}: no policy {name!r}; {suggest(name, known)}")
+    return [known[name] for name in dict.fromkeys(names)] if names else sources
 
 
-def exported(place: Path) -> tuple[Source, list[Source]]:
-    """Return what a folder of exported LoRAs offers: all together as anchors under the policy's name, and each by itself.
+def exported(folder: Path) -> tuple[Source, list[Source]]:
+    """Return what a folder of exported LoRAs offers: all together as anchors under the policy's name, and each alone.
 
     Raises:
-        ModelError: not a manifest that ``paretune export --grid`` wrote.
+        ModelError: The folder has no manifest that ``paretune export --grid`` wrote.
     """
-    facts = read_json(place / MANIFEST)
+    facts = read_json(folder / MANIFEST)
     try:
         objectives, adapters = tuple(facts["objectives"]), facts["adapters"]
         preferences = {
@@ -99,52 +103,61 @@ def exported(place: Path) -> tuple[Source, list[Source]]:
         }
 
         def source(name: str, loras: Sequence[str]) -> Source:
-            surface = _measured(
-                name, objectives, [(preferences[lora], adapters[lora].get("scores")) for lora in loras]
+            return Source(
+                name=name,
+                folder=folder,
+                loras=tuple(loras),
+                model=str(facts["base_model"]),
+                objectives=objectives,
+                kind="anchors",
+                exportable=True,
+                anchors=tuple(preferences[lora] for lora in loras),
+                surface=_surface(
+                    name, objectives, [(preferences[lora], adapters[lora].get("scores")) for lora in loras]
+                ),
+                prompt_ends=tuple(str(adapters[lora].get("prompt_ends_with", "")) for lora in loras),
             )
-            anchors = tuple(preferences[lora] for lora in loras)
-            ends = tuple(str(adapters[lora].get("prompt_ends_with", "")) for lora in loras)
-            model = str(facts["base_model"])
-            return Source(name, place, tuple(loras), model, objectives, "anchors", anchors, surface, ends)
 
         return source(str(facts["policy"]), list(preferences)), [source(name, [name]) for name in preferences]
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{place / MANIFEST}: not a manifest of exported LoRAs ({error!r}); export them again with --grid"
+            f"{folder / MANIFEST}: not a manifest of exported LoRAs ({error!r}); export them again with --grid"
         ) from error
 
 
-def default_sampling(place: Path) -> dict[str, Any]:
-    """Return the sampling a run's front was measured with, so that it holds for requests that do not say."""
-    for file in (place / "front.json", place.parent.parent / "front.json"):
-        if file.is_file():
-            sampling = read_json(file).get("sampling") or {}
+def default_sampling(folder: Path) -> dict[str, Any]:
+    """Return the sampling a run's front was measured with, the default of requests that state none."""
+    for run in (folder, folder.parent.parent):
+        if record := _record(run):
             names = {"max_new_tokens": "default_tokens", "temperature": "temperature", "top_p": "top_p"}
-            return {names[key]: value for key, value in sampling.items() if key in names}
+            return {names[key]: value for key, value in record.sampling.items() if key in names}
     return {}
 
 
-def _policy(folder: Path, front: Path) -> Source:
-    facts = read_json(folder / "policy.json")
-    objectives = tuple(facts["objectives"])
-    anchors = (
-        tuple(Preference.of(weights, objectives) for weights in facts["anchors"])
-        if facts["mix"] == "anchors"
-        else ()
-    )
-    entry = next((entry for entry in _policies(front) if entry.get("name") == folder.name), None)
-    surface = Surface.read(front, folder.name) if entry else None
-    title = str((entry or {}).get("title", ""))
+def _record(run: Path) -> FrontRecord | None:
+    """Return the record of a run; None where nothing was measured."""
+    return FrontRecord.read(run / FILE) if (run / FILE).is_file() else None
+
+
+def _policy(folder: Path, record: FrontRecord | None) -> Source:
+    facts = saving.PolicyFile.read(folder)
+    name = folder.name
+    measured = record is not None and any(policy.name == name for policy in record.policies)
     return Source(
-        folder.name, folder, (), facts["model"], objectives, facts["mix"], anchors, surface, title=title
+        name=name,
+        folder=folder,
+        loras=(),
+        model=facts.model,
+        objectives=facts.objectives,
+        kind=facts.mix,
+        exportable=facts.exportable,
+        anchors=facts.anchor_preferences,
+        surface=Surface.of(record, name) if record and measured else None,
+        title=record.policy(name).title if record and measured else "",
     )
 
 
-def _policies(front: Path) -> list[dict[str, Any]]:
-    return list(read_json(front).get("policies", [])) if front.is_file() else []
-
-
-def _measured(
+def _surface(
     name: str, objectives: tuple[str, ...], points: Sequence[tuple[Preference, Mapping[str, Any] | None]]
 ) -> Surface | None:
     known = [(preference, scores) for preference, scores in points if scores]
@@ -162,21 +175,21 @@ def _measured(
     try:
         return Surface(name, objectives, weights, mean, low, high, anchored=True)
     except ParetuneError:
-        return None  # a mean that is missing: no front
+        return None  # a mean is missing: there is no front
 
 
 def find_policy(run: Path, name: str | None = None) -> Path:
     """Return the folder of a run's policy; ``run`` may be that folder itself.
 
     Raises:
-        ModelError: no policy there, or several and none is named.
+        ModelError: There is no policy, or there are several and none is named.
     """
-    if (run / "policy.json").is_file():
+    if (run / saving.FILE).is_file():
         return run
-    names = sorted(folder.parent.name for folder in run.glob("policies/*/policy.json"))
+    names = sorted(folder.parent.name for folder in run.glob(f"policies/*/{saving.FILE}"))
     if not names:
         raise ModelError(
-            f"{run}: no policy in it; expected a run folder such as runs/quickstart, or a policy's own"
+            f"{run}: no policy in it; expected a run folder such as runs/quickstart, or a policy's folder"
         )
     if name is None and len(names) > 1:
         raise ModelError(f"{run}: holds the policies {', '.join(names)}; choose one with --policy")

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paretune.core.errors import ConfigError, ModelError
-from paretune.core.files import read_json, write_json
+from paretune.core.files import write_json
 from paretune.core.preference import Preference
+from paretune.fronts.record import FrontRecord, Point
 from paretune.generation.generate import attached
 from paretune.models.adapter import stack, to_peft
 from paretune.policies.policy import Policy
 
+MANIFEST = "manifest.json"
 Format = Literal["lora", "dense"]
 
 
@@ -23,17 +25,13 @@ def export(policy: Policy, preference: Preference, folder: Path, form: Format = 
     transformers, with its tokenizer. Both compute what the policy computes, up to the rounding of the sums.
 
     Raises:
-        ModelError: the base model or a mixture of policies, or ``folder`` holds something else.
+        ModelError: No single update does what the policy does (the base model, a mixed policy), or ``folder`` holds
+            something else.
     """
-    if policy.mix == "mod":
-        raise ModelError(
-            f"{policy.name} mixes next-token distributions, which no single update does; export the soup of the same adapters "
-            "(methods: dpo-soup), or serve it with paretune"
-        )
     gates = policy.gates([preference])
+    if policy.no_export or gates is None:
+        raise ModelError(policy.no_export)
     (used,) = policy.used([preference])
-    if gates is None:
-        raise ModelError("the base model has no update to export; use it as it is")
     adapter = stack(policy.adapters)
     if form == "lora":
         to_peft(adapter, folder, gates[0], policy.lm.name)
@@ -49,10 +47,10 @@ def export_grid(
     """Write a LoRA for each preference and a ``manifest.json`` for a LoRA server; return the manifest.
 
     Args:
-        policy: what is exported.
-        preferences: one LoRA each; those that anchors serve alike share one.
-        folder: new or empty folder.
-        front: a run's ``front.json``; points measured at a preference give its scores, others have none.
+        policy: The policy that is exported.
+        preferences: One LoRA each; those that anchors serve alike share one.
+        folder: A new or empty folder.
+        front: A run's ``front.json``; points measured at a preference give its scores, others have none.
 
     Raises:
         ConfigError: ``folder`` is not empty.
@@ -70,9 +68,10 @@ def export_grid(
             f"{objective}{weight:.3g}" for objective, weight in used.as_dict().items()
         )
         export(policy, used, folder / name)
+        end = policy.prompt_end(used)
         adapters[name] = {
             "preference": used.as_dict(),
-            **({"prompt_ends_with": policy.prompt_end(used)} if policy.mix == "prompt" else {}),
+            **({"prompt_ends_with": end} if end else {}),
             "serves": [preference.as_dict()],
             "scores": measured.get(used.weights),
         }
@@ -82,19 +81,22 @@ def export_grid(
         "objectives": list(policy.objectives),
         "adapters": adapters,
     }
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / MANIFEST, manifest)
     return manifest
 
 
 def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:
-    """Return weights -> mean score of each objective with its interval, from a run's front."""
+    """Return weights -> mean score on each objective with its interval as JSON values, from a run's front."""
     if front is None or not front.is_file():
         return {}
-    facts = read_json(front)
-    found = {}
-    for policy in facts["policies"]:
-        for point in policy["points"] if policy["name"] == name else ():
-            figures = zip(facts["objectives"], point["mean"], point["low"], point["high"], strict=True)
-            weights = tuple(point["preference"][objective] for objective in facts["objectives"])
-            found[weights] = {o: {"mean": mean, "low": low, "high": high} for o, mean, low, high in figures}
-    return found
+    record = FrontRecord.read(front)
+    points = [point for policy in record.policies if policy.name == name for point in policy.points]
+
+    def scores(point: Point) -> dict[str, Any]:
+        intervals = [point.score(m).to_dict() for m in range(len(record.objectives))]
+        return {
+            objective: {"mean": interval["value"], "low": interval["low"], "high": interval["high"]}
+            for objective, interval in zip(record.objectives, intervals, strict=True)
+        }
+
+    return {tuple(point.preference[o] for o in record.objectives): scores(point) for point in points}

@@ -1,7 +1,7 @@
 """Preferences and scores written into prompts, as Rewards-in-Context reads them (Yang et al. 2024, arXiv 2402.10207).
 
-In training a prompt carries the scores its own response obtained; in use the scores that a preference asks for. Scores here
-are standardised: units of the standard deviation over the offline responses, higher is better.
+In training a prompt carries the scores that its response obtained, in use the scores that a preference asks for. Scores are
+standardised: their unit is the standard deviation over the offline responses, and higher is better.
 """
 
 from __future__ import annotations
@@ -21,43 +21,44 @@ from paretune.data.rows import Prompt
 from paretune.fronts.indicators import layers
 
 Map = Literal["l2", "linf", "linear", "lambda"]
-"""From weights to places in the range of scores, see :func:`places`."""
+"""A map from weights to places in the range of scores, see :func:`places`."""
 Form = Literal["digits", "levels", "tokens"]
-"""How scores are written: ``<rm1_score> 1.2`` as the paper does, or ``<helpful: 7/10>`` as text, or that as one token."""
+"""The form of written scores: ``<rm1_score> 1.2`` as in the paper, ``<helpful: 7/10>`` as text, or the latter as one token."""
 Reference = Literal["data", "gaussian"]
-"""The range preferences span: that of the offline scores, or the released code's extremes of normal draws."""
+"""The range that preferences span: that of the offline scores, or the extremes of normal draws as in the released code."""
 Filter = Literal["released", "pareto"]
-"""Which scored responses the online stage trains on, see :func:`mors`."""
+"""The rule by which the online stage selects responses to train on, see :func:`mors`."""
 
 SEPARATOR = "  "
-"""Between the prompt's text and the first tag: two spaces, as released."""
+"""The text between the prompt and the first tag: two spaces, as released."""
 LEVELS = 10
 """The highest level of the forms ``levels`` and ``tokens``; the lowest is 0."""
 SERVED_DRAWS = 50_000
-"""Normal draws whose extremes are the range at inference in the released code."""
+"""The number of normal draws whose extremes are the range at inference in the released code."""
 GOAL_DRAWS = 100_000
-"""Normal draws whose extremes are the range of goals in the released code."""
+"""The number of normal draws whose extremes are the range of goals in the released code."""
 
 _CONSTANT = 1e-12  # a deviation below this share of the largest score is rounding
 
 
 @dataclass(frozen=True)
 class Prompting:
-    """How a preference becomes tags in the prompt: all that serving needs beside the adapter, as JSON values.
+    """The rule by which a preference becomes tags in the prompt: all that serving needs beside the adapter, as JSON values.
 
     Attributes:
         objectives: M names, in the order of the tags.
-        mean, std: of the raw offline scores (no Bessel's correction); a deviation of 0 makes every score 0.
-        low, high: the range that places in [0, 1] are stretched over, in standardised units.
-        least, most: observed range of the offline scores; no wanted score leaves it.
-        map: from weights to places, see :func:`places`.
-        lam: lambda of the map ``lambda``, above 1.
-        floor: smallest place; 0 asks for the worst score of an objective without weight.
-        form: of the tags.
-        decimals: of the numbers of the form ``digits``.
+        mean, std: Mean and deviation of the raw offline scores (without Bessel's correction); a deviation of 0 makes every score
+            0.
+        low, high: The range onto which places in [0, 1] are stretched, in standardised units.
+        least, most: The observed range of the offline scores, which no wanted score leaves.
+        map: The map from weights to places, see :func:`places`.
+        lam: Lambda of the map ``lambda``, above 1.
+        floor: The smallest place; 0 asks for the worst score of an objective without weight.
+        form: The form of the tags.
+        decimals: The decimals of numbers in the form ``digits``.
 
     Raises:
-        ConfigError: not M numbers for M objectives, an empty range, or a value out of its own range.
+        ConfigError: There are not M numbers for M objectives, a range is empty, or a value is out of its range.
     """
 
     objectives: tuple[str, ...]
@@ -106,11 +107,11 @@ class Prompting:
         floor: float = 0.0,
         form: Form = "digits",
     ) -> Prompting:
-        """Measure raw offline scores ``[N, M]``; ``seed`` is that of the ``gaussian`` reference.
+        """Make the rule from raw offline scores ``[N, M]``; ``seed`` is for the ``gaussian`` reference.
 
         Raises:
-            TrainingError: no score, or one that is not finite.
-            ConfigError: a setting that is out of its range.
+            TrainingError: There is no score, or one is not finite.
+            ConfigError: A setting is out of its range.
         """
         raw = _finite(scores)
         mean, std = raw.mean(axis=0), raw.std(axis=0)
@@ -140,10 +141,10 @@ class Prompting:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Prompting:
-        """Restore what :meth:`to_dict` gave.
+        """Read what :meth:`to_dict` returned.
 
         Raises:
-            ConfigError: a key too many or too few, or a value that is refused.
+            ConfigError: A key is missing or unknown, or a value is refused.
         """
         try:
             return cls(**values)
@@ -154,14 +155,14 @@ class Prompting:
 
     @property
     def inert(self) -> tuple[str, ...]:
-        """The objectives of which only one score can be asked, so that their weights change nothing by themselves."""
+        """The objectives of which only one score can be requested, so that their weights change nothing by themselves."""
         return tuple(
             name for name, a, b in zip(self.objectives, self.least, self.most, strict=True) if a == b
         )
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The texts that the model reads as one token each, by objective and then level; none unless ``tokens``."""
+        """The texts that the model reads as one token each, by objective and then level; only in the form ``tokens``."""
         if self.form != "tokens":
             return ()
         return tuple(_tag(name, level) for name in self.objectives for level in range(LEVELS + 1))
@@ -171,7 +172,7 @@ class Prompting:
         raw = np.asarray(scores, dtype=np.float64)
         if raw.ndim == 0 or raw.shape[-1] != len(self.objectives):
             raise DataError(
-                f"scores of shape {list(raw.shape)}; expected [..., {len(self.objectives)}], one an objective"
+                f"scores of shape {list(raw.shape)}; expected [..., {len(self.objectives)}], one per objective"
             )
         std = np.array(self.std)
         centred = np.where(std > 0, raw - np.array(self.mean), np.where(np.isnan(raw), np.nan, 0.0))
@@ -185,7 +186,7 @@ class Prompting:
         """Return the M scores that a preference asks for, standardised, as the prompt shows them.
 
         Raises:
-            PreferenceError: an unknown objective, or a negative weight.
+            PreferenceError: An objective is unknown, or a weight is negative.
         """
         asked = preference.over(self.objectives)
         if asked.extrapolated:
@@ -201,12 +202,12 @@ class Prompting:
         """Return ``prompt`` with standardised scores ``[M]`` as tags at the end of its last user turn.
 
         Raises:
-            DataError: the prompt holds a tag already, or not M finite scores are given.
+            DataError: The prompt holds a tag already, or the scores are not M finite numbers.
         """
         for message in prompt:
-            if found := self._any_tag.search(message.content):
+            if tag := self._any_tag.search(message.content):
                 raise DataError(
-                    f"the prompt already holds the tag {found[0]!r}, which stands for wanted scores; remove it, or write it "
+                    f"the prompt already holds the tag {tag[0]!r}, which stands for wanted scores; remove it, or write it "
                     "otherwise"
                 )
         return _with_turn(prompt, lambda text: text + self._text(values))
@@ -215,18 +216,18 @@ class Prompting:
         """Return the M scores that the tags at the end of ``text`` show.
 
         Raises:
-            DataError: it does not end with the tags of these objectives.
+            DataError: ``text`` does not end with the tags of these objectives.
         """
-        found = self._tags.search(text)
-        if found is None:
+        match = self._tags.search(text)
+        if match is None:
             raise DataError(f"{text[-60:]!r} does not end with tags such as {self._text(self.most)!r}")
-        return tuple(self._number(m, mark) for m, mark in enumerate(found.groups()))
+        return tuple(self._number(m, mark) for m, mark in enumerate(match.groups()))
 
     def strip(self, prompt: Prompt) -> Prompt:
         """Return the prompt that :meth:`prompt` was given, byte for byte.
 
         Raises:
-            DataError: its last user turn does not end with the tags.
+            DataError: The last user turn does not end with the tags.
         """
 
         def without(text: str) -> str:
@@ -235,7 +236,7 @@ class Prompting:
 
         return _with_turn(prompt, without)
 
-    # Tags. A mark is what stands for one score: "1.2", or "7".
+    # A mark is the text of one score: "1.2", or "7".
 
     def _marks(self, values: Sequence[float] | np.ndarray) -> list[str]:
         numbers = [float(value) for value in values]
@@ -288,10 +289,10 @@ def _tag(name: str, level: str | int) -> str:
 
 
 def check_asking(map: Map, lam: float, floor: float, form: Form) -> None:
-    """Check the settings of how scores are asked for, see :class:`Prompting`.
+    """Check the settings of :class:`Prompting` that a user chooses.
 
     Raises:
-        ConfigError: an unknown name, or a number out of its range.
+        ConfigError: A name is unknown, or a number is out of its range.
     """
     for name, value, kind in (("map", map, Map), ("form", form, Form)):
         if value not in get_args(kind):
@@ -305,13 +306,13 @@ def check_asking(map: Map, lam: float, floor: float, form: Form) -> None:
 def places(weights: np.ndarray, map: Map = "l2", lam: float = 2.0) -> np.ndarray:
     """Return the places z ``[..., M]`` in [0, 1] of the wanted scores in their ranges, 1 the best, from weights ``[..., M]``.
 
-    ``l2``: w / ||w||_2, which the released evaluation uses. ``linf``: min(M w, 1), and 1 for the largest. ``linear``: w.
-    ``lambda``: argmax of <w, z> over ||z||_lambda <= 1, z >= 0, which is w_i^(1/(lambda-1)) / ||w^(1/(lambda-1))||_lambda
+    ``l2`` is w / ||w||_2, as in the released evaluation. ``linf`` is min(M w, 1), and 1 for the largest. ``linear`` is w.
+    ``lambda`` is argmax of <w, z> over ||z||_lambda <= 1, z >= 0, which is w_i^(1/(lambda-1)) / ||w^(1/(lambda-1))||_lambda
     (ours; lambda 2 is ``l2``, and towards 1 it becomes one-hot). Weights are divided by their sum first.
 
     Raises:
-        PreferenceError: a weight that is negative or not finite, or all are 0.
-        ConfigError: an unknown map, or lambda not above 1.
+        PreferenceError: A weight is negative or not finite, or all are 0.
+        ConfigError: The map is unknown, or lambda is not above 1.
 
     >>> places(np.array([0.6, 0.2, 0.2]), "linf").round(3).tolist()
     [1.0, 0.6, 0.6]
@@ -346,8 +347,8 @@ def goals(
 ) -> np.ndarray:
     """Draw the scores ``[N, M]`` that the online stage asks for, between ``low`` and ``high`` ``[M]``.
 
-    Places are uniform in [0, 1], and all but the smallest of a row become 1 (arXiv 2402.10207, released code): what is asked
-    lies where one objective gives way. With M = 1 nothing is raised.
+    Places are uniform in [0, 1], and all but the smallest of a row become 1 (arXiv 2402.10207, released code), so that one
+    objective gives way in each goal. With M = 1 nothing is raised.
     """
     least, most = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     z = rng.random((count, len(least)))
@@ -357,14 +358,14 @@ def goals(
 
 
 def mors(scores: np.ndarray, quantile: float = 0.7, rule: Filter = "released") -> np.ndarray:
-    """Return bool ``[N]``: the responses kept by multi-objective rejection sampling, by scores ``[N, M]``.
+    """Return which responses multi-objective rejection sampling keeps, as bool ``[N]``, from scores ``[N, M]``.
 
-    ``released``: at or above the ``quantile`` of a column, in any column; ties at the threshold are all kept. ``pareto``
-    (ours): the first layers of non-dominated responses that fit into as many as ``released`` keeps, at least the first.
+    ``released`` keeps those at or above the ``quantile`` of a column, in any column, with all ties at the threshold. ``pareto``
+    (ours) keeps the first layers of non-dominated responses that fit into as many, at least the first.
 
     Raises:
-        ConfigError: an unknown rule, or a quantile outside [0, 1).
-        TrainingError: no score, or one that is not finite (its column would silently select nothing).
+        ConfigError: The rule is unknown, or the quantile is outside [0, 1).
+        TrainingError: There is no score, or one is not finite (its column would silently select nothing).
 
     >>> mors(np.array([[0, 9], [1, 1], [9, 0], [2, 2]]), 0.7).tolist()
     [True, False, True, False]
@@ -396,8 +397,8 @@ def _finite(scores: np.ndarray) -> np.ndarray:
 
 
 def _with_turn(prompt: Prompt, change: Callable[[str], str]) -> Prompt:
-    """Return ``prompt`` with the text of its last user turn changed; of its last message where no user speaks."""
-    users = [place for place, message in enumerate(prompt) if message.role == "user"]
-    place = users[-1] if users else len(prompt) - 1
-    turn = replace(prompt[place], content=change(prompt[place].content))
-    return (*prompt[:place], turn, *prompt[place + 1 :])
+    """Return ``prompt`` with the text of its last user turn changed, or of its last message where there is no user turn."""
+    users = [number for number, message in enumerate(prompt) if message.role == "user"]
+    last = users[-1] if users else len(prompt) - 1
+    turn = replace(prompt[last], content=change(prompt[last].content))
+    return (*prompt[:last], turn, *prompt[last + 1 :])

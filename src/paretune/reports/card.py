@@ -8,8 +8,9 @@ from typing import Any
 
 from paretune.core.files import write_text
 from paretune.core.preference import Preference
+from paretune.fronts.record import FrontRecord, Point
 from paretune.reports.wording import (
-    Run,
+    MIXTURE,
     called,
     duration,
     interval,
@@ -18,45 +19,44 @@ from paretune.reports.wording import (
     percent,
     places,
     summary,
-    title,
     verdict,
-    weight,
+    weights,
 )
 
 
-def write_card(run: Run, file: str | Path) -> None:
+def write_card(record: FrontRecord, file: str | Path) -> None:
     """Write a model card in Markdown with a YAML head, to stand beside ``front.png`` and ``policies/``.
 
     Args:
-        run: content of ``front.json``: scores higher is better; None or NaN where a figure is undefined.
-        file: where to write, usually ``README.md`` in the folder of the run.
+        record: The record of the run.
+        file: The path to write, usually ``README.md`` in the run's folder.
 
     Raises:
-        ParetuneError: the file cannot be written.
+        ParetuneError: The file cannot be written.
     """
     import yaml
 
-    head = yaml.safe_dump(_head(run), sort_keys=False, allow_unicode=True)
+    head = yaml.safe_dump(_head(record), sort_keys=False, allow_unicode=True)
     parts = [
         f"---\n{head}---",
-        f"# {_cell(run['name'])}\n\n{_cell(summary(run))}\n\n![The measured front](front.png)",
-        _objectives(run),
-        _policies(run),
-        _front(run),
-        _verdicts(run),
-        _data(run),
-        _use(run),
-        _limits(run),
+        f"# {_cell(record.name)}\n\n{_cell(summary(record))}\n\n![The measured front](front.png)",
+        _objectives(record),
+        _policies(record),
+        _front(record),
+        _verdicts(record),
+        _data(record),
+        _use(record),
+        _limits(record),
     ]
     write_text(file, "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _head(run: Run) -> dict[str, Any]:
-    head: dict[str, Any] = {"base_model": run["model"], "library_name": "paretune"}
-    if run.get("licence"):
-        head["license"] = run["licence"]
+def _head(record: FrontRecord) -> dict[str, Any]:
+    head: dict[str, Any] = {"base_model": record.model, "library_name": "paretune"}
+    if record.licence:
+        head["license"] = record.licence
     head["pipeline_tag"] = "text-generation"
-    head["tags"] = ["paretune", "multi-objective", "lora", *(policy["name"] for policy in run["policies"])]
+    head["tags"] = ["paretune", "multi-objective", "lora", *(policy.name for policy in record.policies)]
     return head
 
 
@@ -74,124 +74,109 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Se
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _objectives(run: Run) -> str:
-    meanings = run.get("objectives_info", {})
-    rows = [[objective, "higher", meanings.get(objective) or "not stated"] for objective in run["objectives"]]
+def _objectives(record: FrontRecord) -> str:
+    rows = [
+        [objective, "higher", record.objectives_info.get(objective) or "not stated"]
+        for objective in record.objectives
+    ]
     return f"## Objectives\n\n{_table(['objective', 'better is', 'what it measures'], rows)}"
 
 
-def _policies(run: Run) -> str:
+def _policies(record: FrontRecord) -> str:
     rows = []
-    for policy in run["policies"]:
-        cost = policy.get("cost", {})
+    for policy in record.policies:
+        cost = policy.cost
         rows.append([
-            title(policy),
-            f"policies/{policy['name']}",
-            policy.get("enters", ""),
-            number(cost.get("runs"), 0),
-            duration(cost.get("seconds")),
-            policy.get("paper", ""),
+            policy.label,
+            f"policies/{policy.name}",
+            policy.enters,
+            number(cost.runs if cost else None, 0),
+            duration(cost.seconds if cost else None),
+            policy.paper,
         ])  # fmt: skip
     columns = ["method", "folder", "where the preference enters", "training runs", "training time", "paper"]
     return f"## Policies\n\n{_table(columns, rows, (3, 4))}"
 
 
-def _front(run: Run) -> str:
-    objectives, shown = run["objectives"], places(run)
+def _front(record: FrontRecord) -> str:
+    objectives, shown = record.objectives, places(record)
     columns = ["", " / ".join(objectives), *objectives, "words", "KL from base, nats", "collapsed"]
 
-    def row(name: str, weights: str, point: Run) -> list[str]:
-        scores = [
-            interval({"value": point["mean"][m], "low": point["low"][m], "high": point["high"][m]}, shown[m])
-            for m in range(len(objectives))
-        ]
-        divergence = interval(point["kl"], 1) if point.get("kl") else "-"
-        return [
-            name,
-            weights,
-            *scores,
-            number(point.get("words"), 0),
-            divergence,
-            percent(point.get("collapse_rate")),
-        ]
+    def row(name: str, weights: str, point: Point) -> list[str]:
+        scores = [interval(point.score(m), shown[m]) for m in range(len(objectives))]
+        words, collapsed = number(point.words, 0), percent(point.collapse_rate)
+        return [name, weights, *scores, words, interval(point.kl, 1), collapsed]
 
-    rows = [row("base model", "-", run["base"])]
-    for policy in run["policies"]:
-        for point in policy["points"]:
-            weights = " / ".join(weight(point["preference"][objective]) for objective in objectives)
-            rows.append(row(title(policy), weights, point))
-    for i, point in off_simplex(run):
-        weights = " / ".join(weight(point["preference"][objective]) for objective in objectives)
-        rows.append(row(f"{title(run['policies'][i])}, extrapolated", weights, point))
+    rows = [row("base model", "-", record.base)]
+    for policy in record.policies:
+        rows += [row(policy.label, weights(record, point), point) for point in policy.points]
+    for i, point in off_simplex(record):
+        rows.append(row(f"{record.policies[i].label}, extrapolated", weights(record, point), point))
     return (
-        f"## Front\n\nMean scores on {run['num_prompts']} held-out prompts, in brackets the 95 % interval "
+        f"## Front\n\nMean scores on {record.num_prompts} held-out prompts, in brackets the 95 % interval "
         "over prompts.\n\n"
         f"{_table(columns, rows, range(2, len(columns)))}"
     )
 
 
-def _verdicts(run: Run) -> str:
-    shown = places(run)
+def _verdicts(record: FrontRecord) -> str:
+    shown = places(record)
     point = ", ".join(
         f"{objective} {number(value, shown[m])}"
-        for m, (objective, value) in enumerate(zip(run["objectives"], run["reference_point"], strict=True))
+        for m, (objective, value) in enumerate(zip(record.objectives, record.reference_point, strict=True))
     )
-    rows = [[title(policy), interval(policy["figures"]["hypervolume"])] for policy in run["policies"]]
-    rows.append(["coin toss between single-objective models", interval(run["chord"]["hypervolume"])])
-    rows.append(["base model", interval(run["base"]["hypervolume"])])
+    rows = [[policy.label, interval(policy.figures["hypervolume"])] for policy in record.policies]
+    rows.append([f"{MIXTURE} (single-objective models)", interval(record.mixture.hypervolume)])
+    rows.append(["base model", interval(record.base.hypervolume)])
     text = f"## Hypervolume\n\nReference point: {_cell(point)}.\n\n{_table(['', 'hypervolume'], rows, (1,))}"
     tests = [
         [
-            called(run, each["first"]),
-            called(run, each["second"]),
-            interval(each["difference"]),
-            verdict(run, each),
+            called(record, test.first),
+            called(record, test.second),
+            interval(test.difference),
+            verdict(record, test),
         ]
-        for each in run["comparisons"]
+        for test in record.comparisons
     ]
     if tests:
         text += f"\n\n{_table(['first', 'second', 'first - second', 'verdict'], tests, (2,))}"
     return text
 
 
-def _data(run: Run) -> str:
-    data = run.get("data")
-    if not data:
+def _data(record: FrontRecord) -> str:
+    data = record.data
+    if data is None:
         return ""
-    splits = ", ".join(f"{name} {count:,}" for name, count in run.get("splits", {}).items())
-    text = f"## Data\n\n{data['rows']:,} training rows with {data['responses']:,} responses"
+    splits = ", ".join(f"{name} {count:,}" for name, count in record.splits.items())
+    text = f"## Data\n\n{data.rows:,} training rows with {data.responses:,} responses"
     text += f"; prompts in each split: {_cell(splits)}." if splits else "."
-    return f"{text} Licence: {_cell(run.get('licence') or 'not stated')}."
+    return f"{text} Licence: {_cell(record.licence or 'not stated')}."
 
 
-def _use(run: Run) -> str:
-    policy = run["policies"][0]
-    points = policy["points"]
-    chosen = points[policy["knee"]]["preference"]
-    text = str(Preference.of(chosen))
+def _use(record: FrontRecord) -> str:
+    policy = record.policies[0]
+    text = str(Preference.of(policy.points[policy.knee].preference))
     return (
         "## Use\n\nFrom this folder, in Python:\n\n```python\n"
-        "from paretune.policies.policy import load_policy\n"
-        "from paretune.core.preference import Preference\n"
-        "from paretune.data.rows import Message\n\n"
-        f"policy = load_policy({'policies/' + policy['name']!r})\n"
+        "from paretune import Message, Preference, load_policy\n\n"
+        f"policy = load_policy({'policies/' + policy.name!r})\n"
         'prompt = (Message("user", "How do I keep basil alive indoors?"),)\n'
         f"preference = Preference.parse({text!r})\n"
         "print(policy.generate([prompt], [preference])[0].text)\n```"
     )
 
 
-def _limits(run: Run) -> str:
-    meanings = "; ".join(f"{name}: {told}" for name, told in run.get("objectives_info", {}).items() if told)
-    sampling = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in run.get("sampling", {}).items())
+def _limits(record: FrontRecord) -> str:
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in record.objectives_info.items() if meaning)
+    sampling = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in record.sampling.items())
     lines = [
         "A score is what its scorer measures, not what its name promises"
         + (f" ({_cell(meanings)})." if meanings else "."),
-        "Intervals count the luck of the prompts, not that of the training seed.",
+        "Intervals cover the choice of prompts, not the training seed.",
         f"Measured with {_cell(sampling)}; other sampling gives other scores." if sampling else "",
-        "Judged on prompts of the same kind as the training data; elsewhere the front is unknown.",
+        "The prompts are of the same kind as the training data; elsewhere the front is unknown.",
         "No safety evaluation is part of this run beyond the objectives above.",
-        f"Made with paretune {_cell(run['version'])} on {_cell(run['created'])}; "
+        f"Made with paretune {_cell(record.version)} on {_cell(record.created)}; "
         "`report.html` beside this file shows everything.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines if line)

@@ -4,49 +4,59 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from html import escape
 
-from paretune.fronts.indicators import STEERABLE
+from paretune.fronts.front import Interval
+from paretune.fronts.indicators import INDICATORS, STEERABLE
+from paretune.fronts.record import DataSummary, FrontRecord, GoalAnswers, MeasuredPolicy, Point, Retention
 from paretune.reports.page import badge, bounded, plain_badge, section, table
 from paretune.reports.plots import SHAPES, box_plot, strip
 from paretune.reports.wording import (
+    MIXTURE,
     NOTHING,
-    Run,
     called,
     decimals,
     duration,
     known,
+    listing,
     number,
     off_simplex,
     percent,
     places,
     preference,
     verdict,
-    weight,
+    weights,
     winner,
 )
 
 COLLAPSE_FLAG = 0.05
-"""Above this share of collapsed responses a point is flagged."""
+"""A point is flagged where a larger share of its answers collapsed."""
 UNLIKELY_FLAG = 1.0
-"""So many nats a token less likely under the base model than its own samples, a point is flagged."""
+"""A point is flagged where its text is so many nats per token less likely under the base model than the base model's own."""
 
 
-def hypervolumes(run: Run) -> str:
-    """Return the table of hypervolumes and of the other figures of each front."""
-    objectives = run["objectives"]
-    rows: list[tuple[str, str, Run, Run]] = [
-        (badge(run, i), f"pol{i % len(SHAPES)}", policy["figures"]["hypervolume"], policy["figures"])
-        for i, policy in enumerate(run["policies"])
+def hypervolumes(record: FrontRecord) -> str:
+    """Return the table of hypervolumes and of the other indicators of each front."""
+    rows: list[tuple[str, str, Interval, Mapping[str, Interval]]] = [
+        (badge(record, i), f"pol{i % len(SHAPES)}", policy.figures["hypervolume"], policy.figures)
+        for i, policy in enumerate(record.policies)
     ]
-    rows.append((plain_badge("chord", "coin toss"), "quiet", run["chord"]["hypervolume"], {}))
-    rows.append((plain_badge("base", "base model"), "quiet", run["base"]["hypervolume"], {}))
-    bounds = [row[2][key] for row in rows for key in ("value", "low", "high") if known(row[2].get(key))]
+    rows.append((plain_badge("mixture", MIXTURE), "quiet", record.mixture.hypervolume, {}))
+    rows.append((plain_badge("base", "base model"), "quiet", record.base.hypervolume, {}))
+    bounds = _bounds(figure for _, _, figure, _ in rows)
     low, high, shown = min(bounds, default=0.0), max(bounds, default=1.0), decimals(bounds)
-    figures = ["hull_hypervolume", *(f"controllability:{objective}" for objective in objectives)]
-    figures += ["inner_product", "sparsity", "spacing"]
-    columns = ["", "hypervolume", "", "with mixtures", *(f"control: {escape(o)}" for o in objectives)]
-    columns += ["inner product", "sparsity", "spacing"]
+    columns = {"": "", "hypervolume": "hypervolume", "strip": ""}
+    for key, indicator in INDICATORS.items():
+        names = indicator.names(key, record.objectives)
+        if key != "hypervolume" and any(
+            name in policy.figures for name in names for policy in record.policies
+        ):
+            heads = record.objectives if indicator.per_objective else [""]
+            columns |= {
+                n: f"{indicator.title} {escape(h)}".strip() for n, h in zip(names, heads, strict=True)
+            }
+    figures = list(columns)[3:]
     cells = []
     for name, kind, figure, more in rows:
         others = [
@@ -54,95 +64,105 @@ def hypervolumes(run: Run) -> str:
             for f in figures
         ]
         cells.append([name, bounded(figure, shown), strip(figure, low, high, kind), *others])
-    point = ", ".join(
-        f"{escape(objective)} {number(value, places(run)[m])}"
-        for m, (objective, value) in enumerate(zip(objectives, run["reference_point"], strict=True))
-    )
     return section(
         "hypervolume",
         "Hypervolume and other figures",
-        table(columns, cells, range(3, 3 + len(figures))),
-        f"Reference point: {point}. Control is the rank correlation of weight and score, 1 at best; "
-        "for sparsity and spacing lower is more even.",
+        table(list(columns.values()), cells, range(3, len(columns))),
+        f"{_reference_point(record)} {_indicators_in_words(figures)}",
     )
 
 
-def comparisons(run: Run) -> str:
+def _reference_point(record: FrontRecord) -> str:
+    point = ", ".join(
+        f"{escape(objective)} {number(value, places(record)[m])}"
+        for m, (objective, value) in enumerate(zip(record.objectives, record.reference_point, strict=True))
+    )
+    return f"Reference point: {point}."
+
+
+def _indicators_in_words(figures: Iterable[str]) -> str:
+    """Return a sentence for each indicator among ``figures``, and which of them are better lower."""
+    keys = dict.fromkeys(figure.partition(":")[0] for figure in figures)
+    lower = [INDICATORS[key].title for key in keys if INDICATORS[key].better == "lower"]
+    words = [INDICATORS[key].words for key in keys]
+    if lower:
+        words.append(f"Higher is better, except for {listing(lower)}.")
+    return " ".join(words)
+
+
+def comparisons(record: FrontRecord) -> str:
     """Return the table of paired tests."""
-    if not run["comparisons"]:
+    if not record.comparisons:
         return ""
-    bounds = [c["difference"][key] for c in run["comparisons"] for key in ("value", "low", "high")]
-    bounds = [bound for bound in bounds if known(bound)]
+    bounds = _bounds(test.difference for test in record.comparisons)
     low, high, shown = min([0.0, *bounds]), max([0.0, *bounds]), decimals([0.0, *bounds])
-    names = [policy["name"] for policy in run["policies"]]
+    names = [policy.name for policy in record.policies]
     rows = []
-    for each in run["comparisons"]:
-        above = winner(each)
+    for test in record.comparisons:
+        above = winner(test)
         kind = f"pol{names.index(above) % len(SHAPES)}" if above in names else "quiet"
-        told = escape(verdict(run, each))
+        text = escape(verdict(record, test))
         rows.append([
-            f"{escape(called(run, each['first']))} − {escape(called(run, each['second']))}",
-            bounded(each["difference"], shown),
-            strip(each["difference"], low, high, kind, zero=True),
-            f'<span class="plain">{told}</span>' if above is None else f"<b>{told}</b>",
-            number(each.get("p_value")),
+            f"{escape(called(record, test.first))} − {escape(called(record, test.second))}",
+            bounded(test.difference, shown),
+            strip(test.difference, low, high, kind, zero=True),
+            f'<span class="plain">{text}</span>' if above is None else f"<b>{text}</b>",
+            number(test.p_value),
         ])  # fmt: skip
     return section(
         "comparisons",
-        "Who is above whom",
+        "Which is above which",
         table(["difference of hypervolumes", "", "", "verdict", "p"], rows, (4,)),
-        "Paired over the same prompts. An interval that holds 0 shows no difference, nor equality.",
+        "Paired over the same prompts. An interval that holds 0 shows neither a difference nor equality.",
     )
 
 
-def remarks(run: Run, point: Run) -> list[str]:
-    """Return what is wrong with the text of a point: collapse, or far less likely under the base model."""
-    found = []
-    collapse, base, own = point.get("collapse_rate"), run["base"].get("base_logp"), point.get("base_logp")
-    if known(collapse) and collapse > COLLAPSE_FLAG:
-        found.append(f"collapses: {percent(collapse)} of answers")
-    if known(base) and known(own) and base - own > UNLIKELY_FLAG:
-        found.append(f"strange text: {number(base - own, 1)} nats a token below base")
-    return found
+def _bounds(figures: Iterable[Interval]) -> list[float]:
+    return [bound for f in figures for bound in (f.value, f.low, f.high) if known(bound)]
 
 
-def sense(run: Run) -> str:
-    """Return the table that says whether the answers still make sense at each point."""
-    base = run["base"]
-    shown = places(run)
+def remarks(record: FrontRecord, point: Point) -> list[str]:
+    """Return what is wrong with the text of a point: it collapses, or is far less likely under the base model."""
+    problems = []
+    if known(point.collapse_rate) and point.collapse_rate > COLLAPSE_FLAG:
+        problems.append(f"collapses: {percent(point.collapse_rate)} of answers")
+    gap = record.base.base_logp - point.base_logp
+    if known(gap) and gap > UNLIKELY_FLAG:
+        problems.append(f"strange text: {number(gap, 1)} nats per token below base")
+    return problems
 
-    def row(name: str, told: str, point: Run) -> list[str]:
-        own, reference = point.get("base_logp"), base.get("base_logp")
-        gap = own - reference if known(own) and known(reference) else None
-        flags = [f'<span class="flag">⚠ {escape(text)}</span>' for text in remarks(run, point)]
-        if point.get("used") and point.get("preference") and _apart(point["used"], point["preference"]):
-            flags.append(f"served by {escape(preference(point['used']))}")
+
+def sense(record: FrontRecord) -> str:
+    """Return the table that shows whether the answers still make sense at each point."""
+    objectives, shown = record.objectives, places(record)
+
+    def row(name: str, weights: str, point: Point) -> list[str]:
+        gap = point.base_logp - record.base.base_logp
+        flags = [f'<span class="flag">⚠ {escape(text)}</span>' for text in remarks(record, point)]
+        if _differ(point.used, point.preference):
+            flags.append(f"served by {escape(preference(point.used))}")
         return [
             name,
-            told,
-            *(number(value, shown[m]) for m, value in enumerate(point["mean"])),
-            percent(point.get("collapse_rate")),
-            percent(point.get("cut_rate")),
-            bounded(point["kl"], 1) if point.get("kl") else NOTHING,
-            number(own, 2),
-            NOTHING if gap is None else ("+" if gap > 0 else "") + number(gap, 2),
-            number(point.get("words"), 0),
+            weights,
+            *(number(value, shown[m]) for m, value in enumerate(point.mean)),
+            percent(point.collapse_rate),
+            percent(point.cut_rate),
+            bounded(point.kl, 1),
+            number(point.base_logp, 2),
+            ("+" if gap > 0 else "") + number(gap, 2) if known(gap) else NOTHING,
+            number(point.words, 0),
             "<br>".join(flags) or '<span class="plain">ok</span>',
         ]
 
-    rows = [row(plain_badge("base", "base model"), NOTHING, base)]
-    objectives = run["objectives"]
-    for i, policy in enumerate(run["policies"]):
-        for point in policy["points"]:
-            told = " / ".join(weight(point["preference"][objective]) for objective in objectives)
-            rows.append(row(badge(run, i), told, point))
-    for i, point in off_simplex(run):
-        told = " / ".join(weight(point["preference"][objective]) for objective in objectives)
-        rows.append(row(badge(run, i), f"{told}<br>extrapolated, in no figure", point))
+    rows = [row(plain_badge("base", "base model"), NOTHING, record.base)]
+    for i, policy in enumerate(record.policies):
+        rows += [row(badge(record, i), weights(record, point), point) for point in policy.points]
+    for i, point in off_simplex(record):
+        rows.append(row(badge(record, i), f"{weights(record, point)}<br>extrapolated, in no figure", point))
     columns = ["", " / ".join(map(escape, objectives)), *map(escape, objectives), "collapsed", "cut off"]
     columns += [
-        "KL from base, nats a response",
-        "log-probability under base, nats a token",
+        "KL from base, nats per response",
+        "log-probability under base, nats per token",
         "against the base's own",
     ]
     columns += ["words", "remark"]
@@ -151,149 +171,163 @@ def sense(run: Run) -> str:
         "Does it still make sense?",
         table(columns, rows, range(2, len(columns) - 1)),
         f"Flagged: more than {percent(COLLAPSE_FLAG)} of answers collapsed (under 5 tokens, or mostly "
-        f"repetition), or text more than {number(UNLIKELY_FLAG)} nat a token less likely than the base "
+        f"repetition), or text more than {number(UNLIKELY_FLAG)} nat per token less likely than the base "
         "model's own.",
     )
 
 
-def _apart(used: Run, asked: Run) -> bool:
+def _differ(used: Mapping[str, float], asked: Mapping[str, float]) -> bool:
     return any(abs(used.get(name, 0.0) - share) > 1e-6 for name, share in asked.items())
 
 
-def steerability(run: Run) -> str:
+def steerability(record: FrontRecord) -> str:
     """Return how large the singular values that follow the preference are, by layer, for policies that have some."""
-    rows = []
-    for i, policy in enumerate(run["policies"]):
-        ratios = policy.get("steerability") or {}
-        layers: dict[int, list[float]] = {}
-        for path, ratio in ratios.items():
-            found = re.search(r"\.(\d+)\.", path)
-            # Where nothing is shared, all that there is follows the preference.
-            place = math.inf if ratio is None else math.log10(ratio) if ratio > 0 else -math.inf
-            layers.setdefault(int(found[1]) if found else 0, []).append(place)
-        if not ratios:
-            continue
-        every = sorted(value for values in layers.values() for value in values)
-        middle = every[len(every) // 2]
-        means = {layer: sum(values) / len(values) for layer, values in sorted(layers.items())}
-        bars = "".join(
-            f'<span class="layer" style="--v:{min(1.0, max(0.0, (mean + 3) / 4)):.3f}" '
-            f'title="layer {layer}: {mean:+.2f}"></span>'
-            for layer, mean in means.items()
-        )
-        verdict_ = (
-            "steerable"
-            if middle >= math.log10(STEERABLE)
-            else '<span class="flag">⚠ not steerable</span>: the preference hardly changes the weights'
-        )
-        told = number(middle, 2) if math.isfinite(middle) else "nothing is shared" if middle > 0 else NOTHING
-        rows.append([badge(run, i), f'<span class="layers">{bars}</span>', told, verdict_])
+    rows = [
+        [badge(record, i), *_steerability_cells(policy)]
+        for i, policy in enumerate(record.policies)
+        if policy.steerability
+    ]
     if not rows:
         return ""
-    columns = ["", "by layer, first to last", "median", ""]
     return section(
         "steerability",
         "Steerability",
-        table(columns, rows, (2,)),
+        table(["", "by layer, first to last", "median", ""], rows, (2,)),
         "log10 of the singular values that follow the preference over those that do not, at the uniform preference; a bar "
         f"runs from -3 to 1. Below {math.log10(STEERABLE):.1f} the preference has next to no effect.",
     )
 
 
-def mixing(run: Run) -> str:
-    """Return how far the mixed policies disagree, and how far their mixture is from their soup, at each preference."""
-    rows = []
-    for i, policy in enumerate(run["policies"]):
-        for point, distance in zip(policy["points"], policy.get("soup_kl") or [], strict=False):
-            rows.append([
-                badge(run, i),
-                preference(point["preference"]),
-                bounded(point["conflict"], 3),
-                bounded(distance, 3),
-            ])  # fmt: skip
+def _steerability_cells(policy: MeasuredPolicy) -> list[str]:
+    layers: dict[int, list[float]] = {}
+    for path, ratio in policy.steerability.items():
+        layer = re.search(r"\.(\d+)\.", path)
+        # Where nothing is shared, everything follows the preference.
+        size = math.inf if ratio is None else math.log10(ratio) if ratio > 0 else -math.inf
+        layers.setdefault(int(layer[1]) if layer else 0, []).append(size)
+    sizes = sorted(size for values in layers.values() for size in values)
+    median = sizes[len(sizes) // 2]
+    means = {layer: sum(values) / len(values) for layer, values in sorted(layers.items())}
+    bars = "".join(
+        f'<span class="layer" style="--v:{min(1.0, max(0.0, (mean + 3) / 4)):.3f}" '
+        f'title="layer {layer}: {mean:+.2f}"></span>'
+        for layer, mean in means.items()
+    )
+    steerable = (
+        "steerable"
+        if median >= math.log10(STEERABLE)
+        else '<span class="flag">⚠ not steerable</span>: the preference hardly changes the weights'
+    )
+    text = number(median, 2) if math.isfinite(median) else "nothing is shared" if median > 0 else NOTHING
+    return [f'<span class="layers">{bars}</span>', text, steerable]
+
+
+def mixing(record: FrontRecord) -> str:
+    """Return how far mixed policies disagree, and how far they are from the soup of their adapters, at each preference."""
+    rows = [
+        [badge(record, i), preference(point.preference), bounded(point.conflict, 3), bounded(distance, 3)]
+        for i, policy in enumerate(record.policies)
+        for point, distance in zip(policy.points, policy.soup_kl, strict=False)
+    ]
     if not rows:
         return ""
     return section(
         "mixing",
-        "Mixing at decoding",
+        "Mixing while decoding",
         table(
-            ["", "preference", "conflict, nats a token", "distance from the soup, nats a token"], rows, (2, 3)
+            ["", "preference", "conflict, nats per token", "distance from the soup, nats per token"],
+            rows,
+            (2, 3),
         ),
-        "Conflict is what the step normaliser says: 0 where the single-objective models agree on the next token. The distance "
-        "is KL(mixture || soup of the same adapters): small, and the soup, which costs one model, will do.",
+        "Conflict is 0 where the single-objective models agree on the next token. The distance is KL(mixed policy || soup of "
+        "the same adapters). Where it is small, the soup will do, and it runs one model.",
     )
 
 
-def made_data(run: Run) -> str:
+def made_data(record: FrontRecord) -> str:
     """Return what methods that make data of their own kept of it: answers to goals, and improved responses."""
     rows = []
-    for i, policy in enumerate(run["policies"]):
-        for n, online in enumerate(policy.get("online") or [], 1):
-            gaps = ", ".join(f"{escape(name)} {number(gap, 2)}" for name, gap in online["gap"].items())
-            kept = f"{online['drawn']} answers to goals drawn, {online['kept']} kept to train on"
-            told = f"asked and obtained scores differ by {gaps} deviations on average" if gaps else NOTHING
-            rows.append([badge(run, i), f"iteration {n}", kept, told])
-        kept = policy.get("retention")
-        if kept:
-            told = (
-                f"{kept['sampled']} responses drawn, {kept['rewritten']} rewritten (kept: {kept['kept']}), {kept['cut']} cut, "
-                f"{kept['unread']} reviews without a suggestion"
+    for i, policy in enumerate(record.policies):
+        rows += [
+            [badge(record, i), f"iteration {n}", *_goal_cells(o)] for n, o in enumerate(policy.online, 1)
+        ]
+        if policy.retention:
+            rows.append(
+                [badge(record, i), f"round {policy.retention.round}", *_round_cells(policy.retention)]
             )
-            of = f"{kept['conflicts']} of {kept['pairs']} pairs conflict, {kept['taken']} taken, {kept['survivors']} improved"
-            rows.append([badge(run, i), f"round {kept['round']}", of, told])
     if not rows:
         return ""
     return section(
         "made",
         "Data the methods made",
         table(["", "", "kept", ""], rows),
-        "The distance between the scores asked for and those obtained is what a prompt can steer at best; a self-improvement "
+        "The distance between requested and obtained scores is the best that a prompt can steer. Self-improvement "
         "rests on the pairs for which a response better than both was found.",
     )
 
 
-def training_data(run: Run) -> str:
+def _goal_cells(online: GoalAnswers) -> list[str]:
+    gaps = ", ".join(f"{escape(name)} {number(gap, 2)}" for name, gap in online.gap.items())
+    return [
+        f"{online.drawn} answers to goals drawn, {online.kept} kept to train on",
+        f"requested and obtained scores differ by {gaps} deviations on average" if gaps else NOTHING,
+    ]
+
+
+def _round_cells(kept: Retention) -> list[str]:
+    return [
+        f"{kept.conflicts} of {kept.pairs} pairs conflict, {kept.taken} taken, {kept.survivors} improved",
+        f"{kept.sampled} responses drawn, {kept.rewritten} rewritten (kept: {kept.kept}), {kept.cut} cut, "
+        f"{kept.unread} reviews without a suggestion",
+    ]
+
+
+def training_data(record: FrontRecord) -> str:
     """Return what the training data are: counts, scores, conflicts."""
-    data = run.get("data")
-    if not data:
+    data = record.data
+    if data is None:
         return ""
-    objectives = data["objectives"]
-    splits = ", ".join(f"{escape(name)} {count:,}" for name, count in run.get("splits", {}).items())
+    splits = ", ".join(f"{escape(name)} {count:,}" for name, count in record.splits.items())
     facts = [
-        ("rows", f"{data['rows']:,}"),
-        ("different prompts", f"{data['prompts']:,}"),
-        ("responses", f"{data['responses']:,}"),
-        ("repeated prompts", f"{data['repeated_prompts']:,}"),
-        ("identical responses", f"{data['identical_responses']:,}"),
-        ("cut responses", percent(data["truncated_share"])),
-        ("words a response, median", number(data["response_words"]["p50"], 0)),
+        ("rows", f"{data.rows:,}"),
+        ("different prompts", f"{data.prompts:,}"),
+        ("responses", f"{data.responses:,}"),
+        ("repeated prompts", f"{data.repeated_prompts:,}"),
+        ("identical responses", f"{data.identical_responses:,}"),
+        ("cut responses", percent(data.truncated_share)),
+        ("words per response, median", number(data.response_words.p50, 0)),
     ]
     counts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
-    rows = []
-    for each in objectives:
-        five = (each["low"], *each["quartiles"], each["high"])
-        drawn = box_plot(five[0], five[1:4], five[4]) if all(map(known, five)) else NOTHING
-        figures = [number(value) for value in (*five, each["mean"], each["std"])]
-        rows.append(
-            [escape(each["objective"]), drawn, *figures, f"{each['missing']:,}", f"{each['comparisons']:,}"]
-        )
-    columns = ["objective", "", "min", "25 %", "50 %", "75 %", "max", "mean", "std", "missing", "comparisons"]
-    scores = table(columns, rows, range(2, len(columns)))
-    heat = ""
-    if len(objectives) > 1:
-        names = [escape(each["objective"]) for each in objectives]
-        cells = [
-            [name, *(_heat(share, i == j) for j, share in enumerate(line))]
-            for i, (name, line) in enumerate(zip(names, data["conflicts"], strict=True))
-        ]
-        matrix = table(["", *names], cells)
-        heat = f"<h3>Pairs on which two objectives disagree</h3><div class=tight>{matrix}</div>"
     return section(
         "data",
         "Training data",
-        f'<dl class="facts">{counts}</dl>{scores}{heat}',
+        f'<dl class="facts">{counts}</dl>{_score_table(data)}{_conflict_table(data)}',
         f"Prompts in each split: {splits}." if splits else "",
     )
+
+
+def _score_table(data: DataSummary) -> str:
+    rows = []
+    for scores in data.objectives:
+        five = (scores.low, *scores.quartiles, scores.high)
+        drawn = box_plot(five[0], five[1:4], five[4]) if all(map(known, five)) else NOTHING
+        figures = [number(value) for value in (*five, scores.mean, scores.std)]
+        counts = [f"{scores.missing:,}", f"{scores.comparisons:,}"]
+        rows.append([escape(scores.objective), drawn, *figures, *counts])
+    columns = ["objective", "", "min", "25 %", "50 %", "75 %", "max", "mean", "std", "missing", "comparisons"]
+    return table(columns, rows, range(2, len(columns)))
+
+
+def _conflict_table(data: DataSummary) -> str:
+    if len(data.objectives) < 2:
+        return ""
+    names = [escape(scores.objective) for scores in data.objectives]
+    cells = [
+        [name, *(_heat(share, i == j) for j, share in enumerate(line))]
+        for i, (name, line) in enumerate(zip(names, data.conflicts, strict=True))
+    ]
+    matrix = table(["", *names], cells)
+    return f"<h3>Pairs on which two objectives disagree</h3><div class=tight>{matrix}</div>"
 
 
 def _heat(share: float | None, diagonal: bool) -> str:
@@ -302,81 +336,86 @@ def _heat(share: float | None, diagonal: bool) -> str:
     return f'<span class="heat" style="--v:{share:.3f}">{percent(share)}</span>'
 
 
-def cost(run: Run) -> str:
+def cost(record: FrontRecord) -> str:
     """Return what training and judging cost, and the stages of the run."""
-    stages = run.get("stages", [])
-    longest = max((stage["seconds"] for stage in stages), default=0.0) or 1.0
+    rows = []
+    for i, policy in enumerate(record.policies):
+        spent = policy.cost
+        rows.append([
+            badge(record, i),
+            number(spent.runs if spent else None, 0),
+            number(spent.adapters if spent else None, 0),
+            duration(spent.seconds if spent else None),
+            number(spent.tokens if spent else None, 0),
+            number(spent.passes if spent else None, 0),
+            duration(policy.seconds),
+            number(policy.tokens, 0),
+            escape(policy.enters),
+            escape(policy.paper),
+        ])  # fmt: skip
+    columns = ["", "training runs", "adapters", "training", "tokens trained", "passes per token", "judging"]
+    columns += ["tokens sampled", "where the preference enters", "paper"]
+    return section("cost", "Cost", table(columns, rows, range(1, 8)) + _stages(record), _computed(record))
+
+
+def _stages(record: FrontRecord) -> str:
+    if not record.stages:
+        return ""
+    longest = max(stage.seconds for stage in record.stages) or 1.0
     rows = [
         [
-            escape(stage["name"]),
-            duration(stage["seconds"]),
-            f'<span class="meter" style="--v:{stage["seconds"] / longest:.3f}"></span>',
-            "reused" if stage["reused"] else "computed",
+            escape(stage.name),
+            duration(stage.seconds),
+            f'<span class="meter" style="--v:{stage.seconds / longest:.3f}"></span>',
+            "reused" if stage.reused else "computed",
         ]
-        for stage in stages
+        for stage in record.stages
     ]
-    costs = []
-    for i, policy in enumerate(run["policies"]):
-        cost = policy.get("cost", {})
-        costs.append([
-            badge(run, i),
-            number(cost.get("runs"), 0),
-            number(cost.get("adapters"), 0),
-            duration(cost.get("seconds")),
-            number(cost.get("tokens"), 0),
-            number(cost.get("passes"), 0),
-            duration(policy.get("seconds")),
-            number(policy.get("tokens"), 0),
-            escape(str(policy.get("enters", ""))),
-            escape(str(policy.get("paper", ""))),
-        ])  # fmt: skip
-    columns = ["", "training runs", "adapters", "training", "tokens trained", "passes a token", "judging"]
-    columns += ["tokens sampled"]
-    columns += ["where the preference enters", "paper"]
-    total = duration(sum(stage["seconds"] for stage in stages if not stage["reused"]))
-    lead = f"This run computed for {total}"
-    reused = sum(bool(stage["reused"]) for stage in stages)
-    lead += f" and reused {reused} of {len(stages)} stages" if reused else ""
-    lead += f"; {run['scoring_forwards']:,} forward passes scored data." if "scoring_forwards" in run else "."
-    lead = lead if stages else ""
-    listed = (
-        f"<h3>Stages</h3><div class=tight>{table(['stage', 'time', '', ''], rows, (1,))}</div>"
-        if rows
-        else ""
-    )
-    return section("cost", "Cost", table(columns, costs, range(1, 8)) + listed, lead)
+    return f"<h3>Stages</h3><div class=tight>{table(['stage', 'time', '', ''], rows, (1,))}</div>"
+
+
+def _computed(record: FrontRecord) -> str:
+    """Return in one sentence how long the run computed and what it reused."""
+    if not record.stages:
+        return ""
+    total = duration(sum(stage.seconds for stage in record.stages if not stage.reused))
+    reused = sum(stage.reused for stage in record.stages)
+    text = f"This run computed for {total}"
+    text += f" and reused {reused} of {len(record.stages)} stages" if reused else ""
+    if record.scoring_forwards is not None:
+        text += f"; {record.scoring_forwards:,} forward passes scored data"
+    return f"{text}."
 
 
 READING = section(
     "reading",
     "How to read this page",
     '<ul class="reading">'
-    "<li><b>Front.</b> A preference weighs the objectives; each point shows what a policy scores when "
-    "served with one, and the front is the points that no other beats on every objective at once.</li>"
-    "<li><b>Hypervolume.</b> The area (or volume) between the front and the reference point: one number "
-    "that grows when any point moves up or the front gets wider, and that means nothing without its "
-    "reference point.</li>"
-    "<li><b>Interval.</b> Other prompts would give other scores; in brackets is where the number would fall "
-    "for 95 of 100 such draws of prompts, and it says nothing about training again with another seed.</li>"
-    "<li><b>Coin toss.</b> Tossing a coin for each answer between the single-objective models reaches "
-    "every point on the dashed line for free, so a method earns its keep only above that line. More points of one "
-    "line have more hypervolume: each method is tested against the coin toss at its own preferences.</li>"
+    "<li><b>Front.</b> A preference weighs the objectives. Each point shows what a policy scores at one preference, and the "
+    "front is the points that no other beats on every objective at once.</li>"
+    "<li><b>Hypervolume.</b> The area (or volume) between the front and the reference point. It grows when any point moves up "
+    "or the front gets wider, and it means nothing without its reference point.</li>"
+    "<li><b>Interval.</b> Other prompts would give other scores. The brackets show where the number would fall for 95 of 100 "
+    "such draws of prompts. They do not cover training again with another seed.</li>"
+    "<li><b>Mixture of corners.</b> A corner is a single-objective model. Drawing one of them by chance for each answer reaches "
+    "every point on the dashed line for free, so a method is worth its cost only above that line. More points of one line have "
+    "more hypervolume, so each method is tested against the mixture at its own preferences.</li>"
     "<li><b>No difference shown.</b> The interval of the difference holds zero: these prompts cannot tell "
-    "the two apart, more of them might.</li></ul>",
+    "the two apart. More prompts might.</li></ul>",
 )
 
 
-def settings(run: Run) -> str:
+def settings(record: FrontRecord) -> str:
     """Return the settings of the run."""
     facts = {
-        "run": run["name"],
-        "model": run["model"],
-        "objectives": ", ".join(run["objectives"]),
-        "held-out prompts": run["num_prompts"],
-        **{key.replace("_", " "): value for key, value in run.get("sampling", {}).items()},
-        "paretune": run["version"],
-        "date": run["created"],
-        "licence": run.get("licence") or "not stated",
+        "run": record.name,
+        "model": record.model,
+        "objectives": ", ".join(record.objectives),
+        "held-out prompts": record.num_prompts,
+        **{key.replace("_", " "): value for key, value in record.sampling.items()},
+        "paretune": record.version,
+        "date": record.created,
+        "licence": record.licence or "not stated",
     }
     body = "".join(
         f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in facts.items()

@@ -1,15 +1,17 @@
-"""Building blocks of the report's page: sections, tables, badges, as HTML."""
+"""The building blocks of the report's page: sections, tables and badges as HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from paretune.fronts.front import Interval
+from paretune.fronts.record import FrontRecord
 from paretune.reports.plots import SHAPES, marker, shape_of
-from paretune.reports.wording import Run, interval, title
+from paretune.reports.wording import interval
 
 
-def bounded(figure: Run, decimals: int | None = None) -> str:
+def bounded(figure: Interval, decimals: int | None = None) -> str:
     """Return an interval for a table cell: the value, and below it the bounds in small."""
     value, *bounds = interval(figure, decimals).split(" ", 1)
     return f"{value}<small>{bounds[0]}</small>" if bounds else value
@@ -17,8 +19,8 @@ def bounded(figure: Run, decimals: int | None = None) -> str:
 
 def section(name: str, heading: str, body: str, lead: str = "") -> str:
     """Return a section with its heading and an optional lead."""
-    told = f'<p class="lead">{lead}</p>' if lead else ""
-    return f'<section id="{name}"><h2>{heading}</h2>{told}{body}</section>'
+    paragraph = f'<p class="lead">{lead}</p>' if lead else ""
+    return f'<section id="{name}"><h2>{heading}</h2>{paragraph}{body}</section>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
@@ -39,20 +41,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequen
     return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
-def badge(run: Run, i: int) -> str:
+def badge(record: FrontRecord, i: int) -> str:
     """Return a policy's marker and title."""
     shape = marker(shape_of(i), 8, 8, 5)
     return (
         f'<span class="badge pol{i % len(SHAPES)}"><svg viewBox="0 0 16 16" aria-hidden="true">{shape}</svg>'
-        f"{escape(title(run['policies'][i]))}</span>"
+        f"{escape(record.policies[i].label)}</span>"
     )
 
 
 def plain_badge(kind: str, text: str) -> str:
-    """Return the mark of a thing that is no policy, with its name."""
+    """Return the mark of something that is no policy, with its name."""
     drawing = {
         "base": marker("cross", 8, 8, 6),
-        "chord": '<path class="chord" d="M0 8H16"/>',
+        "mixture": '<path class="mixture" d="M0 8H16"/>',
         "knee": '<circle class="knee" cx="8" cy="8" r="6"/>',
         "faded": '<circle class="mark" cx="8" cy="8" r="5"/>',
         "hull": '<rect class="hull" x="1" y="3" width="14" height="10"/>',

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paretune.core.files import write_bytes
-from paretune.reports.plots import distinct, hull, ordered, place_labels, shape_of, span, ticks
-from paretune.reports.wording import Run, known, listing, number, off_simplex, places, title, weight
+from paretune.fronts.record import FrontRecord, Point
+from paretune.reports.plots import (
+    Box,
+    Label,
+    Pixel,
+    distinct,
+    hull,
+    ordered,
+    place_labels,
+    shape_of,
+    span,
+    ticks,
+)
+from paretune.reports.wording import MIXTURE, known, listing, number, off_simplex, places, weight
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -34,27 +48,27 @@ MOST_PANELS = 6
 """Beyond so many pairs of objectives the picture shows all objectives as parallel axes."""
 
 
-def write_picture(run: Run, file: str | Path) -> None:
+def write_picture(record: FrontRecord, file: str | Path) -> None:
     """Write the front as a PNG of 1600 x 1000 pixels.
 
-    Two objectives make one panel, three or four one panel a pair, more (or one) parallel axes. Bars are 95 %
-    intervals; the dashed line is the coin toss between the single-objective models.
+    Two objectives make one panel, three or four make one panel per pair, more (or one) make parallel axes. Bars are 95 %
+    intervals; the dashed line is the mixture of corners (the single-objective models).
 
     Args:
-        run: content of ``front.json``: scores higher is better; None or NaN where a bound is undefined.
-        file: where to write.
+        record: The record of the run.
+        file: The path to write.
 
     Raises:
-        ParetuneError: the file cannot be written.
+        ParetuneError: The file cannot be written.
     """
     from matplotlib.backends.backend_agg import (
         FigureCanvasAgg,
-    )  # 0.5 s; without pyplot no global state changes
+    )  # slow; without pyplot no global state changes
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6.25), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    M = len(run["objectives"])
+    M = len(record.objectives)
     pairs = list(combinations(range(M), 2))
     if 1 <= len(pairs) <= MOST_PANELS:
         rows = 1 if len(pairs) <= 3 else 2
@@ -62,28 +76,28 @@ def write_picture(run: Run, file: str | Path) -> None:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         small = len(pairs) > 1
         figure.subplots_adjust(left=0.075, right=0.975, bottom=0.1, top=0.745, wspace=0.3, hspace=0.45)
-        for place, (a, b) in zip(axes, pairs, strict=False):
-            _panel(figure, place, run, a, b, small)
-        for place in axes[len(pairs) :]:
-            place.set_visible(False)
+        for panel, (a, b) in zip(axes, pairs, strict=False):
+            _panel(_Panel(figure, panel, a, b, small), record)
+        for panel in axes[len(pairs) :]:
+            panel.set_visible(False)
     else:
         figure.subplots_adjust(left=0.075, right=0.925, bottom=0.08, top=0.74)
-        _parallel(figure.add_subplot(), run)
-    _heading(figure, run)
+        _parallel(figure.add_subplot(), record)
+    _heading(figure, record)
     raw = io.BytesIO()
     figure.savefig(raw, format="png", dpi=DPI)
     write_bytes(file, raw.getvalue())
 
 
-def _heading(figure: Figure, run: Run) -> None:
+def _heading(figure: Figure, record: FrontRecord) -> None:
     from matplotlib.lines import Line2D
 
-    names = [title(policy) for policy in run["policies"]]
-    _headline(figure, [f"{listing(names)} on {run['model']}", f"{len(names)} policies on {run['model']}"])
-    told = f"Mean scores on {run['num_prompts']} held-out prompts, bars are 95 % intervals."
-    if len(run["objectives"]) == 2:
-        told += f" Beside each point: the weight on {run['objectives'][0]}."
-    figure.text(0.025, 0.888, told, size=11, color=QUIET, va="center")
+    names = [policy.label for policy in record.policies]
+    _headline(figure, [f"{listing(names)} on {record.model}", f"{len(names)} policies on {record.model}"])
+    caption = f"Mean scores on {record.num_prompts} held-out prompts, bars are 95 % intervals."
+    if len(record.objectives) == 2:
+        caption += f" Beside each point: the weight on {record.objectives[0]}."
+    figure.text(0.025, 0.888, caption, size=11, color=QUIET, va="center")
     handles = [
         Line2D(
             [],
@@ -108,7 +122,7 @@ def _heading(figure: Figure, run: Run) -> None:
             color=QUIET,
             linestyle=(0, (4, 3)),
             linewidth=1.6,
-            label="coin toss between single-objective models",
+            label=f"{MIXTURE} (single-objective models)",
         )
     )
     for rows, size in ((1, 11), (2, 11), (2, 9.5), (3, 9)):
@@ -137,9 +151,9 @@ def _fits(figure: Figure, drawn: Artist) -> bool:
     return drawn.get_window_extent().x1 <= 0.985 * figure.bbox.width
 
 
-def _frame(axes: Axes, run: Run, a: int, b: int, small: bool) -> None:
-    axes.set_xlim(*span(run, a))
-    axes.set_ylim(*span(run, b))
+def _frame(axes: Axes, record: FrontRecord, a: int, b: int, small: bool) -> None:
+    axes.set_xlim(*span(record, a))
+    axes.set_ylim(*span(record, b))
     for values, axis, limits in (
         (3 if small else 7, axes.xaxis, axes.get_xlim()),
         (5, axes.yaxis, axes.get_ylim()),
@@ -155,95 +169,108 @@ def _frame(axes: Axes, run: Run, a: int, b: int, small: bool) -> None:
         side.set_visible(False)
     size = 11 if small else 12.5
     axes.set_xlabel(
-        f"{run['objectives'][a]} → better", loc="right", size=size, color=INK, weight="bold", labelpad=6
+        f"{record.objectives[a]} → better", loc="right", size=size, color=INK, weight="bold", labelpad=6
     )
-    axes.set_title(f"{run['objectives'][b]} ↑ better", loc="left", size=size, color=INK, weight="bold", pad=8)
+    axes.set_title(f"{record.objectives[b]} ↑ better", loc="left", size=size, color=INK, weight="bold", pad=8)
 
 
-def _panel(figure: Figure, axes: Axes, run: Run, a: int, b: int, small: bool) -> None:
-    _frame(axes, run, a, b, small)
-    chord = [(point[a], point[b]) for point in run["chord"]["points"]]
-    corners = hull(chord)
-    edge = chord if not small or len(corners) < 3 else [*corners, corners[0]]
-    axes.plot(*zip(*edge, strict=True), color=QUIET, linestyle=(0, (4, 3)), linewidth=1.6, zorder=2)
-    labels: list[tuple[float, float, str, str]] = []
-    blocked: list[tuple[float, float, float, float]] = []
+@dataclass
+class _Panel:
+    """One pair of objectives on the way: where it is drawn, the labels to place, and the boxes they should not cover.
 
-    def pixel(x: float, y: float) -> tuple[float, float]:
-        across, up = axes.transData.transform((x, y))
-        return float(across), figure.bbox.height - float(up)
+    Attributes:
+        figure, axes: Where it is drawn.
+        a, b: The numbers of the objectives across and up.
+        small: Whether it is one of several, which have no room for lines and labels.
+    """
 
-    def cover(p: tuple[float, float], q: tuple[float, float]) -> None:
+    figure: Figure
+    axes: Axes
+    a: int
+    b: int
+    small: bool
+    labels: list[Label] = field(default_factory=list)
+    blocked: list[Box] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """The size of a marker in points."""
+        return 7 if self.small else 10
+
+    def at(self, point: Point) -> Pixel:
+        """Return the data coordinates of a measured point."""
+        return point.mean[self.a], point.mean[self.b]
+
+    def pixel(self, x: float, y: float) -> Pixel:
+        """Return the pixel of data coordinates, with y downwards."""
+        across, up = self.axes.transData.transform((x, y))
+        return float(across), self.figure.bbox.height - float(up)
+
+    def cover(self, first: Pixel, second: Pixel) -> None:
+        """Keep labels off a line between two data coordinates."""
+        p, q = self.pixel(*first), self.pixel(*second)
         steps = max(1, int(math.dist(p, q) / 10))
         for k in range(steps + 1):
             x, y = (p[0] + (q[0] - p[0]) * k / steps, p[1] + (q[1] - p[1]) * k / steps)
-            blocked.append((x - 4, y - 4, x + 4, y + 4))
+            self.blocked.append((x - 4, y - 4, x + 4, y + 4))
 
-    def bars(point: Run, colour: str) -> None:
-        for ends in _bars(point, a, b):
-            axes.plot(*zip(*ends, strict=True), color=colour, alpha=0.32, linewidth=1.6, zorder=2)
-            cover(pixel(*ends[0]), pixel(*ends[1]))
-
-    for p, q in pairwise(edge):
-        cover(pixel(*p), pixel(*q))
-    size = 7 if small else 10
-    for i, policy in enumerate(run["policies"]):
-        colour = COLOURS[i % len(COLOURS)]
-        line = ordered(policy, run["objectives"][a])
-        points = {n: (policy["points"][n]["mean"][a], policy["points"][n]["mean"][b]) for n in line}
-        rim = hull(list(points.values()))
-        if len(rim) > 2:
-            axes.fill(*zip(*rim, strict=True), color=colour, alpha=0.08, linewidth=0, zorder=1)
-        if not small:
-            axes.plot(*zip(*points.values(), strict=True), color=colour, linewidth=2.2, alpha=0.85, zorder=3)
-            for n, m in pairwise(line):
-                cover(pixel(*points[n]), pixel(*points[m]))
-        for n, (x, y) in points.items():
-            good = policy["non_dominated"][n]
-            bars(policy["points"][n], colour)
-            axes.plot(
-                x, y, marker=MARKERS[shape_of(i)], markersize=size, color=colour if good else "white",
-                markeredgecolor="white" if good else colour, markeredgewidth=1.2, zorder=5,
-            )  # fmt: skip
-            px, py = pixel(x, y)
-            blocked.append((px - 14, py - 14, px + 14, py + 14))
-            if not small:
-                share = policy["points"][n]["preference"][run["objectives"][a]]
-                labels.append((px, py, weight(share), colour))
-    for i, point in off_simplex(run):
-        (x, y), colour = (point["mean"][a], point["mean"][b]), COLOURS[i % len(COLOURS)]
-        bars(point, colour)
-        axes.plot(
-            x,
-            y,
-            marker=MARKERS[shape_of(i)],
-            markersize=size,
-            color="white",
-            markeredgecolor=colour,
-            alpha=0.6,
-            zorder=4,
-        )
-        px, py = pixel(x, y)
-        blocked.append((px - 14, py - 14, px + 14, py + 14))
-        if not small:
-            share = weight(point["preference"][run["objectives"][a]])
-            labels.append((px, py, f"{share} extrapolated", colour))
-    x, y = run["base"]["mean"][a], run["base"]["mean"][b]
-    bars(run["base"], INK)
-    axes.plot(x, y, marker="x", markersize=size, markeredgewidth=2.6, color=INK, zorder=4)
-    px, py = pixel(x, y)
-    blocked.append((px - 12, py - 12, px + 12, py + 12))
-    if not small:
-        labels.append((px, py, "base model", INK))
-        _write(figure, axes, distinct(labels, 20), blocked)
+    def mark(self, point: Point, label: str, colour: str, radius: float = 14, **style: Any) -> None:
+        """Draw a point with its intervals, and ask for a label beside it."""
+        for ends in _bars(point, self.a, self.b):
+            self.axes.plot(*zip(*ends, strict=True), color=colour, alpha=0.32, linewidth=1.6, zorder=2)
+            self.cover(*ends)
+        self.axes.plot(*self.at(point), markersize=self.size, **style)
+        x, y = self.pixel(*self.at(point))
+        self.blocked.append((x - radius, y - radius, x + radius, y + radius))
+        if not self.small:
+            self.labels.append((x, y, label, colour))
 
 
-def _write(
-    figure: Figure,
-    axes: Axes,
-    labels: list[tuple[float, float, str, str]],
-    blocked: list[tuple[float, float, float, float]],
-) -> None:
+def _panel(panel: _Panel, record: FrontRecord) -> None:
+    """Draw the front over one pair of objectives."""
+    _frame(panel.axes, record, panel.a, panel.b, panel.small)
+    mixture = [(point[panel.a], point[panel.b]) for point in record.mixture.points]
+    rim = hull(mixture)
+    edge = mixture if not panel.small or len(rim) < 3 else [*rim, rim[0]]
+    panel.axes.plot(*zip(*edge, strict=True), color=QUIET, linestyle=(0, (4, 3)), linewidth=1.6, zorder=2)
+    for first, second in pairwise(edge):
+        panel.cover(first, second)
+    for i in range(len(record.policies)):
+        _draw_policy(panel, record, i)
+    for i, point in off_simplex(record):
+        colour, share = COLOURS[i % len(COLOURS)], weight(point.preference[record.objectives[panel.a]])
+        shape = MARKERS[shape_of(i)]
+        panel.mark(
+            point, f"{share} extrapolated", colour,
+            marker=shape, color="white", markeredgecolor=colour, alpha=0.6, zorder=4,
+        )  # fmt: skip
+    panel.mark(record.base, "base model", INK, 12, marker="x", markeredgewidth=2.6, color=INK, zorder=4)
+    if not panel.small:
+        _write(panel.figure, panel.axes, distinct(panel.labels, 20), panel.blocked)
+
+
+def _draw_policy(panel: _Panel, record: FrontRecord, i: int) -> None:
+    policy, colour, objective = record.policies[i], COLOURS[i % len(COLOURS)], record.objectives[panel.a]
+    points = [(n, policy.points[n]) for n in ordered(policy, objective)]
+    line = [panel.at(point) for _, point in points]
+    rim = hull(line)
+    if len(rim) > 2:
+        panel.axes.fill(*zip(*rim, strict=True), color=colour, alpha=0.08, linewidth=0, zorder=1)
+    if not panel.small:
+        panel.axes.plot(*zip(*line, strict=True), color=colour, linewidth=2.2, alpha=0.85, zorder=3)
+        for first, second in pairwise(line):
+            panel.cover(first, second)
+    for n, point in points:
+        good = policy.non_dominated[n]
+        panel.mark(
+            point, weight(point.preference[objective]), colour,
+            marker=MARKERS[shape_of(i)], color=colour if good else "white",
+            markeredgecolor="white" if good else colour, markeredgewidth=1.2, zorder=5,
+        )  # fmt: skip
+
+
+def _write(figure: Figure, axes: Axes, labels: list[Label], blocked: list[Box]) -> None:
+    """Write labels where they cover least."""
     from matplotlib import patheffects
 
     box, height = axes.get_window_extent(), figure.bbox.height
@@ -257,37 +284,37 @@ def _write(
         )  # fmt: skip
 
 
-def _bars(point: Run, a: int, b: int) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+def _bars(point: Point, a: int, b: int) -> list[tuple[Pixel, Pixel]]:
     """Return the ends of the intervals of a point that has them: across, then up."""
-    x, y = point["mean"][a], point["mean"][b]
-    found = []
-    if known(point["low"][a]) and known(point["high"][a]):
-        found.append(((point["low"][a], y), (point["high"][a], y)))
-    if known(point["low"][b]) and known(point["high"][b]):
-        found.append(((x, point["low"][b]), (x, point["high"][b])))
-    return found
+    x, y = point.mean[a], point.mean[b]
+    bars = []
+    if known(point.low[a]) and known(point.high[a]):
+        bars.append(((point.low[a], y), (point.high[a], y)))
+    if known(point.low[b]) and known(point.high[b]):
+        bars.append(((x, point.low[b]), (x, point.high[b])))
+    return bars
 
 
-def _parallel(axes: Axes, run: Run) -> None:
-    M, shown = len(run["objectives"]), places(run)
-    spans = [span(run, m) for m in range(M)]
+def _parallel(axes: Axes, record: FrontRecord) -> None:
+    M, shown = len(record.objectives), places(record)
+    spans = [span(record, m) for m in range(M)]
 
-    def scaled(mean: list[float]) -> list[float]:
+    def scaled(mean: Sequence[float]) -> list[float]:
         return [(value - low) / (high - low) for value, (low, high) in zip(mean, spans, strict=True)]
 
     axes.axis("off")
     axes.set_ylim(0, 1)
     axes.set_xlim(-0.02, max(M - 1, 1) + 0.02)
-    for m, objective in enumerate(run["objectives"]):
+    for m, objective in enumerate(record.objectives):
         axes.plot([m, m], [0, 1], color=RULE, linewidth=1.5, zorder=1)
         axes.text(m, 1.07, f"{objective} ↑", ha="center", size=12, weight="bold", color=INK)
         axes.text(m, 1.02, number(spans[m][1], shown[m]), ha="center", size=10, color=QUIET)
         axes.text(m, -0.05, number(spans[m][0], shown[m]), ha="center", size=10, color=QUIET)
-    axes.plot(range(M), scaled(run["base"]["mean"]), color=INK, marker="x", markeredgewidth=2.4, markersize=9,
+    axes.plot(range(M), scaled(record.base.mean), color=INK, marker="x", markeredgewidth=2.4, markersize=9,
               linestyle=(0, (1, 2)), linewidth=1.6, zorder=4)  # fmt: skip
-    for i, policy in enumerate(run["policies"]):
-        for n, point in enumerate(policy["points"]):
+    for i, policy in enumerate(record.policies):
+        for n, point in enumerate(policy.points):
             axes.plot(
-                range(M), scaled(point["mean"]), color=COLOURS[i % len(COLOURS)], marker=MARKERS[shape_of(i)], markersize=6,
-                linewidth=1.6, alpha=0.75 if policy["non_dominated"][n] else 0.25, zorder=3,
+                range(M), scaled(point.mean), color=COLOURS[i % len(COLOURS)], marker=MARKERS[shape_of(i)], markersize=6,
+                linewidth=1.6, alpha=0.75 if policy.non_dominated[n] else 0.25, zorder=3,
             )  # fmt: skip

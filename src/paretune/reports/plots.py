@@ -1,31 +1,33 @@
-"""Fronts as SVG, drawn by hand: colours are CSS classes, so one drawing serves light and dark pages."""
+"""Fronts as SVG. Colours are CSS classes, so one drawing serves light and dark pages."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
+from paretune.fronts.front import Interval
+from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point
 from paretune.reports.wording import (
-    Run,
     interval,
     known,
     number,
     off_simplex,
     places,
     preference,
-    title,
     weight,
 )
 
 SHAPES = ("circle", "square", "triangle", "diamond", "down", "pentagon", "hexagon", "wedge")
-"""Of the policies in turn; a second round of eight has the colours of the first on the next shape."""
-"""Shapes of the policies' points, in order: they tell the policies apart where colours do not."""
+"""The shapes of the policies' points in turn, which tell policies apart where colours do not. A second round of eight has the
+colours of the first on the next shape."""
 
 Box = tuple[float, float, float, float]
-Point = tuple[float, float]
+Pixel = tuple[float, float]
+Label = tuple[float, float, str, str]
+"""A pixel, a text and its CSS class."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Frame:
     x: tuple[float, float]
     y: tuple[float, float]
 
-    def at(self, x: float, y: float) -> Point:
+    def at(self, x: float, y: float) -> Pixel:
         """Return the pixel of a data point."""
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
@@ -60,25 +62,25 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
 
 
-def span(run: Run, m: int) -> tuple[float, float]:
+def span(record: FrontRecord, m: int) -> tuple[float, float]:
     """Return the range to show of objective ``m``: every point and bound, with a margin.
 
     The reference point is shown where it does not squeeze the rest into less than two thirds of the range.
     """
-    values = [*run["base"]["mean"][m : m + 1], *(point[m] for point in run["chord"]["points"])]
-    points = [point for policy in run["policies"] for point in policy["points"]]
-    for point in [run["base"], *points, *(point for _, point in off_simplex(run))]:
-        values += [value[m] for value in (point["mean"], point["low"], point["high"]) if known(value[m])]
+    values = [*record.base.mean[m : m + 1], *(point[m] for point in record.mixture.points)]
+    points = [point for policy in record.policies for point in policy.points]
+    for point in [record.base, *points, *(point for _, point in off_simplex(record))]:
+        values += [value[m] for value in (point.mean, point.low, point.high) if known(value[m])]
     low, high = min(values), max(values)
     size = (high - low) or max(abs(high), 1.0) * 0.1
-    reference = run["reference_point"][m]
+    reference = record.reference_point[m]
     if low - size / 2 <= reference < low:
         low = reference
     return low - 0.05 * size, high + 0.06 * size
 
 
-def hull(points: Sequence[Point]) -> list[Point]:
-    """Return the corners of the convex hull (Andrew's monotone chain).
+def hull(points: Sequence[Pixel]) -> list[Pixel]:
+    """Return the vertices of the convex hull (Andrew's monotone chain).
 
     >>> hull([(0, 0), (1, 1), (2, 0), (1, 0.5), (1, -1)])
     [(0, 0), (1, -1), (2, 0), (1, 1)]
@@ -87,8 +89,8 @@ def hull(points: Sequence[Point]) -> list[Point]:
     if len(ordered) < 3:
         return ordered
 
-    def half(chain: Sequence[Point]) -> list[Point]:
-        kept: list[Point] = []
+    def half(chain: Sequence[Pixel]) -> list[Pixel]:
+        kept: list[Pixel] = []
         for point in chain:
             while len(kept) >= 2 and _turn(kept[-2], kept[-1], point) <= 0:
                 kept.pop()
@@ -98,7 +100,7 @@ def hull(points: Sequence[Point]) -> list[Point]:
     return half(ordered) + half(ordered[::-1])
 
 
-def _turn(a: Point, b: Point, c: Point) -> float:
+def _turn(a: Pixel, b: Pixel, c: Pixel) -> float:
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 
@@ -108,21 +110,22 @@ def place_labels(
     area: Box,
     character: float,
     height: float,
-) -> list[Point]:
+) -> list[Pixel]:
     """Return the centre of each label, beside its point, where it covers least of what is there.
 
     Args:
-        labels: point and text of each, in pixels with y downwards.
-        blocked: boxes better not covered.
-        area: the box to stay in.
-        character: width of a character; ``height``: of a line.
+        labels: Point and text of each label, in pixels with y downwards.
+        blocked: Boxes better not covered.
+        area: The box to stay in.
+        character: The width of a character.
+        height: The height of a line.
     """
     taken = list(blocked)
     centres = []
     for x, y, text in labels:
         half, tall = len(text) * character / 2, height / 2
         near, far = height * 0.42, height * 0.95
-        best: tuple[float, Point, Box] | None = None
+        best: tuple[float, Pixel, Box] | None = None
         for order, (across, up) in enumerate(_AROUND):
             reach = near if across and up else far
             centre = (x + across * (half + reach), y - up * (tall + reach))
@@ -140,14 +143,12 @@ def place_labels(
 _AROUND = ((1, 1), (-1, -1), (1, -1), (-1, 1), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 
-def distinct(
-    labels: Sequence[tuple[float, float, str, str]], radius: float = 10
-) -> list[tuple[float, float, str, str]]:
-    """Return the labels (x, y, text, kind) but those repeating an earlier text within ``radius`` pixels.
+def distinct(labels: Sequence[Label], radius: float = 10) -> list[Label]:
+    """Return the labels (x, y, text, kind) without those that repeat an earlier text within ``radius`` pixels.
 
-    Policies often share points: the single-objective models at the ends of a front are the same.
+    Policies often share points, such as the corners.
     """
-    kept: list[tuple[float, float, str, str]] = []
+    kept: list[Label] = []
     for label in labels:
         if not any(label[2] == other[2] and math.dist(label[:2], other[:2]) < radius for other in kept):
             kept.append(label)
@@ -158,10 +159,10 @@ def _shared(a: Box, b: Box) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def ordered(policy: Run, objective: str) -> list[int]:
+def ordered(policy: MeasuredPolicy, objective: str) -> list[int]:
     """Return the indices of a policy's points by falling weight on ``objective``."""
-    points = policy["points"]
-    return sorted(range(len(points)), key=lambda n: -points[n]["preference"][objective])
+    points = policy.points
+    return sorted(range(len(points)), key=lambda n: -points[n].preference[objective])
 
 
 def shape_of(i: int) -> str:
@@ -193,13 +194,13 @@ def marker(shape: str, x: float, y: float, r: float) -> str:
     return f'<path class="mark" d="M{"L".join(f"{px:.1f} {py:.1f}" for px, py in dots)}Z"/>'
 
 
-def polyline(points: Sequence[Point], kind: str, closed: bool = False) -> str:
+def polyline(points: Sequence[Pixel], kind: str, closed: bool = False) -> str:
     """Return a line through pixels, closed to an area where asked, of CSS class ``kind``."""
     joined = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     return f'<path class="{kind}" d="M{joined}{"Z" if closed else ""}"/>'
 
 
-def segment(kind: str, a: Point, b: Point) -> str:
+def segment(kind: str, a: Pixel, b: Pixel) -> str:
     """Return a straight line between two pixels."""
     return f'<path class="{kind}" d="M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}"/>'
 
@@ -209,133 +210,187 @@ def caption(kind: str, x: float, y: float, text: str, anchor: str = "start") -> 
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def describe(run: Run, policy: Run, n: int) -> str:
+def describe(record: FrontRecord, policy: MeasuredPolicy, n: int) -> str:
     """Return a point in one line of text: preference, scores, words and distance."""
-    point, shown = policy["points"][n], places(run)
+    point, shown = policy.points[n], places(record)
     scores = ", ".join(
-        f"{objective} {number(point['mean'][m], shown[m])}" for m, objective in enumerate(run["objectives"])
+        f"{objective} {number(point.mean[m], shown[m])}" for m, objective in enumerate(record.objectives)
     )
     return (
-        f"{title(policy)} at {preference(point['preference'])}: {scores}; "
-        f"{number(point.get('words'), 0)} words; KL {interval(point['kl'], 1)} nats"
+        f"{policy.label} at {preference(point.preference)}: {scores}; "
+        f"{number(point.words, 0)} words; KL {interval(point.kl, 1)} nats"
     )
 
 
-def opened(run: Run, i: int, n: int, picks: Mapping[tuple[int, int], int]) -> str:
+def opened(record: FrontRecord, i: int, n: int, picks: Mapping[tuple[int, int], int]) -> str:
     """Return the opening tag of a point that can be selected on the page; the caller closes ``</g>``."""
-    policy = run["policies"][i]
-    faded = "" if policy["non_dominated"][n] else " faded"
+    policy = record.policies[i]
+    faded = "" if policy.non_dominated[n] else " faded"
     return (
         f'<g class="pt pol{i % len(SHAPES)}{faded}" tabindex="0" role="img" data-i="{i}" data-n="{n}" '
-        f'data-k="{picks[i, n]}" aria-label="{escape(describe(run, policy, n))}">'
+        f'data-k="{picks[i, n]}" aria-label="{escape(describe(record, policy, n))}">'
     )
 
 
-def scatter(
-    run: Run,
-    a: int,
-    b: int,
-    width: int,
-    height: int,
-    picks: Mapping[tuple[int, int], int],
-    lines: bool = True,
-) -> str:
-    """Return the front over the objectives ``a`` (across) and ``b`` (up) as an SVG picture.
+@dataclass(frozen=True)
+class View:
+    """Which scatter plot of a record is drawn.
+
+    Attributes:
+        a, b: The numbers of the objectives across and up.
+        width, height: The size of the drawing in pixels.
+        lines: Whether each policy's points are joined in the order of the weight on ``a`` and labelled with it.
+    """
+
+    a: int
+    b: int
+    width: int
+    height: int
+    lines: bool = True
+
+
+@dataclass
+class _Drawing:
+    """A scatter plot on the way: SVG by layer, the labels to place, and the boxes they should not cover."""
+
+    frame: Frame
+    view: View
+    below: list[str] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
+    blocked: list[Box] = field(default_factory=list)
+
+    def at(self, point: Point) -> Pixel:
+        """Return the pixel of a measured point."""
+        return self.frame.at(point.mean[self.view.a], point.mean[self.view.b])
+
+    def line(self, pixels: Sequence[Pixel], kind: str) -> None:
+        """Draw a line through pixels below the points."""
+        self.below.append(polyline(pixels, kind))
+        self.block_line(pixels)
+
+    def block_line(self, pixels: Sequence[Pixel]) -> None:
+        """Keep labels off a line."""
+        self.blocked += [box for p, q in pairwise(pixels) for box in _beads(p, q)]
+
+    def bars(self, point: Point, radius: float = 8) -> str:
+        """Return the intervals of a point, and keep labels off them and off the point."""
+        bars, boxes = _bars(self.frame, point, self.view.a, self.view.b)
+        x, y = self.at(point)
+        self.blocked += [*boxes, (x - radius, y - radius, x + radius, y + radius)]
+        return bars
+
+    def label(self, at: Pixel, text: str, kind: str) -> None:
+        """Ask for a label beside a pixel, in plots that have labels."""
+        if self.view.lines:
+            self.labels.append((*at, text, kind))
+
+    def texts(self) -> str:
+        """Return the labels where they cover least."""
+        frame, labels = self.frame, distinct(self.labels)
+        area = (frame.left, frame.top, frame.right, frame.bottom)
+        centres = place_labels([label[:3] for label in labels], self.blocked, area, 6.4, 12)
+        return "".join(
+            caption(kind, x, y + 4, text, "middle")
+            for (_, _, text, kind), (x, y) in zip(labels, centres, strict=True)
+        )
+
+
+def scatter(record: FrontRecord, view: View, picks: Mapping[tuple[int, int], int]) -> str:
+    """Return the front over two objectives as an SVG picture.
 
     Args:
-        run: content of ``front.json``.
-        a, b: indices of objectives.
-        width, height: in pixels of the drawing.
-        picks: (policy, point) -> index of the preference, for the page's selection.
-        lines: join each policy's points in the order of the weight on ``a``, and label them with it.
+        record: The record of the run.
+        view: The objectives and the size.
+        picks: (policy, point) -> the number of its preference, for the page's selection.
     """
-    frame = Frame(54, 34, width - 16, height - 46, span(run, a), span(run, b))
-    objectives = run["objectives"]
-    parts = [axes(frame, f"{objectives[a]} → better", f"{objectives[b]} ↑ better")]
-    chord = [frame.at(point[a], point[b]) for point in run["chord"]["points"]]
-    reference = run["reference_point"]
-    if frame.x[0] <= reference[a] and frame.y[0] <= reference[b]:
-        x, y = frame.at(reference[a], reference[b])
-        parts.append(f'<path class="ref" d="M{x:.1f} {y - 16:.1f}V{y:.1f}H{x + 16:.1f}"/>')
-        parts.append(caption("small", x + 6, y - 6, "reference point"))
-    for i, policy in enumerate(run["policies"]):
-        points = [frame.at(point["mean"][a], point["mean"][b]) for point in policy["points"]]
-        corners = hull(points)
-        if len(corners) > 2:
-            parts.append(polyline(corners, f"hull pol{i % len(SHAPES)}", closed=True))
-    corners = hull(chord)
-    parts.append(polyline(chord if lines or len(corners) < 3 else corners, "chord", closed=not lines))
-    blocked: list[Box] = []
-    labels: list[tuple[float, float, str, str]] = []
-    points_svg = []
-    for i, policy in enumerate(run["policies"]):
-        line = ordered(policy, objectives[a])
-        places_ = {n: frame.at(policy["points"][n]["mean"][a], policy["points"][n]["mean"][b]) for n in line}
-        if lines and len(line) > 1:
-            parts.append(polyline([places_[n] for n in line], f"line pol{i % len(SHAPES)}"))
-            blocked += [box for p, q in pairwise(places_[n] for n in line) for box in _beads(p, q)]
-        for n in line:
-            x, y = places_[n]
-            bars, boxes = _bars(frame, policy["points"][n], a, b)
-            blocked += [*boxes, (x - 8, y - 8, x + 8, y + 8)]
-            ring = f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="10"/>' if n == policy["knee"] else ""
-            points_svg.append(
-                f"{opened(run, i, n, picks)}<title>{escape(describe(run, policy, n))}</title>{bars}{ring}"
-                f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="14"/>'
-                f"{marker(shape_of(i), x, y, 5.5)}</g>"
-            )
-            if lines:
-                share = policy["points"][n]["preference"][objectives[a]]
-                labels.append((x, y, weight(share), f"label pol{i % len(SHAPES)}"))
-    for i, point in off_simplex(run):
-        x, y = frame.at(point["mean"][a], point["mean"][b])
-        bars, boxes = _bars(frame, point, a, b)
-        blocked += [*boxes, (x - 8, y - 8, x + 8, y + 8)]
-        told = escape(f"{title(run['policies'][i])}, extrapolated to {preference(point['preference'])}")
-        points_svg.append(
-            f'<g class="pt pol{i % len(SHAPES)} faded beyond"><title>{told}</title>{bars}'
-            f"{marker(shape_of(i), x, y, 5.5)}</g>"
-        )
-        if lines:
-            share = weight(point["preference"][objectives[a]])
-            labels.append((x, y, f"{share} extrapolated", f"label pol{i % len(SHAPES)}"))
-    x, y = frame.at(run["base"]["mean"][a], run["base"]["mean"][b])
-    bars, boxes = _bars(frame, run["base"], a, b)
-    blocked += [*boxes, (x - 7, y - 7, x + 7, y + 7)]
-    base = f'<g class="base"><title>base model</title>{bars}{marker("cross", x, y, 7)}</g>'
-    if lines:
-        labels.append((x, y, "base model", "label"))
-        middle = chord[len(chord) // 3]
-        labels.append((*middle, "coin toss", "label quiet"))
-        blocked += [box for p, q in pairwise(chord) for box in _beads(p, q)]
-    area = (frame.left, frame.top, frame.right, frame.bottom)
-    labels = distinct(labels)
-    centres = place_labels([label[:3] for label in labels], blocked, area, 6.4, 12)
-    texts = [
-        caption(kind, cx, cy + 4, text, "middle")
-        for (_, _, text, kind), (cx, cy) in zip(labels, centres, strict=True)
-    ]
+    a, b, width, height = view.a, view.b, view.width, view.height
+    frame = Frame(54, 34, width - 16, height - 46, span(record, a), span(record, b))
+    drawing, objectives = _Drawing(frame, view), record.objectives
+    drawing.below.append(axes(frame, f"{objectives[a]} → better", f"{objectives[b]} ↑ better"))
+    drawing.below.append(_reference_mark(record, frame, a, b))
+    for i, policy in enumerate(record.policies):
+        rim = hull([drawing.at(point) for point in policy.points])
+        if len(rim) > 2:
+            drawing.below.append(polyline(rim, f"hull pol{i % len(SHAPES)}", closed=True))
+    mixture = [frame.at(point[a], point[b]) for point in record.mixture.points]
+    rim = hull(mixture)
+    if view.lines or len(rim) < 3:
+        rim = mixture
+    drawing.below.append(polyline(rim, "mixture", closed=not view.lines))
+    for i in range(len(record.policies)):
+        _draw_policy(record, drawing, i, picks)
+    for i, point in off_simplex(record):
+        _draw_extrapolation(record, drawing, i, point)
+    base = drawing.at(record.base)
+    bars = drawing.bars(record.base, 7)
+    cross = f'<g class="base"><title>base model</title>{bars}{marker("cross", *base, 7)}</g>'
+    drawing.label(base, "base model", "label")
+    drawing.label(mixture[len(mixture) // 3], "mixture of corners", "label quiet")
+    if view.lines:
+        drawing.block_line(mixture)
     name = escape(f"Scores on {objectives[a]} (across) and {objectives[b]} (up), higher is better on both")
     return (
         f'<svg class="plot" viewBox="0 0 {width} {height}" role="group" aria-label="{name}">'
-        f"{''.join(parts)}{base}{''.join(points_svg)}{''.join(texts)}</svg>"
+        f"{''.join(drawing.below)}{cross}{''.join(drawing.points)}{drawing.texts()}</svg>"
     )
 
 
-def _beads(p: Point, q: Point) -> list[Box]:
+def _reference_mark(record: FrontRecord, frame: Frame, a: int, b: int) -> str:
+    """Return the corner at the reference point; nothing where it lies outside the frame."""
+    reference = record.reference_point
+    if frame.x[0] > reference[a] or frame.y[0] > reference[b]:
+        return ""
+    x, y = frame.at(reference[a], reference[b])
+    mark = f'<path class="ref" d="M{x:.1f} {y - 16:.1f}V{y:.1f}H{x + 16:.1f}"/>'
+    return mark + caption("small", x + 6, y - 6, "reference point")
+
+
+def _draw_policy(
+    record: FrontRecord, drawing: _Drawing, i: int, picks: Mapping[tuple[int, int], int]
+) -> None:
+    policy, objective, colour = record.policies[i], record.objectives[drawing.view.a], f"pol{i % len(SHAPES)}"
+    order = ordered(policy, objective)
+    if drawing.view.lines and len(order) > 1:
+        drawing.line([drawing.at(policy.points[n]) for n in order], f"line {colour}")
+    for n in order:
+        point = policy.points[n]
+        x, y = drawing.at(point)
+        bars = drawing.bars(point)
+        ring = f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="10"/>' if n == policy.knee else ""
+        drawing.points.append(
+            f"{opened(record, i, n, picks)}<title>{escape(describe(record, policy, n))}</title>{bars}{ring}"
+            f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="14"/>'
+            f"{marker(shape_of(i), x, y, 5.5)}</g>"
+        )
+        drawing.label((x, y), weight(point.preference[objective]), f"label {colour}")
+
+
+def _draw_extrapolation(record: FrontRecord, drawing: _Drawing, i: int, point: Point) -> None:
+    colour, bars, (x, y) = f"pol{i % len(SHAPES)}", drawing.bars(point), drawing.at(point)
+    title = escape(f"{record.policies[i].label}, extrapolated to {preference(point.preference)}")
+    drawing.points.append(
+        f'<g class="pt {colour} faded beyond"><title>{title}</title>{bars}'
+        f"{marker(shape_of(i), x, y, 5.5)}</g>"
+    )
+    share = weight(point.preference[record.objectives[drawing.view.a]])
+    drawing.label((x, y), f"{share} extrapolated", f"label {colour}")
+
+
+def _beads(p: Pixel, q: Pixel) -> list[Box]:
     steps = max(1, int(math.dist(p, q) / 6))
     dots = [(p[0] + (q[0] - p[0]) * k / steps, p[1] + (q[1] - p[1]) * k / steps) for k in range(steps)]
     return [(x - 2, y - 2, x + 2, y + 2) for x, y in dots]
 
 
-def _bars(frame: Frame, point: Run, a: int, b: int) -> tuple[str, list[Box]]:
-    (x, y), text, boxes = frame.at(point["mean"][a], point["mean"][b]), "", []
-    if known(point["low"][a]) and known(point["high"][a]):
-        left, right = frame.at(point["low"][a], 0)[0], frame.at(point["high"][a], 0)[0]
+def _bars(frame: Frame, point: Point, a: int, b: int) -> tuple[str, list[Box]]:
+    (x, y), text, boxes = frame.at(point.mean[a], point.mean[b]), "", []
+    if known(point.low[a]) and known(point.high[a]):
+        left, right = frame.at(point.low[a], 0)[0], frame.at(point.high[a], 0)[0]
         text += segment("bar", (left, y), (right, y))
         boxes.append((left, y - 1, right, y + 1))
-    if known(point["low"][b]) and known(point["high"][b]):
-        bottom, top = frame.at(0, point["low"][b])[1], frame.at(0, point["high"][b])[1]
+    if known(point.low[b]) and known(point.high[b]):
+        bottom, top = frame.at(0, point.low[b])[1], frame.at(0, point.high[b])[1]
         text += segment("bar", (x, bottom), (x, top))
         boxes.append((x - 1, top, x + 1, bottom))
     return text, boxes
@@ -365,18 +420,18 @@ def _digits(values: Sequence[float]) -> int:
     return max(len(f"{value:.6g}".partition(".")[2]) for value in values)
 
 
-def parallel(run: Run, width: int, height: int, picks: Mapping[tuple[int, int], int]) -> str:
-    """Return every point as a line over one axis an objective, each axis running from worst to best shown."""
-    objectives, M = run["objectives"], len(run["objectives"])
+def parallel(record: FrontRecord, width: int, height: int, picks: Mapping[tuple[int, int], int]) -> str:
+    """Return every point as a line over one axis per objective, each axis running from worst to best shown."""
+    objectives, M = record.objectives, len(record.objectives)
     left, right, top, bottom = 46.0, width - 46.0, 44.0, height - 30.0
-    spans = [span(run, m) for m in range(M)]
+    spans = [span(record, m) for m in range(M)]
     columns = [left + (right - left) * (m / (M - 1) if M > 1 else 0.5) for m in range(M)]
 
-    def trace(mean: Sequence[float]) -> list[Point]:
+    def trace(mean: Sequence[float]) -> list[Pixel]:
         shares = [(mean[m] - low) / (high - low) for m, (low, high) in enumerate(spans)]
         return [(columns[m], bottom - share * (bottom - top)) for m, share in enumerate(shares)]
 
-    parts, shown = [], places(run)
+    parts, shown = [], places(record)
     for m, objective in enumerate(objectives):
         anchor = "middle" if 0 < m < M - 1 or M == 1 else "start" if m == 0 else "end"
         x = columns[m] + (-40 if anchor == "start" else 40 if anchor == "end" else 0)
@@ -384,15 +439,15 @@ def parallel(run: Run, width: int, height: int, picks: Mapping[tuple[int, int], 
         parts.append(caption("axis", x, 18, f"{objective} ↑", anchor))
         parts.append(caption("tick", columns[m], top - 8, number(spans[m][1], shown[m]), "middle"))
         parts.append(caption("tick", columns[m], bottom + 18, number(spans[m][0], shown[m]), "middle"))
-    base = trace(run["base"]["mean"])
+    base = trace(record.base.mean)
     crosses = "".join(marker("cross", x, y, 6) for x, y in base)
-    parts.append(f'<g class="base"><title>base model</title>{polyline(base, "chord")}{crosses}</g>')
-    for i, policy in enumerate(run["policies"]):
-        for n, point in enumerate(policy["points"]):
-            line = trace(point["mean"])
+    parts.append(f'<g class="base"><title>base model</title>{polyline(base, "mixture")}{crosses}</g>')
+    for i, policy in enumerate(record.policies):
+        for n, point in enumerate(policy.points):
+            line = trace(point.mean)
             dots = "".join(marker(shape_of(i), x, y, 4) for x, y in line)
             parts.append(
-                f"{opened(run, i, n, picks)}<title>{escape(describe(run, policy, n))}</title>"
+                f"{opened(record, i, n, picks)}<title>{escape(describe(record, policy, n))}</title>"
                 f"{polyline(line, 'hit thin')}{polyline(line, 'line')}{dots}</g>"
             )
     return (
@@ -401,7 +456,7 @@ def parallel(run: Run, width: int, height: int, picks: Mapping[tuple[int, int], 
     )
 
 
-def strip(figure: Run, low: float, high: float, kind: str, zero: bool = False) -> str:
+def strip(figure: Interval, low: float, high: float, kind: str, zero: bool = False) -> str:
     """Return an interval as a small picture on the scale from ``low`` to ``high``."""
     width, middle = 150, 9
     size = (high - low) or 1.0
@@ -410,10 +465,10 @@ def strip(figure: Run, low: float, high: float, kind: str, zero: bool = False) -
         return 6 + (width - 12) * (value - low) / size
 
     parts = [segment("grid strong", (x(0), 1), (x(0), 17))] if zero else []
-    if known(figure.get("low")) and known(figure.get("high")):
-        parts.append(segment("bar solid", (x(figure["low"]), middle), (x(figure["high"]), middle)))
-    if known(figure.get("value")):
-        parts.append(f'<circle class="mark" cx="{x(figure["value"]):.1f}" cy="{middle}" r="4"/>')
+    if known(figure.low) and known(figure.high):
+        parts.append(segment("bar solid", (x(figure.low), middle), (x(figure.high), middle)))
+    if known(figure.value):
+        parts.append(f'<circle class="mark" cx="{x(figure.value):.1f}" cy="{middle}" r="4"/>')
     return f'<svg class="strip {kind}" viewBox="0 0 {width} 18" aria-hidden="true">{"".join(parts)}</svg>'
 
 

@@ -1,4 +1,4 @@
-"""A run as one page that opens offline, a picture and a model card, all from ``front.json``."""
+"""A run as one page that opens offline, made of its record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from paretune.core.files import write_text
-from paretune.reports.card import write_card
+from paretune.fronts.record import FrontRecord, Point
 from paretune.reports.findings import (
     READING,
     comparisons,
@@ -26,12 +26,11 @@ from paretune.reports.findings import (
     training_data,
 )
 from paretune.reports.page import badge, plain_badge, section, table
-from paretune.reports.picture import write_picture
-from paretune.reports.plots import parallel, scatter
+from paretune.reports.plots import View, parallel, scatter
 from paretune.reports.response_plots import along, ternary
 from paretune.reports.wording import (
+    MIXTURE,
     NOTHING,
-    Run,
     interval,
     number,
     percent,
@@ -39,44 +38,41 @@ from paretune.reports.wording import (
     preference,
     standing,
     summary,
-    title,
 )
 
-__all__ = ["write_card", "write_picture", "write_report"]
 
-
-def write_report(run: Run, folder: str | Path) -> Path:
+def write_report(record: FrontRecord, folder: str | Path) -> Path:
     """Write ``folder/report.html``, one file without external resources that needs no JS; return its path.
 
     Args:
-        run: content of ``front.json``: scores higher is better; None or NaN where a figure is undefined.
-        folder: folder of the run.
+        record: The record of the run.
+        folder: The run's folder.
 
     Raises:
-        ParetuneError: the file cannot be written.
+        ParetuneError: The file cannot be written.
     """
-    picks, shared = _picks(run)
+    picks, shared = _picks(record)
     sections = [
-        _head(run),
-        _front(run, picks),
-        _responses_to_weights(run, picks),
-        steerability(run),
-        mixing(run),
-        _answers(run, shared),
-        hypervolumes(run),
-        comparisons(run),
-        sense(run),
-        training_data(run),
-        made_data(run),
-        cost(run),
+        _head(record),
+        _front(record, picks),
+        _responses_to_weights(record, picks),
+        steerability(record),
+        mixing(record),
+        _answers(record, shared),
+        hypervolumes(record),
+        comparisons(record),
+        sense(record),
+        training_data(record),
+        made_data(record),
+        cost(record),
         READING,
-        settings(run),
+        settings(record),
     ]
     page = Template(_template("report.html")).substitute(
-        title=escape(f"{run['name']}: measured front"),
+        title=escape(f"{record.name}: measured front"),
         css=_template("report.css"),
         body="\n".join(section for section in sections if section),
-        data=_script_safe(_selection(run, picks, shared)),
+        data=_script_safe(_selection(record, picks, shared)),
         js=_template("report.js"),
     )
     target = Path(folder) / "report.html"
@@ -89,115 +85,114 @@ def _template(name: str) -> str:
 
 
 def _script_safe(value: Any) -> str:
-    """Return JSON that cannot end its script element, whatever its texts hold."""
+    """Return JSON that cannot end its script element, whatever texts it holds."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
-def _picks(run: Run) -> tuple[dict[tuple[int, int], int], list[dict[str, float]]]:
-    """Return (policy, point) -> index among the different preferences, and these, by falling first weight."""
-    objectives = run["objectives"]
+def _picks(record: FrontRecord) -> tuple[dict[tuple[int, int], int], list[dict[str, float]]]:
+    """Return (policy, point) -> number among the different preferences, and these, by falling first weight."""
+    objectives = record.objectives
     keys = {
-        (i, n): tuple(round(point["preference"][objective], 9) for objective in objectives)
-        for i, policy in enumerate(run["policies"])
-        for n, point in enumerate(policy["points"])
+        (i, n): tuple(round(point.preference[objective], 9) for objective in objectives)
+        for i, policy in enumerate(record.policies)
+        for n, point in enumerate(policy.points)
     }
     different = sorted(set(keys.values()), reverse=True)
     shared = [dict(zip(objectives, key, strict=True)) for key in different]
-    return {where: different.index(key) for where, key in keys.items()}, shared
+    return {point: different.index(key) for point, key in keys.items()}, shared
 
 
-def _at(run: Run, picks: dict[tuple[int, int], int], k: int) -> list[Run | None]:
+def _at(record: FrontRecord, picks: dict[tuple[int, int], int], k: int) -> list[Point | None]:
     """Return each policy's point at preference ``k``, None where it has none."""
     return [
-        next((point for n, point in enumerate(policy["points"]) if picks[i, n] == k), None)
-        for i, policy in enumerate(run["policies"])
+        next((point for n, point in enumerate(policy.points) if picks[i, n] == k), None)
+        for i, policy in enumerate(record.policies)
     ]
 
 
-def _selection(run: Run, picks: dict[tuple[int, int], int], shared: list[dict[str, float]]) -> dict[str, Any]:
+def _selection(
+    record: FrontRecord, picks: dict[tuple[int, int], int], shared: list[dict[str, float]]
+) -> dict[str, Any]:
     """Return what the page's script shows on selection, with every number as text already."""
-    shown = places(run)
+    shown = places(record)
 
-    def point(given: Run | None) -> dict[str, Any] | None:
+    def point(given: Point | None) -> dict[str, Any] | None:
         if given is None:
             return None
-        scores = [
-            interval({"value": given["mean"][m], "low": given["low"][m], "high": given["high"][m]}, shown[m])
-            for m in range(len(shown))
-        ]
         return {
-            "scores": scores,
-            "short": [number(value, shown[m]) for m, value in enumerate(given["mean"])],
-            "words": number(given.get("words"), 0),
-            "kl": interval(given["kl"], 1) if given.get("kl") else NOTHING,
-            "collapse": percent(given.get("collapse_rate")),
-            "responses": given["responses"],
+            "scores": [interval(given.score(m), shown[m]) for m in range(len(shown))],
+            "short": [number(value, shown[m]) for m, value in enumerate(given.mean)],
+            "words": number(given.words, 0),
+            "kl": interval(given.kl, 1),
+            "collapse": percent(given.collapse_rate),
+            "responses": given.responses,
         }
 
     return {
-        "objectives": run["objectives"],
-        "prompts": run["prompts"],
+        "objectives": record.objectives,
+        "prompts": record.prompts,
         "preferences": [
             {"text": preference(weights), "weights": list(weights.values())} for weights in shared
         ],
-        "base": point(run["base"]),
+        "base": point(record.base),
         "policies": [
-            {"title": title(policy), "points": [point(_at(run, picks, k)[i]) for k in range(len(shared))]}
-            for i, policy in enumerate(run["policies"])
+            {"title": policy.label, "points": [point(_at(record, picks, k)[i]) for k in range(len(shared))]}
+            for i, policy in enumerate(record.policies)
         ],
     }
 
 
-def _head(run: Run) -> str:
-    coin = standing(run, "coin toss")
-    told = f"Against a coin toss between the single-objective models: {coin}. " if coin else ""
+def _head(record: FrontRecord) -> str:
+    against = standing(record, MIXTURE)
+    if against:
+        against = f"{against[:1].upper()}{against[1:]}; it draws one of the single-objective models for each answer. "
     meanings = "".join(
-        f"<div><dt>{escape(objective)}</dt><dd>{escape(str(meaning))}</dd></div>"
-        for objective, meaning in run.get("objectives_info", {}).items()
+        f"<div><dt>{escape(objective)}</dt><dd>{escape(meaning)}</dd></div>"
+        for objective, meaning in record.objectives_info.items()
         if meaning
     )
     return (
-        f'<header><p class="over">{escape(run["name"])} · {escape(run["model"])} · '
-        f"{escape(run['created'])} · paretune {escape(run['version'])}</p><h1>{escape(summary(run))}</h1>"
-        f'<p class="lead">{escape(told)}Judged by hypervolume on {run["num_prompts"]} held-out prompts, '
+        f'<header><p class="over">{escape(record.name)} · {escape(record.model)} · '
+        f"{escape(record.created)} · paretune {escape(record.version)}</p><h1>{escape(summary(record))}</h1>"
+        f'<p class="lead">{escape(against)}Judged by hypervolume on {record.num_prompts} held-out prompts, '
         f'intervals at 95&nbsp;%. <a href="#reading">How to read this page</a></p>'
         f"{f'<dl class=meanings>{meanings}</dl>' if meanings else ''}</header>"
     )
 
 
-def _front(run: Run, picks: dict[tuple[int, int], int]) -> str:
-    objectives, M = run["objectives"], len(run["objectives"])
-    legend = [badge(run, i) for i in range(len(run["policies"]))]
+def _front(record: FrontRecord, picks: dict[tuple[int, int], int]) -> str:
+    objectives, M = record.objectives, len(record.objectives)
+    legend = [badge(record, i) for i in range(len(record.policies))]
     legend += [
         plain_badge("base", "base model"),
-        plain_badge("chord", "coin toss"),
+        plain_badge("mixture", MIXTURE),
         plain_badge("bar", "95 % interval"),
     ]
-    if M >= 2 and any(len(policy["points"]) > 2 for policy in run["policies"]):
+    if M >= 2 and any(len(policy.points) > 2 for policy in record.policies):
         legend.append(plain_badge("hull", "mixtures of a policy's points"))
     legend.append(plain_badge("knee", "knee"))
-    if not all(all(policy["non_dominated"]) for policy in run["policies"]):
+    if not all(all(policy.non_dominated) for policy in record.policies):
         legend.append(plain_badge("faded", "faint: dominated by another point of its policy"))
     if M == 2:
         drawing = (
-            f'<div class="wide">{scatter(run, 0, 1, 1040, 620, picks)}</div>'
-            f'<div class="narrow">{scatter(run, 0, 1, 380, 430, picks)}</div>'
+            f'<div class="wide">{scatter(record, View(0, 1, 1040, 620), picks)}</div>'
+            f'<div class="narrow">{scatter(record, View(0, 1, 380, 430), picks)}</div>'
         )
         first, second = map(escape, objectives)
         lead = f"The number beside a point is the weight on {first}; the rest is on {second}."
     else:
         pairs = "".join(
-            f"<div>{scatter(run, a, b, 360, 330, picks, lines=False)}</div>"
+            f"<div>{scatter(record, View(a, b, 360, 330, lines=False), picks)}</div>"
             for a, b in combinations(range(M), 2)
         )
         drawing = (
-            f'<div class="pairs">{pairs}</div><div class="wide">{parallel(run, 1040, 380, picks)}</div>'
-            f'<div class="narrow">{parallel(run, 380, 340, picks)}</div>'
+            f'<div class="pairs">{pairs}</div><div class="wide">{parallel(record, 1040, 380, picks)}</div>'
+            f'<div class="narrow">{parallel(record, 380, 340, picks)}</div>'
         )
-        lead = "Every pair of objectives, then all of them at once: one line a point, best at the top."
+        lead = "Every pair of objectives, then all of them at once: one line per point, best at the top."
     marks = "".join(f"<li>{mark}</li>" for mark in legend)
     return section(
         "front",
@@ -208,20 +203,20 @@ def _front(run: Run, picks: dict[tuple[int, int], int]) -> str:
     )
 
 
-def _responses_to_weights(run: Run, picks: dict[tuple[int, int], int]) -> str:
+def _responses_to_weights(record: FrontRecord, picks: dict[tuple[int, int], int]) -> str:
     """Return how each objective's score follows its weight: lines for two objectives, triangles for three."""
-    M = len(run["objectives"])
+    M = len(record.objectives)
     if M == 2:
-        drawn = "".join(f"<div>{along(run, m, 500, 320, picks)}</div>" for m in range(M))
+        drawn = "".join(f"<div>{along(record, m, 500, 320, picks)}</div>" for m in range(M))
         lead = "The mean score of each objective over its own weight, with its 95 % band; dashed: the base model."
     elif M == 3:
         drawn = "".join(
-            f"<div>{badge(run, i)}{ternary(run, i, m, picks)}</div>"
-            for i in range(len(run["policies"]))
+            f"<div>{badge(record, i)}{ternary(record, i, m, picks)}</div>"
+            for i in range(len(record.policies))
             for m in range(M)
         )
         lead = (
-            "A triangle for each policy and objective: a dot is a preference, and it is larger and fuller where the "
+            "There is a triangle for each policy and objective. Each dot is a preference; it is larger and fuller where the "
             "objective in bold scores better. A policy that can be steered is full at that objective's corner."
         )
     else:
@@ -230,18 +225,18 @@ def _responses_to_weights(run: Run, picks: dict[tuple[int, int], int]) -> str:
     return section("steering", "Does it follow the preference?", f'<div class="{kind}">{drawn}</div>', lead)
 
 
-def _answers(run: Run, shared: list[dict[str, float]]) -> str:
-    if not run["prompts"]:
+def _answers(record: FrontRecord, shared: list[dict[str, float]]) -> str:
+    if not record.prompts:
         return ""
-    picks, _ = _picks(run)
+    picks, _ = _picks(record)
     options = "".join(
         f'<option value="{p}">{escape(_shortened(prompt, 90))}</option>'
-        for p, prompt in enumerate(run["prompts"])
+        for p, prompt in enumerate(record.prompts)
     )
     choices = "".join(
         f'<option value="{k}">{escape(preference(weights))}</option>' for k, weights in enumerate(shared)
     )
-    objectives = run["objectives"]
+    objectives = record.objectives
     ends = (f"more {objectives[0]}", f"more {objectives[1]}") if len(objectives) == 2 else ("", "")
     slider = (
         f'<label class="dial">{escape(ends[0])}<input type="range" id="dial" min="0" max="{len(shared) - 1}" '
@@ -253,15 +248,17 @@ def _answers(run: Run, shared: list[dict[str, float]]) -> str:
         f'<label>Prompt<select id="prompt">{options}</select></label></div>'
         '<blockquote id="asked"></blockquote><div id="cards" class="cards" aria-live="polite"></div></div>'
     )
-    columns = ["preference", *(badge(run, i) for i in range(len(run["policies"])))]
+    columns = ["preference", *(badge(record, i) for i in range(len(record.policies)))]
     rows = []
     for k, weights in enumerate(shared):
-        found = [NOTHING if point is None else _answer(point["responses"], 0) for point in _at(run, picks, k)]
-        rows.append([escape(preference(weights)), *found])
+        answers = [
+            NOTHING if point is None else _answer(point.responses, 0) for point in _at(record, picks, k)
+        ]
+        rows.append([escape(preference(weights)), *answers])
     static = (
         '<details id="all" open><summary>All preferences side by side, first prompt</summary>'
-        f'<blockquote>{escape(run["prompts"][0])}</blockquote><div class="plain">base model</div>'
-        f'<div class="from-base">{_answer(run["base"]["responses"], 0)}</div>'
+        f'<blockquote>{escape(record.prompts[0])}</blockquote><div class="plain">base model</div>'
+        f'<div class="from-base">{_answer(record.base.responses, 0)}</div>'
         f'<div class="texts">{table(columns, rows)}</div></details>'
     )
     return section(

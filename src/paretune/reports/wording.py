@@ -1,24 +1,23 @@
-"""The numbers of a run in words: what the page, the picture and the model card say alike.
-
-``run`` is everywhere the content of ``front.json``: JSON values, with None (or NaN) for what is undefined.
-"""
+"""The numbers of a record in words: what the page, the picture and the model card say alike."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-Run = Mapping[str, Any]
+from paretune.fronts.front import Interval
+from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
 
 NOTHING = "-"
-"""Shown for a number that does not exist."""
+"""The text for a number that does not exist."""
+MIXTURE = "mixture of corners"
+"""The baseline in the report's words; a comparison's name of it begins alike."""
 MOST_NAMED = 4
-"""Pairs of policies that are told one by one; of more it is counted how often each is below."""
+"""The most pairs of policies that are named one by one; of more it is counted how often each is below."""
 
 
-def known(value: float | None) -> TypeGuard[float]:
+def known(value: float | None) -> bool:
     """Return whether ``value`` is a finite number."""
     return value is not None and math.isfinite(value)
 
@@ -53,18 +52,17 @@ def number(value: float | None, places: int | None = None) -> str:
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
-def interval(figure: Mapping[str, float | None], places: int | None = None) -> str:
-    """Return ``value [low, high]``; without bounds the value alone."""
-    value = number(figure.get("value"), places)
-    low, high = figure.get("low"), figure.get("high")
-    return f"{value} [{number(low, places)}, {number(high, places)}]" if known(low) and known(high) else value
+def interval(figure: Interval, places: int | None = None) -> str:
+    """Return ``value [low, high]``; the value alone where the bounds are undefined."""
+    value = number(figure.value, places)
+    if not (known(figure.low) and known(figure.high)):
+        return value
+    return f"{value} [{number(figure.low, places)}, {number(figure.high, places)}]"
 
 
-def off_simplex(run: Run) -> list[tuple[int, Run]]:
-    """Return the policy's index and the point of everything measured off the simplex."""
-    return [
-        (i, point) for i, policy in enumerate(run["policies"]) for point in policy.get("extrapolations") or ()
-    ]
+def off_simplex(record: FrontRecord) -> list[tuple[int, Point]]:
+    """Return each point measured off the simplex with the number of its policy."""
+    return [(i, point) for i, policy in enumerate(record.policies) for point in policy.extrapolations]
 
 
 def percent(share: float | None) -> str:
@@ -75,17 +73,17 @@ def percent(share: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds in the unit a person would say.
+    """Return seconds in a readable unit.
 
-    >>> duration(8.04), duration(312), duration(7500)
-    ('8.0 s', '5.2 min', '2.1 h')
+    >>> duration(8.04), duration(312), duration(7500), duration(4e5)
+    ('8.0 s', '5.2 min', '2.1 h', '4.6 days')
     """
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
-    for unit, size, limit in (("s", 1, 100), ("min", 60, 6000)):
+    for unit, size, limit in (("s", 1, 100), ("min", 60, 6000), ("h", 3600, 4 * 86_400)):
         if seconds < limit:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86_400:.1f} days"
 
 
 def weight(value: float) -> str:
@@ -93,20 +91,20 @@ def weight(value: float) -> str:
     return f"{value:.3g}"
 
 
+def weights(record: FrontRecord, point: Point) -> str:
+    """Return a point's weights in the order of the objectives, as ``0.75 / 0.25``."""
+    return " / ".join(weight(point.preference[objective]) for objective in record.objectives)
+
+
 def preference(weights: Mapping[str, float]) -> str:
     """Return ``concise 0.75, warm 0.25``."""
     return ", ".join(f"{objective} {weight(value)}" for objective, value in weights.items())
 
 
-def title(policy: Run) -> str:
-    """Return the usual name of a policy's method, or its name in the run."""
-    return str(policy.get("title") or policy["name"])
-
-
-def places(run: Run) -> list[int]:
+def places(record: FrontRecord) -> list[int]:
     """Return the decimals in which scores on each objective are shown ``[M]``."""
-    points = [point["mean"] for policy in run["policies"] for point in policy["points"]]
-    return [decimals(column) for column in zip(*points, run["base"]["mean"], strict=True)]
+    points = [point.mean for policy in record.policies for point in policy.points]
+    return [decimals(column) for column in zip(*points, record.base.mean, strict=True)]
 
 
 def listing(items: Sequence[str], last: str = "and") -> str:
@@ -114,73 +112,74 @@ def listing(items: Sequence[str], last: str = "and") -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}"
 
 
-def called(run: Run, name: str) -> str:
-    """Return what a front of a comparison is called: a policy's title, the base model or the coin toss."""
-    titles = {policy["name"]: title(policy) for policy in run["policies"]}
+def called(record: FrontRecord, name: str) -> str:
+    """Return what a front of a comparison is called: a policy's title, the base model or the mixture of corners."""
+    titles = {policy.name: policy.label for policy in record.policies}
     if name in titles:
         return titles[name]
-    return "base model" if name == "base" else "coin toss" if name.endswith(", coin toss") else name
+    return "base model" if name == "base" else MIXTURE if name.startswith("mixture of ") else name
 
 
-def winner(comparison: Run) -> str | None:
-    """Return the name of the front a comparison puts above, None where no difference is shown."""
-    verdict = str(comparison["verdict"])
-    return verdict.removesuffix(" above") if verdict.endswith(" above") else None
+def winner(test: PairedTest) -> str | None:
+    """Return the name of the front that a comparison puts above, None where no difference is shown."""
+    return test.verdict.removesuffix(" above") if test.verdict.endswith(" above") else None
 
 
-def verdict(run: Run, comparison: Run) -> str:
+def verdict(record: FrontRecord, test: PairedTest) -> str:
     """Return ``MODPO above`` or ``no difference shown``."""
-    above = winner(comparison)
-    return str(comparison["verdict"]) if above is None else f"{called(run, above)} above"
+    above = winner(test)
+    return test.verdict if above is None else f"{called(record, above)} above"
 
 
-def summary(run: Run) -> str:
-    """Return one sentence: how far each preference moves the scores, and who is above whom."""
-    policies = run["policies"]
-    told = policies
-    if len(policies) * len(run["objectives"]) > 4:
-        told = [max(policies, key=lambda policy: policy["figures"]["hypervolume"].get("value") or -math.inf)]
-    parts = ["; ".join(_moves(run, policy) for policy in told), standing(run, "base model")]
-    parts.append(_among(run))
+def summary(record: FrontRecord) -> str:
+    """Return one sentence: how far each preference moves the scores, and which policy is above which."""
+    named = record.policies
+    if len(named) * len(record.objectives) > 4:
+        named = (max(named, key=_hypervolume),)
+    parts = ["; ".join(_moves(record, policy) for policy in named), standing(record, "base model")]
+    parts.append(_among(record))
     text = "; ".join(part for part in parts if part)
     return text[:1].upper() + text[1:] + "."
 
 
-def _moves(run: Run, policy: Run) -> str:
-    """Say what turning each weight from its least to its most does to that objective."""
-    shown = places(run)
+def _hypervolume(policy: MeasuredPolicy) -> float:
+    value = policy.figures["hypervolume"].value
+    return value if known(value) and value else -math.inf
+
+
+def _moves(record: FrontRecord, policy: MeasuredPolicy) -> str:
+    """Return what raising each weight from its least to its most does to that objective."""
+    shown = places(record)
     moved, still = [], []
-    for m, objective in enumerate(run["objectives"]):
-        points = sorted(policy["points"], key=lambda point: point["preference"][objective])
+    for m, objective in enumerate(record.objectives):
+        points = sorted(policy.points, key=lambda point: point.preference[objective])
         first, last = points[0], points[-1]
-        start, end = number(first["mean"][m], shown[m]), number(last["mean"][m], shown[m])
+        start, end = number(first.mean[m], shown[m]), number(last.mean[m], shown[m])
         if len(points) == 1:
             moved.append(f"{objective} is at {end}")
         elif _overlap(first, last, m):
             still.append(objective)
         else:
-            wrong = " the wrong way," if last["mean"][m] < first["mean"][m] else ""
+            wrong = " the wrong way," if last.mean[m] < first.mean[m] else ""
             moved.append(f"{objective} goes{wrong} from {start} to {end}")
     if still:
         moved.append(f"no movement is shown on {listing(still, 'or')}")
-    return f"with {title(policy)}, {listing(moved)}"
+    return f"with {policy.label}, {listing(moved)}"
 
 
-def _overlap(first: Run, second: Run, m: int) -> bool:
-    bounds = (first["low"][m], first["high"][m], second["low"][m], second["high"][m])
-    if not all(map(known, bounds)):
-        return False
-    return bool(bounds[0] <= bounds[3] and bounds[2] <= bounds[1])
+def _overlap(first: Point, second: Point, m: int) -> bool:
+    bounds = (first.low[m], first.high[m], second.low[m], second.high[m])
+    return all(map(known, bounds)) and bounds[0] <= bounds[3] and bounds[2] <= bounds[1]
 
 
-def standing(run: Run, other: str) -> str:
-    """Say which policies are above, below or not shown to differ from ``base model`` or ``coin toss``."""
+def standing(record: FrontRecord, other: str) -> str:
+    """Return which policies are above, below or not shown to differ from ``base model`` or :data:`MIXTURE`."""
     groups: dict[str, list[str]] = {"above": [], "below": [], "same": []}
-    for comparison in run["comparisons"]:
-        if called(run, comparison["second"]) == other:
-            above = winner(comparison)
-            group = "same" if above is None else "above" if above == comparison["first"] else "below"
-            groups[group].append(called(run, comparison["first"]))
+    for test in record.comparisons:
+        if called(record, test.second) == other:
+            above = winner(test)
+            group = "same" if above is None else "above" if above == test.first else "below"
+            groups[group].append(called(record, test.first))
     count = sum(map(len, groups.values()))
     parts: list[str] = []
     for group, names in groups.items():
@@ -196,24 +195,28 @@ def standing(run: Run, other: str) -> str:
     return ", ".join(parts)
 
 
-def _among(run: Run) -> str:
-    names = {policy["name"] for policy in run["policies"]}
-    pairs = [c for c in run["comparisons"] if c["first"] in names and c["second"] in names]
+def _among(record: FrontRecord) -> str:
+    names = {policy.name for policy in record.policies}
+    pairs = [test for test in record.comparisons if test.first in names and test.second in names]
     if not pairs:
         return ""
-    apart = [(above, pair) for pair in pairs if (above := winner(pair)) is not None]
+    apart = list(_apart(pairs))
     if not apart:
         return f"between {'them' if len(pairs) == 1 else 'any two of them'} no difference is shown"
-    below = [pair["second"] if above == pair["first"] else pair["first"] for above, pair in apart]
     if len(apart) <= MOST_NAMED:
-        told = [
-            f"{called(run, above)} is above {called(run, loser)}"
-            for (above, _), loser in zip(apart, below, strict=True)
-        ]
+        facts = [f"{called(record, above)} is above {called(record, below)}" for above, below in apart]
     else:
-        told = [
-            f"{called(run, loser)} is below {count} other{'s' * (count > 1)}"
-            for loser, count in Counter(below).most_common()
+        facts = [
+            f"{called(record, below)} is below {count} other{'s' * (count > 1)}"
+            for below, count in Counter(below for _, below in apart).most_common()
         ]
     rest = "" if len(apart) == len(pairs) else ", between the others no difference is shown"
-    return listing(told) + rest
+    return listing(facts) + rest
+
+
+def _apart(pairs: Iterable[PairedTest]) -> Iterator[tuple[str, str]]:
+    """Yield (above, below) for each pair that a test tells apart."""
+    for pair in pairs:
+        above = winner(pair)
+        if above is not None:
+            yield above, pair.second if above == pair.first else pair.first

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference, preference_grid
+from paretune.core.sampling import Sampling
 from paretune.core.settings import parse_dataclass
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.generate import Sampling
 from paretune.methods.dpo import DPOConfig
 from paretune.methods.dpo_lw import DPOLWConfig
 from paretune.methods.mod import MODConfig
@@ -150,7 +150,7 @@ class RunConfig(_Part):
         processes: how many the run must be started as (``torchrun --nproc_per_node N``); by default as many as were started.
         sharding: ``none``, or ``fsdp``: the base model's weights are divided among the processes, for a model that does not fit.
         seed: of sampling, splits and training.
-        data, score, train, sampling, evaluate: the stages; ``score`` lists scorers, see `paretune.scoring.scorer.build`.
+        data, score, train, sampling, evaluate: the stages; ``score`` lists scorers, see `paretune.scoring.scorer.build_scorer`.
         objectives: names in order; by default those of the data, then those of the scorers.
         methods: method name -> its settings, and under ``train`` what differs for it from the ``train`` of the run. Under a
             name of your own, ``method`` says which it is: one method in several settings, side by side in one report.

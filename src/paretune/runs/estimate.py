@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paretune.core.errors import ModelError
 from paretune.models.packing import HEAD_CHUNK
@@ -29,9 +29,6 @@ from paretune.planning.shapes import Shape, shape_of
 from paretune.planning.work import SCORING_TOKENS, Stage
 from paretune.runs.config import RunConfig
 from paretune.runs.plan import Plan
-
-if TYPE_CHECKING:
-    pass
 
 LIBRARIES = 0.6e9
 """Bytes of a process that has loaded the libraries and no model."""
@@ -249,38 +246,3 @@ def _disk(plan: Plan, model: Model) -> dict[str, float]:
         + read / max(1.0, plan.judged_tokens) * STORED["log-probability"]
         + STORED["report"],
     }
-
-
-# What a person reads
-
-
-def size(value: float) -> str:
-    """Return bytes as a person writes them.
-
-    >>> size(2.5e9), size(3e6)
-    ('2.5 GB', '3 MB')
-    """
-    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as a person writes it.
-
-    >>> duration(0.4), duration(80), duration(3900), duration(4e5)
-    ('0 s', '80 s', '1.1 h', '4.6 days')
-    """
-    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length or (seconds >= length and unit == "h"):
-            return (
-                f"{seconds / length:.2g} {unit}"
-                if seconds < 10 * length
-                else f"{seconds / length:.0f} {unit}"
-            )
-    return f"{seconds:.0f} s"
-
-
-def _short(value: float) -> str:
-    for unit, scale in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value:.0f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -19,15 +19,18 @@ from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Row
 from paretune.data.summary import inspect
-from paretune.evaluation.evaluate import Evaluation, Point, evaluate
+from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, evaluate
 from paretune.evaluation.judge import Judgement, judge, mean_interval
 from paretune.evaluation.remote import drawn_by
 from paretune.evaluation.token_kl import audit
-from paretune.fronts.front import reference_point
+from paretune.fronts.front import Interval, reference_point
+from paretune.fronts.record import FILE, FORMAT, Cost, DataSummary, FrontRecord, MeasuredPolicy, Stage
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
 from paretune.policies.policy import Policy
-from paretune.reports import report
+from paretune.reports.card import write_card
+from paretune.reports.picture import write_picture
+from paretune.reports.report import write_report
 from paretune.runs.config import RunConfig
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import Scorer
@@ -39,7 +42,7 @@ def write_front(
     config: RunConfig,
     lab: Lab,
     policies: dict[str, Policy],
-    endpoints: Policy,
+    corners: Policy,
     splits: dict[str, ScoredDataset],
     scorers: Sequence[Scorer],
     asked: Mapping[str, Sequence[Preference]] | None = None,
@@ -47,41 +50,49 @@ def write_front(
     """Measure the policies, write ``front.json``, picture, model card and report, and return the report's path.
 
     Args:
-        config: of the run.
-        lab: model and run folder.
-        policies: name -> policy; anchors are measured at the run's preferences, others at the fine grid.
-        endpoints: the single-objective models as a soup, between which the chord is drawn.
-        splits: train (for the report), validation and test.
-        scorers: one an objective.
-        asked: policy name -> preferences to measure it at instead.
+        config: The run's config.
+        lab: The model and the run folder.
+        policies: Name -> policy; anchors are measured at the run's preferences, others at the fine grid.
+        corners: The single-objective models as a soup; their mixture is the baseline.
+        splits: The parts train (for the report), validation and test of the data.
+        scorers: One per objective.
+        asked: Policy name -> preferences to measure it at instead.
     """
-    judgement = measure(config, lab, policies, endpoints, splits["test"], scorers, asked or {})
-    facts = _facts(config, lab, judgement, policies, splits)
-    _audit(config, lab, judgement, policies, splits["test"], facts)
-    return lab.team.once(partial(_write, facts, lab.folder))
+    judgement = measure(config, lab, policies, corners, splits["test"], scorers, asked or {})
+    measured = tuple(
+        _measured_policy(config, lab, judgement, policies[name]) for name in judgement.evaluations
+    )
+    audited = tuple(
+        _audited(config, lab, judgement, policies[entry.name], splits["test"], entry) for entry in measured
+    )
+    record = _record(config, lab, judgement, audited, splits)
+    return lab.team.once(partial(_write, record, lab.folder))
 
 
-def _write(facts: dict[str, Any], folder: Path) -> Path:
-    write_json(folder / "front.json", facts)
-    report.write_picture(facts, folder / "front.png")
-    report.write_card(facts, folder / "README.md")
-    return report.write_report(facts, folder)
+def _write(record: FrontRecord, folder: Path) -> Path:
+    record.write(folder / FILE)
+    write_picture(record, folder / "front.png")
+    write_card(record, folder / "README.md")
+    return write_report(record, folder)
 
 
 def measure(
     config: RunConfig,
     lab: Lab,
     policies: dict[str, Policy],
-    endpoints: Policy,
+    corners: Policy,
     test: ScoredDataset,
     scorers: Sequence[Scorer],
     asked: Mapping[str, Sequence[Preference]],
 ) -> Judgement:
-    """Evaluate every policy, the base model and the single-objective endpoints on the held-out prompts."""
-    objectives = endpoints.objectives
+    """Evaluate every policy, the base model and the corners on the held-out prompts."""
+    objectives = corners.objectives
     measured = partial(measure_points, config, lab, test, scorers)
     base = measured(Policy.base(lab.lm, objectives), [Preference.uniform(objectives)])
-    ends = measured(endpoints, [Preference.one_hot(objective, objectives) for objective in objectives])
+    ends = measured(
+        replace(corners, name="corners"),
+        [Preference.one_hot(objective, objectives) for objective in objectives],
+    )
     evaluations = {
         name: measured(policy, asked.get(name) or measured_at(config, policy))
         for name, policy in policies.items()
@@ -95,14 +106,13 @@ def measure(
         reference = reference_point(base.front, ends.front, *(e.front for e in evaluations.values()))
     else:
         reference = np.array([_stated(stated, objective) for objective in objectives])
-    return replace(
-        judge(evaluations, base, ends, reference, config.evaluate.resamples), extrapolations=extrapolations
-    )
+    judgement = judge(evaluations, base, ends, reference, config.evaluate.resamples)
+    return replace(judgement, extrapolations=extrapolations, shown=config.evaluate.shown)
 
 
 def measured_at(config: RunConfig, policy: Policy) -> list[Preference]:
     """Return where a policy is measured: anchors at the preferences of the run, others at the fine grid."""
-    return (config.grid if policy.mix == "anchors" else config.fine_grid)(policy.objectives)
+    return (config.grid if policy.anchor_preferences else config.fine_grid)(policy.objectives)
 
 
 def measure_points(
@@ -117,97 +127,61 @@ def measure_points(
 
     Points are kept in ``fronts/`` under everything that decides them, and shared by policies that compute the same there.
     """
-    held_out = _held_out(config, test)
-    prompts, ids = [row.prompt for row in held_out], [row.key for row in held_out]
+    held_out = _held_out(config, lab, test, scorers)
     endpoint = config.endpoint
-    draw, who = None, []
+    draw, sampler = None, []
     if endpoint is not None and policy.name in endpoint.policies:
         draw = drawn_by(endpoint, policy, lab.folder / "cache" / "samples", lab.team)
-        who = ["endpoint", endpoint.policies[policy.name]]  # it has its own generator
+        sampler = ["endpoint", endpoint.policies[policy.name]]  # it has its own random numbers
     conditions = fingerprint(
-        ids,
+        list(held_out.ids),
         config.sampling.identity(),
         config.evaluate.samples,
         config.seed,
         [s.fingerprint for s in scorers],
         str(lab.lm.model.dtype),
-        *who,
+        *sampler,
     )
-    cache = ScoreCache(lab.folder / "cache" / "scores.sqlite")
     # Preferences that fill one batch are judged together and then kept: a kill loses no more than these.
-    together = max(1, config.sampling.batch_size // (len(prompts) * config.evaluate.samples))
+    together = max(1, config.sampling.batch_size // (len(held_out.prompts) * config.evaluate.samples))
     if draw is not None:
-        together = len(asked)  # answers of a server are kept as they come
-
-    place = {
+        together = len(asked)  # a server's answers are kept as they come
+    files = {
         key: lab.folder / "fronts" / f"{fingerprint(conditions, key)}.json"
         for key in map(policy.effective, asked)
     }
     known = lab.team.once(
-        lambda: {key: Point.from_dict(read_json(file)) for key, file in place.items() if file.is_file()}
+        lambda: {key: Judged.from_dict(read_json(file)) for key, file in files.items() if file.is_file()}
     )
-    found = set(known)
-    start = time.perf_counter()
-    judged = partial(
-        evaluate,
-        policy,
-        prompts=prompts,
-        prompt_ids=ids,
+    reused, start = len(known) == len(files), time.perf_counter()
+    for first in range(0, len(asked), together):
+        stored = set(known)
+        evaluate(policy, asked[first : first + together], held_out, known=known, draw=draw)
+        for key in known.keys() - stored if lab.team.first else ():
+            write_json(files[key], known[key].to_dict())
+    evaluation = evaluate(policy, asked, held_out, known=known, draw=draw)
+    lab.stages.append(StageRecord(f"front/{policy.name}", time.perf_counter() - start, reused))
+    return evaluation
+
+
+def _held_out(config: RunConfig, lab: Lab, test: ScoredDataset, scorers: Sequence[Scorer]) -> HeldOut:
+    rows = _judged_rows(config, test)
+    return HeldOut(
+        prompts=[row.prompt for row in rows],
+        ids=[row.key for row in rows],
         scorers=scorers,
         sampling=config.sampling,
         samples=config.evaluate.samples,
         seed=config.seed,
-        cache=cache,
-        known=known,
+        cache=ScoreCache(lab.folder / "cache" / "scores.sqlite"),
         team=lab.team,
-        draw=draw,
     )
-    for first in range(0, len(asked), together):
-        stored = set(known)
-        judged(asked[first : first + together])
-        for key in known.keys() - stored if lab.team.first else ():
-            write_json(place[key], known[key].to_dict())
-    evaluation = judged(asked)
-    lab.stages.append(
-        StageRecord(f"front/{policy.name}", time.perf_counter() - start, len(found) == len(place))
-    )
-    return evaluation
 
 
-def _held_out(config: RunConfig, test: ScoredDataset) -> list[Row]:
+def _judged_rows(config: RunConfig, test: ScoredDataset) -> list[Row]:
     """Return the rows that fronts are measured on; a prompt that stands twice would count twice in every interval."""
     rows = {row.key: row for row in test.rows}
     return list(rows.values())[: config.evaluate.prompts or None]
-
-
-def _audit(
-    config: RunConfig,
-    lab: Lab,
-    judgement: Judgement,
-    policies: dict[str, Policy],
-    test: ScoredDataset,
-    facts: dict[str, Any],
-) -> None:
-    """Add to the facts of each policy that mixes distributions its distance from the soup of the same adapters."""
-    prompts = [row.prompt for row in _held_out(config, test)]
-    for entry in facts["policies"]:
-        policy, evaluation = policies[entry["name"]], judgement.evaluations[entry["name"]]
-        if policy.mix != "mod":
-            continue
-        soup_ = Policy.soup("soup", lab.lm, policy.objectives, policy.adapters)
-        pairs = [(policy.effective(w), soup_.effective(w)) for w in evaluation.preferences]
-        key = fingerprint(pairs, [point.responses for point in evaluation.points])
-
-        def make(folder: Path, policy: Policy = policy, other: Policy = soup_) -> None:
-            asked, points = (
-                judgement.evaluations[policy.name].preferences,
-                judgement.evaluations[policy.name].points,
-            )
-            found = audit(policy, other, asked, points, prompts)
-            write_json(folder / "kl.json", [values.tolist() for values in found])
-
-        values = read_json(lab.stage(f"audits/{entry['name']}", key, make) / "kl.json")
-        entry["soup_kl"] = [mean_interval(np.array(each)).to_dict() for each in values]
 
 
 def _stated(reference: dict[str, float], objective: str) -> float:
@@ -218,54 +192,107 @@ def _stated(reference: dict[str, float], objective: str) -> float:
     return reference[objective]
 
 
-def _facts(
+# The record
+
+
+def _measured_policy(config: RunConfig, lab: Lab, judgement: Judgement, policy: Policy) -> MeasuredPolicy:
+    """Return a policy's entry of the record with what its method and its adapters say."""
+    name = policy.name
+    facts: dict[str, Any] = {"cost": _cost(lab, policy)}
+    if (method := METHODS.get(config.kind(name))) is not None:
+        title = method.title if config.kind(name) == name else f"{method.title} ({name})"
+        facts |= {"title": title, "paper": method.paper, "enters": method.enters}
+    steerability: dict[str, float | None] = {}
+    for adapter in policy.adapters:
+        steerability |= adapter.info.get("steerability") or {}
+        facts |= {key: adapter.info[key] for key in ("online", "retention") if adapter.info.get(key)}
+    if steerability:
+        facts["steerability"] = steerability
+    entry = judgement.recorded_policy(name, bool(policy.anchor_preferences))
+    return _with(entry, facts)
+
+
+def _cost(lab: Lab, policy: Policy) -> Cost:
+    cost = {"adapters": len(policy.adapters), "passes": policy.passes}
+    trained = {stage for adapter in policy.adapters for stage in _stages(adapter)}
+    if not trained or not all((lab.folder / stage).is_dir() for stage in trained):
+        return Cost(**cost)
+    seconds = {stage.name: stage.seconds for stage in lab.stages}
+    return Cost(
+        **cost,
+        runs=len(trained),
+        seconds=sum(seconds.get(stage, 0.0) for stage in trained),
+        tokens=sum(_trained_tokens(lab, stage) for stage in trained),
+    )
+
+
+def _audited(
     config: RunConfig,
     lab: Lab,
     judgement: Judgement,
-    policies: dict[str, Policy],
+    policy: Policy,
+    test: ScoredDataset,
+    entry: MeasuredPolicy,
+) -> MeasuredPolicy:
+    """Return the entry of a policy that a cheaper one may stand in for with its distance from that one at each point."""
+    other = policy.stand_in()
+    if other is None:
+        return entry
+    prompts = [row.prompt for row in _judged_rows(config, test)]
+    evaluation = judgement.evaluations[policy.name]
+    pairs = [(policy.effective(w), other.effective(w)) for w in evaluation.preferences]
+    key = fingerprint(pairs, [point.responses for point in evaluation.points])
+
+    def make(folder: Path) -> None:
+        distances = audit(policy, other, evaluation.preferences, evaluation.points, prompts)
+        write_json(folder / "kl.json", [values.tolist() for values in distances])
+
+    distances = read_json(lab.stage(f"audits/{policy.name}", key, make) / "kl.json")
+    return _with(entry, {"soup_kl": _mean_intervals(distances)})
+
+
+def _mean_intervals(tables: Iterable[Sequence[float]]) -> tuple[Interval, ...]:
+    return tuple(mean_interval(np.array(values)) for values in tables)
+
+
+def _with(entry: MeasuredPolicy, facts: Mapping[str, Any]) -> MeasuredPolicy:
+    """Return an entry with more facts, checked as all are."""
+    known = {name: getattr(entry, name) for name in entry.model_fields_set}
+    return MeasuredPolicy(**known, **facts)
+
+
+def _record(
+    config: RunConfig,
+    lab: Lab,
+    judgement: Judgement,
+    policies: tuple[MeasuredPolicy, ...],
     splits: dict[str, ScoredDataset],
-) -> dict[str, Any]:
-    """Return all that the report, the picture and the model card are made of (``front.json``)."""
+) -> FrontRecord:
+    """Return all that the report, the picture and the model card are made of."""
     texts = list({row.key: row.prompt[-1].content for row in splits["test"].rows}.values())
-    facts = judgement.to_dict(texts, config.evaluate.shown)
-    seconds = {stage.name: stage.seconds for stage in lab.stages}
-    for policy in facts["policies"]:
-        name = policy["name"]
-        method = METHODS.get(config.kind(name))
-        trained = {stage for adapter in policies[name].adapters for stage in _stages(adapter)}
-        if method is not None:
-            policy["title"], policy["paper"], policy["enters"] = method.title, method.paper, method.enters
-            if config.kind(name) != name:
-                policy["title"] += f" ({name})"
-        ratios = {
-            k: v for a in policies[name].adapters for k, v in dict(a.info.get("steerability") or {}).items()
-        }
-        if ratios:
-            policy["steerability"] = ratios
-        for adapter in policies[name].adapters:
-            policy |= {key: adapter.info[key] for key in ("online", "retention") if adapter.info.get(key)}
-        policy["cost"] = {"adapters": len(policies[name].adapters), "passes": policies[name].passes}
-        if all((lab.folder / stage).is_dir() for stage in trained) and trained:
-            policy["cost"] |= {
-                "runs": len(trained),
-                "seconds": sum(seconds.get(stage, 0.0) for stage in trained),
-                "tokens": sum(_trained_tokens(lab, stage) for stage in trained),
-            }
     meanings = {str(spec.get("objective")): _meaning(spec) for spec in config.score}
-    return {
-        "name": config.name,
-        "version": importlib.metadata.version("paretune"),
-        "created": date.today().isoformat(),
-        "model": config.model,
-        **facts,
-        "objectives_info": {objective: meanings.get(objective, "") for objective in facts["objectives"]},
-        "sampling": {**vars(config.sampling), "samples": config.evaluate.samples},
-        "data": inspect(splits["train"]).to_dict(),
-        "splits": {name: len({row.key for row in part.rows}) for name, part in splits.items()},
-        "stages": [vars(stage) for stage in lab.stages],
-        "scoring_forwards": lab.scoring_forwards,
-        "licence": "",
-    }
+    return FrontRecord(
+        format=FORMAT,
+        name=config.name,
+        version=importlib.metadata.version("paretune"),
+        created=date.today().isoformat(),
+        model=config.model,
+        objectives=judgement.objectives,
+        reference_point=tuple(judgement.reference_point.tolist()),
+        prompts=tuple(texts[: config.evaluate.shown]),
+        num_prompts=judgement.num_prompts,
+        base=judgement.recorded_base(),
+        policies=policies,
+        mixture=judgement.recorded_mixture(),
+        comparisons=judgement.recorded_tests(),
+        objectives_info={objective: meanings.get(objective, "") for objective in judgement.objectives},
+        sampling={**vars(config.sampling), "samples": config.evaluate.samples},
+        data=DataSummary.model_validate(inspect(splits["train"]).to_dict()),
+        splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},
+        stages=tuple(Stage(**vars(stage)) for stage in lab.stages),
+        scoring_forwards=lab.scoring_forwards,
+        licence="",
+    )
 
 
 def _stages(adapter: Adapter) -> list[str]:

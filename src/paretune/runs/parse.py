@@ -11,9 +11,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from paretune.core.errors import ConfigError, suggest
+from paretune.core.sampling import Sampling
 from paretune.core.settings import _readable, parse_dataclass
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.generate import Sampling
 from paretune.methods import METHODS
 from paretune.methods.ric.method import WITHOUT_TOKENS, RiCConfig
 from paretune.methods.sipo.method import SIPOConfig

@@ -12,11 +12,11 @@ from typing import Any
 from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import fingerprint, write_json
 from paretune.data.dataset import ScoredDataset, concatenate
-from paretune.data.load import load as load_data
+from paretune.data.load import load_data
 from paretune.generation.sample import sample_dataset, sample_remotely
 from paretune.runs.config import RunConfig
 from paretune.scoring.cache import ScoreCache
-from paretune.scoring.scorer import Scorer, build, score_dataset
+from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
 
@@ -118,7 +118,7 @@ def _scorers(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> l
     for spec in config.score:
         if spec.get("head") == "fit":
             spec = {**spec, "head": str(_fitted_head(str(spec.get("objective")), lab, splits))}
-        scorers.append(build(spec))
+        scorers.append(build_scorer(spec))
     return scorers
 
 

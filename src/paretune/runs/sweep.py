@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from paretune.core.errors import ConfigError, TrainingError
-from paretune.core.files import read_json, write_json
+from paretune.core.files import write_json
 from paretune.core.preference import Preference
+from paretune.fronts.record import FILE, FrontRecord
 from paretune.fronts.refinement import next_preferences
 from paretune.runs.config import RunConfig, SweepConfig
 from paretune.runs.run import finish
@@ -207,12 +208,11 @@ def _gathered(here: SweepContext, known: Progress, reused: int) -> Swept:
 
 def _spread_over_seeds(here: SweepContext, report: Path) -> None:
     """Write ``sweep.json``: for each method that was trained with several seeds, its hypervolumes, their mean and deviation."""
-    facts = read_json(report.parent / "front.json")
     found: dict[str, list[float]] = {}
-    for policy in facts["policies"]:
-        name, mark, _ = policy["name"].rpartition("-seed-")
+    for policy in FrontRecord.read(report.parent / FILE).policies:
+        name, mark, _ = policy.name.rpartition("-seed-")
         if mark:
-            found.setdefault(name, []).append(policy["figures"]["hypervolume"]["value"])
+            found.setdefault(name, []).append(policy.figures["hypervolume"].value)
     spread: Mapping[str, Any] = {
         name: {
             "hypervolumes": values,

@@ -21,7 +21,7 @@ from paretune.planning.cost import Passes
 from paretune.planning.lengths import Texts
 from paretune.planning.work import Stage, Work, passes, reading
 from paretune.runs.config import MethodConfig
-from paretune.training.conditioned import Conditioning, draw_preferences
+from paretune.training.conditioning import Conditioning, draw_preferences
 from paretune.training.loop import Training
 
 TAGS = {"digits": "<rm1_score> -1.2", "levels": "<helpful: 7/10>", "tokens": ""}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,9 +31,6 @@ from paretune.scoring.rules import (
     rule_regex,
     rule_sentiment,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _ROWS_PER_CALL = 512  # scored and cached together: what a killed run loses at most
 
@@ -69,10 +66,10 @@ KINDS: dict[str, Callable[..., FunctionScorer]] = {
 }
 
 
-def build(spec: Mapping[str, Any]) -> FunctionScorer:
+def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
     """Make a scorer from a configuration: ``objective``, one of rule/model/head/implicit/function, and its options.
 
-    Example: ``build({"objective": "concise", "rule": "length", "unit": "words"})``.
+    Example: ``build_scorer({"objective": "concise", "rule": "length", "unit": "words"})``.
 
     Raises:
         ConfigError: unknown key or value (the nearest name is given), a missing one, or not exactly one kind.

@@ -83,7 +83,12 @@ def serve_source(source: Source, floors: Mapping[str, float], stated: Preference
     elif source.anchors and stated is None and not bounds.admits(source.used(default)):
         within = [anchor for anchor in source.anchors if bounds.admits(anchor)]
         default = nearest(default, within) if within else default
-    facts: dict[str, Any] = {"mix": source.mix, "base_model": source.model, "anchored": bool(source.anchors)}
+    facts: dict[str, Any] = {
+        "kind": source.kind,
+        "base_model": source.model,
+        "anchored": bool(source.anchors),
+        "exportable": source.exportable,
+    }
     if source.title:
         facts["title"] = source.title
     if source.anchors:

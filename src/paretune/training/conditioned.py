@@ -3,127 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from paretune.core.errors import ConfigError, TrainingError
-from paretune.core.preference import sample_simplex, simplex_grid
+from paretune.core.errors import TrainingError
+from paretune.core.preference import simplex_grid
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import ALONE, ProcessGroup, WorkSplit
-from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
-from paretune.models.singular_gates import Init, SingularGates, initial, orthogonality
-from paretune.models.steering import Steering, target_shapes, trained
-from paretune.training.loop import Group, Record, Training, batch_rows, data_order, fit, learned
+from paretune.models.singular_gates import orthogonality
+from paretune.models.steering import trained
+from paretune.training.conditioning import Conditioning, draw_preferences
+from paretune.training.learner import ConditionedAdapter, conditioned_adapter
+from paretune.training.loop import Group, Record, TrainingRun, batch_rows, fit, learned
 from paretune.training.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_loss
-from paretune.training.scalarise import Aggregation, aggregate
+from paretune.training.scalarise import aggregate
 from paretune.training.token_tables import PairTable, ResponseTable
 
 LEAST_WEIGHT = 1e-6
 """Below it MODPO's 1 / w_i is no larger; w_i times the loss is the hinge it tends to."""
-
-Draw = Literal["uniform", "dirichlet", "grid", "corners"]
-ObjectiveLoss = Literal["dpo", "sft", "policy-gradient", "modpo"]
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """How one adapter is conditioned on the preference.
-
-    Attributes:
-        rank: k, singular values shared by all preferences.
-        groups: q, directions for each objective.
-        own_scales: one learnable s an objective instead of one a matrix.
-        hidden: learned features of the preference that bend the gates, see :mod:`paretune.models.singular_gates`; 0 is
-        the paper's form.
-        init: start of U, V, sigma and s, see :func:`paretune.models.singular_gates.initial`.
-        orthogonality: weight of the penalty that keeps U and V orthogonal; 0 is the paper's form.
-        rate_factor: learning rate of U and V, as a multiple of ``train.learning_rate`` (which suits a LoRA's).
-        gate_rate_factor: learning rate of sigma and s, as a multiple of ``train.learning_rate``; they have no weight decay.
-            An Adam step moves a number by about its rate, and sigma and s have to come from 0 to the order of 1.
-        draw: where preferences come from: ``uniform`` on the simplex, ``dirichlet`` of ``alpha``, a ``grid`` of
-            ``divisions``, or ``corners``: one-hot with probability ``corner_share``, else uniform.
-        per: a preference for each ``batch`` (the paper's) or for each ``row`` of it.
-        alpha, divisions, corner_share: see ``draw``.
-        aggregation: from M losses to one, see :mod:`paretune.training.scalarise`.
-        ideal: lower bound of every loss, for the Tchebycheff forms; None is 0, which holds for DPO and SFT.
-        mu, rho: of the smooth and of the augmented Tchebycheff form.
-        loss: of each objective: ``dpo`` on its pairs, ``sft`` on their chosen responses (mean nats a token),
-            ``policy-gradient`` on all scored responses (see :func:`paretune.training.losses.policy_gradient_loss`), whose losses
-            have no lower bound known in advance: a Tchebycheff form needs ``ideal``; or ``modpo``: DPO with the other
-            objectives as cached margins (arXiv 2310.03708, Eq. 11), ours, linear only. Every objective's loss then has
-            the same optimum, and the aggregate's weight w_i cancels the 1 / w_i in it: gradients are bounded by beta.
-        clip: of the policy gradient.
-    """
-
-    rank: int = 8
-    groups: int = 1
-    own_scales: bool = False
-    hidden: int = 0
-    init: Init = "zero-singular"
-    orthogonality: float = 0.0
-    rate_factor: float = 5.0
-    gate_rate_factor: float = 100.0
-    draw: Draw = "uniform"
-    per: Literal["batch", "row"] = "batch"
-    alpha: float = 1.0
-    divisions: int = 10
-    corner_share: float = 0.25
-    aggregation: Aggregation = "linear"
-    ideal: float | None = None
-    mu: float = 0.1
-    rho: float = 0.05
-    loss: ObjectiveLoss = "dpo"
-    clip: float = 0.2
-
-    def __post_init__(self) -> None:
-        if self.rank < 0 or self.groups < 1 or self.hidden < 0:
-            raise ConfigError(
-                f"expected rank >= 0, groups >= 1 and hidden >= 0, got {self.rank}, {self.groups} and {self.hidden}"
-            )
-        if not 0 <= self.corner_share <= 1:
-            raise ConfigError(f"corner_share is a probability between 0 and 1, got {self.corner_share}")
-        for name in ("orthogonality", "rho"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("rate_factor", "gate_rate_factor", "alpha", "mu", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.loss == "policy-gradient" and self.aggregation != "linear" and self.ideal is None:
-            raise ConfigError(
-                f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
-                "advantages within 3 deviations, -3 (1 + clip))"
-            )
-        if self.loss == "modpo" and self.aggregation != "linear":
-            raise ConfigError(
-                f"loss: modpo holds all objectives in each loss already, so aggregation {self.aggregation} has no meaning "
-                "for it; use linear"
-            )
-        if self.divisions < 1:
-            raise ConfigError(f"divisions must be at least 1, got {self.divisions}")
-
-
-def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: Sequence[int]) -> np.ndarray:
-    """Return ``count`` preferences ``[count, M]``, decided by ``seed`` alone (several integers), so a resumed run redraws them."""
-    random = np.random.default_rng(list(seed))
-    number = int(random.integers(2**62))
-    if settings.draw == "grid":
-        lattice = simplex_grid(objectives, settings.divisions)
-        return lattice[random.integers(len(lattice), size=count)]
-    alpha = settings.alpha if settings.draw == "dirichlet" else 1.0
-    weights = sample_simplex(count, objectives, alpha, number)
-    if settings.draw == "corners":
-        cornered = random.random(count) < settings.corner_share
-        weights[cornered] = np.eye(objectives)[random.integers(objectives, size=int(cornered.sum()))]
-    return weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,53 +67,28 @@ class ObjectiveData:
 
 
 def fit_conditioned(
-    lm: LanguageModel,
+    run: TrainingRun,
     train: ObjectiveData,
     validation: ObjectiveData | None,
     beta: float,
     conditioning: Conditioning,
-    settings: Training,
-    accelerator: Accelerator,
-    checkpoint: Path,
-    *,
-    name: str,
-    key: str,
-    info: dict[str, Any] | None = None,
-    log: Callable[[int, Record], None] = lambda step, record: None,
 ) -> tuple[Adapter, list[Record]]:
     """Train one adapter for all preferences; return it folded (see :meth:`SingularGates.fold`) with its history.
 
     A step draws ``batch_pairs`` pairs of every objective (of separate tables), packs them all into one forward, and takes
-    one backward of the aggregated loss. ``rank`` and ``alpha`` of ``settings`` are not read. Arguments as in
-    :func:`paretune.training.preference_pairs.fit_pairs`.
+    one backward of the aggregated loss. ``rank`` and ``alpha`` of the settings are not read.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite, naming objective, step and pairs.
+        TrainingError: A loss or gradient is not finite (objective, step and pairs are named), or reference values are
+            missing.
     """
     for part in (train, validation):
         for table in part.tables if part is not None else ():
-            table.require_reference(name)
-    share = WorkSplit.of(ProcessGroup.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
-    start, gates = initial(
-        target_shapes(lm.model, settings.targets),
-        conditioning.rank,
-        len(train.objectives),
-        groups=conditioning.groups,
-        own_scales=conditioning.own_scales,
-        hidden=conditioning.hidden,
-        init=conditioning.init,
-        seed=settings.seed,
-    )
-    for parameter in gates.named_parameters().values():
-        parameter.data = parameter.data.to(lm.device)
-    steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
-    with trained(steering, settings.gradient_checkpointing):
-        task = ConditionedTask(
-            name, lm, steering, gates, train, validation, beta, conditioning, settings, share
-        )
-        history = fit(task, settings, accelerator, checkpoint, key, log)
-        facts = {**(info or {}), "steerability": gates.steerability()}
-        return gates.fold(steering.adapter(info=facts)), history
+            table.require_reference(run.name)
+    learner = conditioned_adapter(run, len(train.objectives), conditioning)
+    with trained(learner.steering, run.settings.gradient_checkpointing):
+        history = fit(ConditionedTask(run, learner, train, validation, beta), run)
+        return learner.adapter(run.info), history
 
 
 class ConditionedTask:
@@ -220,48 +96,34 @@ class ConditionedTask:
 
     def __init__(
         self,
-        name: str,
-        lm: LanguageModel,
-        steering: Steering,
-        gates: SingularGates,
+        run: TrainingRun,
+        learner: ConditionedAdapter,
         train: ObjectiveData,
         validation: ObjectiveData | None,
         beta: float,
-        conditioning: Conditioning,
-        settings: Training,
-        share: WorkSplit = ALONE,
     ) -> None:
-        self.name, self.lm, self.steering, self.gates, self.share = name, lm, steering, gates, share
+        self.run, self.learner, self.beta = run, learner, beta
         self.train, self.validation = train, validation
-        self.beta, self.conditioning, self.settings = beta, conditioning, settings
-        draws = settings.steps * settings.accumulate * settings.batch_pairs
-        self.orders = [
-            data_order(len(table), draws, settings.seed + number) for number, table in enumerate(train.tables)
-        ]
-        self.ideal = torch.full((len(train.objectives),), conditioning.ideal or 0.0, device=lm.device)
+        self.share, self.conditioning = run.share(), learner.conditioning
+        self.orders = [run.settings.order(len(table), number) for number, table in enumerate(train.tables)]
+        ideal = self.conditioning.ideal or 0.0
+        self.ideal = torch.full((len(train.objectives),), ideal, device=run.lm.device)
 
     def groups(self) -> list[Group]:
-        """Return U and V, and apart from them sigma and s with their own rate and no weight decay."""
-        return [
-            Group(
-                dict(self.steering.named_parameters()),
-                rate_factor=self.conditioning.rate_factor,
-                weight_decay=self.settings.weight_decay,
-            ),
-            Group(self.gates.named_parameters(), rate_factor=self.conditioning.gate_rate_factor),
-        ]
+        """Return the trainable parameters: U and V, and apart from them sigma and s."""
+        return self.learner.groups()
 
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Draw preferences, yield the aggregated loss of the next pairs of every objective, and each objective's own."""
-        count, M = self.settings.batch_pairs, len(self.train.objectives)
-        rows = [batch_rows(order, step, micro, self.settings) for order in self.orders]
+        count, M = self.run.settings.batch_pairs, len(self.train.objectives)
+        rows = [batch_rows(order, step, micro, self.run.settings) for order in self.orders]
         one = self.conditioning.per == "batch"
         # Corners of resting objectives alone leave nothing to learn from: another draw.
         for attempt in itertools.count():
-            seed = (self.settings.seed, step, micro, *([attempt] if attempt else []))
+            seed = (self.run.settings.seed, step, micro, *([attempt] if attempt else []))
             drawn = draw_preferences(self.conditioning, 1 if one else count, M, seed)
-            weights = torch.tensor(drawn, dtype=torch.float32, device=self.lm.device).expand(count, M)
+            weights = torch.tensor(drawn, dtype=torch.float32, device=self.run.lm.device).expand(count, M)
             wanted = self._wanted(weights, held_out)
             if bool(wanted.any()):
                 break
@@ -294,7 +156,9 @@ class ConditionedTask:
         """
         linear = self.conditioning.aggregation == "linear"
         wanted = weights > 0 if linear else torch.ones_like(weights).bool()
-        resting = [learned(f"validation_loss/{o}", held_out, self.settings) for o in self.train.objectives]
+        resting = [
+            learned(f"validation_loss/{o}", held_out, self.run.settings) for o in self.train.objectives
+        ]
         return wanted & ~torch.tensor(resting, device=weights.device)
 
     @contextmanager
@@ -314,10 +178,10 @@ class ConditionedTask:
                 if data.labelled or bool(wanted[j, t]) or not bool(wanted.any()):
                     owners.append((j, t))
                     groups += self._group(table, row)
-        index = torch.tensor([j for j, _ in owners], device=self.lm.device)
-        batch = pack(groups, self.lm.device, self.lm.model.dtype)
-        with self.steering.at(self.gates.at(weights), index=index[batch.groups]):
-            logps = packed_logps(self.lm.model, batch)
+        index = torch.tensor([j for j, _ in owners], device=self.run.lm.device)
+        batch = pack(groups, self.run.lm.device, self.run.lm.model.dtype)
+        with self.learner.steering.at(self.learner.gates(weights), index=index[batch.groups]):
+            logps = packed_logps(self.run.lm.model, batch)
             losses = torch.zeros(n, M, device=logps.device)
             present = torch.zeros(n, M, dtype=torch.bool, device=logps.device)
             for t in range(len(data.tables)):
@@ -388,8 +252,8 @@ class ConditionedTask:
 
     def _penalty(self) -> Tensor:
         if not self.conditioning.orthogonality:
-            return torch.zeros((), device=self.lm.device)
-        factors = {path: (layer.U, layer.V) for path, layer in self.steering.layers.items()}
+            return torch.zeros((), device=self.run.lm.device)
+        factors = {path: (layer.U, layer.V) for path, layer in self.learner.steering.layers.items()}
         return self.conditioning.orthogonality * orthogonality(factors)
 
     def _require_finite(self, losses: Tensor, step: int, rows: Sequence[Sequence[int]]) -> None:
@@ -397,7 +261,7 @@ class ConditionedTask:
         if bad:
             t = 0 if self.train.labelled else bad[0]
             raise TrainingError(
-                f"{self.name}: the loss of {self.train.objectives[bad[0]]!r} is not finite at step {step + 1}, on "
+                f"{self.run.name}: the loss of {self.train.objectives[bad[0]]!r} is not finite at step {step + 1}, on "
                 f"{self.train.tables[t].where(rows[t])}; lower train.learning_rate, or look at these rows"
             )
 
@@ -405,27 +269,39 @@ class ConditionedTask:
     def validate(self) -> Record | None:
         """Return held-out losses at fixed preferences, one a row from a shuffled grid of 5 points a side.
 
-        ``validation_loss`` is the sum over objectives of the mean of w_i L_i, on the scale of the linear training loss;
-        ``validation_loss/NAME`` the mean of L_i weighted by w_i. An objective that has no weight on any row has none.
+        ``validation_loss`` is on the scale of the training loss and under the same aggregation: for linear scalarisation the
+        sum over objectives of the mean of w_i L_i, else the mean over preferences of the aggregated mean losses.
+        ``validation_loss/NAME`` is the mean of L_i weighted by w_i. An objective that has no weight on any row has none.
         """
         if self.validation is None:
             return None
         objectives = self.validation.objectives
         grid = torch.tensor(simplex_grid(len(objectives), 4), dtype=torch.float32)
-        grid = grid[torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))].to(self.lm.device)
-        sums, weight, count = torch.zeros(3, len(objectives), device=self.lm.device)
-        size = self.settings.batch_pairs
+        grid = grid[torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))].to(
+            self.run.lm.device
+        )
+        sums, weight, count = torch.zeros(3, len(objectives), device=self.run.lm.device)
+        by_preference = torch.zeros(2, len(grid), len(objectives), device=self.run.lm.device)
+        size = self.run.settings.batch_pairs
         for start in self.share.team.part(range(0, max(map(len, self.validation.tables)), size)):
             rows = [range(start, min(start + size, len(table))) for table in self.validation.tables]
             width = max(map(len, rows))
-            weights = grid[torch.arange(start, start + width, device=grid.device) % len(grid)]
+            index = torch.arange(start, start + width, device=grid.device) % len(grid)
+            weights = grid[index]
             everywhere = torch.ones_like(weights).bool()
             with self._losses(self.validation, rows, weights, everywhere) as (losses, present, _):
                 sums += (weights * losses * present).sum(0)
                 weight += (weights * present).sum(0)
                 count += present.sum(0)
+                by_preference.index_add_(1, index, torch.stack([losses * present, present.float()]))
         sums, weight, count = self.share.reduce_sums(torch.stack([sums, weight, count]))
-        record = {"validation_loss": float((sums / count.clamp(min=1)).sum())}
+        if self.conditioning.aggregation == "linear":
+            record = {"validation_loss": float((sums / count.clamp(min=1)).sum())}
+        else:
+            totals, counts = self.share.reduce_sums(by_preference)
+            seen = (counts > 0).any(1)
+            means = (totals / counts.clamp(min=1))[seen]
+            record = {"validation_loss": float(self._aggregate(means, (grid * (counts > 0))[seen]).mean())}
         for i, objective in enumerate(objectives):
             if weight[i] > 0:
                 record[f"validation_loss/{objective}"] = float(sums[i] / weight[i])

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from paretune.core.errors import TrainingError
 from paretune.data.rows import Prompt
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import ALONE, ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
-from paretune.models.steering import Steering, trained
-from paretune.training.loop import Group, Record, Training, attach, batch_rows, data_order, fit
+from paretune.models.steering import trained
+from paretune.training.learner import OneAdapter, one_adapter
+from paretune.training.loop import Group, Record, TrainingRun, batch_rows, fit
 
 
 @dataclass(frozen=True)
@@ -82,33 +79,20 @@ def tokenise_demonstrations(
 
 
 def fit_demonstrations(
-    lm: LanguageModel,
-    table: DemonstrationTable,
-    validation: DemonstrationTable | None,
-    settings: Training,
-    accelerator: Accelerator,
-    checkpoint: Path,
-    *,
-    name: str,
-    key: str,
-    start: Adapter | None = None,
-    info: dict[str, Any] | None = None,
-    log: Callable[[int, Record], None] = lambda step, record: None,
+    run: TrainingRun, table: DemonstrationTable, validation: DemonstrationTable | None
 ) -> tuple[Adapter, list[Record]]:
-    """Train an adapter to imitate ``table`` and return it with one record of metrics an optimiser step.
+    """Train one adapter to imitate ``table``; return it with one record of metrics per optimiser step.
 
-    The loss is the mean negative log-likelihood of a response token, in nats. ``batch_pairs`` of ``settings`` counts
-    responses here. Other arguments as in :func:`paretune.training.preference_pairs.fit_pairs`.
+    The loss is the mean negative log-likelihood of a response token, in nats. ``batch_pairs`` of the settings counts
+    responses here.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite, naming run, step and responses.
+        TrainingError: A loss or gradient is not finite; run, step and responses are named.
     """
-    share = WorkSplit.of(ProcessGroup.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
-    steering, scale = attach(lm, settings, start)
-    with trained(steering, settings.gradient_checkpointing):
-        task = DemonstrationTask(name, lm, steering, scale, table, validation, settings, share)
-        history = fit(task, settings, accelerator, checkpoint, key, log)
-        return steering.adapter(scale, info), history
+    learner = one_adapter(run)
+    with trained(learner.steering, run.settings.gradient_checkpointing):
+        history = fit(DemonstrationTask(run, learner, table, validation), run)
+        return learner.adapter(run.info), history
 
 
 class DemonstrationTask:
@@ -116,35 +100,29 @@ class DemonstrationTask:
 
     def __init__(
         self,
-        name: str,
-        lm: LanguageModel,
-        steering: Steering,
-        scale: float,
+        run: TrainingRun,
+        learner: OneAdapter,
         table: DemonstrationTable,
         validation: DemonstrationTable | None,
-        settings: Training,
-        share: WorkSplit = ALONE,
     ) -> None:
-        self.name, self.lm, self.steering, self.share = name, lm, steering, share
-        self.table, self.validation, self.settings = table, validation, settings
-        self.gate = torch.full((steering.rank,), scale)
-        draws = settings.steps * settings.accumulate * settings.batch_pairs
-        self.order = data_order(len(table), draws, settings.seed)
+        self.run, self.learner, self.table, self.validation = run, learner, table, validation
+        self.share, self.gate = run.share(), learner.gate
+        self.order = run.settings.order(len(table))
 
     def groups(self) -> list[Group]:
-        """Return U and V of every adapted matrix, and the embeddings of tags."""
-        return [Group(dict(self.steering.named_parameters()), weight_decay=self.settings.weight_decay)]
+        """Return the trainable parameters, among them the embeddings of tags."""
+        return self.learner.groups()
 
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Yield the mean loss a token of the next responses in the order of the data."""
-        rows = self.share.rows(batch_rows(self.order, step, micro, self.settings))
-        with self.steering.at(self.gate):
+        rows = self.share.rows(batch_rows(self.order, step, micro, self.run.settings))
+        with self.learner.steering.at(self.gate):
             loss, targets, tokens = self._loss(self.table, rows)
             if not bool(loss.isfinite()):
                 named = "; ".join(self.table.wheres[row] for row in rows)
                 raise TrainingError(
-                    f"{self.name}: the loss is not finite at step {step + 1}, on {named}; lower train.learning_rate, or look "
+                    f"{self.run.name}: the loss is not finite at step {step + 1}, on {named}; lower train.learning_rate, or look "
                     "at these responses"
                 )
             count = self.share.total(torch.tensor(float(targets), device=loss.device))
@@ -153,8 +131,8 @@ class DemonstrationTask:
     def _loss(self, table: DemonstrationTable, rows: Sequence[int]) -> tuple[Tensor, int, int]:
         """Return the summed negative log-likelihood of ``rows``, its tokens, and all tokens of the one forward."""
         groups: list[TokenGroup] = [(table.prompts[row], [table.responses[row]]) for row in rows]
-        batch = pack(groups, self.lm.device, self.lm.model.dtype)
-        loss = -packed_logps(self.lm.model, batch).sum()
+        batch = pack(groups, self.run.lm.device, self.run.lm.model.dtype)
+        loss = -packed_logps(self.run.lm.model, batch).sum()
         return loss, sum(len(table.responses[row]) for row in rows), batch.input_ids.numel()
 
     @torch.no_grad()
@@ -162,10 +140,10 @@ class DemonstrationTask:
         """Return the mean loss a token of the held-out responses."""
         if self.validation is None:
             return None
-        sums = torch.zeros(2, device=self.lm.device)
-        for start in self.share.team.part(range(0, len(self.validation), self.settings.batch_pairs)):
-            rows = range(start, min(len(self.validation), start + self.settings.batch_pairs))
-            with self.steering.at(self.gate):
+        sums = torch.zeros(2, device=self.run.lm.device)
+        for start in self.share.team.part(range(0, len(self.validation), self.run.settings.batch_pairs)):
+            rows = range(start, min(len(self.validation), start + self.run.settings.batch_pairs))
+            with self.learner.steering.at(self.gate):
                 loss, count, _ = self._loss(self.validation, rows)
             sums += torch.tensor([float(loss), count], device=sums.device)
         total, targets = self.share.reduce_sums(sums).tolist()

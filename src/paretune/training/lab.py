@@ -22,29 +22,18 @@ from paretune.models.distributed import ProcessGroup, start
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.scoring.cache import ScoreCache
-from paretune.training.conditioned import Conditioning, ObjectiveData, fit_conditioned
+from paretune.training.conditioned import ObjectiveData, fit_conditioned
+from paretune.training.conditioning import Conditioning
 from paretune.training.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
-from paretune.training.loop import Record, Training, data_order
+from paretune.training.loop import Record, Training, TrainingRun
 from paretune.training.losses import Link
-from paretune.training.preference_pairs import fit_pairs
+from paretune.training.preference_pairs import PairLoss, fit_pairs
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.rl.task import fit_on_policy
 from paretune.training.stages import StageRecord, Stages
 from paretune.training.token_tables import PairTable, ResponseTable, tokenise, tokenise_responses
 from paretune.training.trackers import tracked
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """What the lab gives to a training function beside data and settings; see
-    :func:`paretune.training.preference_pairs.fit_pairs`."""
-
-    name: str
-    key: str
-    checkpoint: Path
-    info: dict[str, Any]
-    log: Callable[[int, Record], None]
 
 
 @dataclass
@@ -107,10 +96,9 @@ class Lab:
 
         The rest would be scored for nothing, and the reference pass is a large part of a short run.
         """
-        t = self.training
-        draws = t.steps * t.accumulate * t.batch_pairs
-        kept = range(len(chosen)) if draws >= len(chosen) else sorted(data_order(len(chosen), draws, t.seed))
-        return self.pair_table([chosen[n] for n in kept])
+        if self.training.draws >= len(chosen):
+            return self.pair_table(chosen)
+        return self.pair_table([chosen[n] for n in sorted(self.training.order(len(chosen)))])
 
     def response_table(self, dataset: ScoredDataset) -> ResponseTable:
         """Tokenise all scored responses and fill in their reference log-probabilities (cached).
@@ -223,22 +211,8 @@ class Lab:
         inputs: list[Any] = [table.fingerprint, validation.fingerprint if validation else "", beta, link]
         if start is not None or nll:
             inputs += [start.fingerprint if start else "", nll]
-
-        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
-            return fit_pairs(
-                self.lm,
-                table,
-                validation,
-                beta,
-                self.training,
-                self.accelerator,
-                link=link,
-                nll=nll,
-                start=start,
-                **vars(run),
-            )
-
-        return self._trained(name, inputs, facts, train, start)
+        loss = PairLoss(beta, link, nll)
+        return self._trained(name, inputs, facts, lambda run: fit_pairs(run, table, validation, loss), start)
 
     def dpo(
         self,
@@ -288,9 +262,7 @@ class Lab:
         inputs = [tables, margins, list(data.objectives), data.labelled, beta, asdict(conditioning)]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
-            return fit_conditioned(
-                self.lm, data, validation, beta, conditioning, self.training, self.accelerator, **vars(run)
-            )
+            return fit_conditioned(run, data, validation, beta, conditioning)
 
         return self._trained(name, inputs, facts, train)
 
@@ -334,9 +306,7 @@ class Lab:
         ]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
-            return fit_demonstrations(
-                lm, table, kept, self.training, self.accelerator, start=start, **vars(run)
-            )
+            return fit_demonstrations(replace(run, lm=lm), table, kept)
 
         return self._trained(name, inputs, facts, train, start)
 
@@ -353,19 +323,8 @@ class Lab:
         """
         facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
         cache = ScoreCache(self.folder / "cache" / "scores.sqlite")
-
-        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
-            return fit_on_policy(
-                self.lm,
-                goal,
-                self.training,
-                self.accelerator,
-                cache=cache,
-                say=self.say,
-                **vars(run),
-            )
-
-        return self._trained(name, ["on-policy", *goal.identity()], facts, train)
+        inputs = ["on-policy", *goal.identity()]
+        return self._trained(name, inputs, facts, lambda run: fit_on_policy(run, goal, cache))
 
     def _trained(
         self,
@@ -394,9 +353,13 @@ class Lab:
                     "training starts at step 1 (set the old settings to finish that run, or delete the file)"
                 )
 
+        run = TrainingRun(
+            self.lm, self.training, self.accelerator, checkpoint, name, key, start, facts, notify=self.say
+        )
+
         def make(folder: Path) -> None:
             with tracked(self.trackers, self.lm.device, self.folder / "logs" / name, facts) as log:
-                adapter, history = train(TrainingRun(name, key, checkpoint, facts, log))
+                adapter, history = train(replace(run, log=log))
             adapter.save(folder / "adapter")
             write_json(folder / "history.json", history)
 

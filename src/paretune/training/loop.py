@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,7 @@ from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.files import atomic_path
 from paretune.core.progress import progress
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import WorkSplit
+from paretune.models.distributed import ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 
@@ -91,6 +91,49 @@ class Training:
                 f"train.learning_rate and train.clip_norm must be above 0, got {self.learning_rate} and {self.clip_norm}"
             )
 
+    @property
+    def draws(self) -> int:
+        """Rows that all forwards of the run read together."""
+        return self.steps * self.accumulate * self.batch_pairs
+
+    def order(self, count: int, stream: int = 0) -> list[int]:
+        """Return the :func:`data_order` of the run for ``count`` rows; each ``stream`` has its own."""
+        return data_order(count, self.draws, self.seed + stream)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRun:
+    """One training of one adapter: everything but its data and its loss.
+
+    Attributes:
+        lm: The frozen base model, which is also the reference.
+        settings: Optimiser, lengths and the adapter's shape.
+        accelerator: Runs the backward pass, and knows the processes.
+        checkpoint: File from which a killed run continues. The caller removes it when the stage is finished.
+        name: Name of the run, for messages and the progress bar.
+        key: Fingerprint of everything that decides the run. A checkpoint with another key is refused.
+        start: Adapter to continue from; None starts at the base model.
+        info: Facts stored with the adapter.
+        log: Receives the number and the record of each step.
+        notify: Prints a message to the user.
+    """
+
+    lm: LanguageModel
+    settings: Training
+    accelerator: Accelerator
+    checkpoint: Path
+    name: str
+    key: str
+    start: Adapter | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+    log: Callable[[int, Record], None] = lambda step, record: None
+    notify: Callable[[str], None] = print
+
+    def share(self, divisible: bool = True) -> WorkSplit:
+        """Return the part of each step that this process runs, see :meth:`WorkSplit.of`."""
+        team = ProcessGroup.of(self.accelerator, self.lm.model)
+        return WorkSplit.of(team, self.settings.accumulate, self.settings.batch_pairs, divisible)
+
 
 def learning_rate(step: int, settings: Training) -> float:
     """Return the rate of optimiser step ``step`` (from 0): a linear rise over the warm-up, then a half cosine to 0."""
@@ -149,7 +192,6 @@ class Group:
 class Task(Protocol):
     """What the loop trains: it is decided by its arguments alone, so that a step can be run again after a kill."""
 
-    name: str
     share: WorkSplit
     """What of a step this process runs: its part of each forward's rows."""
 
@@ -183,63 +225,44 @@ def learned(name: str, held_out: Record, settings: Training) -> bool:
     return settings.stop_below is not None and held_out.get(name, math.inf) <= settings.stop_below
 
 
-def fit(
-    task: Task,
-    settings: Training,
-    accelerator: Accelerator,
-    checkpoint: Path,
-    key: str,
-    log: Callable[[int, Record], None] = lambda step, record: None,
-) -> list[Record]:
-    """Train the task's parameters in place and return one record of metrics an optimiser step.
+def fit(task: Task, run: TrainingRun) -> list[Record]:
+    """Train the task's parameters in place and return one record of metrics per optimiser step.
 
-    The weights of the lowest validation loss are kept, or the last ones without validation; ``settings.stop_below`` ends
-    the run early. Killed and started again with the same arguments it goes on from ``checkpoint`` and ends with the same
-    weights.
-
-    Args:
-        task: parameters and batches.
-        settings: steps, rates, clipping.
-        accelerator: runs backward.
-        checkpoint: file to go on from; removed by the caller when the stage is finished.
-        key: identifies everything that decides the run; a checkpoint of another key is refused.
-        log: called with each step's record.
+    The weights of the lowest validation loss are kept, or the last ones where nothing is held out. ``settings.stop_below``
+    ends the run early. A run that was killed continues from its checkpoint and ends with the same weights.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite; a checkpoint that cannot be used.
-        BatchError: from the task, after a checkpoint was written.
+        TrainingError: A loss or gradient is not finite, or the checkpoint cannot be used.
+        BatchError: The task could not get a batch. A checkpoint was written before.
     """
-    run = _Run(task, settings, accelerator)
-    state = _restore(run, checkpoint, key)
+    settings, team = run.settings, task.share.team
+    loop = _Loop(task, run)
+    state = _restore(loop, run)
     every = settings.validate_every or max(1, settings.steps // 4)
-    with progress(task.name, settings.steps, state.step) as advance:
+    with progress(run.name, settings.steps, state.step) as advance:
         while state.step < settings.steps and not state.learned:
             try:
-                record = run.step(state.step, state.held_out)
+                record = loop.step(state.step, state.held_out)
             except BatchError:
-                if state.step and task.share.team.first:  # before the first step there is nothing to save
-                    _save(run, state, checkpoint, key)
+                if state.step and team.first:  # before the first step there is nothing to save
+                    _save(loop, state, run)
                 raise
             state.step += 1
             last = state.step == settings.steps
             held_out = task.validate() if state.step % every == 0 or last else None
             if held_out is not None:
-                held_out = task.share.team.tell(held_out)  # all stop, or none
+                held_out = team.tell(held_out)  # all stop, or none
                 record |= held_out
-                state.held_out = held_out
-                if held_out["validation_loss"] < state.best_loss:
-                    state.best_loss, state.best = held_out["validation_loss"], run.weights()
-                losses = [name for name in held_out if "/" in name] or ["validation_loss"]
-                state.learned = all(learned(name, held_out, settings) for name in losses)
+                loop.judge(state, held_out)
             state.history.append(record)
-            if task.share.team.first:
-                log(state.step, record)
+            if team.first:
+                run.log(state.step, record)
             due = state.step % settings.checkpoint_every == 0 and not (last or state.learned)
-            if due and task.share.team.first:
-                _save(run, state, checkpoint, key)
+            if due and team.first:
+                _save(loop, state, run)
             advance(1, f"loss {record['loss']:.3f}")
     if state.best:
-        run.load_weights(state.best)
+        loop.load_weights(state.best)
     return state.history
 
 
@@ -255,11 +278,11 @@ class _State:
         self.history: list[Record] = []
 
 
-class _Run:
+class _Loop:
     """A task with its optimiser."""
 
-    def __init__(self, task: Task, settings: Training, accelerator: Accelerator) -> None:
-        self.task, self.settings, self.accelerator = task, settings, accelerator
+    def __init__(self, task: Task, run: TrainingRun) -> None:
+        self.task, self.run, self.settings = task, run, run.settings
         self.groups = task.groups()
         self.parameters = {name: p for group in self.groups for name, p in group.parameters.items()}
         self.optimizer = torch.optim.AdamW(
@@ -267,7 +290,7 @@ class _Run:
                 {"params": list(group.parameters.values()), "weight_decay": group.weight_decay}
                 for group in self.groups
             ],
-            lr=settings.learning_rate,
+            lr=run.settings.learning_rate,
         )
 
     def step(self, step: int, held_out: Record) -> Record:
@@ -280,7 +303,7 @@ class _Run:
         record: Record = {"loss": 0.0}
         for micro in share.forwards(forwards):
             with self.task.batch(step, micro, held_out) as (loss, metrics):
-                self.accelerator.backward(loss / forwards)
+                self.run.accelerator.backward(loss / forwards)
             for name, value in {"loss": float(loss.detach()), **metrics}.items():
                 record[name] = record.get(name, 0.0) + value / (1 if name in COUNTS else forwards)
         share.reduce_gradients(self.parameters.values())
@@ -288,10 +311,18 @@ class _Run:
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm))
         if not math.isfinite(norm):
             raise TrainingError(
-                f"{self.task.name}: the gradient is not finite at step {step + 1}; lower train.learning_rate"
+                f"{self.run.name}: the gradient is not finite at step {step + 1}; lower train.learning_rate"
             )
         self.optimizer.step()
         return record | {"grad_norm": norm, "learning_rate": rate}
+
+    def judge(self, state: _State, held_out: Record) -> None:
+        """Note held-out losses in ``state``: keep the best weights, and mark the run as learned when it is."""
+        state.held_out = held_out
+        if held_out["validation_loss"] < state.best_loss:
+            state.best_loss, state.best = held_out["validation_loss"], self.weights()
+        losses = [name for name in held_out if "/" in name] or ["validation_loss"]
+        state.learned = all(learned(name, held_out, self.settings) for name in losses)
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of the adapter's parameters."""
@@ -307,29 +338,29 @@ class _Run:
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def _save(run: _Run, state: _State, file: Path, key: str) -> None:
-    """Write weights, moments and progress, which all processes hold alike, to one safetensors file, atomically."""
-    tensors = {f"weight/{name}": value for name, value in run.weights().items()}
+def _save(loop: _Loop, state: _State, run: TrainingRun) -> None:
+    """Write weights, moments and progress to one safetensors file, atomically; all processes hold the same ones."""
+    tensors = {f"weight/{name}": value for name, value in loop.weights().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
-    for name, parameter in run.parameters.items():
+    for name, parameter in loop.parameters.items():
         for moment in _MOMENTS:
-            tensors[f"{moment}/{name}"] = run.optimizer.state[parameter][moment].cpu().clone()
+            tensors[f"{moment}/{name}"] = loop.optimizer.state[parameter][moment].cpu().clone()
     facts = {
-        "key": key,
+        "key": run.key,
         "step": state.step,
         "best_loss": state.best_loss,
         "held_out": state.held_out,
         "history": state.history,
     }
-    with atomic_path(file) as temporary:
+    with atomic_path(run.checkpoint) as temporary:
         save_file(tensors, temporary, metadata={"paretune": json.dumps(facts)})
 
 
-def _restore(run: _Run, file: Path, key: str) -> _State:
-    """Return the state to start from: that of the checkpoint where there is one, else a fresh one."""
-    state, team = _State(), run.task.share.team
-    there = team.gather(file.is_file())
-    if any(there) != all(there):
+def _restore(loop: _Loop, run: TrainingRun) -> _State:
+    """Return the state that the checkpoint holds, or a fresh one where there is no checkpoint."""
+    state, file = _State(), run.checkpoint
+    present = loop.task.share.team.gather(file.is_file())
+    if any(present) != all(present):
         raise TrainingError(
             f"{file}: not all processes see this checkpoint; the run folder must be on a file system that all of them share"
         )
@@ -343,16 +374,16 @@ def _restore(run: _Run, file: Path, key: str) -> _State:
         raise TrainingError(
             f"{file}: cannot read the checkpoint ({error}); delete it to start this run again"
         ) from error
-    if facts["key"] != key:
+    if facts["key"] != run.key:
         raise TrainingError(
             f"{file}: this checkpoint is of a run with other settings; delete it to start again"
         )
     state.step, state.best_loss = facts["step"], facts["best_loss"]
     state.held_out, state.history = facts["held_out"], facts["history"]
-    state.best = {name: tensors[f"best/{name}"] for name in run.parameters if f"best/{name}" in tensors}
-    run.load_weights({name: tensors[f"weight/{name}"] for name in run.parameters})
-    for name, parameter in run.parameters.items():
-        run.optimizer.state[parameter] = {
+    state.best = {name: tensors[f"best/{name}"] for name in loop.parameters if f"best/{name}" in tensors}
+    loop.load_weights({name: tensors[f"weight/{name}"] for name in loop.parameters})
+    for name, parameter in loop.parameters.items():
+        loop.optimizer.state[parameter] = {
             "step": torch.tensor(float(state.step)),
             **{moment: tensors[f"{moment}/{name}"].to(parameter.device) for moment in _MOMENTS},
         }

@@ -2,77 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from paretune.core.errors import TrainingError
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import ALONE, ProcessGroup, WorkSplit
-from paretune.models.language_model import LanguageModel
 from paretune.models.packing import pack, packed_logps
-from paretune.models.steering import Steering, trained
-from paretune.training.loop import Group, Record, Training, attach, batch_rows, data_order, fit
+from paretune.models.steering import trained
+from paretune.training.learner import OneAdapter, one_adapter
+from paretune.training.loop import Group, Record, TrainingRun, batch_rows, fit
 from paretune.training.losses import Link, log_ratio_gap, nll_loss, pair_loss
 from paretune.training.token_tables import PairTable
 
 
-def fit_pairs(
-    lm: LanguageModel,
-    table: PairTable,
-    validation: PairTable | None,
-    beta: float,
-    settings: Training,
-    accelerator: Accelerator,
-    checkpoint: Path,
-    *,
-    name: str,
-    key: str,
-    link: Link = "sigmoid",
-    nll: float = 0.0,
-    start: Adapter | None = None,
-    info: dict[str, Any] | None = None,
-    log: Callable[[int, Record], None] = lambda step, record: None,
-) -> tuple[Adapter, list[Record]]:
-    """Train an adapter on stamped pairs and return it with one record of metrics an optimiser step.
+@dataclass(frozen=True)
+class PairLoss:
+    """The loss of a stamped pair, see :func:`paretune.training.losses.pair_loss`.
 
-    The loss is :func:`paretune.training.losses.pair_loss` with the table's columns, and ``nll`` times the negative log-likelihood a
-    token of chosen. The run is decided by its arguments: killed
-    and started again with the same ones it goes on from ``checkpoint`` and ends with the same weights.
+    Attributes:
+        beta: Strength of the KL penalty, above 0.
+        link: ``sigmoid`` or ``hinge``.
+        nll: Weight of imitating the chosen response, per mean nat a token.
+    """
+
+    beta: float
+    link: Link = "sigmoid"
+    nll: float = 0.0
+
+
+def fit_pairs(
+    run: TrainingRun, table: PairTable, validation: PairTable | None, loss: PairLoss
+) -> tuple[Adapter, list[Record]]:
+    """Train one adapter on stamped pairs; return it with one record of metrics per optimiser step.
 
     Args:
-        lm: frozen base model, also the reference.
+        run: Model, settings and checkpoint.
         table: N pairs to train on.
-        validation: pairs by which the best weights are chosen; None keeps the last.
-        beta: strength of the KL penalty, > 0.
-        settings: optimiser, lengths, adapter shape.
-        accelerator: places tensors and runs backward.
-        checkpoint: file to go on from; removed by the caller when the stage is finished.
-        name: of the run, for messages and progress.
-        key: identifies the arguments; a checkpoint of another key is refused.
-        link: ``sigmoid`` or ``hinge``.
-        nll: weight of imitating chosen, per mean nat a token.
-        start: adapter to go on from; None starts at the base model.
-        info: facts stored with the adapter.
-        log: called with each step's record.
+        validation: Pairs that choose the best weights, stamped alike; None keeps the last weights.
+        loss: Loss of each pair; the columns of the table enter it.
 
     Raises:
-        TrainingError: NaN or infinite loss or gradient, naming run, step and pairs; missing reference values.
+        TrainingError: A loss or gradient is not finite (run, step and pairs are named), or reference values are missing.
     """
     for part in (table, validation):
         if part is not None:
-            part.require_reference(name)
-    share = WorkSplit.of(ProcessGroup.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs)
-    steering, scale = attach(lm, settings, start)
-    with trained(steering, settings.gradient_checkpointing):
-        task = PairTask(name, lm, steering, scale, table, validation, beta, link, nll, settings, share)
-        history = fit(task, settings, accelerator, checkpoint, key, log)
-        return steering.adapter(scale, info), history
+            part.require_reference(run.name)
+    learner = one_adapter(run)
+    with trained(learner.steering, run.settings.gradient_checkpointing):
+        history = fit(PairTask(run, learner, table, validation, loss), run)
+        return learner.adapter(run.info), history
 
 
 class PairTask:
@@ -80,46 +62,38 @@ class PairTask:
 
     def __init__(
         self,
-        name: str,
-        lm: LanguageModel,
-        steering: Steering,
-        scale: float,
+        run: TrainingRun,
+        learner: OneAdapter,
         table: PairTable,
         validation: PairTable | None,
-        beta: float,
-        link: Link,
-        nll: float,
-        settings: Training,
-        share: WorkSplit = ALONE,
+        loss: PairLoss,
     ) -> None:
-        self.name, self.lm, self.steering, self.share = name, lm, steering, share
+        self.run, self.learner, self.loss = run, learner, loss
         self.table, self.validation = table, validation
-        self.beta, self.link, self.nll, self.settings = beta, link, nll, settings
-        self.gate = torch.full((steering.rank,), scale)
-        draws = settings.steps * settings.accumulate * settings.batch_pairs
-        self.order = data_order(len(table), draws, settings.seed)
+        self.share, self.gate = run.share(), learner.gate
+        self.order = run.settings.order(len(table))
 
     def groups(self) -> list[Group]:
-        """Return U and V of every adapted matrix."""
-        return [Group(dict(self.steering.named_parameters()), weight_decay=self.settings.weight_decay)]
+        """Return the trainable parameters."""
+        return self.learner.groups()
 
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Yield the mean loss of the next pairs in the order of the data, and their rewards."""
-        rows = self.share.rows(batch_rows(self.order, step, micro, self.settings))
-        with self.steering.at(self.gate):
+        rows = self.share.rows(batch_rows(self.order, step, micro, self.run.settings))
+        with self.learner.steering.at(self.gate):
             loss, reward, tokens = self.losses(self.table, rows)
             if not bool(loss.isfinite().all()):
                 raise TrainingError(
-                    f"{self.name}: the loss is not finite at step {step + 1}, on {self.table.where(rows)}; "
+                    f"{self.run.name}: the loss is not finite at step {step + 1}, on {self.table.where(rows)}; "
                     "lower train.learning_rate, or look at these rows"
                 )
             yield self.share.mean(loss), {**reward_metrics(reward), "tokens": tokens}
 
     def losses(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
         """Return the loss ``[B]`` and rewards beta * log-ratio ``[B, 2]`` of ``rows``, and the tokens of the one forward."""
-        batch = pack(table.groups(rows), self.lm.device, self.lm.model.dtype)
-        logps = packed_logps(self.lm.model, batch).view(-1, 2)
+        batch = pack(table.groups(rows), self.run.lm.device, self.run.lm.model.dtype)
+        logps = packed_logps(self.run.lm.model, batch).view(-1, 2)
         index = torch.tensor(rows)
 
         def column(values: Tensor) -> Tensor:
@@ -128,26 +102,26 @@ class PairTask:
         reference = column(table.reference)
         loss = pair_loss(
             log_ratio_gap(logps, reference),
-            self.beta,
+            self.loss.beta,
             margin=column(table.margin),
             scale=column(table.scale),
             weight=column(table.weight),
             reversed_weight=column(table.reversed_weight),
-            link=self.link,
+            link=self.loss.link,
         )
-        if self.nll:
-            loss = loss + self.nll * nll_loss(logps[:, 0], batch.lengths.view(-1, 2)[:, 0])
-        return loss, self.beta * (logps.detach() - reference), batch.input_ids.numel()
+        if self.loss.nll:
+            loss = loss + self.loss.nll * nll_loss(logps[:, 0], batch.lengths.view(-1, 2)[:, 0])
+        return loss, self.loss.beta * (logps.detach() - reference), batch.input_ids.numel()
 
     @torch.no_grad()
     def validate(self) -> Record | None:
         """Return the mean loss over the held-out pairs."""
         if self.validation is None:
             return None
-        total = torch.zeros((), device=self.lm.device)
-        for start in self.share.team.part(range(0, len(self.validation), self.settings.batch_pairs)):
-            rows = range(start, min(len(self.validation), start + self.settings.batch_pairs))
-            with self.steering.at(self.gate):
+        total = torch.zeros((), device=self.run.lm.device)
+        for start in self.share.team.part(range(0, len(self.validation), self.run.settings.batch_pairs)):
+            rows = range(start, min(len(self.validation), start + self.run.settings.batch_pairs))
+            with self.learner.steering.at(self.gate):
                 total += self.losses(self.validation, rows)[0].sum()
         return {"validation_loss": float(self.share.reduce_sums(total)) / len(self.validation)}
 

@@ -6,6 +6,7 @@ point ``[M]`` is a lower bound of each loss; 0 for DPO and SFT, whose losses are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -38,14 +39,21 @@ def augmented_tchebycheff(losses: Tensor, weights: Tensor, ideal: Tensor, rho: f
     return tchebycheff(losses, weights, ideal) + rho * linear(losses - ideal, weights)
 
 
+SCALARISATIONS: dict[Aggregation, Callable[[Tensor, Tensor, Tensor, float, float], Tensor]] = {
+    "linear": lambda losses, weights, ideal, mu, rho: linear(losses, weights),
+    "tchebycheff": lambda losses, weights, ideal, mu, rho: tchebycheff(losses, weights, ideal),
+    "smooth-tchebycheff": lambda losses, weights, ideal, mu, rho: smooth_tchebycheff(
+        losses, weights, ideal, mu
+    ),
+    "augmented-tchebycheff": lambda losses, weights, ideal, mu, rho: augmented_tchebycheff(
+        losses, weights, ideal, rho
+    ),
+}
+"""The aggregations by name: (losses, weights, ideal, mu, rho) -> value. A new one is also named in :data:`Aggregation`."""
+
+
 def aggregate(
     losses: Tensor, weights: Tensor, kind: Aggregation, ideal: Tensor, mu: float = 0.1, rho: float = 0.05
 ) -> Tensor:
-    """Return the aggregation called ``kind``; the others' parameters are not read."""
-    if kind == "linear":
-        return linear(losses, weights)
-    if kind == "tchebycheff":
-        return tchebycheff(losses, weights, ideal)
-    if kind == "smooth-tchebycheff":
-        return smooth_tchebycheff(losses, weights, ideal, mu)
-    return augmented_tchebycheff(losses, weights, ideal, rho)
+    """Return the aggregation called ``kind``; parameters of the others are not read."""
+    return SCALARISATIONS[kind](losses, weights, ideal, mu, rho)

@@ -26,8 +26,8 @@ from paretune.models.adapter import Adapter
 from paretune.models.kv_cache import ROOM, growing_cache, rows_join, rows_leave
 from paretune.models.language_model import EMBEDDED, LanguageModel, embedded_gguf, load
 from paretune.models.singular_gates import initial
-from paretune.models.steering import target_shapes
-from paretune.policies.policy import Policy
+from paretune.models.targets import target_shapes
+from paretune.policies.policy import GatedPolicy, Policy
 from paretune.policies.prompts import Prompting
 from paretune.serving.config import EngineLimits
 from paretune.serving.engine.engine import Engine
@@ -525,9 +525,9 @@ def test_errors_of_one_row_leave_the_others(
 ) -> None:
     w = endless.preference
     huge = Policy.soup("huge", lm, OBJECTIVES, [random_adapter(lm, seed, 1e18) for seed in (7, 8)])
-    real = Policy.gates
+    real = GatedPolicy.gates
 
-    def gates(self: Policy, preferences: list[Preference]) -> object:
+    def gates(self: GatedPolicy, preferences: list[Preference]) -> object:
         if self.name == "anchors":
             raise RuntimeError("a policy that raises")
         return real(self, preferences)
@@ -536,7 +536,7 @@ def test_errors_of_one_row_leave_the_others(
         raise RuntimeError("the loop is closed")
 
     want = expected(policies, endless).tokens
-    monkeypatch.setattr(Policy, "gates", gates)
+    monkeypatch.setattr(GatedPolicy, "gates", gates)
     with Engine({**policies, "huge": huge}, EngineLimits(max_rows=9)) as engine:
         before = engine.submit(endless)
         wait_for(lambda: engine.stats.tokens > 5)

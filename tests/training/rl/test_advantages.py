@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles.tabular import tilted, total_variation
 from paretune.training.losses import grpo_loss, rloo_loss
 from paretune.training.rl.advantages import (
     combined,
@@ -22,15 +23,6 @@ from paretune.training.rl.advantages import (
 BETA, WEIGHTS = 0.5, torch.tensor([0.3, 0.7], dtype=torch.float64)
 REWARDS = torch.tensor([[1.0, -0.5], [-1.0, 0.8], [0.2, 0.1]], dtype=torch.float64)  # [actions, M]
 REFERENCE = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).log()
-
-
-def tilted(reference: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """The optimum of E[reward] - beta KL(. || reference): log-probabilities."""
-    return (reference + reward / beta).log_softmax(-1)
-
-
-def total_variation(a: Tensor, b: Tensor) -> float:
-    return 0.5 * float((a.exp() - b.exp()).abs().sum())
 
 
 def test_worked_numbers() -> None:

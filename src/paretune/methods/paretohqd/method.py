@@ -25,11 +25,11 @@ import numpy as np
 from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.row_store import taken
 from paretune.data.rows import Prompt, Row
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.generate import Sampling
 from paretune.methods.paretohqd.rays import (
     Direction,
     Normalise,

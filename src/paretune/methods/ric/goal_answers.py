@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 from paretune.core.files import fingerprint, read_json, write_json
+from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.generate import Response, Sampling, attached, generate
+from paretune.generation.generate import Response, attached, generate
 from paretune.generation.resumable import BATCHES_PER_PART
 from paretune.models.adapter import Adapter
 from paretune.scoring.repetition import is_collapsed

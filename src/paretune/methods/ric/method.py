@@ -25,10 +25,10 @@ import numpy as np
 
 from paretune.core.errors import ConfigError, DataError, TrainingError, suggest
 from paretune.core.files import fingerprint, read_json, write_json
+from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Prompt, Row
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.generate import Sampling
 from paretune.methods.ric.goal_answers import drawn, drawn_by
 from paretune.models.adapter import Adapter
 from paretune.policies.policy import Policy

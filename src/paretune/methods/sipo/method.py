@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference, preference_grid
+from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.generate import Sampling
 from paretune.methods.sipo.improve import conflicting_pairs, spread_pairs
 from paretune.methods.sipo.revise import Templates
 from paretune.methods.sipo.rounds import Round, Search, improve

@@ -17,10 +17,10 @@ import numpy as np
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.pairs import Pair
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.generate import Sampling
 from paretune.generation.resumable import BATCHES_PER_PART
 from paretune.methods.sipo.improve import (
     Keep,
@@ -204,7 +204,7 @@ def draw(
     seeds = [lab.training.seed * 1_000_003 + number for number in range(len(prompts))]
     words = [[[message.role, message.content] for message in prompt] for prompt in prompts]
     used = [policy.effective(preference) for preference in work.weights]
-    endpoint = work.endpoint if policy.mix == "base" else None
+    endpoint = None if policy.adapters else work.endpoint  # it draws what the base model says
     who = [used[w] for w in weights]
     key = fingerprint(words, who, seeds, sampling.identity(), str(lab.lm.model.dtype), *identity(endpoint))
     size = BATCHES_PER_PART * sampling.batch_size

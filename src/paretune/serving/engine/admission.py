@@ -12,7 +12,8 @@ from paretune.core.errors import ConfigError, ModelError, PreferenceError, sugge
 from paretune.generation.batch import Slot
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.policies.policy import CANDIDATE_STRIDE, Policy
+from paretune.policies.mixed import candidate_seed
+from paretune.policies.policy import Policy
 from paretune.serving.config import EngineLimits
 from paretune.serving.events import Job, PromptTooLong
 
@@ -87,8 +88,7 @@ class Intake:
 
     def most_rows(self, name: str) -> int:
         """Return the largest number of rows that one answer of a policy takes in a forward."""
-        policy = self.policies[name]
-        return (1 + len(policy.adapters)) * policy.mixing.candidates if policy.mix == "mod" else 1
+        return self.policies[name].copies
 
     def rows(self, job: Job) -> list[Slot]:
         """Return the rows of a job: one, or one per candidate that its policy samples.
@@ -107,11 +107,11 @@ class Intake:
         gates = policy.gates([job.preference])
         if gates is not None and not bool(gates.isfinite().all()):
             raise ModelError(f"{job.policy}: gates at {job.preference} are not finite; train it again")
-        mixture = policy.mixture([job.preference]) if policy.mix == "mod" else None
+        mixture = policy.mixture([job.preference])
         prompt = self._prompt(policy, job)
         rows = [
-            Slot(prompt, job.sampling, job.seed + CANDIDATE_STRIDE * candidate, mixture=mixture)
-            for candidate in range(policy.mixing.candidates if mixture else 1)
+            Slot(prompt, job.sampling, candidate_seed(job.seed, number), mixture=mixture)
+            for number in range(policy.candidates)
         ]
         if gates is not None:
             used = gates if mixture is None else gates[0, rows[0].kinds]

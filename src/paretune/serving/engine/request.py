@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from paretune.core.errors import ModelError
 from paretune.generation.batch import Slot
-from paretune.policies.policy import kept_candidate
+from paretune.policies.mixed import kept_candidate
 from paretune.serving.engine.detokenise import Characters, StoppableText
 from paretune.serving.engine.stream import Stream
 from paretune.serving.events import Job, Piece, Reason

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from paretune.choosing.bounds import Bounds
-from paretune.choosing.elicit import Pair, best_preference, expected_regret, next_pair
+from paretune.choosing.elicit import Pair, best_preference, expected_regret, finished, next_pair
 from paretune.choosing.posterior import Ballot, Posterior, ballot
 from paretune.core.errors import ParetuneError
 from paretune.fronts.surface import Surface
@@ -70,9 +70,13 @@ class Tastes:
 
 
 def learned(posterior: Posterior, surface: Surface) -> dict[str, Any]:
-    """Return what a person is shown of his tastes, and the preference that serves them best."""
-    best = best_preference(posterior, surface)
-    return {**posterior.to_dict(), "best": best.as_dict(), "regret": expected_regret(posterior, surface)}
+    """Return what a person is shown of their tastes, the preference that serves them best, and whether to stop asking."""
+    return {
+        **posterior.to_dict(),
+        "done": finished(posterior, surface),
+        "best": best_preference(posterior, surface).as_dict(),
+        "regret": expected_regret(posterior, surface),
+    }
 
 
 def question(posterior: Posterior, surface: Surface, bounds: Bounds) -> Pair | None:

@@ -154,7 +154,7 @@ function drawTake() {
   const text = preferenceArgument(served);
   const run = shellWord(state.front.run ?? "RUN");
   const command = `paretune export ${run} OUT --policy ${shellWord(policy.name)} -p ${shellWord(text)} --format lora`;
-  const exported = policy.mix === "mod"
+  const exported = policy.exportable === false
     ? element("p", { class: "small" }, "This policy mixes next-token distributions, which no single LoRA does: export the soup of the same adapters, or serve it with paretune.")
     : copyable("export-command", "As a LoRA for any LoRA server or PEFT", command);
   const choice = element("fieldset", { class: "segments" }, element("legend", { class: "unseen" }, "Of which preference"),

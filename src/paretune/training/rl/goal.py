@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
-from paretune.generation.generate import Sampling
 from paretune.policies.prompts import Prompting
 from paretune.scoring.scorer import Scorer
 from paretune.scoring.standardise import Standardisation
-from paretune.training.conditioned import Conditioning
+from paretune.training.conditioning import Conditioning
 from paretune.training.rl.advantages import Combine
 
 
@@ -92,6 +92,11 @@ class Reward:
         if self.conditioning.aggregation != "linear" and len(self.ideal) != len(names):
             raise TrainingError(
                 f"ideal {list(self.ideal)}; scalarisation needs one number for each of {', '.join(names)}"
+            )
+        if self.conditioning.hidden:
+            raise ConfigError(
+                f"hidden: {self.conditioning.hidden} features bend the gates, and responses are sampled at straight ones; set "
+                "hidden to 0"
             )
         if self.settings.estimator == "grpo" and self.conditioning.aggregation != "linear":
             raise ConfigError(

@@ -11,12 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from paretune.core.errors import TrainingError
@@ -24,13 +21,12 @@ from paretune.core.preference import Preference
 from paretune.data.rows import Prompt
 from paretune.generation.generate import generate
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import ALONE, ProcessGroup, WorkSplit
-from paretune.models.language_model import LanguageModel
 from paretune.models.packing import PackedBatch, TokenGroup, pack, packed_token_logps, token_sums
 from paretune.models.steering import trained
 from paretune.scoring.cache import ScoreCache
-from paretune.training.conditioned import draw_preferences
-from paretune.training.loop import BatchError, Group, Record, Training, data_order, fit
+from paretune.training.conditioning import draw_preferences
+from paretune.training.learner import Learner, conditioned_adapter, one_adapter
+from paretune.training.loop import BatchError, Group, Record, TrainingRun, data_order, fit
 from paretune.training.losses import grpo_loss, rloo_loss
 from paretune.training.rl.advantages import (
     combined,
@@ -40,7 +36,6 @@ from paretune.training.rl.advantages import (
     rloo_advantages,
 )
 from paretune.training.rl.goal import Reward
-from paretune.training.rl.learner import Learner, following, single
 from paretune.training.rl.rewards import rate
 from paretune.training.rl.rollouts import Rollout, Sampled, rollout_folder
 
@@ -48,84 +43,47 @@ WATCHED = 10
 """Forwards over whose mean a covariance has to be negative before a person is told."""
 
 
-def fit_on_policy(
-    lm: LanguageModel,
-    goal: Reward,
-    settings: Training,
-    accelerator: Accelerator,
-    checkpoint: Path,
-    cache: ScoreCache,
-    say: Callable[[str], None],
-    *,
-    name: str,
-    key: str,
-    info: dict[str, Any] | None = None,
-    log: Callable[[int, Record], None] = lambda step, record: None,
-) -> tuple[Adapter, list[Record]]:
-    """Train an adapter on its own responses and return it with one record of metrics an optimiser step.
+def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Adapter, list[Record]]:
+    """Train one adapter on its own responses; return it with one record of metrics per optimiser step.
 
-    Killed and started again with the same arguments it goes on from ``checkpoint``, reads the responses that were sampled since
-    from the folder beside it (:func:`paretune.training.rl.rollouts.rollout_folder`), and ends with the same weights. The
-    last weights are kept.
+    A run that was killed continues from its checkpoint, reads the responses sampled since then from the folder beside it
+    (:func:`paretune.training.rl.rollouts.rollout_folder`), and ends with the same weights. The last weights are kept.
 
     Args:
-        lm: frozen base model, also the reference.
-        goal: prompts, rewards, preference.
-        settings: optimiser, lengths, adapter shape; ``batch_pairs`` counts prompts.
-        accelerator: runs backward.
-        checkpoint: file to go on from; removed by the caller when the stage is finished, with the folder beside it.
-        cache: of scores.
-        say: tells the person something worth knowing.
-        name, key, info, log: as in :func:`paretune.training.preference_pairs.fit_pairs`.
+        run: Model, settings and checkpoint; ``batch_pairs`` of the settings counts prompts.
+        goal: Prompts, rewards, preference.
+        cache: Keeps the scores.
 
     Raises:
-        TrainingError: a loss that is not finite, or no prompt that is short enough.
-        BatchError: a reward function that failed; what was trained so far is saved.
+        TrainingError: A loss is not finite, or no prompt is short enough.
+        BatchError: A reward function failed. What was trained so far is saved.
     """
-    share = WorkSplit.of(
-        ProcessGroup.of(accelerator, lm.model), settings.accumulate, settings.batch_pairs, divisible=False
-    )
     if goal.preference is None and goal.prompting is None:
-        steered: Learner = following(lm, len(goal.objectives), goal.conditioning, settings)
+        learner: Learner = conditioned_adapter(run, len(goal.objectives), goal.conditioning)
     else:
-        steered = single(lm, settings)
-    with trained(steered.steering, settings.gradient_checkpointing):
-        task = OnPolicyTask(
-            name, lm, steered, goal, settings, cache, rollout_folder(checkpoint), key, say, share
-        )
-        history = fit(task, settings, accelerator, checkpoint, key, log)
-        return steered.adapter(info or {}), history
+        learner = one_adapter(run)
+    with trained(learner.steering, run.settings.gradient_checkpointing):
+        history = fit(OnPolicyTask(run, learner, goal, cache), run)
+        return learner.adapter(run.info), history
 
 
 class OnPolicyTask:
     """One adapter on responses of its own (a :class:`paretune.training.loop.Task`)."""
 
-    def __init__(
-        self,
-        name: str,
-        lm: LanguageModel,
-        steered: Learner,
-        goal: Reward,
-        settings: Training,
-        cache: ScoreCache,
-        folder: Path,
-        key: str,
-        say: Callable[[str], None],
-        share: WorkSplit = ALONE,
-    ) -> None:
-        self.name, self.lm, self.steered, self.goal, self.settings = name, lm, steered, goal, settings
-        self.cache, self.folder, self.key, self.say = cache, folder, key, say
-        self.share = share
+    def __init__(self, run: TrainingRun, learner: Learner, goal: Reward, cache: ScoreCache) -> None:
+        self.run, self.learner, self.goal, self.cache = run, learner, goal, cache
+        self.folder = rollout_folder(run.checkpoint)
         self.prompts = self._short_enough()
-        self.size = settings.accumulate * settings.batch_pairs
-        rollouts = math.ceil(settings.steps / goal.settings.epochs)
-        self.order = data_order(len(self.prompts), rollouts * self.size, settings.seed)
+        self.share = run.share(divisible=False)
+        self.size = run.settings.accumulate * run.settings.batch_pairs
+        rollouts = math.ceil(run.settings.steps / goal.settings.epochs)
+        self.order = data_order(len(self.prompts), rollouts * self.size, run.settings.seed)
         self._sampled: tuple[int, Sampled] | None = None
         self._watched: dict[str, deque[float]] = {o: deque(maxlen=WATCHED) for o in goal.objectives}
 
     def groups(self) -> list[Group]:
         """Return all trainable parameters."""
-        return self.steered.groups()
+        return self.learner.groups()
 
     def validate(self) -> None:
         """Return nothing: no responses are sampled for validation, so the last weights are kept."""
@@ -146,7 +104,7 @@ class OnPolicyTask:
             if not bool(loss.isfinite()):
                 rows = self._rows(number)[part]
                 raise TrainingError(
-                    f"{self.name}: the loss is not finite at step {step + 1}, on {self._where(rows)}; lower train.learning_rate"
+                    f"{self.run.name}: the loss is not finite at step {step + 1}, on {self._where(rows)}; lower train.learning_rate"
                 )
             yield loss, self._record(sampled, part, advantages, logps.detach(), old, micro, packed, epoch)
 
@@ -165,14 +123,15 @@ class OnPolicyTask:
         prompts = [self.prompts[row] for row in rows]
         weights = self._weights(number)
         asked = [
-            self.lm.encode_prompt(self._ask(prompt, w)) for prompt, w in zip(prompts, weights, strict=True)
+            self.run.lm.encode_prompt(self._ask(prompt, w))
+            for prompt, w in zip(prompts, weights, strict=True)
         ]
 
         def grouped(of: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[TokenGroup]:
             return [(ids, responses[g * K : (g + 1) * K]) for g, ids in enumerate(of)]
 
         team, file = self.share.team, self.folder / f"{number:06d}.safetensors"
-        rollout = team.once(lambda: Rollout.load(file, self.key) if file.is_file() else None)
+        rollout = team.once(lambda: Rollout.load(file, self.run.key) if file.is_file() else None)
         if rollout is None and epoch:
             raise TrainingError(
                 f"{file}: the responses of step {step + 1} are gone, and the policy that drew them too; delete {self.folder} and "
@@ -181,14 +140,14 @@ class OnPolicyTask:
         if rollout is None:
             rollout = self._rollout(number, asked, weights, grouped)
             if team.first:
-                rollout.save(file, self.key)
+                rollout.save(file, self.run.key)
         scores = team.once(lambda: self._scores(prompts, rollout, step))
-        shape, device = (self.size, K, -1), self.lm.device
+        shape, device = (self.size, K, -1), self.run.lm.device
         raw = torch.from_numpy(scores).float().view(shape).to(device)
         rewards = torch.from_numpy(goal.scale.apply(scores)).float().view(shape).to(device)
-        plain = asked if goal.prompting is None else [self.lm.encode_prompt(prompt) for prompt in prompts]
+        plain = asked if goal.prompting is None else [self.run.lm.encode_prompt(prompt) for prompt in prompts]
         parts = team.part(self._parts(grouped(plain, rollout.responses)))
-        with self.steered.steering.off():
+        with self.learner.steering.off():
             found = [self._logps(self._pack(part)).detach().cpu() for part in parts]
         reference = [values.to(device) for values in team.merge(found)]
         old: list[Tensor] = []
@@ -210,12 +169,12 @@ class OnPolicyTask:
     def _scores(self, prompts: Sequence[Prompt], rollout: Rollout, step: int) -> np.ndarray:
         """Return the raw scores ``[N, M]`` of sampled responses."""
         K, settings = self.goal.settings.responses, self.goal.settings
-        texts = [self.lm.decode(response) for response in rollout.responses]
+        texts = [self.run.lm.decode(response) for response in rollout.responses]
         owners = [prompt for prompt in prompts for _ in range(K)]
         try:
             return rate(self.goal.scorers, owners, texts, rollout.truncated, self.cache, settings.time_limit)
         except BatchError as error:
-            raise BatchError(f"{self.name}, step {step + 1}: {error}") from error
+            raise BatchError(f"{self.run.name}, step {step + 1}: {error}") from error
 
     def _rollout(
         self,
@@ -226,16 +185,16 @@ class OnPolicyTask:
     ) -> Rollout:
         """Sample the responses of all prompts: each process decodes a part of the rows, whose texts are theirs alone."""
         K, team, settings = self.goal.settings.responses, self.share.team, self.goal.settings
-        first = (self.settings.seed * 1_000_003 + number * self.size) * K
+        first = (self.run.settings.seed * 1_000_003 + number * self.size) * K
         rows = team.part(range(self.size * K))
         sampling = replace(self.goal.sampling, temperature=1.0, top_p=1.0)
-        with self.steered.decoding(weights[[row // K for row in rows]]) as gates:
+        with self.learner.decoding(weights[[row // K for row in rows]]) as gates:
             drawn = generate(
-                self.lm,
+                self.run.lm,
                 [asked[row // K] for row in rows],
                 sampling,
                 [first + row for row in rows],
-                self.steered.steering,
+                self.learner.steering,
                 gates,
             )
         responses = team.merge(drawn)
@@ -258,8 +217,7 @@ class OnPolicyTask:
             parts = zip(self._parts(sampled.groups), sampled.reference, strict=True)
             sums = torch.cat([token_sums(values, self._pack(part)) for part, values in parts])
             penalised = sampled.rewards - goal.settings.beta * (logps - sums.view_as(logps))[..., None]
-            one = c.per == "batch"
-            means = penalised.mean((0, 1)).expand_as(weights) if one else penalised.mean(1)
+            means = penalised.mean((0, 1)).expand_as(weights)
             ideal = torch.tensor(goal.ideal, device=weights.device)
             weights = effective_weights(means, weights, c.aggregation, ideal, c.mu, c.rho)
         return replace(
@@ -274,7 +232,7 @@ class OnPolicyTask:
         if goal.preference is not None:
             return torch.tensor(goal.preference.weights, dtype=torch.float32).expand(self.size, M)
         count = 1 if goal.conditioning.per == "batch" else self.size
-        drawn = draw_preferences(goal.conditioning, count, M, (self.settings.seed, number))
+        drawn = draw_preferences(goal.conditioning, count, M, (self.run.settings.seed, number))
         return torch.tensor(drawn, dtype=torch.float32).expand(self.size, M)
 
     def _ask(self, prompt: Prompt, weights: Tensor) -> Prompt:
@@ -286,19 +244,20 @@ class OnPolicyTask:
         return prompting.prompt(prompt, prompting.targets(asked))
 
     def _short_enough(self) -> list[Prompt]:
-        """Return the prompts that leave room for a response; how many do not is said."""
-        room = self.settings.max_tokens - self.goal.sampling.max_new_tokens
-        uniform = torch.full((len(self.goal.objectives),), 1 / len(self.goal.objectives))
-        kept = [p for p in self.goal.prompts if len(self.lm.encode_prompt(self._ask(p, uniform))) <= room]
+        """Return the prompts that leave room for a response, and notify the user of the others."""
+        name, most, new = self.run.name, self.run.settings.max_tokens, self.goal.sampling.max_new_tokens
+        given, uniform = (
+            self.goal.prompts,
+            torch.full((len(self.goal.objectives),), 1 / len(self.goal.objectives)),
+        )
+        kept = [p for p in given if len(self.run.lm.encode_prompt(self._ask(p, uniform))) <= most - new]
         if not kept:
             raise TrainingError(
-                f"{self.name}: none of {len(self.goal.prompts)} prompts leaves room for {self.goal.sampling.max_new_tokens} new "
-                f"tokens within train.max_tokens={self.settings.max_tokens}; raise it, or give shorter prompts"
+                f"{name}: none of {len(given)} prompts leaves room for {new} new tokens within train.max_tokens={most}; raise it, "
+                "or give shorter prompts"
             )
-        if len(kept) < len(self.goal.prompts):
-            self.say(
-                f"{self.name}: {len(self.goal.prompts) - len(kept)} prompts are too long and were left out"
-            )
+        if len(kept) < len(given):
+            self.run.notify(f"{name}: {len(given) - len(kept)} prompts are too long and were left out")
         return kept
 
     def _rows(self, number: int) -> list[int]:
@@ -310,13 +269,13 @@ class OnPolicyTask:
     # One forward
 
     def _part(self, micro: int) -> slice:
-        return slice(micro * self.settings.batch_pairs, (micro + 1) * self.settings.batch_pairs)
+        return slice(micro * self.run.settings.batch_pairs, (micro + 1) * self.run.settings.batch_pairs)
 
     def _parts(self, groups: list[TokenGroup]) -> list[list[TokenGroup]]:
-        return [groups[self._part(micro)] for micro in range(self.settings.accumulate)]
+        return [groups[self._part(micro)] for micro in range(self.run.settings.accumulate)]
 
     def _pack(self, groups: Sequence[TokenGroup]) -> PackedBatch:
-        return pack(groups, self.lm.device, self.lm.model.dtype)
+        return pack(groups, self.run.lm.device, self.run.lm.model.dtype)
 
     def _logps(self, packed: PackedBatch) -> Tensor:
         """Return the log-probabilities of response tokens ``[S]``, always with gradients on.
@@ -324,11 +283,11 @@ class OnPolicyTask:
         A forward of few tokens without them rounds otherwise in an adapted layer, and the ratios would start at that noise.
         """
         with torch.enable_grad():
-            return packed_token_logps(self.lm.model, packed)
+            return packed_token_logps(self.run.lm.model, packed)
 
     @contextmanager
     def _at(self, weights: Tensor, packed: PackedBatch) -> Iterator[None]:
-        with self.steered.steering.at(self.steered.gates(weights), index=packed.groups):
+        with self.learner.steering.at(self.learner.gates(weights), index=packed.groups):
             yield
 
     def _advantages(self, sampled: Sampled, part: slice, log_ratios: Tensor, packed: PackedBatch) -> Tensor:
@@ -394,8 +353,8 @@ class OnPolicyTask:
         seen.append(covariance)
         if len(seen) == WATCHED and sum(seen) < 0:
             del self._watched[name]
-            self.say(
-                f"{self.name}: the reward of {name!r} and the advantage have a negative covariance "
+            self.run.notify(
+                f"{self.run.name}: the reward of {name!r} and the advantage have a negative covariance "
                 f"({sum(seen) / WATCHED:.2g} over {WATCHED} forwards): what is trained for lowers it. Its weight is too small "
                 "against an objective it conflicts with, or the penalty outweighs it"
             )

@@ -1,0 +1,36 @@
+"""What `vulture` takes for unused and is not, each with its reason. `make lint` reads this file; nobody runs it."""
+
+# Read by name: a module's hooks, and settings of pydantic, alembic and SQLAlchemy.
+__getattr__
+__dir__
+model_config
+down_revision
+branch_labels
+depends_on
+isolation_level
+_known
+
+# Called or read by the library whose class it overrides: uvicorn's server, prometheus' registry, a transformers tokenizer and
+# trainer callbacks.
+handle_exit
+sig
+should_exit
+force_exit
+collect
+truncation_side
+on_step_begin
+on_step_end
+train_dataset
+
+# Fields that requests of OpenAI clients may carry; they are accepted and have no effect.
+include_obfuscation
+
+# Fields of records that are written as JSON or shown to a reader as they are.
+nearest_floors
+layered
+p_value
+validation_pairs
+train_accuracy
+cached_tokens
+tokens_per_second
+survivors

@@ -1,0 +1,124 @@
+"""From preferences to the gates of one low-rank update: the four rules by which a policy follows its preference in the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paretune.core.errors import ModelError
+from paretune.core.preference import Preference
+from paretune.models.adapter import Adapter
+from paretune.models.gates import anchor_gates, nearest_anchor, soup_gates
+from paretune.models.singular_gates import features
+
+
+class Gating(Protocol):
+    """A rule from preferences to gates."""
+
+    kind: ClassVar[str]
+    """The rule's name in ``policy.json``."""
+
+    @property
+    def anchors(self) -> tuple[Preference, ...]:
+        """The preferences it answers with, if only these; otherwise none."""
+
+    def gates(self, adapters: Sequence[Adapter], weights: Tensor) -> Tensor | None:
+        """Return gates ``[B, R]`` over the ranks of all adapters at preferences ``[B, M]``; None without an update."""
+
+
+@dataclass(frozen=True)
+class NoUpdate:
+    """The base model: every preference gives the same."""
+
+    kind: ClassVar[str] = "base"
+    anchors: ClassVar[tuple[Preference, ...]] = ()
+
+    def gates(self, adapters: Sequence[Adapter], weights: Tensor) -> Tensor | None:
+        """Return None: there is nothing to gate."""
+        return None
+
+
+@dataclass(frozen=True)
+class Soup:
+    """The weighted sum of M updates: adapter j has the preference's weight on objective j. Exact, unlike a mean of factors."""
+
+    kind: ClassVar[str] = "soup"
+    anchors: ClassVar[tuple[Preference, ...]] = ()
+
+    def gates(self, adapters: Sequence[Adapter], weights: Tensor) -> Tensor | None:
+        """Return scale times weight on the block of each adapter."""
+        return soup_gates(weights, _ranks(adapters), _scales(adapters))
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The one of K adapters whose preference is nearest by L1 distance; of ties the first.
+
+    Attributes:
+        anchors: The K preferences that the adapters were trained for, over the policy's objectives.
+    """
+
+    anchors: tuple[Preference, ...]
+    kind: ClassVar[str] = "anchors"
+
+    def gates(self, adapters: Sequence[Adapter], weights: Tensor) -> Tensor | None:
+        """Return the scale on the block of the adapter chosen, 0 elsewhere."""
+        return anchor_gates(self.choice(weights), _ranks(adapters), _scales(adapters))
+
+    def choice(self, weights: Tensor) -> Tensor:
+        """Return the number ``[B]`` of the anchor that answers at each of the preferences ``[B, M]``."""
+        rows = np.stack([anchor.array() for anchor in self.anchors])
+        choice, _ = nearest_anchor(weights, torch.tensor(rows, dtype=torch.float32))
+        return choice
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """One adapter of several blocks (Panacea).
+
+    At most one block is always on. One block per objective is weighted by the preference, and one per learned feature of the
+    preference follows that feature, see :mod:`paretune.models.singular_gates`.
+    """
+
+    kind: ClassVar[str] = "conditioned"
+    anchors: ClassVar[tuple[Preference, ...]] = ()
+
+    def gates(self, adapters: Sequence[Adapter], weights: Tensor) -> Tensor | None:
+        """Return scale times weight on each block."""
+        (adapter,) = adapters
+        learned = _learned(adapter)
+        bent = features(weights, *learned) if learned else torch.ones(len(weights), 0)
+        always = torch.ones(len(weights), len(adapter.blocks) - weights.shape[1] - bent.shape[1])
+        return soup_gates(torch.cat([always, weights, bent], dim=1), adapter.ranks, adapter.scales)
+
+    def check(self, adapter: Adapter, objectives: Sequence[str]) -> None:
+        """Check that the blocks of an adapter fit the objectives.
+
+        Raises:
+            ModelError: There are too many or too few blocks.
+        """
+        learned = _learned(adapter)
+        if len(adapter.blocks) - len(objectives) - (len(learned[1]) if learned else 0) not in (0, 1):
+            raise ModelError(
+                f"an adapter of {len(adapter.blocks)} blocks for {len(objectives)} objectives; expected one block per "
+                "objective, and at most one that they share"
+            )
+
+
+def _ranks(adapters: Sequence[Adapter]) -> list[int]:
+    return [adapter.rank for adapter in adapters]
+
+
+def _scales(adapters: Sequence[Adapter]) -> list[float]:
+    return [adapter.scale for adapter in adapters]
+
+
+def _learned(adapter: Adapter) -> tuple[Tensor, Tensor] | None:
+    """Return A and a of the learned features that bend an adapter's gates; None where it has none."""
+    stored = adapter.info.get("features")
+    return (torch.tensor(stored["weight"]), torch.tensor(stored["bias"])) if stored else None

@@ -1,0 +1,118 @@
+"""How one adapter is conditioned on the preference: its settings, and the preferences that training draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from paretune.core.errors import ConfigError
+from paretune.core.preference import sample_simplex, simplex_grid
+from paretune.models.singular_gates import Init
+from paretune.training.scalarise import Aggregation
+
+Draw = Literal["uniform", "dirichlet", "grid", "corners"]
+ObjectiveLoss = Literal["dpo", "sft", "policy-gradient", "modpo"]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How one adapter is conditioned on the preference.
+
+    Attributes:
+        rank: k, singular values shared by all preferences.
+        groups: q, directions for each objective.
+        own_scales: one learnable s an objective instead of one a matrix.
+        hidden: learned features of the preference that bend the gates, see :mod:`paretune.models.singular_gates`; 0 is
+        the paper's form.
+        init: start of U, V, sigma and s, see :func:`paretune.models.singular_gates.initial`.
+        orthogonality: weight of the penalty that keeps U and V orthogonal; 0 is the paper's form.
+        rate_factor: learning rate of U and V, as a multiple of ``train.learning_rate`` (which suits a LoRA's).
+        gate_rate_factor: learning rate of sigma and s, as a multiple of ``train.learning_rate``; they have no weight decay.
+            An Adam step moves a number by about its rate, and sigma and s have to come from 0 to the order of 1.
+        draw: where preferences come from: ``uniform`` on the simplex, ``dirichlet`` of ``alpha``, a ``grid`` of
+            ``divisions``, or ``corners``: one-hot with probability ``corner_share``, else uniform.
+        per: a preference for each ``batch`` (the paper's) or for each ``row`` of it; ``row`` needs the linear aggregation.
+        alpha, divisions, corner_share: see ``draw``.
+        aggregation: from M losses to one, see :mod:`paretune.training.scalarise`.
+        ideal: lower bound of every loss, for the Tchebycheff forms; None is 0, which holds for DPO and SFT.
+        mu, rho: of the smooth and of the augmented Tchebycheff form.
+        loss: of each objective: ``dpo`` on its pairs, ``sft`` on their chosen responses (mean nats a token),
+            ``policy-gradient`` on all scored responses (see :func:`paretune.training.losses.policy_gradient_loss`), whose losses
+            have no lower bound known in advance: a Tchebycheff form needs ``ideal``; or ``modpo``: DPO with the other
+            objectives as cached margins (arXiv 2310.03708, Eq. 11), ours, linear only. Every objective's loss then has
+            the same optimum, and the aggregate's weight w_i cancels the 1 / w_i in it: gradients are bounded by beta.
+        clip: of the policy gradient.
+    """
+
+    rank: int = 8
+    groups: int = 1
+    own_scales: bool = False
+    hidden: int = 0
+    init: Init = "zero-singular"
+    orthogonality: float = 0.0
+    rate_factor: float = 5.0
+    gate_rate_factor: float = 100.0
+    draw: Draw = "uniform"
+    per: Literal["batch", "row"] = "batch"
+    alpha: float = 1.0
+    divisions: int = 10
+    corner_share: float = 0.25
+    aggregation: Aggregation = "linear"
+    ideal: float | None = None
+    mu: float = 0.1
+    rho: float = 0.05
+    loss: ObjectiveLoss = "dpo"
+    clip: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.groups < 1 or self.hidden < 0:
+            raise ConfigError(
+                f"expected rank >= 0, groups >= 1 and hidden >= 0, got {self.rank}, {self.groups} and {self.hidden}"
+            )
+        if not 0 <= self.corner_share <= 1:
+            raise ConfigError(f"corner_share is a probability between 0 and 1, got {self.corner_share}")
+        for name in ("orthogonality", "rho"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("rate_factor", "gate_rate_factor", "alpha", "mu", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.loss == "policy-gradient" and self.aggregation != "linear" and self.ideal is None:
+            raise ConfigError(
+                f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
+                "advantages within 3 deviations, -3 (1 + clip))"
+            )
+        if self.per == "row" and self.aggregation != "linear":
+            raise ConfigError(
+                f"aggregation {self.aggregation} with per: row: it takes the maximum over the mean loss of each objective, and a "
+                "preference of one row has no mean (the mean of row maxima is another objective); use per: batch"
+            )
+        if self.loss == "modpo" and self.aggregation != "linear":
+            raise ConfigError(
+                f"loss: modpo holds all objectives in each loss already, so aggregation {self.aggregation} has no meaning "
+                "for it; use linear"
+            )
+        if self.divisions < 1:
+            raise ConfigError(f"divisions must be at least 1, got {self.divisions}")
+
+    def columns(self, objectives: int) -> int:
+        """Return the columns of the adapter that a policy serves, see :meth:`SingularGates.fold`."""
+        return (self.rank + self.groups * objectives) * (1 + self.hidden)
+
+
+def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: Sequence[int]) -> np.ndarray:
+    """Return ``count`` preferences ``[count, M]``, decided by ``seed`` alone (several integers), so a resumed run redraws them."""
+    random = np.random.default_rng(list(seed))
+    number = int(random.integers(2**62))
+    if settings.draw == "grid":
+        lattice = simplex_grid(objectives, settings.divisions)
+        return lattice[random.integers(len(lattice), size=count)]
+    alpha = settings.alpha if settings.draw == "dirichlet" else 1.0
+    weights = sample_simplex(count, objectives, alpha, number)
+    if settings.draw == "corners":
+        cornered = random.random(count) < settings.corner_share
+        weights[cornered] = np.eye(objectives)[random.integers(objectives, size=int(cornered.sum()))]
+    return weights
