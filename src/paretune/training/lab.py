@@ -69,6 +69,11 @@ class Lab:
         """What has been run or found finished so far, in order."""
         return self._stages.records
 
+    @property
+    def score_cache(self) -> ScoreCache:
+        """Scores of the run's texts on disk, by their content."""
+        return ScoreCache(self.folder / "cache" / "scores.sqlite")
+
     @contextmanager
     def trained_by(self, training: Training) -> Iterator[None]:
         """Train by other settings for the length of the context."""
@@ -322,7 +327,7 @@ class Lab:
             BatchError: a reward function failed; what was trained so far is saved.
         """
         facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
-        cache = ScoreCache(self.folder / "cache" / "scores.sqlite")
+        cache = self.score_cache
         inputs = ["on-policy", *goal.identity()]
         return self._trained(name, inputs, facts, lambda run: fit_on_policy(run, goal, cache))
 
