@@ -34,7 +34,9 @@ from paretune.core.files import read_json
 from paretune.core.preference import Preference, preference_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
-from paretune.methods.modpo import MODPOConfig, chosen_objective, modpo
+from paretune.methods import modpo
+from paretune.methods.base import Inputs
+from paretune.methods.modpo import MODPOConfig, chosen_objective
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel, load
 from paretune.runs.prepare import quickstart_data
@@ -99,7 +101,7 @@ def by_library(work: Work) -> Losses:
     """Run the sweep by the library."""
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(load(work.source, "float32", "cpu"), Path(folder), work.settings)
-        policy = modpo(lab, work.train, work.held_out, work.preferences, CONFIG)
+        policy = modpo.train(Inputs(lab, work.train, work.held_out, work.preferences), CONFIG)
         policy.save(Path(folder, "policy"))
         histories = [Path(folder, adapter.info["stage"], "history.json") for adapter in policy.adapters]
         return {

@@ -22,7 +22,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 BAD_CONFIGS = [
     ("trian: {steps: 3}", "unknown key trian; did you mean 'train'?"),
     ("train: {step: 3}", "unknown key train.step; did you mean 'steps'?"),
-    ("train: {steps: many}", "train: steps: Input should be a valid integer"),
+    ("train: {steps: many}", "train.steps: Input should be a valid integer"),
     ("train: {seed: 3}", "unknown key train.seed; seed is that of the whole run"),
     (
         "methods: {panacea: {train: {step: 3}}}",

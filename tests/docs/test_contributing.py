@@ -102,9 +102,8 @@ def test_an_indicator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    from paretune.methods.base import DPOConfig, Method
-
     from paretune import methods
+    from paretune.methods.base import DPOConfig, Method
 
     module = types.ModuleType("paretune.methods.my_soup")
     vars(module).update(example("method", module))

@@ -19,7 +19,9 @@ from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message, Prompt
 from paretune.generation.generate import attached
-from paretune.methods.morlhf import GDPOConfig, MORLHFConfig, morlhf
+from paretune.methods import morlhf
+from paretune.methods.base import Inputs
+from paretune.methods.morlhf import LORA_PER_OBJECTIVE, MORLHFConfig
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.packing import pack, packed_token_logps, token_sums
 from paretune.runs.parse import parse_config
@@ -117,12 +119,15 @@ def test_a_raw_reward_times_ten_changes_nothing(lm: LanguageModel, tmp_path: Pat
     for name, scorer in (("plain", SHORT), ("louder", louder)):
         lab = Lab(lm, tmp_path / name, SETTINGS)
         adapters.append(
-            morlhf(
-                lab,
-                make_dataset(),
-                [Preference.uniform(OBJECTIVES)],
-                [GOOD, scorer],
-                SAMPLING,
+            morlhf.train(
+                Inputs(
+                    lab,
+                    make_dataset(),
+                    make_dataset(),
+                    [Preference.uniform(OBJECTIVES)],
+                    [GOOD, scorer],
+                    SAMPLING,
+                ),
                 MORLHFConfig(responses=3),
             ).adapters[0]
         )
@@ -312,10 +317,8 @@ def test_preferences_are_drawn_for_each_prompt_and_the_furthest_objective_is_tra
 ) -> None:
     """Tchebycheff weighs an objective by w_i where it is furthest from the ideal, and by 0 elsewhere; linear by w."""
     for scalarisation, per in (("linear", "row"), ("tchebycheff", "batch")):
-        config = MORLHFConfig(
-            form="conditioned", scalarisation=scalarisation, per=per, draw="uniform", responses=3
-        )  # type: ignore[arg-type]
-        aim = goal(preference=None, conditioning=config.conditioning(), ideal=(2.0, 2.0))
+        conditioning = replace(LORA_PER_OBJECTIVE, aggregation=scalarisation, per=per, draw="uniform")  # type: ignore[arg-type]
+        aim = goal(preference=None, conditioning=conditioning, ideal=(2.0, 2.0))
         run = training_run(lm, SETTINGS, tmp_path / scalarisation / per)
         learner = conditioned_adapter(run, 2, aim.conditioning)
         try:
@@ -339,10 +342,8 @@ def test_preferences_are_drawn_for_each_prompt_and_the_furthest_objective_is_tra
 
 def test_a_conditioned_run_decodes_at_its_own_gates(lm: LanguageModel, tmp_path: Path) -> None:
     """What decoding draws at folded gates has the log-probabilities that training finds for it."""
-    config = MORLHFConfig(form="conditioned", init="small", rank=2, groups=2, responses=3, epochs=2)
-    aim = goal(
-        preference=None, conditioning=config.conditioning(), settings=RLSettings(responses=3, epochs=2)
-    )
+    conditioning = replace(LORA_PER_OBJECTIVE, init="small", rank=2, groups=2)
+    aim = goal(preference=None, conditioning=conditioning, settings=RLSettings(responses=3, epochs=2))
     run = training_run(lm, SETTINGS, tmp_path)
     learner = conditioned_adapter(run, 2, aim.conditioning)
     try:
@@ -456,15 +457,22 @@ def test_settings_that_cannot_be_are_refused() -> None:
         ({"responses": 1}, "responses >= 2"),
         ({"beta": -1.0}, "beta must be at least 0"),
         ({"estimator": "grpo", "scalarisation": "tchebycheff"}, "needs estimator: rloo"),
-        ({"aggregation": "decoupled"}, "is the method gdpo"),
+        (
+            {"aggregation": "decoupled"},
+            r"methods\.morlhf\.aggregation: got 'decoupled', but MORLHF is the method of",
+        ),
+        ({"mu": 0}, "methods.morlhf: mu must be above 0, got 0"),
+        ({"groups": "many"}, r"methods\.morlhf\.groups: Input should be a valid integer"),
+        ({"scalarisation": "chebyshev"}, r"methods\.morlhf\.scalarisation: Input should be 'linear'"),
+        ({"orthogonality": 0.1}, r"unknown key methods\.morlhf\.orthogonality"),
         ({"clip": 0.0}, "clip must be above 0"),
     ):
         with pytest.raises(ConfigError, match=message):
-            MORLHFConfig(**values)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="sum is the method morlhf"):
-        GDPOConfig(aggregation="sum")
-    config = parse_config({"methods": {"gdpo": {"responses": 4}}}).method("gdpo")
-    assert isinstance(config, GDPOConfig) and config.aggregation == "decoupled" and config.beta > 0
+            parse_config({"methods": {"morlhf": values}})
+    with pytest.raises(ConfigError, match="GDPO is the method of aggregation: decoupled"):
+        parse_config({"methods": {"mine": {"method": "gdpo", "aggregation": "sum"}}})
+    config = parse_config({"methods": {"gdpo": {"responses": 4}}}).entry("gdpo").settings
+    assert isinstance(config, MORLHFConfig) and config.aggregation == "decoupled" and config.beta > 0
     with pytest.raises(TrainingError, match="expected one for each of short, good"):
         goal(scorers=(GOOD, SHORT))
     with pytest.raises(ConfigError, match="set hidden to 0"):

@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from paretune.core.errors import ConfigError, ModelError, TrainingError
 from paretune.core.preference import Preference, preference_grid
-from paretune.methods.panacea import PanaceaConfig, objective_data, panacea, with_margins
+from paretune.methods import panacea
+from paretune.methods.base import Inputs
+from paretune.methods.panacea import PanaceaConfig, objective_data, with_margins
 from paretune.models.adapter import Adapter, to_peft
 from paretune.models.distributed import WorkSplit
 from paretune.models.gates import soup_gates
@@ -305,7 +307,7 @@ def test_13_a_policy_moves_along_its_weights(lm: LanguageModel, tmp_path: Path) 
     config = PanaceaConfig(
         loss="sft", rank=4, draw="corners", corner_share=0.5, rate_factor=1.0, gate_rate_factor=5.0
     )
-    policy = panacea(lab, *DATA, config)
+    policy = panacea.train(Inputs(lab, *DATA), config)
     from paretune.data.pairs import pairs
 
     grid = preference_grid(OBJECTIVES, 4)  # short falls from 1 to 0
@@ -353,7 +355,7 @@ def test_every_option_trains_in_one_forward_a_step(
     )
     try:
         lab = Lab(lm, tmp_path, TRAINING)
-        policy = panacea(lab, *DATA, PanaceaConfig(**{"rank": 3, **options}))  # type: ignore[arg-type]
+        policy = panacea.train(Inputs(lab, *DATA), PanaceaConfig(**{"rank": 3, **options}))  # type: ignore[arg-type]
     finally:
         handle.remove()
     assert forwards[0] == TRAINING.steps
@@ -374,7 +376,7 @@ def test_modpos_loss_holds_the_other_objectives_as_margins(lm: LanguageModel, tm
     """Each row's loss is MODPO's (Eq. 11) at its own preference, on margins of DPO models that are trained once."""
     lab = Lab(lm, tmp_path, TRAINING)
     config = PanaceaConfig(loss="modpo", rank=3, per="row", init="small")
-    policy = panacea(lab, *DATA, config)
+    policy = panacea.train(Inputs(lab, *DATA), config)
     assert [stage.name for stage in lab.stages] == [
         f"adapters/{n}" for n in ("dpo-short", "dpo-good", "panacea")
     ]
@@ -416,7 +418,7 @@ def test_scored_samples_drive_the_policy_gradient(lm: LanguageModel, tmp_path: P
         rate_factor=1.0,
         gate_rate_factor=5.0,
     )
-    policy = panacea(lab, *DATA, config)
+    policy = panacea.train(Inputs(lab, *DATA), config)
     record = history_of(lab)[0]
     assert record["loss"] == pytest.approx(sum(record[f"weighted_loss/{o}"] for o in OBJECTIVES), abs=1e-5)
     table = lab.response_table(DATA[0])
@@ -435,7 +437,7 @@ def test_scored_samples_drive_the_policy_gradient(lm: LanguageModel, tmp_path: P
         DATA[0], rows=tuple(replace(row, scores={"good": row.scores["good"]}) for row in DATA[0].rows)
     )
     with pytest.raises(TrainingError, match=r"made:0.*has no score for some objective"):
-        panacea(Lab(lm, tmp_path / "bare", TRAINING), bare, bare, config)
+        panacea.train(Inputs(Lab(lm, tmp_path / "bare", TRAINING), bare, bare), config)
 
 
 def test_a_corner_under_linear_scalarisation_is_dpo_on_that_objective(
@@ -443,7 +445,7 @@ def test_a_corner_under_linear_scalarisation_is_dpo_on_that_objective(
 ) -> None:
     """At a one-hot preference the other objective's pairs are not run, and its loss is reported as 0 of weight 0."""
     lab = Lab(lm, tmp_path, TRAINING)
-    panacea(lab, *DATA, PanaceaConfig(rank=3, draw="corners", corner_share=1.0))
+    panacea.train(Inputs(lab, *DATA), PanaceaConfig(rank=3, draw="corners", corner_share=1.0))
     for record in history_of(lab):
         off = "good" if record["weight/short"] == 1 else "short"
         assert record[f"weight/{off}"] == 0 and record[f"loss/{off}"] == 0
@@ -469,11 +471,11 @@ def test_killed_training_resumes_to_the_same_weights(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = PanaceaConfig(rank=3, per="row")
-    whole = panacea(Lab(lm, tmp_path / "whole", TRAINING), *DATA, config)
+    whole = panacea.train(Inputs(Lab(lm, tmp_path / "whole", TRAINING), *DATA), config)
     with stopped_before(5, monkeypatch):
-        panacea(Lab(lm, tmp_path / "killed", TRAINING), *DATA, config)
+        panacea.train(Inputs(Lab(lm, tmp_path / "killed", TRAINING), *DATA), config)
     assert len(list((tmp_path / "killed/checkpoints").glob("panacea-*"))) == 1
-    resumed = panacea(Lab(lm, tmp_path / "killed", TRAINING), *DATA, config)
+    resumed = panacea.train(Inputs(Lab(lm, tmp_path / "killed", TRAINING), *DATA), config)
     assert adapters_equal(whole.adapters[0], resumed.adapters[0])
     assert history_of(Lab(lm, tmp_path / "whole", TRAINING)) == history_of(
         Lab(lm, tmp_path / "killed", TRAINING)
@@ -490,7 +492,7 @@ def history_with(
 ) -> list[dict[str, float]]:
     """Train in the folder ``name`` with that ``stop_below`` and return the history."""
     lab = Lab(lm, folder / name, replace(settings, stop_below=stop_below))
-    panacea(lab, *DATA, config)
+    panacea.train(Inputs(lab, *DATA), config)
     return history_of(lab)
 
 
@@ -544,8 +546,8 @@ def test_a_checkpoint_of_another_sampler_is_named(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with stopped_before(3, monkeypatch):
-        panacea(Lab(lm, tmp_path, TRAINING), *DATA, PanaceaConfig(rank=3))
-    panacea(Lab(lm, tmp_path, TRAINING), *DATA, PanaceaConfig(rank=3, draw="grid"))
+        panacea.train(Inputs(Lab(lm, tmp_path, TRAINING), *DATA), PanaceaConfig(rank=3))
+    panacea.train(Inputs(Lab(lm, tmp_path, TRAINING), *DATA), PanaceaConfig(rank=3, draw="grid"))
     assert "checkpoint of a run with other settings" in " ".join(capsys.readouterr().err.split())
 
 
@@ -567,7 +569,7 @@ def test_preferences_are_drawn_as_asked() -> None:
 
 
 def test_the_policy_refuses_other_objectives(lm: LanguageModel, tmp_path: Path) -> None:
-    policy = panacea(Lab(lm, tmp_path / "run", TRAINING), *DATA, PanaceaConfig(rank=3))
+    policy = panacea.train(Inputs(Lab(lm, tmp_path / "run", TRAINING), *DATA), PanaceaConfig(rank=3))
     policy.save(tmp_path / "policy")
     facts = json.loads((tmp_path / "policy/policy.json").read_text())
     (tmp_path / "policy/policy.json").write_text(json.dumps({**facts, "objectives": ["good", "short"]}))
@@ -592,13 +594,13 @@ def test_nan_names_the_objective(lm: LanguageModel, tmp_path: Path, monkeypatch:
     with pytest.raises(
         TrainingError, match=r"panacea: the loss of 'good' is not finite at step 2, on row \d+"
     ):
-        panacea(Lab(lm, tmp_path, TRAINING), *DATA, PanaceaConfig(rank=3))
+        panacea.train(Inputs(Lab(lm, tmp_path, TRAINING), *DATA), PanaceaConfig(rank=3))
 
 
 def test_a_bfloat16_base_is_steered_in_fp32(lm: LanguageModel, tmp_path: Path) -> None:
     half = load(lm.name, "bfloat16", "cpu")
     lab = Lab(half, tmp_path, replace(TRAINING, steps=2))
-    policy = panacea(lab, *DATA, PanaceaConfig(rank=3, per="row"))
+    policy = panacea.train(Inputs(lab, *DATA), PanaceaConfig(rank=3, per="row"))
     assert all(U.dtype == V.dtype == torch.float32 for U, V in policy.adapters[0].factors.values())
     assert all(math.isfinite(record["loss"]) for record in history_of(lab))
 

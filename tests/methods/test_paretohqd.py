@@ -19,11 +19,13 @@ from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.generation.generate import response_logps
-from paretune.methods.paretohqd.method import ParetoHqDConfig, paretohqd, representatives
-from paretune.methods.paretohqd.rays import select
+from paretune.methods.base import Inputs
+from paretune.methods.paretohqd import method as paretohqd
+from paretune.methods.paretohqd.method import ParetoHqDConfig, representatives
+from paretune.methods.paretohqd.rays import Rays, select
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.policies.policy import Policy
+from paretune.policies.policy import GatedPolicy, Policy
 from paretune.scoring.scorer import Scorer, build_scorer
 from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
@@ -105,14 +107,14 @@ def test_both_stages_and_a_second_run(
 ) -> None:
     data, validation = make_dataset(), make_dataset(4, seed=9)
     lab = Lab(lm, tmp_path, TRAINING)
-    policy = paretohqd(lab, data, validation, GRID, SCORERS, SAMPLING, CONFIG)
+    policy = paretohqd.train(Inputs(lab, data, validation, GRID, SCORERS, SAMPLING), CONFIG)
     assert (policy.name, policy.kind, policy.anchor_preferences) == ("paretohqd", "anchors", tuple(GRID))
     assert list(fits.calls) == [f"paretohqd-{w}-stage-{n}" for n in (1, 2) for w in GRID]
 
     # Stage 1: a fresh adapter on the k nearest of the data.
     scores = np.concatenate([data.matrix(row) for row in data.rows])
     pairs = [(row.prompt, response) for row in data.rows for response in row.responses]
-    expected = select(scores, np.array([w.array() for w in GRID]), 4)
+    expected = select(scores, np.array([w.array() for w in GRID]), Rays(4))
     for w, chosen in zip(GRID, expected.chosen, strict=True):
         first = fits.calls[f"paretohqd-{w}-stage-1"]
         assert texts(first["items"]) == [pairs[n] for n in chosen]
@@ -144,17 +146,18 @@ def test_both_stages_and_a_second_run(
 
     # Again: everything is found, and nothing is drawn though the stage of the answers is gone.
     shutil.rmtree(tmp_path / "answers")
-    monkeypatch.setattr(Policy, "generate", None)
+    monkeypatch.setattr(GatedPolicy, "generate", None)
     again = Lab(lm, tmp_path, TRAINING)
-    policy_again = paretohqd(again, data, validation, GRID, SCORERS, SAMPLING, CONFIG)
+    policy_again = paretohqd.train(Inputs(again, data, validation, GRID, SCORERS, SAMPLING), CONFIG)
     assert [s.name for s in again.stages if not s.reused] == ["answers/paretohqd"]
     assert all(map(adapters_equal, policy.adapters, policy_again.adapters))
 
 
 def test_stage_2_starts_at_the_logits_of_stage_1(lm: LanguageModel, tmp_path: Path, fits: Fits) -> None:
     lab = Lab(lm, tmp_path, TRAINING)
-    paretohqd(
-        lab, make_dataset(), make_dataset(4, seed=9), GRID[:1], SCORERS, SAMPLING, replace(QUICK, prompts=6)
+    paretohqd.train(
+        Inputs(lab, make_dataset(), make_dataset(4, seed=9), GRID[:1], SCORERS, SAMPLING),
+        replace(QUICK, prompts=6),
     )
     second = fits.calls[f"paretohqd-{GRID[0]}-stage-2"]
     groups = [([3, 4, 5], [[6, 7, 2], [8, 2]])]
@@ -176,7 +179,7 @@ def test_stage_2_starts_at_the_logits_of_stage_1(lm: LanguageModel, tmp_path: Pa
 def test_defaults_follow_the_run(lm: LanguageModel, tmp_path: Path, no_training: Fits) -> None:
     config = replace(QUICK, steps=None, stage2_steps=None)
     lab = Lab(lm, tmp_path, replace(TRAINING, steps=7))
-    paretohqd(lab, make_dataset(), make_dataset(4), GRID, SCORERS, SAMPLING, config)
+    paretohqd.train(Inputs(lab, make_dataset(), make_dataset(4), GRID, SCORERS, SAMPLING), config)
     steps = {name[-1]: call["steps"] for name, call in no_training.calls.items()}
     assert steps == {"1": 7, "2": 3}
     assert lab.training.steps == 7
@@ -184,7 +187,9 @@ def test_defaults_follow_the_run(lm: LanguageModel, tmp_path: Path, no_training:
 
 def test_one_stage_needs_no_scorer(lm: LanguageModel, tmp_path: Path, no_training: Fits) -> None:
     lab = Lab(lm, tmp_path, TRAINING)
-    paretohqd(lab, make_dataset(), make_dataset(4), GRID[:1], [], SAMPLING, replace(QUICK, stage2=False))
+    paretohqd.train(
+        Inputs(lab, make_dataset(), make_dataset(4), GRID[:1], [], SAMPLING), replace(QUICK, stage2=False)
+    )
     assert list(no_training.calls) == [f"paretohqd-{GRID[0]}-stage-1"]
     assert lab.stages == []
 
@@ -197,8 +202,8 @@ def test_stage_1_is_kept_where_stage_2_has_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cut = replace(SAMPLING, max_new_tokens=1)  # a word that is cut, or an end without a word
-    policy = paretohqd(
-        Lab(lm, tmp_path, TRAINING), make_dataset(), make_dataset(4), GRID, SCORERS, cut, QUICK
+    policy = paretohqd.train(
+        Inputs(Lab(lm, tmp_path, TRAINING), make_dataset(), make_dataset(4), GRID, SCORERS, cut), QUICK
     )
     assert all("stage-1" in name for name in no_training.calls)
     assert policy.adapters == (untrained,) * 3
@@ -211,7 +216,7 @@ def test_one_objective(
     lm: LanguageModel, tmp_path: Path, no_training: Fits, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, only = make_dataset().select(["short"]), [Preference(("short",), (1.0,))]
-    paretohqd(Lab(lm, tmp_path, TRAINING), data, data, only, SCORERS, SAMPLING, QUICK)
+    paretohqd.train(Inputs(Lab(lm, tmp_path, TRAINING), data, data, only, SCORERS, SAMPLING), QUICK)
     shortest = no_training.calls["paretohqd-short=1.0-stage-1"]["items"]
     lengths = sorted(len(text.split()) for row in data.rows for text in row.responses)
     assert [len(item.response.split()) for item in shortest] == lengths[:4]
@@ -232,8 +237,8 @@ def test_labels_alone_are_scored(lm: LanguageModel, tmp_path: Path, no_training:
     with pytest.raises(
         ConfigError, match="stage 1: no scorer for the objective 'good'; add one under score:"
     ):
-        paretohqd(lab, data, data, GRID, [], SAMPLING, one)
-    paretohqd(lab, data, data, GRID, SCORERS[:1], SAMPLING, one)
+        paretohqd.train(Inputs(lab, data, data, GRID, [], SAMPLING), one)
+    paretohqd.train(Inputs(lab, data, data, GRID, SCORERS[:1], SAMPLING), one)
     best = no_training.calls[f"paretohqd-{GRID[2]}-stage-1"]["items"]
     counts = [sum(word in ("good", "kind") for word in item.response.split()) for item in best]
     every = [sum(w in ("good", "kind") for w in text.split()) for row in rows for text in row.responses]
@@ -247,13 +252,15 @@ def test_what_is_wrong_is_named_with_its_stage(
 
     def run(rows: tuple[Row, ...], scorers: list[Scorer] = SCORERS, **settings: Any) -> str:
         changed = ScoredDataset(OBJECTIVES, rows)
-        paretohqd(lab, changed, data, GRID, scorers, SAMPLING, replace(QUICK, stage2=False, **settings))
+        paretohqd.train(
+            Inputs(lab, changed, data, GRID, scorers, SAMPLING), replace(QUICK, stage2=False, **settings)
+        )
         return " ".join(capsys.readouterr().err.split())
 
     with pytest.raises(
         ConfigError, match="stage 2, which scores new answers: no scorer for the objective 'short'"
     ):
-        paretohqd(lab, data, data, GRID, SCORERS[:1], SAMPLING, QUICK)
+        paretohqd.train(Inputs(lab, data, data, GRID, SCORERS[:1], SAMPLING), QUICK)
     assert no_training.calls == {}  # said before training
     with pytest.raises(DataError, match=r"stage 1: no usable response \(left out: 36 cut\)"):
         run(tuple(replace(row, truncated=(True,) * 3) for row in data.rows))
@@ -298,5 +305,5 @@ def test_prompts_are_asked_once(lm: LanguageModel, tmp_path: Path, no_training: 
     prompt = (Message("user", "sun moon"),)
     rows = tuple(Row(prompt, row.responses, row.scores) for row in make_dataset(5).rows)
     data = ScoredDataset(OBJECTIVES, rows)
-    paretohqd(Lab(lm, tmp_path, TRAINING), data, data, GRID, SCORERS, SAMPLING, QUICK)
+    paretohqd.train(Inputs(Lab(lm, tmp_path, TRAINING), data, data, GRID, SCORERS, SAMPLING), QUICK)
     assert len(ScoredDataset.read(tmp_path / "answers/paretohqd/answers.jsonl.gz").rows) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from paretune.data.rows import Message, Row
 from paretune.fronts import layers as peeling
 from paretune.fronts.layers import first_layers
 from paretune.methods.paretohqd import rays
-from paretune.methods.paretohqd.rays import Selection, candidates, ray_distance, select
+from paretune.methods.paretohqd.rays import Rays, Selection, candidates, ray_distance
 from paretune.scoring.repetition import is_collapsed
 
 TOY = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1], [0.5, 0.5], [0, 0]])
@@ -33,6 +33,13 @@ DISTANCES = {
     (0.75, 0.25): [0.316228, 0.063246, 0.316228, 0.948683, 0.316228, 0.632456],
 }
 GRID = simplex_grid(2, 10)
+
+
+def select(scores, preferences, k: int = 100, **options) -> Selection:  # type: ignore[no-untyped-def]
+    """Choose by settings of the rays that are given one by one."""
+    names = {field.name for field in fields(Rays)} & options.keys()
+    settings = {name: options.pop(name) for name in names}
+    return rays.select(scores, preferences, Rays(k, **settings), **options)
 
 
 def sets(selection: Selection) -> list[set[int]]:

@@ -15,17 +15,11 @@ from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.generation.generate import Response
+from paretune.methods.base import Inputs
 from paretune.methods.ric import goal_answers
+from paretune.methods.ric import method as ric
 from paretune.methods.ric.goal_answers import fate
-from paretune.methods.ric.method import (
-    RiCConfig,
-    chosen,
-    flat,
-    online_training,
-    rated,
-    relabelled,
-    ric,
-)
+from paretune.methods.ric.method import RiCConfig, chosen, flat, online_training, rated, relabelled
 from paretune.models.language_model import LanguageModel
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting, mors
@@ -62,7 +56,9 @@ def run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[La
     lab = Lab(lm, tmp_path_factory.mktemp("ric"), QUICK)
     with pytest.MonkeyPatch.context() as patch:
         spy = Spy(patch, lab)
-        policy = ric(lab, make_dataset(8), make_dataset(3, seed=1), SCORERS, SAMPLING, CONFIG)
+        policy = ric.train(
+            Inputs(lab, make_dataset(8), make_dataset(3, seed=1), scorers=SCORERS, sampling=SAMPLING), CONFIG
+        )
     return lab, spy, policy
 
 
@@ -115,7 +111,9 @@ def test_a_second_call_finds_every_stage_and_serves_the_map_of_today(
     monkeypatch.setattr(goal_answers, "generate", None)
     monkeypatch.setattr(again, "say", lambda message: None)
     data = make_dataset(8), make_dataset(3, seed=1)
-    other = ric(again, *data, SCORERS, SAMPLING, replace(CONFIG, map="linear", floor=0.5))
+    other = ric.train(
+        Inputs(again, *data, scorers=SCORERS, sampling=SAMPLING), replace(CONFIG, map="linear", floor=0.5)
+    )
     assert [stage.name for stage in again.stages] == [
         "adapters/ric-offline",
         "samples/ric-1",
@@ -222,8 +220,19 @@ def test_missing_scores_are_left_out_and_counted(
 
 
 def test_online_stages_need_a_scorer_for_every_objective(lm: LanguageModel, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="online stage: new responses must be scored for 'good'"):
-        ric(Lab(lm, tmp_path, QUICK), make_dataset(2), make_dataset(2), SCORERS[:1], SAMPLING, CONFIG)
+    with pytest.raises(
+        ConfigError, match="online stage, which scores new responses: no scorer for the objective 'good'"
+    ):
+        ric.train(
+            Inputs(
+                Lab(lm, tmp_path, QUICK),
+                make_dataset(2),
+                make_dataset(2),
+                scorers=SCORERS[:1],
+                sampling=SAMPLING,
+            ),
+            CONFIG,
+        )
 
 
 def test_a_constant_objective_is_said_and_offline_alone_is_a_policy(
@@ -232,7 +241,9 @@ def test_a_constant_objective_is_said_and_offline_alone_is_a_policy(
     lab, said = quiet(lm, tmp_path, monkeypatch)
     flat_scores = [[0.5] * 3 for _ in range(4)]
     data = make_dataset(4).with_scores("good", flat_scores)
-    policy = ric(lab, data, data, [], SAMPLING, replace(CONFIG, iterations=0, form="levels"))
+    policy = ric.train(
+        Inputs(lab, data, data, scorers=[], sampling=SAMPLING), replace(CONFIG, iterations=0, form="levels")
+    )
     assert len(said) == 1 and "all 12 training responses score alike on 'good'" in said[0]
     assert [stage.name for stage in lab.stages] == ["adapters/ric-offline"]
     asked = policy.asked([data.rows[0].prompt], [Preference(OBJECTIVES, (1.0, 0.0))])
@@ -246,7 +257,7 @@ def test_an_iteration_without_responses_stops_and_keeps_the_adapter(
     silence = Response("", (lm.turn_end,), False, 0.0)
     monkeypatch.setattr(goal_answers, "generate", lambda lm, prompts, *rest: [silence] * len(prompts))
     with pytest.raises(TrainingError, match=r"iteration 1: 16 drawn, 16 empty, 0 cut .*iterations=0"):
-        ric(lab, make_dataset(4), make_dataset(2), SCORERS, SAMPLING, CONFIG)
+        ric.train(Inputs(lab, make_dataset(4), make_dataset(2), scorers=SCORERS, sampling=SAMPLING), CONFIG)
     assert (tmp_path / "adapters" / "ric-offline" / "adapter").is_dir()
     assert not (tmp_path / "samples" / "ric-1").exists()
 
@@ -257,12 +268,14 @@ def test_a_prompt_with_a_tag_is_named(lm: LanguageModel, tmp_path: Path) -> None
     with pytest.raises(
         DataError, match=r"mine:7 \(response 0\): the prompt already holds the tag '<rm1_score>'"
     ):
-        ric(
-            Lab(lm, tmp_path, QUICK),
-            replace(data, rows=(*data.rows, tagged)),
-            data,
-            SCORERS,
-            SAMPLING,
+        ric.train(
+            Inputs(
+                Lab(lm, tmp_path, QUICK),
+                replace(data, rows=(*data.rows, tagged)),
+                data,
+                scorers=SCORERS,
+                sampling=SAMPLING,
+            ),
             CONFIG,
         )
 

@@ -18,15 +18,18 @@ from paretune.core.errors import ConfigError, PreferenceError, TrainingError
 from paretune.core.preference import Preference, preference_grid
 from paretune.core.sampling import Sampling
 from paretune.generation.generate import Response
-from paretune.methods.dpo import DPOConfig, soup
+from paretune.methods import dpo
+from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.sipo import method
+from paretune.methods.sipo import method as sipo
 from paretune.methods.sipo import rounds as self_improve
 from paretune.methods.sipo.improve import conflicting_pairs
-from paretune.methods.sipo.method import SIPOConfig, sampled_at, sipo
+from paretune.methods.sipo.method import SIPOConfig, sampled_at
 from paretune.methods.sipo.rounds import Candidate, Round, Search, candidates, draw, measure
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import pack, packed_logps
+from paretune.policies.mixed import MixedPolicy
 from paretune.policies.policy import Policy
 from paretune.training.lab import Lab
 from paretune.training.losses import log_ratio_gap, nll_loss, pair_loss
@@ -180,7 +183,7 @@ def said(lab: Lab) -> Iterator[list[str]]:
 
 
 def work_of(lab: Lab, pairs: int = 3, sampling: Sampling = SAMPLING) -> Round:
-    adapters = soup(lab, *DATA, DPOConfig()).adapters
+    adapters = dpo.train(Inputs(lab, *DATA), DPOConfig()).adapters
     table, _ = tokenise(lab.lm, conflicting_pairs(DATA[0])[0][:pairs], 64)
     weights = tuple(sampled_at(OBJECTIVES, GRID, SIPOConfig()))
     return Round(lab, 1, table, adapters, weights, sampling, 0.1, Search())
@@ -196,15 +199,15 @@ def test_a_killed_draw_goes_on_with_the_next_part(
         prompts, [work.weights[w] for w in weights], work.sampling, list(range(len(prompts)))
     )
     calls: list[int] = []
-    generate = Policy.generate
+    generate = MixedPolicy.generate
 
-    def once(self: Policy, prompts: list, *rest: object) -> list[Response]:
+    def once(self: MixedPolicy, prompts: list, *rest: object) -> list[Response]:
         calls.append(len(prompts))
         if calls == [4, len(prompts)]:
             raise KeyboardInterrupt
         return generate(self, prompts, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Policy, "generate", once)
+    monkeypatch.setattr(MixedPolicy, "generate", once)
     with pytest.raises(KeyboardInterrupt):
         draw(work, "killed", work.policy, prompts, weights)
     assert not (lab.folder / "sipo/1-killed").exists()
@@ -243,9 +246,11 @@ def test_rewards_in_one_group_equal_rewards_one_by_one(lab: Lab, tmp_path: Path)
 
 
 def test_no_survivor_leaves_the_policies_of_before(lab: Lab, said: list[str]) -> None:
-    policy = sipo(lab, *DATA, GRID, SAMPLING, SIPOConfig(refine=False, margin=1e9, rounds=2))
+    policy = sipo.train(
+        Inputs(lab, *DATA, GRID, sampling=SAMPLING), SIPOConfig(refine=False, margin=1e9, rounds=2)
+    )
     before = len(lab.stages)
-    plain = soup(lab, *DATA, DPOConfig())
+    plain = dpo.train(Inputs(lab, *DATA), DPOConfig())
     assert all(stage.reused for stage in lab.stages[before:]), "the same stages as those of methods/dpo.py"
     assert policy.kind == "mod" and all(map(adapters_equal, policy.adapters, plain.adapters))
     assert "round 1: no response is better than both" in said[-1] and "policies of before stay" in said[-1]
@@ -262,7 +267,7 @@ def test_without_conflicts_there_is_nothing_to_improve(
     lab: Lab, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(method, "conflicting_pairs", lambda dataset: ([], 7))
-    policy = sipo(lab, *DATA, GRID, SAMPLING, SIPOConfig(serve="soup"))
+    policy = sipo.train(Inputs(lab, *DATA, GRID, sampling=SAMPLING), SIPOConfig(serve="soup"))
     assert "conflict on none of the 7 pairs" in said[-1]
     assert policy.kind == "soup" and [a.info["method"] for a in policy.adapters] == ["dpo", "dpo"]
 
@@ -302,7 +307,7 @@ def test_survivors_train_every_policy_from_itself(
         return fit(name, table, *rest, **options)  # type: ignore[arg-type]
 
     lab.fit = note  # type: ignore[method-assign]
-    policy = sipo(lab, *DATA, GRID, SAMPLING, config)
+    policy = sipo.train(Inputs(lab, *DATA, GRID, sampling=SAMPLING), config)
     assert policy.kind == "mod" and policy.name == "sipo"
     short, good = tables["sipo-1-short"], tables["sipo-1-good"]
     assert str(short.pairs) == str(good.pairs) and not torch.equal(short.reference, good.reference)
@@ -326,7 +331,7 @@ def test_survivors_train_every_policy_from_itself(
     assert policy.adapters[0].info["mean_tokens"]["improved"] == pytest.approx(mean)
     assert policy.adapters[0].info["pairs"] == min(4, 2 * counts["survivors"]), "what two steps draw"
     assert any(f"only {counts['survivors']} pairs" in message for message in said)
-    plain = soup(lab, *DATA, DPOConfig())
+    plain = dpo.train(Inputs(lab, *DATA), DPOConfig())
     assert not any(map(adapters_equal, policy.adapters, plain.adapters))
     for number in (1, 2):
         for objective in OBJECTIVES:
@@ -338,7 +343,7 @@ def test_survivors_train_every_policy_from_itself(
             assert history[0]["loss"] > math.log(2) - 1e-4, "imitation adds to DPO's log 2"
     again = Lab(lab.lm, lab.folder, lab.training)
     again.say = said.append  # type: ignore[method-assign]
-    second = sipo(again, *DATA, GRID, SAMPLING, config)
+    second = sipo.train(Inputs(again, *DATA, GRID, sampling=SAMPLING), config)
     assert all(stage.reused for stage in again.stages) and again.scoring_forwards == 0
     assert all(map(adapters_equal, second.adapters, policy.adapters))
 
@@ -348,7 +353,7 @@ def test_reviews_without_a_suggestion_stop_the_stage(lab: Lab, monkeypatch: pyte
     with pytest.raises(
         TrainingError, match=r"sipo/1-reviews: none of \d+ reviews .* 'nothing'; .*refine=false"
     ):
-        sipo(lab, *DATA, GRID, SAMPLING, SIPOConfig(conflicts=2))
+        sipo.train(Inputs(lab, *DATA, GRID, sampling=SAMPLING), SIPOConfig(conflicts=2))
 
 
 def test_the_base_model_may_review(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +365,9 @@ def test_the_base_model_may_review(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
         return write(work, stage, policy, *rest)
 
     monkeypatch.setattr(self_improve, "draw", note)
-    sipo(lab, *DATA, GRID, SAMPLING, SIPOConfig(conflicts=2, reviewer="base", margin=1e9))
+    sipo.train(
+        Inputs(lab, *DATA, GRID, sampling=SAMPLING), SIPOConfig(conflicts=2, reviewer="base", margin=1e9)
+    )
     assert reviewers == [("samples", "mod"), ("reviews", "base"), ("rewrites", "mod")]
 
 
@@ -372,21 +379,23 @@ def test_a_run_without_greedy_samples_as_it_is_told(lab: Lab, monkeypatch: pytes
         return [("", False)] * len(prompts)
 
     monkeypatch.setattr(self_improve, "draw", note)
-    sipo(lab, *DATA, GRID, SAMPLING, SIPOConfig(conflicts=2, greedy=False))
-    sipo(lab, *DATA, GRID, SAMPLING, SIPOConfig(conflicts=2))
+    sipo.train(Inputs(lab, *DATA, GRID, sampling=SAMPLING), SIPOConfig(conflicts=2, greedy=False))
+    sipo.train(Inputs(lab, *DATA, GRID, sampling=SAMPLING), SIPOConfig(conflicts=2))
     assert seen == [SAMPLING, replace(SAMPLING, temperature=0.0, top_p=1.0)], "no text, so no review either"
 
 
 def test_templates_are_checked_before_training(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("review: '{question}'\nrewrite: '{question}'\n")
     with pytest.raises(ConfigError, match=r"mine.yaml: the template 'review' has no field \{answer\}"):
-        sipo(lab, *DATA, GRID, SAMPLING, SIPOConfig(templates=str(tmp_path / "mine.yaml")))
+        sipo.train(
+            Inputs(lab, *DATA, GRID, sampling=SAMPLING), SIPOConfig(templates=str(tmp_path / "mine.yaml"))
+        )
     assert not lab.stages
 
 
 def test_any_policy_of_it_answers(lab: Lab) -> None:
     """The mixture at a corner is that objective's policy."""
-    policy = sipo(lab, *DATA, GRID, SAMPLING, SIPOConfig(refine=False, margin=1e9))
+    policy = sipo.train(Inputs(lab, *DATA, GRID, sampling=SAMPLING), SIPOConfig(refine=False, margin=1e9))
     corner = Preference.one_hot("good", OBJECTIVES)
     single = Policy.anchors("one", lab.lm, OBJECTIVES, [policy.adapters[1]], [corner])
     prompt = [DATA[1].rows[0].prompt]

@@ -24,7 +24,9 @@ from hypothesis import strategies as st
 from paretune.cli import main as cli
 from paretune.core.errors import ConfigError, ParetuneError, TrainingError
 from paretune.core.launch import one_voice
-from paretune.methods.panacea import PanaceaConfig, panacea
+from paretune.methods import panacea
+from paretune.methods.base import Inputs
+from paretune.methods.panacea import PanaceaConfig
 from paretune.models import distributed as shard
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import ProcessGroup, WorkSplit, shard_weights, start
@@ -51,13 +53,13 @@ def fits(lm: LanguageModel, folder: Path) -> None:
     responses = [Demonstration(row.prompt, text) for row in data()[0].rows for text in row.responses]
     lab = Lab(lm, folder, replace(TRAINING, accumulate=2))
     lab.dpo("good", *data(), 0.1)
-    panacea(lab, *data(), PanaceaConfig())
+    panacea.train(Inputs(lab, *data()), PanaceaConfig())
     with lab.trained_by(TRAINING):
         lab.dpo("good", *data(), 0.1)
         lab.fit_demonstrations("demonstrations", responses, responses[:7])
-        panacea(lab, *data(), PanaceaConfig())
-        panacea(lab, *data(), PanaceaConfig(aggregation="tchebycheff", orthogonality=0.1))
-        panacea(lab, *data(), PanaceaConfig(per="row", draw="corners"))
+        panacea.train(Inputs(lab, *data()), PanaceaConfig())
+        panacea.train(Inputs(lab, *data()), PanaceaConfig(aggregation="tchebycheff", orthogonality=0.1))
+        panacea.train(Inputs(lab, *data()), PanaceaConfig(per="row", draw="corners"))
     with lab.trained_by(replace(TRAINING, steps=4, gradient_checkpointing=True)):
         lab.dpo("good", *data(), 0.1)
 

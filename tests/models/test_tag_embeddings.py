@@ -16,7 +16,9 @@ from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
 from paretune.generation.generate import attached, generate
-from paretune.methods.ric.method import RiCConfig, ric
+from paretune.methods.base import Inputs
+from paretune.methods.ric import method as ric
+from paretune.methods.ric.method import RiCConfig
 from paretune.models.adapter import Adapter, stack, to_peft
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import pack, packed_logps, prepare
@@ -332,8 +334,15 @@ CONFIG = RiCConfig(iterations=1, prompts=6, form="tokens", temperature=1.0, top_
 def run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Policy]:
     """Return the lab of a run with one online stage, and its policy."""
     lab = Lab(lm, tmp_path_factory.mktemp("ric"), replace(TRAINING, steps=3))
-    return lab, ric(
-        lab, make_dataset(8), make_dataset(3, seed=1), SCORERS, replace(SAMPLING, max_new_tokens=40), CONFIG
+    return lab, ric.train(
+        Inputs(
+            lab,
+            make_dataset(8),
+            make_dataset(3, seed=1),
+            scorers=SCORERS,
+            sampling=replace(SAMPLING, max_new_tokens=40),
+        ),
+        CONFIG,
     )
 
 
@@ -377,7 +386,9 @@ def test_both_stages_train_the_tokens_and_are_found_again(run: tuple[Lab, Policy
     )
     again = Lab(lab.lm, lab.folder, replace(TRAINING, steps=3))
     data = make_dataset(8), make_dataset(3, seed=1)
-    other = ric(again, *data, SCORERS, replace(SAMPLING, max_new_tokens=40), CONFIG)
+    other = ric.train(
+        Inputs(again, *data, scorers=SCORERS, sampling=replace(SAMPLING, max_new_tokens=40)), CONFIG
+    )
     assert all(stage.reused for stage in again.stages) and len(again.stages) == 3
     assert other.adapters[0].fingerprint == policy.adapters[0].fingerprint
 

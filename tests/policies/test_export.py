@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.preference import Preference, preference_grid
 from paretune.generation.generate import attached
-from paretune.methods.dpo import DPOConfig, soup
-from paretune.methods.modpo import MODPOConfig, modpo
-from paretune.methods.panacea import PanaceaConfig, panacea
+from paretune.methods import dpo, modpo, panacea
+from paretune.methods.base import DPOConfig, Inputs
+from paretune.methods.modpo import MODPOConfig
+from paretune.methods.panacea import PanaceaConfig
 from paretune.models.adapter import stack
 from paretune.models.language_model import LanguageModel
 from paretune.policies.catalogue import find_policy
@@ -34,9 +35,11 @@ ASKED = Preference.parse("short=0.7,good=0.3")
 def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Policy]:
     lab, data = Lab(lm, tmp_path_factory.mktemp("lab"), TRAINING), (make_dataset(), make_dataset(4, seed=9))
     return {
-        "dpo-soup": soup(lab, *data, DPOConfig()),
-        "modpo": modpo(lab, *data, preference_grid(OBJECTIVES, 2), MODPOConfig()),
-        "panacea": panacea(lab, *data, PanaceaConfig(rank=3, rate_factor=1.0, gate_rate_factor=5.0)),
+        "dpo-soup": dpo.train(Inputs(lab, *data), DPOConfig()),
+        "modpo": modpo.train(Inputs(lab, *data, preference_grid(OBJECTIVES, 2)), MODPOConfig()),
+        "panacea": panacea.train(
+            Inputs(lab, *data), PanaceaConfig(rank=3, rate_factor=1.0, gate_rate_factor=5.0)
+        ),
     }
 
 

@@ -300,7 +300,7 @@ def test_a_model_that_does_not_fit_says_how_many_devices_hold_it(tmp_path: Path)
     config = config_of(tmp_path, "smollm2-135m", dtype="bfloat16")
     one = estimate(plan(config), config, "70b", "h100")
     assert one.device.count == 2 and any(
-        "it takes 2 x h100; 1 would not hold it" in said for said in one.said
+        "it takes 2 x h100; 1 would not hold it" in said for said in one.assumptions
     )
     eight = estimate(plan(config), config, "70b", "8xh100")
     assert eight.device.count == 8 and eight.cost.seconds < one.cost.seconds

@@ -8,8 +8,9 @@ import openai
 import pytest
 
 from paretune.core.preference import Preference, preference_grid
-from paretune.methods.dpo import DPOConfig, soup
-from paretune.methods.modpo import MODPOConfig, modpo
+from paretune.methods import dpo, modpo
+from paretune.methods.base import DPOConfig, Inputs
+from paretune.methods.modpo import MODPOConfig
 from paretune.models.language_model import LanguageModel
 from paretune.policies.policy import Policy
 from paretune.serving.config import ServeConfig
@@ -27,9 +28,9 @@ def trained_run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> 
     """A run folder with a soup, anchors and a mixture."""
     folder = tmp_path_factory.mktemp("run")
     lab, data = Lab(lm, tmp_path_factory.mktemp("lab"), TRAINING), (make_dataset(), make_dataset(4, seed=9))
-    made = soup(lab, *data, DPOConfig())
+    made = dpo.train(Inputs(lab, *data), DPOConfig())
     mixed = Policy.mod("mod", lm, made.objectives, made.adapters)
-    anchored = modpo(lab, *data, preference_grid(OBJECTIVES, 2), MODPOConfig())
+    anchored = modpo.train(Inputs(lab, *data, preference_grid(OBJECTIVES, 2)), MODPOConfig())
     for name, policy in (("dpo-soup", made), ("mod", mixed), ("modpo", anchored)):
         policy.save(folder / "policies" / name)
     return folder

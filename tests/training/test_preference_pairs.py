@@ -16,7 +16,9 @@ from oracles import trl_lora
 from paretune.core.errors import ScoreError, TrainingError
 from paretune.core.preference import preference_grid
 from paretune.data.pairs import pairs
-from paretune.methods.modpo import MODPOConfig, modpo
+from paretune.methods import modpo
+from paretune.methods.base import Inputs
+from paretune.methods.modpo import MODPOConfig
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import pack, packed_logps
@@ -138,13 +140,13 @@ def test_a_sweep_scores_frozen_models_once(lm: LanguageModel, tmp_path: Path, ca
     """Five preferences: reference and margin passes once each, and every training step is one forward."""
     dataset, held_out = make_dataset(10), make_dataset(4, seed=9)
     lab = Lab(lm, tmp_path, TRAINING)
-    modpo(lab, dataset, held_out, preference_grid(["short", "good"], 4), MODPOConfig())
+    modpo.train(Inputs(lab, dataset, held_out, preference_grid(["short", "good"], 4)), MODPOConfig())
     trained = [stage for stage in lab.stages if not stage.reused]
     assert len(trained) == 5 and calls["train"] == 5 * TRAINING.steps
     scored = lab.scoring_forwards
     frozen = calls["frozen"]
     again = Lab(lm, tmp_path, TRAINING)
-    modpo(again, dataset, held_out, preference_grid(["short", "good"], 8), MODPOConfig())
+    modpo.train(Inputs(again, dataset, held_out, preference_grid(["short", "good"], 8)), MODPOConfig())
     assert again.scoring_forwards == 0 and scored > 0
     new = [stage for stage in again.stages if not stage.reused]
     validations = len(new) * 2 * math.ceil(4 / TRAINING.batch_pairs)

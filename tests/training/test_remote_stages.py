@@ -22,8 +22,10 @@ from paretune.data.rows import Message
 from paretune.generation.endpoint import Endpoint, LoRA, Question
 from paretune.generation.generate import attached, generate
 from paretune.generation.sample import ask
+from paretune.methods.base import Inputs
 from paretune.methods.ric import goal_answers
-from paretune.methods.ric.method import RiCConfig, ric
+from paretune.methods.ric import method as ric
+from paretune.methods.ric.method import RiCConfig
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.policies.policy import Policy
@@ -409,8 +411,11 @@ def test_stages_that_need_no_server() -> None:
 
 def test_tokens_are_refused_before_training(lm: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no LoRA server takes"):
-        ric(
-            Lab(lm, tmp_path), SPLITS["train"], SPLITS["validation"], [build_scorer(s) for s in SCORE], GREEDY,
-            RiCConfig(form="tokens"), Endpoint("http://x/v1"),
-        )  # fmt: skip
+        inputs = Inputs(
+            Lab(lm, tmp_path),
+            **SPLITS,
+            scorers=[build_scorer(s) for s in SCORE],
+            endpoint=Endpoint("http://x/v1"),
+        )
+        ric.train(inputs, RiCConfig(form="tokens"))
     assert not (tmp_path / "adapters").exists()

@@ -279,7 +279,8 @@ def methods() -> None:
     for column in ("name", "title", "paper", "needs", "training runs", "where the preference enters"):
         table.add_column(column)
     for name, method in METHODS.items():
-        table.add_row(name, method.title, method.paper, method.needs, method.runs, method.enters)
+        card = method.card
+        table.add_row(name, card.title, card.paper, card.needs, card.runs, card.enters)
     show(table)
 
 

@@ -16,7 +16,7 @@ from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import write_bytes, write_text
 from paretune.core.preference import simplex_grid
 from paretune.data.dataset import ScoredDataset
-from paretune.methods.paretohqd.rays import Candidates, Normalise, Selection, candidates, select
+from paretune.methods.paretohqd.rays import Candidates, Normalise, Rays, Selection, candidates, select
 from paretune.reports.picture import DPI, INK, MOST_PANELS, QUIET, RULE
 from paretune.scoring.repetition import is_collapsed
 
@@ -70,9 +70,7 @@ def select_command(
     selection = select(
         responses.scores,
         simplex_grid(len(objectives), preferences - 1),
-        k,
-        num_layers=num_layers,
-        normalize=normalize,
+        Rays(k, num_layers, normalize),
         objectives=objectives,
         where="the data",
         origin=lambda n: responses.where(dataset, n),

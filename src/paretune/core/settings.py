@@ -1,36 +1,151 @@
-"""Values from a file into typed settings, with errors that name the key."""
+"""Values from a file into typed settings, with errors that name the key.
+
+Settings are frozen dataclasses or pydantic models. A group of settings that another one is composed of stands in the file either
+under a key of its own or, where its field is :func:`flat`, beside the other settings of its owner.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from paretune.core.errors import ConfigError, suggest
 
 T = TypeVar("T")
 
 
-def parse_dataclass(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Build a settings dataclass from a mapping; an unknown key or a wrong type is a ConfigError that says where."""
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in names:
-            raise ConfigError(f"unknown key {where}.{key}; {suggest(str(key), names)}")
+@dataclasses.dataclass(frozen=True)
+class Flat:
+    """How the settings of a group stand beside those of its owner.
+
+    Attributes:
+        rename: Name of a setting in the group -> its key in the file, where the two differ.
+        without: Settings of the group that the file cannot give.
+        later: Settings that were added after version 0.1; :func:`as_values` omits them at their default, so that fingerprints
+            of earlier runs stay the same.
+    """
+
+    rename: Mapping[str, str]
+    without: Sequence[str]
+    later: Sequence[str]
+
+    def keys(self, group: object) -> dict[str, str]:
+        """Return key in the file -> name of the setting in ``group``."""
+        names = [field.name for field in dataclasses.fields(group)]  # type: ignore[arg-type]
+        return {self.rename.get(name, name): name for name in names if name not in self.without}
+
+
+def flat(
+    group: T,
+    rename: Mapping[str, str] | None = None,
+    without: Sequence[str] = (),
+    later: Sequence[str] = (),
+) -> T:
+    """Declare a field whose own settings stand beside those of its owner; ``group`` holds their defaults, see :class:`Flat`."""
+    metadata = {"flat": Flat(dict(rename or {}), without, later)}
+    return dataclasses.field(default=group, metadata=metadata)  # type: ignore[no-any-return]
+
+
+def flat_fields(kind: Any) -> dict[str, tuple[Flat, Any]]:
+    """Return name -> (how it is flat, its default) of each :func:`flat` field of a class or an instance."""
+    fields: tuple[dataclasses.Field[Any], ...] = (
+        dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    )
+    return {
+        field.name: (field.metadata["flat"], field.default) for field in fields if "flat" in field.metadata
+    }
+
+
+def known_keys(kind: Any) -> dict[str, Any]:
+    """Return key in the file -> annotated type, for every setting of a class."""
+    hints = get_type_hints(kind)
+    if issubclass(kind, BaseModel):
+        return {name: hints[name] for name in kind.model_fields}
+    groups, keys = flat_fields(kind), dict[str, Any]()
+    for field in dataclasses.fields(kind):
+        if field.name in groups:
+            how, group = groups[field.name]
+            inner = get_type_hints(type(group))
+            keys |= {key: inner[name] for key, name in how.keys(group).items()}
+        else:
+            keys[field.name] = hints[field.name]
+    return keys
+
+
+def parse(kind: type[T], values: Mapping[str, Any], where: str = "", source: str = "") -> T:
+    """Build settings of class ``kind`` from a mapping.
+
+    Args:
+        kind: A frozen dataclass or a pydantic model.
+        values: Key -> value, as a file gives them.
+        where: Key under which the settings stand, such as ``methods.modpo``.
+        source: Name of the file, which begins a message about a value.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is given), a missing one, or a value of the wrong type or range.
+    """
+    _check_keys(kind, values, where)
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        return TypeAdapter(kind).validate_python(_nested(kind, values))
     except ValidationError as error:
-        raise ConfigError(_readable(error, where)) from error
+        raise ConfigError(_readable(error, kind, where, source)) from error
 
 
-def _readable(error: ValidationError, where: str) -> str:
-    """Return pydantic's findings as one line each: key, what was given, what was expected."""
-    lines = []
+def as_values(settings: Any) -> dict[str, Any]:
+    """Return settings as the values that a file would give: fingerprints are made of these."""
+    groups = flat_fields(settings)
+    values = {name: value for name, value in dataclasses.asdict(settings).items() if name not in groups}
+    for name, (how, default) in groups.items():
+        group = getattr(settings, name)
+        for key, inner in how.keys(group).items():
+            if inner not in how.later or getattr(group, inner) != getattr(default, inner):
+                values[key] = getattr(group, inner)
+    return values
+
+
+def settings_class(hint: Any) -> type | None:
+    """Return the class of settings that a type such as ``Endpoint | None`` stands for; None where it is a plain value."""
+    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType]
+    kind = kinds[0] if len(kinds) == 1 else None
+    composed = isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, BaseModel))
+    return kind if composed else None
+
+
+def _check_keys(kind: type, values: Mapping[str, Any], where: str) -> None:
+    known = known_keys(kind)
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            raise ConfigError(f"unknown key {path}; {suggest(str(key), known)}")
+        inner = settings_class(known[key])
+        if inner is not None and isinstance(value, Mapping):
+            _check_keys(inner, value, path)
+
+
+def _nested(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with those of flat groups under the names of their fields."""
+    nested = dict(values)
+    for name, (how, default) in flat_fields(kind).items():
+        given = {inner: nested.pop(key) for key, inner in how.keys(default).items() if key in nested}
+        nested[name] = {**vars(default), **given}
+    return nested
+
+
+def _readable(error: ValidationError, kind: type, where: str, source: str) -> str:
+    """Return pydantic's findings in one line: key, what was expected, what was given."""
+    groups, lines = flat_fields(kind), []
     for finding in error.errors():
-        key = ".".join(str(part) for part in finding["loc"]) or where
-        lines.append(
-            f"{key}: {finding['msg'].removeprefix('Value error, ')} (got {finding.get('input')!r:.80})"
-        )
-    return f"{where}: " + "; ".join(lines)
+        location = [str(part) for part in finding["loc"]]
+        if location and location[0] in groups:
+            (how, _), location = groups[location[0]], location[1:]
+            location = [how.rename.get(part, part) for part in location]
+        key = ".".join(filter(None, [where, *location]))
+        message = finding["msg"].removeprefix("Value error, ")
+        if finding["type"] != "value_error":  # a message of ours holds what was given
+            message += f" (got {finding.get('input')!r:.80})"
+        lines.append(f"{key}: {message}" if key else message)
+    return (f"{source}: " if source else "") + "; ".join(lines)

@@ -11,7 +11,6 @@ rewards, so on a conflicting pair the optimum is beta Delta = logit of the weigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +18,11 @@ import torch
 
 from paretune.core.errors import TrainingError
 from paretune.core.preference import Preference
-from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import labelled_pairs
+from paretune.methods.base import Card, Inputs, Method, Traits
+from paretune.planning.work import Fits, Stage, Work, drawn
 from paretune.policies.policy import Policy
-from paretune.training.lab import Lab
+from paretune.training.loop import Training
 from paretune.training.token_tables import PairTable
 
 
@@ -31,29 +31,24 @@ class DPOLWConfig:
     """Settings of DPO-LW.
 
     Attributes:
-        beta: strength of the KL penalty.
+        beta: Strength of the KL penalty.
     """
 
     beta: float = 0.1
 
 
-def dpo_lw(
-    lab: Lab,
-    train: ScoredDataset,
-    validation: ScoredDataset,
-    preferences: Sequence[Preference],
-    config: DPOLWConfig,
-) -> Policy:
+def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
     """Return the policy with one DPO-LW adapter for each preference.
 
     Raises:
         TrainingError: an objective has weight and no labelled pair.
     """
-    table = lab.train_table(labelled_pairs(train))
-    held_out = lab.pair_table(labelled_pairs(validation))
+    lab = inputs.lab
+    table = lab.train_table(labelled_pairs(inputs.train))
+    held_out = lab.pair_table(labelled_pairs(inputs.validation))
     labelled = ~np.isnan(np.array([pair.labels for pair in table.pairs])).all(0)
-    for objective, known in zip(train.objectives, labelled.tolist(), strict=True):
-        if not known and any(preference[objective] > 0 for preference in preferences):
+    for objective, known in zip(inputs.objectives, labelled.tolist(), strict=True):
+        if not known and any(preference[objective] > 0 for preference in inputs.preferences):
             raise TrainingError(
                 f"DPO-LW: the training data hold no pair that {objective!r} labels, and a preference weighs it; "
                 "add scores or labels for it, or leave it out of the objectives"
@@ -66,9 +61,9 @@ def dpo_lw(
             config.beta,
             info={"method": "dpo-lw", "preference": preference.as_dict()},
         )
-        for preference in preferences
+        for preference in inputs.preferences
     ]
-    return Policy.anchors("dpo-lw", lab.lm, train.objectives, adapters, preferences)
+    return Policy.anchors("dpo-lw", lab.lm, inputs.objectives, adapters, inputs.preferences)
 
 
 def vote(table: PairTable, preference: Preference) -> PairTable:
@@ -85,3 +80,29 @@ def vote(table: PairTable, preference: Preference) -> PairTable:
         weight=torch.from_numpy((weights * (signs > 0)).sum(1)),
         reversed_weight=torch.from_numpy((weights * (signs < 0)).sum(1)),
     )
+
+
+def work(run: Work, name: str, config: DPOLWConfig, training: Training) -> list[Stage]:
+    """Return the stage that reads the labelled pairs by the base model and trains the adapters."""
+    table, held_out = run.labelled("train"), run.labelled("validation")
+    reference = (
+        *run.scored("base", "train", "labelled", table, 0, drawn(training)),
+        *run.scored("base", "validation", "labelled", held_out, 0),
+    )
+    fits = Fits(training, table, training.rank, len(run.preferences), held_out)
+    return [run.trained(f"train: {name}", "one per preference", fits, reference)]
+
+
+METHOD = Method(
+    DPOLWConfig,
+    train,
+    work,
+    Card(
+        title="DPO loss weighting",
+        paper="baseline in arXiv 2310.03708 and arXiv 2502.14354",
+        needs="pairs labelled by one or more objectives",
+        runs="N",
+        enters="weights: one adapter per preference, the nearest is used",
+    ),
+    traits=lambda config: Traits("preference", separable=True, beta=config.beta),
+)

@@ -14,7 +14,7 @@ DPO's one forward and one backward.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -23,32 +23,33 @@ from torch import Tensor
 
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
-from paretune.data.dataset import ScoredDataset
-from paretune.data.pairs import Choose, pairs
+from paretune.data.pairs import pairs
+from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
 from paretune.models.adapter import Adapter
+from paretune.planning.cost import Passes
+from paretune.planning.work import Fits, Stage, Work, drawn
 from paretune.policies.policy import Policy
-from paretune.training.lab import Lab
+from paretune.scoring.standardise import Standardisation
+from paretune.training.loop import Training
 from paretune.training.losses import Link
 from paretune.training.token_tables import PairTable
 
 
 @dataclass(frozen=True)
-class MODPOConfig:
-    """Settings of MODPO.
+class MODPOConfig(DPOConfig):
+    """Settings of MODPO, beside those of DPO; the paper has beta 0.1 and 0.5.
 
     Attributes:
-        beta: strength of the KL penalty; the paper uses 0.1 and 0.5.
         margin: ``implicit``: rewards of DPO margin models (the paper's default); ``scores``: the scores in the data.
-        margin_scale: with ``scores``, what one unit of score is worth in reward, by objective (1 where not named).
-        standardise: divide each objective's margins by their standard deviation over the training pairs.
-        objective: the objective k whose pairs are trained on; ``auto`` takes the one of the largest weight.
-        min_weight: smallest w_k that is trained; below it 1 / w_k saturates the loss.
-        scale_loss: multiply the loss by w_k: same minimiser, gradients bounded by beta at every w.
+        margin_scale: With ``scores``, what one unit of score is worth in reward, by objective (1 where an objective is not named);
+            by default every objective's standard deviation over the training data is worth 1.
+        standardise: Divide each objective's margins by their standard deviation over the training pairs.
+        objective: The objective k whose pairs are trained on; ``auto`` takes the one of the largest weight.
+        min_weight: Smallest w_k that is trained; below it 1 / w_k saturates the loss.
+        scale_loss: Multiply the loss by w_k: same minimiser, gradients bounded by beta at every w.
         link: ``sigmoid``, or the ``hinge`` of the reference implementation.
-        pairs: which pairs of a prompt's responses are used.
     """
 
-    beta: float = 0.1
     margin: Literal["implicit", "scores"] = "implicit"
     margin_scale: Mapping[str, float] | None = None
     standardise: bool = False
@@ -56,27 +57,22 @@ class MODPOConfig:
     min_weight: float = 0.05
     scale_loss: bool = False
     link: Link = "sigmoid"
-    pairs: Choose = "extremes"
 
 
-def modpo(
-    lab: Lab,
-    train: ScoredDataset,
-    validation: ScoredDataset,
-    preferences: Sequence[Preference],
-    config: MODPOConfig,
-) -> Policy:
+def train(inputs: Inputs, config: MODPOConfig) -> Policy:
     """Return the policy with one MODPO adapter for each preference.
 
     Raises:
         ConfigError: a preference whose w_k is below ``min_weight``, or an unknown objective k.
         TrainingError: scores as margins, and a pair without one.
     """
-    plan = [(preference, chosen_objective(preference, config)) for preference in preferences]
+    lab, config = inputs.lab, with_scale(inputs, config)
+    targets = [(preference, chosen_objective(preference, config)) for preference in inputs.preferences]
 
     @cache
     def tables(objective: str) -> tuple[PairTable, PairTable]:
-        train_pairs, held_out = (pairs(part, objective, config.pairs) for part in (train, validation))
+        parts = (pairs(part, objective, config.pairs) for part in (inputs.train, inputs.validation))
+        train_pairs, held_out = parts
         return lab.train_table(train_pairs), lab.pair_table(held_out)
 
     @cache
@@ -84,42 +80,43 @@ def modpo(
         info = {"method": "dpo", "objective": objective}
         return lab.fit(f"dpo-{objective}", *tables(objective), config.beta, info=info)
 
-    adapters = []
-    for preference, k in plan:
+    def gap(table: PairTable, objective: str) -> Tensor:
+        if config.margin == "scores":
+            return score_margin(table, inputs.objectives, objective, config)
+        return lab.implicit_gap(table, margin_model(objective), config.beta)
+
+    def fit(preference: Preference, k: str) -> Adapter:
         others = {j: w for j, w in preference.as_dict().items() if j != k and w > 0}
         if not others and config.link == "sigmoid":
-            adapters.append(margin_model(k))  # w_k = 1 is plain DPO, and that is trained already
-            continue
-        spread: dict[str, float] = {}
-        stamped = []
-        for table in tables(k):
-            margin = torch.zeros(len(table))
-            for j, weight in others.items():
-                gap = (
-                    score_margin(table, train.objectives, j, config)
-                    if config.margin == "scores"
-                    else lab.implicit_gap(table, margin_model(j), config.beta)
-                )
-                if config.standardise:
-                    gap = gap / spread.setdefault(j, float(gap.std()) or 1.0)
-                margin = margin + weight * gap
-            stamped.append(stamp(table, margin, preference[k], config.scale_loss))
-        adapters.append(
-            lab.fit(
-                f"modpo-{preference}",
-                stamped[0],
-                stamped[1],
-                config.beta,
-                config.link,
-                info={
-                    "method": "modpo",
-                    "preference": preference.as_dict(),
-                    "objective": k,
-                    "margin": config.margin,
-                },
+            return margin_model(k)  # w_k = 1 is plain DPO, and that is trained already
+        train_table, held_out = tables(k)
+        spread = {j: float(gap(train_table, j).std()) or 1.0 if config.standardise else 1.0 for j in others}
+
+        def stamped(table: PairTable) -> PairTable:
+            margin = sum(
+                (w * (gap(table, j) / spread[j]) for j, w in others.items()), torch.zeros(len(table))
             )
-        )
-    return Policy.anchors("modpo", lab.lm, train.objectives, adapters, preferences)
+            return stamp(table, margin, preference[k], config.scale_loss)
+
+        info = {
+            "method": "modpo",
+            "preference": preference.as_dict(),
+            "objective": k,
+            "margin": config.margin,
+        }
+        parts = stamped(train_table), stamped(held_out)
+        return lab.fit(f"modpo-{preference}", *parts, config.beta, config.link, info=info)
+
+    adapters = [fit(preference, k) for preference, k in targets]
+    return Policy.anchors("modpo", lab.lm, inputs.objectives, adapters, inputs.preferences)
+
+
+def with_scale(inputs: Inputs, config: MODPOConfig) -> MODPOConfig:
+    """Return the settings with the default scale of scores as margins: raw scores have units, and in deviations all are alike."""
+    if config.margin != "scores" or config.margin_scale is not None:
+        return config
+    scale = Standardisation.of(inputs.train)
+    return replace(config, margin_scale=dict(zip(scale.objectives, (1 / scale.std).tolist(), strict=True)))
 
 
 def chosen_objective(preference: Preference, config: MODPOConfig) -> str:
@@ -161,3 +158,49 @@ def score_margin(table: PairTable, objectives: Sequence[str], objective: str, co
 def stamp(table: PairTable, margin: Tensor, weight: float, scale_loss: bool) -> PairTable:
     """Stamp Eq. 11 on a table: the weighted margin ``[N]``, 1 / w_k, and w_k as the loss weight where asked."""
     return table.stamp(margin=margin, scale=1.0 / weight, weight=weight if scale_loss else 1.0)
+
+
+def work(run: Work, name: str, config: MODPOConfig, training: Training) -> list[Stage]:
+    """Return the stages that train the margin models, read the margins, and train an adapter for each inner preference."""
+    stages = run.corners(config.beta, config.pairs, training)
+    runs, margins = 0, list[Passes]()
+    for preference in run.preferences:
+        k = chosen_objective(preference, config)
+        others = [j for j, weight in preference.as_dict().items() if j != k and weight > 0]
+        runs += bool(others) or config.link != "sigmoid"
+        for j in others if config.margin == "implicit" else []:
+            model = ("dpo", j, config.beta, config.pairs, training)
+            for part, limit in (("train", drawn(training)), ("validation", None)):
+                texts = run.pair_texts(part, k, config.pairs)
+                margins += run.scored(model, part, (k, config.pairs), texts, training.rank, limit)
+    if margins:
+        what = "log-probabilities of the single-objective models, kept"
+        stages.append(Stage("margins", what, tuple(margins)))
+    if runs:
+        table, held_out = (
+            run.pair_texts(part, run.objectives[0], config.pairs) for part in ("train", "validation")
+        )
+        fits = Fits(training, table, training.rank, runs, held_out)
+        stages.append(run.trained(f"train: {name}", "one per inner preference", fits))
+    return stages
+
+
+def traits(config: MODPOConfig) -> Traits:
+    """Return what the rest of the library must know of MODPO."""
+    corners = DPOConfig(config.beta, config.pairs) if config.link == "sigmoid" else None
+    return Traits("preference", separable=True, corners=corners, beta=config.beta)
+
+
+METHOD = Method(
+    MODPOConfig,
+    train,
+    work,
+    Card(
+        title="MODPO",
+        paper="arXiv 2310.03708",
+        needs="pairs for each objective, or pairs for one and scores for the others",
+        runs="M + one for each preference that is not one-hot",
+        enters="weights: one adapter per preference, the nearest is used",
+    ),
+    traits,
+)

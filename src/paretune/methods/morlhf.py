@@ -12,33 +12,36 @@ put on one scale by constants measured once on the data's responses.
 ``form: anchors`` is a run for each preference. ``form: conditioned`` is one run for all, with w drawn for each prompt: in the
 gates (Panacea's RLHF form, arXiv 2402.02030; also Tchebycheff) or, ours, in the prompt as Rewards-in-Context writes it.
 
-GDPO (arXiv 2601.05242) normalises each reward within its group before the sum. That has another optimum, so it is a method of
-its own name.
+GDPO (arXiv 2601.05242) normalises each reward within its group before the sum. That has another optimum, so it has a name of its
+own in the list of methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from math import ceil
 from typing import Any, Literal
 
 import numpy as np
 
 from paretune.core.errors import ConfigError
-from paretune.core.preference import Preference
-from paretune.core.sampling import Sampling
-from paretune.data.dataset import ScoredDataset
-from paretune.models.singular_gates import Init
+from paretune.core.settings import flat
+from paretune.methods.base import Card, Inputs, Method, Traits
+from paretune.models.adapter import Adapter
+from paretune.planning.work import Fits, Stage, Work, passes
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting
 from paretune.scoring.cache import ScoreCache
-from paretune.scoring.scorer import Scorer, score_dataset
+from paretune.scoring.scorer import score_dataset
 from paretune.scoring.standardise import Standardisation
-from paretune.training.conditioning import Conditioning, Draw
-from paretune.training.lab import Lab
-from paretune.training.rl.advantages import Combine
+from paretune.training.conditioning import Conditioning
+from paretune.training.loop import Training
 from paretune.training.rl.goal import Reward, RLSettings
-from paretune.training.scalarise import Aggregation
+
+LORA_PER_OBJECTIVE = Conditioning(
+    rank=0, groups=16, init="lora", rate_factor=1.0, gate_rate_factor=1.0, draw="corners", per="row"
+)
+"""One LoRA per objective, all trained together at preferences that are drawn for each prompt."""
 
 
 @dataclass(frozen=True)
@@ -49,121 +52,148 @@ class MORLHFConfig(RLSettings):
 
     Attributes:
         form: ``anchors``: a run for each preference; ``conditioned``: one run, with preferences drawn.
-        condition: of a conditioned run: the preference enters the ``gates``, or the ``prompt`` as tags such as
+        condition: Where the preference enters a conditioned run: the ``gates``, or the ``prompt`` as tags such as
             ``<warm: 7/10>``; the reference reads the prompt without them.
-        rank, groups, init, rate_factor, gate_rate_factor: of gates, see :class:`paretune.training.conditioned.Conditioning`. The
-            defaults are a LoRA an objective, trained together.
-        draw, alpha, divisions, corner_share: where preferences come from, see there.
-        per: a preference for each ``row`` (a prompt with its K responses) or for each ``batch`` (a step).
-        scalarisation: from M rewards to one, see :mod:`paretune.training.scalarise`; needs ``estimator: rloo`` unless linear. A
-            Tchebycheff form estimates each objective's value on the responses that share a preference: ``per: batch``
-            estimates it on all of them.
-        ideal: reward in deviations that no objective exceeds, for the Tchebycheff forms; by default each objective's best
-            among the data's responses.
-        mu, rho: of the smooth and of the augmented Tchebycheff form.
+        conditioning: How preferences are drawn, how gates follow them, and from M rewards to one; these settings stand beside the
+            others, and ``aggregation`` is called ``scalarisation``. A form that is not linear needs ``estimator: rloo``, and
+            ``per: batch`` in a conditioned run. ``ideal`` is a reward in deviations that no objective exceeds; by default each
+            objective's best among the data's responses.
     """
 
     form: Literal["anchors", "conditioned"] = "anchors"
     condition: Literal["gates", "prompt"] = "gates"
-    rank: int = 0
-    groups: int = 16
-    init: Init = "lora"
-    rate_factor: float = 1.0
-    gate_rate_factor: float = 1.0
-    draw: Draw = "corners"
-    per: Literal["batch", "row"] = "row"
-    alpha: float = 1.0
-    divisions: int = 10
-    corner_share: float = 0.25
-    scalarisation: Aggregation = "linear"
-    ideal: float | None = None
-    mu: float = 0.1
-    rho: float = 0.05
+    conditioning: Conditioning = flat(
+        LORA_PER_OBJECTIVE,
+        rename={"aggregation": "scalarisation"},
+        without=("hidden", "orthogonality", "loss", "clip"),
+        later=("own_scales",),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.aggregation == "decoupled") != isinstance(self, GDPOConfig):
-            raise ConfigError(
-                f"aggregation: {self.aggregation} under this name: sum is the method morlhf, decoupled has another optimum and "
-                "is the method gdpo"
-            )
-        if self.estimator == "grpo" and self.scalarisation != "linear":
-            raise ConfigError(f"scalarisation: {self.scalarisation} needs estimator: rloo")
-        self.conditioning()
+        if self.estimator == "grpo" and self.conditioning.aggregation != "linear":
+            raise ConfigError(f"scalarisation: {self.conditioning.aggregation} needs estimator: rloo")
+        if self.form == "conditioned":  # anchors have one preference throughout
+            self.conditioning.check_means()
 
-    def conditioning(self) -> Conditioning:
-        """Return how preferences are drawn and enter the gates."""
-        shared = {field.name for field in fields(Conditioning)} & {field.name for field in fields(self)}
-        shared -= {"aggregation"}
-        values: dict[str, Any] = {name: getattr(self, name) for name in shared}
-        if self.form == "anchors":
-            values["per"] = "batch"
-        return Conditioning(**values, aggregation=self.scalarisation)
+    @property
+    def name(self) -> str:
+        """The method under these settings; it begins the names of adapters."""
+        return "gdpo" if self.aggregation == "decoupled" else "morlhf"
+
+    @property
+    def gated(self) -> bool:
+        """Whether one adapter follows the preference in its gates."""
+        return self.form == "conditioned" and self.condition == "gates"
 
 
-@dataclass(frozen=True)
-class GDPOConfig(MORLHFConfig):
-    """Settings of GDPO: those of MORLHF, with each reward normalised within its group."""
+def train(inputs: Inputs, config: MORLHFConfig) -> Policy:
+    """Return the policy with one adapter per preference, or with the one adapter of a conditioned run.
 
-    aggregation: Combine = "decoupled"
-
-
-def morlhf(
-    lab: Lab,
-    train: ScoredDataset,
-    preferences: Sequence[Preference],
-    scorers: Sequence[Scorer],
-    sampling: Sampling,
-    config: MORLHFConfig,
-) -> Policy:
-    """Return the policy with one adapter a preference, or the one of a conditioned run.
-
-    Args:
-        lab: model, run folder and settings of training.
-        train: prompts to sample responses to; the responses it holds fix the scale of the rewards.
-        preferences: of the anchors; a conditioned run does not read them.
-        scorers: the reward functions, one an objective.
-        sampling: its length and batch size are used.
-        config: settings.
+    The training data are prompts to sample responses to; the responses that they hold fix the scale of the rewards.
 
     Raises:
-        ConfigError: an objective without scorer.
+        ConfigError: an objective without a scorer.
         ScoreError: the data's responses cannot be scored, or all score alike.
         BatchError: a reward function failed in training; what was trained so far is saved.
     """
-    objectives, name = train.objectives, "gdpo" if isinstance(config, GDPOConfig) else "morlhf"
-    by_name = {scorer.objective: scorer for scorer in scorers}
-    if missing := [objective for objective in objectives if objective not in by_name]:
-        raise ConfigError(f"{name}: no scorer for the objective {missing[0]!r}; add one under score:")
-    rewards = tuple(by_name[objective] for objective in objectives)
-    # The scale is of the functions that reward, not of scores the data may have brought along.
-    scored = score_dataset(train, rewards, ScoreCache(lab.folder / "cache" / "scores.sqlite")).select(
-        list(objectives)
-    )
-    scale = Standardisation.of(scored)
-    raw = np.concatenate([scored.matrix(row) for row in scored.rows])
-    best = scale.apply(raw).max(axis=0).tolist()
-    goal = Reward(
-        prompts=tuple({row.key: row.prompt for row in train.rows}.values()),
-        scorers=rewards,
-        scale=scale,
-        sampling=sampling,
-        settings=RLSettings(**{field.name: getattr(config, field.name) for field in fields(RLSettings)}),
-        conditioning=config.conditioning(),
-        ideal=tuple(best if config.ideal is None else [config.ideal] * len(best)),
-    )
-    info = {"method": name}
+    lab, objectives, name = inputs.lab, inputs.objectives, config.name
+    reward, raw = reward_of(inputs, config)
     if config.form == "anchors":
         adapters = [
-            lab.fit_on_policy(
-                f"{name}-{preference}", replace(goal, preference=preference.over(objectives)), info
-            )
-            for preference in preferences
+            fit(inputs, f"{name}-{preference}", replace(reward, preference=preference.over(objectives)))
+            for preference in inputs.preferences
         ]
-        return Policy.anchors(name, lab.lm, objectives, adapters, preferences)
+        return Policy.anchors(name, lab.lm, objectives, adapters, inputs.preferences)
     if config.condition == "prompt":
         prompting = Prompting.of(objectives, raw, form="levels")
-        adapter = lab.fit_on_policy(f"{name}-prompt", replace(goal, prompting=prompting), info)
+        adapter = fit(inputs, f"{name}-prompt", replace(reward, prompting=prompting))
         return Policy.prompted(name, lab.lm, objectives, adapter)
-    adapter = lab.fit_on_policy(f"{name}-gates", goal, info)
-    return Policy.conditioned(name, lab.lm, objectives, adapter)
+    return Policy.conditioned(name, lab.lm, objectives, fit(inputs, f"{name}-gates", reward))
+
+
+def reward_of(inputs: Inputs, config: MORLHFConfig) -> tuple[Reward, np.ndarray]:
+    """Return the reward without a preference, and the raw scores ``[N, M]`` of the data's responses that fix its scale."""
+    objectives = list(inputs.objectives)
+    scorers = inputs.scorers_of(objectives, config.name)
+    # The scale is that of the reward functions, not of scores that the data may have brought along.
+    cache = ScoreCache(inputs.lab.folder / "cache" / "scores.sqlite")
+    scored = score_dataset(inputs.train, scorers, cache).select(objectives)
+    scale = Standardisation.of(scored)
+    raw = np.concatenate([scored.matrix(row) for row in scored.rows])
+    conditioning, ideal = config.conditioning, config.conditioning.ideal
+    reward = Reward(
+        prompts=tuple({row.key: row.prompt for row in inputs.train.rows}.values()),
+        scorers=tuple(scorers),
+        scale=scale,
+        sampling=inputs.sampling,
+        settings=RLSettings(**{field.name: getattr(config, field.name) for field in fields(RLSettings)}),
+        conditioning=replace(
+            conditioning,
+            clip=config.clip,
+            per="batch" if config.form == "anchors" else conditioning.per,
+        ),
+        ideal=tuple(scale.apply(raw).max(axis=0).tolist() if ideal is None else [ideal] * len(objectives)),
+    )
+    return reward, raw
+
+
+def fit(inputs: Inputs, name: str, reward: Reward) -> Adapter:
+    """Return the adapter that was trained on its own responses."""
+    info: dict[str, Any] = {"method": "gdpo" if reward.settings.aggregation == "decoupled" else "morlhf"}
+    return inputs.lab.fit_on_policy(name, reward, info)
+
+
+def work(run: Work, name: str, config: MORLHFConfig, training: Training) -> list[Stage]:
+    """Return the stage that samples, reads the answers by the base model, and trains."""
+    K, prompts = config.responses, training.accumulate * training.batch_pairs
+    anchored = config.form == "anchors"
+    runs = len(run.preferences) if anchored else 1
+    columns = config.conditioning.columns(len(run.objectives)) if config.gated else training.rank
+    rollouts = runs * ceil(training.steps / config.epochs)
+    answers = rollouts * prompts * K
+    texts = replace(run.rows["train"], count=rollouts * prompts, responses=float(K), response=run.answer)
+    step = run.decoding(prompts * K, texts, columns)
+    decoding = replace(step, rows=step.rows * rollouts, batch=min(step.batch, step.rows))
+    forwards = rollouts * training.accumulate
+    # The base model reads every answer; so does the policy that drew it, where several steps are taken on it.
+    read = [passes(texts, forwards, rank) for rank in (0, columns)[: 1 + (config.epochs > 1)]]
+    what = f"{'one per preference' if runs > 1 else 'for all preferences'}; {answers} answers are drawn on the way"
+    stage = run.trained(f"train: {name}", what, Fits(training, texts, columns, runs), read)
+    return [replace(stage, decodings=(decoding,), judged=answers)]
+
+
+def traits(config: MORLHFConfig) -> Traits:
+    """Return what the rest of the library must know of MORLHF."""
+    if config.form == "anchors":
+        return Traits("preference", separable=True)
+    return Traits(
+        "all", conditioning=config.conditioning if config.gated else None, prompted=not config.gated
+    )
+
+
+METHOD = Method(
+    MORLHFConfig,
+    train,
+    work,
+    Card(
+        title="MORLHF",
+        paper="linear scalarisation; RLOO arXiv 2402.14740, conditioned as in arXiv 2402.02030",
+        needs="prompts with some responses, and a scorer for each objective",
+        runs="N, or 1 conditioned",
+        enters="weights: one adapter per preference, or one whose gates follow it; or the prompt",
+    ),
+    traits,
+    fixed={"aggregation": "sum"},
+)
+
+GDPO = replace(
+    METHOD,
+    card=replace(
+        METHOD.card,
+        title="GDPO",
+        paper="arXiv 2601.05242",
+        enters="as in MORLHF; rewards are normalised in each group first",
+    ),
+    fixed={"aggregation": "decoupled"},
+)

@@ -1,26 +1,22 @@
-"""A run as it is planned: how long its texts are, what is trained and scored already, and the work of each step."""
+"""The work of a run before it is done: how long its texts are, what is trained and scored already, and what each stage reads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
-from paretune.core.errors import DataError
 from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, labelled_pairs, pairs
 from paretune.planning.cost import Decoding, Passes
-from paretune.planning.lengths import Counter, Texts, any_pair, counter, of_pairs, of_rows
-from paretune.runs.config import RunConfig
-from paretune.runs.prepare import load_splits
+from paretune.planning.lengths import Counter, Texts, any_pair, of_pairs
 from paretune.training.loop import Training
 
 SCORING_TOKENS = 1024
 """Tokens of one forward that scores responses, see :func:`paretune.generation.generate.response_logps`."""
-ANSWER_SHARE = 0.6
-"""Length of an answer as a share of ``max_new_tokens``, where the data hold no response to take it from."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +24,12 @@ class Stage:
     """One stage of a run.
 
     Attributes:
-        name: such as ``train: dpo``.
-        what: it does, for people.
-        passes, decodings: work of the model.
-        judged: answers that every scorer rates.
-        columns: of the adapters that the stage leaves on disk, one number an adapter.
-        step: tokens and scored positions of its largest forward with gradients.
+        name: Name, such as ``train: dpo``.
+        what: What it does, for people.
+        passes, decodings: Work of the model.
+        judged: Answers that every scorer rates.
+        columns: Columns of each adapter that the stage saves.
+        step: Tokens and scored positions of its largest forward with gradients.
     """
 
     name: str
@@ -50,94 +46,62 @@ class Stage:
         return sum(work.tokens for work in self.passes if work.backward)
 
 
-@dataclass(eq=False)
-class Work:
-    """A run as it is planned: the data's lengths, and what is trained and scored already.
+@dataclass(frozen=True)
+class Fits:
+    """Training runs of one shape.
 
     Attributes:
-        config: of the run.
-        splits: the data.
-        objectives, preferences, fine: as the run will have them.
-        count: of tokens.
-        rows: of each split the prompts with all their responses.
-        answer: mean tokens of a sampled answer.
-        test: held-out prompts with the answers to each at one preference.
-        said: what was assumed.
+        training: Their settings.
+        texts: What is drawn from; its lengths count.
+        columns: Columns of an adapter.
+        runs: Number of adapters.
+        held_out: What is validated on.
+        groups: Mean number of groups in a forward; 0 is ``training.batch_pairs``.
+        groups_spread: Standard deviation of that number.
     """
 
-    config: RunConfig
-    splits: dict[str, ScoredDataset] = field(init=False)
-    objectives: list[str] = field(init=False)
-    preferences: list[Preference] = field(init=False)
-    fine: list[Preference] = field(init=False)
-    count: Counter = field(init=False)
-    rows: dict[str, Texts] = field(init=False)
-    answer: float = field(init=False)
-    test: Texts = field(init=False)
-    said: list[str] = field(init=False)
+    training: Training
+    texts: Texts
+    columns: float
+    runs: int = 1
+    held_out: Texts | None = None
+    groups: float = 0.0
+    groups_spread: float = 0.0
+
+
+@dataclass(eq=False)
+class Work:
+    """A run as it is planned: the lengths of its texts, and what is trained and scored already.
+
+    Attributes:
+        splits: The data.
+        objectives: Names of the M objectives.
+        preferences: The N preferences of the run.
+        count: Counter of tokens.
+        rows: Split -> its prompts with all their responses.
+        answer: Mean tokens of a sampled answer.
+        test: Held-out prompts with the answers to each at one preference.
+        sampling: How answers are sampled.
+        max_tokens: Longest prompt and response that is trained on.
+        sampled: Responses that are sampled for each row without any; 0 where every row has some.
+        assumptions: What the plan assumes, for people.
+    """
+
+    splits: Mapping[str, ScoredDataset]
+    objectives: Sequence[str]
+    preferences: Sequence[Preference]
+    count: Counter
+    rows: Mapping[str, Texts]
+    answer: float
+    test: Texts
+    sampling: Sampling
+    max_tokens: int
+    sampled: int = 0
+    assumptions: list[str] = field(default_factory=list)
     _trained: set[Any] = field(init=False, default_factory=set)
     _read: dict[Any, tuple[float, float]] = field(init=False, default_factory=dict)
     _asked: dict[Any, float] = field(init=False, default_factory=dict)
     _pairs: dict[tuple[str, str, str], Texts] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        config = self.config
-        self.splits, self.count = load_splits(config), counter(config.model)
-        named = [str(spec.get("objective")) for spec in config.score]
-        known = self.splits["train"].objectives
-        self.objectives = list(config.objectives) or list(dict.fromkeys([*known, *named]))
-        self.preferences, self.fine = config.grid(self.objectives), config.fine_grid(self.objectives)
-        config.extrapolations(self.objectives)
-        self.rows = {name: of_rows(part.rows, self.count) for name, part in self.splits.items()}
-        most = config.sampling.max_new_tokens
-        if self._bare():
-            drawn = {"responses": float(config.data.sample), "response": ANSWER_SHARE * most}
-            self.rows |= {name: replace(self.rows[name], **drawn) for name in ("train", "validation")}
-        self.answer = min(self.rows["train"].response or ANSWER_SHARE * most, most)
-        unique = len({row.key for row in self.splits["test"].rows})
-        self.test = replace(
-            self.rows["test"],
-            count=min(unique, config.evaluate.prompts or unique),
-            responses=float(config.evaluate.samples),
-            response=self.answer,
-        )
-        self.said = [
-            f"token counts: {self.count.said}",
-            f"a sampled answer has {self.answer:.0f} tokens, the mean of the data's responses, and one of every batch has all "
-            f"{most}",
-            "training runs take all their steps, and nothing is found finished in the run folder",
-        ]
-        if config.endpoint is not None:
-            self.said.append(f"answers that {config.endpoint.url} draws are counted as drawn here")
-        if not set(self.objectives) <= set(known):
-            self.said.append(
-                "which pair of a prompt's responses is trained on is not known before they are scored: any"
-            )
-
-    def _bare(self) -> int:
-        """Return how many rows of training have no response, or say how to draw some."""
-        rows = [row for name in ("train", "validation") for row in self.splits[name].rows]
-        bare = [row for row in rows if not row.responses]
-        if bare and not self.config.data.sample:
-            raise DataError(
-                f"{bare[0].source or 'the data'}: {len(bare)} of {len(rows)} rows have no response; set data.sample to draw "
-                "some from the base model, for example data.sample=4"
-            )
-        return len(bare)
-
-    def data_stages(self) -> list[Stage]:
-        """Return what is done before training: responses are drawn where there are none, and scored."""
-        sizes = {name: len({row.key for row in part.rows}) for name, part in self.splits.items()}
-        drawn = self._bare() * self.config.data.sample
-        works = (self.decoding(drawn, self.rows["train"], 0),) if drawn else ()
-        stages = [
-            Stage("data", ", ".join(f"{n} {name}" for name, n in sizes.items()) + " prompts", decodings=works)
-        ]
-        named = [str(spec.get("objective")) for spec in self.config.score]
-        silent = [name for name in named if name not in self.splits["train"].objectives]
-        texts = [self.rows[name] for name in ("train", "validation")]
-        judged = sum(each.count * each.responses for each in texts) if silent else 0.0
-        return [*stages, Stage("score", ", ".join(named) or "labels of the data", judged=judged)]
 
     # Texts
 
@@ -149,12 +113,12 @@ class Work:
         return self._pairs[key]
 
     def _pair_texts(self, part: str, objective: str, choose: Choose) -> Texts:
-        dataset, limit = self.splits[part], self.config.train.max_tokens
+        dataset, limit = self.splits[part], self.max_tokens
         if objective:
             return of_pairs(pairs(dataset, objective, choose), self.count, limit)
         found = any_pair(dataset, self.count, limit)
         K = self.rows[part].responses
-        if not found.count and self.config.data.sample:
+        if not found.count and self.sampled:
             found = replace(self.rows[part], responses=2)
         factor = {"extremes": 1.0, "adjacent": K - 1, "all": K * (K - 1) / 2}[choose]
         return replace(found, count=found.count * max(1.0, factor))
@@ -162,8 +126,14 @@ class Work:
     def labelled(self, part: str) -> Texts:
         """Return all pairs that some objective labels."""
         if set(self.objectives) & set(self.splits[part].objectives):
-            return of_pairs(labelled_pairs(self.splits[part]), self.count, self.config.train.max_tokens)
+            return of_pairs(labelled_pairs(self.splits[part]), self.count, self.max_tokens)
         return self.pair_texts(part, "", "all")
+
+    def demonstrations(self, part: str) -> Texts:
+        """Return responses to imitate, each with its prompt."""
+        rows = self.rows[part]
+        spread = rows.spread / max(1.0, rows.responses) ** 0.5
+        return replace(rows, count=rows.count * rows.responses, responses=1.0, spread=spread)
 
     # Work
 
@@ -173,12 +143,10 @@ class Work:
         self._trained.add(key)
         return fresh
 
-    def decoding(
-        self, rows: float, prompts: Texts, columns: float, copies: float = 1, limit: int = 0
-    ) -> Decoding:
+    def decoding(self, rows: float, prompts: Texts, columns: float, copies: float = 1) -> Decoding:
         """Return the sampling of ``rows`` answers, each by ``copies`` of the model."""
-        sampling = self.config.sampling
-        most, together = limit or sampling.max_new_tokens, min(sampling.batch_size, rows)
+        sampling = self.sampling
+        most, together = sampling.max_new_tokens, min(sampling.batch_size, rows)
         new = min(self.answer, most)
         # A batch is padded to its longest prompt; sorted by length, that is far above the mean in a batch of all only.
         padded = prompts.longest if rows <= sampling.batch_size else 1.1 * prompts.prompt
@@ -217,83 +185,62 @@ class Work:
         ]
         return tuple(work for work in found if work.tokens >= 1)
 
-    def trained(
-        self,
-        name: str,
-        what: str,
-        training: Training,
-        texts: Texts,
-        columns: float,
-        *,
-        runs: int = 1,
-        held_out: Texts | None = None,
-        groups: float = 0.0,
-        groups_spread: float = 0.0,
-        others: Sequence[Passes] = (),
-    ) -> Stage:
-        """Return the stage that trains ``runs`` adapters.
+    def trained(self, name: str, what: str, fits: Fits, others: Sequence[Passes] = ()) -> Stage:
+        """Return the stage that trains adapters.
 
         Args:
-            name, what: of the stage.
-            training: its settings.
-            texts: what is drawn from; its lengths count.
-            columns: of an adapter.
-            runs: adapters.
-            held_out: what is validated on.
-            groups: of one forward on average, where they are not ``batch_pairs``.
-            groups_spread: their standard deviation.
-            others: passes beside those of training.
+            name, what: Of the stage.
+            fits: The training runs.
+            others: Passes beside those of training.
         """
-        groups = groups or training.batch_pairs
+        training, texts, runs, held_out = fits.training, fits.texts, fits.runs, fits.held_out
+        groups = fits.groups or training.batch_pairs
         forwards = runs * training.steps * training.accumulate
         every = training.validate_every or max(1, training.steps // 4)
         times = ceil(training.steps / every)
-        works = [passes(replace(texts, count=forwards * groups), forwards, columns, True)]
+        works = [passes(replace(texts, count=forwards * groups), forwards, fits.columns, True)]
         if held_out is not None and held_out.count:
             batches = ceil(held_out.count / training.batch_pairs)
-            works.append(
-                passes(
-                    replace(held_out, count=held_out.count * times * runs), batches * times * runs, columns
-                )
-            )
+            validated = replace(held_out, count=held_out.count * times * runs)
+            works.append(passes(validated, batches * times * runs, fits.columns))
         # The largest of many forwards is well above the mean one.
-        deviation = (groups * texts.spread**2 + (texts.tokens * groups_spread) ** 2) ** 0.5
+        deviation = (groups * texts.spread**2 + (texts.tokens * fits.groups_spread) ** 2) ** 0.5
         tokens = groups * texts.tokens + 2 * deviation
-        counted = f"{runs} run{'s' * (runs != 1)} of {training.steps} steps, {what}"
         return Stage(
             name,
-            counted,
+            f"{runs} run{'s' * (runs != 1)} of {training.steps} steps, {what}",
             (*others, *works),
-            columns=(columns,) * runs,
+            columns=(fits.columns,) * runs,
             step=(tokens, tokens * texts.targets / max(texts.tokens, 1)),
         )
 
-    def dpo(self, beta: float, choose: Choose, training: Training) -> list[Stage]:
-        """Return the stage that trains the single-objective models, and its scoring; nothing where they are there."""
+    def corners(self, beta: float, choose: Choose, training: Training) -> list[Stage]:
+        """Return the stages that score pairs for the single-objective models and train these; none where they are there."""
         if not self.once("dpo", beta, choose, training):
             return []
-        most = training.steps * training.accumulate * training.batch_pairs
         stages = []
         reference: list[Passes] = []
         for objective in self.objectives:
-            for part, limit in (("train", most), ("validation", None)):
+            for part, limit in (("train", drawn(training)), ("validation", None)):
                 texts = self.pair_texts(part, objective, choose)
                 reference += self.scored("base", part, (objective, choose), texts, 0, limit)
         if reference:
             stages.append(Stage("reference", "log-probabilities of the base model, kept", tuple(reference)))
-        first = self.objectives[0]
-        stages.append(
-            self.trained(
-                "train: dpo",
-                "one an objective",
-                training,
-                self.pair_texts("train", first, choose),
-                training.rank,
-                runs=len(self.objectives),
-                held_out=self.pair_texts("validation", first, choose),
-            )
+        train, held_out = (
+            self.pair_texts(part, self.objectives[0], choose) for part in ("train", "validation")
         )
-        return stages
+        fits = Fits(training, train, training.rank, len(self.objectives), held_out)
+        return [*stages, self.trained("train: dpo", "one per objective", fits)]
+
+
+def drawn(training: Training) -> int:
+    """Return how many groups a training run draws, with repetitions."""
+    return training.steps * training.accumulate * training.batch_pairs
+
+
+def inner(preferences: Sequence[Preference]) -> int:
+    """Return how many preferences give several objectives a weight."""
+    return sum(max(preference.weights) < 1 for preference in preferences)
 
 
 def passes(texts: Texts, forwards: float, columns: float, backward: bool = False) -> Passes:

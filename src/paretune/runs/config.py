@@ -12,46 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference, preference_grid
 from paretune.core.sampling import Sampling
-from paretune.core.settings import parse_dataclass
+from paretune.core.settings import parse
 from paretune.generation.endpoint import Endpoint
-from paretune.methods.dpo import DPOConfig
-from paretune.methods.dpo_lw import DPOLWConfig
-from paretune.methods.mod import MODConfig
-from paretune.methods.modpo import MODPOConfig
-from paretune.methods.morlhf import GDPOConfig, MORLHFConfig
-from paretune.methods.panacea import PanaceaConfig
-from paretune.methods.paretohqd.method import ParetoHqDConfig
-from paretune.methods.ric.method import RiCConfig
-from paretune.methods.sipo.method import SIPOConfig
+from paretune.methods import METHODS
+from paretune.methods.base import DPOConfig, Method, Traits
 from paretune.serving.config import ServeConfig
 from paretune.training.loop import Training
-
-MethodConfig = (
-    DPOConfig
-    | MODConfig
-    | MODPOConfig
-    | PanaceaConfig
-    | DPOLWConfig
-    | ParetoHqDConfig
-    | RiCConfig
-    | SIPOConfig
-    | MORLHFConfig
-)
-METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
-    "dpo-soup": DPOConfig,
-    "mod": MODConfig,
-    "modpo": MODPOConfig,
-    "panacea": PanaceaConfig,
-    "dpo-lw": DPOLWConfig,
-    "paretohqd": ParetoHqDConfig,
-    "ric": RiCConfig,
-    "sipo": SIPOConfig,
-    "morlhf": MORLHFConfig,
-    "gdpo": GDPOConfig,
-}
-
-STAGED = ("ric", "paretohqd", "sipo")
-"""Methods with answers between stages of training that an endpoint can draw."""
 
 
 class _Part(BaseModel):
@@ -193,19 +159,36 @@ class RunConfig(_Part):
         """Return which method an entry of ``methods`` is; a name that is not among them stands for itself."""
         return str(self.methods.get(name, {}).get("method", name))
 
-    def method(self, name: str) -> MethodConfig:
-        """Return the typed settings of one method."""
+    def entry(self, name: str) -> Entry:
+        """Return an entry of ``methods`` with its typed settings.
+
+        Raises:
+            ConfigError: an unknown key, or a value of the wrong type or range.
+        """
         values = {key: value for key, value in self.methods[name].items() if key not in ("method", "train")}
-        return parse_dataclass(METHOD_CONFIGS[self.kind(name)], values, f"methods.{name}")
+        method = METHODS[self.kind(name)]
+        return Entry(name, method, method.settings(values, f"methods.{name}"), self.training(name))
 
     def training(self, name: str | None = None) -> Training:
-        """Return how a method's adapters are trained, with the run's seed; None or no method of the run: by its ``train``."""
-        own = self.methods.get(name or "", {}).get("train", {})
+        """Return how an entry's adapters are trained, with the run's seed; for None, by the ``train`` of the run."""
+        changes = self.methods[name].get("train", {}) if name else {}
         where = f"methods.{name}.train"
-        if not isinstance(own, Mapping):
-            raise ConfigError(f"{where}: expected settings such as {{steps: 50}}, got {own!r}")
-        values = {**dataclasses.asdict(self.train), "seed": self.seed, **own}
-        return parse_dataclass(Training, values, where)
+        if not isinstance(changes, Mapping):
+            raise ConfigError(f"{where}: expected settings such as {{steps: 50}}, got {changes!r}")
+        return parse(Training, {**dataclasses.asdict(self.train), "seed": self.seed, **changes}, where)
+
+    def corners(self) -> tuple[DPOConfig, Training]:
+        """Return how the single-objective models are trained, between which the mixture is drawn.
+
+        They are those of the first soup of the run; without one, DPO with the beta of the first method that states it on DPO's
+        scale.
+        """
+        entries = [self.entry(name) for name in self.methods]
+        for entry in entries:
+            if entry.method.lends_corners and entry.traits.corners is not None:
+                return entry.traits.corners, entry.training
+        betas = (entry.traits.beta for entry in entries if entry.traits.beta is not None)
+        return DPOConfig(beta=next(betas, DPOConfig().beta)), self.training()
 
     def endpoint_of(self, name: str) -> Endpoint | None:
         """Return the endpoint where it draws the answers between the stages of this method, else None."""
@@ -235,6 +218,28 @@ class RunConfig(_Part):
         if not self.evaluate.preferences:
             return self.grid(objectives)
         return _grid("evaluate.preferences", self.evaluate.preferences, objectives)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One entry of ``methods``.
+
+    Attributes:
+        name: Name of the entry, and of the policy that it trains.
+        method: The method.
+        settings: Its typed settings.
+        training: How its adapters are trained.
+    """
+
+    name: str
+    method: Method[Any]
+    settings: Any
+    training: Training
+
+    @property
+    def traits(self) -> Traits:
+        """What the method is under these settings."""
+        return self.method.traits(self.settings)
 
 
 def _grid(key: str, count: int, objectives: Sequence[str]) -> list[Preference]:

@@ -79,7 +79,7 @@ class Estimate:
         rows: stages.
         memory: bytes at the peak, by what holds them; the largest of the stages' needs counts.
         disk: bytes in the run folder, by what they are.
-        said: all that was assumed.
+        assumptions: All that was assumed.
     """
 
     model: str
@@ -90,7 +90,7 @@ class Estimate:
     rows: tuple[CostLine, ...]
     memory: dict[str, float]
     disk: dict[str, float]
-    said: tuple[str, ...]
+    assumptions: tuple[str, ...]
 
     @property
     def cost(self) -> Cost:
@@ -115,7 +115,7 @@ class Estimate:
             "total": vars(self.cost),
             "memory": {**self.memory, "peak": self.peak, "device": self.device.memory},
             "disk": {**self.disk, "total": sum(self.disk.values())},
-            "assumptions": list(self.said),
+            "assumptions": list(self.assumptions),
         }
 
 
@@ -147,14 +147,14 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         place.host,
     )
     memory = _memory(plan, asked, place.host)
-    said = [*plan.said]
+    assumptions = [*plan.assumptions]
     if any("@" in target for target in config.train.targets):
-        said.append(
+        assumptions.append(
             "train.targets adapts some blocks alone; all are counted here, so time and memory are upper bounds"
         )
     needed = ceil(sum(memory.values()) / (HEADROOM * place.memory / place.count))
     if not place.host and needed > place.count:
-        said.append(f"it takes {needed} x {place.kind}; {place.count} would not hold it")
+        assumptions.append(f"it takes {needed} x {place.kind}; {place.count} would not hold it")
         place = several(place if place.count == 1 else DEVICES[place.kind], needed)
     fits = not place.host or sum(memory.values()) <= place.memory
     rows = (
@@ -167,7 +167,15 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
     )
     disk = _disk(plan, asked)
     return Estimate(
-        shape.name, shape.parameters, place, dtype, fits, rows, memory, disk, (*said, place.assumptions)
+        shape.name,
+        shape.parameters,
+        place,
+        dtype,
+        fits,
+        rows,
+        memory,
+        disk,
+        (*assumptions, place.assumptions),
     )
 
 

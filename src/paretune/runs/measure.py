@@ -199,8 +199,9 @@ def _measured_policy(config: RunConfig, lab: Lab, judgement: Judgement, policy: 
     name = policy.name
     facts: dict[str, Any] = {"cost": _cost(lab, policy)}
     if (method := METHODS.get(config.kind(name))) is not None:
-        title = method.title if config.kind(name) == name else f"{method.title} ({name})"
-        facts |= {"title": title, "paper": method.paper, "enters": method.enters}
+        card = method.card
+        title = card.title if config.kind(name) == name else f"{card.title} ({name})"
+        facts |= {"title": title, "paper": card.paper, "enters": card.enters}
     steerability: dict[str, float | None] = {}
     for adapter in policy.adapters:
         steerability |= adapter.info.get("steerability") or {}

@@ -8,18 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from paretune.core.errors import ConfigError, suggest
-from paretune.core.sampling import Sampling
-from paretune.core.settings import _readable, parse_dataclass
-from paretune.generation.endpoint import Endpoint
+from paretune.core.settings import parse
 from paretune.methods import METHODS
-from paretune.methods.ric.method import WITHOUT_TOKENS, RiCConfig
-from paretune.methods.sipo.method import SIPOConfig
-from paretune.runs.config import STAGED, DataConfig, EvaluateConfig, RunConfig, SweepConfig
-from paretune.serving.config import ServeConfig
-from paretune.training.loop import Training
+from paretune.runs.config import RunConfig
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -42,80 +35,66 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(values, str(path))
 
 
-def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
-    """Check a mapping of settings and return the typed configuration."""
-    values = dict(values)
-    _check_keys(RunConfig, values, "")
-    parts: dict[str, type[BaseModel]] = {
-        "data": DataConfig,
-        "evaluate": EvaluateConfig,
-        "serve": ServeConfig,
-        "sweep": SweepConfig,
-    }
-    for key, kind in parts.items():
-        if isinstance(values.get(key), dict):
-            _check_keys(kind, values[key], f"{key}.")
-    for key, settings in (("train", Training), ("sampling", Sampling), ("endpoint", Endpoint)):
-        if isinstance(values.get(key), dict):
-            if key == "train" and "seed" in values[key]:
-                raise ConfigError("unknown key train.seed; seed is that of the whole run, training included")
-            values[key] = parse_dataclass(settings, values[key], key)
-    try:
-        config = RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_readable(error, where)) from error
+def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig:
+    """Check a mapping of settings and return the typed configuration.
+
+    Raises:
+        ConfigError: an unknown key, or a value that cannot be; ``source`` names the file in the message.
+    """
+    train = values.get("train")
+    if isinstance(train, Mapping) and "seed" in train:
+        raise ConfigError("unknown key train.seed; seed is that of the whole run, training included")
+    config = parse(RunConfig, values, source=source)
     for name in config.methods:
-        method = config.kind(name)
-        if method not in METHODS:
-            cure = "" if "method" in config.methods[name] else "; under a name of your own, add method: NAME"
-            raise ConfigError(f"unknown method {method!r}; {suggest(method, METHODS)}{cure}")
-        if name in METHODS and method != name:
-            raise ConfigError(
-                f"methods.{name}.method: {method!r} under the name of another method; choose a name of your own"
-            )
-        if not re.fullmatch(r"\w[\w-]*", name):
-            raise ConfigError(
-                f"methods: {name!r} is to name a folder of the run; use letters, digits, hyphens and underscores"
-            )
-        if "endpoint" in config.methods[name]:
-            raise ConfigError(
-                f"methods.{name}.endpoint: a run has one endpoint, under endpoint:. What morlhf and gdpo sample while they train "
-                "comes from weights that only this process has, with a preference of its own in every row, so no endpoint can draw "
-                f"it; answers between stages are drawn for those methods that endpoint.stages lists ({', '.join(STAGED)})"
-            )
-        config.method(name)
-        config.training(name)
-    for name in config.endpoint.policies if config.endpoint else ():
-        if name not in config.methods:
-            raise ConfigError(f"endpoint.policies: no method {name!r}; {suggest(name, config.methods)}")
-    for name in config.endpoint.stages if config.endpoint else ():
-        _check_stages(config, name)
+        _check_entry(config, name)
+    if config.endpoint:
+        for name in config.endpoint.policies:
+            if name not in config.methods:
+                raise ConfigError(f"endpoint.policies: no method {name!r}; {suggest(name, config.methods)}")
+        for name in config.endpoint.stages:
+            _check_stages(config, name)
     return config
 
 
+def _check_entry(config: RunConfig, name: str) -> None:
+    """Raise a ConfigError unless the entry ``name`` of ``methods`` is a method under settings that can be."""
+    values, method = config.methods[name], config.kind(name)
+    if method not in METHODS:
+        cure = "" if "method" in values else "; under a name of your own, add method: NAME"
+        raise ConfigError(f"unknown method {method!r}; {suggest(method, METHODS)}{cure}")
+    if name in METHODS and method != name:
+        raise ConfigError(
+            f"methods.{name}.method: {method!r} under the name of another method; choose a name of your own"
+        )
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise ConfigError(
+            f"methods: {name!r} names a folder of the run; use letters, digits, hyphens and underscores"
+        )
+    if "endpoint" in values:
+        raise ConfigError(
+            f"methods.{name}.endpoint: a run has one endpoint, under endpoint:. It can draw answers between stages of training, "
+            f"for the methods that endpoint.stages lists (of {_staged()}); answers that a method samples while it trains come from "
+            "weights that only this process has, with a preference of its own in every row, so no endpoint can draw them"
+        )
+    config.entry(name)
+
+
 def _check_stages(config: RunConfig, name: str) -> None:
-    """Raise a ConfigError unless an endpoint can draw the answers between the stages of method ``name``."""
+    """Raise a ConfigError unless an endpoint can draw the answers between the stages of the entry ``name``."""
     if name not in config.methods:
         raise ConfigError(f"endpoint.stages: no method {name!r}; {suggest(name, config.methods)}")
-    if config.kind(name) not in STAGED:
+    entry = config.entry(name)
+    if not entry.method.staged:
         raise ConfigError(
             f"endpoint.stages: {name} has no answers between its stages that an endpoint could draw; expected methods among "
-            f"{', '.join(STAGED)}"
+            f"{_staged()}"
         )
-    own = config.method(name)
-    if isinstance(own, RiCConfig) and own.iterations and own.form == "tokens":
-        raise ConfigError(f"endpoint.stages: {WITHOUT_TOKENS}")
-    if isinstance(own, SIPOConfig) and own.refine and own.reviewer != "base":
-        raise ConfigError(
-            f"endpoint.stages: the reviews of {name} come from a mixture of its policies, which no server mixes; set "
-            f"methods.{name}.reviewer=base, or leave it out"
-        )
+    if entry.traits.refusal:
+        raise ConfigError(f"endpoint.stages: {name}: {entry.traits.refusal}")
 
 
-def _check_keys(kind: type[BaseModel], values: Mapping[str, Any], prefix: str) -> None:
-    for key in values:
-        if key not in kind.model_fields:
-            raise ConfigError(f"unknown key {prefix}{key}; {suggest(str(key), kind.model_fields)}")
+def _staged() -> str:
+    return ", ".join(name for name, method in METHODS.items() if method.staged)
 
 
 def _override(values: dict[str, Any], text: str) -> None:

@@ -5,22 +5,21 @@ Nothing is loaded but the data and a tokenizer. A training run that ends early (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 
+from paretune.core.errors import DataError
+from paretune.core.preference import Preference
+from paretune.data.dataset import ScoredDataset
 from paretune.evaluation.token_kl import AUDITED
-from paretune.planning.work import Stage, Work, passes, reading
-from paretune.runs.config import RunConfig
-from paretune.runs.run import endpoint_settings
-from paretune.runs.work_of_methods import (
-    anchored,
-    copies_of,
-    extrapolates,
-    inner,
-    policy_columns,
-    train_stages,
-)
+from paretune.planning.lengths import counter, of_rows
+from paretune.planning.work import Stage, Work, inner, passes, reading
+from paretune.runs.config import Entry, RunConfig
+from paretune.runs.prepare import load_splits
+
+ANSWER_SHARE = 0.6
+"""Length of an answer as a share of ``max_new_tokens``, where the data hold no response to take it from."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +27,20 @@ class Plan:
     """The plan of a run.
 
     Attributes:
-        stages: in order.
-        policies: columns of the adapters that each saved policy holds.
-        judged_tokens: mean tokens of an answer that is rated, with its prompt.
-        said: what was assumed of the run.
+        stages: Stages, in order.
+        policies: Columns of the adapters that each saved policy holds.
+        judged_tokens: Mean tokens of an answer that is rated, with its prompt.
+        assumptions: What was assumed of the run.
     """
 
     stages: tuple[Stage, ...]
     policies: tuple[tuple[int, ...], ...]
     judged_tokens: float
-    said: tuple[str, ...]
+    assumptions: tuple[str, ...]
 
     @property
     def runs(self) -> int:
-        """Adapters that are trained."""
+        """Number of adapters that are trained."""
         return sum(len(stage.columns) for stage in self.stages)
 
 
@@ -52,70 +51,146 @@ def plan(config: RunConfig) -> Plan:
         DataError: the data cannot be loaded, or have rows without a response and ``data.sample`` is not set.
         ConfigError: preferences, or settings of a method, that do not fit.
     """
-    work = Work(config)
-    stages = list(work.data_stages())
-    for name in config.methods:
-        stages += train_stages(work, name)
-    name, settings = endpoint_settings(config)
-    stages += work.dpo(settings.beta, settings.pairs, config.training(name))
-    stages += _front(work)
-    policies = tuple(policy_columns(work, name) for name in config.methods)
-    return Plan(tuple(stages), policies, work.test.prompt + work.answer, tuple(work.said))
+    work = planned(config)
+    entries = [config.entry(name) for name in config.methods]
+    stages = _data(config, work)
+    for entry in entries:
+        stages += entry.method.work(work, entry.name, entry.settings, entry.training)
+    corners, training = config.corners()
+    stages += work.corners(corners.beta, corners.pairs, training)
+    stages += _front(config, work, entries)
+    policies = tuple(_columns(work, entry) for entry in entries)
+    return Plan(tuple(stages), policies, work.test.prompt + work.answer, tuple(work.assumptions))
 
 
-def _front(work: Work) -> Iterator[Stage]:
+def planned(config: RunConfig) -> Work:
+    """Load the data of a run and return its lengths, with nothing trained or scored so far."""
+    splits, count = load_splits(config), counter(config.model)
+    objectives = _objectives(config, splits)
+    config.extrapolations(objectives)
+    rows = {name: of_rows(part.rows, count) for name, part in splits.items()}
+    most = config.sampling.max_new_tokens
+    if _bare(config, splits):
+        sampled = {"responses": float(config.data.sample), "response": ANSWER_SHARE * most}
+        rows |= {name: replace(rows[name], **sampled) for name in ("train", "validation")}
+    answer = min(rows["train"].response or ANSWER_SHARE * most, most)
+    unique = len({row.key for row in splits["test"].rows})
+    prompts = min(unique, config.evaluate.prompts or unique)
+    test = replace(rows["test"], count=prompts, responses=float(config.evaluate.samples), response=answer)
+    assumptions = [
+        f"token counts: {count.said}",
+        f"a sampled answer has {answer:.0f} tokens, the mean of the data's responses, and one of every batch has all {most}",
+        "training runs take all their steps, and no stage is found finished in the run folder",
+    ]
+    if config.endpoint is not None:
+        assumptions.append(f"answers that {config.endpoint.url} draws are counted as drawn here")
+    if not set(objectives) <= set(splits["train"].objectives):
+        assumptions.append(
+            "which pair of a prompt's responses is trained on is not known before they are scored: any"
+        )
+    return Work(
+        splits, objectives, config.grid(objectives), count, rows, answer, test, config.sampling,
+        config.train.max_tokens, config.data.sample, assumptions,
+    )  # fmt: skip
+
+
+def _objectives(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> list[str]:
+    scored = [str(spec.get("objective")) for spec in config.score]
+    return list(config.objectives) or list(dict.fromkeys([*splits["train"].objectives, *scored]))
+
+
+def _bare(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> int:
+    """Return how many rows of training have no response, for which some will be sampled.
+
+    Raises:
+        DataError: there are such rows, and ``data.sample`` is 0.
+    """
+    rows = [row for name in ("train", "validation") for row in splits[name].rows]
+    bare = [row for row in rows if not row.responses]
+    if bare and not config.data.sample:
+        raise DataError(
+            f"{bare[0].source or 'the data'}: {len(bare)} of {len(rows)} rows have no response; set data.sample to draw "
+            "some from the base model, for example data.sample=4"
+        )
+    return len(bare)
+
+
+def _data(config: RunConfig, work: Work) -> list[Stage]:
+    """Return the stages before training: responses are sampled where there are none, and scored."""
+    sizes = {name: len({row.key for row in part.rows}) for name, part in work.splits.items()}
+    answers = _bare(config, work.splits) * config.data.sample
+    sampled = (work.decoding(answers, work.rows["train"], 0),) if answers else ()
+    prompts = ", ".join(f"{count} {name}" for name, count in sizes.items()) + " prompts"
+    scored = [str(spec.get("objective")) for spec in config.score]
+    silent = [name for name in scored if name not in work.splits["train"].objectives]
+    texts = [work.rows[name] for name in ("train", "validation")]
+    judged = sum(part.count * part.responses for part in texts) if silent else 0.0
+    return [
+        Stage("data", prompts, decodings=sampled),
+        Stage("score", ", ".join(scored) or "labels of the data", judged=judged),
+    ]
+
+
+def _columns(work: Work, entry: Entry) -> tuple[int, ...]:
+    """Return the columns of each adapter of the policy of an entry."""
+    return entry.traits.columns(entry.training.rank, len(work.objectives), len(work.preferences))
+
+
+def _front(config: RunConfig, work: Work, entries: list[Entry]) -> Iterator[Stage]:
     """Yield the measurement of the base model, of the single-objective models and of every policy."""
-    config, M = work.config, len(work.objectives)
+    M, fine = len(work.objectives), config.fine_grid(work.objectives)
+    measured = config.corners()
     yield _measured(work, "front: base", 1, 0)
     yield _measured(work, "front: endpoints", M, M * config.train.rank)
-    for name in config.methods:
-        kind, settings = config.kind(name), config.method(name)
-        columns = sum(policy_columns(work, name))
-        copies, drawn = copies_of(settings, M)
-        asked = work.preferences if anchored(settings) else work.fine
-        between = inner(asked)
-        # The corners of a soup, MOD and MODPO are the single-objective models, which are measured already.
-        ends = 0 if kind in ("dpo-soup", "mod", "modpo") else len(asked) - between
-        beyond = len(config.evaluate.extrapolations) * extrapolates(settings)
+    for entry in entries:
+        traits, columns = entry.traits, sum(_columns(work, entry))
+        preferences: list[Preference] = list(work.preferences) if traits.anchored else fine
+        between = inner(preferences)
+        # Corners that are the single-objective models are measured already.
+        ends = 0 if (traits.corners, entry.training) == measured else len(preferences) - between
+        beyond = len(config.evaluate.extrapolations) * traits.extrapolates
+        copies = M if traits.mixed else 1
         parts = [
-            _measured(work, "", count, columns, many, drawn)
+            _measured(work, "", count, columns, many, traits.candidates)
             for count, many in ((between + beyond, copies), (ends, 1))
             if count
         ]
         if copies > 1 and between:
             parts.append(_audited(work, between, columns, copies))
         yield Stage(
-            f"front: {name}",
+            f"front: {entry.name}",
             _points(work, between + ends + beyond),
-            tuple(each for part in parts for each in part.passes),
-            tuple(each for part in parts for each in part.decodings),
+            tuple(one for part in parts for one in part.passes),
+            tuple(one for part in parts for one in part.decodings),
             sum(part.judged for part in parts),
         )
 
 
-def _measured(work: Work, name: str, points: int, columns: int, copies: int = 1, drawn: int = 1) -> Stage:
+def _measured(
+    work: Work, name: str, points: int, columns: int, copies: int = 1, candidates: int = 1
+) -> Stage:
     """Return the sampling and judging of ``points`` preferences on the held-out prompts.
 
     Args:
-        work: the run.
-        name: of the stage.
-        points: preferences.
-        columns: of the adapters in force.
-        copies: of a row that its mixture runs.
-        drawn: responses for each that is judged.
+        work: The run.
+        name: Name of the stage.
+        points: Number of preferences.
+        columns: Columns of the adapters in force.
+        copies: Copies of a row that its mixture runs.
+        candidates: Answers sampled for each one that is judged.
     """
-    test, size = work.test, work.config.sampling.batch_size
+    test, size = work.test, work.sampling.batch_size
     answers = test.count * test.responses
     # Preferences that fill one batch are measured together, and then share the reading of prompts by the base model.
     rounds = ceil(points / max(1, size // max(1, int(answers))))
-    sampled = work.decoding(points * answers * drawn / rounds, test, columns, copies)
+    sampled = work.decoding(points * answers * candidates / rounds, test, columns, copies)
     sampled = replace(sampled, rows=sampled.rows * rounds)
     group = replace(test, count=test.count * rounds, responses=points * test.responses / rounds)
     return Stage(name, _points(work, points), (reading(group, 0),), (sampled,), points * answers)
 
 
 def _audited(work: Work, points: int, columns: int, copies: int) -> Stage:
-    """Return the comparison of a mixture with the soup: each answer is read alone, by all copies and by the soup."""
+    """Return the comparison of a mixed policy with the soup: each answer is read alone, by all copies and by the soup."""
     texts = replace(work.test, count=points * min(AUDITED, work.test.count) * (copies + 1), responses=1.0)
     return Stage("", "", (passes(texts, texts.count, columns),))
 

@@ -15,15 +15,7 @@ from paretune.core.files import write_json, write_text
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.generation.mixing import Mixing
-from paretune.methods.dpo import DPOConfig, soup
-from paretune.methods.dpo_lw import DPOLWConfig, dpo_lw
-from paretune.methods.mod import MODConfig, mod
-from paretune.methods.modpo import MODPOConfig, modpo
-from paretune.methods.morlhf import MORLHFConfig, morlhf
-from paretune.methods.panacea import PanaceaConfig, panacea
-from paretune.methods.paretohqd.method import ParetoHqDConfig, paretohqd
-from paretune.methods.ric.method import RiCConfig, ric
-from paretune.methods.sipo.method import SIPOConfig, sipo
+from paretune.methods.base import Inputs
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import WorkSplit, shard_weights, start
 from paretune.models.language_model import computing, load
@@ -32,7 +24,6 @@ from paretune.runs.config import RunConfig
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import prepare_data
 from paretune.scoring.scorer import Scorer
-from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
 
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
@@ -74,9 +65,10 @@ def finish(
     for name, preferences in trained_at.items():
         with lab.trained_by(config.training(name)):
             policies[name] = replace(train(name, config, lab, splits, preferences, scorers), name=name)
-    name, settings = endpoint_settings(config)
-    with lab.trained_by(config.training(name)):
-        endpoints = replace(soup(lab, splits["train"], splits["validation"], settings), name="endpoints")
+    dpo, training = config.corners()
+    with lab.trained_by(training):
+        adapters = Inputs(lab, splits["train"], splits["validation"]).corners(dpo)
+    endpoints = Policy.soup("endpoints", lab.lm, splits["train"].objectives, adapters)
     if lab.team.first:
         for name, policy in policies.items():
             policy.save(lab.folder / "policies" / name)
@@ -138,16 +130,10 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared)
     for (
         name
-    ) in config.methods:  # what cannot be divided is said before anything is done, not after the first stages
-        own = config.training(name)
-        WorkSplit.of(lab.team, own.accumulate, own.batch_pairs)
+    ) in config.methods:  # batches that cannot be divided are refused before the first stage, not after it
+        training = config.training(name)
+        WorkSplit.of(lab.team, training.accumulate, training.batch_pairs)
     return lab
-
-
-# Data and scores
-
-
-# Training
 
 
 def train(
@@ -158,53 +144,12 @@ def train(
     preferences: Sequence[Preference],
     scorers: Sequence[Scorer],
 ) -> Policy:
-    """Train one method and return its policy."""
-    settings, parts = config.method(name), (splits["train"], splits["validation"])
-    endpoint = config.endpoint_of(name)
-    if isinstance(settings, DPOConfig):
-        return soup(lab, *parts, settings)
-    if isinstance(settings, MODConfig):
-        return mod(lab, *parts, settings)
-    if isinstance(settings, PanaceaConfig):
-        return panacea(lab, *parts, settings)
-    if isinstance(settings, DPOLWConfig):
-        return dpo_lw(lab, *parts, preferences, settings)
-    if isinstance(settings, ParetoHqDConfig):
-        return paretohqd(lab, *parts, preferences, scorers, config.sampling, settings, endpoint)
-    if isinstance(settings, RiCConfig):
-        return ric(lab, *parts, scorers, config.sampling, settings, endpoint)
-    if isinstance(settings, SIPOConfig):
-        return sipo(lab, *parts, preferences, config.sampling, settings, endpoint)
-    if isinstance(settings, MORLHFConfig):
-        return morlhf(lab, splits["train"], preferences, scorers, config.sampling, settings)
-    assert isinstance(settings, MODPOConfig)
-    if settings.margin == "scores" and settings.margin_scale is None:
-        # Raw scores have units; in units of the reference's standard deviation all objectives are alike.
-        scale = Standardisation.of(splits["train"])
-        settings = replace(
-            settings, margin_scale=dict(zip(scale.objectives, (1 / scale.std).tolist(), strict=True))
-        )
-    return modpo(lab, *parts, preferences, settings)
-
-
-def _endpoints(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Policy:
-    """Return the single-objective DPO policies, between which the chord is drawn: those of the soup where there is one."""
-    name, settings = endpoint_settings(config)
-    with lab.trained_by(config.training(name)):
-        ends = soup(lab, splits["train"], splits["validation"], settings)
-    return replace(ends, name="endpoints")
-
-
-def endpoint_settings(config: RunConfig) -> tuple[str, DPOConfig]:
-    """Return under which name and settings the single-objective models are trained: those of the first soup of the config."""
-    methods = {name: config.method(name) for name in config.methods}
-    found = next(((name, own) for name, own in methods.items() if isinstance(own, DPOConfig)), None)
-    if found is not None:
-        return found
-    # MORLHF's beta is in deviations of reward, DPO's in log-odds.
-    others = ParetoHqDConfig | RiCConfig | MORLHFConfig
-    betas = (own.beta for own in methods.values() if not isinstance(own, others))
-    return "dpo-soup", DPOConfig(beta=next(betas, DPOConfig().beta))
+    """Train one entry of ``methods`` by the lab's settings of training, and return its policy."""
+    entry, endpoint = config.entry(name), config.endpoint_of(name)
+    parts = splits["train"], splits["validation"]
+    return entry.method.train(
+        Inputs(lab, *parts, preferences, scorers, config.sampling, endpoint), entry.settings
+    )
 
 
 def versions() -> dict[str, str]:

@@ -12,16 +12,14 @@ from typing import Any, Literal
 from paretune.core.errors import ConfigError
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.core.preference import Preference
+from paretune.core.settings import as_values
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
-from paretune.methods.dpo_lw import DPOLWConfig
-from paretune.methods.modpo import MODPOConfig
-from paretune.methods.morlhf import MORLHFConfig
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measure_points
 from paretune.runs.prepare import prepare_data
-from paretune.runs.run import endpoint_settings, opened, train
+from paretune.runs.run import opened, train
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 from paretune.training.remote_stages import identity
@@ -99,11 +97,8 @@ def finished(here: SweepContext, task: Task) -> dict[str, Any] | None:
 
 
 def separable(config: RunConfig, method: str) -> bool:
-    """Tell whether a method trains a model for each preference that does not depend on the other preferences."""
-    settings = config.method(method)
-    if isinstance(settings, MORLHFConfig):
-        return settings.form == "anchors"
-    return isinstance(settings, MODPOConfig | DPOLWConfig)
+    """Return whether a method trains a model for each preference that does not depend on the other preferences."""
+    return config.entry(method).traits.separable
 
 
 def _do(here: SweepContext, task: Task) -> dict[str, Any]:
@@ -115,12 +110,10 @@ def _do(here: SweepContext, task: Task) -> dict[str, Any]:
         return _measured(here, Policy.base(lab.lm, objectives), Preference.uniform(objectives))
     if task.kind == "endpoint":
         asked = Preference.parse(task.preference, objectives)
-        name, settings = endpoint_settings(config)
-        (objective,) = (each for each, weight in asked.as_dict().items() if weight)
-        with lab.trained_by(config.training(name)):
-            adapter = lab.dpo(
-                objective, here.splits["train"], here.splits["validation"], settings.beta, settings.pairs
-            )
+        dpo, training = config.corners()
+        (objective,) = (name for name, weight in asked.as_dict().items() if weight)
+        with lab.trained_by(training):
+            adapter = lab.dpo(objective, here.splits["train"], here.splits["validation"], dpo.beta, dpo.pairs)
         return _measured(here, Policy.anchors("endpoints", lab.lm, objectives, [adapter], [asked]), asked)
     asked_for = [Preference.parse(task.preference, objectives)] if task.preference else []
     trained_for = asked_for if asked_for and separable(config, task.method) else config.grid(objectives)
@@ -135,11 +128,11 @@ def _reference_pass(here: SweepContext) -> None:
     Whoever came first would do it; but forwards are packed of what is asked for together, so the order of the passes can show
     in the last digits, and is to be the same in every sweep.
     """
-    name, settings = endpoint_settings(here.config)
-    with here.lab.trained_by(here.config.training(name)):
+    dpo, training = here.config.corners()
+    with here.lab.trained_by(training):
         for objective in here.objectives:
-            here.lab.train_table(pairs(here.splits["train"], objective, settings.pairs))
-            here.lab.pair_table(pairs(here.splits["validation"], objective, settings.pairs))
+            here.lab.train_table(pairs(here.splits["train"], objective, dpo.pairs))
+            here.lab.pair_table(pairs(here.splits["validation"], objective, dpo.pairs))
 
 
 def _measured(here: SweepContext, policy: Policy, asked: Preference) -> dict[str, Any]:
@@ -157,10 +150,10 @@ def _key(here: SweepContext, task: Task) -> str:
     method: list[Any] = []
     if task.method:
         whole = [] if separable(config, task.method) else [str(w) for w in config.grid(here.objectives)]
-        method = [asdict(config.method(task.method)), asdict(config.training(task.method)), whole]
+        entry = config.entry(task.method)
+        method = [as_values(entry.settings), asdict(entry.training), whole]
     elif task.kind in ("endpoint", "prepare"):
-        name, settings = endpoint_settings(config)
-        method = [asdict(settings), asdict(config.training(name))]
+        method = [asdict(part) for part in config.corners()]
     return fingerprint(
         asdict(task),
         method,

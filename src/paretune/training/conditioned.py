@@ -85,6 +85,7 @@ def fit_conditioned(
     for part in (train, validation):
         for table in part.tables if part is not None else ():
             table.require_reference(run.name)
+    conditioning.check_means()
     learner = conditioned_adapter(run, len(train.objectives), conditioning)
     with trained(learner.steering, run.settings.gradient_checkpointing):
         history = fit(ConditionedTask(run, learner, train, validation, beta), run)

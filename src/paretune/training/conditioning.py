@@ -85,11 +85,6 @@ class Conditioning:
                 f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
                 "advantages within 3 deviations, -3 (1 + clip))"
             )
-        if self.per == "row" and self.aggregation != "linear":
-            raise ConfigError(
-                f"aggregation {self.aggregation} with per: row: it takes the maximum over the mean loss of each objective, and a "
-                "preference of one row has no mean (the mean of row maxima is another objective); use per: batch"
-            )
         if self.loss == "modpo" and self.aggregation != "linear":
             raise ConfigError(
                 f"loss: modpo holds all objectives in each loss already, so aggregation {self.aggregation} has no meaning "
@@ -97,6 +92,18 @@ class Conditioning:
             )
         if self.divisions < 1:
             raise ConfigError(f"divisions must be at least 1, got {self.divisions}")
+
+    def check_means(self) -> None:
+        """Check that a Tchebycheff form has the mean loss of each objective at one preference.
+
+        Raises:
+            ConfigError: a preference per row with an aggregation that is not linear.
+        """
+        if self.per == "row" and self.aggregation != "linear":
+            raise ConfigError(
+                f"aggregation {self.aggregation} with per: row: it takes the maximum over the mean loss of each objective, and a "
+                "preference of one row has no mean (the mean of row maxima is another objective); use per: batch"
+            )
 
     def columns(self, objectives: int) -> int:
         """Return the columns of the adapter that a policy serves, see :meth:`SingularGates.fold`."""

@@ -25,61 +25,45 @@ import numpy as np
 from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.core.preference import Preference
-from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.row_store import taken
 from paretune.data.rows import Prompt, Row
-from paretune.generation.endpoint import Endpoint
-from paretune.methods.paretohqd.rays import (
-    Direction,
-    Normalise,
-    Selection,
-    candidates,
-    check_settings,
-    select,
-)
+from paretune.methods.base import Card, Inputs, Method, Traits
+from paretune.methods.paretohqd.rays import Rays, Selection, candidates, select
 from paretune.models.adapter import Adapter
+from paretune.planning.work import Fits, Stage, Work
 from paretune.policies.policy import Policy
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.repetition import is_collapsed
 from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
+from paretune.training.loop import Training
 from paretune.training.remote_stages import ask_stage, identity
 
 BATCHES_PER_PART = 4
 """Batches answered between two writes: what a killed run loses at most."""
+STAGE_2 = "stage 2, which scores new answers"
 
 
 @dataclass(frozen=True)
-class ParetoHqDConfig:
-    """Settings of ParetoHqD; what the paper's full text would settle and could not be read for is a default here.
+class ParetoHqDConfig(Rays):
+    """Settings of ParetoHqD, beside those of :class:`paretune.methods.paretohqd.rays.Rays`; ``k`` is that of stage 1, at least 2,
+    and stage 2 takes half as many. What the paper's full text would settle and could not be read for is a default here.
 
     Attributes:
-        k: responses a preference in stage 1, at least 2; stage 2 takes half as many. The paper uses 100.
-        num_layers: non-dominated layers in the pool; by default as few as hold 5 k responses.
-        normalize: units of the distance to a ray: ``minmax`` (ranges), ``zscore`` (deviations) or ``none`` (scores).
-        clip: quantile at either end beyond which scores are clipped before ranges and rays are taken, against one extreme
-            score that moves every ray; from 0, which clips nothing, to below 0.5.
-        direction: ``compromise`` is the paper's ray. ``inverse`` keeps all w_i * gap_i equal instead, for many objectives.
-        drop_collapsed: leave out responses of fewer than 5 tokens or that repeat themselves
-        (`paretune.scoring.repetition`); turn it
-            off where such short answers are right.
-        steps: optimiser steps of stage 1; by default those of ``train``. The paper has 200 in batches of 8, and it is not
+        drop_collapsed: Leave out responses of fewer than 5 tokens or that repeat themselves (`paretune.scoring.repetition`); turn
+            it off where such short answers are right.
+        steps: Optimiser steps of stage 1; by default those of ``train``. The paper has 200 in batches of 8, and it is not
             known whether for both stages.
-        stage2: answer prompts with the stage-1 models and go on on the best answers; off, the method ends after stage 1.
-        stage2_steps: optimiser steps of stage 2; by default half of stage 1's.
-        prompts: training prompts each of the M + 1 models answers, drawn at random and the same for all; all of them where
+        stage2: Answer prompts with the stage-1 models and go on on the best answers; off, the method ends after stage 1.
+        stage2_steps: Optimiser steps of stage 2; by default half of stage 1's.
+        prompts: Training prompts that each of the M + 1 models answers, drawn at random and the same for all; all of them where
             there are fewer.
-        held_out: validation responses, chosen by the same rays, whose loss picks the best weights; 0, as in the paper,
+        held_out: Validation responses, chosen by the same rays, whose loss picks the best weights; 0, as in the paper,
             trains all steps and keeps the last.
     """
 
-    k: int = 100
-    num_layers: int | None = None
-    normalize: Normalise = "minmax"
-    clip: float = 0.0
-    direction: Direction = "compromise"
     drop_collapsed: bool = True
     steps: int | None = None
     stage2: bool = True
@@ -88,7 +72,7 @@ class ParetoHqDConfig:
     held_out: int = 0
 
     def __post_init__(self) -> None:
-        check_settings(self.k, self.num_layers, self.normalize, self.clip, self.direction)
+        super().__post_init__()
         if self.k < 2:
             raise ConfigError(f"k must be at least 2, as stage 2 takes half as many, got {self.k}")
         for key in ("steps", "stage2_steps", "prompts"):
@@ -98,73 +82,67 @@ class ParetoHqDConfig:
         if self.held_out < 0:
             raise ConfigError(f"held_out must be at least 0, got {self.held_out}")
 
+    def rays(self, k: int) -> Rays:
+        """Return how ``k`` responses are chosen."""
+        return Rays(k, self.num_layers, self.normalize, self.clip, self.direction)
 
-def paretohqd(
-    lab: Lab,
-    train: ScoredDataset,
-    validation: ScoredDataset,
-    preferences: Sequence[Preference],
-    scorers: Sequence[Scorer],
-    sampling: Sampling,
-    config: ParetoHqDConfig,
-    endpoint: Endpoint | None = None,
-) -> Policy:
-    """Return the policy of one adapter a preference.
+    def trained_by(self, training: Training, stage: int) -> Training:
+        """Return the settings of training in a stage, 1 or 2."""
+        first = self.steps or training.steps
+        steps = first if stage == 1 else self.stage2_steps or max(1, first // 2)
+        return replace(training, steps=steps)
 
-    Args:
-        lab: model, folder and settings of training.
-        train: responses with scores; an objective without any score is scored by its scorer.
-        validation: used where ``config.held_out`` asks for it.
-        preferences: what adapters are trained for.
-        scorers: one an objective; they score the answers of stage 1, and data that have no scores.
-        sampling: of the answers between the stages.
-        config: settings of the method.
-        endpoint: draws the answers of stage 2, see :func:`paretune.training.remote_stages.ask_stage`; None draws them here.
+
+def train(inputs: Inputs, config: ParetoHqDConfig) -> Policy:
+    """Return the policy of one adapter per preference.
+
+    Objectives that have no score at all in the data are scored by their scorers, as are the answers of stage 1. The validation data
+    are read where ``held_out`` asks for them.
 
     Raises:
         ConfigError: an objective that has to be scored lacks a scorer.
         DataError: no response is left to choose from, or more than 1 % of them lack a score.
     """
-    objectives = train.objectives
-    anchors = [preference.over(objectives) for preference in preferences]
-    models = representatives(anchors) if config.stage2 else []
-    wanted = anchors + [preference for preference in models if preference not in anchors]
-    if config.stage2:
-        scorers_of(
-            objectives, scorers, "stage 2, which scores new answers"
-        )  # said before training, not after it
-    steps = config.steps or lab.training.steps
-    later = config.stage2_steps or max(1, steps // 2)
-
-    first = nearest(lab, scored(lab, train, scorers, "stage 1"), wanted, config.k, config, "stage 1")
+    lab = inputs.lab
+    anchors = [preference.over(inputs.objectives) for preference in inputs.preferences]
+    models, wanted = trained_first(anchors, config)
+    if config.stage2:  # a scorer that is missing is reported before training, not after it
+        scorers_of(inputs, inputs.objectives, STAGE_2)
+    chosen = nearest(lab, scored(inputs, inputs.train, "stage 1"), wanted, config, config.k, "stage 1")
     held_out: list[list[Demonstration]] = [[] for _ in wanted]
     if config.held_out:
-        judged = scored(lab, validation, scorers, "validation")
-        held_out = nearest(lab, judged, wanted, config.held_out, config, "validation")
+        validation = scored(inputs, inputs.validation, "validation")
+        held_out = nearest(lab, validation, wanted, config, config.held_out, "validation")
     adapters = {}
-    with lab.trained_by(replace(lab.training, steps=steps)):
-        for preference, chosen, kept in zip(wanted, first, held_out, strict=True):
-            info = _info(preference, 1)
+    with lab.trained_by(config.trained_by(lab.training, 1)):
+        for preference, items, kept in zip(wanted, chosen, held_out, strict=True):
             name = f"paretohqd-{preference}-stage-1"
-            adapters[preference] = lab.fit_demonstrations(name, chosen, kept, info=info)
+            adapters[preference] = lab.fit_demonstrations(name, items, kept, info=_info(preference, 1))
     if config.stage2:
-        answering = [(w, adapters[w]) for w in models]
-        answers = augment(lab, train, answering, scorers, sampling, config.prompts, endpoint)
-        second = nearest(lab, answers, anchors, config.k // 2, config, "stage 2")
+        answers = augment(inputs, [(w, adapters[w]) for w in models], config.prompts)
+        chosen = nearest(lab, answers, anchors, config, config.k // 2, "stage 2")
         teachers = {adapters[w].info["stage"] for w in models}
-        with lab.trained_by(replace(lab.training, steps=later)):
-            for preference, chosen, kept in zip(anchors, second, held_out[: len(anchors)], strict=True):
-                if chosen:
+        with lab.trained_by(config.trained_by(lab.training, 2)):
+            for preference, items, kept in zip(anchors, chosen, held_out[: len(anchors)], strict=True):
+                if items:
                     start = adapters[preference]
-                    led = sorted(teachers | {start.info["stage"]})
-                    info = _info(preference, 2) | {"start": start.info["stage"], "stages": led}
+                    stages = sorted(teachers | {start.info["stage"]})
+                    info = _info(preference, 2) | {"start": start.info["stage"], "stages": stages}
                     name = f"paretohqd-{preference}-stage-2"
-                    adapters[preference] = lab.fit_demonstrations(name, chosen, kept, start, info)
-    return Policy.anchors("paretohqd", lab.lm, objectives, [adapters[w] for w in anchors], anchors)
+                    adapters[preference] = lab.fit_demonstrations(name, items, kept, start, info)
+    return Policy.anchors("paretohqd", lab.lm, inputs.objectives, [adapters[w] for w in anchors], anchors)
+
+
+def trained_first(
+    anchors: Sequence[Preference], config: ParetoHqDConfig
+) -> tuple[list[Preference], list[Preference]]:
+    """Return the preferences whose models answer prompts for stage 2, and all those that stage 1 trains: ``anchors`` come first."""
+    models = representatives(anchors) if config.stage2 else []
+    return models, [*anchors, *(preference for preference in models if preference not in anchors)]
 
 
 def representatives(anchors: Sequence[Preference]) -> list[Preference]:
-    """Return one preference an objective and the one of equal weights, each as in ``anchors`` where it is there."""
+    """Return one preference per objective and the one of equal weights, each as in ``anchors`` where it is there."""
     objectives = anchors[0].objectives
     wanted = [Preference.one_hot(objective, objectives) for objective in objectives]
     if len(objectives) > 1:
@@ -176,13 +154,13 @@ def nearest(
     lab: Lab,
     dataset: ScoredDataset,
     preferences: Sequence[Preference],
-    k: int,
     config: ParetoHqDConfig,
+    k: int,
     stage: str,
 ) -> list[list[Demonstration]]:
-    """Return for each preference the responses nearest to its ray, and keep the figures of the choice in the run folder.
+    """Return for each preference the k responses nearest to its ray, and keep the figures of the choice in the run folder.
 
-    Of stage 2 none, with a word about it, where no response can be used.
+    In stage 2 there are none where no response can be used, and a message reports it.
 
     Raises:
         DataError: nothing to choose from before stage 2, or too many scores are missing; names the stage.
@@ -207,16 +185,12 @@ def nearest(
     selection = select(
         found.scores,
         np.array([preference.array() for preference in preferences]),
-        k,
-        num_layers=config.num_layers,
-        normalize=config.normalize,
-        clip=config.clip,
-        direction=config.direction,
+        config.rays(k),
         objectives=dataset.objectives,
         where=where,
         origin=partial(found.where, dataset),
     )
-    _tell(lab, selection, dataset.objectives, len(found.rows), stage)
+    _report(lab, selection, dataset.objectives, len(found.rows), stage)
 
     def demonstration(n: int) -> Demonstration:
         row = dataset.rows[found.rows[n]]
@@ -225,39 +199,30 @@ def nearest(
     return [[demonstration(n) for n in chosen] for chosen in selection.chosen]
 
 
-def augment(
-    lab: Lab,
-    train: ScoredDataset,
-    models: Sequence[tuple[Preference, Adapter]],
-    scorers: Sequence[Scorer],
-    sampling: Sampling,
-    count: int,
-    endpoint: Endpoint | None = None,
-) -> ScoredDataset:
+def augment(inputs: Inputs, models: Sequence[tuple[Preference, Adapter]], count: int) -> ScoredDataset:
     """Return ``count`` training prompts with the answers of every model, scored on every objective; kept as a stage."""
+    lab, train, sampling, endpoint = inputs.lab, inputs.train, inputs.sampling, inputs.endpoint
     places, seed = train.distinct(), lab.training.seed
     order = np.random.default_rng(seed).permutation(len(places))[:count]
     rows = taken(train.rows, places[np.sort(order)])
     asked = [row.prompt for row in rows]
-    ordered = scorers_of(train.objectives, scorers, "stage 2, which scores new answers")
+    scorers = scorers_of(inputs, train.objectives, STAGE_2)
     key = fingerprint(
         [row.key for row in rows],
         [adapter.fingerprint for _, adapter in models],
-        [scorer.fingerprint for scorer in ordered],
+        [scorer.fingerprint for scorer in scorers],
         [lab.lm.fingerprint, str(lab.lm.model.dtype), sampling.identity(), seed],
         *identity(endpoint),
     )
 
     def make(folder: Path) -> None:
         drawn = [
-            _answer(
-                lab, preference, adapter, asked, sampling, seed * 1_000_003 + number * len(asked), endpoint
-            )
-            for number, (preference, adapter) in enumerate(models)
+            _answer(inputs, model, asked, seed * 1_000_003 + number * len(asked))
+            for number, model in enumerate(models)
         ]
         made = []
-        for row, *own in zip(rows, *drawn, strict=True):
-            texts = [(text, cut) for text, cut in own if text]
+        for row, *answered in zip(rows, *drawn, strict=True):
+            texts = [(text, cut) for text, cut in answered if text]
             made.append(
                 Row(row.prompt, tuple(t for t, _ in texts), {}, {}, tuple(c for _, c in texts), row.source)
             )
@@ -267,25 +232,20 @@ def augment(
                 f"ParetoHqD, stage 2: {empty} of {len(models) * len(rows)} answers are empty and were left out"
             )
         answers = ScoredDataset((), tuple(made))
-        score_dataset(answers, ordered, _score_cache(lab)).write(folder / "answers.jsonl.gz")
+        score_dataset(answers, scorers, _score_cache(lab)).write(folder / "answers.jsonl.gz")
 
     folder = lab.stage("answers/paretohqd", key, make)
     return ScoredDataset.read(folder / "answers.jsonl.gz", train.objectives)
 
 
 def _answer(
-    lab: Lab,
-    preference: Preference,
-    adapter: Adapter,
-    prompts: Sequence[Prompt],
-    sampling: Sampling,
-    seed: int,
-    endpoint: Endpoint | None,
+    inputs: Inputs, model: tuple[Preference, Adapter], prompts: Sequence[Prompt], seed: int
 ) -> list[tuple[str, bool]]:
     """Return each answer of an adapter and whether it was cut; answer n is drawn with ``seed + n``, and parts are kept."""
-    if endpoint is not None:
-        own, title = [seed + n for n in range(len(prompts))], f"sampling stage 1 at {preference}"
-        answers = ask_stage(lab, endpoint, adapter, prompts, sampling, own, title)
+    lab, sampling, (preference, adapter) = inputs.lab, inputs.sampling, model
+    if inputs.endpoint is not None:
+        seeds, title = [seed + n for n in range(len(prompts))], f"sampling stage 1 at {preference}"
+        answers = ask_stage(lab, inputs.endpoint, adapter, prompts, sampling, seeds, title)
         return [(answer.text, answer.truncated) for answer in answers]
     policy = Policy.anchors(
         f"stage 1 at {preference}", lab.lm, preference.objectives, [adapter], [preference]
@@ -307,7 +267,7 @@ def _answer(
     return found
 
 
-def scored(lab: Lab, dataset: ScoredDataset, scorers: Sequence[Scorer], stage: str) -> ScoredDataset:
+def scored(inputs: Inputs, dataset: ScoredDataset, stage: str) -> ScoredDataset:
     """Return the data with scores for the objectives that have none at all; those of the others stay as they are.
 
     Raises:
@@ -320,20 +280,14 @@ def scored(lab: Lab, dataset: ScoredDataset, scorers: Sequence[Scorer], stage: s
     ]
     if not silent:
         return dataset
-    judges = scorers_of(silent, scorers, stage)
-    return lab.team.once(lambda: score_dataset(dataset, judges, _score_cache(lab)))
+    scorers = scorers_of(inputs, silent, stage)
+    return inputs.lab.team.once(lambda: score_dataset(dataset, scorers, _score_cache(inputs.lab)))
 
 
-def scorers_of(objectives: Sequence[str], scorers: Sequence[Scorer], stage: str) -> list[Scorer]:
+def scorers_of(inputs: Inputs, objectives: Sequence[str], stage: str) -> list[Scorer]:
     """Return the scorer of each objective, in their order, or raise ConfigError naming stage and objective."""
-    by_objective = {scorer.objective: scorer for scorer in scorers}
-    for objective in objectives:
-        if objective not in by_objective:
-            raise ConfigError(
-                f"ParetoHqD, {stage}: no scorer for the objective {objective!r}; add one under score: (to end after stage 1 "
-                "on data that have scores, set stage2: false)"
-            )
-    return [by_objective[objective] for objective in objectives]
+    cure = " (to end after stage 1 on data that have scores, set stage2: false)"
+    return inputs.scorers_of(objectives, f"ParetoHqD, {stage}", cure)
 
 
 def _score_cache(lab: Lab) -> ScoreCache:
@@ -344,14 +298,51 @@ def _info(preference: Preference, number: int) -> dict[str, Any]:
     return {"method": "paretohqd", "preference": preference.as_dict(), "stage_number": number}
 
 
-def _tell(lab: Lab, selection: Selection, objectives: Sequence[str], count: int, stage: str) -> None:
-    """Say what was chosen, and write the figures of the choice to ``selections/``."""
+def _report(lab: Lab, selection: Selection, objectives: Sequence[str], count: int, stage: str) -> None:
+    """Log what was chosen, and write the figures of the choice to ``selections/``."""
     figures = selection.to_dict(objectives)
     name = lab.own_name(f"selections/paretohqd-{stage.replace(' ', '-')}", fingerprint(figures))
     write_json(lab.folder / f"{name}.json", figures)
     shared = selection.overlap()
-    told = f"ParetoHqD, {stage}: {len(selection.pool)} of {count} responses in {selection.num_layers} layer"
-    told += "s" * (selection.num_layers > 1)
+    message = (
+        f"ParetoHqD, {stage}: {len(selection.pool)} of {count} responses in {selection.num_layers} layer"
+    )
+    message += "s" * (selection.num_layers > 1)
     if not np.isnan(shared):
-        told += f"; neighbouring preferences share {shared:.0%} of their responses"
-    lab.say("; ".join([told, *selection.notes]))
+        message += f"; neighbouring preferences share {shared:.0%} of their responses"
+    lab.say("; ".join([message, *selection.notes]))
+
+
+def work(run: Work, name: str, config: ParetoHqDConfig, training: Training) -> list[Stage]:
+    """Return the stages that train on the data, answer prompts, and go on on the answers."""
+    anchors = [preference.over(run.objectives) for preference in run.preferences]
+    models, wanted = trained_first(anchors, config)
+    data = run.demonstrations("train")
+    held_out = replace(data, count=config.held_out)
+    fits = Fits(config.trained_by(training, 1), data, training.rank, len(wanted), held_out)
+    stages = [run.trained(f"train: {name}, stage 1", "one per preference", fits)]
+    if not config.stage2:
+        return stages
+    answers = len(models) * min(config.prompts, run.rows["train"].count)
+    drawn = run.decoding(answers, run.rows["train"], training.rank)
+    what = f"{answers:.0f} answers of {len(models)} models"
+    stages.append(Stage(f"answers: {name}", what, decodings=(drawn,), judged=answers))
+    answered = replace(data, response=run.answer)
+    fits = Fits(config.trained_by(training, 2), answered, training.rank, len(anchors), held_out)
+    return [*stages, run.trained(f"train: {name}, stage 2", "one per preference", fits)]
+
+
+METHOD = Method(
+    ParetoHqDConfig,
+    train,
+    work,
+    Card(
+        title="ParetoHqD",
+        paper="arXiv 2504.16628",
+        needs="scored responses, and scorers for stage 2",
+        runs="N, each in two stages",
+        enters="weights: one adapter per preference, the nearest is used",
+    ),
+    traits=lambda config: Traits("preference"),
+    staged=True,
+)

@@ -31,6 +31,41 @@ CROWDED = 3
 """Beyond so many objectives rays crowd together and the first layer swells."""
 
 
+@dataclass(frozen=True)
+class Rays:
+    """How responses are chosen by rays.
+
+    Attributes:
+        k: Responses for each preference; the paper uses 100 in stage 1.
+        num_layers: Non-dominated layers in the pool; by default as few as hold 5 k responses.
+        normalize: Unit of the distance to a ray: ``minmax`` (each objective's range), ``zscore`` (its standard deviation) or
+            ``none`` (its score).
+        clip: Quantile at either end, from 0 (clips nothing) to below 0.5, beyond which scores are clipped for range, ideal point
+            and distance (not for the layers): one extreme score otherwise moves every ray.
+        direction: ``compromise``: the gap to the best shrinks as 1 - w, the paper's ray. ``inverse``: as 1 / w, the balance of the
+            weighted Tchebycheff norm, which differs from three objectives on.
+    """
+
+    k: int = 100
+    num_layers: int | None = None
+    normalize: Normalise = "minmax"
+    clip: float = 0.0
+    direction: Direction = "compromise"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"k, the responses for each preference, must be at least 1, got {self.k}")
+        if self.num_layers is not None and self.num_layers < 1:
+            raise ConfigError(
+                f"num_layers must be at least 1, got {self.num_layers}; leave it out for as few as hold {POOL_FACTOR} k responses"
+            )
+        for key, known in (("normalize", Normalise), ("direction", Direction)):
+            if (given := getattr(self, key)) not in get_args(known):
+                raise ConfigError(f"{key}: unknown value {given!r}; {suggest(str(given), get_args(known))}")
+        if not 0 <= self.clip < 0.5:
+            raise ConfigError(f"clip is a quantile of at least 0 and below 0.5, got {self.clip}")
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """N responses of a data set that may be imitated.
@@ -177,12 +212,8 @@ class Selection:
 def select(
     scores: np.ndarray,
     preferences: np.ndarray,
-    k: int = 100,
+    rays: Rays,
     *,
-    num_layers: int | None = None,
-    normalize: Normalise = "minmax",
-    clip: float = 0.0,
-    direction: Direction = "compromise",
     objectives: Sequence[str] | None = None,
     where: str = "scores",
     origin: Callable[[int], str] = "number {}".format,
@@ -194,26 +225,18 @@ def select(
 
     Args:
         scores: ``[N, M]``, higher is better; a row that is not finite is left out, if they are at most 1 % of all.
-        preferences: ``[P, M]``, weights of at least 0; a row with another sum than 1 is divided by it, and a note says so.
-        k: responses for each preference.
-        num_layers: layers in the pool; None takes as few as hold 5 k responses.
-        normalize: the units of distance: ``minmax``: each objective's range. ``zscore``: its standard deviation. ``none``:
-            its score.
-        clip: quantile at either end beyond which scores are clipped for range, ideal point and distance (not for the
-            layers): one extreme score otherwise moves every ray. 0 clips nothing.
-        direction: ``compromise``: the gap to the best shrinks as 1 - w. ``inverse``: as 1 / w, the balance of the weighted
-            Tchebycheff norm, which differs from three objectives on.
+        preferences: ``[P, M]``, weights of at least 0; a row with another sum than 1 is divided by it, and a note reports it.
+        rays: How many responses, from which pool, by which distance.
         objectives: M names, for messages.
-        where: what the scores are, for messages.
-        origin: what a position is called in messages.
+        where: What the scores are, for messages.
+        origin: What a position is called in messages.
 
     Raises:
-        ConfigError: a setting out of range.
         PreferenceError: weights that are negative, not finite, or all 0.
         DataError: no response, or more than 1 % of them without a finite score.
 
     >>> scores = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1], [0.5, 0.5], [0, 0]])
-    >>> [chosen.tolist() for chosen in select(scores, [[1, 0], [0.5, 0.5]], k=2, num_layers=1).chosen]
+    >>> [chosen.tolist() for chosen in select(scores, [[1, 0], [0.5, 0.5]], Rays(k=2, num_layers=1)).chosen]
     [[0, 1], [1, 2]]
     """
     values = np.asarray(scores, dtype=np.float64)
@@ -222,7 +245,6 @@ def select(
             f"{where}: scores of shape {values.shape}; expected [N, M] with at least one objective"
         )
     names = tuple(objectives or (f"objective {m}" for m in range(values.shape[1])))
-    check_settings(k, num_layers, normalize, clip, direction)
     weights, notes = _simplex_rows(preferences, names, where)
     kept = _finite_rows(values, names, where, origin)
     if len(kept) < len(values):
@@ -230,24 +252,24 @@ def select(
             f"{len(values) - len(kept)} of {len(values)} responses lack a finite score and were left out"
         )
         values = values[kept]
-    ideal, spread, unit = _geometry(values, normalize, clip)
+    ideal, spread, unit = _geometry(values, rays.normalize, rays.clip)
     varies = spread > 0
-    pool, layer = first_layers(values, POOL_FACTOR * k, num_layers)
-    notes += _remarks(names, varies, k, len(kept), len(pool), int(layer[-1]) + 1, num_layers)
+    pool, layer = first_layers(values, POOL_FACTOR * rays.k, rays.num_layers)
+    notes += _remarks(names, varies, rays, len(kept), len(pool), int(layer[-1]) + 1)
     low = ideal - spread
     points = np.clip(values[pool], low, ideal)[:, varies] / unit[varies]
     chosen, distances, directions = [], [], []
     for w in weights:
-        ray = _gaps(w, direction) * (spread / unit)
+        ray = _gaps(w, rays.direction) * (spread / unit)
         found = _rounded(ray_distance(points, (ideal / unit)[varies], _line(ray[varies])), spread / unit)
-        order = _nearest(found, layer, kept[pool], k)
+        order = _nearest(found, layer, kept[pool], rays.k)
         chosen.append(kept[pool[order]])
         distances.append(found[order])
         directions.append(ray * unit)
     original = np.asarray(scores, dtype=np.float64)
     means = np.array([original[ids].mean(axis=0) for ids in chosen])
     return Selection(
-        weights, tuple(chosen), tuple(distances), kept[pool], layer, means, ideal, np.array(directions), k,
+        weights, tuple(chosen), tuple(distances), kept[pool], layer, means, ideal, np.array(directions), rays.k,
         tuple(notes),
     )  # fmt: skip
 
@@ -266,21 +288,6 @@ def ray_distance(points: np.ndarray, ideal: np.ndarray, direction: np.ndarray) -
         unit = direction / length
         apart = apart - np.maximum(apart @ unit, 0.0)[:, None] * unit
     return np.asarray(np.sqrt(np.einsum("nm,nm->n", apart, apart)))
-
-
-def check_settings(k: int, num_layers: int | None, normalize: str, clip: float, direction: str) -> None:
-    """Raise ConfigError for a setting of :func:`select` that is out of range."""
-    if k < 1:
-        raise ConfigError(f"k, the responses for each preference, must be at least 1, got {k}")
-    if num_layers is not None and num_layers < 1:
-        raise ConfigError(
-            f"num_layers must be at least 1, got {num_layers}; leave it out for as few as hold {POOL_FACTOR} k responses"
-        )
-    for key, given, known in (("normalize", normalize, Normalise), ("direction", direction, Direction)):
-        if given not in get_args(known):
-            raise ConfigError(f"{key}: unknown value {given!r}; {suggest(str(given), get_args(known))}")
-    if not 0 <= clip < 0.5:
-        raise ConfigError(f"clip is a quantile of at least 0 and below 0.5, got {clip}")
 
 
 def _simplex_rows(preferences: np.ndarray, names: Sequence[str], where: str) -> tuple[np.ndarray, list[str]]:
@@ -370,15 +377,10 @@ def _nearest(distances: np.ndarray, layer: np.ndarray, ids: np.ndarray, k: int) 
 
 
 def _remarks(
-    names: Sequence[str],
-    varies: np.ndarray,
-    k: int,
-    count: int,
-    pooled: int,
-    depth: int,
-    num_layers: int | None,
+    names: Sequence[str], varies: np.ndarray, rays: Rays, count: int, pooled: int, depth: int
 ) -> list[str]:
-    notes = []
+    """Return what a user should know of ``pooled`` of ``count`` responses in ``depth`` layers."""
+    k, num_layers, notes = rays.k, rays.num_layers, []
     if len(names) == 1:
         notes.append(f"one objective has no rays: the {k} best are taken")
     if not varies.any():

@@ -25,12 +25,13 @@ import numpy as np
 
 from paretune.core.errors import ConfigError, DataError, TrainingError, suggest
 from paretune.core.files import fingerprint, read_json, write_json
-from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Prompt, Row
-from paretune.generation.endpoint import Endpoint
+from paretune.methods.base import Card, Inputs, Method, Traits
 from paretune.methods.ric.goal_answers import drawn, drawn_by
 from paretune.models.adapter import Adapter
+from paretune.planning.lengths import Texts
+from paretune.planning.work import Fits, Stage, Work
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import (
     GOAL_DRAWS,
@@ -55,9 +56,11 @@ MOST_PROMPTS = 20_000
 """Generations of an iteration in the released code."""
 
 WITHOUT_TOKENS = (
-    "ric, online stage: form tokens trains embeddings, which no LoRA server takes, so no endpoint can draw its answers; use form "
-    "levels, which writes the same tags as text, or take the method out of endpoint.stages"
+    "form tokens trains embeddings, which no LoRA server takes, so no endpoint can draw its answers; use form levels, which writes "
+    "the same tags as text, or take the method out of endpoint.stages"
 )
+TAGS = {"digits": "<rm1_score> -1.2", "levels": "<helpful: 7/10>", "tokens": ""}
+"""A score in a prompt, by its form; a tag that is learned is one token."""
 
 
 @dataclass(frozen=True)
@@ -146,59 +149,23 @@ class Counts:
         )
 
 
-def ric(
-    lab: Lab,
-    train: ScoredDataset,
-    validation: ScoredDataset,
-    scorers: Sequence[Scorer],
-    sampling: Sampling,
-    config: RiCConfig,
-    endpoint: Endpoint | None = None,
-) -> Policy:
+def train(inputs: Inputs, config: RiCConfig) -> Policy:
     """Return the policy of one adapter that is asked for scores in its prompt.
 
-    Args:
-        lab: model, run folder and settings of the offline stage's training.
-        train: prompts with responses; one of these, with its obtained scores, is one training prompt.
-        validation: responses that choose the offline weights; the online stages keep their last ones.
-        scorers: rate the data and what is sampled; without one an objective needs scores in the data, and no iterations.
-        sampling: its length and batch size are used.
-        config: settings.
-        endpoint: draws the answers of the online stage, see :func:`paretune.training.remote_stages.ask_stage`; None
-        draws them here.
+    Each training response, with its obtained scores, is one training prompt; validation responses choose the offline weights, and
+    the online stages keep their last ones. An objective without a scorer needs scores in the data, and no iterations.
 
     Raises:
         ConfigError: an objective that a stage needs a scorer for has none, or an endpoint is to draw with tags that are tokens.
         DataError: a prompt that holds a tag.
         TrainingError: an iteration that is left with no response to train on; the adapter before it is kept on disk.
     """
-    objectives, seed = train.objectives, lab.training.seed
-    scorers = [scorer for scorer in scorers if scorer.objective in objectives]
-    unrated = [name for name in objectives if name not in [scorer.objective for scorer in scorers]]
-    if config.iterations and unrated:
-        raise ConfigError(
-            f"ric, online stage: new responses must be scored for {unrated[0]!r}, and no scorer rates it; add one under score:, "
-            "or set methods.ric.iterations=0"
-        )
-    if endpoint and config.iterations and config.form == "tokens":
-        raise ConfigError(WITHOUT_TOKENS)
-    offline = rated(lab, train, objectives, scorers, "training data")
-    held_out = rated(lab, validation, objectives, scorers, "validation data")
-    prompting = Prompting.of(
-        objectives,
-        offline.scores,
-        config.reference,
-        seed,
-        map=config.map,
-        lam=config.lam,
-        floor=config.floor,
-        form=config.form,
-    )
-    for name in prompting.inert:
-        lab.say(
-            f"ric: all {len(offline.items)} training responses score alike on {name!r}: its tag always asks for the same, and "
-            "its weight has no effect of its own"
-        )
+    lab, objectives, seed = inputs.lab, inputs.objectives, inputs.lab.training.seed
+    scorers = [scorer for scorer in inputs.scorers if scorer.objective in objectives]
+    check_online(inputs, config)
+    offline = rated(lab, inputs.train, objectives, scorers, "training data")
+    held_out = rated(lab, inputs.validation, objectives, scorers, "validation data")
+    prompting = prompting_of(lab, offline, objectives, config)
     facts = {"method": "ric", "objectives": list(objectives), "prompting": prompting.to_dict()}
     adapter = lab.fit_demonstrations(
         "ric-offline",
@@ -211,7 +178,7 @@ def ric(
     new: list[Demonstration] = []
     online: list[dict[str, Any]] = []
     for number in range(1, config.iterations + 1):
-        found, counts = generated(lab, adapter, prompting, train, number, scorers, sampling, config, endpoint)
+        found, counts = generated(inputs, config, adapter, prompting, number)
         kept = found[mors(prompting.standardise(found.scores), config.quantile, config.filter)]
         new += relabelled(kept, prompting)
         old = relabelled(best[chosen(len(best.items), config.keep_offline, seed, number)], prompting)
@@ -230,6 +197,36 @@ def ric(
             )
     # A finished stage is found again under another map, which does not touch training: what is served is that of today.
     return Policy.prompted("ric", lab.lm, objectives, replace(adapter, info={**adapter.info, **facts}))
+
+
+def check_online(inputs: Inputs, config: RiCConfig) -> None:
+    """Raise a ConfigError where the online stage lacks a scorer, or its answers cannot be drawn by the endpoint."""
+    if not config.iterations:
+        return
+    need = "ric, online stage, which scores new responses"
+    inputs.scorers_of(inputs.objectives, need, ", or set methods.ric.iterations=0")
+    if inputs.endpoint and config.form == "tokens":
+        raise ConfigError(f"ric, online stage: {WITHOUT_TOKENS}")
+
+
+def prompting_of(lab: Lab, offline: Rated, objectives: Sequence[str], config: RiCConfig) -> Prompting:
+    """Return how scores stand in prompts; an objective on which all responses score alike is reported."""
+    prompting = Prompting.of(
+        objectives,
+        offline.scores,
+        config.reference,
+        lab.training.seed,
+        map=config.map,
+        lam=config.lam,
+        floor=config.floor,
+        form=config.form,
+    )
+    for name in prompting.inert:
+        lab.say(
+            f"ric: all {len(offline.items)} training responses score alike on {name!r}: its tag always asks for the same, and "
+            "its weight has no effect of its own"
+        )
+    return prompting
 
 
 def online_training(training: Training, config: RiCConfig) -> Training:
@@ -316,21 +313,15 @@ def tagged(prompting: Prompting, prompt: Prompt, values: np.ndarray, where: str)
 
 
 def generated(
-    lab: Lab,
-    adapter: Adapter,
-    prompting: Prompting,
-    train: ScoredDataset,
-    number: int,
-    scorers: Sequence[Scorer],
-    sampling: Sampling,
-    config: RiCConfig,
-    endpoint: Endpoint | None = None,
+    inputs: Inputs, config: RiCConfig, adapter: Adapter, prompting: Prompting, number: int
 ) -> tuple[Rated, Counts]:
     """Return what the adapter answers to goals, cleaned and scored: a stage on disk, in the canonical form of data.
 
     Raises:
         TrainingError: nothing was left after cleaning.
     """
+    lab, train, endpoint = inputs.lab, inputs.train, inputs.endpoint
+    scorers = [scorer for scorer in inputs.scorers if scorer.objective in inputs.objectives]
     rng = np.random.default_rng([lab.training.seed % 2**32, number])
     count = config.prompts or min(MOST_PROMPTS, len(train.rows))
     rows = [train.rows[n] for n in rng.integers(len(train.rows), size=count)]
@@ -345,7 +336,7 @@ def generated(
     ]
     prompts = [reader.encode_prompt(prompt) for prompt in shown]
     seeds = rng.integers(2**62, size=count).tolist()
-    drawing = replace(sampling, temperature=config.temperature, top_p=config.top_p)
+    drawing = replace(inputs.sampling, temperature=config.temperature, top_p=config.top_p)
     who = fingerprint(
         adapter.fingerprint,
         lab.lm.fingerprint,
@@ -385,3 +376,49 @@ def generated(
     folder = lab.stage(f"samples/ric-{number}", key, make)
     made = ScoredDataset.read(folder / "generated.jsonl.gz")
     return flat(made, prompting.objectives), Counts(**read_json(folder / "counts.json"))
+
+
+# The plan
+
+
+def work(run: Work, name: str, config: RiCConfig, training: Training) -> list[Stage]:
+    """Return the offline stage, and for each iteration the answers and the training on them."""
+    tags = len(run.objectives) * (run.count.response(TAGS[config.form], True) or 1)
+
+    def tagged_texts(part: str) -> Texts:
+        texts = run.demonstrations(part)
+        return replace(texts, prompt=texts.prompt + tags, longest=texts.longest + tags)
+
+    texts, rank = tagged_texts("train"), training.rank
+    offline = Fits(training, texts, rank, held_out=tagged_texts("validation"))
+    stages = [run.trained(f"train: {name}, offline", "for all preferences", offline)]
+    answers = config.prompts or min(MOST_PROMPTS, run.rows["train"].count)
+    online = Fits(online_training(training, config), texts, rank)
+    for number in range(1, config.iterations + 1):
+        decodings = (run.decoding(answers, texts, rank),)
+        what = f"{answers:.0f} answers to goals"
+        stages.append(Stage(f"answers: {name}, {number}", what, decodings=decodings, judged=answers))
+        stages.append(run.trained(f"train: {name}, online {number}", "for all preferences", online))
+    return stages
+
+
+def traits(config: RiCConfig) -> Traits:
+    """Return what the rest of the library must know of RiC."""
+    refusal = WITHOUT_TOKENS if config.iterations and config.form == "tokens" else ""
+    return Traits("all", prompted=True, refusal=refusal)
+
+
+METHOD = Method(
+    RiCConfig,
+    train,
+    work,
+    Card(
+        title="Rewards-in-Context",
+        paper="arXiv 2402.10207",
+        needs="scored responses, and scorers for the online stage",
+        runs="1, in an offline and an online stage",
+        enters="prompt: the scores that a preference asks for",
+    ),
+    traits,
+    staged=True,
+)

@@ -23,17 +23,24 @@ from typing import Any, Literal
 
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference, preference_grid
-from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
-from paretune.generation.endpoint import Endpoint
+from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
 from paretune.methods.sipo.improve import conflicting_pairs, spread_pairs
 from paretune.methods.sipo.revise import Templates
 from paretune.methods.sipo.rounds import Round, Search, improve
 from paretune.models.adapter import Adapter
+from paretune.planning.lengths import Texts
+from paretune.planning.work import Fits, Stage, Work, drawn, reading
 from paretune.policies.policy import Policy
 from paretune.training.lab import Lab
+from paretune.training.loop import Training
 from paretune.training.token_tables import PairTable, tokenise
+
+REVIEW_TOKENS = 120
+"""Tokens of the texts that ask for a review or a rewrite, and of what a review adds."""
+CONFLICTING = 0.5
+"""Share of pairs on which objectives conflict, where labels are not known."""
 
 
 @dataclass(frozen=True)
@@ -80,27 +87,20 @@ class SIPOConfig(Search):
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
-def sipo(
-    lab: Lab,
-    train: ScoredDataset,
-    validation: ScoredDataset,
-    preferences: Sequence[Preference],
-    sampling: Sampling,
-    config: SIPOConfig,
-    endpoint: Endpoint | None = None,
-) -> Policy:
-    """Return the policy that mixes one self-improved adapter an objective.
+def train(inputs: Inputs, config: SIPOConfig) -> Policy:
+    """Return the policy that mixes one self-improved adapter per objective.
 
-    ``endpoint`` draws the reviews, where the base model is the reviewer; None draws them here. Samples and rewrites are mixtures.
+    The endpoint draws the reviews, where the base model is the reviewer; samples and rewrites are mixtures and are drawn here.
 
     Raises:
         ConfigError: templates without a field, or no preference of the run to sample at.
         TrainingError: no pair to train on, rewards that are not finite, or no review with a suggestion.
     """
-    Templates.load(config.templates)  # wrong ones are said before training, not after it
-    objectives, weights = train.objectives, sampled_at(train.objectives, preferences, config)
-    adapters = [lab.dpo(name, train, validation, config.beta, config.pairs) for name in objectives]
-    conflicts, decided = conflicting_pairs(train)
+    Templates.load(config.templates)  # wrong ones are reported before training, not after it
+    lab, objectives = inputs.lab, inputs.objectives
+    weights = sampled_at(objectives, inputs.preferences, config)
+    adapters = inputs.corners(DPOConfig(config.beta, config.pairs))
+    conflicts, decided = conflicting_pairs(inputs.train)
     if not conflicts:
         lab.say(
             f"sipo: the objectives conflict on none of the {decided} pairs that all of them label, so there is nothing to improve "
@@ -113,11 +113,12 @@ def sipo(
         lab.say(
             f"sipo: {dropped} of {len(taken)} conflicting pairs are longer than train.max_tokens; left out"
         )
-    if config.greedy:
-        sampling = replace(sampling, temperature=0.0, top_p=1.0)
+    sampling = replace(inputs.sampling, temperature=0.0, top_p=1.0) if config.greedy else inputs.sampling
     for number in range(1, config.rounds + 1):
-        members, asked = tuple(adapters), tuple(weights)
-        work = Round(lab, number, table, members, asked, sampling, config.beta, config, endpoint)
+        members = tuple(adapters)
+        work = Round(
+            lab, number, table, members, tuple(weights), sampling, config.beta, config, inputs.endpoint
+        )
         counts = Counter(pairs=decided, conflicts=len(conflicts))
         found, facts = improve(work, counts)
         if not found:
@@ -126,7 +127,7 @@ def sipo(
                 "of before stay. More pairs (conflicts), preferences (weights) or a temperature (greedy: false) give more tries"
             )
             break
-        adapters = refit(work, found, validation, config, facts)
+        adapters = refit(work, found, inputs.validation, config, facts)
     return _served(lab, objectives, adapters, config)
 
 
@@ -158,6 +159,12 @@ def sampled_at(
     return found
 
 
+def fine_tuning(training: Training, config: SIPOConfig) -> Training:
+    """Return the settings of the alignment with the learning rate and the steps of fine-tuning."""
+    steps = config.steps or training.steps
+    return replace(training, learning_rate=config.rate * training.learning_rate, steps=steps)
+
+
 def refit(
     work: Round,
     found: Sequence[Pair],
@@ -171,12 +178,7 @@ def refit(
     def own(table: PairTable, adapter: Adapter) -> PairTable:
         return replace(table, reference=lab.logps(table, adapter))
 
-    training = replace(
-        lab.training,
-        learning_rate=config.rate * lab.training.learning_rate,
-        steps=config.steps or lab.training.steps,
-    )
-    with lab.trained_by(training):
+    with lab.trained_by(fine_tuning(lab.training, config)):
         table = lab.train_table(found)
         return [
             lab.fit(
@@ -190,3 +192,72 @@ def refit(
             )
             for objective, adapter in zip(work.objectives, work.adapters, strict=True)
         ]
+
+
+def work(run: Work, name: str, config: SIPOConfig, training: Training) -> list[Stage]:
+    """Return the alignment, and for each round the search for better responses and the fine-tuning on them."""
+    stages = run.corners(config.beta, config.pairs, training)
+    M, labelled = len(run.objectives), run.labelled("train")
+    taken = min(config.conflicts, CONFLICTING * labelled.count)
+    found = replace(run.rows["train"], count=2 * taken, responses=2.0, spread=labelled.spread)
+    held_out = run.pair_texts("validation", run.objectives[0], config.pairs)
+    tuning = fine_tuning(training, config)
+    kept = replace(found, count=min(found.count, drawn(tuning)))
+    references = [
+        reading(kept, 0),
+        *(reading(texts, training.rank) for texts in (kept, held_out) for _ in range(M)),
+    ]
+    for number in range(1, config.rounds + 1):
+        stages.append(search(run, f"answers: {name}, {number}", config, training, taken))
+        fits = Fits(tuning, found, training.rank, M, held_out)
+        stages.append(run.trained(f"train: {name}, {number}", "one per objective", fits, references))
+    run.assumptions.append(
+        f"{CONFLICTING:.0%} of pairs conflict, and every response of SIPO is one that improves (both decide what is trained on)"
+    )
+    return stages
+
+
+def search(run: Work, stage: str, config: SIPOConfig, training: Training, taken: float) -> Stage:
+    """Return the stage that looks for better responses to ``taken`` conflicting pairs: samples, reviews, rewrites, rewards."""
+    rows, M = run.rows["train"], len(run.objectives)
+    prompts, columns = min(rows.count, taken), M * training.rank
+    weights = len(sampled_at(run.objectives, run.preferences, config))
+    spots, times = prompts * weights, 3 if config.refine else 1
+    decodings = [run.decoding(spots, rows, columns, M)]
+    if config.refine:
+        longer = run.answer + REVIEW_TOKENS
+        asking: Texts = replace(rows, prompt=rows.prompt + longer, longest=rows.longest + longer)
+        reviewers = M if config.reviewer == "mod" else 1
+        decodings += [run.decoding(spots, asking, columns, copies) for copies in (reviewers, M)]
+    texts = 2 * taken / max(prompts, 1e-9) + weights * (2 if config.refine else 1)
+    group = replace(rows, count=prompts, responses=texts)
+    rewards = (reading(group, 0), *(reading(group, training.rank) for _ in range(M)))
+    what = f"up to {spots * times:.0f} answers, reviews and rewrites for {taken:.0f} conflicting pairs"
+    return Stage(stage, what, rewards, tuple(decodings))
+
+
+def traits(config: SIPOConfig) -> Traits:
+    """Return what the rest of the library must know of SIPO."""
+    refusal = ""
+    if config.refine and config.reviewer != "base":
+        refusal = (
+            "the reviews come from a mixture of its policies, which no server mixes; set its reviewer to base, or take the method "
+            "out of endpoint.stages"
+        )
+    return Traits(mixed=config.serve == "mod", beta=config.beta, refusal=refusal)
+
+
+METHOD = Method(
+    SIPOConfig,
+    train,
+    work,
+    Card(
+        title="SIPO",
+        paper="arXiv 2502.14354",
+        needs="pairs labelled by all objectives",
+        runs="M of the soup, and M more",
+        enters="decoding, as in MOD (or weights, as in a soup)",
+    ),
+    traits,
+    staged=True,
+)

@@ -93,6 +93,8 @@ class Reward:
             raise TrainingError(
                 f"ideal {list(self.ideal)}; scalarisation needs one number for each of {', '.join(names)}"
             )
+        if self.preference is None:
+            self.conditioning.check_means()
         if self.conditioning.hidden:
             raise ConfigError(
                 f"hidden: {self.conditioning.hidden} features bend the gates, and responses are sampled at straight ones; set "

@@ -1,0 +1,207 @@
+"""What a method is: its settings, its training, its cost, and what the rest of the library must know of it.
+
+A method's file ends with ``METHOD = Method(Config, train, work, Card(...))``, and one line of
+:data:`paretune.methods.METHODS` names the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from paretune.core.errors import ConfigError
+from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
+from paretune.core.settings import parse
+from paretune.data.dataset import ScoredDataset
+from paretune.data.pairs import Choose
+from paretune.generation.endpoint import Endpoint
+from paretune.models.adapter import Adapter
+from paretune.planning.work import Stage, Work
+from paretune.policies.policy import Policy
+from paretune.scoring.scorer import Scorer
+from paretune.training.conditioning import Conditioning
+from paretune.training.lab import Lab
+from paretune.training.loop import Training
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """Settings of DPO on the pairs of one objective: of a soup, and of every method that builds on single-objective models.
+
+    Attributes:
+        beta: Strength of the KL penalty, above 0; 0.1 as in the MODPO recipes.
+        pairs: Which pairs of a prompt's responses are used.
+    """
+
+    beta: float = 0.1
+    pairs: Choose = "extremes"
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a method trains on.
+
+    Attributes:
+        lab: Model, run folder, and the settings of training with their seed.
+        train: Prompts with responses, and the scores or labels of their objectives.
+        validation: Held-out rows that choose the best weights.
+        preferences: Preferences to train for; a method of one adapter for all preferences does not read them.
+        scorers: One scorer per objective, for new answers and for data without scores.
+        sampling: How answers are sampled while a method trains.
+        endpoint: Server that draws the answers between stages of training; None draws them here.
+    """
+
+    lab: Lab
+    train: ScoredDataset
+    validation: ScoredDataset
+    preferences: Sequence[Preference] = ()
+    scorers: Sequence[Scorer] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    endpoint: Endpoint | None = None
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the M objectives, in order."""
+        return self.train.objectives
+
+    def corners(self, dpo: DPOConfig) -> list[Adapter]:
+        """Return the M single-objective models: one DPO adapter per objective, trained once for all methods."""
+        return [
+            self.lab.dpo(objective, self.train, self.validation, dpo.beta, dpo.pairs)
+            for objective in self.objectives
+        ]
+
+    def scorers_of(self, objectives: Sequence[str], need: str, cure: str = "") -> list[Scorer]:
+        """Return the scorer of each objective, in their order.
+
+        Args:
+            objectives: Names.
+            need: Method and stage that need the scorers, for the message.
+            cure: What else the user can do.
+
+        Raises:
+            ConfigError: an objective without a scorer.
+        """
+        by_objective = {scorer.objective: scorer for scorer in self.scorers}
+        for objective in objectives:
+            if objective not in by_objective:
+                raise ConfigError(
+                    f"{need}: no scorer for the objective {objective!r}; add one under score:{cure}"
+                )
+        return [by_objective[objective] for objective in objectives]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a user must know to choose a method.
+
+    Attributes:
+        title: Its usual name.
+        paper: Where it is defined.
+        needs: The data that it trains on.
+        runs: Number of training runs for M objectives and N preferences.
+        enters: Where the preference enters the policy.
+    """
+
+    title: str
+    paper: str
+    needs: str
+    runs: str
+    enters: str
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What sweeps, endpoints, plans and fronts must know of a method under given settings.
+
+    Attributes:
+        adapters: Number of its adapters: one per ``objective``, one per ``preference`` (anchors), or one for ``all``.
+        conditioning: How its one adapter follows the preference in its gates; None where it is a plain LoRA.
+        prompted: The preference stands in the prompt.
+        separable: The model for one preference is trained without those for others, so a sweep makes each of them a task.
+        mixed: At an inner preference every row is run once per objective, as decoding mixes their distributions.
+        candidates: Answers sampled for each answer that is returned.
+        corners: Settings of the single-objective models that the policy is at one-hot preferences; None where it is not.
+        beta: Strength of its KL penalty on the scale of DPO's; None on another scale.
+        refusal: Reason why no endpoint can draw its answers between stages of training; empty where one can.
+    """
+
+    adapters: Literal["objective", "preference", "all"] = "objective"
+    conditioning: Conditioning | None = None
+    prompted: bool = False
+    separable: bool = False
+    mixed: bool = False
+    candidates: int = 1
+    corners: DPOConfig | None = None
+    beta: float | None = None
+    refusal: str = ""
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the policy has one adapter per preference, and is measured at these preferences and not between them."""
+        return self.adapters == "preference"
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether the policy answers off the simplex, see :attr:`paretune.policies.policy.Policy.extrapolates`."""
+        return not self.anchored and not self.prompted
+
+    def columns(self, rank: int, objectives: int, preferences: int) -> tuple[int, ...]:
+        """Return the columns of each adapter of the policy.
+
+        Args:
+            rank: Rank of a LoRA, ``train.rank``.
+            objectives: M.
+            preferences: N.
+        """
+        count = {"objective": objectives, "preference": preferences, "all": 1}[self.adapters]
+        return (rank if self.conditioning is None else self.conditioning.columns(objectives),) * count
+
+
+def plain(config: Any) -> Traits:
+    """Return the traits of a method with one adapter per objective whose updates are added."""
+    return Traits()
+
+
+@dataclass(frozen=True)
+class Method(Generic[Config]):
+    """A method.
+
+    Attributes:
+        config: Class of its settings, a frozen dataclass; its fields are the keys under ``methods.NAME``.
+        train: Returns the policy that was trained on the inputs.
+        work: Returns the stages that train it, for ``paretune plan``, from the planned run, the name of its entry, its settings
+            and how its adapters are trained.
+        card: What a user must know to choose it.
+        traits: What the rest of the library must know of it under given settings.
+        fixed: Settings that its name decides, key -> value.
+        staged: It samples answers between stages of training, which an endpoint can draw.
+        lends_corners: The single-objective models of a run, between which the mixture is drawn, are those of its first such entry.
+    """
+
+    config: type[Config]
+    train: Callable[[Inputs, Config], Policy]
+    work: Callable[[Work, str, Config, Training], list[Stage]]
+    card: Card
+    traits: Callable[[Config], Traits] = plain
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    staged: bool = False
+    lends_corners: bool = False
+
+    def settings(self, values: Mapping[str, Any], where: str) -> Config:
+        """Return the typed settings from the values under ``where`` of a config.
+
+        Raises:
+            ConfigError: an unknown key, a wrong value, or another value of a setting that the method's name decides.
+        """
+        for key, value in self.fixed.items():
+            if values.get(key, value) != value:
+                raise ConfigError(
+                    f"{where}.{key}: got {values[key]!r}, but {self.card.title} is the method of {key}: {value}; leave it out, or "
+                    f"use the method of {key}: {values[key]} (see `paretune methods`)"
+                )
+        return parse(self.config, {**values, **self.fixed}, where)
