@@ -34,3 +34,11 @@ train_accuracy
 cached_tokens
 tokens_per_second
 survivors
+
+# Options of `paretune serve`, which hands all of them on together; and the part of a cache's key that renews an entry.
+api_key_file
+no_key
+allow_host
+no_store
+upstream_kind
+modified

@@ -10,7 +10,7 @@ from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
 from paretune.generation.generate import Response, attached, generate
-from paretune.generation.sample import BATCHES_PER_PART
+from paretune.generation.resumable import BATCHES_PER_PART
 from paretune.models.adapter import Adapter
 from paretune.scoring.repetition import is_collapsed
 from paretune.training.lab import Lab

@@ -21,7 +21,7 @@ from paretune.core.sampling import Sampling
 from paretune.data.pairs import Pair
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.sample import BATCHES_PER_PART
+from paretune.generation.resumable import BATCHES_PER_PART
 from paretune.methods.sipo.improve import (
     Keep,
     Rank,
