@@ -1,0 +1,326 @@
+"""What scores on P prompts allow to say about fronts: which is above, by how much, and what could not be seen.
+
+A policy's *utility* at a preference w is ``<w, standardised scores>``, linear in the scores and so free of the luck
+that a maximum over noisy points adds to a hypervolume. Verdicts are tests of the mean utility over the preferences
+that both fronts serve; hypervolumes are figures, with the interval of :mod:`paretune.noise`. Each choice was made by
+simulation: ``docs/statistics.md``, ``benchmarks/inference.py``.
+
+A front of one point serves it at every preference: the base model, or a policy without a dial. A sequence of fronts
+stands for training seeds of one method, and seeds are then judged as well as prompts; a front by itself stands for the
+one policy that was trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from paretune.errors import ParetuneError
+from paretune.figures import hypervolume
+from paretune.noise import (
+    Fronts,
+    Sample,
+    bands,
+    check_level,
+    deviation,
+    gather,
+    interval,
+    matched,
+    on_front,
+    satterthwaite,
+    shrunk,
+    volume,
+)
+from paretune.preference import TOLERANCE
+
+__all__ = [
+    "Comparison",
+    "bands",
+    "compare",
+    "holm",
+    "hypervolume",
+    "interval",
+    "on_front",
+    "prompts_needed",
+    "sentence",
+    "shrunk",
+]
+
+NOT_SHOWN = "no difference shown"
+POWER = 0.8
+"""Chance with which a difference that "could have been seen" is seen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Mean utility of the first minus that of the second, over the preferences that both serve.
+
+    Attributes:
+        first, second: names.
+        preferences: ``[K, M]``, the common ones.
+        difference: in deviations: scores are divided by ``unit``, so 0.2 is a fifth of an answer's deviation.
+        unit: ``[M]``, the standard deviation of all answers' scores of both; 0 where none varies.
+        prompt_error, seed_error: standard errors from the choice of prompts and from the luck of training.
+        freedom: degrees of freedom of the whole error (Satterthwaite 1946).
+        skewness: of the whole error, times the square root of P.
+        prompts: P.
+        seeds: training seeds of the two; 0 where a front stands for itself.
+        hypervolumes: of the two at the common preferences, corrected for luck; None without a reference point.
+        level: of the interval; in each direction a verdict is false with half of what is left to 1.
+        adjusted: the p-value among those of a report, see :func:`holm`; None outside of one.
+    """
+
+    first: str
+    second: str
+    preferences: np.ndarray
+    difference: float
+    unit: np.ndarray
+    prompt_error: float
+    seed_error: float
+    freedom: float
+    skewness: float
+    prompts: int
+    seeds: tuple[int, int]
+    hypervolumes: tuple[float, float] | None
+    level: float = 0.95
+    adjusted: float | None = None
+
+    @property
+    def error(self) -> float:
+        """The standard error of the difference, in deviations."""
+        return math.hypot(self.prompt_error, self.seed_error)
+
+    @property
+    def p_value(self) -> float:
+        """The two-sided p-value: of t, or of t corrected for skewness if that is larger."""
+        t = self.difference / self.error
+        corrected = _corrected(t, self.skewness, self.prompts)
+        shown = min(abs(t), abs(corrected)) if t * corrected > 0 else 0.0
+        return float(2 * special.stdtr(self.freedom, -shown))
+
+    @property
+    def low(self) -> float:
+        """The lower bound of the difference."""
+        return self.difference - self.error * max(self._t, _uncorrected(self._t, self.skewness, self.prompts))
+
+    @property
+    def high(self) -> float:
+        """The upper bound of the difference."""
+        return self.difference + self.error * max(
+            self._t, -_uncorrected(-self._t, self.skewness, self.prompts)
+        )
+
+    @property
+    def _t(self) -> float:
+        return float(special.stdtrit(self.freedom, (1 + self.level) / 2))
+
+    @property
+    def verdict(self) -> str:
+        """``"NAME above"``, or ``"no difference shown"`` where the interval holds 0."""
+        if self.low <= 0 <= self.high:
+            return NOT_SHOWN
+        return f"{self.first if self.low > 0 else self.second} above"
+
+    @property
+    def detectable(self) -> float:
+        """The true difference that would have been seen four times in five at this level, in deviations."""
+        return self.error * (self._t + float(special.stdtrit(self.freedom, POWER)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it for JSON."""
+        told = {name: getattr(self, name) for name in ("low", "high", "p_value", "verdict", "detectable")}
+        fields = {**vars(self), **told}
+        return {
+            key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in fields.items()
+        }
+
+
+def compare(
+    first: Fronts, second: Fronts, reference: np.ndarray | None = None, level: float = 0.95
+) -> Comparison:
+    """Compare the mean utility of two fronts over the preferences that both serve, paired by prompt.
+
+    More points are no advantage: anchors measured at 3 preferences meet a policy measured at 5 at the common 3, and a
+    front of one point (the base model) answers at all of the other's. For the mixture of corners pass
+    :func:`paretune.front.chord` at the policy's preferences. Prompts are matched by their ids.
+
+    ``reference [M]`` adds the hypervolumes at the common preferences, as figures; the verdict does not rest on them.
+
+    Raises:
+        ParetuneError: other prompts or objectives, no common preference, fewer than two prompts, scores that are all
+        the same, or one training seed where seeds are asked for.
+
+    Example: ``compare(policy, base, reference=np.array([-9.0, 0.0])).verdict``
+    """
+    a, b = gather(first), gather(second)
+    b = replace(b, scores=matched(a, b), prompts=a.prompts)
+    check_level(level)
+    preferences, rows_a, rows_b = _common(a, b)
+    used_a, used_b = (
+        replace(s, scores=s.scores[:, rows.any(axis=0)]) for s, rows in ((a, rows_a), (b, rows_b))
+    )
+    unit = _unit(used_a, used_b)
+    utilities = [_utility(s, rows, preferences, unit) for s, rows in ((a, rows_a), (b, rows_b))]
+    volumes = None
+    if reference is not None:
+        volumes = (volume(used_a, reference), volume(used_b, reference))
+    return Comparison(
+        a.name,
+        b.name,
+        preferences,
+        float(utilities[0].mean() - utilities[1].mean()),
+        unit,
+        **_errors(utilities[0], utilities[1], a.seeds, b.seeds),
+        prompts=len(a.prompts),
+        seeds=(a.seeds, b.seeds),
+        hypervolumes=volumes,
+        level=level,
+    )
+
+
+def _common(a: Sample, b: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the K preferences ``[K, M]`` that both serve, and which points answer there: shares ``[K, N]`` of each."""
+    if len(a.preferences) == 1 or len(b.preferences) == 1:
+        given = [s.preferences for s in (a, b) if len(s.preferences) > 1] or [a.preferences, b.preferences]
+        served = _distinct(np.concatenate(given))
+    else:
+        served = _distinct(a.preferences)
+        served = served[_same(served, b.preferences).any(axis=1)]
+    if not len(served):
+        raise ParetuneError(
+            f"{a.name!r} is measured at {_listed(a.preferences)} and {b.name!r} at {_listed(b.preferences)}: no common "
+            "preference; measure both at some of the same"
+        )
+    return served, _answering(served, a.preferences), _answering(served, b.preferences)
+
+
+def _answering(served: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return the shares ``[K, N]`` of a front's points at the preferences ``[K, M]``; those that stand twice share."""
+    if len(own) == 1:
+        return np.ones((len(served), 1))
+    same = _same(served, own)
+    return np.asarray(same / same.sum(axis=1, keepdims=True))
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.asarray((np.abs(one[:, None] - other[None]) <= TOLERANCE).all(axis=-1))
+
+
+def _distinct(preferences: np.ndarray) -> np.ndarray:
+    """Return the preferences in the order of their weights, those that stand twice once."""
+    first = _same(preferences, preferences).argmax(axis=1) == np.arange(len(preferences))
+    kept = preferences[first]
+    return np.asarray(kept[np.lexsort(kept.T[::-1])])
+
+
+def _listed(preferences: np.ndarray) -> str:
+    shown = ", ".join(str(row.round(3).tolist()) for row in preferences[:4])
+    return shown + (", ..." if len(preferences) > 4 else "")
+
+
+def _unit(a: Sample, b: Sample) -> np.ndarray:
+    """Return the standard deviation ``[M]`` of all scores of both."""
+    M = len(a.objectives)
+    scores = np.concatenate([a.scores.reshape(-1, M), b.scores.reshape(-1, M)])
+    unit = deviation(scores)
+    if not unit.any():
+        raise ParetuneError(
+            f"every answer of {a.name!r} and {b.name!r} has the scores {scores[0].tolist()}; scores that never vary rank "
+            "nothing, so check the scorers"
+        )
+    return unit
+
+
+def _utility(sample: Sample, rows: np.ndarray, preferences: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Return the mean utility over the K preferences ``[T, P]``, in deviations."""
+    weights = rows.T @ (preferences / np.where(unit > 0, unit, np.inf)) / len(preferences)
+    return np.asarray(np.einsum("nm,tnpm->tp", weights, sample.scores))
+
+
+def _errors(a: np.ndarray, b: np.ndarray, seeds_a: int, seeds_b: int) -> dict[str, float]:
+    """Return errors, freedom and skewness of the mean difference of utilities ``[T, P]`` over seeds and prompts.
+
+    The luck of one answer is counted with the prompts and once more with the seeds: rather too wide than too narrow. The
+    error from prompts is never less than if one prompt differed by one deviation: agreement on all is no certainty.
+    """
+    difference = a.mean(axis=0) - b.mean(axis=0)
+    P = len(difference)
+    prompts = max(difference.var(ddof=1) / P, 1 / P**2)
+    luck = [(u.mean(axis=1).var(ddof=1) / T, T - 1) for u, T in ((a, seeds_a), (b, seeds_b)) if T]
+    variances, freedoms = [prompts, *(v for v, _ in luck)], [P - 1, *(n for _, n in luck)]
+    centred = difference - difference.mean()
+    third = float((centred**3).mean()) / (prompts * P) ** 1.5
+    total = float(sum(variances))
+    return {
+        "prompt_error": math.sqrt(prompts),
+        "seed_error": math.sqrt(total - prompts),
+        "freedom": satterthwaite(variances, freedoms),
+        "skewness": third * (prompts / total) ** 1.5,
+    }
+
+
+def _corrected(t: float, skewness: float, P: int) -> float:
+    """Return t on P prompts corrected for skewness: Hall 1992, "On the removal of skewness by transformation"."""
+    if abs(skewness) < 1e-9:
+        return t
+    cubed = ((1 + skewness * t / (3 * math.sqrt(P))) ** 3 - 1) / skewness
+    return math.sqrt(P) * (cubed + skewness / (6 * P))
+
+
+def _uncorrected(t: float, skewness: float, P: int) -> float:
+    """Return the t that :func:`_corrected` turns into ``t``."""
+    if abs(skewness) < 1e-9:
+        return t
+    root = np.cbrt(1 + skewness * (t / math.sqrt(P) - skewness / (6 * P)))
+    return float(3 * math.sqrt(P) * (root - 1) / skewness)
+
+
+def holm(comparisons: Sequence[Comparison], level: float = 0.95) -> list[Comparison]:
+    """Return the comparisons of one report, in their order, judged together: at ``level`` none is falsely called above.
+
+    Holm 1979, "A simple sequentially rejective multiple test procedure": the j-th smallest of m p-values is judged at
+    ``(1 - level) / (m - j + 1)`` until one is too large, and the rest as that one. Each interval, and what could have been
+    seen, has the level at which its comparison was judged, and so agrees with the verdict.
+    """
+    check_level(level)
+    judged, m = list(comparisons), len(comparisons)
+    adjusted, left = 0.0, m
+    for rank, i in enumerate(sorted(range(m), key=lambda i: comparisons[i].p_value)):
+        if adjusted < 1 - level:  # all before are shown
+            left = m - rank
+        adjusted = max(adjusted, min(1.0, (m - rank) * comparisons[i].p_value))
+        judged[i] = replace(comparisons[i], level=1 - (1 - level) / left, adjusted=adjusted)
+    return judged
+
+
+def prompts_needed(
+    comparison: Comparison, difference: float | None = None, power: float = POWER
+) -> int | None:
+    """Return how many prompts show a true ``difference`` (in deviations) with chance ``power`` at the same level.
+
+    Without one, the observed difference is taken for true, which it seldom quite is: read the number as a size. None
+    where no number would do: there is no difference, or the luck of training hides it and more seeds are needed.
+    """
+    c = comparison
+    wanted = abs(c.difference if difference is None else difference)
+    room = (wanted / (c._t + float(special.stdtrit(c.freedom, power)))) ** 2 - c.seed_error**2
+    return max(2, math.ceil(c.prompts * c.prompt_error**2 / room)) if room > 0 else None
+
+
+def sentence(comparison: Comparison) -> str:
+    """Return the verdict in words; where no difference is shown, also what could have been seen and what it would take."""
+    c = comparison
+    where = f"mean over {len(c.preferences)} preferences and {c.prompts} prompts"
+    told = f"{c.difference:+.2f} deviations [{c.low:+.2f}, {c.high:+.2f}], {where}"
+    if c.verdict != NOT_SHOWN:
+        other = c.second if c.difference > 0 else c.first
+        return f"{c.verdict} {other}: {told}."
+    needed = prompts_needed(c)
+    enough = f"; to show one as small as observed takes about {needed:,} prompts" if needed else ""
+    seen = f"a difference of {c.detectable:.2f} could have been seen{enough}"
+    return f"{NOT_SHOWN} between {c.first} and {c.second}: {told}; {seen}."
