@@ -316,31 +316,37 @@ def on_front(
 
 
 def shrunk(front: Fronts) -> np.ndarray:
-    """Return the means ``[N, M]`` without the part that is luck: choosing the best of them no longer flatters it.
+    """Return the means ``[N, M]`` without most of what is luck, so that the best of them is flattered far less.
 
-    Two steps for each objective, both by the positive part of James and Stein (1961): what is left of the plane in the
-    preferences shrinks towards the plane, and the plane towards its middle, by the share of their squares that the
-    error of the means explains. A front well above its noise stays as measured.
+    Each objective's means are split into their middle, a plane in the preferences, a quadratic surface and the rest; all
+    but the middle shrink by the share of their squares that the error of the means explains (the positive part of James
+    and Stein 1961, Efron and Morris 1973). What is well above the noise stays as measured.
     """
     sample = gather(front)
     N, M = sample.means.shape
-    order = np.arange(N)
-    covariance = _covariance(sample, order)[0].reshape(N, M, N, M)
-    middle = np.full((N, N), 1 / N)
-    plane = sample.preferences @ np.linalg.pinv(sample.preferences)
+    covariance = _covariance(sample, np.arange(N))[0].reshape(N, M, N, M)
+    flat, plane, surface = _surfaces(sample.preferences)
     columns = []
     for m, mean in enumerate(sample.means.T):
-        parts = [_shrink(part, mean, covariance[:, m, :, m]) for part in (plane - middle, np.eye(N) - plane)]
-        columns.append(middle @ mean + parts[0] + parts[1])
+        error = covariance[:, m, :, m]
+        parts = [_less(part, mean, error) for part in (plane - flat, surface - plane, np.eye(N) - surface)]
+        columns.append(flat @ mean + np.sum(parts, axis=0))
     return np.stack(columns, axis=1)
 
 
-def _shrink(part: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Return the part ``[N, N]`` of means ``[N]``, less the share of its squares that error explains."""
+def _surfaces(preferences: np.ndarray) -> list[np.ndarray]:
+    """Return the projections ``[N, N]`` on constants, on planes and on quadratic surfaces in preferences ``[N, M]``."""
+    N, M = preferences.shape
+    left, right = np.triu_indices(M)
+    products = preferences[:, left] * preferences[:, right]
+    return [design @ np.linalg.pinv(design) for design in (np.ones((N, 1)), preferences, products)]
+
+
+def _less(part: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return the part (a projection ``[N, N]``) of means ``[N]``, less the share of its squares that error explains."""
     found = part @ mean
-    square = float(found @ found)
-    error = float(np.trace(part @ covariance @ part.T))
-    return found * (max(0.0, 1 - error / square) if square > 0 else 0.0)
+    square, error = float(found @ found), float(np.trace(part @ covariance))
+    return np.asarray(found * (max(0.0, 1 - error / square) if square > 0 else 0.0))
 
 
 def _check_spread(sample: Sample) -> None:
