@@ -27,7 +27,6 @@ from paretune.noise import (
     Sample,
     bands,
     check_level,
-    deviation,
     gather,
     interval,
     matched,
@@ -64,7 +63,7 @@ class Comparison:
         first, second: names.
         preferences: ``[K, M]``, the common ones.
         difference: in deviations: scores are divided by ``unit``, so 0.2 is a fifth of an answer's deviation.
-        unit: ``[M]``, the standard deviation of all answers' scores of both; 0 where none varies.
+        unit: ``[M]``, the standard deviation of the answers' scores, each front for a half; 0 where none varies.
         prompt_error, seed_error: standard errors from the choice of prompts and from the luck of training.
         freedom: degrees of freedom of the whole error (Satterthwaite 1946).
         skewness: of the whole error, times the square root of P.
@@ -161,14 +160,12 @@ def compare(
     b = replace(b, scores=matched(a, b), prompts=a.prompts)
     check_level(level)
     preferences, rows_a, rows_b = _common(a, b)
-    used_a, used_b = (
-        replace(s, scores=s.scores[:, rows.any(axis=0)]) for s, rows in ((a, rows_a), (b, rows_b))
-    )
-    unit = _unit(used_a, used_b)
-    utilities = [_utility(s, rows, preferences, unit) for s, rows in ((a, rows_a), (b, rows_b))]
+    answering = [_used(a, rows_a), _used(b, rows_b)]
+    unit = _unit(answering)
+    utilities = [_utility(sample, rows, preferences, unit) for sample, rows in answering]
     volumes = None
     if reference is not None:
-        volumes = (volume(used_a, reference), volume(used_b, reference))
+        volumes = (volume(answering[0][0], reference), volume(answering[1][0], reference))
     return Comparison(
         a.name,
         b.name,
@@ -199,6 +196,13 @@ def _common(a: Sample, b: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return served, _answering(served, a.preferences), _answering(served, b.preferences)
 
 
+def _used(sample: Sample, rows: np.ndarray) -> tuple[Sample, np.ndarray]:
+    """Return the sample and its shares ``[K, N]`` without the points that answer at none of the preferences."""
+    used = rows.any(axis=0)
+    part = replace(sample, preferences=sample.preferences[used], scores=sample.scores[:, used])
+    return part, rows[:, used]
+
+
 def _answering(served: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Return the shares ``[K, N]`` of a front's points at the preferences ``[K, M]``; those that stand twice share."""
     if len(own) == 1:
@@ -223,17 +227,32 @@ def _listed(preferences: np.ndarray) -> str:
     return shown + (", ..." if len(preferences) > 4 else "")
 
 
-def _unit(a: Sample, b: Sample) -> np.ndarray:
-    """Return the standard deviation ``[M]`` of all scores of both."""
-    M = len(a.objectives)
-    scores = np.concatenate([a.scores.reshape(-1, M), b.scores.reshape(-1, M)])
-    unit = deviation(scores)
-    if not unit.any():
+def _unit(answering: Sequence[tuple[Sample, np.ndarray]]) -> np.ndarray:
+    """Return the standard deviation ``[M]`` of the scores of both, each front for a half and each preference alike.
+
+    Exactly 0 where all scores are the same, which rounding could hide.
+    """
+    shares = [rows.mean(axis=0) for _, rows in answering]
+    scores = [sample.scores for sample, _ in answering]
+    centre = np.mean(
+        [share @ each.mean(axis=(0, 2)) for share, each in zip(shares, scores, strict=True)], axis=0
+    )
+    square = np.mean(
+        [
+            share @ ((each - centre) ** 2).mean(axis=(0, 2))
+            for share, each in zip(shares, scores, strict=True)
+        ],
+        axis=0,
+    )
+    first = scores[0][0, 0, 0]
+    constant = np.all([(each == first).all(axis=(0, 1, 2)) for each in scores], axis=0)
+    if constant.all():
+        a, b = (sample.name for sample, _ in answering)
         raise ParetuneError(
-            f"every answer of {a.name!r} and {b.name!r} has the scores {scores[0].tolist()}; scores that never vary rank "
-            "nothing, so check the scorers"
+            f"every answer of {a!r} and {b!r} has the scores {first.tolist()}; scores that never vary rank nothing, so "
+            "check the scorers"
         )
-    return unit
+    return np.where(constant, 0.0, np.sqrt(square))
 
 
 def _utility(sample: Sample, rows: np.ndarray, preferences: np.ndarray, unit: np.ndarray) -> np.ndarray:

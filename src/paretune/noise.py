@@ -107,6 +107,16 @@ def check_level(level: float) -> None:
         raise ParetuneError(f"level {level}; give a number between 0 and 1, such as 0.95")
 
 
+def reference_of(reference: np.ndarray, objectives: Sequence[str]) -> np.ndarray:
+    """Return the reference ``[M]`` as numbers, or refuse it."""
+    point = np.asarray(reference, dtype=np.float64)
+    if point.shape != (len(objectives),) or not np.isfinite(point).all():
+        raise ParetuneError(
+            f"reference point {point.tolist()} for the objectives {', '.join(objectives)}; give each one finite number"
+        )
+    return point
+
+
 def deviation(scores: np.ndarray) -> np.ndarray:
     """Return the standard deviation ``[M]`` of scores ``[n, M]``, exactly 0 where all are the same."""
     return np.where(np.ptp(scores, axis=0) > 0, scores.std(axis=0), 0.0)
@@ -232,6 +242,7 @@ def interval(
         the reference.
     """
     sample = gather(front)
+    reference = reference_of(reference, sample.objectives)
     _check_spread(sample)
     noise = Noise.of(sample, level, resamples, seed)
     side, excess = _excess(noise, reference)
@@ -243,7 +254,7 @@ def interval(
     high = np.quantile(highest, 1 - tail) - max(luck, 0.0)
     if not high > 0:
         raise ParetuneError(
-            f"no point of {sample.name!r} is above the reference {np.asarray(reference).tolist()} on every objective, "
+            f"no point of {sample.name!r} is above the reference {reference.tolist()} on every objective, "
             "not even by chance; give a reference point below the front"
         )
     value = side - np.mean([each.mean() for each in excess])
@@ -255,6 +266,7 @@ def interval(
 
 def volume(sample: Sample, reference: np.ndarray, resamples: int = 200, seed: int = 0) -> float:
     """Return the value of :func:`interval`, without its bounds and with fewer draws."""
+    reference = reference_of(reference, sample.objectives)
     side, excess = _excess(Noise.of(sample, 0.95, resamples, seed), reference)
     return float(max(0.0, side - np.mean([each.mean() for each in excess]))) ** len(sample.objectives)
 
