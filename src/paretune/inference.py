@@ -35,7 +35,7 @@ from paretune.noise import (
     shrunk,
     volume,
 )
-from paretune.preference import TOLERANCE
+from paretune.preference import TOLERANCE, simplex_grid
 
 __all__ = [
     "Comparison",
@@ -53,6 +53,8 @@ __all__ = [
 NOT_SHOWN = "no difference shown"
 POWER = 0.8
 """Chance with which a difference that "could have been seen" is seen."""
+_TASTES, _FINEST = 2000, 1679
+"""Most points of a lattice of tastes, and its divisions with two objectives: 1680 has the divisors that grids have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +161,14 @@ def compare(
     a, b = gather(first), gather(second)
     b = replace(b, scores=matched(a, b), prompts=a.prompts)
     check_level(level)
-    preferences, rows_a, rows_b = _common(a, b)
-    answering = [_used(a, rows_a), _used(b, rows_b)]
-    unit = _unit(answering)
-    utilities = [_utility(sample, rows, preferences, unit) for sample, rows in answering]
+    preferences = _common(a, b)
+    shares = _tastes(preferences)
+    answering = [_used(sample, _answering(preferences, sample.preferences)) for sample in (a, b)]
+    unit = _unit(answering, shares)
+    weights = shares[:, None] * preferences / np.where(unit > 0, unit, np.inf)
+    roles = [rows.T @ weights for _, rows in answering]
+    scores = [sample.scores for sample, _ in answering]
+    utilities = [np.einsum("nm,tnpm->tp", role, each) for role, each in zip(roles, scores, strict=True)]
     volumes = None
     if reference is not None:
         volumes = (volume(answering[0][0], reference), volume(answering[1][0], reference))
@@ -172,7 +178,7 @@ def compare(
         preferences,
         float(utilities[0].mean() - utilities[1].mean()),
         unit,
-        **_errors(utilities[0], utilities[1], a.seeds, b.seeds),
+        **_errors(utilities, (a.seeds, b.seeds), _dealt(scores, roles)),
         prompts=len(a.prompts),
         seeds=(a.seeds, b.seeds),
         hypervolumes=volumes,
@@ -180,8 +186,8 @@ def compare(
     )
 
 
-def _common(a: Sample, b: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the K preferences ``[K, M]`` that both serve, and which points answer there: shares ``[K, N]`` of each."""
+def _common(a: Sample, b: Sample) -> np.ndarray:
+    """Return the K preferences ``[K, M]`` that both serve, in the order of their weights."""
     if len(a.preferences) == 1 or len(b.preferences) == 1:
         given = [s.preferences for s in (a, b) if len(s.preferences) > 1] or [a.preferences, b.preferences]
         served = _distinct(np.concatenate(given))
@@ -193,7 +199,20 @@ def _common(a: Sample, b: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"{a.name!r} is measured at {_listed(a.preferences)} and {b.name!r} at {_listed(b.preferences)}: no common "
             "preference; measure both at some of the same"
         )
-    return served, _answering(served, a.preferences), _answering(served, b.preferences)
+    return served
+
+
+def _tastes(preferences: np.ndarray) -> np.ndarray:
+    """Return the share ``[K]`` of all tastes, uniform on the simplex, whose nearest preference is each of ``[K, M]``.
+
+    Of an even grid over two objectives the ends have half of what the others have, as in the trapezoid rule.
+    """
+    M = preferences.shape[1]
+    divisions = next(d for d in range(_FINEST, 0, -1) if math.comb(d + M - 1, M - 1) <= _TASTES)
+    tastes = (divisions * simplex_grid(M, divisions) + 1 / M) / (divisions + 1)
+    apart = ((tastes[:, None] - preferences) ** 2).sum(axis=-1)
+    nearest = apart <= apart.min(axis=1, keepdims=True) + 1e-12
+    return np.asarray((nearest / nearest.sum(axis=1, keepdims=True)).mean(axis=0))
 
 
 def _used(sample: Sample, rows: np.ndarray) -> tuple[Sample, np.ndarray]:
@@ -227,12 +246,12 @@ def _listed(preferences: np.ndarray) -> str:
     return shown + (", ..." if len(preferences) > 4 else "")
 
 
-def _unit(answering: Sequence[tuple[Sample, np.ndarray]]) -> np.ndarray:
-    """Return the standard deviation ``[M]`` of the scores of both, each front for a half and each preference alike.
+def _unit(answering: Sequence[tuple[Sample, np.ndarray]], tastes: np.ndarray) -> np.ndarray:
+    """Return the standard deviation ``[M]`` of the scores of both, each front for a half, by the shares of tastes ``[K]``.
 
     Exactly 0 where all scores are the same, which rounding could hide.
     """
-    shares = [rows.mean(axis=0) for _, rows in answering]
+    shares = [tastes @ rows for _, rows in answering]
     scores = [sample.scores for sample, _ in answering]
     centre = np.mean(
         [share @ each.mean(axis=(0, 2)) for share, each in zip(shares, scores, strict=True)], axis=0
@@ -255,32 +274,49 @@ def _unit(answering: Sequence[tuple[Sample, np.ndarray]]) -> np.ndarray:
     return np.where(constant, 0.0, np.sqrt(square))
 
 
-def _utility(sample: Sample, rows: np.ndarray, preferences: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Return the mean utility over the K preferences ``[T, P]``, in deviations."""
-    weights = rows.T @ (preferences / np.where(unit > 0, unit, np.inf)) / len(preferences)
-    return np.asarray(np.einsum("nm,tnpm->tp", weights, sample.scores))
-
-
-def _errors(a: np.ndarray, b: np.ndarray, seeds_a: int, seeds_b: int) -> dict[str, float]:
-    """Return errors, freedom and skewness of the mean difference of utilities ``[T, P]`` over seeds and prompts.
+def _errors(
+    utilities: Sequence[np.ndarray], seeds: tuple[int, int], dealt: np.ndarray | None
+) -> dict[str, float]:
+    """Return errors, freedom and skewness of the mean difference of two utilities ``[T, P]`` over seeds and prompts.
 
     The luck of one answer is counted with the prompts and once more with the seeds: rather too wide than too narrow. The
     error from prompts is never less than if one prompt differed by one deviation: agreement on all is no certainty.
     """
-    difference = a.mean(axis=0) - b.mean(axis=0)
+    difference = utilities[0].mean(axis=0) - utilities[1].mean(axis=0)
     P = len(difference)
-    prompts = max(difference.var(ddof=1) / P, 1 / P**2)
-    luck = [(u.mean(axis=1).var(ddof=1) / T, T - 1) for u, T in ((a, seeds_a), (b, seeds_b)) if T]
+    prompts = max(float(difference.var(ddof=1)) / P, 1 / P**2)
+    luck = [
+        (float(u.mean(axis=1).var(ddof=1)) / T, T - 1) for u, T in zip(utilities, seeds, strict=True) if T
+    ]
     variances, freedoms = [prompts, *(v for v, _ in luck)], [P - 1, *(n for _, n in luck)]
-    centred = difference - difference.mean()
-    third = float((centred**3).mean()) / (prompts * P) ** 1.5
-    total = float(sum(variances))
+    total = sum(variances)
     return {
         "prompt_error": math.sqrt(prompts),
         "seed_error": math.sqrt(total - prompts),
         "freedom": satterthwaite(variances, freedoms),
-        "skewness": third * (prompts / total) ** 1.5,
+        "skewness": _skewness(difference if dealt is None else dealt) * (prompts / total) ** 1.5,
     }
+
+
+def _dealt(scores: Sequence[np.ndarray], roles: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Return the differences ``[N + 1, P]`` with each answer to a prompt in the place of a front's only one; else None.
+
+    The mean of N answers less one answer is skewed where answers are, and a sample shows it badly. Where nothing was
+    trained the N + 1 answers to a prompt are alike, and dealing them round shows it N + 1 times as well.
+    """
+    if sorted(len(role) == 1 for role in roles) != [False, True] or any(len(each) > 1 for each in scores):
+        return None
+    answers = np.concatenate([each[0] for each in scores])
+    signed = np.concatenate([roles[0], -roles[1]])
+    return np.stack(
+        [np.einsum("nm,npm->p", signed, np.roll(answers, n, axis=0)) for n in range(len(answers))]
+    )
+
+
+def _skewness(values: np.ndarray) -> float:
+    centred = values - values.mean()
+    square = float((centred**2).mean())
+    return float((centred**3).mean()) / square**1.5 if square > 0 else 0.0
 
 
 def _corrected(t: float, skewness: float, P: int) -> float:
