@@ -1,9 +1,10 @@
 """What scores on P prompts allow to say about fronts: which is above, by how much, and what could not be seen.
 
 A policy's *utility* at a preference w is ``<w, standardised scores>``, linear in the scores and so free of the luck
-that a maximum over noisy points adds to a hypervolume. Verdicts are tests of the mean utility over the preferences
-that both fronts serve; hypervolumes are figures, with the interval of :mod:`paretune.noise`. Each choice was made by
-simulation: ``docs/statistics.md``, ``benchmarks/inference.py``.
+that a maximum over noisy points adds to a hypervolume. Verdicts are tests of the mean utility of people whose tastes
+are uniform on the simplex, each served by the nearest preference that both fronts have; hypervolumes are figures, with
+the interval of :mod:`paretune.noise`. Each choice was made by simulation: ``docs/statistics.md``,
+``benchmarks/inference.py``.
 
 A front of one point serves it at every preference: the base model, or a policy without a dial. A sequence of fronts
 stands for training seeds of one method, and seeds are then judged as well as prompts; a front by itself stands for the
@@ -59,7 +60,7 @@ _TASTES, _FINEST = 2000, 1679
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Mean utility of the first minus that of the second, over the preferences that both serve.
+    """Mean utility of the first minus that of the second, over tastes served by the common preferences.
 
     Attributes:
         first, second: names.
@@ -144,10 +145,11 @@ class Comparison:
 def compare(
     first: Fronts, second: Fronts, reference: np.ndarray | None = None, level: float = 0.95
 ) -> Comparison:
-    """Compare the mean utility of two fronts over the preferences that both serve, paired by prompt.
+    """Compare the mean utility of two fronts at the preferences that both serve, paired by prompt.
 
-    More points are no advantage: anchors measured at 3 preferences meet a policy measured at 5 at the common 3, and a
-    front of one point (the base model) answers at all of the other's. For the mixture of corners pass
+    Each common preference counts by the share of tastes that are nearest to it, so neither the number of points nor
+    where they crowd matters. Anchors measured at 3 preferences meet a policy measured at 5 at the common 3; a front of
+    one point (the base model) answers at all of the other's. For the mixture of corners pass
     :func:`paretune.front.chord` at the policy's preferences. Prompts are matched by their ids.
 
     ``reference [M]`` adds the hypervolumes at the common preferences, as figures; the verdict does not rest on them.
@@ -370,7 +372,7 @@ def prompts_needed(
 def sentence(comparison: Comparison) -> str:
     """Return the verdict in words; where no difference is shown, also what could have been seen and what it would take."""
     c = comparison
-    where = f"mean over {len(c.preferences)} preferences and {c.prompts} prompts"
+    where = f"over {len(c.preferences)} preferences and {c.prompts} prompts"
     told = f"{c.difference:+.2f} deviations [{c.low:+.2f}, {c.high:+.2f}], {where}"
     if c.verdict != NOT_SHOWN:
         other = c.second if c.difference > 0 else c.first

@@ -1,6 +1,6 @@
 """What the luck of prompts and seeds does to the points of a front, and how it is taken off again.
 
-Means ``[N, M]`` carry a normal error, whose covariance is estimated from the scores. From it come the interval of a
+Means ``[N, M]`` carry an error, drawn by resampling the prompts. From it come the interval of a
 hypervolume, bands that hold all means at once, the chance of each point to be on the front, and means shrunk towards
 each other, which are not flattered by choosing the best. Verdicts are in :mod:`paretune.inference`.
 """
@@ -25,7 +25,8 @@ Fronts = Front | Sequence[Front]
 NEAR = (1.0, 2.0, 4.0, math.inf)
 """Kernel widths at which points are drawn together, in standard errors of a difference; the last makes all one."""
 DRAWS = 1000
-"""Of the means' error: half of them drawn, the other half their mirror images."""
+"""Of the means' error."""
+_BLOCK = 4_000_000  # resampling weights held at once: 32 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,21 +138,32 @@ class Noise:
 
     @classmethod
     def of(cls, sample: Sample, level: float, resamples: int = DRAWS, seed: int = 0) -> Noise:
-        """Draw the error of a sample's means.
+        """Draw the error of a sample's means: prompts are resampled (Efron 1979), the luck of seeds is normal.
 
-        The normal distribution's draws are widened to Student's, by one factor that is right for the bounds at
-        ``level``: with 32 prompts they are 4 % further out.
+        The draws are widened to Student's t by one factor that is right for the bounds at ``level``, 4 % with 32 prompts.
+        No error is smaller than if one prompt differed from the others by one deviation: prompts that all score the same
+        do not make a mean certain.
         """
         check_level(level)
         order = np.lexsort((*sample.preferences.T, *sample.means.T))
-        covariance, freedom = _covariance(sample, order)
+        T, N, P, M = sample.scores.shape
+        scores = sample.scores[:, order]
+        prompts = scores.mean(axis=0).transpose(1, 0, 2).reshape(P, -1)
+        prompts = prompts[np.lexsort(prompts.T)] - prompts.mean(axis=0)
+        seeds = scores.mean(axis=2).reshape(T, -1) - scores.mean(axis=(0, 2)).ravel()
+        parts = [(prompts**2).sum(axis=0) / (P * (P - 1)), (seeds**2).sum(axis=0) / (T * max(1, T - 1))]
+        unit = np.tile(np.where(sample.unit > 0, sample.unit, 1.0), N)
+        lacking = np.maximum((unit / P) ** 2 - sum(parts), 0)
+        random = np.random.default_rng(seed)
+        drawn = _resampled(random, prompts, resamples) * math.sqrt(P / (P - 1))
+        if sample.seeds:
+            drawn += random.normal(size=(resamples, T)) @ seeds / math.sqrt(T * (T - 1))
+        if lacking.any():
+            drawn += random.normal(size=drawn.shape) * np.sqrt(lacking)
+        freedom = satterthwaite([float((part / unit**2).sum()) for part in parts], [P - 1, max(1, T - 1)])
         size = special.stdtrit(freedom, (1 + level) / 2) / special.ndtri((1 + level) / 2)
-        half = np.random.default_rng(seed).normal(size=(max(1, resamples // 2), len(covariance)))
-        drawn = half @ (size * np.linalg.cholesky(covariance)).T
-        shape = (-1, *sample.means.shape)
-        draws = np.concatenate([drawn, -drawn]).reshape(shape)
-        errors = np.sqrt(np.diag(covariance)).reshape(shape[1:])
-        return cls(sample.means[order], draws, errors, order, level)
+        draws = (size * (drawn - drawn.mean(axis=0))).reshape(-1, N, M)
+        return cls(sample.means[order], draws, np.sqrt(sum(parts) + lacking).reshape(N, M), order, level)
 
     @cached_property
     def reach(self) -> float:
@@ -171,30 +183,19 @@ class Noise:
         return found
 
 
-def _covariance(sample: Sample, order: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the covariance ``[N M, N M]`` of the means' error, and its degrees of freedom.
-
-    No variance is smaller than if one prompt differed from the others by one deviation: prompts that all score the same
-    do not make a mean certain.
-    """
-    T, N, P, _ = sample.scores.shape
-    unit = np.tile(np.where(sample.unit > 0, sample.unit, 1.0), N)
-    scores = sample.scores[:, order]
-    prompts = scores.mean(axis=0).transpose(1, 0, 2).reshape(P, -1)
-    parts, freedoms = [_scatter(prompts) / P], [P - 1]
-    if sample.seeds:
-        parts.append(_scatter(scores.mean(axis=2).reshape(T, -1)) / T)
-        freedoms.append(T - 1)
-    total = np.sum(parts, axis=0)
-    least = np.maximum(np.diag(total), (unit / P) ** 2)
-    total += np.diag(least * (1 + 1e-9) - np.diag(total))
-    return total, satterthwaite([float((np.diag(part) / unit**2).sum()) for part in parts], freedoms)
-
-
-def _scatter(rows: np.ndarray) -> np.ndarray:
-    """Return the covariance of rows ``[n, d]``, unbiased."""
-    centred = rows - rows.mean(axis=0)
-    return np.asarray(centred.T @ centred / (len(rows) - 1))
+def _resampled(random: np.random.Generator, centred: np.ndarray, resamples: int) -> np.ndarray:
+    """Return the means ``[S, d]`` of rows ``[P, d]`` drawn with replacement, in blocks that fit into memory."""
+    if resamples < 1:
+        raise ParetuneError(f"{resamples} resamples; give at least 1, for a 95 % interval at least 1000")
+    P = len(centred)
+    rows = max(1, _BLOCK // P)
+    blocks = []
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        drawn = random.integers(P, size=(count, P)) + P * np.arange(count)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=count * P).reshape(count, P)
+        blocks.append(weights @ centred / P)
+    return np.concatenate(blocks)
 
 
 def satterthwaite(variances: Sequence[float], freedoms: Sequence[int]) -> float:
@@ -248,10 +249,7 @@ def interval(
     side, excess = _excess(noise, reference)
     tail = (1 - level) / 2
     low = side - max(np.quantile(each, 1 - tail) for each in excess)
-    lifted = _lifted(noise, reference)
-    highest = sides(lifted + noise.draws, reference)
-    luck = np.median(highest) - sides(lifted[None], reference)[0]
-    high = np.quantile(highest, 1 - tail) - max(luck, 0.0)
+    high = _highest(noise, reference, tail)
     if not high > 0:
         raise ParetuneError(
             f"no point of {sample.name!r} is above the reference {reference.tolist()} on every objective, "
@@ -279,12 +277,17 @@ def _excess(noise: Noise, reference: np.ndarray) -> tuple[float, list[np.ndarray
     return float(own[0]), [each - side for each, side in zip(drawn, own, strict=True)]
 
 
-def _lifted(noise: Noise, reference: np.ndarray) -> np.ndarray:
-    """Return the means with those just below the reference put on it, as far as two standard errors allow.
+def _highest(noise: Noise, reference: np.ndarray, tail: float) -> float:
+    """Return the upper bound of the side: the measured one and the wider half of its draws, about their middle.
 
-    Below it a volume is flat, and would hide how far the true mean may be above.
+    The middle's own excess is no credit, for the points may be apart, but where it is below 0 it is made good. Points
+    just below the reference are first put on it, as far as two standard errors allow: below it a volume is flat, and
+    would hide how far the true mean may be above.
     """
-    return np.minimum(np.maximum(noise.means, reference), noise.means + 2 * noise.errors)
+    lifted = np.minimum(np.maximum(noise.means, reference), noise.means + 2 * noise.errors)
+    own = sides(lifted[None], reference)[0]
+    below, middle, above = np.quantile(sides(lifted + noise.draws, reference) - own, [tail, 0.5, 1 - tail])
+    return float(own + max(above - middle, middle - below) - min(middle, 0.0))
 
 
 def bands(
@@ -335,13 +338,15 @@ def shrunk(front: Fronts) -> np.ndarray:
     and Stein 1961, Efron and Morris 1973). What is well above the noise stays as measured.
     """
     sample = gather(front)
-    N, M = sample.means.shape
-    covariance = _covariance(sample, np.arange(N))[0].reshape(N, M, N, M)
+    N = len(sample.means)
+    noise = Noise.of(sample, 0.95)
+    errors = noise.draws[:, np.argsort(noise.order)]
     flat, plane, surface = _surfaces(sample.preferences)
     columns = []
     for m, mean in enumerate(sample.means.T):
-        error = covariance[:, m, :, m]
-        parts = [_less(part, mean, error) for part in (plane - flat, surface - plane, np.eye(N) - surface)]
+        parts = [
+            _less(part, mean, errors[..., m]) for part in (plane - flat, surface - plane, np.eye(N) - surface)
+        ]
         columns.append(flat @ mean + np.sum(parts, axis=0))
     return np.stack(columns, axis=1)
 
@@ -354,10 +359,11 @@ def _surfaces(preferences: np.ndarray) -> list[np.ndarray]:
     return [design @ np.linalg.pinv(design) for design in (np.ones((N, 1)), preferences, products)]
 
 
-def _less(part: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Return the part (a projection ``[N, N]``) of means ``[N]``, less the share of its squares that error explains."""
+def _less(part: np.ndarray, mean: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Return the part (a projection ``[N, N]``) of means ``[N]``, less the share of its squares that errors ``[S, N]`` have."""
     found = part @ mean
-    square, error = float(found @ found), float(np.trace(part @ covariance))
+    square = float(found @ found)
+    error = float(((errors @ part.T) ** 2).sum(axis=1).mean())
     return np.asarray(found * (max(0.0, 1 - error / square) if square > 0 else 0.0))
 
 
