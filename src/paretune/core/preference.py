@@ -263,7 +263,7 @@ def _example(objectives: Sequence[str] | None) -> str:
 
 
 def nearest(preference: Preference, anchors: Sequence[Preference]) -> Preference:
-    """Return the anchor that a policy answers with: the nearest by L1 distance, the first of several (as `gates.nearest_anchor`)."""
+    """Return the anchor that a policy answers with: the nearest by L1 distance, the first where several tie."""
     rows = np.stack([anchor.over(preference.objectives).array() for anchor in anchors]).astype(np.float32)
     asked = preference.array().astype(np.float32)
     apart = np.abs(rows.astype(np.float64) - asked.astype(np.float64)).sum(axis=1).round(6)
