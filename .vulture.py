@@ -10,6 +10,9 @@ depends_on
 isolation_level
 _known
 
+# Loaded by name from METHODS.
+GDPO
+
 # Called or read by the library whose class it overrides: uvicorn's server, prometheus' registry, a transformers tokenizer and
 # trainer callbacks.
 handle_exit

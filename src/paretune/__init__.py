@@ -18,8 +18,8 @@ The public names, by subject. Each loads its module on first use, so that ``impo
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers take it as true; importing it from typing would take most of the time of this import
 if TYPE_CHECKING:
     from paretune.choosing.bounds import Bounds
     from paretune.choosing.dial import Dial
