@@ -24,27 +24,27 @@ class Conditioning:
     Attributes:
         rank: k, singular values shared by all preferences.
         groups: q, directions for each objective.
-        own_scales: one learnable s an objective instead of one a matrix.
-        hidden: learned features of the preference that bend the gates, see :mod:`paretune.models.singular_gates`; 0 is
+        own_scales: Whether there is one learnable s per objective instead of one per matrix.
+        hidden: Number of learned features of the preference that bend the gates, see :mod:`paretune.models.singular_gates`; 0 is
         the paper's form.
-        init: start of U, V, sigma and s, see :func:`paretune.models.singular_gates.initial`.
-        orthogonality: weight of the penalty that keeps U and V orthogonal; 0 is the paper's form.
-        rate_factor: learning rate of U and V, as a multiple of ``train.learning_rate`` (which suits a LoRA's).
-        gate_rate_factor: learning rate of sigma and s, as a multiple of ``train.learning_rate``; they have no weight decay.
+        init: Start of U, V, sigma and s, see :func:`paretune.models.singular_gates.initial`.
+        orthogonality: Weight of the penalty that keeps U and V orthogonal; 0 is the paper's form.
+        rate_factor: Learning rate of U and V, as a multiple of ``train.learning_rate`` (which suits a LoRA's).
+        gate_rate_factor: Learning rate of sigma and s, as a multiple of ``train.learning_rate``; they have no weight decay.
             An Adam step moves a number by about its rate, and sigma and s have to come from 0 to the order of 1.
-        draw: where preferences come from: ``uniform`` on the simplex, ``dirichlet`` of ``alpha``, a ``grid`` of
+        draw: Source of the preferences: ``uniform`` on the simplex, ``dirichlet`` of ``alpha``, a ``grid`` of
             ``divisions``, or ``corners``: one-hot with probability ``corner_share``, else uniform.
-        per: a preference for each ``batch`` (the paper's) or for each ``row`` of it; ``row`` needs the linear aggregation.
+        per: A preference for each ``batch`` (the paper's) or for each ``row`` of it; ``row`` needs the linear aggregation.
         alpha, divisions, corner_share: see ``draw``.
-        aggregation: from M losses to one, see :mod:`paretune.training.scalarise`.
-        ideal: lower bound of every loss, for the Tchebycheff forms; None is 0, which holds for DPO and SFT.
-        mu, rho: of the smooth and of the augmented Tchebycheff form.
-        loss: of each objective: ``dpo`` on its pairs, ``sft`` on their chosen responses (mean nats a token),
+        aggregation: Function from M losses to one, see :mod:`paretune.training.scalarise`.
+        ideal: Lower bound of every loss, for the Tchebycheff forms; None is 0, which holds for DPO and SFT.
+        mu, rho: Parameters of the smooth and of the augmented Tchebycheff form.
+        loss: Loss of each objective: ``dpo`` on its pairs, ``sft`` on their chosen responses (mean nats per token),
             ``policy-gradient`` on all scored responses (see :func:`paretune.training.losses.policy_gradient_loss`), whose losses
             have no lower bound known in advance: a Tchebycheff form needs ``ideal``; or ``modpo``: DPO with the other
             objectives as cached margins (arXiv 2310.03708, Eq. 11), ours, linear only. Every objective's loss then has
             the same optimum, and the aggregate's weight w_i cancels the 1 / w_i in it: gradients are bounded by beta.
-        clip: of the policy gradient.
+        clip: Width of the trust region of the policy gradient.
     """
 
     rank: int = 8
