@@ -10,6 +10,9 @@ depends_on
 isolation_level
 _known
 
+# Loaded by name from METHODS.
+GDPO
+
 # Called or read by the library whose class it overrides: uvicorn's server, prometheus' registry, a transformers tokenizer and
 # trainer callbacks.
 handle_exit
@@ -34,3 +37,11 @@ train_accuracy
 cached_tokens
 tokens_per_second
 survivors
+
+# Options of `paretune serve`, which hands all of them on together; and the part of a cache's key that renews an entry.
+api_key_file
+no_key
+allow_host
+no_store
+upstream_kind
+modified

@@ -56,8 +56,9 @@ bench: install
 bench-table: install
 	$(BIN)/python -m benchmarks.table --take benchmarks/results
 
-# Two more of the library against itself: the engine's batching, and what keeping freed memory gains.
+# More of the library against itself: the engine's batching, what keeping freed memory gains, and the time of an import.
 bench-engine: install
+	$(BIN)/python -m benchmarks.core.import_time
 	$(BIN)/python -m benchmarks.serving.serve $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.cli.allocator $(BENCH_ARGS)
 

@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 
-PHASES = ("inspect", "convert", "select", "pairs")
 CHUNK = 10_000
 OBJECTIVES = ("concise", "warm")
 
@@ -141,6 +140,14 @@ def pairs(source: Path, work: Path) -> int:
     return len(found)
 
 
+PHASES: dict[str, Callable[[Path, Path], int]] = {
+    "inspect": inspect,
+    "convert": convert,
+    "select": select,
+    "pairs": pairs,
+}
+
+
 def measured(phase: str, source: Path, work: Path, rows: int) -> dict[str, float]:
     """Run a phase in a process of its own; this one stays small, as a child counts the peak of its parent as its own."""
     command = [
@@ -167,8 +174,7 @@ def run_phase(phase: str, source: Path, work: Path, rows: int) -> None:
         write(source, rows)
         result = source.stat().st_size
     else:
-        run: Callable[[Path, Path], int] = globals()[phase]
-        result = run(source, work)
+        result = PHASES[phase](source, work)
     seconds = time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"seconds": seconds, "peak": peak, "result": result}))

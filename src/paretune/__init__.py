@@ -5,7 +5,8 @@ The public names, by subject. Each loads its module on first use, so that ``impo
 - Data: :class:`Message`, :class:`Row` and :class:`ScoredDataset` hold preference data, :func:`load_data` reads them,
   :func:`build_scorer` makes a :class:`Scorer` of one objective.
 - Policies: a :class:`Policy`, read by :func:`load_policy`, answers prompts at a :class:`Preference` under :class:`Sampling`.
-- Fronts: :class:`Front` holds points and their hypervolume, :class:`FrontRecord` what a run measured, :class:`Surface` the
+- Fronts: :class:`Front` holds points, :func:`compare` says which of two is above, :func:`hypervolume` is the volume of points
+  and :func:`interval` that of a front with its uncertainty. :class:`FrontRecord` is what a run measured, :class:`Surface` the
   expected scores at every preference.
 - Choosing: :class:`Dial` is a path along the front, :func:`choose` the best preference above minimum scores,
   :class:`Bounds` the preferences that a server accepts.
@@ -17,8 +18,8 @@ The public names, by subject. Each loads its module on first use, so that ``impo
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers take it as true; importing it from typing would take most of the time of this import
 if TYPE_CHECKING:
     from paretune.choosing.bounds import Bounds
     from paretune.choosing.dial import Dial
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from paretune.data.load import load_data
     from paretune.data.rows import Message, Row
     from paretune.fronts.front import Front
+    from paretune.fronts.indicators import hypervolume
+    from paretune.fronts.inference import compare
+    from paretune.fronts.intervals import interval
     from paretune.fronts.record import FrontRecord
     from paretune.fronts.surface import Surface
     from paretune.methods import METHODS
@@ -61,6 +65,9 @@ __all__ = [
     "Surface",
     "build_scorer",
     "choose",
+    "compare",
+    "hypervolume",
+    "interval",
     "load_config",
     "load_data",
     "load_policy",
@@ -86,6 +93,9 @@ _HOMES = {
     "Surface": "fronts.surface",
     "build_scorer": "scoring.scorer",
     "choose": "choosing.floors",
+    "compare": "fronts.inference",
+    "hypervolume": "fronts.indicators",
+    "interval": "fronts.intervals",
     "load_config": "runs.parse",
     "load_data": "data.load",
     "load_policy": "policies.saving",

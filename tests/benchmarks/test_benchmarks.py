@@ -206,3 +206,10 @@ def test_the_table_is_what_the_files_give(bench, monkeypatch: pytest.MonkeyPatch
         table.main(["--check"])
     table.main(["--take", "docs/performance"])
     assert "**123x**" in (copy / "performance.md").read_text()
+
+
+def test_importing_the_package_is_quick(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """In CPU-seconds, which a busy machine does not change much."""
+    monkeypatch.chdir(ROOT)
+    importlib.import_module("benchmarks.core.import_time").main(["--rounds", "3"])
+    assert "above an interpreter that does nothing" in capsys.readouterr().out

@@ -569,7 +569,7 @@ MAP = {"prompt": "q", "responses": ["a", "b"]}
     [
         ({**MAP, "responses": ["a", "c"]}, ":1: column 'c' is missing; found 'q', 'a', 'b', 'w', 'n'"),
         ({**MAP, "scores": {"x": ["w", "n"]}}, ":1: column 'w': expected a number or nothing, got 'left'"),
-        ({**MAP, "scores": {"x": "n"}}, ":1: column 'n': expected one number a response, got 3"),
+        ({**MAP, "scores": {"x": "n"}}, ":1: column 'n': expected one number per response, got 3"),
         (
             {**MAP, "labels": {"x": {"column": "w", "values": {"right": -1}}}},
             ":1: column 'w': value 'left' is not in the map",

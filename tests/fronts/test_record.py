@@ -109,6 +109,9 @@ def test_a_record_of_0_1_tells_anchors_by_the_policy_beside_it_or_by_its_words(t
     record = FrontRecord.read(tmp_path / "front.json")
     assert {policy.name for policy in record.policies if policy.anchored} == {"mod"}
     assert Surface.read(tmp_path / "front.json", "mod").anchored
+    for text in ("{", "[]"):
+        (tmp_path / "policies" / "mod" / "policy.json").write_text(text)
+        assert not Surface.read(tmp_path / "front.json", "mod").anchored
 
 
 def test_a_point_without_the_figures_of_later_versions_is_read():

@@ -125,7 +125,7 @@ def test_requests_that_a_retry_cannot_help(tmp_path: Path, monkeypatch: pytest.M
         assert server.keys == {None, "Bearer sesame"} and not server.bodies
     with serving(Server()) as server:
         server.models = ["tiny", "large"]
-        with pytest.raises(EndpointError, match="offers tiny, large; say which"):
+        with pytest.raises(EndpointError, match="offers tiny, large; choose one"):
             ask(Endpoint(server.url), questions(), SAMPLING, tmp_path)
         with pytest.raises(
             EndpointError, match=r"does not have the model 'tyny'; did you mean 'tiny'.*large"

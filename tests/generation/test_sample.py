@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import torch
 from transformers import DynamicCache
 
 from paretune.core.errors import ConfigError, DataError, ModelError
+from paretune.core.files import fingerprint
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
-from paretune.generation import sample
+from paretune.generation import resumable, sample
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
 from paretune.generation.sample import sample_dataset
@@ -34,7 +36,7 @@ def test_a_killed_draw_goes_on_to_the_same_responses(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two prompts a batch, eight a part: the second part fails once, the first is not drawn again."""
-    monkeypatch.setattr(sample, "BATCHES_PER_PART", 2)
+    monkeypatch.setattr(resumable, "BATCHES_PER_PART", 2)
     prompts = make_dataset(7).select([])
     whole = sample_dataset(lm, prompts, 2, SAMPLING, 5, tmp_path / "whole")
     calls = 0
@@ -62,6 +64,47 @@ def test_a_damaged_part_is_named(lm: LanguageModel, tmp_path: Path) -> None:
     part.write_text("[[1]]")
     with pytest.raises(DataError, match=rf"{part.name}.*delete the file"):
         sample_dataset(lm, prompts, 1, SAMPLING, 0, tmp_path)
+
+
+def test_the_parts_of_a_stopped_run_are_found(lm: LanguageModel, tmp_path: Path) -> None:
+    """Names and content of parts are those of version 0.1, so that its stopped runs resume."""
+    prompts = make_dataset(2).select([])
+    ids = [lm.encode_prompt(row.prompt) for row in prompts.rows]
+    name = fingerprint(
+        lm.fingerprint, "torch.float32", ids, [3 * 1_000_003, 3 * 1_000_003 + 1], vars(SAMPLING)
+    )
+    (tmp_path / f"{name}.json").write_text('[["kept", false], ["cut", true]]')
+    drawn = sample_dataset(lm, prompts, 1, SAMPLING, 3, tmp_path)
+    assert [(row.responses, row.truncated) for row in drawn.rows] == [
+        (("kept",), (False,)),
+        (("cut",), (True,)),
+    ]
+
+
+def test_a_part_is_kept_when_it_is_whole(tmp_path: Path) -> None:
+    drawn: list[range] = []
+
+    def plan(numbers: range) -> tuple[str, Callable[[], list[resumable.Drawn]]]:
+        def draw() -> list[resumable.Drawn]:
+            drawn.append(numbers)
+            if numbers.start == 4 and len(drawn) < 4:
+                raise KeyboardInterrupt
+            return [(f"response {number}", False) for number in numbers]
+
+        return f"part-{numbers.start}", draw
+
+    with pytest.raises(KeyboardInterrupt):
+        resumable.draw_in_parts(tmp_path, 7, 2, plan)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["part-0.json", "part-2.json"]
+    responses = resumable.draw_in_parts(tmp_path, 7, 2, plan)
+    assert responses == [(f"response {number}", False) for number in range(7)]
+    assert drawn == [range(2), range(2, 4), range(4, 6), range(4, 6), range(6, 7)]
+
+    part = resumable.Part.open(tmp_path / "late.json", range(10, 12), width=2)
+    part.put(11, ("second", True))
+    part.save()  # an error ended the draw: what arrived is on disk
+    reopened = resumable.Part.open(part.file, part.numbers, width=2)
+    assert reopened.missing == [10] and reopened.drawn == [("second", True)]
 
 
 def test_a_wide_nucleus_is_drawn_in_full() -> None:

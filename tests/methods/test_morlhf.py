@@ -25,7 +25,8 @@ from paretune.methods.morlhf import LORA_PER_OBJECTIVE, MORLHFConfig
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.packing import pack, packed_token_logps, token_sums
 from paretune.runs.parse import parse_config
-from paretune.scoring.rules import FunctionScorer, from_function, python_function
+from paretune.scoring.function_scorer import FunctionScorer, from_function
+from paretune.scoring.python_function import python_function
 from paretune.scoring.scorer import build_scorer
 from paretune.scoring.standardise import Standardisation
 from paretune.training import loop

@@ -19,8 +19,9 @@ from paretune.models.language_model import LanguageModel
 from paretune.policies.catalogue import find_sources
 from paretune.policies.export import export
 from paretune.policies.policy import Policy
+from paretune.policies.policy_file import PolicyFile
 from paretune.policies.prompts import Prompting
-from paretune.policies.saving import PolicyFile, load
+from paretune.policies.saving import load
 from support.random_models import random_adapter
 
 OBJECTIVES = ("short", "good")

@@ -37,7 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "groups": 3,
         "init": "lora",
     },
-    "panacea-tchebycheff": {"method": "panacea", "aggregation": "tchebycheff", "per": "row"},
+    "panacea-tchebycheff": {"method": "panacea", "aggregation": "tchebycheff"},
     "panacea-policy-gradient": {"method": "panacea", "loss": "policy-gradient"},
     "panacea-modpo": {"method": "panacea", "loss": "modpo"},
     "dpo-lw": {},

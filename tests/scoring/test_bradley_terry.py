@@ -196,7 +196,7 @@ def test_heads_that_cannot_be_used(tmp_path, fake_encoder):
         bt.load_head(folder)
     bt.fit_head(polite_data(), "polite", folder, encoder=str(encoder))
     (encoder / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(ModelError, match="the same encoder, or fit the head again"):
+    with pytest.raises(ModelError, match="restore that encoder, or fit the head again"):
         bradley_terry("polite", str(folder))([(Message("user", "a"),)], ["b"], [False])
     (folder / "head.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="damaged head"):

@@ -16,10 +16,11 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.scoring import encoder as encode
 from paretune.scoring.cache import ScoreCache
+from paretune.scoring.function_scorer import FunctionScorer, from_function
 from paretune.scoring.neural import sequence_classifier
 from paretune.scoring.rules import (
     READABILITY_FORMULAS,
-    from_function,
+    RULES,
     rule_length,
     rule_readability,
     rule_regex,
@@ -27,6 +28,7 @@ from paretune.scoring.rules import (
     split_sentences,
 )
 from paretune.scoring.scorer import (
+    KINDS,
     build_scorer,
     score_dataset,
     score_texts,
@@ -258,6 +260,31 @@ def test_build_refuses(spec, message):
         build_scorer(spec)
 
 
+def test_a_rule_and_a_scorer_are_one_function_and_one_line(monkeypatch):
+    """As CONTRIBUTING tells: a function in rules.py or neural.py, and a line in ``RULES`` or ``KINDS``."""
+
+    def rule_shout(objective: str, per: float = 1.0) -> FunctionScorer:
+        return from_function(
+            objective, f"shout {per}", lambda _, texts, cut: [t.count("!") / per for t in texts]
+        )
+
+    def two_letters(objective: str, folder: str, offset: float = 0.0) -> FunctionScorer:
+        return from_function(
+            objective, f"two {folder}", lambda _, texts, cut: [offset + len(t[:2]) for t in texts]
+        )
+
+    monkeypatch.setitem(RULES, "shout", rule_shout)
+    monkeypatch.setitem(KINDS, "letters", two_letters)
+    specs = [{"objective": "loud", "rule": "shout", "per": 2}, {"objective": "long", "letters": "a/folder"}]
+    data = ScoredDataset((), (Row((PROMPT[0],), ("Hi! You!", "x")),))
+    scored = score_dataset(data, [build_scorer(spec) for spec in specs])
+    assert scored.rows[0].scores == {"loud": (1.0, 0.0), "long": (2.0, 1.0)}
+    with pytest.raises(ConfigError, match="did you mean 'shout'"):
+        build_scorer({"objective": "loud", "rule": "shuot"})
+    with pytest.raises(ConfigError, match="did you mean 'offset'"):
+        build_scorer({"objective": "long", "letters": "a/folder", "ofset": 1})
+
+
 # Scoring and the cache
 
 
@@ -375,7 +402,7 @@ def test_score_dataset_keeps_raw_scores_in_place():
     assert scored.objectives == ("warm", "concise")
     assert [scored.matrix(r)[:, 1].tolist() for r in scored.rows] == [[-3.0, -1.0], [], [-2.0]]
     assert scored.rows[0].labels == rows[0].labels
-    with pytest.raises(ScoreError, match="expected one an objective"):
+    with pytest.raises(ScoreError, match="expected one per objective"):
         score_dataset(scored, [scorers[0], scorers[0]])
 
 

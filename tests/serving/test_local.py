@@ -195,7 +195,7 @@ def test_anchors_outside_the_bounds_are_never_served(run: Path, tmp_path: Path) 
             **asked, extra_body={"preference": {"short": 0.7, "good": 0.3}}
         )
         assert served.model_extra["paretune"]["preference"] == {"short": 0.5, "good": 0.5}
-        with pytest.raises(openai.UnprocessableEntityError, match="nearest that modpo serves"):
+        with pytest.raises(openai.UnprocessableEntityError, match="nearest preference that modpo serves"):
             # Within the bounds itself, but nearer to the anchor at the corner.
             client.chat.completions.create(**asked, extra_body={"preference": {"short": 0.78, "good": 0.22}})
 

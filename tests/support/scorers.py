@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paretune.data.rows import Prompt
-from paretune.scoring.rules import FunctionScorer, from_function
+from paretune.scoring.function_scorer import FunctionScorer, from_function
 
 OBJECTIVES = ("short", "good")
 

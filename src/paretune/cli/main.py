@@ -135,14 +135,14 @@ def front(
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option("--adapter", help="OBJECTIVE=FOLDER, one an objective: paretune's or a PEFT LoRA."),
+        typer.Option("--adapter", help="OBJECTIVE=FOLDER, one per objective: paretune's or a PEFT LoRA."),
     ] = None,
     by: Annotated[list[str] | None, typer.Option(help="soup or mod; both by default.")] = None,
     divergence: Annotated[
         str, typer.Option(help="Under which the adapters were trained: reverse-kl for DPO.")
     ] = "reverse-kl",
 ) -> None:
-    """Measure the front of any adapters, one an objective, as a soup and by multi-objective decoding."""
+    """Measure the front of any adapters, one per objective, as a soup and by multi-objective decoding."""
     from paretune.core.errors import ConfigError
     from paretune.generation.mixing import Mixing
     from paretune.models.adapter import load_any

@@ -1,4 +1,4 @@
-"""The one tree of errors: every message says what was given, what was expected and what to do."""
+"""One tree of errors. Each message states what was given, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class ParetuneError(ValueError):
-    """A user's mistake or an impossible request; the command line prints it without a traceback and exits with 2."""
+    """A mistake in the input or an impossible request; the command line prints it without a traceback and exits with 2."""
 
 
 class PreferenceError(ParetuneError):
@@ -31,11 +31,11 @@ class ScoreError(ParetuneError):
 
 
 class TrainingError(ParetuneError):
-    """Training that cannot start or go on: NaN loss, missing scores, a checkpoint of another run."""
+    """Training that cannot start or continue: a NaN loss, missing scores, a checkpoint of another run."""
 
 
 class EndpointError(ParetuneError):
-    """A server that draws responses cannot be reached, or does not answer as asked."""
+    """A server that samples responses cannot be reached, or its answer is not what was requested."""
 
 
 class StoreError(ParetuneError):

@@ -1,4 +1,4 @@
-"""Writing files so that a killed process leaves either the old content or the new, never half of it."""
+"""Files written so that a killed process leaves either the old content or the new, never half of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     On any exception the temporary path is removed and ``target`` stays as it was. A folder replaces an older folder.
 
     Raises:
-        ParetuneError: the disk is full or the place cannot be written; the message names the target.
+        ParetuneError: The disk is full, or the folder cannot be written; the message names the target.
     """
     target = Path(target)
     try:
@@ -92,7 +92,7 @@ def fingerprint(*parts: object) -> str:
 
 
 def fingerprint_of(parts: Iterable[object]) -> str:
-    """Return the :func:`fingerprint` of parts that come one by one."""
+    """Return the :func:`fingerprint` of an iterable of parts."""
     digest = hashlib.sha256()
     for part in parts:
         raw = (
@@ -117,7 +117,7 @@ def scratch_file() -> IO[bytes]:
     """Return an open file without a name in the cache folder, gone when it is closed or the process ends.
 
     Raises:
-        ParetuneError: the folder cannot be written.
+        ParetuneError: The folder cannot be written.
     """
     folder = cache_folder() / "scratch"
     try:

@@ -1,4 +1,4 @@
-"""Several processes of one run, as a launcher such as torchrun starts them: which one this is, and who of them speaks."""
+"""Several processes of one run, as a launcher such as torchrun starts them: the number of this one, and which one prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from paretune.core.errors import ParetuneError
 
 GRACE = 5.0
-"""Seconds in which the launcher ends a process that failed because another did; it then goes by itself."""
+"""Seconds that the launcher has to end a process that failed because another did; after that the process ends itself."""
 
 
 def rank() -> int:
@@ -26,11 +26,11 @@ def launched() -> int:
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Let the first process alone print, and of those that fail the first alone: the others fail because it did.
+    """Let only the first process print, and of the processes that fail only the first: the others fail because it did.
 
     Raises:
-        SystemExit: in place of an error that another process has told already.
-        ParetuneError: another process ended without telling why.
+        SystemExit: Another process failed before and has printed its error.
+        ParetuneError: Another process ended without an error message.
     """
     if launched() == 1:
         yield
@@ -48,27 +48,27 @@ def one_voice() -> Iterator[None]:
                 raise SystemExit(2 if isinstance(error, ParetuneError) else 1) from None
             if _lost(error):
                 raise ParetuneError(
-                    "another process of this run ended without telling why (killed, or out of memory?); the same command goes on "
-                    f"from the last checkpoint. Process {rank()} noticed it so: {str(error).splitlines()[0]}"
+                    "another process of this run ended without an error message (killed, or out of memory?); the same command "
+                    f"continues from the last checkpoint. Process {rank()} noticed this: {str(error).splitlines()[0]}"
                 ) from None
             raise
 
 
 def _lost(error: BaseException) -> bool:
-    """Tell whether an error is that of a connection to another process."""
+    """Return whether an error is a lost connection to another process."""
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _first_to_fail() -> bool:
-    """Tell whether no other process has failed before; a store that cannot be reached counts as none."""
+    """Return whether no other process has failed before; a store that cannot be reached counts as none."""
     from torch.distributed import TCPStore
 
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(*place, is_master=False, wait_for_workers=False)
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(*address, is_master=False, wait_for_workers=False)
         return store.add(f"paretune/failed/{attempt}", 1) == 1
     except (KeyError, ValueError, RuntimeError):
         return True

@@ -22,7 +22,7 @@ class Preference:
     """Weights ``[M]`` on named objectives: each >= 0, their sum within 1e-6 of 1, else a PreferenceError.
 
     ``allow_extrapolation`` admits negative weights, such as ``concise=1.2,warm=-0.2``: policies that are affine in the
-    preference go on along their line, outside everything they were trained for.
+    preference continue along their line, beyond everything they were trained for.
 
     Names are unique, non-empty, without surrounding white space and free of ``,``, ``=`` and ``@``, so that
     the text ``helpful=0.7,harmless=0.3`` can be read back, also from a model name ``mine@helpful=0.7,...``.
@@ -105,7 +105,7 @@ class Preference:
 
     @property
     def extrapolated(self) -> bool:
-        """Tell whether it lies off the simplex."""
+        """Whether the weights lie off the simplex."""
         return min(self.weights) < 0
 
     def array(self) -> np.ndarray:
@@ -198,7 +198,7 @@ def sample_simplex(
     usable = np.isfinite(concentration) & (concentration > 0)
     if concentration.shape != (num_objectives,) or not usable.all():
         raise PreferenceError(
-            f"alpha {alpha!r} for {num_objectives} objectives; give one positive number, or one an objective"
+            f"alpha {alpha!r} for {num_objectives} objectives; give one positive number, or one per objective"
         )
     return np.random.default_rng(seed).dirichlet(concentration, size=count)
 
@@ -263,7 +263,7 @@ def _example(objectives: Sequence[str] | None) -> str:
 
 
 def nearest(preference: Preference, anchors: Sequence[Preference]) -> Preference:
-    """Return the anchor a policy answers with: the nearest by L1 distance, of ties the first (as `gates.nearest_anchor`)."""
+    """Return the anchor that a policy answers with: the nearest by L1 distance, of ties the first (as `gates.nearest_anchor`)."""
     rows = np.stack([anchor.over(preference.objectives).array() for anchor in anchors]).astype(np.float32)
     asked = preference.array().astype(np.float32)
     apart = np.abs(rows.astype(np.float64) - asked.astype(np.float64)).sum(axis=1).round(6)

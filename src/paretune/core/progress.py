@@ -12,7 +12,7 @@ class Advance(Protocol):
     """Call with the number of finished units, and optionally a short text such as the current loss."""
 
     def __call__(self, count: int = 1, note: str = "") -> None:
-        """Move the bar on."""
+        """Advance the bar."""
 
 
 @contextmanager

@@ -35,7 +35,7 @@ WRITABLE = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
 class ScoredDataset:
     """Rows over M named objectives, in order.
 
-    ``rows`` is a tuple, or for data beyond what memory should hold a `paretune.data.row_store.ArrowRows`: go through them once
+    ``rows`` is a tuple, or for data beyond what memory should hold a `paretune.data.row_store.ArrowRows`: iterate over them once
     rather than keep them.
 
     Raises:
@@ -79,7 +79,7 @@ class ScoredDataset:
 
     @classmethod
     def read(cls, path: str | Path, objectives: Sequence[str] | None = None) -> ScoredDataset:
-        """Read a file in the canonical form (see the module), told apart by suffix.
+        """Read a file in the canonical form (see the module); its suffix decides how.
 
         Without ``objectives`` the file's own, in order of first appearance; with them exactly these, in this
         order.
@@ -148,7 +148,7 @@ class ScoredDataset:
         }
 
     def with_scores(self, objective: str, scores: Sequence[Sequence[float]]) -> ScoredDataset:
-        """Return the data with an objective's scores set: a list of K numbers a row, NaN for missing.
+        """Return the data with an objective's scores set: a list of K numbers per row, NaN for missing.
 
         A new objective comes last; the scores of one already there are replaced.
 

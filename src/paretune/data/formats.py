@@ -1,4 +1,4 @@
-"""The forms of preference files: TRL's, told by their columns, and any columns, by a map (see
+"""The forms of preference files: TRL's, recognised by their columns, and any columns, by a map (see
 `paretune.data.load`).
 """
 
@@ -48,7 +48,7 @@ def read_form(records: Records, objective: str | None) -> ScoredDataset:
             if labelled and objective is None:
                 raise DataError(
                     f"{where}: columns {', '.join(sorted(needed))} hold labels of one objective; "
-                    "say which with objective=, for example objective=helpful"
+                    "name it with objective=, for example objective=helpful"
                 )
             rows = gather(read(((where, _parsed(each, where)) for where, each in stream), objective or ""))
             return ScoredDataset((objective,) if labelled and objective else (), rows)
@@ -227,7 +227,7 @@ def _numbers(record: Record, column: Any, where: str) -> tuple[float, ...]:
         return tuple(_number(record, each, where) for each in column)
     values = take(record, column, where)
     if not isinstance(values, list):
-        raise DataError(f"{where}: column {column!r}: expected one number a response, got {values!r:.60}")
+        raise DataError(f"{where}: column {column!r}: expected one number per response, got {values!r:.60}")
     return tuple(number_from(value, column, where) for value in values)
 
 

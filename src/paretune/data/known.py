@@ -71,9 +71,7 @@ def _higher(*objectives: str) -> dict[str, str]:
 
 
 def _hh_rlhf(records: Records, part: str) -> Iterator[Outcome]:
-    """Bai et al. 2022 (arXiv 2204.05862): two dialogues that part at the last answer; the folder is the
-    objective.
-    """
+    """Bai et al. 2022 (arXiv 2204.05862): two dialogues that part at the last answer; the folder is the objective."""
     named = re.findall("helpful|harmless", part.lower())
     if not named:
         raise DataError(
@@ -157,9 +155,7 @@ HELPSTEER2_ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "
 
 
 def _helpsteer2(records: Records, part: str) -> Iterator[Outcome]:
-    """Wang et al. 2024 (arXiv 2406.08673): five ratings 0 to 4; responses to one prompt are in adjacent
-    records.
-    """
+    """Wang et al. 2024 (arXiv 2406.08673): five ratings 0 to 4; responses to one prompt are in adjacent records."""
     group: list[tuple[str, Record]] = []
     for where, record in records:
         if group and group[0][1]["prompt"] != text_of(record, "prompt", where):
@@ -182,10 +178,9 @@ def _helpsteer2_rows(group: list[tuple[str, Record]]) -> Iterator[Outcome]:
     first, text = group[0][0], text_of(group[0][1], "prompt", group[0][0])
     # Several turns are written "question\n<extra_id_1>Assistant\nanswer\n<extra_id_1>User\nnext question".
     opening, *rest = re.split(r"\n?<extra_id_1>(User|Assistant)\n", text)
-    said = [("user", opening)] if opening.strip() else []
-    prompt = merged(
-        [*said, *((role.lower(), turn) for role, turn in zip(rest[::2], rest[1::2], strict=True))]
-    )
+    turns = [("user", opening)] if opening.strip() else []
+    turns += [(role.lower(), turn) for role, turn in zip(rest[::2], rest[1::2], strict=True)]
+    prompt = merged(turns)
     answers: list[tuple[str, list[float]]] = []
     for where, record in group:
         response = text_of(record, "response", where)
@@ -415,9 +410,7 @@ DSP_ASPECTS = ("academy", "business", "entertainment", "literature", "normal")
 
 
 def _dsp_domains(records: Records, part: str) -> Iterator[Outcome]:
-    """Cheng et al. 2023 (arXiv 2309.03126): the response written for a domain is preferred to the others by
-    design.
-    """
+    """Cheng et al. 2023 (arXiv 2309.03126): the response written for a domain is preferred to the others by design."""
     for where, record in records:
         prompt = prompt_from(text_of(record, "query", where), "query", where)
         written = take(record, "responses", where)

@@ -13,14 +13,14 @@ holds::
       well
         prompt: question                            # text, or a list of messages
         responses: [answer_a, answer_b]             # or one column: a list, or one response a record
-        scores:                                     # one column a response, or one column beside one
+        scores:                                     # one column per response, or one column beside one
           helpful: [help_a, help_b]
           cost: [cost_a, cost_b]
         labels:                                     # for two responses: +1 prefers the first, -1 the second
           overall: {column: winner, values: {a: 1, b: -1, tie: 0}}
         directions: {cost: lower}                   # negated once, here: everywhere else higher is better
 
-TRL forms are told by their columns: ``chosen`` and ``rejected`` (with ``prompt``, or with the prompt as their
+TRL forms are recognised by their columns: ``chosen`` and ``rejected`` (with ``prompt``, or with the prompt as their
 common beginning), ``prompt, completion, label`` (records of one prompt become one row, true scores 1, false
 0), ``prompt, completion``, ``messages`` and ``prompt``, each as text or as lists of messages.
 """
@@ -198,7 +198,7 @@ def _nonempty(dataset: ScoredDataset, place: str) -> ScoredDataset:
 
 
 def _directed(dataset: ScoredDataset, directions: Mapping[str, str]) -> ScoredDataset:
-    """Negate the scores of objectives that are costs; comparisons already say what is preferred."""
+    """Negate the scores of objectives that are costs; comparisons already state what is preferred."""
     for objective, direction in directions.items():
         if objective not in dataset.objectives:
             raise DataError(
@@ -266,7 +266,7 @@ def _streams(path: Path, split: str | None, skip: str = "") -> Iterator[tuple[st
 
 
 def _split_of(name: str) -> str | None:
-    """Return the split that a path or split name speaks of, by its last such word, None when by none."""
+    """Return the split that a path or a split name mentions, the last one where there are several, or None."""
     found = [SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_WORDS]
     return found[-1] if found else None
 

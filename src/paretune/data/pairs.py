@@ -1,6 +1,4 @@
-"""Pairs of responses to one prompt: chosen and rejected for one objective, labels of all, and where they
-conflict.
-"""
+"""Pairs of responses to one prompt: chosen and rejected for one objective, the labels of all, and their conflicts."""
 
 from __future__ import annotations
 
@@ -28,12 +26,12 @@ MOST_SIGNS = 1 << 20
 
 @dataclass(frozen=True)
 class Pair:
-    """Two different responses to one prompt, and what every objective of the data set says of them.
+    """Two different responses to one prompt, and the label of every objective of the data set.
 
     ``gaps[m]`` is score(chosen) - score(rejected) on objective m, NaN when a score is missing. ``labels[m]``
     is above 0 when objective m prefers the chosen response, below 0 when it prefers the rejected one, 0 for a
-    tie, NaN when it says nothing: the human comparison (mean strength in [-1, 1]) where there is one, else
-    the sign of the score gap. ``row``, ``chosen_index`` and ``rejected_index`` say where in the data set;
+    tie, NaN when it has no label: the human comparison (mean strength in [-1, 1]) where there is one, else
+    the sign of the score gap. ``row``, ``chosen_index`` and ``rejected_index`` are its position in the data set;
     ``objective`` is "" in labelled pairs.
     """
 
@@ -55,7 +53,7 @@ def pairs(
 ) -> Sequence[Pair]:
     """Return the (chosen, rejected) pairs of one objective, in the order of the rows.
 
-    A list; of data that are kept in a file a sequence that makes each pair when it is asked for.
+    The result is a list, or for data in a file a sequence that makes each pair when it is read.
 
     A row with human comparisons on the objective is paired by these (gap: strength p in (0, 1]), any other by
     its scores (gap: their difference, in the scale of the scores). Ties, equal texts and gaps below
@@ -122,7 +120,7 @@ def _made(dataset: ScoredDataset, objective: str, places: array[int]) -> Sequenc
 
 
 class _Pairs(Sequence[Pair]):
-    """Pairs by their ``places [N, 3]``: row, chosen, rejected; each is made when it is asked for."""
+    """Pairs by their ``places [N, 3]``: row, chosen, rejected; each is made when it is read."""
 
     def __init__(self, dataset: ScoredDataset, objective: str, places: np.ndarray) -> None:
         self._dataset, self._objective, self._places = dataset, objective, places
@@ -164,7 +162,7 @@ def conflict_shares(both: np.ndarray, against: np.ndarray) -> np.ndarray:
 
 
 def conflict_counts(rows: Sequence[Row], objectives: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return two [M, M], on how many pairs of ``rows`` two objectives both speak strictly, and on how many they disagree.
+    """Return two counts of pairs of ``rows``, ``[M, M]`` each: both objectives have a strict label; these labels disagree.
 
     The counts of parts of the data add up.
     """
@@ -184,7 +182,7 @@ def conflict_counts(rows: Sequence[Row], objectives: tuple[str, ...]) -> tuple[n
 
 
 def _signs(rows: Sequence[Row], objectives: tuple[str, ...]) -> np.ndarray:
-    """Return [pairs, M] over all pairs of different texts of rows with K responses each: 1, -1, or 0 for no say."""
+    """Return [pairs, M] over all pairs of different texts of rows with K responses each: 1, -1, or 0 for no label."""
     K = len(rows[0].responses)
     first, second = np.triu_indices(K, 1)
     missing = (math.nan,) * K
@@ -194,8 +192,8 @@ def _signs(rows: Sequence[Row], objectives: tuple[str, ...]) -> np.ndarray:
     for number, row in enumerate(rows):
         for m, name in enumerate(objectives):
             if name in row.labels:
-                said = _compared(row, name)[first, second]
-                signs[number, m] = np.where(np.isnan(said), signs[number, m], np.sign(said))
+                strength = _compared(row, name)[first, second]
+                signs[number, m] = np.where(np.isnan(strength), signs[number, m], np.sign(strength))
         if len(set(row.responses)) < K:
             same = [row.responses[a] == row.responses[b] for a, b in zip(first, second, strict=True)]
             signs[number, :, same] = 0
@@ -245,7 +243,7 @@ def _gaps(row: Row, objective: str) -> np.ndarray:
 
 
 def _labels(row: Row, objectives: tuple[str, ...]) -> np.ndarray:
-    """Return [M, K, K]: what each objective says of a against b (see `Pair`)."""
+    """Return [M, K, K]: the label of each objective for a against b (see `Pair`)."""
     labels = np.full((len(objectives), len(row.responses), len(row.responses)), np.nan)
     for m, objective in enumerate(objectives):
         compared = _compared(row, objective)

@@ -43,7 +43,7 @@ def suffix_of(path: str | Path) -> str:
 def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
     """Yield ``(where, record)`` for every row of a data file, ``where`` being ``file:line``.
 
-    JSONL (``.gz`` and ``.xz`` too), a JSON array, CSV, Parquet and Arrow are told apart by suffix. The line is the
+    JSONL (``.gz`` and ``.xz`` too), a JSON array, CSV, Parquet and Arrow are recognised by suffix. The line is the
     line of the file for JSONL and CSV, the number of the record (from 1) for the others. JSONL, Parquet and Arrow are read
     a part at a time, CSV and a JSON array whole. CSV values are
     strings.
@@ -88,7 +88,7 @@ def parse_json(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not valid JSON ({error.msg} at character {error.pos + 1})") from error
     except RecursionError as error:
-        raise DataError(f"{where}: JSON nested too deeply; expected one flat object a line") from error
+        raise DataError(f"{where}: JSON nested too deeply; expected one flat object per line") from error
     except ValueError as error:  # a number of more digits than Python converts
         raise DataError(f"{where}: not valid JSON ({error})") from error
 
@@ -129,7 +129,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Record]]:
     values = parse_json(text, f"{path}:1")
     if not isinstance(values, list):
         raise DataError(
-            f"{path}:1: expected a JSON array of objects; for one object a line name the file .jsonl"
+            f"{path}:1: expected a JSON array of objects; for one object per line name the file .jsonl"
         )
     for number, value in enumerate(values, start=1):
         yield f"{path}:{number}", _object(value, f"{path}:{number}")

@@ -69,9 +69,9 @@ class ArrowRows(Sequence[Row]):
     """Rows of an Arrow file in some order; a slice shares the file.
 
     Attributes:
-        file: where they stand.
+        file: The open file that holds them.
         places: int64 ``[N]``, where each stands in the file.
-        changes: what happens to a row after it is read.
+        changes: Functions applied to a row after it is read.
         names: the objectives that rows may have.
     """
 

@@ -1,13 +1,13 @@
 """A row of the one table: a prompt with K responses, scored or compared on M objectives; checked, from and to JSON.
 
-The canonical form of a row, one JSON object a line (only ``prompt`` and ``responses`` are required)::
+The canonical form of a row, one JSON object per line (only ``prompt`` and ``responses`` are required)::
 
     {"prompt": [{"role": "user", "content": "Hi"}], "responses": ["a", "b"],
      "scores": {"concise": [-40, -31], "warm": [0.3, null]}, "labels": {"helpful": [[0, 1, 1.0]]},
      "truncated": [false, true], "source": "mine.jsonl:7"}
 
 ``prompt`` may also be plain text, which is one user message. Parquet has the same columns (``scores`` and
-``labels`` are structs with one field an objective). CSV has one line a row and the columns ``prompt`` (plain
+``labels`` are structs with one field per objective). CSV has one line per row and the columns ``prompt`` (plain
 text, or the JSON of the messages, which starts with ``[{``), ``response_0`` to ``response_{K-1}`` (an empty
 cell: no such response), ``scores.<objective>.<k>`` (an empty cell: missing), ``labels`` and ``truncated``
 (JSON), ``source``. All three are read back as they were written.
@@ -50,11 +50,11 @@ class Row:
     ``scores[objective]`` holds K numbers, higher is better, NaN is missing; an objective without any number
     is left out. ``labels[objective]`` holds comparisons ``(a, b, p)`` of responses a and b: p in [-1, 1] is
     +1 when a is preferred, -1 when b is, 0 for a tie. ``truncated[k]`` says that response k was cut by a
-    token limit, so that its end is not its author's. ``source`` says where the row came from, ``file:line``,
-    and starts every message about it.
+    token limit, so that its end is not its author's. ``source`` is the row's origin, ``file:line``, and begins
+    every message about it.
 
     Raises:
-        DataError: what does not fit together, named by column.
+        DataError: Columns that do not fit together; the message names them.
     """
 
     prompt: Prompt
@@ -95,14 +95,14 @@ class Row:
 
     @classmethod
     def of_checked(cls, **parts: Any) -> Row:
-        """Return the row of all six fields, as an earlier row had them: nothing is checked again."""
+        """Return the row of all six fields, as an earlier row had them; nothing is checked again."""
         row = object.__new__(cls)
         vars(row).update(parts)
         return row
 
     @cached_property
     def key(self) -> str:
-        """Fingerprint of the prompt, case and white space folded: rows of one key never part in a split."""
+        """Fingerprint of the prompt, case and white space folded: rows with one key stay in one part of a split."""
         return fingerprint([[m.role, " ".join(m.content.casefold().split())] for m in self.prompt])
 
     @cached_property

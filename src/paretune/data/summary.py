@@ -83,7 +83,7 @@ class Inspection:
 def inspect(dataset: ScoredDataset) -> Inspection:
     """Count what is in ``dataset``; nothing is changed.
 
-    The rows are gone through once and not kept; what stays of them is 12 bytes a row, and 4 and 8 M a response.
+    The rows are read once and not kept; 12 bytes per row stay in memory, and 4 + 8 M per response.
     """
     objectives, rows = dataset.objectives, iter(dataset.rows)
     tally = _Tally(objectives)
@@ -114,7 +114,7 @@ def inspect(dataset: ScoredDataset) -> Inspection:
 
 
 class _Tally:
-    """What is counted of rows that pass by, and the numbers whose quantiles are wanted."""
+    """Running counts over rows, and the numbers whose quantiles are needed."""
 
     def __init__(self, objectives: tuple[str, ...]) -> None:
         self.objectives = objectives

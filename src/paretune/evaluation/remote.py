@@ -16,8 +16,7 @@ from paretune.generation.endpoint import Endpoint, Question
 from paretune.generation.generate import Response
 from paretune.generation.sample import ask
 from paretune.models.distributed import ProcessGroup
-from paretune.policies.catalogue import exported
-from paretune.policies.export import MANIFEST
+from paretune.policies.catalogue import MANIFEST, exported
 from paretune.policies.policy import Policy
 
 

@@ -45,9 +45,10 @@ def _anchored(facts: Mapping[str, Any], folder: Path) -> bool:
     file = folder / "policies" / str(facts.get("name")) / "policy.json"
     if file.is_file():
         try:
-            return bool(read_json(file).get("mix") == "anchors")
+            policy = read_json(file)
         except ParetuneError:
             return False
+        return isinstance(policy, Mapping) and policy.get("mix") == "anchors"
     return "nearest" in str(facts.get("enters", ""))
 
 

@@ -1,1 +1,1 @@
-"""Sampling text: draw, batch, generate, mixing, endpoint, remote, sample."""
+"""Sampling text: draw, mixing, batch, generate; then whole data sets: resumable, sample, endpoint, remote."""

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's API as the one that draws responses: vLLM, SGLang, or ``paretune serve``."""
+"""A server with OpenAI's API that draws responses: vLLM, SGLang, or ``paretune serve``."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from paretune.data.rows import Prompt
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where responses are drawn, and how patiently.
+    """A server, and how persistently it is used.
 
     Attributes:
-        url: with the version, such as ``http://127.0.0.1:8000/v1``.
-        model: what draws the responses that a run needs before it trains; by default the only model that is offered.
-        concurrency: requests on their way at most.
-        retries: tries after the first of a request that failed for a reason that may pass: statuses 408, 409, 425, 429 and
-            from 500 on, no connection, a broken one, a time-out, an answer that cannot be read. Waits double from half a
-            second to half a minute, less up to half of it at random, or last as long as the server asks (a minute at most).
-        timeout: seconds until an answer is given up.
-        key: environment variable that holds the API key.
-        policies: name of a run's policy -> what draws its held-out answers: the ``manifest.json`` of its LoRAs, which the
-            server has loaded under their names, or ``NAME@`` for a ``paretune serve``, which is told the preference.
-        stages: methods of the run whose answers between stages of training it draws: RiC's online stage and ParetoHqD's stage 2
-            from LoRAs that it loads while it runs, SIPO's reviews from ``model``; see :mod:`paretune.training.remote_stages`.
+        url: URL with the version, such as ``http://127.0.0.1:8000/v1``.
+        model: Model that draws the responses that a run needs before it trains; by default the only one that is offered.
+        concurrency: Largest number of simultaneous requests.
+        retries: Largest number of further tries of a request that failed for a reason that may pass: statuses 408, 409, 425,
+            429 and from 500 on, no connection, a broken one, a time-out, an answer that cannot be read. Waits double from
+            half a second to half a minute, less up to half of it at random, or last as long as the server asks (at most a
+            minute).
+        timeout: Seconds until a request times out.
+        key: Environment variable that holds the API key.
+        policies: Name of a run's policy -> source of its held-out answers: the ``manifest.json`` of its LoRAs, which the
+            server has loaded under their names, or ``NAME@`` for a ``paretune serve``, which receives the preference.
+        stages: Methods of the run whose answers between stages of training the server draws: RiC's online stage and
+            ParetoHqD's stage 2 from LoRAs that it loads while it runs, SIPO's reviews from ``model``; see
+            :mod:`paretune.training.remote_stages`.
     """
 
     url: str
@@ -48,7 +50,7 @@ class Endpoint:
             known = False
         if not known:
             raise ConfigError(
-                f"the endpoint {self.url!r} is no address; expected such as http://127.0.0.1:8000/v1"
+                f"the endpoint {self.url!r} is no address; expected for example http://127.0.0.1:8000/v1"
             )
         if self.concurrency < 1 or self.retries < 0 or not 0 < self.timeout < float("inf"):
             raise ConfigError(
@@ -58,7 +60,7 @@ class Endpoint:
 
 
 LORA_PREFIX = "paretune-"
-"""Begins the name of every LoRA that a server is asked to load while it runs."""
+"""Start of the name of every LoRA that a running server is asked to load."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class LoRA:
     """A LoRA that a server loads for a draw and unloads after it.
 
     Attributes:
-        name: begins with :data:`LORA_PREFIX` and identifies the weights: answers are kept under it.
-        folder: with PEFT's files, an absolute path under which the server sees it too.
-        rank: columns of its factors.
+        name: Name that starts with :data:`LORA_PREFIX` and identifies the weights; answers are kept under it.
+        folder: Folder of PEFT's files, an absolute path under which the server sees it too.
+        rank: Rank of its factors.
     """
 
     name: str
@@ -77,13 +79,13 @@ class LoRA:
 
     @property
     def served(self) -> str:
-        """The name at the server: of this folder too, so that a run in another one cannot unload it."""
+        """The name at the server; it depends on the folder too, so that a run in another folder cannot unload it."""
         return f"{self.name}-{fingerprint(str(self.folder))[:8]}"
 
 
 @dataclass(frozen=True)
 class Question:
-    """One response to draw: by which model ("" is the endpoint's), to what, from which seed."""
+    """One response to draw: the model ("" is the endpoint's), the prompt and the seed."""
 
     model: str
     prompt: Prompt
@@ -92,7 +94,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """A response; ``tokens`` as the server counts them, None where it does not say."""
+    """A response; ``tokens`` is the server's count, None where it gives none."""
 
     text: str
     truncated: bool

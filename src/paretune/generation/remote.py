@@ -1,4 +1,4 @@
-"""Drawing responses from a server over HTTP: many requests at a time, patient with failures, and nothing that came is lost."""
+"""Drawing responses from a server over HTTP: many requests at once, failures are retried, and no answer is lost."""
 
 from __future__ import annotations
 
@@ -7,63 +7,45 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-from paretune.core.errors import DataError, EndpointError, suggest
-from paretune.core.files import fingerprint, read_json, write_json
+from paretune.core.errors import EndpointError, suggest
+from paretune.core.files import fingerprint
 from paretune.core.progress import Advance, progress
 from paretune.core.sampling import Sampling
 from paretune.generation.endpoint import LORA_PREFIX, Answer, Endpoint, LoRA, Question
+from paretune.generation.resumable import Part, split
 
 PART = 64
-"""Questions whose answers are written together."""
+"""Questions whose answers are kept together."""
+ANSWER_VALUES = len(fields(Answer))
 
 FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 0.5, 30.0, 60.0
-"""Seconds before the second try, before any try, and before any try where the server says how long."""
+"""Longest waits in seconds: before the second try, before any try, and before a try that the server delays."""
 
 CONNECT_SECONDS = 10.0
 PASSING = {408, 409, 425, 429}
-"""Statuses below 500 that another try may not meet."""
+"""Statuses below 500 for which another try may succeed."""
 
 LOADING = "load_lora_adapter"
-"""Where a server that runs takes a LoRA by ``lora_name`` and ``lora_path``: vLLM under its /v1 (docs/features/lora.md and
-entrypoints/openai/models/serving.py of vLLM), SGLang beside it (srt/entrypoints/http_server.py of SGLang)."""
+"""Route at which a running server loads a LoRA by ``lora_name`` and ``lora_path``: vLLM under its /v1 (docs/features/lora.md
+and entrypoints/openai/models/serving.py of vLLM), SGLang beside it (srt/entrypoints/http_server.py of SGLang)."""
 
 LOADED = ("already been loaded", "already loaded", "already exists")
-"""What servers say, with status 400, of a LoRA that they have under its name: the first vLLM, the others SGLang."""
+"""Messages, with status 400, about a LoRA that is loaded under its name already: the first is vLLM's, the others SGLang's."""
 
 
-class _Failed(Exception):  # noqa: N818 - what came back, not yet an error
-    """A try that failed: what to tell, whether another may succeed, the seconds the server asks to wait, and its status."""
+class _Failed(Exception):  # noqa: N818 - one failed try, not yet an error
+    """A try that failed: why, whether another may succeed, the seconds the server asks to wait, and its status."""
 
-    def __init__(self, told: str, passing: bool = True, after: float = 0.0, status: int = 0) -> None:
-        super().__init__(told)
+    def __init__(self, message: str, passing: bool = True, after: float = 0.0, status: int = 0) -> None:
+        super().__init__(message)
         self.passing, self.after, self.status = passing, after, status
-
-
-@dataclass(eq=False)
-class _Part:
-    """Some questions and their answers so far; ``fresh`` counts those that are not on the disk."""
-
-    file: Path
-    first: int
-    questions: Sequence[Question]
-    answers: list[Answer | None]
-    fresh: int = 0
-
-    @property
-    def missing(self) -> list[int]:
-        return [place for place, answer in enumerate(self.answers) if answer is None]
-
-    def write(self) -> None:
-        if self.fresh:
-            write_json(self.file, [a and [a.text, a.truncated, a.tokens] for a in self.answers])
-            self.fresh = 0
 
 
 def draw(
@@ -74,7 +56,7 @@ def draw(
     description: str,
     lora: LoRA | None = None,
 ) -> list[Answer]:
-    """See :func:`paretune.generation.sample.ask`."""
+    """Return one answer per question, see :func:`paretune.generation.sample.ask`."""
     return asyncio.run(_draw(endpoint, questions, sampling, folder, description, lora))
 
 
@@ -86,7 +68,7 @@ async def _draw(
     description: str,
     lora: LoRA | None,
 ) -> list[Answer]:
-    """Name the model, read what is kept, ask for the rest."""
+    """Name the model, read the answers that are kept, and request the rest."""
     key = os.environ.get(endpoint.key, "").strip()
     async with httpx.AsyncClient(
         base_url=endpoint.url.rstrip("/") + "/",
@@ -100,11 +82,8 @@ async def _draw(
             offered = await server.offered()
             model = server.chosen(offered)
             questions = [replace(question, model=question.model or model) for question in questions]
-        parts = [
-            _kept(folder, start, questions[start : start + PART], sampling)
-            for start in range(0, len(questions), PART)
-        ]
-        wanted = {part.questions[place].model for part in parts for place in part.missing}
+        parts = [_opened(folder, numbers, questions, sampling) for numbers in split(len(questions), PART)]
+        wanted = {questions[number].model for part in parts for number in part.missing}
         if wanted:
             offered = await server.offered() if offered is None else offered
             if lora is None:
@@ -112,66 +91,51 @@ async def _draw(
             done = len(questions) - sum(len(part.missing) for part in parts)
             async with nullcontext("") if lora is None else server.loaded(lora, offered) as name:
                 with progress(description, len(questions), done) as advance:
-                    await _ask_all(server, parts, sampling, advance, name)
-    return [answer for part in parts for answer in part.answers if answer is not None]
+                    named = [replace(question, model=name or question.model) for question in questions]
+                    await _ask_all(server, parts, named, sampling, advance)
+    return [Answer(*values) for part in parts for values in part.drawn]
 
 
 async def _ask_all(
-    server: _Server, parts: Sequence[_Part], sampling: Sampling, advance: Advance, name: str
+    server: _Server,
+    parts: Sequence[Part],
+    questions: Sequence[Question],
+    sampling: Sampling,
+    advance: Advance,
 ) -> None:
-    """Ask what is missing, in order; the first failure for good ends all, and what came is written.
-
-    ``name`` is what the server calls the model of all questions; "": each names its own.
-    """
-    todo: Iterator[tuple[_Part, int]] = iter([(part, place) for part in parts for place in part.missing])
+    """Request the missing answers, in order; the first permanent failure ends all, and the answers so far are kept."""
+    missing: Iterator[tuple[Part, int]] = iter([(part, number) for part in parts for number in part.missing])
 
     async def work() -> None:
-        for part, place in todo:
-            question, where = part.questions[place], f"answer {part.first + place + 1}"
-            question = replace(question, model=name or question.model)
-            part.answers[place] = await server.answer(question, sampling, where)
-            part.fresh += 1
+        for part, number in missing:
+            answer = await server.answer(questions[number], sampling, f"answer {number + 1}")
+            part.put(number, astuple(answer))
             advance()
-            if not part.missing:
-                part.write()
 
     workers = [asyncio.create_task(work()) for _ in range(server.endpoint.concurrency)]
     try:
         await asyncio.gather(*workers)
     except EndpointError as error:
-        total = sum(len(part.answers) for part in parts)
-        kept = total - sum(len(part.missing) for part in parts)
+        kept = len(questions) - sum(len(part.missing) for part in parts)
         raise EndpointError(
-            f"{error}. {kept} of {total} answers are kept; the same command goes on from there"
+            f"{error}. {kept} of {len(questions)} answers are kept; the same command goes on from there"
         ) from error
     finally:
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
         for part in parts:
-            part.write()
+            part.save()
 
 
-def _kept(folder: Path, first: int, questions: Sequence[Question], sampling: Sampling) -> _Part:
-    """Return a part with the answers that are on the disk."""
-    asked = [[q.model, [[m.role, m.content] for m in q.prompt], q.seed] for q in questions]
-    file = folder / f"{fingerprint('endpoint', asked, sampling.identity())}.json"
-    if not file.is_file():
-        return _Part(file, first, questions, [None] * len(questions))
-    values = read_json(file)
-    try:
-        answers = [
-            None if value is None else Answer(str(value[0]), bool(value[1]), value[2]) for value in values
-        ]
-    except (TypeError, IndexError, KeyError) as error:
-        raise DataError(
-            f"{file}: not a part of a draw ({error}); delete the file to have it drawn again"
-        ) from error
-    if len(answers) != len(questions):
-        raise DataError(
-            f"{file}: {len(answers)} answers, expected {len(questions)}; delete the file to have it drawn again"
-        )
-    return _Part(file, first, questions, answers)
+def _opened(folder: Path, numbers: range, questions: Sequence[Question], sampling: Sampling) -> Part:
+    """Return the part of some questions with the answers that are on disk."""
+    asked = [
+        [question.model, [[m.role, m.content] for m in question.prompt], question.seed]
+        for question in (questions[number] for number in numbers)
+    ]
+    name = fingerprint("endpoint", asked, sampling.identity())
+    return Part.open(folder / f"{name}.json", numbers, ANSWER_VALUES)
 
 
 @dataclass(frozen=True)
@@ -198,23 +162,23 @@ class _Server:
         return await self._patiently("GET", "models", "the list of models", None, _names)
 
     def chosen(self, offered: Sequence[str]) -> str:
-        """Return the only model, beside LoRAs that a killed run has left there."""
+        """Return the only model, not counting LoRAs that a killed run has left loaded."""
         offered = [name for name in offered if not name.startswith(LORA_PREFIX)]
         if len(offered) != 1:
             raise EndpointError(
-                f"{self.endpoint.url} offers {', '.join(offered) or 'no model'}; say which is to answer with --endpoint-model, or "
+                f"{self.endpoint.url} offers {', '.join(offered) or 'no model'}; choose one with --endpoint-model, or with "
                 "endpoint.model in a config"
             )
         return offered[0]
 
     async def check(self, wanted: Sequence[str], offered: Sequence[str]) -> None:
-        """Raise an EndpointError unless the server has all models wanted; some have names beyond those they list."""
+        """Raise an EndpointError unless the server has all wanted models; some servers know more names than they list."""
         for model in wanted:
             if model in offered:
                 continue
             try:
-                found = await self.client.get(f"models/{quote(model, safe='')}", timeout=CONNECT_SECONDS)
-                known = found.status_code == 200
+                response = await self.client.get(f"models/{quote(model, safe='')}", timeout=CONNECT_SECONDS)
+                known = response.status_code == 200
             except httpx.HTTPError:
                 known = False
             if not known:
@@ -224,14 +188,14 @@ class _Server:
 
     @asynccontextmanager
     async def loaded(self, lora: LoRA, offered: Sequence[str]) -> AsyncIterator[str]:
-        """Have the server load ``lora`` for the length of the context; yield what a question calls it."""
+        """Load ``lora`` at the server for the length of the context; yield its model name."""
         address = await self._load(lora)
         try:
             # SGLang's name of a LoRA is MODEL:NAME (its docs/advanced_features/lora.md).
             base = "" if address == LOADING else f"{self.endpoint.model or self.chosen(offered)}:"
             yield base + lora.served
         finally:
-            # The answers are here, or an error is on its way: one try. What stays loaded takes room, but is in nobody's way.
+            # One try, as the answers have arrived or an error is being raised. A LoRA that stays loaded only takes room.
             with suppress(httpx.HTTPError):
                 await self.client.post(
                     address.replace(LOADING, f"un{LOADING}"),
@@ -240,14 +204,14 @@ class _Server:
                 )
 
     async def _load(self, lora: LoRA) -> str:
-        """Have the server load ``lora`` unless it has it; return the address that took it."""
+        """Load ``lora`` at the server unless it is loaded already; return the route that accepted it."""
         url = self.endpoint.url.rstrip("/")
         beside = f"{url.removesuffix('/v1')}/{LOADING}"
         body = {"lora_name": lora.served, "lora_path": str(lora.folder)}
-        cure = "or take the method out of endpoint.stages, to draw its answers here. What is done is kept"
+        cure = "or remove the method from endpoint.stages, to draw its answers here. Finished work is kept"
         for address in (LOADING, beside):
             try:
-                # 500 is how vLLM tells that a LoRA does not fit: another try would not help.
+                # vLLM answers 500 where a LoRA does not fit: another try would not help.
                 await self._tries("POST", address, body, lambda content: None, settled=500)
             except _Failed as failed:
                 unknown = failed.status in (404, 405) and lora.served not in str(failed)
@@ -273,7 +237,7 @@ class _Server:
             raise EndpointError(f"{self.endpoint.url}, {where}: {failed}") from failed
 
     async def _tries(self, method: str, path: str, body: Any, read: Read, settled: int | None = None) -> Any:
-        """Do what :meth:`_patiently` does, but raise the last failure; the status ``settled`` is not tried again."""
+        """Send a request as :meth:`_patiently` does, but raise the last failure; the status ``settled`` is not retried."""
         tries = 1 + self.endpoint.retries
         for attempt in range(tries):
             try:
@@ -283,20 +247,20 @@ class _Server:
                     raise
                 last = failed
             if attempt + 1 < tries:
-                # At random, so that requests that were turned away together do not come back together.
+                # Random, so that requests that failed together are not repeated together.
                 wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(max(wait, last.after))
         raise _Failed(f"{last}, at the last of {tries} tries", status=last.status) from last
 
     async def _once(self, method: str, path: str, body: Any, read: Read) -> Any:
-        """Send a request once; return what ``read`` makes of the answer."""
+        """Send a request once; return the value that ``read`` gives for the response."""
         seconds = self.endpoint.timeout
         try:
             response = await asyncio.wait_for(self.client.request(method, path, json=body), seconds)
         except asyncio.TimeoutError as error:
             raise _Failed(f"no answer in {seconds:g} seconds") from error
         except httpx.ConnectError as error:
-            # Before anything was answered: a wrong address, rather than a server that is away for a moment.
+            # The first request fails: the address is wrong, rather than the server away for a moment.
             first = method == "GET"
             raise _Failed(
                 f"cannot be reached ({error}); is the server running?", passing=not first
@@ -311,28 +275,28 @@ class _Server:
             raise _Failed(f"not an answer of OpenAI's API ({error}), but {response.text[:120]!r}") from error
 
     def _refused(self, response: httpx.Response, listing: bool) -> _Failed:
-        """Say what a status other than 200 means."""
-        status, told = response.status_code, response.text[:500]
+        """Return the failure that a status other than 200 means."""
+        status, reason = response.status_code, response.text[:500]
         try:
-            found = response.json()
-            found = found.get("error", found)
-            told = str(found.get("message", told) if isinstance(found, dict) else found)[:500]
+            error = response.json()
+            error = error.get("error", error)
+            reason = str(error.get("message", reason) if isinstance(error, dict) else error)[:500]
         except (ValueError, AttributeError):
-            pass  # not JSON, or no object: the text itself is told
-        told = f"status {status}: {told or 'nothing said'}"
+            pass  # not JSON, or no object: the reason is the text itself
+        message = f"status {status}: {reason or 'without a message'}"
         if status in (401, 403):
             have = "is refused" if self.endpoint.key in os.environ else "is missing"
-            told = f"{told}; the key in the variable {self.endpoint.key} {have}"
-            return _Failed(told, passing=False, status=status)
+            message = f"{message}; the key in the variable {self.endpoint.key} {have}"
+            return _Failed(message, passing=False, status=status)
         if listing and status in (404, 405):
-            return _Failed(f"{told}; does the address lack its /v1?", passing=False, status=status)
+            return _Failed(f"{message}; does the address lack its /v1?", passing=False, status=status)
         wait = response.headers.get("retry-after", "")
         after = min(LONGEST_ASKED, float(wait)) if wait.isdecimal() else 0.0
-        return _Failed(told, status in PASSING or status >= 500, after, status)
+        return _Failed(message, status in PASSING or status >= 500, after, status)
 
 
 Read = Callable[[httpx.Response], Any]
-"""What is made of a response of status 200; raises ValueError, LookupError or TypeError where it is not as expected."""
+"""Reader of a response of status 200; raises ValueError, LookupError or TypeError where it is not as expected."""
 
 
 def _names(response: httpx.Response) -> list[str]:
@@ -352,5 +316,5 @@ def _answer(response: httpx.Response) -> Answer:
         raise ValueError(f"finish_reason is {reason!r}")
     tokens = (content.get("usage") or {}).get("completion_tokens")
     text = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair is not text
-    # Without the space around it, as the decoder of this library gives it.
+    # Stripped, as this library's decoder strips its texts.
     return Answer(text.strip(), reason == "length", tokens if isinstance(tokens, int) else None)

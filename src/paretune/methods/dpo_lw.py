@@ -20,7 +20,7 @@ from paretune.core.errors import TrainingError
 from paretune.core.preference import Preference
 from paretune.data.pairs import labelled_pairs
 from paretune.methods.base import Card, Inputs, Method, Traits
-from paretune.planning.work import Fits, Stage, Work, drawn
+from paretune.planning.work import Fits, Stage, Work
 from paretune.policies.policy import Policy
 from paretune.training.loop import Training
 from paretune.training.token_tables import PairTable
@@ -86,7 +86,7 @@ def work(run: Work, name: str, config: DPOLWConfig, training: Training) -> list[
     """Return the stage that reads the labelled pairs by the base model and trains the adapters."""
     table, held_out = run.labelled("train"), run.labelled("validation")
     reference = (
-        *run.scored("base", "train", "labelled", table, 0, drawn(training)),
+        *run.scored("base", "train", "labelled", table, 0, training.draws),
         *run.scored("base", "validation", "labelled", held_out, 0),
     )
     fits = Fits(training, table, training.rank, len(run.preferences), held_out)

@@ -27,7 +27,7 @@ from paretune.data.pairs import pairs
 from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
 from paretune.models.adapter import Adapter
 from paretune.planning.cost import Passes
-from paretune.planning.work import Fits, Stage, Work, drawn
+from paretune.planning.work import Fits, Stage, Work
 from paretune.policies.policy import Policy
 from paretune.scoring.standardise import Standardisation
 from paretune.training.loop import Training
@@ -170,7 +170,7 @@ def work(run: Work, name: str, config: MODPOConfig, training: Training) -> list[
         runs += bool(others) or config.link != "sigmoid"
         for j in others if config.margin == "implicit" else []:
             model = ("dpo", j, config.beta, config.pairs, training)
-            for part, limit in (("train", drawn(training)), ("validation", None)):
+            for part, limit in (("train", training.draws), ("validation", None)):
                 texts = run.pair_texts(part, k, config.pairs)
                 margins += run.scored(model, part, (k, config.pairs), texts, training.rank, limit)
     if margins:

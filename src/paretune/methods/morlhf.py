@@ -31,7 +31,6 @@ from paretune.models.adapter import Adapter
 from paretune.planning.work import Fits, Stage, Work, passes
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting
-from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.conditioning import Conditioning
@@ -117,8 +116,7 @@ def reward_of(inputs: Inputs, config: MORLHFConfig) -> tuple[Reward, np.ndarray]
     objectives = list(inputs.objectives)
     scorers = inputs.scorers_of(objectives, config.name)
     # The scale is that of the reward functions, not of scores that the data may have brought along.
-    cache = ScoreCache(inputs.lab.folder / "cache" / "scores.sqlite")
-    scored = score_dataset(inputs.train, scorers, cache).select(objectives)
+    scored = score_dataset(inputs.train, scorers, inputs.lab.score_cache).select(objectives)
     scale = Standardisation.of(scored)
     raw = np.concatenate([scored.matrix(row) for row in scored.rows])
     conditioning, ideal = config.conditioning, config.conditioning.ideal

@@ -28,7 +28,7 @@ from paretune.methods.base import Card, Inputs, Method, Traits
 from paretune.models.adapter import Adapter
 from paretune.planning.cost import Passes
 from paretune.planning.lengths import Texts
-from paretune.planning.work import Fits, Stage, Work, drawn, reading
+from paretune.planning.work import Fits, Stage, Work, reading
 from paretune.policies.policy import Policy
 from paretune.training.conditioned import ObjectiveData
 from paretune.training.conditioning import Conditioning, draw_preferences
@@ -118,11 +118,11 @@ def work(run: Work, name: str, config: PanaceaConfig, training: Training) -> lis
     read = [*scoring(run, "train", config, training), *scoring(run, "validation", config, training)]
     if config.loss == "sft":
         table, held_out = replace(table, responses=1.0), replace(held_out, responses=1.0)
-    groups, groups_spread = float(training.batch_pairs), 0.0
+    M, groups, spread = len(run.objectives), float(training.batch_pairs), 0.0
     if config.separate:
-        groups, groups_spread = forward_groups(config, training, len(run.objectives))
-        held_out = replace(held_out, count=held_out.count * len(run.objectives))
-    fits = Fits(training, table, config.columns(len(run.objectives)), 1, held_out, groups, groups_spread)
+        groups, spread = forward_groups(config, training, M)
+    tables = M if config.separate else 1
+    fits = Fits(training, table, config.columns(M), 1, held_out, tables, groups, spread)
     what = f"for all preferences, {groups:.2g} groups per forward"
     return [*stages, run.trained(f"train: {name}", what, fits, read)]
 
@@ -136,7 +136,7 @@ def texts_of(run: Work, part: str, config: PanaceaConfig, objective: str) -> Tex
 
 def scoring(run: Work, part: str, config: PanaceaConfig, training: Training) -> list[Passes]:
     """Return the forwards of the base model, and of the reward models of MODPO's loss, over the data of all objectives."""
-    most = drawn(training) if part == "train" else None
+    most = training.draws if part == "train" else None
     if config.loss == "policy-gradient":
         return [reading(texts_of(run, part, config, run.objectives[0]), 0)]
     read: list[Passes] = []

@@ -30,7 +30,7 @@ T = TypeVar("T")
 Rows = TypeVar("Rows", Sequence[int], Tensor)
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others: the first may judge answers alone for hours. The launcher ends all when one dies."""
+"""How long a process waits for the others. The first may score answers alone for hours; the launcher ends all when one dies."""
 
 _TAKEN = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 
@@ -39,18 +39,18 @@ def start(device: torch.device, processes: int | None = None) -> Accelerator:
     """Join the processes of this run and return accelerate's view of them.
 
     Args:
-        device: of the model; decides how processes talk (gloo on the CPU).
-        processes: how many the config asks for; None takes any number.
+        device: Device of the model; it decides how processes communicate (gloo on the CPU).
+        processes: Number of processes in the config; None takes any number.
 
     Raises:
-        ConfigError: another number was started, or accelerate was told to shard.
+        ConfigError: Another number was started, or accelerate is set to shard.
     """
     found = launched()
     if processes is not None and processes != found:
         raise ConfigError(
             f"processes: the config asks for {processes}, but {found} {'was' if found == 1 else 'were'} started; start them with "
             f"`torchrun --nproc_per_node {processes} -m paretune run CONFIG`, or set processes={found} "
-            "(`accelerate launch --cpu` starts one, whatever it is asked for)"
+            "(`accelerate launch --cpu` starts one, whatever its options)"
         )
     for variable, name in _TAKEN.items():
         if os.environ.get(variable, "").lower() in ("1", "true"):
@@ -64,7 +64,7 @@ def start(device: torch.device, processes: int | None = None) -> Accelerator:
     accelerator = Accelerator(cpu=cpu)
     if accelerator.num_processes != found:
         raise TrainingError(
-            f"{found} processes were started, but they do not know of each other (each sees {accelerator.num_processes}); "
+            f"{found} processes were started, but they do not see each other (each sees {accelerator.num_processes}); "
             "start them with torchrun"
         )
     return accelerator
@@ -75,9 +75,9 @@ class ProcessGroup:
     """The processes of a run.
 
     Attributes:
-        rank: number of this process, from 0.
-        size: how many there are.
-        sharded: the model's weights are divided among them, so that all must run it together.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        sharded: Whether the model's weights are divided among them, so that all must run it together.
     """
 
     rank: int = 0
@@ -92,11 +92,11 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Return when all processes are here."""
+        """Wait until all processes have arrived."""
         if self.size > 1:
             PartialState().wait_for_everyone()
 
@@ -105,7 +105,7 @@ class ProcessGroup:
         return broadcast_object_list([value])[0] if self.size > 1 else value
 
     def once(self, make: Callable[[], T]) -> T:
-        """Return what ``make`` gives in the first process, where alone it is called; it must not run a model that is sharded."""
+        """Return what ``make`` returns in the first process, the only one that calls it; it must not run a sharded model."""
         return self.tell(make() if self.first else None)  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
@@ -148,10 +148,10 @@ class WorkSplit:
         """Return the share of this process in steps of ``accumulate`` forwards of ``rows`` rows.
 
         Args:
-            team: the processes.
-            accumulate: forwards of an optimiser step (``train.accumulate``).
-            rows: of each (``train.batch_pairs``).
-            divisible: the task can run a forward on some of its rows.
+            team: The processes.
+            accumulate: Forwards of an optimiser step (``train.accumulate``).
+            rows: Rows of each (``train.batch_pairs``).
+            divisible: Whether the task can run a forward on some of its rows.
 
         Raises:
             ConfigError: the processes do not divide the step.
@@ -261,7 +261,7 @@ def shard_weights(model: Any, device: torch.device) -> None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Tell whether :func:`shard_weights` was applied to ``model``."""
+    """Return whether :func:`shard_weights` was applied to ``model``."""
     from torch.distributed.fsdp import FSDPModule
 
     return any(isinstance(module, FSDPModule) for module in model.modules())

@@ -1,4 +1,4 @@
-"""Language models: load one with its chat template, tokenise, sample with one preference a row, score responses."""
+"""Language models: load one with its chat template, tokenise, sample at one preference per row, score responses."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class LanguageModel:
             ) from error
         reader, numbers = self._reader
         ids = reader(text, add_special_tokens=self._template_lacks_bos).input_ids
-        # A template that cuts something out of a text may break a tag, or make one of what a person wrote.
+        # A template that cuts something out of a text may break a tag, or make one out of what a user wrote.
         written = sum(message.content.count(tag) for message in prompt for tag in self.tags)
         read = sum(i in numbers for i in ids)
         if written != read:
@@ -219,7 +219,7 @@ def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Tell whether ``device`` computes bfloat16 in hardware."""
+    """Return whether ``device`` computes bfloat16 in hardware."""
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("amx_tile") or capabilities.get("avx512_bf16"))

@@ -2,7 +2,7 @@
 
 Zhong et al. 2024 (arXiv 2402.02030): ``W(w) = W0 + U diag(sigma_1..sigma_k, s w_1..s w_m) V`` for each adapted matrix.
 On the simplex ``W(w) = sum_i w_i W(e_i)`` is affine in w, so sigma and s fold into U exactly, and a trained Panacea is an
-adapter of 1 + m blocks: a shared one that is always on, and one an objective that is weighted by the preference.
+adapter of 1 + m blocks: a shared one that is always on, and one per objective that is weighted by the preference.
 
 Beyond the paper the gates may bend: ``g(w) = [sigma, s w] + H phi(w)`` with h learned features ``phi(w) = tanh(A w + a)``
 that all matrices share and a learned H a matrix. H = 0 is Panacea; a soup is k = 0 with s = 1. Each feature folds into a
@@ -156,7 +156,7 @@ def initial(
         rank: k >= 0; 8 in the one published configuration.
         objectives: m >= 2.
         groups: q >= 1, directions for each objective.
-        own_scales: one s an objective instead of one a matrix.
+        own_scales: Whether there is one s per objective instead of one per matrix.
         hidden: h >= 0, learned features of the preference: A is N(0, 1), a and every H start at 0.
         init: see above.
         seed: the values do not depend on the device.

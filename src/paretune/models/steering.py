@@ -34,7 +34,7 @@ class Steering:
     Attributes:
         model: the transformers model, changed in place until :meth:`detach`.
         layers: module path -> gated layer.
-        embedding: of the model, with the adapter's own tokens; None where it has none.
+        embedding: Embedding of the model with the adapter's own tokens; None where it has none.
         rank: R.
         base: fingerprint of the base model; "" when unknown.
     """
@@ -88,8 +88,8 @@ class Steering:
                 nn.Linear except the output embeddings. With "@15-" or "@0-14" behind it, in these blocks alone.
             rank: R, >= 1.
             base: fingerprint of the model, stored with its adapters.
-            seed: of V; the values do not depend on the device.
-            dtype: of U and V, whatever the model's own (fp32 master weights).
+            seed: Seed of V; the values do not depend on the device.
+            dtype: Number format of U and V, whatever the model's own (fp32 master weights).
             tokens: input embeddings ``[n, d]`` from which those of further tokens are trained, if any.
 
         Raises:

@@ -55,8 +55,9 @@ class Fits:
         texts: What is drawn from; its lengths count.
         columns: Columns of an adapter.
         runs: Number of adapters.
-        held_out: What is validated on.
-        groups: Mean number of groups in a forward; 0 is ``training.batch_pairs``.
+        held_out: What is validated on: one table of it.
+        tables: Number of tables that a forward draws ``training.batch_pairs`` groups from each.
+        groups: Mean number of groups in a forward of training; 0 is all that it draws.
         groups_spread: Standard deviation of that number.
     """
 
@@ -65,6 +66,7 @@ class Fits:
     columns: float
     runs: int = 1
     held_out: Texts | None = None
+    tables: int = 1
     groups: float = 0.0
     groups_spread: float = 0.0
 
@@ -194,14 +196,14 @@ class Work:
             others: Passes beside those of training.
         """
         training, texts, runs, held_out = fits.training, fits.texts, fits.runs, fits.held_out
-        groups = fits.groups or training.batch_pairs
+        groups = fits.groups or training.batch_pairs * fits.tables
         forwards = runs * training.steps * training.accumulate
         every = training.validate_every or max(1, training.steps // 4)
         times = ceil(training.steps / every)
         works = [passes(replace(texts, count=forwards * groups), forwards, fits.columns, True)]
         if held_out is not None and held_out.count:
             batches = ceil(held_out.count / training.batch_pairs)
-            validated = replace(held_out, count=held_out.count * times * runs)
+            validated = replace(held_out, count=held_out.count * fits.tables * times * runs)
             works.append(passes(validated, batches * times * runs, fits.columns))
         # The largest of many forwards is well above the mean one.
         deviation = (groups * texts.spread**2 + (texts.tokens * fits.groups_spread) ** 2) ** 0.5
@@ -221,7 +223,7 @@ class Work:
         stages = []
         reference: list[Passes] = []
         for objective in self.objectives:
-            for part, limit in (("train", drawn(training)), ("validation", None)):
+            for part, limit in (("train", training.draws), ("validation", None)):
                 texts = self.pair_texts(part, objective, choose)
                 reference += self.scored("base", part, (objective, choose), texts, 0, limit)
         if reference:
@@ -231,11 +233,6 @@ class Work:
         )
         fits = Fits(training, train, training.rank, len(self.objectives), held_out)
         return [*stages, self.trained("train: dpo", "one per objective", fits)]
-
-
-def drawn(training: Training) -> int:
-    """Return how many groups a training run draws, with repetitions."""
-    return training.steps * training.accumulate * training.batch_pairs
 
 
 def inner(preferences: Sequence[Preference]) -> int:

@@ -1,1 +1,1 @@
-"""From prompt and preference to text: gating, one_pass, policy, mixed, prompts, prompted, saving, export, catalogue."""
+"""From (prompt, preference) to text: gating, one_pass, policy, mixed, prompts, prompted, policy_file, saving, catalogue, export."""

@@ -14,8 +14,10 @@ from paretune.core.files import read_json
 from paretune.core.preference import Preference, nearest
 from paretune.fronts.record import FILE, FrontRecord
 from paretune.fronts.surface import Surface
-from paretune.policies import saving
-from paretune.policies.export import MANIFEST
+from paretune.policies import policy_file
+
+MANIFEST = "manifest.json"
+"""The file that ``paretune export --grid`` writes beside the LoRAs."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,12 @@ def find_sources(folder: Path, names: Sequence[str] = ()) -> list[Source]:
         # LoRAs that read the preference in the prompt answer to it only where it is written into it: by a router.
         if len(sources) > 1 and not any(together.prompt_ends):
             sources = [together, *sources]
-    elif (folder / saving.FILE).is_file():
+    elif (folder / policy_file.FILE).is_file():
         sources = [_policy(folder, _record(folder.parent.parent))]
     else:
         record = _record(folder)
         order = [policy.name for policy in record.policies] if record else []
-        policies = [file.parent for file in sorted(folder.glob(f"policies/*/{saving.FILE}"))]
+        policies = [file.parent for file in sorted(folder.glob(f"policies/*/{policy_file.FILE}"))]
         policies.sort(key=lambda policy: order.index(policy.name) if policy.name in order else len(order))
         sources = [_policy(policy, record) for policy in policies]
     if not sources:
@@ -140,7 +142,7 @@ def _record(run: Path) -> FrontRecord | None:
 
 
 def _policy(folder: Path, record: FrontRecord | None) -> Source:
-    facts = saving.PolicyFile.read(folder)
+    facts = policy_file.PolicyFile.read(folder)
     name = folder.name
     measured = record is not None and any(policy.name == name for policy in record.policies)
     return Source(
@@ -184,9 +186,9 @@ def find_policy(run: Path, name: str | None = None) -> Path:
     Raises:
         ModelError: There is no policy, or there are several and none is named.
     """
-    if (run / saving.FILE).is_file():
+    if (run / policy_file.FILE).is_file():
         return run
-    names = sorted(folder.parent.name for folder in run.glob(f"policies/*/{saving.FILE}"))
+    names = sorted(folder.parent.name for folder in run.glob(f"policies/*/{policy_file.FILE}"))
     if not names:
         raise ModelError(
             f"{run}: no policy in it; expected a run folder such as runs/quickstart, or a policy's folder"

@@ -12,9 +12,9 @@ from paretune.core.preference import Preference
 from paretune.fronts.record import FrontRecord, Point
 from paretune.generation.generate import attached
 from paretune.models.adapter import stack, to_peft
+from paretune.policies.catalogue import MANIFEST
 from paretune.policies.policy import Policy
 
-MANIFEST = "manifest.json"
 Format = Literal["lora", "dense"]
 
 

@@ -1,1 +1,1 @@
-"""A measured front as pages and pictures: wording, plots, response_plots, page, findings, picture, card, report."""
+"""A measured front as pages and pictures: wording, plots, scatter, response_plots, page, findings, picture, card, report."""

@@ -26,8 +26,9 @@ from paretune.reports.findings import (
     training_data,
 )
 from paretune.reports.page import badge, plain_badge, section, table
-from paretune.reports.plots import View, parallel, scatter
+from paretune.reports.plots import parallel
 from paretune.reports.response_plots import along, ternary
+from paretune.reports.scatter import View, scatter
 from paretune.reports.wording import (
     MIXTURE,
     NOTHING,

@@ -32,7 +32,6 @@ from paretune.reports.card import write_card
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
 from paretune.runs.config import RunConfig
-from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 from paretune.training.stages import StageRecord
@@ -173,7 +172,7 @@ def _held_out(config: RunConfig, lab: Lab, test: ScoredDataset, scorers: Sequenc
         sampling=config.sampling,
         samples=config.evaluate.samples,
         seed=config.seed,
-        cache=ScoreCache(lab.folder / "cache" / "scores.sqlite"),
+        cache=lab.score_cache,
         team=lab.team,
     )
 

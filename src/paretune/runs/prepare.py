@@ -15,7 +15,6 @@ from paretune.data.dataset import ScoredDataset, concatenate
 from paretune.data.load import load_data
 from paretune.generation.sample import sample_dataset, sample_remotely
 from paretune.runs.config import RunConfig
-from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
@@ -30,7 +29,7 @@ def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset],
     splits = load_splits(config)
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
-    scorers, cache = _scorers(config, lab, splits), ScoreCache(lab.folder / "cache" / "scores.sqlite")
+    scorers, cache = _scorers(config, lab, splits), lab.score_cache
     objectives = _objectives(config, splits, scorers)
     for name in ("train", "validation"):
         silent = [s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)]

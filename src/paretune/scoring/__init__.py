@@ -1,1 +1,4 @@
-"""Text into numbers: rules, bradley_terry, encoder, cache, scorer, repetition."""
+"""Text into numbers, in reading order.
+
+scorer, function_scorer, rules, python_function, neural, encoder, bradley_terry; cache, standardise, repetition.
+"""

@@ -1,10 +1,9 @@
 """A Bradley-Terry head: a linear reward on frozen sentence embeddings, fitted to the pairs of one objective.
 
 P(chosen beats rejected) = sigmoid(w . (f(prompt, chosen) - f(prompt, rejected)))  (Bradley and Terry 1952),
-where f joins two embeddings of a frozen encoder: of the pair (last user message, response) and of the
-response alone. The fit is a convex problem of some hundred unknowns: seconds on a CPU once the texts are
-embedded, and the embeddings are kept on disk. How well the head agrees with pairs it has not seen is part of
-the head.
+where f joins two embeddings of a frozen encoder: of the pair (last user message, response) and of the response alone. The
+fit is a convex problem with some hundred unknowns. It takes seconds on a CPU once the texts are embedded, and the embeddings
+are kept on disk. The head comes with its accuracy on held-out pairs.
 """
 
 from __future__ import annotations
@@ -31,17 +30,16 @@ FORMAT = 1
 TEXT_FORM = "(last user message, response) as two segments; response alone"
 L2_GRID = tuple(
     10.0**e for e in (-1, -1.5, -2, -2.5, -3, -3.5, -4, -5)
-)  # strongest first: each fit starts the next
-MIN_PAIRS = 10  # in each part; below, neither the L2 choice nor the held-out accuracy says anything
+)  # strongest first: each fit starts from the one before
+MIN_PAIRS = 10  # in each part; with fewer, neither the choice of L2 nor the held-out accuracy means anything
 
 
 @dataclass(frozen=True)
 class HeadReport:
-    """What was fitted on how many pairs, and the share of held-out pairs it gets right (a tie: half).
+    """The numbers of pairs in a fit, and the share of held-out pairs that the head ranks correctly (a tie counts half).
 
-    ``low`` and ``high`` bound that accuracy at 95 % (Wilson, with the number of held-out prompts as sample
-    size, because pairs of one prompt are not independent). ``longer_accuracy`` is what preferring the longer
-    response would get.
+    ``low`` and ``high`` bound that accuracy at 95 % (Wilson, with the number of held-out prompts as sample size, because
+    pairs of one prompt are not independent). ``longer_accuracy`` is the accuracy of preferring the longer response.
     """
 
     objective: str
@@ -76,9 +74,9 @@ class Head:
 
 
 def loss(weight: np.ndarray, differences: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
-    """Return mean(-logsigmoid(differences @ weight)) + l2/2 |weight|^2 and its gradient [D].
+    """Return mean(-logsigmoid(differences @ weight)) + l2/2 |weight|^2 and its gradient ``[D]``.
 
-    ``differences`` [n, D]: features of chosen minus features of rejected.
+    ``differences`` ``[n, D]``: features of the chosen minus features of the rejected responses.
     """
     margin = differences @ weight
     value = float(np.logaddexp(0.0, -margin).mean()) + 0.5 * l2 * float(weight @ weight)
@@ -93,7 +91,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 def minimise(
     differences: np.ndarray, l2: float, start: np.ndarray | None = None, tolerance: float = 1e-9
 ) -> np.ndarray:
-    """Return the one minimiser [D] of ``loss`` (strictly convex for l2 > 0) by damped Newton steps."""
+    """Return the unique minimiser ``[D]`` of ``loss`` (strictly convex for l2 > 0) by damped Newton steps."""
     count, width = differences.shape
     weight = np.zeros(width) if start is None else start.astype(np.float64)
     value, gradient = loss(weight, differences, l2)
@@ -111,22 +109,22 @@ def minimise(
                 break
             size /= 2
         else:
-            break  # no step lowers the loss: rounding is all that is left
+            break  # no step lowers the loss: only rounding is left
         weight, value, gradient = weight - size * step, new_value, new_gradient
     return weight
 
 
 def accuracy(weight: np.ndarray, differences: np.ndarray) -> float:
-    """Return the share of pairs with a positive margin; a margin of exactly 0 counts half."""
+    """Return the share of pairs with a positive margin; a margin of 0 counts half."""
     margin = differences @ weight
     return float(((margin > 0) + 0.5 * (margin == 0)).mean())
 
 
 def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the interval of a share observed on ``count`` independent cases (Wilson 1927); default 95 %."""
+    """Return the interval, by default at 95 %, of a share observed in ``count`` independent cases (Wilson 1927)."""
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # The interval holds the share itself; only rounding at 0 and 1 could say otherwise.
+    # The interval contains the share itself; at 0 and 1, rounding could exclude it.
     return max(0.0, min(share, float(centre - half))), min(1.0, max(share, float(centre + half)))
 
 
@@ -140,7 +138,7 @@ def features(
     batch_size: int = 32,
     title: str = "",
 ) -> np.ndarray:
-    """Return [n, 2 d] float32: embedding of (last user message, response), then of the response alone.
+    """Return ``[n, 2 d]`` float32: the embedding of (last user message, response), then that of the response alone.
 
     With a ``title`` the progress is shown on a terminal.
     """
@@ -160,14 +158,14 @@ def features(
 
 
 def last_user_message(prompt: Prompt) -> str:
-    """Return the last message of the user, or of whoever spoke last where there is none."""
+    """Return the user's last message; without a user, the last message."""
     return next((m.content for m in reversed(prompt) if m.role == "user"), prompt[-1].content)
 
 
 def _features_on_disk(
     name: str, identity: str, prompts: Sequence[Prompt], responses: Sequence[str], device: str | None
 ) -> np.ndarray:
-    """``features``, kept under the fingerprint of encoder, text form and texts."""
+    """Return :func:`features`, kept on disk under the fingerprint of encoder, text form and texts."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file, save_file
 
@@ -198,15 +196,15 @@ def fit_head(
     seed: int = 0,
     device: str | None = None,
 ) -> HeadReport:
-    """Fit a head to all pairs of one objective, write it to ``folder``, return how it does on held-out pairs.
+    """Fit a head to all pairs of one objective, write it to ``folder``, and return its report on held-out pairs.
 
-    Prompts are split by key: 70 % train, 15 % validation (chooses the L2), 15 % held out; with ``test`` the
-    held-out pairs come from there and the data set is split 85/15. With the L2 chosen, the head is fitted to
-    train + validation.
+    Prompts are split by key: 70 % train, 15 % validation (which chooses the L2), 15 % held out. With ``test`` the held-out
+    pairs come from there, and the data set is split 85/15. With the chosen L2, the head is fitted to train and validation
+    together.
 
     Raises:
-        DataError: too few pairs of the objective in a part, or a test prompt that is also in the data set.
-        ModelError: the encoder cannot be had.
+        DataError: A part has too few pairs of the objective, or a test prompt is also in the data set.
+        ModelError: The encoder is not available.
     """
     began = time.perf_counter()
     parts = _parts(dataset, objective, test, seed)
@@ -276,7 +274,7 @@ def _parts(
 
 
 def _choose_l2(train: np.ndarray, validation: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the L2 of the grid with the lowest validation loss and the weight fitted with it."""
+    """Return the L2 of the grid with the lowest validation loss, and the weight fitted with it."""
     best, best_l2, best_weight = np.inf, L2_GRID[0], np.zeros(train.shape[1])
     weight = None
     for l2 in L2_GRID:
@@ -302,10 +300,10 @@ def save_head(head: Head, folder: str | Path) -> None:
 
 
 def load_head(folder: str | Path) -> Head:
-    """Read what ``save_head`` wrote.
+    """Read a head that ``save_head`` wrote.
 
     Raises:
-        ModelError: no head there, a damaged one, or one of another format.
+        ModelError: There is no head, or it is damaged or of another version.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -318,7 +316,7 @@ def load_head(folder: str | Path) -> Head:
     values = read_json(folder / "head.json")
     if values.pop("format", None) != FORMAT or values.pop("text_form", None) != TEXT_FORM:
         raise ModelError(
-            f"{folder / 'head.json'}: a head of another version; fit it again with: paretune score fit"
+            f"{folder / 'head.json'}: the head has another version; fit it again with: paretune score fit"
         )
     try:
         weight = load_file(folder / "head.safetensors")["weight"]
@@ -330,16 +328,16 @@ def load_head(folder: str | Path) -> Head:
 
 
 def load_encoder_of(head: Head, device: str | None = None) -> encode.Frozen:
-    """Load the encoder a head was fitted on.
+    """Load the encoder that a head was fitted on.
 
     Raises:
-        ModelError: it cannot be had, or its weights are not those of the fit.
+        ModelError: The encoder is not available, or its weights are not those of the fit.
     """
     source = encode.locate(head.report.encoder)
-    found = encode.content_fingerprint(source)
-    if found != head.report.encoder_fingerprint:
+    content = encode.content_fingerprint(source)
+    if content != head.report.encoder_fingerprint:
         raise ModelError(
-            f"{source}: fingerprint {found}, but the head in {head.report.folder} was fitted on "
-            f"{head.report.encoder_fingerprint}; give back the same encoder, or fit the head again"
+            f"{source}: fingerprint {content}, but the head in {head.report.folder} was fitted on "
+            f"{head.report.encoder_fingerprint}; restore that encoder, or fit the head again"
         )
     return encode.load_encoder(source, device)

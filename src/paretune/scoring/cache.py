@@ -1,4 +1,4 @@
-"""Scores on disk by content: what was scored once is not scored again, whatever file or run it comes from."""
+"""Scores on disk by content: a text is scored once, whichever file it comes from."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from pathlib import Path
 from paretune.core.errors import ScoreError
 
 _APPLICATION_ID = (
-    0x70746E73  # "ptns", in the header of the SQLite file: a foreign data base is never written to
+    0x70746E73  # "ptns", in the header of the SQLite file: a database of another program is never written to
 )
 _VERSION = 1
 _PER_QUERY = 500  # SQLite allows 999 parameters in older builds
 
 
 class ScoreCache:
-    """A map from content keys to finite scores in one SQLite file, safe for several processes and for a kill.
+    """A map from content keys to finite scores in one SQLite file, safe for several processes and against a kill.
 
-    Every call opens its own connection, so one object may be shared by threads and survives a fork.
+    Every call opens its own connection, so threads can share an object, and it survives a fork.
 
     Raises:
-        ScoreError: the file is damaged, is something else or cannot be written; the message names it and the
-        cure.
+        ScoreError: The file is damaged, is not a score cache or cannot be written; the message names it and the cure.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -32,16 +31,16 @@ class ScoreCache:
             pass
 
     def get(self, keys: Sequence[str]) -> dict[str, float]:
-        """Return the scores known for ``keys``; an unknown key is absent."""
-        found: dict[str, float] = {}
+        """Return the known scores of ``keys``; unknown keys are absent."""
+        scores: dict[str, float] = {}
         with self._connection() as connection:
             for start in range(0, len(keys), _PER_QUERY):
                 part = list(keys[start : start + _PER_QUERY])
                 marks = ",".join("?" * len(part))
-                found.update(
+                scores.update(
                     connection.execute(f"SELECT key, value FROM scores WHERE key IN ({marks})", part)
                 )
-        return found
+        return scores
 
     def put(self, scores: Mapping[str, float]) -> None:
         """Store finite scores in one transaction: all of them or none."""
@@ -71,7 +70,7 @@ class ScoreCache:
             ) from error
         except OSError as error:
             raise ScoreError(
-                f"{self.path}: the score cache cannot be made ({error.strerror or error})"
+                f"{self.path}: the score cache cannot be created ({error.strerror or error})"
             ) from error
         finally:
             if connection is not None:
@@ -82,7 +81,7 @@ class ScoreCache:
         if _mark(connection) == ours:
             return
         with connection:
-            connection.execute("BEGIN IMMEDIATE")  # from here on no other process can be making the table too
+            connection.execute("BEGIN IMMEDIATE")  # from here on no other process can create the table
             owner, version = _mark(connection)
             if (owner, version) == ours:
                 return
@@ -105,7 +104,7 @@ def _mark(connection: sqlite3.Connection) -> tuple[int, int]:
 
 def _cure(reason: str) -> str:
     if "locked" in reason:
-        return "another process has held it for a minute: wait for it, or name another file"
+        return "another process has locked it for a minute: wait for it, or name another file"
     if "full" in reason:
         return "free some disk space and run the command again: finished scores are kept"
     return "check that the folder exists and can be written, or name another file"

@@ -1,7 +1,7 @@
 """Frozen transformers that turn text into numbers: reward-model scores and sentence embeddings.
 
-Everything is loaded from safetensors, without remote code and without gradients. Torch and transformers are
-imported when a model is first needed: reading a configuration or a cache costs neither.
+Models are loaded from safetensors, without remote code and without gradients. Torch and transformers are imported when
+a model is first needed, so that reading a config or a cache stays fast.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ DEFAULT_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 # Top-level files only: a hub repository may hold ONNX or OpenVINO copies of the same weights in folders.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
-# What a tokenizer returns for one text: input_ids, perhaps token_type_ids.
 Encoding = Mapping[str, Sequence[int]]
+"""A tokenizer's output for one text: input_ids, perhaps token_type_ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """A loaded model with its tokenizer; ``max_length`` counts tokens (0 = the model states no limit)."""
+    """A loaded model with its tokenizer; ``max_length`` is its limit in tokens, 0 where the model states none."""
 
     model: Any
     tokenizer: Any
@@ -52,17 +52,16 @@ class Frozen:
 def locate(name_or_folder: str) -> Path:
     """Return the local folder of a model given by folder, hub name or the default encoder's name.
 
-    The default encoder's files are looked for in the installed package (whose code is not run), then on the
-    hub.
+    The default encoder is searched in the installed package (whose code is not run), then on the hub.
 
     Raises:
-        ModelError: no such folder, and the hub does not give it either; the message says how to get it.
+        ModelError: There is no such folder, and the hub does not have the model either; the message states how to get it.
     """
     folder = Path(name_or_folder).expanduser()
     if (folder / "config.json").is_file():
         return folder.resolve()
     if folder.is_dir():
-        raise ModelError(f"{folder}: not a model folder, config.json is missing in it")
+        raise ModelError(f"{folder}: not a model folder: config.json is missing")
     if name_or_folder != DEFAULT_ENCODER:
         return _snapshot(name_or_folder, "Give a folder with config.json and *.safetensors, or a hub name.")
     packaged = _packaged_encoder()
@@ -100,7 +99,7 @@ def content_fingerprint(folder: Path) -> str:
     """Return 16 hex digits that identify a model folder by the content of its weights, config and tokenizer.
 
     Raises:
-        ModelError: the folder holds no safetensors weights.
+        ModelError: The folder holds no safetensors weights.
     """
     files = sorted(p for pattern in _WANTED for p in folder.glob(pattern))
     if not any(p.suffix == ".safetensors" for p in files):
@@ -122,7 +121,7 @@ def load_encoder(folder: Path, device: str | None = None) -> Frozen:
     """Load a sentence-embedding transformer for ``embed``.
 
     Raises:
-        ModelError: it cannot be loaded, or weights are missing in it.
+        ModelError: The model cannot be loaded, or weights are missing.
     """
     return _load(folder, "AutoModel", device, may_miss=("pooler",))
 
@@ -131,7 +130,7 @@ def load_classifier(folder: Path, device: str | None = None) -> Frozen:
     """Load a sequence-classification reward model for ``rewards``.
 
     Raises:
-        ModelError: it cannot be loaded, or weights (such as the classification head) are missing in it.
+        ModelError: The model cannot be loaded, or weights such as the classification head are missing.
     """
     return _load(folder, "AutoModelForSequenceClassification", device, may_miss=())
 
@@ -143,7 +142,7 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     accelerator = torch.accelerator.current_accelerator()
-    place = torch.device(device) if device else accelerator or torch.device("cpu")
+    target = torch.device(device) if device else accelerator or torch.device("cpu")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model, loading = getattr(transformers, kind).from_pretrained(
@@ -151,7 +150,7 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            dtype=torch.float32 if place.type == "cpu" else "auto",
+            dtype=torch.float32 if target.type == "cpu" else "auto",
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
@@ -163,11 +162,11 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
             f"{folder}: the weights {', '.join(missing[:3])} are missing and would be random numbers; "
             f"give a model that was trained and saved as {kind}"
         )
-    return Frozen(model.to(place).eval().requires_grad_(False), tokenizer, _limit(folder, model, tokenizer))
+    return Frozen(model.to(target).eval().requires_grad_(False), tokenizer, _limit(folder, model, tokenizer))
 
 
 def _limit(folder: Path, model: Any, tokenizer: Any) -> int:
-    """Tokens a text may have: the sentence encoder's own figure, else what tokenizer and positions allow."""
+    """Return the limit of tokens per text: the one that a sentence encoder states, else that of tokenizer and positions."""
     own = folder / "sentence_bert_config.json"
     if own.is_file():
         stated = json.loads(own.read_text(encoding="utf-8")).get("max_seq_length")
@@ -187,10 +186,10 @@ def embed(
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Return the mean-pooled, L2-normalised embeddings [n, d] float32 of texts or (first, second) text pairs.
+    """Return the mean-pooled, L2-normalised embeddings ``[n, d]`` float32 of texts or (first, second) text pairs.
 
-    A text over the encoder's limit is cut at its end; of a pair the longer part is cut first. ``advance`` is
-    told the number of texts of each finished batch.
+    A text beyond the encoder's limit is cut at its end; of a pair, the longer part is cut first. ``advance`` receives the
+    number of texts of each finished batch.
     """
     import torch
 
@@ -221,15 +220,14 @@ def rewards(
     batch_size: int = 16,
     max_length: int | None = None,
 ) -> np.ndarray:
-    """Return logit ``index`` of a sequence-classification model for every (prompt, response), [n] float64.
+    """Return logit ``index`` of a sequence-classification model for each (prompt, response), ``[n]`` float64.
 
-    With a chat template the whole dialogue is rendered and scored; otherwise the prompt's messages (joined by
-    newlines) and the response are the tokenizer's two segments. What exceeds ``max_length`` tokens (default:
-    the model's limit) is cut at the beginning, because a reward is mostly about the end, and logged. The sign
-    is the model's own.
+    With a chat template the whole dialogue is rendered and scored; otherwise the prompt's messages (joined by newlines) and
+    the response are the tokenizer's two segments. A text beyond ``max_length`` tokens (by default the model's limit) is cut
+    at its start, because a reward is mostly about the end, and a warning is logged. The sign is the model's.
 
     Raises:
-        ModelError: the model has no logit ``index``.
+        ModelError: The model has no logit ``index``.
     """
     config = classifier.model.config
     if not 0 <= index < config.num_labels:
@@ -292,7 +290,7 @@ def _by_length(
     forward: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     advance: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Run ``forward`` [b, d] over batches of similar length, longest first: memory fails at once or never."""
+    """Run ``forward`` ``[b, d]`` over batches of similar length, longest first: memory runs out at once or never."""
     import torch
 
     model = frozen.model
@@ -316,7 +314,7 @@ def _by_length(
 
 
 def _padded(batch: Sequence[Encoding], pad_id: int, left: bool) -> dict[str, torch.Tensor]:
-    """Stack encodings into [b, T] tensors: ids with ``pad_id``, the mask and token types with 0."""
+    """Stack encodings into ``[b, T]`` tensors; ids are padded with ``pad_id``, the mask and token types with 0."""
     import torch
 
     width = max(1, *(len(e["input_ids"]) for e in batch))

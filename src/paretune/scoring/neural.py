@@ -1,4 +1,4 @@
-"""Scorers with a model behind them: reward models, Bradley-Terry heads, implicit rewards."""
+"""Scorers with a model: reward models, Bradley-Terry heads and implicit rewards, listed in ``scoring.scorer.KINDS``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from paretune.core.files import fingerprint
 from paretune.data.rows import Prompt
 from paretune.scoring import bradley_terry as bt
 from paretune.scoring import encoder as encode
-from paretune.scoring.rules import (
-    FunctionScorer,
-    from_function,
-    sign_of,
-)
+from paretune.scoring.function_scorer import FunctionScorer, from_function, sign_of
 
 if TYPE_CHECKING:
     from paretune.models.language_model import LanguageModel
@@ -34,12 +30,20 @@ def sequence_classifier(
 ) -> FunctionScorer:
     """Score with logit ``index`` of a sequence-classification model, negated for direction "lower".
 
-    The model (folder or hub name, safetensors) is loaded at the first call that needs it; see
-    ``encode.rewards`` for the text it reads. The scores do not depend on ``batch_size`` or on the order of
-    the rows (up to rounding).
+    The model is loaded at the first call; see :func:`paretune.scoring.encoder.rewards` for the text that it reads. Up to
+    rounding, scores do not depend on ``batch_size`` or on the order of the rows.
+
+    Args:
+        objective: Name of the objective.
+        name_or_folder: Folder or hub name of the model (safetensors).
+        index: Number of the logit, from 0.
+        direction: ``higher`` or ``lower`` is better.
+        batch_size: Texts per forward.
+        max_length: Largest number of tokens of a text; by default the model's.
+        device: Torch device; by default an accelerator if there is one.
 
     Raises:
-        ModelError: no such model, or it has no trained head.
+        ModelError: There is no such model, or it has no trained head.
     """
     sign = sign_of(direction)
     length = 1 if max_length is None else max_length
@@ -64,10 +68,10 @@ def sequence_classifier(
 def bradley_terry(
     objective: str, folder: str, batch_size: int = 32, device: str | None = None
 ) -> FunctionScorer:
-    """Score with a head fitted by ``bt.fit_head``: the log-odds scale of the Bradley-Terry model.
+    """Score with a head that ``paretune score fit`` fitted, on the log-odds scale of the Bradley-Terry model.
 
     Raises:
-        ModelError: the folder holds no head, or its encoder is gone or has other weights.
+        ModelError: The folder holds no head, or its encoder is missing or has other weights.
     """
     head = bt.load_head(folder)
 
@@ -95,17 +99,19 @@ def implicit_reward(
     """Score with the reward that a preference-trained adapter implies: beta (log pi - log pi_ref), in units of reward.
 
     The log-probabilities are sums over the response's tokens, end of turn included unless it was cut (Rafailov et al.
-    2023, arXiv 2305.18290, Eq. 5; the prompt's constant is left out, so scores compare responses to one prompt).
+    2023, arXiv 2305.18290, Eq. 5). The term that depends on the prompt alone is left out, so compare scores of responses
+    to one prompt only.
 
     Args:
-        objective: name of what is rated.
-        folder: an adapter written by a run, such as ``RUN/adapters/dpo-warm/adapter``.
-        base: the base model it was trained on.
-        beta: strength of the KL penalty it was trained with; by default the one stored with it.
-        dtype, device: as in ``paretune.models.language_model.load``.
+        objective: Name of the objective.
+        folder: Adapter written by a run, such as ``RUN/adapters/dpo-warm/adapter``.
+        base: Base model that it was trained on.
+        beta: Strength of the KL penalty in training; by default the value stored with the adapter.
+        dtype: Data type, as in :func:`paretune.models.language_model.load`.
+        device: Torch device, as there.
 
     Raises:
-        ModelError: no such adapter, or one of another base model.
+        ModelError: There is no such adapter, or it was trained on another base model.
         ConfigError: beta is neither given nor stored.
     """
     from paretune.models.adapter import Adapter

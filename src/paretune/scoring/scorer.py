@@ -1,8 +1,9 @@
-"""Scorers: anything that rates a response to a prompt for one objective, higher is better.
+"""Scorers: whatever rates a response to a prompt for one objective, higher is better.
 
-A scorer that fails raises ScoreError; it never returns a stand-in value. Raw scores are stored in the data
-set as the scorer gave them; ``Standardisation`` is fixed once on the reference policy's responses and kept
-apart from them.
+A scorer that fails raises ScoreError; it never returns a stand-in value. The data set keeps raw scores as the scorer gave
+them; ``Standardisation`` is fixed once on the reference policy's responses and kept apart from them.
+
+To add a kind of scorer, write a function in ``scoring/neural.py`` and add a line to ``KINDS``.
 """
 
 from __future__ import annotations
@@ -19,20 +20,12 @@ from paretune.core.progress import progress
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Prompt
 from paretune.scoring.cache import ScoreCache
+from paretune.scoring.function_scorer import FunctionScorer, RowScoreError, checked, choice
 from paretune.scoring.neural import bradley_terry, implicit_reward, sequence_classifier
-from paretune.scoring.rules import (
-    FunctionScorer,
-    RowScoreError,
-    checked,
-    choice,
-    python_function,
-    rule_length,
-    rule_readability,
-    rule_regex,
-    rule_sentiment,
-)
+from paretune.scoring.python_function import python_function
+from paretune.scoring.rules import RULES
 
-_ROWS_PER_CALL = 512  # scored and cached together: what a killed run loses at most
+_ROWS_PER_CALL = 512  # scored and cached together; a killed run loses at most these
 
 
 class Scorer(Protocol):
@@ -40,44 +33,42 @@ class Scorer(Protocol):
 
     @property
     def objective(self) -> str:
-        """The objective's name."""
+        """Name of the objective."""
 
     @property
     def fingerprint(self) -> str:
-        """Identifies rule, parameters and weights: equal fingerprints promise equal scores."""
+        """Identity of rule, options and model weights: equal fingerprints mean equal scores."""
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
     ) -> np.ndarray:
-        """Return [n] finite float64, higher is better, or raise ScoreError."""
+        """Return ``[n]`` finite float64, higher is better, or raise a ScoreError."""
 
 
-RULES: dict[str, Callable[..., FunctionScorer]] = {
-    "length": rule_length,
-    "sentiment": rule_sentiment,
-    "readability": rule_readability,
-    "regex": rule_regex,
-}
 KINDS: dict[str, Callable[..., FunctionScorer]] = {
     "model": sequence_classifier,
     "head": bradley_terry,
     "implicit": implicit_reward,
     "function": python_function,
 }
+"""Key of a config -> function that makes the scorer from the objective, the key's value and the options."""
 
 
 def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
-    """Make a scorer from a configuration: ``objective``, one of rule/model/head/implicit/function, and its options.
+    """Return the scorer of a config entry: ``objective``, ``rule`` or a key of ``KINDS``, and the options of that scorer.
 
     Example: ``build_scorer({"objective": "concise", "rule": "length", "unit": "words"})``.
 
     Raises:
-        ConfigError: unknown key or value (the nearest name is given), a missing one, or not exactly one kind.
+        ConfigError: A key or value is unknown (the nearest name is given), a key is missing, or there is not exactly one
+            kind of scorer.
     """
     kinds = [kind for kind in ("rule", *KINDS) if kind in spec]
     objective = spec.get("objective")
     if not isinstance(objective, str) or not objective:
-        raise ConfigError(f"scorer {dict(spec)}: expected 'objective', the name of what it rates")
+        raise ConfigError(
+            f"scorer {dict(spec)}: expected 'objective', the name of the objective that it rates"
+        )
     if len(kinds) != 1:
         raise ConfigError(
             f"scorer of {objective!r}: expected exactly one of rule, {', '.join(KINDS)}; "
@@ -120,14 +111,18 @@ def score_texts(
     cache: ScoreCache | None = None,
     sources: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Return the scorer's raw scores [n] float64, each different (prompt, response, truncated) scored once.
+    """Return the scorer's raw scores ``[n]`` float64; equal rows (prompt, response, truncation) are scored once.
 
-    ``truncated``: the response was cut by the token limit (default: none was). ``sources`` name the rows in
-    errors.
+    Args:
+        scorer: The scorer.
+        prompts: n prompts.
+        responses: n responses.
+        truncated: Whether each response was cut by the token limit; by default none was.
+        cache: Scores on disk, read and added to; None keeps none.
+        sources: Names of the rows in errors.
 
     Raises:
-        ScoreError: the scorer failed; names the objective and the row. What was scored before is in the
-        cache.
+        ScoreError: The scorer failed; names the objective and the row. Scores before the failure are in the cache.
     """
     count = len(responses)
     truncated = [False] * count if truncated is None else truncated
@@ -167,15 +162,15 @@ def score_texts(
 def score_dataset(
     dataset: ScoredDataset, scorers: Sequence[Scorer], cache: ScoreCache | None = None
 ) -> ScoredDataset:
-    """Return the data set with every scorer's raw scores of every response; old scores of its name go.
+    """Return the data set with each scorer's raw scores of every response, in place of older scores of its objective.
 
     Raises:
-        ScoreError: two scorers for one objective, or a scorer failed (the row is named).
+        ScoreError: Two scorers rate one objective, or a scorer failed (the row is named).
     """
     names = [scorer.objective for scorer in scorers]
     if len(set(names)) != len(names):
         raise ScoreError(
-            f"scorers for {', '.join(names)}: expected one an objective; rename or drop the repeated one"
+            f"scorers for {', '.join(names)}: expected one per objective; rename or drop the repeated one"
         )
     flat = [
         (row.prompt, text, cut, f"{row.source or f'row {number}'}, response {k}")
@@ -190,6 +185,3 @@ def score_dataset(
             scorer.objective, [[next(scores) for _ in row.responses] for row in dataset.rows]
         )
     return dataset
-
-
-# Standardisation

@@ -15,18 +15,24 @@ from paretune.data.dataset import ScoredDataset
 
 @dataclass(frozen=True, eq=False)
 class Standardisation:
-    """Mean and deviation of each objective's raw scores on the reference policy's responses, fixed once."""
+    """Mean and standard deviation of each objective's raw scores on the reference policy's responses, fixed once.
+
+    Attributes:
+        objectives: M names.
+        mean: ``[M]`` means.
+        std: ``[M]`` positive standard deviations over the given responses, without Bessel's correction.
+    """
 
     objectives: tuple[str, ...]
-    mean: np.ndarray  # [M]
-    std: np.ndarray  # [M], positive; of the responses given, without Bessel's correction
+    mean: np.ndarray
+    std: np.ndarray
 
     @classmethod
     def of(cls, dataset: ScoredDataset) -> Standardisation:
-        """Measure a data set of reference responses, every one scored for every objective.
+        """Measure a data set of reference responses, each scored on every objective.
 
         Raises:
-            ScoreError: a score is missing (the row is named), or an objective does not vary.
+            ScoreError: A score is missing (the row is named), or the scores of an objective are constant.
         """
         kept, responses = array("d"), 0
         for row in dataset.rows:
@@ -59,17 +65,17 @@ class Standardisation:
         scores = np.asarray(scores, dtype=np.float64)
         if scores.ndim == 0 or scores.shape[-1] != len(self.objectives):
             raise ScoreError(
-                f"scores of shape {scores.shape}: expected [..., {len(self.objectives)}], one an objective"
+                f"scores of shape {scores.shape}: expected [..., {len(self.objectives)}], one per objective"
             )
         return (scores - self.mean) / self.std
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-able values; ``from_dict`` restores them exactly."""
+        """Return JSON values from which ``from_dict`` restores the numbers exactly."""
         return {"objectives": list(self.objectives), "mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Standardisation:
-        """Restore what ``to_dict`` gave."""
+        """Restore from the values of ``to_dict``."""
         try:
             objectives = tuple(str(o) for o in values["objectives"])
             mean, std = (np.array(values[key], dtype=np.float64) for key in ("mean", "std"))
@@ -83,6 +89,6 @@ class Standardisation:
             or not (np.isfinite(mean).all() and (std > 0).all())
         ):
             raise ConfigError(
-                f"standardisation {dict(values)}: expected one finite mean and positive std an objective"
+                f"standardisation {dict(values)}: expected one finite mean and one positive std per objective"
             )
         return cls(objectives, mean, std)

@@ -1,1 +1,4 @@
-"""A policy as a service: backend, local, upstream, service, bodies, metrics; then engine, store, http and studio."""
+"""A policy as a service, in reading order.
+
+command, config, address; service, backend, events, sources; local, upstream; bodies, metrics; engine, http, store, studio.
+"""

@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from paretune.choosing.bounds import Bounds
-from paretune.core.preference import Preference, nearest
+from paretune.core.preference import Preference
 from paretune.serving.events import Cancellable, Event, Job
 
 if TYPE_CHECKING:
     from paretune.fronts.surface import Surface
-    from paretune.policies.catalogue import Source
 
 
 @dataclass(frozen=True)
@@ -65,32 +63,3 @@ class Backend(Protocol):
 
     def stats(self) -> Mapping[str, float]:
         """Return current figures for ``/metrics``: ``running``, ``waiting``, ``tokens``, ..."""
-
-
-def serve_source(source: Source, floors: Mapping[str, float], stated: Preference | None) -> Served:
-    """Return what a source serves.
-
-    Args:
-        source: A policy or exported LoRAs on disk.
-        floors: Bounds of the deployment, objective -> minimum weight.
-        stated: Preference of requests that give none; by default the centre of the bounds, or for anchors the nearest
-            one within the bounds. An exported LoRA alone has only its own.
-    """
-    bounds = Bounds.of(floors, source.objectives)
-    default = stated.over(source.objectives) if stated else bounds.centre
-    if len(source.anchors) == 1:
-        default = source.anchors[0]
-    elif source.anchors and stated is None and not bounds.admits(source.used(default)):
-        within = [anchor for anchor in source.anchors if bounds.admits(anchor)]
-        default = nearest(default, within) if within else default
-    facts: dict[str, Any] = {
-        "kind": source.kind,
-        "base_model": source.model,
-        "anchored": bool(source.anchors),
-        "exportable": source.exportable,
-    }
-    if source.title:
-        facts["title"] = source.title
-    if source.anchors:
-        facts["anchors"] = [anchor.as_dict() for anchor in source.anchors]
-    return Served(source.name, source.objectives, default, source.used, source.surface, facts)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from paretune.core.errors import ModelError
 from paretune.core.preference import Preference
 from paretune.policies.catalogue import Source, find_sources
-from paretune.serving.backend import Served, serve_source
+from paretune.serving.backend import Served
 from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.events import Cancellable, End, Event, Job, PromptTooLong, Unavailable
+from paretune.serving.sources import serve_source
 
 if TYPE_CHECKING:
     from paretune.policies.policy import Policy

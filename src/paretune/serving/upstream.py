@@ -14,7 +14,7 @@ from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference, nearest
 from paretune.data.rows import Message, Prompt
 from paretune.policies.catalogue import exported
-from paretune.serving.backend import Served, serve_source
+from paretune.serving.backend import Served
 from paretune.serving.config import ServeConfig
 from paretune.serving.events import (
     End,
@@ -27,6 +27,7 @@ from paretune.serving.events import (
     Unavailable,
     Unsupported,
 )
+from paretune.serving.sources import serve_source
 
 Kind = Literal["vllm", "sglang", "llama.cpp"]
 KINDS = ("vllm", "sglang", "llama.cpp")

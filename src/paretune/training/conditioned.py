@@ -29,14 +29,14 @@ LEAST_WEIGHT = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveData:
-    """What every objective trains on: pairs in a table of its own, or one table that speaks for all.
+    """What every objective trains on: pairs in a table of its own, or one table for all.
 
     Attributes:
         objectives: M names.
         tables: M tables, or one with ``labelled``.
-        margins: for MODPO's loss, of each table ``[N, M]``: rewards of chosen less those of rejected (beta times nats).
-        labelled: one table for all: of pairs, which count for each objective by the sign of its label (a tie or a missing
-            label is left out), or of responses with an advantage of each objective.
+        margins: For MODPO's loss, ``[N, M]`` for each table: rewards of chosen less those of rejected (beta times nats).
+        labelled: Whether one table serves all: of pairs, which count for each objective by the sign of its label (a tie or a
+            missing label is left out), or of responses with an advantage of each objective.
     """
 
     objectives: tuple[str, ...]
@@ -53,13 +53,13 @@ class ObjectiveData:
 
     @property
     def pair_tables(self) -> tuple[PairTable, ...]:
-        """The tables, where they hold pairs."""
+        """The tables, all of pairs."""
         assert all(isinstance(table, PairTable) for table in self.tables)
         return self.tables  # type: ignore[return-value]
 
     @property
     def labels(self) -> Tensor:
-        """Signs ``[N, M]`` of the one labelled table; 0 where an objective says nothing."""
+        """Signs ``[N, M]`` of the one labelled table; 0 where an objective has no label."""
         (table,) = self.tables
         assert isinstance(table, PairTable)
         values = torch.tensor([pair.labels for pair in table.pairs], dtype=torch.float32)
@@ -268,7 +268,7 @@ class ConditionedTask:
 
     @torch.no_grad()
     def validate(self) -> Record | None:
-        """Return held-out losses at fixed preferences, one a row from a shuffled grid of 5 points a side.
+        """Return held-out losses at fixed preferences, one per row from a shuffled grid of 5 points per side.
 
         ``validation_loss`` is on the scale of the training loss and under the same aggregation: for linear scalarisation the
         sum over objectives of the mean of w_i L_i, else the mean over preferences of the aggregated mean losses.

@@ -24,10 +24,10 @@ class Demonstration:
     """A response to imitate.
 
     Attributes:
-        prompt: the conversation before it.
-        response: its text.
-        truncated: it was cut by a token limit, so it does not teach where to end.
-        where: its origin, for messages, such as ``answers.jsonl:12 (response 0)``.
+        prompt: The conversation before it.
+        response: Its text.
+        truncated: Whether a token limit cut it, so that it does not teach where to end.
+        where: Its origin, for messages, such as ``answers.jsonl:12 (response 0)``.
     """
 
     prompt: Prompt
@@ -42,7 +42,7 @@ class DemonstrationTable:
 
     Attributes:
         prompts, responses: token ids; responses end with the end of turn unless they were cut.
-        wheres: their origins.
+        wheres: Their origins.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -115,7 +115,7 @@ class DemonstrationTask:
 
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
-        """Yield the mean loss a token of the next responses in the order of the data."""
+        """Yield the mean loss per token of the next responses in the order of the data."""
         rows = self.share.rows(batch_rows(self.order, step, micro, self.run.settings))
         with self.learner.steering.at(self.gate):
             loss, targets, tokens = self._loss(self.table, rows)
@@ -137,7 +137,7 @@ class DemonstrationTask:
 
     @torch.no_grad()
     def validate(self) -> Record | None:
-        """Return the mean loss a token of the held-out responses."""
+        """Return the mean loss per token of the held-out responses."""
         if self.validation is None:
             return None
         sums = torch.zeros(2, device=self.run.lm.device)

@@ -1,4 +1,4 @@
-"""The lab: what a method needs to turn pairs into adapters, with everything frozen computed once and every stage resumable."""
+"""The lab: turns data into adapters, computes everything frozen once, and resumes every stage."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Lab:
     """A language model, a run folder and the settings of training.
 
     Attributes:
-        lm: the frozen base model, which is the reference of every method.
-        folder: run folder; finished stages and caches live in it.
-        training: how adapters are trained.
-        trackers: names of accelerate's trackers (tensorboard, wandb, trackio, mlflow); none by default.
-        team: the processes of the run, each of which has such a lab on one folder that all of them see.
-        shared: other runs work in the folder at the same time, as the tasks of a sweep do: what is under way in one of them is
-            waited for and not done twice, and a stage's folder is named by its key too, so that it depends on nobody's order.
-        scoring_forwards: responses scored by frozen models so far (cached ones do not count).
+        lm: The frozen base model, which is the reference of every method.
+        folder: Run folder, with finished stages and caches.
+        training: Settings of training.
+        trackers: Names of accelerate's trackers (tensorboard, wandb, trackio, mlflow); none by default.
+        team: The processes of the run; each has such a lab on one folder that all of them see.
+        shared: Whether other runs work in the folder at the same time, as the tasks of a sweep do. A stage that one of them makes
+            is then waited for and not made twice, and its folder carries its key, so that the order of the runs does not matter.
+        scoring_forwards: Responses scored by frozen models so far (cached ones do not count).
     """
 
     lm: LanguageModel
@@ -69,9 +69,14 @@ class Lab:
         """What has been run or found finished so far, in order."""
         return self._stages.records
 
+    @property
+    def score_cache(self) -> ScoreCache:
+        """Scores of the run's texts on disk, by their content."""
+        return ScoreCache(self.folder / "cache" / "scores.sqlite")
+
     @contextmanager
     def trained_by(self, training: Training) -> Iterator[None]:
-        """Train by other settings for the length of the context."""
+        """Train with other settings inside the context."""
         outer, self.training = self.training, training
         try:
             yield
@@ -198,14 +203,14 @@ class Lab:
         """Train an adapter on a stamped table, or return the finished one of an earlier run with the same inputs.
 
         Args:
-            name: of the stage and its folder under ``adapters/``.
-            table: stamped pairs.
-            validation: pairs that choose the best weights, stamped alike; None keeps the last.
-            beta: strength of the KL penalty, > 0.
+            name: Name of the stage and of its folder under ``adapters/``.
+            table: Stamped pairs.
+            validation: Pairs that choose the best weights, stamped alike; None keeps the last.
+            beta: Strength of the KL penalty, > 0.
             link: ``sigmoid`` or ``hinge``.
-            info: facts stored with the adapter.
-            start: adapter to go on from; None starts at the base model.
-            nll: weight of imitating chosen, per mean nat a token.
+            info: Facts stored with the adapter.
+            start: Adapter to continue from; None starts at the base model.
+            nll: Weight of imitating chosen, per mean nat of a token.
         """
         facts = dict(info or {}) | {"beta": beta, "link": link, "pairs": len(table)}
         inputs: list[Any] = [table.fingerprint, validation.fingerprint if validation else "", beta, link]
@@ -226,9 +231,9 @@ class Lab:
 
         Args:
             objective: whose pairs are trained on.
-            train, validation: data with at least two responses a prompt.
+            train, validation: Data with at least two responses per prompt.
             beta: strength of the KL penalty, > 0.
-            choose: which pairs of a prompt's responses are used.
+            choose: Rule that selects pairs among a prompt's responses.
         """
         table = self.train_table(pairs(train, objective, choose))
         held_out = self.pair_table(pairs(validation, objective, choose))
@@ -246,7 +251,7 @@ class Lab:
     ) -> Adapter:
         """Train one adapter for all preferences, or return the finished one of an earlier run with the same inputs.
 
-        The arguments are those of :meth:`fit`, with one table an objective (or one labelled for all) and the settings of
+        The arguments are those of :meth:`fit`, with one table per objective (or one labelled for all) and the settings of
         the conditioning.
         """
         facts = dict(info or {}) | {
@@ -278,11 +283,11 @@ class Lab:
         """Train an adapter to imitate ``items``, or return the finished one of an earlier run with the same inputs.
 
         Args:
-            name: of the stage and its folder under ``adapters/``.
+            name: Name of the stage and of its folder under ``adapters/``.
             items: responses to imitate.
             held_out: responses that choose the best weights; without them the last weights are kept.
-            start: adapter to go on from; None starts at the base model.
-            info: facts stored with the adapter.
+            start: Adapter to continue from; None starts at the base model.
+            info: Facts stored with the adapter.
             tags: texts in prompts that are one learned token each, see :class:`paretune.models.language_model.LanguageModel`.
 
         Raises:
@@ -314,7 +319,7 @@ class Lab:
         """Train an adapter on its own responses, or return the finished one of an earlier run with the same inputs.
 
         Args:
-            name: of the stage and its folder under ``adapters/``.
+            name: Name of the stage and of its folder under ``adapters/``.
             goal: prompts, rewards, and the preference or how preferences are drawn.
             info: facts stored with the adapter, beside those of the goal and the seed.
 
@@ -322,7 +327,7 @@ class Lab:
             BatchError: a reward function failed; what was trained so far is saved.
         """
         facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
-        cache = ScoreCache(self.folder / "cache" / "scores.sqlite")
+        cache = self.score_cache
         inputs = ["on-policy", *goal.identity()]
         return self._trained(name, inputs, facts, lambda run: fit_on_policy(run, goal, cache))
 
@@ -349,7 +354,7 @@ class Lab:
         for other in others:
             if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :]):
                 self.say(
-                    f"{name}: {other} is the checkpoint of a run with other settings or data; it cannot be gone on from, so "
+                    f"{name}: {other} is the checkpoint of a run with other settings or data; it cannot be continued, so "
                     "training starts at step 1 (set the old settings to finish that run, or delete the file)"
                 )
 
@@ -377,7 +382,7 @@ class Lab:
         return self._stages.made(name, key, make, together)
 
     def say(self, message: str) -> None:
-        """Tell the person at the terminal something worth knowing, once."""
+        """Print a message at the terminal, once for all processes."""
         if not self.team.first:
             return
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""The training loop: optimiser, schedule, validation, checkpoints. What is trained, and on what, is a :class:`Task`."""
+"""The training loop: optimiser, schedule, validation, checkpoints. A :class:`Task` holds what is trained, and on what."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COUNTS = ("tokens", "sampled_tokens")
 
 
 class BatchError(TrainingError):
-    """A batch could not be had, and nothing of its step is applied: the loop saves its state, then passes this on."""
+    """A batch failed. Its step is not applied; the loop saves a checkpoint and re-raises."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +39,25 @@ class Training:
     """How an adapter is trained.
 
     Attributes:
-        steps: optimiser steps.
-        batch_pairs: pairs in one forward.
-        accumulate: forwards an optimiser step.
-        learning_rate: peak of AdamW's learning rate.
-        warmup_ratio: share of ``steps`` with a rising rate; then it falls to 0 by a half cosine.
-        weight_decay: of AdamW.
-        clip_norm: largest norm of the gradient.
-        rank, alpha: of the adapter; the update is scaled by alpha / rank.
-        targets: leaf names of the adapted linear layers, or ``all-linear``; ``all-linear@15-`` adapts blocks from 15 on alone, and
+        steps: Optimiser steps.
+        batch_pairs: Pairs in one forward.
+        accumulate: Forwards per optimiser step.
+        learning_rate: Peak of AdamW's learning rate.
+        warmup_ratio: Share of ``steps`` with a rising rate; then it falls to 0 by a half cosine.
+        weight_decay: Weight decay of AdamW.
+        clip_norm: Largest norm of the gradient.
+        rank, alpha: Rank and scale of the adapter; the update is scaled by alpha / rank.
+        targets: Leaf names of the adapted linear layers, or ``all-linear``; ``all-linear@15-`` adapts blocks from 15 on alone, and
             no backward pass goes below: less time and memory, for another model.
-        max_tokens: longest prompt + response; longer pairs are dropped and counted.
-        validate_every: optimiser steps between validations; 0 means a quarter of ``steps``. The weights of the lowest
+        max_tokens: Longest prompt + response; longer pairs are dropped and counted.
+        validate_every: Optimiser steps between validations; 0 means a quarter of ``steps``. The weights of the lowest
             validation loss are kept.
-        stop_below: an objective is learned at the first validation loss at or below this, and a run ends when all its
-            objectives are. An easily learned one (shorter answers) otherwise runs on along its direction long after its
-            pairs are told apart, and the text with it. Where one adapter is trained for several objectives, a learned one
-            rests while the others go on, until its validation loss is above again.
-        checkpoint_every: optimiser steps between checkpoints, from which a killed run goes on.
-        gradient_checkpointing: recompute activations in backward: less memory, about a third more time.
-        seed: of the adapter's start and of the data order.
+        stop_below: Validation loss at which an objective counts as learned; a run ends when all its objectives are. Without it
+            training on an easy objective (shorter answers) continues long after its pairs are separated, and the text suffers.
+            Where one adapter is trained for several objectives, a learned one pauses until its validation loss rises above again.
+        checkpoint_every: Optimiser steps between checkpoints, from which a killed run continues.
+        gradient_checkpointing: Recompute activations in backward: less memory, about a third more time.
+        seed: Seed of the adapter's start and of the data order.
     """
 
     steps: int = 100
@@ -190,10 +189,10 @@ class Group:
 
 
 class Task(Protocol):
-    """What the loop trains: it is decided by its arguments alone, so that a step can be run again after a kill."""
+    """What the loop trains. Its arguments alone decide it, so that a step can be repeated after a kill."""
 
     share: WorkSplit
-    """What of a step this process runs: its part of each forward's rows."""
+    """The part of each step that this process runs."""
 
     def groups(self) -> list[Group]:
         """Return all trainable parameters, in a fixed order, under names that do not change."""
@@ -209,8 +208,8 @@ class Task(Protocol):
         step before it.
 
         Raises:
-            TrainingError: a loss that is not finite, naming step and rows.
-            BatchError: the batch could not be had.
+            TrainingError: The loss is not finite; step and rows are named.
+            BatchError: The batch could not be made.
         """
 
     def validate(self) -> Record | None:

@@ -1,4 +1,4 @@
-"""Pure losses on log-probability tensors: one value a row, the caller takes the mean.
+"""Pure losses on log-probability tensors: one value per row; the caller takes the mean.
 
 All inputs are fp32 or fp64 ``[B]`` tensors; nothing here knows a model, a tokenizer or a device.
 """
@@ -86,9 +86,9 @@ def policy_gradient_loss(
     beta: float,
     clip: float = 0.2,
 ) -> Tensor:
-    """Return the clipped policy-gradient loss ``[B, M]`` of responses sampled from the reference, one column an objective.
+    """Return the clipped policy-gradient loss ``[B, M]`` of responses sampled from the reference, one column per objective.
 
-    With ``d = (logps - reference_logps) / lengths`` (nats a token) and the ratio ``rho = exp(d)``, the geometric mean over
+    With ``d = (logps - reference_logps) / lengths`` (nats per token) and the ratio ``rho = exp(d)``, the geometric mean over
     the response's tokens (GSPO, arXiv 2507.18071)::
 
         loss = -min(rho A, clip(rho, 1 - clip, 1 + clip) A) + beta (rho - 1 - d)
@@ -121,7 +121,7 @@ def surrogate(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
 def rloo_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip: float) -> Tensor:
     """Return RLOO's loss ``[B]``: minus the surrogate of whole responses.
 
-    One ratio a response, of sums over its tokens ``[B]`` in nats: actions are whole responses, as in the objective
+    One ratio per response, of sums over its tokens ``[B]`` in nats: actions are whole responses, as in the objective
     ``E[R] - beta KL`` itself, whose penalty is part of the advantage (:func:`paretune.training.rl.advantages.rloo_advantages`).
     """
     return -surrogate(logps - old_logps, advantages, clip)

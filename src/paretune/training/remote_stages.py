@@ -1,4 +1,4 @@
-"""What a stage of training asks a server: answers of the base model, or of an adapter that was trained a moment ago."""
+"""Answers that a stage of training requests from a server: of the base model, or of an adapter just trained."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ask_stage(
 
     The adapter is written as a plain LoRA to ``cache/loras`` of the run folder, which the server must see under the same path,
     and loaded there for the length of the draw: one at a time, so that a server with room for one will do. Answers are kept in
-    ``cache/samples`` under the adapter's weights, the prompts and the seeds, whoever gave them.
+    ``cache/samples`` under the adapter's weights, the prompts and the seeds, whichever server gave them.
 
     Args:
         lab: model and run folder.
@@ -39,7 +39,7 @@ def ask_stage(
         adapter: every block is used at its scale; None asks the endpoint's base model.
         prompts: N conversations as the model is to read them.
         sampling: length, temperature, top-p.
-        seeds: one a prompt.
+        seeds: One per prompt.
         title: shown by the progress bar.
 
     Raises:

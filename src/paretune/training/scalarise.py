@@ -1,4 +1,4 @@
-"""From one loss an objective to one loss: the aggregations of multi-objective training, as pure functions.
+"""From one loss per objective to one loss: the aggregations of multi-objective training, as pure functions.
 
 Losses ``[..., M]`` are minimised, weights ``[..., M]`` or ``[M]`` lie on the simplex, and the value is ``[...]``. The ideal
 point ``[M]`` is a lower bound of each loss; 0 for DPO and SFT, whose losses are never negative.

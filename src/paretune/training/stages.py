@@ -17,7 +17,7 @@ from paretune.models.distributed import ProcessGroup
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage of a run: its time in seconds, and whether it was found finished."""
+    """One stage of a run: the seconds it took, and whether it was found finished."""
 
     name: str
     seconds: float
@@ -29,10 +29,10 @@ class Stages:
     """The stages in a run folder.
 
     Attributes:
-        folder: of the run.
-        team: the processes of the run.
-        shared: other runs work in the folder at the same time, see :class:`paretune.training.lab.Lab`.
-        records: what has been run or found finished so far, in order.
+        folder: Folder of the run.
+        team: Processes of the run.
+        shared: Whether other runs work in the folder at the same time, see :class:`paretune.training.lab.Lab`.
+        records: Stages that were made or found finished so far, in order.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Pairs as token ids with one column for everything a method knows about them: the stamped table that `fit` trains on."""
+"""Pairs as token ids, with the columns that a method stamps on them: what training reads."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PairTable:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that training reads."""
+        """Fingerprint of all that training reads."""
         columns = (self.reference, self.margin, self.scale, self.weight, self.reversed_weight)
         labels = [pair.labels for pair in self.pairs]
         values = (column.numpy().tobytes() for column in columns)
@@ -56,7 +56,7 @@ class PairTable:
         return [(self.prompts[row], (self.chosen[row], self.rejected[row])) for row in rows]
 
     def stamp(self, **columns: Tensor | float) -> PairTable:
-        """Return the table with columns replaced; a number fills the column, a tensor gives one value a pair.
+        """Return the table with columns replaced; a number fills the column, a tensor gives one value per pair.
 
         Raises:
             TrainingError: an unknown column, another length, or values that are not finite (the pair is named).
@@ -113,7 +113,7 @@ class ResponseTable:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that training reads."""
+        """Fingerprint of all that training reads."""
         values = (self.reference.numpy().tobytes(), self.advantages.numpy().tobytes())
         return fingerprint(self.prompts, self.responses, *values)
 
@@ -137,7 +137,7 @@ class ResponseTable:
 def tokenise_responses(lm: LanguageModel, dataset: ScoredDataset, max_tokens: int) -> ResponseTable:
     """Tokenise all responses with their advantages; the reference log-probabilities are still NaN.
 
-    Rows with fewer than two responses say nothing about which is better and are left out, as are responses that exceed
+    Rows with fewer than two responses have nothing to compare and are left out, as are responses that exceed
     ``max_tokens`` with their prompt. An objective on which all responses to a prompt score alike has advantage 0 there.
 
     Raises:
@@ -191,7 +191,7 @@ def tokenise(lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int) -> tuple
     if not pairs:
         raise TrainingError(
             "there is no pair to train on: no prompt has two responses that the objective tells apart; "
-            "give more responses a prompt, or scores that differ"
+            "give more responses per prompt, or scores that differ"
         )
     if not kept:
         raise TrainingError(

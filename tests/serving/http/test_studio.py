@@ -165,7 +165,7 @@ def test_votes_end_in_a_preset(two: tuple[str, Service], visit: Open) -> None:
         )
         if page.locator("#learned .told").count():
             break
-    assert "Your votes come to concise" in (page.text_content("#learned .told") or "")
+    assert "Your votes lead to concise" in (page.text_content("#learned .told") or "")
     page.fill("#learned-name", "found")
     page.click("#learned-save")
     page.wait_for_selector("[data-preset=found]")
@@ -185,7 +185,7 @@ def test_conflict_meter_of_a_mixture(two: tuple[str, Service], visit: Open) -> N
     assert "seed 3" in (page.text_content(".answer.a > .small") or "")
     assert page.locator("#answer-a .conflict").count() >= 1
     told = page.text_content(".answer.a .meter") or ""
-    assert re.search(r"Conflict of the mixed policies: [\d.]+ nats a token", told)
+    assert re.search(r"Conflict of the mixed policies: [\d.]+ nats per token", told)
     page.click("#tab-take")
     assert page.locator("#export-command").count() == 0, "no single LoRA is a mixture"
     assert "no single LoRA" in (page.text_content("#take") or "")
@@ -389,7 +389,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(chrome: BrowserContext, run: Pat
         page.wait_for_selector("#key-dialog[open]")
         page.fill("#key", "a-key-that-does-not-fit")
         page.keyboard.press("Enter")
-        page.wait_for_selector("#key-lead:text-matches('does not fit')")
+        page.wait_for_selector("#key-lead:text-matches('not valid')")
         page.fill("#key", KEY)
         page.keyboard.press("Enter")
         here.drawn()
@@ -432,7 +432,7 @@ def test_errors_in_plain_words_and_nothing_lost(two: tuple[str, Service], visit:
     page.route("**/v1/chat/completions", busy)
     page.fill("#prompt", "red sun")
     page.click("#send")
-    page.wait_for_selector(".answer .note:text-matches('more to do than it can take.*Asking again in 1 s')")
+    page.wait_for_selector(".answer .note:text-matches('busy at the moment.*Trying again in 1 s')")
     here.answered()
     assert told["refused"] >= 4, "both were asked again by themselves"
     page.unroute("**/v1/chat/completions")

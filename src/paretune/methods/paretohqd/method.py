@@ -14,7 +14,7 @@ to it: there is nothing to interpolate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,17 +23,17 @@ from typing import Any
 import numpy as np
 
 from paretune.core.errors import ConfigError, DataError
-from paretune.core.files import fingerprint, read_json, write_json
+from paretune.core.files import fingerprint, write_json
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.data.row_store import taken
 from paretune.data.rows import Prompt, Row
+from paretune.generation.resumable import Drawn, draw_in_parts, part_size
 from paretune.methods.base import Card, Inputs, Method, Traits
 from paretune.methods.paretohqd.rays import Rays, Selection, candidates, select
 from paretune.models.adapter import Adapter
 from paretune.planning.work import Fits, Stage, Work
 from paretune.policies.policy import Policy
-from paretune.scoring.cache import ScoreCache
 from paretune.scoring.repetition import is_collapsed
 from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.training.demonstrations import Demonstration
@@ -41,8 +41,6 @@ from paretune.training.lab import Lab
 from paretune.training.loop import Training
 from paretune.training.remote_stages import ask_stage, identity
 
-BATCHES_PER_PART = 4
-"""Batches answered between two writes: what a killed run loses at most."""
 STAGE_2 = "stage 2, which scores new answers"
 
 
@@ -232,7 +230,7 @@ def augment(inputs: Inputs, models: Sequence[tuple[Preference, Adapter]], count:
                 f"ParetoHqD, stage 2: {empty} of {len(models) * len(rows)} answers are empty and were left out"
             )
         answers = ScoredDataset((), tuple(made))
-        score_dataset(answers, scorers, _score_cache(lab)).write(folder / "answers.jsonl.gz")
+        score_dataset(answers, scorers, lab.score_cache).write(folder / "answers.jsonl.gz")
 
     folder = lab.stage("answers/paretohqd", key, make)
     return ScoredDataset.read(folder / "answers.jsonl.gz", train.objectives)
@@ -250,21 +248,21 @@ def _answer(
     policy = Policy.anchors(
         f"stage 1 at {preference}", lab.lm, preference.objectives, [adapter], [preference]
     )
-    size = BATCHES_PER_PART * sampling.batch_size
-    found: list[tuple[str, bool]] = []
-    for start in range(0, len(prompts), size):
-        part = prompts[start : start + size]
+    who = [adapter.fingerprint, lab.lm.fingerprint, str(lab.lm.model.dtype)]
+
+    def plan(numbers: range) -> tuple[str, Callable[[], list[Drawn]]]:
+        part = prompts[numbers.start : numbers.stop]
         texts = [[[message.role, message.content] for message in prompt] for prompt in part]
-        who = [adapter.fingerprint, lab.lm.fingerprint, str(lab.lm.model.dtype)]
-        file = (
-            lab.folder / "cache" / "answers" / f"{fingerprint(who, texts, vars(sampling), seed + start)}.json"
-        )
-        if not file.is_file():
-            seeds = list(range(seed + start, seed + start + len(part)))
-            drawn = policy.generate(part, [preference] * len(part), sampling, seeds)
-            write_json(file, [[response.text, response.truncated] for response in drawn])
-        found += [(str(text), bool(cut)) for text, cut in read_json(file)]
-    return found
+
+        def draw() -> list[Drawn]:
+            seeds = [seed + number for number in numbers]
+            responses = policy.generate(part, [preference] * len(part), sampling, seeds)
+            return [(response.text, response.truncated) for response in responses]
+
+        return fingerprint(who, texts, vars(sampling), seed + numbers.start), draw
+
+    folder = lab.folder / "cache" / "answers"
+    return [(text, cut) for text, cut in draw_in_parts(folder, len(prompts), part_size(sampling), plan)]
 
 
 def scored(inputs: Inputs, dataset: ScoredDataset, stage: str) -> ScoredDataset:
@@ -281,17 +279,13 @@ def scored(inputs: Inputs, dataset: ScoredDataset, stage: str) -> ScoredDataset:
     if not silent:
         return dataset
     scorers = scorers_of(inputs, silent, stage)
-    return inputs.lab.team.once(lambda: score_dataset(dataset, scorers, _score_cache(inputs.lab)))
+    return inputs.lab.team.once(lambda: score_dataset(dataset, scorers, inputs.lab.score_cache))
 
 
 def scorers_of(inputs: Inputs, objectives: Sequence[str], stage: str) -> list[Scorer]:
     """Return the scorer of each objective, in their order, or raise ConfigError naming stage and objective."""
     cure = " (to end after stage 1 on data that have scores, set stage2: false)"
     return inputs.scorers_of(objectives, f"ParetoHqD, {stage}", cure)
-
-
-def _score_cache(lab: Lab) -> ScoreCache:
-    return ScoreCache(lab.folder / "cache" / "scores.sqlite")
 
 
 def _info(preference: Preference, number: int) -> dict[str, Any]:

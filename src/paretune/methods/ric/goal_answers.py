@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from paretune.core.files import fingerprint, read_json, write_json
+from paretune.core.files import fingerprint
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
 from paretune.generation.generate import Response, attached, generate
-from paretune.generation.sample import BATCHES_PER_PART
+from paretune.generation.resumable import Drawn, draw_in_parts, part_size
 from paretune.models.adapter import Adapter
 from paretune.scoring.repetition import is_collapsed
 from paretune.training.lab import Lab
@@ -29,20 +29,21 @@ def drawn(
 
     Finished parts are kept on disk under ``who`` draws, so that a killed run goes on.
     """
-    answers: list[tuple[str, str]] = []
-    size = BATCHES_PER_PART * sampling.batch_size
-    for start in range(0, len(prompts), size):
-        part = slice(start, start + size)
-        name = fingerprint(who, [list(prompt) for prompt in prompts[part]], list(seeds[part]))
-        file = lab.folder / "cache" / "samples" / f"{name}.json"
-        if not file.is_file():
-            title = f"sampling at goals, from {start + 1} of {len(prompts)}"
+
+    def plan(numbers: range) -> tuple[str, Callable[[], list[Drawn]]]:
+        part = slice(numbers.start, numbers.stop)
+
+        def draw() -> list[Drawn]:
+            title = f"sampling at goals, from {numbers.start + 1} of {len(prompts)}"
             with attached(lab.lm, adapter) as steering:
-                gates = adapter.gates().expand(len(prompts[part]), -1)
-                found = generate(lab.lm, prompts[part], sampling, seeds[part], steering, gates, title)
-            write_json(file, [[response.text, fate(response)] for response in found])
-        answers += [(str(text), str(what)) for text, what in read_json(file)]
-    return answers
+                gates = adapter.gates().expand(len(numbers), -1)
+                responses = generate(lab.lm, prompts[part], sampling, seeds[part], steering, gates, title)
+            return [(response.text, fate(response)) for response in responses]
+
+        return fingerprint(who, [list(prompt) for prompt in prompts[part]], list(seeds[part])), draw
+
+    folder = lab.folder / "cache" / "samples"
+    return [(text, what) for text, what in draw_in_parts(folder, len(prompts), part_size(sampling), plan)]
 
 
 def drawn_by(

@@ -45,7 +45,6 @@ from paretune.policies.prompts import (
     goals,
     mors,
 )
-from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
@@ -255,8 +254,7 @@ def rated(
         ConfigError: an objective without scorer and without any score in the data.
         TrainingError: no responses.
     """
-    cache = ScoreCache(lab.folder / "cache" / "scores.sqlite")
-    fresh = lab.team.once(lambda: score_dataset(dataset, scorers, cache))
+    fresh = lab.team.once(lambda: score_dataset(dataset, scorers, lab.score_cache))
     before, after = flat(dataset, objectives), flat(fresh, objectives)
     if not after.items:
         raise TrainingError(f"ric, {what}: no responses; give some, or have them drawn with data.sample")
@@ -356,7 +354,7 @@ def generated(
             (), tuple(Row(rows[n].prompt, (answers[n][0],), source=rows[n].source) for n in left)
         )
         # Scorers read the prompt without tags.
-        made = score_dataset(made, scorers, ScoreCache(lab.folder / "cache" / "scores.sqlite"))
+        made = score_dataset(made, scorers, lab.score_cache)
         gap: dict[str, float] = {}
         if left:
             obtained = prompting.standardise(flat(made, prompting.objectives).scores)

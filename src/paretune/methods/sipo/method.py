@@ -31,7 +31,7 @@ from paretune.methods.sipo.revise import Templates
 from paretune.methods.sipo.rounds import Round, Search, improve
 from paretune.models.adapter import Adapter
 from paretune.planning.lengths import Texts
-from paretune.planning.work import Fits, Stage, Work, drawn, reading
+from paretune.planning.work import Fits, Stage, Work, reading
 from paretune.policies.policy import Policy
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
@@ -202,7 +202,7 @@ def work(run: Work, name: str, config: SIPOConfig, training: Training) -> list[S
     found = replace(run.rows["train"], count=2 * taken, responses=2.0, spread=labelled.spread)
     held_out = run.pair_texts("validation", run.objectives[0], config.pairs)
     tuning = fine_tuning(training, config)
-    kept = replace(found, count=min(found.count, drawn(tuning)))
+    kept = replace(found, count=min(found.count, tuning.draws))
     references = [
         reading(kept, 0),
         *(reading(texts, training.rank) for texts in (kept, held_out) for _ in range(M)),

@@ -6,7 +6,7 @@ What a prompt needs once is done once: its candidates serve all its pairs, and a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from paretune.core.sampling import Sampling
 from paretune.data.pairs import Pair
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
-from paretune.generation.sample import BATCHES_PER_PART
+from paretune.generation.resumable import Drawn, draw_in_parts, part_size
 from paretune.methods.sipo.improve import (
     Keep,
     Rank,
@@ -207,22 +207,23 @@ def draw(
     endpoint = None if policy.adapters else work.endpoint  # it draws what the base model says
     who = [used[w] for w in weights]
     key = fingerprint(words, who, seeds, sampling.identity(), str(lab.lm.model.dtype), *identity(endpoint))
-    size = BATCHES_PER_PART * sampling.batch_size
+    size = part_size(sampling)
+
+    def plan(numbers: range) -> tuple[str, Callable[[], list[Drawn]]]:
+        def draw_part() -> list[Drawn]:
+            part = slice(numbers.start, numbers.stop)
+            responses = policy.generate(prompts[part], asked[part], sampling, seeds[part])
+            return [(response.text, response.truncated) for response in responses]
+
+        return fingerprint(key, numbers.start, size), draw_part
 
     def make(folder: Path) -> None:
-        found: list[list[Any]] = []
         if endpoint is not None:
             answers = ask_stage(lab, endpoint, None, prompts, sampling, seeds, f"sampling {stage}")
-            write_json(folder / "responses.json", [[a.text, a.truncated] for a in answers])
-            return
-        for start in range(0, len(prompts), size):
-            file = lab.folder / "cache" / "samples" / f"{fingerprint(key, start, size)}.json"
-            if not file.is_file():
-                part = slice(start, start + size)
-                responses = policy.generate(prompts[part], asked[part], sampling, seeds[part])
-                write_json(file, [[response.text, response.truncated] for response in responses])
-            found += read_json(file)
-        write_json(folder / "responses.json", found)
+            drawn: list[Drawn] = [(answer.text, answer.truncated) for answer in answers]
+        else:
+            drawn = draw_in_parts(lab.folder / "cache" / "samples", len(prompts), size, plan)
+        write_json(folder / "responses.json", drawn)
 
     folder = lab.stage(f"sipo/{work.number}-{stage}", key, make)
     return [(str(text), bool(cut)) for text, cut in read_json(folder / "responses.json")]

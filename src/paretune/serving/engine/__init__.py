@@ -1,1 +1,1 @@
-"""Batched decoding of concurrent requests: events, admission, detokenise, engine."""
+"""Batched decoding of concurrent jobs: engine, admission, request, detokenise, stream, stats."""

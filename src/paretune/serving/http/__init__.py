@@ -1,1 +1,1 @@
-"""The web: app, guard, connections, openai, votes, studio."""
+"""The web: server, app, guard, connections; routes in openai, front, profiles, votes, audit, studio."""

@@ -1,1 +1,1 @@
-"""What a server must not lose: database, entries, store, tastes, vote_pairs."""
+"""Data that a server must not lose: entries, store, database, vote_pairs, tastes."""

@@ -1,16 +1,16 @@
-// Two answers to one prompt, streaming side by side at the preferences of A and B, with what the server really used.
+// Two answers to one prompt, streamed side by side at the preferences of A and B, with the preferences that were served.
 
 import { Refusal, stream } from "./api.js";
 import { changed, state } from "./state.js";
 import { byId, element, number, plainly, preferenceText, same } from "./words.js";
-import { scoreList } from "./outlook.js";
+import { scoreList } from "./expected.js";
 
 const MOST_TRIES = 60;
 const CLASSES = [0.05, 0.2, 0.5, 1.0];
 
 /**
  * The last pair: {prompt, policy, a, b}, each answer {text, about, reason, pieces}; null before the first.
- * `whole` says that both have ended by themselves, so that they can be compared.
+ * `whole`: both have ended by themselves, so that they can be compared.
  */
 export const pair = { asked: null, running: false, whole: false, voted: null };
 
@@ -42,16 +42,16 @@ export function drawAnswers() {
   }
 }
 
-/** Return the class of a conflict in nats: 0 where the policies agree, 4 where they differ most. */
+/** Return the colour class of a conflict in nats: 0 where the policies agree, 4 where they differ most. */
 const grade = (conflict) => CLASSES.filter((bound) => conflict >= bound).length;
 
-/** Say in words where the mixed policies disagreed: the alternative to the colours. */
+/** Return where the mixed policies disagreed, in words: the alternative to the colours. */
 function describeConflict(pieces) {
   const all = pieces.flatMap((piece) => piece.conflicts);
   const mean = all.reduce((sum, value) => sum + value, 0) / all.length;
   const most = [...pieces].filter((piece) => piece.text.trim()).sort((p, q) => q.most - p.most).slice(0, 3).filter((piece) => grade(piece.most) > 0);
-  const told = most.length ? ` Most at ${most.map((piece) => `“${piece.text.trim()}” (${number(piece.most, 2)})`).join(", ")}.` : " They agree almost everywhere.";
-  return `Conflict of the mixed policies: ${number(mean, 2)} nats a token.${told}`;
+  const where = most.length ? ` Most at ${most.map((piece) => `“${piece.text.trim()}” (${number(piece.most, 2)})`).join(", ")}.` : " They agree almost everywhere.";
+  return `Conflict of the mixed policies: ${number(mean, 2)} nats per token.${where}`;
 }
 
 function append(side, answer, piece, conflicts) {
@@ -103,7 +103,7 @@ const pause = (seconds, signal) =>
     signal.addEventListener("abort", () => { clearTimeout(timer); reject(new DOMException("stopped", "AbortError")); }, { once: true });
   });
 
-/** Fetch one answer; a server that is busy or starting is asked again when it says so. */
+/** Fetch one answer; a request to a busy or starting server is repeated after the time that it states. */
 async function run(side, body, policy, answer, signal) {
   const { card, text, note, foot, meter, scores, snap } = cards[side];
   card.className = `answer ${side} live`;
@@ -125,7 +125,7 @@ async function run(side, body, policy, answer, signal) {
       const again = error instanceof Refusal && error.retryAfter && [429, 503].includes(error.status) && tries < MOST_TRIES && !answer.text;
       if (!again) throw error;
       for (let left = error.retryAfter; left > 0; left -= 1) {
-        note.textContent = `${plainly(error)} Asking again in ${left} s.`;
+        note.textContent = `${plainly(error)} Trying again in ${left} s.`;
         await pause(Math.min(1, left), signal);
       }
       note.textContent = "";
@@ -148,7 +148,7 @@ async function attempt(side, body, policy, answer, signal) {
   finish(side, answer);
 }
 
-/** Ask for both answers; returns the first error, or null. Both get the same seed, so that only the preference differs. */
+/** Request both answers; returns the first error, or null. Both have the same seed, so that only the preference differs. */
 export async function ask(prompt, options) {
   stop();
   const policy = state.policy;
@@ -167,13 +167,13 @@ export async function ask(prompt, options) {
   return asked.a.error ?? asked.b.error;
 }
 
-/** Give up the answers on their way; what is there stays. */
+/** Cancel the running answers; their text so far stays. */
 export function stop() {
   stopping?.abort();
   stopping = null;
 }
 
-/** Mark the card that a vote preferred. */
+/** Mark the card that the vote prefers. */
 export function showVote(winner) {
   pair.voted = winner;
   cards.a.card.classList.toggle("won", winner === "first");

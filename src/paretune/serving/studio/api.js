@@ -1,8 +1,8 @@
-// Requests to the server this page came from: JSON, streams of server-sent events, and the API key.
+// Requests to the server of this page: JSON, streams of server-sent events, and the API key.
 
 const KEY = "paretune-key";
 
-/** An answer other than success, or a server that cannot be reached (then without a status). */
+/** A response other than success, or a server that cannot be reached (then without a status). */
 export class Refusal extends Error {
   constructor(message, status, code, retryAfter) {
     super(message);
@@ -13,12 +13,12 @@ export class Refusal extends Error {
 let asking = null;
 let askForKey = async () => null;
 
-/** Set how a person is asked for the key: a function that returns it, or null where he gives none. */
+/** Set the function that asks the user for the key; it returns the key, or null. */
 export function onKeyNeeded(ask) {
   askForKey = ask;
 }
 
-/** Ask once, however many requests wait for the key; return whether one was given. */
+/** Ask for the key once, however many requests wait for it; return whether one was given. */
 async function newKey(used) {
   const held = sessionStorage.getItem(KEY);
   if (held !== used) return held !== null;
@@ -51,12 +51,12 @@ async function send(method, path, body, signal) {
   }
 }
 
-/** Return the JSON that a route answers with; throws a Refusal. */
+/** Return the JSON of a response; throws a Refusal. */
 export async function call(method, path, body, signal) {
   return (await send(method, path, body, signal)).json();
 }
 
-/** Read a chat completion as a stream: `onChunk` gets each chunk. Throws a Refusal, or an AbortError by the signal. */
+/** Read a chat completion as a stream: `onChunk` receives each chunk. Throws a Refusal, or an AbortError by the signal. */
 export async function stream(body, onChunk, signal) {
   const response = await send("POST", "/v1/chat/completions", { ...body, stream: true }, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

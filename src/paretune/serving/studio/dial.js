@@ -1,12 +1,12 @@
-// Two objectives: a slider for A and one for B, in steps of outcome (along the front) or of weight.
+// Two objectives: one slider for A and one for B, in steps of outcome (along the front) or of weight.
 
 import { state } from "./state.js";
 import { element, preferenceText, weightText } from "./words.js";
-import { summary } from "./outlook.js";
+import { summary } from "./expected.js";
 
 const STEPS = 100;
 
-/** Return what a position in [0, 1] means in steps of outcome, and back; right is more of the first objective. */
+/** Return functions from a position in [0, 1] in steps of outcome to the weight, and back; right is more of the first objective. */
 function calibrated(policy) {
   const first = policy.objectives[0];
   const stops = policy.dial.map((stop) => [stop.position, stop.preference[first]]);
@@ -21,7 +21,7 @@ function calibrated(policy) {
   return { weight: (position) => between(position, 0, 1), position: (weight) => between(weight, 1, 0) };
 }
 
-/** Draw the two dials into `root`; `move(side, preference)` is called as they are moved. Returns what redraws them. */
+/** Draw the two dials into `root`; moving one calls `move(side, preference)`. Returns the function that redraws them. */
 export function drawDial(root, policy, move) {
   const [first, second] = policy.objectives;
   const scale = policy.dial.length > 1 ? calibrated(policy) : null;

@@ -1,16 +1,16 @@
-// The measured front with its intervals and where A and B stand on it: scatter plots by plotly, and lines over parallel axes.
+// The measured front with its intervals, A and B: scatter plots by plotly, or lines over parallel axes.
 
 import { drawParallel } from "./parallel.js";
 import { state } from "./state.js";
 import { byId, element, interval, preferenceText, same, weightText } from "./words.js";
-import { places } from "./outlook.js";
+import { places } from "./expected.js";
 
 let loading = null;
 
 /** Load plotly once, from this server. */
 function plotly() {
   loading ??= new Promise((resolve, reject) => {
-    // As it loads, plotly adds an inline sheet for maps, which there are none of here and which the page does not allow.
+    // While loading, plotly adds an inline style sheet for maps. There are no maps here, and the page forbids inline styles.
     const create = document.createElement;
     document.createElement = (name, ...rest) => create.call(document, name === "style" ? "template" : name, ...rest);
     const ended = (then) => () => { delete document.createElement; then(); };
@@ -27,7 +27,7 @@ function colours() {
   return Object.fromEntries(["page", "panel", "ink", "quiet", "rule", "strong", "p0", "p1", "p2"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 
-/** Return asymmetric error bars from means and bounds; a bound that is not known has none. */
+/** Return asymmetric error bars from means and bounds; an unknown bound has none. */
 function bars(scores, name, colour, thick) {
   const far = (bound) => scores.map((one) => (Number.isFinite(one[bound][name]) ? Math.abs(one[bound][name] - one.mean[name]) : 0));
   return { type: "data", symmetric: false, array: far("high"), arrayminus: far("low"), color: colour, thickness: thick, width: 0 };
@@ -40,7 +40,7 @@ function described(policy, scores) {
     .join("<br>");
 }
 
-/** Return where the label of each point stands: below, where it would meet that of the point before. */
+/** Return the position of each point's label: below where it would overlap that of the point before. */
 function placed(points, x, y) {
   const near = (p, q, name, share) => {
     const values = points.map((point) => point.mean[name]);
@@ -49,7 +49,7 @@ function placed(points, x, y) {
   return points.map((point, k) => (k && near(point, points[k - 1], x, 0.08) && near(point, points[k - 1], y, 0.06) ? "bottom right" : "top right"));
 }
 
-/** Return the traces of one scatter plot: what was measured, the knee, A and B, and the weights of two objectives. */
+/** Return the traces of one scatter plot: measured points, the knee, A and B, and with two objectives the weights. */
 function traces(policy, x, y, axes, colour, joined) {
   const points = [...policy.points].sort((p, q) => p.preference[x] - q.preference[x]);
   const at = (name) => points.map((point) => point.mean[name]);
@@ -70,7 +70,7 @@ function traces(policy, x, y, axes, colour, joined) {
     text: points.map((point) => weightText(point.preference[x])), marker: { size: 15, opacity: 0 }, textfont: { color: colour.quiet, size: 12 },
   };
   const sides = ["b", "a"].flatMap((side) => {
-    const expected = state.sides[side].outlook?.expected;
+    const expected = state.sides[side].served?.expected;
     if (!expected || !Number.isFinite(expected[x].mean) || !Number.isFinite(expected[y].mean)) return [];
     const table = (key) => Object.fromEntries(policy.objectives.map((name) => [name, expected[name][key] ?? NaN]));
     const scores = { mean: table("mean"), low: table("low"), high: table("high") };
@@ -86,7 +86,7 @@ function traces(policy, x, y, axes, colour, joined) {
   return [measured, ring, ...(policy.objectives.length === 2 ? [labels] : []), ...sides];
 }
 
-/** Return the format of ticks at about `count` places over what was measured: as many decimals each. */
+/** Return the format of about `count` ticks over the measured range, all with the same decimals. */
 function ticks(policy, name, count) {
   const values = policy.points.flatMap((point) => [point.mean[name], point.low[name], point.high[name]]).filter(Number.isFinite);
   const step = (Math.max(...values) - Math.min(...values)) / count;
@@ -94,8 +94,8 @@ function ticks(policy, name, count) {
 }
 
 /**
- * Return pairs of objectives and where each is drawn, in shares of the picture: one plot, or the lower half of a scatter matrix,
- * of three objectives; one below the other where there is little room.
+ * Return pairs of objectives and the area of each plot, in shares of the picture: one plot for two objectives, the lower half
+ * of a scatter matrix for three; one below the other where there is little room.
  */
 function arranged(names, narrow) {
   if (names.length === 2) return [{ x: names[0], y: names[1], across: [0, 1], up: [0, 1] }];
@@ -129,7 +129,7 @@ function layout(policy, plots, narrow, colour) {
   return made;
 }
 
-/** Draw the front of the chosen policy; `pick(preference)` is called with a measured preference that is clicked. */
+/** Draw the front of the chosen policy; a click on a measured preference calls `pick(preference)`. */
 export async function drawFront(pick) {
   const policy = state.policy;
   const chart = byId("chart");
@@ -149,32 +149,32 @@ export async function drawFront(pick) {
   chart.on("plotly_click", ({ points }) => points[0].customdata && pick(points[0].customdata));
 }
 
-/** Forget what is drawn, before another policy is. */
+/** Clear the chart before another policy is drawn. */
 export function clearFront() {
   const chart = byId("chart");
   if (window.Plotly && chart.classList.contains("js-plotly-plot")) window.Plotly.purge(chart);
   const policy = state.policy;
-  const told = !policy.points.length
-    ? "No front of this policy was measured, so nothing is known about scores. Run “paretune run” to the end to see it here."
+  const message = !policy.points.length
+    ? "No front of this policy was measured, so its scores are unknown. Run “paretune run” to the end to see it here."
     : policy.objectives.length === 1
-      ? "There is one objective only, so there is no front to stand on."
+      ? "There is only one objective, so there is no front."
       : null;
-  chart.replaceChildren(element("p", { class: told ? "empty" : "empty wait" }, told ?? "Drawing the front …"));
-  byId("front-lead").textContent = told ? "" : leadOf(policy);
+  chart.replaceChildren(element("p", { class: message ? "empty" : "empty wait" }, message ?? "Drawing the front …"));
+  byId("front-lead").textContent = message ? "" : leadOf(policy);
   byId("front-table-box").hidden = !policy.points.length;
 }
 
 function leadOf(policy) {
   const first = policy.objectives[0];
   const how = policy.objectives.length === 2
-    ? `Dots were measured, with 95 % intervals; the number is the weight on ${first}, the ring the knee.`
+    ? `Dots are measured preferences with 95 % intervals. The number is the weight on ${first}; the ring marks the knee.`
     : policy.objectives.length === 3
-      ? "Every pair of objectives. Dots were measured, with 95 % intervals; the ring is the knee."
-      : "One line a measured preference, best at the top.";
+      ? "Each plot shows two objectives. Dots are measured preferences with 95 % intervals; the ring marks the knee."
+      : "Each line is a measured preference; the best score is at the top.";
   return `${how} Select one to go there.`;
 }
 
-/** List what was measured, with buttons that bring A or B there. */
+/** List the measured preferences, with buttons that move A or B there. */
 export function tabulate(pick) {
   const policy = state.policy;
   const shown = places(policy);

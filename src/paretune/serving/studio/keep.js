@@ -1,9 +1,9 @@
-// One step away: presets, floors on scores, commands that use a preference elsewhere, and what people's votes have in common.
+// The four tabs: presets, floors on scores, commands that use a preference elsewhere, and what all people's votes show.
 
 import { call } from "./api.js";
 import { admitted, keep, kept, on, state } from "./state.js";
 import { byId, element, number, preferenceArgument, preferenceText, shellWord } from "./words.js";
-import { places, scoreList } from "./outlook.js";
+import { places, scoreList } from "./expected.js";
 
 let tools = null;
 
@@ -14,7 +14,7 @@ const bothSides = (what, preference) => ["a", "b"].map((side) => sideButton(side
 
 // Presets
 
-/** Show the presets of the profile, those of this policy first. */
+/** Show the profile's presets, those of this policy first. */
 export async function loadPresets() {
   const list = byId("preset-list");
   const profile = state.profile;
@@ -25,11 +25,11 @@ export async function loadPresets() {
     presets.sort((p, q) => own(q) - own(p) || p.name.localeCompare(q.name));
     list.replaceChildren(...presets.map(presetLine));
     byId("preset-none").hidden = presets.length > 0;
-    byId("preset-none").textContent = "None yet. Move A or B to where you like it, and give it a name.";
+    byId("preset-none").textContent = "There are no presets yet. Move A or B to a preference that you like, and save it under a name.";
   } catch (error) {
     list.replaceChildren();
     byId("preset-none").hidden = false;
-    byId("preset-none").textContent = error.status === 409 ? `Presets are off: ${error.message}.` : "The presets could not be read.";
+    byId("preset-none").textContent = error.status === 409 ? `Presets are off: ${error.message}.` : "The presets could not be loaded.";
     byId("preset-form").hidden = error.status === 409;
     if (error.status !== 409) tools.report(error, loadPresets);
   }
@@ -44,9 +44,9 @@ function presetLine(preset) {
       element("button", { type: "button", class: "link", "aria-label": `Delete ${preset.name}`, click: () => forget(preset) }, "Delete")));
 }
 
-/** Save a preference under a name; the input says what is wrong with it. */
+/** Save a preference under a name; a problem with the name is shown at the input. */
 export async function savePreset(name, preference, input) {
-  input.setCustomValidity(name ? "" : "Give it a name.");
+  input.setCustomValidity(name ? "" : "Enter a name.");
   if (!input.reportValidity()) return input.addEventListener("input", () => input.setCustomValidity(""), { once: true });
   try {
     await call("PUT", `/api/presets/${encodeURIComponent(name)}`, { profile: state.profile, policy: state.policy.name, preference });
@@ -89,7 +89,7 @@ function drawFloors() {
   const policy = state.policy;
   const shown = places(policy);
   const root = byId("floors");
-  if (!policy.points.length) return root.replaceChildren(element("p", { class: "small" }, "No front of this policy was measured, so floors cannot be answered."));
+  if (!policy.points.length) return root.replaceChildren(element("p", { class: "small" }, "No front of this policy was measured, so no preference can be found for floors on scores."));
   const held = kept().floors?.[policy.name] ?? {};
   const inputs = policy.objectives.map((name, m) => {
     const means = policy.points.map((point) => point.mean[name]);
@@ -101,7 +101,7 @@ function drawFloors() {
     event?.preventDefault();
     const floors = Object.fromEntries(inputs.filter(([, input]) => input.value !== "").map(([name, input]) => [name, Number(input.value)]));
     keep({ floors: { ...kept().floors, [policy.name]: floors } });
-    if (!Object.keys(floors).length) return void result.replaceChildren(element("p", { class: "small" }, "Give at least one objective a floor."));
+    if (!Object.keys(floors).length) return void result.replaceChildren(element("p", { class: "small" }, "Enter a floor for at least one objective."));
     try {
       show(result, policy, await call("POST", "/api/choose", { policy: policy.name, floors }));
     } catch (error) {
@@ -109,7 +109,7 @@ function drawFloors() {
     }
   };
   root.replaceChildren(
-    element("p", { class: "lead" }, "What a score must at least be; the answer is the preference with the most room above all of them."),
+    element("p", { class: "lead" }, "A floor is a minimum score. The studio finds the preference with the most room above all floors."),
     element("form", { class: "fields", novalidate: true, submit: find },
       ...inputs.map(([name, input, range]) => element("label", {}, `${name} ≥`, input, element("span", { class: "small" }, `measured ${range}`))),
       element("button", { type: "submit", id: "floor-find" }, "Find")),
@@ -118,9 +118,9 @@ function drawFloors() {
 
 function show(result, policy, choice) {
   const room = Object.entries(choice.margin).map(([name, margin]) =>
-    `${name} ${margin < 0 ? "misses by" : "has room of"} ${number(Math.abs(100 * margin), 0)} % of its range`);
-  const verdict = !choice.reachable ? `Not reachable. ${choice.nearest}` : choice.sure ? "Met, intervals and all." : "Met by the means, not by the whole intervals.";
-  const outside = choice.allowed === false ? [element("p", { class: "small" }, "That lies outside the bounds of this server; A and B go to the nearest within.")] : [];
+    `${name} ${margin < 0 ? "falls short by" : "has room of"} ${number(Math.abs(100 * margin), 0)} % of its range`);
+  const verdict = !choice.reachable ? `Not reachable. ${choice.nearest}` : choice.sure ? "Met, also by the intervals." : "Met by the means, but not by the whole intervals.";
+  const outside = choice.allowed === false ? [element("p", { class: "small" }, "This preference is outside the bounds of this server; A and B move to the nearest one within.")] : [];
   const expected = Object.fromEntries(policy.objectives.map((name) =>
     [name, { mean: choice.expected.mean[name], low: choice.expected.low[name], high: choice.expected.high[name] }]));
   result.replaceChildren(
@@ -150,14 +150,14 @@ function copyable(id, label, text) {
 
 function drawTake() {
   const { policy, active } = state;
-  const served = state.sides[active].outlook?.preference ?? state.sides[active].preference;
+  const served = state.sides[active].served?.preference ?? state.sides[active].preference;
   const text = preferenceArgument(served);
   const run = shellWord(state.front.run ?? "RUN");
   const command = `paretune export ${run} OUT --policy ${shellWord(policy.name)} -p ${shellWord(text)} --format lora`;
   const exported = policy.exportable === false
-    ? element("p", { class: "small" }, "This policy mixes next-token distributions, which no single LoRA does: export the soup of the same adapters, or serve it with paretune.")
+    ? element("p", { class: "small" }, "This policy mixes next-token distributions, which no single LoRA can do. Export the soup of the same adapters, or serve the policy with paretune.")
     : copyable("export-command", "As a LoRA for any LoRA server or PEFT", command);
-  const choice = element("fieldset", { class: "segments" }, element("legend", { class: "unseen" }, "Of which preference"),
+  const choice = element("fieldset", { class: "segments" }, element("legend", { class: "unseen" }, "Preference to use"),
     ...["a", "b"].map((side) => element("label", {},
       element("input", { type: "radio", name: "take", value: side, checked: side === active, change: () => { state.active = side; tools.redraw(); byId("take").querySelector("input:checked").focus(); } }),
       element("span", {}, side.toUpperCase()))));
@@ -168,22 +168,22 @@ function drawTake() {
 
 // People
 
-/** Show what the votes of everybody on this policy have in common. */
+/** Show the mean of all people's votes on this policy, and groups of people with similar tastes. */
 export async function loadPeople() {
   const root = byId("people");
   const policy = state.policy;
   try {
-    const found = await call("GET", `/api/population?${new URLSearchParams({ policy: policy.name })}`);
+    const summary = await call("GET", `/api/population?${new URLSearchParams({ policy: policy.name })}`);
     if (policy !== state.policy) return;
-    const people = Object.keys(found.people ?? {});
+    const people = Object.keys(summary.people ?? {});
     if (!people.length) return root.replaceChildren(element("p", { class: "small" }, "Nobody has voted on this policy yet."));
     root.replaceChildren(
-      element("p", { class: "told" }, `${people.length === 1 ? "One person has" : `${people.length} people have`} voted: on average ${preferenceText(found.mean)}.`),
-      element("ul", { class: "list" }, ...(found.clusters ?? []).map((group) => element("li", {},
+      element("p", { class: "told" }, `${people.length === 1 ? "One person has" : `${people.length} people have`} voted: on average ${preferenceText(summary.mean)}.`),
+      element("ul", { class: "list" }, ...(summary.clusters ?? []).map((group) => element("li", {},
         element("span", { class: "name" }, group.members.join(", ")), element("span", { class: "small" }, preferenceText(group.centre)),
         element("span", { class: "row" }, ...bothSides("the centre of this group", admitted(policy, group.centre)))))));
   } catch (error) {
-    root.replaceChildren(element("p", { class: "small" }, error.status === 409 ? `Nothing is known of people here: ${error.message}.` : "The votes could not be read."));
+    root.replaceChildren(element("p", { class: "small" }, error.status === 409 ? `There are no votes here: ${error.message}.` : "The votes could not be loaded."));
     if (error.status !== 409) tools.report(error, loadPeople);
   }
 }
@@ -212,12 +212,12 @@ function drawTabs() {
   });
 }
 
-/** Set up the four. `given`: report, say, notice, move, goTo(policy, side, preference), redraw(). */
+/** Set up the four tabs. `given`: report, say, notice, move, goTo(policy, side, preference), redraw(). */
 export function drawTools(given) {
   tools = given;
   drawTabs();
   drawPresets();
   on("policy", () => { drawFloors(); loadPresets(); if (!byId("people").hidden) loadPeople(); });
   on("profile", loadPresets);
-  on("outlook active", drawTake);
+  on("served active", drawTake);
 }

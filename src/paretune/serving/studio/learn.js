@@ -1,4 +1,4 @@
-// Votes, what they say of a person's preference, and the next pair to ask about.
+// Votes, the preference that they reveal, and the next pair to ask about.
 
 import { call } from "./api.js";
 import { pair, showVote } from "./answers.js";
@@ -11,43 +11,43 @@ const DONE_AFTER = 900;
 const learning = { posterior: null, on: false, off: null, busy: false };
 let tools = null;
 
-/** Fetch what the votes so far say; a server without a store or a front says why there are none. */
+/** Fetch what the votes so far reveal; a server without a store or a front returns the reason. */
 export async function reload() {
   const [policy, profile] = [state.policy, state.profile];
   Object.assign(learning, { posterior: null, off: null, on: false });
   draw();
-  let found = null;
+  let result = null;
   try {
-    found = await call("POST", "/api/elicit/next", { policy: policy.name, profile });
+    result = await call("POST", "/api/elicit/next", { policy: policy.name, profile });
   } catch (error) {
     if (error.status !== 409) tools.report(error, reload);
     learning.off = error;
   }
   if (state.policy !== policy || state.profile !== profile) return;
-  learning.posterior = found?.posterior ?? null;
+  learning.posterior = result?.posterior ?? null;
   draw();
 }
 
-/** Set A and B to the pair that would teach most, and ask both. */
+/** Set A and B to the pair whose vote teaches most, and ask both. */
 export async function next() {
   if (learning.busy || pair.running) return;
   const prompt = tools.prompt();
   if (!prompt) {
-    tools.say("Write a prompt first: both will answer it.");
+    tools.say("Write a prompt first; both will answer it.");
     return void byId("prompt").focus();
   }
   learning.on = true;
   learning.busy = true;
   draw();
   try {
-    const found = await call("POST", "/api/elicit/next", { policy: state.policy.name, profile: state.profile });
-    learning.posterior = found.posterior;
-    if (!found.first) {
+    const result = await call("POST", "/api/elicit/next", { policy: state.policy.name, profile: state.profile });
+    learning.posterior = result.posterior;
+    if (!result.first) {
       learning.on = false;
-      tools.say("There is nothing left to learn: what this policy serves differs too little.");
+      tools.say("There is nothing left to learn: the answers of this policy differ too little.");
     } else {
-      tools.move("a", found.first.preference);
-      tools.move("b", found.second.preference);
+      tools.move("a", result.first.preference);
+      tools.move("b", result.second.preference);
       learning.busy = false;
       draw();
       await tools.askBoth();
@@ -60,18 +60,18 @@ export async function next() {
   }
 }
 
-/** Keep a vote: "first" (A), "second" (B) or "tie". The buttons come back if it could not be kept. */
+/** Send a vote: "first" (A), "second" (B) or "tie". The buttons are enabled again if it fails. */
 export async function vote(winner) {
   if (!open()) return;
   const { asked } = pair;
-  const said = (answer) => ({ text: answer.text, preference: answer.about.preference, truncated: answer.reason === "length" });
+  const voted = (answer) => ({ text: answer.text, preference: answer.about.preference, truncated: answer.reason === "length" });
   learning.busy = true;
   showVote(winner);
   try {
-    const body = { profile: state.profile, policy: asked.policy.name, messages: [{ role: "user", content: asked.prompt }], first: said(asked.a), second: said(asked.b), winner };
+    const body = { profile: state.profile, policy: asked.policy.name, messages: [{ role: "user", content: asked.prompt }], first: voted(asked.a), second: voted(asked.b), winner };
     const made = await call("POST", "/api/votes", body);
     if (state.policy === asked.policy) learning.posterior = made.posterior ?? learning.posterior;
-    tools.say(`Vote ${learning.posterior?.votes ?? ""} is kept. ${inWords()}`);
+    tools.say(`Vote ${learning.posterior?.votes ?? ""} is saved. ${inWords()}`);
   } catch (error) {
     if (pair.asked === asked) showVote(null);
     tools.report(error, () => vote(winner));
@@ -95,7 +95,7 @@ function inWords() {
   return `${listing(Object.keys(posterior.mean).map((name) => `${name} ${number(posterior.mean[name], 2)} ± ${number(posterior.deviation[name], 2)}`))}.`;
 }
 
-/** Draw one line an objective: the mean of what is known of its weight, and a band one deviation to each side. */
+/** Draw one line per objective: the mean of its weight, with a band of one standard deviation to each side. */
 function lines(posterior) {
   return element("dl", { class: "tastes" }, ...Object.keys(posterior.mean).map((name) => {
     const [mean, deviation] = [posterior.mean[name], posterior.deviation[name]];
@@ -109,12 +109,12 @@ function lines(posterior) {
   }));
 }
 
-/** Return whether the answers that are there can be voted on. */
+/** Return whether the current answers can be voted on. */
 function open() {
   return pair.whole && !pair.voted && !learning.busy && learning.off?.code !== "no_store";
 }
 
-/** Draw buttons and what is known; whoever is typing or focused in it stays where he is. */
+/** Draw the buttons and the result of the votes; typed text and focus stay where they are. */
 function draw() {
   for (const [winner, name] of Object.entries(BUTTONS)) {
     byId(name).setAttribute("aria-disabled", String(!open()));
@@ -132,7 +132,7 @@ function draw() {
 function drawLearned(root) {
   const { posterior, off } = learning;
   if (off) {
-    root.replaceChildren(element("p", { class: "small" }, off.status === 409 ? `Nothing can be learned from votes here: ${off.message}.` : ""));
+    root.replaceChildren(element("p", { class: "small" }, off.status === 409 ? `Votes cannot be used here: ${off.message}.` : ""));
     return;
   }
   if (!posterior) return root.replaceChildren();
@@ -140,23 +140,23 @@ function drawLearned(root) {
   const best = posterior.best ?? posterior.mean;
   const again = element("button", { type: "button", id: "next", "aria-disabled": String(learning.busy || pair.running), click: next },
     learning.on || posterior.votes ? "Next pair" : "Find my preference", element("kbd", {}, "N"));
-  const halt = learning.on ? element("button", { type: "button", id: "halt", class: "link", click: () => { learning.on = false; draw(); } }, "Stop asking") : null;
+  const halt = learning.on ? element("button", { type: "button", id: "halt", class: "link", click: () => { learning.on = false; draw(); } }, "Stop") : null;
   const name = element("input", { id: "learned-name", "aria-label": "Name of the preset", placeholder: "Name, such as mine", maxlength: 64, autocomplete: "off" });
   const save = element("form", { class: "row save", submit: (event) => { event.preventDefault(); tools.savePreset(name.value.trim(), best, name); } },
     name, element("button", { type: "submit", id: "learned-save" }, "Save as preset"),
-    element("button", { type: "button", id: "learned-go", class: "link", click: () => tools.move("a", best) }, "Put A there"));
+    element("button", { type: "button", id: "learned-go", class: "link", click: () => tools.move("a", best) }, "Move A there"));
   if (posterior.done && posterior.votes) {
     root.replaceChildren(
-      element("div", { class: "words" }, element("p", { class: "told" }, `Your votes come to ${preferenceText(best)}.`),
-        element("p", { class: "small" }, `${votes}, and more would change little.`), save),
+      element("div", { class: "words" }, element("p", { class: "told" }, `Your votes lead to ${preferenceText(best)}.`),
+        element("p", { class: "small" }, `${votes}; more would change little.`), save),
       lines(posterior), element("div", { class: "row" }, again, halt));
     return;
   }
   const lead = posterior.votes
-    ? element("p", { class: "small" }, `${votes}: your weights so far, ± one deviation. Best served by ${preferenceText(best)}.`)
-    : element("p", { class: "small" }, learning.on ? "Say which answer you like better." : "Vote on a few pairs, and the studio learns which preference is yours.");
+    ? element("p", { class: "small" }, `${votes}. Your weights so far, ± one standard deviation. The best preference for them is ${preferenceText(best)}.`)
+    : element("p", { class: "small" }, learning.on ? "Choose the answer that you like better." : "Vote on a few pairs, and the studio learns your preference.");
   root.replaceChildren(
-    element("div", { class: posterior.votes ? "words" : "words wide" }, lead, posterior.votes >= 3 ? element("details", { class: "more" }, element("summary", { id: "learned-more" }, "Save what is known so far"), save) : null),
+    element("div", { class: posterior.votes ? "words" : "words wide" }, lead, posterior.votes >= 3 ? element("details", { class: "more" }, element("summary", { id: "learned-more" }, "Save the preference so far"), save) : null),
     posterior.votes ? lines(posterior) : "", element("div", { class: "row" }, again, halt));
 }
 

@@ -1,12 +1,12 @@
-// More than three objectives: every measured preference as a line over one axis an objective, best at the top.
+// More than three objectives: each measured preference as a line over one axis per objective, best at the top.
 
 import { state } from "./state.js";
 import { element, number, preferenceText } from "./words.js";
-import { places } from "./outlook.js";
+import { places } from "./expected.js";
 
 const HEIGHT = 380, TOP = 52, BOTTOM = 346;
 
-/** Draw the lines into `chart`; `pick(preference)` is called with one that is clicked. */
+/** Draw the lines into `chart`; a click on one calls `pick(preference)`. */
 export function drawParallel(chart, policy, pick) {
   const names = policy.objectives;
   const width = Math.max(280, chart.clientWidth);
@@ -37,7 +37,7 @@ export function drawParallel(chart, policy, pick) {
       element("svg:title", {}, preferenceText(point.preference)),
       element("svg:path", { class: "reach", d: line(point.mean) }), element("svg:path", { class: "line", d: line(point.mean) })));
   const sides = ["b", "a"].flatMap((side) => {
-    const expected = state.sides[side].outlook?.expected;
+    const expected = state.sides[side].served?.expected;
     if (!expected || names.some((name) => !Number.isFinite(expected[name].mean))) return [];
     const mean = Object.fromEntries(names.map((name) => [name, expected[name].mean]));
     const shift = side === "a" ? -3 : 3;
@@ -48,6 +48,6 @@ export function drawParallel(chart, policy, pick) {
         ? element("svg:circle", { class: "shape", cx: column(m), cy: up(mean[name], m), r: 5.5 })
         : element("svg:rect", { class: "shape", x: column(m) - 5, y: up(mean[name], m) - 5, width: 10, height: 10 }))))];
   });
-  chart.replaceChildren(element("svg:svg", { class: "parallel", viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": "Every measured preference over all objectives; the table below tells the same" },
+  chart.replaceChildren(element("svg:svg", { class: "parallel", viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": "Every measured preference over all objectives; the table below has the same numbers" },
     ...axes, ...measured, ...sides));
 }

@@ -1,11 +1,11 @@
-// What the page knows, who wants to hear of changes, and what survives a reload.
+// The state of the page, its listeners, and the values that survive a reload.
 
 const PLACE = "paretune-studio";
 const listeners = [];
 
 /**
- * policies: as /api/front tells; policy: the chosen one; profile: whose votes and presets;
- * sides: {a, b}, each {preference, outlook: what /api/expected says of it, or null};
+ * policies: as returned by /api/front; policy: the chosen one; profile: owner of votes and presets;
+ * sides: {a, b}, each {preference, served: the response of /api/expected, or null};
  * active: the side that a click on the front moves; mode: what a step of the dial is, "outcome" or "weight".
  */
 export const state = {
@@ -13,7 +13,7 @@ export const state = {
   policies: [],
   policy: null,
   profile: "default",
-  sides: { a: { preference: null, outlook: null }, b: { preference: null, outlook: null } },
+  sides: { a: { preference: null, served: null }, b: { preference: null, served: null } },
   active: "a",
   mode: "outcome",
 };
@@ -23,13 +23,13 @@ export function on(topics, listener) {
   listeners.push([topics.split(" "), listener]);
 }
 
-/** Tell everybody that listens to `topics`. */
+/** Call the listeners of `topics`. */
 export function changed(topics) {
-  const told = topics.split(" ");
-  for (const [wanted, listener] of listeners) if (wanted.some((topic) => told.includes(topic))) listener();
+  const names = topics.split(" ");
+  for (const [wanted, listener] of listeners) if (wanted.some((topic) => names.includes(topic))) listener();
 }
 
-/** Return what was kept, an empty record where nothing was or where it cannot be read. */
+/** Return the kept values; an empty record where there are none or they cannot be read. */
 export function kept() {
   try {
     return JSON.parse(localStorage.getItem(PLACE)) ?? {};
@@ -38,7 +38,7 @@ export function kept() {
   }
 }
 
-/** Keep some values for the next visit; a browser that keeps nothing is no error. */
+/** Keep some values for the next visit; a browser that cannot keep them is no error. */
 export function keep(values) {
   try {
     localStorage.setItem(PLACE, JSON.stringify({ ...kept(), ...values }));
@@ -47,7 +47,7 @@ export function keep(values) {
   }
 }
 
-/** Return the nearest preference the server admits: every weight at least at its floor. */
+/** Return the nearest preference that the server admits: every weight is at least its minimum. */
 export function admitted(policy, preference) {
   const floors = policy.objectives.map((name) => policy.bounds?.[name] ?? 0);
   const rest = Math.max(0, 1 - floors.reduce((sum, floor) => sum + floor, 0));
@@ -57,14 +57,14 @@ export function admitted(policy, preference) {
   return Object.fromEntries(policy.objectives.map((name, i) => [name, millionths(weights)[i] / 1e6]));
 }
 
-/** Return weights as whole millionths that sum to a million: what a server reads as a preference. */
+/** Return weights as whole millionths that sum to a million, so that the server accepts them as a preference. */
 export function millionths(weights) {
   const whole = weights.map((weight) => Math.round(weight * 1e6));
   whole[whole.indexOf(Math.max(...whole))] += 1e6 - whole.reduce((sum, weight) => sum + weight, 0);
   return whole;
 }
 
-/** Give one objective a weight; the others share the rest as before. */
+/** Return a preference with one weight set; the others share the rest in their old proportions. */
 export function reweighted(policy, preference, objective, weight) {
   const others = policy.objectives.filter((name) => name !== objective);
   const value = Math.min(1, Math.max(0, weight));
@@ -74,7 +74,7 @@ export function reweighted(policy, preference, objective, weight) {
   return made;
 }
 
-/** Return preferences for A and B to begin with: what was used last, else near the two ends of the front. */
+/** Return preferences for A and B to start with: those used last, else near the two ends of the front. */
 export function beginning(policy) {
   const last = kept().sides?.[policy.name];
   const fits = (preference) =>

@@ -1,4 +1,4 @@
-// The page as a whole: what is served is fetched and drawn, and the parts are told of each other's doings.
+// The page as a whole: it fetches what is served, draws it, and connects the parts.
 
 import { call, onKeyNeeded } from "./api.js";
 import { ask, drawAnswers, pair, stop } from "./answers.js";
@@ -6,7 +6,7 @@ import { drawDial } from "./dial.js";
 import { clearFront, drawFront, tabulate } from "./front.js";
 import { drawTools, savePreset } from "./keep.js";
 import { drawVotes, next, reload, vote } from "./learn.js";
-import { refresh } from "./outlook.js";
+import { refresh } from "./expected.js";
 import { admitted, beginning, changed, keep, kept, on, state } from "./state.js";
 import { drawTernary } from "./ternary.js";
 import { drawWeights } from "./weights.js";
@@ -15,14 +15,14 @@ import { byId, element, listing, plainly } from "./words.js";
 let redrawPicker = () => {};
 let drawing = 0;
 
-// What is said to the person
+// Messages to the user
 
 function say(text) {
   byId("status").textContent = "";
   requestAnimationFrame(() => (byId("status").textContent = text));
 }
 
-/** Show a line with something to press; it stays until it is answered or dismissed. */
+/** Show a message with a button; it stays until the user presses the button or dismisses it. */
 function notice(text, label, act, kind = "notice") {
   const box = byId("alert");
   const hide = () => (box.hidden = true);
@@ -35,7 +35,7 @@ function notice(text, label, act, kind = "notice") {
   box.hidden = false;
 }
 
-/** Show an error in plain words; `retry` does again what failed. Null takes back what was shown of the dials. */
+/** Show an error in plain words; `retry` repeats what failed. Null is no error. */
 function report(error, retry) {
   if (error === null) return;
   if (error.name === "AbortError") return;
@@ -47,7 +47,7 @@ function report(error, retry) {
 
 const unreached = { a: null, b: null };
 
-/** Take or give back an error of a dial: it goes away by itself once the dial is somewhere that can be served. */
+/** Return the function that shows an error of a dial, and hides it once the dial is at a preference that is served. */
 function reportSide(side) {
   return (error) => {
     if (error === null && unreached[side]) byId("alert").hidden = true;
@@ -66,14 +66,14 @@ function move(side, preference) {
   refresh(side, reportSide(side));
 }
 
-/** Draw the front at the next frame, however often that is asked for. */
+/** Draw the front at the next frame, once, however often this is called. */
 function redrawFront() {
   drawing ||= requestAnimationFrame(async () => {
     drawing = 0;
     try {
       await drawFront((preference) => move(state.active, preference));
     } catch (error) {
-      byId("chart").replaceChildren(element("p", { class: "empty" }, "The front cannot be drawn; the table below holds it."));
+      byId("chart").replaceChildren(element("p", { class: "empty" }, "The front cannot be drawn; the table below has its numbers."));
       console.error(error);
     }
   });
@@ -87,7 +87,7 @@ function choosePolicy(name) {
   state.policy = policy;
   state.active = "a";
   const start = beginning(policy);
-  for (const side of ["a", "b"]) state.sides[side] = { preference: admitted(policy, start[side]), outlook: null };
+  for (const side of ["a", "b"]) state.sides[side] = { preference: admitted(policy, start[side]), served: null };
   keep({ policy: policy.name });
   byId("policy").value = policy.name;
   byId("headline").textContent = headline(policy.objectives);
@@ -117,7 +117,7 @@ function drawLead() {
   const { policy } = state;
   const M = policy.objectives.length;
   const steps = state.mode === "outcome" && policy.dial.length > 1 ? "Equal steps of the dial are equal steps of outcome." : "Steps of the dial are steps of weight.";
-  const how = M === 2 ? steps : M === 3 ? "Drag A and B; a corner is all weight on its objective." : "Move one weight, and the others share the rest.";
+  const how = M === 2 ? steps : M === 3 ? "Drag A and B. A corner is all weight on its objective." : "Move one weight; the others share the rest.";
   const snaps = policy.anchored ? ` ${policy.title ?? policy.name} answers at the nearest of ${policy.anchors?.length ?? "its"} trained preferences.` : "";
   byId("dial-lead").textContent = how + snaps;
 }
@@ -145,7 +145,7 @@ function chooseProfile(name) {
   reload();
 }
 
-/** Open a dialog with one field; returns what was entered, null when it was closed without. */
+/** Open a dialog with one field; returns the text, or null if the dialog is closed without any. */
 function prompted(which, ready) {
   const dialog = byId(`${which}-dialog`);
   const field = byId(which);
@@ -195,7 +195,7 @@ async function askBoth() {
   if (answers.getBoundingClientRect().top > 0.8 * innerHeight) answers.scrollIntoView({ block: "nearest" });
   const error = await answering;
   if (error) report(error, askBoth);
-  else if (pair.whole) say("Both answers are there.");
+  else if (pair.whole) say("Both answers are complete.");
 }
 
 function drawAsk() {
@@ -280,8 +280,8 @@ async function load() {
 async function start() {
   onKeyNeeded((wrong) => prompted("key", () => {
     byId("key-lead").textContent = wrong
-      ? "That key does not fit. Try another one; it is kept in this tab only, until you close it."
-      : "This server answers those who have a key. It is kept in this tab only, until you close it.";
+      ? "This key is not valid. Try another one; it is kept in this tab only, until you close it."
+      : "This server needs an API key. The key is kept in this tab only, until you close it.";
   }));
   Object.assign(state, { profile: kept().profile ?? "default", mode: kept().mode ?? "outcome" });
   drawAnswers();
@@ -298,7 +298,7 @@ async function start() {
       move(side, preference);
     },
   });
-  on("outlook active", () => { redrawPicker(); redrawFront(); });
+  on("served active", () => { redrawPicker(); redrawFront(); });
   byId("policy").addEventListener("change", (event) => { stop(); choosePolicy(event.target.value); });
   byId("profile").addEventListener("change", (event) => (event.target.value ? chooseProfile(event.target.value) : newProfile()));
   for (const radio of document.querySelectorAll("[name=mode]")) {

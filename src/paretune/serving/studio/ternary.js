@@ -1,8 +1,8 @@
-// Three objectives: a triangle whose corners are all weight on one of them; A and B are moved in it.
+// Three objectives: a triangle in which A and B are moved; each corner is all weight on one objective.
 
 import { admitted, state } from "./state.js";
 import { element, number, preferenceText, same } from "./words.js";
-import { summary } from "./outlook.js";
+import { summary } from "./expected.js";
 
 const TOP = [160, 34], LEFT = [22, 262], RIGHT = [298, 262];
 const SMALL = 0.02, LARGE = 0.1;
@@ -12,7 +12,7 @@ function pixel([top, left, right]) {
   return [0, 1].map((k) => top * TOP[k] + left * LEFT[k] + right * RIGHT[k]);
 }
 
-/** Return the weights of a pixel, brought back into the triangle. */
+/** Return the weights of a pixel, moved into the triangle. */
 function weights(x, y) {
   const top = (LEFT[1] - y) / (LEFT[1] - TOP[1]);
   const right = (x - LEFT[0] - top * (TOP[0] - LEFT[0])) / (RIGHT[0] - LEFT[0]);
@@ -21,7 +21,7 @@ function weights(x, y) {
   return inside.map((weight) => Math.round((weight / total) * 100) / 100);
 }
 
-/** Return weights after an arrow key, or null: up and down go to and from the top, left and right along the base. */
+/** Return the weights after an arrow key, or null: up and down move to and from the top, left and right along the base. */
 function stepped([top, left, right], key, size) {
   const towards = (weight, add) => Math.min(1, Math.max(0, weight + add));
   if (key === "Home") return [1 / 3, 1 / 3, 1 / 3];
@@ -105,7 +105,7 @@ export function drawTernary(root, policy, move) {
   const about = ["a", "b"].map((side) => summary(side));
   root.append(
     picture,
-    element("p", { class: "unseen", id: "ternary-how" }, `Up and down: to and from ${names[0]}. Left and right: from ${names[2]} to ${names[1]} and back. Shift: larger steps. Home: equal weights.`),
+    element("p", { class: "unseen", id: "ternary-how" }, `Up and down: more and less ${names[0]}. Left and right: more ${names[1]} or more ${names[2]}. Shift: larger steps. Home: equal weights.`),
     ...about.map(({ head, scores }, k) => element("div", { class: `dial ${"ab"[k]}` }, head, scores)),
   );
   return () => {
@@ -115,6 +115,6 @@ export function drawTernary(root, policy, move) {
       handle.setAttribute("aria-valuenow", number(preference[names[0]]).replace("−", "-"));
       handle.setAttribute("aria-valuetext", preferenceText(preference));
     }
-    for (const one of about) one.update();
+    for (const summaryOfSide of about) summaryOfSide.update();
   };
 }

@@ -1,8 +1,8 @@
-// More than three objectives, or one: a slider for each weight of the side that is being moved.
+// One objective, or more than three: a slider for each weight of the active side.
 
 import { changed, reweighted, state } from "./state.js";
 import { element, weightText } from "./words.js";
-import { summary } from "./outlook.js";
+import { summary } from "./expected.js";
 
 /** Draw a choice of side and its sliders into `root`; see `drawDial`. */
 export function drawWeights(root, policy, move) {

@@ -1,4 +1,4 @@
-// Numbers, preferences and errors in the words of the report, and elements from text that is never read as markup.
+// Numbers, preferences and errors in the words of the report, and elements whose text is never parsed as markup.
 
 /** Return an element; attributes that are null are left out, functions are listeners, children are nodes or text. */
 export function element(name, attributes = {}, ...children) {
@@ -18,7 +18,7 @@ export const byId = (name) => document.getElementById(name);
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 
-/** Return how many decimals tell values apart to about a hundredth of their range, 0 to 4. */
+/** Return the number of decimals, 0 to 4, that show about a hundredth of the range of some values. */
 export function decimals(values) {
   const numbers = values.filter(known);
   if (!numbers.length) return 2;
@@ -33,7 +33,7 @@ export function number(value, places) {
   return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
 }
 
-/** Return "value [low, high]", the value alone without bounds. */
+/** Return "value [low, high]", or the value alone where there are no bounds. */
 export function interval({ mean, low, high }, places) {
   const value = number(mean, places);
   return known(low) && known(high) ? `${value} [${number(low, places)}, ${number(high, places)}]` : value;
@@ -51,19 +51,19 @@ export function weightText(weight) {
   return number(Math.round(weight * 1000) / 1000);
 }
 
-/** Return "concise=0.75,warm=0.25" as commands and requests take it. */
+/** Return "concise=0.75,warm=0.25", the form for commands and requests. */
 export function preferenceArgument(preference) {
   return Object.entries(preference)
     .map(([name, weight]) => `${name}=${Math.round(weight * 1e6) / 1e6}`)
     .join(",");
 }
 
-/** Return whether two preferences are the same to the eye. */
+/** Return whether two preferences look the same when shown. */
 export function same(a, b) {
   return Object.keys(a).every((name) => Math.abs(a[name] - (b[name] ?? 0)) < 5e-4);
 }
 
-/** Return a word as a POSIX shell reads it. */
+/** Return a word quoted for a POSIX shell. */
 export function shellWord(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
@@ -73,13 +73,13 @@ export function listing(items) {
   return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`;
 }
 
-/** Say what went wrong, and what to do, in plain words. */
+/** Return what went wrong and what to do, in plain words. */
 export function plainly(error) {
-  const told = error.message ? ` ${error.message[0].toUpperCase()}${error.message.slice(1)}`.replace(/([^.!?])$/, "$1.") : "";
-  if (error.status === undefined) return "The server cannot be reached. Nothing is lost: try again once it runs.";
-  if (error.status === 401) return "An API key is needed, and none that fits was given.";
-  if (error.status === 429) return "The server has more to do than it can take at the moment.";
-  if (error.status === 503) return `The server is not ready.${told}`;
-  if (error.status >= 500) return `Something went wrong in the server.${told}`;
-  return `That is not possible.${told}`;
+  const detail = error.message ? ` ${error.message[0].toUpperCase()}${error.message.slice(1)}`.replace(/([^.!?])$/, "$1.") : "";
+  if (error.status === undefined) return "The server cannot be reached. Nothing is lost; try again once it runs.";
+  if (error.status === 401) return "An API key is needed, and no valid one was given.";
+  if (error.status === 429) return "The server is busy at the moment.";
+  if (error.status === 503) return `The server is not ready.${detail}`;
+  if (error.status >= 500) return `Something went wrong in the server.${detail}`;
+  return `This is not possible.${detail}`;
 }

@@ -1,7 +1,7 @@
 """From rewards of sampled responses to advantages, as pure functions on tensors.
 
 Suffixes: G prompts (groups), K responses to each, M objectives. Rewards are higher is better, and on one scale: standardised
-by constants of the data, not of the group, unless said otherwise.
+by constants of the data, not of the group, unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def effective_weights(
         weights: preferences ``[..., M]``.
         kind: the scalarisation.
         ideal: a value of each objective that is not exceeded, ``[M]``.
-        mu, rho: of the smooth and of the augmented Tchebycheff form.
+        mu, rho: Parameters of the smooth and of the augmented Tchebycheff form.
     """
     with torch.enable_grad():
         losses = (-means.detach()).requires_grad_()

@@ -1,4 +1,4 @@
-"""What an on-policy run is to reach, and how it estimates the way there: plain values, no model."""
+"""The goal of an on-policy run and the settings of its estimator: plain values, no model."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ class RLSettings:
 
 @dataclass(frozen=True, eq=False)
 class Reward:
-    """What an on-policy run is to reach: all that decides it beside model and training settings.
+    """The goal of an on-policy run: all that decides it beside model and training settings.
 
     Attributes:
-        prompts: to sample responses to.
-        scorers: M reward functions, one an objective.
-        scale: mean and deviation of each raw reward, fixed; rewards are standardised by it.
+        prompts: Prompts to sample responses to.
+        scorers: M reward functions, one per objective.
+        scale: Mean and deviation of each raw reward, fixed; rewards are standardised by it.
         sampling: length and rows decoded together; the rest is not read.
-        settings: of the estimator.
+        settings: Settings of the estimator.
         preference: w of a run for one preference; None draws one for each prompt or step, see ``conditioning``.
-        conditioning: how preferences are drawn, how gates follow them, and from M objectives to one.
-        prompting: where the preference stands in the prompt and not in the gates.
+        conditioning: Draws of preferences, gates that follow them, and the aggregation of M objectives.
+        prompting: Form of the preference in the prompt, where it is not in the gates.
         ideal: standardised reward of each objective that is not exceeded, for the Tchebycheff forms.
     """
 

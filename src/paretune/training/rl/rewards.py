@@ -1,4 +1,4 @@
-"""Rewards of sampled responses: scorers run under a time limit, and whatever fails names function and prompt."""
+"""Rewards of sampled responses. Scorers run under a time limit, and an error names function and prompt."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def rate(
     """Return the raw scores ``[n, M]`` (float64) of n responses by M scorers.
 
     Args:
-        scorers: one an objective.
-        prompts, responses, truncated: of each row.
-        cache: where scores are kept, so that a resumed run does not ask again.
-        limit: seconds that one scorer may take for all rows; 0 is no limit.
+        scorers: One per objective.
+        prompts, responses, truncated: Prompt, response and cut mark of each row.
+        cache: Keeps scores, so that a resumed run does not compute them again.
+        limit: Seconds that one scorer may take for all rows; 0 is no limit.
 
     Raises:
         BatchError: a scorer raised, took longer, or returned NaN or another number of values; names it and the prompt.
@@ -69,12 +69,12 @@ def _rated(
         if row is not None:
             where = f"response {responses[row][:SHOWN]!r} to the prompt {shown!r}"
         raise BatchError(
-            f"the reward function of {scorer.objective!r} failed on {where}: {_said(reason or error)}. What was trained so far is "
-            "saved; correct the function and run the same command again"
+            f"the reward function of {scorer.objective!r} failed on {where}: {_reason(reason or error)}. What was trained so far "
+            "is saved; correct the function and run the same command again"
         ) from error
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return the reason without its end stop; an exception of the function's own is named by its class."""
     text = str(error).rstrip(".")
     return (

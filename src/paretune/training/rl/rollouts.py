@@ -24,7 +24,7 @@ class Rollout:
 
     Attributes:
         responses: token ids, end of turn included unless cut.
-        truncated: which were cut by the token limit.
+        truncated: Whether the token limit cut each.
         logps: fp32 ``[N]``, their log-probabilities under the policy that drew them, in nats, as decoding found them.
         old_logps: fp32 ``[S]``, the same of every response token as a training forward finds them; empty where the responses
             serve for one step only, whose own forward finds them.

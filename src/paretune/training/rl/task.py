@@ -40,7 +40,7 @@ from paretune.training.rl.rewards import rate
 from paretune.training.rl.rollouts import Rollout, Sampled, rollout_folder
 
 WATCHED = 10
-"""Forwards over whose mean a covariance has to be negative before a person is told."""
+"""Forwards over which the mean covariance must be negative before the user is notified."""
 
 
 def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Adapter, list[Record]]:
@@ -346,7 +346,7 @@ class OnPolicyTask:
         return record
 
     def _watch(self, name: str, covariance: float) -> None:
-        """Say once that an objective falls where it has weight: its covariance with the advantage, over the last forwards."""
+        """Notify the user once that an objective falls where it has weight, by its covariance with the advantage."""
         seen = self._watched.get(name)
         if seen is None:
             return

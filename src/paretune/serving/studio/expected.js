@@ -1,4 +1,4 @@
-// What to expect at the preference of A and of B: asked from the server as it moves, shown beside its letter.
+// The scores to expect at A and at B: requested from the server as they move, shown beside their letters.
 
 import { call } from "./api.js";
 import { changed, state } from "./state.js";
@@ -6,29 +6,29 @@ import { element, decimals, interval, preferenceArgument, preferenceText, same }
 
 const running = { a: null, b: null };
 
-/** Return the decimals in which a policy's scores on each objective are shown. */
+/** Return the number of decimals shown for a policy's scores on each objective. */
 export function places(policy) {
   return Object.fromEntries(policy.objectives.map((name) => [name, decimals(policy.points.map((point) => point.mean[name]))]));
 }
 
-/** Ask what to expect of a side; an answer that a later move has overtaken is dropped. */
+/** Request what a side is served and which scores to expect; a response that a later move overtakes is dropped. */
 export async function refresh(side, report) {
   running[side]?.abort();
   const mine = (running[side] = new AbortController());
   const preference = state.sides[side].preference;
   const query = new URLSearchParams({ policy: state.policy.name, preference: preferenceArgument(preference) });
   try {
-    state.sides[side].outlook = await call("GET", `/api/expected?${query}`, undefined, mine.signal);
+    state.sides[side].served = await call("GET", `/api/expected?${query}`, undefined, mine.signal);
     report(null);
   } catch (error) {
     if (error.name === "AbortError") return;
-    state.sides[side].outlook = null;
+    state.sides[side].served = null;
     report(error);
   }
-  changed("outlook");
+  changed("served");
 }
 
-/** Return the expected scores of {objective: {mean, low, high}} as a list, and whether they were measured there. */
+/** Return expected scores, {objective: {mean, low, high}}, as a list of elements. */
 export function scoreList(policy, expected) {
   const shown = places(policy);
   return policy.objectives.map((name) =>
@@ -36,7 +36,7 @@ export function scoreList(policy, expected) {
   );
 }
 
-/** Return the letter of a side with its preference, and what to expect there; `update` redraws both. */
+/** Return elements for the preference of a side and for the scores to expect there; `update` redraws both. */
 export function summary(side) {
   const text = element("span", { class: "what" });
   const snap = element("span", { class: "snap" });
@@ -46,10 +46,10 @@ export function summary(side) {
     head,
     scores,
     update() {
-      const { preference, outlook } = state.sides[side];
+      const { preference, served } = state.sides[side];
       text.textContent = preferenceText(preference);
-      snap.textContent = outlook?.snapped && !same(outlook.preference, preference) ? `serves ${preferenceText(outlook.preference)}` : "";
-      scores.replaceChildren(...(outlook?.expected ? scoreList(state.policy, outlook.expected) : []));
+      snap.textContent = served?.snapped && !same(served.preference, preference) ? `serves ${preferenceText(served.preference)}` : "";
+      scores.replaceChildren(...(served?.expected ? scoreList(state.policy, served.expected) : []));
     },
   };
 }
