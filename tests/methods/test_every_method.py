@@ -268,8 +268,71 @@ def test_scores_can_be_margins(lm: LanguageModel, tmp_path: Path) -> None:
     assert len([stage for stage in lab.stages if not stage.reused]) == 1, "no margin model is trained"
     assert policy.adapters[0].info["margin"] == "scores"
     bare = replace(data[0], rows=tuple(replace(r, scores={"good": r.scores["good"]}) for r in data[0].rows))
-    with pytest.raises(TrainingError, match="no score for 'short'"):
+    with pytest.raises(TrainingError, match=r"no score for 'short'.*add a scorer of it"):
         modpo.train(Inputs(Lab(lm, tmp_path / "b", TRAINING), bare, data[1], grid), config)
+
+
+@pytest.mark.parametrize("margin_scale", [{"short": 0.5}, None])
+def test_a_margin_without_a_score_is_scored(
+    lm: LanguageModel,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    margin_scale: dict[str, float] | None,
+) -> None:
+    """One missing score, or an objective that is labelled only: its scorer gives what the data would have held."""
+    data, grid = (make_dataset(), make_dataset(4, seed=9)), [Preference.parse("short=0.4,good=0.6")]
+    config = MODPOConfig(margin="scores", margin_scale=margin_scale)
+    whole = modpo.train(Inputs(Lab(lm, tmp_path, TRAINING), *data, grid), config)
+    assert "have no score" not in capsys.readouterr().err
+    place = pairs(data[0], "good")[0].row
+    holed = list(data[0].rows)
+    holed[place] = replace(holed[place], scores={**holed[place].scores, "short": (np.nan, -1.0, -1.0)})
+    scorers, lab = [build_scorer(spec) for spec in SCORERS], Lab(lm, tmp_path / "b", TRAINING)
+    scored = modpo.train(Inputs(lab, replace(data[0], rows=tuple(holed)), data[1], grid, scorers), config)
+    assert "1 responses have no score for 'short'" in " ".join(capsys.readouterr().err.split())
+    assert adapters_equal(whole.adapters[0], scored.adapters[0])
+
+    labelled = tuple(
+        replace(row, scores={"good": row.scores["good"]}, labels={"short": ((0, 1, 1.0),)})
+        for row in data[0].rows
+    )
+    compared = replace(data[0], rows=labelled)
+    other = modpo.train(Inputs(Lab(lm, tmp_path / "c", TRAINING), compared, data[1], grid, scorers), config)
+    assert adapters_equal(whole.adapters[0], other.adapters[0])
+
+
+def test_the_other_objective_is_served_by_its_own_model(lm: LanguageModel, tmp_path: Path) -> None:
+    """A fixed k with w_k = 0: the DPO model of the other objective, which the run has as its margin model."""
+    lab, data = Lab(lm, tmp_path, TRAINING), (make_dataset(), make_dataset(4, seed=9))
+    grid = preference_grid(OBJECTIVES, 2)
+    policy = modpo.train(Inputs(lab, *data, grid), MODPOConfig(objective="short"))
+    soup = dpo.train(Inputs(lab, *data), DPOConfig())
+    short, middle, good = policy.adapters  # the grid begins with all weight on short
+    assert adapters_equal(short, soup.adapters[0]) and adapters_equal(good, soup.adapters[1])
+    assert middle.info["objective"] == "short"
+
+
+def test_margin_models_may_have_their_own_beta(lm: LanguageModel, tmp_path: Path) -> None:
+    """Margins are margin_beta (log pi_j - log pi_ref) of models trained at margin_beta; corners stay DPO at beta."""
+    lab, data = Lab(lm, tmp_path, TRAINING), (make_dataset(), make_dataset(4, seed=9))
+    grid = preference_grid(OBJECTIVES, 2)
+    default = modpo.train(Inputs(lab, *data, grid), MODPOConfig(beta=0.5))
+    names = {stage.name for stage in lab.stages}
+    same = modpo.train(Inputs(lab, *data, grid), MODPOConfig(beta=0.5, margin_beta=0.5))
+    assert {stage.name for stage in lab.stages} == names, "no stage has another key"
+    assert all(map(adapters_equal, default.adapters, same.adapters))
+
+    own = modpo.train(Inputs(lab, *data, grid), MODPOConfig(beta=0.5, margin_beta=0.1))
+    for corner in (0, 2):
+        assert adapters_equal(own.adapters[corner], default.adapters[corner])
+    assert not adapters_equal(own.adapters[1], default.adapters[1])
+    table = lab.train_table(pairs(data[0], "short"))
+    margin_model = lab.dpo("good", *data, beta=0.1)
+    expected = modpo.stamp(table, 0.5 * lab.implicit_gap(table, margin_model, 0.1), 0.5, False)
+    held_out = lab.pair_table(pairs(data[1], "short"))
+    kept = modpo.stamp(held_out, 0.5 * lab.implicit_gap(held_out, margin_model, 0.1), 0.5, False)
+    by_hand = lab.fit("by-hand", expected, kept, 0.5)
+    assert adapters_equal(by_hand, own.adapters[1])
 
 
 def test_greedy_generation_equals_transformers(lm: LanguageModel) -> None:
