@@ -45,7 +45,7 @@ SHARED = 0.3
 """Share of a score's variance that a prompt gives to all answers to it."""
 ANSWERS = Path(paretune.__file__).parent / "data" / "quickstart" / "answers.jsonl.gz"
 
-FALSE, COVERED, FAMILY = 0.05, 0.92, 0.05
+FALSE, COVERED = 0.05, 0.92
 POWER = {64: 0.41, 256: 0.89}
 
 

@@ -85,7 +85,7 @@ def test_a_sweep_in_order_gives_the_front_of_the_run_and_does_nothing_twice(
     assert all(stage["reused"] for stage in stages), "the ordinary run finds what the sweep made"
     changed = parse_config({**settings, "methods": {"dpo-soup": {}, "modpo": {"beta": 0.3}}})
     assert sweep(changed).reused == 7, (
-        "base, endpoints and the soup; what others need not be done again is not"
+        "base, corners and the soup; what others need not be done again is not"
     )
 
 

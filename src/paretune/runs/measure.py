@@ -89,7 +89,7 @@ def measure(
     measured = partial(measure_points, config, lab, test, scorers)
     base = measured(Policy.base(lab.lm, objectives), [Preference.uniform(objectives)])
     ends = measured(
-        replace(corners, name="corners"),
+        corners,
         [Preference.one_hot(objective, objectives) for objective in objectives],
     )
     evaluations = {

@@ -68,11 +68,11 @@ def finish(
     dpo, training = config.corners()
     with lab.trained_by(training):
         adapters = Inputs(lab, splits["train"], splits["validation"]).corners(dpo)
-    endpoints = Policy.soup("endpoints", lab.lm, splits["train"].objectives, adapters)
+    corners = Policy.soup("corners", lab.lm, splits["train"].objectives, adapters)
     if lab.team.first:
         for name, policy in policies.items():
             policy.save(lab.folder / "policies" / name)
-    return write_front(config, lab, policies, endpoints, splits, scorers, measured_at)
+    return write_front(config, lab, policies, corners, splits, scorers, measured_at)
 
 
 def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
@@ -103,7 +103,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
     soup_ = Policy.soup("soup", lab.lm, objectives, members)
     policies = {"soup": soup_, "mod": Policy.mod("mod", lab.lm, objectives, members, mixing)}
     return write_front(
-        config, lab, {name: policies[name] for name in by}, replace(soup_, name="endpoints"), splits, scorers
+        config, lab, {name: policies[name] for name in by}, replace(soup_, name="corners"), splits, scorers
     )
 
 

@@ -133,7 +133,7 @@ def _do_all(here: SweepContext, known: Progress, do: Do) -> int:
     single = [name for name in config.methods if separable(config, name)]
     whole = [name for name in config.methods if name not in single]
     corners = [Preference.one_hot(objective, objectives) for objective in objectives]
-    do_rest([*(Task("endpoint", preference=str(w)) for w in corners), Task("base")])
+    do_rest([*(Task("corner", preference=str(w)) for w in corners), Task("base")])
     first = config.grid(objectives) if config.sweep.choose == "grid" else corners
     # Method by method within a preference: neighbours in the queue rarely wait for the same stage.
     do_rest(
