@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -599,3 +601,38 @@ def test_pairs_of_the_world_conflict() -> None:
     """The data of these tests really pull apart, or the tests above would prove little."""
     found = pairs(make_dataset(), "good", "all")
     assert 0.2 < sum(pair.labels[0] < 0 for pair in found) / len(found) < 0.98
+
+
+def test_a_method_that_ignores_the_preference_is_reported(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anchors with bit-identical adapters: the log names the preferences, and the report has a remark at each of them."""
+
+    def train(inputs: Inputs, config: DPOConfig) -> Policy:
+        adapter, other = inputs.corners(config)
+        adapters = [adapter, adapter, other]
+        return Policy.anchors("blind", inputs.lab.lm, inputs.objectives, adapters, inputs.preferences)
+
+    blind = replace(dpo.METHOD, train=train, traits=dpo_lw.METHOD.traits, lends_corners=False)
+    module = ModuleType("paretune.methods.blind")
+    module.METHOD = blind  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "paretune.methods.blind", module)
+    monkeypatch.setitem(METHODS.modules, "blind", "blind")
+    config = tiny_run(
+        lm,
+        tmp_path,
+        {
+            "methods": {"blind": {}, "dpo-soup": {}},
+            "preferences": 3,
+            "train": {"steps": 4, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
+            "sampling": {"max_new_tokens": 4},
+            "evaluate": {"prompts": 2, "resamples": 100},
+        },
+    )
+    page = run(config).read_text()
+    logged = " ".join(capsys.readouterr().err.split())
+    alike = "blind: the policy computes the same at short=1.0,good=0.0 and at short=0.5,good=0.5, so"
+    assert alike in logged and "dpo-soup: the policy computes the same" not in logged
+    assert page.count("these weights change nothing") == 2
+    assert "the same answers as at short 1, good 0: these weights change nothing" in page
+    assert "the same answers as at short 0.5, good 0.5: these weights change nothing" in page
