@@ -22,15 +22,16 @@ from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, evaluate
 from paretune.evaluation.judge import judge
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
-from paretune.methods import METHODS, dpo, dpo_lw, mod, modpo, morlhf, panacea
+from paretune.methods import METHODS, dpo, dpo_lw, mod, modpo, morlhf, panacea, rewarded_soup
 from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.dpo_lw import DPOLWConfig, vote
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
-from paretune.methods.morlhf import LORA_PER_OBJECTIVE, MORLHFConfig
+from paretune.methods.morlhf import MORLHFConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import method as paretohqd
 from paretune.methods.paretohqd.method import ParetoHqDConfig
+from paretune.methods.rewarded_soup import RewardedSoupConfig
 from paretune.methods.ric import method as ric
 from paretune.methods.ric.method import RiCConfig
 from paretune.methods.sipo import method as sipo
@@ -42,6 +43,7 @@ from paretune.runs.parse import parse_config
 from paretune.runs.run import run
 from paretune.scoring.repetition import is_collapsed
 from paretune.scoring.scorer import build_scorer, score_texts
+from paretune.training.conditioning import LORA_PER_OBJECTIVE
 from paretune.training.lab import Lab
 from support.adapters import TRAINING, adapters_equal
 from support.world import TAGS, WORDS, make_dataset, write_model
@@ -94,6 +96,9 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         "gdpo": morlhf.train(
             Inputs(lab, data[0], data[0], grid, scorers, sampling),
             MORLHFConfig(aggregation="decoupled", estimator="grpo", responses=4),
+        ),
+        "rewarded-soup": rewarded_soup.train(
+            Inputs(lab, data[0], data[0], (), scorers, sampling), RewardedSoupConfig(responses=4)
         ),
     }
 
@@ -458,7 +463,7 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
     methods = {
         name: {k: v for k, v in own.items() if k != "train"} for name, own in shipped["methods"].items()
     }
-    assert set(methods) == set(METHODS) - {"morlhf", "gdpo"}, (
+    assert set(methods) == set(METHODS) - {"morlhf", "gdpo", "rewarded-soup"}, (
         "all methods that train on given answers are compared"
     )
     methods["panacea"] |= {"rank": 2, "train": {"steps": 6}}
