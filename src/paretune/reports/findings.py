@@ -129,7 +129,18 @@ def remarks(record: FrontRecord, point: Point) -> list[str]:
     gap = record.base.base_logp - point.base_logp
     if known(gap) and gap > UNLIKELY_FLAG:
         problems.append(f"strange text: {number(gap, 1)} nats per token below base")
+    if (twin := _twin(record, point)) is not None:
+        problems.append(f"the same answers as at {preference(twin.used)}: these weights change nothing")
     return problems
+
+
+def _twin(record: FrontRecord, point: Point) -> Point | None:
+    """Return another point of the policy that serves another preference and measured the same to the last digit."""
+    points = next((p.points for p in record.policies if any(point is other for other in p.points)), ())
+    others = (other for other in points if _differ(other.used, point.used) and other.mean == point.mean)
+    weights = {"preference", "used"}
+    measured = point.model_dump_json(exclude=weights)
+    return next((other for other in others if other.model_dump_json(exclude=weights) == measured), None)
 
 
 def sense(record: FrontRecord) -> str:
