@@ -14,9 +14,9 @@ one policy that was trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import special
@@ -36,6 +36,8 @@ from paretune.fronts.intervals import (
 NOT_SHOWN = "no difference shown"
 POWER = 0.8
 """Chance with which a difference that "could have been seen" is seen."""
+MOST_PROMPTS = 100_000
+"""Where more prompts would be needed, their number says no more than that the difference is next to nothing."""
 _TASTES, _FINEST = 2000, 1679
 """Most points of a lattice of tastes, and its divisions with two objectives: 1680 has the divisors that grids have."""
 
@@ -115,10 +117,15 @@ class Comparison:
         """The true difference that would have been seen four times in five at this level, in deviations."""
         return self.error * (self._t + float(special.stdtrit(self.freedom, POWER)))
 
+    @property
+    def enough_prompts(self) -> int | None:
+        """How many prompts would show the observed difference, see :func:`prompts_needed`."""
+        return prompts_needed(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it for JSON."""
-        told = {name: getattr(self, name) for name in ("low", "high", "p_value", "verdict", "detectable")}
-        fields = {**vars(self), **told}
+        derived = ("low", "high", "p_value", "verdict", "detectable", "enough_prompts")
+        fields = {**vars(self), **{name: getattr(self, name) for name in derived}}
         return {
             key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in fields.items()
         }
@@ -351,15 +358,68 @@ def prompts_needed(
     return max(2, math.ceil(c.prompts * c.prompt_error**2 / room)) if room > 0 else None
 
 
-def sentence(comparison: Comparison) -> str:
-    """Return the verdict in words; where no difference is shown, also what could have been seen and what it would take."""
+class Verdict(Protocol):
+    """What a sentence is made of: a comparison, or its entry in the record of a run."""
+
+    @property
+    def first(self) -> str: ...
+    @property
+    def second(self) -> str: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def difference(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def detectable(self) -> float: ...
+    @property
+    def enough_prompts(self) -> int | None: ...
+    @property
+    def preferences(self) -> Sized: ...
+    @property
+    def prompts(self) -> int: ...
+    @property
+    def seeds(self) -> tuple[int, int]: ...
+
+
+def sentence(comparison: Verdict, called: Callable[[str], str] = str) -> str:
+    """Return a verdict in words; where no difference is shown, also what could have been seen and how many prompts would do.
+
+    ``called`` turns the name of a front into what a reader calls it.
+    """
     c = comparison
-    where = f"over {len(c.preferences)} preferences and {c.prompts} prompts"
-    told = f"{c.difference:+.2f} deviations [{c.low:+.2f}, {c.high:+.2f}], {where}"
+    first, second = called(c.first), called(c.second)
+    size = f"{_signed(c.difference)} deviations [{_signed(c.low)}, {_signed(c.high)}]"
+    counts = [f"{len(c.preferences)} preference{'s' * (len(c.preferences) != 1)}", f"{c.prompts} prompts"]
+    counts += [
+        f"{seeds} training seeds of {name}"
+        for name, seeds in zip((first, second), c.seeds, strict=True)
+        if seeds
+    ]
+    judged = f"{size} over {', '.join(counts[:-1])} and {counts[-1]}"
     if c.verdict != NOT_SHOWN:
-        other = c.second if c.difference > 0 else c.first
-        return f"{c.verdict} {other}: {told}."
-    needed = prompts_needed(c)
-    enough = f"; to show one as small as observed takes about {needed:,} prompts" if needed else ""
-    seen = f"a difference of {c.detectable:.2f} could have been seen{enough}"
-    return f"{NOT_SHOWN} between {c.first} and {c.second}: {told}; {seen}."
+        if c.difference > 0:
+            return f"{first} is above {second} by {judged}."
+        return f"{second} is above {first}: {first} differs by {judged}."
+    return (
+        f"{first} and {second}: {NOT_SHOWN} ({judged}); a difference of {c.detectable:.2f} deviations could have been "
+        f"seen{_prompts_in_words(c.enough_prompts)}."
+    )
+
+
+def _signed(value: float) -> str:
+    """Return a number with its sign and two decimals; 0 has none."""
+    text = f"{value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _prompts_in_words(enough: int | None) -> str:
+    """Return how many prompts would show the observed difference, to two digits; nothing where no number would."""
+    if enough is None:
+        return ""
+    if enough > MOST_PROMPTS:
+        return f"; no {MOST_PROMPTS:,} prompts would show one as small as observed"
+    return f"; about {float(f'{enough:.2g}'):,.0f} prompts would show one as small as observed"

@@ -9,7 +9,8 @@ from html import escape
 
 from paretune.fronts.front import Interval
 from paretune.fronts.indicators import INDICATORS, STEERABLE
-from paretune.fronts.record import DataSummary, FrontRecord, GoalAnswers, MeasuredPolicy, Point, Retention
+from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point
+from paretune.fronts.record_facts import DataSummary, GoalAnswers, Retention
 from paretune.reports.page import badge, bounded, plain_badge, section, table
 from paretune.reports.plots import SHAPES, box_plot, strip
 from paretune.reports.wording import (

@@ -59,7 +59,7 @@ class EvaluateConfig(_Part):
         extrapolations: preferences off the simplex, such as ``concise=1.2,warm=-0.2``, at which policies that serve any
             preference are measured too; reports mark them, and no figure of the front counts them.
         shown: prompts whose answers the report shows.
-        resamples: of prompts, for intervals and paired tests; at least 1000 for a 95 % interval.
+        resamples: of prompts, for intervals; at least 1000 for a 95 % interval.
     """
 
     prompts: int = Field(default=0, ge=0)
