@@ -23,6 +23,7 @@ from paretune.fronts.inference import Comparison, compare, holm
 from paretune.fronts.intervals import Fronts, bands, interval, on_front, shrunk
 from paretune.fronts.movement import Movements, movements, wanted_direction
 from paretune.fronts.record import (
+    SEED_MARK,
     BasePoint,
     CornerMixture,
     MeasuredPolicy,
@@ -32,8 +33,6 @@ from paretune.fronts.record import (
     Uncompared,
 )
 
-SEED_MARK = "-seed-"
-"""What stands between a method's name and the training seed in the name of a policy."""
 SAME_AS_WORDS = 0.9
 """Where an objective's scores of the base model's answers correlate so far with their length, it is the length."""
 
@@ -222,10 +221,14 @@ def _movements(
     unit = np.where(np.ptp(answers, axis=0) > 0, answers.std(axis=0), 0.0)
     kept = [a for a in range(len(unit)) if unit[a] > 0]
     M = len(objectives)
-    if M in kept and any(abs(np.corrcoef(answers[:, m], answers[:, M])[0, 1]) > SAME_AS_WORDS for m in kept if m < M):
+    if M in kept and any(
+        abs(np.corrcoef(answers[:, m], answers[:, M])[0, 1]) > SAME_AS_WORDS for m in kept if m < M
+    ):
         kept.remove(M)
     points = [point for evaluation in evaluations.values() for point in evaluation.points]
-    weights = np.concatenate([evaluation.front.preferences for evaluation in evaluations.values()] or [np.eye(M)[:0]])
+    weights = np.concatenate(
+        [evaluation.front.preferences for evaluation in evaluations.values()] or [np.eye(M)[:0]]
+    )
     wanted = weights[:, [m for m in kept if m < M]]
     if not points or not (wanted.sum(axis=1) > 0).all():
         return {name: [None] * len(evaluation.points) for name, evaluation in evaluations.items()}
@@ -256,22 +259,20 @@ def _entries(found: Movements, attributes: Sequence[str]) -> list[Movement]:
     ]
 
 
-def by_method(evaluations: Mapping[str, Evaluation]) -> dict[str, list[Front]]:
-    """Return method -> the fronts of its training seeds, or policy -> its front alone where it has no other seed.
-
-    >>> by_method({})
-    {}
-    """
-    groups: dict[str, list[Front]] = {}
-    for name, evaluation in evaluations.items():
+def by_method(evaluations: Mapping[str, Evaluation]) -> dict[str, Fronts]:
+    """Return method -> the fronts of its training seeds, or policy -> its front where it has no other seed."""
+    seeds: dict[str, list[str]] = {}
+    for name in evaluations:
         method, _, seed = name.rpartition(SEED_MARK)
-        groups.setdefault(method if seed.isdigit() else name, []).append(evaluation.front)
-    return {
-        (name if len(fronts) > 1 else fronts[0].name): [replace(front, name=name) for front in fronts]
-        if len(fronts) > 1
-        else fronts
-        for name, fronts in groups.items()
-    }
+        seeds.setdefault(method if seed.isdigit() and method not in evaluations else name, []).append(name)
+    methods: dict[str, Fronts] = {}
+    for method, names in seeds.items():
+        fronts = [evaluations[name].front for name in names]
+        several = len(fronts) > 1
+        methods[method if several else names[0]] = (
+            [replace(front, name=method) for front in fronts] if several else fronts[0]
+        )
+    return methods
 
 
 def judge(
@@ -292,13 +293,13 @@ def judge(
     """
     objectives, ends = corners.front.objectives, corners.front
     line = mixture(ends, simplex_grid(len(objectives), 20 if len(objectives) == 2 else 8))
-    methods = by_method(evaluations)
-    pairs: list[tuple[Fronts, Front | list[Front]]] = []
-    for fronts in methods.values():
-        pairs += [(_alone(fronts), other) for other in (base.front, mixture(ends, fronts[0].preferences))]
-    pairs += [(_alone(first), _alone(second)) for first, second in combinations(methods.values(), 2)]
+    methods = list(by_method(evaluations).values())
+    pairs: list[tuple[Fronts, Fronts]] = []
+    for fronts in methods:
+        pairs += [(fronts, other) for other in (base.front, mixture(ends, _first(fronts).preferences))]
+    pairs += combinations(methods, 2)
     found = [_compared(first, second, reference_point) for first, second in pairs]
-    most = max((fronts[0].preferences for fronts in methods.values()), key=len, default=ends.preferences)
+    most = max((_first(fronts).preferences for fronts in methods), key=len, default=ends.preferences)
     return Judgement(
         evaluations,
         base,
@@ -311,16 +312,13 @@ def judge(
     )
 
 
-def _alone(fronts: list[Front]) -> Front | list[Front]:
-    return fronts if len(fronts) > 1 else fronts[0]
+def _first(fronts: Fronts) -> Front:
+    return fronts if isinstance(fronts, Front) else fronts[0]
 
 
-def _compared(
-    first: Fronts, second: Fronts, reference_point: np.ndarray
-) -> Comparison | Uncompared:
+def _compared(first: Fronts, second: Fronts, reference_point: np.ndarray) -> Comparison | Uncompared:
     """Compare two methods, or return why they cannot be."""
     try:
         return compare(first, second, reference_point)
     except ParetuneError as error:
-        names = [fronts.name if isinstance(fronts, Front) else fronts[0].name for fronts in (first, second)]
-        return Uncompared(first=names[0], second=names[1], reason=str(error))
+        return Uncompared(first=_first(first).name, second=_first(second).name, reason=str(error))

@@ -1,1 +1,2 @@
-"""Fronts as numbers: indicators, layers, front, intervals, inference, movement, record, record_facts, earlier_records, triangulation, surface, refinement."""
+"""Fronts as numbers: indicators, layers, front, intervals, inference, movement, record_facts, record, earlier_records,
+triangulation, surface, refinement."""

@@ -13,7 +13,9 @@ _UNKNOWN = {"value": None, "low": None, "high": None}
 _MIXTURE = ", coin toss"
 
 
-REASON = "compared by an earlier version, whose tests favoured more points; run paretune run again to compare them"
+REASON = (
+    "compared by an earlier version, whose tests favoured more points; run paretune run again to compare them"
+)
 """Why a test of format 2 is not shown."""
 CAUTION = (
     "This record is of an earlier version. Its comparisons are not shown, and its hypervolumes are as measured: too large by "
@@ -38,7 +40,9 @@ def _of_2(facts: Mapping[str, Any]) -> dict[str, Any]:
     record = {**facts, "format": 3}
     tests = record.get("comparisons")
     if isinstance(tests, list) and all(isinstance(test, Mapping) for test in tests):
-        pairs = [{"first": test.get("first"), "second": test.get("second"), "reason": REASON} for test in tests]
+        pairs = [
+            {"first": test.get("first"), "second": test.get("second"), "reason": REASON} for test in tests
+        ]
         record |= {"comparisons": [], "uncompared": pairs, "cautions": [CAUTION]}
     for key in ("base", "mixture"):
         if isinstance(value := record.get(key), Mapping):

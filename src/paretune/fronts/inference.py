@@ -14,9 +14,9 @@ one policy that was trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import special
@@ -32,6 +32,9 @@ from paretune.fronts.intervals import (
     satterthwaite,
     volume,
 )
+
+if TYPE_CHECKING:
+    from paretune.fronts.record import PairedTest
 
 NOT_SHOWN = "no difference shown"
 POWER = 0.8
@@ -358,55 +361,27 @@ def prompts_needed(
     return max(2, math.ceil(c.prompts * c.prompt_error**2 / room)) if room > 0 else None
 
 
-class Verdict(Protocol):
-    """What a sentence is made of: a comparison, or its entry in the record of a run."""
-
-    @property
-    def first(self) -> str: ...
-    @property
-    def second(self) -> str: ...
-    @property
-    def verdict(self) -> str: ...
-    @property
-    def difference(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def detectable(self) -> float: ...
-    @property
-    def enough_prompts(self) -> int | None: ...
-    @property
-    def preferences(self) -> Sized: ...
-    @property
-    def prompts(self) -> int: ...
-    @property
-    def seeds(self) -> tuple[int, int]: ...
-
-
-def sentence(comparison: Verdict, called: Callable[[str], str] = str) -> str:
+def sentence(comparison: Comparison | PairedTest, called: Callable[[str], str] = str) -> str:
     """Return a verdict in words; where no difference is shown, also what could have been seen and how many prompts would do.
 
-    ``called`` turns the name of a front into what a reader calls it.
+    Args:
+        comparison: A comparison, or its entry in the record of a run.
+        called: Turns the name of a front into what a reader calls it.
     """
     c = comparison
     first, second = called(c.first), called(c.second)
-    size = f"{_signed(c.difference)} deviations [{_signed(c.low)}, {_signed(c.high)}]"
     counts = [f"{len(c.preferences)} preference{'s' * (len(c.preferences) != 1)}", f"{c.prompts} prompts"]
-    counts += [
-        f"{seeds} training seeds of {name}"
-        for name, seeds in zip((first, second), c.seeds, strict=True)
-        if seeds
-    ]
-    judged = f"{size} over {', '.join(counts[:-1])} and {counts[-1]}"
+    for name, seeds in zip((first, second), c.seeds, strict=True):
+        counts += [f"{seeds} training seeds of {name}"] * (seeds > 0)
+    where = f"over {', '.join(counts[:-1])} and {counts[-1]}"
     if c.verdict != NOT_SHOWN:
-        if c.difference > 0:
-            return f"{first} is above {second} by {judged}."
-        return f"{second} is above {first}: {first} differs by {judged}."
+        size, low, high = (c.difference, c.low, c.high) if c.low > 0 else (-c.difference, -c.high, -c.low)
+        above, below = (first, second) if c.low > 0 else (second, first)
+        return f"{above} is above {below} by {size:.2f} deviations [{low:.2f}, {high:.2f}], {where}."
+    difference, lowest, highest = map(_signed, (c.difference, c.low, c.high))
     return (
-        f"{first} and {second}: {NOT_SHOWN} ({judged}); a difference of {c.detectable:.2f} deviations could have been "
-        f"seen{_prompts_in_words(c.enough_prompts)}."
+        f"{first} and {second}: {NOT_SHOWN} ({difference} deviations [{lowest}, {highest}], {where}); a difference of "
+        f"{c.detectable:.2f} deviations could have been seen{_prompts_in_words(c.enough_prompts)}."
     )
 
 

@@ -82,7 +82,9 @@ def movements(
     across = np.linalg.norm(moved - along[:, None] * directions, axis=1)
     if P < 2:
         unknown = np.full((N, A), math.nan)
-        rows = [[Interval(float(value), math.nan, math.nan, level) for value in part] for part in (along, across)]
+        rows = [
+            [Interval(float(value), math.nan, math.nan, level) for value in part] for part in (along, across)
+        ]
         return Movements(moved, unknown, unknown, *rows)
     names = tuple(map(str, range(A)))
     sample = Sample("movement", names, directions, differences[None], tuple(map(str, range(P))), 0)

@@ -7,12 +7,11 @@ of each format is committed under ``tests/fronts/schemas``, so that a change of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from paretune.core.errors import ParetuneError, suggest
 from paretune.core.files import read_json, write_json
@@ -24,6 +23,9 @@ FORMAT: Literal[3] = 3
 """The format written here. Earlier records are read as well, see :mod:`paretune.fronts.earlier_records`."""
 FILE = "front.json"
 """The name of the record in a run's folder."""
+SEED_MARK = "-seed-"
+"""What stands between a method's name and the training seed in the name of a policy."""
+
 
 class Movement(Value):
     """How far the answers at a point are from the base model's, see :mod:`paretune.fronts.movement`.
@@ -151,7 +153,7 @@ class MeasuredPolicy(Value):
     seconds: Number
     tokens: int
     cost: Cost | None = None
-    steerability: dict[str, float | None] = {}
+    steerability: dict[str, float | None] = Field(default_factory=dict)
     online: tuple[GoalAnswers, ...] = ()
     retention: Retention | None = None
     soup_kl: tuple[Figure, ...] = ()
@@ -284,10 +286,10 @@ class FrontRecord(Value):
     comparisons: tuple[PairedTest, ...]
     uncompared: tuple[Uncompared, ...] = ()
     cautions: tuple[str, ...] = ()
-    objectives_info: dict[str, str] = {}
-    sampling: dict[str, JsonValue] = {}
+    objectives_info: dict[str, str] = Field(default_factory=dict)
+    sampling: dict[str, JsonValue] = Field(default_factory=dict)
     data: DataSummary | None = None
-    splits: dict[str, int] = {}
+    splits: dict[str, int] = Field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     scoring_forwards: int | None = None
     licence: str = ""
