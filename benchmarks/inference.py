@@ -4,7 +4,7 @@ Every world is drawn anew many times and judged by the public functions of :mod:
 Right is: each false verdict in 2.5 % of worlds (the bar: 5 %), the true hypervolume within its 95 % interval (the bar:
 92 %), and power at the bulge not below that of a test of hypervolumes (.41 with 64 prompts, .89 with 256).
 
-``python benchmarks/inference.py --worlds 1000 --intervals 400 --json benchmarks/results/inference.json``
+``python benchmarks/inference.py --worlds 1000 --intervals 500 --json benchmarks/results/inference.json``
 """
 
 from __future__ import annotations
