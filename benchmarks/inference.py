@@ -23,7 +23,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from scipy import special
-from side_by_side import machine
 
 import paretune
 from paretune.core.files import write_json
@@ -34,6 +33,9 @@ from paretune.fronts.indicators import hypervolume
 from paretune.fronts.inference import compare, holm
 from paretune.fronts.intervals import Fronts, bands, interval, shrunk
 from paretune.scoring.scorer import build_scorer as build
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the file is run as a script, by its path
+from benchmarks.side_by_side import machine
 
 BASE = np.array([-4.6, 1.15])
 SPREAD = np.array([2.8, 1.05])
