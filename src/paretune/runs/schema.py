@@ -16,7 +16,8 @@ from paretune.core.settings import flat_fields
 from paretune.methods import METHODS
 from paretune.methods.base import Method
 from paretune.runs.config import RunConfig
-from paretune.scoring.scorer import KINDS, RULES
+from paretune.scoring.rules import RULES
+from paretune.scoring.scorer import KINDS
 from paretune.training.loop import Training
 
 Schema = dict[str, Any]
