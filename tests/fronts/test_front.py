@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import paretune.fronts.front
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import simplex_grid
-from paretune.fronts.front import Front, Interval, mean_intervals, mixture, reference_point, resampled
+from paretune.fronts.front import Front, mean_intervals, mixture, reference_point, resampled
 from paretune.fronts.indicators import INDICATORS, hypervolume, inner_product, mixture_hypervolume
 from paretune.fronts.inference import compare
 
@@ -184,14 +184,6 @@ def test_what_shows_no_spread_has_no_bounds_and_none_has_zero_width():
 def test_impossible_intervals_are_refused(options, expected):
     with pytest.raises(ParetuneError, match=expected):
         mean_intervals(front_of(arc()), **options)
-
-
-def test_intervals_apart():
-    low, middle, high = Interval(1, 0, 2), Interval(2, 1, 3), Interval(5, 4, 6)
-    assert not low.apart(middle) and not middle.apart(low)
-    assert low.apart(high) and high.apart(low)
-    assert not low.apart(Interval(2, 2, 3))
-    assert not low.apart(Interval(9, math.nan, math.nan))
 
 
 def test_summary_gives_every_figure_and_bounds_to_those_that_noise_does_not_shift():

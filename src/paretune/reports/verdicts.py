@@ -66,7 +66,19 @@ def comparisons(record: FrontRecord) -> str:
         f"Of {len(record.comparisons)} differences {len(shown)} are shown. A difference is one of mean utility: how much better "
         "the answers score, averaged over all tastes, in deviations of an answer's score. Policies are compared at the "
         "preferences that both serve, on the same prompts. All are judged together, so that at most one report in 20 calls "
-        "anything above falsely. An interval that holds 0 shows neither a difference nor equality.",
+        f"anything above falsely. {_power(record)}An interval that holds 0 shows neither a difference nor equality.",
+    )
+
+
+def _power(record: FrontRecord) -> str:
+    """Return what differences these prompts could have shown where they show none."""
+    seen = [test.detectable for test in record.comparisons if winner(test) is None]
+    if not seen:
+        return ""
+    low, high = (number(value, 2) for value in (min(seen), max(seen)))
+    return (
+        f"Where none is shown with these {record.num_prompts} prompts, one of {low if low == high else f'{low} to {high}'} "
+        "deviations could have been seen. "
     )
 
 

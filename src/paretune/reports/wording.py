@@ -308,7 +308,9 @@ def standing(record: FrontRecord, other: str) -> str:
     for group, names in groups.items():
         if names:
             target = f"the {other}" if not parts else "it"
-            if group == "same":
+            if group == "same" and len(names) == sum(map(len, groups.values())) > MOST_NAMED:
+                parts.append(f"for none of the {len(names)} policies is a difference from {target} shown")
+            elif group == "same":
                 parts.append(f"for {_counted(names, record)} no difference from {target} is shown")
             else:
                 parts.append(
