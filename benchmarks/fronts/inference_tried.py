@@ -1,6 +1,6 @@
 """What else was tried for verdicts and intervals, in the worlds of ``inference.py``: why the library does what it does.
 
-``python benchmarks/inference_tried.py --worlds 300 --json benchmarks/results/inference_tried.json``
+``python -m benchmarks.fronts.inference_tried --worlds 300 --json benchmarks/results/inference_tried.json``
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from inference import (
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.inference import (
     REFERENCE,
     World,
     against_anchors,
     against_base,
     against_mixture,
 )
-from rich.console import Console
-from rich.table import Table
-from side_by_side import machine
-
+from benchmarks.side_by_side import machine
 from paretune.core.files import write_json
 from paretune.fronts.front import Front
 from paretune.fronts.inference import compare

@@ -5,9 +5,10 @@ The public names, by subject. Each loads its module on first use, so that ``impo
 - Data: :class:`Message`, :class:`Row` and :class:`ScoredDataset` hold preference data, :func:`load_data` reads them,
   :func:`build_scorer` makes a :class:`Scorer` of one objective.
 - Policies: a :class:`Policy`, read by :func:`load_policy`, answers prompts at a :class:`Preference` under :class:`Sampling`.
-- Fronts: :class:`Front` holds points, :func:`compare` says which of two is above, :func:`hypervolume` is the volume of points
-  and :func:`interval` that of a front with its uncertainty. :class:`FrontRecord` is what a run measured, :class:`Surface` the
-  expected scores at every preference.
+- Fronts: :class:`Front` holds points, :func:`compare` says which of two is above and :func:`sentence` says it in words,
+  :func:`holm` judges all comparisons of a report together, :func:`mixture` is the baseline between corners,
+  :func:`hypervolume` is the volume of points and :func:`interval` that of a front with its uncertainty. :class:`FrontRecord`
+  is what a run measured, :class:`Surface` the expected scores at every preference.
 - Choosing: :class:`Dial` is a path along the front, :func:`choose` the best preference above minimum scores,
   :class:`Bounds` the preferences that a server accepts.
 - Runs: :func:`load_config` reads a :class:`RunConfig`, :func:`run` trains, measures and reports; :data:`METHODS` has a
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from paretune.data.dataset import ScoredDataset
     from paretune.data.load import load_data
     from paretune.data.rows import Message, Row
-    from paretune.fronts.front import Front
+    from paretune.fronts.front import Front, mixture
     from paretune.fronts.indicators import hypervolume
-    from paretune.fronts.inference import compare
+    from paretune.fronts.inference import compare, holm, sentence
     from paretune.fronts.intervals import interval
     from paretune.fronts.record import FrontRecord
     from paretune.fronts.surface import Surface
@@ -66,12 +67,15 @@ __all__ = [
     "build_scorer",
     "choose",
     "compare",
+    "holm",
     "hypervolume",
     "interval",
     "load_config",
     "load_data",
     "load_policy",
+    "mixture",
     "run",
+    "sentence",
 ]
 
 _HOMES = {
@@ -94,12 +98,15 @@ _HOMES = {
     "build_scorer": "scoring.scorer",
     "choose": "choosing.floors",
     "compare": "fronts.inference",
+    "holm": "fronts.inference",
     "hypervolume": "fronts.indicators",
     "interval": "fronts.intervals",
     "load_config": "runs.parse",
     "load_data": "data.load",
     "load_policy": "policies.saving",
+    "mixture": "fronts.front",
     "run": "runs.run",
+    "sentence": "fronts.inference",
 }
 
 

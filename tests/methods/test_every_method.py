@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,15 +22,16 @@ from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, evaluate
 from paretune.evaluation.judge import judge
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
-from paretune.methods import METHODS, dpo, dpo_lw, mod, modpo, morlhf, panacea
+from paretune.methods import METHODS, dpo, dpo_lw, mod, modpo, morlhf, panacea, rewarded_soup
 from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.dpo_lw import DPOLWConfig, vote
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
-from paretune.methods.morlhf import LORA_PER_OBJECTIVE, MORLHFConfig
+from paretune.methods.morlhf import MORLHFConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import method as paretohqd
 from paretune.methods.paretohqd.method import ParetoHqDConfig
+from paretune.methods.rewarded_soup import RewardedSoupConfig
 from paretune.methods.ric import method as ric
 from paretune.methods.ric.method import RiCConfig
 from paretune.methods.sipo import method as sipo
@@ -40,6 +43,7 @@ from paretune.runs.parse import parse_config
 from paretune.runs.run import run
 from paretune.scoring.repetition import is_collapsed
 from paretune.scoring.scorer import build_scorer, score_texts
+from paretune.training.conditioning import LORA_PER_OBJECTIVE
 from paretune.training.lab import Lab
 from support.adapters import TRAINING, adapters_equal
 from support.world import TAGS, WORDS, make_dataset, write_model
@@ -92,6 +96,9 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         "gdpo": morlhf.train(
             Inputs(lab, data[0], data[0], grid, scorers, sampling),
             MORLHFConfig(aggregation="decoupled", estimator="grpo", responses=4),
+        ),
+        "rewarded-soup": rewarded_soup.train(
+            Inputs(lab, data[0], data[0], (), scorers, sampling), RewardedSoupConfig(responses=4)
         ),
     }
 
@@ -456,7 +463,7 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
     methods = {
         name: {k: v for k, v in own.items() if k != "train"} for name, own in shipped["methods"].items()
     }
-    assert set(methods) == set(METHODS) - {"morlhf", "gdpo"}, (
+    assert set(methods) == set(METHODS) - {"morlhf", "gdpo", "rewarded-soup"}, (
         "all methods that train on given answers are compared"
     )
     methods["panacea"] |= {"rank": 2, "train": {"steps": 6}}
@@ -599,3 +606,38 @@ def test_pairs_of_the_world_conflict() -> None:
     """The data of these tests really pull apart, or the tests above would prove little."""
     found = pairs(make_dataset(), "good", "all")
     assert 0.2 < sum(pair.labels[0] < 0 for pair in found) / len(found) < 0.98
+
+
+def test_a_method_that_ignores_the_preference_is_reported(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anchors with bit-identical adapters: the log names the preferences, and the report has a remark at each of them."""
+
+    def train(inputs: Inputs, config: DPOConfig) -> Policy:
+        adapter, other = inputs.corners(config)
+        adapters = [adapter, adapter, other]
+        return Policy.anchors("blind", inputs.lab.lm, inputs.objectives, adapters, inputs.preferences)
+
+    blind = replace(dpo.METHOD, train=train, traits=dpo_lw.METHOD.traits, lends_corners=False)
+    module = ModuleType("paretune.methods.blind")
+    module.METHOD = blind  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "paretune.methods.blind", module)
+    monkeypatch.setitem(METHODS.modules, "blind", "blind")
+    config = tiny_run(
+        lm,
+        tmp_path,
+        {
+            "methods": {"blind": {}, "dpo-soup": {}},
+            "preferences": 3,
+            "train": {"steps": 4, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
+            "sampling": {"max_new_tokens": 4},
+            "evaluate": {"prompts": 2, "resamples": 100},
+        },
+    )
+    page = run(config).read_text()
+    logged = " ".join(capsys.readouterr().err.split())
+    alike = "blind: the policy computes the same at short=1.0,good=0.0 and at short=0.5,good=0.5, so"
+    assert alike in logged and "dpo-soup: the policy computes the same" not in logged
+    assert page.count("these weights change nothing") == 2
+    assert "the same answers as at short 1, good 0: these weights change nothing" in page
+    assert "the same answers as at short 0.5, good 0.5: these weights change nothing" in page
