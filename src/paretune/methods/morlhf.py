@@ -151,7 +151,7 @@ def work(run: Work, name: str, config: MORLHFConfig, training: Training) -> list
     rollouts = runs * ceil(training.steps / config.epochs)
     answers = rollouts * prompts * K
     texts = replace(run.rows["train"], count=rollouts * prompts, responses=float(K), response=run.answer)
-    step = run.decoding(prompts * K, texts, columns)
+    step = run.decoding(prompts * K, texts, columns, shared=K)
     decoding = replace(step, rows=step.rows * rollouts, batch=min(step.batch, step.rows))
     forwards = rollouts * training.accumulate
     # The base model reads every answer; so does the policy that drew it, where several steps are taken on it.
