@@ -75,6 +75,6 @@ def test_three_objectives_are_weighed_one_at_a_time() -> None:
     assert used.preference.weights == pytest.approx((0.4, 0.45, 0.15))
     used.choose_next()
     used.turn(40)
-    assert used.preference.weights == (0.0, 1.0, 0.0) and " b " in used.told()
+    assert used.preference.weights == (0.0, 1.0, 0.0) and " b " in used.status()
     used.turn(-2)
     assert used.preference.weights == pytest.approx((0.05, 0.9, 0.05))

@@ -479,7 +479,7 @@ def test_the_implicit_prompt_is_that_of_trl(chosen, rejected) -> None:
     [
         (
             {"prompt": "Q?", "chosen": "a", "rejected": "b"},
-            ":1: columns chosen, rejected hold labels of one objective; say which",
+            ":1: columns chosen, rejected hold labels of one objective; name it",
         ),
         (
             {"prompt": "Q?", "chosen": "a", "rejected": ""},
@@ -513,7 +513,7 @@ def test_the_implicit_prompt_is_that_of_trl(chosen, rejected) -> None:
 def test_bad_trl_records_are_named(record, message, tmp_path) -> None:
     path = write(tmp_path / "d.jsonl", record)
     with pytest.raises(DataError) as caught:
-        load_data(path, objective=None if message.endswith("say which") else "helpful")
+        load_data(path, objective=None if message.endswith("name it") else "helpful")
     assert str(caught.value).startswith(f"{path}{message}")
 
 

@@ -158,7 +158,7 @@ def test_implicit_reward_of_an_adapter(lm: LanguageModel, tmp_path: Path) -> Non
     halved = build_scorer(
         {"objective": "good", "implicit": folder, "base": lm.name, "beta": 0.1, "dtype": "float32"}
     )
-    assert halved.fingerprint != scorer.fingerprint
+    assert halved.fingerprint != scorer.fingerprint and not scorer.across_prompts
     with pytest.raises(ConfigError, match="beta: -1"):
         build_scorer({"objective": "good", "implicit": folder, "beta": -1})
     with pytest.raises(ModelError, match="no such file"):

@@ -44,6 +44,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sipo": {"refine": False, "conflicts": 6, "steps": 2},
     "morlhf": {"responses": 3, "epochs": 2},
     "gdpo": {"responses": 2, "form": "conditioned", "groups": 3},
+    "rewarded-soup": {
+        "responses": 2,
+        "epochs": 2,
+    },  # fewer prompts than there are: none is drawn twice in a batch
 }
 
 

@@ -8,6 +8,7 @@ import torch
 from oracles.tabular import tilted, total_variation
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference
+from paretune.core.settings import as_values
 from paretune.methods.modpo import MODPOConfig, chosen_objective
 from paretune.training.losses import pair_loss
 
@@ -87,3 +88,25 @@ def test_small_weight_is_refused_with_the_cure() -> None:
     ):
         chosen_objective(preference, MODPOConfig(objective="a"))
     assert chosen_objective(preference, MODPOConfig(objective="a", min_weight=0.01)) == "a"
+
+
+def test_without_weight_the_one_other_objective_is_trained() -> None:
+    """K = 2 and w_k = 0 is the other margin model; for K > 2 only where one objective has all the weight."""
+    config = MODPOConfig(objective="a")
+    assert chosen_objective(Preference.parse("a=0,b=1"), config) == "b"
+    assert chosen_objective(Preference.parse("a=0,b=0,c=1"), config) == "c"
+    with pytest.raises(ConfigError, match=r"weight 0 is below min_weight 0.05.*Use objective: c"):
+        chosen_objective(Preference.parse("a=0,b=0.4,c=0.6"), config)
+
+
+def test_margin_beta_is_checked() -> None:
+    assert (MODPOConfig(beta=0.5).reward_beta, MODPOConfig(beta=0.5, margin_beta=0.1).reward_beta) == (
+        0.5,
+        0.1,
+    )
+    with pytest.raises(ConfigError, match="margin_beta must be above 0, got 0"):
+        MODPOConfig(margin_beta=0.0)
+    with pytest.raises(ConfigError, match="margin: scores has none"):
+        MODPOConfig(margin="scores", margin_beta=0.1)
+    assert "margin_beta" not in as_values(MODPOConfig()), "fingerprints of runs without it stay"
+    assert as_values(MODPOConfig(margin_beta=0.1))["margin_beta"] == 0.1

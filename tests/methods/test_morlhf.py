@@ -19,9 +19,10 @@ from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message, Prompt
 from paretune.generation.generate import attached
-from paretune.methods import morlhf
+from paretune.methods import morlhf, rewarded_soup
 from paretune.methods.base import Inputs
-from paretune.methods.morlhf import LORA_PER_OBJECTIVE, MORLHFConfig
+from paretune.methods.morlhf import MORLHFConfig
+from paretune.models.adapter import stack
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.packing import pack, packed_token_logps, token_sums
 from paretune.runs.parse import parse_config
@@ -30,7 +31,7 @@ from paretune.scoring.python_function import python_function
 from paretune.scoring.scorer import build_scorer
 from paretune.scoring.standardise import Standardisation
 from paretune.training import loop
-from paretune.training.conditioning import Conditioning
+from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning
 from paretune.training.lab import Lab
 from paretune.training.learner import conditioned_adapter
 from paretune.training.loop import BatchError
@@ -488,3 +489,34 @@ class FakeModel:
     @staticmethod
     def encode_prompt(prompt: Prompt) -> list[int]:
         return [0] * 6
+
+
+def test_rewarded_soups_are_made_of_the_one_hot_adapters(lm: LanguageModel, tmp_path: Path) -> None:
+    """Those that MORLHF trained are found, and a soup at any preference adds exactly their updates."""
+    data, scorers, lab = make_dataset(), [GOOD, SHORT], Lab(lm, tmp_path, SETTINGS)
+    corners = [Preference.one_hot(objective, OBJECTIVES) for objective in OBJECTIVES]
+    anchors = morlhf.train(Inputs(lab, data, data, corners[:1], scorers, SAMPLING), MORLHFConfig(responses=3))
+    before = len(lab.stages)
+    config = rewarded_soup.RewardedSoupConfig(responses=3)
+    soup = rewarded_soup.train(Inputs(lab, data, data, (), scorers, SAMPLING), config)
+    names = [f"adapters/morlhf-{corner}" for corner in corners]
+    assert [(stage.name, stage.reused) for stage in lab.stages[before:]] == [
+        (names[0], True),
+        (names[1], False),
+    ]
+    assert adapters_equal(soup.adapters[0], anchors.adapters[0])
+    assert [adapter.info["preference"] for adapter in soup.adapters] == [
+        corner.as_dict() for corner in corners
+    ]
+
+    w = Preference(OBJECTIVES, (0.3, 0.7))
+    gates = soup.gates([w])
+    assert gates is not None and soup.kind == "soup"
+    stacked = stack(soup.adapters)
+    for path, (U, V) in stacked.factors.items():
+        parts = [
+            adapter.scale * (adapter.factors[path][0] @ adapter.factors[path][1]) for adapter in soup.adapters
+        ]
+        torch.testing.assert_close(U @ (gates[0][:, None] * V), 0.3 * parts[0] + 0.7 * parts[1])
+    with pytest.raises(ConfigError, match="rewarded-soup: no scorer for the objective 'short'"):
+        rewarded_soup.train(Inputs(lab, data, data, (), [GOOD], SAMPLING), config)

@@ -31,6 +31,7 @@ from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
 from paretune.training.loop import attach
 from support.adapters import TRAINING, adapters_equal
+from support.offset_world import offset_data, offset_scorers, quality
 from support.world import make_dataset
 
 OBJECTIVES = ("short", "good")
@@ -307,3 +308,51 @@ def test_prompts_are_asked_once(lm: LanguageModel, tmp_path: Path, no_training: 
     data = ScoredDataset(OBJECTIVES, rows)
     paretohqd.train(Inputs(Lab(lm, tmp_path, TRAINING), data, data, GRID, SCORERS, SAMPLING), QUICK)
     assert len(ScoredDataset.read(tmp_path / "answers/paretohqd/answers.jsonl.gz").rows) == 1
+
+
+@pytest.mark.parametrize("spread", [0.0, 5.0])
+def test_an_offset_of_the_prompt_does_not_choose(
+    lm: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], spread: float
+) -> None:
+    """The 50 nearest to the ray of one objective are about one deviation better than the rest, pooled less the prompt's mean."""
+    data, offsets = offset_data(spread)
+    lab, asked = Lab(lm, tmp_path, TRAINING), [Preference.one_hot("helpful", data.objectives)]
+
+    def chosen(across_prompts: bool) -> float:
+        inputs = Inputs(lab, data, data, asked, offset_scorers(offsets, across_prompts))
+        (items,) = paretohqd.nearest(inputs, data, asked, replace(QUICK, k=50), 50, "stage 1")
+        assert len(items) == 50
+        return float(np.mean([quality(item.response) for item in items]))
+
+    assert chosen(across_prompts=False) > 0.8
+    assert "helpful cannot be compared across prompts" in " ".join(capsys.readouterr().err.split())
+    pooled = chosen(across_prompts=True)
+    assert pooled > 0.8 if spread == 0 else pooled < 0.4
+    assert "compared across prompts" not in capsys.readouterr().err
+
+
+def test_scores_within_prompts_in_both_stages(
+    lm: LanguageModel, tmp_path: Path, no_training: Fits, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stage 1 leaves out prompts with one response; stage 2 takes an answer less the mean of the three to its prompt."""
+    data = make_dataset()
+    lonely = replace(
+        data.rows[0], responses=("good",) * 1, scores={"short": (-1.0,), "good": (99.0,)}, truncated=(False,)
+    )
+    data = replace(data, rows=(lonely, *data.rows[1:]))
+    scorers = [replace(scorer, across_prompts=scorer.objective != "good") for scorer in SCORERS]
+    paretohqd.train(Inputs(Lab(lm, tmp_path, TRAINING), data, data, GRID, scorers, SAMPLING), QUICK)
+    best = no_training.calls[f"paretohqd-{Preference.one_hot('good', OBJECTIVES)}-stage-1"]["items"]
+    assert all(item.prompt != lonely.prompt for item in best)
+    logged = " ".join(capsys.readouterr().err.split())
+    assert "ParetoHqD, stage 1: scores of good cannot be compared across prompts" in logged
+    assert "1 of 12 prompts have fewer than two scored responses and were left out" in logged
+    assert "ParetoHqD, stage 2: scores of good cannot be compared across prompts" in logged
+    facts = read_json(tmp_path / "selections/paretohqd-stage-2.json")
+    answers = ScoredDataset.read(tmp_path / "answers/paretohqd/answers.jsonl.gz", OBJECTIVES)
+    within = [value - np.mean(row.scores["good"]) for row in answers.rows for value in row.scores["good"]]
+    assert facts["ideal"]["good"] == pytest.approx(max(within))
+
+    one_each = replace(data, rows=(lonely,))
+    with pytest.raises(DataError, match=r"stage 1: scores of good .*none is left. Give at least two"):
+        paretohqd.train(Inputs(Lab(lm, tmp_path, TRAINING), one_each, data, GRID, scorers, SAMPLING), QUICK)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,15 +22,16 @@ from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, evaluate
 from paretune.evaluation.judge import judge
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
-from paretune.methods import METHODS, dpo, dpo_lw, mod, modpo, morlhf, panacea
+from paretune.methods import METHODS, dpo, dpo_lw, mod, modpo, morlhf, panacea, rewarded_soup
 from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.dpo_lw import DPOLWConfig, vote
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
-from paretune.methods.morlhf import LORA_PER_OBJECTIVE, MORLHFConfig
+from paretune.methods.morlhf import MORLHFConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import method as paretohqd
 from paretune.methods.paretohqd.method import ParetoHqDConfig
+from paretune.methods.rewarded_soup import RewardedSoupConfig
 from paretune.methods.ric import method as ric
 from paretune.methods.ric.method import RiCConfig
 from paretune.methods.sipo import method as sipo
@@ -40,6 +43,7 @@ from paretune.runs.parse import parse_config
 from paretune.runs.run import run
 from paretune.scoring.repetition import is_collapsed
 from paretune.scoring.scorer import build_scorer, score_texts
+from paretune.training.conditioning import LORA_PER_OBJECTIVE
 from paretune.training.lab import Lab
 from support.adapters import TRAINING, adapters_equal
 from support.world import TAGS, WORDS, make_dataset, write_model
@@ -92,6 +96,9 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         "gdpo": morlhf.train(
             Inputs(lab, data[0], data[0], grid, scorers, sampling),
             MORLHFConfig(aggregation="decoupled", estimator="grpo", responses=4),
+        ),
+        "rewarded-soup": rewarded_soup.train(
+            Inputs(lab, data[0], data[0], (), scorers, sampling), RewardedSoupConfig(responses=4)
         ),
     }
 
@@ -268,8 +275,71 @@ def test_scores_can_be_margins(lm: LanguageModel, tmp_path: Path) -> None:
     assert len([stage for stage in lab.stages if not stage.reused]) == 1, "no margin model is trained"
     assert policy.adapters[0].info["margin"] == "scores"
     bare = replace(data[0], rows=tuple(replace(r, scores={"good": r.scores["good"]}) for r in data[0].rows))
-    with pytest.raises(TrainingError, match="no score for 'short'"):
+    with pytest.raises(TrainingError, match=r"no score for 'short'.*add a scorer of it"):
         modpo.train(Inputs(Lab(lm, tmp_path / "b", TRAINING), bare, data[1], grid), config)
+
+
+@pytest.mark.parametrize("margin_scale", [{"short": 0.5}, None])
+def test_a_margin_without_a_score_is_scored(
+    lm: LanguageModel,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    margin_scale: dict[str, float] | None,
+) -> None:
+    """One missing score, or an objective that is labelled only: its scorer gives what the data would have held."""
+    data, grid = (make_dataset(), make_dataset(4, seed=9)), [Preference.parse("short=0.4,good=0.6")]
+    config = MODPOConfig(margin="scores", margin_scale=margin_scale)
+    whole = modpo.train(Inputs(Lab(lm, tmp_path, TRAINING), *data, grid), config)
+    assert "have no score" not in capsys.readouterr().err
+    place = pairs(data[0], "good")[0].row
+    holed = list(data[0].rows)
+    holed[place] = replace(holed[place], scores={**holed[place].scores, "short": (np.nan, -1.0, -1.0)})
+    scorers, lab = [build_scorer(spec) for spec in SCORERS], Lab(lm, tmp_path / "b", TRAINING)
+    scored = modpo.train(Inputs(lab, replace(data[0], rows=tuple(holed)), data[1], grid, scorers), config)
+    assert "1 responses have no score for 'short'" in " ".join(capsys.readouterr().err.split())
+    assert adapters_equal(whole.adapters[0], scored.adapters[0])
+
+    labelled = tuple(
+        replace(row, scores={"good": row.scores["good"]}, labels={"short": ((0, 1, 1.0),)})
+        for row in data[0].rows
+    )
+    compared = replace(data[0], rows=labelled)
+    other = modpo.train(Inputs(Lab(lm, tmp_path / "c", TRAINING), compared, data[1], grid, scorers), config)
+    assert adapters_equal(whole.adapters[0], other.adapters[0])
+
+
+def test_the_other_objective_is_served_by_its_own_model(lm: LanguageModel, tmp_path: Path) -> None:
+    """A fixed k with w_k = 0: the DPO model of the other objective, which the run has as its margin model."""
+    lab, data = Lab(lm, tmp_path, TRAINING), (make_dataset(), make_dataset(4, seed=9))
+    grid = preference_grid(OBJECTIVES, 2)
+    policy = modpo.train(Inputs(lab, *data, grid), MODPOConfig(objective="short"))
+    soup = dpo.train(Inputs(lab, *data), DPOConfig())
+    short, middle, good = policy.adapters  # the grid begins with all weight on short
+    assert adapters_equal(short, soup.adapters[0]) and adapters_equal(good, soup.adapters[1])
+    assert middle.info["objective"] == "short"
+
+
+def test_margin_models_may_have_their_own_beta(lm: LanguageModel, tmp_path: Path) -> None:
+    """Margins are margin_beta (log pi_j - log pi_ref) of models trained at margin_beta; corners stay DPO at beta."""
+    lab, data = Lab(lm, tmp_path, TRAINING), (make_dataset(), make_dataset(4, seed=9))
+    grid = preference_grid(OBJECTIVES, 2)
+    default = modpo.train(Inputs(lab, *data, grid), MODPOConfig(beta=0.5))
+    names = {stage.name for stage in lab.stages}
+    same = modpo.train(Inputs(lab, *data, grid), MODPOConfig(beta=0.5, margin_beta=0.5))
+    assert {stage.name for stage in lab.stages} == names, "no stage has another key"
+    assert all(map(adapters_equal, default.adapters, same.adapters))
+
+    own = modpo.train(Inputs(lab, *data, grid), MODPOConfig(beta=0.5, margin_beta=0.1))
+    for corner in (0, 2):
+        assert adapters_equal(own.adapters[corner], default.adapters[corner])
+    assert not adapters_equal(own.adapters[1], default.adapters[1])
+    table = lab.train_table(pairs(data[0], "short"))
+    margin_model = lab.dpo("good", *data, beta=0.1)
+    expected = modpo.stamp(table, 0.5 * lab.implicit_gap(table, margin_model, 0.1), 0.5, False)
+    held_out = lab.pair_table(pairs(data[1], "short"))
+    kept = modpo.stamp(held_out, 0.5 * lab.implicit_gap(held_out, margin_model, 0.1), 0.5, False)
+    by_hand = lab.fit("by-hand", expected, kept, 0.5)
+    assert adapters_equal(by_hand, own.adapters[1])
 
 
 def test_greedy_generation_equals_transformers(lm: LanguageModel) -> None:
@@ -393,7 +463,7 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
     methods = {
         name: {k: v for k, v in own.items() if k != "train"} for name, own in shipped["methods"].items()
     }
-    assert set(methods) == set(METHODS) - {"morlhf", "gdpo"}, (
+    assert set(methods) == set(METHODS) - {"morlhf", "gdpo", "rewarded-soup"}, (
         "all methods that train on given answers are compared"
     )
     methods["panacea"] |= {"rank": 2, "train": {"steps": 6}}
@@ -536,3 +606,38 @@ def test_pairs_of_the_world_conflict() -> None:
     """The data of these tests really pull apart, or the tests above would prove little."""
     found = pairs(make_dataset(), "good", "all")
     assert 0.2 < sum(pair.labels[0] < 0 for pair in found) / len(found) < 0.98
+
+
+def test_a_method_that_ignores_the_preference_is_reported(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anchors with bit-identical adapters: the log names the preferences, and the report has a remark at each of them."""
+
+    def train(inputs: Inputs, config: DPOConfig) -> Policy:
+        adapter, other = inputs.corners(config)
+        adapters = [adapter, adapter, other]
+        return Policy.anchors("blind", inputs.lab.lm, inputs.objectives, adapters, inputs.preferences)
+
+    blind = replace(dpo.METHOD, train=train, traits=dpo_lw.METHOD.traits, lends_corners=False)
+    module = ModuleType("paretune.methods.blind")
+    module.METHOD = blind  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "paretune.methods.blind", module)
+    monkeypatch.setitem(METHODS.modules, "blind", "blind")
+    config = tiny_run(
+        lm,
+        tmp_path,
+        {
+            "methods": {"blind": {}, "dpo-soup": {}},
+            "preferences": 3,
+            "train": {"steps": 4, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2},
+            "sampling": {"max_new_tokens": 4},
+            "evaluate": {"prompts": 2, "resamples": 100},
+        },
+    )
+    page = run(config).read_text()
+    logged = " ".join(capsys.readouterr().err.split())
+    alike = "blind: the policy computes the same at short=1.0,good=0.0 and at short=0.5,good=0.5, so"
+    assert alike in logged and "dpo-soup: the policy computes the same" not in logged
+    assert page.count("these weights change nothing") == 2
+    assert "the same answers as at short 1, good 0: these weights change nothing" in page
+    assert "the same answers as at short 0.5, good 0.5: these weights change nothing" in page

@@ -26,6 +26,7 @@ from paretune.policies.prompts import Prompting, mors
 from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
 from support.adapters import TRAINING, adapters_equal
+from support.offset_world import offset_data, offset_scorers, quality
 from support.scorers import OBJECTIVES, SCORERS, scorer
 from support.world import make_dataset
 
@@ -302,3 +303,65 @@ def test_a_prompt_with_a_tag_is_named(lm: LanguageModel, tmp_path: Path) -> None
 def test_bad_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RiCConfig(**change)  # type: ignore[arg-type]
+
+
+# Scores that can be compared within a prompt only
+
+
+@pytest.mark.parametrize("spread", [0.0, 5.0])
+def test_an_offset_of_the_prompt_is_not_quality(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: float
+) -> None:
+    """The filter keeps the 10 % best: their true quality is 1.5 deviations, and near 0 where prompts are pooled."""
+    lab, said = quiet(lm, tmp_path, monkeypatch)
+    data, offsets = offset_data(spread)
+    only = ("helpful",)
+
+    def kept(across_prompts: bool) -> float:
+        scorers = offset_scorers(offsets, across_prompts)[:1]
+        responses = rated(lab, data.select(only), only, scorers, "training data")
+        scores = Prompting.of(only, responses.scores).standardise(responses.scores)
+        return float(np.mean([quality(item.response) for item in responses[mors(scores, 0.9)].items]))
+
+    assert kept(across_prompts=False) > 1.2
+    pooled = kept(across_prompts=True)
+    assert pooled > 1.2 if spread == 0 else pooled < 0.4
+    assert len(said) == 1 and "training data: scores of helpful cannot be compared across prompts" in said[0]
+
+
+def test_online_answers_are_taken_less_the_mean_of_the_training_responses(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(lm, tmp_path, QUICK)
+    spy = Spy(monkeypatch, lab)
+    data = make_dataset(6)
+    lonely = replace(
+        data.rows[0], responses=("good",), scores={"short": (-1.0,), "good": (1.1,)}, truncated=(False,)
+    )
+    data = replace(data, rows=(lonely, *data.rows[1:]))
+    scorers = [replace(item, across_prompts=item.objective != "good") for item in SCORERS]
+    config = replace(CONFIG, iterations=1)
+    policy = ric.train(Inputs(lab, data, make_dataset(3, seed=1), (), scorers, SAMPLING), config)
+    prompting = Prompting.from_dict(policy.adapters[0].info["prompting"])
+    assert prompting.mean[1] == pytest.approx(0)
+    assert "1 of 6 prompts have fewer than two scored responses" in spy.said[0]
+    made = sampled(lab, 1)
+    assert made.rows and lonely.key not in {row.key for row in made.rows}
+    usual = {
+        row.key: np.mean([SCORERS[1]([row.prompt], [r], [False])[0] for r in row.responses])
+        for row in data.rows
+    }
+    obtained = [[row.scores["short"][0], row.scores["good"][0] - usual[row.key]] for row in made.rows]
+    expected = {prompting.shown(prompting.standardise(np.array(scores))) for scores in obtained}
+    kept = policy.adapters[0].info["online"][0]["kept"]
+    shown = {prompting.read(item.prompt[-1].content) for item in spy.fits["ric-online-1"][-kept:]}
+    assert kept and shown <= expected
+
+
+def test_a_training_set_of_one_response_per_prompt_is_refused(lm: LanguageModel, tmp_path: Path) -> None:
+    data, offsets = offset_data(1.0, prompts=4, responses=1)
+    inputs = Inputs(Lab(lm, tmp_path, QUICK), data, data, (), offset_scorers(offsets, False), SAMPLING)
+    with pytest.raises(
+        DataError, match=r"ric, training data: scores of helpful .*4 of 4 prompts.*none is left"
+    ):
+        ric.train(inputs, CONFIG)

@@ -16,6 +16,7 @@ from paretune.data.rows import Message
 from paretune.generation.mixing import Mixing
 from paretune.models.adapter import stack
 from paretune.models.language_model import LanguageModel
+from paretune.policies.alike import alike
 from paretune.policies.catalogue import find_sources
 from paretune.policies.export import export
 from paretune.policies.policy import Policy
@@ -157,3 +158,32 @@ def test_rows_need_a_preference_each(policies: dict[str, Policy]) -> None:
             PreferenceError, match="2 prompts and 1 preferences; expected one preference per prompt"
         ):
             policy.generate(PROMPTS, GRID[:1])
+
+
+# Policies that compute the same at different preferences
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "base"])
+def test_a_policy_that_follows_the_preference_computes_something_else_at_each(
+    policies: dict[str, Policy], kind: str
+) -> None:
+    fine = preference_grid(OBJECTIVES, 10)
+    assert alike(policies[kind], fine) == [], "also where one anchor serves several of them"
+
+
+def test_what_is_alike_is_seen_through_gates_and_exponents(lm: LanguageModel) -> None:
+    one, other = (random_adapter(lm.model, seed=seed, base=lm.fingerprint) for seed in (1, 2))
+    nothing = replace(one, factors={path: (torch.zeros_like(U), V) for path, (U, V) in one.factors.items()})
+    fine, everywhere = preference_grid(OBJECTIVES, 10), [preference_grid(OBJECTIVES, 10)]
+    assert alike(Policy.base(lm, OBJECTIVES), fine) == everywhere
+    assert alike(Policy.soup("soup", lm, OBJECTIVES, [one, one]), fine) == everywhere
+    assert alike(Policy.soup("soup", lm, OBJECTIVES, [nothing, nothing]), fine) == everywhere
+    assert alike(Policy.soup("soup", lm, OBJECTIVES, [one, nothing]), fine) == []
+    assert alike(Policy.mod("mod", lm, OBJECTIVES, [one, one]), fine) == everywhere
+    assert alike(Policy.mod("mod", lm, OBJECTIVES, [one, other]), fine) == []
+    blind = stack([one, nothing, nothing])  # Panacea whose blocks for the preference stayed at 0
+    assert alike(Policy.conditioned("panacea", lm, OBJECTIVES, blind), fine) == everywhere
+    assert alike(Policy.conditioned("panacea", lm, OBJECTIVES, stack([one, nothing, other])), fine) == []
+    anchors = Policy.anchors("anchors", lm, OBJECTIVES, [one, other, one], GRID)
+    assert alike(anchors, fine) == [[GRID[0], GRID[2]]]
+    assert alike(anchors, GRID[:1]) == []

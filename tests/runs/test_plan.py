@@ -426,3 +426,13 @@ def test_a_run_shows_its_plan(small: Path, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setenv("PARETUNE_CACHE", str(small.parent / "cache"))
     code, out, _ = call(monkeypatch, capsys, "run", small, "--dry-run", "dtype=float32")
     assert code == 0 and "5 training runs" in out and "100 GFLOP/s in products" in out
+
+
+def test_one_hot_anchors_are_planned_once_for_morlhf_and_rewarded_soups(tmp_path: Path) -> None:
+    make_dataset(24).write(tmp_path / "data.jsonl")
+    model, corners = "smollm2-135m", 2  # the baseline's DPO models
+    soup = plan(config_of(tmp_path, model, methods={"rewarded-soup": {}}))
+    both = plan(config_of(tmp_path, model, methods={"morlhf": {}, "rewarded-soup": {}}))
+    apart = plan(config_of(tmp_path, model, methods={"morlhf": {}, "rewarded-soup": {"beta": 0.2}}))
+    anchors = plan(config_of(tmp_path, model, methods={"morlhf": {}})).runs - corners
+    assert (soup.runs - corners, both.runs - corners, apart.runs - corners) == (2, anchors, anchors + 2)

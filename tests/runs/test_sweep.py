@@ -84,9 +84,7 @@ def test_a_sweep_in_order_gives_the_front_of_the_run_and_does_nothing_twice(
     stages = json.loads((tmp_path / "run/front.json").read_text())["stages"]
     assert all(stage["reused"] for stage in stages), "the ordinary run finds what the sweep made"
     changed = parse_config({**settings, "methods": {"dpo-soup": {}, "modpo": {"beta": 0.3}}})
-    assert sweep(changed).reused == 7, (
-        "base, endpoints and the soup; what others need not be done again is not"
-    )
+    assert sweep(changed).reused == 7, "base, corners and the soup; what others need not be done again is not"
 
 
 def test_seeds_are_variants_side_by_side(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -103,17 +101,23 @@ def test_seeds_are_variants_side_by_side(settings: dict[str, Any], tmp_path: Pat
 
 
 def test_a_failing_task_is_reported_and_the_others_are_kept(settings: dict[str, Any], tmp_path: Path) -> None:
-    """MODPO on pairs of one objective cannot be trained where that objective has no weight."""
+    """MODPO on pairs of one objective cannot be trained where that objective has less than the minimum weight."""
     config = tmp_path / "config.yaml"
     config.write_text(
-        yaml.safe_dump({**settings, "methods": {"modpo": {"objective": "short"}}, "sweep": {"retries": 1}})
+        yaml.safe_dump(
+            {
+                **settings,
+                "methods": {"modpo": {"objective": "short", "min_weight": 0.6}},
+                "sweep": {"retries": 1},
+            }
+        )
     )
     command = [sys.executable, "-m", "paretune", "sweep", str(config)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1, result.stderr
-    assert "failed after 2 tries: modpo@short=0.0,good=1.0" in result.stderr and "min_weight" in result.stderr
+    assert "failed after 2 tries: modpo@short=0.5,good=0.5" in result.stderr and "min_weight" in result.stderr
     assert "Report: " in result.stdout and "Traceback" not in result.stderr
-    assert [point[0]["short"] for point in front(tmp_path / "run")["modpo"]] == [1.0, 0.5]
+    assert [point[0]["short"] for point in front(tmp_path / "run")["modpo"]] == [1.0, 0.0]
 
 
 def test_a_job_is_tried_again_and_its_neighbours_go_on() -> None:

@@ -121,7 +121,7 @@ def test_from_a_store_to_a_file(tmp_path: Path, suffix: str) -> None:
     assert data.dataset.rows[0].labels == {"preferred": ((0, 1, 1.0), (1, 0, 1.0))}
     assert [row.source for row in data.dataset.rows] == ["vote 1", "vote 3"]
     assert from_votes(str(tmp_path / "store.sqlite"), target, "bob").used == 2
-    with pytest.raises(DataError, match="profile 'eve' has no votes; this store knows ann, bob"):
+    with pytest.raises(DataError, match="profile 'eve' has no votes; this store has ann, bob"):
         from_votes(str(tmp_path / "store.sqlite"), target, "eve")
     store.close()
 

@@ -152,6 +152,7 @@ def test_fit_save_load_and_score(tmp_path, fake_encoder):
     head = bt.load_head(folder)
     assert head.report == report
     scorer = build_scorer({"objective": "polite", "head": str(folder)})
+    assert not scorer.across_prompts
     prompts = [(Message("user", "Salt?"),)] * 2
     responses = ["pass it please please", "pass it now"]
     scores = scorer(prompts, responses, [False, False])

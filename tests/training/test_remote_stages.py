@@ -261,7 +261,7 @@ def test_a_server_that_cannot_load(
     live.be(**control)
     with pytest.raises(EndpointError, match=message) as told:
         trained("ric", lm, tmp_path, live.url)
-    assert "take the method out of endpoint.stages" in str(told.value) and live.told()["asked"] == []
+    assert "remove the method from endpoint.stages" in str(told.value) and live.told()["asked"] == []
     assert (tmp_path / "adapters/ric-offline/stage.json").is_file()
 
 

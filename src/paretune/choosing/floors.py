@@ -33,11 +33,11 @@ class Choice:
 
     Attributes:
         preference: The preference whose smallest margin is largest.
-        expected: The scores that the front expects there.
+        expected: The scores that the front expects there, with intervals that hold after the choice.
         floors: Objective -> minimum score, as requested.
         margin: Objective with a floor -> (expected mean - floor) / range of the objective; below 0 where it is missed.
         reachable: Whether no margin is below 0.
-        sure: Whether the lower ends of the intervals meet the floors as well.
+        sure: Whether the lower ends of the intervals meet the floors as well; false where they are unknown.
         nearest: What is nearest, in words, where the floors are not reachable; else empty.
     """
 
@@ -119,7 +119,10 @@ def check_floors(floors: Mapping[str, float], objectives: Sequence[str]) -> dict
 def choose(surface: Surface, floors: Mapping[str, float]) -> Choice:
     """Return the preference whose smallest margin above the floors is largest, in units of each objective's range.
 
-    An objective without a floor gets one at the worst measured score, so that the room to spare is spread over all objectives.
+    Scores are those of :attr:`paretune.fronts.surface.Surface.for_choosing`: the best of several measured points is better by
+    luck, and here its mean and its interval are not.
+
+    An objective without a floor gets one at the worst of these scores, so that the room to spare is spread over all objectives.
     It does not change which floors can be reached, as no preference is below it. Ties are broken by the larger sum of margins,
     then by nearness to equal weights. Where the policy answers between measured preferences, the result is exact for scores
     that are linear there: the best vertex of a linear programme in every cell.
@@ -127,7 +130,7 @@ def choose(surface: Surface, floors: Mapping[str, float]) -> Choice:
     Raises:
         ParetuneError: See :func:`check_floors`.
     """
-    asked = check_floors(floors, surface.objectives)
+    asked, surface = check_floors(floors, surface.objectives), surface.for_choosing
     worst = surface.means.min(axis=0)
     bounds = np.array([asked.get(name, low) for name, low in zip(surface.objectives, worst, strict=True)])
     margins = (surface.means - bounds) / surface.scale
@@ -151,6 +154,7 @@ def knee_preference(surface: Surface) -> Preference:
 
     Scores are taken as linear between measured preferences, so no other preference can bulge more.
     """
+    surface = surface.for_choosing
     # Ties are broken by a fixed order, not by the order of measuring.
     rank = np.lexsort(surface.preferences[:, surface.order].T)
     return surface.preference(int(rank[knee(surface.means[rank])]))

@@ -1,4 +1,4 @@
-"""A chat in the terminal, with the preference on keys: the next answer, or the last one anew, at another place of the front."""
+"""A chat in the terminal with the preference on keys: the next answer, or the last one again, at another preference."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from paretune.policies.catalogue import find_sources
 STEP = 0.05
 WIDTH = 21
 HELP = """PageUp and PageDown turn the dial; with more than two objectives Tab chooses which weight they change.
-/again        answer the last message anew, at the preference of now
+/again        answer the last message again, at the current preference
 /p TEXT       set the preference, such as /p concise=0.7,warm=0.3
-/new          begin a new conversation
-/help         this; Ctrl-C breaks an answer off, Ctrl-D ends the chat"""
+/new          start a new conversation
+/help         show this text; Ctrl-C stops an answer, Ctrl-D ends the chat"""
 
 
 @dataclass
 class Knob:
-    """The preference of now, and how keys change it.
+    """The current preference, and how keys change it.
 
     Attributes:
         objectives: M names.
-        preference: of the next answer.
-        surface: the measured front; with it and two objectives a step of the knob is a step of outcome.
-        used: what the policy serves for a preference.
-        chosen: which objective the keys weigh, where there are more than two.
+        preference: Preference of the next answer.
+        surface: The measured front; with it and two objectives, a step of the knob is a step of outcome.
+        used: Function from a preference to the one that the policy serves.
+        chosen: Number of the objective whose weight the keys change, where there are more than two.
     """
 
     objectives: tuple[str, ...]
@@ -50,30 +50,30 @@ class Knob:
 
     @property
     def position(self) -> float:
-        """Where the knob stands, from 0 to 1."""
+        """Position of the knob, from 0 to 1."""
         if self._dial is not None:
             return self._dial.position(self.preference)
         return self.preference[self.objectives[self.chosen]]
 
     def turn(self, steps: int) -> None:
-        """Move by steps of a twentieth: of the way along the front, or of the chosen objective's weight."""
-        place = min(1.0, max(0.0, round(self.position / STEP + steps) * STEP))
+        """Move by steps of a twentieth of the path along the front, or of the chosen objective's weight."""
+        position = min(1.0, max(0.0, round(self.position / STEP + steps) * STEP))
         if self._dial is not None:
-            self.preference = self._dial.preference(place)
+            self.preference = self._dial.preference(position)
             return
         weights = self.preference.array()
         rest = 1.0 - weights[self.chosen]
         others = weights / rest if rest > 0 else weights * 0 + 1 / max(1, len(weights) - 1)
-        moved = others * (1.0 - place)
-        moved[self.chosen] = place
+        moved = others * (1.0 - position)
+        moved[self.chosen] = position
         self.preference = as_preference(moved, self.objectives)
 
     def choose_next(self) -> None:
-        """Let the keys weigh the next objective."""
+        """Choose the next objective for the keys."""
         self.chosen = (self.chosen + 1) % len(self.objectives)
 
-    def told(self) -> str:
-        """Return the line below the prompt: the dial, the preference, and the scores to expect."""
+    def status(self) -> str:
+        """Return the line below the prompt: the dial, the preference and the expected scores."""
         mark = round(self.position * (WIDTH - 1))
         bar = "".join("●" if k == mark else "─" for k in range(WIDTH))
         weights = "  ".join(f"{name} {weight:.2f}" for name, weight in self.preference.as_dict().items())
@@ -81,8 +81,8 @@ class Knob:
         snapped = "" if used == self.preference else f"  (answers as {used})"
         scores = ""
         if self.surface is not None:
-            known = self.surface.expected(used).mean
-            scores = "  expected " + ", ".join(f"{n} {v:.2f}" for n, v in known.items() if v is not None)
+            means = self.surface.expected(used).mean
+            scores = "  expected " + ", ".join(f"{n} {v:.2f}" for n, v in means.items() if v is not None)
         which = f" {self.objectives[self.chosen]}" if self._dial is None and len(self.objectives) > 2 else ""
         return f"[{bar}]{which}  {weights}{snapped}{scores}  PgUp/PgDn  /help"
 
@@ -112,19 +112,19 @@ def converse(
     answer: Callable[[Prompt, Preference], Iterator[str]],
     write: Callable[[str], None],
 ) -> None:
-    """Talk until the person leaves.
+    """Answer messages until the user ends the chat.
 
     Args:
-        session: reads a line.
-        knob: the preference.
-        answer: yields the pieces of an answer; closing it breaks the answer off.
-        write: prints text as it comes.
+        session: Source of input lines.
+        knob: The preference.
+        answer: Function that yields the pieces of an answer; closing the iterator stops the answer.
+        write: Function that prints text as it arrives.
     """
     messages: list[Message] = []
     keys = bindings(knob)
     while True:
         try:
-            toolbar = lambda: FormattedText([("", knob.told())])  # noqa: E731
+            toolbar = lambda: FormattedText([("", knob.status())])  # noqa: E731
             line = session.prompt("> ", key_bindings=keys, bottom_toolbar=toolbar).strip()
         except KeyboardInterrupt:
             continue
@@ -177,10 +177,10 @@ def talk(
     seed: int,
     dtype: str,
 ) -> None:
-    """Load one policy of a run and talk to it.
+    """Load one policy of a run and chat with it.
 
     Raises:
-        ParetuneError: no such policy, or a preference it cannot serve.
+        ParetuneError: There is no such policy, or it cannot serve the preference.
     """
     import typer
 
@@ -192,14 +192,16 @@ def talk(
 
     source = find_sources(run, [policy] if policy else ())[0]
     if source.loras:
-        raise ParetuneError(f"{run}: holds exported LoRAs; chat with the run they were exported from")
-    begin = (
+        raise ParetuneError(
+            f"{run}: these are exported LoRAs; chat with the run that they were exported from"
+        )
+    start = (
         Preference.parse(preference, source.objectives)
         if preference
         else Preference.uniform(source.objectives)
     )
-    knob = Knob(source.objectives, begin, source.surface, source.used)
-    typer.echo(f"{source.name} on {source.model}; it is being loaded ...", err=True)
+    knob = Knob(source.objectives, start, source.surface, source.used)
+    typer.echo(f"loading {source.name} on {source.model} ...", err=True)
     loaded = load_policy(source.folder, dtype)
     count = 0
     with Engine({source.name: loaded}, EngineLimits(max_waiting=4)) as engine:

@@ -51,7 +51,7 @@ def choose_facts(
         ParetuneError: There is no such run, policy or objective, floors cannot be read, or the dial has one step.
     """
     file = run if run.suffix == ".json" else run / FILE
-    surface = Surface.read(file, policy)
+    surface = Surface.read(file, policy).for_choosing
     if floor is None and not knee and not dial:
         knee, dial = True, STEPS if len(surface.objectives) <= 2 or between else 0
     facts: dict[str, Any] = {
@@ -101,6 +101,12 @@ def render(facts: Mapping[str, Any]) -> Group:
         cells = [_bounded(expected, name, places[name]) for name in objectives]
         table.add_row(label, in_words(row["preference"]) + ("" if expected["measured"] else " *"), *cells)
     parts.append(table)
+    if any(row["expected"]["low"][name] is not None for _, row in rows for name in objectives):
+        parts.append(
+            Text("The 95 % intervals hold for all preferences at once, so also for the one you choose.")
+        )
+    else:
+        parts.append(Text("Nothing is known about how far these scores may be off."))
     if any(not row["expected"]["measured"] for _, row in rows):
         parts.append(
             Text(f"* not measured itself, but interpolated between {facts['measured']} measured preferences")
@@ -159,7 +165,7 @@ def _choice_in_words(choice: Mapping[str, Any]) -> list[str]:
     if not choice["reachable"]:
         return [f"The floors are {choice['nearest']}."]
     margins = ", ".join(f"{name} by {value:.0%}" for name, value in choice["margin"].items())
-    sure = "" if choice["sure"] else " The lower ends of the intervals do not meet all floors."
+    sure = "" if choice["sure"] else " Not surely: the lower ends of the intervals do not meet all floors."
     return [f"The floors are met, in shares of each objective's range: {margins}.{sure}"]
 
 

@@ -57,7 +57,7 @@ def run(
     from paretune.runs.run import run as run_all
 
     report = run_all(settings)
-    show(_front_table(report.parent / "front.json"))
+    show(_verdicts(report.parent))
     typer.echo(f"Report: {report}")
 
 
@@ -119,7 +119,7 @@ def sweep(
         reason = outcome.error.strip().splitlines()[-1]
         typer.secho(f"failed after {outcome.tries} tries: {outcome.name}: {reason}", fg="red", err=True)
     if swept.report is not None:
-        show(_front_table(swept.report.parent / "front.json"))
+        show(_verdicts(swept.report.parent))
         typer.echo(f"Report: {swept.report}")
     else:
         typer.secho(f"no report: {swept.why}", fg="red", err=True)
@@ -162,29 +162,16 @@ def front(
     rule = Mixing(divergence)  # type: ignore[arg-type]
     adapters = {objective: load_any(folder) for objective, folder in named.items()}
     report = run_front(settings, adapters, by or ["soup", "mod"], rule)
-    show(_front_table(report.parent / "front.json"))
+    show(_verdicts(report.parent))
     typer.echo(f"Report: {report}")
 
 
-def _front_table(file: Path) -> Any:
-    """Return the hypervolumes of a finished run as a table."""
-    from rich.table import Table
+def _verdicts(folder: Path) -> Any:
+    """Return what a finished run found."""
+    from paretune.cli.verdicts import render
+    from paretune.fronts.record import FILE, FrontRecord
 
-    from paretune.fronts.record import FrontRecord
-    from paretune.reports.wording import MIXTURE
-
-    record = FrontRecord.read(file)
-    reference = ", ".join(f"{value:.3g}" for value in record.reference_point)
-    table = Table(title=f"Hypervolume, 95 % interval, reference point ({reference})")
-    for column in ("policy", "hypervolume", "low", "high", "against base"):
-        table.add_column(column)
-    verdicts = {(test.first, test.second): test.verdict for test in record.comparisons}
-    rows = [(policy.name, policy.figures["hypervolume"]) for policy in record.policies]
-    rows += [("base", record.base.hypervolume), (MIXTURE, record.mixture.hypervolume)]
-    for name, figure in rows:
-        bounds = [f"{value:.3f}" for value in (figure.value, figure.low, figure.high)]
-        table.add_row(name, *bounds, verdicts.get((name, "base"), ""))
-    return table
+    return render(FrontRecord.read(folder / FILE))
 
 
 @app.command()

@@ -50,6 +50,11 @@ def flat(
     return dataclasses.field(default=group, metadata=metadata)  # type: ignore[no-any-return]
 
 
+def later(default: T) -> T:
+    """Declare a setting that was added after version 0.1: :func:`as_values` omits it at its default, see :class:`Flat`."""
+    return dataclasses.field(default=default, metadata={"later": True})  # type: ignore[no-any-return]
+
+
 def flat_fields(kind: Any) -> dict[str, tuple[Flat, Any]]:
     """Return name -> (how it is flat, its default) of each :func:`flat` field of a class or an instance."""
     fields: tuple[dataclasses.Field[Any], ...] = (
@@ -98,7 +103,16 @@ def parse(kind: type[T], values: Mapping[str, Any], where: str = "", source: str
 def as_values(settings: Any) -> dict[str, Any]:
     """Return settings as the values that a file would give: fingerprints are made of these."""
     groups = flat_fields(settings)
-    values = {name: value for name, value in dataclasses.asdict(settings).items() if name not in groups}
+    unset = {
+        f.name
+        for f in dataclasses.fields(settings)
+        if "later" in f.metadata and getattr(settings, f.name) == f.default
+    }
+    values = {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in groups and name not in unset
+    }
     for name, (how, default) in groups.items():
         group = getattr(settings, name)
         for key, inner in how.keys(group).items():

@@ -24,7 +24,7 @@ from paretune.scoring.repetition import is_collapsed
 from paretune.scoring.scorer import Scorer, score_texts
 
 RESAMPLES = 2000
-"""The default number of resamples of the prompts, for intervals and paired tests."""
+"""The default number of resamples of the prompts, for intervals."""
 
 TOGETHER = 16
 """The most answers to one prompt in a packed group: a group is never cut, so this bounds the largest forward."""
@@ -38,8 +38,8 @@ Draw = Callable[[Sequence[Prompt], Sequence[Preference], Sampling, Sequence[int]
 class HeldOut:
     """What every policy of a run is judged on, and how.
 
-    Sample s of prompt p has the same random numbers at every preference and for every policy, so differences between
-    policies are not differences of luck.
+    Sample s of prompt p has the same random numbers at every preference and for every policy, so that answers share a part of
+    their luck.
 
     Attributes:
         prompts: P held-out conversations.

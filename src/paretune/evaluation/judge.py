@@ -1,22 +1,44 @@
-"""Policies side by side: hypervolumes, intervals and paired tests, as the record of a run holds them."""
+"""Policies side by side: intervals, verdicts and movements, as the record of a run holds them.
+
+Policies named ``NAME-seed-1``, ``NAME-seed-2``, ... are training seeds of one method. They are measured one by one and
+compared as one method, so that a verdict covers the luck of training too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
+from paretune.core.errors import ParetuneError
 from paretune.core.preference import simplex_grid
-from paretune.evaluation.evaluate import RESAMPLES, Evaluation
-from paretune.fronts.front import Comparison, Front, Interval, bootstrap, compare, mean_intervals, mixture
-from paretune.fronts.indicators import hypervolume, knee, non_dominated
-from paretune.fronts.record import BasePoint, CornerMixture, MeasuredPolicy, PairedTest, Point
+from paretune.evaluation.evaluate import RESAMPLES, Evaluation, Judged
+from paretune.fronts.front import Front, Interval, mean_intervals, mixture
+from paretune.fronts.indicators import knee, non_dominated
+from paretune.fronts.inference import Comparison, compare, holm
+from paretune.fronts.intervals import Fronts, bands, interval, on_front, shrunk
+from paretune.fronts.movement import Movements, movements, wanted_direction
+from paretune.fronts.record import (
+    SEED_MARK,
+    BasePoint,
+    CornerMixture,
+    MeasuredPolicy,
+    Movement,
+    PairedTest,
+    Point,
+    Uncompared,
+)
+
+SAME_AS_WORDS = 0.9
+"""Where an objective's scores of the base model's answers correlate so far with their length, it is the length."""
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Return the mean of per-prompt values ``[P]`` with a bootstrap interval over prompts."""
+    """Return the mean of per-prompt values ``[P]`` with a bootstrap interval over prompts; no bounds where none varies."""
     scores = values[None, :, None]
     single = Front("mean", ("mean",), np.ones((1, 1)), scores, tuple(str(i) for i in range(len(values))))
     low, high = mean_intervals(single)
@@ -25,7 +47,7 @@ def mean_interval(values: np.ndarray) -> Interval:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """All policies of a run side by side, with the base model, the mixture of corners and the paired tests.
+    """All policies of a run side by side, with the base model, the mixture of corners and the verdicts.
 
     Attributes:
         evaluations: Policy name -> its evaluation; all on the same prompts.
@@ -33,10 +55,11 @@ class Judgement:
         dense_mixture: What mixing the corners by chance reaches, at many preferences along the simplex.
         mixture: The same at the preferences of the policy that is measured at the most.
         reference_point: ``[M]``, the reference point of every hypervolume here.
-        comparisons: Paired tests on hypervolume: each policy against the base model and against the mixture at its own
-            preferences (more points of one line would have more hypervolume), and the policies among each other.
+        comparisons: Mean utility of each method against the base model and against the mixture at its own preferences, and
+            of the methods among each other at common preferences; judged together (Holm).
+        uncompared: Pairs that cannot be compared, and why.
         extrapolations: Policy name -> its evaluation off the simplex, which no figure counts.
-        resamples: Resamples of the prompts, for intervals and tests.
+        resamples: Resamples of the prompts, for intervals.
         shown: The number of prompts whose answers are recorded.
     """
 
@@ -46,6 +69,7 @@ class Judgement:
     mixture: Front
     reference_point: np.ndarray
     comparisons: Sequence[Comparison]
+    uncompared: Sequence[Uncompared]
     extrapolations: Mapping[str, Evaluation] = field(default_factory=dict)
     resamples: int = RESAMPLES
     shown: int = 6
@@ -60,10 +84,28 @@ class Judgement:
         """The number of held-out prompts."""
         return len(self.mixture.prompts)
 
+    @cached_property
+    def cautions(self) -> tuple[str, ...]:
+        """Sentences on what cannot be said of these scores."""
+        if self.num_prompts < 2:
+            return (
+                "One held-out prompt shows no spread: nothing here has an interval, and nothing is compared. Measure on at "
+                "least two prompts, better hundreds.",
+            )
+        fronts = [self.base.front, *(evaluation.front for evaluation in self.evaluations.values())]
+        scores = np.concatenate([front.scores.reshape(-1, len(self.objectives)) for front in fronts])
+        return tuple(
+            f"Every answer has the score {scores[0, m]:g} on {objective}, so nothing is known about this objective, and a "
+            "hypervolume has no interval. Check its scorer."
+            for m, objective in enumerate(self.objectives)
+            if np.ptp(scores[:, m]) == 0
+        )
+
     def recorded_base(self) -> BasePoint:
         """Return the base model's entry of the record."""
-        point = _point(self.base, 0, self.shown)
-        return BasePoint(**dict(point), hypervolume=self._hypervolume(self.base.front))
+        facts = _facts(self.base, 0, self.shown)
+        low, high = mean_intervals(self.base.front)
+        return BasePoint(**facts, low=low[0], high=high[0], hypervolume=self._hypervolume(self.base.front))
 
     def recorded_mixture(self) -> CornerMixture:
         """Return the entry of the mixture of corners."""
@@ -71,8 +113,11 @@ class Judgement:
         return CornerMixture(points=points, hypervolume=self._hypervolume(self.mixture))
 
     def recorded_tests(self) -> tuple[PairedTest, ...]:
-        """Return the entries of the paired tests."""
-        return tuple(PairedTest(**vars(comparison)) for comparison in self.comparisons)
+        """Return the entries of the comparisons."""
+        return tuple(
+            PairedTest(**{name: getattr(comparison, name) for name in PairedTest.model_fields})
+            for comparison in self.comparisons
+        )
 
     def recorded_policy(self, name: str, anchored: bool) -> MeasuredPolicy:
         """Return the entry of one policy, without what only its method knows.
@@ -81,21 +126,37 @@ class Judgement:
             name: The policy's name.
             anchored: Whether it answers with measured preferences only.
         """
-        evaluation = self.evaluations[name]
-        front, beyond = evaluation.front, self.extrapolations.get(name)
+        evaluation, beyond = self.evaluations[name], self.extrapolations.get(name)
+        front = evaluation.front
         return MeasuredPolicy(
             name=name,
             anchored=anchored,
-            points=tuple(_point(evaluation, n, self.shown) for n in range(len(evaluation.points))),
-            extrapolations=tuple(_point(beyond, n, self.shown) for n in range(len(beyond.points)))
-            if beyond
-            else (),
-            figures=front.summary(self.reference_point, self.resamples, target=self._best),
+            points=self._points(evaluation, self._movements[name]),
+            extrapolations=self._points(beyond) if beyond else (),
+            figures={
+                **front.summary(self.reference_point, self.resamples, target=self._best),
+                "hypervolume": self._hypervolume(front),
+            },
             non_dominated=tuple(front.non_dominated().tolist()),
             knee=knee(front.means),
             seconds=sum(point.seconds for point in evaluation.points),
             tokens=int(sum(point.lengths.sum() for point in evaluation.points)),
         )
+
+    def _points(self, evaluation: Evaluation, moved: Sequence[Movement | None] = ()) -> tuple[Point, ...]:
+        columns = _spread(evaluation.front, self.resamples)
+        points = []
+        for n in range(len(evaluation.points)):
+            facts = {name: column[n] for name, column in columns.items()}
+            if moved:
+                facts["movement"] = moved[n]
+            points.append(Point(**_facts(evaluation, n, self.shown), **facts))
+        return tuple(points)
+
+    @cached_property
+    def _movements(self) -> dict[str, Sequence[Movement | None]]:
+        """Policy name -> the movement of each point; the bounds hold for all points of all policies at once."""
+        return _movements(self.base, self.evaluations, self.resamples)
 
     @cached_property
     def _best(self) -> np.ndarray:
@@ -104,26 +165,114 @@ class Judgement:
         return points[non_dominated(points)]
 
     def _hypervolume(self, front: Front) -> Interval:
-        return bootstrap(front, partial(hypervolume, reference=self.reference_point), self.resamples)
+        """Return the hypervolume corrected for luck; as measured and without bounds where its luck is unknown."""
+        try:
+            return interval(front, self.reference_point, resamples=self.resamples)
+        except ParetuneError:
+            return Interval(front.hypervolume(self.reference_point), np.nan, np.nan)
 
 
-def _point(evaluation: Evaluation, n: int, shown: int) -> Point:
-    front, point = evaluation.front, evaluation.points[n]
+def _spread(front: Front, resamples: int) -> dict[str, Any]:
+    """Return what is known about how far each of the N points may be off; what nothing shows is NaN or None."""
     low, high = mean_intervals(front)
-    return Point(
-        preference=evaluation.preferences[n].as_dict(),
-        used=evaluation.used[n].as_dict(),
-        mean=tuple(front.means[n].tolist()),
-        low=tuple(low[n].tolist()),
-        high=tuple(high[n].tolist()),
-        collapse_rate=float(point.collapsed.mean()),
-        cut_rate=float(point.truncated.mean()),
-        kl=mean_interval((point.logps - point.base_logps).mean(1)),
-        conflict=mean_interval(point.conflict.mean(1)),
-        base_logp=float(point.base_logps.sum() / point.lengths.sum()),
-        words=float(np.mean([len(text.split()) for texts in point.responses for text in texts])),
-        responses=tuple(texts[0] for texts in point.responses[:shown]),
+    try:
+        band_low, band_high = bands(front, resamples=resamples)
+        chances = on_front(front, resamples=resamples).tolist()
+        means = np.clip(shrunk(front), band_low, band_high)
+    except ParetuneError:  # one prompt, or a score that never varies
+        means, chances = front.means, [None] * len(front.means)
+        band_low = band_high = np.full_like(means, np.nan)
+    bounds = {"low": low, "high": high, "band_low": band_low, "band_high": band_high}
+    return {**bounds, "shrunk": means, "on_front": chances}
+
+
+def _facts(evaluation: Evaluation, n: int, shown: int) -> dict[str, Any]:
+    """Return what was measured at one point."""
+    point = evaluation.points[n]
+    return {
+        "preference": evaluation.preferences[n].as_dict(),
+        "used": evaluation.used[n].as_dict(),
+        "mean": point.scores.mean(axis=(0, 1)),
+        "collapse_rate": float(point.collapsed.mean()),
+        "cut_rate": float(point.truncated.mean()),
+        "log_ratio": mean_interval((point.logps - point.base_logps).mean(1)),
+        "conflict": mean_interval(point.conflict.mean(1)),
+        "base_logp": float(point.base_logps.sum() / point.lengths.sum()),
+        "words": float(_words(point).mean()),
+        "responses": tuple(texts[0] for texts in point.responses[:shown]),
+    }
+
+
+def _words(point: Judged) -> np.ndarray:
+    """Return the lengths of the answers in words ``[P, S]``."""
+    return np.array([[len(text.split()) for text in texts] for texts in point.responses], dtype=np.float64)
+
+
+def _movements(
+    base: Evaluation, evaluations: Mapping[str, Evaluation], resamples: int
+) -> dict[str, Sequence[Movement | None]]:
+    """Return how far each point of each policy is from the base model, in the objectives and in words.
+
+    Attributes on which the base model's answers do not vary are left out, as they have no deviation to count in; so are words
+    where an objective is the length.
+    """
+    objectives, before = base.objectives, _attributes(base.points[0])
+    answers = before.reshape(-1, before.shape[-1])
+    unit = np.where(np.ptp(answers, axis=0) > 0, answers.std(axis=0), 0.0)
+    kept = [a for a in range(len(unit)) if unit[a] > 0]
+    M = len(objectives)
+    if M in kept and any(
+        abs(np.corrcoef(answers[:, m], answers[:, M])[0, 1]) > SAME_AS_WORDS for m in kept if m < M
+    ):
+        kept.remove(M)
+    points = [point for evaluation in evaluations.values() for point in evaluation.points]
+    weights = np.concatenate(
+        [evaluation.front.preferences for evaluation in evaluations.values()] or [np.eye(M)[:0]]
     )
+    wanted = weights[:, [m for m in kept if m < M]]
+    if not points or not (wanted.sum(axis=1) > 0).all():
+        return {name: [None] * len(evaluation.points) for name, evaluation in evaluations.items()}
+    scores = np.stack([_attributes(point).mean(axis=1)[:, kept] for point in points])
+    found = movements(
+        scores, before.mean(axis=1)[:, kept], unit[kept], wanted_direction(wanted, len(kept)), resamples
+    )
+    entries = iter(_entries(found, [(*objectives, "words")[a] for a in kept]))
+    return {name: [next(entries) for _ in evaluation.points] for name, evaluation in evaluations.items()}
+
+
+def _attributes(point: Judged) -> np.ndarray:
+    """Return the scores and the length in words of each answer ``[P, S, M + 1]``."""
+    return np.concatenate([point.scores, _words(point)[..., None]], axis=-1)
+
+
+def _entries(found: Movements, attributes: Sequence[str]) -> list[Movement]:
+    return [
+        Movement(
+            moved={
+                attribute: Interval(float(found.moved[n, a]), float(found.low[n, a]), float(found.high[n, a]))
+                for a, attribute in enumerate(attributes)
+            },
+            along=found.along[n],
+            across=found.across[n],
+        )
+        for n in range(len(found.moved))
+    ]
+
+
+def by_method(evaluations: Mapping[str, Evaluation]) -> dict[str, Fronts]:
+    """Return method -> the fronts of its training seeds, or policy -> its front where it has no other seed."""
+    seeds: dict[str, list[str]] = {}
+    for name in evaluations:
+        method, _, seed = name.rpartition(SEED_MARK)
+        seeds.setdefault(method if seed.isdigit() and method not in evaluations else name, []).append(name)
+    methods: dict[str, Fronts] = {}
+    for method, names in seeds.items():
+        fronts = [evaluations[name].front for name in names]
+        several = len(fronts) > 1
+        methods[method if several else names[0]] = (
+            [replace(front, name=method) for front in fronts] if several else fronts[0]
+        )
+    return methods
 
 
 def judge(
@@ -133,26 +282,43 @@ def judge(
     reference_point: np.ndarray,
     resamples: int = RESAMPLES,
 ) -> Judgement:
-    """Put evaluations side by side and test each pair of them.
+    """Put evaluations side by side and compare each pair of methods, all judged together.
 
     Args:
         evaluations: Policy name -> evaluation, all on the prompts of ``base``.
         base: The base model at one preference.
         corners: The M single-objective models, each at its one-hot preference, for the mixture.
         reference_point: ``[M]``, the reference point of the hypervolumes.
-        resamples: Resamples of the prompts, for intervals and tests.
+        resamples: Resamples of the prompts, for intervals.
     """
     objectives, ends = corners.front.objectives, corners.front
     line = mixture(ends, simplex_grid(len(objectives), 20 if len(objectives) == 2 else 8))
-    figure = partial(hypervolume, reference=reference_point)
-    comparisons = []
-    fronts = [evaluation.front for evaluation in evaluations.values()]
-    for front in fronts:
-        mixed = mixture(ends, front.preferences)
-        comparisons += [compare(front, other, figure, resamples) for other in (base.front, mixed)]
-    for i, first in enumerate(fronts):
-        comparisons += [compare(first, second, figure, resamples) for second in fronts[i + 1 :]]
-    most = max((front.preferences for front in fronts), key=len, default=ends.preferences)
+    methods = list(by_method(evaluations).values())
+    pairs: list[tuple[Fronts, Fronts]] = []
+    for fronts in methods:
+        pairs += [(fronts, other) for other in (base.front, mixture(ends, _first(fronts).preferences))]
+    pairs += combinations(methods, 2)
+    found = [_compared(first, second, reference_point) for first, second in pairs]
+    most = max((_first(fronts).preferences for fronts in methods), key=len, default=ends.preferences)
     return Judgement(
-        evaluations, base, line, mixture(ends, most), reference_point, comparisons, resamples=resamples
+        evaluations,
+        base,
+        line,
+        mixture(ends, most),
+        reference_point,
+        holm([each for each in found if isinstance(each, Comparison)]),
+        [each for each in found if isinstance(each, Uncompared)],
+        resamples=resamples,
     )
+
+
+def _first(fronts: Fronts) -> Front:
+    return fronts if isinstance(fronts, Front) else fronts[0]
+
+
+def _compared(first: Fronts, second: Fronts, reference_point: np.ndarray) -> Comparison | Uncompared:
+    """Compare two methods, or return why they cannot be."""
+    try:
+        return compare(first, second, reference_point)
+    except ParetuneError as error:
+        return Uncompared(first=_first(first).name, second=_first(second).name, reason=str(error))

@@ -1,1 +1,2 @@
-"""Fronts as numbers: indicators, layers, front, record, record_0_1, triangulation, surface, refinement."""
+"""Fronts as numbers: indicators, layers, front, intervals, inference, movement, record_facts, record, earlier_records,
+triangulation, surface, refinement."""

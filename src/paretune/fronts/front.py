@@ -1,24 +1,24 @@
-"""Fronts: a policy's scores over preferences and prompts, with intervals and comparisons.
+"""Fronts: a policy's scores over preferences and prompts, with intervals of means.
 
-A figure is a function of the mean scores ``[N, M]``, higher is better on each objective. Intervals and
-comparisons resample the prompts, for they are the sample; the preferences are chosen. The figures themselves
-are in :mod:`paretune.fronts.indicators`.
+A figure is a function of the mean scores ``[N, M]``, higher is better on each objective. Intervals resample the
+prompts, for they are the sample; the preferences are chosen. The figures themselves are in
+:mod:`paretune.fronts.indicators`, comparisons of fronts in :mod:`paretune.fronts.inference`, and the interval of a
+hypervolume in :mod:`paretune.fronts.intervals`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import TOLERANCE
-from paretune.fronts.indicators import INDICATORS, Measured, hypervolume, non_dominated
-
-Figure = Callable[[np.ndarray], float]
+from paretune.fronts.indicators import INDICATORS, Indicator, Measured, hypervolume, non_dominated
 
 _BLOCK = 4_000_000  # resampling weights held at once: 32 MB
 
@@ -124,9 +124,10 @@ class Front:
         level: float = 0.95,
         target: np.ndarray | None = None,
     ) -> dict[str, Interval]:
-        """Return the figures of :data:`paretune.fronts.indicators.INDICATORS` with their intervals over prompts.
+        """Return the figures of :data:`paretune.fronts.indicators.INDICATORS` of the means as measured.
 
-        Undefined figures (sparsity of one point, control of a constant score) are NaN.
+        Figures whose indicator is ``resampled`` have an interval over prompts. The others have none: noise shifts them, and
+        resampling would shift them once more. Undefined figures (sparsity of one point, control of a constant score) are NaN.
 
         Args:
             reference: The reference point ``[M]``; a hypervolume says nothing without it, so keep both together.
@@ -137,25 +138,23 @@ class Front:
         """
         best = self.means[self.non_dominated()] if target is None else target
         draws = _resampled_means(self.scores, resamples, seed)
-
-        def interval(
-            figure: Callable[[Measured], float | np.ndarray], most: int | None
-        ) -> tuple[np.ndarray, ...]:
-            def value(points: np.ndarray) -> np.ndarray:
-                return np.atleast_1d(figure(Measured(self.preferences, points, reference, best)))
-
-            low, high = _bounds(
-                np.array([value(points) for points in draws[:most]]), level, len(self.prompts)
-            )
-            return value(self.means), low, high
-
-        found: dict[str, Interval] = {}
+        figures: dict[str, Interval] = {}
         for key, indicator in INDICATORS.items():
+
+            def value(points: np.ndarray, of: Indicator = indicator) -> np.ndarray:
+                return np.atleast_1d(of.of(Measured(self.preferences, points, reference, best)))
+
             if names := indicator.names(key, self.objectives):
-                rows = zip(*interval(indicator.of, indicator.most_resamples), strict=True)
-                figures = [Interval(float(v), float(low), float(high), level) for v, low, high in rows]
-                found.update(zip(names, figures, strict=True))
-        return found
+                values = value(self.means)
+                low = high = np.full(len(names), np.nan)
+                if indicator.resampled:
+                    low, high = _bounds(
+                        np.array([value(points) for points in draws]), level, len(self.prompts)
+                    )
+                rows = zip(values, low, high, strict=True)
+                bounded = [Interval(float(v), float(below), float(above), level) for v, below, above in rows]
+                figures.update(zip(names, bounded, strict=True))
+        return figures
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole front for JSON; :meth:`from_dict` gives back the same numbers, bit for bit."""
@@ -184,82 +183,22 @@ class Front:
             raise ParetuneError(f"front {value['name']!r}: {error}; expected tables of numbers") from error
 
 
-def bootstrap(
-    front: Front, figure: Figure, resamples: int = 2000, seed: int = 0, level: float = 0.95
-) -> Interval:
-    """Return ``figure`` of the means ``[N, M]`` with its percentile interval over resampled prompts.
-
-    Every resample draws P prompts with replacement, the same ones for all preferences, as their scores share
-    a prompt's difficulty (Efron 1979, "Bootstrap methods: another look at the jackknife"). The value is the
-    figure at the full means. A bound is NaN where there is only one prompt, or where the figure is undefined
-    on some resample.
-
-    Example: ``bootstrap(front, functools.partial(hypervolume, reference=[0.0, 0.0]))``
-    """
-    draws = np.array([float(figure(points)) for points in _resampled_means(front.scores, resamples, seed)])
-    low, high = _bounds(draws, level, len(front.prompts))
-    return Interval(float(figure(front.means)), float(low), float(high), level)
-
-
 def mean_intervals(
     front: Front, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds (low, high) of the means, both ``[N, M]``, by the resamples of :func:`bootstrap`."""
-    return _bounds(_resampled_means(front.scores, resamples, seed), level, len(front.prompts))
+    """Return the bounds (low, high) of the means, both ``[N, M]``, by the percentile bootstrap over prompts.
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """The difference of a figure between two fronts, first minus second, its two-sided p-value, the verdict.
-
-    ``verdict`` is ``"<first> above"`` or ``"<second> above"``, the one with the larger figure, or
-    ``"no difference shown"``.
+    Every resample draws P prompts with replacement, the same ones for all preferences, as their scores share a prompt's
+    difficulty (Efron 1979, "Bootstrap methods: another look at the jackknife"). No interval is narrower than if one prompt
+    differed from the others by one standard deviation of the front's scores: prompts that all score the same do not make a
+    mean certain. Bounds are NaN where there is only one prompt, and on an objective on which no score varies.
     """
-
-    first: str
-    second: str
-    difference: Interval
-    p_value: float
-    verdict: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the comparison for JSON."""
-        return {**vars(self), "difference": self.difference.to_dict()}
-
-
-def compare(
-    first: Front, second: Front, figure: Figure, resamples: int = 2000, seed: int = 0, level: float = 0.95
-) -> Comparison:
-    """Compare ``figure`` of two fronts by a paired bootstrap: both are resampled on the same prompts.
-
-    The p-value is twice the smaller share of resamples on which the difference is ``<= 0`` or ``>= 0``, each
-    share counted with one more such resample (Davison and Hinkley 1997), so it is never 0. No difference is
-    shown where the interval contains 0. Differences within rounding (1e-12 of the figures) count as 0.
-
-    Raises:
-        ParetuneError: Prompts or objectives differ, there are fewer than two prompts, or the figure is undefined on a
-            resample.
-    """
-    _check_comparable(first, second)
-    draws = _differences(
-        figure,
-        _resampled_means(first.scores, resamples, seed),
-        _resampled_means(second.scores, resamples, seed),
-    )
-    value = _differences(figure, first.means[None], second.means[None])[0]
-    if not np.all(np.isfinite(draws)) or not np.isfinite(value):
-        raise ParetuneError(
-            f"the figure is undefined (NaN) for {first.name!r} or {second.name!r} on some resample; "
-            "compare a figure that always exists, such as the hypervolume"
-        )
-    low, high = _bounds(draws, level, len(first.prompts))
-    share = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0)) + 1
-    if low <= 0 <= high:
-        verdict = "no difference shown"
-    else:
-        verdict = f"{first.name if low > 0 else second.name} above"
-    difference = Interval(float(value), float(low), float(high), level)
-    return Comparison(first.name, second.name, difference, min(1.0, 2 * share / (len(draws) + 1)), verdict)
+    P = len(front.prompts)
+    low, high = _bounds(_resampled_means(front.scores, resamples, seed), level, P)
+    varies = np.ptp(front.scores, axis=(0, 1)) > 0
+    unit = np.where(varies, front.scores.std(axis=(0, 1)), np.nan)
+    least = NormalDist().inv_cdf((1 + level) / 2) * unit / P
+    return np.minimum(low, front.means - least), np.maximum(high, front.means + least)
 
 
 def mixture(corners: Front, preferences: np.ndarray) -> Front:
@@ -307,19 +246,24 @@ def reference_point(*fronts: Front, margin: float = 0.1) -> np.ndarray:
 
 def _resampled_means(scores: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Return means ``[S, N, M]`` of ``scores [N, P, M]``; the draws depend on P, S and the seed alone."""
-    if resamples < 1:
-        raise ParetuneError(f"{resamples} resamples; give at least 1, for a 95 % interval at least 1000")
     N, P, M = scores.shape
     by_prompt = scores.transpose(1, 0, 2).reshape(P, N * M)
-    random = np.random.default_rng(seed)
-    means = np.empty((resamples, N * M))
-    rows = max(1, _BLOCK // P)
-    for start in range(0, resamples, rows):
-        block = means[start : start + rows]
+    return resampled(np.random.default_rng(seed), by_prompt, resamples).reshape(resamples, N, M)
+
+
+def resampled(random: np.random.Generator, rows: np.ndarray, resamples: int) -> np.ndarray:
+    """Return the means ``[S, d]`` of ``rows [P, d]`` drawn with replacement, in blocks that fit into memory."""
+    if resamples < 1:
+        raise ParetuneError(f"{resamples} resamples; give at least 1, for a 95 % interval at least 1000")
+    P = len(rows)
+    means = np.empty((resamples, rows.shape[1]))
+    together = max(1, _BLOCK // P)
+    for start in range(0, resamples, together):
+        block = means[start : start + together]
         drawn = random.integers(P, size=(len(block), P)) + P * np.arange(len(block))[:, None]
         weights = np.bincount(drawn.ravel(), minlength=len(block) * P).reshape(len(block), P) / P
-        block[:] = weights @ by_prompt
-    return means.reshape(resamples, N, M)
+        block[:] = weights @ rows
+    return means
 
 
 def _bounds(draws: np.ndarray, level: float, num_prompts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -330,26 +274,6 @@ def _bounds(draws: np.ndarray, level: float, num_prompts: int) -> tuple[np.ndarr
         draws = np.full_like(draws, np.nan)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
-
-
-def _differences(figure: Figure, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    a = np.array([float(figure(points)) for points in first])
-    b = np.array([float(figure(points)) for points in second])
-    return np.where(np.abs(a - b) <= 1e-12 * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b)
-
-
-def _check_comparable(first: Front, second: Front) -> None:
-    _check_objectives(first, second)
-    if first.prompts != second.prompts:
-        P, Q = len(first.prompts), len(second.prompts)
-        pairs = zip(first.prompts, second.prompts, strict=False)
-        at = next((p for p, (a, b) in enumerate(pairs) if a != b), min(P, Q))
-        raise ParetuneError(
-            f"fronts {first.name!r} ({P} prompts) and {second.name!r} ({Q} prompts) differ from prompt "
-            f"number {at} on; evaluate both on the same prompts in the same order"
-        )
-    if len(first.prompts) < 2:
-        raise ParetuneError("one prompt shows no spread; compare fronts on at least two, better hundreds")
 
 
 def _check_objectives(first: Front, second: Front) -> None:

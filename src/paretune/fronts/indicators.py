@@ -198,7 +198,8 @@ class Indicator:
         better: Which way is better.
         per_objective: Whether there is a figure for each objective.
         num_objectives: The number of objectives it is measured for; None for any.
-        most_resamples: The most resamples its interval is made of; None for as many as the others.
+        resampled: Whether resampling the prompts gives it an interval. Not where it takes a maximum or squares: noise shifts
+            these, and resampling would shift them once more.
     """
 
     of: Callable[[Measured], float | np.ndarray]
@@ -207,7 +208,7 @@ class Indicator:
     better: Literal["higher", "lower"]
     per_objective: bool = False
     num_objectives: int | None = None
-    most_resamples: int | None = None
+    resampled: bool = False
 
     def names(self, key: str, objectives: Sequence[str]) -> list[str]:
         """Return what its figures are called: ``key``, or ``key:objective`` for each objective; none where it does not apply."""
@@ -229,7 +230,6 @@ INDICATORS = {
         "With mixtures, it is the hypervolume when answers may be drawn from several points of the front by chance.",
         "higher",
         num_objectives=2,  # beyond, mixtures of all points grow too fast
-        most_resamples=500,
     ),
     "controllability": Indicator(
         lambda front: controllability(front.preferences, front.points),
@@ -237,12 +237,14 @@ INDICATORS = {
         "Control is the rank correlation of weight and score, 1 at best.",
         "higher",
         per_objective=True,
+        resampled=True,
     ),
     "inner_product": Indicator(
         lambda front: inner_product(front.preferences, front.points),
         "inner product",
         "The inner product is the mean of weights times scores.",
         "higher",
+        resampled=True,
     ),
     "igd_plus": Indicator(
         lambda front: igd_plus(front.points, front.target),

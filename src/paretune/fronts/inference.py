@@ -14,9 +14,9 @@ one policy that was trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import special
@@ -33,9 +33,14 @@ from paretune.fronts.intervals import (
     volume,
 )
 
+if TYPE_CHECKING:
+    from paretune.fronts.record import PairedTest
+
 NOT_SHOWN = "no difference shown"
 POWER = 0.8
 """Chance with which a difference that "could have been seen" is seen."""
+MOST_PROMPTS = 100_000
+"""Where more prompts would be needed, their number says no more than that the difference is next to nothing."""
 _TASTES, _FINEST = 2000, 1679
 """Most points of a lattice of tastes, and its divisions with two objectives: 1680 has the divisors that grids have."""
 
@@ -115,10 +120,15 @@ class Comparison:
         """The true difference that would have been seen four times in five at this level, in deviations."""
         return self.error * (self._t + float(special.stdtrit(self.freedom, POWER)))
 
+    @property
+    def enough_prompts(self) -> int | None:
+        """How many prompts would show the observed difference, see :func:`prompts_needed`."""
+        return prompts_needed(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it for JSON."""
-        told = {name: getattr(self, name) for name in ("low", "high", "p_value", "verdict", "detectable")}
-        fields = {**vars(self), **told}
+        derived = ("low", "high", "p_value", "verdict", "detectable", "enough_prompts")
+        fields = {**vars(self), **{name: getattr(self, name) for name in derived}}
         return {
             key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in fields.items()
         }
@@ -351,15 +361,40 @@ def prompts_needed(
     return max(2, math.ceil(c.prompts * c.prompt_error**2 / room)) if room > 0 else None
 
 
-def sentence(comparison: Comparison) -> str:
-    """Return the verdict in words; where no difference is shown, also what could have been seen and what it would take."""
+def sentence(comparison: Comparison | PairedTest, called: Callable[[str], str] = str) -> str:
+    """Return a verdict in words; where no difference is shown, also what could have been seen and how many prompts would do.
+
+    Args:
+        comparison: A comparison, or its entry in the record of a run.
+        called: Turns the name of a front into what a reader calls it.
+    """
     c = comparison
-    where = f"over {len(c.preferences)} preferences and {c.prompts} prompts"
-    told = f"{c.difference:+.2f} deviations [{c.low:+.2f}, {c.high:+.2f}], {where}"
+    first, second = called(c.first), called(c.second)
+    counts = [f"{len(c.preferences)} preference{'s' * (len(c.preferences) != 1)}", f"{c.prompts} prompts"]
+    for name, seeds in zip((first, second), c.seeds, strict=True):
+        counts += [f"{seeds} training seeds of {name}"] * (seeds > 0)
+    where = f"over {', '.join(counts[:-1])} and {counts[-1]}"
     if c.verdict != NOT_SHOWN:
-        other = c.second if c.difference > 0 else c.first
-        return f"{c.verdict} {other}: {told}."
-    needed = prompts_needed(c)
-    enough = f"; to show one as small as observed takes about {needed:,} prompts" if needed else ""
-    seen = f"a difference of {c.detectable:.2f} could have been seen{enough}"
-    return f"{NOT_SHOWN} between {c.first} and {c.second}: {told}; {seen}."
+        size, low, high = (c.difference, c.low, c.high) if c.low > 0 else (-c.difference, -c.high, -c.low)
+        above, below = (first, second) if c.low > 0 else (second, first)
+        return f"{above} is above {below} by {size:.2f} deviations [{low:.2f}, {high:.2f}], {where}."
+    difference, lowest, highest = map(_signed, (c.difference, c.low, c.high))
+    return (
+        f"{first} and {second}: {NOT_SHOWN} ({difference} deviations [{lowest}, {highest}], {where}); a difference of "
+        f"{c.detectable:.2f} deviations could have been seen{_prompts_in_words(c.enough_prompts)}."
+    )
+
+
+def _signed(value: float) -> str:
+    """Return a number with its sign and two decimals; 0 has none."""
+    text = f"{value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _prompts_in_words(enough: int | None) -> str:
+    """Return how many prompts would show the observed difference, to two digits; nothing where no number would."""
+    if enough is None:
+        return ""
+    if enough > MOST_PROMPTS:
+        return f"; no {MOST_PROMPTS:,} prompts would show one as small as observed"
+    return f"; about {float(f'{enough:.2g}'):,.0f} prompts would show one as small as observed"

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from paretune.core.errors import ParetuneError
-from paretune.fronts.front import Front, Interval
+from paretune.fronts.front import Front, Interval, resampled
 from paretune.fronts.indicators import hypervolume
 
 Fronts = Front | Sequence[Front]
@@ -26,7 +26,6 @@ NEAR = (1.0, 2.0, 4.0, math.inf)
 """Kernel widths at which points are drawn together, in standard errors of a difference; the last makes all one."""
 DRAWS = 1000
 """Of the means' error."""
-_BLOCK = 4_000_000  # resampling weights held at once: 32 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +154,7 @@ class Noise:
         unit = np.tile(np.where(sample.unit > 0, sample.unit, 1.0), N)
         lacking = np.maximum((unit / P) ** 2 - sum(parts), 0)
         random = np.random.default_rng(seed)
-        drawn = _resampled(random, prompts, resamples) * math.sqrt(P / (P - 1))
+        drawn = resampled(random, prompts, resamples) * math.sqrt(P / (P - 1))
         if sample.seeds:
             drawn += random.normal(size=(resamples, T)) @ seeds / math.sqrt(T * (T - 1))
         if lacking.any():
@@ -181,21 +180,6 @@ class Noise:
             if np.abs((drawn - self.means) / self.errors).max() <= self.reach:
                 found.append(drawn)
         return found
-
-
-def _resampled(random: np.random.Generator, centred: np.ndarray, resamples: int) -> np.ndarray:
-    """Return the means ``[S, d]`` of rows ``[P, d]`` drawn with replacement, in blocks that fit into memory."""
-    if resamples < 1:
-        raise ParetuneError(f"{resamples} resamples; give at least 1, for a 95 % interval at least 1000")
-    P = len(centred)
-    rows = max(1, _BLOCK // P)
-    blocks = []
-    for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        drawn = random.integers(P, size=(count, P)) + P * np.arange(count)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=count * P).reshape(count, P)
-        blocks.append(weights @ centred / P)
-    return np.concatenate(blocks)
 
 
 def satterthwaite(variances: Sequence[float], freedoms: Sequence[int]) -> float:

@@ -7,70 +7,44 @@ of each format is committed under ``tests/fronts/schemas``, so that a change of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    JsonValue,
-    PlainSerializer,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from paretune.core.errors import ParetuneError, suggest
 from paretune.core.files import read_json, write_json
+from paretune.fronts.earlier_records import upgraded
 from paretune.fronts.front import Interval
-from paretune.fronts.record_0_1 import upgraded
+from paretune.fronts.record_facts import DataSummary, Figure, GoalAnswers, Number, Retention, Scores, Value
 
-FORMAT: Literal[2] = 2
-"""The format written here. Records of paretune 0.1 say none; they are read, see :mod:`paretune.fronts.record_0_1`."""
+FORMAT: Literal[3] = 3
+"""The format written here. Earlier records are read as well, see :mod:`paretune.fronts.earlier_records`."""
 FILE = "front.json"
 """The name of the record in a run's folder."""
-
-_NUMBER = {"anyOf": [{"type": "number"}, {"type": "null"}]}
-_INTERVAL = {
-    "type": "object",
-    "properties": dict.fromkeys(("value", "low", "high"), _NUMBER) | {"level": {"type": "number"}},
-    "required": ["value", "low", "high"],
-}
+SEED_MARK = "-seed-"
+"""What stands between a method's name and the training seed in the name of a policy."""
 
 
-def _defined(value: Any) -> Any:
-    return math.nan if value is None else value
+class Movement(Value):
+    """How far the answers at a point are from the base model's, see :mod:`paretune.fronts.movement`.
+
+    All numbers are in standard deviations of the base model's answers.
+
+    Attributes:
+        moved: Attribute -> movement. The attributes are the objectives, and ``words`` where no objective measures the length.
+            The bounds hold for all points and attributes of the record at once.
+        along: The movement in the wanted direction.
+        across: The size of the movement that nobody asked for.
+    """
+
+    moved: dict[str, Figure]
+    along: Figure
+    across: Figure
 
 
-def _null(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-Number = Annotated[float, BeforeValidator(_defined), PlainSerializer(_null), WithJsonSchema(_NUMBER)]
-"""A number; NaN where it is undefined, which the file says as null."""
-Figure = Annotated[
-    Interval,
-    BeforeValidator(lambda v: {k: _defined(x) for k, x in v.items()} if isinstance(v, Mapping) else v),
-    PlainSerializer(Interval.to_dict),
-    WithJsonSchema(_INTERVAL),
-]
-"""A figure with its 95 % interval over held-out prompts."""
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _MethodFacts(BaseModel):
-    """Facts that a method stores with its adapters: those that the report shows are named, others are kept."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class Point(_Value):
+class Point(Value):
     """What one policy answered at one preference on the held-out prompts.
 
     Attributes:
@@ -80,25 +54,37 @@ class Point(_Value):
         low, high: Bounds ``[M]`` of their intervals.
         collapse_rate: The share of answers that degenerated.
         cut_rate: The share of answers that the token limit cut.
-        kl: The divergence from the base model in nats per answer.
+        log_ratio: The mean log-probability of an answer less that under the base model, in nats per answer. This is
+            KL(policy || base) where answers are sampled at temperature 1 and top-p 1, and no divergence otherwise.
         conflict: How far mixed policies disagree, in nats per token; 0 where none are mixed.
         base_logp: The mean log-probability of the answers under the base model in nats per token.
         words: The mean length of an answer in words.
         responses: One answer to each of the first prompts.
+        band_low, band_high: Bounds ``[M]`` that hold the true means of all points of the policy at once, and so also of a point
+            that is chosen for its scores; empty where they were not measured.
+        shrunk: Mean scores ``[M]`` without most of what is luck, for choosing; empty likewise.
+        on_front: The chance that no other point of the policy is better on every objective by a tenth of a
+            deviation; None where it was not measured.
+        movement: How far the answers are from the base model's; None where no attribute of its answers varies.
     """
 
     preference: dict[str, float]
     used: dict[str, float]
     mean: tuple[float, ...]
-    low: tuple[Number, ...]
-    high: tuple[Number, ...]
+    low: Scores
+    high: Scores
     collapse_rate: Number
     cut_rate: Number
-    kl: Figure
+    log_ratio: Figure
     conflict: Figure
     base_logp: Number
     words: Number
     responses: tuple[str, ...]
+    band_low: Scores = ()
+    band_high: Scores = ()
+    shrunk: tuple[float, ...] = ()
+    on_front: float | None = None
+    movement: Movement | None = None
 
     def score(self, m: int) -> Interval:
         """Return the mean score on objective number ``m`` with its interval."""
@@ -111,7 +97,7 @@ class BasePoint(Point):
     hypervolume: Figure
 
 
-class Cost(_Value):
+class Cost(Value):
     """What a policy cost to train and costs to run.
 
     Attributes:
@@ -129,44 +115,7 @@ class Cost(_Value):
     tokens: int | None = None
 
 
-class GoalAnswers(_MethodFacts):
-    """An online iteration of Rewards-in-Context: answers drawn towards goals, those kept, and how far from what was asked.
-
-    Attributes:
-        drawn: Answers drawn.
-        kept: Answers trained on.
-        gap: Objective -> mean distance of asked and obtained scores, in deviations.
-    """
-
-    drawn: int
-    kept: int
-    gap: dict[str, Number]
-
-
-class Retention(_MethodFacts):
-    """A round of self-improvement (SIPO): how many pairs and responses each step kept.
-
-    Attributes:
-        round: The number of the round, from 1.
-        pairs, conflicts, taken, survivors: Pairs of the data, those on which objectives disagree, those looked at, and those
-            for which a better response was found.
-        sampled, rewritten, kept, cut, unread: Responses drawn, rewritten, rewrites kept, responses cut, and reviews without a
-            suggestion.
-    """
-
-    round: int
-    pairs: int
-    conflicts: int
-    taken: int
-    survivors: int
-    sampled: int
-    rewritten: int
-    kept: int
-    cut: int
-    unread: int
-
-
-class MeasuredPolicy(_Value):
+class MeasuredPolicy(Value):
     """One policy at N preferences.
 
     Attributes:
@@ -178,7 +127,7 @@ class MeasuredPolicy(_Value):
         points: N points on the simplex.
         extrapolations: Points off the simplex, which no figure counts.
         figures: Indicator -> its value, see :data:`paretune.fronts.indicators.INDICATORS`; those per objective are called
-            ``controllability:<objective>``.
+            ``controllability:<objective>``. They are of the points as measured, but ``hypervolume`` is corrected for luck.
         non_dominated: Whether no other point of this policy dominates, for each of the N.
         knee: The number of the point at the knee.
         seconds: The time of sampling and scoring.
@@ -204,7 +153,7 @@ class MeasuredPolicy(_Value):
     seconds: Number
     tokens: int
     cost: Cost | None = None
-    steerability: dict[str, float | None] = {}
+    steerability: dict[str, float | None] = Field(default_factory=dict)
     online: tuple[GoalAnswers, ...] = ()
     retention: Retention | None = None
     soup_kl: tuple[Figure, ...] = ()
@@ -224,29 +173,69 @@ class MeasuredPolicy(_Value):
         return self
 
 
-class CornerMixture(_Value):
+class CornerMixture(Value):
     """What serving the corners (the single-objective models) by chance reaches: the baseline that is free.
 
     Attributes:
         points: Mean scores ``[K, M]`` at many chances along the simplex.
-        hypervolume: The hypervolume at the preferences of the policy that is measured at the most.
+        hypervolume: The hypervolume at the preferences of the policy that is measured at the most, corrected for luck.
     """
 
     points: tuple[tuple[float, ...], ...]
     hypervolume: Figure
 
 
-class PairedTest(_Value):
-    """The hypervolumes of two fronts compared on the same prompts, see :func:`paretune.fronts.front.compare`."""
+class PairedTest(Value):
+    """The mean utility of two methods compared on the same prompts, see :func:`paretune.fronts.inference.compare`.
+
+    Attributes:
+        first, second: The names: a policy, or the method of several training seeds, ``base`` or ``mixture of corners``.
+        verdict: ``NAME above`` or ``no difference shown``, judged together with all other tests of the record.
+        difference, low, high: The first less the second with the bounds of its interval, in deviations of an answer's score.
+        level: The level of the interval, at which the verdict was judged.
+        p_value: The two-sided p-value of this test by itself.
+        adjusted: The p-value among all tests of the record (Holm).
+        detectable: The true difference that would have been seen four times in five.
+        enough_prompts: How many prompts would show a difference as small as the observed one; None where no number would.
+        preferences: The common preferences ``[K, M]``.
+        prompts: The number of prompts.
+        seeds: The training seeds of the two; 0 where a policy stands for itself.
+        unit: ``[M]``, the deviation of an answer's scores.
+        hypervolumes: Those of the two at the common preferences, corrected for luck. The verdict does not rest on them.
+    """
 
     first: str
     second: str
-    difference: Figure
-    p_value: Number
     verdict: str
+    difference: Number
+    low: Number
+    high: Number
+    level: float
+    p_value: Number
+    adjusted: Number
+    detectable: Number
+    enough_prompts: int | None
+    preferences: tuple[tuple[float, ...], ...]
+    prompts: int
+    seeds: tuple[int, int]
+    unit: Scores
+    hypervolumes: tuple[Number, Number]
+
+    @property
+    def interval(self) -> Interval:
+        """The difference with its interval."""
+        return Interval(self.difference, self.low, self.high, self.level)
 
 
-class Stage(_Value):
+class Uncompared(Value):
+    """Two fronts that cannot be compared, and why."""
+
+    first: str
+    second: str
+    reason: str
+
+
+class Stage(Value):
     """One stage of the run: its time, and whether it was reused."""
 
     name: str
@@ -254,40 +243,7 @@ class Stage(_Value):
     reused: bool
 
 
-class ScoreSummary(_MethodFacts):
-    """The training scores on one objective."""
-
-    objective: str
-    missing: int
-    mean: Number
-    std: Number
-    low: Number
-    quartiles: tuple[Number, Number, Number]
-    high: Number
-    comparisons: int
-
-
-class WordCounts(_MethodFacts):
-    """Lengths in words."""
-
-    p50: Number
-
-
-class DataSummary(_MethodFacts):
-    """The training data, as :func:`paretune.data.summary.inspect` counts them."""
-
-    rows: int
-    prompts: int
-    responses: int
-    objectives: tuple[ScoreSummary, ...]
-    repeated_prompts: int
-    identical_responses: int
-    truncated_share: Number
-    response_words: WordCounts
-    conflicts: tuple[tuple[Number, ...], ...]
-
-
-class FrontRecord(_Value):
+class FrontRecord(Value):
     """Everything a run measured.
 
     Attributes:
@@ -303,7 +259,9 @@ class FrontRecord(_Value):
         base: The base model.
         policies: The policies, in the order of the config.
         mixture: The mixture of the corners.
-        comparisons: Paired tests on hypervolume.
+        comparisons: Paired tests on mean utility, judged together.
+        uncompared: Pairs that could not be tested.
+        cautions: Sentences on what cannot be said of this run, such as where there is one prompt.
         objectives_info: Objective -> what measures it, in words.
         sampling: How answers were sampled.
         data: The training data; None where nothing was trained.
@@ -313,7 +271,7 @@ class FrontRecord(_Value):
         licence: The licence, empty where none was stated.
     """
 
-    format: Literal[2]
+    format: Literal[3]
     name: str
     version: str
     created: str
@@ -326,17 +284,19 @@ class FrontRecord(_Value):
     policies: tuple[MeasuredPolicy, ...]
     mixture: CornerMixture
     comparisons: tuple[PairedTest, ...]
-    objectives_info: dict[str, str] = {}
-    sampling: dict[str, JsonValue] = {}
+    uncompared: tuple[Uncompared, ...] = ()
+    cautions: tuple[str, ...] = ()
+    objectives_info: dict[str, str] = Field(default_factory=dict)
+    sampling: dict[str, JsonValue] = Field(default_factory=dict)
     data: DataSummary | None = None
-    splits: dict[str, int] = {}
+    splits: dict[str, int] = Field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     scoring_forwards: int | None = None
     licence: str = ""
 
     @classmethod
     def read(cls, path: str | Path) -> FrontRecord:
-        """Read a ``front.json``, also one of paretune 0.1.
+        """Read a ``front.json``, also one of an earlier format.
 
         Raises:
             ParetuneError: The file cannot be read, is no record (the message names the key), or has a later format.
@@ -352,8 +312,7 @@ class FrontRecord(_Value):
         """
         if not isinstance(facts, Mapping):
             raise _not_a_record(path, f"a {type(facts).__name__}, expected an object")
-        if "format" not in facts:
-            facts = upgraded(facts, path.parent)
+        facts = upgraded(facts, path.parent)
         if facts["format"] != FORMAT:
             raise ParetuneError(
                 f"{path}: has the format {facts['format']!r}; this version of paretune reads {FORMAT} and those before, "
@@ -391,8 +350,8 @@ class FrontRecord(_Value):
             named += [(f"policies.{i}.points.{n}", point) for n, point in enumerate(policy.points)]
             named += [(f"policies.{i}.extrapolations.{n}", p) for n, p in enumerate(policy.extrapolations)]
         for where, point in named:
-            for key in ("mean", "low", "high"):
-                if len(getattr(point, key)) != M:
+            for key in ("mean", "low", "high", "band_low", "band_high", "shrunk"):
+                if len(getattr(point, key)) != M and key in point.model_fields_set:
                     raise ValueError(
                         f"{where}.{key} has {len(getattr(point, key))} numbers for {M} objectives"
                     )

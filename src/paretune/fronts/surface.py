@@ -60,8 +60,10 @@ class Surface:
         objectives: M names; higher scores are better on each.
         preferences: Measured preferences ``[N, M]`` on the simplex.
         means: Mean scores ``[N, M]``.
-        low, high: Bounds ``[N, M]`` of their intervals, NaN where undefined.
+        low, high: Bounds ``[N, M]`` of their intervals, NaN where undefined. Each interval is for a preference that is chosen
+            before its scores are seen.
         anchored: Whether the policy answers with the nearest measured preference, never between two.
+        shrunk, band_low, band_high: What :attr:`for_choosing` has in place of means and bounds ``[N, M]``; by default these.
 
     Raises:
         ParetuneError: Shapes do not fit, a mean is not finite, or nothing was measured.
@@ -75,13 +77,18 @@ class Surface:
     low: np.ndarray
     high: np.ndarray
     anchored: bool = False
+    shrunk: np.ndarray | None = None
+    band_low: np.ndarray | None = None
+    band_high: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         names = Preference.uniform(self.objectives).objectives
         object.__setattr__(self, "objectives", names)
         tables = {}
-        for field in ("preferences", "means", "low", "high"):
-            table = np.array(getattr(self, field), dtype=np.float64)
+        defaults = {"shrunk": self.means, "band_low": self.low, "band_high": self.high}
+        for field in ("preferences", "means", "low", "high", *defaults):
+            given = getattr(self, field)
+            table = np.array(defaults[field] if given is None else given, dtype=np.float64)
             if table.ndim != 2 or not len(table) or table.shape[1] != len(names):
                 raise ParetuneError(
                     f"front of {self.policy!r}: {field} of shape {table.shape}; expected [N, {len(names)}], at least one row"
@@ -92,7 +99,7 @@ class Surface:
             raise ParetuneError(f"front of {self.policy!r}: tables of different length ({sizes})")
         for row, weights in enumerate(tables["preferences"]):
             Preference(names, tuple(weights))
-            if not np.isfinite(tables["means"][row]).all():
+            if not np.isfinite([tables["means"][row], tables["shrunk"][row]]).all():
                 raise ParetuneError(
                     f"front of {self.policy!r}: the mean scores at {Preference(names, tuple(weights))} are "
                     f"{tables['means'][row].tolist()}; expected finite numbers"
@@ -135,9 +142,35 @@ class Surface:
         weights = [[weights.get(name, 0.0) for name in record.objectives] for weights in asked]
         tables = ([getattr(point, key) for point in points] for key in ("mean", "low", "high"))
         mean, low, high = (np.array(table, dtype=np.float64) for table in tables)
+        bands = {
+            "shrunk": mean,
+            "band_low": np.full_like(mean, np.nan),
+            "band_high": np.full_like(mean, np.nan),
+        }
+        if all(point.shrunk for point in points):  # earlier records have none
+            bands = {key: np.array([getattr(point, key) for point in points]) for key in bands}
         return cls(
-            policy, record.objectives, np.array(weights, dtype=np.float64), mean, low, high, measured.anchored
+            policy,
+            record.objectives,
+            np.array(weights, dtype=np.float64),
+            mean,
+            low,
+            high,
+            measured.anchored,
+            **bands,
         )
+
+    @cached_property
+    def for_choosing(self) -> Surface:
+        """The surface with what to expect at a preference that is chosen because its scores look best.
+
+        The best of several measured points is too good on average. Its means are shrunk towards each other, and its bounds hold
+        at all preferences at once, so also at the chosen one (:func:`paretune.fronts.intervals.shrunk`,
+        :func:`paretune.fronts.intervals.bands`).
+        """
+        assert self.shrunk is not None and self.band_low is not None and self.band_high is not None
+        tables = self.shrunk, self.band_low, self.band_high
+        return Surface(self.policy, self.objectives, self.preferences, *tables, self.anchored)
 
     @cached_property
     def scale(self) -> np.ndarray:
@@ -245,12 +278,11 @@ class Surface:
             raise ParetuneError(
                 f"front of {self.policy!r}: nothing was measured with the weights at least {asked}; lower them, or measure there"
             )
-        tables = (
-            np.stack([_mixed(row, table) for row in shares[known]])
-            for table in (self.means, self.low, self.high)
-        )
-        mean, low, high = tables
-        return Surface(self.policy, self.objectives, weights[known], mean, low, high, self.anchored)
+        tables = {
+            name: np.stack([_mixed(row, getattr(self, name)) for row in shares[known]])
+            for name in ("means", "low", "high", "shrunk", "band_low", "band_high")
+        }
+        return Surface(self.policy, self.objectives, weights[known], anchored=self.anchored, **tables)
 
     def preference(self, n: int) -> Preference:
         """Return the measured preference number ``n``."""

@@ -1,4 +1,4 @@
-"""Rows that are decoded together, each with its own preference, settings and random numbers; they join and leave at any token."""
+"""Rows decoded together, each with its own preference, settings and random numbers; rows join and leave at any token."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from paretune.models.steering import Steering
 
 @dataclass(eq=False)
 class Slot:
-    """One response in the making.
+    """One response that is being drawn.
 
     Attributes:
-        prompt: token ids.
-        sampling: length, temperature, top-p; its batch size says nothing here.
-        seed: the row's random numbers depend on it alone.
-        gates: ``[C, R]`` of the copies of the row that are run; None is the base model.
-        mixture: of this one row, where the token is drawn from a mixture of the copies.
-        tokens: drawn so far, end of turn included.
-        logp: their log-probability at temperature 1 and without top-p, in nats.
-        normalisers: log Z of each token of a mixture.
+        prompt: Token ids of the prompt.
+        sampling: Length, temperature and top-p; its batch size is not used.
+        seed: Seed that alone decides the row's random numbers.
+        gates: Gates ``[C, R]`` of the copies of the row that are run; None is the base model.
+        mixture: Mixture of this one row, where tokens are drawn from a mixture of the copies.
+        tokens: Tokens so far, end of turn included.
+        logp: Log-probability of the tokens at temperature 1 and without top-p, in nats.
+        normalisers: Log Z of each token of a mixture.
     """
 
     prompt: Sequence[int]
@@ -44,16 +44,16 @@ class Slot:
 
     @cached_property
     def kinds(self) -> list[int]:
-        """The columns of the mixture's coefficients that have a copy; a row that is no mixture is one copy of kind 0."""
+        """Columns of the mixture's coefficients that have a copy; a row without a mixture is one copy of kind 0."""
         return [0] if self.mixture is None else self.mixture.copies[0].nonzero()[:, 0].tolist()
 
     @cached_property
     def uniforms(self) -> list[float]:
-        """The random number of each token."""
+        """Random number of each token."""
         return uniforms(self.seed, self.sampling.max_new_tokens).tolist()
 
     def finished(self, stops: frozenset[int]) -> bool:
-        """Tell whether the response ends with its last token."""
+        """Return whether the response ends with its last token."""
         return bool(self.tokens) and (
             self.tokens[-1] in stops or len(self.tokens) == self.sampling.max_new_tokens
         )
@@ -61,7 +61,7 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class _Mixed:
-    """Rows of a batch that are mixed by one rule: ``rows [b]``, ``copies [n]`` of them, and what :func:`mix` takes."""
+    """Rows of a batch that are mixed by one rule: ``rows [b]``, their ``copies [n]``, and the arguments of :func:`mix`."""
 
     rows: Tensor
     copies: Tensor
@@ -73,12 +73,12 @@ class _Mixed:
 class Batch:
     """Rows decoded together.
 
-    A row stands in the forward once, or where it is a mixture once for each of its copies. First :meth:`read` takes in the
-    prompts and draws a token for each row; from then on every :meth:`step` draws one more for each.
+    A row takes one place in the forward, or where it is a mixture one per copy. First :meth:`read` reads the prompts and
+    draws a token for each row; from then on, each :meth:`step` draws one more.
 
     Attributes:
-        rows: in no particular order.
-        unread: columns of the left-padded prompts that are still to be read.
+        rows: Rows, in no particular order.
+        unread: Number of columns of the left-padded prompts that are still to be read.
     """
 
     def __init__(self, lm: LanguageModel, steering: Steering | None, rows: Sequence[Slot] = ()) -> None:
@@ -90,20 +90,20 @@ class Batch:
 
     @property
     def copies(self) -> int:
-        """Rows of one forward."""
+        """Number of rows in one forward."""
         return len(self._copies)
 
     @property
     def cached(self) -> int:
-        """Positions held for all copies together, padding included."""
+        """Number of cached positions of all copies together, padding included."""
         return self.copies * self._width
 
     @torch.no_grad()
     def read(self, columns: int | None = None) -> None:
-        """Read the next ``columns`` of the left-padded prompts, or all that is left.
+        """Read the next ``columns`` of the left-padded prompts, or all that remain.
 
-        With the last column each row draws its first token. Read in one go, a prompt is read once for all copies under the
-        same gates: several answers at one preference, or mixtures of the same policies whatever their weights.
+        After the last column each row draws its first token. If all columns are read at once, a prompt is read once for all
+        copies with the same gates: several answers at one preference, or mixtures of the same policies at any weights.
         """
         added = self.unread if columns is None else min(columns, self.unread)
         readers, sources = self._readers() if added == self.unread and not self._width else ([], [])
@@ -135,7 +135,7 @@ class Batch:
 
     @torch.no_grad()
     def join(self, other: Batch) -> None:
-        """Take over the rows of ``other``, whose prompts are read; it is not to be used any more."""
+        """Take over the rows of ``other``, whose prompts are read; do not use ``other`` afterwards."""
         if self.rows:
             rows_join(self._cache, other._cache)
         else:
@@ -145,7 +145,7 @@ class Batch:
 
     @torch.no_grad()
     def leave(self, rows: Sequence[Slot]) -> None:
-        """Let rows go."""
+        """Remove rows."""
         gone = set(rows)
         kept = [place for place, (row, _) in enumerate(self._copies) if row not in gone]
         if len(kept) == len(self._copies):
@@ -163,7 +163,7 @@ class Batch:
         self._arrange([self._copies[place] for place in order])
 
     def _readers(self) -> tuple[list[int], list[int]]:
-        """Return the copies to read prompts for, and for each copy the reader that it shares; nothing where none is shared."""
+        """Return the copies whose prompts are read, and for each copy the one that reads for it; empty where none is shared."""
         readers: list[int] = []
         numbers: dict[object, int] = {}
         sources = []
@@ -188,7 +188,7 @@ class Batch:
                 position_ids=(columns[-added:] - left).clamp(min=0),
                 past_key_values=self._cache,
                 use_cache=True,
-                # An index, not a count: its slice would not be contiguous, and the head be copied for every row.
+                # An index, not a count: the slice of a count is not contiguous, and the head would be copied for every row.
                 logits_to_keep=torch.tensor([added - 1], device=device),
             ).logits
         self._width += added
@@ -220,7 +220,7 @@ class Batch:
                 row.normalisers.append(normalisers[place])
 
     def _arrange(self, copies: list[tuple[Slot, int]]) -> None:
-        """Work out what depends on which copies stand in the batch: (row, kind) of each, in the order of the cache."""
+        """Set the copies, (row, kind) in the order of the cache, and compute all that depends on them."""
         self._copies = copies
         places: dict[Slot, list[int]] = {}
         for place, (row, _) in sorted(enumerate(copies), key=lambda item: item[1][1]):
@@ -239,7 +239,7 @@ class Batch:
         self._mixed = [self._mixed_rows(numbers, places) for numbers in rules.values()]
 
     def _gate_rows(self, copies: list[tuple[Slot, int]]) -> Tensor | None:
-        """Return the gates ``[n, R]`` of all copies; None where none has any."""
+        """Return the gates ``[n, R]`` of all copies; None where no copy has any."""
         if self._steering is None or all(row.gates is None for row, _ in copies):
             return None
         base = torch.zeros(self._steering.rank)
@@ -261,7 +261,7 @@ class Batch:
 
 
 def gated(steering: Steering | None, gates: Tensor | None) -> AbstractContextManager[None]:
-    """Return the context in which the model runs under ``gates``: None is the base model alone."""
+    """Return the context in which the model runs under ``gates``; None is the base model alone."""
     if steering is None:
         return nullcontext()
     return steering.off() if gates is None else steering.at(gates)

@@ -1,4 +1,4 @@
-"""Drawing tokens: how, and from which random numbers."""
+"""Drawing tokens from logits by given random numbers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 NUCLEUS = (64, 512)
-"""Most likely tokens looked at for top-p, first these few, then more; the rare row whose nucleus is wider is sorted in full."""
+"""Numbers of most likely tokens examined for top-p, one after the other; a row with a wider nucleus is sorted in full."""
 
 
 def uniforms(seed: int, count: int) -> Tensor:
-    """Return ``[count]`` random numbers in [0, 1) (fp64): those of a longer draw start with those of a shorter one."""
+    """Return ``[count]`` random numbers in [0, 1) (fp64); those for a larger count start with those for a smaller one."""
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Draw one token a row ``[B]`` from logits ``[B, V]`` by inverting the distribution at ``uniform`` ``[B]`` in [0, 1).
+    """Draw one token per row ``[B]`` from logits ``[B, V]`` by inverting the distribution at ``uniform`` ``[B]`` in [0, 1).
 
-    Temperature 0 takes the most likely token. With ``top_p`` below 1 only the smallest set of most likely tokens whose
-    probability reaches it takes part.
+    Temperature 0 takes the most likely token. With ``top_p`` below 1, only the smallest set of most likely tokens whose
+    probability reaches it can be drawn.
     """
     if temperature == 0:
         return logits.argmax(-1)
@@ -38,14 +38,14 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
 
 
 def _draw_nucleus(top: Tensor, tokens: Tensor, uniform: Tensor, top_p: float) -> Tensor:
-    """Draw ``[B]`` among ``tokens`` ``[B, n]``, whose probabilities ``top`` fall along each row."""
+    """Draw ``[B]`` among ``tokens`` ``[B, n]``, whose probabilities ``top`` decrease along each row."""
     before = top.cumsum(-1) - top
     nucleus = top.masked_fill(before >= top_p, 0.0)
     return tokens.gather(-1, _invert(nucleus, uniform)[:, None])[:, 0]
 
 
 def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Index ``[B]`` at which the cumulative weight passes ``uniform`` times the total, never one of weight zero."""
+    """Return the index ``[B]`` at which the cumulative weight passes ``uniform`` times the total; its weight is never zero."""
     cumulative = weights.double().cumsum(-1)
     level = uniform.to(cumulative.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, level, right=True)[:, 0].clamp(max=weights.shape[-1] - 1)

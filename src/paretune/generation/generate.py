@@ -1,4 +1,4 @@
-"""Sampling responses in batches in which every row has its own preference and its own random numbers."""
+"""Sampling responses in batches, each row with its own preference and its own random numbers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Response:
     """A sampled response.
 
     Attributes:
-        text: without special tokens.
-        tokens: end of turn included unless the response was cut.
-        truncated: cut by ``max_new_tokens``.
-        logp: log-probability of the tokens under the policy that drew them, at temperature 1 and without top-p, in nats.
-        normalisers: where policies were mixed (:mod:`paretune.generation.mixing`), log Z of each token: 0 where they agree.
+        text: Text without special tokens.
+        tokens: Token ids, end of turn included unless the response was cut.
+        truncated: Whether the response was cut by ``max_new_tokens``.
+        logp: Log-probability of the tokens under the policy that drew them, at temperature 1 and without top-p, in nats.
+        normalisers: Log Z of each token where policies were mixed (:mod:`paretune.generation.mixing`); 0 where they agree.
     """
 
     text: str
@@ -49,18 +49,18 @@ def generate(
     description: str = "sampling",
     mixture: Mixture | None = None,
 ) -> list[Response]:
-    """Sample one response for every row.
+    """Sample one response for each row.
 
     Args:
-        lm: the model.
-        prompts: token ids of each row's prompt (B rows).
-        sampling: length, temperature, top-p, batch size.
-        seeds: one a row; a row's random numbers depend on its seed only, not on its neighbours.
-        steering: adapters attached to the model, or None for a bare model.
-        gates: ``[B, R]``, one gate vector a row; None samples from the base model.
-        description: shown by the progress bar.
-        mixture: of copies of each row, whose gates are ``[B, 1 + M, R]`` then; all copies of a row take one token, drawn
-            from their mixture.
+        lm: The model.
+        prompts: Token ids of each row's prompt (B rows).
+        sampling: Length, temperature, top-p and batch size.
+        seeds: One seed per row; a row's random numbers depend on its seed alone, not on its neighbours.
+        steering: Adapters attached to the model, or None for a bare model.
+        gates: Gates ``[B, R]``, one vector per row; None samples from the base model.
+        description: Title of the progress bar.
+        mixture: Mixture of copies of each row, with gates ``[B, 1 + M, R]``; all copies of a row take one token, drawn from
+            their mixture.
     """
     rows = [
         _row(prompt, sampling, seed, None if gates is None else gates[number], mixture, number)
@@ -128,14 +128,14 @@ def response_logps(
     Groups are packed to at most ``budget`` tokens, so a prompt is read once for all its responses.
 
     Args:
-        lm: the model.
+        lm: The model.
         groups: G prompts, each with its responses, as token ids.
-        steering: adapters attached to the model, or None for a bare model.
-        gates: ``[R]`` for all groups or ``[G, R]``, one a group; None scores with the base model.
-        budget: tokens in one forward.
-        description: shown by the progress bar.
-        team: processes that divide the forwards among them, all of which call this alike and get the same; the forwards are
-            those of one process, and so the results are to the bit.
+        steering: Adapters attached to the model, or None for a bare model.
+        gates: Gates ``[R]`` for all groups or ``[G, R]``, one per group; None scores with the base model.
+        budget: Largest number of tokens in one forward.
+        description: Title of the progress bar.
+        team: Processes that share the forwards; all call this alike and get the same result. The forwards are those of one
+            process, so the results are equal bit for bit.
     """
     forwards = _forwards(groups, budget)
 

@@ -30,9 +30,9 @@ class Mixing:
     """The rule by which policies are mixed.
 
     Attributes:
-        divergence: that the policies were trained under.
-        alpha: of the alpha divergence, 0 < alpha < 1.
-        candidates: responses drawn for each that is returned, see :func:`resample`; 1 returns what is drawn.
+        divergence: Divergence that the policies were trained under.
+        alpha: Parameter of the alpha divergence, 0 < alpha < 1.
+        candidates: Number of responses drawn for each one that is returned, see :func:`resample`; 1 does not resample.
     """
 
     divergence: Divergence = "reverse-kl"
@@ -43,7 +43,7 @@ class Mixing:
         if self.divergence not in DIVERGENCES:
             raise ConfigError(f"divergence {self.divergence!r}; expected one of: {', '.join(DIVERGENCES)}")
         if not 0 < self.alpha < 1:
-            raise ConfigError(f"alpha of the divergence lies between 0 and 1, got {self.alpha}")
+            raise ConfigError(f"alpha of the divergence must be above 0 and below 1, got {self.alpha}")
         if self.candidates < 1:
             raise ConfigError(f"candidates must be at least 1, got {self.candidates}")
         if self.candidates > 1 and self.divergence != "reverse-kl":
@@ -54,12 +54,12 @@ class Mixing:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """How B rows are mixed from copies of themselves under different gates.
+    """The mixtures of B rows from copies of each row under different gates.
 
     Attributes:
-        coefficients: ``[B, 1 + M]`` fp64: column 0 belongs to the reference model, the others to the M policies. The
-            exponents of the reverse KL; for another divergence column 0 says nothing.
-        rule: see :class:`Mixing`.
+        coefficients: ``[B, 1 + M]`` fp64; column 0 belongs to the reference model, the others to the M policies. Under the
+            reverse KL they are exponents; under another divergence column 0 is not used.
+        rule: The rule of mixing.
     """
 
     coefficients: Tensor
@@ -67,11 +67,11 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if self.coefficients.ndim != 2 or not bool(self.coefficients.isfinite().all()):
-            raise ModelError("coefficients of a mixture are finite numbers [B, 1 + M]")
+            raise ModelError("the coefficients of a mixture must be finite numbers [B, 1 + M]")
 
     @property
     def copies(self) -> Tensor:
-        """Which copies of each row have to be run, bool ``[B, 1 + M]``: none with coefficient 0.
+        """The copies of each row that have to be run, bool ``[B, 1 + M]``: none with coefficient 0.
 
         A row that is one policy alone is that policy under every divergence. Otherwise all but the reverse KL need the
         reference.
@@ -91,8 +91,8 @@ class Mixture:
 def exponents(weights: Tensor, ratios: Tensor | None = None) -> Tensor:
     """Return the coefficients ``[B, 1 + M]`` fp64 of preferences ``[B, M]`` under the reverse KL.
 
-    ``ratios [M]`` are beta_i / beta where policy i was trained with beta_i and the mixture is to be optimal for beta. The
-    reference takes what is missing to 1: exactly nothing on the simplex with equal betas.
+    ``ratios [M]`` are beta_i / beta, where policy i was trained with beta_i and the mixture is to be optimal for beta. The
+    reference gets the rest to 1, which is exactly 0 on the simplex with equal betas.
     """
     scaled = weights.double() * (torch.ones(weights.shape[1]) if ratios is None else ratios).double()
     rest = 1 - scaled.sum(1, keepdim=True)
@@ -104,8 +104,8 @@ def combine(logps: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
     """Return the normalised geometric mixture ``[B, V]`` of log-probabilities ``[B, C, V]``, and log Z ``[B]``.
 
     ``log Z = log sum_v prod_c pi_c(v)^{coefficient_c}`` is at most 0 where the coefficients ``[B, C]`` are on the simplex
-    (Hoelder), and 0 only where all policies agree: -log Z measures their conflict at this token. What sampling token by
-    token leaves out of the optimum over whole responses is exactly the product of the Z.
+    (Hoelder), and 0 only where all policies agree, so -log Z measures their conflict at this token. Sampling token by token
+    differs from the optimum over whole responses exactly by the product of the Z.
     """
     mixed = weighted(logps, coefficients.to(logps)).sum(1)
     log_z = mixed.logsumexp(-1)
@@ -113,7 +113,7 @@ def combine(logps: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weighted(values: Tensor, coefficients: Tensor) -> Tensor:
-    """Return ``coefficients [B, C]`` times ``values [B, C, V]``; a coefficient of 0 gives 0, were the value infinite."""
+    """Return ``coefficients [B, C]`` times ``values [B, C, V]``; a coefficient of 0 gives 0 even for infinite values."""
     factors = coefficients[:, :, None]
     return torch.where(factors == 0, torch.zeros_like(values), factors * values)
 
@@ -128,11 +128,11 @@ def combine_general(
     emits has probability 0 under every divergence here, since pi_w is a multiple of pi_ref.
 
     Args:
-        logps: ``[B, M, V]`` of the policies.
-        coefficients: ``[B, M]``, weights of the objectives.
-        reference: ``[B, V]`` log-probabilities of the reference.
+        logps: Log-probabilities ``[B, M, V]`` of the policies.
+        coefficients: Weights ``[B, M]`` of the objectives.
+        reference: Log-probabilities ``[B, V]`` of the reference.
         divergence: ``forward-kl``: f'(t) = -1/t. ``alpha``: (1 - t^-alpha) / alpha. ``jensen-shannon``: log(2t / (1 + t)).
-        alpha: of the alpha divergence.
+        alpha: Parameter of the alpha divergence.
     """
     reference = reference.double()
     possible = reference > -torch.inf
@@ -171,10 +171,10 @@ def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tupl
     A row of a single copy of coefficient 1 keeps that copy's logits bit for bit, and its normaliser is 0.
 
     Args:
-        logits: ``[n, V]`` fp32 of all copies, those of a row side by side.
-        owners: int64 ``[n]``, the row of each copy.
-        kinds: int64 ``[n]``, the copy's column in ``mixture.coefficients``.
-        mixture: of the B rows.
+        logits: Logits ``[n, V]`` fp32 of all copies, those of a row side by side.
+        owners: Row of each copy, int64 ``[n]``.
+        kinds: Column of each copy in ``mixture.coefficients``, int64 ``[n]``.
+        mixture: The mixture of the B rows.
     """
     B = len(mixture.coefficients)
     counts = torch.bincount(owners, minlength=B)
@@ -196,10 +196,10 @@ def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tupl
 
 
 def resample(log_weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Return for each row ``[B]`` which of its n candidates to keep, drawn with probability proportional to exp(log_weights).
+    """Return for each row ``[B]`` the number of the candidate to keep, drawn with probability proportional to exp(log_weights).
 
     With ``log_weights [B, n]`` the sums of log Z_t over each candidate's tokens, the kept one tends to the optimum over whole
-    responses as n grows (importance resampling). ``uniforms [B]`` in [0, 1) decide the draw.
+    responses as n grows (importance resampling). ``uniforms [B]`` in [0, 1) are the random numbers.
     """
     cumulative = log_weights.double().softmax(-1).cumsum(-1)
     level = uniforms.double()[:, None] * cumulative[:, -1:]

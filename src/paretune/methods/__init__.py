@@ -44,5 +44,6 @@ METHODS = Methods(
         "sipo": "sipo.method",
         "morlhf": "morlhf",
         "gdpo": "morlhf:GDPO",
+        "rewarded-soup": "rewarded_soup",
     }
 )

@@ -2,20 +2,22 @@
 
 For a preference w and one objective k with pairs D_k, every other objective j enters as a margin reward r_j:
 
-    1. for each j: train a margin model pi_j by DPO on D_j; r_j = beta (log pi_j - log pi_ref)      (or take any scorer)
+    1. for each j: train a margin model pi_j by DPO on D_j at beta_j; r_j = beta_j (log pi_j - log pi_ref)      (or any scorer)
     2. for each w: fine-tune a fresh adapter from pi_ref on D_k with                                    (Eq. 11)
            L = -log sigmoid( (beta Delta - sum_{j != k} w_j (r_j(chosen) - r_j(rejected))) / w_k )
-    3. w one-hot is plain DPO on D_k
+    3. w one-hot is plain DPO on D_k; so it is for a fixed k with w_k = 0 where all weight is on one other objective
 
+The paper trains margin models with the strength of the policy, beta_j = beta.
 Margins and reference log-probabilities do not depend on w: they are computed once and stamped on the pairs, so a step is
 DPO's one forward and one backward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import isnan, nan
 from typing import Literal
 
 import torch
@@ -23,13 +25,17 @@ from torch import Tensor
 
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
+from paretune.core.settings import later
+from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
 from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
 from paretune.models.adapter import Adapter
 from paretune.planning.cost import Passes
-from paretune.planning.work import Fits, Stage, Work
+from paretune.planning.work import Fits, Stage, Work, inner
 from paretune.policies.policy import Policy
+from paretune.scoring.scorer import Scorer, score_dataset, score_texts
 from paretune.scoring.standardise import Standardisation
+from paretune.training.lab import Lab
 from paretune.training.loop import Training
 from paretune.training.losses import Link
 from paretune.training.token_tables import PairTable
@@ -40,7 +46,10 @@ class MODPOConfig(DPOConfig):
     """Settings of MODPO, beside those of DPO; the paper has beta 0.1 and 0.5.
 
     Attributes:
-        margin: ``implicit``: rewards of DPO margin models (the paper's default); ``scores``: the scores in the data.
+        margin: ``implicit``: rewards of DPO margin models (the paper's default); ``scores``: the scores in the data. An objective
+            that the data lack a score of is scored by its scorer, all of it: one objective has one scale.
+        margin_beta: Strength of the KL penalty of the margin models, and factor of their implicit rewards; None is ``beta``, the
+            paper's. One-hot preferences are served by DPO at ``beta`` whatever it is.
         margin_scale: With ``scores``, what one unit of score is worth in reward, by objective (1 where an objective is not named);
             by default every objective's standard deviation over the training data is worth 1.
         standardise: Divide each objective's margins by their standard deviation over the training pairs.
@@ -51,6 +60,7 @@ class MODPOConfig(DPOConfig):
     """
 
     margin: Literal["implicit", "scores"] = "implicit"
+    margin_beta: float | None = later(None)
     margin_scale: Mapping[str, float] | None = None
     standardise: bool = False
     objective: str = "auto"
@@ -58,16 +68,32 @@ class MODPOConfig(DPOConfig):
     scale_loss: bool = False
     link: Link = "sigmoid"
 
+    def __post_init__(self) -> None:
+        if self.margin_beta is not None and not self.margin_beta > 0:
+            raise ConfigError(f"margin_beta must be above 0, got {self.margin_beta}; leave it out for beta")
+        if self.margin_beta is not None and self.margin == "scores":
+            raise ConfigError(
+                "margin_beta is that of margin models, and margin: scores has none; leave it out"
+            )
+
+    @property
+    def reward_beta(self) -> float:
+        """Strength of the KL penalty of the margin models."""
+        return self.beta if self.margin_beta is None else self.margin_beta
+
 
 def train(inputs: Inputs, config: MODPOConfig) -> Policy:
     """Return the policy with one MODPO adapter for each preference.
 
     Raises:
         ConfigError: a preference whose w_k is below ``min_weight``, or an unknown objective k.
-        TrainingError: scores as margins, and a pair without one.
+        TrainingError: scores as margins, and a pair without one whose objective has no scorer.
     """
-    lab, config = inputs.lab, with_scale(inputs, config)
+    lab = inputs.lab
     targets = [(preference, chosen_objective(preference, config)) for preference in inputs.preferences]
+    margins = {j for preference, k in targets for j, w in preference.as_dict().items() if j != k and w > 0}
+    scorers = lacking(inputs, margins) if config.margin == "scores" else {}
+    config = with_scale(inputs, config, margins, scorers)
 
     @cache
     def tables(objective: str) -> tuple[PairTable, PairTable]:
@@ -76,19 +102,21 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
         return lab.train_table(train_pairs), lab.pair_table(held_out)
 
     @cache
-    def margin_model(objective: str) -> Adapter:
+    def dpo(objective: str, beta: float) -> Adapter:
         info = {"method": "dpo", "objective": objective}
-        return lab.fit(f"dpo-{objective}", *tables(objective), config.beta, info=info)
+        return lab.fit(f"dpo-{objective}", *tables(objective), beta, info=info)
 
     def gap(table: PairTable, objective: str) -> Tensor:
+        if config.margin == "scores" and objective in scorers:
+            return scorer_gaps(table, scorers[objective], lab) * scale_of(objective, config)
         if config.margin == "scores":
             return score_margin(table, inputs.objectives, objective, config)
-        return lab.implicit_gap(table, margin_model(objective), config.beta)
+        return lab.implicit_gap(table, dpo(objective, config.reward_beta), config.reward_beta)
 
     def fit(preference: Preference, k: str) -> Adapter:
         others = {j: w for j, w in preference.as_dict().items() if j != k and w > 0}
         if not others and config.link == "sigmoid":
-            return margin_model(k)  # w_k = 1 is plain DPO, and that is trained already
+            return dpo(k, config.beta)  # w_k = 1 is plain DPO, and that is trained already
         train_table, held_out = tables(k)
         spread = {j: float(gap(train_table, j).std()) or 1.0 if config.standardise else 1.0 for j in others}
 
@@ -111,16 +139,52 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
     return Policy.anchors("modpo", lab.lm, inputs.objectives, adapters, inputs.preferences)
 
 
-def with_scale(inputs: Inputs, config: MODPOConfig) -> MODPOConfig:
-    """Return the settings with the default scale of scores as margins: raw scores have units, and in deviations all are alike."""
+def lacking(inputs: Inputs, margins: Collection[str]) -> dict[str, Scorer]:
+    """Return the scorers of the objectives among ``margins`` that some response of the data lacks a score of, and log their names.
+
+    An objective without a scorer is left out.
+    """
+    found: dict[str, Scorer] = {}
+    for scorer in inputs.scorers:
+        name = scorer.objective
+        missing = unscored((inputs.train, inputs.validation), name) if name in margins else 0
+        if missing:
+            found[name] = scorer
+            inputs.lab.say(
+                f"modpo: {missing} responses have no score for {name!r} in the data; its scorer's scores are used for all responses"
+            )
+    return found
+
+
+def unscored(parts: Iterable[ScoredDataset], objective: str) -> int:
+    """Return the number of responses without a score on an objective."""
+    return sum(
+        sum(map(isnan, row.scores.get(objective, (nan,) * len(row.responses))))
+        for part in parts
+        for row in part.rows
+    )
+
+
+def with_scale(
+    inputs: Inputs, config: MODPOConfig, margins: Collection[str], scorers: Mapping[str, Scorer]
+) -> MODPOConfig:
+    """Return the settings with the default scale of scores as margins: raw scores have units, and in deviations all are alike.
+
+    An objective that is no margin needs no scores.
+    """
     if config.margin != "scores" or config.margin_scale is not None:
         return config
-    scale = Standardisation.of(inputs.train)
+    lab = inputs.lab
+    data = lab.team.once(lambda: score_dataset(inputs.train, list(scorers.values()), lab.score_cache))
+    needed = [name for name in inputs.objectives if name in margins or not unscored([data], name)]
+    scale = Standardisation.of(data.select(needed))
     return replace(config, margin_scale=dict(zip(scale.objectives, (1 / scale.std).tolist(), strict=True)))
 
 
 def chosen_objective(preference: Preference, config: MODPOConfig) -> str:
     """Return k, the objective whose pairs are trained on: the one of the largest weight unless the config fixes it.
+
+    Where the fixed one has no weight and a single other objective has all of it, that one is k: its own model is the optimum.
 
     Raises:
         ConfigError: w_k below ``min_weight``; the message names the cure.
@@ -128,12 +192,14 @@ def chosen_objective(preference: Preference, config: MODPOConfig) -> str:
     if config.objective == "auto":
         return max(preference.objectives, key=lambda objective: preference[objective])
     weight = preference[config.objective]
+    weighed = [objective for objective, share in preference.as_dict().items() if share > 0]
+    if weight == 0 and len(weighed) == 1:
+        return weighed[0]
     if weight < config.min_weight:
         best = max(preference.objectives, key=lambda objective: preference[objective])
         raise ConfigError(
             f"MODPO at {preference} on pairs of {config.objective!r}: its weight {weight:g} is below min_weight "
-            f"{config.min_weight:g}, and the loss divides by it. Use objective: {best} (or auto) for this preference; "
-            f"at weight 0 the DPO model of the other objective is the answer"
+            f"{config.min_weight:g}, and the loss divides by it. Use objective: {best} (or auto) for this preference"
         )
     return config.objective
 
@@ -150,9 +216,24 @@ def score_margin(table: PairTable, objectives: Sequence[str], objective: str, co
     if missing:
         raise TrainingError(
             f"{len(missing)} of {len(table)} pairs have no score for {objective!r}, first at {table.where(missing[:1])}; "
-            "score the data, or use margin: implicit"
+            "score the data, add a scorer of it under score:, or use margin: implicit"
         )
-    return gaps * (config.margin_scale or {}).get(objective, 1.0)
+    return gaps * scale_of(objective, config)
+
+
+def scorer_gaps(table: PairTable, scorer: Scorer, lab: Lab) -> Tensor:
+    """Return the difference of a scorer's scores ``[N]``, chosen minus rejected, in units of score; the scores are cached."""
+    prompts = [pair.prompt for pair in table.pairs] * 2
+    texts = [pair.chosen for pair in table.pairs] + [pair.rejected for pair in table.pairs]
+    cut = [pair.chosen_truncated for pair in table.pairs] + [pair.rejected_truncated for pair in table.pairs]
+    scores = lab.team.once(lambda: score_texts(scorer, prompts, texts, cut, lab.score_cache))
+    chosen, rejected = torch.from_numpy(scores).view(2, -1)
+    return chosen - rejected
+
+
+def scale_of(objective: str, config: MODPOConfig) -> float:
+    """Return what one unit of score is worth in reward."""
+    return (config.margin_scale or {}).get(objective, 1.0)
 
 
 def stamp(table: PairTable, margin: Tensor, weight: float, scale_loss: bool) -> PairTable:
@@ -163,13 +244,17 @@ def stamp(table: PairTable, margin: Tensor, weight: float, scale_loss: bool) -> 
 def work(run: Work, name: str, config: MODPOConfig, training: Training) -> list[Stage]:
     """Return the stages that train the margin models, read the margins, and train an adapter for each inner preference."""
     stages = run.corners(config.beta, config.pairs, training)
+    if config.margin == "implicit" and inner(run.preferences):
+        stages += run.corners(config.reward_beta, config.pairs, training)
+    if config.margin == "scores" and (answers := rated_anew(run)):
+        stages.append(Stage(f"score: {name}", "margins that the data lack scores of, kept", judged=answers))
     runs, margins = 0, list[Passes]()
     for preference in run.preferences:
         k = chosen_objective(preference, config)
         others = [j for j, weight in preference.as_dict().items() if j != k and weight > 0]
         runs += bool(others) or config.link != "sigmoid"
         for j in others if config.margin == "implicit" else []:
-            model = ("dpo", j, config.beta, config.pairs, training)
+            model = ("dpo", j, config.reward_beta, config.pairs, training)
             for part, limit in (("train", training.draws), ("validation", None)):
                 texts = run.pair_texts(part, k, config.pairs)
                 margins += run.scored(model, part, (k, config.pairs), texts, training.rank, limit)
@@ -183,6 +268,14 @@ def work(run: Work, name: str, config: MODPOConfig, training: Training) -> list[
         fits = Fits(training, table, training.rank, runs, held_out)
         stages.append(run.trained(f"train: {name}", "one per inner preference", fits))
     return stages
+
+
+def rated_anew(run: Work) -> float:
+    """Return how many responses are rated for margins, where an objective of the data lacks scores, as if by all scorers."""
+    parts = [run.splits[part] for part in ("train", "validation")]
+    names = [name for name in run.objectives if name in parts[0].objectives and unscored(parts, name)]
+    responses = sum(len(row.responses) for part in parts for row in part.rows)
+    return responses * len(names) / len(run.objectives)
 
 
 def traits(config: MODPOConfig) -> Traits:

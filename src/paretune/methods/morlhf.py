@@ -18,29 +18,19 @@ own in the list of methods.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from math import ceil
-from typing import Any, Literal
-
-import numpy as np
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from paretune.core.errors import ConfigError
 from paretune.core.settings import flat
 from paretune.methods.base import Card, Inputs, Method, Traits
-from paretune.models.adapter import Adapter
-from paretune.planning.work import Fits, Stage, Work, passes
+from paretune.planning.work import Stage, Work
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting
-from paretune.scoring.scorer import score_dataset
-from paretune.scoring.standardise import Standardisation
-from paretune.training.conditioning import Conditioning
+from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning
 from paretune.training.loop import Training
-from paretune.training.rl.goal import Reward, RLSettings
-
-LORA_PER_OBJECTIVE = Conditioning(
-    rank=0, groups=16, init="lora", rate_factor=1.0, gate_rate_factor=1.0, draw="corners", per="row"
-)
-"""One LoRA per objective, all trained together at preferences that are drawn for each prompt."""
+from paretune.training.rl.anchors import family, fit_anchor, fit_reward, measured_reward
+from paretune.training.rl.goal import RLSettings
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,12 @@ class MORLHFConfig(RLSettings):
     @property
     def name(self) -> str:
         """The method under these settings; it begins the names of adapters."""
-        return "gdpo" if self.aggregation == "decoupled" else "morlhf"
+        return family(self)
+
+    @property
+    def drawn(self) -> Conditioning:
+        """How preferences are drawn: an anchor has one throughout, so a batch is at one preference."""
+        return replace(self.conditioning, per="batch") if self.form == "anchors" else self.conditioning
 
     @property
     def gated(self) -> bool:
@@ -97,68 +92,24 @@ def train(inputs: Inputs, config: MORLHFConfig) -> Policy:
         BatchError: a reward function failed in training; what was trained so far is saved.
     """
     lab, objectives, name = inputs.lab, inputs.objectives, config.name
-    reward, raw = reward_of(inputs, config)
+    scorers = inputs.scorers_of(objectives, name)
+    reward, raw = measured_reward(lab, inputs.train, scorers, inputs.sampling, config, config.drawn)
     if config.form == "anchors":
-        adapters = [
-            fit(inputs, f"{name}-{preference}", replace(reward, preference=preference.over(objectives)))
-            for preference in inputs.preferences
-        ]
+        adapters = [fit_anchor(lab, reward, preference) for preference in inputs.preferences]
         return Policy.anchors(name, lab.lm, objectives, adapters, inputs.preferences)
     if config.condition == "prompt":
         prompting = Prompting.of(objectives, raw, form="levels")
-        adapter = fit(inputs, f"{name}-prompt", replace(reward, prompting=prompting))
+        adapter = fit_reward(lab, f"{name}-prompt", replace(reward, prompting=prompting))
         return Policy.prompted(name, lab.lm, objectives, adapter)
-    return Policy.conditioned(name, lab.lm, objectives, fit(inputs, f"{name}-gates", reward))
-
-
-def reward_of(inputs: Inputs, config: MORLHFConfig) -> tuple[Reward, np.ndarray]:
-    """Return the reward without a preference, and the raw scores ``[N, M]`` of the data's responses that fix its scale."""
-    objectives = list(inputs.objectives)
-    scorers = inputs.scorers_of(objectives, config.name)
-    # The scale is that of the reward functions, not of scores that the data may have brought along.
-    scored = score_dataset(inputs.train, scorers, inputs.lab.score_cache).select(objectives)
-    scale = Standardisation.of(scored)
-    raw = np.concatenate([scored.matrix(row) for row in scored.rows])
-    conditioning, ideal = config.conditioning, config.conditioning.ideal
-    reward = Reward(
-        prompts=tuple({row.key: row.prompt for row in inputs.train.rows}.values()),
-        scorers=tuple(scorers),
-        scale=scale,
-        sampling=inputs.sampling,
-        settings=RLSettings(**{field.name: getattr(config, field.name) for field in fields(RLSettings)}),
-        conditioning=replace(
-            conditioning,
-            clip=config.clip,
-            per="batch" if config.form == "anchors" else conditioning.per,
-        ),
-        ideal=tuple(scale.apply(raw).max(axis=0).tolist() if ideal is None else [ideal] * len(objectives)),
-    )
-    return reward, raw
-
-
-def fit(inputs: Inputs, name: str, reward: Reward) -> Adapter:
-    """Return the adapter that was trained on its own responses."""
-    info: dict[str, Any] = {"method": "gdpo" if reward.settings.aggregation == "decoupled" else "morlhf"}
-    return inputs.lab.fit_on_policy(name, reward, info)
+    return Policy.conditioned(name, lab.lm, objectives, fit_reward(lab, f"{name}-gates", reward))
 
 
 def work(run: Work, name: str, config: MORLHFConfig, training: Training) -> list[Stage]:
     """Return the stage that samples, reads the answers by the base model, and trains."""
-    K, prompts = config.responses, training.accumulate * training.batch_pairs
-    anchored = config.form == "anchors"
-    runs = len(run.preferences) if anchored else 1
+    if config.form == "anchors":
+        return run.anchors(name, "one per preference", config, config.drawn, training, run.preferences)
     columns = config.conditioning.columns(len(run.objectives)) if config.gated else training.rank
-    rollouts = runs * ceil(training.steps / config.epochs)
-    answers = rollouts * prompts * K
-    texts = replace(run.rows["train"], count=rollouts * prompts, responses=float(K), response=run.answer)
-    step = run.decoding(prompts * K, texts, columns, shared=K)
-    decoding = replace(step, rows=step.rows * rollouts, batch=min(step.batch, step.rows))
-    forwards = rollouts * training.accumulate
-    # The base model reads every answer; so does the policy that drew it, where several steps are taken on it.
-    read = [passes(texts, forwards, rank) for rank in (0, columns)[: 1 + (config.epochs > 1)]]
-    what = f"{'one per preference' if runs > 1 else 'for all preferences'}; {answers} answers are drawn on the way"
-    stage = run.trained(f"train: {name}", what, Fits(training, texts, columns, runs), read)
-    return [replace(stage, decodings=(decoding,), judged=answers)]
+    return [run.on_policy(name, "for all preferences", config, training, columns)]
 
 
 def traits(config: MORLHFConfig) -> Traits:

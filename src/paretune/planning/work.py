@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import ceil
 from typing import Any
 
@@ -13,7 +13,9 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, labelled_pairs, pairs
 from paretune.planning.cost import Decoding, Passes
 from paretune.planning.lengths import Counter, Texts, any_pair, of_pairs
+from paretune.training.conditioning import Conditioning
 from paretune.training.loop import Training
+from paretune.training.rl.goal import RLSettings
 
 SCORING_TOKENS = 1024
 """Tokens of one forward that scores responses, see :func:`paretune.generation.generate.response_logps`."""
@@ -249,6 +251,47 @@ class Work:
         )
         fits = Fits(training, train, training.rank, len(self.objectives), held_out)
         return [*stages, self.trained("train: dpo", "one per objective", fits)]
+
+    def on_policy(
+        self, name: str, what: str, settings: RLSettings, training: Training, columns: float, runs: int = 1
+    ) -> Stage:
+        """Return the stage that samples, reads the answers by the base model, and trains on them.
+
+        Args:
+            name: Name of the entry.
+            what: What each of the adapters is for.
+            settings: How the policy learns from its own responses.
+            training: How adapters are trained; ``batch_pairs`` counts prompts.
+            columns: Columns of an adapter.
+            runs: Number of adapters.
+        """
+        K, prompts = settings.responses, training.accumulate * training.batch_pairs
+        rollouts = runs * ceil(training.steps / settings.epochs)
+        answers = rollouts * prompts * K
+        rows = self.rows["train"]
+        texts = replace(rows, count=rollouts * prompts, responses=float(K), response=self.answer)
+        step = self.decoding(prompts * K, texts, columns, shared=K)
+        decoding = replace(step, rows=step.rows * rollouts, batch=min(step.batch, step.rows))
+        forwards = rollouts * training.accumulate
+        # The base model reads every answer; so does the policy that drew it, where several steps are taken on it.
+        read = [passes(texts, forwards, rank) for rank in (0, columns)[: 1 + (settings.epochs > 1)]]
+        what = f"{what}; {answers} answers are drawn on the way"
+        stage = self.trained(f"train: {name}", what, Fits(training, texts, columns, runs), read)
+        return replace(stage, decodings=(decoding,), judged=answers)
+
+    def anchors(
+        self,
+        name: str,
+        what: str,
+        settings: RLSettings,
+        conditioning: Conditioning,
+        training: Training,
+        preferences: Sequence[Preference],
+    ) -> list[Stage]:
+        """Return the stage that trains the on-policy adapters of these preferences that are not there yet; none where all are."""
+        learning = tuple(getattr(settings, field.name) for field in fields(RLSettings))
+        runs = sum(self.once("on-policy", learning, conditioning, str(w), training) for w in preferences)
+        return [self.on_policy(name, what, settings, training, training.rank, runs)] if runs else []
 
 
 def inner(preferences: Sequence[Preference]) -> int:

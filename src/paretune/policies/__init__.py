@@ -1,1 +1,4 @@
-"""From (prompt, preference) to text: gating, one_pass, policy, mixed, prompts, prompted, policy_file, saving, catalogue, export."""
+"""From (prompt, preference) to text.
+
+Reading order: gating, one_pass, policy, mixed, prompts, prompted, alike, policy_file, saving, catalogue, export.
+"""

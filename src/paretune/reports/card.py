@@ -11,15 +11,19 @@ from paretune.core.preference import Preference
 from paretune.fronts.record import FrontRecord, Point
 from paretune.reports.wording import (
     MIXTURE,
-    called,
+    chance,
+    chosen_points,
     duration,
     interval,
+    log_ratio,
+    luck,
     number,
     off_simplex,
     percent,
     places,
+    sentences,
     summary,
-    verdict,
+    trade_off,
     weights,
 )
 
@@ -43,7 +47,9 @@ def write_card(record: FrontRecord, file: str | Path) -> None:
         _objectives(record),
         _policies(record),
         _front(record),
+        _trades(record),
         _verdicts(record),
+        _hypervolumes(record),
         _data(record),
         _use(record),
         _limits(record),
@@ -100,12 +106,21 @@ def _policies(record: FrontRecord) -> str:
 
 def _front(record: FrontRecord) -> str:
     objectives, shown = record.objectives, places(record)
-    columns = ["", " / ".join(objectives), *objectives, "words", "KL from base, nats", "collapsed"]
+    columns = [
+        "",
+        " / ".join(objectives),
+        *objectives,
+        "words",
+        f"{log_ratio(record)}, nats",
+        "on the front",
+        "collapsed",
+    ]
 
     def row(name: str, weights: str, point: Point) -> list[str]:
         scores = [interval(point.score(m), shown[m]) for m in range(len(objectives))]
         words, collapsed = number(point.words, 0), percent(point.collapse_rate)
-        return [name, weights, *scores, words, interval(point.kl, 1), collapsed]
+        distance, front = interval(point.log_ratio, 1), chance(point.on_front)
+        return [name, weights, *scores, words, distance, front, collapsed]
 
     rows = [row("base model", "-", record.base)]
     for policy in record.policies:
@@ -114,12 +129,31 @@ def _front(record: FrontRecord) -> str:
         rows.append(row(f"{record.policies[i].label}, extrapolated", weights(record, point), point))
     return (
         f"## Front\n\nMean scores on {record.num_prompts} held-out prompts, in brackets the 95 % interval "
-        "over prompts.\n\n"
+        "over prompts. On the front: the chance that no other point of the policy is clearly better on every objective.\n\n"
         f"{_table(columns, rows, range(2, len(columns)))}"
     )
 
 
+def _trades(record: FrontRecord) -> str:
+    lines = [
+        f"- {_cell(policy.label)}, {_cell(trade_off(record, point))}."
+        for policy in record.policies
+        for point in chosen_points(record, policy)
+    ]
+    return "## What each trade-off buys\n\nAgainst the base model:\n\n" + "\n".join(lines)
+
+
 def _verdicts(record: FrontRecord) -> str:
+    lines = [f"- {_cell(line)}" for line in sentences(record)]
+    if not lines:
+        return ""
+    return (
+        "## Which differences are real\n\nAbove means that, averaged over all tastes, the answers score higher. All are judged "
+        f"together. {_cell(luck(record))}\n\n" + "\n".join(lines)
+    )
+
+
+def _hypervolumes(record: FrontRecord) -> str:
     shown = places(record)
     point = ", ".join(
         f"{objective} {number(value, shown[m])}"
@@ -128,19 +162,10 @@ def _verdicts(record: FrontRecord) -> str:
     rows = [[policy.label, interval(policy.figures["hypervolume"])] for policy in record.policies]
     rows.append([f"{MIXTURE} (single-objective models)", interval(record.mixture.hypervolume)])
     rows.append(["base model", interval(record.base.hypervolume)])
-    text = f"## Hypervolume\n\nReference point: {_cell(point)}.\n\n{_table(['', 'hypervolume'], rows, (1,))}"
-    tests = [
-        [
-            called(record, test.first),
-            called(record, test.second),
-            interval(test.difference),
-            verdict(record, test),
-        ]
-        for test in record.comparisons
-    ]
-    if tests:
-        text += f"\n\n{_table(['first', 'second', 'first - second', 'verdict'], tests, (2,))}"
-    return text
+    return (
+        f"## Hypervolume\n\nReference point: {_cell(point)}. Corrected for the luck of the best points; a figure, not a verdict."
+        f"\n\n{_table(['', 'hypervolume'], rows, (1,))}"
+    )
 
 
 def _data(record: FrontRecord) -> str:
@@ -172,7 +197,8 @@ def _limits(record: FrontRecord) -> str:
     lines = [
         "A score is what its scorer measures, not what its name promises"
         + (f" ({_cell(meanings)})." if meanings else "."),
-        "Intervals cover the choice of prompts, not the training seed.",
+        *map(_cell, record.cautions),
+        _cell(luck(record)),
         f"Measured with {_cell(sampling)}; other sampling gives other scores." if sampling else "",
         "The prompts are of the same kind as the training data; elsewhere the front is unknown.",
         "No safety evaluation is part of this run beyond the objectives above.",

@@ -1,4 +1,4 @@
-"""The sections of the report that are tables: figures, paired tests, sense, data, cost."""
+"""The sections of the report that are tables: figures, sense, data, cost."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from html import escape
 
 from paretune.fronts.front import Interval
 from paretune.fronts.indicators import INDICATORS, STEERABLE
-from paretune.fronts.record import DataSummary, FrontRecord, GoalAnswers, MeasuredPolicy, Point, Retention
+from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point
+from paretune.fronts.record_facts import DataSummary, GoalAnswers, Retention
 from paretune.reports.page import badge, bounded, plain_badge, section, table
 from paretune.reports.plots import SHAPES, box_plot, strip
 from paretune.reports.wording import (
     MIXTURE,
     NOTHING,
-    called,
+    chance,
     decimals,
     duration,
     known,
     listing,
+    log_ratio,
     number,
     off_simplex,
     percent,
     places,
     preference,
-    verdict,
     weights,
-    winner,
 )
 
 COLLAPSE_FLAG = 0.05
@@ -68,7 +68,9 @@ def hypervolumes(record: FrontRecord) -> str:
         "hypervolume",
         "Hypervolume and other figures",
         table(list(columns.values()), cells, range(3, len(columns))),
-        f"{_reference_point(record)} {_indicators_in_words(figures)}",
+        f"{_reference_point(record)} Hypervolumes are corrected for luck, which makes the best of several measured points look "
+        "too good; their intervals say what these prompts leave open, and no verdict rests on them. The other figures are of the "
+        f"points as measured. {_indicators_in_words(figures)}",
     )
 
 
@@ -90,33 +92,6 @@ def _indicators_in_words(figures: Iterable[str]) -> str:
     return " ".join(words)
 
 
-def comparisons(record: FrontRecord) -> str:
-    """Return the table of paired tests."""
-    if not record.comparisons:
-        return ""
-    bounds = _bounds(test.difference for test in record.comparisons)
-    low, high, shown = min([0.0, *bounds]), max([0.0, *bounds]), decimals([0.0, *bounds])
-    names = [policy.name for policy in record.policies]
-    rows = []
-    for test in record.comparisons:
-        above = winner(test)
-        kind = f"pol{names.index(above) % len(SHAPES)}" if above in names else "quiet"
-        text = escape(verdict(record, test))
-        rows.append([
-            f"{escape(called(record, test.first))} − {escape(called(record, test.second))}",
-            bounded(test.difference, shown),
-            strip(test.difference, low, high, kind, zero=True),
-            f'<span class="plain">{text}</span>' if above is None else f"<b>{text}</b>",
-            number(test.p_value),
-        ])  # fmt: skip
-    return section(
-        "comparisons",
-        "Which is above which",
-        table(["difference of hypervolumes", "", "", "verdict", "p"], rows, (4,)),
-        "Paired over the same prompts. An interval that holds 0 shows neither a difference nor equality.",
-    )
-
-
 def _bounds(figures: Iterable[Interval]) -> list[float]:
     return [bound for f in figures for bound in (f.value, f.low, f.high) if known(bound)]
 
@@ -129,7 +104,18 @@ def remarks(record: FrontRecord, point: Point) -> list[str]:
     gap = record.base.base_logp - point.base_logp
     if known(gap) and gap > UNLIKELY_FLAG:
         problems.append(f"strange text: {number(gap, 1)} nats per token below base")
+    if (twin := _twin(record, point)) is not None:
+        problems.append(f"the same answers as at {preference(twin.used)}: these weights change nothing")
     return problems
+
+
+def _twin(record: FrontRecord, point: Point) -> Point | None:
+    """Return another point of the policy that serves another preference and measured the same to the last digit."""
+    points = next((p.points for p in record.policies if any(point is other for other in p.points)), ())
+    others = (other for other in points if _differ(other.used, point.used) and other.mean == point.mean)
+    weights = {"preference", "used"}
+    measured = point.model_dump_json(exclude=weights)
+    return next((other for other in others if other.model_dump_json(exclude=weights) == measured), None)
 
 
 def sense(record: FrontRecord) -> str:
@@ -147,7 +133,8 @@ def sense(record: FrontRecord) -> str:
             *(number(value, shown[m]) for m, value in enumerate(point.mean)),
             percent(point.collapse_rate),
             percent(point.cut_rate),
-            bounded(point.kl, 1),
+            chance(point.on_front),
+            bounded(point.log_ratio, 1),
             number(point.base_logp, 2),
             ("+" if gap > 0 else "") + number(gap, 2) if known(gap) else NOTHING,
             number(point.words, 0),
@@ -161,7 +148,8 @@ def sense(record: FrontRecord) -> str:
         rows.append(row(badge(record, i), f"{weights(record, point)}<br>extrapolated, in no figure", point))
     columns = ["", " / ".join(map(escape, objectives)), *map(escape, objectives), "collapsed", "cut off"]
     columns += [
-        "KL from base, nats per response",
+        "on the front",
+        f"{log_ratio(record)}, nats per answer",
         "log-probability under base, nats per token",
         "against the base's own",
     ]
@@ -172,7 +160,17 @@ def sense(record: FrontRecord) -> str:
         table(columns, rows, range(2, len(columns) - 1)),
         f"Flagged: more than {percent(COLLAPSE_FLAG)} of answers collapsed (under 5 tokens, or mostly "
         f"repetition), or text more than {number(UNLIKELY_FLAG)} nat per token less likely than the base "
-        "model's own.",
+        "model's own. On the front is the chance that no other point of the policy is better on every objective by a tenth of a "
+        f"deviation. {_distance_in_words(record)}",
+    )
+
+
+def _distance_in_words(record: FrontRecord) -> str:
+    if log_ratio(record).startswith("KL"):
+        return "KL from base is estimated from these answers."
+    return (
+        "The log-ratio is the log-probability of an answer less that under the base model; it would be KL from base if answers "
+        "were sampled at temperature 1 and top-p 1, and here it is too large."
     )
 
 
@@ -393,15 +391,22 @@ READING = section(
     '<ul class="reading">'
     "<li><b>Front.</b> A preference weighs the objectives. Each point shows what a policy scores at one preference, and the "
     "front is the points that no other beats on every objective at once.</li>"
+    "<li><b>Above.</b> Averaged over all tastes, people get answers that score higher. A taste weighs the objectives, and is "
+    "served at the nearest preference that both policies have. Differences are in deviations of an answer's score: 0.2 is a fifth "
+    "of what answers differ by among each other.</li>"
+    "<li><b>No difference shown.</b> These prompts cannot tell the two apart, which does not make them equal. Beside it stands "
+    "the difference that could have been seen four times in five, and how many prompts would show one as small as observed, if "
+    "that is the true one.</li>"
+    "<li><b>On the front.</b> Scores are measured with luck, so whether a point is on the front is a chance. The fainter a "
+    "point, the smaller it is.</li>"
     "<li><b>Hypervolume.</b> The area (or volume) between the front and the reference point. It grows when any point moves up "
-    "or the front gets wider, and it means nothing without its reference point.</li>"
+    "or the front gets wider, and it means nothing without its reference point. It is a figure and no verdict.</li>"
     "<li><b>Interval.</b> Other prompts would give other scores. The brackets show where the number would fall for 95 of 100 "
-    "such draws of prompts. They do not cover training again with another seed.</li>"
+    "such draws of prompts. For a point that you choose because it looks best, <code>paretune choose</code> has intervals that "
+    "hold after the choice.</li>"
     "<li><b>Mixture of corners.</b> A corner is a single-objective model. Drawing one of them by chance for each answer reaches "
-    "every point on the dashed line for free, so a method is worth its cost only above that line. More points of one line have "
-    "more hypervolume, so each method is tested against the mixture at its own preferences.</li>"
-    "<li><b>No difference shown.</b> The interval of the difference holds zero: these prompts cannot tell "
-    "the two apart. More prompts might.</li></ul>",
+    "every point on the dashed line for free, so a method is worth its cost only above that line.</li>"
+    "</ul>",
 )
 
 

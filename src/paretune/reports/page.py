@@ -56,7 +56,7 @@ def plain_badge(kind: str, text: str) -> str:
         "base": marker("cross", 8, 8, 6),
         "mixture": '<path class="mixture" d="M0 8H16"/>',
         "knee": '<circle class="knee" cx="8" cy="8" r="6"/>',
-        "faded": '<circle class="mark" cx="8" cy="8" r="5"/>',
+        "faint": '<circle class="mark" cx="8" cy="8" r="5" style="--on:.35"/>',
         "hull": '<rect class="hull" x="1" y="3" width="14" height="10"/>',
         "bar": '<path class="bar" d="M1 8H15M8 1V15"/>',
     }[kind]

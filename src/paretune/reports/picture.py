@@ -24,7 +24,17 @@ from paretune.reports.plots import (
     span,
     ticks,
 )
-from paretune.reports.wording import MIXTURE, known, listing, number, off_simplex, places, weight
+from paretune.reports.wording import (
+    MIXTURE,
+    any_faint,
+    known,
+    listing,
+    number,
+    off_simplex,
+    opacity,
+    places,
+    weight,
+)
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -94,10 +104,7 @@ def _heading(figure: Figure, record: FrontRecord) -> None:
 
     names = [policy.label for policy in record.policies]
     _headline(figure, [f"{listing(names)} on {record.model}", f"{len(names)} policies on {record.model}"])
-    caption = f"Mean scores on {record.num_prompts} held-out prompts, bars are 95 % intervals."
-    if len(record.objectives) == 2:
-        caption += f" Beside each point: the weight on {record.objectives[0]}."
-    figure.text(0.025, 0.888, caption, size=11, color=QUIET, va="center")
+    _caption(figure, record)
     handles = [
         Line2D(
             [],
@@ -134,6 +141,20 @@ def _heading(figure: Figure, record: FrontRecord) -> None:
             break
         if (rows, size) != (3, 9):
             legend.remove()
+
+
+def _caption(figure: Figure, record: FrontRecord) -> None:
+    """Write what the marks mean, in the largest letters in which it fits."""
+    words = f"Mean scores on {record.num_prompts} held-out prompts, bars are 95 % intervals."
+    if len(record.objectives) == 2:
+        words += f" Beside each point: the weight on {record.objectives[0]}."
+    if any_faint(record):
+        words += " Faint: unlikely to be on the front."
+    for size in (11, 10, 9, 8):
+        line = figure.text(0.025, 0.888, words, size=size, color=QUIET, va="center")
+        if _fits(figure, line) or size == 8:
+            return
+        line.remove()
 
 
 def _headline(figure: Figure, wordings: list[str]) -> None:
@@ -251,8 +272,8 @@ def _panel(panel: _Panel, record: FrontRecord) -> None:
 
 def _draw_policy(panel: _Panel, record: FrontRecord, i: int) -> None:
     policy, colour, objective = record.policies[i], COLOURS[i % len(COLOURS)], record.objectives[panel.a]
-    points = [(n, policy.points[n]) for n in ordered(policy, objective)]
-    line = [panel.at(point) for _, point in points]
+    points = [policy.points[n] for n in ordered(policy, objective)]
+    line = [panel.at(point) for point in points]
     rim = hull(line)
     if len(rim) > 2:
         panel.axes.fill(*zip(*rim, strict=True), color=colour, alpha=0.08, linewidth=0, zorder=1)
@@ -260,13 +281,20 @@ def _draw_policy(panel: _Panel, record: FrontRecord, i: int) -> None:
         panel.axes.plot(*zip(*line, strict=True), color=colour, linewidth=2.2, alpha=0.85, zorder=3)
         for first, second in pairwise(line):
             panel.cover(first, second)
-    for n, point in points:
-        good = policy.non_dominated[n]
+    for point in points:
         panel.mark(
             point, weight(point.preference[objective]), colour,
-            marker=MARKERS[shape_of(i)], color=colour if good else "white",
-            markeredgecolor="white" if good else colour, markeredgewidth=1.2, zorder=5,
+            marker=MARKERS[shape_of(i)], color=_faint(colour, opacity(point)),
+            markeredgecolor="white", markeredgewidth=1.2, zorder=5,
         )  # fmt: skip
+
+
+def _faint(colour: str, opaque: float) -> tuple[float, float, float]:
+    """Return a colour mixed with white, so that what lies below does not shine through."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = (1 - opaque * (1 - part) for part in to_rgb(colour))
+    return red, green, blue
 
 
 def _write(figure: Figure, axes: Axes, labels: list[Label], blocked: list[Box]) -> None:
@@ -313,8 +341,8 @@ def _parallel(axes: Axes, record: FrontRecord) -> None:
     axes.plot(range(M), scaled(record.base.mean), color=INK, marker="x", markeredgewidth=2.4, markersize=9,
               linestyle=(0, (1, 2)), linewidth=1.6, zorder=4)  # fmt: skip
     for i, policy in enumerate(record.policies):
-        for n, point in enumerate(policy.points):
+        for point in policy.points:
             axes.plot(
                 range(M), scaled(point.mean), color=COLOURS[i % len(COLOURS)], marker=MARKERS[shape_of(i)], markersize=6,
-                linewidth=1.6, alpha=0.75 if policy.non_dominated[n] else 0.25, zorder=3,
+                linewidth=1.6, alpha=0.75 * opacity(point), zorder=3,
             )  # fmt: skip

@@ -10,10 +10,13 @@ from html import escape
 from paretune.fronts.front import Interval
 from paretune.fronts.record import FrontRecord, MeasuredPolicy
 from paretune.reports.wording import (
+    chance,
     interval,
     known,
+    log_ratio,
     number,
     off_simplex,
+    opacity,
     places,
     preference,
 )
@@ -209,23 +212,24 @@ def caption(kind: str, x: float, y: float, text: str, anchor: str = "start") -> 
 
 
 def describe(record: FrontRecord, policy: MeasuredPolicy, n: int) -> str:
-    """Return a point in one line of text: preference, scores, words and distance."""
+    """Return a point in one line of text: preference, scores, words, distance and chance to be on the front."""
     point, shown = policy.points[n], places(record)
     scores = ", ".join(
         f"{objective} {number(point.mean[m], shown[m])}" for m, objective in enumerate(record.objectives)
     )
-    return (
+    text = (
         f"{policy.label} at {preference(point.preference)}: {scores}; "
-        f"{number(point.words, 0)} words; KL {interval(point.kl, 1)} nats"
+        f"{number(point.words, 0)} words; {log_ratio(record)} {interval(point.log_ratio, 1)} nats"
     )
+    return text if point.on_front is None else f"{text}; on the front {chance(point.on_front)}"
 
 
 def opened(record: FrontRecord, i: int, n: int, picks: Mapping[tuple[int, int], int]) -> str:
     """Return the opening tag of a point that can be selected on the page; the caller closes ``</g>``."""
     policy = record.policies[i]
-    faded = "" if policy.non_dominated[n] else " faded"
     return (
-        f'<g class="pt pol{i % len(SHAPES)}{faded}" tabindex="0" role="img" data-i="{i}" data-n="{n}" '
+        f'<g class="pt pol{i % len(SHAPES)}" style="--on:{opacity(policy.points[n]):.2f}" tabindex="0" role="img" '
+        f'data-i="{i}" data-n="{n}" '
         f'data-k="{picks[i, n]}" aria-label="{escape(describe(record, policy, n))}">'
     )
 

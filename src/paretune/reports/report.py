@@ -15,7 +15,6 @@ from paretune.core.files import write_text
 from paretune.fronts.record import FrontRecord, Point
 from paretune.reports.findings import (
     READING,
-    comparisons,
     cost,
     hypervolumes,
     made_data,
@@ -29,10 +28,15 @@ from paretune.reports.page import badge, plain_badge, section, table
 from paretune.reports.plots import parallel
 from paretune.reports.response_plots import along, ternary
 from paretune.reports.scatter import View, scatter
+from paretune.reports.verdicts import comparisons, side_effects, trade_offs
 from paretune.reports.wording import (
     MIXTURE,
     NOTHING,
+    any_faint,
+    chance,
     interval,
+    log_ratio,
+    luck,
     number,
     percent,
     places,
@@ -56,12 +60,14 @@ def write_report(record: FrontRecord, folder: str | Path) -> Path:
     sections = [
         _head(record),
         _front(record, picks),
+        trade_offs(record),
+        comparisons(record),
         _responses_to_weights(record, picks),
+        side_effects(record),
         steerability(record),
         mixing(record),
         _answers(record, shared),
         hypervolumes(record),
-        comparisons(record),
         sense(record),
         training_data(record),
         made_data(record),
@@ -127,13 +133,15 @@ def _selection(
             "scores": [interval(given.score(m), shown[m]) for m in range(len(shown))],
             "short": [number(value, shown[m]) for m, value in enumerate(given.mean)],
             "words": number(given.words, 0),
-            "kl": interval(given.kl, 1),
+            "front": chance(given.on_front),
+            "distance": interval(given.log_ratio, 1),
             "collapse": percent(given.collapse_rate),
             "responses": given.responses,
         }
 
     return {
         "objectives": record.objectives,
+        "distance": f"{log_ratio(record)}, nats",
         "prompts": record.prompts,
         "preferences": [
             {"text": preference(weights), "weights": list(weights.values())} for weights in shared
@@ -158,8 +166,9 @@ def _head(record: FrontRecord) -> str:
     return (
         f'<header><p class="over">{escape(record.name)} · {escape(record.model)} · '
         f"{escape(record.created)} · paretune {escape(record.version)}</p><h1>{escape(summary(record))}</h1>"
-        f'<p class="lead">{escape(against)}Judged by hypervolume on {record.num_prompts} held-out prompts, '
-        f'intervals at 95&nbsp;%. <a href="#reading">How to read this page</a></p>'
+        f'<p class="lead">{escape(against)}Above means that, averaged over all tastes, its answers score higher; judged on '
+        f'{record.num_prompts} held-out prompts. {escape(luck(record))} <a href="#reading">How to read this page</a></p>'
+        f"{''.join(f'<p class=caution>⚠ {escape(text)}</p>' for text in record.cautions)}"
         f"{f'<dl class=meanings>{meanings}</dl>' if meanings else ''}</header>"
     )
 
@@ -175,8 +184,8 @@ def _front(record: FrontRecord, picks: dict[tuple[int, int], int]) -> str:
     if M >= 2 and any(len(policy.points) > 2 for policy in record.policies):
         legend.append(plain_badge("hull", "mixtures of a policy's points"))
     legend.append(plain_badge("knee", "knee"))
-    if not all(all(policy.non_dominated) for policy in record.policies):
-        legend.append(plain_badge("faded", "faint: dominated by another point of its policy"))
+    if any_faint(record):
+        legend.append(plain_badge("faint", "faint: unlikely to be on the front"))
     if M == 2:
         drawing = (
             f'<div class="wide">{scatter(record, View(0, 1, 1040, 620), picks)}</div>'

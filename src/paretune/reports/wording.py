@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from paretune.fronts.front import Interval
-from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
+from paretune.fronts.inference import sentence
+from paretune.fronts.record import SEED_MARK, FrontRecord, MeasuredPolicy, PairedTest, Point
 
 NOTHING = "-"
 """The text for a number that does not exist."""
 MIXTURE = "mixture of corners"
 """The baseline in the report's words; a comparison's name of it begins alike."""
 MOST_NAMED = 4
-"""The most pairs of policies that are named one by one; of more it is counted how often each is below."""
+"""The most policies, or pairs of them, that are named one by one; more are counted."""
 
 
 def known(value: float | None) -> bool:
@@ -113,11 +114,32 @@ def listing(items: Sequence[str], last: str = "and") -> str:
 
 
 def called(record: FrontRecord, name: str) -> str:
-    """Return what a front of a comparison is called: a policy's title, the base model or the mixture of corners."""
-    titles = {policy.name: policy.label for policy in record.policies}
-    if name in titles:
-        return titles[name]
+    """Return what a front of a comparison is called: a policy's title, the base model or the mixture of corners.
+
+    A method of several training seeds has the title of its policies, and its name behind it.
+    """
+    for policy in record.policies:
+        if policy.name == name:
+            return policy.label
+        if policy.name.startswith(f"{name}{SEED_MARK}"):
+            title = policy.label.removesuffix(f" ({policy.name})")
+            return name if title == policy.name else f"{title} ({name})"
     return "base model" if name == "base" else MIXTURE if name.startswith("mixture of ") else name
+
+
+def log_ratio(record: FrontRecord) -> str:
+    """Return what the distance from the base model is called: KL only where answers are sampled as the policy gives them."""
+    plain = record.sampling.get("temperature") == 1 and record.sampling.get("top_p") == 1
+    return "KL from base" if plain else "log-ratio to base"
+
+
+def chance(value: float | None) -> str:
+    """Return a chance as a percentage without decimals.
+
+    >>> chance(0.984), chance(None)
+    ('98 %', '-')
+    """
+    return NOTHING if value is None else f"{100 * value:.0f} %"
 
 
 def winner(test: PairedTest) -> str | None:
@@ -131,45 +153,144 @@ def verdict(record: FrontRecord, test: PairedTest) -> str:
     return test.verdict if above is None else f"{called(record, above)} above"
 
 
+def any_faint(record: FrontRecord) -> bool:
+    """Return whether a point is so unlikely to be on the front that it is drawn visibly fainter."""
+    return any(opacity(point) < 0.9 for policy in record.policies for point in policy.points)
+
+
+def opacity(point: Point) -> float:
+    """Return how opaque a point is drawn, by its chance to be on the front; whole where the chance is unknown."""
+    return 1.0 if point.on_front is None else 0.2 + 0.8 * point.on_front
+
+
+def sentences(record: FrontRecord) -> list[str]:
+    """Return every verdict in words, those with a difference first, and then what could not be compared."""
+
+    def named(name: str) -> str:
+        title = called(record, name)
+        return f"the {title}" if title in ("base model", MIXTURE) else title
+
+    told = [
+        sentence(test, named) for test in sorted(record.comparisons, key=lambda test: winner(test) is None)
+    ]
+    reasons: dict[str, list[str]] = {}
+    for pair in record.uncompared:
+        reasons.setdefault(pair.reason, []).append(f"{named(pair.first)} and {named(pair.second)}")
+    for reason, pairs in reasons.items():
+        who = listing(pairs) if len(pairs) <= MOST_NAMED else f"{len(pairs)} pairs"
+        told.append(f"Not compared: {who} ({reason}).")
+    return [text[:1].upper() + text[1:] for text in told]
+
+
+def luck(record: FrontRecord) -> str:
+    """Return a sentence on how many training seeds there are, and whether the luck of training is covered."""
+    seeds = {
+        called(record, name): count
+        for test in record.comparisons
+        for name, count in zip((test.first, test.second), test.seeds, strict=True)
+        if count
+    }
+    if not seeds:
+        return "Each policy is one training run: another training seed may give other scores, which no interval here covers."
+    counts = listing([f"{count} training seeds of {name}" for name, count in seeds.items()])
+    return f"The verdicts cover the luck of training with {counts}; intervals of single points do not."
+
+
 def summary(record: FrontRecord) -> str:
-    """Return one sentence: how far each preference moves the scores, and which policy is above which."""
+    """Return one sentence: how far each objective moves from the base model, and which policy is above which."""
     named = record.policies
     if len(named) * len(record.objectives) > 4:
-        named = (max(named, key=_hypervolume),)
-    parts = ["; ".join(_moves(record, policy) for policy in named), standing(record, "base model")]
-    parts.append(_among(record))
+        named = (_leading(record),)
+    moves = "; ".join(_moves(record, policy) for policy in named)
+    parts = [
+        f"against the base model, {moves}" if moves else "",
+        standing(record, "base model"),
+        _among(record),
+    ]
     text = "; ".join(part for part in parts if part)
     return text[:1].upper() + text[1:] + "."
 
 
-def _hypervolume(policy: MeasuredPolicy) -> float:
-    value = policy.figures["hypervolume"].value
-    return value if known(value) and value else -math.inf
+def _leading(record: FrontRecord) -> MeasuredPolicy:
+    """Return the policy whose mean utility is measured highest above the base model's, or else the first."""
+    against = {test.first: test.difference for test in record.comparisons if test.second == "base"}
+
+    def difference(policy: MeasuredPolicy) -> float:
+        return against.get(policy.name, against.get(policy.name.rpartition(SEED_MARK)[0], -math.inf))
+
+    return max(record.policies, key=difference)
 
 
 def _moves(record: FrontRecord, policy: MeasuredPolicy) -> str:
-    """Return what raising each weight from its least to its most does to that objective."""
+    """Return how far each objective is from the base model's where its weight is largest; what no test shows is no movement."""
     shown = places(record)
     moved, still = [], []
     for m, objective in enumerate(record.objectives):
-        points = sorted(policy.points, key=lambda point: point.preference[objective])
-        first, last = points[0], points[-1]
-        start, end = number(first.mean[m], shown[m]), number(last.mean[m], shown[m])
-        if len(points) == 1:
-            moved.append(f"{objective} is at {end}")
-        elif _overlap(first, last, m):
+        point = max(policy.points, key=lambda point: point.preference[objective])
+        start, end = number(record.base.mean[m], shown[m]), number(point.mean[m], shown[m])
+        movement = point.movement.moved.get(objective) if point.movement else None
+        if movement is None or not known(movement.low):
+            moved.append(f"has {objective} at {end} (base model {start})")
+        elif movement.low <= 0 <= movement.high:
             still.append(objective)
         else:
-            wrong = " the wrong way," if last.mean[m] < first.mean[m] else ""
-            moved.append(f"{objective} goes{wrong} from {start} to {end}")
+            wrong = " the wrong way," if movement.high < 0 else ""
+            moved.append(f"moves {objective}{wrong} from {start} to {end}")
     if still:
-        moved.append(f"no movement is shown on {listing(still, 'or')}")
-    return f"with {policy.label}, {listing(moved)}"
+        moved.append(f"shows no movement on {listing(still, 'or')}")
+    return f"{policy.label} {listing(moved)}"
 
 
-def _overlap(first: Point, second: Point, m: int) -> bool:
-    bounds = (first.low[m], first.high[m], second.low[m], second.high[m])
-    return all(map(known, bounds)) and bounds[0] <= bounds[3] and bounds[2] <= bounds[1]
+def chosen_points(record: FrontRecord, policy: MeasuredPolicy) -> list[Point]:
+    """Return the points that a reader asks about first: the one with most weight on each objective, and the knee."""
+    numbers = [
+        max(range(len(policy.points)), key=lambda n: policy.points[n].preference[objective])
+        for objective in record.objectives
+    ]
+    return [policy.points[n] for n in dict.fromkeys([*numbers, policy.knee])]
+
+
+def trade_off(record: FrontRecord, point: Point) -> str:
+    """Return what a point buys against the base model, and what moved that nobody asked for, in words."""
+    shown = places(record)
+    parts = [
+        f"{objective} from {number(record.base.mean[m], shown[m])} to {number(point.mean[m], shown[m])}"
+        f"{_movement(point, objective)}"
+        for m, objective in enumerate(record.objectives)
+    ]
+    length = f"words from {number(record.base.words, 0)} to {number(point.words, 0)}"
+    parts.append(f"{length}{_movement(point, 'words')}")
+    text = f"at {preference(point.preference)}: {', '.join(parts)}"
+    if point.movement and point.movement.across.low > 0:
+        size = number(point.movement.across.value, 2)
+        text += f"; side effect of {size} deviations, mainly {astray(point)}"
+    return text
+
+
+def _movement(point: Point, attribute: str) -> str:
+    figure = point.movement.moved.get(attribute) if point.movement else None
+    if figure is None or not known(figure.low):
+        return ""
+    if figure.low <= 0 <= figure.high:
+        return " (no change shown)"
+    sign = "+" if figure.value > 0 else ""
+    return f" ({sign}{number(figure.value, 2)} deviations)"
+
+
+def astray(point: Point) -> str:
+    """Return the attribute with the largest part of the movement that nobody asked for, such as ``too little warm``."""
+    if point.movement is None:
+        return NOTHING
+    moved, wanted = point.movement.moved, point.preference
+    size = math.hypot(*(wanted.get(name, 0.0) for name in moved)) or 1.0
+    aside = {
+        name: figure.value - point.movement.along.value * wanted.get(name, 0.0) / size
+        for name, figure in moved.items()
+    }
+    # Of equal parts, the one that is short: that another is ahead is seldom a complaint.
+    name = max(aside, key=lambda name: (round(abs(aside[name]), 9), -aside[name]))
+    much, little = ("many", "few") if name == "words" else ("much", "little")
+    return f"too {much if aside[name] > 0 else little} {name}"
 
 
 def standing(record: FrontRecord, other: str) -> str:
@@ -180,31 +301,42 @@ def standing(record: FrontRecord, other: str) -> str:
             above = winner(test)
             group = "same" if above is None else "above" if above == test.first else "below"
             groups[group].append(called(record, test.first))
-    count = sum(map(len, groups.values()))
     parts: list[str] = []
     for group, names in groups.items():
         if names:
-            everyone = len(names) == count and count > 1
-            who = ("both" if count == 2 else f"all {count}") if everyone else listing(names)
             target = f"the {other}" if not parts else "it"
-            verb = "is" if len(names) == 1 else "are"
             if group == "same":
-                parts.append(f"for {who} no difference from {target} is shown")
+                parts.append(f"for {_counted(names, record)} no difference from {target} is shown")
             else:
-                parts.append(f"{who} {verb} {group} {target}")
+                parts.append(
+                    f"{_counted(names, record)} {'is' if len(names) == 1 else 'are'} {group} {target}"
+                )
     return ", ".join(parts)
 
 
+def _counted(names: Sequence[str], record: FrontRecord) -> str:
+    """Return the names, or how many they are where they are too many to read."""
+    if len(names) <= MOST_NAMED:
+        return listing(names)
+    return f"{len(names)} of {len({test.first for test in record.comparisons if test.second == 'base'})} policies"
+
+
 def _among(record: FrontRecord) -> str:
-    names = {policy.name for policy in record.policies}
-    pairs = [test for test in record.comparisons if test.first in names and test.second in names]
+    others = ("base model", MIXTURE)
+    pairs = [test for test in record.comparisons if called(record, test.second) not in others]
     if not pairs:
         return ""
     apart = list(_apart(pairs))
     if not apart:
         return f"between {'them' if len(pairs) == 1 else 'any two of them'} no difference is shown"
     if len(apart) <= MOST_NAMED:
-        facts = [f"{called(record, above)} is above {called(record, below)}" for above, below in apart]
+        lower: dict[str, list[str]] = {}
+        for above, below in apart:
+            lower.setdefault(called(record, below), []).append(called(record, above))
+        facts = [
+            f"{listing(names)} {'is' if len(names) == 1 else 'are'} above {below}"
+            for below, names in lower.items()
+        ]
     else:
         facts = [
             f"{called(record, below)} is below {count} other{'s' * (count > 1)}"

@@ -58,7 +58,7 @@ class EvaluateConfig(_Part):
         extrapolations: Preferences off the simplex, such as ``concise=1.2,warm=-0.2``, at which policies that serve any
             preference are measured too; reports mark them, and no figure of the front counts them.
         shown: Number of prompts whose answers the report shows.
-        resamples: Number of resamples of the prompts, for intervals and paired tests; at least 1000 for a 95 % interval.
+        resamples: Number of resamples of the prompts, for intervals of means; at least 1000 for a 95 % interval.
     """
 
     prompts: int = Field(default=0, ge=0)

@@ -24,7 +24,8 @@ from paretune.evaluation.judge import Judgement, judge, mean_interval
 from paretune.evaluation.remote import drawn_by
 from paretune.evaluation.token_kl import audit
 from paretune.fronts.front import Interval, reference_point
-from paretune.fronts.record import FILE, FORMAT, Cost, DataSummary, FrontRecord, MeasuredPolicy, Stage
+from paretune.fronts.record import FILE, FORMAT, Cost, FrontRecord, MeasuredPolicy, Stage
+from paretune.fronts.record_facts import DataSummary
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
 from paretune.policies.policy import Policy
@@ -89,7 +90,7 @@ def measure(
     measured = partial(measure_points, config, lab, test, scorers)
     base = measured(Policy.base(lab.lm, objectives), [Preference.uniform(objectives)])
     ends = measured(
-        replace(corners, name="corners"),
+        corners,
         [Preference.one_hot(objective, objectives) for objective in objectives],
     )
     evaluations = {
@@ -285,6 +286,8 @@ def _record(
         policies=policies,
         mixture=judgement.recorded_mixture(),
         comparisons=judgement.recorded_tests(),
+        uncompared=tuple(judgement.uncompared),
+        cautions=judgement.cautions,
         objectives_info={objective: meanings.get(objective, "") for objective in judgement.objectives},
         sampling={**vars(config.sampling), "samples": config.evaluate.samples},
         data=DataSummary.model_validate(inspect(splits["train"]).to_dict()),

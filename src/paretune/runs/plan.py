@@ -141,7 +141,7 @@ def _front(config: RunConfig, work: Work, entries: list[Entry]) -> Iterator[Stag
     M, fine = len(work.objectives), config.fine_grid(work.objectives)
     measured = config.corners()
     yield _measured(work, "front: base", 1, 0)
-    yield _measured(work, "front: endpoints", M, M * config.train.rank)
+    yield _measured(work, "front: corners", M, M * config.train.rank)
     for entry in entries:
         traits, columns = entry.traits, sum(_columns(work, entry))
         preferences: list[Preference] = list(work.preferences) if traits.anchored else fine

@@ -19,8 +19,10 @@ from paretune.methods.base import Inputs
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import WorkSplit, shard_weights, start
 from paretune.models.language_model import computing, load
+from paretune.policies.alike import alike
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
+from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import prepare_data
 from paretune.scoring.scorer import Scorer
@@ -65,14 +67,24 @@ def finish(
     for name, preferences in trained_at.items():
         with lab.trained_by(config.training(name)):
             policies[name] = replace(train(name, config, lab, splits, preferences, scorers), name=name)
+        report_alike(lab, policies[name], (measured_at or {}).get(name) or served_at(config, policies[name]))
     dpo, training = config.corners()
     with lab.trained_by(training):
         adapters = Inputs(lab, splits["train"], splits["validation"]).corners(dpo)
-    endpoints = Policy.soup("endpoints", lab.lm, splits["train"].objectives, adapters)
+    corners = Policy.soup("corners", lab.lm, splits["train"].objectives, adapters)
     if lab.team.first:
         for name, policy in policies.items():
             policy.save(lab.folder / "policies" / name)
-    return write_front(config, lab, policies, endpoints, splits, scorers, measured_at)
+    return write_front(config, lab, policies, corners, splits, scorers, measured_at)
+
+
+def report_alike(lab: Lab, policy: Policy, preferences: Sequence[Preference]) -> None:
+    """Log the different preferences at which a policy computes the same; the report has a remark at each."""
+    for group in alike(policy, preferences):
+        lab.say(
+            f"{policy.name}: the policy computes the same at {' and at '.join(map(str, group))}, so these weights have no effect; "
+            "train longer, or look whether the data tell the objectives apart"
+        )
 
 
 def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
@@ -103,7 +115,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
     soup_ = Policy.soup("soup", lab.lm, objectives, members)
     policies = {"soup": soup_, "mod": Policy.mod("mod", lab.lm, objectives, members, mixing)}
     return write_front(
-        config, lab, {name: policies[name] for name in by}, replace(soup_, name="endpoints"), splits, scorers
+        config, lab, {name: policies[name] for name in by}, replace(soup_, name="corners"), splits, scorers
     )
 
 

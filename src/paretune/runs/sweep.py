@@ -14,7 +14,7 @@ import numpy as np
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.files import write_json
 from paretune.core.preference import Preference
-from paretune.fronts.record import FILE, FrontRecord
+from paretune.fronts.record import FILE, SEED_MARK, FrontRecord
 from paretune.fronts.refinement import next_preferences
 from paretune.runs.config import RunConfig, SweepConfig
 from paretune.runs.run import finish
@@ -98,7 +98,7 @@ def expanded(config: RunConfig) -> RunConfig:
     if len(set(config.sweep.seeds)) < len(config.sweep.seeds):
         raise ConfigError(f"sweep.seeds: {config.sweep.seeds} holds a seed twice")
     methods = {
-        f"{name}-seed-{seed}": {
+        f"{name}{SEED_MARK}{seed}": {
             **own,
             "method": config.kind(name),
             "train": {**own.get("train", {}), "seed": seed},
@@ -133,7 +133,7 @@ def _do_all(here: SweepContext, known: Progress, do: Do) -> int:
     single = [name for name in config.methods if separable(config, name)]
     whole = [name for name in config.methods if name not in single]
     corners = [Preference.one_hot(objective, objectives) for objective in objectives]
-    do_rest([*(Task("endpoint", preference=str(w)) for w in corners), Task("base")])
+    do_rest([*(Task("corner", preference=str(w)) for w in corners), Task("base")])
     first = config.grid(objectives) if config.sweep.choose == "grid" else corners
     # Method by method within a preference: neighbours in the queue rarely wait for the same stage.
     do_rest(
@@ -210,7 +210,7 @@ def _spread_over_seeds(here: SweepContext, report: Path) -> None:
     """Write ``sweep.json``: for each method that was trained with several seeds, its hypervolumes, their mean and deviation."""
     found: dict[str, list[float]] = {}
     for policy in FrontRecord.read(report.parent / FILE).policies:
-        name, mark, _ = policy.name.rpartition("-seed-")
+        name, mark, _ = policy.name.rpartition(SEED_MARK)
         if mark:
             found.setdefault(name, []).append(policy.figures["hypervolume"].value)
     spread: Mapping[str, Any] = {

@@ -30,14 +30,14 @@ class Task:
     """A part of a run.
 
     Attributes:
-        kind: ``prepare``: data, scores and the reference pass. ``base``: measure the base model. ``endpoint``: train and measure
+        kind: ``prepare``: data, scores and the reference pass. ``base``: measure the base model. ``corner``: train and measure
             the single-objective model of the one-hot ``preference``. ``train``: train ``method`` for all preferences.
             ``point``: train it for ``preference``, where it has a model for each, and measure it there.
         method: name of an entry of ``methods``.
         preference: as text.
     """
 
-    kind: Literal["prepare", "base", "endpoint", "train", "point"]
+    kind: Literal["prepare", "base", "corner", "train", "point"]
     method: str = ""
     preference: str = ""
 
@@ -108,13 +108,13 @@ def _do(here: SweepContext, task: Task) -> dict[str, Any]:
         return {}
     if task.kind == "base":
         return _measured(here, Policy.base(lab.lm, objectives), Preference.uniform(objectives))
-    if task.kind == "endpoint":
+    if task.kind == "corner":
         asked = Preference.parse(task.preference, objectives)
         dpo, training = config.corners()
         (objective,) = (name for name, weight in asked.as_dict().items() if weight)
         with lab.trained_by(training):
             adapter = lab.dpo(objective, here.splits["train"], here.splits["validation"], dpo.beta, dpo.pairs)
-        return _measured(here, Policy.anchors("endpoints", lab.lm, objectives, [adapter], [asked]), asked)
+        return _measured(here, Policy.anchors("corners", lab.lm, objectives, [adapter], [asked]), asked)
     asked_for = [Preference.parse(task.preference, objectives)] if task.preference else []
     trained_for = asked_for if asked_for and separable(config, task.method) else config.grid(objectives)
     with lab.trained_by(config.training(task.method)):
@@ -152,7 +152,7 @@ def _key(here: SweepContext, task: Task) -> str:
         whole = [] if separable(config, task.method) else [str(w) for w in config.grid(here.objectives)]
         entry = config.entry(task.method)
         method = [as_values(entry.settings), asdict(entry.training), whole]
-    elif task.kind in ("endpoint", "prepare"):
+    elif task.kind in ("corner", "prepare"):
         method = [asdict(part) for part in config.corners()]
     return fingerprint(
         asdict(task),

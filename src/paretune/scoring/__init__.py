@@ -1,4 +1,4 @@
 """Text into numbers, in reading order.
 
-scorer, function_scorer, rules, python_function, neural, encoder, bradley_terry; cache, standardise, repetition.
+scorer, function_scorer, rules, python_function, neural, encoder, bradley_terry; cache, standardise, prompt_means, repetition.
 """

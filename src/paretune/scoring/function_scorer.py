@@ -33,11 +33,13 @@ class FunctionScorer:
         objective: Name of the objective.
         fingerprint: Identity of the function; cached scores are found by it.
         function: Function from prompts, responses and truncation marks to ``[n]`` numbers, higher is better.
+        across_prompts: Whether scores of responses to different prompts can be compared.
     """
 
     objective: str
     fingerprint: str
     function: ScoreFunction
+    across_prompts: bool = True
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
@@ -73,17 +75,20 @@ def checked(values: Sequence[float] | np.ndarray, count: int, objective: str) ->
     return scores
 
 
-def from_function(objective: str, fingerprint: str, function: ScoreFunction) -> FunctionScorer:
+def from_function(
+    objective: str, fingerprint: str, function: ScoreFunction, across_prompts: bool = True
+) -> FunctionScorer:
     """Return a scorer that calls ``function(prompts, responses, truncated) -> [n]``.
 
-    ``fingerprint`` must change whenever the function would score differently, as cached scores are found by it.
+    ``fingerprint`` must change whenever the function would score differently, as cached scores are found by it. Set
+    ``across_prompts`` to False where only scores of responses to one prompt can be compared.
 
     Raises:
         ConfigError: The name of the objective is empty.
     """
     if not objective:
         raise ConfigError("a scorer needs the name of its objective; got an empty one")
-    return FunctionScorer(objective, fingerprint, function)
+    return FunctionScorer(objective, fingerprint, function, across_prompts)
 
 
 def choice(name: str, given: object, options: Iterable[str]) -> str:

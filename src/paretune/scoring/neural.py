@@ -27,6 +27,7 @@ def sequence_classifier(
     batch_size: int = 16,
     max_length: int | None = None,
     device: str | None = None,
+    across_prompts: bool = True,
 ) -> FunctionScorer:
     """Score with logit ``index`` of a sequence-classification model, negated for direction "lower".
 
@@ -41,6 +42,8 @@ def sequence_classifier(
         batch_size: Texts per forward.
         max_length: Largest number of tokens of a text; by default the model's.
         device: Torch device; by default an accelerator if there is one.
+        across_prompts: Whether its scores can be compared across prompts. False for a model trained on comparisons alone, whose
+            scores have an arbitrary part that depends on the prompt.
 
     Raises:
         ModelError: There is no such model, or it has no trained head.
@@ -50,6 +53,8 @@ def sequence_classifier(
     for name, value, least in (("index", index, 0), ("batch_size", batch_size, 1), ("max_length", length, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{name}: {value!r}: expected a whole number of at least {least}")
+    if not isinstance(across_prompts, bool):
+        raise ConfigError(f"across_prompts: {across_prompts!r}: expected true or false")
     folder = encode.locate(name_or_folder)
 
     @functools.cache
@@ -62,13 +67,16 @@ def sequence_classifier(
         return sign * encode.rewards(loaded(), prompts, responses, index, batch_size, max_length)
 
     identity = ["classifier", encode.content_fingerprint(folder), index, direction, max_length]
-    return from_function(objective, fingerprint(identity), function)
+    return from_function(objective, fingerprint(identity), function, across_prompts)
 
 
 def bradley_terry(
     objective: str, folder: str, batch_size: int = 32, device: str | None = None
 ) -> FunctionScorer:
     """Score with a head that ``paretune score fit`` fitted, on the log-odds scale of the Bradley-Terry model.
+
+    The fit sees differences within a prompt only, so the part of a score that depends on the prompt is arbitrary: scores
+    cannot be compared across prompts.
 
     Raises:
         ModelError: The folder holds no head, or its encoder is missing or has other weights.
@@ -85,7 +93,7 @@ def bradley_terry(
         return bt.features(loaded(), prompts, responses, batch_size).astype(np.float64) @ head.weight
 
     identity = ["head", head.report.encoder_fingerprint, head.weight.tolist()]
-    return from_function(objective, fingerprint(identity), function)
+    return from_function(objective, fingerprint(identity), function, across_prompts=False)
 
 
 def implicit_reward(
@@ -99,8 +107,8 @@ def implicit_reward(
     """Score with the reward that a preference-trained adapter implies: beta (log pi - log pi_ref), in units of reward.
 
     The log-probabilities are sums over the response's tokens, end of turn included unless it was cut (Rafailov et al.
-    2023, arXiv 2305.18290, Eq. 5). The term that depends on the prompt alone is left out, so compare scores of responses
-    to one prompt only.
+    2023, arXiv 2305.18290, Eq. 5). The term that depends on the prompt alone is left out, so scores cannot be compared across
+    prompts.
 
     Args:
         objective: Name of the objective.
@@ -145,4 +153,4 @@ def implicit_reward(
         return strength * np.array(ratios, dtype=np.float64)
 
     identity = ["implicit", adapter.fingerprint, adapter.base, float(strength), dtype]
-    return from_function(objective, fingerprint(identity), function)
+    return from_function(objective, fingerprint(identity), function, across_prompts=False)

@@ -39,6 +39,10 @@ class Scorer(Protocol):
     def fingerprint(self) -> str:
         """Identity of rule, options and model weights: equal fingerprints mean equal scores."""
 
+    @property
+    def across_prompts(self) -> bool:
+        """Whether scores of responses to different prompts can be compared."""
+
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
     ) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Requests and responses in the form of OpenAI's API, checked before anything is computed."""
+"""Requests and errors in the form of OpenAI's API; requests are checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_STOPS = 4
 
 
 class ApiError(ParetuneError):
-    """An answer other than success, in the form OpenAI's clients read."""
+    """A response other than success, in the form that OpenAI's clients read."""
 
     def __init__(
         self,
@@ -32,14 +32,14 @@ class ApiError(ParetuneError):
 
     @property
     def body(self) -> bytes:
-        """The error as JSON; text that is not Unicode is escaped."""
+        """Error as JSON; characters outside ASCII are escaped."""
         kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         content = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return json.dumps({"error": content}).encode("ascii")
 
     @property
     def headers(self) -> dict[str, str]:
-        """Content type, and when to try again."""
+        """Headers: content type, and when to try again."""
         wait = {} if self.retry_after is None else {"retry-after": str(max(1, round(self.retry_after)))}
         more = {"www-authenticate": "Bearer"} if self.status == 401 else {}
         return {"content-type": "application/json", **wait, **more}
@@ -84,15 +84,15 @@ NEUTRAL: dict[str, list[Any]] = {
     "tools": [[]],
     "top_logprobs": [0],
 }
-"""Fields of OpenAI's API that change the answer in ways this server does not: admitted with these values only."""
+"""Fields of OpenAI's API that this server does not support, with the values that are accepted because they change nothing."""
 
 UNSUPPORTED = {"audio", "prediction", "reasoning_effort", "verbosity", "web_search_options", *NEUTRAL}
 HINTS = {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user"}
-"""Fields that say who asks and never change the answer: admitted and ignored."""
+"""Fields about the caller that never change the answer; accepted and ignored."""
 
 
 class Body(BaseModel):
-    """A request's body: every field known, of its own type, every number finite."""
+    """A request's body: every field is known and has its type, and every number is finite."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
@@ -100,42 +100,45 @@ class Body(BaseModel):
 Weights = Annotated[dict[str, float], Field(max_length=64)]
 Text = Annotated[str, StringConstraints(max_length=1_000_000)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^\w([\w .-]*[\w.-])?$")]
-"""Of a profile or a preset; the store asks for the same."""
+"""Name of a profile or a preset; the store has the same rule."""
+Policy = Annotated[str, Field(min_length=1, max_length=200)]
+Given = Weights | Annotated[str, Field(max_length=2000)]
+"""A preference as weights per objective, or as text."""
 
 
 class Part(Body):
-    """A piece of a message; text is the only kind."""
+    """A part of a message; text is the only supported type."""
 
     type: Literal["text"]
     text: Text
 
 
 class ChatMessage(Body):
-    """One turn; ``developer`` is read as ``system``."""
+    """One message; the role ``developer`` is read as ``system``."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Union[Text, list[Part]]  # noqa: UP007
 
     def message(self) -> Message:
-        """Return it as the library's own."""
+        """Return the library's form of the message."""
         content = self.content
         text = content if isinstance(content, str) else "".join(part.text for part in content)
         return Message("system" if self.role == "developer" else self.role, text)
 
 
 class StreamOptions(Body):
-    """How a stream ends."""
+    """Options of a streamed response."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
 class _Generation(Body):
-    """What chat and text completions share.
+    """The fields that chat and text completions share; those of OpenAI's API have its names.
 
     Attributes:
         preference: ``{"helpful": 0.7, "harmless": 0.3}`` or the text ``helpful=0.7,harmless=0.3``; weights sum to 1.
-        profile: whose presets ``model: "name@preset"`` means.
+        profile: Owner of the preset in ``model: "name@preset"``.
     """
 
     model: Annotated[str, StringConstraints(max_length=500)] | None = None
@@ -160,7 +163,7 @@ class _Generation(Body):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, values: Any) -> Any:
-        """Refuse what would be ignored, and say so; drop what says nothing."""
+        """Refuse unsupported and unknown fields; drop those that change nothing."""
         if not isinstance(values, Mapping):
             return values
         kept = {}
@@ -191,7 +194,7 @@ class _Generation(Body):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Texts that end an answer and are not part of it."""
+        """Strings that end an answer and are not part of it."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
@@ -207,21 +210,21 @@ class ChatRequest(_Generation):
     max_completion_tokens: int | None = Field(default=None, ge=1)
 
     def prompts(self) -> list[Prompt | str]:
-        """Return the one conversation.
+        """Return the conversation as a list of one.
 
         Raises:
-            ApiError: nothing to answer, or the assistant spoke last.
+            ApiError: All messages are empty, or the last one is the assistant's.
         """
         return [prompt_of(self.messages)]
 
     @property
     def limit(self) -> int | None:
-        """The most tokens to generate."""
+        """Largest number of tokens to generate."""
         return self.max_completion_tokens or self.max_tokens
 
 
 class CompletionRequest(_Generation):
-    """The body of ``/v1/completions``: text that is continued as it is, without a chat template."""
+    """The body of ``/v1/completions``: text to continue as it is, without a chat template."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES)]
 
@@ -229,20 +232,20 @@ class CompletionRequest(_Generation):
         """Return the texts to continue."""
         texts = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
         if not all(texts):
-            raise ApiError(422, "an empty prompt; give some text to continue", "invalid_prompt", "prompt")
+            raise ApiError(422, "the prompt is empty; give some text to continue", "invalid_prompt", "prompt")
         return list(texts)
 
     @property
     def limit(self) -> int | None:
-        """The most tokens to generate."""
+        """Largest number of tokens to generate."""
         return self.max_tokens
 
 
 def prompt_of(messages: Sequence[ChatMessage]) -> Prompt:
-    """Return a conversation as the library's own.
+    """Return the library's form of a conversation.
 
     Raises:
-        ApiError: nothing to answer, or the assistant spoke last.
+        ApiError: All messages are empty, or the last one is the assistant's.
     """
     prompt = tuple(message.message() for message in messages)
     if prompt[-1].role == "assistant":
@@ -257,9 +260,9 @@ def prompt_of(messages: Sequence[ChatMessage]) -> Prompt:
 
 
 def validation_error(findings: Sequence[Mapping[str, Any]]) -> ApiError:
-    """Return pydantic's findings as one error: 400 for JSON that cannot be read or is not supported, else 422."""
+    """Return pydantic's findings as one error: 400 for invalid JSON and unsupported fields, else 422."""
     first = findings[0]
-    place = [str(part)[:100] for part in first.get("loc", ()) if part not in ("body", "query", "path")]
+    path = [str(part)[:100] for part in first.get("loc", ()) if part not in ("body", "query", "path")]
     kind = str(first["type"])
     if kind == "json_invalid":
         return ApiError(
@@ -271,15 +274,9 @@ def validation_error(findings: Sequence[Mapping[str, Any]]) -> ApiError:
         return ApiError(400, str(first["msg"]), kind, str(first.get("ctx", {}).get("field")))
     named = [
         p
-        for p in place
+        for p in path
         if not p.startswith(("function-", "constrained-", "list[", "dict[")) and p not in ("str", "union")
     ]
     param = ".".join(named) or None
-    told = "; ".join(dict.fromkeys(str(finding["msg"]) for finding in findings[:4]))
-    return ApiError(422, f"{param or 'the request'}: {told}", "invalid_value", param)
-
-
-Policy = Annotated[str, Field(min_length=1, max_length=200)]
-
-
-Given = Weights | Annotated[str, Field(max_length=2000)]
+    message = "; ".join(dict.fromkeys(str(finding["msg"]) for finding in findings[:4]))
+    return ApiError(422, f"{param or 'the request'}: {message}", "invalid_value", param)

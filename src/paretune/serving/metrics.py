@@ -1,4 +1,4 @@
-"""Figures of a running server in Prometheus' form."""
+"""Figures of a running server in the format of Prometheus."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 COUNTERS = ("tokens", "prompt_tokens", "finished", "failed")
-"""Figures of a backend that only grow; the others are of now."""
+"""Figures of a backend that only grow; the others are current values."""
 
 
-class _Now:
-    """Collects what a backend says of itself at the moment it is asked."""
+class _Current:
+    """Collects the figures of a backend at the moment of the request."""
 
     def __init__(self, stats: Callable[[], Mapping[str, float]]) -> None:
         self.stats = stats
@@ -31,11 +31,11 @@ class _Now:
 
 
 class Metrics:
-    """Counts requests, and times them."""
+    """Counts and times requests and answers."""
 
     def __init__(self, stats: Callable[[], Mapping[str, float]]) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Now(stats))  # type: ignore[arg-type]
+        self.registry.register(_Current(stats))  # type: ignore[arg-type]
         ProcessCollector(registry=self.registry)
         made: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("paretune_http_requests", "requests answered", ["route", "status"], **made)
@@ -47,7 +47,10 @@ class Metrics:
         )
         self.answers = Counter("paretune_answers", "answers by how they ended", ["policy", "reason"], **made)
         self.snapped = Counter(
-            "paretune_snapped", "answers by an anchor near to what was asked for", ["policy"], **made
+            "paretune_snapped",
+            "answers by the anchor nearest to the requested preference",
+            ["policy"],
+            **made,
         )
 
     def render(self) -> bytes:
@@ -56,13 +59,13 @@ class Metrics:
 
 
 class Counted:
-    """ASGI middleware that counts and times every request by its route."""
+    """ASGI middleware that counts and times each request by its route."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request on."""
+        """Forward one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -77,7 +80,7 @@ class Counted:
         try:
             await self.app(scope, receive, counted_send)
         finally:
-            # Paths that are no route are one label, whatever strangers ask for.
+            # All other paths share one label, whatever strangers request.
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, status).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - start)

@@ -113,6 +113,12 @@ class Conditioning:
         return (self.rank + self.groups * objectives) * (1 + self.hidden)
 
 
+LORA_PER_OBJECTIVE = Conditioning(
+    rank=0, groups=16, init="lora", rate_factor=1.0, gate_rate_factor=1.0, draw="corners", per="row"
+)
+"""One LoRA per objective, all trained together at preferences that are drawn for each prompt."""
+
+
 def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: Sequence[int]) -> np.ndarray:
     """Return ``count`` preferences ``[count, M]``, decided by ``seed`` alone (several integers), so a resumed run redraws them."""
     random = np.random.default_rng(list(seed))

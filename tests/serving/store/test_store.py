@@ -406,7 +406,7 @@ def test_an_older_store_is_migrated_and_a_newer_one_refused(
     assert old.add_vote("ann", make_vote("more")) > identity, "a server that still runs goes on"
     monkeypatch.undo()
     with pytest.raises(
-        StoreError, match=r"newer paretune made this store \(schema 0002, .*0001\); upgrade paretune"
+        StoreError, match=r"newer paretune created this store \(schema 0002, .*0001\); upgrade paretune"
     ):
         Store.open(url)
     for opened in (old, *stores):
@@ -524,8 +524,8 @@ def test_bad_audit(store: Store) -> None:
 BAD_URLS = [
     ("", "no store named"),
     ("  ", "no store named"),
-    (":memory:", "a database in memory forgets everything; name a file"),
-    ("sqlite://", "a database in memory forgets everything; name a file"),
+    (":memory:", "a database in memory loses everything at exit; name a file"),
+    ("sqlite://", "a database in memory loses everything at exit; name a file"),
     ("http://localhost/x", "no driver for 'http'"),
     ("://", "cannot read the URL"),
     ("postgresql://user:secret@host:port/name", "cannot read the URL"),
@@ -547,7 +547,7 @@ def test_no_store_there(tmp_path: Path, url: str) -> None:
     with pytest.raises(StoreError, match="this is a folder"):
         Store.open(str(tmp_path))
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="cannot make its folder"):
+    with pytest.raises(StoreError, match="cannot create its folder"):
         Store.open(str(tmp_path / "file" / "below" / "store.sqlite"))
     opened = Store.open(str(tmp_path / "a" / "b" / "store.sqlite"))
     opened.close()

@@ -34,6 +34,7 @@ from paretune.methods.paretohqd.rays import Rays, Selection, candidates, select
 from paretune.models.adapter import Adapter
 from paretune.planning.work import Fits, Stage, Work
 from paretune.policies.policy import Policy
+from paretune.scoring.prompt_means import PromptMeans
 from paretune.scoring.repetition import is_collapsed
 from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.training.demonstrations import Demonstration
@@ -106,11 +107,11 @@ def train(inputs: Inputs, config: ParetoHqDConfig) -> Policy:
     models, wanted = trained_first(anchors, config)
     if config.stage2:  # a scorer that is missing is reported before training, not after it
         scorers_of(inputs, inputs.objectives, STAGE_2)
-    chosen = nearest(lab, scored(inputs, inputs.train, "stage 1"), wanted, config, config.k, "stage 1")
+    chosen = nearest(inputs, scored(inputs, inputs.train, "stage 1"), wanted, config, config.k, "stage 1")
     held_out: list[list[Demonstration]] = [[] for _ in wanted]
     if config.held_out:
         validation = scored(inputs, inputs.validation, "validation")
-        held_out = nearest(lab, validation, wanted, config, config.held_out, "validation")
+        held_out = nearest(inputs, validation, wanted, config, config.held_out, "validation")
     adapters = {}
     with lab.trained_by(config.trained_by(lab.training, 1)):
         for preference, items, kept in zip(wanted, chosen, held_out, strict=True):
@@ -118,7 +119,7 @@ def train(inputs: Inputs, config: ParetoHqDConfig) -> Policy:
             adapters[preference] = lab.fit_demonstrations(name, items, kept, info=_info(preference, 1))
     if config.stage2:
         answers = augment(inputs, [(w, adapters[w]) for w in models], config.prompts)
-        chosen = nearest(lab, answers, anchors, config, config.k // 2, "stage 2")
+        chosen = nearest(inputs, answers, anchors, config, config.k // 2, "stage 2")
         teachers = {adapters[w].info["stage"] for w in models}
         with lab.trained_by(config.trained_by(lab.training, 2)):
             for preference, items, kept in zip(anchors, chosen, held_out[: len(anchors)], strict=True):
@@ -149,7 +150,7 @@ def representatives(anchors: Sequence[Preference]) -> list[Preference]:
 
 
 def nearest(
-    lab: Lab,
+    inputs: Inputs,
     dataset: ScoredDataset,
     preferences: Sequence[Preference],
     config: ParetoHqDConfig,
@@ -158,12 +159,19 @@ def nearest(
 ) -> list[list[Demonstration]]:
     """Return for each preference the k responses nearest to its ray, and keep the figures of the choice in the run folder.
 
-    In stage 2 there are none where no response can be used, and a message reports it.
+    Scores that cannot be compared across prompts are taken less the mean over the responses of their prompt in ``dataset``. In
+    stage 2 there are none where no response can be used, and a message reports it.
 
     Raises:
         DataError: nothing to choose from before stage 2, or too many scores are missing; names the stage.
     """
-    where = f"ParetoHqD, {stage}"
+    lab, where = inputs.lab, f"ParetoHqD, {stage}"
+    prompt_means = PromptMeans.of(dataset, inputs.scorers)
+    if prompt_means.objectives:
+        lab.say(f"{where}: {prompt_means}")
+    if stage != "stage 2":
+        prompt_means.check(where)
+    dataset = prompt_means.centred(dataset)
 
     def collapsed(text: str) -> bool:
         return is_collapsed(lab.lm.encode_response(text))

@@ -17,7 +17,7 @@ said in docs/methods/ric.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -45,6 +45,7 @@ from paretune.policies.prompts import (
     goals,
     mors,
 )
+from paretune.scoring.prompt_means import PromptMeans
 from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
@@ -118,14 +119,18 @@ class RiCConfig:
 
 @dataclass(frozen=True, eq=False)
 class Rated:
-    """N responses to prompts without tags, and their raw scores ``[N, M]``."""
+    """N responses to prompts without tags, and their scores ``[N, M]``.
+
+    Scores are raw, or less the mean of their prompt where they cannot be compared across prompts.
+    """
 
     items: tuple[Demonstration, ...]
     scores: np.ndarray
+    prompt_means: PromptMeans = field(default_factory=PromptMeans)
 
     def __getitem__(self, kept: np.ndarray) -> Rated:
         numbers = np.arange(len(self.items))[kept]
-        return Rated(tuple(self.items[n] for n in numbers), self.scores[numbers])
+        return replace(self, items=tuple(self.items[n] for n in numbers), scores=self.scores[numbers])
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ def train(inputs: Inputs, config: RiCConfig) -> Policy:
     new: list[Demonstration] = []
     online: list[dict[str, Any]] = []
     for number in range(1, config.iterations + 1):
-        found, counts = generated(inputs, config, adapter, prompting, number)
+        found, counts = generated(inputs, config, adapter, prompting, number, offline.prompt_means)
         kept = found[mors(prompting.standardise(found.scores), config.quantile, config.filter)]
         new += relabelled(kept, prompting)
         old = relabelled(best[chosen(len(best.items), config.keep_offline, seed, number)], prompting)
@@ -243,13 +248,15 @@ def chosen(count: int, most: int, seed: int, number: int) -> np.ndarray:
 def rated(
     lab: Lab, dataset: ScoredDataset, objectives: Sequence[str], scorers: Sequence[Scorer], what: str
 ) -> Rated:
-    """Return all responses with raw scores of every objective: those of its scorer, or of the data where it has none.
+    """Return all responses with scores of every objective: those of its scorer, or of the data where it has none.
 
     New responses are rated by the scorers, and one objective must have one scale; where the data's scores come from the same
-    scorer they are in the cache. Responses without a score are left out and counted.
+    scorer they are in the cache. Responses without a score are left out and counted. Scores that cannot be compared across
+    prompts are taken less the mean of their prompt.
 
     Raises:
         ConfigError: an objective without scorer and without any score in the data.
+        DataError: scores need the mean of their prompt, and no prompt has two scored responses.
         TrainingError: no responses.
     """
     fresh = lab.team.once(lambda: score_dataset(dataset, scorers, lab.score_cache))
@@ -268,10 +275,15 @@ def rated(
                 f"ric, {what}: the scores of {name!r} in the data are not those of its scorer, which rates new responses; the "
                 "scorer's are used for all"
             )
-    bad = missing.any(axis=1)
+    prompt_means = PromptMeans.of(fresh, scorers)
+    if prompt_means.objectives:
+        prompt_means.check(f"ric, {what}")
+        lab.say(f"ric, {what}: {prompt_means}")
+        after = flat(prompt_means.centred(fresh), objectives)
+    bad = np.isnan(after.scores).any(axis=1)
     if bad.any():
         lab.say(f"ric, {what}: {int(bad.sum())} of {len(bad)} responses lack a score and were left out")
-    return after[~bad]
+    return replace(after[~bad], prompt_means=prompt_means)
 
 
 def flat(dataset: ScoredDataset, objectives: Sequence[str]) -> Rated:
@@ -309,9 +321,16 @@ def tagged(prompting: Prompting, prompt: Prompt, values: np.ndarray, where: str)
 
 
 def generated(
-    inputs: Inputs, config: RiCConfig, adapter: Adapter, prompting: Prompting, number: int
+    inputs: Inputs,
+    config: RiCConfig,
+    adapter: Adapter,
+    prompting: Prompting,
+    number: int,
+    prompt_means: PromptMeans,
 ) -> tuple[Rated, Counts]:
     """Return what the adapter answers to goals, cleaned and scored: a stage on disk, in the canonical form of data.
+
+    ``prompt_means`` are those of the training responses: an answer is as good as it is better than these.
 
     Raises:
         TrainingError: nothing was left after cleaning.
@@ -319,8 +338,9 @@ def generated(
     lab, train, endpoint = inputs.lab, inputs.train, inputs.endpoint
     scorers = [scorer for scorer in inputs.scorers if scorer.objective in inputs.objectives]
     rng = np.random.default_rng([lab.training.seed % 2**32, number])
-    count = config.prompts or min(MOST_PROMPTS, len(train.rows))
-    rows = [train.rows[n] for n in rng.integers(len(train.rows), size=count)]
+    asking = prompt_means.covered(train)
+    count = config.prompts or min(MOST_PROMPTS, len(asking))
+    rows = [asking[n] for n in rng.integers(len(asking), size=count)]
     low, high = np.array(prompting.low), np.array(prompting.high)
     if config.reference == "gaussian":
         low, high = gaussian_range(len(low), GOAL_DRAWS, lab.training.seed + number)
@@ -355,7 +375,7 @@ def generated(
         made = score_dataset(made, scorers, lab.score_cache)
         gap: dict[str, float] = {}
         if left:
-            obtained = prompting.standardise(flat(made, prompting.objectives).scores)
+            obtained = prompting.standardise(flat(prompt_means.centred(made), prompting.objectives).scores)
             missed = np.abs(obtained - asked[left]).mean(axis=0)
             gap = dict(zip(prompting.objectives, missed.tolist(), strict=True))
         counts = Counts(count, fates.count("empty"), fates.count("cut"), fates.count("collapsed"), gap)
@@ -368,9 +388,10 @@ def generated(
         write_json(folder / "counts.json", vars(counts))
 
     judged = [scorer.fingerprint for scorer in scorers], prompting.mean, prompting.std
-    key = fingerprint(who, [row.fingerprint for row in rows], prompts, seeds, judged)
+    subtracted = [[prompt_means.means[row.key].tolist() for row in rows]] if prompt_means.objectives else []
+    key = fingerprint(who, [row.fingerprint for row in rows], prompts, seeds, judged, *subtracted)
     folder = lab.stage(f"samples/ric-{number}", key, make)
-    made = ScoredDataset.read(folder / "generated.jsonl.gz")
+    made = prompt_means.centred(ScoredDataset.read(folder / "generated.jsonl.gz"))
     return flat(made, prompting.objectives), Counts(**read_json(folder / "counts.json"))
 
 

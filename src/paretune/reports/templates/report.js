@@ -19,7 +19,8 @@
   const facts = (point) => [
     ...run.objectives.map((objective, m) => [objective, point.scores[m]]),
     ["words", point.words],
-    ["KL, nats", point.kl],
+    [run.distance, point.distance],
+    ["on the front", point.front],
   ];
 
   const show = (dot) => {
@@ -63,7 +64,7 @@
     }
     by("asked").textContent = run.prompts[p];
     const cards = run.policies.map((policy, i) =>
-      card(badges[i].cloneNode(true), `pol${i % 6}`, policy.points[k], p));
+      card(badges[i].cloneNode(true), `pol${i % 8}`, policy.points[k], p));
     cards.push(card(badges[run.policies.length].cloneNode(true), "base", run.base, p));
     by("cards").replaceChildren(...cards);
     const all = by("all");

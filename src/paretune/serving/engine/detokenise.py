@@ -1,27 +1,27 @@
-"""Text that grows token by token: whole characters, no white space around it, and never a stop string."""
+"""Text that grows token by token: in whole characters, without white space around it, and never with a stop string."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 UNFINISHED = "\ufffd"
-"""What decoders write for bytes that are no character, or not yet one."""
+"""The mark that decoders write for bytes that are not, or not yet, a character."""
 LONGEST = 3
-"""Bytes, and so tokens, of a character that lacks its last one; some decoders write a mark for each byte."""
+"""Largest number of bytes, and so of tokens, of an incomplete character; some decoders write a mark for each byte."""
 
 
 class Characters:
     """Turns tokens into text of whole characters, piece by piece.
 
-    Only the tokens since the last piece but one are decoded, since a decoder looks at what stands before (a first word has no
-    space, bytes join to a character).
+    Only the tokens since the last piece but one are decoded, because a decoder depends on the tokens before: a first word
+    has no space, and bytes join to a character.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._tokens: list[int] = []
-        self._settled = 0  # tokens whose text is out in full
-        self._given = 0  # characters of the decoded tokens that are out
+        self._settled = 0  # tokens whose text was returned in full
+        self._given = 0  # characters of the decoded tokens that were returned
 
     def push(self, token: int) -> str:
         """Return the characters that are complete with ``token``."""
@@ -29,8 +29,8 @@ class Characters:
         text = self._decode(self._tokens)
         end = len(text.rstrip(UNFINISHED))
         if len(self._tokens) - self._settled > LONGEST:
-            # Something in there will never be a character. Before, even marks in front of the last character's are held
-            # back: some decoders mark a whole run of bytes until its last character is complete.
+            # Some of these bytes will never be a character. Until then, even marks before the last character are held back:
+            # some decoders mark a whole run of bytes until its last character is complete.
             end = max(end, len(text) - LONGEST)
         piece = text[self._given : end]
         self._given = max(self._given, end)
@@ -40,19 +40,19 @@ class Characters:
         return piece
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """Return the text that was held back."""
         text = self._decode(self._tokens)
         piece, self._given = text[self._given :], max(self._given, len(text))
         return piece
 
 
 class StoppableText:
-    """Passes text on without white space at its two ends, until it meets a stop string.
+    """Returns text without white space at its two ends, until a stop string.
 
-    What could become a stop string, and white space behind which nothing stands yet, is held back.
+    Text that could become a stop string, and white space at the end so far, is held back.
 
     Attributes:
-        stopped: whether a stop string was met; the text ends before it.
+        stopped: Whether a stop string was met; the text ends before it.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
@@ -62,12 +62,12 @@ class StoppableText:
         self.stopped = False
 
     def push(self, piece: str) -> str:
-        """Return the text that is certain with ``piece``."""
+        """Return the text that is certain once ``piece`` is added."""
         if self.stopped:
             return ""
         self._held = self._held + piece if self._begun else (self._held + piece).lstrip()
         found = [(self._held.find(stop), len(stop)) for stop in self._stops]
-        # The one that is complete first, whatever the pieces.
+        # The stop string that is complete first, however the text is split into pieces.
         met = min(((place + length, place) for place, length in found if place >= 0), default=None)
         if met:
             self.stopped = True
@@ -84,6 +84,6 @@ class StoppableText:
         return text
 
     def finish(self) -> str:
-        """Return what was held back, now that nothing follows."""
+        """Return the text that was held back, as nothing follows."""
         text, self._held = self._held.rstrip(), ""
         return text

@@ -1,4 +1,4 @@
-"""Connections that cost nothing for long: a limit on how many are open, and an end to those that neither send nor read."""
+"""Limits on connections: on how many are open, and on the time of those that neither send nor read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 IDLE_SECONDS = 15.0
-"""Until a connection has sent the head of a request."""
+"""Time within which a connection must send the head of a request."""
 STALL_SECONDS = 30.0
-"""Until a client that reads nothing is given up."""
+"""Time after which a client that reads nothing is disconnected."""
 REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
     b'content-length: 128\r\n\r\n{"error": {"message": "too many open connections; try again soon", "type": '
@@ -22,7 +22,7 @@ REFUSAL = (
 class GuardedProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 with limits on idle, stalled and too many connections.
 
-    uvicorn times a connection only between requests; without these a client that sends nothing, or reads nothing, stays.
+    uvicorn limits the time of a connection only between requests. Without these limits, a client that sends or reads nothing stays.
     """
 
     most: ClassVar[int] = 512
@@ -44,19 +44,19 @@ class GuardedProtocol(H11Protocol):
                 transport.write(REFUSAL)
                 transport.close()
                 return
-            # Whoever has asked for nothing for the longest makes room.
+            # The connection that has been idle the longest makes room.
             idle._forget_idle()
             idle.transport.abort()
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Stop the timers of the connection."""
         self._forget_idle()
         self._forget_stall()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; once a request has begun the application is in charge of its time."""
+        """Read further; once a request has started, the application limits its time."""
         if self.transport.is_closing():
             return
         before = self.cycle
@@ -71,12 +71,12 @@ class GuardedProtocol(H11Protocol):
             self._wait_for_head()
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as it is written to."""
+        """Start the timer of a client that reads more slowly than it is written to."""
         super().pause_writing()
         self._stall = self.loop.call_later(self.stall_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Stop the timer: the client has read."""
         self._forget_stall()
         super().resume_writing()
 
@@ -98,12 +98,12 @@ class GuardedProtocol(H11Protocol):
 
 
 def guarded(most: int) -> type[GuardedProtocol]:
-    """Return the protocol for at most ``most`` open connections."""
+    """Return a protocol class that accepts at most ``most`` open connections."""
     return type("Protocol", (GuardedProtocol,), {"most": most, "waiting": {}})
 
 
 def raise_file_limit(wanted: int) -> None:
-    """Let the process open ``wanted`` files, as far as the system allows: each connection is one."""
+    """Raise the process's limit of open files to ``wanted``, as far as the system allows; each connection is a file."""
     if sys.platform == "win32":
         return
     import resource

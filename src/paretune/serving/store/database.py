@@ -1,4 +1,4 @@
-"""Opening the database of a store: SQLite or any SQLAlchemy URL, its schema migrated, every failure said with its cure."""
+"""Opening the database of a store: SQLite or any SQLAlchemy URL, migrated to the newest schema; each error names its cure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sqlalchemy import exc
 from paretune.core.errors import StoreError
 
 PATIENCE = 30.0
-"""Seconds that a writer waits for another one, or for a free connection, before it gives up with an error."""
+"""Seconds that a writer waits for another one, or for a free connection, before an error."""
 
 VERSION_TABLE = "paretune_schema"
 MIGRATIONS = Path(str(files("paretune.serving.store") / "migrations"))
@@ -33,19 +33,21 @@ _migrating = threading.Lock()  # Alembic's context is one for the whole process
 
 
 def open_engine(url: str, create: bool = True) -> sa.Engine:
-    """Return an engine on the database of ``url``, its tables made or migrated to what this version knows.
+    """Return an engine on the database of ``url``, with its tables created or migrated to the newest schema.
 
-    ``url`` is one of SQLAlchemy's, such as ``postgresql://user@host/name``, or the path of an SQLite file. An SQLite file and the
-    folders above it are made where there are none, unless ``create`` is false. A transaction of an engine with the
-    execution option ``writes`` holds SQLite's write lock from its first statement on.
+    A transaction of an engine with the execution option ``writes`` holds SQLite's write lock from its first statement on.
+
+    Args:
+        url: SQLAlchemy URL, such as ``postgresql://user@host/name``, or the path of an SQLite file.
+        create: Create the SQLite file, its folder and the tables where there are none.
 
     Raises:
-        StoreError: what is wrong with the database, and what to do.
+        StoreError: The database cannot be used; the message states why, and what to do.
     """
     parsed = _parsed(url)
-    place = place_of(parsed)
+    name = display_name(parsed)
     if parsed.get_backend_name() == "sqlite":
-        _check_file(parsed, place, create)
+        _check_file(parsed, name, create)
     try:
         engine = sa.create_engine(
             parsed,
@@ -57,38 +59,38 @@ def open_engine(url: str, create: bool = True) -> sa.Engine:
         )
     except (ImportError, exc.NoSuchModuleError) as error:
         raise StoreError(
-            f"{place}: no driver for {parsed.drivername!r} ({error}); for PostgreSQL: pip install 'psycopg[binary]'"
+            f"{name}: no driver for {parsed.drivername!r} ({error}); for PostgreSQL: pip install 'psycopg[binary]'"
         ) from error
     except (exc.ArgumentError, TypeError) as error:
-        raise StoreError(f"{place}: {error}; expected an SQLAlchemy URL") from error
+        raise StoreError(f"{name}: {error}; expected an SQLAlchemy URL") from error
     prepare = {"sqlite": _prepare_sqlite, "postgresql": _prepare_postgresql}.get(engine.dialect.name)
     if prepare:
         prepare(engine)
     try:
-        _migrate(engine, place, create)
+        _migrate(engine, name, create)
     except BaseException:
         engine.dispose()
         raise
     return engine
 
 
-def place_of(url: sa.URL) -> str:
-    """Return what messages call the database: the file, or the URL without its password."""
+def display_name(url: sa.URL) -> str:
+    """Return the name of the database in messages: the file, or the URL without its password."""
     if url.get_backend_name() == "sqlite" and url.database:
         return url.database
     return url.render_as_string(hide_password=True)
 
 
 @contextmanager
-def explained(place: str) -> Iterator[None]:
-    """Turn the errors of the database into StoreErrors that name ``place`` and the cure, never the data."""
+def explained(name: str) -> Iterator[None]:
+    """Turn the errors of the database into StoreErrors that state ``name`` and the cure, never the data."""
     try:
         yield
     except (exc.SQLAlchemyError, sqlite3.Error) as error:
         cause = getattr(error, "orig", None) or error
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         cure = next((cure for pattern, cure in _CURES if re.search(pattern, reason, re.IGNORECASE)), "")
-        raise StoreError(f"{place}: {reason}" + (f"; {cure}" if cure else "")) from error
+        raise StoreError(f"{name}: {reason}" + (f"; {cure}" if cure else "")) from error
 
 
 _CURES = (
@@ -126,22 +128,24 @@ def _parsed(url: str) -> sa.URL:
     return parsed
 
 
-def _check_file(url: sa.URL, place: str, create: bool) -> None:
+def _check_file(url: sa.URL, name: str, create: bool) -> None:
     if url.database in (None, "", ":memory:") or "mode=memory" in str(url.database):
-        raise StoreError(f"{url}: a database in memory forgets everything; name a file")
+        raise StoreError(f"{url}: a database in memory loses everything at exit; name a file")
     file = Path(str(url.database))
     if str(file).startswith("file:"):
         return
     if file.is_dir():
-        raise StoreError(f"{place}: this is a folder; name a file in it, for example {file / 'store.sqlite'}")
+        raise StoreError(f"{name}: this is a folder; name a file in it, for example {file / 'store.sqlite'}")
     if file.exists():
         return
     if not create:
-        raise StoreError(f"{place}: no such store; check the path")
+        raise StoreError(f"{name}: no such store; check the path")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{place}: cannot make its folder ({error.strerror}); name another place") from error
+        raise StoreError(
+            f"{name}: cannot create its folder ({error.strerror}); name another folder"
+        ) from error
 
 
 # Connections
@@ -159,7 +163,7 @@ def _connect_args(url: sa.URL) -> dict[str, Any]:
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
-    """Commit to the disk, not to its cache; and begin transactions here, as Python's driver would begin them too late."""
+    """Commit to disk, not to its cache; begin transactions here, as Python's driver begins them too late."""
 
     @sa.event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:
@@ -174,7 +178,7 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
 
 
 def _use_write_ahead_log(engine: sa.Engine) -> None:
-    """Readers and the writer then do not wait for each other; where the file system cannot do it, SQLite stays as it is."""
+    """Let readers and the writer not wait for each other; on a file system without support, SQLite's mode stays as it is."""
     connection = engine.raw_connection()
     deadline = time.monotonic() + PATIENCE
     try:
@@ -183,7 +187,7 @@ def _use_write_ahead_log(engine: sa.Engine) -> None:
                 connection.cursor().execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
-                # SQLite does not wait by itself while another process changes the mode of a new file.
+                # SQLite itself does not wait while another process changes the mode of a new file.
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -205,44 +209,44 @@ def _prepare_postgresql(engine: sa.Engine) -> None:
 # Schema
 
 
-def _migrate(engine: sa.Engine, place: str, create: bool) -> None:
-    """Bring the schema to the newest this version knows, under a lock and in one transaction where the database can."""
+def _migrate(engine: sa.Engine, name: str, create: bool) -> None:
+    """Migrate to the newest schema, under a lock and, where the database supports it, in one transaction."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "newline")
     script = ScriptDirectory.from_config(config)
-    with explained(place):
+    with explained(name):
         with engine.connect() as connection:
-            current = _is_current(connection, script, place, create)
+            current = _is_current(connection, script, name, create)
         if engine.dialect.name == "sqlite":
-            _use_write_ahead_log(engine)  # only now: the file of another program stays as it is
+            _use_write_ahead_log(engine)  # only now, so that the file of another program stays as it is
         if current:
             return
         with _migrating, engine.execution_options(writes=True).begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            if not _is_current(connection, script, place, create):
+            if not _is_current(connection, script, name, create):
                 config.attributes.update(connection=connection, version_table=VERSION_TABLE)
                 command.upgrade(config, "head")
 
 
-def _is_current(connection: sa.Connection, script: ScriptDirectory, place: str, create: bool) -> bool:
-    """Tell whether the schema is the newest; a newer one, and what is no store, are StoreErrors."""
-    found = MigrationContext.configure(
+def _is_current(connection: sa.Connection, script: ScriptDirectory, name: str, create: bool) -> bool:
+    """Return whether the schema is the newest; a StoreError if it is newer than this version, or no store."""
+    revision = MigrationContext.configure(
         connection, opts={"version_table": VERSION_TABLE}
     ).get_current_revision()
-    known = [revision.revision for revision in script.walk_revisions()]  # the newest comes first
-    if found is None:
+    known = [step.revision for step in script.walk_revisions()]  # the newest comes first
+    if revision is None:
         tables = sa.inspect(connection).get_table_names() if connection.dialect.name == "sqlite" else []
         if tables:
             raise StoreError(
-                f"{place}: a database of another program (it has a table {tables[0]!r}); name another file"
+                f"{name}: a database of another program (it has a table {tables[0]!r}); name another file"
             )
         if not create:
-            raise StoreError(f"{place}: no store in this database; check its name")
-    elif found not in known:
+            raise StoreError(f"{name}: no store in this database; check its name")
+    elif revision not in known:
         raise StoreError(
-            f"{place}: a newer paretune made this store (schema {found}, this version knows up to {known[0]}); "
+            f"{name}: a newer paretune created this store (schema {revision}, this version knows up to {known[0]}); "
             "upgrade paretune, or name another store"
         )
-    return found == known[0]
+    return revision == known[0]

@@ -1,4 +1,4 @@
-"""What a store keeps, as values: profiles, presets, votes and uses of preferences; checked when they are made."""
+"""The values that a store keeps: profiles, presets, votes and audit records, checked when they are created."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST_POLICY = 200
 
 @dataclass(frozen=True)
 class Profile:
-    """A person, or whoever votes under one name; ``created`` is UTC."""
+    """A person, or several who vote under one name; ``created`` is in UTC."""
 
     name: str
     created: datetime
@@ -30,7 +30,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Preset:
-    """A preference that a person keeps under a name; unique by profile and name."""
+    """A preference that a person keeps under a name, unique per profile and name; ``updated`` is in UTC."""
 
     profile: str
     name: str
@@ -44,10 +44,10 @@ class VotedAnswer:
     """One of the two answers of a vote.
 
     Attributes:
-        text: of the answer; may be empty, as models do answer nothing.
-        preference: at which the policy gave it.
-        scores: objective -> finite score, higher is better, as far as it was scored.
-        truncated: it was cut by a token limit, so that its end is not its author's.
+        text: Text of the answer; may be empty, as models sometimes answer nothing.
+        preference: Preference at which the policy generated it.
+        scores: Objective -> finite score, higher is better; None where it was not scored.
+        truncated: Whether it was cut by a token limit.
     """
 
     text: str
@@ -57,7 +57,7 @@ class VotedAnswer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
-            raise StoreError(f"vote: the answer {self.text!r:.60} is not text")
+            raise StoreError(f"vote: the answer {self.text!r:.60} is not text; expected a string")
         for name, score in (self.scores or {}).items():
             if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
                 raise StoreError(f"vote: score {score!r} of objective {name!r} is not a finite number")
@@ -68,15 +68,23 @@ class VotedAnswer:
 
 @dataclass(frozen=True)
 class Vote:
-    """Which of two answers to a prompt a person likes better.
+    """A person's choice between two answers to a prompt.
 
-    ``objective`` names what was asked about; None is the person's preference as a whole. The store sets ``id`` (rising),
-    ``profile`` and ``created`` (UTC); what it gets there is not looked at.
+    Attributes:
+        policy: Name of the policy that answered.
+        prompt: The conversation.
+        first: One answer.
+        second: The other answer.
+        winner: The better answer, or ``tie``.
+        objective: Objective that was asked about; None is the person's preference as a whole.
+        profile: Name of the person; set by the store.
+        id: Rising number; set by the store.
+        created: Time in UTC; set by the store.
 
     Raises:
-        StoreError: an unknown winner, a policy without name, preferences over different objectives.
-        DataError: a prompt or an answer that preference data could not hold.
-        PreferenceError: an objective that cannot be a name.
+        StoreError: The winner is unknown, the policy has no name, or the preferences are over different objectives.
+        DataError: Preference data cannot hold the prompt or an answer.
+        PreferenceError: The objective is not a valid name.
     """
 
     policy: str
@@ -111,13 +119,14 @@ class AuditRecord:
     """A preference that a request was served with.
 
     Attributes:
-        policy: that answered.
-        used: the preference in force, after snapping and bounds.
-        asked: what the request said; None: it said nothing.
-        model: as the request named it, such as ``mine@cautious``.
-        client: who asked, as the server knows it; never an API key.
-        request_id: of the request.
-        id, created: rising, and UTC; set by the store.
+        policy: Name of the policy that answered.
+        used: Preference that was served, after snapping to an anchor.
+        asked: Preference in the request; None if it gave none.
+        model: Model name in the request, such as ``mine@cautious``.
+        client: Name of the API key's owner; never the key.
+        request_id: Identity of the request.
+        id: Rising number; set by the store.
+        created: Time in UTC; set by the store.
     """
 
     policy: str
@@ -134,7 +143,8 @@ def checked_name(name: object, what: str) -> str:
     """Return the name of a profile or preset in Unicode's composed form.
 
     Raises:
-        StoreError: no text, longer than 64 characters, or of other characters than letters, digits, spaces, ``_``, ``-`` and ``.``.
+        StoreError: The name is not text, is longer than 64 characters, or has other characters than letters, digits, spaces,
+            ``_``, ``-`` and ``.``.
     """
     text = unicodedata.normalize("NFC", name) if isinstance(name, str) else ""
     if len(text) > LONGEST_NAME:
@@ -147,7 +157,7 @@ def checked_name(name: object, what: str) -> str:
 
 
 def check_policy(policy: object) -> None:
-    """Refuse what cannot be the name of a policy."""
+    """Raise a StoreError unless ``policy`` is a valid name of a policy."""
     if not isinstance(policy, str) or not policy.isprintable() or not 0 < len(policy) <= LONGEST_POLICY:
         raise StoreError(
             f"policy {policy!r:.80}: expected a printable name of at most {LONGEST_POLICY} characters"

@@ -1,4 +1,4 @@
-"""The store of a server: profiles, presets, votes and the audit of preferences used. What it acknowledged is on the disk."""
+"""The store of a server: profiles, presets, votes and audit records. What it has acknowledged is on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from paretune.core.errors import StoreError
 from paretune.core.preference import Preference
 from paretune.data.rows import Message
-from paretune.serving.store.database import PATIENCE, explained, open_engine, place_of
+from paretune.serving.store.database import PATIENCE, display_name, explained, open_engine
 from paretune.serving.store.entries import (
     LONGEST_NAME,
     LONGEST_POLICY,
@@ -27,8 +27,8 @@ from paretune.serving.store.entries import (
     checked_name,
 )
 
-# Tables. Texts and numbers of people stand in columns of JSON in ASCII: every float and every character, NUL too, comes back as it
-# went in, whatever the database and its encoding.
+# Tables. People's texts and numbers are in columns of JSON in ASCII, so that every float and every character, NUL too, is read
+# as it was written, whatever the database and its encoding.
 
 _LARGEST = 2**63 - 1
 _metadata = sa.MetaData()
@@ -79,28 +79,29 @@ _audit = sa.Table(
 
 
 class Store:
-    """Everything people leave behind, in one database that several threads and several servers may share.
+    """Profiles, presets, votes and audit records in one database that several threads and several servers can share.
 
-    A method that writes returns after the commit is on the disk: what it returned survives a killed process and, as far as the
-    disk keeps its word, a power cut. Every method blocks; an async server calls it in a thread.
+    A method that writes returns once the commit is on disk, so that it survives a killed process and, if the disk writes what
+    it acknowledges, a power cut. Every method blocks; an async server calls it in a thread.
 
     Raises:
-        StoreError: from every method, when the database cannot be used; the message says what to do.
+        StoreError: From every method, if the database cannot be used; the message states what to do.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._writer = engine.execution_options(writes=True)
-        self._place = place_of(engine.url)
-        # SQLite has one writer at a time and lets the others poll; within a process they queue here instead.
+        self._name = display_name(engine.url)
+        # SQLite has one writer at a time, and the others poll; within a process they queue here instead.
         self._turn = threading.BoundedSemaphore(1 if engine.dialect.name == "sqlite" else 2**16)
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> Store:
-        """Open the store at an SQLAlchemy URL or the path of an SQLite file; make or migrate it first where needed.
+        """Open the store at an SQLAlchemy URL or the path of an SQLite file; create or migrate it first where needed.
 
         Raises:
-            StoreError: no store there with ``create`` false, one of a newer version, no database, or one that cannot be reached.
+            StoreError: The database cannot be reached, is of another program or of a newer version, or has no store and
+                ``create`` is false.
         """
         return cls(open_engine(url, create))
 
@@ -111,7 +112,7 @@ class Store:
     # Profiles and presets
 
     def profile(self, name: str) -> Profile:
-        """Return a person's profile; the first use of the name makes it."""
+        """Return the profile of a name; the first use of a name creates it."""
         name = checked_name(name, "profile")
         with self._reading() as connection:
             row = _find_profile(connection, name)
@@ -127,7 +128,7 @@ class Store:
         return [Profile(row.name, _utc(row.created)) for row in rows]
 
     def save_preset(self, profile: str, name: str, policy: str, preference: Preference) -> Preset:
-        """Keep a preference under a name; one of that name is replaced, atomically."""
+        """Save a preference under a name; a preset of that name is replaced atomically."""
         profile, name = checked_name(profile, "profile"), checked_name(name, "preset")
         check_policy(policy)
         values = {"policy": policy, "preference": _preference_text(preference), "updated": _now()}
@@ -139,7 +140,7 @@ class Store:
         return Preset(profile, name, policy, preference, _utc(values["updated"]))
 
     def presets(self, profile: str | None = None) -> list[Preset]:
-        """Return a person's presets by name, or everybody's; none for an unknown person."""
+        """Return the presets of a profile, or of all, sorted by name; an unknown profile has none."""
         query = sa.select(_presets, _profiles.c.name.label("person")).join(_profiles)
         if profile is not None:
             query = query.where(_profiles.c.name == checked_name(profile, "profile"))
@@ -152,19 +153,19 @@ class Store:
             ]
 
     def delete_preset(self, profile: str, name: str) -> bool:
-        """Delete a preset; tell whether there was one."""
+        """Delete a preset; return whether there was one."""
         profile, name = checked_name(profile, "profile"), checked_name(name, "preset")
         person = sa.select(_profiles.c.id).where(_profiles.c.name == profile).scalar_subquery()
         with self._writing() as connection:
-            found = connection.execute(
+            deleted = connection.execute(
                 sa.delete(_presets).where(_presets.c.profile == person, _presets.c.name == name)
             )
-            return bool(found.rowcount)
+            return bool(deleted.rowcount)
 
     # Votes
 
     def add_vote(self, profile: str, vote: Vote) -> int:
-        """Keep a vote and return its id; the first vote of a person makes the profile."""
+        """Save a vote and return its id; the first vote of a person creates the profile."""
         profile = checked_name(profile, "profile")
         values = {
             "created": _now(),
@@ -182,7 +183,7 @@ class Store:
             return int(inserted.inserted_primary_key[0])
 
     def votes(self, profile: str | None = None, policy: str | None = None) -> list[Vote]:
-        """Return the votes in the order of their ids: of one person or all, on one policy or all."""
+        """Return the votes of one profile or of all, on one policy or on all, in the order of their ids."""
         query = sa.select(_votes, _profiles.c.name.label("person")).join(_profiles)
         if profile is not None:
             query = query.where(_profiles.c.name == checked_name(profile, "profile"))
@@ -196,7 +197,7 @@ class Store:
     # Audit
 
     def record_use(self, record: AuditRecord) -> int:
-        """Keep which preference a request was served with, and return the id of the record."""
+        """Save an audit record and return its id."""
         check_policy(record.policy)
         values = {
             "created": _now(),
@@ -211,7 +212,7 @@ class Store:
             return int(inserted.inserted_primary_key[0])
 
     def audit(self, limit: int = 100, before: int | None = None) -> list[AuditRecord]:
-        """Return up to ``limit`` records, the newest first; with ``before``, those of smaller ids."""
+        """Return up to ``limit`` audit records, the newest first; with ``before``, those of smaller ids."""
         if limit < 1:
             raise StoreError(f"audit: expected a limit of at least 1, got {limit}")
         query = sa.select(_audit).order_by(_audit.c.id.desc()).limit(min(limit, _LARGEST))
@@ -224,16 +225,16 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with explained(self._place), self._engine.connect() as connection:
+        with explained(self._name), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        """Yield a connection in a transaction that is committed at the end."""
+        """Yield a connection in a transaction that is committed at the end of the context."""
         if not self._turn.acquire(timeout=PATIENCE):
-            raise StoreError(f"{self._place}: too many requests write to the store at once; try again")
+            raise StoreError(f"{self._name}: too many requests write to the store at once; try again")
         try:
-            with explained(self._place), self._writer.begin() as connection:
+            with explained(self._name), self._writer.begin() as connection:
                 yield connection
         finally:
             self._turn.release()
@@ -244,7 +245,7 @@ class Store:
             yield
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise StoreError(
-                f"{self._place}: a record that paretune did not write ({error}); restore a copy of the store"
+                f"{self._name}: a record that paretune did not write ({error}); restore a copy of the store"
             ) from error
 
 
@@ -253,7 +254,7 @@ def _find_profile(connection: sa.Connection, name: str) -> sa.Row[Any] | None:
 
 
 def _profile(connection: sa.Connection, name: str) -> sa.Row[Any]:
-    """Return the row of a profile, made where there is none."""
+    """Return the row of a profile; create it where there is none."""
     found = _find_profile(connection, name)
     if found is None:
         _insert_or(connection, sa.insert(_profiles).values(name=name, created=_now()))
@@ -263,7 +264,7 @@ def _profile(connection: sa.Connection, name: str) -> sa.Row[Any]:
 
 
 def _insert_or(connection: sa.Connection, insert: sa.Insert, instead: sa.Update | None = None) -> None:
-    """Insert a row; where another process was faster, do ``instead``."""
+    """Insert a row; if another process has inserted it, execute ``instead``."""
     try:
         with connection.begin_nested():
             connection.execute(insert)

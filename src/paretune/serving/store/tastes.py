@@ -1,4 +1,4 @@
-"""People's tastes as their votes in the store tell them: what routes show, and what to ask next."""
+"""People's tastes inferred from their votes: what routes show, and the next pair to ask about."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MOST_KEPT = 256
 class Tastes:
     """Posteriors of people on policies, rebuilt from the store's votes.
 
-    The last ones are kept, so that a vote costs one update; a store that another server writes to as well is read anew each
-    time, and what is kept is used only as far as its votes are the store's first.
+    The latest posteriors are cached, so that a vote costs one update. The store is read each time, as another server may
+    write to it too; a cached posterior is used if its votes are the first ones in the store.
     """
 
     def __init__(self, store: Store) -> None:
@@ -32,7 +32,7 @@ class Tastes:
         self._lock = threading.Lock()
 
     def of(self, profile: str, surface: Surface) -> Posterior:
-        """Return what a person's votes on a policy say; votes on one objective, or where the front knows nothing, say nothing."""
+        """Return a person's posterior on a policy; votes on one objective, or outside the measured front, are not used."""
         ballots = self._ballots(profile, surface)
         key = (profile, surface.policy)
         with self._lock:
@@ -49,9 +49,9 @@ class Tastes:
         return known
 
     def all(self, surface: Surface) -> dict[str, Posterior]:
-        """Return the posterior of everybody who has voted on a policy."""
-        found = {person.name: self.of(person.name, surface) for person in self._store.profiles()}
-        return {name: posterior for name, posterior in found.items() if posterior.ballots}
+        """Return the posteriors of all people who have voted on a policy, by profile."""
+        posteriors = {person.name: self.of(person.name, surface) for person in self._store.profiles()}
+        return {name: posterior for name, posterior in posteriors.items() if posterior.ballots}
 
     def _ballots(self, profile: str, surface: Surface) -> list[Ballot]:
         ballots = []
@@ -80,7 +80,7 @@ def learned(posterior: Posterior, surface: Surface) -> dict[str, Any]:
 
 
 def question(posterior: Posterior, surface: Surface, bounds: Bounds) -> Pair | None:
-    """Return the pair of preferences to ask about next, within the bounds; None where nothing would be learned."""
+    """Return the pair of preferences to ask about next, within the bounds; None where no vote would teach anything."""
     pair = next_pair(posterior, surface)
     if pair is None or (bounds.admits(pair.first) and bounds.admits(pair.second)):
         return pair

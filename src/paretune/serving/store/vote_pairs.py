@@ -1,4 +1,4 @@
-"""Votes as preference data: what people chose between two answers, in the canonical form that a run trains on."""
+"""Votes as preference data: people's choices between two answers, in the canonical form that a run trains on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paretune.serving.store.entries import Vote
 from paretune.serving.store.store import Store
 
 PREFERRED = "preferred"
-"""The objective that a vote labels when it names none: what people like better as a whole."""
+"""Objective of votes that name none: people's preference as a whole."""
 
 STRENGTH = {"first": 1.0, "second": -1.0, "tie": 0.0}
 
@@ -24,9 +24,9 @@ class VoteData:
     """Preference data of votes.
 
     Attributes:
-        dataset: one row for each pair of answers to a prompt, with one comparison for each vote on it.
-        used: votes in it.
-        left_out: reason -> number of votes that teach nothing.
+        dataset: One row per pair of answers to a prompt, with one comparison per vote on it.
+        used: Number of votes in it.
+        left_out: Reason -> number of votes that were left out.
     """
 
     dataset: ScoredDataset
@@ -45,13 +45,13 @@ class VoteData:
 def vote_data(votes: Sequence[Vote], objective: str = PREFERRED) -> VoteData:
     """Return votes as rows of two responses each; a vote that names no objective labels ``objective``.
 
-    Votes on the same two answers to the same prompt share a row, whichever came first. Votes between equal answers, or
-    with an empty one, are left out. ``source`` of a row is its first vote, such as ``vote 17``. Scores that the answers
-    had when they were shown are not taken over: a run scores all its rows alike.
+    Votes on the same two answers to the same prompt share a row, in either order. Votes between equal answers, or with an
+    empty one, are left out. The ``source`` of a row is its first vote, such as ``vote 17``. Scores of the answers are not
+    copied, because a run scores all its rows alike.
 
     Raises:
-        DataError: no vote that teaches anything.
-        PreferenceError: ``objective`` cannot be a name.
+        DataError: No vote can be used.
+        PreferenceError: ``objective`` is not a valid name.
     """
     groups: dict[tuple[Prompt, frozenset[str]], list[Vote]] = {}
     left_out: Counter[str] = Counter()
@@ -69,7 +69,7 @@ def vote_data(votes: Sequence[Vote], objective: str = PREFERRED) -> VoteData:
             f"no votes to learn from ({counts or 'the store has none'}); vote in the studio first"
         )
     named = dict.fromkeys(vote.objective or objective for group in groups.values() for vote in group)
-    # What people like as a whole comes first, whoever voted first on what.
+    # The preference as a whole comes first, whatever the order of the votes.
     objectives = sorted(named, key=lambda name: name != objective)
     dataset = ScoredDataset(tuple(objectives), tuple(_row(group, objective) for group in groups.values()))
     return VoteData(dataset, sum(map(len, groups.values())), dict(left_out))
@@ -81,10 +81,10 @@ def _row(votes: Sequence[Vote], objective: str) -> Row:
     labels: dict[str, list[Comparison]] = {}
     truncated = [False, False]
     for vote in votes:
-        places = responses.index(vote.first.text), responses.index(vote.second.text)
-        labels.setdefault(vote.objective or objective, []).append((*places, STRENGTH[vote.winner]))
-        for place, answer in zip(places, (vote.first, vote.second), strict=True):
-            truncated[place] |= answer.truncated
+        positions = responses.index(vote.first.text), responses.index(vote.second.text)
+        labels.setdefault(vote.objective or objective, []).append((*positions, STRENGTH[vote.winner]))
+        for position, answer in zip(positions, (vote.first, vote.second), strict=True):
+            truncated[position] |= answer.truncated
     return Row(
         votes[0].prompt,
         responses,
@@ -97,18 +97,18 @@ def _row(votes: Sequence[Vote], objective: str) -> Row:
 def from_votes(
     store: str, target: str | Path, profile: str | None = None, objective: str = PREFERRED
 ) -> VoteData:
-    """Write the votes of a store (URL or SQLite file) as preference data, of one person or of all; return what was written.
+    """Write the votes of a store (URL or SQLite file), of one person or of all, as preference data; return the data.
 
     Raises:
-        StoreError: no store there, or one that cannot be read.
-        DataError: no votes, or a file name of unknown kind (expected .jsonl, .jsonl.gz, .parquet or .csv).
+        StoreError: There is no store, or it cannot be read.
+        DataError: There are no votes, or the file name has an unknown ending (expected .jsonl, .jsonl.gz, .parquet or .csv).
     """
     opened = Store.open(store, create=False)
     try:
         votes = opened.votes(profile)
         if not votes and profile is not None:
             people = ", ".join(person.name for person in opened.profiles())
-            raise DataError(f"profile {profile!r} has no votes; this store knows {people or 'nobody'}")
+            raise DataError(f"profile {profile!r} has no votes; this store has {people or 'nobody'}")
     finally:
         opened.close()
     data = vote_data(votes, objective)

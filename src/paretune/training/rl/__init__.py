@@ -1,1 +1,1 @@
-"""On-policy training: advantages, rewards, goal, learner, rollouts, task."""
+"""On-policy training: advantages, rewards, goal, learner, rollouts, task, anchors."""

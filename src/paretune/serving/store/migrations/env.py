@@ -1,4 +1,4 @@
-"""What Alembic runs to migrate a store: on the connection, and in the transaction, of `paretune.serving.store.database`."""
+"""Alembic's script for migrating a store, on the connection and in the transaction of `paretune.serving.store.database`."""
 
 from alembic import context
 

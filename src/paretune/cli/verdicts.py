@@ -1,0 +1,39 @@
+"""What a finished run found, for the terminal: the headline, every verdict in words, and the hypervolumes as figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from paretune.fronts.record import FrontRecord
+from paretune.reports.wording import MIXTURE, interval, luck, number, sentences, summary
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+MOST_SENTENCES = 40
+"""The most verdicts that are printed; the report has all."""
+
+
+def render(record: FrontRecord) -> Group:
+    """Return a record's findings as rich text and a table."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = sentences(record)
+    if len(lines) > MOST_SENTENCES:
+        lines = [*lines[:MOST_SENTENCES], f"{len(lines) - MOST_SENTENCES} more are in the report."]
+    reference = ", ".join(number(value) for value in record.reference_point)
+    table = Table(title=f"Hypervolume above ({reference}), corrected for luck", title_justify="left")
+    table.add_column("policy")
+    table.add_column("with 95 % interval", justify="right")
+    rows = [(policy.name, policy.figures["hypervolume"]) for policy in record.policies]
+    for name, figure in [*rows, ("base", record.base.hypervolume), (MIXTURE, record.mixture.hypervolume)]:
+        table.add_row(name, interval(figure))
+    parts = [
+        Text(summary(record), style="bold"),
+        *(Text(f"Caution: {text}", style="red") for text in record.cautions),
+    ]
+    parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]  # type: ignore[misc]
+    return Group(*parts, Text(luck(record)), table)

@@ -1,0 +1,121 @@
+"""The parts of a run's record: the types of its numbers, and what methods and data state of themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+
+from paretune.fronts.front import Interval
+
+_NUMBER = {"anyOf": [{"type": "number"}, {"type": "null"}]}
+_INTERVAL = {
+    "type": "object",
+    "properties": dict.fromkeys(("value", "low", "high"), _NUMBER) | {"level": {"type": "number"}},
+    "required": ["value", "low", "high"],
+}
+
+
+def _defined(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+def _null(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+Number = Annotated[float, BeforeValidator(_defined), PlainSerializer(_null), WithJsonSchema(_NUMBER)]
+"""A number; NaN where it is undefined, which the file says as null."""
+Figure = Annotated[
+    Interval,
+    BeforeValidator(lambda v: {k: _defined(x) for k, x in v.items()} if isinstance(v, Mapping) else v),
+    PlainSerializer(Interval.to_dict),
+    WithJsonSchema(_INTERVAL),
+]
+"""A figure with its 95 % interval over held-out prompts; the bounds are NaN where nothing says how far it may be off."""
+Scores = tuple[Number, ...]
+"""One number per objective."""
+
+
+class Value(BaseModel):
+    """A part of a record: it cannot be changed, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MethodFacts(BaseModel):
+    """Facts that a method stores with its adapters: those that the report shows are named, others are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class GoalAnswers(MethodFacts):
+    """An online iteration of Rewards-in-Context: answers drawn towards goals, those kept, and how far from what was asked.
+
+    Attributes:
+        drawn: Answers drawn.
+        kept: Answers trained on.
+        gap: Objective -> mean distance of asked and obtained scores, in deviations.
+    """
+
+    drawn: int
+    kept: int
+    gap: dict[str, Number]
+
+
+class Retention(MethodFacts):
+    """A round of self-improvement (SIPO): how many pairs and responses each step kept.
+
+    Attributes:
+        round: The number of the round, from 1.
+        pairs, conflicts, taken, survivors: Pairs of the data, those on which objectives disagree, those looked at, and those
+            for which a better response was found.
+        sampled, rewritten, kept, cut, unread: Responses drawn, rewritten, rewrites kept, responses cut, and reviews without a
+            suggestion.
+    """
+
+    round: int
+    pairs: int
+    conflicts: int
+    taken: int
+    survivors: int
+    sampled: int
+    rewritten: int
+    kept: int
+    cut: int
+    unread: int
+
+
+class ScoreSummary(MethodFacts):
+    """The training scores on one objective."""
+
+    objective: str
+    missing: int
+    mean: Number
+    std: Number
+    low: Number
+    quartiles: tuple[Number, Number, Number]
+    high: Number
+    comparisons: int
+
+
+class WordCounts(MethodFacts):
+    """Lengths in words."""
+
+    p50: Number
+
+
+class DataSummary(MethodFacts):
+    """The training data, as :func:`paretune.data.summary.inspect` counts them."""
+
+    rows: int
+    prompts: int
+    responses: int
+    objectives: tuple[ScoreSummary, ...]
+    repeated_prompts: int
+    identical_responses: int
+    truncated_share: Number
+    response_words: WordCounts
+    conflicts: tuple[tuple[Number, ...], ...]

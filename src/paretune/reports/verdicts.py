@@ -1,0 +1,127 @@
+"""The sections of the report that judge: what each trade-off buys, which differences are real, what the side effects are."""
+
+from __future__ import annotations
+
+from html import escape
+
+from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest
+from paretune.reports.page import badge, bounded, section, table
+from paretune.reports.plots import SHAPES, strip
+from paretune.reports.wording import (
+    NOTHING,
+    astray,
+    called,
+    chosen_points,
+    known,
+    number,
+    sentences,
+    trade_off,
+    verdict,
+    weights,
+    winner,
+)
+
+MOST_SENTENCES = 12
+"""The most verdicts that are written out above the table; of more, the table is read more easily."""
+
+
+def trade_offs(record: FrontRecord) -> str:
+    """Return what the points that a reader asks about first buy against the base model, in words."""
+    parts = []
+    for i, policy in enumerate(record.policies):
+        lines = "".join(
+            f"<li>{escape(text[:1].upper() + text[1:])}.</li>"
+            for text in (trade_off(record, point) for point in chosen_points(record, policy))
+        )
+        parts.append(f'<div>{badge(record, i)}<ul class="says">{lines}</ul></div>')
+    return section(
+        "trades",
+        "What each trade-off buys",
+        "".join(parts),
+        "From the base model to the point with most weight on each objective, and to the knee. A deviation is that of the base "
+        "model's answers; a change is called one only where it is shown for all points of this page together.",
+    )
+
+
+def comparisons(record: FrontRecord) -> str:
+    """Return the verdicts, in words and as a table."""
+    if not record.comparisons and not record.uncompared:
+        return ""
+    written = sentences(record)
+    shown = [test for test in record.comparisons if winner(test) is not None]
+    text = ""
+    if len(written) <= MOST_SENTENCES:
+        text = f'<ul class="says">{"".join(f"<li>{escape(line)}</li>" for line in written)}</ul>'
+    elif record.uncompared:
+        text = f'<ul class="says">{"".join(f"<li>{escape(line)}</li>" for line in written[len(record.comparisons) :])}</ul>'
+    return section(
+        "comparisons",
+        "Which differences are real",
+        text + _tests(record),
+        f"Of {len(record.comparisons)} differences {len(shown)} are shown. A difference is one of mean utility: how much better "
+        "the answers score, averaged over all tastes, in deviations of an answer's score. Policies are compared at the "
+        "preferences that both serve, on the same prompts. All are judged together, so that at most one report in 20 calls "
+        "anything above falsely. An interval that holds 0 shows neither a difference nor equality.",
+    )
+
+
+def _tests(record: FrontRecord) -> str:
+    if not record.comparisons:
+        return ""
+    bounds = [0.0, *(b for test in record.comparisons for b in (test.low, test.high) if known(b))]
+    low, high = min(bounds), max(bounds)
+    names = [policy.name for policy in record.policies]
+    columns = ["first − second", "difference", "", "verdict", "could have been seen", "prompts that would do"]
+    rows = []
+    for test in record.comparisons:
+        above = winner(test)
+        kind = f"pol{names.index(above) % len(SHAPES)}" if above in names else "quiet"
+        text = escape(verdict(record, test))
+        rows.append([
+            f"{escape(called(record, test.first))} − {escape(called(record, test.second))}",
+            bounded(test.interval, 2),
+            strip(test.interval, low, high, kind, zero=True),
+            f'<span class="plain">{text}</span>' if above is None else f"<b>{text}</b>",
+            number(test.detectable, 2) if above is None else NOTHING,
+            _enough(test) if above is None else NOTHING,
+            number(test.adjusted),
+        ])  # fmt: skip
+    return table([*columns, "p, adjusted"], rows, (4, 5, 6))
+
+
+def _enough(test: PairedTest) -> str:
+    """Return how many prompts would show a difference as small as the observed one, to two digits."""
+    if test.enough_prompts is None:
+        return NOTHING
+    return number(float(f"{test.enough_prompts:.2g}"), 0)
+
+
+def side_effects(record: FrontRecord) -> str:
+    """Return the table of how far each point moves along the wanted direction, and across it."""
+    rows = [row for i, policy in enumerate(record.policies) for row in _side_effects(record, i, policy)]
+    if not rows:
+        return ""
+    return section(
+        "across",
+        "Side effects",
+        table(["", " / ".join(map(escape, record.objectives)), "along", "across", "mainly"], rows, (2, 3)),
+        "How far the answers are from the base model's, in deviations of its answers: along the wanted direction, which is the "
+        "preference itself, and across it, which nobody asked for: in objectives with less weight, and in the length in words "
+        "where no objective measures it. The size across is corrected for noise.",
+    )
+
+
+def _side_effects(record: FrontRecord, i: int, policy: MeasuredPolicy) -> list[list[str]]:
+    return [
+        [
+            badge(record, i),
+            weights(record, point),
+            bounded(point.movement.along, 2),
+            bounded(point.movement.across, 2),
+            escape(astray(point))
+            if point.movement.across.low > 0
+            else '<span class="plain">not shown</span>',
+        ]
+        for point in policy.points
+        if point.movement
+    ]

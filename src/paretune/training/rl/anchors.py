@@ -1,0 +1,78 @@
+"""What on-policy methods share: the reward on the scale of the data's responses, and the adapter of one preference.
+
+MORLHF and rewarded soups find each other's adapters: that of a one-hot preference is one and the same stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
+from paretune.data.dataset import ScoredDataset
+from paretune.models.adapter import Adapter
+from paretune.scoring.scorer import Scorer, score_dataset
+from paretune.scoring.standardise import Standardisation
+from paretune.training.conditioning import Conditioning
+from paretune.training.lab import Lab
+from paretune.training.rl.goal import Reward, RLSettings
+
+
+def measured_reward(
+    lab: Lab,
+    train: ScoredDataset,
+    scorers: Sequence[Scorer],
+    sampling: Sampling,
+    settings: RLSettings,
+    conditioning: Conditioning,
+) -> tuple[Reward, np.ndarray]:
+    """Return the reward without a preference, and the raw scores ``[N, M]`` of the data's responses that fix its scale.
+
+    Args:
+        lab: The run, which keeps the scores.
+        train: Prompts to sample responses to, with responses.
+        scorers: M reward functions, one per objective, in the order of the data's objectives.
+        sampling: Length of responses, and rows decoded together.
+        settings: How the policy learns; an object of a subclass is read as far as it is these settings.
+        conditioning: How preferences are drawn, and from M rewards to one; its ``clip`` is that of the settings.
+
+    Raises:
+        ScoreError: the data's responses cannot be scored, or all score alike.
+    """
+    objectives = list(train.objectives)
+    # The scale is that of the reward functions, not of scores that the data may have brought along.
+    scored = score_dataset(train, scorers, lab.score_cache).select(objectives)
+    scale = Standardisation.of(scored)
+    raw = np.concatenate([scored.matrix(row) for row in scored.rows])
+    ideal = conditioning.ideal
+    reward = Reward(
+        prompts=tuple({row.key: row.prompt for row in train.rows}.values()),
+        scorers=tuple(scorers),
+        scale=scale,
+        sampling=sampling,
+        settings=RLSettings(**{field.name: getattr(settings, field.name) for field in fields(RLSettings)}),
+        conditioning=replace(conditioning, clip=settings.clip),
+        ideal=tuple(scale.apply(raw).max(axis=0).tolist() if ideal is None else [ideal] * len(objectives)),
+    )
+    return reward, raw
+
+
+def family(settings: RLSettings) -> str:
+    """Return the method whose adapters these are; it begins the names of their stages."""
+    return "gdpo" if settings.aggregation == "decoupled" else "morlhf"
+
+
+def fit_reward(lab: Lab, name: str, reward: Reward) -> Adapter:
+    """Return the adapter that was trained on its own responses, as stage ``name``."""
+    info: dict[str, Any] = {"method": family(reward.settings)}
+    return lab.fit_on_policy(name, reward, info)
+
+
+def fit_anchor(lab: Lab, reward: Reward, preference: Preference) -> Adapter:
+    """Return the adapter of one preference, trained on its own responses."""
+    name = f"{family(reward.settings)}-{preference}"
+    return fit_reward(lab, name, replace(reward, preference=preference.over(reward.objectives)))
