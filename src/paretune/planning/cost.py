@@ -63,13 +63,13 @@ class Passes:
     """Packed forwards of a stage, all together.
 
     Attributes:
-        tokens: read.
-        targets: positions projected to the vocabulary.
-        seen: positions that tokens attend to, summed over tokens.
-        forwards: how many.
-        texts: prompts and responses attended one by one.
-        columns: of the adapters in force; 0 is the base model.
-        backward: each is followed by its backward pass.
+        tokens: Number of tokens that are read.
+        targets: Number of positions that are projected to the vocabulary.
+        seen: Number of positions that tokens attend to, summed over tokens.
+        forwards: Number of forwards.
+        texts: Number of prompts and responses that are attended one by one.
+        columns: Columns of the adapters in force; 0 is the base model.
+        backward: Whether each forward is followed by its backward pass.
     """
 
     tokens: float
@@ -86,11 +86,12 @@ class Decoding:
     """Sampled responses of a stage, all together.
 
     Attributes:
-        rows: responses, counted once for each copy that a mixture runs.
-        prompt, new: mean tokens of the prompt (with padding) and of the response.
-        longest: tokens of the longest response of a batch.
-        batch: rows decoded together.
-        columns: of the adapters in force.
+        rows: Number of responses, counted once for each copy that a mixed policy runs.
+        prompt, new: Mean tokens of the prompt (with padding) and of the response.
+        longest: Tokens of the longest response of a batch.
+        batch: Rows decoded together.
+        columns: Columns of the adapters in force.
+        shared: Rows that share the reading of a prompt: those to one prompt under the same gates.
     """
 
     rows: float
@@ -99,6 +100,12 @@ class Decoding:
     longest: float
     batch: float
     columns: float = 0
+    shared: float = 1
+
+    @property
+    def prompts(self) -> float:
+        """Prompts that are read."""
+        return self.rows / self.shared
 
     @property
     def batches(self) -> float:
@@ -190,9 +197,9 @@ def decoded(work: Decoding, model: Model, rates: Rates) -> Cost:
     """Return the cost of sampling: prompts are read once, then each step reads all weights once for its batch."""
     shape = model.shape
     reading = Passes(
-        tokens=work.rows * work.prompt,
-        targets=work.rows,
-        seen=work.rows * work.prompt**2,  # the mask hides half of it, and half is computed all the same
+        tokens=work.prompts * work.prompt,
+        targets=work.prompts,
+        seen=work.prompts * work.prompt**2,  # the mask hides half of it, and half is computed all the same
         forwards=work.batches,
         texts=work.batches,
         columns=work.columns,

@@ -147,15 +147,25 @@ class Work:
         self._trained.add(key)
         return fresh
 
-    def decoding(self, rows: float, prompts: Texts, columns: float, copies: float = 1) -> Decoding:
-        """Return the sampling of ``rows`` answers, each by ``copies`` of the model."""
+    def decoding(
+        self, rows: float, prompts: Texts, columns: float, copies: float = 1, shared: float = 1
+    ) -> Decoding:
+        """Return the sampling of answers.
+
+        Args:
+            rows: Number of answers.
+            prompts: What is answered.
+            columns: Columns of the adapters in force.
+            copies: Copies of a row that are run: the members of a mixed policy.
+            shared: Answers that share the reading of their prompt, see :class:`paretune.planning.cost.Decoding`.
+        """
         sampling = self.sampling
         most, together = sampling.max_new_tokens, min(sampling.batch_size, rows)
         new = min(self.answer, most)
         # A batch is padded to its longest prompt; sorted by length, that is far above the mean in a batch of all only.
         padded = prompts.longest if rows <= sampling.batch_size else 1.1 * prompts.prompt
         longest = new + (most - new) * (1 - 1 / max(1, together))
-        return Decoding(rows * copies, padded, new, longest, sampling.batch_size * copies, columns)
+        return Decoding(rows * copies, padded, new, longest, sampling.batch_size * copies, columns, shared)
 
     def scored(
         self, who: Any, part: str, what: Any, texts: Texts, columns: float, most: float | None = None
@@ -188,6 +198,12 @@ class Work:
             reading(replace(texts, count=old * min(1.0, unseen), responses=max(unseen, 1.0)), columns),
         ]
         return tuple(work for work in found if work.tokens >= 1)
+
+    def read_share(self, who: Any, part: str) -> float:
+        """Return the share of all responses of a part of the data that the model ``who`` has read so far."""
+        rows, each = self._read.get((who, part), (0.0, 0.0))
+        texts = self.rows[part]
+        return rows * each / max(1.0, texts.count * texts.responses)
 
     def trained(self, name: str, what: str, fits: Fits, others: Sequence[Passes] = ()) -> Stage:
         """Return the stage that trains adapters.
@@ -254,7 +270,7 @@ class Work:
         answers = rollouts * prompts * K
         rows = self.rows["train"]
         texts = replace(rows, count=rollouts * prompts, responses=float(K), response=self.answer)
-        step = self.decoding(prompts * K, texts, columns)
+        step = self.decoding(prompts * K, texts, columns, shared=K)
         decoding = replace(step, rows=step.rows * rollouts, batch=min(step.batch, step.rows))
         forwards = rollouts * training.accumulate
         # The base model reads every answer; so does the policy that drew it, where several steps are taken on it.

@@ -183,16 +183,22 @@ def _measured(
     answers = test.count * test.responses
     # Preferences that fill one batch are measured together, and then share the reading of prompts by the base model.
     rounds = ceil(points / max(1, size // max(1, int(answers))))
-    sampled = work.decoding(points * answers * candidates / rounds, test, columns, copies)
+    # Answers at one preference share the reading of their prompt; by a mixed policy, whose copies are the same at every preference,
+    # all answers do.
+    shared = test.responses * candidates * (points / rounds if copies > 1 else 1)
+    sampled = work.decoding(points * answers * candidates / rounds, test, columns, copies, shared)
     sampled = replace(sampled, rows=sampled.rows * rounds)
     group = replace(test, count=test.count * rounds, responses=points * test.responses / rounds)
-    return Stage(name, _points(work, points), (reading(group, 0),), (sampled,), points * answers)
+    read = reading(group, 0)
+    read = replace(read, forwards=max(rounds, read.forwards))
+    return Stage(name, _points(work, points), (read,), (sampled,), points * answers)
 
 
 def _audited(work: Work, points: int, columns: int, copies: int) -> Stage:
     """Return the comparison of a mixed policy with the soup: each answer is read alone, by all copies and by the soup."""
-    texts = replace(work.test, count=points * min(AUDITED, work.test.count) * (copies + 1), responses=1.0)
-    return Stage("", "", (passes(texts, texts.count, columns),))
+    answers = points * min(AUDITED, work.test.count)
+    texts = replace(work.test, count=answers * (copies + 1), responses=1.0)
+    return Stage("", "", (passes(texts, 2 * answers, columns),))
 
 
 def _points(work: Work, points: int) -> str:
