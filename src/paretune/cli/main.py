@@ -139,6 +139,7 @@ def front(
     divergence: Annotated[
         str, typer.Option(help="Under which the adapters were trained: reverse-kl for DPO.")
     ] = "reverse-kl",
+    alpha: Annotated[float, typer.Option(help="That of the alpha divergence, between 0 and 1.")] = 0.5,
 ) -> None:
     """Measure the front of any adapters, one an objective, as a soup and by multi-objective decoding."""
     from paretune.core.errors import ConfigError
@@ -157,7 +158,7 @@ def front(
     for way in by or []:
         if way not in ("soup", "mod"):
             raise ConfigError(f"--by {way!r}: expected soup or mod")
-    rule = Mixing(divergence)  # type: ignore[arg-type]
+    rule = Mixing(divergence, alpha)  # type: ignore[arg-type]
     adapters = {objective: load_any(folder) for objective, folder in named.items()}
     report = run_front(settings, adapters, by or ["soup", "mod"], rule)
     show(_front_table(report.parent / "front.json"))

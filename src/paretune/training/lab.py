@@ -26,7 +26,7 @@ from paretune.training.conditioned import ObjectiveData, fit_conditioned
 from paretune.training.conditioning import Conditioning
 from paretune.training.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
 from paretune.training.loop import Record, Training, TrainingRun
-from paretune.training.losses import Link
+from paretune.training.losses import REVERSE_KL, Link, Penalty
 from paretune.training.preference_pairs import PairLoss, fit_pairs
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
@@ -212,11 +212,29 @@ class Lab:
             start: adapter to go on from; None starts at the base model.
             nll: weight of imitating chosen, per mean nat a token.
         """
-        facts = dict(info or {}) | {"beta": beta, "link": link, "pairs": len(table)}
-        inputs: list[Any] = [table.fingerprint, validation.fingerprint if validation else "", beta, link]
-        if start is not None or nll:
-            inputs += [start.fingerprint if start else "", nll]
-        loss = PairLoss(beta, link, nll)
+        return self._fit_pairs(name, table, validation, PairLoss(beta, link, nll), info, start)
+
+    def _fit_pairs(
+        self,
+        name: str,
+        table: PairTable,
+        validation: PairTable | None,
+        loss: PairLoss,
+        info: dict[str, Any] | None,
+        start: Adapter | None = None,
+    ) -> Adapter:
+        """Do what :meth:`fit` does, with the whole loss."""
+        under = loss.penalty.facts()
+        facts = dict(info or {}) | {"beta": loss.beta, "link": loss.link, "pairs": len(table)} | under
+        inputs: list[Any] = [
+            table.fingerprint,
+            validation.fingerprint if validation else "",
+            loss.beta,
+            loss.link,
+        ]
+        if start is not None or loss.nll:
+            inputs += [start.fingerprint if start else "", loss.nll]
+        inputs += [under] if under else []
         return self._trained(name, inputs, facts, lambda run: fit_pairs(run, table, validation, loss), start)
 
     def dpo(
@@ -226,6 +244,7 @@ class Lab:
         validation: ScoredDataset,
         beta: float,
         choose: Choose = "extremes",
+        penalty: Penalty = REVERSE_KL,
     ) -> Adapter:
         """Return the DPO adapter of one objective: the member of soups and of MOD, and the start of SIPO, trained once.
 
@@ -234,11 +253,15 @@ class Lab:
             train, validation: data with at least two responses a prompt.
             beta: strength of the KL penalty, > 0.
             choose: which pairs of a prompt's responses are used.
+            penalty: divergence from the base model that ``beta`` weighs; another one than DPO's is f-DPO's.
         """
         table = self.train_table(pairs(train, objective, choose))
         held_out = self.pair_table(pairs(validation, objective, choose))
         info = {"method": "dpo", "objective": objective}
-        return self.fit(f"dpo-{objective}", table, held_out, beta, info=info)
+        under = "" if penalty == REVERSE_KL else f"-{penalty.divergence}"
+        return self._fit_pairs(
+            f"dpo-{objective}{under}", table, held_out, PairLoss(beta, penalty=penalty), info
+        )
 
     def fit_conditioned(
         self,
