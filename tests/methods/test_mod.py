@@ -149,7 +149,7 @@ def test_settings_are_checked_before_a_run() -> None:
         MODConfig(divergence="alpha", alpha=1.0)
     with pytest.raises(ConfigError, match="normalisers of the reverse KL"):
         MODConfig(divergence="forward-kl", candidates=2)
-    with pytest.raises(ConfigError, match="methods.mod.divergence: Input should be 'reverse-kl'"):
+    with pytest.raises(ConfigError, match=r"methods.mod.divergence: Input should be 'reverse-kl'"):
         mod.METHOD.settings({"divergence": "kl"}, "methods.mod")
     assert mod.METHOD.settings({"divergence": "alpha", "alpha": 0.3}, "methods.mod").dpo is None
     assert not {"divergence", "alpha"} & as_values(MODConfig()).keys(), (

@@ -59,6 +59,34 @@ def run(
     typer.echo(f"Report: {report}")
 
 
+@app.command("add-objective")
+def add_objective_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of dpo-soup, mod or rewarded-soup.")],
+    objective: Annotated[str, typer.Argument(help="Name of the new objective.")],
+    score: Annotated[
+        str, typer.Option(help="Its scorer, as under score: in a config: '{rule: length, unit: words}'.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example preferences=4.")
+    ] = None,
+) -> None:
+    """Train one more adapter for a new objective; those of the others are reused, and the front is measured anew."""
+    import yaml
+
+    from paretune.core.errors import ConfigError
+    from paretune.runs.extend import add_objective
+
+    try:
+        scorer = yaml.safe_load(score)
+    except yaml.YAMLError:
+        scorer = None
+    if not isinstance(scorer, dict):
+        raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
+    report = add_objective(run, objective, scorer, overrides or [])
+    show(_front_table(report.parent / "front.json"))
+    typer.echo(f"Report: {report}")
+
+
 @app.command("plan")
 def plan_command(
     config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
@@ -193,7 +221,12 @@ def generate(
     ],
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     preference: Annotated[
-        list[str], typer.Option("--preference", "-p", help="Such as concise=0.7,warm=0.3; repeat to compare.")
+        list[str],
+        typer.Option(
+            "--preference",
+            "-p",
+            help="Such as concise=0.7,warm=0.3, or concise+warm for equal weights; repeat to compare.",
+        ),
     ],
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,

@@ -186,6 +186,7 @@ class Method(Generic[Config]):
         traits: What the rest of the library must know of it under given settings.
         fixed: Settings that its name decides, key -> value.
         staged: It samples answers between stages of training, which an endpoint can draw.
+        grows: Another objective in the run is one more adapter, and those of the others stay as they are.
         lends_corners: The single-objective models of a run, between which the mixture is drawn, are those of its first such entry.
     """
 
@@ -196,6 +197,7 @@ class Method(Generic[Config]):
     traits: Callable[[Config], Traits] = plain
     fixed: Mapping[str, Any] = field(default_factory=dict)
     staged: bool = False
+    grows: bool = False
     lends_corners: bool = False
 
     def settings(self, values: Mapping[str, Any], where: str) -> Config:

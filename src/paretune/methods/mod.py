@@ -90,4 +90,5 @@ METHOD = Method(
         enters="decoding: the next-token distributions of one adapter per objective are mixed",
     ),
     traits,
+    grows=True,
 )

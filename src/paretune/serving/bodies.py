@@ -98,6 +98,8 @@ class Body(BaseModel):
 
 
 Weights = Annotated[dict[str, float], Field(max_length=64)]
+CheckBoxes = Annotated[list[Annotated[str, StringConstraints(max_length=500)]], Field(max_length=64)]
+"""Names of objectives, which get equal weights."""
 Text = Annotated[str, StringConstraints(max_length=1_000_000)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^\w([\w .-]*[\w.-])?$")]
 """Of a profile or a preset; the store asks for the same."""
@@ -134,12 +136,13 @@ class _Generation(Body):
     """What chat and text completions share.
 
     Attributes:
-        preference: ``{"helpful": 0.7, "harmless": 0.3}`` or the text ``helpful=0.7,harmless=0.3``; weights sum to 1.
+        preference: ``{"helpful": 0.7, "harmless": 0.3}`` or the text ``helpful=0.7,harmless=0.3``, whose weights sum to 1; or
+            ``["helpful", "harmless"]`` or ``helpful+harmless`` for equal weights.
         profile: whose presets ``model: "name@preset"`` means.
     """
 
     model: Annotated[str, StringConstraints(max_length=500)] | None = None
-    preference: Weights | Annotated[str, StringConstraints(max_length=2000)] | None = None
+    preference: Weights | CheckBoxes | Annotated[str, StringConstraints(max_length=2000)] | None = None
     profile: Name = "default"
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -282,4 +285,4 @@ def validation_error(findings: Sequence[Mapping[str, Any]]) -> ApiError:
 Policy = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-Given = Weights | Annotated[str, Field(max_length=2000)]
+Given = Weights | CheckBoxes | Annotated[str, Field(max_length=2000)]

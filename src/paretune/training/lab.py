@@ -235,7 +235,18 @@ class Lab:
         if start is not None or loss.nll:
             inputs += [start.fingerprint if start else "", loss.nll]
         inputs += [under] if under else []
-        return self._trained(name, inputs, facts, lambda run: fit_pairs(run, table, validation, loss), start)
+        read = [
+            name,
+            table.content,
+            validation.content if validation else "",
+            asdict(loss),
+            start.fingerprint if start else "",
+        ]
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_pairs(run, table, validation, loss)
+
+        return self._trained(name, inputs, facts, train, start, read)
 
     def dpo(
         self,
@@ -352,7 +363,11 @@ class Lab:
         facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
         cache = self.score_cache
         inputs = ["on-policy", *goal.identity()]
-        return self._trained(name, inputs, facts, lambda run: fit_on_policy(run, goal, cache))
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_on_policy(run, goal, cache)
+
+        return self._trained(name, inputs, facts, train, content=goal.content())
 
     def _trained(
         self,
@@ -361,14 +376,19 @@ class Lab:
         facts: dict[str, Any],
         train: Callable[[TrainingRun], tuple[Adapter, list[Record]]],
         start: Adapter | None = None,
+        content: list[Any] | None = None,
     ) -> Adapter:
         """Return the adapter of stage ``name``, trained now unless it is finished under the same inputs and settings.
+
+        ``content`` is what training reads of the inputs, where that is less than all: an adapter that was trained on the same is
+        reused, so that another objective in the run does not train the others again.
 
         Its ``info["stages"]`` names all stages of training that led to it: those before in ``facts``, or else of ``start``.
         """
         training = asdict(self.training)
         training.pop("checkpoint_every")
-        key = fingerprint(inputs, training, self.lm.fingerprint, str(self.lm.model.dtype))
+        model = training, self.lm.fingerprint, str(self.lm.model.dtype)
+        key = fingerprint(inputs, *model)
         stage = self.own_name(f"adapters/{name}", key)
         before = facts.get("stages", start.info.get("stages", []) if start else [])
         facts = facts | {"stage": stage, "stages": [*before, stage]}
@@ -391,7 +411,8 @@ class Lab:
             adapter.save(folder / "adapter")
             write_json(folder / "history.json", history)
 
-        folder = self.stage(stage, key, make, together=True)
+        read = "" if content is None else fingerprint(content, *model)
+        folder = self.stage(stage, key, make, together=True, content=read)
         checkpoint.unlink(missing_ok=True)
         shutil.rmtree(rollout_folder(checkpoint), ignore_errors=True)
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
@@ -400,9 +421,11 @@ class Lab:
         """See :meth:`paretune.training.stages.Stages.own_name`."""
         return self._stages.own_name(name, key)
 
-    def stage(self, name: str, key: str, make: Callable[[Path], None], together: bool = False) -> Path:
+    def stage(
+        self, name: str, key: str, make: Callable[[Path], None], together: bool = False, content: str = ""
+    ) -> Path:
         """See :meth:`paretune.training.stages.Stages.made`."""
-        return self._stages.made(name, key, make, together)
+        return self._stages.made(name, key, make, together, content)
 
     def say(self, message: str) -> None:
         """Tell the person at the terminal something worth knowing, once."""
