@@ -163,6 +163,10 @@ def test_implicit_reward_of_an_adapter(lm: LanguageModel, tmp_path: Path) -> Non
         build_scorer({"objective": "good", "implicit": folder, "beta": -1})
     with pytest.raises(ModelError, match="no such file"):
         build_scorer({"objective": "good", "implicit": str(tmp_path)})
+    other = replace(adapter, info={**adapter.info, "divergence": "forward-kl"})
+    other.save(tmp_path / "forward")
+    with pytest.raises(ConfigError, match="trained under the divergence forward-kl"):
+        build_scorer({"objective": "good", "implicit": str(tmp_path / "forward")})
 
 
 def test_trackers_receive_every_step(lm: LanguageModel, tmp_path: Path) -> None:

@@ -61,6 +61,34 @@ def run(
     typer.echo(f"Report: {report}")
 
 
+@app.command("add-objective")
+def add_objective_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of dpo-soup, mod or rewarded-soup.")],
+    objective: Annotated[str, typer.Argument(help="Name of the new objective.")],
+    score: Annotated[
+        str, typer.Option(help="Its scorer, as under score: in a config: '{rule: length, unit: words}'.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example preferences=4.")
+    ] = None,
+) -> None:
+    """Train one more adapter for a new objective; those of the others are reused, and the front is measured anew."""
+    import yaml
+
+    from paretune.core.errors import ConfigError
+    from paretune.runs.extend import add_objective
+
+    try:
+        scorer = yaml.safe_load(score)
+    except yaml.YAMLError:
+        scorer = None
+    if not isinstance(scorer, dict):
+        raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
+    report = add_objective(run, objective, scorer, overrides or [])
+    show(_front_table(report.parent / "front.json"))
+    typer.echo(f"Report: {report}")
+
+
 @app.command("plan")
 def plan_command(
     config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
@@ -141,6 +169,7 @@ def front(
     divergence: Annotated[
         str, typer.Option(help="Under which the adapters were trained: reverse-kl for DPO.")
     ] = "reverse-kl",
+    alpha: Annotated[float, typer.Option(help="That of the alpha divergence, between 0 and 1.")] = 0.5,
 ) -> None:
     """Measure the front of any adapters, one per objective, as a soup and by multi-objective decoding."""
     from paretune.core.errors import ConfigError
@@ -159,7 +188,7 @@ def front(
     for way in by or []:
         if way not in ("soup", "mod"):
             raise ConfigError(f"--by {way!r}: expected soup or mod")
-    rule = Mixing(divergence)  # type: ignore[arg-type]
+    rule = Mixing(divergence, alpha)  # type: ignore[arg-type]
     adapters = {objective: load_any(folder) for objective, folder in named.items()}
     report = run_front(settings, adapters, by or ["soup", "mod"], rule)
     show(_verdicts(report.parent))
@@ -181,7 +210,12 @@ def generate(
     ],
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     preference: Annotated[
-        list[str], typer.Option("--preference", "-p", help="Such as concise=0.7,warm=0.3; repeat to compare.")
+        list[str],
+        typer.Option(
+            "--preference",
+            "-p",
+            help="Such as concise=0.7,warm=0.3, or concise+warm for equal weights; repeat to compare.",
+        ),
     ],
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,

@@ -51,7 +51,7 @@ class Preference:
     def parse(
         cls, text: str, objectives: Sequence[str] | None = None, allow_extrapolation: bool = False
     ) -> Preference:
-        """Read ``"helpful=0.7,harmless=0.3"``; white space around names and numbers is ignored.
+        """Read ``"helpful=0.7,harmless=0.3"``, or ``"helpful+harmless"`` for equal weights; white space is ignored.
 
         With ``objectives`` the result has these, in this order, and those left out of ``text`` get weight 0.
 
@@ -61,6 +61,8 @@ class Preference:
         >>> str(Preference.parse("harmless = 1", ["helpful", "harmless"]))
         'helpful=0.0,harmless=1.0'
         """
+        if (names := _checked_boxes(text, objectives)) is not None:
+            return cls.checked(names, objectives)
         weights: dict[str, float] = {}
         for part in text.split(","):
             name, equals, number = (piece.strip() for piece in part.partition("="))
@@ -91,6 +93,21 @@ class Preference:
             if name not in names:
                 raise PreferenceError(f"unknown objective {name!r}; {suggest(name, names)}")
         return cls(names, tuple(weights.get(name, 0.0) for name in names), allow_extrapolation)
+
+    @classmethod
+    def checked(cls, names: Sequence[str], objectives: Sequence[str] | None = None) -> Preference:
+        """Put equal weights on the objectives ``names``, as check boxes do (Personalized Soups, arXiv 2310.11564).
+
+        With ``objectives``, the others get weight 0.
+
+        Raises:
+            PreferenceError: no name, a repeated one, or one that is not among ``objectives``.
+
+        >>> str(Preference.checked(["warm", "concise"], ["concise", "polite", "warm"]))
+        'concise=0.5,polite=0.0,warm=0.5'
+        """
+        chosen = _checked_names(names)
+        return cls.of(dict.fromkeys(chosen, 1.0 / len(chosen)), objectives)
 
     @classmethod
     def one_hot(cls, objective: str, objectives: Sequence[str]) -> Preference:
@@ -255,6 +272,15 @@ def _check_sum(names: Sequence[str], weights: Sequence[float]) -> None:
 
 def _text(names: Sequence[str], weights: Sequence[float]) -> str:
     return ",".join(f"{name}={weight!r}" for name, weight in zip(names, weights, strict=True))
+
+
+def _checked_boxes(text: str, objectives: Sequence[str] | None) -> list[str] | None:
+    """Return the names in ``concise+warm``; None where the text gives weights, or is no list of names."""
+    if "=" in text or "," in text:
+        return None
+    if objectives is not None and text.strip() in objectives:
+        return [text.strip()]
+    return [name.strip() for name in text.split("+")] if "+" in text else None
 
 
 def _example(objectives: Sequence[str] | None) -> str:

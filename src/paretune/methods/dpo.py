@@ -35,5 +35,6 @@ METHOD = Method(
         enters="weights: the sum of one update per objective, weighted by the preference",
     ),
     traits=lambda config: Traits(corners=config, beta=config.beta),
+    grows=True,
     lends_corners=True,
 )

@@ -75,4 +75,5 @@ METHOD = Method(
         enters="weights: the sum of one update per objective, weighted by the preference",
     ),
     fixed={"aggregation": "sum"},
+    grows=True,
 )

@@ -11,6 +11,7 @@ from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, labelled_pairs, pairs
+from paretune.generation.mixing import Divergence
 from paretune.planning.cost import Decoding, Passes
 from paretune.planning.lengths import Counter, Texts, any_pair, of_pairs
 from paretune.training.conditioning import Conditioning
@@ -234,9 +235,11 @@ class Work:
             step=(tokens, tokens * texts.targets / max(texts.tokens, 1)),
         )
 
-    def corners(self, beta: float, choose: Choose, training: Training) -> list[Stage]:
+    def corners(
+        self, beta: float, choose: Choose, training: Training, divergence: Divergence = "reverse-kl"
+    ) -> list[Stage]:
         """Return the stages that score pairs for the single-objective models and train these; none where they are there."""
-        if not self.once("dpo", beta, choose, training):
+        if not self.once("dpo", beta, choose, training, divergence):
             return []
         stages = []
         reference: list[Passes] = []
@@ -250,7 +253,8 @@ class Work:
             self.pair_texts(part, self.objectives[0], choose) for part in ("train", "validation")
         )
         fits = Fits(training, train, training.rank, len(self.objectives), held_out)
-        return [*stages, self.trained("train: dpo", "one per objective", fits)]
+        under = "" if divergence == "reverse-kl" else f", {divergence}"
+        return [*stages, self.trained(f"train: dpo{under}", "one per objective", fits)]
 
     def on_policy(
         self, name: str, what: str, settings: RLSettings, training: Training, columns: float, runs: int = 1

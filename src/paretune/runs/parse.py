@@ -30,8 +30,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
-    for override in overrides:
-        _override(values, override)
+    for text in overrides:
+        override(values, text)
     return parse_config(values, str(path))
 
 
@@ -97,7 +97,12 @@ def _staged() -> str:
     return ", ".join(name for name, method in METHODS.items() if method.staged)
 
 
-def _override(values: dict[str, Any], text: str) -> None:
+def override(values: dict[str, Any], text: str) -> None:
+    """Set one value of a config by ``key=value``, in place.
+
+    Raises:
+        ConfigError: the text is not of this form, or its key leads through a value.
+    """
     path, sign, value = text.partition("=")
     if not sign or not path:
         raise ConfigError(

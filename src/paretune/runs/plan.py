@@ -149,7 +149,7 @@ def _front(config: RunConfig, work: Work, entries: list[Entry]) -> Iterator[Stag
         # Corners that are the single-objective models are measured already.
         ends = 0 if (traits.corners, entry.training) == measured else len(preferences) - between
         beyond = len(config.evaluate.extrapolations) * traits.extrapolates
-        copies = M if traits.mixed else 1
+        copies = M + traits.reference if traits.mixed else 1
         parts = [
             _measured(work, "", count, columns, many, traits.candidates)
             for count, many in ((between + beyond, copies), (ends, 1))

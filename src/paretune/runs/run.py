@@ -130,7 +130,7 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         config.seed, device_specific=True
     )  # of global generators, which nothing here draws from but a model might
     if first:
-        write_text(folder / "config.yaml", _yaml(config))
+        write_text(folder / "config.yaml", to_yaml(config))
         write_json(folder / "versions.json", versions())
     if config.sharding == "none":
         lm = load(config.model, config.dtype, config.device)
@@ -171,7 +171,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def _yaml(config: RunConfig) -> str:
+def to_yaml(config: RunConfig) -> str:
+    """Return the settings of a run as a config file, which :func:`paretune.runs.parse.load_config` reads."""
     import yaml
 
-    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    values = config.model_dump(mode="json", exclude={"train": {"seed"}})  # it is that of the run
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

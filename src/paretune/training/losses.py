@@ -5,13 +5,43 @@ All inputs are fp32 or fp64 ``[B]`` tensors; nothing here knows a model, a token
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from paretune.generation.mixing import Divergence, slope
+
 Link = Literal["sigmoid", "hinge"]
+
+EXPONENT = 80.0
+"""The largest exponent of a link: e^80 leaves room in fp32 for a product with beta. TRL clamps its alpha divergence there too."""
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """The divergence from the reference that a policy is penalised by.
+
+    Attributes:
+        divergence: Its name; ``reverse-kl`` is DPO's.
+        alpha: That of the alpha divergence, between 0 and 1.
+    """
+
+    divergence: Divergence = "reverse-kl"
+    alpha: float = 0.5
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is stored with an adapter, and is part of its identity; nothing for the reverse KL."""
+        if self.divergence == "reverse-kl":
+            return {}
+        own = {"divergence_alpha": self.alpha} if self.divergence == "alpha" else {}
+        return {"divergence": self.divergence, **own}
+
+
+REVERSE_KL = Penalty()
+"""The penalty of DPO."""
 
 
 def log_ratio_gap(logps: Tensor, reference_logps: Tensor) -> Tensor:
@@ -22,6 +52,27 @@ def log_ratio_gap(logps: Tensor, reference_logps: Tensor) -> Tensor:
     """
     ratios = logps - reference_logps
     return ratios[:, 0] - ratios[:, 1]
+
+
+def divergence_gap(logps: Tensor, reference_logps: Tensor, penalty: Penalty) -> Tensor:
+    """Return how much more the policy prefers chosen than the reference does ``[B]``, on the scale of the penalty's slope.
+
+    It is ``f'(ratio of chosen) - f'(ratio of rejected)`` (f-DPO, Wang et al. 2023, arXiv 2309.16240), which is
+    :func:`log_ratio_gap` for the reverse KL. The ratios are of whole responses, so ``exp(-d)`` of the forward KL and of the alpha
+    divergence overflows where the policy has given up a long response: its exponent ends at :data:`EXPONENT`, beyond which the
+    gradient is 0.
+
+    Args:
+        logps, reference_logps: ``[B, 2]`` sums over response tokens: chosen, rejected.
+        penalty: The divergence.
+    """
+    if penalty.divergence == "reverse-kl":
+        return log_ratio_gap(logps, reference_logps)
+    ratios = logps - reference_logps
+    if penalty.divergence != "jensen-shannon":
+        ratios = ratios.clamp(min=-EXPONENT / (penalty.alpha if penalty.divergence == "alpha" else 1.0))
+    values = slope(ratios, penalty.divergence, penalty.alpha)
+    return values[:, 0] - values[:, 1]
 
 
 def pair_loss(
@@ -49,7 +100,7 @@ def pair_loss(
     ========  ======================  =========  =======  =======================  ==========================
 
     Args:
-        gap: Delta ``[B]``, see :func:`log_ratio_gap`.
+        gap: Delta ``[B]``, see :func:`log_ratio_gap`, or :func:`divergence_gap` under another divergence.
         beta: strength of the KL penalty, > 0, in units of reward per nat.
         margin: reward of chosen minus rejected under the other objectives, already weighted; subtracted.
         scale: multiplies both terms (MODPO's ``1 / w_k``).

@@ -51,6 +51,13 @@ class PairTable:
         values = (column.numpy().tobytes() for column in columns)
         return fingerprint(self.prompts, self.chosen, self.rejected, labels, *values)
 
+    @property
+    def content(self) -> str:
+        """Fingerprint of what a loss of stamped pairs reads: the labels are stamped, so what objectives say beside is left out."""
+        columns = (self.reference, self.margin, self.scale, self.weight, self.reversed_weight)
+        values = (column.numpy().tobytes() for column in columns)
+        return fingerprint(self.prompts, self.chosen, self.rejected, *values)
+
     def groups(self, rows: Sequence[int]) -> list[TokenGroup]:
         """Return the token groups of ``rows``: one prompt shared by chosen and rejected."""
         return [(self.prompts[row], (self.chosen[row], self.rejected[row])) for row in rows]

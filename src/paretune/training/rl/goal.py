@@ -128,6 +128,20 @@ class Reward:
             list(self.ideal),
         ]
 
+    def content(self) -> list[Any] | None:
+        """Return what a run for one objective alone reads of :meth:`identity`, as JSON values; None for another run.
+
+        The other objectives have weight 0 in a linear reward. Mean and deviation are rounded, as their last digits depend on the
+        number of objectives that are measured together.
+        """
+        one = self.preference is not None and max(self.preference.weights) == 1
+        if self.preference is None or not one or self.conditioning.aggregation != "linear" or self.prompting:
+            return None
+        m = self.preference.weights.index(1)
+        prompts, scorers, _, length, settings, _, conditioning, _, _ = self.identity()
+        scale = [f"{float(values[m]):.12g}" for values in (self.scale.mean, self.scale.std)]
+        return ["on-policy", prompts, scorers[m], scale, length, settings, self.objectives[m], conditioning]
+
     def facts(self) -> dict[str, Any]:
         """Return what is stored with the adapter."""
         facts: dict[str, Any] = {"objectives": list(self.objectives), "reward_scale": self.scale.to_dict()}
