@@ -216,10 +216,10 @@ def to_records(dataset: ScoredDataset) -> Iterator[Record]:
     """Yield the canonical records; the first names every objective, in order, for reading to find them."""
     for position, row in enumerate(dataset.rows):
         record = row_to_record(row)
-        found = record["scores"]
+        scores = record["scores"]
         missing = [None] * len(row.responses)
         record["scores"] = {
-            n: found.get(n, missing) for n in dataset.objectives if n in found or position == 0
+            n: scores.get(n, missing) for n in dataset.objectives if n in scores or position == 0
         }
         yield record
 
@@ -236,5 +236,5 @@ def from_records(records: Iterable[tuple[str, Record]], flat: bool = False) -> S
                 objectives.update(dict.fromkeys(record.get(column) or {}))
             yield row
 
-    found = gather(rows())
-    return ScoredDataset(tuple(objectives), found)
+    gathered = gather(rows())
+    return ScoredDataset(tuple(objectives), gathered)

@@ -272,19 +272,19 @@ def to_peft(adapter: Adapter, folder: str | Path, gates: Gates | None = None, ba
     if adapter.tokens is not None:
         raise ModelError(NOT_PORTABLE)
     gates = adapter.gates() if gates is None else gates
-    each = {path: gate_of(gates, path).detach().cpu().float() for path in adapter.factors}
-    for path, gate in each.items():
+    by_path = {path: gate_of(gates, path).detach().cpu().float() for path in adapter.factors}
+    for path, gate in by_path.items():
         if gate.shape != (adapter.rank,):
             raise ModelError(
                 f"{path}: gate {list(gate.shape)}, expected [{adapter.rank}]; a LoRA is written for one "
                 "preference"
             )
-    used = torch.stack(list(each.values())).ne(0).any(dim=0)
+    used = torch.stack(list(by_path.values())).ne(0).any(dim=0)
     used[0] |= not used.any()  # a LoRA needs a column, be it of zeros
     tensors = {}
     for path, (U, V) in adapter.factors.items():
         tensors[f"base_model.model.{path}.lora_A.weight"] = _plain(V[used])
-        tensors[f"base_model.model.{path}.lora_B.weight"] = _plain((U * each[path])[:, used])
+        tensors[f"base_model.model.{path}.lora_B.weight"] = _plain((U * by_path[path])[:, used])
     rank = int(used.sum())
     settings = {
         "alpha_pattern": {},

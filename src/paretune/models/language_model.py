@@ -125,7 +125,7 @@ class LanguageModel:
         reader.add_tokens([AddedToken(tag, normalized=False, special=True) for tag in self.tags], True)
         first = self.model.get_input_embeddings().weight.shape[0]
         return reader, {
-            reader.convert_tokens_to_ids(tag): first + place for place, tag in enumerate(self.tags)
+            reader.convert_tokens_to_ids(tag): first + number for number, tag in enumerate(self.tags)
         }
 
     @torch.no_grad()
@@ -182,7 +182,7 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place, kind = computing(dtype, device)
+    resolved, kind = computing(dtype, device)
     source = locate(name)
     try:
         config = AutoConfig.from_pretrained(source)
@@ -195,7 +195,7 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
         ) from error
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
-    model.eval().requires_grad_(False).to(place)
+    model.eval().requires_grad_(False).to(resolved)
     prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0")
     template = fingerprint(tokenizer.chat_template, len(tokenizer))
     return LanguageModel(model, tokenizer, name, fingerprint(_weights_fingerprint(source, config), template))
@@ -207,15 +207,15 @@ def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype
     Raises:
         ModelError: a number format that is not known.
     """
-    place = (
+    resolved = (
         torch.device(device) if device else (torch.accelerator.current_accelerator() or torch.device("cpu"))
     )
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
     if kind is None:
         if dtype != "auto":
             raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
-        kind = torch.bfloat16 if native_bfloat16(place) else torch.float32
-    return place, kind
+        kind = torch.bfloat16 if native_bfloat16(resolved) else torch.float32
+    return resolved, kind
 
 
 def native_bfloat16(device: torch.device) -> bool:
@@ -245,8 +245,8 @@ def embedded_gguf() -> Path | None:
         files = importlib.metadata.files(EMBEDDED_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    return found[0] if found and found[0].is_file() else None
+    gguf_files = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    return gguf_files[0] if gguf_files and gguf_files[0].is_file() else None
 
 
 def _converted(gguf: Path) -> Path:

@@ -103,7 +103,7 @@ def pack(
         blocks = range(0, len(prompt), PROMPT_BLOCK)
         texts = [(first, min(PROMPT_BLOCK, len(prompt) - first)) for first in blocks]
         texts += [(len(prompt), len(response)) for response in responses]
-        biases = [_bias(seen, own, bias_dtype).to(device) for seen, own in texts]
+        biases = [_bias(seen, length, bias_dtype).to(device) for seen, length in texts]
         layout.append((tuple(biases[: len(blocks)]), tuple(biases[len(blocks) :])))
 
     def tensor(values: list[int]) -> Tensor:
@@ -121,10 +121,10 @@ def pack(
     )
 
 
-def _bias(seen: int, own: int, dtype: torch.dtype) -> Tensor:
-    """Additive attention bias ``[own, seen + own]`` of a text: all that stands before it, and itself up to each token."""
-    hidden = torch.ones(own, seen + own, dtype=torch.bool).triu(seen + 1)
-    return torch.zeros(own, seen + own, dtype=dtype).masked_fill(hidden, float("-inf"))
+def _bias(seen: int, length: int, dtype: torch.dtype) -> Tensor:
+    """Return the attention bias ``[length, seen + length]`` of a text: it sees all before it, and itself up to each token."""
+    hidden = torch.ones(length, seen + length, dtype=torch.bool).triu(seen + 1)
+    return torch.zeros(length, seen + length, dtype=dtype).masked_fill(hidden, float("-inf"))
 
 
 def packed_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
@@ -227,7 +227,7 @@ def _attention(
     pieces = []
     for blocks, biases in packed_layout:
         parts = [next(texts) for _ in blocks]
-        prompt_k, prompt_v = (torch.cat([part[place] for part in parts], dim=2) for place in (1, 2))
+        prompt_k, prompt_v = (torch.cat([part[slot] for part in parts], dim=2) for slot in (1, 2))
         for (q, _, _), bias in zip(parts, blocks, strict=True):
             end = bias.shape[1]
             pieces.append(attend(q, prompt_k[:, :, :end], prompt_v[:, :, :end], attn_mask=bias))

@@ -119,8 +119,11 @@ class SingularGates:
         values: dict[str, float | None] = {}
         with torch.no_grad():
             for path, scale in self.scale.items():
-                each = scale.expand(self.objectives) / self.objectives
-                steered, shared = float(each.norm()) * math.sqrt(self.groups), float(self.sigma[path].norm())
+                singular = scale.expand(self.objectives) / self.objectives
+                steered, shared = (
+                    float(singular.norm()) * math.sqrt(self.groups),
+                    float(self.sigma[path].norm()),
+                )
                 values[path] = steered / shared if shared else (None if steered else 0.0)
         return values
 

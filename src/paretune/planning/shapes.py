@@ -152,10 +152,10 @@ def known() -> str:
 def _read(name: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    place, options = Path(name).expanduser(), {}
+    path, options = Path(name).expanduser(), {}
     if name.endswith(".gguf"):
-        place, options = place.parent, {"gguf_file": place.name}
-    source = str(place) if place.exists() else name
+        path, options = path.parent, {"gguf_file": path.name}
+    source = str(path) if path.exists() else name
     try:
         return dict(AutoConfig.from_pretrained(source, **options).to_dict())
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -120,12 +120,12 @@ class Work:
         dataset, limit = self.splits[part], self.max_tokens
         if objective:
             return of_pairs(pairs(dataset, objective, choose), self.count, limit)
-        found = any_pair(dataset, self.count, limit)
+        texts = any_pair(dataset, self.count, limit)
         K = self.rows[part].responses
-        if not found.count and self.sampled:
-            found = replace(self.rows[part], responses=2)
+        if not texts.count and self.sampled:
+            texts = replace(self.rows[part], responses=2)
         factor = {"extremes": 1.0, "adjacent": K - 1, "all": K * (K - 1) / 2}[choose]
-        return replace(found, count=found.count * max(1.0, factor))
+        return replace(texts, count=texts.count * max(1.0, factor))
 
     def labelled(self, part: str) -> Texts:
         """Return all pairs that some objective labels."""
@@ -175,19 +175,23 @@ class Work:
             return ()
         self._asked[who, part, what] = count
         rows, K = self.rows[part].count, max(self.rows[part].responses, 1.0)
-        hit, each = count, min(texts.responses, K)
+        hit, per_row = count, min(texts.responses, K)
         if texts.count > rows:  # several pairs a row: some share a prompt, and some a response
             hit = rows * (1 - (1 - 1 / rows) ** count) if rows else 0.0
-            each = K * (1 - (1 - each / K) ** (count / max(hit, 1e-9)))
-        seen_rows, seen_each = self._read.get((who, part), (0.0, 0.0))
+            per_row = K * (1 - (1 - per_row / K) ** (count / max(hit, 1e-9)))
+        seen_rows, seen_per_row = self._read.get((who, part), (0.0, 0.0))
         fresh, old = max(0.0, hit - seen_rows), min(hit, seen_rows)
-        unseen = each * (1 - min(1.0, seen_each / K)) if texts.responses < K else max(0.0, each - seen_each)
-        self._read[who, part] = (max(hit, seen_rows), min(K, max(each, seen_each + unseen)))
-        found = [
-            reading(replace(texts, count=fresh, responses=each), columns),
+        unseen = (
+            per_row * (1 - min(1.0, seen_per_row / K))
+            if texts.responses < K
+            else max(0.0, per_row - seen_per_row)
+        )
+        self._read[who, part] = (max(hit, seen_rows), min(K, max(per_row, seen_per_row + unseen)))
+        passes = [
+            reading(replace(texts, count=fresh, responses=per_row), columns),
             reading(replace(texts, count=old * min(1.0, unseen), responses=max(unseen, 1.0)), columns),
         ]
-        return tuple(work for work in found if work.tokens >= 1)
+        return tuple(work for work in passes if work.tokens >= 1)
 
     def trained(self, name: str, what: str, fits: Fits, others: Sequence[Passes] = ()) -> Stage:
         """Return the stage that trains adapters.

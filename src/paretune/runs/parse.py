@@ -104,9 +104,15 @@ def _override(values: dict[str, Any], text: str) -> None:
             f"cannot read the override {text!r}; expected key=value, for example train.steps=50"
         )
     *parents, leaf = path.split(".")
-    place = values
+    group = values
     for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
+        group = group.setdefault(parent, {})
+        if not isinstance(group, dict):
             raise ConfigError(f"cannot set {path}: {parent} is not a group of settings")
-    place[leaf] = yaml.safe_load(value)
+    try:
+        group[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"the override {text!r}: {value!r} is not valid YAML ({' '.join(str(error).split())}); "
+            "close brackets and quotes, or quote the text"
+        ) from error

@@ -57,7 +57,7 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
 
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if isinstance(spec, list) and spec:
-            return concatenate([source(each, split) for each in spec])
+            return concatenate([source(entry, split) for entry in spec])
         if isinstance(spec, str) and spec in QUICKSTART:
             return ScoredDataset.read(quickstart_data(spec))
         return load_data(spec, split, path=config.data.path)

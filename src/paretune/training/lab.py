@@ -169,8 +169,8 @@ class Lab:
         if todo:
             asked = [(prompt, list(unknown.values())) for prompt, unknown in todo]
             self.scoring_forwards += sum(len(responses) for _, responses in asked)
-            found = self._score(asked, adapter)
-            for (_, unknown), values in zip(todo, found, strict=True):
+            logps = self._score(asked, adapter)
+            for (_, unknown), values in zip(todo, logps, strict=True):
                 known.update(zip(unknown, values.tolist(), strict=True))
             self.team.once(lambda: cache.put({key: known[key] for _, unknown in todo for key in unknown}))
         return [torch.tensor([known[key] for key in row]) for row in keys]

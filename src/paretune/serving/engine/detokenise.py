@@ -66,9 +66,9 @@ class StoppableText:
         if self.stopped:
             return ""
         self._held = self._held + piece if self._begun else (self._held + piece).lstrip()
-        found = [(self._held.find(stop), len(stop)) for stop in self._stops]
+        matches = [(self._held.find(stop), len(stop)) for stop in self._stops]
         # The stop string that is complete first, however the text is split into pieces.
-        met = min(((place + length, place) for place, length in found if place >= 0), default=None)
+        met = min(((start + length, start) for start, length in matches if start >= 0), default=None)
         if met:
             self.stopped = True
             text, self._held = self._held[: met[1]].rstrip(), ""

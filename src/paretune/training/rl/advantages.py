@@ -41,8 +41,8 @@ def combined(rewards: Tensor, weights: Tensor, how: Combine = "sum") -> Tensor:
     ``decoupled``: each reward is standardised within its group first (GDPO, arXiv 2601.05242). What a unit of reward is worth
     then follows the policy's own spread, so its fixed point is not that of linear scalarisation.
     """
-    each = rewards if how == "sum" else group_standardised(rewards, dim=1)
-    return (each * weights[:, None]).sum(-1)
+    scaled = rewards if how == "sum" else group_standardised(rewards, dim=1)
+    return (scaled * weights[:, None]).sum(-1)
 
 
 def grpo_advantages(rewards: Tensor, weights: Tensor, how: Combine = "sum") -> Tensor:

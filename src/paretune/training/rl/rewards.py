@@ -88,13 +88,13 @@ def _culprit(
     """Return the first row that fails by itself, and how; None where none does."""
     at = 0
 
-    def each() -> None:
+    def one_by_one() -> None:
         nonlocal at
         for at in range(count):
             score([at])
 
     try:
-        _within(limit, each)
+        _within(limit, one_by_one)
     except Exception as error:  # noqa: BLE001 - a reward function is anybody's code
         return at, error
     return None, None
