@@ -122,7 +122,11 @@ class ProcessGroup:
         return items if self.sharded else items[self.rank :: self.size]
 
     def merge(self, results: Sequence[T]) -> list[T]:
-        """Return the results of all processes in the order of the items that :meth:`part` divided; ``results`` are those of this process."""
+        """Return the results of all processes in the order of the items that :meth:`part` divided.
+
+        Args:
+            results: Results of this process.
+        """
         if self.sharded:
             return list(results)
         parts = self.gather(list(results))
