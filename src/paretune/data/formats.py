@@ -33,7 +33,7 @@ def extract_prompt(chosen: Sequence[Any], rejected: Sequence[Any]) -> tuple[Any,
 
 
 def read_form(records: Records, objective: str | None) -> ScoredDataset:
-    """Tell the form of a stream by the columns of its first record, and read it."""
+    """Return the data set of a stream whose form follows from the columns of its first record."""
     stream = iter(records)
     first = next(stream, None)
     if first is None:

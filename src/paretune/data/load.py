@@ -90,7 +90,7 @@ def load_data(
     scores are costs. ``source`` of each row is ``file:line``.
 
     Raises:
-        DataError: nothing there, an unknown form or key, a missing column, a malformed line; with
+        DataError: Nothing there, an unknown form or key, a missing column, a malformed line; with
         ``file:line``.
     """
     if isinstance(spec, Mapping):

@@ -62,7 +62,7 @@ def pairs(
     first), all pairs, or those with no response in between.
 
     Raises:
-        DataError: an objective the data does not have, or a negative ``min_gap``.
+        DataError: An objective the data does not have, or a negative ``min_gap``.
     """
     if objective not in dataset.objectives:
         raise DataError(f"unknown objective {objective!r}; {suggest(objective, dataset.objectives)}")

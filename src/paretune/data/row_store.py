@@ -34,7 +34,7 @@ def gather(rows: Iterable[Row]) -> Sequence[Row]:
     """Return rows as a sequence: a tuple, or from `MOST_IN_MEMORY` on an `ArrowRows`.
 
     Raises:
-        ParetuneError: the temporary file cannot be written.
+        ParetuneError: The temporary file cannot be written.
     """
     if isinstance(rows, ArrowRows):
         return rows
@@ -72,7 +72,7 @@ class ArrowRows(Sequence[Row]):
         file: The open file that holds them.
         places: int64 ``[N]``, where each stands in the file.
         changes: Functions applied to a row after it is read.
-        names: the objectives that rows may have.
+        names: The objectives that rows may have.
     """
 
     def __init__(

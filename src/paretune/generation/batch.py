@@ -20,7 +20,7 @@ from paretune.models.steering import Steering
 
 @dataclass(eq=False)
 class Slot:
-    """One response that is being drawn.
+    """One response that is being sampled.
 
     Attributes:
         prompt: Token ids of the prompt.

@@ -113,7 +113,7 @@ class ProcessGroup:
         return list(gather_object([value])) if self.size > 1 else [value]
 
     def divide(self, run: Callable[..., Sequence[T]], *columns: Sequence[Any]) -> list[T]:
-        """Return ``run(*columns)``, one result a row: each process runs its :meth:`part` of the rows, and all get all results."""
+        """Return ``run(*columns)``, one result per row: each process runs its :meth:`part` of the rows, and all get all results."""
         parts = [self.part(column) for column in columns]
         return self.merge(run(*parts) if len(parts[0]) else [])
 
@@ -140,8 +140,8 @@ class WorkSplit:
     The forwards are dealt out first; where there are fewer than processes, ``ways`` of these divide the rows of each forward.
 
     Attributes:
-        team: the processes.
-        ways: processes that divide one forward's rows.
+        team: The processes.
+        ways: Number of processes that divide one forward's rows.
     """
 
     team: ProcessGroup = ProcessGroup()
@@ -158,7 +158,7 @@ class WorkSplit:
             divisible: Whether the task can run a forward on some of its rows.
 
         Raises:
-            ConfigError: the processes do not divide the step.
+            ConfigError: The processes do not divide the step.
         """
         ways = team.size // gcd(accumulate, team.size)
         if not divisible and ways > 1:
@@ -237,8 +237,8 @@ def shard_weights(model: Any, device: torch.device) -> None:
     Embeddings, the last norm and the head stay whole. Adapters attached later do too.
 
     Raises:
-        ConfigError: there is one process.
-        ModelError: a decoder without a list of layers.
+        ConfigError: There is one process.
+        ModelError: A decoder without a list of layers.
     """
     if launched() == 1:
         raise ConfigError(

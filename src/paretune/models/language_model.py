@@ -48,9 +48,9 @@ class LanguageModel:
     """A frozen causal language model with its tokenizer.
 
     Attributes:
-        name: as the user gave it.
-        fingerprint: identifies weights, tokenizer and template; adapters and cached log-probabilities carry it.
-        tags: texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
+        name: Name as the user gave it.
+        fingerprint: Identity of parameters, tokenizer and template; adapters and cached log-probabilities carry it.
+        tags: Texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
             The model knows them with an adapter that has a row for each (``Adapter.tokens``); responses never hold one.
     """
 
@@ -62,7 +62,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the parameters."""
         return self.model.device
 
     @cached_property
@@ -90,7 +90,7 @@ class LanguageModel:
         """Return the token ids of a prompt, ready for the assistant's answer (one BOS at most).
 
         Raises:
-            DataError: the chat template refuses the prompt, or changes the number of its tags.
+            DataError: The chat template refuses the prompt, or changes the number of its tags.
         """
         messages = [{"role": message.role, "content": message.content} for message in prompt]
         try:
@@ -168,7 +168,7 @@ class LanguageModel:
 def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -> LanguageModel:
     """Load a causal language model for training and sampling.
 
-    On the CPU its linear layers keep copies of their weights in a faster layout; with ``PARETUNE_PREPACK=0`` in the environment
+    On the CPU its linear layers keep copies of their parameters in a faster layout; with ``PARETUNE_PREPACK=0`` in the environment
     they do without, for a model that fills most of the memory.
 
     Args:
@@ -177,7 +177,7 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
         device: ``cpu``, ``cuda``, ...; by default an accelerator when there is one.
 
     Raises:
-        ModelError: not found, not loadable, or of an architecture that packed batches cannot run.
+        ModelError: Not found, not loadable, or of an architecture that packed batches cannot run.
     """
     from transformers.utils import logging
 
@@ -205,7 +205,7 @@ def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype
     """Return the device and the number format that :func:`load` chooses.
 
     Raises:
-        ModelError: a number format that is not known.
+        ModelError: A number format that is not known.
     """
     resolved = (
         torch.device(device) if device else (torch.accelerator.current_accelerator() or torch.device("cpu"))

@@ -45,7 +45,7 @@ class PackedBatch:
     Attributes:
         input_ids: int64 ``[1, T]``.
         position_ids: int64 ``[1, T]``, counted within each prompt + response.
-        layout: for each group the attention biases (0 or -inf) of its prompt's blocks of n tokens, ``[n, end of the block]``,
+        layout: Attention biases of each group: those (0 or -inf) of its prompt's blocks of n tokens, ``[n, end of the block]``,
             and of its responses of r tokens, ``[r, prompt + r]``.
         predictors: int64 ``[S]``, the token whose hidden state predicts each target (a response's first token is
             predicted by the last token of its prompt).
@@ -71,7 +71,7 @@ def pack(
     """Pack groups of token ids; ``dtype`` is that of the model, which the attention bias must match (on the CPU it is fp32).
 
     Raises:
-        TrainingError: a prompt or a response without tokens.
+        TrainingError: A prompt or a response without tokens.
     """
     bias_dtype = torch.float32 if torch.device(device).type == "cpu" else dtype
     ids: list[int] = []
@@ -264,7 +264,7 @@ def prepare(model: PreTrainedModel, prepack: bool = True) -> None:
     One small batch proves that it still computes the same. ``prepack`` see :class:`paretune.models.frozen_linear.FrozenLinear`.
 
     Raises:
-        ModelError: the architecture does something between the decoder and the logits (soft caps, logit scales) or in
+        ModelError: The architecture does something between the decoder and the logits (soft caps, logit scales) or in
             its attention that a packed batch would miss.
     """
     freeze(model, prepack)

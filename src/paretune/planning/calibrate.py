@@ -36,10 +36,10 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
     """Return this machine as measured in a run's number format, and that format; measured once, then read from the cache.
 
     Args:
-        dtype, device: of the run's config.
+        dtype, device: Number format and device of the run's config.
 
     Raises:
-        ModelError: a number format that is not known.
+        ModelError: A number format that is not known.
     """
     resolved, kind = computing(dtype, device)
     name = str(kind).removeprefix("torch.")
@@ -56,7 +56,7 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
     assumptions = (
         f"measured here in {name} on a small block with the run's own code: {rates.matmul / 1e9:.0f} GFLOP/s in products, "
         f"{rates.attention / 1e9:.0f} in attention over packed texts and {rates.decoding / 1e9:.1f} over a cache, "
-        f"{rates.traffic / 1e9:.0f} GB/s in other operations, {rates.stream / 1e9:.1f} GB/s reading weights "
+        f"{rates.traffic / 1e9:.0f} GB/s in other operations, {rates.stream / 1e9:.1f} GB/s reading parameters "
         f"(kept in {file.parent}; delete it to measure again)"
     )
     return Device(HERE, HERE, title, memory, 1, {name: rates}, resolved.type == "cpu", assumptions), name
@@ -125,7 +125,7 @@ def _passes(count: int, length: int) -> Passes:
 
 
 def _decoding(model: PreTrainedModel, shape: Shape) -> float:
-    """Return the FLOP/s of attention of one token a row over a cache: a long one against a short one."""
+    """Return the FLOP/s of attention of one token per row over a cache: a long one against a short one."""
     rows, lengths = 32, (16, 144)
 
     def step(held: int) -> Callable[[], None]:

@@ -18,9 +18,9 @@ from paretune.models.language_model import EMBEDDED, PLAIN_TEMPLATE, LanguageMod
 LOOKED_AT = 256
 """Rows, spread evenly, whose texts are counted."""
 CHARACTERS = 4.4
-"""Of a token, in English prose with a vocabulary of 49 thousand tokens."""
+"""Characters per token, in English prose with a vocabulary of 49 thousand tokens."""
 TEMPLATE = 25
-"""Tokens that a chat template adds to a prompt, where it cannot be asked."""
+"""Tokens that a chat template adds to a prompt, where it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Counter:
     """Counts tokens as training reads them: prompts in the chat template, responses with their end.
 
     Attributes:
-        prompt, response: of one text; a response that was cut has no end.
+        prompt, response: Functions that count the tokens of one text; a response that was cut has no end.
         note: Description of how tokens are counted.
     """
 
@@ -42,11 +42,11 @@ class Texts:
     """Groups of one prompt and some responses to it, in tokens.
 
     Attributes:
-        count: groups.
-        prompt, response: mean lengths.
-        responses: of a group.
-        spread: standard deviation of the tokens of a group.
-        longest: longest prompt.
+        count: Number of groups.
+        prompt, response: Mean lengths.
+        responses: Number of responses in a group.
+        spread: Standard deviation of the tokens of a group.
+        longest: Length of the longest prompt.
     """
 
     count: float
@@ -74,7 +74,7 @@ class Texts:
 
 @cache
 def counter(model: str) -> Counter:
-    """Return the counter of a model, whose weights are not read and for which no network is asked."""
+    """Return the counter of a model, whose parameters are not read; nothing is downloaded."""
     from transformers import AutoTokenizer
 
     path = embedded_gguf() if model == EMBEDDED else Path(model).expanduser()
@@ -89,12 +89,12 @@ def counter(model: str) -> Counter:
         return Counter(
             lambda prompt: TEMPLATE + round(sum(len(message.content) for message in prompt) / CHARACTERS),
             lambda text, cut: round(len(text) / CHARACTERS) + (not cut),
-            f"{CHARACTERS:g} characters a token and {TEMPLATE} tokens of chat template (the tokenizer of {model} is not on this "
+            f"{CHARACTERS:g} characters per token and {TEMPLATE} tokens of chat template (the tokenizer of {model} is not on this "
             "machine)",
         )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
-    reader = LanguageModel(None, tokenizer, model, "")  # type: ignore[arg-type] # encoding needs no weights
+    reader = LanguageModel(None, tokenizer, model, "")  # type: ignore[arg-type] # encoding needs no parameters
     return Counter(
         lambda prompt: len(reader.encode_prompt(prompt)),
         lambda text, cut: len(reader.encode_response(text, cut)),

@@ -24,7 +24,7 @@ def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset],
     """Load, sample, split and score the data; return the splits (train, validation, test) and the scorers.
 
     Raises:
-        DataError, ConfigError, ScoreError: see the stages.
+        DataError, ConfigError, ScoreError: See the stages.
     """
     splits = load_splits(config)
     for name in ("train", "validation"):

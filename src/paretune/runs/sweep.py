@@ -27,10 +27,10 @@ class Swept:
     """What came of a sweep.
 
     Attributes:
-        report: path of the report; None where too little was finished for one.
-        failed: tasks that failed at every try.
-        done, reused: tasks done now, and found finished.
-        why: what kept the report from being written.
+        report: Path of the report; None where too little was finished for one.
+        failed: Tasks that failed at every try.
+        done, reused: Numbers of tasks done now, and done before.
+        why: Reason why there is no report.
     """
 
     report: Path | None
@@ -61,13 +61,13 @@ def sweep(config: RunConfig, address: str | None = None, performed_by: Perform =
     """Do a run as a queue of tasks, and write one report of all that was finished.
 
     Args:
-        config: of the run; ``sweep`` says how it is divided.
-        address: of a Ray cluster, see :func:`paretune.runs.workers.on_ray`; None runs the tasks in order in this process.
-        performed_by: what does a task.
+        config: Settings of the run; ``sweep`` divides it.
+        address: Address of a Ray cluster, see :func:`paretune.runs.workers.on_ray`; None runs the tasks in order in this process.
+        performed_by: Function that does a task.
 
     Raises:
-        ConfigError: no cluster answers, or settings that cannot be.
-        TrainingError: the data cannot be prepared.
+        ConfigError: No cluster answers, or settings that cannot be.
+        TrainingError: The data cannot be prepared.
     """
     config = expanded(config)
     known = Progress()

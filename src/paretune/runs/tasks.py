@@ -34,7 +34,7 @@ class Task:
             the single-objective model of the one-hot ``preference``. ``train``: train ``method`` for all preferences.
             ``point``: train it for ``preference``, where it has a model for each, and measure it there.
         method: name of an entry of ``methods``.
-        preference: as text.
+        preference: Preference as text.
     """
 
     kind: Literal["prepare", "base", "corner", "train", "point"]
@@ -74,10 +74,10 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
     """Do a task, and write down that it is done.
 
     Args:
-        order: ``config``: of the run, as JSON; ``task``: the fields of a :class:`Task`.
+        order: ``config``: the settings of the run, as JSON; ``task``: the fields of a :class:`Task`.
 
     Returns:
-        The mean scores of the point that was measured, one an objective, if any.
+        The mean scores of the point that was measured, one per objective, if any.
     """
     here, task = world(order["config"]), Task(**order["task"])
     if (done := finished(here, task)) is not None:

@@ -92,9 +92,9 @@ def on_ray(address: str, perform: Perform, retries: int, cpus: float, gpus: floa
     Args:
         address: ``host:port``, ``ray://host:port``, ``auto`` (the cluster this machine is of) or ``local`` (one is started
             here for the length of the context).
-        perform: see there.
-        retries: how often a job that failed is tried again.
-        cpus, gpus: what a job takes.
+        perform: Function that does a job, see there.
+        retries: Number of further tries of a job that failed.
+        cpus, gpus: Resources of a job.
 
     Raises:
         ConfigError: Ray is not installed, or no cluster answers.

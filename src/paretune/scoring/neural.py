@@ -120,7 +120,7 @@ def implicit_reward(
 
     Raises:
         ModelError: There is no such adapter, or it was trained on another base model.
-        ConfigError: beta is neither given nor stored.
+        ConfigError: ``beta`` is neither given nor stored.
     """
     from paretune.models.adapter import Adapter
 

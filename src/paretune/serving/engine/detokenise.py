@@ -11,7 +11,7 @@ LONGEST = 3
 
 
 class Characters:
-    """Turns tokens into text of whole characters, piece by piece.
+    """A decoder that turns tokens into text of whole characters, piece by piece.
 
     Only the tokens since the last piece but one are decoded, because a decoder depends on the tokens before: a first word
     has no space, and bytes join to a character.
@@ -47,7 +47,7 @@ class Characters:
 
 
 class StoppableText:
-    """Returns text without white space at its two ends, until a stop string.
+    """A text that ends before a stop string and has no white space at its two ends.
 
     Text that could become a stop string, and white space at the end so far, is held back.
 

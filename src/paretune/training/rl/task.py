@@ -111,7 +111,7 @@ class OnPolicyTask:
     # Sampling
 
     def _of(self, number: int, epoch: int, step: int) -> Sampled:
-        """Return the responses of rollout ``number``, which are drawn at its first epoch."""
+        """Return the responses of rollout ``number``, which are sampled at its first epoch."""
         if self._sampled is None or self._sampled[0] != number:
             self._sampled = number, self._draw(number, epoch, step)
         return self._sampled[1]
@@ -291,7 +291,7 @@ class OnPolicyTask:
             yield
 
     def _advantages(self, sampled: Sampled, part: slice, log_ratios: Tensor, packed: PackedBatch) -> Tensor:
-        """Return the advantages ``[g, K]`` of one forward; ``log_ratios`` ``[S]`` are to the reference, when they were drawn."""
+        """Return the advantages ``[g, K]`` of one forward; ``log_ratios`` ``[S]`` are to the reference, when they were sampled."""
         settings = self.goal.settings
         if settings.estimator == "grpo":
             return grpo_advantages(sampled.rewards, sampled.weights, settings.aggregation)[part]
