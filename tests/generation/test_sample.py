@@ -35,7 +35,7 @@ SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, top_p=0.9, batch_size=3)
 def test_a_killed_draw_goes_on_to_the_same_responses(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two prompts a batch, eight a part: the second part fails once, the first is not drawn again."""
+    """Two prompts per batch, eight per part: the second part fails once, the first is not sampled again."""
     monkeypatch.setattr(resumable, "BATCHES_PER_PART", 2)
     prompts = make_dataset(7).select([])
     whole = sample_dataset(lm, prompts, 2, SAMPLING, 5, tmp_path / "whole")

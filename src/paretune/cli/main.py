@@ -85,7 +85,7 @@ def add_objective_command(
     if not isinstance(scorer, dict):
         raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
     report = add_objective(run, objective, scorer, overrides or [])
-    show(_front_table(report.parent / "front.json"))
+    show(_verdicts(report.parent))
     typer.echo(f"Report: {report}")
 
 
@@ -118,12 +118,12 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
     from paretune.runs.plan import plan
 
     planned = plan(settings)
-    found = [estimate(planned, settings, model, device) for model in models or [settings.model]]
+    estimates = [estimate(planned, settings, model, device) for model in models or [settings.model]]
     if as_json:
-        typer.echo(json.dumps([each.to_dict() for each in found], indent=2))
+        typer.echo(json.dumps([entry.to_dict() for entry in estimates], indent=2))
         return
-    for each in found:
-        show(render(each, planned.runs))
+    for entry in estimates:
+        show(render(entry, planned.runs))
 
 
 @app.command()
@@ -269,8 +269,8 @@ def export_command(
         raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
     if grid == 1 or grid < 0:
         raise ConfigError(f"--grid {grid}: expected at least 2, the corners")
-    place = find_policy(run, policy)
-    loaded = load_policy(place)
+    source = find_policy(run, policy)
+    loaded = load_policy(source)
     if preference is not None:
         asked = Preference.parse(preference, loaded.objectives, allow_extrapolation)
         used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
@@ -282,7 +282,7 @@ def export_command(
             typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
         return
     points = preference_grid(loaded.objectives, grid - 1)
-    manifest = export_grid(loaded, points, folder, place.parent.parent / "front.json")
+    manifest = export_grid(loaded, points, folder, source.parent.parent / "front.json")
     typer.echo(f"{folder}: {len(manifest['adapters'])} LoRAs of {loaded.name} and manifest.json")
 
 

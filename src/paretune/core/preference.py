@@ -56,7 +56,7 @@ class Preference:
         With ``objectives`` the result has these, in this order, and those left out of ``text`` get weight 0.
 
         Raises:
-            PreferenceError: an unknown or repeated objective, not a number, negative, or a sum other than 1.
+            PreferenceError: An unknown or repeated objective, not a number, negative, or a sum other than 1.
 
         >>> str(Preference.parse("harmless = 1", ["helpful", "harmless"]))
         'helpful=0.0,harmless=1.0'
@@ -86,7 +86,7 @@ class Preference:
         """Make a preference from ``{objective: weight}``; with ``objectives``, those left out get weight 0.
 
         Raises:
-            PreferenceError: an objective that is not among ``objectives``, or weights off the simplex.
+            PreferenceError: An objective that is not among ``objectives``, or weights off the simplex.
         """
         names = tuple(weights) if objectives is None else _checked_names(objectives)
         for name in weights:
@@ -137,7 +137,7 @@ class Preference:
         """Return the same weights over other objectives: reordered, 0 for new ones, zeros may be left out.
 
         Raises:
-            PreferenceError: an objective of non-zero weight is missing from ``objectives``.
+            PreferenceError: An objective of non-zero weight is missing from ``objectives``.
         """
         names = _checked_names(objectives)
         for name, weight in self.as_dict().items():
@@ -203,7 +203,7 @@ def sample_simplex(
     """Draw ``[count, M]`` Dirichlet weights: ``alpha`` 1 is uniform, less favours corners, more the centre.
 
     Raises:
-        PreferenceError: a negative count, no objective, or ``alpha`` not one or M positive numbers.
+        PreferenceError: A negative count, no objective, or ``alpha`` not one or M positive numbers.
     """
     concentration = np.asarray(alpha, dtype=np.float64)
     if concentration.ndim == 0:

@@ -33,7 +33,7 @@ class Mixing:
     Attributes:
         divergence: Divergence that the policies were trained under.
         alpha: Parameter of the alpha divergence, 0 < alpha < 1.
-        candidates: Number of responses drawn for each one that is returned, see :func:`resample`; 1 does not resample.
+        candidates: Number of responses sampled for each one that is returned, see :func:`resample`; 1 does not resample.
     """
 
     divergence: Divergence = "reverse-kl"

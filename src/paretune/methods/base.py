@@ -31,7 +31,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class DPOConfig:
-    """Settings of DPO on the pairs of one objective: of a soup, and of every method that builds on single-objective models.
+    """The settings of DPO on the pairs of one objective: of a soup, and of every method that builds on single-objective models.
 
     Attributes:
         beta: Strength of the KL penalty, above 0; 0.1 as in the MODPO recipes.
@@ -88,7 +88,7 @@ class Inputs:
             cure: What else the user can do.
 
         Raises:
-            ConfigError: an objective without a scorer.
+            ConfigError: An objective without a scorer.
         """
         by_objective = {scorer.objective: scorer for scorer in self.scorers}
         for objective in objectives:
@@ -204,7 +204,7 @@ class Method(Generic[Config]):
         """Return the typed settings from the values under ``where`` of a config.
 
         Raises:
-            ConfigError: an unknown key, a wrong value, or another value of a setting that the method's name decides.
+            ConfigError: An unknown key, a wrong value, or another value of a setting that the method's name decides.
         """
         for key, value in self.fixed.items():
             if values.get(key, value) != value:

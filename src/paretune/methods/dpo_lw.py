@@ -28,7 +28,7 @@ from paretune.training.token_tables import PairTable
 
 @dataclass(frozen=True)
 class DPOLWConfig:
-    """Settings of DPO-LW.
+    """The settings of DPO-LW.
 
     Attributes:
         beta: Strength of the KL penalty.
@@ -41,7 +41,7 @@ def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
     """Return the policy with one DPO-LW adapter for each preference.
 
     Raises:
-        TrainingError: an objective has weight and no labelled pair.
+        TrainingError: An objective has weight and no labelled pair.
     """
     lab = inputs.lab
     table = lab.train_table(labelled_pairs(inputs.train))

@@ -28,7 +28,7 @@ from paretune.training.losses import Penalty
 
 @dataclass(frozen=True)
 class MODConfig(DPOConfig):
-    """Settings of MOD, beside those of DPO.
+    """The settings of MOD, beside those of DPO.
 
     Attributes:
         candidates: Answers sampled for each one that is returned. Where there are several, one of them is chosen by the product of

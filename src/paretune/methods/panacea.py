@@ -42,7 +42,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class PanaceaConfig(Conditioning):
-    """Settings of Panacea, beside those of :class:`paretune.training.conditioned.Conditioning`.
+    """The settings of Panacea, beside those of :class:`paretune.training.conditioned.Conditioning`.
 
     Attributes:
         beta: Strength of DPO's KL penalty.

@@ -1,4 +1,4 @@
-"""Frozen layers: weights in oneDNN's own layout on the CPU, in which products are faster, and norms with a short backward pass.
+"""Frozen layers: parameters in oneDNN's own layout on the CPU, in which products are faster, and norms with a short backward pass.
 
 A plain product brings the weight into the layout of its kernels every time, or does without. ``benchmarks/pieces.py`` measures
 what prepacking gains, most with the few rows of decoding. It sums the same products in another order.

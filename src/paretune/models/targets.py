@@ -41,7 +41,7 @@ def targeted(linears: Mapping[str, nn.Linear], targets: Sequence[str]) -> dict[s
     """Return the layers that ``targets`` name, in the model's order.
 
     Raises:
-        ModelError: a target that names none, or blocks that cannot be read.
+        ModelError: A target that names none, or blocks that cannot be read.
     """
     targets = [targets] if isinstance(targets, str) else list(targets)
     chosen = set()

@@ -54,11 +54,11 @@ class Fits:
     """Training runs of one shape.
 
     Attributes:
-        training: Their settings.
-        texts: What is drawn from; its lengths count.
+        training: Settings of the runs.
+        texts: Texts that are sampled from; their lengths count.
         columns: Columns of an adapter.
         runs: Number of adapters.
-        held_out: What is validated on: one table of it.
+        held_out: Texts of one validation table.
         tables: Number of tables that a forward draws ``training.batch_pairs`` groups from each.
         groups: Mean number of groups in a forward of training; 0 is all that it draws.
         groups_spread: Standard deviation of that number.
@@ -121,12 +121,12 @@ class Work:
         dataset, limit = self.splits[part], self.max_tokens
         if objective:
             return of_pairs(pairs(dataset, objective, choose), self.count, limit)
-        found = any_pair(dataset, self.count, limit)
+        texts = any_pair(dataset, self.count, limit)
         K = self.rows[part].responses
-        if not found.count and self.sampled:
-            found = replace(self.rows[part], responses=2)
+        if not texts.count and self.sampled:
+            texts = replace(self.rows[part], responses=2)
         factor = {"extremes": 1.0, "adjacent": K - 1, "all": K * (K - 1) / 2}[choose]
-        return replace(found, count=found.count * max(1.0, factor))
+        return replace(texts, count=texts.count * max(1.0, factor))
 
     def labelled(self, part: str) -> Texts:
         """Return all pairs that some objective labels."""
@@ -143,7 +143,7 @@ class Work:
     # Work
 
     def once(self, *key: Any) -> bool:
-        """Tell whether this is asked for the first time: a stage of equal inputs is found again."""
+        """Return whether this is the first request for a stage; a stage of equal inputs is reused."""
         fresh = key not in self._trained
         self._trained.add(key)
         return fresh
@@ -174,31 +174,35 @@ class Work:
         """Return the pass that scores the responses of pairs once; those that ``who`` has read before are found again.
 
         Args:
-            who: the scoring model.
-            part: of the data.
-            what: names the pairs.
-            texts: the pairs.
-            columns: of its adapter.
-            most: pairs at most, where a run has steps for no more.
+            who: The scoring model.
+            part: Part of the data.
+            what: Name of the pairs.
+            texts: The pairs.
+            columns: Number of columns of its adapter.
+            most: Largest number of pairs, where a run has steps for no more.
         """
         count = texts.count if most is None else min(texts.count, most)
         if count <= self._asked.get((who, part, what), 0.0):
             return ()
         self._asked[who, part, what] = count
         rows, K = self.rows[part].count, max(self.rows[part].responses, 1.0)
-        hit, each = count, min(texts.responses, K)
-        if texts.count > rows:  # several pairs a row: some share a prompt, and some a response
+        hit, per_row = count, min(texts.responses, K)
+        if texts.count > rows:  # several pairs per row: some share a prompt, and some a response
             hit = rows * (1 - (1 - 1 / rows) ** count) if rows else 0.0
-            each = K * (1 - (1 - each / K) ** (count / max(hit, 1e-9)))
-        seen_rows, seen_each = self._read.get((who, part), (0.0, 0.0))
+            per_row = K * (1 - (1 - per_row / K) ** (count / max(hit, 1e-9)))
+        seen_rows, seen_per_row = self._read.get((who, part), (0.0, 0.0))
         fresh, old = max(0.0, hit - seen_rows), min(hit, seen_rows)
-        unseen = each * (1 - min(1.0, seen_each / K)) if texts.responses < K else max(0.0, each - seen_each)
-        self._read[who, part] = (max(hit, seen_rows), min(K, max(each, seen_each + unseen)))
-        found = [
-            reading(replace(texts, count=fresh, responses=each), columns),
+        unseen = (
+            per_row * (1 - min(1.0, seen_per_row / K))
+            if texts.responses < K
+            else max(0.0, per_row - seen_per_row)
+        )
+        self._read[who, part] = (max(hit, seen_rows), min(K, max(per_row, seen_per_row + unseen)))
+        passes = [
+            reading(replace(texts, count=fresh, responses=per_row), columns),
             reading(replace(texts, count=old * min(1.0, unseen), responses=max(unseen, 1.0)), columns),
         ]
-        return tuple(work for work in found if work.tokens >= 1)
+        return tuple(work for work in passes if work.tokens >= 1)
 
     def read_share(self, who: Any, part: str) -> float:
         """Return the share of all responses of a part of the data that the model ``who`` has read so far."""
@@ -279,7 +283,7 @@ class Work:
         forwards = rollouts * training.accumulate
         # The base model reads every answer; so does the policy that drew it, where several steps are taken on it.
         read = [passes(texts, forwards, rank) for rank in (0, columns)[: 1 + (settings.epochs > 1)]]
-        what = f"{what}; {answers} answers are drawn on the way"
+        what = f"{what}; {answers} answers are sampled on the way"
         stage = self.trained(f"train: {name}", what, Fits(training, texts, columns, runs), read)
         return replace(stage, decodings=(decoding,), judged=answers)
 

@@ -120,7 +120,7 @@ def implicit_reward(
 
     Raises:
         ModelError: There is no such adapter, or it was trained on another base model.
-        ConfigError: beta is neither given nor stored, or the adapter was trained under another divergence than DPO's.
+        ConfigError: ``beta`` is neither given nor stored, or the adapter was trained under another divergence than DPO's.
     """
     from paretune.models.adapter import Adapter
 

@@ -66,11 +66,11 @@ class PromptMeans:
         """Check that some prompt is left.
 
         Raises:
-            DataError: scores need a mean, and no prompt has one; ``where`` begins the message.
+            DataError: Scores need a mean, and no prompt has one; ``where`` begins the message.
         """
         if self.objectives and not self.means:
             raise DataError(
-                f"{where}: {self}: none is left. Give at least two different responses to a prompt (data.sample draws them for "
+                f"{where}: {self}: none is left. Give at least two different responses to a prompt (data.sample samples them for "
                 "prompts without any), or a scorer whose scores can be compared across prompts"
             )
 

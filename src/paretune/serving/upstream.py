@@ -45,7 +45,7 @@ class _Relayed:
 
 
 class Upstream:
-    """Forwards requests to a LoRA server with OpenAI's API.
+    """The backend that forwards requests to a LoRA server with OpenAI's API.
 
     Attributes:
         served: The exported policy, under its name.

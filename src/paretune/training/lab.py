@@ -87,7 +87,7 @@ class Lab:
         """Tokenise pairs and fill in their reference log-probabilities (cached).
 
         Raises:
-            TrainingError: no pair is short enough.
+            TrainingError: No pair is short enough.
         """
         table, dropped = tokenise(self.lm, chosen, self.training.max_tokens)
         if dropped:
@@ -97,7 +97,7 @@ class Lab:
         return replace(table, reference=self.logps(table))
 
     def train_table(self, chosen: Sequence[Pair]) -> PairTable:
-        """Return :meth:`pair_table` of the pairs a run will draw: all, or a choice by the seed of as many as it has steps for.
+        """Return :meth:`pair_table` of the pairs a run will use: all, or a choice by the seed of as many as it has steps for.
 
         The rest would be scored for nothing, and the reference pass is a large part of a short run.
         """
@@ -109,7 +109,7 @@ class Lab:
         """Tokenise all scored responses and fill in their reference log-probabilities (cached).
 
         Raises:
-            TrainingError: a score is missing, or no prompt has two responses that are short enough.
+            TrainingError: A score is missing, or no prompt has two responses that are short enough.
         """
         table = tokenise_responses(self.lm, dataset, self.training.max_tokens)
         groups: list[TokenGroup] = [(p, [r]) for p, r in zip(table.prompts, table.responses, strict=True)]
@@ -169,8 +169,8 @@ class Lab:
         if todo:
             asked = [(prompt, list(unknown.values())) for prompt, unknown in todo]
             self.scoring_forwards += sum(len(responses) for _, responses in asked)
-            found = self._score(asked, adapter)
-            for (_, unknown), values in zip(todo, found, strict=True):
+            logps = self._score(asked, adapter)
+            for (_, unknown), values in zip(todo, logps, strict=True):
                 known.update(zip(unknown, values.tolist(), strict=True))
             self.team.once(lambda: cache.put({key: known[key] for _, unknown in todo for key in unknown}))
         return [torch.tensor([known[key] for key in row]) for row in keys]
@@ -205,7 +205,7 @@ class Lab:
         Args:
             name: Name of the stage and of its folder under ``adapters/``.
             table: Stamped pairs.
-            validation: Pairs that choose the best weights, stamped alike; None keeps the last.
+            validation: Pairs that choose the best parameters, stamped alike; None keeps the last.
             beta: Strength of the KL penalty, > 0.
             link: ``sigmoid`` or ``hinge``.
             info: Facts stored with the adapter.
@@ -260,9 +260,9 @@ class Lab:
         """Return the DPO adapter of one objective: the member of soups and of MOD, and the start of SIPO, trained once.
 
         Args:
-            objective: whose pairs are trained on.
+            objective: Objective whose pairs are trained on.
             train, validation: Data with at least two responses per prompt.
-            beta: strength of the KL penalty, > 0.
+            beta: Strength of the KL penalty, > 0.
             choose: Rule that selects pairs among a prompt's responses.
             penalty: Divergence from the base model that ``beta`` weighs; another one than DPO's is f-DPO's.
         """
@@ -318,14 +318,14 @@ class Lab:
 
         Args:
             name: Name of the stage and of its folder under ``adapters/``.
-            items: responses to imitate.
-            held_out: responses that choose the best weights; without them the last weights are kept.
+            items: Responses to imitate.
+            held_out: Responses that choose the best parameters; without them the last are kept.
             start: Adapter to continue from; None starts at the base model.
             info: Facts stored with the adapter.
-            tags: texts in prompts that are one learned token each, see :class:`paretune.models.language_model.LanguageModel`.
+            tags: Texts in prompts that are one learned token each, see :class:`paretune.models.language_model.LanguageModel`.
 
         Raises:
-            TrainingError: no response is short enough.
+            TrainingError: No response is short enough.
             ModelError: ``start`` has no embeddings of the tags.
         """
         lm = replace(self.lm, tags=tuple(tags))
@@ -354,11 +354,11 @@ class Lab:
 
         Args:
             name: Name of the stage and of its folder under ``adapters/``.
-            goal: prompts, rewards, and the preference or how preferences are drawn.
-            info: facts stored with the adapter, beside those of the goal and the seed.
+            goal: Prompts, rewards, and the preference or how preferences are drawn.
+            info: Facts stored with the adapter, beside those of the goal and the seed.
 
         Raises:
-            BatchError: a reward function failed; what was trained so far is saved.
+            BatchError: A reward function failed; what was trained so far is saved.
         """
         facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
         cache = self.score_cache

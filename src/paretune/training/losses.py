@@ -101,11 +101,11 @@ def pair_loss(
 
     Args:
         gap: Delta ``[B]``, see :func:`log_ratio_gap`, or :func:`divergence_gap` under another divergence.
-        beta: strength of the KL penalty, > 0, in units of reward per nat.
-        margin: reward of chosen minus rejected under the other objectives, already weighted; subtracted.
-        scale: multiplies both terms (MODPO's ``1 / w_k``).
-        weight: weight of "chosen is preferred"; >= 0.
-        reversed_weight: weight of "rejected is preferred"; >= 0.
+        beta: Strength of the KL penalty, > 0, in units of reward per nat.
+        margin: Reward of chosen minus rejected under the other objectives, already weighted; subtracted.
+        scale: Factor of both terms (MODPO's ``1 / w_k``).
+        weight: Weight of "chosen is preferred"; >= 0.
+        reversed_weight: Weight of "rejected is preferred"; >= 0.
         link: ``sigmoid`` (Bradley-Terry) or ``hinge``.
     """
     z = (beta * gap - margin) * scale
@@ -120,7 +120,7 @@ def nll_loss(logps: Tensor, lengths: Tensor) -> Tensor:
 
 
 def kl_estimate(logps: Tensor, reference_logps: Tensor) -> Tensor:
-    """Return an estimate ``[B]`` in nats of KL(policy || reference) from samples of the policy, one value a sample.
+    """Return an estimate ``[B]`` in nats of KL(policy || reference) from samples of the policy, one value per sample.
 
     It is ``exp(-d) - 1 + d`` with ``d = logps - reference_logps`` per token or sequence (Schulman's k3): unbiased like
     ``d`` itself, and never negative.
@@ -144,14 +144,14 @@ def policy_gradient_loss(
 
         loss = -min(rho A, clip(rho, 1 - clip, 1 + clip) A) + beta (rho - 1 - d)
 
-    The penalty estimates KL(reference || policy) a token: the samples are the reference's.
+    The penalty estimates KL(reference || policy) per token: the samples are the reference's.
 
     Args:
         logps, reference_logps: ``[B]`` sums over response tokens, in nats.
         lengths: ``[B]`` tokens in each response.
         advantages: ``[B, M]``, A of each objective: scores standardised among the responses to one prompt.
-        beta: strength of the penalty, >= 0, in units of advantage per nat a token.
-        clip: width of the trust region.
+        beta: Strength of the penalty, >= 0, in units of advantage per nat of a token.
+        clip: Width of the trust region.
     """
     difference = ((logps - reference_logps) / lengths)[:, None]
     ratio = difference.exp()
@@ -181,7 +181,7 @@ def rloo_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip: float)
 def grpo_loss(
     logps: Tensor, old_logps: Tensor, reference_logps: Tensor, advantages: Tensor, beta: float, clip: float
 ) -> Tensor:
-    """Return GRPO's loss of each response token ``[S]`` (arXiv 2402.03300): ratios and penalty a token, A of its response.
+    """Return GRPO's loss of each response token ``[S]`` (arXiv 2402.03300), with ratios and penalty per token and A of its response.
 
     ``loss = -surrogate + beta rho k3`` with k3 of :func:`kl_estimate` and the ratio rho, which makes the gradient that of
     KL(policy || reference) at each token (arXiv 2512.02556; without rho it would be that of KL(reference || policy)). What a

@@ -1,4 +1,4 @@
-"""Training one adapter on stamped pairs: one forward and one backward of the policy a step."""
+"""Training one adapter on stamped pairs, with one forward and one backward of the policy per step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PairLoss:
     Attributes:
         beta: Strength of the KL penalty, above 0.
         link: ``sigmoid`` or ``hinge``.
-        nll: Weight of imitating the chosen response, per mean nat a token.
+        nll: Weight of imitating the chosen response, per mean nat of a token.
         penalty: The divergence from the reference that ``beta`` weighs.
     """
 
@@ -44,7 +44,7 @@ def fit_pairs(
     Args:
         run: Model, settings and checkpoint.
         table: N pairs to train on.
-        validation: Pairs that choose the best weights, stamped alike; None keeps the last weights.
+        validation: Pairs that choose the best parameters, stamped alike; None keeps the last parameters.
         loss: Loss of each pair; the columns of the table enter it.
 
     Raises:

@@ -46,9 +46,9 @@ class Stages:
 
         Two methods of a run may want one stage under different settings: each keeps its own.
         """
-        own = name if name.endswith(f"-{key}") else f"{name}-{key}"
-        if self.shared or (self.folder / own).is_dir():
-            return own
+        keyed = name if name.endswith(f"-{key}") else f"{name}-{key}"
+        if self.shared or (self.folder / keyed).is_dir():
+            return keyed
         return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
 
     def made(

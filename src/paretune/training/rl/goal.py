@@ -64,12 +64,12 @@ class Reward:
         prompts: Prompts to sample responses to.
         scorers: M reward functions, one per objective.
         scale: Mean and deviation of each raw reward, fixed; rewards are standardised by it.
-        sampling: length and rows decoded together; the rest is not read.
+        sampling: Length and rows decoded together; the rest is not read.
         settings: Settings of the estimator.
         preference: w of a run for one preference; None draws one for each prompt or step, see ``conditioning``.
         conditioning: Draws of preferences, gates that follow them, and the aggregation of M objectives.
         prompting: Form of the preference in the prompt, where it is not in the gates.
-        ideal: standardised reward of each objective that is not exceeded, for the Tchebycheff forms.
+        ideal: Standardised reward of each objective that is not exceeded, for the Tchebycheff forms.
     """
 
     prompts: tuple[Prompt, ...]
