@@ -442,7 +442,7 @@ def test_a_policy_on_the_mixture_of_corners_is_neither_above_nor_below_it() -> N
     verdicts = {(c.first, c.second): c for c in found.comparisons}
     for name in policies:
         against = verdicts[name, "mixture of corners"]
-        assert against.difference.value == pytest.approx(0, abs=1e-9)
+        assert against.difference == pytest.approx(0, abs=1e-9)
         assert against.verdict == "no difference shown"
         assert verdicts[name, "base"].verdict == f"{name} above"
     fine = found.recorded_policy("fine", False).figures["hypervolume"].value
@@ -521,7 +521,17 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
     assert inner["mod"] > 0 == inner["dpo-soup"]
 
     assert found["panacea"]["steerability"] and "steerability" not in found["dpo-soup"]
-    assert {"collapse_rate", "cut_rate", "kl", "base_logp"} <= set(found["dpo-soup"]["points"][0])
+    facts_of_points = {
+        "collapse_rate",
+        "cut_rate",
+        "log_ratio",
+        "base_logp",
+        "shrunk",
+        "band_low",
+        "on_front",
+        "movement",
+    }
+    assert facts_of_points <= set(found["dpo-soup"]["points"][0])
     assert facts["reference_point"] and facts["mixture"]["hypervolume"]["low"] is not None
     assert not any(
         stage["reused"] for stage in facts["stages"] if stage["name"] == "adapters/modpo-short=0.5,good=0.5"
