@@ -32,7 +32,7 @@ app.add_typer(config_commands.config, name="config")
 # Modules that load torch are imported inside the commands, so that --help answers at once.
 
 ExtrapolationOption = Annotated[
-    bool, typer.Option("--allow-extrapolation", help="Admit weights below 0, such as concise=1.2,warm=-0.2.")
+    bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
 ]
 
 
@@ -40,14 +40,14 @@ ExtrapolationOption = Annotated[
 def run(
     config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example train.steps=50.")
+        list[str] | None, typer.Argument(help="Settings to change, as key=value, for example train.steps=50.")
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print the plan of this machine (see the command plan), do nothing."),
+        typer.Option("--dry-run", help="Print the plan of the run on this machine and stop."),
     ] = False,
 ) -> None:
-    """Data, scores, training, front, report: everything the config asks for, resumable."""
+    """Run everything the config asks for: data, scores, training, front, report; a stopped run continues."""
     from paretune.runs.parse import load_config
 
     settings = load_config(config, overrides or [])
@@ -93,18 +93,20 @@ def add_objective_command(
 def plan_command(
     config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example train.steps=50.")
+        list[str] | None, typer.Argument(help="Settings to change, as key=value, for example train.steps=50.")
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="1b, 8b, 70b, or a model's name or folder; repeat to compare."),
+        typer.Option(
+            "--model", help="Model to plan for: 1b, 8b, 70b, or a name or folder; repeat to compare."
+        ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="here, h100, a100, l40s or rtx4090; several as 8xh100.")
+        str, typer.Option(help="Device to plan for: here, h100, a100, l40s or rtx4090; 8xh100 means eight.")
     ] = "here",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Estimate FLOPs, time, memory and disk of a run, on this machine or another; no weights are loaded."""
+    """Estimate the FLOP, time, memory and disk of a run, on this machine or another, without loading a model."""
     from paretune.runs.parse import load_config
 
     _plan(load_config(config, overrides or []), model or [], device, as_json)
@@ -130,14 +132,17 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
 def sweep(
     config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example sweep.seeds=[0,1].")
+        list[str] | None,
+        typer.Argument(help="Settings to change, as key=value, for example sweep.seeds=[0,1]."),
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: host:port, auto or local; by default none."),
+        typer.Option(
+            envvar="RAY_ADDRESS", help="Ray cluster to run on: host:port, auto or local; by default none."
+        ),
     ] = None,
 ) -> None:
-    """The run as a queue of tasks (methods x preferences x seeds), in order here or on a Ray cluster; one report."""
+    """Run a config as a queue of tasks (methods x preferences x seeds), here or on a Ray cluster, and write one report."""
     from paretune.runs.parse import load_config
     from paretune.runs.sweep import sweep as sweep_all
 
@@ -159,15 +164,20 @@ def sweep(
 def front(
     config: Annotated[Path, typer.Argument(help="A YAML file with data, scorers, sampling and preferences.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example folder=runs/mine.")
+        list[str] | None,
+        typer.Argument(help="Settings to change, as key=value, for example folder=runs/mine."),
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option("--adapter", help="OBJECTIVE=FOLDER, one per objective: paretune's or a PEFT LoRA."),
+        typer.Option(
+            "--adapter", help="An adapter of paretune or a PEFT LoRA, as OBJECTIVE=FOLDER; one per objective."
+        ),
     ] = None,
-    by: Annotated[list[str] | None, typer.Option(help="soup or mod; both by default.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="How to combine the adapters: soup or mod; by default both.")
+    ] = None,
     divergence: Annotated[
-        str, typer.Option(help="Under which the adapters were trained: reverse-kl for DPO.")
+        str, typer.Option(help="The divergence under which the adapters were trained: reverse-kl for DPO.")
     ] = "reverse-kl",
     alpha: Annotated[float, typer.Option(help="That of the alpha divergence, between 0 and 1.")] = 0.5,
 ) -> None:
@@ -206,20 +216,20 @@ def _verdicts(folder: Path) -> Any:
 @app.command()
 def generate(
     policy: Annotated[
-        Path, typer.Argument(help="Folder of a policy, for example runs/quickstart/policies/modpo.")
+        Path, typer.Argument(help="The folder of a policy, for example runs/quickstart/policies/modpo.")
     ],
-    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt to answer.")],
     preference: Annotated[
         list[str],
         typer.Option(
             "--preference",
             "-p",
-            help="Such as concise=0.7,warm=0.3, or concise+warm for equal weights; repeat to compare.",
+            help="A preference to answer at, such as concise=0.7,warm=0.3, or concise+warm for equal weights; repeat to compare.",
         ),
     ],
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="The length limit of an answer, in tokens.")] = 160,
+    temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.")] = 0.7,
+    seed: Annotated[int, typer.Option(help="The seed of the sampling.")] = 0,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
@@ -243,17 +253,22 @@ def generate(
 
 @app.command("export")
 def export_command(
-    run: Annotated[Path, typer.Argument(help="Run folder, or the folder of one policy.")],
-    folder: Annotated[Path, typer.Argument(help="New folder to write.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or the folder of one policy.")],
+    folder: Annotated[Path, typer.Argument(help="The new folder to write.")],
     preference: Annotated[
-        str | None, typer.Option("--preference", "-p", help="Such as concise=0.7,warm=0.3.")
+        str | None,
+        typer.Option("--preference", "-p", help="The preference to export at, such as concise=0.7,warm=0.3."),
     ] = None,
     grid: Annotated[
         int,
-        typer.Option(help="Write a LoRA for each of N evenly spaced preferences instead, with a manifest."),
+        typer.Option(
+            help="Write a LoRA for each of this many evenly spaced preferences, with a manifest, instead of one."
+        ),
     ] = 0,
-    policy: Annotated[str | None, typer.Option(help="Which policy of the run, for example panacea.")] = None,
-    form: Annotated[str, typer.Option("--format", help="lora (PEFT) or dense (transformers).")] = "lora",
+    policy: Annotated[str | None, typer.Option(help="The policy of the run, for example panacea.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="The format to write: lora (PEFT) or dense (transformers).")
+    ] = "lora",
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
@@ -309,7 +324,7 @@ def methods() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine can do: versions, device, bfloat16, the embedded model, the hub."""
+    """Print what this machine can do: versions, device, bfloat16, the embedded model, the hub."""
     from paretune.cli.doctor import diagnose, render
 
     show(render(diagnose()))

@@ -102,7 +102,7 @@ METHOD = Method(
         paper="baseline in arXiv 2310.03708 and arXiv 2502.14354",
         needs="pairs labelled by one or more objectives",
         runs="N",
-        enters="weights: one adapter per preference, the nearest is used",
+        enters="gates: one adapter per preference, the nearest is used",
     ),
     traits=lambda config: Traits("preference", separable=True, beta=config.beta),
 )

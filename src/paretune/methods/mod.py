@@ -87,7 +87,7 @@ METHOD = Method(
         paper="arXiv 2406.18853",
         needs="pairs for each objective",
         runs="M, those of the soup; under another divergence M of its own",
-        enters="decoding: the next-token distributions of one adapter per objective are mixed",
+        enters="next-token distribution: those of one adapter per objective are mixed",
     ),
     traits,
     grows=True,

@@ -293,7 +293,7 @@ METHOD = Method(
         paper="arXiv 2310.03708",
         needs="pairs for each objective, or pairs for one and scores for the others",
         runs="M + one for each preference that is not one-hot",
-        enters="weights: one adapter per preference, the nearest is used",
+        enters="gates: one adapter per preference, the nearest is used",
     ),
     traits,
 )

@@ -130,7 +130,7 @@ METHOD = Method(
         paper="linear scalarisation; RLOO arXiv 2402.14740, conditioned as in arXiv 2402.02030",
         needs="prompts with some responses, and a scorer for each objective",
         runs="N, or 1 conditioned",
-        enters="weights: one adapter per preference, or one whose gates follow it; or the prompt",
+        enters="gates: one adapter per preference, or one whose gates follow it; or the prompt",
     ),
     traits,
     fixed={"aggregation": "sum"},

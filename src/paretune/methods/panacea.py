@@ -172,7 +172,7 @@ METHOD = Method(
         paper="arXiv 2402.02030",
         needs="pairs for each objective, or pairs labelled by all",
         runs="1",
-        enters="weights: the singular values of one update, of which one per objective follows the preference",
+        enters="gates: the singular values of one update, of which one per objective follows the preference",
     ),
     traits=lambda config: Traits("all", conditioning=config, beta=config.beta),
 )
