@@ -63,13 +63,14 @@ def run(
 
 @app.command("add-objective")
 def add_objective_command(
-    run: Annotated[Path, typer.Argument(help="Folder of a run of dpo-soup, mod or rewarded-soup.")],
-    objective: Annotated[str, typer.Argument(help="Name of the new objective.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run of dpo-soup, mod or rewarded-soup.")],
+    objective: Annotated[str, typer.Argument(help="The name of the new objective.")],
     score: Annotated[
-        str, typer.Option(help="Its scorer, as under score: in a config: '{rule: length, unit: words}'.")
+        str,
+        typer.Option(help="The scorer of the new objective, as in a config: '{rule: length, unit: words}'."),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example preferences=4.")
+        list[str] | None, typer.Argument(help="Settings to change, as key=value, for example preferences=4.")
     ] = None,
 ) -> None:
     """Train one more adapter for a new objective; those of the others are reused, and the front is measured anew."""
@@ -177,9 +178,12 @@ def front(
         list[str] | None, typer.Option(help="How to combine the adapters: soup or mod; by default both.")
     ] = None,
     divergence: Annotated[
-        str, typer.Option(help="The divergence under which the adapters were trained: reverse-kl for DPO.")
+        str,
+        typer.Option(
+            help="The divergence under which the adapters were trained; DPO trains under reverse-kl."
+        ),
     ] = "reverse-kl",
-    alpha: Annotated[float, typer.Option(help="That of the alpha divergence, between 0 and 1.")] = 0.5,
+    alpha: Annotated[float, typer.Option(help="The alpha of the alpha divergence, between 0 and 1.")] = 0.5,
 ) -> None:
     """Measure the front of any adapters, one per objective, as a soup and by multi-objective decoding."""
     from paretune.core.errors import ConfigError

@@ -142,7 +142,7 @@ GDPO = replace(
         METHOD.card,
         title="GDPO",
         paper="arXiv 2601.05242",
-        enters="as in MORLHF; rewards are normalised in each group first",
+        enters="as in MORLHF; each reward is normalised within its group first",
     ),
     fixed={"aggregation": "decoupled"},
 )
