@@ -222,7 +222,7 @@ def test_rows_of_different_numbers_of_copies_mix_as_each_alone() -> None:
 def test_bad_rules_are_refused() -> None:
     with pytest.raises(ConfigError, match="divergence 'kl'; expected one of: reverse-kl"):
         Mixing("kl")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="between 0 and 1, got 1"):
+    with pytest.raises(ConfigError, match="above 0 and below 1, got 1"):
         Mixing("alpha", 1.0)
     with pytest.raises(ConfigError, match="candidates must be at least 1"):
         Mixing(candidates=0)

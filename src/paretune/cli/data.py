@@ -50,7 +50,7 @@ def data_sets() -> None:
 def data_inspect(
     source: Source, path: PathOption = None, objective: ObjectiveOption = None, split: str | None = None
 ) -> None:
-    """Objectives, counts, score distributions, missing values, lengths, conflicts, Pareto layers."""
+    """Show objectives, counts, score distributions, missing values, lengths, conflicts, Pareto layers."""
     from paretune.cli.inspect import render
     from paretune.data.summary import inspect
 

@@ -47,7 +47,7 @@ def run(
         typer.Option("--dry-run", help="Print the plan of this machine (see the command plan), do nothing."),
     ] = False,
 ) -> None:
-    """Data, scores, training, front, report: everything the config asks for, resumable."""
+    """Run data, scores, training, front and report as the config states; a stopped run resumes."""
     from paretune.runs.parse import load_config
 
     settings = load_config(config, overrides or [])
@@ -109,7 +109,7 @@ def sweep(
         typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: host:port, auto or local; by default none."),
     ] = None,
 ) -> None:
-    """The run as a queue of tasks (methods x preferences x seeds), in order here or on a Ray cluster; one report."""
+    """Do the run as a queue of tasks (methods x preferences x seeds), in order here or on a Ray cluster; one report."""
     from paretune.runs.parse import load_config
     from paretune.runs.sweep import sweep as sweep_all
 
@@ -275,7 +275,7 @@ def methods() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine can do: versions, device, bfloat16, the embedded model, the hub."""
+    """Show what this machine can do: versions, device, bfloat16, the embedded model, the hub."""
     from paretune.cli.doctor import diagnose, render
 
     show(render(diagnose()))

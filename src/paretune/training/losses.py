@@ -130,7 +130,7 @@ def rloo_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip: float)
 def grpo_loss(
     logps: Tensor, old_logps: Tensor, reference_logps: Tensor, advantages: Tensor, beta: float, clip: float
 ) -> Tensor:
-    """Return GRPO's loss of each response token ``[S]`` (arXiv 2402.03300), with ratios and penalty per token and A of its response.
+    """Return GRPO's loss of each response token ``[S]`` (arXiv 2402.03300): ratios and penalty per token, A per response.
 
     ``loss = -surrogate + beta rho k3`` with k3 of :func:`kl_estimate` and the ratio rho, which makes the gradient that of
     KL(policy || reference) at each token (arXiv 2512.02556; without rho it would be that of KL(reference || policy)). What a
