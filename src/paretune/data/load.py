@@ -85,8 +85,8 @@ def load_data(
     """Return the preference data that ``spec`` names (see the module), higher is better for every score.
 
     ``path`` is a file or folder with the files of a known set, instead of the hub. ``split`` picks the files
-    whose name or folder says so, or the split on the hub; without it a folder or the hub gives ``train``.
-    ``objective`` names what the labels of a TRL form mean. ``directions`` says ``lower`` for objectives whose
+    whose name or folder names it, or the split on the hub; without it a folder or the hub gives ``train``.
+    ``objective`` names what the labels of a TRL form mean. ``directions`` has ``lower`` for objectives whose
     scores are costs. ``source`` of each row is ``file:line``.
 
     Raises:

@@ -193,7 +193,7 @@ def _attention(
     packed_layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each group of a packed batch; plain SDPA where no layout is given (generation, padded batches).
+    """Return the attention within each group of a packed batch; plain SDPA where no layout is given (generation, padded batches).
 
     Prompts and responses are attended one by one: no work is done where a mask would hide it. They are cut by ``split``,
     whose backward is one concatenation; that of a slice is a full tensor of zeros for each.

@@ -207,7 +207,7 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _identity(device: torch.device, dtype: str) -> str:
-    """Identify what the rates depend on."""
+    """Return the identity of all that the rates depend on."""
     processor = platform.processor() or platform.machine()
     if (facts := Path("/proc/cpuinfo")).is_file():
         names = [line for line in facts.read_text().splitlines() if line.startswith("model name")]

@@ -25,7 +25,7 @@ TEMPLATE = 25
 
 @dataclass(frozen=True)
 class Counter:
-    """Counts tokens as training reads them: prompts in the chat template, responses with their end.
+    """A counter of tokens as training reads them: prompts in the chat template, responses with their end.
 
     Attributes:
         prompt, response: Functions that count the tokens of one text; a response that was cut has no end.

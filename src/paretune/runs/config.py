@@ -25,7 +25,7 @@ class _Part(BaseModel):
 
 
 class DataConfig(_Part):
-    """Where the preference data comes from.
+    """The source of the preference data.
 
     Attributes:
         source: Path, name of a known public set, ``quickstart``, ``quickstart-prompts``, column map, or a list of these.

@@ -37,7 +37,7 @@ SLACK = 1.15
 KERNEL_BYTES = 2.5e6
 """Bytes of a product that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
 KERNELS = 1024
-"""It keeps at most, where the variables below do not say otherwise."""
+"""Largest number of kernels that it keeps, unless the variables below set another."""
 KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 HEADROOM = 0.9
 """Share of an accelerator's memory that tensors can have."""

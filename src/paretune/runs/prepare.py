@@ -150,7 +150,7 @@ def _objectives(config: RunConfig, splits: dict[str, ScoredDataset], scorers: Se
 
 
 def _speaks(dataset: ScoredDataset, objective: str) -> bool:
-    """Tell whether the data hold labels or scores on ``objective``."""
+    """Return whether the data hold labels or scores on ``objective``."""
     return any(objective in row.labels or objective in row.scores for row in dataset.rows)
 
 

@@ -32,7 +32,7 @@ PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy
 
 
 def run(config: RunConfig) -> Path:
-    """Do everything the config asks for and return the path of the report.
+    """Do everything that the config requests and return the path of the report.
 
     Finished stages found in the run folder under the same inputs are reused; a killed stage goes on from its checkpoint.
 
@@ -90,7 +90,7 @@ def report_alike(lab: Lab, policy: Policy, preferences: Sequence[Preference]) ->
 def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
     """Measure given adapters, one per objective, served as a soup, by MOD, or both; return the path of the report.
 
-    The distance between the two at each preference says where the soup, which costs one model, will do.
+    The distance between the two at each preference shows where the soup, which costs one model, will do.
 
     Args:
         config: Data, scorers, sampling and preferences; its methods are not trained.

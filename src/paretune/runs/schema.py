@@ -111,7 +111,7 @@ def _schema_of(kind: type) -> Schema:
 
 
 class _Described(GenerateJsonSchema):
-    """Adds descriptions, closes every group of settings to unknown keys, and lifts flat groups."""
+    """A generator that adds descriptions, closes every group of settings to unknown keys, and lifts flat groups."""
 
     def dataclass_schema(self, schema: Any) -> Schema:
         return _described(schema["cls"], super().dataclass_schema(schema))

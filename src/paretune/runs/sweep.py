@@ -119,7 +119,7 @@ def _queue(
 
 
 def _do_all(here: SweepContext, known: Progress, do: Do) -> int:
-    """Do what is not finished, in waves: what others need comes first. Return the number of tasks found finished."""
+    """Do what is not finished, in waves: the needs of others come first. Return the number of tasks that were finished before."""
     reused = 0
 
     def do_rest(tasks: Sequence[Task]) -> None:

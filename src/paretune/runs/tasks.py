@@ -71,7 +71,7 @@ def world(config: str) -> SweepContext:
 
 
 def perform(order: dict[str, Any]) -> dict[str, Any]:
-    """Do a task, and write down that it is done.
+    """Do a task, and record that it is done.
 
     Args:
         order: ``config``: the settings of the run, as JSON; ``task``: the fields of a :class:`Task`.

@@ -33,7 +33,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Job:
-    """A job's name, and the order that says what it is."""
+    """A job's name, and the order that defines it."""
 
     name: str
     order: Any
@@ -160,10 +160,10 @@ def _connected(address: str) -> Any:
 
 
 def _found(address: str) -> str:
-    """Return how a cluster wants to be asked (``disabled``, or with a ``token``); raise an OSError unless one answers in time.
+    """Return how a cluster is to be addressed (``disabled``, or with a ``token``); raise an OSError unless one answers in time.
 
-    Ray itself would try for minutes, and then end the process. A cluster asks for a token where one lay in the home folder at
-    its start; whoever connects to it has to be told.
+    Ray itself would try for minutes, and then end the process. A cluster requires a token where one lay in the home folder at
+    its start; clients must know it.
     """
     stated = os.environ.get("RAY_AUTH_MODE")
     modes = [stated] if stated else ["disabled", "token"]

@@ -1,7 +1,7 @@
 """Scores that can be compared within a prompt only, taken against the mean score of the prompt's responses.
 
 An implicit reward lacks the term that depends on the prompt alone, and a reward model fitted to comparisons has an arbitrary one.
-Pooled over prompts, such scores rank prompts and not responses. Less the mean of its prompt, a score says how much better a
+Pooled over prompts, such scores rank prompts and not responses. Less the mean of its prompt, a score shows how much better a
 response is than what this prompt usually gets.
 """
 

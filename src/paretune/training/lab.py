@@ -418,13 +418,13 @@ class Lab:
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
     def own_name(self, name: str, key: str) -> str:
-        """See :meth:`paretune.training.stages.Stages.own_name`."""
+        """Return the name of a stage, see :meth:`paretune.training.stages.Stages.own_name`."""
         return self._stages.own_name(name, key)
 
     def stage(
         self, name: str, key: str, make: Callable[[Path], None], together: bool = False, content: str = ""
     ) -> Path:
-        """See :meth:`paretune.training.stages.Stages.made`."""
+        """Return the folder of a stage, see :meth:`paretune.training.stages.Stages.made`."""
         return self._stages.made(name, key, make, together, content)
 
     def say(self, message: str) -> None:

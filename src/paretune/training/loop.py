@@ -220,7 +220,7 @@ class Task(Protocol):
 
 
 def learned(name: str, held_out: Record, settings: Training) -> bool:
-    """Whether the loss ``name`` in ``held_out`` is down to ``settings.stop_below``."""
+    """Return whether the loss ``name`` in ``held_out`` is down to ``settings.stop_below``."""
     return settings.stop_below is not None and held_out.get(name, math.inf) <= settings.stop_below
 
 

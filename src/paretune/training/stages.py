@@ -101,7 +101,7 @@ class Stages:
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """Let one of several runs in this folder at a time do ``what``; the kernel frees the lock of one that is killed."""
+        """Hold the lock of ``what``, so that one run at a time does it; the kernel frees the lock of a killed run."""
         if not self.shared or not self.team.first:
             yield
             return
