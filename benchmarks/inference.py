@@ -176,7 +176,7 @@ SHAPES: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
 """Distributions of one score, made of standard normal numbers."""
 
 
-def shaped(shape: str, prompts: int, mixture: bool) -> World:
+def shaped(shape: str, prompts: int, mixed: bool) -> World:
     """11 points with the mean of the base model, or of the mixture of corners, and scores that are not normal."""
     make = SHAPES[shape]
     many = make(np.random.default_rng(0), special.ndtri((np.arange(200_000) + 0.5) / 200_000))
@@ -187,10 +187,10 @@ def shaped(shape: str, prompts: int, mixture: bool) -> World:
         grid = simplex_grid(2, 10)
         policy = front("policy", grid, scores[:11])
         base = front("base", grid[:1], scores[11:12])
-        other = mixture(front("corners", np.eye(2), scores[11:]), grid) if mixture else base
+        other = mixture(front("corners", np.eye(2), scores[11:]), grid) if mixed else base
         return Drawn(policy, other, hypervolume(centre[None], centre - 2 * size))
 
-    against = "the mixture" if mixture else "the base model"
+    against = "the mixture" if mixed else "the base model"
     what = f"{shape}: 11 equal points against {against}"
     return World(what, prompts, draw, reference=centre - 2 * size)
 

@@ -17,6 +17,8 @@ from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
+from paretune.fronts.front import Front, mean_intervals
+from paretune.fronts.intervals import bands, shrunk
 from paretune.fronts.surface import Surface
 from paretune.fronts.triangulation import barycentric, triangulate
 from support import records
@@ -810,3 +812,33 @@ def test_choosing_and_eliciting_load_no_torch():
     modules = ", ".join(["paretune.cli.choose", *(f"paretune.choosing.{name}" for name in choosing)])
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# After the choice
+
+
+def test_the_interval_of_a_chosen_point_covers_although_the_best_looking_is_flattered():
+    """Nothing was trained: 11 points of equal true scores, of which the best looking is chosen."""
+    random, worlds = np.random.default_rng(0), 200
+    grid, true = simplex_grid(2, 10), np.array([-4.6, 1.15])
+    covered = single = falsely_sure = 0
+    bias = []
+    for _ in range(worlds):
+        scores = random.normal(size=(11, 64, 2)) * [2.8, 1.05] + true
+        front = Front("policy", TWO, grid, scores, range(64))
+        (low, high), (band_low, band_high) = mean_intervals(front, 500), bands(front, resamples=500)
+        means = np.clip(shrunk(front), band_low, band_high)
+        flattered = Surface("policy", TWO, grid, front.means, low, high)
+        honest = Surface("policy", TWO, grid, front.means, low, high, False, means, band_low, band_high)
+        floors = {"concise": true[0] + 0.3, "warm": true[1] + 0.1}
+        for front_, count in ((flattered, 0), (honest, 1)):
+            choice = choose(front_, floors)
+            ends = [(choice.expected.low[name], choice.expected.high[name]) for name in TWO]
+            holds = all(below <= value <= above for (below, above), value in zip(ends, true, strict=True))
+            covered, single = covered + holds * count, single + holds * (1 - count)
+            falsely_sure += choice.sure * count
+            bias.append((choice.expected.mean["concise"] - true[0]) / 2.8)
+    raw, corrected = np.mean(bias[::2]), np.mean(bias[1::2])
+    assert covered / worlds >= 0.92 > single / worlds
+    assert falsely_sure / worlds <= 0.05
+    assert 0 <= corrected < 0.5 * raw

@@ -28,10 +28,10 @@ def example(name: str, home: types.ModuleType) -> dict[str, object]:
 
 
 def test_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(scorer.RULES, "questions", example("rule", rules)["rule_questions"])
-    asks = scorer.RULES["questions"]("curious")
+    monkeypatch.setitem(rules.RULES, "questions", example("rule", rules)["rule_questions"])
+    asks = rules.RULES["questions"]("curious")
     assert list(asks([PROMPT] * 3, ["Why? How?", "Because.", ""], [False] * 3)) == [2, 0, 0]
-    assert list(scorer.RULES["questions"]("curt", direction="lower")([PROMPT], ["Why?"], [False])) == [-1]
+    assert list(rules.RULES["questions"]("curt", direction="lower")([PROMPT], ["Why?"], [False])) == [-1]
 
 
 def test_a_scorer_with_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

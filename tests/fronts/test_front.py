@@ -1,6 +1,5 @@
 import json
 import math
-import time
 from functools import partial
 
 import numpy as np
@@ -11,16 +10,9 @@ from hypothesis import strategies as st
 import paretune.fronts.front
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import simplex_grid
-from paretune.fronts.front import (
-    Front,
-    Interval,
-    bootstrap,
-    compare,
-    mean_intervals,
-    mixture,
-    reference_point,
-)
-from paretune.fronts.indicators import INDICATORS, hypervolume, inner_product, mixture_hypervolume, sparsity
+from paretune.fronts.front import Front, mean_intervals, mixture, reference_point, resampled
+from paretune.fronts.indicators import INDICATORS, hypervolume, inner_product, mixture_hypervolume
+from paretune.fronts.inference import compare
 
 TWO = ("helpful", "harmless")
 law = settings(deadline=None, max_examples=25)
@@ -128,17 +120,14 @@ def test_reading_something_else_as_a_front_names_what_is_wrong():
         Front.from_dict({**good, "scores": [[[1.0, 2.0]]]})
 
 
-def test_bootstrap_of_a_mean_is_near_the_normal_interval_and_holds_the_value():
+def test_the_interval_of_a_mean_is_near_the_normal_one():
     front = front_of([[1.0, 2.0]], num_prompts=400, preferences=[[0.5, 0.5]])
-    interval = bootstrap(front, lambda points: points[0, 1])
-    sample = front.scores[0, :, 1]
-    half = 1.96 * sample.std(ddof=1) / math.sqrt(400)
-    assert interval.value == pytest.approx(sample.mean())
-    assert interval.low == pytest.approx(sample.mean() - half, abs=0.15 * half)
-    assert interval.high == pytest.approx(sample.mean() + half, abs=0.15 * half)
     low, high = mean_intervals(front)
     assert low.shape == high.shape == (1, 2)
-    assert (low[0, 1], high[0, 1]) == pytest.approx((interval.low, interval.high))
+    sample = front.scores[0, :, 1]
+    half = 1.96 * sample.std(ddof=1) / math.sqrt(400)
+    assert low[0, 1] == pytest.approx(sample.mean() - half, abs=0.15 * half)
+    assert high[0, 1] == pytest.approx(sample.mean() + half, abs=0.15 * half)
 
 
 def test_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
@@ -150,22 +139,22 @@ def test_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_bootstrap_resamples_prompts_for_all_preferences_together():
+def test_resampling_takes_the_same_prompts_for_all_preferences():
     # A difficulty shared by all preferences cancels in a difference between two of them.
-    difficulty = np.random.default_rng(0).normal(size=(1, 40, 1))
-    front = Front("f", TWO, np.eye(2), np.array([[[1.0, 0.0]], [[0.0, 1.0]]]) + 5 * difficulty, range(40))
-    interval = bootstrap(front, lambda points: points[0, 0] - points[1, 0], resamples=200)
-    assert (interval.low, interval.high) == pytest.approx((1.0, 1.0))
-    alone = bootstrap(front, lambda points: points[0, 0], resamples=200)
-    assert alone.high - alone.low > 1.0
+    difficulty = np.random.default_rng(0).normal(size=(40, 1))
+    rows = np.array([[1.0, 0.0]]) + 5 * difficulty
+    means = resampled(np.random.default_rng(0), rows, 200)
+    np.testing.assert_allclose(means[:, 0] - means[:, 1], 1.0)
+    assert np.ptp(means[:, 0]) > 1.0
 
 
-def test_bootstrap_is_reproducible_and_widens_with_the_level():
+def test_intervals_are_reproducible_and_widen_with_the_level():
     front = front_of(arc())
-    narrow, again, other = (bootstrap(front, area, 500, seed=seed, level=0.5) for seed in (0, 0, 1))
-    wide = bootstrap(front, area, 500, seed=0, level=0.99)
-    assert narrow == again != other
-    assert wide.low < narrow.low < narrow.high < wide.high
+    narrow, again, other = (mean_intervals(front, 500, seed=seed, level=0.5) for seed in (0, 0, 1))
+    wide = mean_intervals(front, 500, seed=0, level=0.99)
+    np.testing.assert_array_equal(narrow, again)
+    assert not np.array_equal(narrow, other)
+    assert (wide[0] < narrow[0]).all() and (narrow[0] < narrow[1]).all() and (narrow[1] < wide[1]).all()
 
 
 @pytest.mark.parametrize("block", [1, 33, 70])
@@ -176,20 +165,17 @@ def test_drawing_in_blocks_changes_nothing(monkeypatch, block):
     np.testing.assert_allclose(mean_intervals(front, resamples=101), whole, atol=1e-12)
 
 
-def test_one_prompt_and_undefined_figures_have_no_bounds():
-    lone = bootstrap(front_of(arc(), num_prompts=1), area, 50)
-    assert math.isfinite(lone.value) and math.isnan(lone.low) and math.isnan(lone.high)
-    undefined = bootstrap(front_of([[1.0, 2.0]], preferences=[[1, 0]]), sparsity, 50)
+def test_what_shows_no_spread_has_no_bounds_and_none_has_zero_width():
+    low, high = mean_intervals(front_of(arc(), num_prompts=1), 50)
+    assert np.isnan(low).all() and np.isnan(high).all()
+    scores = np.random.default_rng(0).normal(size=(3, 20, 2))
+    scores[:, :, 1] = 4.0  # a scorer that never varies
+    scores[0, :, 0] = 0.5  # answers that all collapsed to the same at one point
+    low, high = mean_intervals(Front("f", TWO, simplex_grid(2, 2), scores, range(20)))
+    assert np.isnan(low[:, 1]).all() and np.isnan(high[:, 1]).all()
+    assert high[0, 0] - low[0, 0] == pytest.approx(2 * 1.96 / 20 * scores[:, :, 0].std(), rel=1e-3)
+    undefined = front_of([[1.0, 2.0]], preferences=[[1, 0]]).summary(np.zeros(2), resamples=50)["sparsity"]
     assert undefined.to_dict() == {"value": None, "low": None, "high": None, "level": 0.95}
-
-
-def test_two_thousand_resamples_of_a_hypervolume_take_less_than_a_second():
-    front = front_of(arc(11), num_prompts=500)
-    bootstrap(front, area, 10)
-    start = time.process_time()
-    interval = bootstrap(front, area, 2000)
-    assert time.process_time() - start < 1.0
-    assert interval.low < interval.value < interval.high
 
 
 @pytest.mark.parametrize(
@@ -197,27 +183,22 @@ def test_two_thousand_resamples_of_a_hypervolume_take_less_than_a_second():
 )
 def test_impossible_intervals_are_refused(options, expected):
     with pytest.raises(ParetuneError, match=expected):
-        bootstrap(front_of(arc()), area, **options)
+        mean_intervals(front_of(arc()), **options)
 
 
-def test_intervals_apart():
-    low, middle, high = Interval(1, 0, 2), Interval(2, 1, 3), Interval(5, 4, 6)
-    assert not low.apart(middle) and not middle.apart(low)
-    assert low.apart(high) and high.apart(low)
-    assert not low.apart(Interval(2, 2, 3))
-    assert not low.apart(Interval(9, math.nan, math.nan))
-
-
-def test_summary_gives_every_figure_as_bootstrap_does():
+def test_summary_gives_every_figure_and_bounds_to_those_that_noise_does_not_shift():
     front = front_of(arc(), num_prompts=30)
     summary = front.summary(np.array([-1.0, -1.0]), resamples=300)
     names = [name for key, indicator in INDICATORS.items() for name in indicator.names(key, TWO)]
     assert list(summary) == names
     assert names.count("hypervolume") == 1 and "controllability:harmless" in names
-    assert summary["hypervolume"] == bootstrap(front, area, 300)
-    assert summary["inner_product"] == bootstrap(front, partial(inner_product, front.preferences), 300)
-    hull = partial(mixture_hypervolume, reference=np.array([-1.0, -1.0]))
-    assert summary["hull_hypervolume"] == bootstrap(front, hull, 300)
+    assert summary["hypervolume"].value == area(front.means)
+    hull = mixture_hypervolume(front.means, np.array([-1.0, -1.0]))
+    assert summary["hull_hypervolume"].value == hull
+    bounded = {name for name, figure in summary.items() if not math.isnan(figure.low)}
+    assert bounded == {"inner_product", "controllability:helpful", "controllability:harmless"}
+    product = summary["inner_product"]
+    assert product.low < product.value == inner_product(front.preferences, front.means) < product.high
     assert summary["igd_plus"].value == 0, "the best points known are its own"
     better = front.summary(np.array([-1.0, -1.0]), resamples=50, target=front.means + 1.0)
     assert better["igd_plus"].value > 0.5
@@ -226,72 +207,6 @@ def test_summary_gives_every_figure_as_bootstrap_does():
     shown = {name: interval.to_dict()["value"] for name, interval in lone.items()}
     assert shown["hypervolume"] > 0
     assert all(shown[name] is None for name in ("sparsity", "spacing", "controllability:helpful"))
-
-
-def test_identical_fronts_show_no_difference():
-    result = compare(front_of(arc(), name="a"), front_of(arc(), name="b"), area)
-    assert result.difference == Interval(0.0, 0.0, 0.0)
-    assert result.p_value == 1.0
-    assert result.verdict == "no difference shown"
-
-
-def test_rounding_is_not_a_difference():
-    front = front_of(arc(), name="a")
-    back = Front("b", TWO, front.preferences[::-1], front.scores[::-1], front.prompts)
-    result = compare(front, back, lambda points: float(np.add.reduce(points[:, 0])))
-    assert result.difference == Interval(0.0, 0.0, 0.0)
-
-
-def test_a_shifted_front_is_above_and_the_other_way_round():
-    base, better = front_of(arc(), name="base"), front_of(arc() + 0.05, seed=1, name="better")
-    paired = Front("better", TWO, base.preferences, base.scores + 0.05, base.prompts)
-    forward, backward = compare(paired, base, area), compare(base, paired, area)
-    assert forward.verdict == backward.verdict == "better above"
-    assert forward.p_value == backward.p_value == pytest.approx(2 / 2001)
-    assert forward.difference.low > 0
-    assert backward.difference.value == pytest.approx(-forward.difference.value)
-    # With prompts of unrelated noise the same shift drowns: pairing is what shows it.
-    assert compare(better, base, area).verdict == "no difference shown"
-
-
-def test_equal_fronts_are_called_different_about_as_rarely_as_they_should():
-    wrong = 0
-    for seed in range(120):
-        first, second = (
-            front_of([[1.0, 2.0]], 60, seed=2 * seed + k, name=str(k), preferences=[[0.5, 0.5]])
-            for k in (0, 1)
-        )
-        result = compare(first, second, lambda points: points[0, 0], resamples=300, seed=seed)
-        wrong += int(result.verdict != "no difference shown")
-    assert wrong / 120 <= 0.12
-
-
-def test_comparison_as_json():
-    result = compare(front_of(arc(), name="a"), front_of(arc(), seed=1, name="b"), area, resamples=100)
-    shown = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert shown["first"] == "a"
-    assert shown["difference"] == result.difference.to_dict()
-    assert set(shown) == {"first", "second", "difference", "p_value", "verdict"}
-
-
-def test_only_the_same_prompts_and_objectives_compare():
-    front = front_of(arc(), 10)
-    fewer = front_of(arc(), 9, name="fewer")
-    swapped = Front("swapped", TWO, front.preferences, front.scores, ("p0", "p2", "p1", *front.prompts[3:]))
-    renamed = Front("renamed", ("helpful", "brief"), front.preferences, front.scores, front.prompts)
-    with pytest.raises(
-        ParetuneError, match=r"'front' \(10 prompts\) and 'fewer' \(9 prompts\) .* number 9 on"
-    ):
-        compare(front, fewer, area)
-    with pytest.raises(ParetuneError, match="differ from prompt number 1 on"):
-        compare(front, swapped, area)
-    with pytest.raises(ParetuneError, match="helpful, harmless, 'renamed' has helpful, brief"):
-        compare(front, renamed, area)
-    with pytest.raises(ParetuneError, match="one prompt shows no spread"):
-        compare(front_of(arc(), 1), front_of(arc(), 1), area)
-    lone = front_of([[1.0, 2.0]], preferences=[[1, 0]])
-    with pytest.raises(ParetuneError, match="undefined"):
-        compare(lone, lone, sparsity, resamples=20)
 
 
 def test_a_mixture_averages_the_corners_prompt_by_prompt():
@@ -310,8 +225,8 @@ def test_a_front_between_the_corners_is_above_their_mixture_only_when_it_bulges(
     line = mixture(ends, grid)
     bulging = Front("arc", TWO, grid, line.scores + 0.3 * grid.prod(axis=1)[:, None, None], line.prompts)
     sagging = Front("sag", TWO, grid, line.scores - 0.3 * grid.prod(axis=1)[:, None, None], line.prompts)
-    assert compare(bulging, line, area, resamples=200).verdict == "arc above"
-    assert compare(sagging, line, area, resamples=200).verdict == "mixture of ends above"
+    assert compare(bulging, line).verdict == "arc above"
+    assert compare(sagging, line).verdict == "mixture of ends above"
     # The dense mixture holds the ten steps.
     assert mixture_hypervolume(ends.means, np.array([-1.0, -1.0])) > area(line.means)
 

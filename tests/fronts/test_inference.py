@@ -119,12 +119,16 @@ def test_prompts_needed_by_hand():
 
 
 def test_sentences():
-    told = sentence(with_z(0.5))
-    assert told.startswith("no difference shown between a and b: +0.50 deviations [-1.46, +2.46]")
-    assert "2.80 could have been seen" in told and "about 1,570 prompts" in told
-    assert sentence(with_z(3.0)).startswith("a above b: +3.00 deviations")
-    assert sentence(with_z(-3.0)).startswith("b above a: -3.00 deviations")
-    assert "takes about" not in sentence(with_z(0.0))
+    assert sentence(with_z(0.5)) == (
+        "a and b: no difference shown (+0.50 deviations [−1.46, +2.46], over 1 preference and 50 prompts); a difference of "
+        "2.80 deviations could have been seen; about 1,600 prompts would show one as small as observed."
+    )
+    assert sentence(with_z(3.0), str.upper).startswith("A is above B by 3.00 deviations [1.04, 4.96], over")
+    assert sentence(with_z(-3.0)).startswith("b is above a by 3.00 deviations [1.04, 4.96], over")
+    assert sentence(with_z(0.0)).endswith("2.80 deviations could have been seen.")
+    assert "no 100,000 prompts would show one" in sentence(with_z(0.01))
+    several = replace(with_z(3.0), seeds=(3, 0))
+    assert sentence(several).endswith("over 1 preference, 50 prompts and 3 training seeds of a.")
 
 
 def test_one_point_and_no_noise_to_speak_of_has_its_own_volume():

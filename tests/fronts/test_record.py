@@ -20,7 +20,10 @@ from support import records
 
 HERE = Path(__file__).parent
 OLD = HERE / "records" / "front-0.1.json"
-DIGESTS = {2: "cf2538609f482f3d4efefdd8fe59e1788ef188972ff68c9cc9b9463328fc6db5"}
+DIGESTS = {
+    2: "cf2538609f482f3d4efefdd8fe59e1788ef188972ff68c9cc9b9463328fc6db5",
+    3: "a33cee40493a2503d25f1240f8cac8603f74e742495909eefa478fd7e644a167",
+}
 """Format -> SHA-256 of its committed schema. A published schema never changes: the types changed, so raise FORMAT, commit the new
 schema beside the old ones and add its digest here."""
 
@@ -35,14 +38,18 @@ def facts():
     rich = records.policy(
         "rich", [point], anchored=True, cost=cost, steerability={"layer.0": None, "layer.1": 0.5}
     )
-    test = {
-        "first": "plain",
-        "second": "base",
-        "difference": records.figure(1.0),
-        "p_value": 0.5,
-        "verdict": "-",
+    movement = {
+        "moved": {"a": records.figure(0.5)},
+        "along": records.figure(0.5),
+        "across": records.figure(0.0),
     }
+    point["movement"] = movement
+    test = records.test("plain", "base", 0.5, "plain above")
     facts = records.record(["a", "b"], [plain, rich], comparisons=[test], sampling={"top_p": 0.9})
+    facts |= {
+        "uncompared": [{"first": "rich", "second": "base", "reason": "none"}],
+        "cautions": ["Few prompts."],
+    }
     return json.loads(json.dumps(facts))  # nothing is shared
 
 
@@ -91,13 +98,33 @@ def test_a_record_of_0_1_is_read_in_the_words_of_today(tmp_path):
     seconds = [
         test["second"].replace("endpoints, coin toss", "mixture of corners") for test in old["comparisons"]
     ]
-    assert [test.second for test in record.comparisons] == seconds
-    assert not any("coin" in test.verdict or "endpoints" in test.verdict for test in record.comparisons)
+    assert [pair.second for pair in record.uncompared] == seconds and not record.comparisons
     for policy, entry in zip(record.policies, old["policies"], strict=True):
         assert [list(point.mean) for point in policy.points] == [point["mean"] for point in entry["points"]]
-        assert {name: figure.to_dict() for name, figure in policy.figures.items()} == entry["figures"]
+        kept = policy.figures["hypervolume"].value, policy.figures["inner_product"].to_dict()
+        assert kept == (entry["figures"]["hypervolume"]["value"], entry["figures"]["inner_product"])
     record.write(tmp_path / "front.json")
     assert "chord" not in json.loads((tmp_path / "front.json").read_text())
+
+
+def test_a_record_of_format_2_is_read_without_what_did_not_hold():
+    old = json.loads((HERE / "records" / "front-2.json").read_text())
+    record = FrontRecord.read(HERE / "records" / "front-2.json")
+    assert record.format == FORMAT and not record.comparisons
+    assert [(pair.first, pair.second) for pair in record.uncompared] == [("plain", "base"), ("plain", "rich")]
+    assert all("run paretune run again" in pair.reason for pair in record.uncompared)
+    assert "hypervolumes are as measured" in record.cautions[0]
+    figures = record.policies[0].figures
+    assert figures["hypervolume"].value == 9.0 and math.isnan(figures["hypervolume"].low)
+    assert figures["inner_product"].to_dict() == old["policies"][0]["figures"]["inner_product"]
+    assert math.isnan(record.base.hypervolume.low) and math.isnan(record.mixture.hypervolume.high)
+    point = record.policies[0].points[0]
+    assert point.log_ratio.to_dict() == old["policies"][0]["points"][0]["kl"]
+    assert point.on_front is None and point.movement is None and point.shrunk == ()
+    surface = Surface.of(record, "plain")
+    assert surface.low[0, 1] == 1.5
+    assert math.isnan(surface.for_choosing.low[0, 1]), "no interval that holds after choosing is known"
+    assert surface.for_choosing.means.tolist() == surface.means.tolist()
 
 
 def test_a_record_of_0_1_tells_anchors_by_the_policy_beside_it_or_by_its_words(tmp_path):

@@ -33,17 +33,9 @@ def make_point(objectives, weights, lift, prompts, text="An answer."):
     mean = [-6.0 + 4.0 * w + lift for w in weights]
     low, high = ([value + d for value in mean] for d in (-0.3, 0.3))
     preference = dict(zip(objectives, weights, strict=True))
-    return records.point(preference, mean, low, high, responses=[text] * prompts)
-
-
-def comparison(first, second, verdict, value):
-    return {
-        "first": first,
-        "second": second,
-        "difference": records.figure(value),
-        "p_value": 0.012,
-        "verdict": verdict,
-    }
+    moved = {objective: records.figure(2.0 * weight, 0.3) for objective, weight in preference.items()}
+    movement = {"moved": moved, "along": records.figure(2.0), "across": records.figure(0.7)}
+    return records.point(preference, mean, low, high, responses=[text] * prompts, movement=movement)
 
 
 def make_run(names=("modpo", "dpo-soup"), objectives=("concise", "warm"), divisions=2, prompts=2):
@@ -78,9 +70,9 @@ def make_run(names=("modpo", "dpo-soup"), objectives=("concise", "warm"), divisi
         })  # fmt: skip
     comparisons = []
     for name in names:
-        comparisons.append(comparison(name, "base", f"{name} above", 3.25))
-        comparisons.append(comparison(name, "mixture of corners", "no difference shown", 0.125))
-    comparisons += [comparison(a, b, "no difference shown", -0.25) for a, b in combinations(names, 2)]
+        comparisons.append(records.test(name, "base", 0.45, f"{name} above"))
+        comparisons.append(records.test(name, "mixture of corners", 0.125, "no difference shown"))
+    comparisons += [records.test(a, b, -0.25, "no difference shown") for a, b in combinations(names, 2)]
     scores = {
         "count": 80,
         "missing": 0,
@@ -93,7 +85,7 @@ def make_run(names=("modpo", "dpo-soup"), objectives=("concise", "warm"), divisi
     about = {
         "name": "quickstart",
         "prompts": [f"Question {p}?" for p in range(prompts)],
-        "base": {**base, "kl": records.figure(0.0, 0.0), "hypervolume": records.figure(5.5)},
+        "base": {**base, "log_ratio": records.figure(0.0, 0.0), "hypervolume": records.figure(5.5)},
         "mixture": {
             "points": [[-6 + 4 * w for w in row] for row in simplex_grid(M, 4).tolist()],
             "hypervolume": records.figure(8.0),
@@ -251,14 +243,15 @@ def test_numbers_that_do_not_exist_are_a_dash(tmp_path, nothing):
         for key in ("sparsity", "spacing", "controllability:concise"):
             policy["figures"][key] = undefined
         for point in policy["points"]:
-            point.update(low=[nothing] * 2, high=[nothing] * 2, base_logp=nothing, kl=undefined)
+            point.update(low=[nothing] * 2, high=[nothing] * 2, base_logp=nothing, log_ratio=undefined)
+            point["movement"].update(along=undefined, across=undefined, moved={"warm": undefined})
     run["data"]["conflicts"][0][1] = nothing
     run["data"]["objectives"][0].update(
         low=nothing, high=nothing, quartiles=[nothing] * 3, mean=nothing, std=nothing
     )
     page = page_of(run, tmp_path)
     assert not re.search(r"\b(nan|None|null|undefined)\b", page.text, re.IGNORECASE)
-    assert "from −6.0 to −2.0" in page.text
+    assert "MODPO has concise at −2.0 (base model −6.1)" in page.text, "no movement is claimed"
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert '<td class="num">-</td>' in source and "nan" not in "".join(re.findall(r' d="[^"]*"', source))
     write_picture(parsed(run), tmp_path / "front.png")
@@ -294,9 +287,9 @@ def test_served_preference_is_named_where_it_is_another(tmp_path):
 def test_summary_tells_the_numbers():
     run = make_run()
     assert wording.summary(parsed(run)) == (
-        "With MODPO, concise goes from −6.0 to −2.0 and warm goes from −6.0 to −2.0; "
-        "with DPO soups, concise goes from −5.8 to −1.8 and warm goes from −5.8 to −1.8; "
-        "both are above the base model; between them no difference is shown."
+        "Against the base model, MODPO moves concise from −6.1 to −2.0 and warm from −6.1 to −2.0; "
+        "DPO soups moves concise from −6.1 to −1.8 and warm from −6.1 to −1.8; "
+        "MODPO and DPO soups are above the base model; between them no difference is shown."
     )
 
 
@@ -305,22 +298,28 @@ def test_summary_does_not_hide_failure():
     run["comparisons"][0]["verdict"] = "base above"
     run["comparisons"][2]["verdict"] = "no difference shown"
     run["comparisons"][4]["verdict"] = "dpo-soup above"
-    ends = run["policies"][0]["points"]
-    ends[0]["mean"], ends[-1]["mean"] = [-7.5, -2.0], [-2.0, -2.1]
-    for point in ends:
-        point["low"], point["high"] = ([value + d for value in point["mean"]] for d in (-0.3, 0.3))
+    concise, warm = (
+        next(point for point in run["policies"][0]["points"] if point["preference"][name] == 1)
+        for name in ("concise", "warm")
+    )
+    concise["mean"][0], concise["movement"]["moved"]["concise"] = -7.5, records.figure(-0.6, 0.3)
+    warm["movement"]["moved"]["warm"] = records.figure(1.2, 1.3)
     text = wording.summary(parsed(run))
     assert text.startswith(
-        "With MODPO, concise goes the wrong way, from −2.0 to −7.5 and no movement is shown on warm; "
+        "Against the base model, MODPO moves concise the wrong way, from −6.1 to −7.5 and shows no movement on warm; "
     )
     assert "MODPO is below the base model, for DPO soups no difference from it is shown" in text
     assert text.endswith("DPO soups is above MODPO.")
 
 
 def test_more_policies_than_two_are_summed_up():
-    text = wording.summary(parsed(make_run(("modpo", "dpo-soup", "third"))))
-    assert text.startswith("With Third, ")  # the highest hypervolume of the three
-    assert "all 3 are above the base model; between any two of them no difference is shown" in text
+    run = make_run(("modpo", "dpo-soup", "third"))
+    run["comparisons"][4]["difference"] = 0.6
+    text = wording.summary(parsed(run))
+    assert text.startswith("Against the base model, Third moves "), "the highest above the base model"
+    assert (
+        "MODPO, DPO soups and Third are above the base model; between any two of them no difference" in text
+    )
 
 
 def test_of_many_pairs_it_is_counted_how_often_each_is_below():
@@ -344,7 +343,8 @@ def test_one_policy_and_one_preference_make_a_sentence():
     run = make_run(("modpo",), divisions=0)
     assert (
         wording.summary(parsed(run))
-        == "With MODPO, concise is at −4.00 and warm is at −4.00; MODPO is above the base model."
+        == "Against the base model, MODPO moves concise from −6.10 to −4.00 and warm from −6.10 to −4.00; "
+        "MODPO is above the base model."
     )
 
 
@@ -390,7 +390,7 @@ def test_card_tables_are_whole(tmp_path):
     write_card(parsed(run), tmp_path / "README.md")
     body = (tmp_path / "README.md").read_text(encoding="utf-8")
     tables = re.findall(r"(?:^\|.*\|\n)+", body, re.MULTILINE)
-    assert len(tables) == 5
+    assert len(tables) == 4
     for table in tables:
         assert (
             len({line.count("|") for line in table.splitlines()}) == 1
@@ -564,7 +564,7 @@ def test_headline_and_legend_stand_inside_the_picture(result: str) -> None:
         )
         for p in kept["policies"]
     ]
-    run = parsed(records.record(kept["objectives"], measured, comparisons=kept["comparisons"]))
+    run = parsed(records.record(kept["objectives"], measured))
     figure = Figure(figsize=(10, 6.25), dpi=160)
     FigureCanvasAgg(figure)
     picture._heading(figure, run)

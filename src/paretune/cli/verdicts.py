@@ -25,7 +25,7 @@ def render(record: FrontRecord) -> Group:
     if len(lines) > MOST_SENTENCES:
         lines = [*lines[:MOST_SENTENCES], f"{len(lines) - MOST_SENTENCES} more are in the report."]
     reference = ", ".join(number(value) for value in record.reference_point)
-    table = Table(title=f"Hypervolume above ({reference}), corrected for luck", title_justify="left")
+    table = Table()
     table.add_column("policy")
     table.add_column("with 95 % interval", justify="right")
     rows = [(policy.name, policy.figures["hypervolume"]) for policy in record.policies]
@@ -36,4 +36,5 @@ def render(record: FrontRecord) -> Group:
         *(Text(f"Caution: {text}", style="red") for text in record.cautions),
     ]
     parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]  # type: ignore[misc]
-    return Group(*parts, Text(luck(record)), table)
+    figures = Text(f"Hypervolumes above ({reference}), corrected for luck; figures, not verdicts:")
+    return Group(*parts, Text(luck(record)), figures, table)

@@ -32,10 +32,6 @@ class Interval:
     high: float
     level: float = 0.95
 
-    def apart(self, other: Interval) -> bool:
-        """Return whether the two intervals share no number; false where a bound is undefined."""
-        return self.low > other.high or other.low > self.high
-
     def to_dict(self) -> dict[str, float | None]:
         """Return the four numbers for JSON, None for NaN."""
         numbers = {"value": self.value, "low": self.low, "high": self.high, "level": self.level}

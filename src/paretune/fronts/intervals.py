@@ -136,14 +136,22 @@ class Noise:
     level: float
 
     @classmethod
-    def of(cls, sample: Sample, level: float, resamples: int = DRAWS, seed: int = 0) -> Noise:
+    def of(
+        cls,
+        sample: Sample,
+        level: float,
+        resamples: int = DRAWS,
+        seed: int = 0,
+        unit: np.ndarray | None = None,
+    ) -> Noise:
         """Draw the error of a sample's means: prompts are resampled (Efron 1979), the luck of seeds is normal.
 
         The draws are widened to Student's t by one factor that is right for the bounds at ``level``, 4 % with 32 prompts.
         No error is smaller than if one prompt differed from the others by one deviation: prompts that all score the same
-        do not make a mean certain.
+        do not make a mean certain. That deviation ``[M]`` is ``unit``, by default the sample's own.
         """
         check_level(level)
+        unit = sample.unit if unit is None else unit
         order = np.lexsort((*sample.preferences.T, *sample.means.T))
         T, N, P, M = sample.scores.shape
         scores = sample.scores[:, order]
@@ -151,7 +159,7 @@ class Noise:
         prompts = prompts[np.lexsort(prompts.T)] - prompts.mean(axis=0)
         seeds = scores.mean(axis=2).reshape(T, -1) - scores.mean(axis=(0, 2)).ravel()
         parts = [(prompts**2).sum(axis=0) / (P * (P - 1)), (seeds**2).sum(axis=0) / (T * max(1, T - 1))]
-        unit = np.tile(np.where(sample.unit > 0, sample.unit, 1.0), N)
+        unit = np.tile(np.where(unit > 0, unit, 1.0), N)
         lacking = np.maximum((unit / P) ** 2 - sum(parts), 0)
         random = np.random.default_rng(seed)
         drawn = resampled(random, prompts, resamples) * math.sqrt(P / (P - 1))

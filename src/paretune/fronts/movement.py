@@ -88,7 +88,7 @@ def movements(
         return Movements(moved, unknown, unknown, *rows)
     names = tuple(map(str, range(A)))
     sample = Sample("movement", names, directions, differences[None], tuple(map(str, range(P))), 0)
-    noise = Noise.of(sample, level, resamples)
+    noise = Noise.of(sample, level, resamples, unit=np.ones(A))
     back = np.argsort(noise.order)
     errors, draws = noise.reach * noise.errors[back], noise.draws[:, back]
     forth = np.einsum("sna,na->sn", draws, directions)

@@ -351,10 +351,9 @@ class FrontRecord(Value):
             named += [(f"policies.{i}.extrapolations.{n}", p) for n, p in enumerate(policy.extrapolations)]
         for where, point in named:
             for key in ("mean", "low", "high", "band_low", "band_high", "shrunk"):
-                if len(getattr(point, key)) != M and key in point.model_fields_set:
-                    raise ValueError(
-                        f"{where}.{key} has {len(getattr(point, key))} numbers for {M} objectives"
-                    )
+                count, optional = len(getattr(point, key)), key in ("band_low", "band_high", "shrunk")
+                if count != M and not (optional and count == 0):
+                    raise ValueError(f"{where}.{key} has {count} numbers for {M} objectives")
             if set(point.preference) != set(self.objectives):
                 raise ValueError(
                     f"{where}.preference is over {', '.join(point.preference)}; expected {', '.join(self.objectives)}"

@@ -43,7 +43,7 @@ from paretune.training.token_tables import PairTable
 
 @dataclass(frozen=True)
 class MODPOConfig(DPOConfig):
-    """Settings of MODPO, beside those of DPO; the paper has beta 0.1 and 0.5.
+    """The settings of MODPO, beside those of DPO; the paper has beta 0.1 and 0.5.
 
     Attributes:
         margin: ``implicit``: rewards of DPO margin models (the paper's default); ``scores``: the scores in the data. An objective
@@ -86,8 +86,8 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
     """Return the policy with one MODPO adapter for each preference.
 
     Raises:
-        ConfigError: a preference whose w_k is below ``min_weight``, or an unknown objective k.
-        TrainingError: scores as margins, and a pair without one whose objective has no scorer.
+        ConfigError: A preference whose w_k is below ``min_weight``, or an unknown objective k.
+        TrainingError: Scores as margins, and a pair without one whose objective has no scorer.
     """
     lab = inputs.lab
     targets = [(preference, chosen_objective(preference, config)) for preference in inputs.preferences]
@@ -144,16 +144,16 @@ def lacking(inputs: Inputs, margins: Collection[str]) -> dict[str, Scorer]:
 
     An objective without a scorer is left out.
     """
-    found: dict[str, Scorer] = {}
+    scorers: dict[str, Scorer] = {}
     for scorer in inputs.scorers:
         name = scorer.objective
         missing = unscored((inputs.train, inputs.validation), name) if name in margins else 0
         if missing:
-            found[name] = scorer
+            scorers[name] = scorer
             inputs.lab.say(
                 f"modpo: {missing} responses have no score for {name!r} in the data; its scorer's scores are used for all responses"
             )
-    return found
+    return scorers
 
 
 def unscored(parts: Iterable[ScoredDataset], objective: str) -> int:
@@ -208,7 +208,7 @@ def score_margin(table: PairTable, objectives: Sequence[str], objective: str, co
     """Return the difference of the data's scores ``[N]``, chosen minus rejected, in units of reward.
 
     Raises:
-        TrainingError: a pair without scores on ``objective``.
+        TrainingError: A pair without scores on ``objective``.
     """
     position = list(objectives).index(objective)
     gaps = torch.tensor([pair.gaps[position] for pair in table.pairs])
@@ -293,7 +293,7 @@ METHOD = Method(
         paper="arXiv 2310.03708",
         needs="pairs for each objective, or pairs for one and scores for the others",
         runs="M + one for each preference that is not one-hot",
-        enters="weights: one adapter per preference, the nearest is used",
+        enters="gates: one adapter per preference, the nearest is used",
     ),
     traits,
 )

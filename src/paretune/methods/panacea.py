@@ -42,7 +42,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class PanaceaConfig(Conditioning):
-    """Settings of Panacea, beside those of :class:`paretune.training.conditioned.Conditioning`.
+    """The settings of Panacea, beside those of :class:`paretune.training.conditioned.Conditioning`.
 
     Attributes:
         beta: Strength of DPO's KL penalty.
@@ -172,7 +172,7 @@ METHOD = Method(
         paper="arXiv 2402.02030",
         needs="pairs for each objective, or pairs labelled by all",
         runs="1",
-        enters="weights: the singular values of one update, of which one per objective follows the preference",
+        enters="gates: the singular values of one update, of which one per objective follows the preference",
     ),
     traits=lambda config: Traits("all", conditioning=config, beta=config.beta),
 )

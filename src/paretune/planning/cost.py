@@ -15,7 +15,7 @@ from paretune.planning.devices import Rates
 from paretune.planning.shapes import Shape
 
 BYTES = {"float32": 4, "bfloat16": 2}
-"""Of one number."""
+"""Bytes of one number."""
 MASTER = 4
 """Bytes of a number of an adapter, of its gradient and of its moments, which are float32 whatever the model is."""
 
@@ -25,13 +25,13 @@ class Model:
     """A shape with its number format and its adapter.
 
     Attributes:
-        shape: of the base model.
-        dtype: ``float32`` or ``bfloat16``.
+        shape: Shape of the base model.
+        dtype: Number format, ``float32`` or ``bfloat16``.
         targets: (in, out) of the adapted matrices of one block.
-        rank: columns of one trained adapter.
-        checkpointing: activations are computed again in backward.
-        host: it runs on a CPU, with prepacked copies of its frozen matrices (:mod:`paretune.models.frozen_linear`) and
-        attention in float32.
+        rank: Number of columns of one trained adapter.
+        checkpointing: Whether activations are computed again in backward.
+        host: Whether it runs on a CPU, with prepacked copies of its frozen matrices
+            (:mod:`paretune.models.frozen_linear`) and attention in float32.
     """
 
     shape: Shape
@@ -63,13 +63,13 @@ class Passes:
     """Packed forwards of a stage, all together.
 
     Attributes:
-        tokens: read.
-        targets: positions projected to the vocabulary.
-        seen: positions that tokens attend to, summed over tokens.
-        forwards: how many.
-        texts: prompts and responses attended one by one.
-        columns: of the adapters in force; 0 is the base model.
-        backward: each is followed by its backward pass.
+        tokens: Number of tokens read.
+        targets: Number of positions projected to the vocabulary.
+        seen: Number of positions that tokens attend to, summed over tokens.
+        forwards: Number of forwards.
+        texts: Number of prompts and responses attended one by one.
+        columns: Number of columns of the adapters in force; 0 is the base model.
+        backward: Whether each is followed by its backward pass.
     """
 
     tokens: float
@@ -86,11 +86,12 @@ class Decoding:
     """Sampled responses of a stage, all together.
 
     Attributes:
-        rows: responses, counted once for each copy that a mixture runs.
-        prompt, new: mean tokens of the prompt (with padding) and of the response.
-        longest: tokens of the longest response of a batch.
-        batch: rows decoded together.
-        columns: of the adapters in force.
+        rows: Number of responses, counted once for each copy that a mixed policy runs.
+        prompt, new: Mean number of tokens of the prompt (with padding) and of the response.
+        longest: Number of tokens of the longest response of a batch.
+        batch: Number of rows decoded together.
+        columns: Number of columns of the adapters in force.
+        shared: Number of rows that share the reading of a prompt: those to one prompt under the same gates.
     """
 
     rows: float
@@ -99,6 +100,12 @@ class Decoding:
     longest: float
     batch: float
     columns: float = 0
+    shared: float = 1
+
+    @property
+    def prompts(self) -> float:
+        """Prompts that are read."""
+        return self.rows / self.shared
 
     @property
     def batches(self) -> float:
@@ -187,12 +194,12 @@ DRAW_PASSES = 60
 
 
 def decoded(work: Decoding, model: Model, rates: Rates) -> Cost:
-    """Return the cost of sampling: prompts are read once, then each step reads all weights once for its batch."""
+    """Return the cost of sampling: prompts are read once, then each step reads all parameters once for its batch."""
     shape = model.shape
     reading = Passes(
-        tokens=work.rows * work.prompt,
-        targets=work.rows,
-        seen=work.rows * work.prompt**2,  # the mask hides half of it, and half is computed all the same
+        tokens=work.prompts * work.prompt,
+        targets=work.prompts,
+        seen=work.prompts * work.prompt**2,  # the mask hides half of it, and half is computed all the same
         forwards=work.batches,
         texts=work.batches,
         columns=work.columns,
@@ -200,8 +207,8 @@ def decoded(work: Decoding, model: Model, rates: Rates) -> Cost:
     prefill = packed(reading, model, rates)
     tokens, steps = work.rows * (work.new - 1), work.batches * (work.longest - 1)
     seen = tokens * (work.prompt + work.new / 2)
-    each = 2 * shape.matrices + 2 * model.column * work.columns + 2 * shape.hidden * shape.vocabulary
-    flops, attending = tokens * each, attention_flops(shape, seen)
+    per_token = 2 * shape.matrices + 2 * model.column * work.columns + 2 * shape.hidden * shape.vocabulary
+    flops, attending = tokens * per_token, attention_flops(shape, seen)
     seconds = flops / rates.matmul + attending / rates.decoding
     seconds += steps * weight_bytes(model, work.columns) / rates.stream
     seconds += seen * cache_bytes(model) / rates.stream
@@ -229,7 +236,7 @@ def cache_bytes(model: Model) -> float:
 
 
 PREPACKED_COPIES = 2
-"""Of the frozen matrices and the head, on a CPU: one for each direction."""
+"""Copies of the frozen matrices and the head on a CPU, one for each direction."""
 
 
 def frozen_bytes(model: Model) -> float:
@@ -245,7 +252,7 @@ def adapter_bytes(model: Model, columns: float) -> float:
 
 
 OPTIMISER = 5
-"""Copies of a trained adapter that are held: itself, its gradient, Adam's two moments, and its best weights so far."""
+"""Copies of a trained adapter that are held: itself, its gradient, Adam's two moments, and its best parameters so far."""
 
 
 def kept_bytes(model: Model) -> float:
@@ -267,10 +274,10 @@ def training_bytes(model: Model, tokens: float, targets: float, chunk: int) -> f
     """Return what a step on ``tokens`` holds above the frozen model: adapter, optimiser, activations, logits.
 
     Args:
-        model: what is trained.
-        tokens: of one forward.
-        targets: positions scored among them.
-        chunk: positions whose logits are held at a time.
+        model: Model that is trained.
+        tokens: Number of tokens in one forward.
+        targets: Number of positions scored among them.
+        chunk: Number of positions whose logits are held at a time.
     """
     shape = model.shape
     blocks = kept_bytes(model) * (1 if model.checkpointing else shape.layers)

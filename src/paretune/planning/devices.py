@@ -28,10 +28,10 @@ class Rates:
     Attributes:
         matmul: FLOP/s of products of many tokens with a weight.
         attention: FLOP/s of attention over short texts, forward and backward.
-        traffic: bytes/s read and written by operations that are no product (norms, activations, casts).
-        stream: bytes/s at which weights and cached keys are read when each is used for few tokens: decoding.
-        launch: seconds that each operation takes at least.
-        decoding: FLOP/s of attention of one token a row over its cached keys and values.
+        traffic: Bytes/s read and written by operations that are no product (norms, activations, casts).
+        stream: Bytes/s at which parameters and cached keys are read when each is used for few tokens: decoding.
+        launch: Seconds that each operation takes at least.
+        decoding: FLOP/s of attention of one token per row over its cached keys and values.
     """
 
     matmul: float
@@ -47,14 +47,14 @@ class Device:
     """A device, or several of a kind that hold one model together.
 
     Attributes:
-        name: by which it is asked for.
+        name: Name by which it is requested.
         kind: name of one of them.
-        title: what it is.
-        memory: bytes of all together.
-        count: devices.
-        rates: number format -> what is reached by all together.
-        host: its memory is the machine's, so libraries and files are in it too.
-        assumptions: where its figures come from.
+        title: Name for people.
+        memory: Bytes that all hold together.
+        count: Number of devices.
+        rates: Number format -> rates that all reach together.
+        host: Whether its memory is the machine's, which also holds libraries and files.
+        assumptions: Origin of its figures.
     """
 
     name: str
@@ -77,13 +77,20 @@ def _sheet(name: str, title: str, bf16: float, fp32: float, bandwidth: float, gi
             peak * MATMUL_SHARE, peak * ATTENTION_SHARE, speed, speed, LAUNCH, peak * ATTENTION_SHARE
         )
 
-    said = (
+    assumptions = (
         f"data sheet: {bf16:g} TFLOP/s in bfloat16 (dense), {fp32:g} in float32, {bandwidth:g} GB/s, {gigabytes:g} GB; assumed, "
         f"not measured: {MATMUL_SHARE:.0%} of the FLOP/s in large products, {ATTENTION_SHARE:.0%} in attention, "
-        f"{TRAFFIC_SHARE:.0%} of the bandwidth, {LAUNCH * 1e6:g} microseconds an operation"
+        f"{TRAFFIC_SHARE:.0%} of the bandwidth, {LAUNCH * 1e6:g} microseconds per operation"
     )
     return Device(
-        name, name, title, gigabytes * 1e9, 1, {"bfloat16": rates(bf16), "float32": rates(fp32)}, False, said
+        name,
+        name,
+        title,
+        gigabytes * 1e9,
+        1,
+        {"bfloat16": rates(bf16), "float32": rates(fp32)},
+        False,
+        assumptions,
     )
 
 
@@ -97,14 +104,14 @@ KNOWN: dict[str, Device] = {
         _sheet("rtx4090", "NVIDIA GeForce RTX 4090, 24 GB", 165.2, 82.6, 1008, 24),
     )
 }
-"""By their makers' data sheets; ``8xh100`` is eight of them."""
+"""Name -> device by its maker's data sheet; ``8xh100`` is eight of them."""
 
 
 def device_of(name: str) -> Device:
     """Return a device that is known by name, or several: ``h100``, ``8xh100``.
 
     Raises:
-        ConfigError: not known; the message lists what is.
+        ConfigError: Not known; the message lists what is.
     """
     match = re.fullmatch(r"(?:([1-9]\d*)x)?(.+)", name.strip().lower())
     count, kind = (int(match[1] or 1), match[2]) if match else (1, name)
@@ -123,14 +130,14 @@ def several(device: Device, count: int) -> Device:
     factor = count * SHARDED_SHARE
     rates = {
         dtype: Rates(
-            each.matmul * factor,
-            each.attention * factor,
-            each.traffic * factor,
-            each.stream * factor,
-            each.launch,
-            each.decoding * factor,
+            one.matmul * factor,
+            one.attention * factor,
+            one.traffic * factor,
+            one.stream * factor,
+            one.launch,
+            one.decoding * factor,
         )
-        for dtype, each in device.rates.items()
+        for dtype, one in device.rates.items()
     }
     return replace(
         device,

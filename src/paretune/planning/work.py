@@ -11,6 +11,7 @@ from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, labelled_pairs, pairs
+from paretune.generation.mixing import Divergence
 from paretune.planning.cost import Decoding, Passes
 from paretune.planning.lengths import Counter, Texts, any_pair, of_pairs
 from paretune.training.conditioning import Conditioning
@@ -53,11 +54,11 @@ class Fits:
     """Training runs of one shape.
 
     Attributes:
-        training: Their settings.
-        texts: What is drawn from; its lengths count.
+        training: Settings of the runs.
+        texts: Texts that are sampled from; their lengths count.
         columns: Columns of an adapter.
         runs: Number of adapters.
-        held_out: What is validated on: one table of it.
+        held_out: Texts of one validation table.
         tables: Number of tables that a forward draws ``training.batch_pairs`` groups from each.
         groups: Mean number of groups in a forward of training; 0 is all that it draws.
         groups_spread: Standard deviation of that number.
@@ -120,12 +121,12 @@ class Work:
         dataset, limit = self.splits[part], self.max_tokens
         if objective:
             return of_pairs(pairs(dataset, objective, choose), self.count, limit)
-        found = any_pair(dataset, self.count, limit)
+        texts = any_pair(dataset, self.count, limit)
         K = self.rows[part].responses
-        if not found.count and self.sampled:
-            found = replace(self.rows[part], responses=2)
+        if not texts.count and self.sampled:
+            texts = replace(self.rows[part], responses=2)
         factor = {"extremes": 1.0, "adjacent": K - 1, "all": K * (K - 1) / 2}[choose]
-        return replace(found, count=found.count * max(1.0, factor))
+        return replace(texts, count=texts.count * max(1.0, factor))
 
     def labelled(self, part: str) -> Texts:
         """Return all pairs that some objective labels."""
@@ -142,20 +143,30 @@ class Work:
     # Work
 
     def once(self, *key: Any) -> bool:
-        """Tell whether this is asked for the first time: a stage of equal inputs is found again."""
+        """Return whether this is the first request for a stage; a stage of equal inputs is reused."""
         fresh = key not in self._trained
         self._trained.add(key)
         return fresh
 
-    def decoding(self, rows: float, prompts: Texts, columns: float, copies: float = 1) -> Decoding:
-        """Return the sampling of ``rows`` answers, each by ``copies`` of the model."""
+    def decoding(
+        self, rows: float, prompts: Texts, columns: float, copies: float = 1, shared: float = 1
+    ) -> Decoding:
+        """Return the sampling of answers.
+
+        Args:
+            rows: Number of answers.
+            prompts: What is answered.
+            columns: Columns of the adapters in force.
+            copies: Copies of a row that are run: the members of a mixed policy.
+            shared: Answers that share the reading of their prompt, see :class:`paretune.planning.cost.Decoding`.
+        """
         sampling = self.sampling
         most, together = sampling.max_new_tokens, min(sampling.batch_size, rows)
         new = min(self.answer, most)
         # A batch is padded to its longest prompt; sorted by length, that is far above the mean in a batch of all only.
         padded = prompts.longest if rows <= sampling.batch_size else 1.1 * prompts.prompt
         longest = new + (most - new) * (1 - 1 / max(1, together))
-        return Decoding(rows * copies, padded, new, longest, sampling.batch_size * copies, columns)
+        return Decoding(rows * copies, padded, new, longest, sampling.batch_size * copies, columns, shared)
 
     def scored(
         self, who: Any, part: str, what: Any, texts: Texts, columns: float, most: float | None = None
@@ -163,31 +174,41 @@ class Work:
         """Return the pass that scores the responses of pairs once; those that ``who`` has read before are found again.
 
         Args:
-            who: the scoring model.
-            part: of the data.
-            what: names the pairs.
-            texts: the pairs.
-            columns: of its adapter.
-            most: pairs at most, where a run has steps for no more.
+            who: The scoring model.
+            part: Part of the data.
+            what: Name of the pairs.
+            texts: The pairs.
+            columns: Number of columns of its adapter.
+            most: Largest number of pairs, where a run has steps for no more.
         """
         count = texts.count if most is None else min(texts.count, most)
         if count <= self._asked.get((who, part, what), 0.0):
             return ()
         self._asked[who, part, what] = count
         rows, K = self.rows[part].count, max(self.rows[part].responses, 1.0)
-        hit, each = count, min(texts.responses, K)
-        if texts.count > rows:  # several pairs a row: some share a prompt, and some a response
+        hit, per_row = count, min(texts.responses, K)
+        if texts.count > rows:  # several pairs per row: some share a prompt, and some a response
             hit = rows * (1 - (1 - 1 / rows) ** count) if rows else 0.0
-            each = K * (1 - (1 - each / K) ** (count / max(hit, 1e-9)))
-        seen_rows, seen_each = self._read.get((who, part), (0.0, 0.0))
+            per_row = K * (1 - (1 - per_row / K) ** (count / max(hit, 1e-9)))
+        seen_rows, seen_per_row = self._read.get((who, part), (0.0, 0.0))
         fresh, old = max(0.0, hit - seen_rows), min(hit, seen_rows)
-        unseen = each * (1 - min(1.0, seen_each / K)) if texts.responses < K else max(0.0, each - seen_each)
-        self._read[who, part] = (max(hit, seen_rows), min(K, max(each, seen_each + unseen)))
-        found = [
-            reading(replace(texts, count=fresh, responses=each), columns),
+        unseen = (
+            per_row * (1 - min(1.0, seen_per_row / K))
+            if texts.responses < K
+            else max(0.0, per_row - seen_per_row)
+        )
+        self._read[who, part] = (max(hit, seen_rows), min(K, max(per_row, seen_per_row + unseen)))
+        passes = [
+            reading(replace(texts, count=fresh, responses=per_row), columns),
             reading(replace(texts, count=old * min(1.0, unseen), responses=max(unseen, 1.0)), columns),
         ]
-        return tuple(work for work in found if work.tokens >= 1)
+        return tuple(work for work in passes if work.tokens >= 1)
+
+    def read_share(self, who: Any, part: str) -> float:
+        """Return the share of all responses of a part of the data that the model ``who`` has read so far."""
+        rows, each = self._read.get((who, part), (0.0, 0.0))
+        texts = self.rows[part]
+        return rows * each / max(1.0, texts.count * texts.responses)
 
     def trained(self, name: str, what: str, fits: Fits, others: Sequence[Passes] = ()) -> Stage:
         """Return the stage that trains adapters.
@@ -218,9 +239,11 @@ class Work:
             step=(tokens, tokens * texts.targets / max(texts.tokens, 1)),
         )
 
-    def corners(self, beta: float, choose: Choose, training: Training) -> list[Stage]:
+    def corners(
+        self, beta: float, choose: Choose, training: Training, divergence: Divergence = "reverse-kl"
+    ) -> list[Stage]:
         """Return the stages that score pairs for the single-objective models and train these; none where they are there."""
-        if not self.once("dpo", beta, choose, training):
+        if not self.once("dpo", beta, choose, training, divergence):
             return []
         stages = []
         reference: list[Passes] = []
@@ -234,7 +257,8 @@ class Work:
             self.pair_texts(part, self.objectives[0], choose) for part in ("train", "validation")
         )
         fits = Fits(training, train, training.rank, len(self.objectives), held_out)
-        return [*stages, self.trained("train: dpo", "one per objective", fits)]
+        under = "" if divergence == "reverse-kl" else f", {divergence}"
+        return [*stages, self.trained(f"train: dpo{under}", "one per objective", fits)]
 
     def on_policy(
         self, name: str, what: str, settings: RLSettings, training: Training, columns: float, runs: int = 1
@@ -254,12 +278,12 @@ class Work:
         answers = rollouts * prompts * K
         rows = self.rows["train"]
         texts = replace(rows, count=rollouts * prompts, responses=float(K), response=self.answer)
-        step = self.decoding(prompts * K, texts, columns)
+        step = self.decoding(prompts * K, texts, columns, shared=K)
         decoding = replace(step, rows=step.rows * rollouts, batch=min(step.batch, step.rows))
         forwards = rollouts * training.accumulate
         # The base model reads every answer; so does the policy that drew it, where several steps are taken on it.
         read = [passes(texts, forwards, rank) for rank in (0, columns)[: 1 + (settings.epochs > 1)]]
-        what = f"{what}; {answers} answers are drawn on the way"
+        what = f"{what}; {answers} answers are sampled on the way"
         stage = self.trained(f"train: {name}", what, Fits(training, texts, columns, runs), read)
         return replace(stage, decodings=(decoding,), judged=answers)
 

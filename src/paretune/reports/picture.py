@@ -149,7 +149,7 @@ def _caption(figure: Figure, record: FrontRecord) -> None:
     if len(record.objectives) == 2:
         words += f" Beside each point: the weight on {record.objectives[0]}."
     if any_faint(record):
-        words += " Faint: unlikely to be on the front."
+        words += " The fainter, the less likely on the front."
     for size in (11, 10, 9, 8):
         line = figure.text(0.025, 0.888, words, size=size, color=QUIET, va="center")
         if _fits(figure, line) or size == 8:

@@ -185,7 +185,7 @@ def _front(record: FrontRecord, picks: dict[tuple[int, int], int]) -> str:
         legend.append(plain_badge("hull", "mixtures of a policy's points"))
     legend.append(plain_badge("knee", "knee"))
     if any_faint(record):
-        legend.append(plain_badge("faint", "faint: unlikely to be on the front"))
+        legend.append(plain_badge("faint", "the fainter, the less likely on the front"))
     if M == 2:
         drawing = (
             f'<div class="wide">{scatter(record, View(0, 1, 1040, 620), picks)}</div>'

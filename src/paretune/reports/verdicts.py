@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from paretune.fronts.inference import MOST_PROMPTS
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest
 from paretune.reports.page import badge, bounded, section, table
 from paretune.reports.plots import SHAPES, strip
@@ -21,6 +22,8 @@ from paretune.reports.wording import (
     winner,
 )
 
+MOST_OPEN = 4
+"""The most policies whose trade-offs are shown at once; the others open with a click."""
 MOST_SENTENCES = 12
 """The most verdicts that are written out above the table; of more, the table is read more easily."""
 
@@ -33,7 +36,10 @@ def trade_offs(record: FrontRecord) -> str:
             f"<li>{escape(text[:1].upper() + text[1:])}.</li>"
             for text in (trade_off(record, point) for point in chosen_points(record, policy))
         )
-        parts.append(f'<div>{badge(record, i)}<ul class="says">{lines}</ul></div>')
+        shown = " open" if i < MOST_OPEN else ""
+        parts.append(
+            f'<details{shown}><summary>{badge(record, i)}</summary><ul class="says">{lines}</ul></details>'
+        )
     return section(
         "trades",
         "What each trade-off buys",
@@ -49,11 +55,10 @@ def comparisons(record: FrontRecord) -> str:
         return ""
     written = sentences(record)
     shown = [test for test in record.comparisons if winner(test) is not None]
-    text = ""
-    if len(written) <= MOST_SENTENCES:
-        text = f'<ul class="says">{"".join(f"<li>{escape(line)}</li>" for line in written)}</ul>'
-    elif record.uncompared:
-        text = f'<ul class="says">{"".join(f"<li>{escape(line)}</li>" for line in written[len(record.comparisons) :])}</ul>'
+    if len(written) > MOST_SENTENCES:
+        written = written[len(record.comparisons) :]  # what could not be compared is in no table
+    lines = "".join(f"<li>{escape(line)}</li>" for line in written)
+    text = f'<ul class="says">{lines}</ul>' if lines else ""
     return section(
         "comparisons",
         "Which differences are real",
@@ -61,7 +66,19 @@ def comparisons(record: FrontRecord) -> str:
         f"Of {len(record.comparisons)} differences {len(shown)} are shown. A difference is one of mean utility: how much better "
         "the answers score, averaged over all tastes, in deviations of an answer's score. Policies are compared at the "
         "preferences that both serve, on the same prompts. All are judged together, so that at most one report in 20 calls "
-        "anything above falsely. An interval that holds 0 shows neither a difference nor equality.",
+        f"anything above falsely. {_power(record)}An interval that holds 0 shows neither a difference nor equality.",
+    )
+
+
+def _power(record: FrontRecord) -> str:
+    """Return what differences these prompts could have shown where they show none."""
+    seen = [test.detectable for test in record.comparisons if winner(test) is None]
+    if not seen:
+        return ""
+    low, high = (number(value, 2) for value in (min(seen), max(seen)))
+    return (
+        f"Where none is shown with these {record.num_prompts} prompts, one of {low if low == high else f'{low} to {high}'} "
+        "deviations could have been seen. "
     )
 
 
@@ -84,7 +101,7 @@ def _tests(record: FrontRecord) -> str:
             f'<span class="plain">{text}</span>' if above is None else f"<b>{text}</b>",
             number(test.detectable, 2) if above is None else NOTHING,
             _enough(test) if above is None else NOTHING,
-            number(test.adjusted),
+            "&lt; 0.001" if test.adjusted < 0.001 else number(test.adjusted, 3),
         ])  # fmt: skip
     return table([*columns, "p, adjusted"], rows, (4, 5, 6))
 
@@ -93,6 +110,8 @@ def _enough(test: PairedTest) -> str:
     """Return how many prompts would show a difference as small as the observed one, to two digits."""
     if test.enough_prompts is None:
         return NOTHING
+    if test.enough_prompts > MOST_PROMPTS:
+        return f"&gt; {number(MOST_PROMPTS, 0)}"
     return number(float(f"{test.enough_prompts:.2g}"), 0)
 
 

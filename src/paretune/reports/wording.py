@@ -224,21 +224,24 @@ def _leading(record: FrontRecord) -> MeasuredPolicy:
 def _moves(record: FrontRecord, policy: MeasuredPolicy) -> str:
     """Return how far each objective is from the base model's where its weight is largest; what no test shows is no movement."""
     shown = places(record)
-    moved, still = [], []
+    moved, still, unknown = [], [], []
     for m, objective in enumerate(record.objectives):
         point = max(policy.points, key=lambda point: point.preference[objective])
         start, end = number(record.base.mean[m], shown[m]), number(point.mean[m], shown[m])
         movement = point.movement.moved.get(objective) if point.movement else None
         if movement is None or not known(movement.low):
-            moved.append(f"has {objective} at {end} (base model {start})")
+            unknown.append(f"{objective} at {end} (base model {start})")
         elif movement.low <= 0 <= movement.high:
             still.append(objective)
         else:
             wrong = " the wrong way," if movement.high < 0 else ""
-            moved.append(f"moves {objective}{wrong} from {start} to {end}")
+            moved.append(f"{objective}{wrong} from {start} to {end}")
+    parts = [f"moves {listing(moved)}"] if moved else []
     if still:
-        moved.append(f"shows no movement on {listing(still, 'or')}")
-    return f"{policy.label} {listing(moved)}"
+        parts.append(f"shows no movement on {listing(still, 'or')}")
+    if unknown:
+        parts.append(f"has {listing(unknown)}")
+    return f"{policy.label} {listing(parts)}"
 
 
 def chosen_points(record: FrontRecord, policy: MeasuredPolicy) -> list[Point]:
@@ -305,7 +308,9 @@ def standing(record: FrontRecord, other: str) -> str:
     for group, names in groups.items():
         if names:
             target = f"the {other}" if not parts else "it"
-            if group == "same":
+            if group == "same" and len(names) == sum(map(len, groups.values())) > MOST_NAMED:
+                parts.append(f"for none of the {len(names)} policies is a difference from {target} shown")
+            elif group == "same":
                 parts.append(f"for {_counted(names, record)} no difference from {target} is shown")
             else:
                 parts.append(

@@ -25,7 +25,7 @@ class _Part(BaseModel):
 
 
 class DataConfig(_Part):
-    """Where the preference data comes from.
+    """The source of the preference data.
 
     Attributes:
         source: Path, name of a known public set, ``quickstart``, ``quickstart-prompts``, column map, or a list of these.
@@ -170,7 +170,7 @@ class RunConfig(_Part):
         """Return an entry of ``methods`` with its typed settings.
 
         Raises:
-            ConfigError: an unknown key, or a value of the wrong type or range.
+            ConfigError: An unknown key, or a value of the wrong type or range.
         """
         values = {key: value for key, value in self.methods[name].items() if key not in ("method", "train")}
         method = METHODS[self.kind(name)]
@@ -185,7 +185,7 @@ class RunConfig(_Part):
         return parse(Training, {**dataclasses.asdict(self.train), "seed": self.seed, **changes}, where)
 
     def corners(self) -> tuple[DPOConfig, Training]:
-        """Return how the single-objective models are trained, between which the mixture is drawn.
+        """Return how the single-objective models are trained, between which the mixture chooses.
 
         They are those of the first soup of the run; without one, DPO with the beta of the first method that states it on DPO's
         scale.
@@ -198,7 +198,7 @@ class RunConfig(_Part):
         return DPOConfig(beta=next(betas, DPOConfig().beta)), self.training()
 
     def endpoint_of(self, name: str) -> Endpoint | None:
-        """Return the endpoint where it draws the answers between the stages of this method, else None."""
+        """Return the endpoint where it samples the answers between the stages of this method, else None."""
         return self.endpoint if self.endpoint and name in self.endpoint.stages else None
 
     def grid(self, objectives: Sequence[str]) -> list[Preference]:

@@ -35,20 +35,20 @@ LIBRARIES = 0.6e9
 SLACK = 1.15
 """Memory of a process over what its tensors need: freed pieces that fit nothing."""
 KERNEL_BYTES = 2.5e6
-"""Of a product that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
+"""Bytes of a product that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
 KERNELS = 1024
-"""It keeps at most, where the variables below do not say otherwise."""
+"""Largest number of kernels that it keeps, unless the variables below set another."""
 KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 HEADROOM = 0.9
 """Share of an accelerator's memory that tensors can have."""
 START_SECONDS, REPORT_SECONDS = 6.0, 1.5
 """To import the libraries; to draw pictures and write the report."""
 LOADING = 1e9
-"""Bytes of weights read from disk in a second."""
+"""Bytes of parameters read from disk in a second."""
 RESAMPLE_SECONDS = 3e-4
-"""Of one resample of one policy's prompts."""
+"""Seconds for one resample of one policy's prompts."""
 RULE_SECONDS = 2e-3
-"""Of one answer under a rule (sentiment is among the slowest), cache included."""
+"""Seconds for one answer under a rule (sentiment is among the slowest), cache included."""
 ENCODER = Shape("encoder", 384, 1024, 6, 12, 12, 32, 30_522, True)
 """The sentence encoder under Bradley-Terry heads, all-MiniLM-L6-v2: its two plain feed-forward matrices count as three narrower."""
 ENCODER_TOKENS = 256
@@ -72,13 +72,13 @@ class Estimate:
 
     Attributes:
         model: name of the shape.
-        parameters: of the model.
-        device: with its count where the model needs several.
-        dtype: number format.
-        fits: the run's memory is there.
-        rows: stages.
-        memory: bytes at the peak, by what holds them; the largest of the stages' needs counts.
-        disk: bytes in the run folder, by what they are.
+        parameters: Number of parameters of the model.
+        device: Device, with its count where the model needs several.
+        dtype: Number format.
+        fits: Whether the device has the memory of the run.
+        rows: Cost of each stage.
+        memory: Bytes at the peak, by what holds them; the largest of the stages' needs counts.
+        disk: Bytes in the run folder, by what they are.
         assumptions: All that was assumed.
     """
 
@@ -123,20 +123,20 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
     """Return what a planned run costs.
 
     Args:
-        plan: of ``config``.
-        config: of the run.
-        model: a size that is known, a folder or a hub name.
-        device: a known name, or this machine.
+        plan: Plan of ``config``.
+        config: Settings of the run.
+        model: A size that is known, a folder or a hub name.
+        device: A known name, or this machine.
 
     Raises:
-        ModelError, ConfigError: an unknown model or device, or targets that no layer has.
+        ModelError, ConfigError: An unknown model or device, or targets that no layer has.
     """
     shape = shape_of(model)
     if device == HERE:
-        place, dtype = here(config.dtype, config.device)
+        machine, dtype = here(config.dtype, config.device)
     else:
-        place, dtype = device_of(device), "bfloat16" if config.dtype == "auto" else config.dtype
-    if dtype not in place.rates:
+        machine, dtype = device_of(device), "bfloat16" if config.dtype == "auto" else config.dtype
+    if dtype not in machine.rates:
         raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
     asked = Model(
         shape,
@@ -144,23 +144,23 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         tuple(shape.targeted(config.train.targets)),
         config.train.rank,
         config.train.gradient_checkpointing,
-        place.host,
+        machine.host,
     )
-    memory = _memory(plan, asked, place.host)
+    memory = _memory(plan, asked, machine.host)
     assumptions = [*plan.assumptions]
     if any("@" in target for target in config.train.targets):
         assumptions.append(
             "train.targets adapts some blocks alone; all are counted here, so time and memory are upper bounds"
         )
-    needed = ceil(sum(memory.values()) / (HEADROOM * place.memory / place.count))
-    if not place.host and needed > place.count:
-        assumptions.append(f"it takes {needed} x {place.kind}; {place.count} would not hold it")
-        place = several(place if place.count == 1 else DEVICES[place.kind], needed)
-    fits = not place.host or sum(memory.values()) <= place.memory
+    needed = ceil(sum(memory.values()) / (HEADROOM * machine.memory / machine.count))
+    if not machine.host and needed > machine.count:
+        assumptions.append(f"it takes {needed} x {machine.kind}; {machine.count} would not hold it")
+        machine = several(machine if machine.count == 1 else DEVICES[machine.kind], needed)
+    fits = not machine.host or sum(memory.values()) <= machine.memory
     rows = (
         CostLine("start", "libraries, model", Cost(seconds=START_SECONDS + frozen_bytes(asked) / LOADING)),
         *(
-            CostLine(stage.name, stage.what, _cost(stage, plan, config, asked, place))
+            CostLine(stage.name, stage.what, _cost(stage, plan, config, asked, machine))
             for stage in plan.stages
         ),
         CostLine("report", "figures, intervals, pictures", Cost(seconds=_report_seconds(config))),
@@ -169,13 +169,13 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
     return Estimate(
         shape.name,
         shape.parameters,
-        place,
+        machine,
         dtype,
         fits,
         rows,
         memory,
         disk,
-        (*assumptions, place.assumptions),
+        (*assumptions, machine.assumptions),
     )
 
 
@@ -216,13 +216,13 @@ def _memory(plan: Plan, model: Model, host: bool) -> dict[str, float]:
     ]
     sampled = [(decoding_bytes(model, work), stage.name) for stage in plan.stages for work in stage.decodings]
     most, where = max([*steps, *sampled], default=(0.0, "stages"))
-    found = {"model": frozen_bytes(model), where: most}
+    held = {"model": frozen_bytes(model), where: most}
     if host:
-        found["kernels by shape"] = KERNEL_BYTES * min(_kernels(plan, model), _kernel_limit())
+        held["kernels by shape"] = KERNEL_BYTES * min(_kernels(plan, model), _kernel_limit())
     if host:
-        found["libraries"] = LIBRARIES
-        found["not in use"] = (SLACK - 1) * sum(found.values())
-    return found
+        held["libraries"] = LIBRARIES
+        held["not in use"] = (SLACK - 1) * sum(held.values())
+    return held
 
 
 def _kernels(plan: Plan, model: Model) -> float:

@@ -48,8 +48,8 @@ def plan(config: RunConfig) -> Plan:
     """Return what ``paretune run`` would do.
 
     Raises:
-        DataError: the data cannot be loaded, or have rows without a response and ``data.sample`` is not set.
-        ConfigError: preferences, or settings of a method, that do not fit.
+        DataError: The data cannot be loaded, or have rows without a response and ``data.sample`` is not set.
+        ConfigError: Preferences, or settings of a method, that do not fit.
     """
     work = planned(config)
     entries = [config.entry(name) for name in config.methods]
@@ -78,7 +78,7 @@ def planned(config: RunConfig) -> Work:
     prompts = min(unique, config.evaluate.prompts or unique)
     test = replace(rows["test"], count=prompts, responses=float(config.evaluate.samples), response=answer)
     assumptions = [
-        f"token counts: {count.said}",
+        f"token counts: {count.note}",
         f"a sampled answer has {answer:.0f} tokens, the mean of the data's responses, and one of every batch has all {most}",
         "training runs take all their steps, and no stage is found finished in the run folder",
     ]
@@ -103,7 +103,7 @@ def _bare(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> int:
     """Return how many rows of training have no response, for which some will be sampled.
 
     Raises:
-        DataError: there are such rows, and ``data.sample`` is 0.
+        DataError: There are such rows, and ``data.sample`` is 0.
     """
     rows = [row for name in ("train", "validation") for row in splits[name].rows]
     bare = [row for row in rows if not row.responses]
@@ -149,7 +149,7 @@ def _front(config: RunConfig, work: Work, entries: list[Entry]) -> Iterator[Stag
         # Corners that are the single-objective models are measured already.
         ends = 0 if (traits.corners, entry.training) == measured else len(preferences) - between
         beyond = len(config.evaluate.extrapolations) * traits.extrapolates
-        copies = M if traits.mixed else 1
+        copies = M + traits.reference if traits.mixed else 1
         parts = [
             _measured(work, "", count, columns, many, traits.candidates)
             for count, many in ((between + beyond, copies), (ends, 1))
@@ -183,16 +183,22 @@ def _measured(
     answers = test.count * test.responses
     # Preferences that fill one batch are measured together, and then share the reading of prompts by the base model.
     rounds = ceil(points / max(1, size // max(1, int(answers))))
-    sampled = work.decoding(points * answers * candidates / rounds, test, columns, copies)
+    # Answers at one preference share the reading of their prompt; by a mixed policy, whose copies are the same at every preference,
+    # all answers do.
+    shared = test.responses * candidates * (points / rounds if copies > 1 else 1)
+    sampled = work.decoding(points * answers * candidates / rounds, test, columns, copies, shared)
     sampled = replace(sampled, rows=sampled.rows * rounds)
     group = replace(test, count=test.count * rounds, responses=points * test.responses / rounds)
-    return Stage(name, _points(work, points), (reading(group, 0),), (sampled,), points * answers)
+    read = reading(group, 0)
+    read = replace(read, forwards=max(rounds, read.forwards))
+    return Stage(name, _points(work, points), (read,), (sampled,), points * answers)
 
 
 def _audited(work: Work, points: int, columns: int, copies: int) -> Stage:
     """Return the comparison of a mixed policy with the soup: each answer is read alone, by all copies and by the soup."""
-    texts = replace(work.test, count=points * min(AUDITED, work.test.count) * (copies + 1), responses=1.0)
-    return Stage("", "", (passes(texts, texts.count, columns),))
+    answers = points * min(AUDITED, work.test.count)
+    texts = replace(work.test, count=answers * (copies + 1), responses=1.0)
+    return Stage("", "", (passes(texts, 2 * answers, columns),))
 
 
 def _points(work: Work, points: int) -> str:

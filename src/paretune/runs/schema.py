@@ -16,7 +16,8 @@ from paretune.core.settings import flat_fields
 from paretune.methods import METHODS
 from paretune.methods.base import Method
 from paretune.runs.config import RunConfig
-from paretune.scoring.scorer import KINDS, RULES
+from paretune.scoring.rules import RULES
+from paretune.scoring.scorer import KINDS
 from paretune.training.loop import Training
 
 Schema = dict[str, Any]
@@ -110,7 +111,7 @@ def _schema_of(kind: type) -> Schema:
 
 
 class _Described(GenerateJsonSchema):
-    """Adds descriptions, closes every group of settings to unknown keys, and lifts flat groups."""
+    """A generator that adds descriptions, closes every group of settings to unknown keys, and lifts flat groups."""
 
     def dataclass_schema(self, schema: Any) -> Schema:
         return _described(schema["cls"], super().dataclass_schema(schema))
@@ -136,14 +137,14 @@ def _described(kind: type, schema: Schema) -> Schema:
 
 def attributes(kind: type) -> dict[str, str]:
     """Return name -> description of each setting, from the ``Attributes`` of the docstrings of a class and its parents."""
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for parent in reversed(kind.__mro__):
         text = inspect.cleandoc(parent.__dict__.get("__doc__") or "")
         _, _, section = text.partition("\nAttributes:\n")
         section = re.split(r"\n(?=\S)", section)[0]
         for names, description in re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", section, re.MULTILINE):
-            found |= dict.fromkeys(names.split(", "), _plain(description))
-    return found
+            descriptions |= dict.fromkeys(names.split(", "), _plain(description))
+    return descriptions
 
 
 def _summary(of: Any) -> str:

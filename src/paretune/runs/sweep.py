@@ -27,10 +27,10 @@ class Swept:
     """What came of a sweep.
 
     Attributes:
-        report: path of the report; None where too little was finished for one.
-        failed: tasks that failed at every try.
-        done, reused: tasks done now, and found finished.
-        why: what kept the report from being written.
+        report: Path of the report; None where too little was finished for one.
+        failed: Tasks that failed at every try.
+        done, reused: Numbers of tasks done now, and done before.
+        why: Reason why there is no report.
     """
 
     report: Path | None
@@ -61,13 +61,13 @@ def sweep(config: RunConfig, address: str | None = None, performed_by: Perform =
     """Do a run as a queue of tasks, and write one report of all that was finished.
 
     Args:
-        config: of the run; ``sweep`` says how it is divided.
-        address: of a Ray cluster, see :func:`paretune.runs.workers.on_ray`; None runs the tasks in order in this process.
-        performed_by: what does a task.
+        config: Settings of the run; ``sweep`` divides it.
+        address: Address of a Ray cluster, see :func:`paretune.runs.workers.on_ray`; None runs the tasks in order in this process.
+        performed_by: Function that does a task.
 
     Raises:
-        ConfigError: no cluster answers, or settings that cannot be.
-        TrainingError: the data cannot be prepared.
+        ConfigError: No cluster answers, or settings that cannot be.
+        TrainingError: The data cannot be prepared.
     """
     config = expanded(config)
     known = Progress()
@@ -99,11 +99,11 @@ def expanded(config: RunConfig) -> RunConfig:
         raise ConfigError(f"sweep.seeds: {config.sweep.seeds} holds a seed twice")
     methods = {
         f"{name}{SEED_MARK}{seed}": {
-            **own,
+            **settings,
             "method": config.kind(name),
-            "train": {**own.get("train", {}), "seed": seed},
+            "train": {**settings.get("train", {}), "seed": seed},
         }
-        for name, own in config.methods.items()
+        for name, settings in config.methods.items()
         for seed in config.sweep.seeds
     }
     return config.model_copy(update={"folder": folder, "methods": methods})
@@ -119,7 +119,7 @@ def _queue(
 
 
 def _do_all(here: SweepContext, known: Progress, do: Do) -> int:
-    """Do what is not finished, in waves: what others need comes first. Return the number of tasks found finished."""
+    """Do what is not finished, in waves: the needs of others come first. Return the number of tasks that were finished before."""
     reused = 0
 
     def do_rest(tasks: Sequence[Task]) -> None:
@@ -156,13 +156,13 @@ def _fill_gaps(
     while True:
         round_ = []
         for name in methods:
-            found = _points(known, name, objectives)
+            points = _points(known, name, objectives)
             room = min(config.sweep.together, most - len(tried[name]))
-            if room < 1 or any(corner not in found for corner in corners):
+            if room < 1 or any(corner not in points for corner in corners):
                 continue
-            weights = np.array([w.weights for w in found])
+            weights = np.array([w.weights for w in points])
             asked = np.array([w.weights for w in tried[name]])
-            means = np.array(list(found.values()))
+            means = np.array(list(points.values()))
             chosen = [
                 Preference(tuple(objectives), tuple(row))
                 for row in next_preferences(weights, means, asked, room).tolist()
@@ -188,12 +188,14 @@ def _gathered(here: SweepContext, known: Progress, reused: int) -> Swept:
     config, objectives = here.config, here.objectives
     points = {name: list(_points(known, name, objectives)) for name in config.methods}
     points = {
-        name: sorted(found, key=lambda w: w.weights, reverse=True) for name, found in points.items() if found
+        name: sorted(measured, key=lambda w: w.weights, reverse=True)
+        for name, measured in points.items()
+        if measured
     }
     done = len(known.outcomes) - len(known.failed) - 1  # preparing is no task of its own
     report, why = None, ""
     whole = config.grid(objectives)
-    trained = {name: found if separable(config, name) else whole for name, found in points.items()}
+    trained = {name: measured if separable(config, name) else whole for name, measured in points.items()}
     missing = [
         outcome.name for outcome in known.failed if outcome.name.partition("@")[0] not in config.methods
     ]
@@ -208,18 +210,18 @@ def _gathered(here: SweepContext, known: Progress, reused: int) -> Swept:
 
 def _spread_over_seeds(here: SweepContext, report: Path) -> None:
     """Write ``sweep.json``: for each method that was trained with several seeds, its hypervolumes, their mean and deviation."""
-    found: dict[str, list[float]] = {}
+    hypervolumes: dict[str, list[float]] = {}
     for policy in FrontRecord.read(report.parent / FILE).policies:
         name, mark, _ = policy.name.rpartition(SEED_MARK)
         if mark:
-            found.setdefault(name, []).append(policy.figures["hypervolume"].value)
+            hypervolumes.setdefault(name, []).append(policy.figures["hypervolume"].value)
     spread: Mapping[str, Any] = {
         name: {
             "hypervolumes": values,
             "mean": float(np.mean(values)),
             "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         }
-        for name, values in found.items()
+        for name, values in hypervolumes.items()
     }
     write_json(report.parent / "sweep.json", {"seeds": here.config.sweep.seeds, "methods": spread})
 

@@ -34,7 +34,7 @@ class Task:
             the single-objective model of the one-hot ``preference``. ``train``: train ``method`` for all preferences.
             ``point``: train it for ``preference``, where it has a model for each, and measure it there.
         method: name of an entry of ``methods``.
-        preference: as text.
+        preference: Preference as text.
     """
 
     kind: Literal["prepare", "base", "corner", "train", "point"]
@@ -71,13 +71,13 @@ def world(config: str) -> SweepContext:
 
 
 def perform(order: dict[str, Any]) -> dict[str, Any]:
-    """Do a task, and write down that it is done.
+    """Do a task, and record that it is done.
 
     Args:
-        order: ``config``: of the run, as JSON; ``task``: the fields of a :class:`Task`.
+        order: ``config``: the settings of the run, as JSON; ``task``: the fields of a :class:`Task`.
 
     Returns:
-        The mean scores of the point that was measured, one an objective, if any.
+        The mean scores of the point that was measured, one per objective, if any.
     """
     here, task = world(order["config"]), Task(**order["task"])
     if (done := finished(here, task)) is not None:
@@ -92,8 +92,8 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
 def finished(here: SweepContext, task: Task) -> dict[str, Any] | None:
     """Return the value of a task that was done under the same settings and data; None if it was not."""
     file = _record(here, task)
-    found: dict[str, Any] = read_json(file) if file.is_file() else {"key": "", "value": None}
-    return found["value"] if found["key"] == _key(here, task) else None
+    record: dict[str, Any] = read_json(file) if file.is_file() else {"key": "", "value": None}
+    return record["value"] if record["key"] == _key(here, task) else None
 
 
 def separable(config: RunConfig, method: str) -> bool:
@@ -136,8 +136,8 @@ def _reference_pass(here: SweepContext) -> None:
 
 
 def _measured(here: SweepContext, policy: Policy, asked: Preference) -> dict[str, Any]:
-    found = measure_points(here.config, here.lab, here.splits["test"], here.scorers, policy, [asked])
-    return {"mean": found.front.means[0].tolist()}
+    measurement = measure_points(here.config, here.lab, here.splits["test"], here.scorers, policy, [asked])
+    return {"mean": measurement.front.means[0].tolist()}
 
 
 def _record(here: SweepContext, task: Task) -> Path:

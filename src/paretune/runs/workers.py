@@ -33,7 +33,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Job:
-    """A job's name, and the order that says what it is."""
+    """A job's name, and the order that defines it."""
 
     name: str
     order: Any
@@ -92,9 +92,9 @@ def on_ray(address: str, perform: Perform, retries: int, cpus: float, gpus: floa
     Args:
         address: ``host:port``, ``ray://host:port``, ``auto`` (the cluster this machine is of) or ``local`` (one is started
             here for the length of the context).
-        perform: see there.
-        retries: how often a job that failed is tried again.
-        cpus, gpus: what a job takes.
+        perform: Function that does a job, see there.
+        retries: Number of further tries of a job that failed.
+        cpus, gpus: Resources of a job.
 
     Raises:
         ConfigError: Ray is not installed, or no cluster answers.
@@ -109,7 +109,7 @@ def on_ray(address: str, perform: Perform, retries: int, cpus: float, gpus: floa
                 jobs[0].name,
                 f"no machine of the cluster has {cpus:g} CPUs and {gpus:g} GPUs now; waiting for one",
             )
-        found: dict[str, Outcome] = {}
+        outcomes: dict[str, Outcome] = {}
         running = {remote.remote(perform, job.order, folder): (job, 1, time.perf_counter()) for job in jobs}
         while running:
             for reference in ray.wait(list(running), num_returns=1)[0]:
@@ -123,9 +123,9 @@ def on_ray(address: str, perform: Perform, retries: int, cpus: float, gpus: floa
                     again = remote.remote(perform, job.order, folder)
                     running[again] = (job, tries + 1, time.perf_counter())
                     continue
-                found[job.name] = Outcome(job.name, value, error, tries, time.perf_counter() - began)
+                outcomes[job.name] = Outcome(job.name, value, error, tries, time.perf_counter() - began)
                 tell(job.name, "failed" if error else "done")
-        return [found[job.name] for job in jobs]
+        return [outcomes[job.name] for job in jobs]
 
     try:
         yield run
@@ -160,21 +160,21 @@ def _connected(address: str) -> Any:
 
 
 def _found(address: str) -> str:
-    """Return how a cluster wants to be asked (``disabled``, or with a ``token``); raise an OSError unless one answers in time.
+    """Return how a cluster is to be addressed (``disabled``, or with a ``token``); raise an OSError unless one answers in time.
 
-    Ray itself would try for minutes, and then end the process. A cluster asks for a token where one lay in the home folder at
-    its start; whoever connects to it has to be told.
+    Ray itself would try for minutes, and then end the process. A cluster requires a token where one lay in the home folder at
+    its start; clients must know it.
     """
-    told = os.environ.get("RAY_AUTH_MODE")
-    modes = [told] if told else ["disabled", "token"]
+    stated = os.environ.get("RAY_AUTH_MODE")
+    modes = [stated] if stated else ["disabled", "token"]
     if address != "auto":
         host, _, port = address.removeprefix("ray://").rpartition(":")
         with socket.create_connection((host, int(port)), PATIENCE):
             pass
     if address.startswith("ray://"):  # a client's connection, on which Ray sets a limit itself
         return modes[0]
-    place = [] if address == "auto" else ["--address", address]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *place]
+    options = [] if address == "auto" else ["--address", address]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *options]
     try:
         for mode in modes:
             environment = {**os.environ, "RAY_AUTH_MODE": mode}

@@ -59,8 +59,6 @@ WITHOUT_TOKENS = (
     "form tokens trains embeddings, which no LoRA server takes, so no endpoint can draw its answers; use form levels, which writes "
     "the same tags as text, or take the method out of endpoint.stages"
 )
-TAGS = {"digits": "<rm1_score> -1.2", "levels": "<helpful: 7/10>", "tokens": ""}
-"""A score in a prompt, by its form; a tag that is learned is one token."""
 
 
 @dataclass(frozen=True)
@@ -402,7 +400,7 @@ def generated(
 
 def work(run: Work, name: str, config: RiCConfig, training: Training) -> list[Stage]:
     """Return the offline stage, and for each iteration the answers and the training on them."""
-    tags = len(run.objectives) * (run.count.response(TAGS[config.form], True) or 1)
+    tags = tag_tokens(run, config)
 
     def tagged_texts(part: str) -> Texts:
         texts = run.demonstrations(part)
@@ -419,6 +417,16 @@ def work(run: Work, name: str, config: RiCConfig, training: Training) -> list[St
         stages.append(Stage(f"answers: {name}, {number}", what, decodings=decodings, judged=answers))
         stages.append(run.trained(f"train: {name}, online {number}", "for all preferences", online))
     return stages
+
+
+def tag_tokens(run: Work, config: RiCConfig) -> int:
+    """Return the tokens that tags add to a prompt: counted at one prompt with typical scores; a learned tag is one token."""
+    M = len(run.objectives)
+    if config.form == "tokens":
+        return M
+    prompting = Prompting.of(run.objectives, np.array([[0.0] * M, [1.0] * M]), form=config.form)
+    prompt = run.splits["train"].rows[0].prompt
+    return run.count.prompt(tagged(prompting, prompt, np.full(M, -0.4), "row 0")) - run.count.prompt(prompt)
 
 
 def traits(config: RiCConfig) -> Traits:

@@ -198,23 +198,29 @@ def work(run: Work, name: str, config: SIPOConfig, training: Training) -> list[S
     """Return the alignment, and for each round the search for better responses and the fine-tuning on them."""
     stages = run.corners(config.beta, config.pairs, training)
     M, labelled = len(run.objectives), run.labelled("train")
-    taken = min(config.conflicts, CONFLICTING * labelled.count)
+    taken = min(config.conflicts, conflicts_of(run, labelled))
     found = replace(run.rows["train"], count=2 * taken, responses=2.0, spread=labelled.spread)
     held_out = run.pair_texts("validation", run.objectives[0], config.pairs)
     tuning = fine_tuning(training, config)
-    kept = replace(found, count=min(found.count, tuning.draws))
-    references = [
-        reading(kept, 0),
-        *(reading(texts, training.rank) for texts in (kept, held_out) for _ in range(M)),
-    ]
+    # The texts that are trained on were read by all models when improved responses were looked for; held-out pairs were not.
+    references = [reading(held_out, training.rank) for _ in range(M)]
     for number in range(1, config.rounds + 1):
         stages.append(search(run, f"answers: {name}, {number}", config, training, taken))
         fits = Fits(tuning, found, training.rank, M, held_out)
         stages.append(run.trained(f"train: {name}, {number}", "one per objective", fits, references))
     run.assumptions.append(
-        f"{CONFLICTING:.0%} of pairs conflict, and every response of SIPO is one that improves (both decide what is trained on)"
+        "every conflicting pair of SIPO gets a response that improves on it (this decides what is trained on)"
     )
     return stages
+
+
+def conflicts_of(run: Work, labelled: Texts) -> float:
+    """Return how many pairs conflict: those of the data where all objectives are known, else a share of all pairs."""
+    data = run.splits["train"]
+    if set(run.objectives) <= set(data.objectives):
+        return len(conflicting_pairs(data.select(list(run.objectives)))[0])
+    run.assumptions.append(f"{CONFLICTING:.0%} of pairs conflict (SIPO trains on these)")
+    return CONFLICTING * labelled.count
 
 
 def search(run: Work, stage: str, config: SIPOConfig, training: Training, taken: float) -> Stage:
@@ -223,15 +229,21 @@ def search(run: Work, stage: str, config: SIPOConfig, training: Training, taken:
     prompts, columns = min(rows.count, taken), M * training.rank
     weights = len(sampled_at(run.objectives, run.preferences, config))
     spots, times = prompts * weights, 3 if config.refine else 1
-    decodings = [run.decoding(spots, rows, columns, M)]
+    decodings = [
+        run.decoding(spots, rows, columns, M, weights)
+    ]  # all preferences share the reading of a prompt
     if config.refine:
         longer = run.answer + REVIEW_TOKENS
         asking: Texts = replace(rows, prompt=rows.prompt + longer, longest=rows.longest + longer)
         reviewers = M if config.reviewer == "mod" else 1
         decodings += [run.decoding(spots, asking, columns, copies) for copies in (reviewers, M)]
-    texts = 2 * taken / max(prompts, 1e-9) + weights * (2 if config.refine else 1)
-    group = replace(rows, count=prompts, responses=texts)
-    rewards = (reading(group, 0), *(reading(group, training.rank) for _ in range(M)))
+    pairs, candidates = 2 * taken / max(prompts, 1e-9), weights * (2 if config.refine else 1)
+    group = replace(rows, count=prompts, responses=pairs + candidates)
+    known = pairs * run.read_share("base", "train")  # the alignment has read them
+    rewards = (
+        reading(replace(group, responses=pairs - known + candidates), 0),
+        *(reading(group, training.rank) for _ in range(M)),
+    )
     what = f"up to {spots * times:.0f} answers, reviews and rewrites for {taken:.0f} conflicting pairs"
     return Stage(stage, what, rewards, tuple(decodings))
 
@@ -256,7 +268,7 @@ METHOD = Method(
         paper="arXiv 2502.14354",
         needs="pairs labelled by all objectives",
         runs="M of the soup, and M more",
-        enters="decoding, as in MOD (or weights, as in a soup)",
+        enters="next-token distribution, as in MOD (or gates, as in a soup)",
     ),
     traits,
     staged=True,
