@@ -35,7 +35,7 @@ class DPOConfig:
 
     Attributes:
         beta: Strength of the KL penalty, above 0; 0.1 as in the MODPO recipes.
-        pairs: Which pairs of a prompt's responses are used.
+        pairs: Choice of the pairs of a prompt's responses.
     """
 
     beta: float = 0.1

@@ -40,10 +40,10 @@ class MORLHFConfig(RLSettings):
     ``train.batch_pairs`` counts prompts: a step samples ``batch_pairs * accumulate * responses`` responses, decoded together.
 
     Attributes:
-        form: ``anchors``: a run for each preference; ``conditioned``: one run, with preferences drawn.
-        condition: Where the preference enters a conditioned run: the ``gates``, or the ``prompt`` as tags such as
+        form: Form of the policy. ``anchors``: a run for each preference; ``conditioned``: one run, with preferences drawn.
+        condition: Entry of the preference into a conditioned run: the ``gates``, or the ``prompt`` as tags such as
             ``<warm: 7/10>``; the reference reads the prompt without them.
-        conditioning: How preferences are drawn, how gates follow them, and from M rewards to one; these settings stand beside the
+        conditioning: Rules that draw preferences, set gates by them, and combine M rewards; these settings stand beside the
             others, and ``aggregation`` is called ``scalarisation``. A form that is not linear needs ``estimator: rloo``, and
             ``per: batch`` in a conditioned run. ``ideal`` is a reward in deviations that no objective exceeds; by default each
             objective's best among the data's responses.

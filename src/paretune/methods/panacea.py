@@ -46,9 +46,9 @@ class PanaceaConfig(Conditioning):
 
     Attributes:
         beta: Strength of DPO's KL penalty.
-        data: ``separate``: every objective owns its pairs; ``labelled``: every pair counts for all objectives that label
+        data: Owner of the pairs. ``separate``: every objective has its own; ``labelled``: every pair counts for all that label
             it. The policy gradient has data of its own: all responses with their scores.
-        pairs: Which pairs of a prompt's responses are used where they are separate.
+        pairs: Choice of the pairs of a prompt's responses, where they are separate.
     """
 
     beta: float = 0.1

@@ -280,7 +280,7 @@ def _converted(gguf: Path) -> Path:
 
 
 def _weights_fingerprint(source: str, config: Any) -> str:
-    """Return the identity of parameters: a hub commit, or the hash of a folder's safetensors files (hashed once, then remembered)."""
+    """Return the identity of parameters: a hub commit, or the hash of a folder's safetensors files (computed once)."""
     folder = Path(source)
     if not folder.is_dir():
         return f"{source}@{getattr(config, '_commit_hash', None)}"

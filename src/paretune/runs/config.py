@@ -115,22 +115,22 @@ class RunConfig(_Part):
         device: Torch device; by default an accelerator where there is one.
         processes: Number of processes that you launch (``torchrun --nproc_per_node N``); with another number the run stops at
             once. By default any number.
-        sharding: Where the base model's weights are: ``none``, in every process; ``fsdp``, divided among the processes, for a
+        sharding: Place of the base model's parameters: ``none``, in every process; ``fsdp``, divided among the processes, for a
             model that does not fit.
         seed: Seed of sampling, splits and training.
         data: Preference data.
         score: Scorers, one per objective, see `paretune.scoring.scorer.build_scorer`.
         objectives: Names of the objectives, in order; by default those of the data, then those of the scorers.
-        train: How adapters are trained.
-        sampling: How answers are sampled.
+        train: Settings of training.
+        sampling: Settings of sampling.
         methods: Method name -> its settings, and under ``train`` what differs for it from the ``train`` of the run. Under a
             name of your own, ``method`` states the method: one method in several settings, side by side in one report.
         preferences: Number of evenly spaced preferences between two objectives (grid divisions + 1), or a list of
             ``helpful=0.7,harmless=0.3``; anchors are trained at them, and fronts are measured at them.
-        evaluate: How fronts are measured.
+        evaluate: Settings of the measurement of fronts.
         trackers: Names of accelerate's trackers.
-        serve: How ``paretune serve`` serves the run, see `paretune.serving.config.ServeConfig`.
-        sweep: How ``paretune sweep`` divides the run.
+        serve: Settings of ``paretune serve``, see `paretune.serving.config.ServeConfig`.
+        sweep: Settings of ``paretune sweep``.
         endpoint: Server that samples, in place of this machine, the responses of ``data.sample``, held-out answers of exported
             policies, and answers between stages of training where it lists the method, see
             `paretune.generation.endpoint.Endpoint`.
