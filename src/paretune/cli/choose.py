@@ -106,7 +106,11 @@ def render(facts: Mapping[str, Any]) -> Group:
             Text("The 95 % intervals hold for all preferences at once, so also for the one you choose.")
         )
     else:
-        parts.append(Text("Nothing is known about how far these scores may be off."))
+        parts.append(
+            Text(
+                "How far these scores may be off is unknown: the run has no intervals that hold after a choice."
+            )
+        )
     if any(not row["expected"]["measured"] for _, row in rows):
         parts.append(
             Text(f"* not measured itself, but interpolated between {facts['measured']} measured preferences")
