@@ -46,7 +46,7 @@ class MODPOConfig(DPOConfig):
     """The settings of MODPO, beside those of DPO; the paper has beta 0.1 and 0.5.
 
     Attributes:
-        margin: Source of the margins. ``implicit``: rewards of DPO margin models (the paper's default); ``scores``: the scores in the
+        margin: Source of the margins. ``implicit``: rewards of DPO models (the paper's default); ``scores``: the scores in the
             data. An objective that the data lack a score of is scored by its scorer, all of it: one objective has one scale.
         margin_beta: Strength of the KL penalty of the margin models, and factor of their implicit rewards; None is ``beta``, the
             paper's. One-hot preferences are served by DPO at ``beta`` whatever it is.
