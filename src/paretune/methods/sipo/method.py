@@ -50,18 +50,18 @@ class SIPOConfig(Search):
     Where the paper's text could not be read, defaults are those of its code, or say otherwise.
 
     Attributes:
-        beta: strength of the KL penalty, in the alignment, in rewards and in fine-tuning.
-        pairs: which pairs of a prompt's responses the alignment uses; conflicts are looked for among all.
-        weights: preferences W at which responses are sampled. ``grid``: 0.2, 0.4, 0.6 and 0.8 for two objectives, the inner
+        beta: Strength of the KL penalty, in the alignment, in rewards and in fine-tuning.
+        pairs: Which pairs of a prompt's responses the alignment uses; conflicts are looked for among all pairs.
+        weights: Preferences W at which responses are sampled. ``grid``: 0.2, 0.4, 0.6 and 0.8 for two objectives, the inner
             points of a simplex grid for more (our choice). ``run``: those of the run that give every objective a weight.
             Or a list such as ``["helpful=0.3,harmless=0.7"]``.
-        conflicts: conflicting pairs for which improved responses are looked for, at most.
-        greedy: sample the most likely token; else by the run's temperature and top-p. Both use its ``max_new_tokens``.
-        alpha: weight of imitating y*, per mean nat a token.
-        rate: factor on ``train.learning_rate`` in fine-tuning (the code: 5e-6 after an alignment at 5e-4).
-        steps: optimiser steps of fine-tuning; 0 takes ``train.steps``.
-        rounds: of self-improvement; rewards are always against the base model (our choice).
-        serve: ``mod`` mixes next-token distributions, ``soup`` adds the weighted updates.
+        conflicts: Largest number of conflicting pairs for which improved responses are looked for.
+        greedy: Sample the most likely token; else by the run's temperature and top-p. Both use its ``max_new_tokens``.
+        alpha: Weight of imitating y*, per mean nat per token.
+        rate: Factor on ``train.learning_rate`` in fine-tuning (the code: 5e-6 after an alignment at 5e-4).
+        steps: Optimiser steps of fine-tuning; 0 takes ``train.steps``.
+        rounds: Number of rounds of self-improvement; rewards are always against the base model (our choice).
+        serve: Way in which the policies are served: ``mod`` mixes next-token distributions, ``soup`` adds the weighted updates.
     """
 
     beta: float = 0.1

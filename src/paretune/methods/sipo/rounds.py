@@ -45,14 +45,14 @@ class Search:
     """How improved responses are looked for.
 
     Attributes:
-        refine: review and rewrite the samples (the code of the paper does so on HelpSteer, not on BeaverTails).
-        reviewer: ``mod`` at the sample's preference, or the ``base`` model.
-        suggestions: asked of a review.
+        refine: Review and rewrite the samples (the code of the paper does so on HelpSteer, not on BeaverTails).
+        reviewer: Model that reviews: ``mod`` at the sample's preference, or the ``base`` model.
+        suggestions: Number of suggestions that a review is asked for.
         templates: YAML file with the texts that ask for a review and a rewrite; by default those of the package.
-        keep: when a rewrite takes the place of what it rewrites, see :func:`paretune.methods.sipo.improve.keep_rewrites`.
-        margin: nats of log-ratio by which y* must be above both responses (ours: keeps the noise of batch shapes out).
-        rank: which of several improving responses is taken, see :func:`paretune.methods.sipo.improve.merits`.
-        least: survivors below which a warning is given.
+        keep: Rule by which a rewrite replaces what it rewrites, see :func:`paretune.methods.sipo.improve.keep_rewrites`.
+        margin: Nats of log-ratio by which y* must be above both responses (ours: keeps the noise of batch shapes out).
+        rank: Rule that ranks several improving responses, see :func:`paretune.methods.sipo.improve.merits`.
+        least: Number of survivors below which a warning is logged.
     """
 
     refine: bool = True
@@ -75,10 +75,10 @@ class Candidate:
     """A response that may be better than both of a pair.
 
     Attributes:
-        weight: place of its preference in W.
-        text: without special tokens.
-        ids: of the text with its end of turn, as training will read it.
-        rewritten: by a review.
+        weight: Position of its preference in W.
+        text: Text without special tokens.
+        ids: Token ids of the text with its end of turn, as training will read it.
+        rewritten: Whether it was rewritten along a review.
     """
 
     weight: int
@@ -88,7 +88,7 @@ class Candidate:
 
 
 Spot = tuple[int, int]
-"""Number of a prompt, and of a preference in W."""
+"""Position of a prompt, and of a preference in W."""
 
 Rewards = list[dict[tuple[int, ...], np.ndarray]]
 """For each prompt the rewards ``[M]`` of its responses, by token ids."""
@@ -96,18 +96,18 @@ Rewards = list[dict[tuple[int, ...], np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """What one round works with.
+    """The inputs of one round.
 
     Attributes:
-        lab: model, run folder and caches.
-        number: of the round, from 1.
-        table: the conflicting pairs; what they call chosen is merely the first response.
-        adapters: the policies so far, one an objective.
-        weights: the preferences W, in the order that breaks ties.
-        sampling: of samples, reviews and rewrites.
-        beta: of rewards.
-        config: how improved responses are looked for.
-        endpoint: draws what the base model says; None draws it here, as everything else.
+        lab: Model, run folder and caches.
+        number: Number of the round, from 1.
+        table: Conflicting pairs; what they call chosen is merely the first response.
+        adapters: Policies so far, one per objective.
+        weights: Preferences W, in the order that breaks ties.
+        sampling: How samples, reviews and rewrites are drawn.
+        beta: Factor of the rewards.
+        config: How improved responses are looked for.
+        endpoint: Server that draws the answers of the base model; None draws them here, as all others.
     """
 
     lab: Lab
@@ -127,7 +127,7 @@ class Round:
 
     @property
     def policy(self) -> Policy:
-        """The mixture of the policies so far."""
+        """The mixed policy of the policies so far."""
         return Policy.mod(f"sipo round {self.number}", self.lab.lm, self.objectives, self.adapters)
 
     @cached_property
