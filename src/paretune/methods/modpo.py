@@ -144,16 +144,16 @@ def lacking(inputs: Inputs, margins: Collection[str]) -> dict[str, Scorer]:
 
     An objective without a scorer is left out.
     """
-    found: dict[str, Scorer] = {}
+    scorers: dict[str, Scorer] = {}
     for scorer in inputs.scorers:
         name = scorer.objective
         missing = unscored((inputs.train, inputs.validation), name) if name in margins else 0
         if missing:
-            found[name] = scorer
+            scorers[name] = scorer
             inputs.lab.say(
                 f"modpo: {missing} responses have no score for {name!r} in the data; its scorer's scores are used for all responses"
             )
-    return found
+    return scorers
 
 
 def unscored(parts: Iterable[ScoredDataset], objective: str) -> int:

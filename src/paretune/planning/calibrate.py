@@ -32,40 +32,41 @@ TARGETS, RANK = ("q_proj", "k_proj", "v_proj", "o_proj"), 16
 ROUNDS = 9
 
 
-def here(dtype: str, device: str | None) -> tuple[Device, str]:
+def here(dtype: str, device_name: str | None) -> tuple[Device, str]:
     """Return this machine as measured in a run's number format, and that format; measured once, then read from the cache.
 
     Args:
-        dtype, device: of the run's config.
+        dtype: Number format of the run's config.
+        device_name: Torch device of the run's config.
 
     Raises:
-        ModelError: a number format that is not known.
+        ModelError: an unknown number format.
     """
-    place, kind = computing(dtype, device)
+    device, kind = computing(dtype, device_name)
     name = str(kind).removeprefix("torch.")
-    file = cache_folder() / "devices" / f"{_identity(place, name)}.json"
+    file = cache_folder() / "devices" / f"{_identity(device, name)}.json"
     if not file.is_file():
-        write_json(file, asdict(measure(place, kind)))
+        write_json(file, asdict(measure(device, kind)))
     rates = Rates(**read_json(file))
-    if place.type == "cpu":
+    if device.type == "cpu":
         threads = torch.get_num_threads()
         title = f"this machine, {threads} thread{'s' * (threads > 1)}"
         memory = float(psutil.virtual_memory().total)
     else:
-        title, memory = f"this machine's {place.type}", float(torch.cuda.mem_get_info(place)[1])
-    said = (
+        title, memory = f"this machine's {device.type}", float(torch.cuda.mem_get_info(device)[1])
+    assumptions = (
         f"measured here in {name} on a small block with the run's own code: {rates.matmul / 1e9:.0f} GFLOP/s in products, "
         f"{rates.attention / 1e9:.0f} in attention over packed texts and {rates.decoding / 1e9:.1f} over a cache, "
         f"{rates.traffic / 1e9:.0f} GB/s in other operations, {rates.stream / 1e9:.1f} GB/s reading weights "
         f"(kept in {file.parent}; delete it to measure again)"
     )
-    return Device(HERE, HERE, title, memory, 1, {name: rates}, place.type == "cpu", said), name
+    return Device(HERE, HERE, title, memory, 1, {name: rates}, device.type == "cpu", assumptions), name
 
 
-def measure(place: torch.device, kind: torch.dtype) -> Rates:
-    """Return the rates that ``place`` reaches in ``kind``."""
-    launch, stream = _launch(place, kind), _stream(place, kind)
-    block = _llama(576, 1536, 9, 3, place, kind)
+def measure(device: torch.device, kind: torch.dtype) -> Rates:
+    """Return the rates that ``device`` reaches in ``kind``."""
+    launch, stream = _launch(device, kind), _stream(device, kind)
+    block = _llama(576, 1536, 9, 3, device, kind)
     prepare(block)
     shape = Shape("block", 576, 1536, 2, 9, 3, 64, 64, True)
     model = Model(shape, str(kind).removeprefix("torch."), tuple(shape.targeted(TARGETS)), RANK)
@@ -148,11 +149,11 @@ def _decoding(model: PreTrainedModel, shape: Shape) -> float:
     return attention_flops(shape, rows * (lengths[1] - lengths[0])) / max(long - short, 1e-6)
 
 
-def _launch(place: torch.device, kind: torch.dtype) -> float:
+def _launch(device: torch.device, kind: torch.dtype) -> float:
     """Return the seconds of an operation that has next to nothing to do."""
-    model = _llama(32, 32, 2, 1, place, kind)
+    model = _llama(32, 32, 2, 1, device, kind)
     prepare(model)
-    batch = pack([([1, 2], [[3]])], place, kind)
+    batch = pack([([1, 2], [[3]])], device, kind)
     shape = Shape("tiny", 32, 32, 2, 2, 1, 16, 64, True)
     work = Passes(3, 1, 5, 1, 2)
 
@@ -161,23 +162,23 @@ def _launch(place: torch.device, kind: torch.dtype) -> float:
             packed_logps(model, batch)
 
     with torch.no_grad():
-        return _seconds(run, place) / 5 / operations(Model(shape, "float32", (), 0), work, False)
+        return _seconds(run, device) / 5 / operations(Model(shape, "float32", (), 0), work, False)
 
 
-def _stream(place: torch.device, kind: torch.dtype) -> float:
+def _stream(device: torch.device, kind: torch.dtype) -> float:
     """Return the bytes/s of a product of one row with matrices that no cache holds."""
-    weights = [torch.ones(16_384, 1024, device=place, dtype=kind) for _ in range(4)]
-    row = torch.ones(1, 1024, device=place, dtype=kind)
+    weights = [torch.ones(16_384, 1024, device=device, dtype=kind) for _ in range(4)]
+    row = torch.ones(1, 1024, device=device, dtype=kind)
 
     def run() -> None:
         for weight in weights:
             F.linear(row, weight)
 
-    return sum(weight.nbytes for weight in weights) / _seconds(run, place)
+    return sum(weight.nbytes for weight in weights) / _seconds(run, device)
 
 
 def _llama(
-    hidden: int, intermediate: int, heads: int, kv_heads: int, place: torch.device, kind: torch.dtype
+    hidden: int, intermediate: int, heads: int, kv_heads: int, device: torch.device, kind: torch.dtype
 ) -> LlamaForCausalLM:
     config = LlamaConfig(
         hidden_size=hidden,
@@ -189,29 +190,29 @@ def _llama(
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng():
-        return LlamaForCausalLM(config).to(place, kind).eval().requires_grad_(False)
+        return LlamaForCausalLM(config).to(device, kind).eval().requires_grad_(False)
 
 
-def _seconds(run: Callable[[], object], place: torch.device) -> float:
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
     """Return the median time of ``run``: of the process alone where it has one thread, as the machine may be shared."""
-    alone = place.type == "cpu" and torch.get_num_threads() == 1
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
     taken = []
     for _ in range(1 + ROUNDS):
         start = clock()
         run()
-        if place.type != "cpu":
-            torch.accelerator.synchronize(place)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         taken.append(clock() - start)
     return median(taken[1:])
 
 
-def _identity(place: torch.device, dtype: str) -> str:
+def _identity(device: torch.device, dtype: str) -> str:
     """Identify what the rates depend on."""
     processor = platform.processor() or platform.machine()
     if (facts := Path("/proc/cpuinfo")).is_file():
         names = [line for line in facts.read_text().splitlines() if line.startswith("model name")]
         processor = names[0] if names else processor
-    kind = processor if place.type == "cpu" else torch.cuda.get_device_name(place)
+    kind = processor if device.type == "cpu" else torch.cuda.get_device_name(device)
     versions = [importlib.metadata.version(name) for name in ("paretune", "torch", "transformers")]
-    return fingerprint(kind, str(place), dtype, torch.get_num_threads(), platform.node(), versions)
+    return fingerprint(kind, str(device), dtype, torch.get_num_threads(), platform.node(), versions)

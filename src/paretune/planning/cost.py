@@ -207,8 +207,8 @@ def decoded(work: Decoding, model: Model, rates: Rates) -> Cost:
     prefill = packed(reading, model, rates)
     tokens, steps = work.rows * (work.new - 1), work.batches * (work.longest - 1)
     seen = tokens * (work.prompt + work.new / 2)
-    each = 2 * shape.matrices + 2 * model.column * work.columns + 2 * shape.hidden * shape.vocabulary
-    flops, attending = tokens * each, attention_flops(shape, seen)
+    per_token = 2 * shape.matrices + 2 * model.column * work.columns + 2 * shape.hidden * shape.vocabulary
+    flops, attending = tokens * per_token, attention_flops(shape, seen)
     seconds = flops / rates.matmul + attending / rates.decoding
     seconds += steps * weight_bytes(model, work.columns) / rates.stream
     seconds += seen * cache_bytes(model) / rates.stream

@@ -77,13 +77,20 @@ def _sheet(name: str, title: str, bf16: float, fp32: float, bandwidth: float, gi
             peak * MATMUL_SHARE, peak * ATTENTION_SHARE, speed, speed, LAUNCH, peak * ATTENTION_SHARE
         )
 
-    said = (
+    assumptions = (
         f"data sheet: {bf16:g} TFLOP/s in bfloat16 (dense), {fp32:g} in float32, {bandwidth:g} GB/s, {gigabytes:g} GB; assumed, "
         f"not measured: {MATMUL_SHARE:.0%} of the FLOP/s in large products, {ATTENTION_SHARE:.0%} in attention, "
-        f"{TRAFFIC_SHARE:.0%} of the bandwidth, {LAUNCH * 1e6:g} microseconds an operation"
+        f"{TRAFFIC_SHARE:.0%} of the bandwidth, {LAUNCH * 1e6:g} microseconds per operation"
     )
     return Device(
-        name, name, title, gigabytes * 1e9, 1, {"bfloat16": rates(bf16), "float32": rates(fp32)}, False, said
+        name,
+        name,
+        title,
+        gigabytes * 1e9,
+        1,
+        {"bfloat16": rates(bf16), "float32": rates(fp32)},
+        False,
+        assumptions,
     )
 
 
@@ -123,14 +130,14 @@ def several(device: Device, count: int) -> Device:
     factor = count * SHARDED_SHARE
     rates = {
         dtype: Rates(
-            each.matmul * factor,
-            each.attention * factor,
-            each.traffic * factor,
-            each.stream * factor,
-            each.launch,
-            each.decoding * factor,
+            one.matmul * factor,
+            one.attention * factor,
+            one.traffic * factor,
+            one.stream * factor,
+            one.launch,
+            one.decoding * factor,
         )
-        for dtype, each in device.rates.items()
+        for dtype, one in device.rates.items()
     }
     return replace(
         device,

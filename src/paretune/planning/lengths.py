@@ -16,11 +16,11 @@ from paretune.data.rows import Prompt, Row
 from paretune.models.language_model import EMBEDDED, PLAIN_TEMPLATE, LanguageModel, embedded_gguf
 
 LOOKED_AT = 256
-"""Rows, spread evenly, whose texts are counted."""
+"""Number of rows, spread evenly, whose texts are counted."""
 CHARACTERS = 4.4
-"""Of a token, in English prose with a vocabulary of 49 thousand tokens."""
+"""Characters of a token, in English prose with a vocabulary of 49 thousand tokens."""
 TEMPLATE = 25
-"""Tokens that a chat template adds to a prompt, where it cannot be asked."""
+"""Tokens that a chat template adds to a prompt, where there is none to apply."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Counter:
     """Counts tokens as training reads them: prompts in the chat template, responses with their end.
 
     Attributes:
-        prompt, response: of one text; a response that was cut has no end.
-        said: how the count is made.
+        prompt, response: Counters of one text; a response that was cut has no end.
+        description: How the count is made.
     """
 
     prompt: Callable[[Prompt], int]
     response: Callable[[str, bool], int]
-    said: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Texts:
     """Groups of one prompt and some responses to it, in tokens.
 
     Attributes:
-        count: groups.
-        prompt, response: mean lengths.
-        responses: of a group.
-        spread: standard deviation of the tokens of a group.
-        longest: longest prompt.
+        count: Number of groups.
+        prompt, response: Mean lengths.
+        responses: Number of responses in a group.
+        spread: Standard deviation of the tokens of a group.
+        longest: Length of the longest prompt.
     """
 
     count: float
@@ -74,22 +74,22 @@ class Texts:
 
 @cache
 def counter(model: str) -> Counter:
-    """Return the counter of a model, whose weights are not read and for which no network is asked."""
+    """Return the counter of a model. Its weights are not read, and nothing is downloaded."""
     from transformers import AutoTokenizer
 
-    place = embedded_gguf() if model == EMBEDDED else Path(model).expanduser()
+    path = embedded_gguf() if model == EMBEDDED else Path(model).expanduser()
     options: dict[str, Any] = {"local_files_only": True}
     source = model
-    if place is not None and place.exists():
-        source = str(place.parent if place.suffix == ".gguf" else place)
-        options |= {"gguf_file": place.name} if place.suffix == ".gguf" else {}
+    if path is not None and path.exists():
+        source = str(path.parent if path.suffix == ".gguf" else path)
+        options |= {"gguf_file": path.name} if path.suffix == ".gguf" else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError):
         return Counter(
             lambda prompt: TEMPLATE + round(sum(len(message.content) for message in prompt) / CHARACTERS),
             lambda text, cut: round(len(text) / CHARACTERS) + (not cut),
-            f"{CHARACTERS:g} characters a token and {TEMPLATE} tokens of chat template (the tokenizer of {model} is not on this "
+            f"{CHARACTERS:g} characters per token and {TEMPLATE} tokens of chat template (the tokenizer of {model} is not on this "
             "machine)",
         )
     if tokenizer.chat_template is None:
@@ -114,7 +114,7 @@ def of_rows(rows: Sequence[Row], count: Counter) -> Texts:
 
 
 def of_pairs(pairs: Sequence[Pair], count: Counter, limit: int) -> Texts:
-    """Return pairs, without those of which prompt and longer response have more than ``limit`` tokens."""
+    """Return pairs, without those whose prompt and longer response have more than ``limit`` tokens."""
     some = _spread_evenly(pairs)
     prompts = [count.prompt(pair.prompt) for pair in some]
     both = [
@@ -130,24 +130,24 @@ def of_pairs(pairs: Sequence[Pair], count: Counter, limit: int) -> Texts:
 
 
 def any_pair(part: ScoredDataset, count: Counter, limit: int) -> Texts:
-    """Return two of the responses of each row, whichever they will be: which pair is trained on is not known unscored."""
+    """Return two of the responses of each row: before scoring it is not known which pair is trained on."""
     several = sum(len(row.responses) > 1 for row in part.rows)
     some = [row for row in _spread_evenly(part.rows) if len(row.responses) > 1]
-    found = of_rows(some, count)
+    texts = of_rows(some, count)
     short = [
         count.prompt(row.prompt) + max(map(count.response, row.responses, row.truncated)) <= limit
         for row in some
     ]
     share = sum(short) / max(1, len(short))
-    spread = found.spread * (2 / max(found.responses, 2)) ** 0.5
-    return Texts(several * share, found.prompt, found.response, 2, spread, found.longest)
+    spread = texts.spread * (2 / max(texts.responses, 2)) ** 0.5
+    return Texts(several * share, texts.prompt, texts.response, 2, spread, texts.longest)
 
 
 def _texts(count: float, prompts: Sequence[int], responses: Sequence[Sequence[int]]) -> Texts:
     if not prompts:
         return Texts(0, 0, 0, 0)
-    flat = [length for each in responses for length in each]
-    sizes = [prompt + sum(each) for prompt, each in zip(prompts, responses, strict=True)]
+    flat = [length for lengths in responses for length in lengths]
+    sizes = [prompt + sum(lengths) for prompt, lengths in zip(prompts, responses, strict=True)]
     return Texts(
         count,
         float(np.mean(prompts)),

@@ -120,12 +120,12 @@ class Work:
         dataset, limit = self.splits[part], self.max_tokens
         if objective:
             return of_pairs(pairs(dataset, objective, choose), self.count, limit)
-        found = any_pair(dataset, self.count, limit)
+        texts = any_pair(dataset, self.count, limit)
         K = self.rows[part].responses
-        if not found.count and self.sampled:
-            found = replace(self.rows[part], responses=2)
+        if not texts.count and self.sampled:
+            texts = replace(self.rows[part], responses=2)
         factor = {"extremes": 1.0, "adjacent": K - 1, "all": K * (K - 1) / 2}[choose]
-        return replace(found, count=found.count * max(1.0, factor))
+        return replace(texts, count=texts.count * max(1.0, factor))
 
     def labelled(self, part: str) -> Texts:
         """Return all pairs that some objective labels."""
@@ -142,7 +142,7 @@ class Work:
     # Work
 
     def once(self, *key: Any) -> bool:
-        """Tell whether this is asked for the first time: a stage of equal inputs is found again."""
+        """Return whether this key is new; a stage with equal inputs is not done again."""
         fresh = key not in self._trained
         self._trained.add(key)
         return fresh
@@ -170,40 +170,44 @@ class Work:
     def scored(
         self, who: Any, part: str, what: Any, texts: Texts, columns: float, most: float | None = None
     ) -> tuple[Passes, ...]:
-        """Return the pass that scores the responses of pairs once; those that ``who`` has read before are found again.
+        """Return the pass that scores the responses of pairs once, without those that ``who`` has read before.
 
         Args:
-            who: the scoring model.
-            part: of the data.
-            what: names the pairs.
-            texts: the pairs.
-            columns: of its adapter.
-            most: pairs at most, where a run has steps for no more.
+            who: The scoring model.
+            part: Part of the data.
+            what: Name of the pairs.
+            texts: The pairs.
+            columns: Columns of its adapter.
+            most: Largest number of pairs that the steps of a run draw; None is no limit.
         """
         count = texts.count if most is None else min(texts.count, most)
         if count <= self._asked.get((who, part, what), 0.0):
             return ()
         self._asked[who, part, what] = count
         rows, K = self.rows[part].count, max(self.rows[part].responses, 1.0)
-        hit, each = count, min(texts.responses, K)
-        if texts.count > rows:  # several pairs a row: some share a prompt, and some a response
+        hit, responses = count, min(texts.responses, K)
+        if texts.count > rows:  # several pairs per row: some share a prompt, and some a response
             hit = rows * (1 - (1 - 1 / rows) ** count) if rows else 0.0
-            each = K * (1 - (1 - each / K) ** (count / max(hit, 1e-9)))
+            responses = K * (1 - (1 - responses / K) ** (count / max(hit, 1e-9)))
         seen_rows, seen_each = self._read.get((who, part), (0.0, 0.0))
         fresh, old = max(0.0, hit - seen_rows), min(hit, seen_rows)
-        unseen = each * (1 - min(1.0, seen_each / K)) if texts.responses < K else max(0.0, each - seen_each)
-        self._read[who, part] = (max(hit, seen_rows), min(K, max(each, seen_each + unseen)))
-        found = [
-            reading(replace(texts, count=fresh, responses=each), columns),
+        unseen = (
+            responses * (1 - min(1.0, seen_each / K))
+            if texts.responses < K
+            else max(0.0, responses - seen_each)
+        )
+        self._read[who, part] = (max(hit, seen_rows), min(K, max(responses, seen_each + unseen)))
+        works = [
+            reading(replace(texts, count=fresh, responses=responses), columns),
             reading(replace(texts, count=old * min(1.0, unseen), responses=max(unseen, 1.0)), columns),
         ]
-        return tuple(work for work in found if work.tokens >= 1)
+        return tuple(work for work in works if work.tokens >= 1)
 
     def read_share(self, who: Any, part: str) -> float:
         """Return the share of all responses of a part of the data that the model ``who`` has read so far."""
-        rows, each = self._read.get((who, part), (0.0, 0.0))
+        rows, responses = self._read.get((who, part), (0.0, 0.0))
         texts = self.rows[part]
-        return rows * each / max(1.0, texts.count * texts.responses)
+        return rows * responses / max(1.0, texts.count * texts.responses)
 
     def trained(self, name: str, what: str, fits: Fits, others: Sequence[Passes] = ()) -> Stage:
         """Return the stage that trains adapters.

@@ -133,10 +133,10 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
     """
     shape = shape_of(model)
     if device == HERE:
-        place, dtype = here(config.dtype, config.device)
+        machine, dtype = here(config.dtype, config.device)
     else:
-        place, dtype = device_of(device), "bfloat16" if config.dtype == "auto" else config.dtype
-    if dtype not in place.rates:
+        machine, dtype = device_of(device), "bfloat16" if config.dtype == "auto" else config.dtype
+    if dtype not in machine.rates:
         raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
     asked = Model(
         shape,
@@ -144,23 +144,23 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         tuple(shape.targeted(config.train.targets)),
         config.train.rank,
         config.train.gradient_checkpointing,
-        place.host,
+        machine.host,
     )
-    memory = _memory(plan, asked, place.host)
+    memory = _memory(plan, asked, machine.host)
     assumptions = [*plan.assumptions]
     if any("@" in target for target in config.train.targets):
         assumptions.append(
             "train.targets adapts some blocks alone; all are counted here, so time and memory are upper bounds"
         )
-    needed = ceil(sum(memory.values()) / (HEADROOM * place.memory / place.count))
-    if not place.host and needed > place.count:
-        assumptions.append(f"it takes {needed} x {place.kind}; {place.count} would not hold it")
-        place = several(place if place.count == 1 else DEVICES[place.kind], needed)
-    fits = not place.host or sum(memory.values()) <= place.memory
+    needed = ceil(sum(memory.values()) / (HEADROOM * machine.memory / machine.count))
+    if not machine.host and needed > machine.count:
+        assumptions.append(f"it takes {needed} x {machine.kind}; {machine.count} would not hold it")
+        machine = several(machine if machine.count == 1 else DEVICES[machine.kind], needed)
+    fits = not machine.host or sum(memory.values()) <= machine.memory
     rows = (
         CostLine("start", "libraries, model", Cost(seconds=START_SECONDS + frozen_bytes(asked) / LOADING)),
         *(
-            CostLine(stage.name, stage.what, _cost(stage, plan, config, asked, place))
+            CostLine(stage.name, stage.what, _cost(stage, plan, config, asked, machine))
             for stage in plan.stages
         ),
         CostLine("report", "figures, intervals, pictures", Cost(seconds=_report_seconds(config))),
@@ -169,13 +169,13 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
     return Estimate(
         shape.name,
         shape.parameters,
-        place,
+        machine,
         dtype,
         fits,
         rows,
         memory,
         disk,
-        (*assumptions, place.assumptions),
+        (*assumptions, machine.assumptions),
     )
 
 
@@ -216,13 +216,13 @@ def _memory(plan: Plan, model: Model, host: bool) -> dict[str, float]:
     ]
     sampled = [(decoding_bytes(model, work), stage.name) for stage in plan.stages for work in stage.decodings]
     most, where = max([*steps, *sampled], default=(0.0, "stages"))
-    found = {"model": frozen_bytes(model), where: most}
+    held = {"model": frozen_bytes(model), where: most}
     if host:
-        found["kernels by shape"] = KERNEL_BYTES * min(_kernels(plan, model), _kernel_limit())
+        held["kernels by shape"] = KERNEL_BYTES * min(_kernels(plan, model), _kernel_limit())
     if host:
-        found["libraries"] = LIBRARIES
-        found["not in use"] = (SLACK - 1) * sum(found.values())
-    return found
+        held["libraries"] = LIBRARIES
+        held["not in use"] = (SLACK - 1) * sum(held.values())
+    return held
 
 
 def _kernels(plan: Plan, model: Model) -> float:

@@ -104,9 +104,9 @@ def _override(values: dict[str, Any], text: str) -> None:
             f"cannot read the override {text!r}; expected key=value, for example train.steps=50"
         )
     *parents, leaf = path.split(".")
-    place = values
+    group = values
     for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
+        group = group.setdefault(parent, {})
+        if not isinstance(group, dict):
             raise ConfigError(f"cannot set {path}: {parent} is not a group of settings")
-    place[leaf] = yaml.safe_load(value)
+    group[leaf] = yaml.safe_load(value)

@@ -78,7 +78,7 @@ def planned(config: RunConfig) -> Work:
     prompts = min(unique, config.evaluate.prompts or unique)
     test = replace(rows["test"], count=prompts, responses=float(config.evaluate.samples), response=answer)
     assumptions = [
-        f"token counts: {count.said}",
+        f"token counts: {count.description}",
         f"a sampled answer has {answer:.0f} tokens, the mean of the data's responses, and one of every batch has all {most}",
         "training runs take all their steps, and no stage is found finished in the run folder",
     ]

@@ -137,14 +137,14 @@ def _described(kind: type, schema: Schema) -> Schema:
 
 def attributes(kind: type) -> dict[str, str]:
     """Return name -> description of each setting, from the ``Attributes`` of the docstrings of a class and its parents."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for parent in reversed(kind.__mro__):
         text = inspect.cleandoc(parent.__dict__.get("__doc__") or "")
         _, _, section = text.partition("\nAttributes:\n")
         section = re.split(r"\n(?=\S)", section)[0]
         for names, description in re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", section, re.MULTILINE):
-            found |= dict.fromkeys(names.split(", "), _plain(description))
-    return found
+            texts |= dict.fromkeys(names.split(", "), _plain(description))
+    return texts
 
 
 def _summary(of: Any) -> str:

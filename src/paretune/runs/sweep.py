@@ -99,11 +99,11 @@ def expanded(config: RunConfig) -> RunConfig:
         raise ConfigError(f"sweep.seeds: {config.sweep.seeds} holds a seed twice")
     methods = {
         f"{name}{SEED_MARK}{seed}": {
-            **own,
+            **settings,
             "method": config.kind(name),
-            "train": {**own.get("train", {}), "seed": seed},
+            "train": {**settings.get("train", {}), "seed": seed},
         }
-        for name, own in config.methods.items()
+        for name, settings in config.methods.items()
         for seed in config.sweep.seeds
     }
     return config.model_copy(update={"folder": folder, "methods": methods})
@@ -156,13 +156,13 @@ def _fill_gaps(
     while True:
         round_ = []
         for name in methods:
-            found = _points(known, name, objectives)
+            measured = _points(known, name, objectives)
             room = min(config.sweep.together, most - len(tried[name]))
-            if room < 1 or any(corner not in found for corner in corners):
+            if room < 1 or any(corner not in measured for corner in corners):
                 continue
-            weights = np.array([w.weights for w in found])
+            weights = np.array([w.weights for w in measured])
             asked = np.array([w.weights for w in tried[name]])
-            means = np.array(list(found.values()))
+            means = np.array(list(measured.values()))
             chosen = [
                 Preference(tuple(objectives), tuple(row))
                 for row in next_preferences(weights, means, asked, room).tolist()
@@ -188,12 +188,14 @@ def _gathered(here: SweepContext, known: Progress, reused: int) -> Swept:
     config, objectives = here.config, here.objectives
     points = {name: list(_points(known, name, objectives)) for name in config.methods}
     points = {
-        name: sorted(found, key=lambda w: w.weights, reverse=True) for name, found in points.items() if found
+        name: sorted(measured, key=lambda w: w.weights, reverse=True)
+        for name, measured in points.items()
+        if measured
     }
     done = len(known.outcomes) - len(known.failed) - 1  # preparing is no task of its own
     report, why = None, ""
     whole = config.grid(objectives)
-    trained = {name: found if separable(config, name) else whole for name, found in points.items()}
+    trained = {name: measured if separable(config, name) else whole for name, measured in points.items()}
     missing = [
         outcome.name for outcome in known.failed if outcome.name.partition("@")[0] not in config.methods
     ]
@@ -208,18 +210,18 @@ def _gathered(here: SweepContext, known: Progress, reused: int) -> Swept:
 
 def _spread_over_seeds(here: SweepContext, report: Path) -> None:
     """Write ``sweep.json``: for each method that was trained with several seeds, its hypervolumes, their mean and deviation."""
-    found: dict[str, list[float]] = {}
+    by_method: dict[str, list[float]] = {}
     for policy in FrontRecord.read(report.parent / FILE).policies:
         name, mark, _ = policy.name.rpartition(SEED_MARK)
         if mark:
-            found.setdefault(name, []).append(policy.figures["hypervolume"].value)
+            by_method.setdefault(name, []).append(policy.figures["hypervolume"].value)
     spread: Mapping[str, Any] = {
         name: {
             "hypervolumes": values,
             "mean": float(np.mean(values)),
             "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         }
-        for name, values in found.items()
+        for name, values in by_method.items()
     }
     write_json(report.parent / "sweep.json", {"seeds": here.config.sweep.seeds, "methods": spread})
 

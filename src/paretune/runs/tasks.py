@@ -92,8 +92,8 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
 def finished(here: SweepContext, task: Task) -> dict[str, Any] | None:
     """Return the value of a task that was done under the same settings and data; None if it was not."""
     file = _record(here, task)
-    found: dict[str, Any] = read_json(file) if file.is_file() else {"key": "", "value": None}
-    return found["value"] if found["key"] == _key(here, task) else None
+    record: dict[str, Any] = read_json(file) if file.is_file() else {"key": "", "value": None}
+    return record["value"] if record["key"] == _key(here, task) else None
 
 
 def separable(config: RunConfig, method: str) -> bool:
@@ -136,8 +136,8 @@ def _reference_pass(here: SweepContext) -> None:
 
 
 def _measured(here: SweepContext, policy: Policy, asked: Preference) -> dict[str, Any]:
-    found = measure_points(here.config, here.lab, here.splits["test"], here.scorers, policy, [asked])
-    return {"mean": found.front.means[0].tolist()}
+    evaluation = measure_points(here.config, here.lab, here.splits["test"], here.scorers, policy, [asked])
+    return {"mean": evaluation.front.means[0].tolist()}
 
 
 def _record(here: SweepContext, task: Task) -> Path:

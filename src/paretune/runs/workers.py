@@ -109,7 +109,7 @@ def on_ray(address: str, perform: Perform, retries: int, cpus: float, gpus: floa
                 jobs[0].name,
                 f"no machine of the cluster has {cpus:g} CPUs and {gpus:g} GPUs now; waiting for one",
             )
-        found: dict[str, Outcome] = {}
+        outcomes: dict[str, Outcome] = {}
         running = {remote.remote(perform, job.order, folder): (job, 1, time.perf_counter()) for job in jobs}
         while running:
             for reference in ray.wait(list(running), num_returns=1)[0]:
@@ -123,9 +123,9 @@ def on_ray(address: str, perform: Perform, retries: int, cpus: float, gpus: floa
                     again = remote.remote(perform, job.order, folder)
                     running[again] = (job, tries + 1, time.perf_counter())
                     continue
-                found[job.name] = Outcome(job.name, value, error, tries, time.perf_counter() - began)
+                outcomes[job.name] = Outcome(job.name, value, error, tries, time.perf_counter() - began)
                 tell(job.name, "failed" if error else "done")
-        return [found[job.name] for job in jobs]
+        return [outcomes[job.name] for job in jobs]
 
     try:
         yield run
@@ -160,21 +160,21 @@ def _connected(address: str) -> Any:
 
 
 def _found(address: str) -> str:
-    """Return how a cluster wants to be asked (``disabled``, or with a ``token``); raise an OSError unless one answers in time.
+    """Return the authentication of a cluster (``disabled``, or by a ``token``); raise an OSError unless it answers in time.
 
-    Ray itself would try for minutes, and then end the process. A cluster asks for a token where one lay in the home folder at
-    its start; whoever connects to it has to be told.
+    Ray itself would try for minutes, and then end the process. A cluster requires a token if there was one in the home folder at
+    its start, and a client must know that.
     """
-    told = os.environ.get("RAY_AUTH_MODE")
-    modes = [told] if told else ["disabled", "token"]
+    stated = os.environ.get("RAY_AUTH_MODE")
+    modes = [stated] if stated else ["disabled", "token"]
     if address != "auto":
         host, _, port = address.removeprefix("ray://").rpartition(":")
         with socket.create_connection((host, int(port)), PATIENCE):
             pass
     if address.startswith("ray://"):  # a client's connection, on which Ray sets a limit itself
         return modes[0]
-    place = [] if address == "auto" else ["--address", address]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *place]
+    where = [] if address == "auto" else ["--address", address]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *where]
     try:
         for mode in modes:
             environment = {**os.environ, "RAY_AUTH_MODE": mode}
@@ -184,7 +184,7 @@ def _found(address: str) -> str:
             if not done.returncode:
                 return mode
     except subprocess.TimeoutExpired as error:
-        raise ConnectionError(f"no word in {PATIENCE:g} s") from error
+        raise ConnectionError(f"no answer in {PATIENCE:g} s") from error
     raise ConnectionError("ray health-check finds none")
 
 

@@ -43,11 +43,11 @@ def conflicting_pairs(dataset: ScoredDataset) -> tuple[list[Pair], int]:
     Labels are people's comparisons where there are some, else the signs of score gaps (see `Pair`). What a pair calls
     ``chosen`` is the first response; on a conflict neither is better.
     """
-    found = labelled_pairs(dataset)
-    if not found:
+    labelled = labelled_pairs(dataset)
+    if not labelled:
         return [], 0
-    labels = np.array([pair.labels for pair in found])
-    kept = [pair for pair, conflict in zip(found, conflicting(labels).tolist(), strict=True) if conflict]
+    labels = np.array([pair.labels for pair in labelled])
+    kept = [pair for pair, conflict in zip(labelled, conflicting(labels).tolist(), strict=True) if conflict]
     return kept, int(decided(labels).sum())
 
 
@@ -61,9 +61,9 @@ def spread_pairs(pairs: Sequence[Pair], limit: int, seed: int) -> list[Pair]:
     shuffled = np.random.default_rng(seed).permutation(len(pairs)).tolist()
     seen: dict[int, int] = {}
     turns = {}
-    for place in shuffled:
-        turns[place] = seen[pairs[place].row] = seen.get(pairs[place].row, -1) + 1
-    return [pairs[place] for place in sorted(sorted(shuffled, key=turns.__getitem__)[:limit])]
+    for number in shuffled:
+        turns[number] = seen[pairs[number].row] = seen.get(pairs[number].row, -1) + 1
+    return [pairs[number] for number in sorted(sorted(shuffled, key=turns.__getitem__)[:limit])]
 
 
 def implicit_rewards(logps: np.ndarray, reference: np.ndarray, beta: float) -> np.ndarray:
