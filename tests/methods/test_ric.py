@@ -19,7 +19,8 @@ from paretune.methods.base import Inputs
 from paretune.methods.ric import goal_answers
 from paretune.methods.ric import method as ric
 from paretune.methods.ric.goal_answers import fate
-from paretune.methods.ric.method import RiCConfig, chosen, flat, online_training, rated, relabelled
+from paretune.methods.ric.method import RiCConfig, chosen, online_training
+from paretune.methods.ric.responses import flat, rated, relabelled
 from paretune.models.language_model import LanguageModel
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting, mors

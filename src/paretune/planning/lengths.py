@@ -16,7 +16,7 @@ from paretune.data.rows import Prompt, Row
 from paretune.models.language_model import EMBEDDED, PLAIN_TEMPLATE, LanguageModel, embedded_gguf
 
 LOOKED_AT = 256
-"""Rows, spread evenly, whose texts are counted."""
+"""Number of rows, spread evenly, whose texts are counted."""
 CHARACTERS = 4.4
 """Characters per token, in English prose with a vocabulary of 49 thousand tokens."""
 TEMPLATE = 25
@@ -114,7 +114,7 @@ def of_rows(rows: Sequence[Row], count: Counter) -> Texts:
 
 
 def of_pairs(pairs: Sequence[Pair], count: Counter, limit: int) -> Texts:
-    """Return pairs, without those of which prompt and longer response have more than ``limit`` tokens."""
+    """Return pairs, without those whose prompt and longer response have more than ``limit`` tokens."""
     some = _spread_evenly(pairs)
     prompts = [count.prompt(pair.prompt) for pair in some]
     both = [
@@ -130,7 +130,7 @@ def of_pairs(pairs: Sequence[Pair], count: Counter, limit: int) -> Texts:
 
 
 def any_pair(part: ScoredDataset, count: Counter, limit: int) -> Texts:
-    """Return two of the responses of each row, whichever they will be: which pair is trained on is not known unscored."""
+    """Return two of the responses of each row: before scoring it is not known which pair is trained on."""
     several = sum(len(row.responses) > 1 for row in part.rows)
     some = [row for row in _spread_evenly(part.rows) if len(row.responses) > 1]
     texts = of_rows(some, count)

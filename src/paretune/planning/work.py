@@ -171,7 +171,7 @@ class Work:
     def scored(
         self, who: Any, part: str, what: Any, texts: Texts, columns: float, most: float | None = None
     ) -> tuple[Passes, ...]:
-        """Return the pass that scores the responses of pairs once; those that ``who`` has read before are found again.
+        """Return the pass that scores the responses of pairs once, without those that ``who`` has read before.
 
         Args:
             who: The scoring model.
@@ -206,9 +206,9 @@ class Work:
 
     def read_share(self, who: Any, part: str) -> float:
         """Return the share of all responses of a part of the data that the model ``who`` has read so far."""
-        rows, each = self._read.get((who, part), (0.0, 0.0))
+        rows, responses = self._read.get((who, part), (0.0, 0.0))
         texts = self.rows[part]
-        return rows * each / max(1.0, texts.count * texts.responses)
+        return rows * responses / max(1.0, texts.count * texts.responses)
 
     def trained(self, name: str, what: str, fits: Fits, others: Sequence[Passes] = ()) -> Stage:
         """Return the stage that trains adapters.

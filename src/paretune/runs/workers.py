@@ -184,7 +184,7 @@ def _found(address: str) -> str:
             if not done.returncode:
                 return mode
     except subprocess.TimeoutExpired as error:
-        raise ConnectionError(f"no word in {PATIENCE:g} s") from error
+        raise ConnectionError(f"no answer in {PATIENCE:g} s") from error
     raise ConnectionError("ray health-check finds none")
 
 

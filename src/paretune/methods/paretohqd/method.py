@@ -176,11 +176,11 @@ def nearest(
     def collapsed(text: str) -> bool:
         return is_collapsed(lab.lm.encode_response(text))
 
-    found = candidates(dataset, collapsed if config.drop_collapsed else None)
-    left_out = ", ".join(f"{count} {reason}" for reason, count in found.dropped.items())
+    usable = candidates(dataset, collapsed if config.drop_collapsed else None)
+    left_out = ", ".join(f"{count} {reason}" for reason, count in usable.dropped.items())
     if left_out:
         lab.say(f"{where}: responses left out: {left_out}")
-    if len(found.rows) == 0:
+    if len(usable.rows) == 0:
         reason = f"no usable response (left out: {left_out or 'none'})"
         if stage == "stage 2":
             lab.say(f"{where}: {reason}; the adapters of stage 1 are kept")
@@ -189,18 +189,18 @@ def nearest(
             f"{where}: {reason}; give scored responses, or set drop_collapsed: false for short ones"
         )
     selection = select(
-        found.scores,
+        usable.scores,
         np.array([preference.array() for preference in preferences]),
         config.rays(k),
         objectives=dataset.objectives,
         where=where,
-        origin=partial(found.where, dataset),
+        origin=partial(usable.where, dataset),
     )
-    _report(lab, selection, dataset.objectives, len(found.rows), stage)
+    _report(lab, selection, dataset.objectives, len(usable.rows), stage)
 
     def demonstration(n: int) -> Demonstration:
-        row = dataset.rows[found.rows[n]]
-        return Demonstration(row.prompt, row.responses[found.responses[n]], where=found.where(dataset, n))
+        row = dataset.rows[usable.rows[n]]
+        return Demonstration(row.prompt, row.responses[usable.responses[n]], where=usable.where(dataset, n))
 
     return [[demonstration(n) for n in chosen] for chosen in selection.chosen]
 

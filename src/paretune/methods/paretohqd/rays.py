@@ -261,10 +261,10 @@ def select(
     chosen, distances, directions = [], [], []
     for w in weights:
         ray = _gaps(w, rays.direction) * (spread / unit)
-        found = _rounded(ray_distance(points, (ideal / unit)[varies], _line(ray[varies])), spread / unit)
-        order = _nearest(found, layer, kept[pool], rays.k)
+        measured = _rounded(ray_distance(points, (ideal / unit)[varies], _line(ray[varies])), spread / unit)
+        order = _nearest(measured, layer, kept[pool], rays.k)
         chosen.append(kept[pool[order]])
-        distances.append(found[order])
+        distances.append(measured[order])
         directions.append(ray * unit)
     original = np.asarray(scores, dtype=np.float64)
     means = np.array([original[ids].mean(axis=0) for ids in chosen])

@@ -1,1 +1,1 @@
-"""Rewards-in-Context (arXiv 2402.10207): method, and the answers of its online stage in goal_answers."""
+"""Rewards-in-Context (arXiv 2402.10207): method; responses with their scores; goal_answers of the online stage."""

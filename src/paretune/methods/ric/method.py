@@ -1,4 +1,4 @@
-"""RiC, Rewards-in-Context: one model that reads the wanted scores in its prompt.
+"""RiC, Rewards-in-Context: one model that reads the requested scores in its prompt.
 
 Yang et al. 2024 (arXiv 2402.10207). r are scores, standardised over the offline responses; fmt(x, r) is x with r as tags.
 
@@ -10,26 +10,22 @@ Yang et al. 2024 (arXiv 2402.10207). r are scores, standardised over the offline
         go on: imitate some of the kept offline responses and all kept new ones of iterations 1..j
     in use:   a preference w asks for the scores r_i = low_i + z_i(w) (high_i - low_i)
 
-The body of the paper was not readable to us: the algorithm is that of the authors' released code. What differs from it is
-said in docs/methods/ric.md.
+The body of the paper was not readable to us: the algorithm is that of the authors' released code. docs/methods/ric.md lists the
+differences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
 
-from paretune.core.errors import ConfigError, DataError, TrainingError, suggest
-from paretune.core.files import fingerprint, read_json, write_json
-from paretune.data.dataset import ScoredDataset
-from paretune.data.rows import Prompt, Row
+from paretune.core.errors import ConfigError, suggest
 from paretune.methods.base import Card, Inputs, Method, Traits
-from paretune.methods.ric.goal_answers import drawn, drawn_by
-from paretune.models.adapter import Adapter
+from paretune.methods.ric.goal_answers import Goals, answered
+from paretune.methods.ric.responses import Rated, rated, relabelled, tagged
 from paretune.planning.lengths import Texts
 from paretune.planning.work import Fits, Stage, Work
 from paretune.policies.policy import Policy
@@ -46,11 +42,9 @@ from paretune.policies.prompts import (
     mors,
 )
 from paretune.scoring.prompt_means import PromptMeans
-from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
-from paretune.training.remote_stages import identity
 
 MOST_PROMPTS = 20_000
 """Generations of an iteration in the released code."""
@@ -66,20 +60,22 @@ class RiCConfig:
     """Settings of Rewards-in-Context. The offline stage is trained by ``train``.
 
     Attributes:
-        iterations: online stages after the offline one; 0 for none.
-        prompts: training prompts that an iteration draws, with replacement; 0: as many as there are, 20000 at most.
-        keep_offline: filtered offline responses that an iteration trains on at most.
-        quantile: of each objective's scores, from which on the filter keeps a response.
-        filter: ``released``: at or above it in any objective; ``pareto``: as many of the first non-dominated layers.
-        map: from weights to wanted scores: ``l2`` as the released evaluation, ``linf``, ``linear``, or ``lambda``.
-        lam: lambda of the map ``lambda``, above 1.
-        floor: an objective without weight is asked for this place in its range, from 0, the worst, to 1.
-        form: of the tags: ``digits`` as ``<rm1_score> 1.2``, ``levels`` as ``<helpful: 7/10>``, or ``tokens``, which learns
+        iterations: Number of online stages after the offline one; 0 for none.
+        prompts: Number of training prompts that an iteration draws, with replacement; 0 draws as many as there are, at most 20000.
+        keep_offline: Largest number of filtered offline responses that an iteration trains on.
+        quantile: Quantile of each objective's scores from which on the filter keeps a response.
+        filter: Rule by which responses are kept. ``released``: at or above the quantile in any objective. ``pareto``: as many, of
+            the first non-dominated layers.
+        map: Map from weights to requested scores: ``l2`` as in the released evaluation, ``linf``, ``linear``, or ``lambda``.
+        lam: Lambda of the map ``lambda``, above 1.
+        floor: Place in its range, from 0, the worst, to 1, that is requested of an objective without weight.
+        form: Form of the tags: ``digits`` as ``<rm1_score> 1.2``, ``levels`` as ``<helpful: 7/10>``, or ``tokens``, which learns
             one token for each level.
-        reference: the range asked for: that of the offline ``data``, or ``gaussian`` as released (clipped to the data's).
-        temperature, top_p: of the online sampling; lengths are those of ``sampling``.
-        online_steps: optimiser steps of an iteration; 0: a fifth of ``train.steps``, as 4000 after 20000.
-        online_rate_factor: its learning rate as a share of the offline one, as 1e-5 after 1.414e-4.
+        reference: Range of requested scores: that of the offline ``data``, or ``gaussian`` as released (clipped to the data's).
+        temperature: Temperature of the online sampling; lengths are those of ``sampling``.
+        top_p: Top-p of the online sampling.
+        online_steps: Optimiser steps of an iteration; 0 is a fifth of ``train.steps``, as 4000 after 20000.
+        online_rate_factor: Learning rate of an iteration as a share of the offline one, as 1e-5 after 1.414e-4.
     """
 
     iterations: int = 1
@@ -117,40 +113,6 @@ class RiCConfig:
             raise ConfigError(f"online_rate_factor must be above 0, got {self.online_rate_factor}")
 
 
-@dataclass(frozen=True, eq=False)
-class Rated:
-    """N responses to prompts without tags, and their scores ``[N, M]``.
-
-    Scores are raw, or less the mean of their prompt where they cannot be compared across prompts.
-    """
-
-    items: tuple[Demonstration, ...]
-    scores: np.ndarray
-    prompt_means: PromptMeans = field(default_factory=PromptMeans)
-
-    def __getitem__(self, kept: np.ndarray) -> Rated:
-        numbers = np.arange(len(self.items))[kept]
-        return replace(self, items=tuple(self.items[n] for n in numbers), scores=self.scores[numbers])
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of the responses of one iteration; ``gap`` is the mean |asked - obtained| an objective, standardised."""
-
-    drawn: int
-    empty: int
-    cut: int
-    collapsed: int
-    gap: Mapping[str, float]
-
-    def __str__(self) -> str:
-        gaps = ", ".join(f"{name} {value:.2f}" for name, value in self.gap.items())
-        return (
-            f"{self.drawn} drawn, {self.empty} empty, {self.cut} cut by the token limit, {self.collapsed} collapsed"
-            + (f"; asked and obtained scores differ by {gaps} deviations on average" if gaps else "")
-        )
-
-
 def train(inputs: Inputs, config: RiCConfig) -> Policy:
     """Return the policy of one adapter that is asked for scores in its prompt.
 
@@ -180,12 +142,13 @@ def train(inputs: Inputs, config: RiCConfig) -> Policy:
     new: list[Demonstration] = []
     online: list[dict[str, Any]] = []
     for number in range(1, config.iterations + 1):
-        found, counts = generated(inputs, config, adapter, prompting, number, offline.prompt_means)
-        kept = found[mors(prompting.standardise(found.scores), config.quantile, config.filter)]
+        asked = goals_of(inputs, config, prompting, offline.prompt_means, number)
+        answers, counts = answered(inputs, adapter, asked, prompting, offline.prompt_means, number)
+        kept = answers[mors(prompting.standardise(answers.scores), config.quantile, config.filter)]
         new += relabelled(kept, prompting)
         old = relabelled(best[chosen(len(best.items), config.keep_offline, seed, number)], prompting)
         lab.say(
-            f"ric, iteration {number}: {counts}. The filter keeps {len(kept.items)} of {len(found.items)} new responses and "
+            f"ric, iteration {number}: {counts}. The filter keeps {len(kept.items)} of {len(answers.items)} new responses and "
             f"{len(best.items)} of {len(offline.items)} training responses"
         )
         online.append({**vars(counts), "kept": len(kept.items)})
@@ -242,101 +205,11 @@ def chosen(count: int, most: int, seed: int, number: int) -> np.ndarray:
     return np.sort(np.random.default_rng([seed % 2**32, number, 1]).permutation(count)[:most])
 
 
-# Scores
-
-
-def rated(
-    lab: Lab, dataset: ScoredDataset, objectives: Sequence[str], scorers: Sequence[Scorer], what: str
-) -> Rated:
-    """Return all responses with scores of every objective: those of its scorer, or of the data where it has none.
-
-    New responses are rated by the scorers, and one objective must have one scale; where the data's scores come from the same
-    scorer they are in the cache. Responses without a score are left out and counted. Scores that cannot be compared across
-    prompts are taken less the mean of their prompt.
-
-    Raises:
-        ConfigError: an objective without scorer and without any score in the data.
-        DataError: scores need the mean of their prompt, and no prompt has two scored responses.
-        TrainingError: no responses.
-    """
-    fresh = lab.team.once(lambda: score_dataset(dataset, scorers, lab.score_cache))
-    before, after = flat(dataset, objectives), flat(fresh, objectives)
-    if not after.items:
-        raise TrainingError(f"ric, {what}: no responses; give some, or have them drawn with data.sample")
-    missing = np.isnan(after.scores)
-    other = ~np.isclose(before.scores, after.scores) & ~np.isnan(before.scores)
-    for m, name in enumerate(objectives):
-        if missing[:, m].all():
-            raise ConfigError(
-                f"ric, {what}: no scorer for the objective {name!r}, and the data hold no scores of it; add a scorer under score:"
-            )
-        if other[:, m].any():
-            lab.say(
-                f"ric, {what}: the scores of {name!r} in the data are not those of its scorer, which rates new responses; the "
-                "scorer's are used for all"
-            )
-    prompt_means = PromptMeans.of(fresh, scorers)
-    if prompt_means.objectives:
-        prompt_means.check(f"ric, {what}")
-        lab.say(f"ric, {what}: {prompt_means}")
-        after = flat(prompt_means.centred(fresh), objectives)
-    bad = np.isnan(after.scores).any(axis=1)
-    if bad.any():
-        lab.say(f"ric, {what}: {int(bad.sum())} of {len(bad)} responses lack a score and were left out")
-    return replace(after[~bad], prompt_means=prompt_means)
-
-
-def flat(dataset: ScoredDataset, objectives: Sequence[str]) -> Rated:
-    """Return the responses of a data set in order, NaN where a score is missing."""
-    items = tuple(
-        Demonstration(row.prompt, text, cut, f"{row.source or 'row'} (response {k})")
-        for row in dataset.rows
-        for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True))
-    )
-    columns = [
-        [value for row in dataset.rows for value in row.scores.get(name, (np.nan,) * len(row.responses))]
-        for name in objectives
-    ]
-    return Rated(items, np.array(columns, dtype=np.float64).T.reshape(len(items), len(objectives)))
-
-
-def relabelled(responses: Rated, prompting: Prompting) -> list[Demonstration]:
-    """Return the responses after prompts that show the scores they obtained."""
-    values = prompting.standardise(responses.scores)
-    return [
-        replace(item, prompt=tagged(prompting, item.prompt, obtained, item.where))
-        for item, obtained in zip(responses.items, values, strict=True)
-    ]
-
-
-def tagged(prompting: Prompting, prompt: Prompt, values: np.ndarray, where: str) -> Prompt:
-    """Return the prompt with scores ``[M]`` as tags; where it holds a tag already, a DataError that names its origin."""
-    try:
-        return prompting.prompt(prompt, values)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-
-
-# Sampling
-
-
-def generated(
-    inputs: Inputs,
-    config: RiCConfig,
-    adapter: Adapter,
-    prompting: Prompting,
-    number: int,
-    prompt_means: PromptMeans,
-) -> tuple[Rated, Counts]:
-    """Return what the adapter answers to goals, cleaned and scored: a stage on disk, in the canonical form of data.
-
-    ``prompt_means`` are those of the training responses: an answer is as good as it is better than these.
-
-    Raises:
-        TrainingError: nothing was left after cleaning.
-    """
-    lab, train, endpoint = inputs.lab, inputs.train, inputs.endpoint
-    scorers = [scorer for scorer in inputs.scorers if scorer.objective in inputs.objectives]
+def goals_of(
+    inputs: Inputs, config: RiCConfig, prompting: Prompting, prompt_means: PromptMeans, number: int
+) -> Goals:
+    """Return the prompts and the goals of an iteration, drawn by the run's seed and the number of the iteration."""
+    lab, train = inputs.lab, inputs.train
     rng = np.random.default_rng([lab.training.seed % 2**32, number])
     asking = prompt_means.covered(train)
     count = config.prompts or min(MOST_PROMPTS, len(asking))
@@ -344,58 +217,14 @@ def generated(
     low, high = np.array(prompting.low), np.array(prompting.high)
     if config.reference == "gaussian":
         low, high = gaussian_range(len(low), GOAL_DRAWS, lab.training.seed + number)
-    asked = np.clip(goals(count, low, high, rng), prompting.least, prompting.most)
-    reader = replace(lab.lm, tags=prompting.tags)
-    shown = [
+    scores = np.clip(goals(count, low, high, rng), prompting.least, prompting.most)
+    prompts = [
         tagged(prompting, row.prompt, goal, row.source or "row")
-        for row, goal in zip(rows, asked, strict=True)
+        for row, goal in zip(rows, scores, strict=True)
     ]
-    prompts = [reader.encode_prompt(prompt) for prompt in shown]
     seeds = rng.integers(2**62, size=count).tolist()
-    drawing = replace(inputs.sampling, temperature=config.temperature, top_p=config.top_p)
-    who = fingerprint(
-        adapter.fingerprint,
-        lab.lm.fingerprint,
-        str(lab.lm.model.dtype),
-        drawing.identity(),
-        *identity(endpoint),
-    )
-
-    def make(folder: Path) -> None:
-        if endpoint is None:
-            answers = drawn(lab, adapter, prompts, seeds, drawing, who)
-        else:
-            answers = drawn_by(endpoint, lab, adapter, shown, seeds, drawing)
-        fates = [what for _, what in answers]
-        left = [n for n, what in enumerate(fates) if what == "kept"]
-        made = ScoredDataset(
-            (), tuple(Row(rows[n].prompt, (answers[n][0],), source=rows[n].source) for n in left)
-        )
-        # Scorers read the prompt without tags.
-        made = score_dataset(made, scorers, lab.score_cache)
-        gap: dict[str, float] = {}
-        if left:
-            obtained = prompting.standardise(flat(prompt_means.centred(made), prompting.objectives).scores)
-            missed = np.abs(obtained - asked[left]).mean(axis=0)
-            gap = dict(zip(prompting.objectives, missed.tolist(), strict=True))
-        counts = Counts(count, fates.count("empty"), fates.count("cut"), fates.count("collapsed"), gap)
-        if not left:
-            raise TrainingError(
-                f"ric, iteration {number}: {counts}; nothing is left to train on. Raise sampling.max_new_tokens where answers are "
-                f"cut, or train longer before; with methods.ric.iterations={number - 1} the run ends with the adapter it has"
-            )
-        made.write(folder / "generated.jsonl.gz")
-        write_json(folder / "counts.json", vars(counts))
-
-    judged = [scorer.fingerprint for scorer in scorers], prompting.mean, prompting.std
-    subtracted = [[prompt_means.means[row.key].tolist() for row in rows]] if prompt_means.objectives else []
-    key = fingerprint(who, [row.fingerprint for row in rows], prompts, seeds, judged, *subtracted)
-    folder = lab.stage(f"samples/ric-{number}", key, make)
-    made = prompt_means.centred(ScoredDataset.read(folder / "generated.jsonl.gz"))
-    return flat(made, prompting.objectives), Counts(**read_json(folder / "counts.json"))
-
-
-# The plan
+    sampling = replace(inputs.sampling, temperature=config.temperature, top_p=config.top_p)
+    return Goals(rows, scores, prompts, seeds, sampling)
 
 
 def work(run: Work, name: str, config: RiCConfig, training: Training) -> list[Stage]:

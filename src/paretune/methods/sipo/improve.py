@@ -17,9 +17,9 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair, labelled_pairs
 
 Keep = Literal["any_gain", "weak_dominance", "keep_both"]
-"""When a rewrite takes the place of what it rewrites, see :func:`keep_rewrites`."""
+"""A rule by which a rewrite replaces what it rewrites, see :func:`keep_rewrites`."""
 Rank = Literal["sum", "zscore", "min_gain"]
-"""Which of several improving responses is the best, see :func:`merits`."""
+"""A rule that ranks several improving responses, see :func:`merits`."""
 
 
 def decided(labels: np.ndarray) -> np.ndarray:
@@ -43,11 +43,11 @@ def conflicting_pairs(dataset: ScoredDataset) -> tuple[list[Pair], int]:
     Labels are people's comparisons where there are some, else the signs of score gaps (see `Pair`). What a pair calls
     ``chosen`` is the first response; on a conflict neither is better.
     """
-    found = labelled_pairs(dataset)
-    if not found:
+    labelled = labelled_pairs(dataset)
+    if not labelled:
         return [], 0
-    labels = np.array([pair.labels for pair in found])
-    kept = [pair for pair, conflict in zip(found, conflicting(labels).tolist(), strict=True) if conflict]
+    labels = np.array([pair.labels for pair in labelled])
+    kept = [pair for pair, conflict in zip(labelled, conflicting(labels).tolist(), strict=True) if conflict]
     return kept, int(decided(labels).sum())
 
 
@@ -61,9 +61,9 @@ def spread_pairs(pairs: Sequence[Pair], limit: int, seed: int) -> list[Pair]:
     shuffled = np.random.default_rng(seed).permutation(len(pairs)).tolist()
     seen: dict[int, int] = {}
     turns = {}
-    for place in shuffled:
-        turns[place] = seen[pairs[place].row] = seen.get(pairs[place].row, -1) + 1
-    return [pairs[place] for place in sorted(sorted(shuffled, key=turns.__getitem__)[:limit])]
+    for number in shuffled:
+        turns[number] = seen[pairs[number].row] = seen.get(pairs[number].row, -1) + 1
+    return [pairs[number] for number in sorted(sorted(shuffled, key=turns.__getitem__)[:limit])]
 
 
 def implicit_rewards(logps: np.ndarray, reference: np.ndarray, beta: float) -> np.ndarray:
@@ -195,21 +195,21 @@ def training_pairs(pair: Pair, improved: str) -> tuple[Pair, Pair]:
 
 @dataclass(frozen=True)
 class Retention:
-    """What was left after each stage of one round; as text a row of the table under :meth:`header`.
+    """The numbers that were left after each stage of one round; as text a row of the table under :meth:`header`.
 
     Attributes:
-        round: from 1.
-        pairs: decided pairs of the data.
-        conflicts: of them those on which objectives conflict.
-        taken: of them those that improved responses are looked for.
-        sampled: responses drawn, one for each prompt and preference.
-        cut: responses and rewrites left out because a token limit cut them.
-        empty: responses and rewrites without text.
-        unread: reviews without a suggestion, whose responses were not rewritten.
-        rewritten: rewrites that could be compared with what they rewrite.
-        kept: rewrites that went on.
-        repeated: candidates left out as texts of another preference.
-        survivors: pairs with an improved response.
+        round: Number of the round, from 1.
+        pairs: Decided pairs of the data.
+        conflicts: Decided pairs on which objectives conflict.
+        taken: Conflicting pairs for which improved responses are looked for.
+        sampled: Responses sampled, one for each prompt and preference.
+        cut: Responses and rewrites left out because a token limit cut them.
+        empty: Responses and rewrites without text.
+        unread: Reviews without a suggestion, whose responses were not rewritten.
+        rewritten: Rewrites that could be compared with what they rewrite.
+        kept: Rewrites that replaced what they rewrite.
+        repeated: Candidates left out because another preference has the same text.
+        survivors: Pairs with an improved response.
     """
 
     round: int

@@ -50,18 +50,18 @@ class SIPOConfig(Search):
     Where the paper's text could not be read, defaults are those of its code, or say otherwise.
 
     Attributes:
-        beta: strength of the KL penalty, in the alignment, in rewards and in fine-tuning.
-        pairs: which pairs of a prompt's responses the alignment uses; conflicts are looked for among all.
-        weights: preferences W at which responses are sampled. ``grid``: 0.2, 0.4, 0.6 and 0.8 for two objectives, the inner
+        beta: Strength of the KL penalty, in the alignment, in rewards and in fine-tuning.
+        pairs: Which pairs of a prompt's responses the alignment uses; conflicts are looked for among all pairs.
+        weights: Preferences W at which responses are sampled. ``grid``: 0.2, 0.4, 0.6 and 0.8 for two objectives, the inner
             points of a simplex grid for more (our choice). ``run``: those of the run that give every objective a weight.
             Or a list such as ``["helpful=0.3,harmless=0.7"]``.
-        conflicts: conflicting pairs for which improved responses are looked for, at most.
-        greedy: sample the most likely token; else by the run's temperature and top-p. Both use its ``max_new_tokens``.
-        alpha: weight of imitating y*, per mean nat a token.
-        rate: factor on ``train.learning_rate`` in fine-tuning (the code: 5e-6 after an alignment at 5e-4).
-        steps: optimiser steps of fine-tuning; 0 takes ``train.steps``.
-        rounds: of self-improvement; rewards are always against the base model (our choice).
-        serve: ``mod`` mixes next-token distributions, ``soup`` adds the weighted updates.
+        conflicts: Largest number of conflicting pairs for which improved responses are looked for.
+        greedy: Sample the most likely token; else by the run's temperature and top-p. Both use its ``max_new_tokens``.
+        alpha: Weight of imitating y*, per mean nat per token.
+        rate: Factor on ``train.learning_rate`` in fine-tuning (the code: 5e-6 after an alignment at 5e-4).
+        steps: Optimiser steps of fine-tuning; 0 takes ``train.steps``.
+        rounds: Number of rounds of self-improvement; rewards are always against the base model (our choice).
+        serve: Way in which the policies are served: ``mod`` mixes next-token distributions, ``soup`` adds the weighted updates.
     """
 
     beta: float = 0.1
@@ -120,14 +120,14 @@ def train(inputs: Inputs, config: SIPOConfig) -> Policy:
             lab, number, table, members, tuple(weights), sampling, config.beta, config, inputs.endpoint
         )
         counts = Counter(pairs=decided, conflicts=len(conflicts))
-        found, facts = improve(work, counts)
-        if not found:
+        improved, facts = improve(work, counts)
+        if not improved:
             lab.say(
                 f"sipo round {number}: no response is better than both of a conflicting pair under every objective; the policies "
                 "of before stay. More pairs (conflicts), preferences (weights) or a temperature (greedy: false) give more tries"
             )
             break
-        adapters = refit(work, found, inputs.validation, config, facts)
+        adapters = refit(work, improved, inputs.validation, config, facts)
     return _served(lab, objectives, adapters, config)
 
 
@@ -151,12 +151,12 @@ def sampled_at(
         grid = [preference.over(objectives) for preference in preferences]
     else:
         return [Preference.parse(text, objectives) for text in config.weights]
-    found = [preference for preference in grid if min(preference.weights) > 0]
-    if not found:
+    inner = [preference for preference in grid if min(preference.weights) > 0]
+    if not inner:
         raise ConfigError(
             "methods.sipo.weights: run, and no preference of the run gives every objective a weight; use grid, or list some"
         )
-    return found
+    return inner
 
 
 def fine_tuning(training: Training, config: SIPOConfig) -> Training:
@@ -167,7 +167,7 @@ def fine_tuning(training: Training, config: SIPOConfig) -> Training:
 
 def refit(
     work: Round,
-    found: Sequence[Pair],
+    improved: Sequence[Pair],
     validation: ScoredDataset,
     config: SIPOConfig,
     facts: Mapping[str, Any],
@@ -175,16 +175,16 @@ def refit(
     """Return each policy fine-tuned from itself on the pairs of y*; its own held-out pairs choose the best weights."""
     lab = work.lab
 
-    def own(table: PairTable, adapter: Adapter) -> PairTable:
+    def against(table: PairTable, adapter: Adapter) -> PairTable:
         return replace(table, reference=lab.logps(table, adapter))
 
     with lab.trained_by(fine_tuning(lab.training, config)):
-        table = lab.train_table(found)
+        table = lab.train_table(improved)
         return [
             lab.fit(
                 f"sipo-{work.number}-{objective}",
-                own(table, adapter),
-                own(lab.pair_table(pairs(validation, objective, config.pairs)), adapter),
+                against(table, adapter),
+                against(lab.pair_table(pairs(validation, objective, config.pairs)), adapter),
                 config.beta,
                 info={"method": "sipo", "objective": objective, **facts},
                 start=adapter,
@@ -199,14 +199,14 @@ def work(run: Work, name: str, config: SIPOConfig, training: Training) -> list[S
     stages = run.corners(config.beta, config.pairs, training)
     M, labelled = len(run.objectives), run.labelled("train")
     taken = min(config.conflicts, conflicts_of(run, labelled))
-    found = replace(run.rows["train"], count=2 * taken, responses=2.0, spread=labelled.spread)
+    improved = replace(run.rows["train"], count=2 * taken, responses=2.0, spread=labelled.spread)
     held_out = run.pair_texts("validation", run.objectives[0], config.pairs)
     tuning = fine_tuning(training, config)
     # The texts that are trained on were read by all models when improved responses were looked for; held-out pairs were not.
     references = [reading(held_out, training.rank) for _ in range(M)]
     for number in range(1, config.rounds + 1):
         stages.append(search(run, f"answers: {name}, {number}", config, training, taken))
-        fits = Fits(tuning, found, training.rank, M, held_out)
+        fits = Fits(tuning, improved, training.rank, M, held_out)
         stages.append(run.trained(f"train: {name}, {number}", "one per objective", fits, references))
     run.assumptions.append(
         "every conflicting pair of SIPO gets a response that improves on it (this decides what is trained on)"

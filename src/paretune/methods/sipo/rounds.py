@@ -45,14 +45,14 @@ class Search:
     """How improved responses are looked for.
 
     Attributes:
-        refine: review and rewrite the samples (the code of the paper does so on HelpSteer, not on BeaverTails).
-        reviewer: ``mod`` at the sample's preference, or the ``base`` model.
-        suggestions: asked of a review.
+        refine: Review and rewrite the samples (the code of the paper does so on HelpSteer, not on BeaverTails).
+        reviewer: Model that reviews: ``mod`` at the sample's preference, or the ``base`` model.
+        suggestions: Number of suggestions that a review is asked for.
         templates: YAML file with the texts that ask for a review and a rewrite; by default those of the package.
-        keep: when a rewrite takes the place of what it rewrites, see :func:`paretune.methods.sipo.improve.keep_rewrites`.
-        margin: nats of log-ratio by which y* must be above both responses (ours: keeps the noise of batch shapes out).
-        rank: which of several improving responses is taken, see :func:`paretune.methods.sipo.improve.merits`.
-        least: survivors below which a warning is given.
+        keep: Rule by which a rewrite replaces what it rewrites, see :func:`paretune.methods.sipo.improve.keep_rewrites`.
+        margin: Nats of log-ratio by which y* must be above both responses (ours: keeps the noise of batch shapes out).
+        rank: Rule that ranks several improving responses, see :func:`paretune.methods.sipo.improve.merits`.
+        least: Number of survivors below which a warning is logged.
     """
 
     refine: bool = True
@@ -75,10 +75,10 @@ class Candidate:
     """A response that may be better than both of a pair.
 
     Attributes:
-        weight: place of its preference in W.
-        text: without special tokens.
-        ids: of the text with its end of turn, as training will read it.
-        rewritten: by a review.
+        weight: Position of its preference in W.
+        text: Text without special tokens.
+        ids: Token ids of the text with its end of turn, as training will read it.
+        rewritten: Whether it was rewritten along a review.
     """
 
     weight: int
@@ -88,7 +88,7 @@ class Candidate:
 
 
 Spot = tuple[int, int]
-"""Number of a prompt, and of a preference in W."""
+"""Position of a prompt, and of a preference in W."""
 
 Rewards = list[dict[tuple[int, ...], np.ndarray]]
 """For each prompt the rewards ``[M]`` of its responses, by token ids."""
@@ -96,18 +96,18 @@ Rewards = list[dict[tuple[int, ...], np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """What one round works with.
+    """The inputs of one round.
 
     Attributes:
-        lab: model, run folder and caches.
-        number: of the round, from 1.
-        table: the conflicting pairs; what they call chosen is merely the first response.
-        adapters: the policies so far, one an objective.
-        weights: the preferences W, in the order that breaks ties.
-        sampling: of samples, reviews and rewrites.
-        beta: of rewards.
-        config: how improved responses are looked for.
-        endpoint: draws what the base model says; None draws it here, as everything else.
+        lab: Model, run folder and caches.
+        number: Number of the round, from 1.
+        table: Conflicting pairs; what they call chosen is merely the first response.
+        adapters: Policies so far, one per objective.
+        weights: Preferences W, in the order that breaks ties.
+        sampling: How samples, reviews and rewrites are drawn.
+        beta: Factor of the rewards.
+        config: How improved responses are looked for.
+        endpoint: Server that draws the answers of the base model; None draws them here, as all others.
     """
 
     lab: Lab
@@ -127,7 +127,7 @@ class Round:
 
     @property
     def policy(self) -> Policy:
-        """The mixture of the policies so far."""
+        """The mixed policy of the policies so far."""
         return Policy.mod(f"sipo round {self.number}", self.lab.lm, self.objectives, self.adapters)
 
     @cached_property
@@ -177,7 +177,7 @@ def report(work: Round, chosen: Mapping[int, Candidate], retention: Retention) -
             f"sipo round {work.number}: only {len(chosen)} pairs have an improved response (least: {work.config.least}); "
             "fine-tuning sees them again and again"
         )
-    found = [
+    written = [
         {
             "row": table.pairs[n].row,
             "responses": [table.pairs[n].chosen_index, table.pairs[n].rejected_index],
@@ -187,8 +187,8 @@ def report(work: Round, chosen: Mapping[int, Candidate], retention: Retention) -
         }
         for n, y in chosen.items()
     ]
-    name = lab.own_name(f"sipo/{work.number}-improved", fingerprint(facts, found))
-    write_json(lab.folder / f"{name}.json", facts | {"pairs": found})
+    name = lab.own_name(f"sipo/{work.number}-improved", fingerprint(facts, written))
+    write_json(lab.folder / f"{name}.json", facts | {"pairs": written})
     return facts
 
 
@@ -237,7 +237,7 @@ def usable(
     counts: Counter[str],
 ) -> dict[Spot, Candidate]:
     """Return what was drawn, without empty texts and those that a token limit cut or training would drop; these are counted."""
-    lab, found = work.lab, {}
+    lab, kept = work.lab, {}
     room = [lab.training.max_tokens - len(lab.lm.encode_prompt(prompt)) for prompt in work.places]
     for (p, w), (text, cut) in zip(spots, drawn, strict=True):
         ids = tuple(lab.lm.encode_response(text))
@@ -246,8 +246,8 @@ def usable(
         elif cut or len(ids) > room[p]:
             counts["cut"] += 1
         else:
-            found[p, w] = Candidate(w, text, ids, rewritten)
-    return found
+            kept[p, w] = Candidate(w, text, ids, rewritten)
+    return kept
 
 
 def rewrite(work: Round, answers: Mapping[Spot, Candidate], counts: Counter[str]) -> dict[Spot, Candidate]:
@@ -281,20 +281,20 @@ def rewrite(work: Round, answers: Mapping[Spot, Candidate], counts: Counter[str]
     )
 
 
-def measure(work: Round, found: Sequence[tuple[Spot, Candidate]]) -> Rewards:
+def measure(work: Round, answers: Sequence[tuple[Spot, Candidate]]) -> Rewards:
     """Return R_i of the pairs' responses and of all candidates: every prompt is one group, read once by each policy."""
     lab, places = work.lab, work.places
     texts: list[dict[tuple[int, ...], None]] = [{} for _ in places]
     for pair, *ids in zip(work.table.pairs, work.table.chosen, work.table.rejected, strict=True):
         texts[places[pair.prompt]].update(dict.fromkeys(ids))
-    for (p, _), candidate in found:
+    for (p, _), candidate in answers:
         texts[p][candidate.ids] = None
     groups = [(lab.lm.encode_prompt(prompt), list(texts[p])) for prompt, p in places.items()]
     reference = lab.response_logps(groups)
     logps = [lab.response_logps(groups, adapter) for adapter in work.adapters]
     rewards = [
         implicit_rewards(
-            np.stack([each[p].numpy() for each in logps], axis=1), reference[p].numpy(), work.beta
+            np.stack([of_policy[p].numpy() for of_policy in logps], axis=1), reference[p].numpy(), work.beta
         )
         for p in range(len(groups))
     ]
@@ -319,34 +319,34 @@ def candidates(
             if keep
         }
     counts["rewritten"], counts["kept"] = len(both), len(kept)
-    found: list[dict[str, Candidate]] = [{} for _ in work.places]
+    by_prompt: list[dict[str, Candidate]] = [{} for _ in work.places]
     for spot, answer in answers.items():
         going = [rewrites[spot]] if spot in kept else [answer]
         if spot in kept and work.config.keep == "keep_both":
             going = [answer, rewrites[spot]]
         for candidate in going:
-            counts["repeated"] += candidate.text in found[spot[0]]
-            found[spot[0]].setdefault(candidate.text, candidate)
-    return [list(of.values()) for of in found]
+            counts["repeated"] += candidate.text in by_prompt[spot[0]]
+            by_prompt[spot[0]].setdefault(candidate.text, candidate)
+    return [list(of.values()) for of in by_prompt]
 
 
-def choose(work: Round, found: Sequence[Sequence[Candidate]], rewards: Rewards) -> dict[int, Candidate]:
+def choose(work: Round, of_prompt: Sequence[Sequence[Candidate]], rewards: Rewards) -> dict[int, Candidate]:
     """Return y* of each conflicting pair that has one, by its number in the table."""
     config, table, places = work.config, work.table, work.places
     scale = spread(np.stack([values for of in rewards for values in of.values()]))
     chosen = {}
     for n, pair in enumerate(table.pairs):
         p = places[pair.prompt]
-        if found[p]:
+        if of_prompt[p]:
             best = select(
-                np.stack([rewards[p][candidate.ids] for candidate in found[p]]),
+                np.stack([rewards[p][candidate.ids] for candidate in of_prompt[p]]),
                 rewards[p][table.chosen[n]],
                 rewards[p][table.rejected[n]],
                 margin=work.beta * config.margin,
                 rank=config.rank,
                 scale=scale,
-                order=[2 * candidate.weight + candidate.rewritten for candidate in found[p]],
+                order=[2 * candidate.weight + candidate.rewritten for candidate in of_prompt[p]],
             )
             if best is not None:
-                chosen[n] = found[p][best]
+                chosen[n] = of_prompt[p][best]
     return chosen
