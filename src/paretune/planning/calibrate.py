@@ -32,7 +32,7 @@ TARGETS, RANK = ("q_proj", "k_proj", "v_proj", "o_proj"), 16
 ROUNDS = 9
 
 
-def here(dtype: str, device_name: str | None) -> tuple[Device, str]:
+def here(dtype: str, device: str | None) -> tuple[Device, str]:
     """Return this machine as measured in a run's number format, and that format; measured once, then read from the cache.
 
     Args:
