@@ -103,15 +103,16 @@ def test_seeds_are_variants_side_by_side(settings: dict[str, Any], tmp_path: Pat
 
 
 def test_a_failing_task_is_reported_and_the_others_are_kept(settings: dict[str, Any], tmp_path: Path) -> None:
-    """MODPO on pairs of one objective cannot be trained where that objective has no weight."""
+    """MODPO on pairs of one objective cannot be trained where that objective has next to no weight."""
     config = tmp_path / "config.yaml"
-    config.write_text(
-        yaml.safe_dump({**settings, "methods": {"modpo": {"objective": "short"}}, "sweep": {"retries": 1}})
-    )
+    own = {"preferences": ["short=1", "short=0.5,good=0.5", "short=0.02,good=0.98"], "sweep": {"retries": 1}}
+    config.write_text(yaml.safe_dump({**settings, "methods": {"modpo": {"objective": "short"}}, **own}))
     command = [sys.executable, "-m", "paretune", "sweep", str(config)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1, result.stderr
-    assert "failed after 2 tries: modpo@short=0.0,good=1.0" in result.stderr and "min_weight" in result.stderr
+    assert (
+        "failed after 2 tries: modpo@short=0.02,good=0.98" in result.stderr and "min_weight" in result.stderr
+    )
     assert "Report: " in result.stdout and "Traceback" not in result.stderr
     assert [point[0]["short"] for point in front(tmp_path / "run")["modpo"]] == [1.0, 0.5]
 
