@@ -113,9 +113,19 @@ def _twin(record: FrontRecord, point: Point) -> Point | None:
     """Return another point of the policy that serves another preference and measured the same to the last digit."""
     points = next((p.points for p in record.policies if any(point is other for other in p.points)), ())
     others = (other for other in points if _differ(other.used, point.used) and other.mean == point.mean)
-    weights = {"preference", "used"}
-    measured = point.model_dump_json(exclude=weights)
-    return next((other for other in others if other.model_dump_json(exclude=weights) == measured), None)
+    # What is read off the answers; bands, shrunk means and movements depend on the preference as well.
+    answers = {
+        "mean",
+        "collapse_rate",
+        "cut_rate",
+        "log_ratio",
+        "conflict",
+        "base_logp",
+        "words",
+        "responses",
+    }
+    measured = point.model_dump_json(include=answers)
+    return next((other for other in others if other.model_dump_json(include=answers) == measured), None)
 
 
 def sense(record: FrontRecord) -> str:
