@@ -15,7 +15,7 @@ from paretune.planning.devices import Rates
 from paretune.planning.shapes import Shape
 
 BYTES = {"float32": 4, "bfloat16": 2}
-"""Of one number."""
+"""Bytes of one number."""
 MASTER = 4
 """Bytes of a number of an adapter, of its gradient and of its moments, which are float32 whatever the model is."""
 
@@ -25,12 +25,12 @@ class Model:
     """A shape with its number format and its adapter.
 
     Attributes:
-        shape: of the base model.
-        dtype: ``float32`` or ``bfloat16``.
-        targets: (in, out) of the adapted matrices of one block.
-        rank: columns of one trained adapter.
-        checkpointing: activations are computed again in backward.
-        host: it runs on a CPU, with prepacked copies of its frozen matrices (:mod:`paretune.models.frozen_linear`) and
+        shape: Shape of the base model.
+        dtype: Number format: ``float32`` or ``bfloat16``.
+        targets: Sizes (in, out) of the adapted matrices of one block.
+        rank: Columns of one trained adapter.
+        checkpointing: Whether activations are computed again in backward.
+        host: Whether it runs on a CPU, with prepacked copies of its frozen matrices (:mod:`paretune.models.frozen_linear`) and
         attention in float32.
     """
 
@@ -236,7 +236,7 @@ def cache_bytes(model: Model) -> float:
 
 
 PREPACKED_COPIES = 2
-"""Of the frozen matrices and the head, on a CPU: one for each direction."""
+"""Copies of the frozen matrices and the head on a CPU: one for each direction."""
 
 
 def frozen_bytes(model: Model) -> float:
@@ -274,10 +274,10 @@ def training_bytes(model: Model, tokens: float, targets: float, chunk: int) -> f
     """Return what a step on ``tokens`` holds above the frozen model: adapter, optimiser, activations, logits.
 
     Args:
-        model: what is trained.
-        tokens: of one forward.
-        targets: positions scored among them.
-        chunk: positions whose logits are held at a time.
+        model: Model that is trained.
+        tokens: Tokens of one forward.
+        targets: Positions scored among them.
+        chunk: Positions whose logits are held at a time.
     """
     shape = model.shape
     blocks = kept_bytes(model) * (1 if model.checkpointing else shape.layers)

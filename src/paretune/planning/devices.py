@@ -47,14 +47,14 @@ class Device:
     """A device, or several of a kind that hold one model together.
 
     Attributes:
-        name: by which it is asked for.
-        kind: name of one of them.
-        title: what it is.
-        memory: bytes of all together.
-        count: devices.
-        rates: number format -> what is reached by all together.
-        host: its memory is the machine's, so libraries and files are in it too.
-        assumptions: where its figures come from.
+        name: Name under which it is requested.
+        kind: Name of one of them.
+        title: Title for people.
+        memory: Bytes of all together.
+        count: Number of devices.
+        rates: Number format -> rates of all together.
+        host: Whether its memory is the machine's, so that libraries and files are in it too.
+        assumptions: Source of its figures.
     """
 
     name: str
@@ -97,7 +97,7 @@ def _sheet(name: str, title: str, bf16: float, fp32: float, bandwidth: float, gi
 KNOWN: dict[str, Device] = {
     device.name: device
     for device in (
-        # Float32 without TF32, which PyTorch does not use unless told to.
+        # Float32 without TF32, which PyTorch does not use by default.
         _sheet("h100", "NVIDIA H100 SXM, 80 GB", 989.4, 66.9, 3350, 80),
         _sheet("a100", "NVIDIA A100 SXM, 80 GB", 312, 19.5, 2039, 80),
         _sheet("l40s", "NVIDIA L40S, 48 GB", 362, 91.6, 864, 48),

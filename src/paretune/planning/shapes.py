@@ -17,14 +17,14 @@ class Shape:
     """A dense decoder-only transformer with gated feed-forward layers (Llama, Mistral, Qwen, ...).
 
     Attributes:
-        name: as the user gave it.
-        hidden: width d of the residual stream.
-        intermediate: width of the feed-forward layers.
-        layers: how many.
-        heads, kv_heads: of queries, and of keys and values.
-        head_dim: width of a head.
-        vocabulary: rows of the embedding V.
-        tied: the head is the embedding.
+        name: Name as the user gave it.
+        hidden: Width d of the residual stream.
+        intermediate: Width of the feed-forward layers.
+        layers: Number of layers.
+        heads, kv_heads: Number of heads of queries, and of keys and values.
+        head_dim: Width of a head.
+        vocabulary: Number V of rows of the embedding.
+        tied: Whether the head is the embedding.
     """
 
     name: str

@@ -35,24 +35,24 @@ LIBRARIES = 0.6e9
 SLACK = 1.15
 """Memory of a process over what its tensors need: freed pieces that fit nothing."""
 KERNEL_BYTES = 2.5e6
-"""Of a product that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
+"""Bytes of a product that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
 KERNELS = 1024
-"""It keeps at most, where the variables below do not say otherwise."""
+"""Number of products that it keeps at most, unless the variables below set another."""
 KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 HEADROOM = 0.9
 """Share of an accelerator's memory that tensors can have."""
 START_SECONDS, REPORT_SECONDS = 6.0, 1.5
-"""To import the libraries; to draw pictures and write the report."""
+"""Seconds to import the libraries; seconds to draw pictures and write the report."""
 LOADING = 1e9
-"""Bytes of weights read from disk in a second."""
+"""Bytes of weights that are read from disk per second."""
 RESAMPLE_SECONDS = 3e-4
-"""Of one resample of one policy's prompts."""
+"""Seconds of one resample of one policy's prompts."""
 RULE_SECONDS = 2e-3
-"""Of one answer under a rule (sentiment is among the slowest), cache included."""
+"""Seconds of one answer under a rule (sentiment is among the slowest), cache included."""
 ENCODER = Shape("encoder", 384, 1024, 6, 12, 12, 32, 30_522, True)
 """The sentence encoder under Bradley-Terry heads, all-MiniLM-L6-v2: its two plain feed-forward matrices count as three narrower."""
 ENCODER_TOKENS = 256
-"""It reads no more of a text."""
+"""Largest number of tokens of a text that it reads."""
 STORED = {"answer": 1500, "log-probability": 150, "report": 2_000_000}
 """Bytes on disk of an answer in all files that hold it, of a cached log-probability, and of report and pictures."""
 
@@ -71,14 +71,14 @@ class Estimate:
     """A plan on one model and device.
 
     Attributes:
-        model: name of the shape.
-        parameters: of the model.
-        device: with its count where the model needs several.
-        dtype: number format.
-        fits: the run's memory is there.
-        rows: stages.
-        memory: bytes at the peak, by what holds them; the largest of the stages' needs counts.
-        disk: bytes in the run folder, by what they are.
+        model: Name of the shape.
+        parameters: Number of parameters of the model.
+        device: Device, with its count where the model needs several.
+        dtype: Number format.
+        fits: Whether the device has the memory that the run needs.
+        rows: Stages with their costs.
+        memory: Bytes at the peak, by what holds them; the largest of the stages' needs counts.
+        disk: Bytes in the run folder, by what they are.
         assumptions: All that was assumed.
     """
 
@@ -123,10 +123,10 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
     """Return what a planned run costs.
 
     Args:
-        plan: of ``config``.
-        config: of the run.
-        model: a size that is known, a folder or a hub name.
-        device: a known name, or this machine.
+        plan: Plan of ``config``.
+        config: Config of the run.
+        model: Name of a known size, folder, or hub name.
+        device: Name of a known device, or of this machine.
 
     Raises:
         ModelError, ConfigError: an unknown model or device, or targets that no layer has.

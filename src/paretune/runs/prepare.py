@@ -42,7 +42,7 @@ def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset],
     missing = [objective for objective in objectives if objective not in splits["train"].objectives]
     if missing:
         raise DataError(
-            f"the training data say nothing about the objective {missing[0]!r}; add a scorer for it under score:"
+            f"the training data have neither labels nor scores of the objective {missing[0]!r}; add a scorer for it under score:"
         )
     if lab.team.first and (scored := _fully_scored(splits["train"])):
         write_json(
@@ -57,7 +57,7 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
 
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if isinstance(spec, list) and spec:
-            return concatenate([source(each, split) for each in spec])
+            return concatenate([source(part, split) for part in spec])
         if isinstance(spec, str) and spec in QUICKSTART:
             return ScoredDataset.read(quickstart_data(spec))
         return load_data(spec, split, path=config.data.path)
@@ -150,7 +150,7 @@ def _objectives(config: RunConfig, splits: dict[str, ScoredDataset], scorers: Se
 
 
 def _speaks(dataset: ScoredDataset, objective: str) -> bool:
-    """Tell whether the data hold labels or scores on ``objective``."""
+    """Return whether the data hold labels or scores of ``objective``."""
     return any(objective in row.labels or objective in row.scores for row in dataset.rows)
 
 

@@ -34,16 +34,16 @@ PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy
 def run(config: RunConfig) -> Path:
     """Do everything the config asks for and return the path of the report.
 
-    Finished stages found in the run folder under the same inputs are reused; a killed stage goes on from its checkpoint.
+    Finished stages in the run folder with the same inputs are reused; a killed stage continues from its checkpoint.
 
     Raises:
-        ParetuneError: what cannot be done, with the cure.
+        ParetuneError: something cannot be done; the message names the cure.
     """
     lab = opened(config)
     splits, scorers = prepare_data(config, lab)
     objectives = splits["train"].objectives
     preferences = config.grid(objectives)
-    config.extrapolations(objectives)  # a wrong one is said before training, not after it
+    config.extrapolations(objectives)  # a wrong one is reported before training, not after it
     return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
 
 
@@ -58,10 +58,10 @@ def finish(
     """Train methods, measure them side by side and return the path of the report; what is finished is reused.
 
     Args:
-        config, lab: of the run.
-        splits, scorers: of :func:`prepare_data`.
-        trained_at: method -> its preferences.
-        measured_at: method -> preferences to measure it at; by default as the config says.
+        config, lab: Config and lab of the run.
+        splits, scorers: What :func:`prepare_data` returned.
+        trained_at: Method -> its preferences.
+        measured_at: Method -> preferences at which it is measured; by default those of the config.
     """
     policies = {}
     for name, preferences in trained_at.items():
@@ -83,20 +83,20 @@ def report_alike(lab: Lab, policy: Policy, preferences: Sequence[Preference]) ->
     for group in alike(policy, preferences):
         lab.say(
             f"{policy.name}: the policy computes the same at {' and at '.join(map(str, group))}, so these weights have no effect; "
-            "train longer, or look whether the data tell the objectives apart"
+            "train longer, or check that the objectives of the data differ"
         )
 
 
 def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
-    """Measure given adapters, one an objective, served as a soup, by MOD, or both; return the path of the report.
+    """Measure given adapters, one per objective, served as a soup, by MOD, or both; return the path of the report.
 
-    The distance between the two at each preference says where the soup, which costs one model, will do.
+    The distance between the two at each preference shows where the soup, which runs one model, is enough.
 
     Args:
-        config: data, scorers, sampling and preferences; its methods are not trained.
-        adapters: objective -> adapter.
+        config: Data, scorers, sampling and preferences; its methods are not trained.
+        adapters: Objective -> adapter.
         by: ``soup``, ``mod``, or both.
-        mixing: the rule of MOD.
+        mixing: Rule of MOD.
 
     Raises:
         ConfigError: an objective without adapter, or an adapter without objective.

@@ -33,8 +33,8 @@ class Task:
         kind: ``prepare``: data, scores and the reference pass. ``base``: measure the base model. ``corner``: train and measure
             the single-objective model of the one-hot ``preference``. ``train``: train ``method`` for all preferences.
             ``point``: train it for ``preference``, where it has a model for each, and measure it there.
-        method: name of an entry of ``methods``.
-        preference: as text.
+        method: Name of an entry of ``methods``.
+        preference: Preference, as text.
     """
 
     kind: Literal["prepare", "base", "corner", "train", "point"]
@@ -43,13 +43,13 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Names the task in tables, and its record on disk."""
+        """Name of the task in tables, and of its record on disk."""
         return "@".join(filter(None, [self.method or self.kind, self.preference]))
 
 
 @dataclass(frozen=True)
 class SweepContext:
-    """What all tasks of a run work on."""
+    """The inputs of all tasks of a run."""
 
     config: RunConfig
     lab: Lab
@@ -71,13 +71,13 @@ def world(config: str) -> SweepContext:
 
 
 def perform(order: dict[str, Any]) -> dict[str, Any]:
-    """Do a task, and write down that it is done.
+    """Do a task, and record that it is done.
 
     Args:
         order: ``config``: of the run, as JSON; ``task``: the fields of a :class:`Task`.
 
     Returns:
-        The mean scores of the point that was measured, one an objective, if any.
+        Mean scores of the point that was measured, one per objective, if any.
     """
     here, task = world(order["config"]), Task(**order["task"])
     if (done := finished(here, task)) is not None:
@@ -125,8 +125,8 @@ def _do(here: SweepContext, task: Task) -> dict[str, Any]:
 def _reference_pass(here: SweepContext) -> None:
     """Read the pairs of the single-objective models by the base model, in the order of the objectives.
 
-    Whoever came first would do it; but forwards are packed of what is asked for together, so the order of the passes can show
-    in the last digits, and is to be the same in every sweep.
+    The first task that needs the pass would do it; but a forward is packed of what is requested together, so the order of the
+    passes can show in the last digits, and must be the same in every sweep.
     """
     dpo, training = here.config.corners()
     with here.lab.trained_by(training):
