@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/paretune run $(CONFIG) $(ARGS)
 
-# The same road in a few minutes: two training steps an adapter, a handful of prompts. Its figures mean nothing.
+# The same run in a few minutes: two training steps per adapter, a handful of prompts. Its figures mean nothing.
 quickstart-smoke: install
 	$(BIN)/paretune run $(CONFIG) name=quickstart-smoke data.limit=10 \
 		'data.splits={train: 0.75, validation: 0.25}' preferences=3 evaluate.prompts=2 evaluate.preferences=3 evaluate.resamples=100 \

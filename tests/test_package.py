@@ -1,7 +1,8 @@
-"""The package from outside: its public names, what importing it costs, and that every name has one home."""
+"""The package from outside: its public names, what importing it costs, its reading orders, and that every name has one home."""
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import paretune
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = sorted(path.parent for path in (ROOT / "src/paretune").glob("*/**/__init__.py"))
 
 
 @pytest.mark.parametrize("name", paretune.__all__)
@@ -47,6 +49,15 @@ def modules():
         for path in (sources / "paretune").rglob("*.py")
     }
     return {name.removesuffix(".__init__"): path for name, path in paths.items()}
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: str(package.relative_to(ROOT / "src")))
+def test_the_docstring_of_a_package_names_each_of_its_modules(package):
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
+    files = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert len(files) > 1
+    assert sorted((files | folders) - set(re.findall(r"\w+", text))) == []
 
 
 def defined(tree):

@@ -65,6 +65,8 @@ def test_bad_override_and_missing_file(
 ) -> None:
     file = config_file(tmp_path, "name: x")
     assert "expected key=value" in call(monkeypatch, capsys, "run", file, "train.steps")[2]
+    code, out, err = call(monkeypatch, capsys, "run", file, "train.steps=[")
+    assert code == 2 and "'train.steps=['" in err and "not valid YAML" in err and "Traceback" not in out + err
     assert "train.stepps" in call(monkeypatch, capsys, "run", file, "train.stepps=3")[2]
     code, _, err = call(monkeypatch, capsys, "run", tmp_path / "none.yaml")
     assert code == 2 and "cannot read the config" in err

@@ -74,6 +74,27 @@ def test_parse_orders_by_the_objectives_and_fills_with_zero():
     assert preference.array().dtype == np.float64
 
 
+def test_check_boxes_are_equal_weights_over_the_checked():
+    for text in ("concise+helpful", " helpful + concise "):
+        assert Preference.parse(text, THREE).as_dict() == {"helpful": 0.5, "harmless": 0.0, "concise": 0.5}
+    assert Preference.parse("harmless", THREE) == Preference.one_hot("harmless", THREE)
+    assert Preference.parse("a+b+c").weights == (1 / 3, 1 / 3, 1 / 3)
+    assert Preference.checked(THREE, THREE) == Preference.uniform(THREE)
+    assert Preference.checked(["harmless"], THREE) == Preference.one_hot("harmless", THREE)
+    plus = ["c++", "c"]  # a name may hold the sign
+    assert Preference.parse("c++", plus).weights == (1.0, 0.0)
+    for text, message in (
+        ("helpful+kind", "unknown objective 'kind'"),
+        ("helpful+helpful", "listed twice"),
+        ("helpful+", "cannot be a name"),
+        ("kind", "is not NAME=WEIGHT"),
+    ):
+        with pytest.raises(PreferenceError, match=message):
+            Preference.parse(text, THREE)
+    with pytest.raises(PreferenceError, match="no objectives given"):
+        Preference.checked([], THREE)
+
+
 def test_parse_without_objectives_keeps_the_order_given():
     assert Preference.parse("b=0.5,a=0.5").objectives == ("b", "a")
 

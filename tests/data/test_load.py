@@ -667,6 +667,27 @@ def test_directions_negate_once_and_are_checked(tmp_path) -> None:
         load_data(path, directions={"cost": "down"})
 
 
+@pytest.mark.parametrize(
+    ("first", "column"),
+    [
+        ({"chosen": "\n\nHuman: p\n\nAssistant: a", "rejected": "\n\nHuman: p\n\nAssistant: b"}, "chosen"),
+        ({"chosen": "\n\nHuman: p\n\nAssistant: a", "rejected": "\n\nHuman: p\n\nAssistant: b"}, "rejected"),
+        ({"prompt": "p", "completion": "a", "label": True}, "label"),
+        ({"prompt": "p", "completion": "a", "label": True}, "completion"),
+        ({"prompt": "p", "completion": "a", "label": True}, "prompt"),
+        ({"prompt": "p", "completion": "a"}, "completion"),
+        ({"prompt": "p", "completion": "a"}, "prompt"),
+        ({"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]}, "messages"),
+        ({"prompt": "p"}, "prompt"),
+    ],
+)
+def test_a_column_missing_in_a_later_record_is_named(first, column, tmp_path) -> None:
+    later = {name: value for name, value in first.items() if name != column} | {"other": 1}
+    file = write(tmp_path / "data.jsonl", first, later)
+    with pytest.raises(DataError, match=rf"data\.jsonl:2: column '{column}' is missing; found .*'other'"):
+        load_data({"path": str(file), "objective": "helpful"})
+
+
 def test_a_malformed_line_is_named() -> None:
     with pytest.raises(DataError, match=r"not_json.jsonl:2: not valid JSON"):
         load_data(BAD / "not_json.jsonl")

@@ -372,11 +372,11 @@ def test_a_run_draws_its_responses_by_its_endpoint(lm: LanguageModel, tmp_path: 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"endpoint": {"model": "tiny"}}, "endpoint.url: Missing required argument"),
+        ({"endpoint": {"model": "tiny"}}, r"endpoint\.url: (Field required|Missing required argument)"),
         ({"endpoint": {"url": "http://x/v1", "modle": "a"}}, "did you mean 'model'"),
         ({"endpoint": {"url": "x"}}, "is no address"),
         ({"endpoint": {"url": "http://x/v1", "policies": {"modpoo": "m@"}}}, "did you mean 'modpo'"),
-        ({"methods": {"morlhf": {"endpoint": {"url": "http://x/v1"}}}}, "no endpoint can draw them"),
+        ({"methods": {"morlhf": {"endpoint": {"url": "http://x/v1"}}}}, "no endpoint can sample them"),
     ],
 )
 def test_what_a_config_may_not_ask_of_an_endpoint(values: dict, message: str) -> None:

@@ -35,7 +35,7 @@ SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, top_p=0.9, batch_size=3)
 def test_a_killed_draw_goes_on_to_the_same_responses(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two prompts a batch, eight a part: the second part fails once, the first is not drawn again."""
+    """Two prompts per batch, eight per part: the second part fails once, the first is not sampled again."""
     monkeypatch.setattr(resumable, "BATCHES_PER_PART", 2)
     prompts = make_dataset(7).select([])
     whole = sample_dataset(lm, prompts, 2, SAMPLING, 5, tmp_path / "whole")
@@ -163,6 +163,10 @@ def test_implicit_reward_of_an_adapter(lm: LanguageModel, tmp_path: Path) -> Non
         build_scorer({"objective": "good", "implicit": folder, "beta": -1})
     with pytest.raises(ModelError, match="no such file"):
         build_scorer({"objective": "good", "implicit": str(tmp_path)})
+    other = replace(adapter, info={**adapter.info, "divergence": "forward-kl"})
+    other.save(tmp_path / "forward")
+    with pytest.raises(ConfigError, match="trained under the divergence forward-kl"):
+        build_scorer({"objective": "good", "implicit": str(tmp_path / "forward")})
 
 
 def test_trackers_receive_every_step(lm: LanguageModel, tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_torchrun_gives_the_run_of_one_process(config: Path, tmp_path: Path) -> 
     for mine, theirs in zip(one["policies"], two["policies"], strict=True):
         for point, twin in zip(mine["points"], theirs["points"], strict=True):
             assert point["mean"] == twin["mean"] and point["responses"] == twin["responses"]
-            assert point["kl"]["value"] == pytest.approx(twin["kl"]["value"], abs=1e-4)
+            assert point["log_ratio"]["value"] == pytest.approx(twin["log_ratio"]["value"], abs=1e-4)
     assert one["scoring_forwards"] == two["scoring_forwards"]
     # Weights differ in their last bits, and what is named after them is named otherwise.
     assert len(files(tmp_path / "one")) == len(files(tmp_path / "two"))

@@ -94,6 +94,12 @@ def test_seeds_are_variants_side_by_side(settings: dict[str, Any], tmp_path: Pat
     assert not sweep(config).failed
     found = front(tmp_path / "run")
     assert found["dpo-lw-seed-0"] != found["dpo-lw-seed-3"]
+    facts = json.loads((tmp_path / "run/front.json").read_text())
+    tests = [(test["first"], test["second"], test["seeds"]) for test in facts["comparisons"]]
+    assert tests == [("dpo-lw", "base", [2, 0]), ("dpo-lw", "mixture of corners", [2, 0])], (
+        "judged as one method"
+    )
+    assert "2 training seeds of DPO loss weighting (dpo-lw)" in (tmp_path / "run/report.html").read_text()
     spread = json.loads((tmp_path / "run/sweep.json").read_text())["methods"]["dpo-lw"]
     assert len(spread["hypervolumes"]) == 2 and spread["mean"] == pytest.approx(
         np.mean(spread["hypervolumes"])

@@ -106,7 +106,7 @@ def test_the_record_has_every_verdict_with_what_could_have_been_seen() -> None:
         record
     )
     assert "another training seed may give other scores" in luck(record)
-    assert "High is above the base model by" in told(record) and "corrected for luck" in told(record)
+    assert "high is above the base model by" in told(record) and "corrected for luck" in told(record)
 
 
 def test_training_seeds_are_judged_as_one_method() -> None:
@@ -122,7 +122,8 @@ def test_training_seeds_are_judged_as_one_method() -> None:
     assert tests["soup", "base"].verdict == "no difference shown"
     assert tests["alone-seed-7", "base"].verdict == "alone-seed-7 above"
     assert luck(record) == (
-        "The verdicts cover the luck of training with 3 training seeds of soup; intervals of single points do not."
+        "The verdicts cover the luck of training with 3 training seeds of soup; the other policies are one training run "
+        "each, and intervals of single points do not cover it."
     )
     assert "3 training seeds of soup" in " ".join(sentences(record))
 

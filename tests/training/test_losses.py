@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from paretune.training.losses import kl_estimate, log_ratio_gap, nll_loss, pair_loss
+from paretune.training.losses import Penalty, divergence_gap, kl_estimate, log_ratio_gap, nll_loss, pair_loss
 
 # l_theta = (-42, -55.5), l_ref = (-40, -50), beta = 0.1. Delta = (-2) - (-5.5) = 3.5.
 LOGPS = torch.tensor([[-42.0, -55.5]], dtype=torch.float64)
@@ -146,3 +146,49 @@ def test_policy_gradient_is_clipped_on_the_side_that_gains() -> None:
         float(policy_gradient_loss(reference, reference, lengths, 0 * advantages, 0.5).detach().abs().max())
         == 0
     )
+
+
+# Other divergences (f-DPO)
+
+D_CHOSEN, D_REJECTED = -2.0, -5.5  # log-ratios of LOGPS to REFERENCE
+WORKED = [
+    (Penalty("reverse-kl"), 3.5),
+    (Penalty("forward-kl"), -math.exp(2.0) + math.exp(5.5)),
+    (Penalty("alpha", 0.5), 2 * (math.exp(2.75) - math.exp(1.0))),
+    (Penalty("jensen-shannon"), math.log(2 / (1 + math.exp(2.0))) - math.log(2 / (1 + math.exp(5.5)))),
+]
+
+
+@pytest.mark.parametrize(("penalty", "gap"), WORKED, ids=lambda value: str(value)[:30])
+def test_worked_gaps_of_other_divergences(penalty: Penalty, gap: float) -> None:
+    """beta (f'(ratio of chosen) - f'(ratio of rejected)); a step on it raises chosen by beta f''(t) t, rejected falls."""
+    logps = LOGPS.clone().requires_grad_()
+    value = divergence_gap(logps, REFERENCE, penalty)
+    assert value.item() == pytest.approx(gap, rel=1e-12)
+    pair_loss(value, 0.1).sum().backward()
+    assert logps.grad is not None and logps.grad[0, 0] < 0 < logps.grad[0, 1]
+
+
+@pytest.mark.parametrize(("penalty", "_"), WORKED, ids=lambda value: str(value)[:30])
+def test_at_the_reference_every_divergence_steps_like_dpo(penalty: Penalty, _: float) -> None:
+    """The slope of f' in log t is 1 at t = 1 (1/2 for Jensen-Shannon), so the first step is DPO's."""
+    logps = REFERENCE.clone().requires_grad_()
+    divergence_gap(logps, REFERENCE, penalty).sum().backward()
+    size = 0.5 if penalty.divergence == "jensen-shannon" else 1.0
+    assert logps.grad is not None and logps.grad[0].tolist() == pytest.approx([size, -size])
+
+
+@pytest.mark.parametrize("penalty", [Penalty("forward-kl"), Penalty("alpha", 0.9), Penalty("jensen-shannon")])
+def test_a_response_that_is_given_up_does_not_overflow(penalty: Penalty) -> None:
+    reference = torch.zeros(2, 2)
+    logps = torch.tensor([[-500.0, 3.0], [3.0, -500.0]], requires_grad=True)
+    loss = pair_loss(divergence_gap(logps, reference, penalty), 0.5)
+    loss.sum().backward()
+    assert loss.isfinite().all() and logps.grad is not None and logps.grad.isfinite().all()
+    assert loss[0] > loss[1], "also where it is the chosen one"
+
+
+def test_what_a_penalty_stores() -> None:
+    assert Penalty().facts() == {}, "identities of DPO's adapters stay"
+    assert Penalty("forward-kl", 0.3).facts() == {"divergence": "forward-kl"}
+    assert Penalty("alpha", 0.3).facts() == {"divergence": "alpha", "divergence_alpha": 0.3}

@@ -1,1 +1,4 @@
-"""The command line: main, data, inspect, select, choose, chat, plan, serving, doctor, allocator."""
+"""The command line.
+
+Reading order: main, config, data, inspect, select, plan, verdicts, serving, choose, chat, doctor, allocator.
+"""

@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep freed memory for the next tensor; return whether that worked (glibc only).
+    """Make the C library keep freed memory for the next tensor; return whether that worked (glibc only).
 
     By default glibc returns every large block to the system at once, so each step of training and decoding has all its
     memory zeroed and mapped anew, page by page. ``docs/performance.md`` has the gain. Set for the whole process, so only
@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
 
 
 def limit_kernels() -> None:
-    """Have oneDNN keep fewer kernels than its 1024, unless the environment sets the number; call it before torch is imported.
+    """Make oneDNN keep fewer kernels than its 1024, unless the environment sets the number; call it before torch is imported.
 
     Packed batches differ in length, so nearly every training step has shapes of its own, and the kernels kept for them grow to
     gigabytes. A step uses some twenty.

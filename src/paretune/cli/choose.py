@@ -106,7 +106,11 @@ def render(facts: Mapping[str, Any]) -> Group:
             Text("The 95 % intervals hold for all preferences at once, so also for the one you choose.")
         )
     else:
-        parts.append(Text("Nothing is known about how far these scores may be off."))
+        parts.append(
+            Text(
+                "How far these scores may be off is unknown: the run has no intervals that hold after a choice."
+            )
+        )
     if any(not row["expected"]["measured"] for _, row in rows):
         parts.append(
             Text(f"* not measured itself, but interpolated between {facts['measured']} measured preferences")
@@ -169,12 +173,12 @@ def _choice_in_words(choice: Mapping[str, Any]) -> list[str]:
     return [f"The floors are met, in shares of each objective's range: {margins}.{sure}"]
 
 
-def _dual_in_words(found: Mapping[str, Any]) -> str:
-    of = f"The base model's own answers ({found['samples']} to each of {found['prompts']} training prompts)"
-    if not found["reachable"]:
-        nearest = ", ".join(f"{name} >= {value:.3g}" for name, value in found["nearest_floors"].items())
+def _dual_in_words(dual: Mapping[str, Any]) -> str:
+    of = f"The base model's own answers ({dual['samples']} to each of {dual['prompts']} training prompts)"
+    if not dual["reachable"]:
+        nearest = ", ".join(f"{name} >= {value:.3g}" for name, value in dual["nearest_floors"].items())
         return f"{of} cannot be reweighted to meet them; nearest is {nearest}."
-    if found["preference"] is None:
+    if dual["preference"] is None:
         return f"{of} meet them without steering."
-    far = f"{found['divergence']:.2f} nats from the base model"
-    return f"{of} meet them when reweighted towards {in_words(found['preference'])}, at {far}."
+    far = f"{dual['divergence']:.2f} nats from the base model"
+    return f"{of} meet them when reweighted towards {in_words(dual['preference'])}, at {far}."

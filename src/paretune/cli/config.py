@@ -6,7 +6,7 @@ import json
 
 import typer
 
-config = typer.Typer(help="Look at the settings of a run.", no_args_is_help=True)
+config = typer.Typer(help="Show what a config may hold.", no_args_is_help=True)
 
 
 @config.callback()

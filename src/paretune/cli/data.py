@@ -1,4 +1,4 @@
-"""``paretune data ...`` and ``paretune score ...``: inspect preference data, convert it, sample, select and score responses."""
+"""``paretune data ...`` and ``paretune score ...``: inspect, convert, sample and select preference data; fit reward heads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 
 from paretune.cli import serving as serve_commands
 
-data = typer.Typer(help="Inspect preference data, convert it, sample responses.", no_args_is_help=True)
-score = typer.Typer(help="Score responses; fit reward heads on pairs.", no_args_is_help=True)
+data = typer.Typer(help="Inspect, convert, sample and select preference data.", no_args_is_help=True)
+score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
 
 # Modules that load torch are imported inside the commands, so that --help answers at once. Typer reads the options of a command
 # from its signature, so a command has as many parameters as it has options.
@@ -19,9 +19,15 @@ Source = Annotated[
     str, typer.Argument(help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map.")
 ]
 ObjectiveOption = Annotated[
-    str | None, typer.Option(help="What the labels mean, for data that do not name it.")
+    str | None, typer.Option(help="The objective that the labels compare, for data that do not name it.")
 ]
-PathOption = Annotated[Optional[Path], typer.Option("--path", help="Local folder of a known data set.")]  # noqa: UP045
+PathOption = Annotated[Optional[Path], typer.Option("--path", help="The local folder of a known data set.")]  # noqa: UP045
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The part of the data to read, such as train or test; a folder or the hub gives train by default."
+    ),
+]
 
 
 def show(renderable: Any) -> None:
@@ -48,9 +54,9 @@ def data_sets() -> None:
 
 @data.command("inspect")
 def data_inspect(
-    source: Source, path: PathOption = None, objective: ObjectiveOption = None, split: str | None = None
+    source: Source, path: PathOption = None, objective: ObjectiveOption = None, split: SplitOption = None
 ) -> None:
-    """Objectives, counts, score distributions, missing values, lengths, conflicts, Pareto layers."""
+    """Show objectives, counts, score distributions, missing values, lengths, conflicts and Pareto layers."""
     from paretune.cli.inspect import render
     from paretune.data.summary import inspect
 
@@ -60,10 +66,10 @@ def data_inspect(
 @data.command("convert")
 def data_convert(
     source: Source,
-    target: Annotated[Path, typer.Argument(help="New file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")],
     path: PathOption = None,
     objective: ObjectiveOption = None,
-    split: Optional[str] = None,  # noqa: UP045
+    split: SplitOption = None,
 ) -> None:
     """Write any data in the canonical form."""
     dataset = _load(source, path, objective, split)
@@ -74,26 +80,30 @@ def data_convert(
 @data.command("sample")
 def data_sample(
     source: Source,
-    target: Annotated[Path, typer.Argument(help="New file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")],
     model: Annotated[
-        str, typer.Option(help="Embedded name, hub name, folder or GGUF file.")
+        str, typer.Option(help="The model: an embedded name, a hub name, a folder or a GGUF file.")
     ] = "smollm2-135m",
-    responses: Annotated[int, typer.Option(help="Responses per prompt.")] = 4,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest response.")] = 160,
-    temperature: Annotated[float, typer.Option(help="Temperature of the sampling.")] = 0.9,
-    top_p: Annotated[float, typer.Option(help="Probability that nucleus sampling keeps.")] = 0.95,
-    batch_size: Annotated[int, typer.Option(help="Rows decoded together.")] = 64,
-    limit: Annotated[int, typer.Option(help="Largest number of prompts used, 0 for all.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    responses: Annotated[int, typer.Option(help="The number of responses per prompt.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(help="The length limit of a response, in tokens.")] = 160,
+    temperature: Annotated[float, typer.Option(help="The sampling temperature.")] = 0.9,
+    top_p: Annotated[float, typer.Option(help="The probability that nucleus sampling keeps.")] = 0.95,
+    batch_size: Annotated[int, typer.Option(help="The number of rows decoded together.")] = 64,
+    limit: Annotated[int, typer.Option(help="The largest number of prompts to use; 0 for all.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the sampling.")] = 0,
+    dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
     endpoint: Annotated[
         str | None,
         typer.Option(
             help="Sample from the OpenAI-compatible server at this address, such as http://HOST:8000/v1."
         ),
     ] = None,
-    endpoint_model: Annotated[str, typer.Option(help="Name of its model; by default its only one.")] = "",
-    concurrency: Annotated[int, typer.Option(help="Requests to it at the same time.")] = 32,
+    endpoint_model: Annotated[
+        str, typer.Option(help="The name of the server's model; by default its only one.")
+    ] = "",
+    concurrency: Annotated[
+        int, typer.Option(help="The number of requests to the server at the same time.")
+    ] = 32,
 ) -> None:
     """Sample responses from a language model for every prompt."""
     import shutil
@@ -130,16 +140,20 @@ def data_select(
     source: Source,
     path: PathOption = None,
     objective: ObjectiveOption = None,
-    split: Optional[str] = None,  # noqa: UP045
-    k: Annotated[int, typer.Option(help="Responses per preference.")] = 100,
-    preferences: Annotated[int, typer.Option(help="Evenly spaced preferences between two objectives.")] = 11,
+    split: SplitOption = None,
+    k: Annotated[int, typer.Option(help="The number of responses per preference.")] = 100,
+    preferences: Annotated[
+        int, typer.Option(help="The number of evenly spaced preferences between two objectives.")
+    ] = 11,
     layers: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Non-dominated layers in the pool; by default as few as hold 5 k responses."),
+        typer.Option(
+            help="The number of non-dominated layers in the pool; by default as few as hold 5 k responses."
+        ),
     ] = None,
-    normalize: Annotated[str, typer.Option(help="minmax, zscore or none.")] = "minmax",
-    out: Annotated[Optional[Path], typer.Option(help="Picture to write, a PNG.")] = None,  # noqa: UP045
-    jsonl: Annotated[Optional[Path], typer.Option(help="Chosen responses to write.")] = None,  # noqa: UP045
+    normalize: Annotated[str, typer.Option(help="How to scale scores: minmax, zscore or none.")] = "minmax",
+    out: Annotated[Optional[Path], typer.Option(help="The picture to write, a PNG.")] = None,  # noqa: UP045
+    jsonl: Annotated[Optional[Path], typer.Option(help="The file to write the chosen responses to.")] = None,  # noqa: UP045
 ) -> None:
     """Choose the responses that ParetoHqD would train on, and show pool, rays and choice."""
     from paretune.cli.select import select_command
@@ -154,10 +168,10 @@ data.command("from-votes")(serve_commands.from_votes)
 @score.command("fit")
 def score_fit(
     source: Source,
-    objective: Annotated[str, typer.Option(help="The objective whose pairs are learned.")],
-    folder: Annotated[Path, typer.Option(help="New folder of the head.")],
+    objective: Annotated[str, typer.Option(help="The objective whose pairs the head learns.")],
+    folder: Annotated[Path, typer.Option(help="The new folder to write the head to.")],
     path: PathOption = None,
-    split: Optional[str] = None,  # noqa: UP045
+    split: SplitOption = None,
 ) -> None:
     """Fit a Bradley-Terry head on pairs over frozen embeddings, and show its held-out accuracy."""
     from paretune.scoring.bradley_terry import fit_head

@@ -56,18 +56,18 @@ def render(inspection: Inspection) -> Group:
             "ties",
         ],
     )
-    for each in inspection.objectives:
-        figures = (each.mean, each.std, each.low, *each.quartiles, each.high)
+    for summary in inspection.objectives:
+        figures = (summary.mean, summary.std, summary.low, *summary.quartiles, summary.high)
         scores.add_row(
-            Text(each.objective),
-            f"{each.count:,}",
-            f"{each.missing:,}",
+            Text(summary.objective),
+            f"{summary.count:,}",
+            f"{summary.missing:,}",
             *map(_number, figures),
-            f"{each.comparisons:,}",
-            f"{each.ties:,}",
+            f"{summary.comparisons:,}",
+            f"{summary.ties:,}",
         )
 
-    names = [each.objective for each in inspection.objectives]
+    names = [summary.objective for summary in inspection.objectives]
     conflicts = table("Pairs on which two objectives disagree", ["", *map(_escaped, names)])
     for name, shares in zip(names, inspection.conflicts, strict=True):
         conflicts.add_row(Text(name), *map(_percent, shares))

@@ -32,7 +32,7 @@ app.add_typer(config_commands.config, name="config")
 # Modules that load torch are imported inside the commands, so that --help answers at once.
 
 ExtrapolationOption = Annotated[
-    bool, typer.Option("--allow-extrapolation", help="Admit weights below 0, such as concise=1.2,warm=-0.2.")
+    bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
 ]
 
 
@@ -40,14 +40,14 @@ ExtrapolationOption = Annotated[
 def run(
     config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example train.steps=50.")
+        list[str] | None, typer.Argument(help="Settings to change, as key=value, for example train.steps=50.")
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print the plan of this machine (see the command plan), do nothing."),
+        typer.Option("--dry-run", help="Print the plan of the run on this machine and stop."),
     ] = False,
 ) -> None:
-    """Data, scores, training, front, report: everything the config asks for, resumable."""
+    """Run everything the config asks for: data, scores, training, front, report; a stopped run continues."""
     from paretune.runs.parse import load_config
 
     settings = load_config(config, overrides or [])
@@ -61,22 +61,53 @@ def run(
     typer.echo(f"Report: {report}")
 
 
+@app.command("add-objective")
+def add_objective_command(
+    run: Annotated[Path, typer.Argument(help="The folder of a run of dpo-soup, mod or rewarded-soup.")],
+    objective: Annotated[str, typer.Argument(help="The name of the new objective.")],
+    score: Annotated[
+        str,
+        typer.Option(help="The scorer of the new objective, as in a config: '{rule: length, unit: words}'."),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings to change, as key=value, for example preferences=4.")
+    ] = None,
+) -> None:
+    """Train one more adapter for a new objective; those of the others are reused, and the front is measured anew."""
+    import yaml
+
+    from paretune.core.errors import ConfigError
+    from paretune.runs.extend import add_objective
+
+    try:
+        scorer = yaml.safe_load(score)
+    except yaml.YAMLError:
+        scorer = None
+    if not isinstance(scorer, dict):
+        raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
+    report = add_objective(run, objective, scorer, overrides or [])
+    show(_verdicts(report.parent))
+    typer.echo(f"Report: {report}")
+
+
 @app.command("plan")
 def plan_command(
     config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example train.steps=50.")
+        list[str] | None, typer.Argument(help="Settings to change, as key=value, for example train.steps=50.")
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="1b, 8b, 70b, or a model's name or folder; repeat to compare."),
+        typer.Option(
+            "--model", help="Model to plan for: 1b, 8b, 70b, or a name or folder; repeat to compare."
+        ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="here, h100, a100, l40s or rtx4090; several as 8xh100.")
+        str, typer.Option(help="Device to plan for: here, h100, a100, l40s or rtx4090; 8xh100 means eight.")
     ] = "here",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Estimate FLOPs, time, memory and disk of a run, on this machine or another; no weights are loaded."""
+    """Estimate the FLOP, time, memory and disk of a run, on this machine or another, without loading a model."""
     from paretune.runs.parse import load_config
 
     _plan(load_config(config, overrides or []), model or [], device, as_json)
@@ -90,26 +121,29 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
     from paretune.runs.plan import plan
 
     planned = plan(settings)
-    found = [estimate(planned, settings, model, device) for model in models or [settings.model]]
+    estimates = [estimate(planned, settings, model, device) for model in models or [settings.model]]
     if as_json:
-        typer.echo(json.dumps([each.to_dict() for each in found], indent=2))
+        typer.echo(json.dumps([entry.to_dict() for entry in estimates], indent=2))
         return
-    for each in found:
-        show(render(each, planned.runs))
+    for entry in estimates:
+        show(render(entry, planned.runs))
 
 
 @app.command()
 def sweep(
     config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example sweep.seeds=[0,1].")
+        list[str] | None,
+        typer.Argument(help="Settings to change, as key=value, for example sweep.seeds=[0,1]."),
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: host:port, auto or local; by default none."),
+        typer.Option(
+            envvar="RAY_ADDRESS", help="Ray cluster to run on: host:port, auto or local; by default none."
+        ),
     ] = None,
 ) -> None:
-    """The run as a queue of tasks (methods x preferences x seeds), in order here or on a Ray cluster; one report."""
+    """Run a config as a queue of tasks (methods x preferences x seeds), here or on a Ray cluster, and write one report."""
     from paretune.runs.parse import load_config
     from paretune.runs.sweep import sweep as sweep_all
 
@@ -131,16 +165,25 @@ def sweep(
 def front(
     config: Annotated[Path, typer.Argument(help="A YAML file with data, scorers, sampling and preferences.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example folder=runs/mine.")
+        list[str] | None,
+        typer.Argument(help="Settings to change, as key=value, for example folder=runs/mine."),
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option("--adapter", help="OBJECTIVE=FOLDER, one per objective: paretune's or a PEFT LoRA."),
+        typer.Option(
+            "--adapter", help="An adapter of paretune or a PEFT LoRA, as OBJECTIVE=FOLDER; one per objective."
+        ),
     ] = None,
-    by: Annotated[list[str] | None, typer.Option(help="soup or mod; both by default.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="How to combine the adapters: soup or mod; by default both.")
+    ] = None,
     divergence: Annotated[
-        str, typer.Option(help="Under which the adapters were trained: reverse-kl for DPO.")
+        str,
+        typer.Option(
+            help="The divergence under which the adapters were trained; DPO trains under reverse-kl."
+        ),
     ] = "reverse-kl",
+    alpha: Annotated[float, typer.Option(help="The alpha of the alpha divergence, between 0 and 1.")] = 0.5,
 ) -> None:
     """Measure the front of any adapters, one per objective, as a soup and by multi-objective decoding."""
     from paretune.core.errors import ConfigError
@@ -159,7 +202,7 @@ def front(
     for way in by or []:
         if way not in ("soup", "mod"):
             raise ConfigError(f"--by {way!r}: expected soup or mod")
-    rule = Mixing(divergence)  # type: ignore[arg-type]
+    rule = Mixing(divergence, alpha)  # type: ignore[arg-type]
     adapters = {objective: load_any(folder) for objective, folder in named.items()}
     report = run_front(settings, adapters, by or ["soup", "mod"], rule)
     show(_verdicts(report.parent))
@@ -177,15 +220,20 @@ def _verdicts(folder: Path) -> Any:
 @app.command()
 def generate(
     policy: Annotated[
-        Path, typer.Argument(help="Folder of a policy, for example runs/quickstart/policies/modpo.")
+        Path, typer.Argument(help="The folder of a policy, for example runs/quickstart/policies/modpo.")
     ],
-    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt to answer.")],
     preference: Annotated[
-        list[str], typer.Option("--preference", "-p", help="Such as concise=0.7,warm=0.3; repeat to compare.")
+        list[str],
+        typer.Option(
+            "--preference",
+            "-p",
+            help="A preference to answer at, such as concise=0.7,warm=0.3, or concise+warm for equal weights; repeat to compare.",
+        ),
     ],
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="The length limit of an answer, in tokens.")] = 160,
+    temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.")] = 0.7,
+    seed: Annotated[int, typer.Option(help="The seed of the sampling.")] = 0,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
@@ -209,17 +257,22 @@ def generate(
 
 @app.command("export")
 def export_command(
-    run: Annotated[Path, typer.Argument(help="Run folder, or the folder of one policy.")],
-    folder: Annotated[Path, typer.Argument(help="New folder to write.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or the folder of one policy.")],
+    folder: Annotated[Path, typer.Argument(help="The new folder to write.")],
     preference: Annotated[
-        str | None, typer.Option("--preference", "-p", help="Such as concise=0.7,warm=0.3.")
+        str | None,
+        typer.Option("--preference", "-p", help="The preference to export at, such as concise=0.7,warm=0.3."),
     ] = None,
     grid: Annotated[
         int,
-        typer.Option(help="Write a LoRA for each of N evenly spaced preferences instead, with a manifest."),
+        typer.Option(
+            help="Write a LoRA for each of this many evenly spaced preferences, with a manifest, instead of one."
+        ),
     ] = 0,
-    policy: Annotated[str | None, typer.Option(help="Which policy of the run, for example panacea.")] = None,
-    form: Annotated[str, typer.Option("--format", help="lora (PEFT) or dense (transformers).")] = "lora",
+    policy: Annotated[str | None, typer.Option(help="The policy of the run, for example panacea.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="The format to write: lora (PEFT) or dense (transformers).")
+    ] = "lora",
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
@@ -235,8 +288,8 @@ def export_command(
         raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
     if grid == 1 or grid < 0:
         raise ConfigError(f"--grid {grid}: expected at least 2, the corners")
-    place = find_policy(run, policy)
-    loaded = load_policy(place)
+    source = find_policy(run, policy)
+    loaded = load_policy(source)
     if preference is not None:
         asked = Preference.parse(preference, loaded.objectives, allow_extrapolation)
         used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
@@ -248,7 +301,7 @@ def export_command(
             typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
         return
     points = preference_grid(loaded.objectives, grid - 1)
-    manifest = export_grid(loaded, points, folder, place.parent.parent / "front.json")
+    manifest = export_grid(loaded, points, folder, source.parent.parent / "front.json")
     typer.echo(f"{folder}: {len(manifest['adapters'])} LoRAs of {loaded.name} and manifest.json")
 
 
@@ -275,7 +328,7 @@ def methods() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine can do: versions, device, bfloat16, the embedded model, the hub."""
+    """Print what this machine can do: versions, device, bfloat16, the embedded model, the hub."""
     from paretune.cli.doctor import diagnose, render
 
     show(render(diagnose()))

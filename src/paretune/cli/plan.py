@@ -36,7 +36,7 @@ def render(estimate: Estimate, runs: int) -> Group:
         f"Memory at the peak: {_size(estimate.peak)}{lacking} ({_parts(estimate.memory)})",
         f"Disk: {_size(sum(estimate.disk.values()))} ({_parts(estimate.disk)})",
         "Assumed:",
-        *(f"  - {each}" for each in estimate.assumptions),
+        *(f"  - {assumption}" for assumption in estimate.assumptions),
     ]
     return Group(table, Text("\n".join(lines)))
 

@@ -88,7 +88,7 @@ def _collapsed(text: str) -> bool:
     return is_collapsed([*(ids.setdefault(word, len(ids) + 1) for word in text.split()), 0])
 
 
-def _lines(selection: Selection, found: Candidates, dataset: ScoredDataset) -> list[str]:
+def _lines(selection: Selection, candidates: Candidates, dataset: ScoredDataset) -> list[str]:
     """Return the selected responses as lines of JSON, by preference and then by distance."""
     layer = dict(zip(selection.pool.tolist(), selection.layer.tolist(), strict=True))
     lines = []
@@ -96,21 +96,21 @@ def _lines(selection: Selection, found: Candidates, dataset: ScoredDataset) -> l
         selection.preferences.tolist(), selection.chosen, selection.distances, strict=True
     ):
         for n, distance in zip(chosen.tolist(), distances.tolist(), strict=True):
-            row = dataset.rows[found.rows[n]]
+            row = dataset.rows[candidates.rows[n]]
             record = {
                 "preference": dict(zip(dataset.objectives, w, strict=True)),
                 "distance": distance,
                 "layer": layer[n],
-                "scores": dict(zip(dataset.objectives, found.scores[n].tolist(), strict=True)),
+                "scores": dict(zip(dataset.objectives, candidates.scores[n].tolist(), strict=True)),
                 "prompt": [{"role": m.role, "content": m.content} for m in row.prompt],
-                "response": row.responses[found.responses[n]],
-                "source": found.where(dataset, n),
+                "response": row.responses[candidates.responses[n]],
+                "source": candidates.where(dataset, n),
             }
             lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
     return lines
 
 
-def render_selection(selection: Selection, found: Candidates, objectives: Sequence[str]) -> Group:
+def render_selection(selection: Selection, candidates: Candidates, objectives: Sequence[str]) -> Group:
     """Return the tables of a selection, for the terminal: the pool, then overlap and mean scores of each preference."""
     from rich.console import Group
     from rich.table import Table
@@ -119,9 +119,9 @@ def render_selection(selection: Selection, found: Candidates, objectives: Sequen
     pool = Table(title="Pool", title_justify="left")
     pool.add_column("")
     pool.add_column("count", justify="right")
-    left_out = [(f"left out: {reason}", count) for reason, count in found.dropped.items()]
+    left_out = [(f"left out: {reason}", count) for reason, count in candidates.dropped.items()]
     for label, count in (
-        ("responses", len(found.rows)),
+        ("responses", len(candidates.rows)),
         *left_out,
         ("in the pool", len(selection.pool)),
         ("non-dominated layers", selection.num_layers),

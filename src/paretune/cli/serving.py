@@ -9,58 +9,74 @@ import typer
 
 from paretune.core.errors import ConfigError
 
-Run = Annotated[Path, typer.Argument(help="Run folder, the folder of one policy, or exported LoRAs.")]
+Run = Annotated[Path, typer.Argument(help="A run's folder, the folder of one policy, or exported LoRAs.")]
 NEEDS = "this needs more packages: pip install 'paretune[serve]'"
 
 
 def serve(
     run: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(help="Run folder, the folder of one policy, or exported LoRAs; none with --upstream."),
+        typer.Argument(
+            help="A run's folder, the folder of one policy, or exported LoRAs; none with --upstream."
+        ),
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option(help="Address to listen at, by default 127.0.0.1; other machines need a key."),
+        typer.Option(help="The address to listen on, by default 127.0.0.1; any other address needs a key."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="Port, by default 8000; 0 takes a free one.", min=0, max=65535)
+        int | None, typer.Option(help="The port, by default 8000; 0 takes a free one.", min=0, max=65535)
     ] = None,
     policy: Annotated[
-        list[str] | None, typer.Option(help="Policy to serve, the default first; repeat.")
+        list[str] | None, typer.Option(help="A policy to serve; repeat for several, the default first.")
     ] = None,
     preference: Annotated[
-        str | None, typer.Option("--preference", "-p", help="Preference of requests that give none.")
+        str | None, typer.Option("--preference", "-p", help="The preference of requests that give none.")
     ] = None,
     floor: Annotated[
-        list[str] | None, typer.Option(help="Minimum weight of every request, OBJECTIVE=WEIGHT; repeat.")
+        list[str] | None,
+        typer.Option(
+            help="The minimum weight (not score) of an objective in every request, as OBJECTIVE=WEIGHT; repeat for several."
+        ),
     ] = None,
     api_key_file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="File with 'KEY' or 'NAME KEY' on each line; PARETUNE_API_KEY holds one more."),
+        typer.Option(help="A file with 'KEY' or 'NAME KEY' on each line; PARETUNE_API_KEY holds one more."),
     ] = None,
-    no_key: Annotated[bool, typer.Option("--no-key", help="Admit other machines without a key.")] = False,
-    allow_host: Annotated[list[str] | None, typer.Option(help="Further name of this server; repeat.")] = None,
+    no_key: Annotated[
+        bool, typer.Option("--no-key", help="Accept requests from other machines without a key.")
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Another host name of this server; repeat for several.")
+    ] = None,
     store: Annotated[
-        str | None, typer.Option(help="SQLAlchemy URL or SQLite file; by default store.sqlite in the run.")
+        str | None,
+        typer.Option(help="A SQLAlchemy URL or a SQLite file; by default store.sqlite in the run."),
     ] = None,
-    no_store: Annotated[bool, typer.Option("--no-store", help="Keep no votes, presets or audit.")] = False,
-    max_tokens: Annotated[int | None, typer.Option(help="Length limit of answers, in tokens.")] = None,
-    max_prompt_tokens: Annotated[int | None, typer.Option(help="Length limit of prompts, in tokens.")] = None,
-    max_rows: Annotated[int | None, typer.Option(help="Rows decoded together.")] = None,
-    queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds until an answer times out.")] = None,
+    no_store: Annotated[
+        bool, typer.Option("--no-store", help="Keep no votes, presets or audit records.")
+    ] = False,
+    max_tokens: Annotated[int | None, typer.Option(help="The length limit of answers, in tokens.")] = None,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option(help="The length limit of prompts, in tokens.")
+    ] = None,
+    max_rows: Annotated[int | None, typer.Option(help="The number of rows decoded together.")] = None,
+    queue: Annotated[int | None, typer.Option(help="The number of requests that may wait.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="The seconds until an answer times out.")] = None,
     max_connections: Annotated[
-        int | None, typer.Option(help="Open connections, by default 512.", min=1)
+        int | None, typer.Option(help="The number of open connections, by default 512.", min=1)
     ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
     upstream: Annotated[
-        str | None, typer.Option(help="URL of a LoRA server that generates the text, with --manifest.")
+        str | None, typer.Option(help="The URL of a LoRA server that generates the text; needs --manifest.")
     ] = None,
     manifest: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="manifest.json of the LoRAs that the upstream server has loaded."),
+        typer.Option(help="The manifest.json of the LoRAs that the upstream server has loaded."),
     ] = None,
-    upstream_kind: Annotated[str, typer.Option(help="vllm (also paretune), sglang or llama.cpp.")] = "vllm",
+    upstream_kind: Annotated[
+        str, typer.Option(help="The kind of upstream server: vllm (also paretune), sglang or llama.cpp.")
+    ] = "vllm",
 ) -> None:
     """Serve policies to OpenAI's clients, each request at its own preference, with a studio in the browser."""
     # typer reads the options from this signature, hence its length; ServeConfig and Address give them their meaning.
@@ -76,13 +92,17 @@ def chat(
     run: Run,
     preference: Annotated[
         str | None,
-        typer.Option("--preference", "-p", help="Preference to start with, such as concise=0.7,warm=0.3."),
+        typer.Option(
+            "--preference", "-p", help="The preference to start with, such as concise=0.7,warm=0.3."
+        ),
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="Policy of the run.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Length limit of answers, in tokens.", min=1)] = 256,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.7,
-    seed: Annotated[int, typer.Option(help="Seed of the first answer; each further answer adds one.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    policy: Annotated[str | None, typer.Option(help="The policy of the run.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="The length limit of answers, in tokens.", min=1)] = 256,
+    temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0.0)] = 0.7,
+    seed: Annotated[
+        int, typer.Option(help="The seed of the first answer; each further answer adds one.")
+    ] = 0,
+    dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
 ) -> None:
     """Talk to a policy in the terminal; PageUp and PageDown change the preference."""
     try:
@@ -94,12 +114,16 @@ def chat(
 
 def choose(
     run: Annotated[Path, typer.Argument(help="A run's folder, or its front.json.")],
-    floors: Annotated[str | None, typer.Argument(help="Such as 'warm >= 0.5 and concise >= -6'.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Policy of the run.")] = None,
+    floors: Annotated[
+        str | None, typer.Argument(help="Minimum scores, such as 'warm >= 0.5 and concise >= -6'.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="The policy of the run.")] = None,
     knee: Annotated[bool, typer.Option("--knee", help="Choose the knee of the front.")] = False,
-    dial: Annotated[int, typer.Option(help="Number of equal steps of outcome along the front.")] = 0,
+    dial: Annotated[
+        int, typer.Option(help="Print a dial along the front with this many equal steps in expected scores.")
+    ] = 0,
     between: Annotated[
-        str | None, typer.Option(help="Objectives the dial runs between: warm,concise.")
+        str | None, typer.Option(help="The two objectives that the dial runs between, such as warm,concise.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -118,10 +142,12 @@ def choose(
 
 
 def from_votes(
-    store: Annotated[str, typer.Argument(help="SQLAlchemy URL, or the SQLite file of a server.")],
-    target: Annotated[Path, typer.Argument(help="New file: .jsonl, .jsonl.gz, .parquet or .csv.")],
-    profile: Annotated[str | None, typer.Option(help="Votes of this profile only.")] = None,
-    objective: Annotated[str, typer.Option(help="Objective of votes that name none.")] = "preferred",
+    store: Annotated[str, typer.Argument(help="A SQLAlchemy URL, or the SQLite file of a server.")],
+    target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    profile: Annotated[
+        str | None, typer.Option(help="The profile whose votes are written; by default all.")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="The objective of votes that name none.")] = "preferred",
 ) -> None:
     """Write people's votes as preference data to train on."""
     try:

@@ -15,7 +15,7 @@ class PreferenceError(ParetuneError):
 
 
 class DataError(ParetuneError):
-    """Data that cannot be used; the message starts with ``file:line`` (and the column) wherever there is one."""
+    """The data cannot be used; the message starts with ``file:line`` (and the column) wherever there is one."""
 
 
 class ConfigError(ParetuneError):
@@ -31,7 +31,7 @@ class ScoreError(ParetuneError):
 
 
 class TrainingError(ParetuneError):
-    """Training that cannot start or continue: a NaN loss, missing scores, a checkpoint of another run."""
+    """The training cannot start or continue: a NaN loss, missing scores, a checkpoint of another run."""
 
 
 class EndpointError(ParetuneError):

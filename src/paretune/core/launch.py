@@ -26,7 +26,7 @@ def launched() -> int:
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Let only the first process print, and of the processes that fail only the first: the others fail because it did.
+    """Silence all processes but the first, and all failures but the first, which causes the others.
 
     Raises:
         SystemExit: Another process failed before and has printed its error.

@@ -51,16 +51,18 @@ class Preference:
     def parse(
         cls, text: str, objectives: Sequence[str] | None = None, allow_extrapolation: bool = False
     ) -> Preference:
-        """Read ``"helpful=0.7,harmless=0.3"``; white space around names and numbers is ignored.
+        """Read ``"helpful=0.7,harmless=0.3"``, or ``"helpful+harmless"`` for equal weights; white space is ignored.
 
         With ``objectives`` the result has these, in this order, and those left out of ``text`` get weight 0.
 
         Raises:
-            PreferenceError: an unknown or repeated objective, not a number, negative, or a sum other than 1.
+            PreferenceError: An unknown or repeated objective, not a number, negative, or a sum other than 1.
 
         >>> str(Preference.parse("harmless = 1", ["helpful", "harmless"]))
         'helpful=0.0,harmless=1.0'
         """
+        if (names := _checked_boxes(text, objectives)) is not None:
+            return cls.checked(names, objectives)
         weights: dict[str, float] = {}
         for part in text.split(","):
             name, equals, number = (piece.strip() for piece in part.partition("="))
@@ -84,13 +86,28 @@ class Preference:
         """Make a preference from ``{objective: weight}``; with ``objectives``, those left out get weight 0.
 
         Raises:
-            PreferenceError: an objective that is not among ``objectives``, or weights off the simplex.
+            PreferenceError: An objective that is not among ``objectives``, or weights off the simplex.
         """
         names = tuple(weights) if objectives is None else _checked_names(objectives)
         for name in weights:
             if name not in names:
                 raise PreferenceError(f"unknown objective {name!r}; {suggest(name, names)}")
         return cls(names, tuple(weights.get(name, 0.0) for name in names), allow_extrapolation)
+
+    @classmethod
+    def checked(cls, names: Sequence[str], objectives: Sequence[str] | None = None) -> Preference:
+        """Put equal weights on the objectives ``names``, as check boxes do (Personalized Soups, arXiv 2310.11564).
+
+        With ``objectives``, the others get weight 0.
+
+        Raises:
+            PreferenceError: no name, a repeated one, or one that is not among ``objectives``.
+
+        >>> str(Preference.checked(["warm", "concise"], ["concise", "polite", "warm"]))
+        'concise=0.5,polite=0.0,warm=0.5'
+        """
+        chosen = _checked_names(names)
+        return cls.of(dict.fromkeys(chosen, 1.0 / len(chosen)), objectives)
 
     @classmethod
     def one_hot(cls, objective: str, objectives: Sequence[str]) -> Preference:
@@ -120,7 +137,7 @@ class Preference:
         """Return the same weights over other objectives: reordered, 0 for new ones, zeros may be left out.
 
         Raises:
-            PreferenceError: an objective of non-zero weight is missing from ``objectives``.
+            PreferenceError: An objective of non-zero weight is missing from ``objectives``.
         """
         names = _checked_names(objectives)
         for name, weight in self.as_dict().items():
@@ -186,7 +203,7 @@ def sample_simplex(
     """Draw ``[count, M]`` Dirichlet weights: ``alpha`` 1 is uniform, less favours corners, more the centre.
 
     Raises:
-        PreferenceError: a negative count, no objective, or ``alpha`` not one or M positive numbers.
+        PreferenceError: A negative count, no objective, or ``alpha`` not one or M positive numbers.
     """
     concentration = np.asarray(alpha, dtype=np.float64)
     if concentration.ndim == 0:
@@ -255,6 +272,15 @@ def _check_sum(names: Sequence[str], weights: Sequence[float]) -> None:
 
 def _text(names: Sequence[str], weights: Sequence[float]) -> str:
     return ",".join(f"{name}={weight!r}" for name, weight in zip(names, weights, strict=True))
+
+
+def _checked_boxes(text: str, objectives: Sequence[str] | None) -> list[str] | None:
+    """Return the names in ``concise+warm``; None where the text gives weights, or is no list of names."""
+    if "=" in text or "," in text:
+        return None
+    if objectives is not None and text.strip() in objectives:
+        return [text.strip()]
+    return [name.strip() for name in text.split("+")] if "+" in text else None
 
 
 def _example(objectives: Sequence[str] | None) -> str:

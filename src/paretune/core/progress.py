@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Call with the number of finished units, and optionally a short text such as the current loss."""
+    """A function to call with the number of finished units, and optionally a short text such as the current loss."""
 
     def __call__(self, count: int = 1, note: str = "") -> None:
         """Advance the bar."""

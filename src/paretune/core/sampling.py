@@ -12,10 +12,10 @@ class Sampling:
     """How responses are drawn.
 
     Attributes:
-        max_new_tokens: a response that reaches it without an end of turn is cut (``truncated``).
+        max_new_tokens: Length limit; a response that reaches it without an end of turn is cut (``truncated``).
         temperature: 0 is greedy.
-        top_p: keep the smallest set of tokens whose probability reaches it; 1 keeps all.
-        batch_size: rows decoded together.
+        top_p: Probability that the smallest set of tokens kept must reach; 1 keeps all.
+        batch_size: Number of rows decoded together.
     """
 
     max_new_tokens: int = 128

@@ -91,7 +91,7 @@ def parse(kind: type[T], values: Mapping[str, Any], where: str = "", source: str
         source: Name of the file, which begins a message about a value.
 
     Raises:
-        ConfigError: an unknown key (the nearest known one is given), a missing one, or a value of the wrong type or range.
+        ConfigError: An unknown key (the nearest known one is given), a missing one, or a value of the wrong type or range.
     """
     _check_keys(kind, values, where)
     try:

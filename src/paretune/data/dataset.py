@@ -39,7 +39,7 @@ class ScoredDataset:
     rather than keep them.
 
     Raises:
-        DataError: an objective named twice, one that a preference could not name, or one used by a row but
+        DataError: An objective named twice, one that a preference could not name, or one used by a row but
         not listed.
     """
 
@@ -85,7 +85,7 @@ class ScoredDataset:
         order.
 
         Raises:
-            DataError: what is wrong, with ``file:line`` and the column.
+            DataError: What is wrong, with ``file:line`` and the column.
         """
         dataset = from_records(read_records(path), flat=suffix_of(path).startswith(".csv"))
         if not dataset.rows:
@@ -96,7 +96,7 @@ class ScoredDataset:
         """Write the canonical form, atomically: ``.jsonl``, ``.jsonl.gz``, ``.parquet`` or ``.csv``.
 
         Raises:
-            DataError: another suffix, or no rows.
+            DataError: Another suffix, or no rows.
         """
         suffix = suffix_of(path)
         if suffix not in WRITABLE:
@@ -121,7 +121,7 @@ class ScoredDataset:
         adding rows never moves others. Fractions summing to less than 1 leave the rest out.
 
         Raises:
-            DataError: a fraction not in (0, 1], a sum above 1, or a part that came out empty.
+            DataError: A fraction not in (0, 1], a sum above 1, or a part that came out empty.
         """
         total = math.fsum(fractions.values())
         stated = ", ".join(f"{name}={fraction:g}" for name, fraction in fractions.items())
@@ -153,7 +153,7 @@ class ScoredDataset:
         A new objective comes last; the scores of one already there are replaced.
 
         Raises:
-            DataError: a wrong number of lists or of scores, or an infinite score.
+            DataError: A wrong number of lists or of scores, or an infinite score.
         """
         if len(scores) != len(self.rows):
             raise DataError(
@@ -170,7 +170,7 @@ class ScoredDataset:
         """Return the data with these objectives only, in this order; all rows stay.
 
         Raises:
-            DataError: an objective the data does not have.
+            DataError: An objective the data does not have.
         """
         for name in objectives:
             if name not in self.objectives:
@@ -216,10 +216,10 @@ def to_records(dataset: ScoredDataset) -> Iterator[Record]:
     """Yield the canonical records; the first names every objective, in order, for reading to find them."""
     for position, row in enumerate(dataset.rows):
         record = row_to_record(row)
-        found = record["scores"]
+        scores = record["scores"]
         missing = [None] * len(row.responses)
         record["scores"] = {
-            n: found.get(n, missing) for n in dataset.objectives if n in found or position == 0
+            n: scores.get(n, missing) for n in dataset.objectives if n in scores or position == 0
         }
         yield record
 
@@ -236,5 +236,5 @@ def from_records(records: Iterable[tuple[str, Record]], flat: bool = False) -> S
                 objectives.update(dict.fromkeys(record.get(column) or {}))
             yield row
 
-    found = gather(rows())
-    return ScoredDataset(tuple(objectives), found)
+    gathered = gather(rows())
+    return ScoredDataset(tuple(objectives), gathered)

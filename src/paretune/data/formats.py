@@ -33,7 +33,7 @@ def extract_prompt(chosen: Sequence[Any], rejected: Sequence[Any]) -> tuple[Any,
 
 
 def read_form(records: Records, objective: str | None) -> ScoredDataset:
-    """Tell the form of a stream by the columns of its first record, and read it."""
+    """Return the data set of a stream whose form follows from the columns of its first record."""
     stream = iter(records)
     first = next(stream, None)
     if first is None:
@@ -50,7 +50,7 @@ def read_form(records: Records, objective: str | None) -> ScoredDataset:
                     f"{where}: columns {', '.join(sorted(needed))} hold labels of one objective; "
                     "name it with objective=, for example objective=helpful"
                 )
-            rows = gather(read(((where, _parsed(each, where)) for where, each in stream), objective or ""))
+            rows = gather(read(((where, _parsed(entry, where)) for where, entry in stream), objective or ""))
             return ScoredDataset((objective,) if labelled and objective else (), rows)
     raise DataError(
         f"{where}: unknown form, found columns {', '.join(map(repr, record)) or 'none'}; expected "
@@ -77,7 +77,11 @@ def _parsed(record: Record, where: str) -> Record:
 
 def _preferences(records: Records, objective: str) -> Iterator[Row]:
     for where, record in records:
-        prompt, chosen, rejected = record.get("prompt"), record["chosen"], record["rejected"]
+        prompt, chosen, rejected = (
+            record.get("prompt"),
+            take(record, "chosen", where),
+            take(record, "rejected", where),
+        )
         for column in ("chosen", "rejected"):
             if not record[column] or not isinstance(record[column], str | list):
                 raise DataError(
@@ -132,11 +136,13 @@ def _unpaired(records: Records, objective: str) -> Iterator[Row]:
     groups: dict[Prompt, list[tuple[str, str, float]]] = {}
     flags = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
     for where, record in records:
-        label = str(record["label"]).lower()
+        label = str(take(record, "label", where)).lower()
         if label not in flags:
             raise DataError(f"{where}: column 'label': expected true or false, got {record['label']!r:.60}")
-        answer = _answer(record["completion"], "completion", where)
-        groups.setdefault(_prompt(record["prompt"], where), []).append((where, answer, flags[label]))
+        answer = _answer(take(record, "completion", where), "completion", where)
+        groups.setdefault(_prompt(take(record, "prompt", where), where), []).append(
+            (where, answer, flags[label])
+        )
     for prompt, answers in groups.items():
         wheres, responses, scores = zip(*answers, strict=True)
         yield Row(prompt, responses, {objective: scores}, source=wheres[0])
@@ -145,15 +151,15 @@ def _unpaired(records: Records, objective: str) -> Iterator[Row]:
 def _completions(records: Records, objective: str) -> Iterator[Row]:
     for where, record in records:
         yield Row(
-            _prompt(record["prompt"], where),
-            (_answer(record["completion"], "completion", where),),
+            _prompt(take(record, "prompt", where), where),
+            (_answer(take(record, "completion", where), "completion", where),),
             source=where,
         )
 
 
 def _conversations(records: Records, objective: str) -> Iterator[Row]:
     for where, record in records:
-        messages = prompt_from(record["messages"], "messages", where)
+        messages = prompt_from(take(record, "messages", where), "messages", where)
         if len(messages) < 2 or messages[-1].role != "assistant":
             raise DataError(f"{where}: column 'messages': expected a prompt and the assistant's answer last")
         yield Row(messages[:-1], (messages[-1].content,), source=where)
@@ -161,7 +167,7 @@ def _conversations(records: Records, objective: str) -> Iterator[Row]:
 
 def _prompts(records: Records, objective: str) -> Iterator[Row]:
     for where, record in records:
-        yield Row(_prompt(record["prompt"], where), (), source=where)
+        yield Row(_prompt(take(record, "prompt", where), where), (), source=where)
 
 
 FORMS: tuple[tuple[set[str], Callable[[Records, str], Iterator[Row]], bool], ...] = (
@@ -224,7 +230,7 @@ def _mapped(records: Records, columns: Mapping[str, Any]) -> Iterator[Row]:
 
 def _numbers(record: Record, column: Any, where: str) -> tuple[float, ...]:
     if isinstance(column, list):
-        return tuple(_number(record, each, where) for each in column)
+        return tuple(_number(record, part, where) for part in column)
     values = take(record, column, where)
     if not isinstance(values, list):
         raise DataError(f"{where}: column {column!r}: expected one number per response, got {values!r:.60}")

@@ -246,11 +246,11 @@ def _ultrafeedback(records: Records, part: str) -> Iterator[Outcome]:
         scores = {
             aspect: tuple(
                 _rating(
-                    take(take(take(each, "annotations", where), aspect, where), "Rating", where),
+                    take(take(take(completion, "annotations", where), aspect, where), "Rating", where),
                     aspect,
                     where,
                 )
-                for each in completions
+                for completion in completions
             )
             for aspect in ULTRAFEEDBACK_ASPECTS
         }
@@ -416,8 +416,8 @@ def _dsp_domains(records: Records, part: str) -> Iterator[Outcome]:
         written = take(record, "responses", where)
         responses = tuple(text_of(written, domain, where) for domain in DSP_ASPECTS)
         labels = {
-            domain: tuple((own, other, 1.0) for other in range(len(DSP_ASPECTS)) if other != own)
-            for own, domain in enumerate(DSP_ASPECTS)
+            domain: tuple((aspect, other, 1.0) for other in range(len(DSP_ASPECTS)) if other != aspect)
+            for aspect, domain in enumerate(DSP_ASPECTS)
         }
         yield _usable(where, prompt, responses) or Row(prompt, responses, labels=labels, source=where)
 

@@ -85,12 +85,12 @@ def load_data(
     """Return the preference data that ``spec`` names (see the module), higher is better for every score.
 
     ``path`` is a file or folder with the files of a known set, instead of the hub. ``split`` picks the files
-    whose name or folder says so, or the split on the hub; without it a folder or the hub gives ``train``.
-    ``objective`` names what the labels of a TRL form mean. ``directions`` says ``lower`` for objectives whose
+    whose name or folder names it, or the split on the hub; without it a folder or the hub gives ``train``.
+    ``objective`` names what the labels of a TRL form mean. ``directions`` has ``lower`` for objectives whose
     scores are costs. ``source`` of each row is ``file:line``.
 
     Raises:
-        DataError: nothing there, an unknown form or key, a missing column, a malformed line; with
+        DataError: Nothing there, an unknown form or key, a missing column, a malformed line; with
         ``file:line``.
     """
     if isinstance(spec, Mapping):
@@ -98,8 +98,8 @@ def load_data(
     if not isinstance(spec, str | Path):
         if not spec:
             raise DataError("no data given; expected a path, a known name or a mapping")
-        each = (load_data(one, split, path=path, objective=objective, directions=directions) for one in spec)
-        return concatenate(each)
+        parts = (load_data(one, split, path=path, objective=objective, directions=directions) for one in spec)
+        return concatenate(parts)
     if str(spec) in KNOWN:
         dataset = _load_known(str(spec), path, split)
     else:
@@ -136,20 +136,20 @@ def _load_mapping(
     if "prompt" not in given and ("responses" in given or "scores" in given or "labels" in given):
         raise DataError("data: a column map needs 'prompt', the column with the prompt")
     if "hub" in given:
-        place, streams = (
+        source, streams = (
             given["hub"],
             _hub(given["hub"], given.get("config", ""), "", given.get("split") or "train"),
         )
         parts: Iterable[tuple[str, Records]] = [("", streams)]
     else:
-        place = str(given["path"])
-        _check_exists(Path(place))
-        parts = _streams(Path(place), given.get("split"))
+        source = str(given["path"])
+        _check_exists(Path(source))
+        parts = _streams(Path(source), given.get("split"))
     if "prompt" in given:
         dataset = concatenate(read_mapped(records, given) for _, records in parts)
     else:
         dataset = concatenate(read_form(records, given.get("objective")) for _, records in parts)
-    return _nonempty(_directed(dataset, given.get("directions") or {}), place)
+    return _nonempty(_directed(dataset, given.get("directions") or {}), source)
 
 
 def _load_known(name: str, path: str | Path | None, split: str | None) -> ScoredDataset:
@@ -164,7 +164,7 @@ def _load_known(name: str, path: str | Path | None, split: str | None) -> Scored
         raise DataError(f"{name}: not on the hub; give path=, a file or folder with its files")
     dropped: Counter[str] = Counter()
     first: dict[str, str] = {}
-    found: set[str] = set()
+    present: set[str] = set()
 
     def usable() -> Iterator[Row]:
         for part, records in parts:
@@ -173,7 +173,7 @@ def _load_known(name: str, path: str | Path | None, split: str | None) -> Scored
                     dropped[outcome.reason] += 1
                     first.setdefault(outcome.reason, outcome.where)
                 else:
-                    found.update(outcome.scores, outcome.labels)
+                    present.update(outcome.scores, outcome.labels)
                     yield outcome
 
     rows = gather(usable())
@@ -186,14 +186,14 @@ def _load_known(name: str, path: str | Path | None, split: str | None) -> Scored
             DataWarning,
             stacklevel=3,
         )
-    objectives = tuple(objective for objective in source.objectives if objective in found)
-    lower = {objective: way for objective, way in source.objectives.items() if objective in found}
+    objectives = tuple(objective for objective in source.objectives if objective in present)
+    lower = {objective: way for objective, way in source.objectives.items() if objective in present}
     return _directed(ScoredDataset(objectives, rows), lower)
 
 
-def _nonempty(dataset: ScoredDataset, place: str) -> ScoredDataset:
+def _nonempty(dataset: ScoredDataset, source: str) -> ScoredDataset:
     if not dataset.rows:
-        raise DataError(f"{place}: no rows; expected at least one prompt")
+        raise DataError(f"{source}: no rows; expected at least one prompt")
     return dataset
 
 
@@ -267,8 +267,8 @@ def _streams(path: Path, split: str | None, skip: str = "") -> Iterator[tuple[st
 
 def _split_of(name: str) -> str | None:
     """Return the split that a path or a split name mentions, the last one where there are several, or None."""
-    found = [SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_WORDS]
-    return found[-1] if found else None
+    splits = [SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_WORDS]
+    return splits[-1] if splits else None
 
 
 def _hub(hub: str, config: str, part: str, split: str) -> Records:
@@ -284,5 +284,5 @@ def _hub(hub: str, config: str, part: str, split: str) -> Records:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"{hub}: cannot read split {split!r} from the hub ({reason:.200}); {cure}") from error
-    place = f"{hub}/{part}" if part else hub
-    return ((f"{place}:{number}", dict(record)) for number, record in enumerate(table, start=1))
+    source = f"{hub}/{part}" if part else hub
+    return ((f"{source}:{number}", dict(record)) for number, record in enumerate(table, start=1))

@@ -62,7 +62,7 @@ def pairs(
     first), all pairs, or those with no response in between.
 
     Raises:
-        DataError: an objective the data does not have, or a negative ``min_gap``.
+        DataError: An objective the data does not have, or a negative ``min_gap``.
     """
     if objective not in dataset.objectives:
         raise DataError(f"unknown objective {objective!r}; {suggest(objective, dataset.objectives)}")
@@ -115,8 +115,8 @@ def labelled_pairs(dataset: ScoredDataset) -> Sequence[Pair]:
 
 
 def _made(dataset: ScoredDataset, objective: str, places: array[int]) -> Sequence[Pair]:
-    found = _Pairs(dataset, objective, np.array(places, dtype=np.int64).reshape(-1, 3))
-    return found if isinstance(dataset.rows, ArrowRows) else list(found)
+    sequence = _Pairs(dataset, objective, np.array(places, dtype=np.int64).reshape(-1, 3))
+    return sequence if isinstance(dataset.rows, ArrowRows) else list(sequence)
 
 
 class _Pairs(Sequence[Pair]):
@@ -145,8 +145,8 @@ class _Pairs(Sequence[Pair]):
     def __getitem__(self, number: int | slice) -> Pair | Sequence[Pair]:
         if isinstance(number, slice):
             return [self[n] for n in range(*number.indices(len(self)))]
-        place = self._places[number].tolist()
-        return self._of(self._dataset.rows[place[0]], [place])[0]
+        triple = self._places[number].tolist()
+        return self._of(self._dataset.rows[triple[0]], [triple])[0]
 
     def _of(self, row: Row, places: Sequence[Sequence[int]]) -> list[Pair]:
         scores, labels = self._dataset.matrix(row), _labels(row, self._dataset.objectives)

@@ -1,4 +1,4 @@
-"""Data files as records: one dict a row with the place it came from, whatever the file format."""
+"""Data files as records: one dict per row with its origin, whatever the file format."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
     strings.
 
     Raises:
-        DataError: missing or damaged file, unknown suffix, a line that is not a JSON object, not UTF-8.
+        DataError: Missing or damaged file, unknown suffix, a line that is not a JSON object, not UTF-8.
     """
     path = Path(path)
     reader = READERS.get(suffix_of(path))

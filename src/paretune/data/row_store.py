@@ -34,7 +34,7 @@ def gather(rows: Iterable[Row]) -> Sequence[Row]:
     """Return rows as a sequence: a tuple, or from `MOST_IN_MEMORY` on an `ArrowRows`.
 
     Raises:
-        ParetuneError: the temporary file cannot be written.
+        ParetuneError: The temporary file cannot be written.
     """
     if isinstance(rows, ArrowRows):
         return rows
@@ -62,7 +62,7 @@ def taken(rows: Sequence[Row], places: np.ndarray) -> Sequence[Row]:
     """Return the rows at ``places [n]``, in this order."""
     if isinstance(rows, ArrowRows):
         return ArrowRows(rows.file, rows.places[places], rows.changes, rows.names)
-    return tuple(rows[place] for place in places.tolist())
+    return tuple(rows[number] for number in places.tolist())
 
 
 class ArrowRows(Sequence[Row]):
@@ -72,7 +72,7 @@ class ArrowRows(Sequence[Row]):
         file: The open file that holds them.
         places: int64 ``[N]``, where each stands in the file.
         changes: Functions applied to a row after it is read.
-        names: the objectives that rows may have.
+        names: The objectives that rows may have.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class ArrowRows(Sequence[Row]):
                 yield from map(self._change, self.file.rows(int(blocks[start]), places))
 
     @overload
-    def __getitem__(self, place: int) -> Row: ...
+    def __getitem__(self, number: int) -> Row: ...
 
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    def __getitem__(self, number: slice) -> Sequence[Row]: ...
 
-    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
-        if isinstance(place, slice):
-            return ArrowRows(self.file, self.places[place], self.changes, self.names)
-        at = self.places[place]
+    def __getitem__(self, number: int | slice) -> Row | Sequence[Row]:
+        if isinstance(number, slice):
+            return ArrowRows(self.file, self.places[number], self.changes, self.names)
+        at = self.places[number]
         block = int(np.searchsorted(self.file.starts, at, side="right")) - 1
         (row,) = self.file.rows(block, np.array([at - self.file.starts[block]]))
         return self._change(row)

@@ -49,7 +49,7 @@ class Row:
 
     ``scores[objective]`` holds K numbers, higher is better, NaN is missing; an objective without any number
     is left out. ``labels[objective]`` holds comparisons ``(a, b, p)`` of responses a and b: p in [-1, 1] is
-    +1 when a is preferred, -1 when b is, 0 for a tie. ``truncated[k]`` says that response k was cut by a
+    +1 when a is preferred, -1 when b is, 0 for a tie. ``truncated[k]`` marks that response k was cut by a
     token limit, so that its end is not its author's. ``source`` is the row's origin, ``file:line``, and begins
     every message about it.
 
@@ -278,7 +278,7 @@ def _list(value: object, column: str, where: str, what: str) -> list[Any]:
 
 
 def _objectives(value: object, column: str, where: str) -> list[tuple[str, object]]:
-    """Objective and values, without those that are null (a Parquet struct holds all fields in every row)."""
+    """Return objective -> values, without those that are null (a Parquet struct holds all fields in every row)."""
     if value is None:
         return []
     if not isinstance(value, dict):

@@ -51,7 +51,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything `inspect` counts.
+    """The counts that `inspect` returns.
 
     ``prompts`` are different ones (case and white space folded), ``repeated_prompts`` rows whose prompt came
     before, ``identical_responses`` responses equal to an earlier one of their row. ``conflicts`` [M, M] is
@@ -81,7 +81,7 @@ class Inspection:
 
 
 def inspect(dataset: ScoredDataset) -> Inspection:
-    """Count what is in ``dataset``; nothing is changed.
+    """Return the counts of ``dataset``, which is not changed.
 
     The rows are read once and not kept; 12 bytes per row stay in memory, and 4 + 8 M per response.
     """

@@ -1,1 +1,1 @@
-"""How a policy is judged: evaluate, judge, token_kl, remote."""
+"""How a policy is measured: evaluate, judge, token_kl, remote."""

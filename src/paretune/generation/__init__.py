@@ -1,1 +1,1 @@
-"""Sampling text: draw, mixing, batch, generate; then whole data sets: resumable, sample, endpoint, remote."""
+"""Sampling text: draw, mixing, batch, generate; then whole data sets: resumable, endpoint, remote, sample."""

@@ -20,7 +20,7 @@ from paretune.models.steering import Steering
 
 @dataclass(eq=False)
 class Slot:
-    """One response that is being drawn.
+    """One response that is being sampled.
 
     Attributes:
         prompt: Token ids of the prompt.
@@ -109,12 +109,12 @@ class Batch:
         readers, sources = self._readers() if added == self.unread and not self._width else ([], [])
         places = readers or range(len(self._copies))
         whole = self._width + self.unread
-        prompts = [self._copies[place][0].prompt for place in places]
+        prompts = [self._copies[number][0].prompt for number in places]
         pads = [whole - len(prompt) for prompt in prompts]
         span = range(self._width, self._width + added)
         filler = self._lm.turn_end
         ids = [
-            [prompt[place - pad] if place >= pad else filler for place in span]
+            [prompt[number - pad] if number >= pad else filler for number in span]
             for prompt, pad in zip(prompts, pads, strict=True)
         ]
         gates = self._gates[readers] if readers and self._gates is not None else self._gates
@@ -147,7 +147,7 @@ class Batch:
     def leave(self, rows: Sequence[Slot]) -> None:
         """Remove rows."""
         gone = set(rows)
-        kept = [place for place, (row, _) in enumerate(self._copies) if row not in gone]
+        kept = [number for number, (row, _) in enumerate(self._copies) if row not in gone]
         if len(kept) == len(self._copies):
             return
         if not kept:
@@ -160,7 +160,7 @@ class Batch:
         order = rows_leave(self._cache, kept, trimmed) if self._width else kept
         self._width -= trimmed
         self.unread -= surplus - trimmed
-        self._arrange([self._copies[place] for place in order])
+        self._arrange([self._copies[number] for number in order])
 
     def _readers(self) -> tuple[list[int], list[int]]:
         """Return the copies whose prompts are read, and for each copy the one that reads for it; empty where none is shared."""
@@ -168,11 +168,11 @@ class Batch:
         numbers: dict[object, int] = {}
         sources = []
         gates = None if self._gates is None else self._gates.tolist()
-        for place, (row, _) in enumerate(self._copies):
-            key = (tuple(row.prompt), None if gates is None else tuple(gates[place]))
+        for number, (row, _) in enumerate(self._copies):
+            key = (tuple(row.prompt), None if gates is None else tuple(gates[number]))
             if key not in numbers:
                 numbers[key] = len(readers)
-                readers.append(place)
+                readers.append(number)
             sources.append(numbers[key])
         return (readers, sources) if len(readers) < len(sources) else ([], [])
 
@@ -212,19 +212,19 @@ class Batch:
             for setting, rows in self._settings.items():
                 tokens[rows] = draw(logits[rows], uniform[rows], *setting)
         logps = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-        for place, (token, logp) in enumerate(zip(tokens.tolist(), logps.tolist(), strict=True)):
-            row = self.rows[place]
+        for number, (token, logp) in enumerate(zip(tokens.tolist(), logps.tolist(), strict=True)):
+            row = self.rows[number]
             row.tokens.append(token)
             row.logp += logp
-            if place in normalisers:
-                row.normalisers.append(normalisers[place])
+            if number in normalisers:
+                row.normalisers.append(normalisers[number])
 
     def _arrange(self, copies: list[tuple[Slot, int]]) -> None:
         """Set the copies, (row, kind) in the order of the cache, and compute all that depends on them."""
         self._copies = copies
         places: dict[Slot, list[int]] = {}
-        for place, (row, _) in sorted(enumerate(copies), key=lambda item: item[1][1]):
-            places.setdefault(row, []).append(place)
+        for copy, (row, _) in sorted(enumerate(copies), key=lambda item: item[1][1]):
+            places.setdefault(row, []).append(copy)
         self.rows = list(dict.fromkeys(row for row, _ in copies))
         device = self._lm.device
         self._first = torch.tensor([places[row][0] for row in self.rows], dtype=torch.long, device=device)
@@ -253,7 +253,7 @@ class Batch:
         device = self._lm.device
         return _Mixed(
             torch.tensor(numbers, device=device),
-            torch.tensor([place for row in rows for place in places[row]], device=device),
+            torch.tensor([copy for row in rows for copy in places[row]], device=device),
             torch.tensor([owner for owner, row in enumerate(rows) for _ in row.kinds], device=device),
             torch.tensor([kind for row in rows for kind in row.kinds], device=device),
             Mixture(torch.cat([mixture.coefficients for mixture in mixtures]), mixtures[0].rule),

@@ -1,4 +1,4 @@
-"""A server with OpenAI's API that draws responses: vLLM, SGLang, or ``paretune serve``."""
+"""A server with OpenAI's API that samples responses: vLLM, SGLang, or ``paretune serve``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Endpoint:
 
     Attributes:
         url: URL with the version, such as ``http://127.0.0.1:8000/v1``.
-        model: Model that draws the responses that a run needs before it trains; by default the only one that is offered.
+        model: Model that samples the responses that a run needs before it trains; by default the only one that is offered.
         concurrency: Largest number of simultaneous requests.
         retries: Largest number of further tries of a request that failed for a reason that may pass: statuses 408, 409, 425,
             429 and from 500 on, no connection, a broken one, a time-out, an answer that cannot be read. Waits double from
@@ -28,7 +28,7 @@ class Endpoint:
         key: Environment variable that holds the API key.
         policies: Name of a run's policy -> source of its held-out answers: the ``manifest.json`` of its LoRAs, which the
             server has loaded under their names, or ``NAME@`` for a ``paretune serve``, which receives the preference.
-        stages: Methods of the run whose answers between stages of training the server draws: RiC's online stage and
+        stages: Methods of the run whose answers between stages of training the server samples: RiC's online stage and
             ParetoHqD's stage 2 from LoRAs that it loads while it runs, SIPO's reviews from ``model``; see
             :mod:`paretune.training.remote_stages`.
     """
@@ -65,7 +65,7 @@ LORA_PREFIX = "paretune-"
 
 @dataclass(frozen=True)
 class LoRA:
-    """A LoRA that a server loads for a draw and unloads after it.
+    """A LoRA that a server loads for a batch of requests and unloads after it.
 
     Attributes:
         name: Name that starts with :data:`LORA_PREFIX` and identifies the weights; answers are kept under it.
@@ -85,7 +85,7 @@ class LoRA:
 
 @dataclass(frozen=True)
 class Question:
-    """One response to draw: the model ("" is the endpoint's), the prompt and the seed."""
+    """One response to sample: the model ("" is the endpoint's), the prompt and the seed."""
 
     model: str
     prompt: Prompt

@@ -140,7 +140,7 @@ def response_logps(
     forwards = _forwards(groups, budget)
 
     def run(some: Sequence[list[int]]) -> list[Tensor]:
-        found = []
+        logps = []
         with progress(description, sum(map(len, some))) as advance:
             for part in some:
                 batch = pack([groups[number] for number in part], lm.device, lm.model.dtype)
@@ -148,14 +148,14 @@ def response_logps(
                 if steering is not None and gates is not None and gates.ndim == 2:
                     context = steering.at(gates[part], index=batch.groups)
                 with context:
-                    found.append(packed_logps(lm.model, batch).cpu())
+                    logps.append(packed_logps(lm.model, batch).cpu())
                 advance(len(part))
-        return found
+        return logps
 
     results: dict[int, Tensor] = {}
     for part, logps in zip(forwards, team.divide(run, forwards), strict=True):
-        each = logps.split([len(groups[number][1]) for number in part])
-        results.update(zip(part, each, strict=True))
+        pieces = logps.split([len(groups[number][1]) for number in part])
+        results.update(zip(part, pieces, strict=True))
     return [results[number] for number in range(len(groups))]
 
 

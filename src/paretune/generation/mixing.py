@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import log
 from typing import Literal
 
 import torch
@@ -32,7 +33,7 @@ class Mixing:
     Attributes:
         divergence: Divergence that the policies were trained under.
         alpha: Parameter of the alpha divergence, 0 < alpha < 1.
-        candidates: Number of responses drawn for each one that is returned, see :func:`resample`; 1 does not resample.
+        candidates: Number of responses sampled for each one that is returned, see :func:`resample`; 1 does not resample.
     """
 
     divergence: Divergence = "reverse-kl"
@@ -131,16 +132,16 @@ def combine_general(
         logps: Log-probabilities ``[B, M, V]`` of the policies.
         coefficients: Weights ``[B, M]`` of the objectives.
         reference: Log-probabilities ``[B, V]`` of the reference.
-        divergence: ``forward-kl``: f'(t) = -1/t. ``alpha``: (1 - t^-alpha) / alpha. ``jensen-shannon``: log(2t / (1 + t)).
+        divergence: The divergence from the reference, see :func:`slope`.
         alpha: Parameter of the alpha divergence.
     """
     reference = reference.double()
     possible = reference > -torch.inf
-    slope, log_inverse, top = _divergence(divergence, alpha)
+    log_inverse, top = _inverse(divergence, alpha)
     difference = torch.where(possible[:, None], logps.double() - reference[:, None], -torch.inf)
-    total = weighted(slope(difference), coefficients.double().to(difference)).sum(1)
+    total = weighted(slope(difference, divergence, alpha), coefficients.double().to(difference)).sum(1)
     largest = total.max(-1, keepdim=True).values
-    low, high = largest - top, largest - slope(torch.zeros_like(largest))
+    low, high = largest - top, largest - slope(torch.zeros_like(largest), divergence, alpha)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         mass = (reference + log_inverse(total - middle)).logsumexp(-1, keepdim=True)
@@ -149,20 +150,27 @@ def combine_general(
     return mixed.log_softmax(-1).to(logps), high[:, 0].to(logps)
 
 
-def _divergence(
-    name: Divergence, alpha: float
-) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], float]:
-    """Return f'(e^d) of d, log (f')^{-1}(u) of u, and the least upper bound of u, at which the inverse is infinite."""
+def slope(log_ratio: Tensor, divergence: Divergence, alpha: float = 0.5) -> Tensor:
+    """Return f'(t) at the log-ratios ``d = log t``, elementwise.
+
+    ``reverse-kl``: d. ``forward-kl``: -1/t. ``alpha``: (1 - t^-alpha) / alpha. ``jensen-shannon``: log(2t / (1 + t)).
+    """
+    if divergence == "reverse-kl":
+        return log_ratio
+    if divergence == "forward-kl":
+        return -torch.exp(-log_ratio)
+    if divergence == "alpha":
+        return -torch.expm1(-alpha * log_ratio) / alpha
+    return log(2.0) + log_ratio - F.softplus(log_ratio)
+
+
+def _inverse(name: Divergence, alpha: float) -> tuple[Callable[[Tensor], Tensor], float]:
+    """Return log (f')^{-1}(u) of u, and the least upper bound of u, at which the inverse is infinite."""
     if name == "forward-kl":
-        return lambda d: -torch.exp(-d), lambda u: -torch.log(-u), 0.0
+        return lambda u: -torch.log(-u), 0.0
     if name == "alpha":
-        return (
-            lambda d: -torch.expm1(-alpha * d) / alpha,
-            lambda u: -torch.log1p(-alpha * u) / alpha,
-            1 / alpha,
-        )
-    log2 = float(torch.log(torch.tensor(2.0, dtype=torch.float64)))
-    return lambda d: log2 + d - F.softplus(d), lambda u: u - torch.log(2 - u.exp()), log2
+        return lambda u: -torch.log1p(-alpha * u) / alpha, 1 / alpha
+    return lambda u: u - torch.log(2 - u.exp()), log(2.0)
 
 
 def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:

@@ -208,7 +208,7 @@ class _Server:
         url = self.endpoint.url.rstrip("/")
         beside = f"{url.removesuffix('/v1')}/{LOADING}"
         body = {"lora_name": lora.served, "lora_path": str(lora.folder)}
-        cure = "or remove the method from endpoint.stages, to draw its answers here. Finished work is kept"
+        cure = "or remove the method from endpoint.stages, to sample its answers here. Finished work is kept"
         for address in (LOADING, beside):
             try:
                 # vLLM answers 500 where a LoRA does not fit: another try would not help.

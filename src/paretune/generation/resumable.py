@@ -1,4 +1,4 @@
-"""The loop of every long draw: responses are drawn in parts, each part is kept in a file, and a stopped draw resumes."""
+"""The loop that samples many responses: each part is kept in a file, and a stopped loop resumes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from paretune.core.files import read_json, write_json
 from paretune.core.sampling import Sampling
 
 BATCHES_PER_PART = 4
-"""Batches drawn between two writes: a killed run loses at most these."""
+"""Batches sampled between two writes: a killed run loses at most these."""
 
 Drawn: TypeAlias = tuple[Any, ...]
 """A response as a part keeps it: its text, then JSON values such as whether it was cut by the token limit."""
 
 Plan: TypeAlias = Callable[[range], tuple[str, Callable[[], Sequence[Drawn]]]]
-"""Function from the numbers of a part's responses to the part's name and to the function that draws them.
+"""Function from the numbers of a part's responses to the part's name and to the function that samples them.
 
 The name identifies all that decides the responses: model, prompts, sampling and seeds.
 """
@@ -30,13 +30,13 @@ def part_size(sampling: Sampling) -> int:
 
 
 def draw_in_parts(folder: Path, count: int, size: int, plan: Plan, width: int = 2) -> list[Drawn]:
-    """Return ``count`` responses; parts that an earlier call left in ``folder`` are read and not drawn again.
+    """Return ``count`` responses; parts that an earlier call left in ``folder`` are read and not sampled again.
 
     Args:
         folder: Folder of the parts.
         count: Number of responses.
         size: Number of responses per part.
-        plan: Name of a part, and how to draw it.
+        plan: Name of a part, and the function that samples it.
         width: Number of values per response.
 
     Raises:
@@ -65,7 +65,7 @@ class Part:
 
     Attributes:
         file: File of the part, replaced as a whole.
-        numbers: Numbers of the responses within the draw.
+        numbers: Numbers of the responses among all.
         responses: Responses so far, in the order of ``numbers``; None where one is missing.
         unsaved: Number of responses that are not on disk.
     """
@@ -85,10 +85,10 @@ class Part:
         if not file.is_file():
             return cls(file, numbers, [None] * len(numbers))
         values = read_json(file)
-        cure = "delete the file to have it drawn again"
+        cure = "delete the file to have it sampled again"
         if not isinstance(values, list) or not all(_is_drawn(value, width) for value in values):
             raise DataError(
-                f"{file}: not a part of a draw; expected a list of responses with {width} values each; {cure}"
+                f"{file}: not a part of the samples; expected a list of responses with {width} values each; {cure}"
             )
         if len(values) != len(numbers):
             raise DataError(f"{file}: {len(values)} responses, expected {len(numbers)}; {cure}")
@@ -96,7 +96,7 @@ class Part:
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of the responses that are still to be drawn."""
+        """Numbers of the responses that are still to be sampled."""
         return [
             number for number, response in zip(self.numbers, self.responses, strict=True) if response is None
         ]

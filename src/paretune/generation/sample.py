@@ -1,4 +1,4 @@
-"""Responses for the prompts of a data set, drawn by the model in this process or by a server; a stopped draw resumes."""
+"""Responses for the prompts of a data set, sampled by the model in this process or by a server; a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def sample_dataset(
     seed: int,
     parts: Path,
 ) -> ScoredDataset:
-    """Return the prompts of ``dataset`` with ``count`` responses each drawn from ``lm``; empty responses are left out.
+    """Return the prompts of ``dataset`` with ``count`` responses each sampled from ``lm``; empty responses are left out.
 
     Args:
         lm: The model.
         dataset: Prompts; their responses, scores and labels are not used.
         count: Number of responses per prompt.
         sampling: Length, temperature, top-p and batch size.
-        seed: Seed of the whole draw; a response depends on it, on its number in the data and on its prompt.
+        seed: Seed of all samples; a response depends on it, on its number in the data and on its prompt.
         parts: Folder in which finished parts are kept; a second call with the same arguments reads them.
 
     Raises:
@@ -59,7 +59,7 @@ def sample_dataset(
 def sample_remotely(
     endpoint: Endpoint, dataset: ScoredDataset, count: int, sampling: Sampling, seed: int, parts: Path
 ) -> tuple[ScoredDataset, int]:
-    """Return what :func:`sample_dataset` returns, drawn by a server, and the number of tokens that it reports.
+    """Return what :func:`sample_dataset` returns, sampled by a server, and the number of tokens that it reports.
 
     The seeds are the same, but the responses are not: a server has its own random numbers.
 
@@ -87,7 +87,7 @@ def ask(
     """Return one answer per question; those in ``folder`` are not requested again.
 
     Answers are kept in parts of :data:`paretune.generation.remote.PART` questions. A part is written once it is whole, or
-    when an error or Ctrl-C ends the draw. A kill that leaves no time loses the answers of unfinished parts.
+    when an error or Ctrl-C ends the sampling. A kill that leaves no time loses the answers of unfinished parts.
 
     Args:
         endpoint: The server.

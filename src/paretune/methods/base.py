@@ -24,17 +24,18 @@ from paretune.scoring.scorer import Scorer
 from paretune.training.conditioning import Conditioning
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
+from paretune.training.losses import REVERSE_KL, Penalty
 
 Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
 class DPOConfig:
-    """Settings of DPO on the pairs of one objective: of a soup, and of every method that builds on single-objective models.
+    """The settings of DPO on the pairs of one objective: of a soup, and of every method that builds on single-objective models.
 
     Attributes:
         beta: Strength of the KL penalty, above 0; 0.1 as in the MODPO recipes.
-        pairs: Which pairs of a prompt's responses are used.
+        pairs: Choice of the pairs of a prompt's responses.
     """
 
     beta: float = 0.1
@@ -68,10 +69,13 @@ class Inputs:
         """Names of the M objectives, in order."""
         return self.train.objectives
 
-    def corners(self, dpo: DPOConfig) -> list[Adapter]:
-        """Return the M single-objective models: one DPO adapter per objective, trained once for all methods."""
+    def corners(self, dpo: DPOConfig, penalty: Penalty = REVERSE_KL) -> list[Adapter]:
+        """Return the M single-objective models: one DPO adapter per objective, trained once for all methods.
+
+        Under another ``penalty`` than DPO's they are those of f-DPO.
+        """
         return [
-            self.lab.dpo(objective, self.train, self.validation, dpo.beta, dpo.pairs)
+            self.lab.dpo(objective, self.train, self.validation, dpo.beta, dpo.pairs, penalty)
             for objective in self.objectives
         ]
 
@@ -84,7 +88,7 @@ class Inputs:
             cure: What else the user can do.
 
         Raises:
-            ConfigError: an objective without a scorer.
+            ConfigError: An objective without a scorer.
         """
         by_objective = {scorer.objective: scorer for scorer in self.scorers}
         for objective in objectives:
@@ -124,6 +128,7 @@ class Traits:
         prompted: The preference stands in the prompt.
         separable: The model for one preference is trained without those for others, so a sweep makes each of them a task.
         mixed: At an inner preference every row is run once per objective, as decoding mixes their distributions.
+        reference: And once by the reference model, whose distribution enters the mixture.
         candidates: Answers sampled for each answer that is returned.
         corners: Settings of the single-objective models that the policy is at one-hot preferences; None where it is not.
         beta: Strength of its KL penalty on the scale of DPO's; None on another scale.
@@ -135,6 +140,7 @@ class Traits:
     prompted: bool = False
     separable: bool = False
     mixed: bool = False
+    reference: bool = False
     candidates: int = 1
     corners: DPOConfig | None = None
     beta: float | None = None
@@ -180,6 +186,7 @@ class Method(Generic[Config]):
         traits: What the rest of the library must know of it under given settings.
         fixed: Settings that its name decides, key -> value.
         staged: It samples answers between stages of training, which an endpoint can draw.
+        grows: Another objective in the run is one more adapter, and those of the others stay as they are.
         lends_corners: The single-objective models of a run, between which the mixture is drawn, are those of its first such entry.
     """
 
@@ -190,13 +197,14 @@ class Method(Generic[Config]):
     traits: Callable[[Config], Traits] = plain
     fixed: Mapping[str, Any] = field(default_factory=dict)
     staged: bool = False
+    grows: bool = False
     lends_corners: bool = False
 
     def settings(self, values: Mapping[str, Any], where: str) -> Config:
         """Return the typed settings from the values under ``where`` of a config.
 
         Raises:
-            ConfigError: an unknown key, a wrong value, or another value of a setting that the method's name decides.
+            ConfigError: An unknown key, a wrong value, or another value of a setting that the method's name decides.
         """
         for key, value in self.fixed.items():
             if values.get(key, value) != value:

@@ -32,8 +32,9 @@ METHOD = Method(
         paper="arXiv 2306.04488 (soups), arXiv 2305.18290 (DPO)",
         needs="pairs for each objective",
         runs="M",
-        enters="weights: the sum of one update per objective, weighted by the preference",
+        enters="gates: the sum of one update per objective, weighted by the preference",
     ),
     traits=lambda config: Traits(corners=config, beta=config.beta),
+    grows=True,
     lends_corners=True,
 )

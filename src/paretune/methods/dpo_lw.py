@@ -28,7 +28,7 @@ from paretune.training.token_tables import PairTable
 
 @dataclass(frozen=True)
 class DPOLWConfig:
-    """Settings of DPO-LW.
+    """The settings of DPO-LW.
 
     Attributes:
         beta: Strength of the KL penalty.
@@ -41,7 +41,7 @@ def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
     """Return the policy with one DPO-LW adapter for each preference.
 
     Raises:
-        TrainingError: an objective has weight and no labelled pair.
+        TrainingError: An objective has weight and no labelled pair.
     """
     lab = inputs.lab
     table = lab.train_table(labelled_pairs(inputs.train))
@@ -102,7 +102,7 @@ METHOD = Method(
         paper="baseline in arXiv 2310.03708 and arXiv 2502.14354",
         needs="pairs labelled by one or more objectives",
         runs="N",
-        enters="weights: one adapter per preference, the nearest is used",
+        enters="gates: one adapter per preference, the nearest is used",
     ),
     traits=lambda config: Traits("preference", separable=True, beta=config.beta),
 )

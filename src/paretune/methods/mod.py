@@ -7,51 +7,75 @@ hold the optimum of every weighted sum of the objectives. For the reverse KL, un
 
 All M copies of a row share one forward per token. The members are those of the soup, which is MOD to first order in the
 updates; the report gives the distance between the two.
+
+Under another divergence f the members are trained by f-DPO (Wang et al. 2023, arXiv 2309.16240): the pair loss on
+``beta f'(pi_j / pi_ref)`` in place of ``beta log(pi_j / pi_ref)``. They are mixed by the inverse of f', where the reference model
+enters too (:func:`paretune.generation.mixing.combine_general`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paretune.core.errors import ConfigError
-from paretune.generation.mixing import Mixing
+from paretune.core.settings import later
+from paretune.generation.mixing import Divergence, Mixing
 from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
 from paretune.planning.work import Stage, Work
 from paretune.policies.policy import Policy
 from paretune.training.loop import Training
+from paretune.training.losses import Penalty
 
 
 @dataclass(frozen=True)
 class MODConfig(DPOConfig):
-    """Settings of MOD, beside those of DPO.
+    """The settings of MOD, beside those of DPO.
 
     Attributes:
         candidates: Answers sampled for each one that is returned. Where there are several, one of them is chosen by the product of
-            the step normalisers, towards the optimum over whole answers (ours; it needs temperature 1 and top-p 1).
+            the step normalisers, towards the optimum over whole answers (ours; it needs temperature 1, top-p 1 and the reverse KL).
+        divergence: That from the base model, under which the adapters are trained and mixed: ``reverse-kl`` (DPO), ``forward-kl``,
+            ``jensen-shannon`` or ``alpha``.
+        alpha: That of the alpha divergence, between 0 and 1.
     """
 
     candidates: int = 1
+    divergence: Divergence = later("reverse-kl")
+    alpha: float = later(0.5)
 
     def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise ConfigError(f"candidates must be at least 1, got {self.candidates}")
+        _ = self.mixing  # refuses what cannot be mixed
+
+    @property
+    def mixing(self) -> Mixing:
+        """The rule by which the adapters are mixed."""
+        return Mixing(self.divergence, self.alpha, self.candidates)
+
+    @property
+    def dpo(self) -> DPOConfig | None:
+        """Settings of the soup's adapters, where these are the members."""
+        return DPOConfig(self.beta, self.pairs) if self.divergence == "reverse-kl" else None
 
 
 def train(inputs: Inputs, config: MODConfig) -> Policy:
     """Return the policy that mixes one DPO adapter per objective at decoding."""
-    mixing = Mixing(candidates=config.candidates)
-    return Policy.mod("mod", inputs.lab.lm, inputs.objectives, inputs.corners(config), mixing)
+    adapters = inputs.corners(config, Penalty(config.divergence, config.alpha))
+    return Policy.mod("mod", inputs.lab.lm, inputs.objectives, adapters, config.mixing)
 
 
 def work(run: Work, name: str, config: MODConfig, training: Training) -> list[Stage]:
-    """Return the stages that train the adapters, which are those of the soup."""
-    return run.corners(config.beta, config.pairs, training)
+    """Return the stages that train the adapters, which are those of the soup under the reverse KL."""
+    return run.corners(config.beta, config.pairs, training, config.divergence)
 
 
 def traits(config: MODConfig) -> Traits:
     """Return what the rest of the library must know of MOD."""
-    dpo = DPOConfig(config.beta, config.pairs)
-    return Traits(mixed=True, candidates=config.candidates, corners=dpo, beta=config.beta)
+    return Traits(
+        mixed=True,
+        reference=config.dpo is None,
+        candidates=config.candidates,
+        corners=config.dpo,
+        beta=config.beta if config.dpo else None,
+    )
 
 
 METHOD = Method(
@@ -62,8 +86,9 @@ METHOD = Method(
         title="MOD",
         paper="arXiv 2406.18853",
         needs="pairs for each objective",
-        runs="M, those of the soup",
-        enters="decoding: the next-token distributions of one adapter per objective are mixed",
+        runs="M, those of the soup; under another divergence M of its own",
+        enters="next-token distribution: those of one adapter per objective are mixed",
     ),
     traits,
+    grows=True,
 )

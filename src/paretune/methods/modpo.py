@@ -43,20 +43,21 @@ from paretune.training.token_tables import PairTable
 
 @dataclass(frozen=True)
 class MODPOConfig(DPOConfig):
-    """Settings of MODPO, beside those of DPO; the paper has beta 0.1 and 0.5.
+    """The settings of MODPO, beside those of DPO; the paper has beta 0.1 and 0.5.
 
     Attributes:
-        margin: ``implicit``: rewards of DPO margin models (the paper's default); ``scores``: the scores in the data. An objective
-            that the data lack a score of is scored by its scorer, all of it: one objective has one scale.
+        margin: Source of the margins. ``implicit``: rewards of DPO margin models (the paper's default); ``scores``:
+            the scores in the
+            data. An objective that the data lack a score of is scored by its scorer, all of it: one objective has one scale.
         margin_beta: Strength of the KL penalty of the margin models, and factor of their implicit rewards; None is ``beta``, the
             paper's. One-hot preferences are served by DPO at ``beta`` whatever it is.
-        margin_scale: With ``scores``, what one unit of score is worth in reward, by objective (1 where an objective is not named);
+        margin_scale: Worth of one unit of score in reward with ``scores``, by objective (1 where an objective is not named);
             by default every objective's standard deviation over the training data is worth 1.
-        standardise: Divide each objective's margins by their standard deviation over the training pairs.
+        standardise: Whether each objective's margins are divided by their standard deviation over the training pairs.
         objective: The objective k whose pairs are trained on; ``auto`` takes the one of the largest weight.
         min_weight: Smallest w_k that is trained; below it 1 / w_k saturates the loss.
-        scale_loss: Multiply the loss by w_k: same minimiser, gradients bounded by beta at every w.
-        link: ``sigmoid``, or the ``hinge`` of the reference implementation.
+        scale_loss: Whether the loss is multiplied by w_k: same minimiser, gradients bounded by beta at every w.
+        link: Link function: ``sigmoid``, or the ``hinge`` of the reference implementation.
     """
 
     margin: Literal["implicit", "scores"] = "implicit"
@@ -86,8 +87,8 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
     """Return the policy with one MODPO adapter for each preference.
 
     Raises:
-        ConfigError: a preference whose w_k is below ``min_weight``, or an unknown objective k.
-        TrainingError: scores as margins, and a pair without one whose objective has no scorer.
+        ConfigError: A preference whose w_k is below ``min_weight``, or an unknown objective k.
+        TrainingError: Scores as margins, and a pair without one whose objective has no scorer.
     """
     lab = inputs.lab
     targets = [(preference, chosen_objective(preference, config)) for preference in inputs.preferences]
@@ -208,7 +209,7 @@ def score_margin(table: PairTable, objectives: Sequence[str], objective: str, co
     """Return the difference of the data's scores ``[N]``, chosen minus rejected, in units of reward.
 
     Raises:
-        TrainingError: a pair without scores on ``objective``.
+        TrainingError: A pair without scores on ``objective``.
     """
     position = list(objectives).index(objective)
     gaps = torch.tensor([pair.gaps[position] for pair in table.pairs])
@@ -293,7 +294,7 @@ METHOD = Method(
         paper="arXiv 2310.03708",
         needs="pairs for each objective, or pairs for one and scores for the others",
         runs="M + one for each preference that is not one-hot",
-        enters="weights: one adapter per preference, the nearest is used",
+        enters="gates: one adapter per preference, the nearest is used",
     ),
     traits,
 )

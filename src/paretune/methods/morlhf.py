@@ -35,15 +35,15 @@ from paretune.training.rl.goal import RLSettings
 
 @dataclass(frozen=True)
 class MORLHFConfig(RLSettings):
-    """Settings of MORLHF, beside those of :class:`paretune.training.rl.goal.RLSettings`.
+    """The settings of MORLHF, beside those of :class:`paretune.training.rl.goal.RLSettings`.
 
     ``train.batch_pairs`` counts prompts: a step samples ``batch_pairs * accumulate * responses`` responses, decoded together.
 
     Attributes:
-        form: ``anchors``: a run for each preference; ``conditioned``: one run, with preferences drawn.
-        condition: Where the preference enters a conditioned run: the ``gates``, or the ``prompt`` as tags such as
+        form: Form of the policy. ``anchors``: a run for each preference; ``conditioned``: one run, with preferences drawn.
+        condition: Entry of the preference into a conditioned run: the ``gates``, or the ``prompt`` as tags such as
             ``<warm: 7/10>``; the reference reads the prompt without them.
-        conditioning: How preferences are drawn, how gates follow them, and from M rewards to one; these settings stand beside the
+        conditioning: Rules that draw preferences, set gates by them, and combine M rewards; these settings stand beside the
             others, and ``aggregation`` is called ``scalarisation``. A form that is not linear needs ``estimator: rloo``, and
             ``per: batch`` in a conditioned run. ``ideal`` is a reward in deviations that no objective exceeds; by default each
             objective's best among the data's responses.
@@ -87,9 +87,9 @@ def train(inputs: Inputs, config: MORLHFConfig) -> Policy:
     The training data are prompts to sample responses to; the responses that they hold fix the scale of the rewards.
 
     Raises:
-        ConfigError: an objective without a scorer.
-        ScoreError: the data's responses cannot be scored, or all score alike.
-        BatchError: a reward function failed in training; what was trained so far is saved.
+        ConfigError: An objective without a scorer.
+        ScoreError: The data's responses cannot be scored, or all score alike.
+        BatchError: A reward function failed in training; what was trained so far is saved.
     """
     lab, objectives, name = inputs.lab, inputs.objectives, config.name
     scorers = inputs.scorers_of(objectives, name)
@@ -130,7 +130,7 @@ METHOD = Method(
         paper="linear scalarisation; RLOO arXiv 2402.14740, conditioned as in arXiv 2402.02030",
         needs="prompts with some responses, and a scorer for each objective",
         runs="N, or 1 conditioned",
-        enters="weights: one adapter per preference, or one whose gates follow it; or the prompt",
+        enters="gates: one adapter per preference, or one whose gates follow it; or the prompt",
     ),
     traits,
     fixed={"aggregation": "sum"},
@@ -142,7 +142,7 @@ GDPO = replace(
         METHOD.card,
         title="GDPO",
         paper="arXiv 2601.05242",
-        enters="as in MORLHF; rewards are normalised in each group first",
+        enters="as in MORLHF; each reward is normalised within its group first",
     ),
     fixed={"aggregation": "decoupled"},
 )

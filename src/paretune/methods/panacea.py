@@ -42,13 +42,13 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class PanaceaConfig(Conditioning):
-    """Settings of Panacea, beside those of :class:`paretune.training.conditioned.Conditioning`.
+    """The settings of Panacea, beside those of :class:`paretune.training.conditioned.Conditioning`.
 
     Attributes:
         beta: Strength of DPO's KL penalty.
-        data: ``separate``: every objective owns its pairs; ``labelled``: every pair counts for all objectives that label
+        data: Owner of the pairs. ``separate``: every objective has its own; ``labelled``: every pair counts for all that label
             it. The policy gradient has data of its own: all responses with their scores.
-        pairs: Which pairs of a prompt's responses are used where they are separate.
+        pairs: Choice of the pairs of a prompt's responses, where they are separate.
     """
 
     beta: float = 0.1
@@ -172,7 +172,7 @@ METHOD = Method(
         paper="arXiv 2402.02030",
         needs="pairs for each objective, or pairs labelled by all",
         runs="1",
-        enters="weights: the singular values of one update, of which one per objective follows the preference",
+        enters="gates: the singular values of one update, of which one per objective follows the preference",
     ),
     traits=lambda config: Traits("all", conditioning=config, beta=config.beta),
 )

@@ -72,7 +72,8 @@ METHOD = Method(
         paper="arXiv 2306.04488; RLOO arXiv 2402.14740",
         needs="prompts with some responses, and a scorer for each objective",
         runs="M",
-        enters="weights: the sum of one update per objective, weighted by the preference",
+        enters="gates: the sum of one update per objective, weighted by the preference",
     ),
     fixed={"aggregation": "sum"},
+    grows=True,
 )

@@ -36,11 +36,11 @@ class Adapter:
 
     Attributes:
         factors: module path -> (U ``[out, R]``, V ``[R, in]``); R is the same for all modules.
-        scale: constant gate of a single adapter (LoRA's alpha / r); 1 for a stack.
-        base: fingerprint of the base model it belongs to; "" when unknown.
-        info: free facts that JSON can hold: method, preference, objective, beta, ...
+        scale: Constant gate of a single adapter (LoRA's alpha / r); 1 for a stack.
+        base: Fingerprint of the base model it belongs to; "" when unknown.
+        info: Free facts that JSON can hold: method, preference, objective, beta, ...
         blocks: (rank, scale) of each adapter stacked in this one, in order; a single adapter has one block.
-        tokens: input embeddings ``[n, d]`` of n tokens numbered on from the end of the model's; None where there are none.
+        tokens: Input embeddings ``[n, d]`` of n tokens numbered on from the end of the model's; None where there are none.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
@@ -123,7 +123,7 @@ class Adapter:
         """Read an adapter written by :meth:`save`; ``base`` is the fingerprint of the model it is meant for.
 
         Raises:
-            ModelError: a file is missing or damaged, or the adapter belongs to another base model.
+            ModelError: A file is missing or damaged, or the adapter belongs to another base model.
         """
         settings, tensors = _read_folder(folder, FILES, ("format", "base", "scale", "blocks", "info"))
         if settings["format"] != _FORMAT:
@@ -177,7 +177,7 @@ def stack(adapters: Sequence[Adapter]) -> Adapter:
     zeros.
 
     Raises:
-        ModelError: nothing to stack, different base models, modules of different shapes, or two with tokens of their own.
+        ModelError: Nothing to stack, different base models, modules of different shapes, or two with tokens of their own.
     """
     if not adapters:
         raise ModelError("no adapter to stack; give at least one")
@@ -222,7 +222,7 @@ def from_peft(folder: str | Path, base: str = "") -> Adapter:
     filled up with zeros.
 
     Raises:
-        ModelError: a file is missing or damaged, or the adapter is not a plain LoRA; names the setting and
+        ModelError: A file is missing or damaged, or the adapter is not a plain LoRA; names the setting and
             the cure.
     """
     settings, tensors = _read_folder(folder, PEFT_FILES, ("peft_type",))
@@ -267,24 +267,24 @@ def to_peft(adapter: Adapter, folder: str | Path, gates: Gates | None = None, ba
     name or folder of the base model, as PEFT records it. ``folder`` becomes exactly this LoRA.
 
     Raises:
-        ModelError: a gate of another shape, tokens of its own, or ``folder`` holds files of something else.
+        ModelError: A gate of another shape, tokens of its own, or ``folder`` holds files of something else.
     """
     if adapter.tokens is not None:
         raise ModelError(NOT_PORTABLE)
     gates = adapter.gates() if gates is None else gates
-    each = {path: gate_of(gates, path).detach().cpu().float() for path in adapter.factors}
-    for path, gate in each.items():
+    by_path = {path: gate_of(gates, path).detach().cpu().float() for path in adapter.factors}
+    for path, gate in by_path.items():
         if gate.shape != (adapter.rank,):
             raise ModelError(
                 f"{path}: gate {list(gate.shape)}, expected [{adapter.rank}]; a LoRA is written for one "
                 "preference"
             )
-    used = torch.stack(list(each.values())).ne(0).any(dim=0)
+    used = torch.stack(list(by_path.values())).ne(0).any(dim=0)
     used[0] |= not used.any()  # a LoRA needs a column, be it of zeros
     tensors = {}
     for path, (U, V) in adapter.factors.items():
         tensors[f"base_model.model.{path}.lora_A.weight"] = _plain(V[used])
-        tensors[f"base_model.model.{path}.lora_B.weight"] = _plain((U * each[path])[:, used])
+        tensors[f"base_model.model.{path}.lora_B.weight"] = _plain((U * by_path[path])[:, used])
     rank = int(used.sum())
     settings = {
         "alpha_pattern": {},

@@ -45,11 +45,11 @@ def start(device: torch.device, processes: int | None = None) -> Accelerator:
     Raises:
         ConfigError: Another number was started, or accelerate is set to shard.
     """
-    found = launched()
-    if processes is not None and processes != found:
+    count = launched()
+    if processes is not None and processes != count:
         raise ConfigError(
-            f"processes: the config asks for {processes}, but {found} {'was' if found == 1 else 'were'} started; start them with "
-            f"`torchrun --nproc_per_node {processes} -m paretune run CONFIG`, or set processes={found} "
+            f"processes: the config asks for {processes}, but {count} {'was' if count == 1 else 'were'} started; start them with "
+            f"`torchrun --nproc_per_node {processes} -m paretune run CONFIG`, or set processes={count} "
             "(`accelerate launch --cpu` starts one, whatever its options)"
         )
     for variable, name in _TAKEN.items():
@@ -59,12 +59,12 @@ def start(device: torch.device, processes: int | None = None) -> Accelerator:
                 "torchrun instead, and set sharding: fsdp where the model does not fit"
             )
     cpu = device.type == "cpu"
-    if found > 1:
+    if count > 1:
         PartialState(cpu=cpu, timeout=PATIENCE)
     accelerator = Accelerator(cpu=cpu)
-    if accelerator.num_processes != found:
+    if accelerator.num_processes != count:
         raise TrainingError(
-            f"{found} processes were started, but they do not see each other (each sees {accelerator.num_processes}); "
+            f"{count} processes were started, but they do not see each other (each sees {accelerator.num_processes}); "
             "start them with torchrun"
         )
     return accelerator
@@ -113,7 +113,7 @@ class ProcessGroup:
         return list(gather_object([value])) if self.size > 1 else [value]
 
     def divide(self, run: Callable[..., Sequence[T]], *columns: Sequence[Any]) -> list[T]:
-        """Return ``run(*columns)``, one result a row: each process runs its :meth:`part` of the rows, and all get all results."""
+        """Return ``run(*columns)``, one result per row: each process runs its :meth:`part` of the rows, and all get all results."""
         parts = [self.part(column) for column in columns]
         return self.merge(run(*parts) if len(parts[0]) else [])
 
@@ -121,11 +121,15 @@ class ProcessGroup:
         """Return those of ``items`` on which this process runs the model: every ``size``-th, or all where weights are divided."""
         return items if self.sharded else items[self.rank :: self.size]
 
-    def merge(self, found: Sequence[T]) -> list[T]:
-        """Return results in the order of the items whose :meth:`part` gave each process its ``found``."""
+    def merge(self, results: Sequence[T]) -> list[T]:
+        """Return the results of all processes in the order of the items that :meth:`part` divided.
+
+        Args:
+            results: Results of this process.
+        """
         if self.sharded:
-            return list(found)
-        parts = self.gather(list(found))
+            return list(results)
+        parts = self.gather(list(results))
         return [parts[n % self.size][n // self.size] for n in range(sum(map(len, parts)))]
 
 
@@ -136,8 +140,8 @@ class WorkSplit:
     The forwards are dealt out first; where there are fewer than processes, ``ways`` of these divide the rows of each forward.
 
     Attributes:
-        team: the processes.
-        ways: processes that divide one forward's rows.
+        team: The processes.
+        ways: Number of processes that divide one forward's rows.
     """
 
     team: ProcessGroup = ProcessGroup()
@@ -154,7 +158,7 @@ class WorkSplit:
             divisible: Whether the task can run a forward on some of its rows.
 
         Raises:
-            ConfigError: the processes do not divide the step.
+            ConfigError: The processes do not divide the step.
         """
         ways = team.size // gcd(accumulate, team.size)
         if not divisible and ways > 1:
@@ -178,20 +182,20 @@ class WorkSplit:
         """Return this process's part of the rows of a forward."""
         return rows[self.team.rank % self.ways :: self.ways]
 
-    def total(self, own: Tensor) -> Tensor:
-        """Return the sum of ``own`` over the processes of this forward; the gradient is that of ``own`` alone.
+    def total(self, part: Tensor) -> Tensor:
+        """Return the sum of ``part`` over the processes of this forward; the gradient is that of ``part`` alone.
 
         A loss that is any function of such totals has, summed over processes, the gradient of the undivided forward.
         """
         if self.ways == 1:
-            return own
-        value = own.detach().clone()
+            return part
+        value = part.detach().clone()
         dist.all_reduce(value, group=_forward_group(self.team.size, self.ways))
-        return value + (own - own.detach())
+        return value + (part - part.detach())
 
-    def mean(self, own: Tensor) -> Tensor:
-        """Return the mean of ``own [b, ...]`` over the rows of all processes of this forward (equally many each)."""
-        return self.total(own.mean() / self.ways)
+    def mean(self, part: Tensor) -> Tensor:
+        """Return the mean of ``part [b, ...]`` over the rows of all processes of this forward (equally many each)."""
+        return self.total(part.mean() / self.ways)
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum the gradients over all processes, in one message; one that is missing somewhere is 0 there."""
@@ -233,8 +237,8 @@ def shard_weights(model: Any, device: torch.device) -> None:
     Embeddings, the last norm and the head stay whole. Adapters attached later do too.
 
     Raises:
-        ConfigError: there is one process.
-        ModelError: a decoder without a list of layers.
+        ConfigError: There is one process.
+        ModelError: A decoder without a list of layers.
     """
     if launched() == 1:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Frozen layers: weights in oneDNN's own layout on the CPU, in which products are faster, and norms with a short backward pass.
+"""Frozen layers: parameters in oneDNN's own layout on the CPU, in which products are faster, and norms with a short backward pass.
 
 A plain product brings the weight into the layout of its kernels every time, or does without. ``benchmarks/pieces.py`` measures
 what prepacking gains, most with the few rows of decoding. It sums the same products in another order.
@@ -54,7 +54,7 @@ class FrozenLinear(nn.Linear):
         return y @ self.weight
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of the layer prepacks for itself: tensors in oneDNN's layout cannot be copied."""
+        """Return the state without prepacked tensors, which a copy makes itself: tensors in oneDNN's layout cannot be copied."""
         return {**vars(self), "_packed": {}}
 
     def _prepacks(self, x: Tensor) -> bool:
@@ -105,7 +105,7 @@ def freeze(model: nn.Module, prepack: bool = True) -> None:
 
 @torch.no_grad()
 def _is_llama_norm(module: nn.Module) -> bool:
-    """Whether a module has the parts of a Llama's norm and gives what it gives: other families have norms of that name."""
+    """Return whether a module has the parts of a Llama's norm and computes the same: other families have norms of that name."""
     weight = getattr(module, "weight", None)
     if (
         not isinstance(weight, Tensor)

@@ -24,7 +24,7 @@ def soup_gates(preferences: Tensor, ranks: Sequence[int], scales: Sequence[float
     soups, arXiv 2306.04488). Gradients flow to ``preferences [B, M]``.
 
     Raises:
-        ModelError: the number of preference columns, ranks and scales differ.
+        ModelError: The number of preference columns, ranks and scales differ.
     """
     if preferences.dim() != 2 or not preferences.shape[1] == len(ranks) == len(scales):
         raise ModelError(
@@ -66,7 +66,7 @@ def nearest_anchor(preferences: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor
     is a tie in spite of rounding; of tied anchors the first is taken.
 
     Raises:
-        ModelError: there is no anchor, or the numbers of objectives differ.
+        ModelError: There is no anchor, or the numbers of objectives differ.
     """
     if (
         preferences.dim() != 2

@@ -100,7 +100,7 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
     A layer with a sliding window keeps all positions too: its mask hides those that are too far back.
 
     Raises:
-        ModelError: a layer that keeps something else than keys and values.
+        ModelError: A layer that keeps something else than keys and values.
     """
     cache = DynamicCache(config=config)
     for layer in cache.layers:

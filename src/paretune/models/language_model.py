@@ -48,9 +48,9 @@ class LanguageModel:
     """A frozen causal language model with its tokenizer.
 
     Attributes:
-        name: as the user gave it.
-        fingerprint: identifies weights, tokenizer and template; adapters and cached log-probabilities carry it.
-        tags: texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
+        name: Name as the user gave it.
+        fingerprint: Identity of parameters, tokenizer and template; adapters and cached log-probabilities carry it.
+        tags: Texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
             The model knows them with an adapter that has a row for each (``Adapter.tokens``); responses never hold one.
     """
 
@@ -62,7 +62,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the parameters."""
         return self.model.device
 
     @cached_property
@@ -90,7 +90,7 @@ class LanguageModel:
         """Return the token ids of a prompt, ready for the assistant's answer (one BOS at most).
 
         Raises:
-            DataError: the chat template refuses the prompt, or changes the number of its tags.
+            DataError: The chat template refuses the prompt, or changes the number of its tags.
         """
         messages = [{"role": message.role, "content": message.content} for message in prompt]
         try:
@@ -125,7 +125,7 @@ class LanguageModel:
         reader.add_tokens([AddedToken(tag, normalized=False, special=True) for tag in self.tags], True)
         first = self.model.get_input_embeddings().weight.shape[0]
         return reader, {
-            reader.convert_tokens_to_ids(tag): first + place for place, tag in enumerate(self.tags)
+            reader.convert_tokens_to_ids(tag): first + number for number, tag in enumerate(self.tags)
         }
 
     @torch.no_grad()
@@ -168,7 +168,7 @@ class LanguageModel:
 def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -> LanguageModel:
     """Load a causal language model for training and sampling.
 
-    On the CPU its linear layers keep copies of their weights in a faster layout; with ``PARETUNE_PREPACK=0`` in the environment
+    On the CPU its linear layers keep copies of their parameters in a faster layout; with ``PARETUNE_PREPACK=0`` in the environment
     they do without, for a model that fills most of the memory.
 
     Args:
@@ -177,12 +177,12 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
         device: ``cpu``, ``cuda``, ...; by default an accelerator when there is one.
 
     Raises:
-        ModelError: not found, not loadable, or of an architecture that packed batches cannot run.
+        ModelError: Not found, not loadable, or of an architecture that packed batches cannot run.
     """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place, kind = computing(dtype, device)
+    resolved, kind = computing(dtype, device)
     source = locate(name)
     try:
         config = AutoConfig.from_pretrained(source)
@@ -195,7 +195,7 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
         ) from error
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
-    model.eval().requires_grad_(False).to(place)
+    model.eval().requires_grad_(False).to(resolved)
     prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0")
     template = fingerprint(tokenizer.chat_template, len(tokenizer))
     return LanguageModel(model, tokenizer, name, fingerprint(_weights_fingerprint(source, config), template))
@@ -205,17 +205,17 @@ def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype
     """Return the device and the number format that :func:`load` chooses.
 
     Raises:
-        ModelError: a number format that is not known.
+        ModelError: A number format that is not known.
     """
-    place = (
+    resolved = (
         torch.device(device) if device else (torch.accelerator.current_accelerator() or torch.device("cpu"))
     )
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
     if kind is None:
         if dtype != "auto":
             raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
-        kind = torch.bfloat16 if native_bfloat16(place) else torch.float32
-    return place, kind
+        kind = torch.bfloat16 if native_bfloat16(resolved) else torch.float32
+    return resolved, kind
 
 
 def native_bfloat16(device: torch.device) -> bool:
@@ -245,8 +245,8 @@ def embedded_gguf() -> Path | None:
         files = importlib.metadata.files(EMBEDDED_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    return found[0] if found and found[0].is_file() else None
+    gguf_files = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    return gguf_files[0] if gguf_files and gguf_files[0].is_file() else None
 
 
 def _converted(gguf: Path) -> Path:
@@ -280,7 +280,7 @@ def _converted(gguf: Path) -> Path:
 
 
 def _weights_fingerprint(source: str, config: Any) -> str:
-    """Identify weights: a hub commit, or the content of a folder's safetensors files (hashed once, then remembered)."""
+    """Return the identity of parameters: a hub commit, or the hash of a folder's safetensors files (computed once)."""
     folder = Path(source)
     if not folder.is_dir():
         return f"{source}@{getattr(config, '_commit_hash', None)}"

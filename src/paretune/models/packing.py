@@ -45,7 +45,7 @@ class PackedBatch:
     Attributes:
         input_ids: int64 ``[1, T]``.
         position_ids: int64 ``[1, T]``, counted within each prompt + response.
-        layout: for each group the attention biases (0 or -inf) of its prompt's blocks of n tokens, ``[n, end of the block]``,
+        layout: Attention biases of each group: those (0 or -inf) of its prompt's blocks of n tokens, ``[n, end of the block]``,
             and of its responses of r tokens, ``[r, prompt + r]``.
         predictors: int64 ``[S]``, the token whose hidden state predicts each target (a response's first token is
             predicted by the last token of its prompt).
@@ -71,7 +71,7 @@ def pack(
     """Pack groups of token ids; ``dtype`` is that of the model, which the attention bias must match (on the CPU it is fp32).
 
     Raises:
-        TrainingError: a prompt or a response without tokens.
+        TrainingError: A prompt or a response without tokens.
     """
     bias_dtype = torch.float32 if torch.device(device).type == "cpu" else dtype
     ids: list[int] = []
@@ -103,7 +103,7 @@ def pack(
         blocks = range(0, len(prompt), PROMPT_BLOCK)
         texts = [(first, min(PROMPT_BLOCK, len(prompt) - first)) for first in blocks]
         texts += [(len(prompt), len(response)) for response in responses]
-        biases = [_bias(seen, own, bias_dtype).to(device) for seen, own in texts]
+        biases = [_bias(seen, length, bias_dtype).to(device) for seen, length in texts]
         layout.append((tuple(biases[: len(blocks)]), tuple(biases[len(blocks) :])))
 
     def tensor(values: list[int]) -> Tensor:
@@ -121,10 +121,10 @@ def pack(
     )
 
 
-def _bias(seen: int, own: int, dtype: torch.dtype) -> Tensor:
-    """Additive attention bias ``[own, seen + own]`` of a text: all that stands before it, and itself up to each token."""
-    hidden = torch.ones(own, seen + own, dtype=torch.bool).triu(seen + 1)
-    return torch.zeros(own, seen + own, dtype=dtype).masked_fill(hidden, float("-inf"))
+def _bias(seen: int, length: int, dtype: torch.dtype) -> Tensor:
+    """Return the attention bias ``[length, seen + length]`` of a text: it sees all before it, and itself up to each token."""
+    hidden = torch.ones(length, seen + length, dtype=torch.bool).triu(seen + 1)
+    return torch.zeros(length, seen + length, dtype=dtype).masked_fill(hidden, float("-inf"))
 
 
 def packed_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
@@ -193,7 +193,7 @@ def _attention(
     packed_layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each group of a packed batch; plain SDPA where no layout is given (generation, padded batches).
+    """Return the attention within each group of a packed batch; plain SDPA where no layout is given (generation, padded batches).
 
     Prompts and responses are attended one by one: no work is done where a mask would hide it. They are cut by ``split``,
     whose backward is one concatenation; that of a slice is a full tensor of zeros for each.
@@ -227,7 +227,7 @@ def _attention(
     pieces = []
     for blocks, biases in packed_layout:
         parts = [next(texts) for _ in blocks]
-        prompt_k, prompt_v = (torch.cat([part[place] for part in parts], dim=2) for place in (1, 2))
+        prompt_k, prompt_v = (torch.cat([part[slot] for part in parts], dim=2) for slot in (1, 2))
         for (q, _, _), bias in zip(parts, blocks, strict=True):
             end = bias.shape[1]
             pieces.append(attend(q, prompt_k[:, :, :end], prompt_v[:, :, :end], attn_mask=bias))
@@ -264,7 +264,7 @@ def prepare(model: PreTrainedModel, prepack: bool = True) -> None:
     One small batch proves that it still computes the same. ``prepack`` see :class:`paretune.models.frozen_linear.FrozenLinear`.
 
     Raises:
-        ModelError: the architecture does something between the decoder and the logits (soft caps, logit scales) or in
+        ModelError: The architecture does something between the decoder and the logits (soft caps, logit scales) or in
             its attention that a packed batch would miss.
     """
     freeze(model, prepack)

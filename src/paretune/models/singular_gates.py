@@ -119,8 +119,11 @@ class SingularGates:
         values: dict[str, float | None] = {}
         with torch.no_grad():
             for path, scale in self.scale.items():
-                each = scale.expand(self.objectives) / self.objectives
-                steered, shared = float(each.norm()) * math.sqrt(self.groups), float(self.sigma[path].norm())
+                singular = scale.expand(self.objectives) / self.objectives
+                steered, shared = (
+                    float(singular.norm()) * math.sqrt(self.groups),
+                    float(self.sigma[path].norm()),
+                )
                 values[path] = steered / shared if shared else (None if steered else 0.0)
         return values
 
@@ -148,7 +151,7 @@ def initial(
     ======================  ================  ======================  =============  =============  ============
 
     The paper's own start is not known to us; the default is that of AdaLoRA, of which the paper's layer takes its form.
-    ``lora`` starts every direction as a LoRA's: with rank 0 and q groups it is one LoRA of rank q an objective, and a soup
+    ``lora`` starts every direction as a LoRA's: with rank 0 and q groups it is one LoRA of rank q per objective, and a soup
     of them at every preference, trained together.
 
     Args:
@@ -158,11 +161,11 @@ def initial(
         groups: q >= 1, directions for each objective.
         own_scales: Whether there is one s per objective instead of one per matrix.
         hidden: h >= 0, learned features of the preference: A is N(0, 1), a and every H start at 0.
-        init: see above.
-        seed: the values do not depend on the device.
+        init: Start of the factors, see above.
+        seed: Seed of the start; its values do not depend on the device.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: A number out of range.
     """
     if objectives < 2:
         raise ConfigError(f"Panacea steers between at least 2 objectives, got {objectives}")

@@ -32,11 +32,11 @@ class Steering:
     """Gated low-rank layers attached to a model, and the gates that steer them.
 
     Attributes:
-        model: the transformers model, changed in place until :meth:`detach`.
+        model: The transformers model, changed in place until :meth:`detach`.
         layers: module path -> gated layer.
         embedding: Embedding of the model with the adapter's own tokens; None where it has none.
         rank: R.
-        base: fingerprint of the base model; "" when unknown.
+        base: Fingerprint of the base model; "" when unknown.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class Steering:
         The start is the base model exactly.
 
         Args:
-            model: any transformers model with nn.Linear layers; all its own parameters are frozen.
-            targets: leaf names ("q_proj"), ends of module paths ("self_attn.q_proj"), or "all-linear": every
+            model: Any transformers model with nn.Linear layers; all its own parameters are frozen.
+            targets: Leaf names ("q_proj"), ends of module paths ("self_attn.q_proj"), or "all-linear": every
                 nn.Linear except the output embeddings. With "@15-" or "@0-14" behind it, in these blocks alone.
             rank: R, >= 1.
-            base: fingerprint of the model, stored with its adapters.
+            base: Fingerprint of the model, stored with its adapters.
             seed: Seed of V; the values do not depend on the device.
             dtype: Number format of U and V, whatever the model's own (fp32 master weights).
-            tokens: input embeddings ``[n, d]`` from which those of further tokens are trained, if any.
+            tokens: Input embeddings ``[n, d]`` from which those of further tokens are trained, if any.
 
         Raises:
-            ModelError: a target without match (the linear layers found are listed), layers are attached
+            ModelError: A target without match (the linear layers found are listed), layers are attached
                 already, or embeddings of another width.
         """
         if rank < 1:
@@ -115,7 +115,7 @@ class Steering:
         ``base`` is the fingerprint of ``model``, checked when both are known.
 
         Raises:
-            ModelError: another base model, a module that the model does not have, or one of another shape
+            ModelError: Another base model, a module that the model does not have, or one of another shape
                 (embeddings of tokens included).
         """
         adapter.check_base(base)
@@ -204,7 +204,7 @@ class Steering:
             index: int64 ``[T]`` for a packed batch ``[1, T]``: token t takes ``gates[index[t]]``.
 
         Raises:
-            ModelError: a wrong shape, an index out of range, or gates that are not finite; at forward:
+            ModelError: A wrong shape, an index out of range, or gates that are not finite; at forward:
                 another number of rows or tokens than the batch has.
         """
         self._require_attached()
@@ -269,7 +269,7 @@ class Steering:
         """Write the whole model with the update at ``gates [R]`` merged in, for plain transformers to load.
 
         Raises:
-            ModelError: the base model is quantised, the adapter has tokens of its own, or ``folder`` exists and is not a
+            ModelError: The base model is quantised, the adapter has tokens of its own, or ``folder`` exists and is not a
                 checkpoint.
         """
         if self.embedding is not None:

@@ -41,7 +41,7 @@ def targeted(linears: Mapping[str, nn.Linear], targets: Sequence[str]) -> dict[s
     """Return the layers that ``targets`` name, in the model's order.
 
     Raises:
-        ModelError: a target that names none, or blocks that cannot be read.
+        ModelError: A target that names none, or blocks that cannot be read.
     """
     targets = [targets] if isinstance(targets, str) else list(targets)
     chosen = set()
@@ -79,6 +79,6 @@ def _blocks(target: str, span: str) -> range:
 
 
 def layer_names(linears: Mapping[str, nn.Linear]) -> str:
-    """Say what the linear layers are called, for messages."""
+    """Return the names of the linear layers, for messages."""
     names = sorted({path.rpartition(".")[2] for path in linears})
     return f"the model's linear layers are called {', '.join(names) if names else '(none are nn.Linear)'}"

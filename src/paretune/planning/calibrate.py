@@ -32,35 +32,34 @@ TARGETS, RANK = ("q_proj", "k_proj", "v_proj", "o_proj"), 16
 ROUNDS = 9
 
 
-def here(dtype: str, device_name: str | None) -> tuple[Device, str]:
+def here(dtype: str, device: str | None) -> tuple[Device, str]:
     """Return this machine as measured in a run's number format, and that format; measured once, then read from the cache.
 
     Args:
-        dtype: Number format of the run's config.
-        device_name: Torch device of the run's config.
+        dtype, device: Number format and device of the run's config.
 
     Raises:
-        ModelError: an unknown number format.
+        ModelError: A number format that is not known.
     """
-    device, kind = computing(dtype, device_name)
+    resolved, kind = computing(dtype, device)
     name = str(kind).removeprefix("torch.")
-    file = cache_folder() / "devices" / f"{_identity(device, name)}.json"
+    file = cache_folder() / "devices" / f"{_identity(resolved, name)}.json"
     if not file.is_file():
-        write_json(file, asdict(measure(device, kind)))
+        write_json(file, asdict(measure(resolved, kind)))
     rates = Rates(**read_json(file))
-    if device.type == "cpu":
+    if resolved.type == "cpu":
         threads = torch.get_num_threads()
         title = f"this machine, {threads} thread{'s' * (threads > 1)}"
         memory = float(psutil.virtual_memory().total)
     else:
-        title, memory = f"this machine's {device.type}", float(torch.cuda.mem_get_info(device)[1])
+        title, memory = f"this machine's {resolved.type}", float(torch.cuda.mem_get_info(resolved)[1])
     assumptions = (
         f"measured here in {name} on a small block with the run's own code: {rates.matmul / 1e9:.0f} GFLOP/s in products, "
         f"{rates.attention / 1e9:.0f} in attention over packed texts and {rates.decoding / 1e9:.1f} over a cache, "
-        f"{rates.traffic / 1e9:.0f} GB/s in other operations, {rates.stream / 1e9:.1f} GB/s reading weights "
+        f"{rates.traffic / 1e9:.0f} GB/s in other operations, {rates.stream / 1e9:.1f} GB/s reading parameters "
         f"(kept in {file.parent}; delete it to measure again)"
     )
-    return Device(HERE, HERE, title, memory, 1, {name: rates}, device.type == "cpu", assumptions), name
+    return Device(HERE, HERE, title, memory, 1, {name: rates}, resolved.type == "cpu", assumptions), name
 
 
 def measure(device: torch.device, kind: torch.dtype) -> Rates:
@@ -126,7 +125,7 @@ def _passes(count: int, length: int) -> Passes:
 
 
 def _decoding(model: PreTrainedModel, shape: Shape) -> float:
-    """Return the FLOP/s of attention of one token a row over a cache: a long one against a short one."""
+    """Return the FLOP/s of attention of one token per row over a cache: a long one against a short one."""
     rows, lengths = 32, (16, 144)
 
     def step(held: int) -> Callable[[], None]:
@@ -208,7 +207,7 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _identity(device: torch.device, dtype: str) -> str:
-    """Identify what the rates depend on."""
+    """Return the identity of all that the rates depend on."""
     processor = platform.processor() or platform.machine()
     if (facts := Path("/proc/cpuinfo")).is_file():
         names = [line for line in facts.read_text().splitlines() if line.startswith("model name")]

@@ -26,12 +26,12 @@ class Model:
 
     Attributes:
         shape: Shape of the base model.
-        dtype: Number format: ``float32`` or ``bfloat16``.
-        targets: Sizes (in, out) of the adapted matrices of one block.
-        rank: Columns of one trained adapter.
+        dtype: Number format, ``float32`` or ``bfloat16``.
+        targets: (in, out) of the adapted matrices of one block.
+        rank: Number of columns of one trained adapter.
         checkpointing: Whether activations are computed again in backward.
-        host: Whether it runs on a CPU, with prepacked copies of its frozen matrices (:mod:`paretune.models.frozen_linear`) and
-        attention in float32.
+        host: Whether it runs on a CPU, with prepacked copies of its frozen matrices
+            (:mod:`paretune.models.frozen_linear`) and attention in float32.
     """
 
     shape: Shape
@@ -63,13 +63,13 @@ class Passes:
     """Packed forwards of a stage, all together.
 
     Attributes:
-        tokens: Number of tokens that are read.
-        targets: Number of positions that are projected to the vocabulary.
+        tokens: Number of tokens read.
+        targets: Number of positions projected to the vocabulary.
         seen: Number of positions that tokens attend to, summed over tokens.
         forwards: Number of forwards.
-        texts: Number of prompts and responses that are attended one by one.
-        columns: Columns of the adapters in force; 0 is the base model.
-        backward: Whether each forward is followed by its backward pass.
+        texts: Number of prompts and responses attended one by one.
+        columns: Number of columns of the adapters in force; 0 is the base model.
+        backward: Whether each is followed by its backward pass.
     """
 
     tokens: float
@@ -87,11 +87,11 @@ class Decoding:
 
     Attributes:
         rows: Number of responses, counted once for each copy that a mixed policy runs.
-        prompt, new: Mean tokens of the prompt (with padding) and of the response.
-        longest: Tokens of the longest response of a batch.
-        batch: Rows decoded together.
-        columns: Columns of the adapters in force.
-        shared: Rows that share the reading of a prompt: those to one prompt under the same gates.
+        prompt, new: Mean number of tokens of the prompt (with padding) and of the response.
+        longest: Number of tokens of the longest response of a batch.
+        batch: Number of rows decoded together.
+        columns: Number of columns of the adapters in force.
+        shared: Number of rows that share the reading of a prompt: those to one prompt under the same gates.
     """
 
     rows: float
@@ -194,7 +194,7 @@ DRAW_PASSES = 60
 
 
 def decoded(work: Decoding, model: Model, rates: Rates) -> Cost:
-    """Return the cost of sampling: prompts are read once, then each step reads all weights once for its batch."""
+    """Return the cost of sampling: prompts are read once, then each step reads all parameters once for its batch."""
     shape = model.shape
     reading = Passes(
         tokens=work.prompts * work.prompt,
@@ -236,7 +236,7 @@ def cache_bytes(model: Model) -> float:
 
 
 PREPACKED_COPIES = 2
-"""Copies of the frozen matrices and the head on a CPU: one for each direction."""
+"""Copies of the frozen matrices and the head on a CPU, one for each direction."""
 
 
 def frozen_bytes(model: Model) -> float:
@@ -252,7 +252,7 @@ def adapter_bytes(model: Model, columns: float) -> float:
 
 
 OPTIMISER = 5
-"""Copies of a trained adapter that are held: itself, its gradient, Adam's two moments, and its best weights so far."""
+"""Copies of a trained adapter that are held: itself, its gradient, Adam's two moments, and its best parameters so far."""
 
 
 def kept_bytes(model: Model) -> float:
@@ -275,9 +275,9 @@ def training_bytes(model: Model, tokens: float, targets: float, chunk: int) -> f
 
     Args:
         model: Model that is trained.
-        tokens: Tokens of one forward.
-        targets: Positions scored among them.
-        chunk: Positions whose logits are held at a time.
+        tokens: Number of tokens in one forward.
+        targets: Number of positions scored among them.
+        chunk: Number of positions whose logits are held at a time.
     """
     shape = model.shape
     blocks = kept_bytes(model) * (1 if model.checkpointing else shape.layers)

@@ -28,10 +28,10 @@ class Rates:
     Attributes:
         matmul: FLOP/s of products of many tokens with a weight.
         attention: FLOP/s of attention over short texts, forward and backward.
-        traffic: bytes/s read and written by operations that are no product (norms, activations, casts).
-        stream: bytes/s at which weights and cached keys are read when each is used for few tokens: decoding.
-        launch: seconds that each operation takes at least.
-        decoding: FLOP/s of attention of one token a row over its cached keys and values.
+        traffic: Bytes/s read and written by operations that are no product (norms, activations, casts).
+        stream: Bytes/s at which parameters and cached keys are read when each is used for few tokens: decoding.
+        launch: Seconds that each operation takes at least.
+        decoding: FLOP/s of attention of one token per row over its cached keys and values.
     """
 
     matmul: float
@@ -47,14 +47,14 @@ class Device:
     """A device, or several of a kind that hold one model together.
 
     Attributes:
-        name: Name under which it is requested.
-        kind: Name of one of them.
-        title: Title for people.
-        memory: Bytes of all together.
+        name: Name by which it is requested.
+        kind: name of one of them.
+        title: Name for people.
+        memory: Bytes that all hold together.
         count: Number of devices.
-        rates: Number format -> rates of all together.
-        host: Whether its memory is the machine's, so that libraries and files are in it too.
-        assumptions: Source of its figures.
+        rates: Number format -> rates that all reach together.
+        host: Whether its memory is the machine's, which also holds libraries and files.
+        assumptions: Origin of its figures.
     """
 
     name: str
@@ -104,14 +104,14 @@ KNOWN: dict[str, Device] = {
         _sheet("rtx4090", "NVIDIA GeForce RTX 4090, 24 GB", 165.2, 82.6, 1008, 24),
     )
 }
-"""By their makers' data sheets; ``8xh100`` is eight of them."""
+"""Name -> device by its maker's data sheet; ``8xh100`` is eight of them."""
 
 
 def device_of(name: str) -> Device:
     """Return a device that is known by name, or several: ``h100``, ``8xh100``.
 
     Raises:
-        ConfigError: not known; the message lists what is.
+        ConfigError: Not known; the message lists what is.
     """
     match = re.fullmatch(r"(?:([1-9]\d*)x)?(.+)", name.strip().lower())
     count, kind = (int(match[1] or 1), match[2]) if match else (1, name)

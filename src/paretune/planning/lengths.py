@@ -18,23 +18,23 @@ from paretune.models.language_model import EMBEDDED, PLAIN_TEMPLATE, LanguageMod
 LOOKED_AT = 256
 """Number of rows, spread evenly, whose texts are counted."""
 CHARACTERS = 4.4
-"""Characters of a token, in English prose with a vocabulary of 49 thousand tokens."""
+"""Characters per token, in English prose with a vocabulary of 49 thousand tokens."""
 TEMPLATE = 25
-"""Tokens that a chat template adds to a prompt, where there is none to apply."""
+"""Tokens that a chat template adds to a prompt, where it cannot be read."""
 
 
 @dataclass(frozen=True)
 class Counter:
-    """Counts tokens as training reads them: prompts in the chat template, responses with their end.
+    """A counter of tokens as training reads them: prompts in the chat template, responses with their end.
 
     Attributes:
-        prompt, response: Counters of one text; a response that was cut has no end.
-        description: How the count is made.
+        prompt, response: Functions that count the tokens of one text; a response that was cut has no end.
+        note: Description of how tokens are counted.
     """
 
     prompt: Callable[[Prompt], int]
     response: Callable[[str, bool], int]
-    description: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Texts:
 
 @cache
 def counter(model: str) -> Counter:
-    """Return the counter of a model. Its weights are not read, and nothing is downloaded."""
+    """Return the counter of a model, whose parameters are not read; nothing is downloaded."""
     from transformers import AutoTokenizer
 
     path = embedded_gguf() if model == EMBEDDED else Path(model).expanduser()
@@ -94,7 +94,7 @@ def counter(model: str) -> Counter:
         )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
-    reader = LanguageModel(None, tokenizer, model, "")  # type: ignore[arg-type] # encoding needs no weights
+    reader = LanguageModel(None, tokenizer, model, "")  # type: ignore[arg-type] # encoding needs no parameters
     return Counter(
         lambda prompt: len(reader.encode_prompt(prompt)),
         lambda text, cut: len(reader.encode_response(text, cut)),

@@ -21,7 +21,7 @@ class Shape:
         hidden: Width d of the residual stream.
         intermediate: Width of the feed-forward layers.
         layers: Number of layers.
-        heads, kv_heads: Number of heads of queries, and of keys and values.
+        heads, kv_heads: Numbers of heads of queries, and of keys and values.
         head_dim: Width of a head.
         vocabulary: Number V of rows of the embedding.
         tied: Whether the head is the embedding.
@@ -76,7 +76,7 @@ class Shape:
         """Return (in, out) of the linear layers of one block that ``train.targets`` names, in whatever blocks.
 
         Raises:
-            ModelError: a name that is none of them.
+            ModelError: A name that is none of them.
         """
         names = [target.partition("@")[0] for target in targets]
         if ALL_LINEAR in names:
@@ -100,13 +100,13 @@ KNOWN: dict[str, Shape] = {
 
 
 def shape_of(name: str) -> Shape:
-    """Return the shape of a size that is known, or of a model by its configuration; no weights are read.
+    """Return the shape of a size that is known, or of a model by its configuration; no parameters are read.
 
     Args:
         name: ``1b``, ``8b``, ``70b``, the embedded name, a folder, a GGUF file, or a hub name that can be reached.
 
     Raises:
-        ModelError: none of these, or a configuration that is not of a dense decoder.
+        ModelError: None of these, or a configuration that is not of a dense decoder.
     """
     if (known := KNOWN.get(name.lower())) is not None:
         return known
@@ -117,7 +117,7 @@ def of_config(name: str, values: Mapping[str, Any]) -> Shape:
     """Return the shape that a model's configuration (``config.json``) states.
 
     Raises:
-        ModelError: it lacks a size, or is of a mixture of experts.
+        ModelError: It lacks a size, or is of a mixture of experts.
     """
     experts = next((key for key in values if "expert" in key and isinstance(values[key], int)), None)
     if experts is not None and values[experts] > 1:
@@ -152,10 +152,10 @@ def known() -> str:
 def _read(name: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    place, options = Path(name).expanduser(), {}
+    path, options = Path(name).expanduser(), {}
     if name.endswith(".gguf"):
-        place, options = place.parent, {"gguf_file": place.name}
-    source = str(place) if place.exists() else name
+        path, options = path.parent, {"gguf_file": path.name}
+    source = str(path) if path.exists() else name
     try:
         return dict(AutoConfig.from_pretrained(source, **options).to_dict())
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -11,6 +11,7 @@ from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, labelled_pairs, pairs
+from paretune.generation.mixing import Divergence
 from paretune.planning.cost import Decoding, Passes
 from paretune.planning.lengths import Counter, Texts, any_pair, of_pairs
 from paretune.training.conditioning import Conditioning
@@ -53,11 +54,11 @@ class Fits:
     """Training runs of one shape.
 
     Attributes:
-        training: Their settings.
-        texts: What is drawn from; its lengths count.
+        training: Settings of the runs.
+        texts: Texts that are sampled from; their lengths count.
         columns: Columns of an adapter.
         runs: Number of adapters.
-        held_out: What is validated on: one table of it.
+        held_out: Texts of one validation table.
         tables: Number of tables that a forward draws ``training.batch_pairs`` groups from each.
         groups: Mean number of groups in a forward of training; 0 is all that it draws.
         groups_spread: Standard deviation of that number.
@@ -142,7 +143,7 @@ class Work:
     # Work
 
     def once(self, *key: Any) -> bool:
-        """Return whether this key is new; a stage with equal inputs is not done again."""
+        """Return whether this is the first request for a stage; a stage of equal inputs is reused."""
         fresh = key not in self._trained
         self._trained.add(key)
         return fresh
@@ -177,31 +178,31 @@ class Work:
             part: Part of the data.
             what: Name of the pairs.
             texts: The pairs.
-            columns: Columns of its adapter.
-            most: Largest number of pairs that the steps of a run draw; None is no limit.
+            columns: Number of columns of its adapter.
+            most: Largest number of pairs, where a run has steps for no more.
         """
         count = texts.count if most is None else min(texts.count, most)
         if count <= self._asked.get((who, part, what), 0.0):
             return ()
         self._asked[who, part, what] = count
         rows, K = self.rows[part].count, max(self.rows[part].responses, 1.0)
-        hit, responses = count, min(texts.responses, K)
+        hit, per_row = count, min(texts.responses, K)
         if texts.count > rows:  # several pairs per row: some share a prompt, and some a response
             hit = rows * (1 - (1 - 1 / rows) ** count) if rows else 0.0
-            responses = K * (1 - (1 - responses / K) ** (count / max(hit, 1e-9)))
-        seen_rows, seen_each = self._read.get((who, part), (0.0, 0.0))
+            per_row = K * (1 - (1 - per_row / K) ** (count / max(hit, 1e-9)))
+        seen_rows, seen_per_row = self._read.get((who, part), (0.0, 0.0))
         fresh, old = max(0.0, hit - seen_rows), min(hit, seen_rows)
         unseen = (
-            responses * (1 - min(1.0, seen_each / K))
+            per_row * (1 - min(1.0, seen_per_row / K))
             if texts.responses < K
-            else max(0.0, responses - seen_each)
+            else max(0.0, per_row - seen_per_row)
         )
-        self._read[who, part] = (max(hit, seen_rows), min(K, max(responses, seen_each + unseen)))
-        works = [
-            reading(replace(texts, count=fresh, responses=responses), columns),
+        self._read[who, part] = (max(hit, seen_rows), min(K, max(per_row, seen_per_row + unseen)))
+        passes = [
+            reading(replace(texts, count=fresh, responses=per_row), columns),
             reading(replace(texts, count=old * min(1.0, unseen), responses=max(unseen, 1.0)), columns),
         ]
-        return tuple(work for work in works if work.tokens >= 1)
+        return tuple(work for work in passes if work.tokens >= 1)
 
     def read_share(self, who: Any, part: str) -> float:
         """Return the share of all responses of a part of the data that the model ``who`` has read so far."""
@@ -238,9 +239,11 @@ class Work:
             step=(tokens, tokens * texts.targets / max(texts.tokens, 1)),
         )
 
-    def corners(self, beta: float, choose: Choose, training: Training) -> list[Stage]:
+    def corners(
+        self, beta: float, choose: Choose, training: Training, divergence: Divergence = "reverse-kl"
+    ) -> list[Stage]:
         """Return the stages that score pairs for the single-objective models and train these; none where they are there."""
-        if not self.once("dpo", beta, choose, training):
+        if not self.once("dpo", beta, choose, training, divergence):
             return []
         stages = []
         reference: list[Passes] = []
@@ -254,7 +257,8 @@ class Work:
             self.pair_texts(part, self.objectives[0], choose) for part in ("train", "validation")
         )
         fits = Fits(training, train, training.rank, len(self.objectives), held_out)
-        return [*stages, self.trained("train: dpo", "one per objective", fits)]
+        under = "" if divergence == "reverse-kl" else f", {divergence}"
+        return [*stages, self.trained(f"train: dpo{under}", "one per objective", fits)]
 
     def on_policy(
         self, name: str, what: str, settings: RLSettings, training: Training, columns: float, runs: int = 1
@@ -279,7 +283,7 @@ class Work:
         forwards = rollouts * training.accumulate
         # The base model reads every answer; so does the policy that drew it, where several steps are taken on it.
         read = [passes(texts, forwards, rank) for rank in (0, columns)[: 1 + (settings.epochs > 1)]]
-        what = f"{what}; {answers} answers are drawn on the way"
+        what = f"{what}; {answers} answers are sampled on the way"
         stage = self.trained(f"train: {name}", what, Fits(training, texts, columns, runs), read)
         return replace(stage, decodings=(decoding,), judged=answers)
 

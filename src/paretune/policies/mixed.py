@@ -70,6 +70,12 @@ class MixedPolicy(Policy):
                     f"the adapter for {objective!r} was trained under the divergence {trained}; it cannot be mixed under "
                     f"{mixing.divergence}"
                 )
+            alpha = adapter.info.get("divergence_alpha", mixing.alpha)
+            if trained == "alpha" and alpha != mixing.alpha:
+                raise ModelError(
+                    f"the adapter for {objective!r} was trained under the alpha divergence with alpha {alpha}; it cannot be mixed "
+                    f"with alpha {mixing.alpha}"
+                )
         return cls(name, lm, tuple(objectives), tuple(adapters), mixing)
 
     @property
@@ -113,7 +119,8 @@ class MixedPolicy(Policy):
     @property
     @override
     def passes(self) -> int:
-        return len(self.adapters) * self.mixing.candidates
+        reference = self.mixing.divergence != "reverse-kl"
+        return (len(self.adapters) + reference) * self.mixing.candidates
 
     @property
     @override

@@ -1,1 +1,4 @@
-"""A measured front as pages and pictures: wording, plots, scatter, response_plots, page, findings, picture, card, report."""
+"""A measured front as pages and pictures.
+
+Reading order: wording, plots, scatter, response_plots, page, verdicts, findings, report; picture, card.
+"""

@@ -157,7 +157,7 @@ def _selection(
 def _head(record: FrontRecord) -> str:
     against = standing(record, MIXTURE)
     if against:
-        against = f"{against[:1].upper()}{against[1:]}; it draws one of the single-objective models for each answer. "
+        against = f"{against[:1].upper()}{against[1:]}; the mixture draws one of the single-objective models for each answer. "
     meanings = "".join(
         f"<div><dt>{escape(objective)}</dt><dd>{escape(meaning)}</dd></div>"
         for objective, meaning in record.objectives_info.items()

@@ -77,7 +77,7 @@ def _power(record: FrontRecord) -> str:
         return ""
     low, high = (number(value, 2) for value in (min(seen), max(seen)))
     return (
-        f"Where none is shown with these {record.num_prompts} prompts, one of {low if low == high else f'{low} to {high}'} "
+        f"Where these {record.num_prompts} prompts show no difference, one of {low if low == high else f'{low} to {high}'} "
         "deviations could have been seen. "
     )
 

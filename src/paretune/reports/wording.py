@@ -179,7 +179,7 @@ def sentences(record: FrontRecord) -> list[str]:
     for reason, pairs in reasons.items():
         who = listing(pairs) if len(pairs) <= MOST_NAMED else f"{len(pairs)} pairs"
         told.append(f"Not compared: {who} ({reason}).")
-    return [text[:1].upper() + text[1:] for text in told]
+    return [f"T{text[1:]}" if text.startswith("the ") else text for text in told]
 
 
 def luck(record: FrontRecord) -> str:
@@ -193,7 +193,9 @@ def luck(record: FrontRecord) -> str:
     if not seeds:
         return "Each policy is one training run: another training seed may give other scores, which no interval here covers."
     counts = listing([f"{count} training seeds of {name}" for name, count in seeds.items()])
-    return f"The verdicts cover the luck of training with {counts}; intervals of single points do not."
+    names = {called(record, test.first) for test in record.comparisons}
+    others = "" if names <= seeds.keys() else "the other policies are one training run each, and "
+    return f"The verdicts cover the luck of training with {counts}; {others}intervals of single points do not cover it."
 
 
 def summary(record: FrontRecord) -> str:

@@ -25,7 +25,7 @@ class _Part(BaseModel):
 
 
 class DataConfig(_Part):
-    """Where the preference data comes from.
+    """The source of the preference data.
 
     Attributes:
         source: Path, name of a known public set, ``quickstart``, ``quickstart-prompts``, column map, or a list of these.
@@ -115,22 +115,22 @@ class RunConfig(_Part):
         device: Torch device; by default an accelerator where there is one.
         processes: Number of processes that you launch (``torchrun --nproc_per_node N``); with another number the run stops at
             once. By default any number.
-        sharding: Where the base model's weights are: ``none``, in every process; ``fsdp``, divided among the processes, for a
+        sharding: Place of the base model's parameters: ``none``, in every process; ``fsdp``, divided among the processes, for a
             model that does not fit.
         seed: Seed of sampling, splits and training.
         data: Preference data.
         score: Scorers, one per objective, see `paretune.scoring.scorer.build_scorer`.
         objectives: Names of the objectives, in order; by default those of the data, then those of the scorers.
-        train: How adapters are trained.
-        sampling: How answers are sampled.
+        train: Settings of training.
+        sampling: Settings of sampling.
         methods: Method name -> its settings, and under ``train`` what differs for it from the ``train`` of the run. Under a
             name of your own, ``method`` states the method: one method in several settings, side by side in one report.
         preferences: Number of evenly spaced preferences between two objectives (grid divisions + 1), or a list of
             ``helpful=0.7,harmless=0.3``; anchors are trained at them, and fronts are measured at them.
-        evaluate: How fronts are measured.
+        evaluate: Settings of the measurement of fronts.
         trackers: Names of accelerate's trackers.
-        serve: How ``paretune serve`` serves the run, see `paretune.serving.config.ServeConfig`.
-        sweep: How ``paretune sweep`` divides the run.
+        serve: Settings of ``paretune serve``, see `paretune.serving.config.ServeConfig`.
+        sweep: Settings of ``paretune sweep``.
         endpoint: Server that samples, in place of this machine, the responses of ``data.sample``, held-out answers of exported
             policies, and answers between stages of training where it lists the method, see
             `paretune.generation.endpoint.Endpoint`.
@@ -170,7 +170,7 @@ class RunConfig(_Part):
         """Return an entry of ``methods`` with its typed settings.
 
         Raises:
-            ConfigError: an unknown key, or a value of the wrong type or range.
+            ConfigError: An unknown key, or a value of the wrong type or range.
         """
         values = {key: value for key, value in self.methods[name].items() if key not in ("method", "train")}
         method = METHODS[self.kind(name)]
@@ -185,7 +185,7 @@ class RunConfig(_Part):
         return parse(Training, {**dataclasses.asdict(self.train), "seed": self.seed, **changes}, where)
 
     def corners(self) -> tuple[DPOConfig, Training]:
-        """Return how the single-objective models are trained, between which the mixture is drawn.
+        """Return how the single-objective models are trained, between which the mixture chooses.
 
         They are those of the first soup of the run; without one, DPO with the beta of the first method that states it on DPO's
         scale.
@@ -198,7 +198,7 @@ class RunConfig(_Part):
         return DPOConfig(beta=next(betas, DPOConfig().beta)), self.training()
 
     def endpoint_of(self, name: str) -> Endpoint | None:
-        """Return the endpoint where it draws the answers between the stages of this method, else None."""
+        """Return the endpoint where it samples the answers between the stages of this method, else None."""
         return self.endpoint if self.endpoint and name in self.endpoint.stages else None
 
     def grid(self, objectives: Sequence[str]) -> list[Preference]:

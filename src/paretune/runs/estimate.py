@@ -37,18 +37,18 @@ SLACK = 1.15
 KERNEL_BYTES = 2.5e6
 """Bytes of a product that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
 KERNELS = 1024
-"""Number of products that it keeps at most, unless the variables below set another."""
+"""Largest number of kernels that it keeps, unless the variables below set another."""
 KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 HEADROOM = 0.9
 """Share of an accelerator's memory that tensors can have."""
 START_SECONDS, REPORT_SECONDS = 6.0, 1.5
 """Seconds to import the libraries; seconds to draw pictures and write the report."""
 LOADING = 1e9
-"""Bytes of weights that are read from disk per second."""
+"""Bytes of parameters read from disk in a second."""
 RESAMPLE_SECONDS = 3e-4
-"""Seconds of one resample of one policy's prompts."""
+"""Seconds for one resample of one policy's prompts."""
 RULE_SECONDS = 2e-3
-"""Seconds of one answer under a rule (sentiment is among the slowest), cache included."""
+"""Seconds for one answer under a rule (sentiment is among the slowest), cache included."""
 ENCODER = Shape("encoder", 384, 1024, 6, 12, 12, 32, 30_522, True)
 """The sentence encoder under Bradley-Terry heads, all-MiniLM-L6-v2: its two plain feed-forward matrices count as three narrower."""
 ENCODER_TOKENS = 256
@@ -71,12 +71,12 @@ class Estimate:
     """A plan on one model and device.
 
     Attributes:
-        model: Name of the shape.
+        model: name of the shape.
         parameters: Number of parameters of the model.
         device: Device, with its count where the model needs several.
         dtype: Number format.
-        fits: Whether the device has the memory that the run needs.
-        rows: Stages with their costs.
+        fits: Whether the device has the memory of the run.
+        rows: Cost of each stage.
         memory: Bytes at the peak, by what holds them; the largest of the stages' needs counts.
         disk: Bytes in the run folder, by what they are.
         assumptions: All that was assumed.
@@ -124,12 +124,12 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
 
     Args:
         plan: Plan of ``config``.
-        config: Config of the run.
-        model: Name of a known size, folder, or hub name.
-        device: Name of a known device, or of this machine.
+        config: Settings of the run.
+        model: A size that is known, a folder or a hub name.
+        device: A known name, or this machine.
 
     Raises:
-        ModelError, ConfigError: an unknown model or device, or targets that no layer has.
+        ModelError, ConfigError: An unknown model or device, or targets that no layer has.
     """
     shape = shape_of(model)
     if device == HERE:

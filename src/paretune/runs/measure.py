@@ -299,7 +299,7 @@ def _record(
 
 
 def _stages(adapter: Adapter) -> list[str]:
-    """Return the stages of training that led to an adapter; none where it has no such fact, as an adapter of other software."""
+    """Return the stages of training that led to an adapter; none where its facts lack them (another tool may have made it)."""
     return list(adapter.info.get("stages") or filter(None, [adapter.info.get("stage")]))
 
 

@@ -19,7 +19,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply ``key=value`` overrides such as ``train.steps=50`` or ``methods.modpo.beta=0.2``.
 
     Raises:
-        ConfigError: no such file, bad YAML, an unknown key (the nearest name is given), a value of the wrong type.
+        ConfigError: No such file, bad YAML, an unknown key (the nearest name is given), a value of the wrong type.
     """
     path = Path(path)
     try:
@@ -30,8 +30,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
-    for override in overrides:
-        _override(values, override)
+    for text in overrides:
+        override(values, text)
     return parse_config(values, str(path))
 
 
@@ -39,7 +39,7 @@ def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig
     """Check a mapping of settings and return the typed configuration.
 
     Raises:
-        ConfigError: an unknown key, or a value that cannot be; ``source`` names the file in the message.
+        ConfigError: An unknown key, or a value that cannot be; ``source`` names the file in the message.
     """
     train = values.get("train")
     if isinstance(train, Mapping) and "seed" in train:
@@ -72,21 +72,21 @@ def _check_entry(config: RunConfig, name: str) -> None:
         )
     if "endpoint" in values:
         raise ConfigError(
-            f"methods.{name}.endpoint: a run has one endpoint, under endpoint:. It can draw answers between stages of training, "
+            f"methods.{name}.endpoint: a run has one endpoint, under endpoint:. It can sample answers between stages of training, "
             f"for the methods that endpoint.stages lists (of {_staged()}); answers that a method samples while it trains come from "
-            "weights that only this process has, with a preference of its own in every row, so no endpoint can draw them"
+            "parameters that only this process has, with another preference in every row, so no endpoint can sample them"
         )
     config.entry(name)
 
 
 def _check_stages(config: RunConfig, name: str) -> None:
-    """Raise a ConfigError unless an endpoint can draw the answers between the stages of the entry ``name``."""
+    """Raise a ConfigError unless an endpoint can sample the answers between the stages of the entry ``name``."""
     if name not in config.methods:
         raise ConfigError(f"endpoint.stages: no method {name!r}; {suggest(name, config.methods)}")
     entry = config.entry(name)
     if not entry.method.staged:
         raise ConfigError(
-            f"endpoint.stages: {name} has no answers between its stages that an endpoint could draw; expected methods among "
+            f"endpoint.stages: {name} has no answers between its stages that an endpoint could sample; expected methods among "
             f"{_staged()}"
         )
     if entry.traits.refusal:
@@ -97,7 +97,12 @@ def _staged() -> str:
     return ", ".join(name for name, method in METHODS.items() if method.staged)
 
 
-def _override(values: dict[str, Any], text: str) -> None:
+def override(values: dict[str, Any], text: str) -> None:
+    """Set one value of a config by ``key=value``, in place.
+
+    Raises:
+        ConfigError: the text is not of this form, or its key leads through a value.
+    """
     path, sign, value = text.partition("=")
     if not sign or not path:
         raise ConfigError(
@@ -109,4 +114,10 @@ def _override(values: dict[str, Any], text: str) -> None:
         group = group.setdefault(parent, {})
         if not isinstance(group, dict):
             raise ConfigError(f"cannot set {path}: {parent} is not a group of settings")
-    group[leaf] = yaml.safe_load(value)
+    try:
+        group[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"the override {text!r}: {value!r} is not valid YAML ({' '.join(str(error).split())}); "
+            "close brackets and quotes, or quote the text"
+        ) from error

@@ -48,8 +48,8 @@ def plan(config: RunConfig) -> Plan:
     """Return what ``paretune run`` would do.
 
     Raises:
-        DataError: the data cannot be loaded, or have rows without a response and ``data.sample`` is not set.
-        ConfigError: preferences, or settings of a method, that do not fit.
+        DataError: The data cannot be loaded, or have rows without a response and ``data.sample`` is not set.
+        ConfigError: Preferences, or settings of a method, that do not fit.
     """
     work = planned(config)
     entries = [config.entry(name) for name in config.methods]
@@ -78,7 +78,7 @@ def planned(config: RunConfig) -> Work:
     prompts = min(unique, config.evaluate.prompts or unique)
     test = replace(rows["test"], count=prompts, responses=float(config.evaluate.samples), response=answer)
     assumptions = [
-        f"token counts: {count.description}",
+        f"token counts: {count.note}",
         f"a sampled answer has {answer:.0f} tokens, the mean of the data's responses, and one of every batch has all {most}",
         "training runs take all their steps, and no stage is found finished in the run folder",
     ]
@@ -103,7 +103,7 @@ def _bare(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> int:
     """Return how many rows of training have no response, for which some will be sampled.
 
     Raises:
-        DataError: there are such rows, and ``data.sample`` is 0.
+        DataError: There are such rows, and ``data.sample`` is 0.
     """
     rows = [row for name in ("train", "validation") for row in splits[name].rows]
     bare = [row for row in rows if not row.responses]
@@ -149,7 +149,7 @@ def _front(config: RunConfig, work: Work, entries: list[Entry]) -> Iterator[Stag
         # Corners that are the single-objective models are measured already.
         ends = 0 if (traits.corners, entry.training) == measured else len(preferences) - between
         beyond = len(config.evaluate.extrapolations) * traits.extrapolates
-        copies = M if traits.mixed else 1
+        copies = M + traits.reference if traits.mixed else 1
         parts = [
             _measured(work, "", count, columns, many, traits.candidates)
             for count, many in ((between + beyond, copies), (ends, 1))

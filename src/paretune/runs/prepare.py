@@ -24,7 +24,7 @@ def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset],
     """Load, sample, split and score the data; return the splits (train, validation, test) and the scorers.
 
     Raises:
-        DataError, ConfigError, ScoreError: see the stages.
+        DataError, ConfigError, ScoreError: See the stages.
     """
     splits = load_splits(config)
     for name in ("train", "validation"):
@@ -57,7 +57,7 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
 
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if isinstance(spec, list) and spec:
-            return concatenate([source(part, split) for part in spec])
+            return concatenate([source(entry, split) for entry in spec])
         if isinstance(spec, str) and spec in QUICKSTART:
             return ScoredDataset.read(quickstart_data(spec))
         return load_data(spec, split, path=config.data.path)
@@ -150,7 +150,7 @@ def _objectives(config: RunConfig, splits: dict[str, ScoredDataset], scorers: Se
 
 
 def _speaks(dataset: ScoredDataset, objective: str) -> bool:
-    """Return whether the data hold labels or scores of ``objective``."""
+    """Return whether the data hold labels or scores on ``objective``."""
     return any(objective in row.labels or objective in row.scores for row in dataset.rows)
 
 

@@ -32,12 +32,12 @@ PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy
 
 
 def run(config: RunConfig) -> Path:
-    """Do everything the config asks for and return the path of the report.
+    """Do everything that the config requests and return the path of the report.
 
     Finished stages in the run folder with the same inputs are reused; a killed stage continues from its checkpoint.
 
     Raises:
-        ParetuneError: something cannot be done; the message names the cure.
+        ParetuneError: A step cannot be done; the message names the cure.
     """
     lab = opened(config)
     splits, scorers = prepare_data(config, lab)
@@ -58,10 +58,10 @@ def finish(
     """Train methods, measure them side by side and return the path of the report; what is finished is reused.
 
     Args:
-        config, lab: Config and lab of the run.
-        splits, scorers: What :func:`prepare_data` returned.
-        trained_at: Method -> its preferences.
-        measured_at: Method -> preferences at which it is measured; by default those of the config.
+        config, lab: Settings and lab of the run.
+        splits, scorers: Results of :func:`prepare_data`.
+        trained_at: method -> its preferences.
+        measured_at: method -> preferences to measure it at; by default those of the config.
     """
     policies = {}
     for name, preferences in trained_at.items():
@@ -90,17 +90,17 @@ def report_alike(lab: Lab, policy: Policy, preferences: Sequence[Preference]) ->
 def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
     """Measure given adapters, one per objective, served as a soup, by MOD, or both; return the path of the report.
 
-    The distance between the two at each preference shows where the soup, which runs one model, is enough.
+    The distance between the two at each preference shows where the soup, which costs one model, will do.
 
     Args:
         config: Data, scorers, sampling and preferences; its methods are not trained.
-        adapters: Objective -> adapter.
-        by: ``soup``, ``mod``, or both.
-        mixing: Rule of MOD.
+        adapters: objective -> adapter.
+        by: Ways to serve them: ``soup``, ``mod``, or both.
+        mixing: The rule of MOD.
 
     Raises:
-        ConfigError: an objective without adapter, or an adapter without objective.
-        ModelError: an adapter of another base model, or of another divergence.
+        ConfigError: An objective without adapter, or an adapter without objective.
+        ModelError: An adapter of another base model, or of another divergence.
     """
     lab = opened(config)
     splits, scorers = prepare_data(config, lab)
@@ -130,7 +130,7 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         config.seed, device_specific=True
     )  # of global generators, which nothing here draws from but a model might
     if first:
-        write_text(folder / "config.yaml", _yaml(config))
+        write_text(folder / "config.yaml", to_yaml(config))
         write_json(folder / "versions.json", versions())
     if config.sharding == "none":
         lm = load(config.model, config.dtype, config.device)
@@ -171,7 +171,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def _yaml(config: RunConfig) -> str:
+def to_yaml(config: RunConfig) -> str:
+    """Return the settings of a run as a config file, which :func:`paretune.runs.parse.load_config` reads."""
     import yaml
 
-    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    values = config.model_dump(mode="json", exclude={"train": {"seed"}})  # it is that of the run
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -111,7 +111,7 @@ def _schema_of(kind: type) -> Schema:
 
 
 class _Described(GenerateJsonSchema):
-    """Adds descriptions, closes every group of settings to unknown keys, and lifts flat groups."""
+    """A generator that adds descriptions, closes every group of settings to unknown keys, and lifts flat groups."""
 
     def dataclass_schema(self, schema: Any) -> Schema:
         return _described(schema["cls"], super().dataclass_schema(schema))
@@ -137,14 +137,14 @@ def _described(kind: type, schema: Schema) -> Schema:
 
 def attributes(kind: type) -> dict[str, str]:
     """Return name -> description of each setting, from the ``Attributes`` of the docstrings of a class and its parents."""
-    texts: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for parent in reversed(kind.__mro__):
         text = inspect.cleandoc(parent.__dict__.get("__doc__") or "")
         _, _, section = text.partition("\nAttributes:\n")
         section = re.split(r"\n(?=\S)", section)[0]
         for names, description in re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", section, re.MULTILINE):
-            texts |= dict.fromkeys(names.split(", "), _plain(description))
-    return texts
+            descriptions |= dict.fromkeys(names.split(", "), _plain(description))
+    return descriptions
 
 
 def _summary(of: Any) -> str:

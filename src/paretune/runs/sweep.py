@@ -29,8 +29,8 @@ class Swept:
     Attributes:
         report: Path of the report; None where too little was finished for one.
         failed: Tasks that failed at every try.
-        done, reused: Number of tasks done now, and of tasks found finished.
-        why: Reason why no report was written.
+        done, reused: Numbers of tasks done now, and done before.
+        why: Reason why there is no report.
     """
 
     report: Path | None
@@ -61,13 +61,13 @@ def sweep(config: RunConfig, address: str | None = None, performed_by: Perform =
     """Do a run as a queue of tasks, and write one report of all that was finished.
 
     Args:
-        config: Config of the run; its ``sweep`` divides it.
+        config: Settings of the run; ``sweep`` divides it.
         address: Address of a Ray cluster, see :func:`paretune.runs.workers.on_ray`; None runs the tasks in order in this process.
-        performed_by: Does a task.
+        performed_by: Function that does a task.
 
     Raises:
-        ConfigError: no cluster answers, or the settings do not fit.
-        TrainingError: the data cannot be prepared.
+        ConfigError: No cluster answers, or settings that cannot be.
+        TrainingError: The data cannot be prepared.
     """
     config = expanded(config)
     known = Progress()
@@ -119,7 +119,7 @@ def _queue(
 
 
 def _do_all(here: SweepContext, known: Progress, do: Do) -> int:
-    """Do what is not finished, in waves: what others need comes first. Return the number of tasks found finished."""
+    """Do what is not finished, in waves: the needs of others come first. Return the number of tasks that were finished before."""
     reused = 0
 
     def do_rest(tasks: Sequence[Task]) -> None:
@@ -156,13 +156,13 @@ def _fill_gaps(
     while True:
         round_ = []
         for name in methods:
-            measured = _points(known, name, objectives)
+            points = _points(known, name, objectives)
             room = min(config.sweep.together, most - len(tried[name]))
-            if room < 1 or any(corner not in measured for corner in corners):
+            if room < 1 or any(corner not in points for corner in corners):
                 continue
-            weights = np.array([w.weights for w in measured])
+            weights = np.array([w.weights for w in points])
             asked = np.array([w.weights for w in tried[name]])
-            means = np.array(list(measured.values()))
+            means = np.array(list(points.values()))
             chosen = [
                 Preference(tuple(objectives), tuple(row))
                 for row in next_preferences(weights, means, asked, room).tolist()
@@ -210,18 +210,18 @@ def _gathered(here: SweepContext, known: Progress, reused: int) -> Swept:
 
 def _spread_over_seeds(here: SweepContext, report: Path) -> None:
     """Write ``sweep.json``: for each method that was trained with several seeds, its hypervolumes, their mean and deviation."""
-    by_method: dict[str, list[float]] = {}
+    hypervolumes: dict[str, list[float]] = {}
     for policy in FrontRecord.read(report.parent / FILE).policies:
         name, mark, _ = policy.name.rpartition(SEED_MARK)
         if mark:
-            by_method.setdefault(name, []).append(policy.figures["hypervolume"].value)
+            hypervolumes.setdefault(name, []).append(policy.figures["hypervolume"].value)
     spread: Mapping[str, Any] = {
         name: {
             "hypervolumes": values,
             "mean": float(np.mean(values)),
             "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         }
-        for name, values in by_method.items()
+        for name, values in hypervolumes.items()
     }
     write_json(report.parent / "sweep.json", {"seeds": here.config.sweep.seeds, "methods": spread})
 

@@ -33,8 +33,8 @@ class Task:
         kind: ``prepare``: data, scores and the reference pass. ``base``: measure the base model. ``corner``: train and measure
             the single-objective model of the one-hot ``preference``. ``train``: train ``method`` for all preferences.
             ``point``: train it for ``preference``, where it has a model for each, and measure it there.
-        method: Name of an entry of ``methods``.
-        preference: Preference, as text.
+        method: name of an entry of ``methods``.
+        preference: Preference as text.
     """
 
     kind: Literal["prepare", "base", "corner", "train", "point"]
@@ -74,10 +74,10 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
     """Do a task, and record that it is done.
 
     Args:
-        order: ``config``: of the run, as JSON; ``task``: the fields of a :class:`Task`.
+        order: ``config``: the settings of the run, as JSON; ``task``: the fields of a :class:`Task`.
 
     Returns:
-        Mean scores of the point that was measured, one per objective, if any.
+        The mean scores of the point that was measured, one per objective, if any.
     """
     here, task = world(order["config"]), Task(**order["task"])
     if (done := finished(here, task)) is not None:
@@ -136,8 +136,8 @@ def _reference_pass(here: SweepContext) -> None:
 
 
 def _measured(here: SweepContext, policy: Policy, asked: Preference) -> dict[str, Any]:
-    evaluation = measure_points(here.config, here.lab, here.splits["test"], here.scorers, policy, [asked])
-    return {"mean": evaluation.front.means[0].tolist()}
+    measurement = measure_points(here.config, here.lab, here.splits["test"], here.scorers, policy, [asked])
+    return {"mean": measurement.front.means[0].tolist()}
 
 
 def _record(here: SweepContext, task: Task) -> Path:

@@ -33,7 +33,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Job:
-    """A job: its name, and the order that :data:`Perform` receives."""
+    """A job's name, and the order that defines it."""
 
     name: str
     order: Any
@@ -92,9 +92,9 @@ def on_ray(address: str, perform: Perform, retries: int, cpus: float, gpus: floa
     Args:
         address: ``host:port``, ``ray://host:port``, ``auto`` (the cluster this machine is of) or ``local`` (one is started
             here for the length of the context).
-        perform: Does a job.
+        perform: Function that does a job, see there.
         retries: Number of further tries of a job that failed.
-        cpus, gpus: Cores and accelerators that a job takes.
+        cpus, gpus: Resources of a job.
 
     Raises:
         ConfigError: Ray is not installed, or no cluster answers.
@@ -160,10 +160,10 @@ def _connected(address: str) -> Any:
 
 
 def _found(address: str) -> str:
-    """Return the authentication of a cluster (``disabled``, or by a ``token``); raise an OSError unless it answers in time.
+    """Return how a cluster is to be addressed (``disabled``, or with a ``token``); raise an OSError unless one answers in time.
 
-    Ray itself would try for minutes, and then end the process. A cluster requires a token if there was one in the home folder at
-    its start, and a client must know that.
+    Ray itself would try for minutes, and then end the process. A cluster requires a token where one lay in the home folder at
+    its start; clients must know it.
     """
     stated = os.environ.get("RAY_AUTH_MODE")
     modes = [stated] if stated else ["disabled", "token"]
@@ -173,8 +173,8 @@ def _found(address: str) -> str:
             pass
     if address.startswith("ray://"):  # a client's connection, on which Ray sets a limit itself
         return modes[0]
-    where = [] if address == "auto" else ["--address", address]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *where]
+    options = [] if address == "auto" else ["--address", address]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *options]
     try:
         for mode in modes:
             environment = {**os.environ, "RAY_AUTH_MODE": mode}

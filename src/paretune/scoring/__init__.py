@@ -1,4 +1,5 @@
-"""Text into numbers, in reading order.
+"""From text to numbers.
 
-scorer, function_scorer, rules, python_function, neural, encoder, bradley_terry; cache, standardise, prompt_means, repetition.
+Reading order: scorer, function_scorer, rules, python_function, neural, encoder, bradley_terry; cache, standardise, prompt_means,
+repetition.
 """

@@ -167,9 +167,9 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
 
 def _limit(folder: Path, model: Any, tokenizer: Any) -> int:
     """Return the limit of tokens per text: the one that a sentence encoder states, else that of tokenizer and positions."""
-    own = folder / "sentence_bert_config.json"
-    if own.is_file():
-        stated = json.loads(own.read_text(encoding="utf-8")).get("max_seq_length")
+    file = folder / "sentence_bert_config.json"
+    if file.is_file():
+        stated = json.loads(file.read_text(encoding="utf-8")).get("max_seq_length")
         if stated:
             return int(stated)
     # A tokenizer without a limit reports a huge integer.

@@ -120,11 +120,16 @@ def implicit_reward(
 
     Raises:
         ModelError: There is no such adapter, or it was trained on another base model.
-        ConfigError: beta is neither given nor stored.
+        ConfigError: ``beta`` is neither given nor stored, or the adapter was trained under another divergence than DPO's.
     """
     from paretune.models.adapter import Adapter
 
     adapter = Adapter.load(folder)
+    if adapter.info.get("divergence", "reverse-kl") != "reverse-kl":
+        raise ConfigError(
+            f"{folder}: trained under the divergence {adapter.info['divergence']}, but the implicit reward is that of the reverse "
+            "KL; name an adapter that DPO trained"
+        )
     stored = adapter.info.get("beta")
     strength = beta if beta is not None else stored
     if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not strength > 0:

@@ -1,7 +1,7 @@
 """Scores that can be compared within a prompt only, taken against the mean score of the prompt's responses.
 
 An implicit reward lacks the term that depends on the prompt alone, and a reward model fitted to comparisons has an arbitrary one.
-Pooled over prompts, such scores rank prompts and not responses. Less the mean of its prompt, a score says how much better a
+Pooled over prompts, such scores rank prompts and not responses. Less the mean of its prompt, a score shows how much better a
 response is than what this prompt usually gets.
 """
 
@@ -66,11 +66,11 @@ class PromptMeans:
         """Check that some prompt is left.
 
         Raises:
-            DataError: scores need a mean, and no prompt has one; ``where`` begins the message.
+            DataError: Scores need a mean, and no prompt has one; ``where`` begins the message.
         """
         if self.objectives and not self.means:
             raise DataError(
-                f"{where}: {self}: none is left. Give at least two different responses to a prompt (data.sample draws them for "
+                f"{where}: {self}: none is left. Give at least two different responses to a prompt (data.sample samples them for "
                 "prompts without any), or a scorer whose scores can be compared across prompts"
             )
 

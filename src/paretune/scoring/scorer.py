@@ -1,4 +1,4 @@
-"""Scorers: whatever rates a response to a prompt for one objective, higher is better.
+"""A scorer rates a response to a prompt for one objective; higher is better.
 
 A scorer that fails raises ScoreError; it never returns a stand-in value. The data set keeps raw scores as the scorer gave
 them; ``Standardisation`` is fixed once on the reference policy's responses and kept apart from them.
@@ -29,7 +29,7 @@ _ROWS_PER_CALL = 512  # scored and cached together; a killed run loses at most t
 
 
 class Scorer(Protocol):
-    """Rates responses for one objective, each row by itself."""
+    """A scorer rates responses for one objective, each row by itself."""
 
     @property
     def objective(self) -> str:
@@ -126,7 +126,7 @@ def score_texts(
         sources: Names of the rows in errors.
 
     Raises:
-        ScoreError: The scorer failed; names the objective and the row. Scores before the failure are in the cache.
+        ScoreError: The scorer failed; the message names the objective and the row. Scores before the failure are in the cache.
     """
     count = len(responses)
     truncated = [False] * count if truncated is None else truncated

@@ -1,4 +1,5 @@
-"""A policy as a service, in reading order.
+"""A policy as a service.
 
-command, config, address; service, backend, events, sources; local, upstream; bodies, metrics; engine, http, store, studio.
+Reading order: command, config, address; service, backend, events, sources; local, upstream; bodies, metrics; engine, http, store;
+the files of the page in the browser are in studio.
 """

@@ -1,4 +1,4 @@
-"""Where a server listens, and whom it admits."""
+"""The address of a server, and whom it admits."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _keys_in(file: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens, and whom it admits.
+    """The address of a server, and whom it admits.
 
     None of it is read from a run folder, which may come from somebody else.
 

@@ -35,7 +35,7 @@ class Served:
 
 
 class Backend(Protocol):
-    """Generates the text. All methods, and all callbacks, run in the server's event loop."""
+    """A backend generates the text. All methods, and all callbacks, run in the server's event loop."""
 
     @property
     def served(self) -> Mapping[str, Served]:

@@ -98,12 +98,14 @@ class Body(BaseModel):
 
 
 Weights = Annotated[dict[str, float], Field(max_length=64)]
+CheckBoxes = Annotated[list[Annotated[str, StringConstraints(max_length=500)]], Field(max_length=64)]
+"""Names of objectives, which get equal weights."""
 Text = Annotated[str, StringConstraints(max_length=1_000_000)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^\w([\w .-]*[\w.-])?$")]
 """Name of a profile or a preset; the store has the same rule."""
 Policy = Annotated[str, Field(min_length=1, max_length=200)]
-Given = Weights | Annotated[str, Field(max_length=2000)]
-"""A preference as weights per objective, or as text."""
+Given = Weights | CheckBoxes | Annotated[str, Field(max_length=2000)]
+"""A preference as weights per objective, as names of objectives with equal weights, or as text."""
 
 
 class Part(Body):
@@ -137,12 +139,13 @@ class _Generation(Body):
     """The fields that chat and text completions share; those of OpenAI's API have its names.
 
     Attributes:
-        preference: ``{"helpful": 0.7, "harmless": 0.3}`` or the text ``helpful=0.7,harmless=0.3``; weights sum to 1.
+        preference: ``{"helpful": 0.7, "harmless": 0.3}`` or the text ``helpful=0.7,harmless=0.3``, whose weights sum to 1; or
+            ``["helpful", "harmless"]`` or ``helpful+harmless`` for equal weights.
         profile: Owner of the preset in ``model: "name@preset"``.
     """
 
     model: Annotated[str, StringConstraints(max_length=500)] | None = None
-    preference: Weights | Annotated[str, StringConstraints(max_length=2000)] | None = None
+    preference: Weights | CheckBoxes | Annotated[str, StringConstraints(max_length=2000)] | None = None
     profile: Name = "default"
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     max_tokens: int | None = Field(default=None, ge=1)

@@ -27,12 +27,12 @@ FIGURES = ("running", "waiting", "rows", "cached_tokens", "tokens", "prompt_toke
 
 
 class LocalBackend:
-    """Generates answers with the engine.
+    """The backend that generates answers with the engine.
 
     Attributes:
         served: Model name -> what it serves, see `paretune.serving.backend.Backend`.
         engine: The engine; None until it has started.
-        failure: Why the engine's thread has died.
+        failure: Reason why the engine's thread has died.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ COUNTERS = ("tokens", "prompt_tokens", "finished", "failed")
 
 
 class _Current:
-    """Collects the figures of a backend at the moment of the request."""
+    """A collector of the figures of a backend at the moment of the request."""
 
     def __init__(self, stats: Callable[[], Mapping[str, float]]) -> None:
         self.stats = stats
@@ -31,7 +31,7 @@ class _Current:
 
 
 class Metrics:
-    """Counts and times requests and answers."""
+    """Counters and timers of requests and answers."""
 
     def __init__(self, stats: Callable[[], Mapping[str, float]]) -> None:
         self.registry = CollectorRegistry()

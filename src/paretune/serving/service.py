@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,9 +115,14 @@ class Service:
         return known[name or self.default]
 
     def preference(
-        self, served: Served, given: Mapping[str, float] | str, param: str = "preference"
+        self, served: Served, given: Mapping[str, float] | Sequence[str], param: str = "preference"
     ) -> Preference:
         """Return a preference over the policy's objectives, within the bounds.
+
+        Args:
+            served: The policy.
+            given: Weights by objective, a list of objectives that get equal weights, or either as text.
+            param: Where it stands in the request, for the error.
 
         Raises:
             ApiError: 422; the message names the objectives, or the minimum weights that are not met.
@@ -128,8 +133,10 @@ class Service:
                 asked = Preference.parse(given, names)
             elif not given:
                 raise PreferenceError("the preference is empty")
-            else:
+            elif isinstance(given, Mapping):
                 asked = Preference.of(given, names)
+            else:
+                asked = Preference.checked(given, names)
             self._check(served, asked)
         except BoundsError as error:
             raise ApiError(422, str(error)[:2000], "preference_out_of_bounds", param) from error
@@ -147,9 +154,9 @@ class Service:
             bounds.check(used, f"the nearest preference that {served.name} serves,")
 
     async def resolve(
-        self, model: str | None, given: Mapping[str, float] | str | None, profile: str
+        self, model: str | None, given: Mapping[str, float] | Sequence[str] | None, profile: str
     ) -> Resolved:
-        """Return policy and preference of ``model``: ``NAME``, ``NAME@helpful=0.7,harmless=0.3`` or ``NAME@PRESET``.
+        """Return policy and preference of ``model``: ``NAME``, ``NAME@PRESET``, or ``NAME@`` and a preference as text.
 
         Raises:
             ApiError: 404 for an unknown model or preset, 422 for a preference that cannot be served.
@@ -163,7 +170,7 @@ class Service:
                 "model",
             )
         stated: Preference | None = None
-        if alias and "=" not in alias:
+        if alias and not {"=", "+"} & set(alias):
             preset = await asyncio.to_thread(self._preset, profile, alias)
             served = self.policy(name or preset.policy, "model")
             stated = self.preference(served, preset.preference.as_dict(), "model")

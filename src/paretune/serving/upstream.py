@@ -45,7 +45,7 @@ class _Relayed:
 
 
 class Upstream:
-    """Forwards requests to a LoRA server with OpenAI's API.
+    """The backend that forwards requests to a LoRA server with OpenAI's API.
 
     Attributes:
         served: The exported policy, under its name.
@@ -192,7 +192,7 @@ class Upstream:
 
 
 class _Relay:
-    """Turns one upstream stream into events: pieces, then one End, even if it is cancelled before it starts."""
+    """A task that turns one upstream stream into events: pieces, then one End, even if it is cancelled before it starts."""
 
     def __init__(self, response: httpx.Response, on_event: Callable[[Event], None]) -> None:
         self._response, self._on_event = response, on_event

@@ -1,1 +1,5 @@
-"""How one adapter learns: losses, scalarise, token_tables, loop, preference_pairs, demonstrations, conditioned, stages, lab."""
+"""How one adapter learns.
+
+Reading order: losses, scalarise, token_tables, loop, preference_pairs, demonstrations; conditioning, learner, conditioned; rl
+(on-policy training); stages, trackers, lab, remote_stages.
+"""

@@ -128,7 +128,7 @@ class ConditionedTask:
             wanted = self._wanted(weights, held_out)
             if bool(wanted.any()):
                 break
-        rows = [self.share.rows(each) for each in rows]
+        rows = [self.share.rows(numbers) for numbers in rows]
         weights, wanted = self.share.rows(weights), self.share.rows(wanted)
         with self._losses(self.train, rows, weights, wanted) as (losses, present, tokens):
             present = present & wanted
@@ -237,9 +237,9 @@ class ConditionedTask:
         gap = log_ratio_gap(both, table.reference[list(rows)].to(logps.device))
         if self.conditioning.loss == "modpo":
             margins = data.margins[t][list(rows)].to(logps.device)
-            own = weights[:, t].clamp(min=LEAST_WEIGHT)
+            weight = weights[:, t].clamp(min=LEAST_WEIGHT)
             others = (weights * margins).sum(1) - weights[:, t] * margins[:, t]
-            values = pair_loss(gap, self.beta, margin=others, scale=1 / own)[:, None]
+            values = pair_loss(gap, self.beta, margin=others, scale=1 / weight)[:, None]
             return values, torch.ones_like(values).bool()
         if not data.labelled:
             values = pair_loss(gap, self.beta)[:, None]

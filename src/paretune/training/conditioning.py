@@ -100,7 +100,7 @@ class Conditioning:
         """Check that a Tchebycheff form has the mean loss of each objective at one preference.
 
         Raises:
-            ConfigError: a preference per row with an aggregation that is not linear.
+            ConfigError: A preference per row with an aggregation that is not linear.
         """
         if self.per == "row" and self.aggregation != "linear":
             raise ConfigError(

@@ -41,7 +41,7 @@ class DemonstrationTable:
     """N tokenised demonstrations.
 
     Attributes:
-        prompts, responses: token ids; responses end with the end of turn unless they were cut.
+        prompts, responses: Token ids; responses end with the end of turn unless they were cut.
         wheres: Their origins.
     """
 
@@ -61,7 +61,7 @@ def tokenise_demonstrations(
     Labels come from token counts, not from a search for a template: the prompt is never imitated, the end of turn is.
 
     Raises:
-        TrainingError: none is left.
+        TrainingError: None is left.
     """
     kept = []
     for item in items:

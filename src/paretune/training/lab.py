@@ -26,7 +26,7 @@ from paretune.training.conditioned import ObjectiveData, fit_conditioned
 from paretune.training.conditioning import Conditioning
 from paretune.training.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
 from paretune.training.loop import Record, Training, TrainingRun
-from paretune.training.losses import Link
+from paretune.training.losses import REVERSE_KL, Link, Penalty
 from paretune.training.preference_pairs import PairLoss, fit_pairs
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
@@ -87,7 +87,7 @@ class Lab:
         """Tokenise pairs and fill in their reference log-probabilities (cached).
 
         Raises:
-            TrainingError: no pair is short enough.
+            TrainingError: No pair is short enough.
         """
         table, dropped = tokenise(self.lm, chosen, self.training.max_tokens)
         if dropped:
@@ -97,7 +97,7 @@ class Lab:
         return replace(table, reference=self.logps(table))
 
     def train_table(self, chosen: Sequence[Pair]) -> PairTable:
-        """Return :meth:`pair_table` of the pairs a run will draw: all, or a choice by the seed of as many as it has steps for.
+        """Return :meth:`pair_table` of the pairs a run will use: all, or a choice by the seed of as many as it has steps for.
 
         The rest would be scored for nothing, and the reference pass is a large part of a short run.
         """
@@ -109,7 +109,7 @@ class Lab:
         """Tokenise all scored responses and fill in their reference log-probabilities (cached).
 
         Raises:
-            TrainingError: a score is missing, or no prompt has two responses that are short enough.
+            TrainingError: A score is missing, or no prompt has two responses that are short enough.
         """
         table = tokenise_responses(self.lm, dataset, self.training.max_tokens)
         groups: list[TokenGroup] = [(p, [r]) for p, r in zip(table.prompts, table.responses, strict=True)]
@@ -169,8 +169,8 @@ class Lab:
         if todo:
             asked = [(prompt, list(unknown.values())) for prompt, unknown in todo]
             self.scoring_forwards += sum(len(responses) for _, responses in asked)
-            found = self._score(asked, adapter)
-            for (_, unknown), values in zip(todo, found, strict=True):
+            logps = self._score(asked, adapter)
+            for (_, unknown), values in zip(todo, logps, strict=True):
                 known.update(zip(unknown, values.tolist(), strict=True))
             self.team.once(lambda: cache.put({key: known[key] for _, unknown in todo for key in unknown}))
         return [torch.tensor([known[key] for key in row]) for row in keys]
@@ -205,19 +205,48 @@ class Lab:
         Args:
             name: Name of the stage and of its folder under ``adapters/``.
             table: Stamped pairs.
-            validation: Pairs that choose the best weights, stamped alike; None keeps the last.
+            validation: Pairs that choose the best parameters, stamped alike; None keeps the last.
             beta: Strength of the KL penalty, > 0.
             link: ``sigmoid`` or ``hinge``.
             info: Facts stored with the adapter.
             start: Adapter to continue from; None starts at the base model.
             nll: Weight of imitating chosen, per mean nat of a token.
         """
-        facts = dict(info or {}) | {"beta": beta, "link": link, "pairs": len(table)}
-        inputs: list[Any] = [table.fingerprint, validation.fingerprint if validation else "", beta, link]
-        if start is not None or nll:
-            inputs += [start.fingerprint if start else "", nll]
-        loss = PairLoss(beta, link, nll)
-        return self._trained(name, inputs, facts, lambda run: fit_pairs(run, table, validation, loss), start)
+        return self._fit_pairs(name, table, validation, PairLoss(beta, link, nll), info, start)
+
+    def _fit_pairs(
+        self,
+        name: str,
+        table: PairTable,
+        validation: PairTable | None,
+        loss: PairLoss,
+        info: dict[str, Any] | None,
+        start: Adapter | None = None,
+    ) -> Adapter:
+        """Do what :meth:`fit` does, with the whole loss."""
+        under = loss.penalty.facts()
+        facts = dict(info or {}) | {"beta": loss.beta, "link": loss.link, "pairs": len(table)} | under
+        inputs: list[Any] = [
+            table.fingerprint,
+            validation.fingerprint if validation else "",
+            loss.beta,
+            loss.link,
+        ]
+        if start is not None or loss.nll:
+            inputs += [start.fingerprint if start else "", loss.nll]
+        inputs += [under] if under else []
+        read = [
+            name,
+            table.content,
+            validation.content if validation else "",
+            asdict(loss),
+            start.fingerprint if start else "",
+        ]
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_pairs(run, table, validation, loss)
+
+        return self._trained(name, inputs, facts, train, start, read)
 
     def dpo(
         self,
@@ -226,19 +255,24 @@ class Lab:
         validation: ScoredDataset,
         beta: float,
         choose: Choose = "extremes",
+        penalty: Penalty = REVERSE_KL,
     ) -> Adapter:
         """Return the DPO adapter of one objective: the member of soups and of MOD, and the start of SIPO, trained once.
 
         Args:
-            objective: whose pairs are trained on.
+            objective: Objective whose pairs are trained on.
             train, validation: Data with at least two responses per prompt.
-            beta: strength of the KL penalty, > 0.
+            beta: Strength of the KL penalty, > 0.
             choose: Rule that selects pairs among a prompt's responses.
+            penalty: Divergence from the base model that ``beta`` weighs; another one than DPO's is f-DPO's.
         """
         table = self.train_table(pairs(train, objective, choose))
         held_out = self.pair_table(pairs(validation, objective, choose))
         info = {"method": "dpo", "objective": objective}
-        return self.fit(f"dpo-{objective}", table, held_out, beta, info=info)
+        under = "" if penalty == REVERSE_KL else f"-{penalty.divergence}"
+        return self._fit_pairs(
+            f"dpo-{objective}{under}", table, held_out, PairLoss(beta, penalty=penalty), info
+        )
 
     def fit_conditioned(
         self,
@@ -284,14 +318,14 @@ class Lab:
 
         Args:
             name: Name of the stage and of its folder under ``adapters/``.
-            items: responses to imitate.
-            held_out: responses that choose the best weights; without them the last weights are kept.
+            items: Responses to imitate.
+            held_out: Responses that choose the best parameters; without them the last are kept.
             start: Adapter to continue from; None starts at the base model.
             info: Facts stored with the adapter.
-            tags: texts in prompts that are one learned token each, see :class:`paretune.models.language_model.LanguageModel`.
+            tags: Texts in prompts that are one learned token each, see :class:`paretune.models.language_model.LanguageModel`.
 
         Raises:
-            TrainingError: no response is short enough.
+            TrainingError: No response is short enough.
             ModelError: ``start`` has no embeddings of the tags.
         """
         lm = replace(self.lm, tags=tuple(tags))
@@ -320,16 +354,20 @@ class Lab:
 
         Args:
             name: Name of the stage and of its folder under ``adapters/``.
-            goal: prompts, rewards, and the preference or how preferences are drawn.
-            info: facts stored with the adapter, beside those of the goal and the seed.
+            goal: Prompts, rewards, and the preference or how preferences are drawn.
+            info: Facts stored with the adapter, beside those of the goal and the seed.
 
         Raises:
-            BatchError: a reward function failed; what was trained so far is saved.
+            BatchError: A reward function failed; what was trained so far is saved.
         """
         facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
         cache = self.score_cache
         inputs = ["on-policy", *goal.identity()]
-        return self._trained(name, inputs, facts, lambda run: fit_on_policy(run, goal, cache))
+
+        def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
+            return fit_on_policy(run, goal, cache)
+
+        return self._trained(name, inputs, facts, train, content=goal.content())
 
     def _trained(
         self,
@@ -338,14 +376,19 @@ class Lab:
         facts: dict[str, Any],
         train: Callable[[TrainingRun], tuple[Adapter, list[Record]]],
         start: Adapter | None = None,
+        content: list[Any] | None = None,
     ) -> Adapter:
         """Return the adapter of stage ``name``, trained now unless it is finished under the same inputs and settings.
+
+        ``content`` is what training reads of the inputs, where that is less than all: an adapter that was trained on the same is
+        reused, so that another objective in the run does not train the others again.
 
         Its ``info["stages"]`` names all stages of training that led to it: those before in ``facts``, or else of ``start``.
         """
         training = asdict(self.training)
         training.pop("checkpoint_every")
-        key = fingerprint(inputs, training, self.lm.fingerprint, str(self.lm.model.dtype))
+        model = training, self.lm.fingerprint, str(self.lm.model.dtype)
+        key = fingerprint(inputs, *model)
         stage = self.own_name(f"adapters/{name}", key)
         before = facts.get("stages", start.info.get("stages", []) if start else [])
         facts = facts | {"stage": stage, "stages": [*before, stage]}
@@ -368,18 +411,21 @@ class Lab:
             adapter.save(folder / "adapter")
             write_json(folder / "history.json", history)
 
-        folder = self.stage(stage, key, make, together=True)
+        read = "" if content is None else fingerprint(content, *model)
+        folder = self.stage(stage, key, make, together=True, content=read)
         checkpoint.unlink(missing_ok=True)
         shutil.rmtree(rollout_folder(checkpoint), ignore_errors=True)
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
     def own_name(self, name: str, key: str) -> str:
-        """See :meth:`paretune.training.stages.Stages.own_name`."""
+        """Return the name of a stage, see :meth:`paretune.training.stages.Stages.own_name`."""
         return self._stages.own_name(name, key)
 
-    def stage(self, name: str, key: str, make: Callable[[Path], None], together: bool = False) -> Path:
-        """See :meth:`paretune.training.stages.Stages.made`."""
-        return self._stages.made(name, key, make, together)
+    def stage(
+        self, name: str, key: str, make: Callable[[Path], None], together: bool = False, content: str = ""
+    ) -> Path:
+        """Return the folder of a stage, see :meth:`paretune.training.stages.Stages.made`."""
+        return self._stages.made(name, key, make, together, content)
 
     def say(self, message: str) -> None:
         """Print a message at the terminal, once for all processes."""

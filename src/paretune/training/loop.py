@@ -50,7 +50,7 @@ class Training:
         targets: Leaf names of the adapted linear layers, or ``all-linear``; ``all-linear@15-`` adapts blocks from 15 on alone, and
             no backward pass goes below: less time and memory, for another model.
         max_tokens: Longest prompt + response; longer pairs are dropped and counted.
-        validate_every: Optimiser steps between validations; 0 means a quarter of ``steps``. The weights of the lowest
+        validate_every: Optimiser steps between validations; 0 means a quarter of ``steps``. The parameters of the lowest
             validation loss are kept.
         stop_below: Validation loss at which an objective counts as learned; a run ends when all its objectives are. Without it
             training on an easy objective (shorter answers) continues long after its pairs are separated, and the text suffers.
@@ -220,14 +220,14 @@ class Task(Protocol):
 
 
 def learned(name: str, held_out: Record, settings: Training) -> bool:
-    """Whether the loss ``name`` in ``held_out`` is down to ``settings.stop_below``."""
+    """Return whether the loss ``name`` in ``held_out`` is down to ``settings.stop_below``."""
     return settings.stop_below is not None and held_out.get(name, math.inf) <= settings.stop_below
 
 
 def fit(task: Task, run: TrainingRun) -> list[Record]:
     """Train the task's parameters in place and return one record of metrics per optimiser step.
 
-    The weights of the lowest validation loss are kept, or the last ones where nothing is held out. ``settings.stop_below``
+    The parameters of the lowest validation loss are kept, or the last ones where nothing is held out. ``settings.stop_below``
     ends the run early. A run that was killed continues from its checkpoint and ends with the same weights.
 
     Raises:
@@ -266,7 +266,7 @@ def fit(task: Task, run: TrainingRun) -> list[Record]:
 
 
 class _State:
-    """What a checkpoint holds beside weights and moments."""
+    """What a checkpoint holds beside parameters and moments."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -316,7 +316,7 @@ class _Loop:
         return record | {"grad_norm": norm, "learning_rate": rate}
 
     def judge(self, state: _State, held_out: Record) -> None:
-        """Note held-out losses in ``state``: keep the best weights, and mark the run as learned when it is."""
+        """Note held-out losses in ``state``: keep the best parameters, and mark the run as learned when it is."""
         state.held_out = held_out
         if held_out["validation_loss"] < state.best_loss:
             state.best_loss, state.best = held_out["validation_loss"], self.weights()
@@ -338,7 +338,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def _save(loop: _Loop, state: _State, run: TrainingRun) -> None:
-    """Write weights, moments and progress to one safetensors file, atomically; all processes hold the same ones."""
+    """Write parameters, moments and progress to one safetensors file, atomically; all processes hold the same ones."""
     tensors = {f"weight/{name}": value for name, value in loop.weights().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for name, parameter in loop.parameters.items():

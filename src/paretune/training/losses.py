@@ -5,13 +5,43 @@ All inputs are fp32 or fp64 ``[B]`` tensors; nothing here knows a model, a token
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from paretune.generation.mixing import Divergence, slope
+
 Link = Literal["sigmoid", "hinge"]
+
+EXPONENT = 80.0
+"""The largest exponent of a link: e^80 leaves room in fp32 for a product with beta. TRL clamps its alpha divergence there too."""
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """The divergence from the reference that a policy is penalised by.
+
+    Attributes:
+        divergence: Its name; ``reverse-kl`` is DPO's.
+        alpha: That of the alpha divergence, between 0 and 1.
+    """
+
+    divergence: Divergence = "reverse-kl"
+    alpha: float = 0.5
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is stored with an adapter, and is part of its identity; nothing for the reverse KL."""
+        if self.divergence == "reverse-kl":
+            return {}
+        own = {"divergence_alpha": self.alpha} if self.divergence == "alpha" else {}
+        return {"divergence": self.divergence, **own}
+
+
+REVERSE_KL = Penalty()
+"""The penalty of DPO."""
 
 
 def log_ratio_gap(logps: Tensor, reference_logps: Tensor) -> Tensor:
@@ -22,6 +52,27 @@ def log_ratio_gap(logps: Tensor, reference_logps: Tensor) -> Tensor:
     """
     ratios = logps - reference_logps
     return ratios[:, 0] - ratios[:, 1]
+
+
+def divergence_gap(logps: Tensor, reference_logps: Tensor, penalty: Penalty) -> Tensor:
+    """Return how much more the policy prefers chosen than the reference does ``[B]``, on the scale of the penalty's slope.
+
+    It is ``f'(ratio of chosen) - f'(ratio of rejected)`` (f-DPO, Wang et al. 2023, arXiv 2309.16240), which is
+    :func:`log_ratio_gap` for the reverse KL. The ratios are of whole responses, so ``exp(-d)`` of the forward KL and of the alpha
+    divergence overflows where the policy has given up a long response: its exponent ends at :data:`EXPONENT`, beyond which the
+    gradient is 0.
+
+    Args:
+        logps, reference_logps: ``[B, 2]`` sums over response tokens: chosen, rejected.
+        penalty: The divergence.
+    """
+    if penalty.divergence == "reverse-kl":
+        return log_ratio_gap(logps, reference_logps)
+    ratios = logps - reference_logps
+    if penalty.divergence != "jensen-shannon":
+        ratios = ratios.clamp(min=-EXPONENT / (penalty.alpha if penalty.divergence == "alpha" else 1.0))
+    values = slope(ratios, penalty.divergence, penalty.alpha)
+    return values[:, 0] - values[:, 1]
 
 
 def pair_loss(
@@ -49,12 +100,12 @@ def pair_loss(
     ========  ======================  =========  =======  =======================  ==========================
 
     Args:
-        gap: Delta ``[B]``, see :func:`log_ratio_gap`.
-        beta: strength of the KL penalty, > 0, in units of reward per nat.
-        margin: reward of chosen minus rejected under the other objectives, already weighted; subtracted.
-        scale: multiplies both terms (MODPO's ``1 / w_k``).
-        weight: weight of "chosen is preferred"; >= 0.
-        reversed_weight: weight of "rejected is preferred"; >= 0.
+        gap: Delta ``[B]``, see :func:`log_ratio_gap`, or :func:`divergence_gap` under another divergence.
+        beta: Strength of the KL penalty, > 0, in units of reward per nat.
+        margin: Reward of chosen minus rejected under the other objectives, already weighted; subtracted.
+        scale: Factor of both terms (MODPO's ``1 / w_k``).
+        weight: Weight of "chosen is preferred"; >= 0.
+        reversed_weight: Weight of "rejected is preferred"; >= 0.
         link: ``sigmoid`` (Bradley-Terry) or ``hinge``.
     """
     z = (beta * gap - margin) * scale
@@ -69,7 +120,7 @@ def nll_loss(logps: Tensor, lengths: Tensor) -> Tensor:
 
 
 def kl_estimate(logps: Tensor, reference_logps: Tensor) -> Tensor:
-    """Return an estimate ``[B]`` in nats of KL(policy || reference) from samples of the policy, one value a sample.
+    """Return an estimate ``[B]`` in nats of KL(policy || reference) from samples of the policy, one value per sample.
 
     It is ``exp(-d) - 1 + d`` with ``d = logps - reference_logps`` per token or sequence (Schulman's k3): unbiased like
     ``d`` itself, and never negative.
@@ -93,14 +144,14 @@ def policy_gradient_loss(
 
         loss = -min(rho A, clip(rho, 1 - clip, 1 + clip) A) + beta (rho - 1 - d)
 
-    The penalty estimates KL(reference || policy) a token: the samples are the reference's.
+    The penalty estimates KL(reference || policy) per token: the samples are the reference's.
 
     Args:
         logps, reference_logps: ``[B]`` sums over response tokens, in nats.
         lengths: ``[B]`` tokens in each response.
         advantages: ``[B, M]``, A of each objective: scores standardised among the responses to one prompt.
-        beta: strength of the penalty, >= 0, in units of advantage per nat a token.
-        clip: width of the trust region.
+        beta: Strength of the penalty, >= 0, in units of advantage per nat of a token.
+        clip: Width of the trust region.
     """
     difference = ((logps - reference_logps) / lengths)[:, None]
     ratio = difference.exp()
@@ -130,7 +181,7 @@ def rloo_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip: float)
 def grpo_loss(
     logps: Tensor, old_logps: Tensor, reference_logps: Tensor, advantages: Tensor, beta: float, clip: float
 ) -> Tensor:
-    """Return GRPO's loss of each response token ``[S]`` (arXiv 2402.03300): ratios and penalty a token, A of its response.
+    """Return GRPO's loss of each response token ``[S]`` (arXiv 2402.03300): ratio and penalty per token, A of its response.
 
     ``loss = -surrogate + beta rho k3`` with k3 of :func:`kl_estimate` and the ratio rho, which makes the gradient that of
     KL(policy || reference) at each token (arXiv 2512.02556; without rho it would be that of KL(reference || policy)). What a

@@ -1,4 +1,4 @@
-"""Training one adapter on stamped pairs: one forward and one backward of the policy a step."""
+"""Training one adapter on stamped pairs, with one forward and one backward of the policy per step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from paretune.models.packing import pack, packed_logps
 from paretune.models.steering import trained
 from paretune.training.learner import OneAdapter, one_adapter
 from paretune.training.loop import Group, Record, TrainingRun, batch_rows, fit
-from paretune.training.losses import Link, log_ratio_gap, nll_loss, pair_loss
+from paretune.training.losses import REVERSE_KL, Link, Penalty, divergence_gap, nll_loss, pair_loss
 from paretune.training.token_tables import PairTable
 
 
@@ -26,12 +26,14 @@ class PairLoss:
     Attributes:
         beta: Strength of the KL penalty, above 0.
         link: ``sigmoid`` or ``hinge``.
-        nll: Weight of imitating the chosen response, per mean nat a token.
+        nll: Weight of imitating the chosen response, per mean nat of a token.
+        penalty: The divergence from the reference that ``beta`` weighs.
     """
 
     beta: float
     link: Link = "sigmoid"
     nll: float = 0.0
+    penalty: Penalty = REVERSE_KL
 
 
 def fit_pairs(
@@ -42,7 +44,7 @@ def fit_pairs(
     Args:
         run: Model, settings and checkpoint.
         table: N pairs to train on.
-        validation: Pairs that choose the best weights, stamped alike; None keeps the last weights.
+        validation: Pairs that choose the best parameters, stamped alike; None keeps the last parameters.
         loss: Loss of each pair; the columns of the table enter it.
 
     Raises:
@@ -91,7 +93,7 @@ class PairTask:
             yield self.share.mean(loss), {**reward_metrics(reward), "tokens": tokens}
 
     def losses(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
-        """Return the loss ``[B]`` and rewards beta * log-ratio ``[B, 2]`` of ``rows``, and the tokens of the one forward."""
+        """Return the loss ``[B]`` and beta * log-ratio ``[B, 2]`` (DPO's reward) of ``rows``, and the tokens of the one forward."""
         batch = pack(table.groups(rows), self.run.lm.device, self.run.lm.model.dtype)
         logps = packed_logps(self.run.lm.model, batch).view(-1, 2)
         index = torch.tensor(rows)
@@ -101,7 +103,7 @@ class PairTask:
 
         reference = column(table.reference)
         loss = pair_loss(
-            log_ratio_gap(logps, reference),
+            divergence_gap(logps, reference, self.loss.penalty),
             self.loss.beta,
             margin=column(table.margin),
             scale=column(table.scale),

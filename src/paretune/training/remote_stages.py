@@ -14,7 +14,7 @@ from paretune.training.lab import Lab
 
 
 def identity(endpoint: Endpoint | None) -> list[list[str]]:
-    """Return what the key of a stage that ``endpoint`` draws holds beside its inputs: the address may change."""
+    """Return what the key of a stage that ``endpoint`` samples holds beside its inputs: the address may change."""
     return [["endpoint", endpoint.model]] if endpoint else []
 
 
@@ -27,24 +27,24 @@ def ask_stage(
     seeds: Sequence[int],
     title: str,
 ) -> list[Answer]:
-    """Return one answer a prompt; to be called where a stage of ``lab`` is made.
+    """Return one answer per prompt; call it where a stage of ``lab`` is made.
 
     The adapter is written as a plain LoRA to ``cache/loras`` of the run folder, which the server must see under the same path,
-    and loaded there for the length of the draw: one at a time, so that a server with room for one will do. Answers are kept in
-    ``cache/samples`` under the adapter's weights, the prompts and the seeds, whichever server gave them.
+    and loaded there while it samples: one at a time, so that a server with room for one will do. Answers are kept in
+    ``cache/samples`` under the adapter's parameters, the prompts and the seeds, whichever server gave them.
 
     Args:
-        lab: model and run folder.
-        endpoint: the server; its generator is its own, so answers are not those drawn here, but for temperature 0.
-        adapter: every block is used at its scale; None asks the endpoint's base model.
+        lab: Model and run folder.
+        endpoint: The server; its generator is its own, so answers are not those sampled here, except for temperature 0.
+        adapter: Adapter, of which every block is used at its scale; None asks the endpoint's base model.
         prompts: N conversations as the model is to read them.
-        sampling: length, temperature, top-p.
+        sampling: Length, temperature, top-p.
         seeds: One per prompt.
-        title: shown by the progress bar.
+        title: Title of the progress bar.
 
     Raises:
-        ModelError: the adapter has tokens of its own, which no LoRA server takes.
-        EndpointError, ConfigError, DataError: see :func:`paretune.generation.sample.ask`.
+        ModelError: The adapter has tokens of its own, which no LoRA server takes.
+        EndpointError, ConfigError, DataError: See :func:`paretune.generation.sample.ask`.
     """
 
     def draw() -> list[Answer]:

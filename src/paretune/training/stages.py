@@ -46,42 +46,62 @@ class Stages:
 
         Two methods of a run may want one stage under different settings: each keeps its own.
         """
-        own = name if name.endswith(f"-{key}") else f"{name}-{key}"
-        if self.shared or (self.folder / own).is_dir():
-            return own
+        keyed = name if name.endswith(f"-{key}") else f"{name}-{key}"
+        if self.shared or (self.folder / keyed).is_dir():
+            return keyed
         return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
 
-    def made(self, name: str, key: str, make: Callable[[Path], None], together: bool = False) -> Path:
+    def made(
+        self, name: str, key: str, make: Callable[[Path], None], together: bool = False, content: str = ""
+    ) -> Path:
         """Return the folder of stage ``name``; run ``make`` on a temporary folder first unless it is finished under ``key``.
 
         The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew. Of several
         processes the first runs ``make`` and the others wait; with ``together``, and where the model's weights are divided
         among them, all run it, and what the first makes is kept.
+
+        Args:
+            name: Name of the stage and path of its folder.
+            key: Fingerprint of all inputs.
+            make: Writes the stage into a folder.
+            together: All processes run ``make``.
+            content: Fingerprint of what ``make`` reads of the inputs, where that is less than all. A finished stage beside this one
+                with the same content is returned in its place.
         """
         name = self.own_name(name, key)
         with self.alone(name):
-            return self._made(name, key, make, together)
+            return self._made(name, key, make, together, content)
 
-    def _made(self, name: str, key: str, make: Callable[[Path], None], together: bool) -> Path:
+    def _made(self, name: str, key: str, make: Callable[[Path], None], together: bool, content: str) -> Path:
         folder = self.folder / name
-        marker = folder / "stage.json"
-        done = self.team.once(lambda: read_json(marker) if marker.is_file() else None)
-        if done is not None and done["key"] == key:
-            self.records.append(StageRecord(name, done["seconds"], True))
-            return folder
+        finished = self.team.once(lambda: self._finished(name, key, content))
+        if finished is not None:
+            self.records.append(finished)
+            return self.folder / finished.name
         began = time.perf_counter()
         if self.team.first or together or self.team.sharded:
             with atomic_path(folder) if self.team.first else _scratch() as temporary:
                 temporary.mkdir()
                 make(temporary)
-                write_json(temporary / "stage.json", {"key": key, "seconds": time.perf_counter() - began})
+                done = {"key": key, "seconds": time.perf_counter() - began}
+                write_json(temporary / "stage.json", done | ({"content": content} if content else {}))
         seconds = self.team.tell(time.perf_counter() - began)
         self.records.append(StageRecord(name, seconds, False))
         return folder
 
+    def _finished(self, name: str, key: str, content: str) -> StageRecord | None:
+        """Return the record of stage ``name`` under ``key``, or of one beside it with the same ``content``; None without either."""
+        marker = self.folder / name / "stage.json"
+        if marker.is_file() and (done := read_json(marker))["key"] == key:
+            return StageRecord(name, done["seconds"], True)
+        for other in sorted(marker.parent.parent.glob("*/stage.json")) if content else ():
+            if (done := read_json(other)).get("content") == content:
+                return StageRecord(other.parent.relative_to(self.folder).as_posix(), done["seconds"], True)
+        return None
+
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """Let one of several runs in this folder at a time do ``what``; the kernel frees the lock of one that is killed."""
+        """Hold the lock of ``what``, so that one run at a time does it; the kernel frees the lock of a killed run."""
         if not self.shared or not self.team.first:
             yield
             return

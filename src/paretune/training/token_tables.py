@@ -24,8 +24,8 @@ class PairTable:
     """N tokenised pairs with their stamped columns.
 
     Attributes:
-        prompts, chosen, rejected: token ids; responses end with the end of turn unless they were cut.
-        pairs: the pairs themselves, for messages and for methods that stamp labels or score gaps.
+        prompts, chosen, rejected: Token ids; responses end with the end of turn unless they were cut.
+        pairs: The pairs themselves, for messages and for methods that stamp labels or score gaps.
         reference: fp32 ``[N, 2]``, log-probabilities of chosen and rejected under the reference model, in nats.
         margin, scale, weight, reversed_weight: fp32 ``[N]``, see :func:`paretune.training.losses.pair_loss`.
     """
@@ -51,6 +51,13 @@ class PairTable:
         values = (column.numpy().tobytes() for column in columns)
         return fingerprint(self.prompts, self.chosen, self.rejected, labels, *values)
 
+    @property
+    def content(self) -> str:
+        """Fingerprint of what a loss of stamped pairs reads: the labels are stamped, so what objectives say beside is left out."""
+        columns = (self.reference, self.margin, self.scale, self.weight, self.reversed_weight)
+        values = (column.numpy().tobytes() for column in columns)
+        return fingerprint(self.prompts, self.chosen, self.rejected, *values)
+
     def groups(self, rows: Sequence[int]) -> list[TokenGroup]:
         """Return the token groups of ``rows``: one prompt shared by chosen and rejected."""
         return [(self.prompts[row], (self.chosen[row], self.rejected[row])) for row in rows]
@@ -59,7 +66,7 @@ class PairTable:
         """Return the table with columns replaced; a number fills the column, a tensor gives one value per pair.
 
         Raises:
-            TrainingError: an unknown column, another length, or values that are not finite (the pair is named).
+            TrainingError: An unknown column, another length, or values that are not finite (the pair is named).
         """
         stamped = {}
         for name, values in columns.items():
@@ -96,8 +103,8 @@ class ResponseTable:
     """N tokenised responses with the advantage of each objective: what the policy-gradient form trains on.
 
     Attributes:
-        prompts, responses: token ids; responses end with the end of turn unless they were cut.
-        rows: for each response its row in the data and its place in the row, for messages.
+        prompts, responses: Token ids; responses end with the end of turn unless they were cut.
+        rows: Row of each response in the data and its number in the row, for messages.
         reference: fp32 ``[N]``, log-probabilities under the reference model, which sampled the responses, in nats.
         advantages: fp32 ``[N, M]``: each objective's score, standardised among the responses to its prompt.
     """
@@ -141,7 +148,7 @@ def tokenise_responses(lm: LanguageModel, dataset: ScoredDataset, max_tokens: in
     ``max_tokens`` with their prompt. An objective on which all responses to a prompt score alike has advantage 0 there.
 
     Raises:
-        TrainingError: a score is missing, or no row is left.
+        TrainingError: A score is missing, or no row is left.
     """
     kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]] = []
     advantages = []
@@ -179,7 +186,7 @@ def tokenise(lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int) -> tuple
     the model on an end that its author did not write.
 
     Raises:
-        TrainingError: no pair is left.
+        TrainingError: No pair is left.
     """
     kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Pair]] = []
     for pair in pairs:

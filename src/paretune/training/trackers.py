@@ -21,7 +21,7 @@ def tracked(
     """Yield a function that sends a step's record to the trackers ``names``, which keep their files in ``folder``.
 
     Raises:
-        ConfigError: a tracker that is unknown or not installed.
+        ConfigError: A tracker that is unknown or not installed.
     """
     if not names:
         yield lambda step, record: None

@@ -422,6 +422,32 @@ def test_other_machines_only_with_a_key() -> None:
     assert Address(host="::1").host_names and Address(host="0.0.0.0", keys=Keys({"a": b""})).host_names == ()
 
 
+def test_check_boxes_are_equal_weights(tmp_path: Path) -> None:
+    with live(fake_service(tmp_path)) as address:
+        half = post(address, preference={"short": 0.5, "good": 0.5}, max_tokens=1).json()["paretune"]["asked"]
+        for body in (
+            {"preference": ["good", "short"]},
+            {"preference": "short+good"},
+            {"model": "soup@good+short"},
+        ):
+            response = post(address, max_tokens=1, **body)
+            assert response.status_code == 200 and response.json()["paretune"]["asked"] == half
+        one = post(address, preference=["good"], max_tokens=1).json()["paretune"]["asked"]
+        assert one == {"short": 0.0, "good": 1.0}
+        for wrong, message in (
+            ([], "empty"),
+            (["kind"], "unknown objective 'kind'"),
+            (["good"] * 2, "twice"),
+        ):
+            response = post(address, preference=wrong)
+            assert response.status_code == 422 and message in response.json()["error"]["message"]
+    with live(fake_service(tmp_path / "bounded", SoupOnly(), floors={"good": 0.3})) as address:
+        assert post(address, preference=["short", "good"], max_tokens=1).status_code == 200
+        refused = post(address, preference=["short"])
+        assert refused.status_code == 422
+        assert refused.json()["error"]["code"] == "preference_out_of_bounds", "minimum weights hold"
+
+
 def test_bounds_hold_for_what_is_asked_and_what_is_served(tmp_path: Path) -> None:
     with live(fake_service(tmp_path, SoupOnly(), floors={"good": 0.3})) as address:
         good = post(address, preference={"short": 0.7, "good": 0.3}, max_tokens=1)

@@ -343,7 +343,7 @@ METHOD = Method(
         paper="arXiv 2504.16628",
         needs="scored responses, and scorers for stage 2",
         runs="N, each in two stages",
-        enters="weights: one adapter per preference, the nearest is used",
+        enters="gates: one adapter per preference, the nearest is used",
     ),
     traits=lambda config: Traits("preference"),
     staged=True,

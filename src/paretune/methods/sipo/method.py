@@ -268,7 +268,7 @@ METHOD = Method(
         paper="arXiv 2502.14354",
         needs="pairs labelled by all objectives",
         runs="M of the soup, and M more",
-        enters="decoding, as in MOD (or weights, as in a soup)",
+        enters="next-token distribution, as in MOD (or gates, as in a soup)",
     ),
     traits,
     staged=True,

@@ -11,7 +11,7 @@ LONGEST = 3
 
 
 class Characters:
-    """Turns tokens into text of whole characters, piece by piece.
+    """A decoder that turns tokens into text of whole characters, piece by piece.
 
     Only the tokens since the last piece but one are decoded, because a decoder depends on the tokens before: a first word
     has no space, and bytes join to a character.
@@ -47,7 +47,7 @@ class Characters:
 
 
 class StoppableText:
-    """Returns text without white space at its two ends, until a stop string.
+    """A text that ends before a stop string and has no white space at its two ends.
 
     Text that could become a stop string, and white space at the end so far, is held back.
 
@@ -66,9 +66,9 @@ class StoppableText:
         if self.stopped:
             return ""
         self._held = self._held + piece if self._begun else (self._held + piece).lstrip()
-        found = [(self._held.find(stop), len(stop)) for stop in self._stops]
+        matches = [(self._held.find(stop), len(stop)) for stop in self._stops]
         # The stop string that is complete first, however the text is split into pieces.
-        met = min(((place + length, place) for place, length in found if place >= 0), default=None)
+        met = min(((start + length, start) for start, length in matches if start >= 0), default=None)
         if met:
             self.stopped = True
             text, self._held = self._held[: met[1]].rstrip(), ""

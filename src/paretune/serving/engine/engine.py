@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Generates answers on a thread of its own, which owns the model from :meth:`start` to :meth:`stop`.
+    """An engine that generates answers on a thread of its own, which owns the model from :meth:`start` to :meth:`stop`.
 
     The adapters of all policies are attached once, side by side, and the gates of a row choose among them. Until the
     engine stops nothing else may run the model. As a context manager the engine finishes all accepted jobs on exit.

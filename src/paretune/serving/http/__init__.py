@@ -1,1 +1,1 @@
-"""The web: server, app, guard, connections; routes in openai, front, profiles, votes, audit, studio."""
+"""The web: server, app (with /health and /metrics), guard, connections; routes in openai, front, profiles, votes, audit, studio."""

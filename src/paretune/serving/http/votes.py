@@ -33,7 +33,7 @@ class AnswerBody(Body):
 
 
 class VoteRequest(Body):
-    """Which of two answers is better, under ``objective`` or, without one, as a whole."""
+    """A choice of the better of two answers, under ``objective`` or, without one, as a whole."""
 
     profile: Name = "default"
     policy: Policy | None = None

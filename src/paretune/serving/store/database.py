@@ -163,7 +163,7 @@ def _connect_args(url: sa.URL) -> dict[str, Any]:
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
-    """Commit to disk, not to its cache; begin transactions here, as Python's driver begins them too late."""
+    """Make SQLite commit to disk, not to its cache; begin transactions here, as Python's driver begins them too late."""
 
     @sa.event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:
@@ -178,7 +178,7 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
 
 
 def _use_write_ahead_log(engine: sa.Engine) -> None:
-    """Let readers and the writer not wait for each other; on a file system without support, SQLite's mode stays as it is."""
+    """Use a log that lets readers and the writer work at once; on a file system without support, SQLite's mode stays as it is."""
     connection = engine.raw_connection()
     deadline = time.monotonic() + PATIENCE
     try:

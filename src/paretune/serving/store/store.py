@@ -255,12 +255,12 @@ def _find_profile(connection: sa.Connection, name: str) -> sa.Row[Any] | None:
 
 def _profile(connection: sa.Connection, name: str) -> sa.Row[Any]:
     """Return the row of a profile; create it where there is none."""
-    found = _find_profile(connection, name)
-    if found is None:
+    row = _find_profile(connection, name)
+    if row is None:
         _insert_or(connection, sa.insert(_profiles).values(name=name, created=_now()))
-        found = _find_profile(connection, name)
-        assert found is not None
-    return found
+        row = _find_profile(connection, name)
+        assert row is not None
+    return row
 
 
 def _insert_or(connection: sa.Connection, insert: sa.Insert, instead: sa.Update | None = None) -> None:

@@ -1,1 +1,1 @@
-"""On-policy training: advantages, rewards, goal, learner, rollouts, task, anchors."""
+"""On-policy training: advantages, rewards, goal, rollouts, task, anchors."""

@@ -41,8 +41,8 @@ def combined(rewards: Tensor, weights: Tensor, how: Combine = "sum") -> Tensor:
     ``decoupled``: each reward is standardised within its group first (GDPO, arXiv 2601.05242). What a unit of reward is worth
     then follows the policy's own spread, so its fixed point is not that of linear scalarisation.
     """
-    each = rewards if how == "sum" else group_standardised(rewards, dim=1)
-    return (each * weights[:, None]).sum(-1)
+    scaled = rewards if how == "sum" else group_standardised(rewards, dim=1)
+    return (scaled * weights[:, None]).sum(-1)
 
 
 def grpo_advantages(rewards: Tensor, weights: Tensor, how: Combine = "sum") -> Tensor:
@@ -64,7 +64,7 @@ def rloo_advantages(rewards: Tensor, log_ratios: Tensor, strength: Tensor | floa
     Args:
         rewards: R ``[G, K]``, combined.
         log_ratios: log pi - log pi_ref of whole responses ``[G, K]``, in nats, without gradient.
-        strength: beta, ``[G, 1]`` or one number, in units of reward per nat.
+        strength: The KL strength beta, ``[G, 1]`` or one number, in units of reward per nat.
     """
     return leave_one_out(rewards - strength * log_ratios)
 
@@ -78,10 +78,10 @@ def effective_weights(
     Tchebycheff w_i at the objective that is furthest below the ideal (weighted), 0 elsewhere.
 
     Args:
-        means: estimates of each objective's value, penalty included, ``[..., M]``.
-        weights: preferences ``[..., M]``.
-        kind: the scalarisation.
-        ideal: a value of each objective that is not exceeded, ``[M]``.
+        means: Estimates of each objective's value, penalty included, ``[..., M]``.
+        weights: Preferences ``[..., M]``.
+        kind: The scalarisation.
+        ideal: A value of each objective that is not exceeded, ``[M]``.
         mu, rho: Parameters of the smooth and of the augmented Tchebycheff form.
     """
     with torch.enable_grad():

@@ -38,10 +38,10 @@ def measured_reward(
         scorers: M reward functions, one per objective, in the order of the data's objectives.
         sampling: Length of responses, and rows decoded together.
         settings: How the policy learns; an object of a subclass is read as far as it is these settings.
-        conditioning: How preferences are drawn, and from M rewards to one; its ``clip`` is that of the settings.
+        conditioning: Rule by which preferences are drawn and M rewards combined; its ``clip`` is that of the settings.
 
     Raises:
-        ScoreError: the data's responses cannot be scored, or all score alike.
+        ScoreError: The data's responses cannot be scored, or all score alike.
     """
     objectives = list(train.objectives)
     # The scale is that of the reward functions, not of scores that the data may have brought along.

@@ -64,12 +64,12 @@ class Reward:
         prompts: Prompts to sample responses to.
         scorers: M reward functions, one per objective.
         scale: Mean and deviation of each raw reward, fixed; rewards are standardised by it.
-        sampling: length and rows decoded together; the rest is not read.
+        sampling: Length and rows decoded together; the rest is not read.
         settings: Settings of the estimator.
         preference: w of a run for one preference; None draws one for each prompt or step, see ``conditioning``.
         conditioning: Draws of preferences, gates that follow them, and the aggregation of M objectives.
         prompting: Form of the preference in the prompt, where it is not in the gates.
-        ideal: standardised reward of each objective that is not exceeded, for the Tchebycheff forms.
+        ideal: Standardised reward of each objective that is not exceeded, for the Tchebycheff forms.
     """
 
     prompts: tuple[Prompt, ...]
@@ -127,6 +127,20 @@ class Reward:
             self.prompting.to_dict() if self.prompting else None,
             list(self.ideal),
         ]
+
+    def content(self) -> list[Any] | None:
+        """Return what a run for one objective alone reads of :meth:`identity`, as JSON values; None for another run.
+
+        The other objectives have weight 0 in a linear reward. Mean and deviation are rounded, as their last digits depend on the
+        number of objectives that are measured together.
+        """
+        one = self.preference is not None and max(self.preference.weights) == 1
+        if self.preference is None or not one or self.conditioning.aggregation != "linear" or self.prompting:
+            return None
+        m = self.preference.weights.index(1)
+        prompts, scorers, _, length, settings, _, conditioning, _, _ = self.identity()
+        scale = [f"{float(values[m]):.12g}" for values in (self.scale.mean, self.scale.std)]
+        return ["on-policy", prompts, scorers[m], scale, length, settings, self.objectives[m], conditioning]
 
     def facts(self) -> dict[str, Any]:
         """Return what is stored with the adapter."""

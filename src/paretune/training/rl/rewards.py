@@ -37,7 +37,7 @@ def rate(
         limit: Seconds that one scorer may take for all rows; 0 is no limit.
 
     Raises:
-        BatchError: a scorer raised, took longer, or returned NaN or another number of values; names it and the prompt.
+        BatchError: A scorer raised, took longer, or returned NaN or another number of values; names it and the prompt.
     """
     columns = [_rated(scorer, prompts, responses, truncated, cache, limit) for scorer in scorers]
     return np.stack(columns, axis=1)
@@ -88,13 +88,13 @@ def _culprit(
     """Return the first row that fails by itself, and how; None where none does."""
     at = 0
 
-    def each() -> None:
+    def one_by_one() -> None:
         nonlocal at
         for at in range(count):
             score([at])
 
     try:
-        _within(limit, each)
+        _within(limit, one_by_one)
     except Exception as error:  # noqa: BLE001 - a reward function is anybody's code
         return at, error
     return None, None
@@ -104,7 +104,7 @@ def _within(limit: float, work: Callable[[], Any]) -> Any:
     """Return ``work()``, run in a thread of its own so that one that hangs can be left behind.
 
     Raises:
-        TimeoutError: after ``limit`` seconds (0: never), naming the function and line that it stands at.
+        TimeoutError: After ``limit`` seconds (0: never), naming the function and line that it stands at.
     """
     done: list[Any] = []
     failed: list[Exception] = []

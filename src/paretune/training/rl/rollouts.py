@@ -1,4 +1,4 @@
-"""Responses sampled from the policy being trained: drawn once, kept on disk, and read again by a run that is resumed."""
+"""Responses sampled from the policy being trained: sampled once, kept on disk, and read again by a run that is resumed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Rollout:
     """N sampled responses, K to each prompt one behind the other.
 
     Attributes:
-        responses: token ids, end of turn included unless cut.
+        responses: Token ids, end of turn included unless cut.
         truncated: Whether the token limit cut each.
-        logps: fp32 ``[N]``, their log-probabilities under the policy that drew them, in nats, as decoding found them.
+        logps: fp32 ``[N]``, their log-probabilities under the policy that sampled them, in nats, as decoding found them.
         old_logps: fp32 ``[S]``, the same of every response token as a training forward finds them; empty where the responses
             serve for one step only, whose own forward finds them.
     """
@@ -63,7 +63,7 @@ class Rollout:
         """Read what :meth:`save` wrote.
 
         Raises:
-            TrainingError: it cannot be read, or is of another run.
+            TrainingError: It cannot be read, or is of another run.
         """
         try:
             with safe_open(file, framework="pt") as opened:
@@ -93,13 +93,13 @@ class Sampled:
 
     Attributes:
         weights: fp32 ``[G, M]``, the preference of each prompt.
-        groups: prompts as the policy reads them, with their responses.
+        groups: Prompts as the policy reads them, with their responses.
         raw, rewards: fp32 ``[G, K, M]``, as the functions gave them and standardised.
-        reference: for each forward its fp32 ``[S]``, log-probabilities of response tokens under the base model.
-        old: the same under the policy that drew them; empty where the training forward itself finds them.
+        reference: fp32 ``[S]`` of each forward: log-probabilities of response tokens under the base model.
+        old: The same under the policy that sampled them; empty where the training forward itself finds them.
         combined: ``[G, K]``, one reward a response.
         strength: ``[G, 1]``, what the penalty weighs beside it.
-        cut: share of responses cut by the token limit.
+        cut: Share of responses cut by the token limit.
     """
 
     weights: Tensor

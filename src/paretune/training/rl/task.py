@@ -111,7 +111,7 @@ class OnPolicyTask:
     # Sampling
 
     def _of(self, number: int, epoch: int, step: int) -> Sampled:
-        """Return the responses of rollout ``number``, which are drawn at its first epoch."""
+        """Return the responses of rollout ``number``, which are sampled at its first epoch."""
         if self._sampled is None or self._sampled[0] != number:
             self._sampled = number, self._draw(number, epoch, step)
         return self._sampled[1]
@@ -148,11 +148,11 @@ class OnPolicyTask:
         plain = asked if goal.prompting is None else [self.run.lm.encode_prompt(prompt) for prompt in prompts]
         parts = team.part(self._parts(grouped(plain, rollout.responses)))
         with self.learner.steering.off():
-            found = [self._logps(self._pack(part)).detach().cpu() for part in parts]
-        reference = [values.to(device) for values in team.merge(found)]
+            logps = [self._logps(self._pack(part)).detach().cpu() for part in parts]
+        reference = [values.to(device) for values in team.merge(logps)]
         old: list[Tensor] = []
         if len(rollout.old_logps):
-            old = list(rollout.old_logps.to(device).split([len(each) for each in reference]))
+            old = list(rollout.old_logps.to(device).split([len(logps) for logps in reference]))
         sampled = Sampled(
             weights.to(device),
             grouped(asked, rollout.responses),
@@ -201,12 +201,12 @@ class OnPolicyTask:
         old = torch.zeros(0)
         if settings.epochs > 1:
             parts = self._parts(grouped(asked, [response.tokens for response in responses]))
-            found = []
+            logps = []
             for micro in team.part(range(len(parts))):
                 packed = self._pack(parts[micro])
                 with self._at(weights[self._part(micro)], packed):
-                    found.append(self._logps(packed).detach().cpu())
-            old = torch.cat(team.merge(found))
+                    logps.append(self._logps(packed).detach().cpu())
+            old = torch.cat(team.merge(logps))
         return Rollout.of(responses, old)
 
     def _combined(self, sampled: Sampled, logps: Tensor) -> Sampled:
@@ -291,7 +291,7 @@ class OnPolicyTask:
             yield
 
     def _advantages(self, sampled: Sampled, part: slice, log_ratios: Tensor, packed: PackedBatch) -> Tensor:
-        """Return the advantages ``[g, K]`` of one forward; ``log_ratios`` ``[S]`` are to the reference, when they were drawn."""
+        """Return the advantages ``[g, K]`` of one forward; ``log_ratios`` ``[S]`` are to the reference, when they were sampled."""
         settings = self.goal.settings
         if settings.estimator == "grpo":
             return grpo_advantages(sampled.rewards, sampled.weights, settings.aggregation)[part]
@@ -305,8 +305,8 @@ class OnPolicyTask:
         settings, flat = self.goal.settings, advantages.flatten()
         if settings.estimator == "rloo":
             return rloo_loss(token_sums(logps, packed), token_sums(old, packed), flat, settings.clip).mean()
-        each = grpo_loss(logps, old, reference, flat[packed.responses], settings.beta, settings.clip)
-        return (token_sums(each, packed) / packed.lengths).mean()
+        losses = grpo_loss(logps, old, reference, flat[packed.responses], settings.beta, settings.clip)
+        return (token_sums(losses, packed) / packed.lengths).mean()
 
     def _record(
         self,
