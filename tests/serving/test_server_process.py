@@ -124,7 +124,9 @@ def test_kill_in_a_vote_storm_loses_no_acknowledged_vote(run: Path, tmp_path: Pa
 
 def test_ten_seconds_of_unruly_clients(run: Path, tmp_path: Path) -> None:
     """`benchmarks/serving/soak.py` in small: nothing leaks, nothing is stuck, nothing fails."""
-    spec = importlib.util.spec_from_file_location("soak", Path(__file__).parents[2] / "benchmarks/serving/soak.py")
+    spec = importlib.util.spec_from_file_location(
+        "soak", Path(__file__).parents[2] / "benchmarks/serving/soak.py"
+    )
     assert spec and spec.loader
     soak = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(soak)

@@ -50,7 +50,7 @@ def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
     for objective, known in zip(inputs.objectives, labelled.tolist(), strict=True):
         if not known and any(preference[objective] > 0 for preference in inputs.preferences):
             raise TrainingError(
-                f"DPO-LW: the training data hold no pair that {objective!r} labels, and a preference weighs it; "
+                f"DPO-LW: the training data hold no pair that {objective!r} labels, and a preference gives it weight; "
                 "add scores or labels for it, or leave it out of the objectives"
             )
     adapters = [

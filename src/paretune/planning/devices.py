@@ -97,7 +97,7 @@ def _sheet(name: str, title: str, bf16: float, fp32: float, bandwidth: float, gi
 KNOWN: dict[str, Device] = {
     device.name: device
     for device in (
-        # Float32 without TF32, which PyTorch does not use unless told to.
+        # Float32 without TF32, which PyTorch does not use by default.
         _sheet("h100", "NVIDIA H100 SXM, 80 GB", 989.4, 66.9, 3350, 80),
         _sheet("a100", "NVIDIA A100 SXM, 80 GB", 312, 19.5, 2039, 80),
         _sheet("l40s", "NVIDIA L40S, 48 GB", 362, 91.6, 864, 48),

@@ -42,7 +42,7 @@ KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 HEADROOM = 0.9
 """Share of an accelerator's memory that tensors can have."""
 START_SECONDS, REPORT_SECONDS = 6.0, 1.5
-"""To import the libraries; to draw pictures and write the report."""
+"""Seconds to import the libraries; seconds to draw pictures and write the report."""
 LOADING = 1e9
 """Bytes of parameters read from disk in a second."""
 RESAMPLE_SECONDS = 3e-4
@@ -52,7 +52,7 @@ RULE_SECONDS = 2e-3
 ENCODER = Shape("encoder", 384, 1024, 6, 12, 12, 32, 30_522, True)
 """The sentence encoder under Bradley-Terry heads, all-MiniLM-L6-v2: its two plain feed-forward matrices count as three narrower."""
 ENCODER_TOKENS = 256
-"""It reads no more of a text."""
+"""Largest number of tokens of a text that it reads."""
 STORED = {"answer": 1500, "log-probability": 150, "report": 2_000_000}
 """Bytes on disk of an answer in all files that hold it, of a cached log-probability, and of report and pictures."""
 

@@ -196,7 +196,7 @@ def _stated(reference: dict[str, float], objective: str) -> float:
 
 
 def _measured_policy(config: RunConfig, lab: Lab, judgement: Judgement, policy: Policy) -> MeasuredPolicy:
-    """Return a policy's entry of the record with what its method and its adapters say."""
+    """Return a policy's entry of the record, with the facts of its method and its adapters."""
     name = policy.name
     facts: dict[str, Any] = {"cost": _cost(lab, policy)}
     if (method := METHODS.get(config.kind(name))) is not None:

@@ -42,7 +42,7 @@ def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset],
     missing = [objective for objective in objectives if objective not in splits["train"].objectives]
     if missing:
         raise DataError(
-            f"the training data say nothing about the objective {missing[0]!r}; add a scorer for it under score:"
+            f"the training data have neither labels nor scores of the objective {missing[0]!r}; add a scorer for it under score:"
         )
     if lab.team.first and (scored := _fully_scored(splits["train"])):
         write_json(

@@ -34,7 +34,7 @@ PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy
 def run(config: RunConfig) -> Path:
     """Do everything that the config requests and return the path of the report.
 
-    Finished stages found in the run folder under the same inputs are reused; a killed stage goes on from its checkpoint.
+    Finished stages in the run folder with the same inputs are reused; a killed stage continues from its checkpoint.
 
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
@@ -43,7 +43,7 @@ def run(config: RunConfig) -> Path:
     splits, scorers = prepare_data(config, lab)
     objectives = splits["train"].objectives
     preferences = config.grid(objectives)
-    config.extrapolations(objectives)  # a wrong one is said before training, not after it
+    config.extrapolations(objectives)  # a wrong one is reported before training, not after it
     return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
 
 
@@ -83,7 +83,7 @@ def report_alike(lab: Lab, policy: Policy, preferences: Sequence[Preference]) ->
     for group in alike(policy, preferences):
         lab.say(
             f"{policy.name}: the policy computes the same at {' and at '.join(map(str, group))}, so these weights have no effect; "
-            "train longer, or look whether the data tell the objectives apart"
+            "train longer, or check that the objectives of the data differ"
         )
 
 

@@ -24,7 +24,7 @@ from paretune.runs.workers import Job, Outcome, Perform, Queue, Tell, in_order, 
 
 @dataclass(frozen=True)
 class Swept:
-    """What came of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
         report: Path of the report; None where too little was finished for one.
@@ -42,7 +42,7 @@ class Swept:
 
 @dataclass
 class Progress:
-    """What is known of the tasks so far: task -> value, and the outcomes of those that were tried."""
+    """The state of the tasks so far: task -> value, and the outcomes of those that were tried."""
 
     values: dict[Task, dict[str, Any]] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Progress:
 
 
 Do = Callable[[Sequence[Task]], None]
-"""Does the tasks that are not finished, and notes what came of all of them."""
+"""Does the tasks that are not finished, and records the outcomes."""
 
 
 def sweep(config: RunConfig, address: str | None = None, performed_by: Perform = perform) -> Swept:
@@ -85,7 +85,7 @@ def sweep(config: RunConfig, address: str | None = None, performed_by: Perform =
         if known.failed:
             raise TrainingError(f"the sweep cannot start: {known.failed[0].error}")
         here = world(config.model_dump_json())
-        here.config.extrapolations(here.objectives)  # a wrong one is said before training, not after it
+        here.config.extrapolations(here.objectives)  # a wrong one is reported before training, not after it
         reused = _do_all(here, known, do)
     return _gathered(here, known, reused)
 
@@ -228,7 +228,7 @@ def _spread_over_seeds(here: SweepContext, report: Path) -> None:
 
 @contextmanager
 def _board(live: bool) -> Iterator[Tell]:
-    """Show what becomes of the tasks: as a table that follows (tasks at the same time), or a line each; only at a terminal."""
+    """Show the states of the tasks, at a terminal only: a live table where tasks run at the same time, else one line per change."""
     if not sys.stderr.isatty():
         yield lambda name, state: None
         return

@@ -43,13 +43,13 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Names the task in tables, and its record on disk."""
+        """Name of the task in tables, and of its record on disk."""
         return "@".join(filter(None, [self.method or self.kind, self.preference]))
 
 
 @dataclass(frozen=True)
 class SweepContext:
-    """What all tasks of a run work on."""
+    """The inputs of all tasks of a run."""
 
     config: RunConfig
     lab: Lab
@@ -125,8 +125,8 @@ def _do(here: SweepContext, task: Task) -> dict[str, Any]:
 def _reference_pass(here: SweepContext) -> None:
     """Read the pairs of the single-objective models by the base model, in the order of the objectives.
 
-    Whoever came first would do it; but forwards are packed of what is asked for together, so the order of the passes can show
-    in the last digits, and is to be the same in every sweep.
+    The first task that needs the pass would do it; but a forward is packed of what is requested together, so the order of the
+    passes can show in the last digits, and must be the same in every sweep.
     """
     dpo, training = here.config.corners()
     with here.lab.trained_by(training):

@@ -1,4 +1,4 @@
-"""A queue of jobs: run in order in this process, or on the machines of a Ray cluster; one that fails takes none along."""
+"""A queue of jobs: run in order in this process, or on the machines of a Ray cluster. A job that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Perform = Callable[[Any], dict[str, Any]]
 """Does a job: from its order, which can be pickled, to JSON values. It is a function of a module, as workers import it."""
 
 Tell = Callable[[str, str], None]
-"""Called with a job's name and what becomes of it."""
+"""Receives the name of a job and its state."""
 
 Queue = Callable[[Sequence["Job"], Tell], "list[Outcome]"]
-"""Runs jobs, however often they have to be tried, and returns what came of each, in their order."""
+"""Runs jobs, with their retries, and returns their outcomes in the same order."""
 
 PATIENCE = 30.0
 """Seconds in which a cluster must answer."""
@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: its value, or why it failed at the last of its tries; seconds of that try."""
+    """The outcome of a job: its value, or why it failed at the last of its tries; seconds of that try."""
 
     name: str
     value: dict[str, Any] | None

@@ -6,7 +6,7 @@ A preference w is a ray from the best score of every objective through ``low + w
     1. score all responses; the pool is the first non-dominated layers
     2. for each w: fine-tune a fresh adapter on S1(w), the k responses of the pool nearest to its ray
     3. the M + 1 adapters of one objective each and of equal weights answer training prompts; score the answers
-    4. for each w: go on from its adapter on S2(w), the k / 2 nearest of these answers' own pool
+    4. for each w: continue from its adapter on S2(w), the k / 2 nearest of these answers' own pool
 
 Both stages lower the mean negative log-likelihood of a response token. A preference is served by the adapter trained nearest
 to it: there is nothing to interpolate.
@@ -55,7 +55,7 @@ class ParetoHqDConfig(Rays):
             it off where such short answers are right.
         steps: Optimiser steps of stage 1; by default those of ``train``. The paper has 200 in batches of 8, and it is not
             known whether for both stages.
-        stage2: Answer prompts with the stage-1 models and go on on the best answers; off, the method ends after stage 1.
+        stage2: Answer prompts with the stage-1 models and continue on the best answers; off, the method ends after stage 1.
         stage2_steps: Optimiser steps of stage 2; by default half of stage 1's.
         prompts: Training prompts that each of the M + 1 models answers, drawn at random and the same for all; all of them where
             there are fewer.
@@ -277,7 +277,7 @@ def scored(inputs: Inputs, dataset: ScoredDataset, stage: str) -> ScoredDataset:
     """Return the data with scores for the objectives that have none at all; those of the others stay as they are.
 
     Raises:
-        ConfigError: such an objective has no scorer; names stage and objective.
+        ConfigError: such an objective has no scorer; the message names stage and objective.
     """
     silent = [
         objective
@@ -316,7 +316,7 @@ def _report(lab: Lab, selection: Selection, objectives: Sequence[str], count: in
 
 
 def work(run: Work, name: str, config: ParetoHqDConfig, training: Training) -> list[Stage]:
-    """Return the stages that train on the data, answer prompts, and go on on the answers."""
+    """Return the stages that train on the data, answer prompts, and continue on the answers."""
     anchors = [preference.over(run.objectives) for preference in run.preferences]
     models, wanted = trained_first(anchors, config)
     data = run.demonstrations("train")

@@ -1,4 +1,4 @@
-"""Which responses lie nearest to the ray of a preference (ParetoHqD, Gu et al. 2025, arXiv 2504.16628).
+"""The responses that lie nearest to the ray of a preference (ParetoHqD, Gu et al. 2025, arXiv 2504.16628).
 
 A preference w is a ray in the space of M scores, from the best value of every objective through the compromise
 ``low + w * (high - low)``. For each preference the k responses nearest to its ray are taken, out of a pool of whole
@@ -71,9 +71,10 @@ class Candidates:
     """N responses of a data set that may be imitated.
 
     Attributes:
-        rows, responses: ``[N]``, where each one stands: row of the data, response of the row.
-        scores: ``[N, M]``, as in the data, NaN for missing.
-        dropped: reason -> responses left out for it.
+        rows: Row of the data of each one, ``[N]``.
+        responses: Position of each one in its row, ``[N]``.
+        scores: Scores ``[N, M]`` as in the data, NaN where one is missing.
+        dropped: Reason -> number of responses that were left out for it.
     """
 
     rows: np.ndarray
@@ -88,7 +89,7 @@ class Candidates:
 
 
 def candidates(dataset: ScoredDataset, collapsed: Callable[[str], bool] | None = None) -> Candidates:
-    """Return all responses but those cut by a token limit, repeated for their prompt, or ``collapsed`` (None: not asked).
+    """Return all responses but those cut by a token limit, repeated for their prompt, or ``collapsed`` (None checks none).
 
     A cut response does not show where to stop.
     """
@@ -117,7 +118,7 @@ def candidates(dataset: ScoredDataset, collapsed: Callable[[str], bool] | None =
 
 
 def _print(key: str, text: str) -> int:
-    """Return 64 bits that tell a response to a prompt from another."""
+    """Return 64 bits that identify a response to a prompt."""
     return int.from_bytes(hashlib.blake2b(f"{key}{text}".encode(), digest_size=8).digest(), "little")
 
 
@@ -126,7 +127,7 @@ class Selection:
     """The responses chosen for P preferences, as positions in the scores ``[N, M]`` they were chosen from.
 
     Attributes:
-        preferences: ``[P, M]``, on the simplex.
+        preferences: Weights ``[P, M]``, on the simplex.
         chosen: P arrays of positions, nearest to the ray first; k each, fewer where the pool holds fewer.
         distances: P arrays, the distance of each to its ray in units of the normalised scores.
         pool: ``[n]`` positions of the non-dominated layers the choice was made from, best layer first.
@@ -134,8 +135,8 @@ class Selection:
         means: ``[P, M]``, mean score of the chosen.
         ideal: ``[M]``, best score of each objective, from which all rays start.
         directions: ``[P, M]`` in units of score, 0 where an objective does not vary: a ray is ``ideal + t * direction``.
-        k: how many were asked for.
-        notes: what a person should know about this choice.
+        k: Requested number of responses.
+        notes: What a user should know about this choice.
     """
 
     preferences: np.ndarray
@@ -357,7 +358,7 @@ def _gaps(weights: np.ndarray, direction: Direction) -> np.ndarray:
 
 
 def _line(ray: np.ndarray) -> np.ndarray:
-    """Return the ray's direction, scaled to tell a short one from none; 0 for a single objective, which is no plane."""
+    """Return the ray's direction, scaled so that a short one differs from none; 0 for a single objective, which is no plane."""
     longest = np.abs(ray).max(initial=0.0)
     return ray / longest if len(ray) > 1 and longest > 0 else np.zeros_like(ray)
 

@@ -7,7 +7,7 @@ Yang et al. 2024 (arXiv 2402.10207). r are scores, standardised over the offline
         draw prompts x and goals g: best in all objectives but one
         sample y from the model at fmt(x, g); score it; relabel it as fmt(x, r(x, y))
         keep the better responses of the offline set and of the new ones, each set by itself           (MORS)
-        go on: imitate some of the kept offline responses and all kept new ones of iterations 1..j
+        continue: imitate some of the kept offline responses and all kept new ones of iterations 1..j
     in use:   a preference w asks for the scores r_i = low_i + z_i(w) (high_i - low_i)
 
 The body of the paper was not readable to us: the algorithm is that of the authors' released code. docs/methods/ric.md lists the
@@ -120,7 +120,7 @@ def train(inputs: Inputs, config: RiCConfig) -> Policy:
     the online stages keep their last ones. An objective without a scorer needs scores in the data, and no iterations.
 
     Raises:
-        ConfigError: an objective that a stage needs a scorer for has none, or an endpoint is to draw with tags that are tokens.
+        ConfigError: an objective that a stage needs a scorer for has none, or an endpoint would have to draw with learned tags.
         DataError: a prompt that holds a tag.
         TrainingError: an iteration that is left with no response to train on; the adapter before it is kept on disk.
     """

@@ -72,10 +72,10 @@ def implicit_rewards(logps: np.ndarray, reference: np.ndarray, beta: float) -> n
 
 
 def keep_rewrites(rewritten: np.ndarray, original: np.ndarray, rule: Keep = "any_gain") -> np.ndarray:
-    """Return bool ``[N]``: the rewrite goes on, by its rewards ``[N, K]`` and those of the response it rewrites.
+    """Return bool ``[N]``: the rewrite is kept, by its rewards ``[N, K]`` and those of the response it rewrites.
 
     ``any_gain`` (the official code): it gains on some objective, whatever it loses on others. ``weak_dominance``: it gains
-    on some and loses on none. ``keep_both``: always; the original goes on beside it, where the other rules end it.
+    on some and loses on none. ``keep_both``: always; the original is kept too, which the other rules drop.
 
     Raises:
         ConfigError: an unknown rule.

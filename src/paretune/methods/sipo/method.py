@@ -9,7 +9,7 @@ both, under every objective, and trains on that:
     4. filter: y* = the best of those with R_i(y) > R_i(a) and R_i(y) > R_i(b) for all i; no such y: the pair is left out
     5. pairs (y*, a) and (y*, b), the same for every objective
     6. fine-tune each pi_i from itself, the reference being pi_i before:   L = DPO + alpha * mean nats a token of y*
-    7. go on from 2 with the new pi_i (``rounds``), then serve them mixed at the user's w
+    7. repeat from 2 with the new pi_i (``rounds``), then serve them mixed at the user's w
 
 What a prompt needs once is done once: its candidates serve all its pairs, and all its texts are one packed group.
 """
@@ -47,7 +47,7 @@ CONFLICTING = 0.5
 class SIPOConfig(Search):
     """Settings of SIPO, beside those of :class:`paretune.methods.sipo.rounds.Search`.
 
-    Where the paper's text could not be read, defaults are those of its code, or say otherwise.
+    Where the paper's text could not be read, defaults are those of its code unless the setting states otherwise.
 
     Attributes:
         beta: Strength of the KL penalty, in the alignment, in rewards and in fine-tuning.

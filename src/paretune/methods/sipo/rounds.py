@@ -161,7 +161,7 @@ def improve(work: Round, counts: Counter[str]) -> tuple[list[Pair], dict[str, An
 
 
 def report(work: Round, chosen: Mapping[int, Candidate], retention: Retention) -> dict[str, Any]:
-    """Say what a round kept and how long it is, write it to the run folder, and return the facts stored with adapters."""
+    """Log what a round kept and its lengths, write it to the run folder, and return the facts that adapters store."""
     lab, table = work.lab, work.table
     lab.say(f"sipo\n{Retention.header()}\n{retention}")
     facts: dict[str, Any] = {"round": work.number, "retention": asdict(retention)}
@@ -197,14 +197,14 @@ def draw(
 ) -> list[tuple[str, bool]]:
     """Return for every prompt the text drawn at its preference (a number in W), and whether it was cut.
 
-    A stage of the run, made of parts that are kept as they are drawn: a killed run goes on with the next part.
+    This is a stage of the run. Its parts are kept as they are drawn, so a killed run continues with the next part.
     """
     lab, sampling = work.lab, work.sampling
     asked = [work.weights[w] for w in weights]
     seeds = [lab.training.seed * 1_000_003 + number for number in range(len(prompts))]
     words = [[[message.role, message.content] for message in prompt] for prompt in prompts]
     used = [policy.effective(preference) for preference in work.weights]
-    endpoint = None if policy.adapters else work.endpoint  # it draws what the base model says
+    endpoint = None if policy.adapters else work.endpoint  # it has the base model only
     who = [used[w] for w in weights]
     key = fingerprint(words, who, seeds, sampling.identity(), str(lab.lm.model.dtype), *identity(endpoint))
     size = part_size(sampling)
