@@ -145,7 +145,7 @@ def test_members_of_another_divergence_are_trained_and_mixed(
 
 
 def test_settings_are_checked_before_a_run() -> None:
-    with pytest.raises(ConfigError, match="alpha of the divergence lies between 0 and 1, got 1"):
+    with pytest.raises(ConfigError, match="alpha of the divergence must be above 0 and below 1, got 1"):
         MODConfig(divergence="alpha", alpha=1.0)
     with pytest.raises(ConfigError, match="normalisers of the reverse KL"):
         MODConfig(divergence="forward-kl", candidates=2)
