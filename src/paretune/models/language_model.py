@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
@@ -28,6 +29,7 @@ from transformers import (
 
 from paretune.core.errors import DataError, ModelError
 from paretune.core.files import atomic_path, cache_folder, fingerprint, write_text
+from paretune.core.folder_form import EXPORT, write_marker
 from paretune.data.rows import Prompt
 from paretune.models.adapter import Adapter
 from paretune.models.packing import prepare
@@ -273,10 +275,23 @@ def _converted(gguf: Path) -> Path:
         raise ModelError(
             f"{gguf}: cannot convert the GGUF file ({error}); it needs `pip install 'paretune[gguf]'`"
         ) from error
-    with atomic_path(folder) as temporary:
+    with atomic_path(
+        folder, EXPORT, keep_equal=True
+    ) as temporary:  # another process may have made it meanwhile
+        temporary.mkdir()
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        write_marker(temporary)
     return folder
+
+
+def _known_hash(memory: Path) -> str:
+    """Return the hash that a file of the cache holds; empty where there is none in it, so that it is computed again."""
+    try:
+        text = memory.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""
+    return text if re.fullmatch("[0-9a-f]{64}", text) else ""
 
 
 def _weights_fingerprint(source: str, config: Any) -> str:
@@ -288,11 +303,13 @@ def _weights_fingerprint(source: str, config: Any) -> str:
     for file in sorted(folder.glob("*.safetensors")):
         stat = file.stat()
         memory = cache_folder() / "hashes" / fingerprint(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
-        if not memory.is_file():
+        known = _known_hash(memory)
+        if not known:
             digest = hashlib.sha256()
             with file.open("rb") as stream:
                 while block := stream.read(1 << 22):
                     digest.update(block)
             write_text(memory, digest.hexdigest())
-        parts.append(memory.read_text())
+            known = digest.hexdigest()
+        parts.append(known)
     return fingerprint(parts)

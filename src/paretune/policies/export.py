@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paretune.core.errors import ConfigError, ModelError
-from paretune.core.files import write_json
+from paretune.core.files import atomic_path, write_json
+from paretune.core.names import path_component
 from paretune.core.preference import Preference
 from paretune.fronts.record import FrontRecord, Point
 from paretune.generation.generate import attached
@@ -53,36 +54,53 @@ def export_grid(
         front: A run's ``front.json``; points measured at a preference give its scores, others have none.
 
     Raises:
-        ConfigError: ``folder`` is not empty.
+        ConfigError: ``folder`` is not empty, or the name of an objective cannot be part of the name of a folder.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: is not empty; give a new folder")
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfigError(
+            f"{folder}: {'is a file' if folder.is_file() else 'is not empty'}; give a new folder"
+        )
     measured = _measured(policy.name, front)
     adapters: dict[str, Any] = {}
-    names: dict[Preference, str] = {}
-    for preference, used in zip(preferences, policy.used(preferences), strict=True):
-        if used in names:
-            adapters[names[used]]["serves"].append(preference.as_dict())
-            continue
-        name = names[used] = "-".join(
-            f"{objective}{weight:.3g}" for objective, weight in used.as_dict().items()
-        )
-        export(policy, used, folder / name)
-        end = policy.prompt_end(used)
-        adapters[name] = {
-            "preference": used.as_dict(),
-            **({"prompt_ends_with": end} if end else {}),
-            "serves": [preference.as_dict()],
-            "scores": measured.get(used.weights),
-        }
+    served = policy.used(preferences)
+    names = _names(served)
     manifest = {
         "policy": policy.name,
         "base_model": policy.lm.name,
         "objectives": list(policy.objectives),
         "adapters": adapters,
     }
-    write_json(folder / MANIFEST, manifest)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        for preference, used in zip(preferences, served, strict=True):
+            name = names[used]
+            if name in adapters:
+                adapters[name]["serves"].append(preference.as_dict())
+                continue
+            export(policy, used, temporary / name)
+            end = policy.prompt_end(used)
+            adapters[name] = {
+                "preference": used.as_dict(),
+                **({"prompt_ends_with": end} if end else {}),
+                "serves": [preference.as_dict()],
+                "scores": measured.get(used.weights),
+            }
+        write_json(temporary / MANIFEST, manifest)
     return manifest
+
+
+def _names(served: Sequence[Preference]) -> dict[Preference, str]:
+    """Return the name of each LoRA: its weights, with as few digits as tell all apart.
+
+    Raises:
+        ConfigError: The name of an objective cannot be part of the name of a folder, or all names together are too long for one.
+    """
+    different = list(dict.fromkeys(served))
+    for digits in range(3, 18):
+        names = ["-".join(f"{o}{weight:.{digits}g}" for o, weight in w.as_dict().items()) for w in different]
+        if len(set(names)) == len(names):
+            break
+    return {w: path_component(name, "the LoRA") for w, name in zip(different, names, strict=True)}
 
 
 def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:

@@ -13,6 +13,7 @@ from paretune.core.errors import ConfigError, suggest
 from paretune.core.settings import parse
 from paretune.methods import METHODS
 from paretune.runs.config import RunConfig
+from paretune.runs.names import check_names
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -45,6 +46,7 @@ def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig
     if isinstance(train, Mapping) and "seed" in train:
         raise ConfigError("unknown key train.seed; seed is that of the whole run, training included")
     config = parse(RunConfig, values, source=source)
+    check_names(config)
     for name in config.methods:
         _check_entry(config, name)
     if config.endpoint:
