@@ -1,1 +1,3 @@
-"""From a config to a report: config, names, parse, schema, prepare, run_folder, run, extend, measure, tasks, sweep, workers, plan, estimate."""
+"""From a config to a report: config, names, parse, schema, prepare, run_folder, run, extend, measure, tasks, sweep, workers, plan,
+estimate.
+"""

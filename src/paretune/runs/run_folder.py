@@ -32,7 +32,8 @@ def at_work(config: RunConfig, shared: bool = False) -> Iterator[None]:
     What killed processes of this product left in it is removed first. Of several processes of a run the first does this.
 
     Raises:
-        ConfigError: A name in the config cannot be that of a folder, or the folder holds files of somebody else that the run would overwrite.
+        ConfigError: A name in the config cannot be that of a folder, or the folder holds files of somebody else that the run
+            would overwrite.
         ModelError: The folder of one of its policies holds other files.
         ParetuneError: Another process works there.
     """

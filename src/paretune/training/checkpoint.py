@@ -21,8 +21,6 @@ from typing_extensions import NotRequired, TypedDict
 from paretune.core.errors import TrainingError
 from paretune.core.files import append, atomic_path
 
-Record = dict[str, float]
-
 
 class Facts(TypedDict):
     """What the header of the file says.
@@ -61,8 +59,8 @@ class Progress:
 
     step: int = 0
     best_loss: float = math.inf
-    held_out: Record = field(default_factory=dict)
-    history: list[Record] = field(default_factory=list)
+    held_out: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
     learned: bool = False
     best: dict[str, Tensor] = field(default_factory=dict)
     saved: int = 0
