@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.files import atomic_path, write_json
-from paretune.core.names import path_component
+from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.preference import Preference
 from paretune.fronts.record import FrontRecord, Point
 from paretune.generation.generate import attached
@@ -100,7 +100,7 @@ def _names(served: Sequence[Preference]) -> dict[Preference, str]:
         names = ["-".join(f"{o}{weight:.{digits}g}" for o, weight in w.as_dict().items()) for w in different]
         if len(set(names)) == len(names):
             break
-    return {w: path_component(name, "the LoRA") for w, name in zip(different, names, strict=True)}
+    return {w: path_component(name, "the LoRA", LONGEST_MADE) for w, name in zip(different, names, strict=True)}
 
 
 def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:
