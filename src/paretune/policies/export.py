@@ -100,7 +100,9 @@ def _names(served: Sequence[Preference]) -> dict[Preference, str]:
         names = ["-".join(f"{o}{weight:.{digits}g}" for o, weight in w.as_dict().items()) for w in different]
         if len(set(names)) == len(names):
             break
-    return {w: path_component(name, "the LoRA", LONGEST_MADE) for w, name in zip(different, names, strict=True)}
+    return {
+        w: path_component(name, "the LoRA", LONGEST_MADE) for w, name in zip(different, names, strict=True)
+    }
 
 
 def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:
