@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -134,21 +135,19 @@ def test_an_objective_that_leads_elsewhere_is_no_name_of_a_lora(lm: LanguageMode
 
 
 @pytest.mark.parametrize(
-    "text",
+    "entries",
     [
-        "{}",
-        "[]",
-        "null",
-        '{"policy": "a", "base_model": "b", "objectives": 3, "adapters": {}}',
-        '{"policy": "a", "base_model": "b", "objectives": ["x"], "adapters": {"../y": {"preference": {"x": 1}}}}',
-        '{"policy": "a", "base_model": "b", "objectives": ["x"], "adapters": {"y": {"preference": {"z": 1}}}}',
-        '{"policy": "a", "base_model": "b", "objectives": ["x"], "adapters": {"y": {"preference": {"x": 1}, "scores": {}}}}',
+        None,
+        3,
+        {"../y": {"preference": {"x": 1}}},
+        {"y": {"preference": {"z": 1}}},
+        {"y": {"preference": {"x": "1"}}},
+        {"y": {"preference": {"x": 1}, "scores": {"z": {"mean": 1, "low": 1, "high": 1}}}},
+        {"y": {"preference": {"x": 1}, "scores": {"x": {"mean": 1}}}},
     ],
 )
-def test_a_manifest_of_another_form_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "manifest.json").write_text(text)
-    if '"scores": {}' in text:
-        assert exported(tmp_path)[1][0].surface is None
-        return
+def test_a_manifest_of_another_form_is_named(tmp_path: Path, entries: object) -> None:
+    facts = {"policy": "a", "base_model": "b", "objectives": ["x"], "adapters": entries}
+    (tmp_path / "manifest.json").write_text(json.dumps(facts if entries else entries))
     with pytest.raises(ModelError, match=r"manifest\.json.*export them again with --grid"):
         exported(tmp_path)
