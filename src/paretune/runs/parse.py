@@ -13,15 +13,18 @@ from paretune.core.errors import ConfigError, suggest
 from paretune.core.settings import parse
 from paretune.methods import METHODS
 from paretune.runs.config import RunConfig
+from paretune.runs.shipped import find_config
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply ``key=value`` overrides such as ``train.steps=50`` or ``methods.modpo.beta=0.2``.
 
+    Where there is no such file, a name such as ``quickstart`` is that of a config that ships with the package.
+
     Raises:
         ConfigError: No such file, bad YAML, an unknown key (the nearest name is given), a value of the wrong type.
     """
-    path = Path(path)
+    path = find_config(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

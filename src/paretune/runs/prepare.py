@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,6 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if isinstance(spec, list) and spec:
             return concatenate([source(entry, split) for entry in spec])
-        if isinstance(spec, str) and spec in QUICKSTART:
-            return ScoredDataset.read(quickstart_data(spec))
         return load_data(spec, split, path=config.data.path)
 
     dataset = source(config.data.source, config.data.split)
@@ -71,15 +68,6 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
         parts = dataset.split(fractions, config.seed)
         return {**parts, "test": source(config.data.test, None)}
     return dataset.split(fractions, config.seed)
-
-
-QUICKSTART = {"quickstart": "answers.jsonl.gz", "quickstart-prompts": "prompts.jsonl"}
-"""Sources that ship with the package: prompts with four responses of the embedded model each, and prompts held out."""
-
-
-def quickstart_data(name: str = "quickstart") -> Path:
-    """Return the file of a source that ships with the package."""
-    return Path(str(files("paretune.data") / "quickstart" / QUICKSTART[name]))
 
 
 def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
