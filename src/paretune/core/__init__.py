@@ -1,1 +1,1 @@
-"""Plain values that everything else uses: errors, files, settings, preference, sampling, progress, launch."""
+"""Plain values that everything else uses: errors, files, tensor_file, settings, preference, sampling, progress, launch."""
