@@ -22,6 +22,9 @@ from paretune.core.errors import ConfigError, ModelError
 Divergence = Literal["reverse-kl", "forward-kl", "alpha", "jensen-shannon"]
 DIVERGENCES: tuple[Divergence, ...] = ("reverse-kl", "forward-kl", "alpha", "jensen-shannon")
 
+MOST_CANDIDATES = 1024
+"""Largest number of candidates: all of them are decoded together, each with a cache of its own."""
+
 BISECTIONS = 60
 """Halvings of the bracket of c, which is at most 1 / alpha wide."""
 
@@ -45,8 +48,12 @@ class Mixing:
             raise ConfigError(f"divergence {self.divergence!r}; expected one of: {', '.join(DIVERGENCES)}")
         if not 0 < self.alpha < 1:
             raise ConfigError(f"alpha of the divergence must be above 0 and below 1, got {self.alpha}")
-        if self.candidates < 1:
-            raise ConfigError(f"candidates must be at least 1, got {self.candidates}")
+        if isinstance(self.candidates, bool) or not isinstance(self.candidates, int):
+            raise ConfigError(f"candidates must be a whole number, got {self.candidates!r}")
+        if not 1 <= self.candidates <= MOST_CANDIDATES:
+            raise ConfigError(
+                f"candidates must be at least 1 and at most {MOST_CANDIDATES}, got {self.candidates}"
+            )
         if self.candidates > 1 and self.divergence != "reverse-kl":
             raise ConfigError(
                 f"candidates are resampled by the normalisers of the reverse KL; with {self.divergence} leave candidates at 1"
