@@ -1,1 +1,3 @@
-"""Plain values that everything else uses: errors, files, settings, preference, sampling, progress, launch."""
+"""Plain values that everything else uses: errors, files, yaml_text, bounds, settings, settings_words, preference, sampling, progress,
+launch.
+"""

@@ -30,6 +30,7 @@ from paretune.core.errors import DataError, ModelError
 from paretune.core.files import atomic_path, cache_folder, fingerprint, write_text
 from paretune.data.rows import Prompt
 from paretune.models.adapter import Adapter
+from paretune.models.devices import present
 from paretune.models.packing import prepare
 
 EMBEDDED = "smollm2-135m"
@@ -205,11 +206,9 @@ def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype
     """Return the device and the number format that :func:`load` chooses.
 
     Raises:
-        ModelError: A number format that is not known.
+        ModelError: A number format that is not known, or a device that is not or that this machine lacks.
     """
-    resolved = (
-        torch.device(device) if device else (torch.accelerator.current_accelerator() or torch.device("cpu"))
-    )
+    resolved = present(device or None)
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
     if kind is None:
         if dtype != "auto":
