@@ -29,7 +29,9 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0, help="the seed of all that is random")
     options.add_argument("--trial", help="only trials whose name contains this")
     options.add_argument("--jobs", type=int, default=1, help="trials at the same time")
-    options.add_argument("--json", type=Path, default=Path("build/campaign.json"), help="the file of outcomes")
+    options.add_argument(
+        "--json", type=Path, default=Path("build/campaign.json"), help="the file of outcomes"
+    )
     options.add_argument("--folder", type=Path, help="where to work and to keep what did not hold")
     given = options.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="campaign-"))
@@ -41,7 +43,9 @@ def main() -> int:
     print(table(outcomes))
     for outcome in outcomes:
         if not outcome.held:
-            print(f"\n{outcome.kind} {outcome.name}: {outcome.remark}\n    {repeat(outcome, given.count, given.seed)}")
+            print(
+                f"\n{outcome.kind} {outcome.name}: {outcome.remark}\n    {repeat(outcome, given.count, given.seed)}"
+            )
     given.json.parent.mkdir(parents=True, exist_ok=True)
     facts = {"seed": given.seed, "outcomes": [outcome.to_dict() for outcome in outcomes]}
     given.json.write_text(json.dumps(facts, indent=1) + "\n")

@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar, overload
 
 from paretune.core.errors import ParetuneError
 from paretune.core.folder_form import FolderForm, refuse_foreign
-from paretune.core.swap import holder_beside, replace_folder, settle, sweep, sync, write_through
+from paretune.core.swap import holder_beside, replace_folder, settle, sweep, sync
 
 T = TypeVar("T")
 
@@ -254,7 +254,9 @@ def home_expanded(path: str, what: str) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
-        cure = "set PARETUNE_CACHE to a folder that can be written" if path == "~/.cache" else "give a full path"
+        cure = (
+            "set PARETUNE_CACHE to a folder that can be written" if path == "~/.cache" else "give a full path"
+        )
         raise ParetuneError(f"{what}: {path!r}: there is no such home folder; {cure}") from error
 
 

@@ -34,7 +34,9 @@ def working_in(folder: Path, shared: bool = False) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise ParetuneError(f"{file}: cannot write ({error.strerror or error}); nothing was written.") from error
+        raise ParetuneError(
+            f"{file}: cannot write ({error.strerror or error}); nothing was written."
+        ) from error
     try:
         locked = try_lock(descriptor, shared)
         holder = _holder(descriptor)
@@ -42,7 +44,11 @@ def working_in(folder: Path, shared: bool = False) -> Iterator[None]:
         if locked is False or (by_name and not (shared and holder.get("shared"))):
             raise ParetuneError(_taken(folder, file, holder, locked is None))
         owner = this_process()
-        facts = {"host": platform.node(), "pid": owner.pid, "since": datetime.now().astimezone().isoformat("T", "seconds")}
+        facts = {
+            "host": platform.node(),
+            "pid": owner.pid,
+            "since": datetime.now().astimezone().isoformat("T", "seconds"),
+        }
         _write(descriptor, facts | {"owner": list(owner), "shared": shared, "working": True})
         try:
             yield

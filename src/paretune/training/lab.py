@@ -62,7 +62,7 @@ class Lab:
     scoring_forwards: int = 0
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.folder)
+        self.folder = Path(self.folder).absolute()
         self.accelerator = start(self.lm.device)
         self.team = ProcessGroup.of(self.accelerator, self.lm.model)
         self._stages = Stages(self.folder, self.team, self.shared, self.say)
