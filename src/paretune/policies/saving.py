@@ -79,9 +79,9 @@ def load(folder: str | Path, lm: LanguageModel) -> Policy:
 def _mixing(values: Mapping[str, Any], file: Path) -> Mixing:
     """Return the rule of MOD that a ``policy.json`` states."""
     try:
-        return parse(Mixing, values, "mixing", str(file))
+        return parse(Mixing, values, "mixing")
     except ParetuneError as error:
-        raise ModelError(f"{error}; save the policy again") from error
+        raise ModelError(f"{file}: {error}; save the policy again") from error
 
 
 def load_policy(folder: str | Path, dtype: str | None = None) -> Policy:
