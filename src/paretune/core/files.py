@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import gzip
 import hashlib
 import json
@@ -30,7 +31,9 @@ _swept: set[tuple[int, str]] = set()
 
 
 @contextmanager
-def atomic_path(target: str | Path, form: FolderForm | None = None) -> Iterator[Path]:
+def atomic_path(
+    target: str | Path, form: FolderForm | None = None, keep_equal: bool = False
+) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` (a file or a folder) and put it in the place of ``target`` on success.
 
     On any exception the temporary path is removed and ``target`` stays as it was. What is written is on the disk when this
@@ -39,6 +42,7 @@ def atomic_path(target: str | Path, form: FolderForm | None = None) -> Iterator[
     Args:
         target: A file, which replaces an older one; or a folder, which replaces an empty one, or an older one of ``form``.
         form: What an older folder may hold. A folder with anything else is somebody's own, and is never replaced.
+        keep_equal: Leave an older folder alone where it holds the same files, byte for byte, whatever else it holds.
 
     Raises:
         ModelError: ``target`` is a folder that holds anything else, or a file where a folder is written.
@@ -48,12 +52,15 @@ def atomic_path(target: str | Path, form: FolderForm | None = None) -> Iterator[
     if target.is_symlink() and target.is_dir():
         target = target.resolve()  # the folder is replaced, and not the link to it
     try:
-        refuse_foreign_folder(target, form)
+        if not keep_equal and (form is not None or target.is_dir()):
+            refuse_foreign(target, form)
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(target.parent)
         with holder_beside(target) as holder:
             temporary = holder / target.name
             yield temporary
+            if keep_equal and _holds_the_same(target, temporary):
+                return
             settle(temporary)
             if temporary.is_dir():
                 refuse_foreign(target, form)
@@ -71,10 +78,13 @@ def atomic_path(target: str | Path, form: FolderForm | None = None) -> Iterator[
         raise _unwritable(target, cause) from error
 
 
-def refuse_foreign_folder(target: str | Path, form: FolderForm | None) -> None:
-    """Raise a ModelError where ``target`` is a folder that holds anything that is not of ``form``, see :func:`atomic_path`."""
-    if Path(target).is_dir():
-        refuse_foreign(Path(target), form)
+def _holds_the_same(target: Path, new: Path) -> bool:
+    """Return whether ``target`` has all files of the folder ``new``, with the same bytes."""
+    return new.is_dir() and all(
+        (old := target / file.relative_to(new)).is_file() and filecmp.cmp(old, file, shallow=False)
+        for file in new.rglob("*")
+        if file.is_file()
+    )
 
 
 def _sweep_once(folder: Path) -> None:

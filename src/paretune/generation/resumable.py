@@ -121,4 +121,7 @@ class Part:
 
 
 def _is_drawn(value: object, width: int) -> bool:
-    return value is None or (isinstance(value, list) and len(value) == width and isinstance(value[0], str))
+    if not isinstance(value, list):
+        return value is None
+    plain = all(each is None or isinstance(each, (str, bool, int, float)) for each in value)
+    return len(value) == width and isinstance(value[0], str) and plain

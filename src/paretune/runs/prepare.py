@@ -15,6 +15,7 @@ from paretune.generation.sample import sample_dataset, sample_remotely
 from paretune.models.devices import present
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
+from paretune.runs.names import check_objectives
 from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
@@ -178,6 +179,7 @@ def _objectives(config: RunConfig, splits: dict[str, ScoredDataset]) -> list[str
     """Return the names of the run's objectives in order; each needs a scorer, or the front could not be measured."""
     scored = [str(spec.get("objective")) for spec in config.score]
     names = list(config.objectives) or list(dict.fromkeys([*splits["train"].objectives, *scored]))
+    check_objectives(names)
     if len(names) < 2:
         raise ConfigError(
             f"a front needs at least two objectives, got {names}; add scorers under score:, or data with labels"

@@ -27,6 +27,7 @@ from paretune.runs.config import RunConfig
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import prepare_data, read_sources
+from paretune.runs.run_folder import VERSIONS, at_work
 from paretune.runs.sizes import check_sizes, memory_here
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
@@ -42,11 +43,12 @@ def run(config: RunConfig) -> Path:
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
     """
-    sources = read_sources(config)
-    lab = opened(config)
-    splits, scorers = prepare_data(config, lab, sources)
-    preferences = config.grid(splits["train"].objectives)
-    return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
+    with at_work(config):
+        sources = read_sources(config)
+        lab = opened(config)
+        splits, scorers = prepare_data(config, lab, sources)
+        preferences = config.grid(splits["train"].objectives)
+        return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
 
 
 def finish(
@@ -104,6 +106,11 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: An objective without adapter, or an adapter without objective.
         ModelError: An adapter of another base model, or of another divergence.
     """
+    with at_work(config):
+        return _front(config, adapters, by, mixing)
+
+
+def _front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
     sources = read_sources(config)
     lab = opened(config)
     splits, scorers = prepare_data(config, lab, sources)
@@ -133,8 +140,8 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         config.seed, device_specific=True
     )  # of global generators, which nothing here draws from but a model might
     if first:
+        write_json(folder / VERSIONS, versions())
         write_text(folder / "config.yaml", to_yaml(config))
-        write_json(folder / "versions.json", versions())
     if config.sharding == "none":
         lm = load(config.model, config.dtype, config.device)
     else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import inspect
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paretune.core.errors import ModelError
-from paretune.core.files import fingerprint
+from paretune.core.files import fingerprint, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -169,7 +168,12 @@ def _limit(folder: Path, model: Any, tokenizer: Any) -> int:
     """Return the limit of tokens per text: the one that a sentence encoder states, else that of tokenizer and positions."""
     file = folder / "sentence_bert_config.json"
     if file.is_file():
-        stated = json.loads(file.read_text(encoding="utf-8")).get("max_seq_length")
+        cure = "copy or download the model again"
+        stated = read_json(file, dict[str, Any], cure).get("max_seq_length")
+        if stated is not None and (type(stated) is not int or stated < 1):
+            raise ModelError(
+                f"{file}: max_seq_length is {stated!r:.60}, expected a whole number above 0; {cure}"
+            )
         if stated:
             return int(stated)
     # A tokenizer without a limit reports a huge integer.

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
 
 from filelock import FileLock
-from typing_extensions import NotRequired
+from typing_extensions import NotRequired, TypedDict
 
 from paretune.core.errors import ParetuneError
 from paretune.core.files import atomic_path, read_json, write_json

@@ -225,7 +225,7 @@ def draw(
         write_json(folder / "responses.json", drawn)
 
     folder = lab.stage(f"sipo/{work.number}-{stage}", key, make)
-    return [(str(text), bool(cut)) for text, cut in read_json(folder / "responses.json")]
+    return read_json(folder / "responses.json", list[tuple[str, bool]])
 
 
 def usable(
