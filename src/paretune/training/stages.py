@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock
 
-from paretune.core.files import atomic_path, read_json, write_json
+from paretune.core.errors import TrainingError
+from paretune.core.files import atomic_path, file_digest, read_json, write_json
 from paretune.models.distributed import ProcessGroup
 
 
@@ -83,7 +84,7 @@ class Stages:
             with atomic_path(folder) if self.team.first else _scratch() as temporary:
                 temporary.mkdir()
                 make(temporary)
-                done = {"key": key, "seconds": time.perf_counter() - began}
+                done = {"key": key, "seconds": time.perf_counter() - began, "files": checksums(temporary)}
                 write_json(temporary / "stage.json", done | ({"content": content} if content else {}))
         seconds = self.team.tell(time.perf_counter() - began)
         self.records.append(StageRecord(name, seconds, False))
@@ -93,9 +94,11 @@ class Stages:
         """Return the record of stage ``name`` under ``key``, or of one beside it with the same ``content``; None without either."""
         marker = self.folder / name / "stage.json"
         if marker.is_file() and (done := read_json(marker))["key"] == key:
+            refuse_changed(marker.parent, done.get("files", {}))
             return StageRecord(name, done["seconds"], True)
         for other in sorted(marker.parent.parent.glob("*/stage.json")) if content else ():
             if (done := read_json(other)).get("content") == content:
+                refuse_changed(other.parent, done.get("files", {}))
                 return StageRecord(other.parent.relative_to(self.folder).as_posix(), done["seconds"], True)
         return None
 
@@ -109,6 +112,26 @@ class Stages:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file):
             yield
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return relative path -> SHA-256 of the files in a folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+
+
+def refuse_changed(folder: Path, expected: Mapping[str, str]) -> None:
+    """Raise a TrainingError where a file of a finished stage holds other bytes than those that were written.
+
+    Files that are gone are not looked at, and neither are files that came later.
+    """
+    for name, digest in expected.items():
+        file = folder / name
+        if file.is_file() and file_digest(file) != digest:
+            raise TrainingError(
+                f"{file}: is not what this stage wrote (a disk, a copy or somebody changed it); delete the folder {folder} to have "
+                "the stage made again, or put the file back"
+            )
 
 
 @contextmanager
