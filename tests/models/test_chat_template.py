@@ -128,7 +128,7 @@ def test_a_template_that_leaves_out_reasoning_of_earlier_turns_is_fine(tmp_path:
 
 
 def test_a_broken_template_is_refused_when_the_model_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the chat template of .* refuses the prompt"):
+    with pytest.raises(ModelError, match=r"the chat template of .* refuses the prompt"):
         read(tmp_path, "{% for m in messages %}{{ m['content'] }", eos="</s>")
 
 
