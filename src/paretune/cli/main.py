@@ -35,6 +35,10 @@ app.add_typer(config_commands.config, name="config")
 ExtrapolationOption = Annotated[
     bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
 ]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
+]
 
 
 app.command()(start_commands.quickstart)
@@ -240,6 +244,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="The length limit of an answer, in tokens.")] = 160,
     temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.")] = 0.7,
     seed: Annotated[int, typer.Option(help="The seed of the sampling.")] = 0,
+    dtype: DtypeOption = None,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
@@ -248,7 +253,7 @@ def generate(
     from paretune.data.rows import Message
     from paretune.policies.saving import load_policy
 
-    loaded = load_policy(policy)
+    loaded = load_policy(policy, dtype)
     preferences = [Preference.parse(text, loaded.objectives, allow_extrapolation) for text in preference]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
     answers = loaded.generate(
@@ -279,6 +284,7 @@ def export_command(
     form: Annotated[
         str, typer.Option("--format", help="The format to write: lora (PEFT) or dense (transformers).")
     ] = "lora",
+    dtype: DtypeOption = None,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
@@ -295,7 +301,7 @@ def export_command(
     if grid == 1 or grid < 0:
         raise ConfigError(f"--grid {grid}: expected at least 2, the corners")
     source = find_policy(run, policy)
-    loaded = load_policy(source)
+    loaded = load_policy(source, dtype)
     if preference is not None:
         asked = Preference.parse(preference, loaded.objectives, allow_extrapolation)
         used = export(loaded, asked, folder, form)  # type: ignore[arg-type]

@@ -241,6 +241,15 @@ def fingerprint_of(parts: Iterable[object]) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def cache_folder() -> Path:
     """Return the folder for converted models and cached log-probabilities: ``$PARETUNE_CACHE`` or the user's cache.
 

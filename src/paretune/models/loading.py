@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -21,7 +20,7 @@ from transformers import (
 )
 
 from paretune.core.errors import ModelError, ParetuneError
-from paretune.core.files import atomic_path, cache_folder, fingerprint, write_text
+from paretune.core.files import atomic_path, cache_folder, file_digest, fingerprint, write_text
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, embedded_gguf
@@ -236,9 +235,6 @@ def _digest(file: Path) -> str:
     kept = memory.read_bytes() if memory.is_file() else b""
     if re.fullmatch(rb"[0-9a-f]{64}", kept):
         return kept.decode()
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    write_text(memory, digest.hexdigest())
-    return digest.hexdigest()
+    digest = file_digest(file)
+    write_text(memory, digest)
+    return digest

@@ -29,6 +29,7 @@ from paretune.fronts.record import FILE, FORMAT, Cost, FrontRecord, MeasuredPoli
 from paretune.fronts.record_facts import DataSummary
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
+from paretune.models.embedded import hub_name
 from paretune.policies.policy import Policy
 from paretune.reports.card import write_card
 from paretune.reports.picture import write_picture
@@ -74,7 +75,7 @@ def write_front(
 def _write(record: FrontRecord, folder: Path) -> Path:
     record.write(folder / FILE)
     write_picture(record, folder / "front.png")
-    write_card(record, folder / "README.md")
+    write_card(record, folder / "README.md", hub_name(record.model))
     return write_report(record, folder)
 
 

@@ -6,12 +6,13 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from accelerate.utils import set_seed
 
 from paretune.core.errors import ConfigError, ModelError
-from paretune.core.files import write_json, write_text
+from paretune.core.files import fingerprint, read_json, write_json, write_text
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.generation.mixing import Mixing
@@ -150,7 +151,8 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         )  # layer by layer to the device, as shards
         shard_weights(lm.model, device)
     check_sizes(config, memory_here(device), _shape(lm))
-    lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared)
+    lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
+    fix_date(lab)
     for (
         name
     ) in config.methods:  # batches that cannot be divided are refused before the first stage, not after it
@@ -166,6 +168,24 @@ def _shape(lm: LanguageModel) -> Shape | None:
         return of_config(lm.name, lm.model.config.to_dict())
     except ModelError:
         return None
+
+
+def fix_date(lab: Lab) -> None:
+    """Give all prompts of a run the date of its first day, where the chat template writes today's: tokens stay what they are."""
+    if not lab.lm.template.is_dated:
+        return
+
+    def make(folder: Path) -> None:
+        write_json(folder / "date.json", {"date": datetime.now().isoformat(timespec="seconds")})
+
+    file = lab.stage("chat-template", fingerprint(lab.lm.tokenizer.chat_template), make) / "date.json"
+    try:
+        date = datetime.fromisoformat(str(read_json(file)["date"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{file}: holds no date ({error}); delete the folder {file.parent}: the run then goes on with today's"
+        ) from error
+    lab.lm = replace(lab.lm, date=date)
 
 
 def train(

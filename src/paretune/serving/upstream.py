@@ -98,7 +98,7 @@ class Upstream:
         loras = dict(
             zip(together.anchors, zip(together.loras, together.prompt_ends, strict=True), strict=True)
         )
-        return cls(url, served, loras, together.model, kind, config, key)  # type: ignore[arg-type]
+        return cls(url, served, loras, together.base_name, kind, config, key)  # type: ignore[arg-type]
 
     async def start(self) -> None:
         """List the LoRAs of a llama.cpp server, which numbers them; other servers take names in the request."""
