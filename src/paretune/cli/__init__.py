@@ -1,4 +1,4 @@
 """The command line.
 
-Reading order: main, config, data, inspect, select, plan, verdicts, serving, choose, chat, doctor, allocator.
+Reading order: main, ending, config, data, inspect, select, plan, verdicts, serving, choose, chat, doctor, allocator.
 """

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paretune import __version__
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.data import show
-from paretune.core.errors import ParetuneError
-from paretune.core.launch import one_voice
+from paretune.cli.ending import open_streams, run_to_end
+from paretune.core.bounds import SEEDS
 
 if TYPE_CHECKING:
     from paretune.runs.config import RunConfig
@@ -31,9 +32,30 @@ app.add_typer(config_commands.config, name="config")
 
 # Modules that load torch are imported inside the commands, so that --help answers at once.
 
+LONGEST_NAME = 200
+"""Bytes of the longest name of a folder; the file system allows 255, and files beside it add some."""
+MOST_LORAS = 10_000
+"""Largest number of LoRAs of an export."""
+
+SeedOption = Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)]
 ExtrapolationOption = Annotated[
     bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
 ]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Hold the options of the command line as a whole."""
 
 
 @app.command()
@@ -74,15 +96,14 @@ def add_objective_command(
     ] = None,
 ) -> None:
     """Train one more adapter for a new objective; those of the others are reused, and the front is measured anew."""
-    import yaml
-
     from paretune.core.errors import ConfigError
+    from paretune.core.yaml_text import parse_yaml
     from paretune.runs.extend import add_objective
 
     try:
-        scorer = yaml.safe_load(score)
-    except yaml.YAMLError:
-        scorer = None
+        scorer = parse_yaml(score)
+    except ConfigError as error:
+        raise ConfigError(f"--score {score!r:.80}: {error}") from error
     if not isinstance(scorer, dict):
         raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
     report = add_objective(run, objective, scorer, overrides or [])
@@ -117,9 +138,10 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
     import json
 
     from paretune.cli.plan import render
-    from paretune.runs.estimate import estimate
+    from paretune.runs.estimate import check_targets, estimate
     from paretune.runs.plan import plan
 
+    check_targets(models or [settings.model], device)
     planned = plan(settings)
     estimates = [estimate(planned, settings, model, device) for model in models or [settings.model]]
     if as_json:
@@ -231,20 +253,26 @@ def generate(
             help="A preference to answer at, such as concise=0.7,warm=0.3, or concise+warm for equal weights; repeat to compare.",
         ),
     ],
-    max_new_tokens: Annotated[int, typer.Option(help="The length limit of an answer, in tokens.")] = 160,
-    temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.")] = 0.7,
-    seed: Annotated[int, typer.Option(help="The seed of the sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="The length limit of an answer, in tokens.", min=1)
+    ] = 160,
+    temperature: Annotated[
+        float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
+    ] = 0.7,
+    seed: SeedOption = 0,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
     from paretune.core.preference import Preference
     from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
+    from paretune.policies.policy_file import PolicyFile
     from paretune.policies.saving import load_policy
 
-    loaded = load_policy(policy)
-    preferences = [Preference.parse(text, loaded.objectives, allow_extrapolation) for text in preference]
+    objectives = PolicyFile.read(policy).objectives
+    preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
+    loaded = load_policy(policy)
     answers = loaded.generate(
         [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
     )
@@ -280,6 +308,7 @@ def export_command(
     from paretune.core.preference import Preference, preference_grid
     from paretune.policies.catalogue import find_policy
     from paretune.policies.export import export, export_grid
+    from paretune.policies.policy_file import PolicyFile
     from paretune.policies.saving import load_policy
 
     if (preference is None) == (grid == 0):
@@ -288,10 +317,18 @@ def export_command(
         raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
     if grid == 1 or grid < 0:
         raise ConfigError(f"--grid {grid}: expected at least 2, the corners")
+    if folder.is_file():
+        raise ConfigError(f"{folder}: is a file; name a new folder")
+    if len(folder.name.encode()) > LONGEST_NAME:
+        raise ConfigError(f"{str(folder)!r:.60}...: the name is longer than {LONGEST_NAME} bytes; choose a shorter one")
     source = find_policy(run, policy)
+    objectives = PolicyFile.read(source).objectives
+    asked = None if preference is None else Preference.parse(preference, objectives, allow_extrapolation)
+    points = preference_grid(objectives, grid - 1) if grid else []
+    if len(points) > MOST_LORAS:
+        raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
     loaded = load_policy(source)
-    if preference is not None:
-        asked = Preference.parse(preference, loaded.objectives, allow_extrapolation)
+    if asked is not None:
         used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
         typer.echo(
             f"{folder}: {loaded.name} at {used}"
@@ -300,7 +337,6 @@ def export_command(
         if end := loaded.prompt_end(used):
             typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
         return
-    points = preference_grid(loaded.objectives, grid - 1)
     manifest = export_grid(loaded, points, folder, source.parent.parent / "front.json")
     typer.echo(f"{folder}: {len(manifest['adapters'])} LoRAs of {loaded.name} and manifest.json")
 
@@ -320,9 +356,9 @@ def methods() -> None:
     table = Table(title="Methods (M objectives, N preferences)")
     for column in ("name", "title", "paper", "needs", "training runs", "where the preference enters"):
         table.add_column(column)
-    for name, method in METHODS.items():
-        card = method.card
-        table.add_row(name, card.title, card.paper, card.needs, card.runs, card.enters)
+    for name in METHODS:
+        card = METHODS.written_card(name)
+        table.add_row(name, *(card[key] for key in ("title", "paper", "needs", "runs", "enters")))
     show(table)
 
 
@@ -336,16 +372,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one clear message and exit code 2."""
+    open_streams()
     keep_freed_memory()
     limit_kernels()
-    try:
-        with one_voice():
-            app()
-    except ParetuneError as error:
-        typer.secho(f"paretune: {error}", fg="red", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.secho(
-            "paretune: stopped; the same command goes on from the last checkpoint", fg="yellow", err=True
-        )
-        sys.exit(130)
+    sys.exit(run_to_end(app))

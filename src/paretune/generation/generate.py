@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from paretune.core.errors import ConfigError
 from paretune.core.progress import progress
 from paretune.core.sampling import Sampling
 from paretune.generation.batch import Batch, Slot, gated
 from paretune.generation.mixing import Mixture
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import ProcessGroup
+from paretune.models.devices import memory_of
+from paretune.models.kv_cache import position_bytes
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.steering import Steering
@@ -62,6 +65,7 @@ def generate(
         mixture: Mixture of copies of each row, with gates ``[B, 1 + M, R]``; all copies of a row take one token, drawn from
             their mixture.
     """
+    check_room(lm, sampling)
     rows = [
         _row(prompt, sampling, seed, None if gates is None else gates[number], mixture, number)
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
@@ -87,6 +91,21 @@ def generate(
         )
         for row in rows
     ]
+
+
+def check_room(lm: LanguageModel, sampling: Sampling) -> None:
+    """Refuse a length whose keys and values no memory here holds, for one row alone.
+
+    Raises:
+        ConfigError: The message has the estimate.
+    """
+    needed = float(position_bytes(lm.model.config, lm.model.dtype)) * sampling.max_new_tokens
+    there = memory_of(lm.device)
+    if needed > there:
+        raise ConfigError(
+            f"max_new_tokens {sampling.max_new_tokens}: the keys and values of one answer of this length need {needed / 1e9:.3g} GB, "
+            f"and there are {there / 1e9:.3g} GB here; give a smaller length"
+        )
 
 
 def _row(
