@@ -10,6 +10,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -24,7 +25,13 @@ MISTAKE, UNEXPECTED, STOPPED = 2, 1, 130
 OUTPUT = (errno.ENOSPC, errno.EPIPE, errno.EBADF, errno.EIO)
 """How writing to the terminal, a file or a pipe fails, where the error names no file."""
 
-NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "failed to map segment", "not enough memory")
+NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "failed to map segment",
+    "not enough memory",
+)
 
 
 def run_to_end(command: Callable[[], object]) -> int:
@@ -42,7 +49,7 @@ def run_to_end(command: Callable[[], object]) -> int:
         code = STOPPED
     except MemoryError as error:
         code = _told(_memory(error), MISTAKE)
-    except Exception as error:  # the last resort: a message, and the traceback in a file
+    except Exception as error:  # noqa: BLE001 - the last resort: a message, and the traceback in a file
         code = _unexpected(error)
     if code == STOPPED:
         typer.secho(
@@ -70,14 +77,14 @@ def _check_arguments() -> None:
             argument.encode("utf-8")
         except UnicodeEncodeError as error:
             shown = argument.encode("utf-8", "backslashreplace").decode()
-            raise ParetuneError(f"the argument {shown!r:.80} has bytes that are not UTF-8; give it as UTF-8") from error
+            raise ParetuneError(
+                f"the argument {shown!r:.80} has bytes that are not UTF-8; give it as UTF-8"
+            ) from error
 
 
 def _told(message: str, code: int) -> int:
-    try:
+    with suppress(OSError):  # nobody listens
         typer.secho(f"paretune: {message}", fg="red", err=True)
-    except OSError:  # nobody listens
-        pass
     return code
 
 
@@ -89,8 +96,8 @@ def _unexpected(error: Exception) -> int:
     words = " ".join(str(error).split())
     kind = type(error).__name__
     return _told(
-        f"unexpected error, {kind}: {words:.300}. {_saved(error)} What is finished is kept, and the same command goes on from there. "
-        "Please report it with this file",
+        f"unexpected error, {kind}: {words:.300}. {_saved(error)} What is finished is kept, and the same command goes on from "
+        "there. Please report it with this file",
         UNEXPECTED,
     )
 
@@ -132,7 +139,9 @@ def _flushed(code: int) -> int:
         try:
             stream.flush()
         except (OSError, ValueError) as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1 if stream is sys.stdout else 2)  # or the interpreter would try again
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), 1 if stream is sys.stdout else 2
+            )  # or the interpreter would try again
             if code == 0 and stream is sys.stdout:
                 code = _told(_output(error), MISTAKE) if isinstance(error, OSError) else MISTAKE
     return code

@@ -176,7 +176,9 @@ def explained(error: ValidationError, kind: type, where: str = "") -> list[str]:
             lines.append(f"{key} is missing")
         elif found == "extra_forbidden":
             name = str(finding["loc"][-1])
-            lines.append(f"unknown key {f'{key}.{name}'.removeprefix('.')}; {suggest(name, known_keys(kind))}")
+            lines.append(
+                f"unknown key {f'{key}.{name}'.removeprefix('.')}; {suggest(name, known_keys(kind))}"
+            )
         elif isinstance(value, (int, float)) and (fault := out_of_bounds(value, bounds_of(hint))):
             lines.append(f"{key} {fault}")
         else:

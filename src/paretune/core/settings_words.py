@@ -51,7 +51,9 @@ def complaint(hint: Any, value: Any) -> str:
     """Return ``expected ..., got ...`` for a value that a type does not admit, with the cure where it is known."""
     kinds = [kind for kind in options(hint) if kind is not NoneType]
     if isinstance(value, str) and kinds and all(get_origin(kind) is Literal for kind in kinds):
-        return f"unknown value {shown(value)}; {suggest(value, [c for kind in kinds for c in get_args(kind)])}"
+        return (
+            f"unknown value {shown(value)}; {suggest(value, [c for kind in kinds for c in get_args(kind)])}"
+        )
     cure = ""
     if str in kinds and isinstance(value, (bool, int, float, datetime.date)):
         cure = "; put it in quotes"

@@ -17,7 +17,6 @@ from paretune.models.kv_cache import growing_cache, rows_join, rows_leave
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 
-
 FIRST_UNIFORMS = 4096
 """Random numbers that a row has at first."""
 

@@ -15,8 +15,8 @@ from paretune.core.sampling import Sampling
 from paretune.generation.batch import Batch, Slot, gated
 from paretune.generation.mixing import Mixture
 from paretune.models.adapter import Adapter
-from paretune.models.distributed import ProcessGroup
 from paretune.models.devices import memory_of
+from paretune.models.distributed import ProcessGroup
 from paretune.models.kv_cache import position_bytes
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
@@ -103,7 +103,7 @@ def check_room(lm: LanguageModel, sampling: Sampling) -> None:
     there = memory_of(lm.device)
     if needed > there:
         raise ConfigError(
-            f"max_new_tokens {sampling.max_new_tokens}: the keys and values of one answer of this length need {needed / 1e9:.3g} GB, "
+            f"max_new_tokens {sampling.max_new_tokens}: keys and values of one answer of this length need {needed / 1e9:.3g} GB, "
             f"and there are {there / 1e9:.3g} GB here; give a smaller length"
         )
 

@@ -23,6 +23,9 @@ from paretune.core.errors import ConfigError, ModelError
 Divergence = Literal["reverse-kl", "forward-kl", "alpha", "jensen-shannon"]
 DIVERGENCES: tuple[Divergence, ...] = ("reverse-kl", "forward-kl", "alpha", "jensen-shannon")
 
+MOST_CANDIDATES = 1024
+"""Largest number of candidates: all of them are decoded together, each with a cache of its own."""
+
 BISECTIONS = 60
 """Halvings of the bracket of c, which is at most 1 / alpha wide."""
 

@@ -296,7 +296,9 @@ def check(config: MODPOConfig, objectives: Sequence[str], preferences: Sequence[
         ConfigError: An unknown objective, or a preference whose w_k is below ``min_weight``.
     """
     if config.objective != "auto" and config.objective not in objectives:
-        raise ConfigError(f"objective: unknown {config.objective!r}; {suggest(config.objective, ['auto', *objectives])}")
+        raise ConfigError(
+            f"objective: unknown {config.objective!r}; {suggest(config.objective, ['auto', *objectives])}"
+        )
     for name in config.margin_scale or {}:
         if name not in objectives:
             raise ConfigError(f"margin_scale: unknown objective {name!r}; {suggest(name, objectives)}")

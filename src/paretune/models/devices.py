@@ -22,7 +22,9 @@ def device_named(name: str) -> torch.device:
     kind, colon, number = name.partition(":") if isinstance(name, str) else (str(name), "", "")
     if kind not in KINDS or (colon and not (number.isascii() and number.isdigit() and int(number) < 1000)):
         known = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps", "apple": "mps", "": "cpu"}.get(kind, kind)
-        raise ModelError(f"device {name!r} is not known; {suggest(known, KINDS)}, or one by number such as cuda:1")
+        raise ModelError(
+            f"device {name!r} is not known; {suggest(known, KINDS)}, or one by number such as cuda:1"
+        )
     return torch.device(name)
 
 
@@ -32,7 +34,7 @@ def present(name: str | None) -> torch.device:
     Raises:
         ModelError: No device is called so, or this machine has none.
     """
-    here = torch.accelerator.current_accelerator()
+    here = torch.accelerator.current_accelerator(check_available=True)
     if name is None:
         return here or torch.device("cpu")
     device = device_named(name)

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from paretune.choosing.bounds import Bounds
@@ -90,10 +89,14 @@ def _check_data(config: RunConfig) -> None:
     lacking = [name for name in needed if name not in splits]
     if lacking:
         cure = " (or name a source of held-out prompts under data.test)" if lacking == ["test"] else ""
-        raise ConfigError(f"data.splits: no share of {lacking[0]}; give one for each of {', '.join(needed)}{cure}")
+        raise ConfigError(
+            f"data.splits: no share of {lacking[0]}; give one for each of {', '.join(needed)}{cure}"
+        )
     total = math.fsum(splits[name] for name in needed)
     if total > 1 + 1e-9:
-        raise ConfigError(f"data.splits: the shares of {', '.join(needed)} sum to {total:g}; expected at most 1")
+        raise ConfigError(
+            f"data.splits: the shares of {', '.join(needed)} sum to {total:g}; expected at most 1"
+        )
 
 
 def _check_source(key: str, source: Any, optional: bool = False) -> None:
@@ -142,7 +145,10 @@ def _check_preferences(config: RunConfig, known: Sequence[str] | None) -> None:
             f"a front needs at least two objectives, got {', '.join(known)}; add a scorer under score:"
         )
     several = list(known) if known is not None else ["a", "b"]
-    for key, count in (("preferences", config.preferences), ("evaluate.preferences", config.evaluate.preferences)):
+    for key, count in (
+        ("preferences", config.preferences),
+        ("evaluate.preferences", config.evaluate.preferences),
+    ):
         if isinstance(count, int) and not (key.startswith("evaluate") and count == 0):
             if count < 2:
                 raise ConfigError(f"{key} must be at least 2 (the corners), got {count}")
@@ -170,7 +176,9 @@ def _check_each(key: str, texts: Sequence[str], read: Callable[[str], Preference
 def _check_evaluation(config: RunConfig, known: Sequence[str] | None) -> None:
     evaluate: EvaluateConfig = config.evaluate
     if evaluate.prompts == 1:
-        raise ConfigError("evaluate.prompts must be at least 2, or 0 for all, got 1: one prompt gives no interval")
+        raise ConfigError(
+            "evaluate.prompts must be at least 2, or 0 for all, got 1: one prompt gives no interval"
+        )
     _check_each(
         "evaluate.extrapolations",
         evaluate.extrapolations,

@@ -12,14 +12,18 @@ from paretune.core.settings_words import shown
 from paretune.core.yaml_text import parse_yaml, read_yaml
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
+from paretune.runs.shipped import find_config
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply ``key=value`` overrides such as ``train.steps=50`` or ``methods.modpo.beta=0.2``.
 
+    Where there is no such file, a name such as ``quickstart`` is that of a config that ships with the package.
+
     Raises:
         ConfigError: No such file, bad YAML, an unknown key (the nearest name is given), a value of the wrong type.
     """
+    path = find_config(path)
     values = read_yaml(path)
     if not isinstance(values, dict):
         kind = "nothing" if values is None else f"{type(values).__name__} {shown(values)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,9 @@ def read_sources(config: RunConfig) -> Sources:
     check_config(config)
     present(config.device)
     if not config.score:
-        raise ConfigError("score: is empty; name a scorer for each objective, by which the held-out answers are judged")
+        raise ConfigError(
+            "score: is empty; name a scorer for each objective, by which the held-out answers are judged"
+        )
     scorers = tuple(None if spec.get("head") == "fit" else build_scorer(spec) for spec in config.score)
     splits = load_splits(config)
     for name in ("train", "validation"):
@@ -105,8 +106,6 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if isinstance(spec, list) and spec:
             return concatenate([source(entry, split) for entry in spec])
-        if isinstance(spec, str) and spec in QUICKSTART:
-            return ScoredDataset.read(quickstart_data(spec))
         return load_data(spec, split, path=config.data.path)
 
     dataset = source(config.data.source, config.data.split)
@@ -118,15 +117,6 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
         parts = dataset.split(fractions, config.seed)
         return {**parts, "test": source(config.data.test, None)}
     return dataset.split(fractions, config.seed)
-
-
-QUICKSTART = {"quickstart": "answers.jsonl.gz", "quickstart-prompts": "prompts.jsonl"}
-"""Sources that ship with the package: prompts with four responses of the embedded model each, and prompts held out."""
-
-
-def quickstart_data(name: str = "quickstart") -> Path:
-    """Return the file of a source that ships with the package."""
-    return Path(str(files("paretune.data") / "quickstart" / QUICKSTART[name]))
 
 
 def check_responses(config: RunConfig, dataset: ScoredDataset) -> None:
@@ -163,9 +153,7 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
 
 
-def _scorers(
-    config: RunConfig, sources: Sources, lab: Lab, splits: dict[str, ScoredDataset]
-) -> list[Scorer]:
+def _scorers(config: RunConfig, sources: Sources, lab: Lab, splits: dict[str, ScoredDataset]) -> list[Scorer]:
     """Return all scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
     scorers: list[Scorer] = []
     for spec, scorer in zip(config.score, sources.scorers, strict=True):

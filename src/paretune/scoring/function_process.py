@@ -72,7 +72,9 @@ def _numbers(values: Any, count: int) -> Answer:
         return {"error": f"returned {_shown(values)}, expected a list of {count} numbers, one per response"}
     if len(listed) != count or (shape is not None and len(shape) != 1):
         given = tuple(shape) if shape is not None else (len(listed),)
-        return {"error": f"returned shape {given} for {count} responses, expected ({count},): one number per response"}
+        return {
+            "error": f"returned shape {given} for {count} responses, expected ({count},): one number per response"
+        }
     numbers = []
     for row, value in enumerate(listed):
         number, fault = _number(value)
@@ -84,9 +86,14 @@ def _numbers(values: Any, count: int) -> Answer:
 
 def _number(value: Any) -> tuple[float, str]:
     """Return a value as a number, with what is wrong with it where something is."""
-    plain = value.item() if hasattr(value, "item") and not isinstance(value, (bool, int, float, str)) else value
+    plain = (
+        value.item() if hasattr(value, "item") and not isinstance(value, (bool, int, float, str)) else value
+    )
     if isinstance(plain, bool) or not isinstance(plain, (int, float)):
-        return 0.0, f"returned {_shown(plain)}, expected a number (text, True, False and None are not numbers)"
+        return (
+            0.0,
+            f"returned {_shown(plain)}, expected a number (text, True, False and None are not numbers)",
+        )
     try:
         number = float(plain)
     except OverflowError:
@@ -143,6 +150,8 @@ def serve(name: str, asked: int, answered: int) -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.register(signal.SIGUSR1, all_threads=False)  # by which the run asks where the function stands
+    faulthandler.register(
+        signal.SIGUSR1, all_threads=False
+    )  # by which the run asks where the function stands
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to hear
     serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -58,7 +58,9 @@ def checked(values: Sequence[float] | np.ndarray, count: int, objective: str) ->
     """
     try:
         given = np.asarray(values)
-        if given.dtype.kind not in "iuf":  # numbers as text, true and false, None, whole numbers beyond 64 bits
+        if (
+            given.dtype.kind not in "iuf"
+        ):  # numbers as text, true and false, None, whole numbers beyond 64 bits
             for row, value in enumerate(given.tolist() if given.ndim == 1 else ()):
                 _check_number(row, value, objective)
         scores = np.asarray(values, dtype=np.float64)
@@ -75,7 +77,9 @@ def checked(values: Sequence[float] | np.ndarray, count: int, objective: str) ->
         )
     bad = np.flatnonzero(~(np.abs(scores) <= LARGEST))
     if bad.size:
-        wanted = f"a finite number of at most {LARGEST:g}" if np.isfinite(scores[bad[0]]) else "a finite number"
+        wanted = (
+            f"a finite number of at most {LARGEST:g}" if np.isfinite(scores[bad[0]]) else "a finite number"
+        )
         raise RowScoreError(
             int(bad[0]),
             f"objective {objective!r}: the scorer returned {scores[bad[0]]}, expected {wanted}",
@@ -86,7 +90,8 @@ def checked(values: Sequence[float] | np.ndarray, count: int, objective: str) ->
 def _check_number(row: int, value: object, objective: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST:
         raise RowScoreError(
-            row, f"objective {objective!r}: the scorer returned {value!r:.60}, expected a number (not text, true or false)"
+            row,
+            f"objective {objective!r}: the scorer returned {value!r:.60}, expected a number (not text, true or false)",
         )
 
 

@@ -35,8 +35,8 @@ def python_function(objective: str, function: str, time_limit: float = TIME_LIMI
     """Score with a Python function named ``module:function``; the working folder is searched too.
 
     The function receives the prompts (each a list of ``{"role", "content"}``) and the responses (a list of str) of some
-    rows. It returns one finite number per row, higher is better, and judges each row alone. It runs in a process of its own. Editing
-    the module's source file invalidates cached scores; editing the modules that it imports does not.
+    rows. It returns one finite number per row, higher is better, and judges each row alone. It runs in a process of its own.
+    Editing the module's source file invalidates cached scores; editing the modules that it imports does not.
 
     Args:
         objective: Name of the objective.
@@ -48,7 +48,11 @@ def python_function(objective: str, function: str, time_limit: float = TIME_LIMI
         ScoreError: When called, the function raises, exits, takes too long, or returns something else; names the function, and the
             row where one row fails alone.
     """
-    if isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or not 0 < time_limit < math.inf:
+    if (
+        isinstance(time_limit, bool)
+        or not isinstance(time_limit, (int, float))
+        or not 0 < time_limit < math.inf
+    ):
         raise ConfigError(f"time_limit: {time_limit!r}: expected a number of seconds above 0")
     function_name(function)
     process = FunctionProcess(function, time_limit)
@@ -73,7 +77,9 @@ def function_name(name: str) -> tuple[str, str]:
         ConfigError: It is not of this form.
     """
     module, separator, attribute = name.partition(":")
-    if not (separator and module and attribute.isidentifier() and all(map(str.isidentifier, module.split(".")))):
+    if not (
+        separator and module and attribute.isidentifier() and all(map(str.isidentifier, module.split(".")))
+    ):
         raise ConfigError(f"function: {name!r}: expected module:function, for example my_scores:politeness")
     return module, attribute
 
@@ -164,7 +170,7 @@ class FunctionProcess:
                 return self._answer()
             except ScoreError as error:
                 raise ScoreError(
-                    f"function {self.function!r}: {error}, on {len(responses)} responses of which the first is {responses[0][:60]!r}"
+                    f"function {self.function!r}: {error}, on {len(responses)} responses, the first of them {responses[0][:60]!r}"
                 ) from error
 
     def end(self) -> None:

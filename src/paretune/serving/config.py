@@ -142,4 +142,8 @@ def _placed(line: str, run: Path | None, options: set[str]) -> str:
     if key in options:
         return f"--{key.replace('_', '-')}{line.removeprefix(key)}"
     file = f"{run / 'config.yaml'}: " if run is not None else ""
-    return f"{file}unknown key serve.{line.removeprefix('unknown key ')}" if key == "unknown" else f"{file}serve.{line}"
+    return (
+        f"{file}unknown key serve.{line.removeprefix('unknown key ')}"
+        if key == "unknown"
+        else f"{file}serve.{line}"
+    )

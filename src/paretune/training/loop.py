@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +14,17 @@ import torch
 from accelerate import Accelerator
 from annotated_types import Gt, Le
 from pydantic import BeforeValidator
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from paretune.core.bounds import Count, Natural, NotNegative, Positive, Seed, Share, check_bounds
 from paretune.core.errors import ConfigError, TrainingError
-from paretune.core.files import atomic_path
 from paretune.core.progress import progress
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
-
-Record = dict[str, float]
+from paretune.training import checkpoint
+from paretune.training.checkpoint import Progress, Record
 
 COUNTS = ("tokens", "sampled_tokens")
 """Metrics that are summed over the forwards of a step; every other is their mean."""
@@ -94,7 +90,9 @@ class Training:
         check_bounds(self)
         object.__setattr__(self, "targets", _listed(self.targets))
         if not self.targets or not all(isinstance(name, str) and name.strip() for name in self.targets):
-            raise ConfigError(f"targets: expected names of linear layers, or all-linear, got {list(self.targets)}")
+            raise ConfigError(
+                f"targets: expected names of linear layers, or all-linear, got {list(self.targets)}"
+            )
         for name in self.targets:
             if not re.fullmatch(r"[^@]+(@\d+-\d*)?", name):
                 raise ConfigError(
@@ -276,18 +274,6 @@ def fit(task: Task, run: TrainingRun) -> list[Record]:
     return state.history
 
 
-class _State:
-    """What a checkpoint holds beside parameters and moments."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.best_loss = math.inf
-        self.learned = False
-        self.held_out: Record = {}
-        self.best: dict[str, Tensor] = {}
-        self.history: list[Record] = []
-
-
 class _Loop:
     """A task with its optimiser."""
 
@@ -326,7 +312,7 @@ class _Loop:
         self.optimizer.step()
         return record | {"grad_norm": norm, "learning_rate": rate}
 
-    def judge(self, state: _State, held_out: Record) -> None:
+    def judge(self, state: Progress, held_out: Record) -> None:
         """Note held-out losses in ``state``: keep the best parameters, and mark the run as learned when it is."""
         state.held_out = held_out
         if held_out["validation_loss"] < state.best_loss:
@@ -348,48 +334,30 @@ class _Loop:
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def _save(loop: _Loop, state: _State, run: TrainingRun) -> None:
-    """Write parameters, moments and progress to one safetensors file, atomically; all processes hold the same ones."""
+def _save(loop: _Loop, state: Progress, run: TrainingRun) -> None:
+    """Write parameters, moments and progress; all processes hold the same ones."""
     tensors = {f"weight/{name}": value for name, value in loop.weights().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for name, parameter in loop.parameters.items():
         for moment in _MOMENTS:
             tensors[f"{moment}/{name}"] = loop.optimizer.state[parameter][moment].cpu().clone()
-    facts = {
-        "key": run.key,
-        "step": state.step,
-        "best_loss": state.best_loss,
-        "held_out": state.held_out,
-        "history": state.history,
-    }
-    with atomic_path(run.checkpoint) as temporary:
-        save_file(tensors, temporary, metadata={"paretune": json.dumps(facts)})
+    checkpoint.save(run.checkpoint, run.key, state, tensors)
 
 
-def _restore(loop: _Loop, run: TrainingRun) -> _State:
+def _restore(loop: _Loop, run: TrainingRun) -> Progress:
     """Return the state that the checkpoint holds, or a fresh one where there is no checkpoint."""
-    state, file = _State(), run.checkpoint
+    file = run.checkpoint
     present = loop.task.share.team.gather(file.is_file())
     if any(present) != all(present):
         raise TrainingError(
             f"{file}: not all processes see this checkpoint; the run folder must be on a file system that all of them share"
         )
     if not file.is_file():
-        return state
-    try:
-        with safe_open(file, framework="pt") as opened:
-            facts = json.loads(opened.metadata()["paretune"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-    except Exception as error:
-        raise TrainingError(
-            f"{file}: cannot read the checkpoint ({error}); delete it to start this run again"
-        ) from error
-    if facts["key"] != run.key:
-        raise TrainingError(
-            f"{file}: this checkpoint is of a run with other settings; delete it to start again"
-        )
-    state.step, state.best_loss = facts["step"], facts["best_loss"]
-    state.held_out, state.history = facts["held_out"], facts["history"]
+        return Progress()
+    kinds = ("weight", "best", *_MOMENTS)
+    shapes = {f"{kind}/{name}": parameter for kind in kinds for name, parameter in loop.parameters.items()}
+    best = [f"best/{name}" for name in loop.parameters]
+    state, tensors = checkpoint.restore(file, run.key, run.settings.steps, shapes, best)
     state.best = {name: tensors[f"best/{name}"] for name in loop.parameters if f"best/{name}" in tensors}
     loop.load_weights({name: tensors[f"weight/{name}"] for name in loop.parameters})
     for name, parameter in loop.parameters.items():
