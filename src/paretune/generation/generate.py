@@ -17,6 +17,7 @@ from paretune.generation.mixing import Mixture
 from paretune.models.adapter import Adapter
 from paretune.models.devices import memory_of
 from paretune.models.distributed import ProcessGroup
+from paretune.models.exclusive import exclusive
 from paretune.models.kv_cache import position_bytes
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
@@ -71,7 +72,7 @@ def generate(
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
     order = sorted(rows, key=lambda row: len(row.prompt))
-    with progress(description, len(rows)) as advance:
+    with exclusive(lm.model), progress(description, len(rows)) as advance:
         for start in range(0, len(order), sampling.batch_size):
             part = order[start : start + sampling.batch_size]
             batch = Batch(lm, steering, part)
@@ -125,11 +126,12 @@ def _row(
 @contextmanager
 def attached(lm: LanguageModel, adapter: Adapter) -> Iterator[Steering]:
     """Attach ``adapter`` to the model for the length of the context."""
-    steering = Steering.attach_adapter(lm.model, adapter, base=lm.fingerprint)
-    try:
-        yield steering
-    finally:
-        steering.detach()
+    with exclusive(lm.model):
+        steering = Steering.attach_adapter(lm.model, adapter, base=lm.fingerprint)
+        try:
+            yield steering
+        finally:
+            steering.detach()
 
 
 @torch.no_grad()
@@ -160,7 +162,7 @@ def response_logps(
 
     def run(some: Sequence[list[int]]) -> list[Tensor]:
         logps = []
-        with progress(description, sum(map(len, some))) as advance:
+        with exclusive(lm.model), progress(description, sum(map(len, some))) as advance:
             for part in some:
                 batch = pack([groups[number] for number in part], lm.device, lm.model.dtype)
                 context: AbstractContextManager[None] = gated(steering, gates)
