@@ -329,7 +329,7 @@ def _record(
         data=DataSummary.model_validate(inspect(splits["train"]).to_dict()),
         splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},
         stages=tuple(Stage(**vars(stage)) for stage in lab.stages),
-        scoring_forwards=lab.scoring_forwards,
+        scoring_forwards=lab.responses_scored,
         licence="",
     )
 

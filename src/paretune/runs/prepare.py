@@ -50,6 +50,7 @@ def read_sources(config: RunConfig) -> Sources:
     splits = load_splits(config)
     for name in ("train", "validation"):
         check_responses(config, splits[name])
+    _check_fit(config, splits)
     prompts = len({row.key for row in splits["test"].rows})
     if prompts < 2:
         raise DataError(
@@ -192,21 +193,37 @@ def _scorers(config: RunConfig, sources: Sources, lab: Lab, splits: dict[str, Sc
     """Return all scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
     scorers: list[Scorer] = []
     for spec, scorer in zip(config.score, sources.scorers, strict=True):
-        head = None if scorer else str(_fitted_head(str(spec.get("objective")), lab, splits))
+        head = None if scorer else str(_fitted_head(str(spec.get("objective")), config, lab, splits))
         scorers.append(scorer or build_scorer({**spec, "head": head}))
     return scorers
 
 
-def _fitted_head(objective: str, lab: Lab, splits: dict[str, ScoredDataset]) -> Path:
+def _fitted_head(objective: str, config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Path:
     from paretune.scoring.bradley_terry import fit_head
 
-    labelled = concatenate([splits["train"], splits["validation"]])
+    labelled, seed = concatenate([splits["train"], splits["validation"]]), _fit_seed(config)
 
     def make(folder: Path) -> None:
-        result = fit_head(labelled, objective, folder / "head")
+        result = fit_head(labelled, objective, folder / "head", seed=seed)
         lab.say(f"Bradley-Terry head for {objective}: {result}")
 
-    return lab.stage(f"heads/{objective}", fingerprint(labelled.fingerprint, objective), make) / "head"
+    key = fingerprint(labelled.fingerprint, objective, seed)
+    return lab.stage(f"heads/{objective}", key, make) / "head"
+
+
+def _fit_seed(config: RunConfig) -> int:
+    """Return the seed by which the data of a fit are split once more: by the run's own, a part of the parts would be empty."""
+    return config.seed + 1
+
+
+def _check_fit(config: RunConfig, splits: dict[str, ScoredDataset]) -> None:
+    """Raise a DataError where the labels are too few for a head that is to be fitted."""
+    from paretune.scoring.bradley_terry import parts_of
+
+    labelled = concatenate([splits["train"], splits["validation"]])
+    for spec in config.score:
+        if spec.get("head") == "fit":
+            parts_of(labelled, str(spec["objective"]), None, _fit_seed(config))
 
 
 def _objectives(config: RunConfig, splits: dict[str, ScoredDataset]) -> list[str]:

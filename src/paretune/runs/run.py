@@ -18,6 +18,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.generation.mixing import Mixing
 from paretune.methods.base import Inputs
 from paretune.models.adapter import Adapter
+from paretune.models.devices import memory_of
 from paretune.models.distributed import WorkSplit, shard_weights, start
 from paretune.models.language_model import LanguageModel, computing, load
 from paretune.models.targets import target_shapes
@@ -29,7 +30,7 @@ from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import prepare_data, read_sources
 from paretune.runs.run_folder import VERSIONS, at_work
-from paretune.runs.sizes import check_sizes, memory_here
+from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 
@@ -150,7 +151,7 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
             config.model, str(kind).removeprefix("torch."), "cpu"
         )  # layer by layer to the device, as shards
         shard_weights(lm.model, device)
-    check_sizes(config, memory_here(device), _shape(lm))
+    check_sizes(config, memory_of(device), _shape(lm))
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
     fix_date(lab)
     for (
