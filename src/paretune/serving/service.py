@@ -13,7 +13,7 @@ from paretune.choosing.bounds import Bounds, BoundsError
 from paretune.core.errors import ParetuneError, PreferenceError, suggest
 from paretune.core.preference import Preference
 from paretune.serving.backend import Backend, Served
-from paretune.serving.bodies import ApiError
+from paretune.serving.api_errors import ApiError
 from paretune.serving.callers import Caller
 from paretune.serving.config import ServeConfig
 from paretune.serving.metrics import Metrics

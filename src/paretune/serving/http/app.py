@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from paretune import __version__
 from paretune.core.errors import ParetuneError, StoreError
-from paretune.serving.bodies import ApiError, Failure, validation_error
+from paretune.serving.api_errors import ApiError, Failure, validation_error
 from paretune.serving.http import audit, front, openai, profiles, scores, studio, votes
 from paretune.serving.metrics import CONTENT_TYPE
 from paretune.serving.service import Service

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from paretune.serving.address import Address, origin_of
-from paretune.serving.bodies import ApiError
+from paretune.serving.api_errors import ApiError
 from paretune.serving.callers import Caller
 
 if TYPE_CHECKING:

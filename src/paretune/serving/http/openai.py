@@ -16,7 +16,8 @@ from fastapi.responses import JSONResponse, Response
 
 from paretune.core.errors import PreferenceError
 from paretune.core.sampling import Sampling
-from paretune.serving.bodies import ApiError, ChatRequest, CompletionRequest
+from paretune.serving.api_errors import ApiError
+from paretune.serving.bodies import ChatRequest, CompletionRequest
 from paretune.serving.events import (
     Cancellable,
     End,

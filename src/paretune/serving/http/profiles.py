@@ -7,7 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from paretune.serving.bodies import ApiError, Body, Given, Name, Policy
+from paretune.serving.api_errors import ApiError
+from paretune.serving.bodies import Body, Given, Name, Policy
 from paretune.serving.callers import Caller
 from paretune.serving.http.guard import Calling
 from paretune.serving.service import Service, require_own
