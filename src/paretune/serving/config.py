@@ -58,6 +58,11 @@ class ServeConfig(BaseModel):
             ``max_tokens``.
         temperature: Temperature of requests that give none; by default that of the measured front, so that its scores hold.
         top_p: Top-p of requests that give none; by default that of the measured front.
+        lenient: Whether fields that this server does not know are ignored, and values beyond its limits clamped, in place of an
+            error; the answer states them.
+        rate: Largest number of requests of one API key within a minute; by default any.
+        share: Largest number of answers of one API key that run or wait at once; by default half of ``max_rows + queue`` where
+            there are several keys.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,6 +77,9 @@ class ServeConfig(BaseModel):
     default_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
+    lenient: bool = False
+    rate: float | None = Field(default=None, gt=0)
+    share: int | None = Field(default=None, ge=1)
 
     @property
     def sampling(self) -> Sampling:

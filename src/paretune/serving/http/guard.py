@@ -142,7 +142,7 @@ class Guard:
             raise ApiError(
                 401, "an API key is needed: send it as 'Authorization: Bearer KEY'", "invalid_api_key"
             )
-        return Caller(owner, owner in keys.admins)
+        return Caller(owner, owner in keys.admins, len(keys.digests) > 1)
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
         limit = self.address.body_bytes
