@@ -82,7 +82,9 @@ def serve(
             help="Ignore fields that the server does not know and clamp what is beyond its limits, and say so in the answer.",
         ),
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="The number of requests a minute of one API key.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="The number of requests a minute of one API key.")
+    ] = None,
     share: Annotated[
         int | None, typer.Option(help="The number of answers of one API key that run or wait at once.")
     ] = None,

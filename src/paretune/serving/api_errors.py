@@ -71,7 +71,11 @@ class ApiError(ParetuneError):
     @property
     def headers(self) -> dict[str, str]:
         """Headers: content type, and when to try again."""
-        wait = {} if self.retry_after is None else {"retry-after": str(max(1, round(min(self.retry_after, LONGEST_WAIT))))}
+        wait = (
+            {}
+            if self.retry_after is None
+            else {"retry-after": str(max(1, round(min(self.retry_after, LONGEST_WAIT))))}
+        )
         more = {"www-authenticate": "Bearer"} if self.status == 401 else {}
         return {"content-type": "application/json", **wait, **more}
 
@@ -107,10 +111,14 @@ def validation_error(findings: Sequence[Mapping[str, Any]]) -> ApiError:
     if kind == "unsupported_parameter":
         return ApiError(400, str(first["msg"]), kind, str(first.get("ctx", {}).get("field")))
     param = _field(first) or None
-    told = "; or ".join(dict.fromkeys(_expected(finding) for finding in findings[:4] if _field(finding) == (param or "")))
+    told = "; or ".join(
+        dict.fromkeys(_expected(finding) for finding in findings[:4] if _field(finding) == (param or ""))
+    )
     given = first.get("input")
     shown = isinstance(given, str | int | float) and kind not in ("missing", "extra_forbidden")
-    value = f" {json.dumps(given)[:80]}:" if shown and not (isinstance(given, str) and len(given) > 60) else ""
+    value = (
+        f" {json.dumps(given)[:80]}:" if shown and not (isinstance(given, str) and len(given) > 60) else ""
+    )
     return ApiError(422, f"{param or 'the request'}:{value} {told}", "invalid_value", param)
 
 
@@ -118,7 +126,9 @@ def _field(finding: Mapping[str, Any]) -> str:
     """Return the path of a field as people write it, without the names of the types that it may have."""
     path = [str(part)[:100] for part in finding.get("loc", ()) if part not in ("body", "query", "path")]
     types = ("function-", "constrained-", "list[", "dict[", "tagged-", "lax-", "json-or-")
-    return ".".join(part for part in path if not part.startswith(types) and part not in ("str", "union", "nullable"))
+    return ".".join(
+        part for part in path if not part.startswith(types) and part not in ("str", "union", "nullable")
+    )
 
 
 def _expected(finding: Mapping[str, Any]) -> str:

@@ -48,13 +48,32 @@ NEUTRAL: dict[str, list[Any]] = {
 }
 """Fields of OpenAI's API that this server does not support, with the values that are accepted because they change nothing."""
 
-FORMS = {"audio", "best_of", "echo", "function_call", "functions", "logprobs", "modalities", "response_format", "suffix", "tools",
-         "top_logprobs"}
+FORMS = {
+    "audio",
+    "best_of",
+    "echo",
+    "function_call",
+    "functions",
+    "logprobs",
+    "modalities",
+    "response_format",
+    "suffix",
+    "tools",
+    "top_logprobs",
+}
 """Unsupported fields that change the form of an answer: they are refused even where a server is lenient."""
 UNSUPPORTED = {"prediction", "reasoning_effort", "verbosity", "web_search_options", *NEUTRAL, *FORMS}
 HINTS = {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user"}
 """Fields about the caller that never change the answer; accepted and ignored."""
-SILENT = {"refusal", "annotations", "audio", "reasoning", "reasoning_content", "provider_specific_fields", "name"}
+SILENT = {
+    "refusal",
+    "annotations",
+    "audio",
+    "reasoning",
+    "reasoning_content",
+    "provider_specific_fields",
+    "name",
+}
 """Fields of messages that servers write, or that change nothing here; accepted and ignored."""
 LENIENT = "leave it out, or start the server with --lenient, which ignores it"
 
@@ -150,7 +169,9 @@ class ChatMessage(Body):
         elif kept.get("content") is None:
             kept.pop("content", None)
             raise PydanticCustomError(
-                "no_content", "a {role} message without content; expected text", {"role": str(values.get("role"))[:20]}
+                "no_content",
+                "a {role} message without content; expected text",
+                {"role": str(values.get("role"))[:20]},
             )
         message = handler(kept)
         message._ignored, message._unknown = tuple(ignored), tuple(unknown)
@@ -249,7 +270,9 @@ class _Generation(Body):
 
 
 def _is_neutral(key: str, value: object) -> bool:
-    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in NEUTRAL.get(key, ()))
+    return any(
+        value == one and isinstance(value, bool) == isinstance(one, bool) for one in NEUTRAL.get(key, ())
+    )
 
 
 def _out_of_range(kept: dict[str, Any]) -> list[Setback]:
@@ -297,7 +320,9 @@ class ChatRequest(_Generation):
     @property
     def ignored(self) -> list[str]:
         """Fields of messages that every server ignores."""
-        return [f"messages.{n}.{name}" for n, message in enumerate(self.messages) for name in message._ignored]
+        return [
+            f"messages.{n}.{name}" for n, message in enumerate(self.messages) for name in message._ignored
+        ]
 
     @property
     def limit(self) -> int | None:

@@ -28,7 +28,9 @@ class CallerLimits:
         self._half = max(1, places // 2)
         self._clock = clock
         self._answers: Counter[str] = Counter()
-        self._spent: dict[str, tuple[float, float]] = {}  # requests that count still, and when they were counted
+        self._spent: dict[
+            str, tuple[float, float]
+        ] = {}  # requests that count still, and when they were counted
 
     def take(self, caller: Caller, answers: int) -> None:
         """Count a request for a number of answers.

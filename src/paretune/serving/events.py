@@ -11,7 +11,15 @@ from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
 
 Reason = Literal[
-    "stop", "length", "content_filter", "tool_calls", "function_call", "other", "cancelled", "timeout", "error"
+    "stop",
+    "length",
+    "content_filter",
+    "tool_calls",
+    "function_call",
+    "other",
+    "cancelled",
+    "timeout",
+    "error",
 ]
 """``stop``: end of turn or a stop string. ``length``: cut by the job's ``max_new_tokens``. The next four come from upstream servers;
 ``other`` is a reason of theirs that OpenAI's API does not have."""

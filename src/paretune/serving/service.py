@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from paretune.choosing.bounds import Bounds, BoundsError
 from paretune.core.errors import ParetuneError, PreferenceError, suggest
 from paretune.core.preference import Preference
-from paretune.serving.backend import Backend, Served
 from paretune.serving.api_errors import ApiError
+from paretune.serving.backend import Backend, Served
 from paretune.serving.caller_limits import CallerLimits
 from paretune.serving.callers import Caller
 from paretune.serving.config import ServeConfig

@@ -178,9 +178,7 @@ class Upstream:
                 await response.aclose()
         return response
 
-    def _relay(
-        self, response: httpx.Response, on_event: Callable[[Event], None], timeout: float
-    ) -> _Relayed:
+    def _relay(self, response: httpx.Response, on_event: Callable[[Event], None], timeout: float) -> _Relayed:
         relay = _Relay(response, on_event)
         task = asyncio.create_task(relay.run(timeout))
         self._tasks.add(task)

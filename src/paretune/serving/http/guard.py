@@ -58,7 +58,9 @@ class Guard:
         try:
             if "content-length" in headers and "transfer-encoding" in headers:
                 # Where two servers read the length of one body differently, the rest of it is taken for a request.
-                raise ApiError(400, "a body has either a Content-Length or a Transfer-Encoding", "ambiguous_length")
+                raise ApiError(
+                    400, "a body has either a Content-Length or a Transfer-Encoding", "ambiguous_length"
+                )
             self._check_host(headers)
             if self._leave_root(scope):
                 await send_redirect(f"{self.address.root_path}/", guarded_send)
@@ -68,7 +70,9 @@ class Guard:
             scope.setdefault("state", {})["caller"] = self._caller(scope, headers)
             body = await self._body(headers, receive)
         except ApiError as error:
-            await send_error(error, guarded_send, close=error.status in (408, 413) or error.code == "ambiguous_length")
+            await send_error(
+                error, guarded_send, close=error.status in (408, 413) or error.code == "ambiguous_length"
+            )
             return
         if body is None:
             return  # the client left

@@ -282,7 +282,9 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
             if generation.chat
             else {"text": text}
         )
-        choices.append({"index": index, **content, "logprobs": None, "finish_reason": ends[index].finish_reason})
+        choices.append(
+            {"index": index, **content, "logprobs": None, "finish_reason": ends[index].finish_reason}
+        )
     about = {**generation.about, **({"conflicts": conflicts} if any(conflicts) else {})}
     return JSONResponse({
         "id": generation.id,
