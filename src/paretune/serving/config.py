@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paretune.core.errors import ConfigError
 from paretune.core.sampling import Sampling
+from paretune.serving.run_facts import CONFIG, VERSIONS, run_folder, settings
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,12 @@ class ServeConfig(BaseModel):
             options: Options of the command line by field name; None and entries of other names are ignored.
 
         Raises:
-            ConfigError: The file cannot be read, a key is unknown, or a value is out of range.
+            ConfigError: The file cannot be read, a key is unknown, a value is out of range, or a run's minimum weights are
+                missing, see :func:`_section`.
         """
         from paretune.policies.catalogue import default_sampling
 
-        section = {} if run is None else _section(run)
+        section = {} if run is None else _section(run, options.get("floors") is not None)
         measured = {} if run is None else default_sampling(run)
         given = {name: options[name] for name in cls.model_fields if options.get(name) is not None}
         for name, value in measured.items():
@@ -127,18 +129,28 @@ class ServeConfig(BaseModel):
             ) from error
 
 
-def _section(run: Path) -> dict[str, Any]:
-    """Return the section ``serve`` of a run's ``config.yaml``; empty where there is none."""
-    import yaml
+def _section(place: Path, floors_given: bool) -> dict[str, Any]:
+    """Return the section ``serve`` of the config of a run, or of the run that a policy's folder is in; empty where there is none.
 
-    file = run / "config.yaml"
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot read the config ({error})") from error
-    section = (values.get("serve") or {}) if isinstance(values, dict) else {}
+    Raises:
+        ConfigError: The config cannot be read; or ``paretune run`` made the folder and the minimum weights are missing from its
+            config, so that the server would have no bounds, and the options do not state any.
+    """
+    run = run_folder(place)
+    if run is None:
+        return {}
+    file = run / CONFIG
+    values = settings(run)
+    section = values.get("serve") or {}
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: serve: {section!r}: expected keys such as max_tokens with their values")
+    whole = bool(values) and ("floors" in section or not (run / VERSIONS).is_file())
+    if not whole and not floors_given:
+        state = "is missing" if not file.is_file() else "has no serve.floors" if values else "is empty"
+        raise ConfigError(
+            f"{file}: {state}, so the minimum weights that requests must keep are not known; restore the file, or state them with "
+            "--floor OBJECTIVE=WEIGHT (a weight of 0 is no bound)"
+        )
     return dict(section)
 
 
@@ -147,5 +159,5 @@ def _explained(finding: Mapping[str, Any], run: Path | None, options: set[str]) 
     path = [str(part) for part in finding["loc"]]
     if path and path[0] in options:
         return f"--{path[0].replace('_', '-')}: {finding['msg']}"
-    file = f"{run / 'config.yaml'}: " if run is not None else ""
+    file = f"{(run_folder(run) or run) / CONFIG}: " if run is not None else ""
     return f"{file}serve.{'.'.join(path)}: {finding['msg']}"

@@ -21,8 +21,8 @@ Reason = Literal[
     "timeout",
     "error",
 ]
-"""``stop``: end of turn or a stop string. ``length``: cut by the job's ``max_new_tokens``. The next four come from upstream servers;
-``other`` is a reason of theirs that OpenAI's API does not have."""
+"""``stop``: end of turn or a stop string. ``length``: cut by the job's ``max_new_tokens``. The next four come from upstream
+servers; ``other`` is a reason of theirs that OpenAI's API does not have."""
 
 
 class Overloaded(ParetuneError):  # noqa: N818 - the state of a backend, not a mistake

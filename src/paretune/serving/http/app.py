@@ -20,6 +20,7 @@ from paretune.serving.api_errors import ApiError, Failure, validation_error
 from paretune.serving.http import audit, front, openai, profiles, scores, studio, votes
 from paretune.serving.metrics import CONTENT_TYPE
 from paretune.serving.service import Service
+from paretune.serving.store.database import StoreGoneError
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,12 @@ def _answer_errors(app: FastAPI) -> None:
                 retry_after=2,
             )
         )
+
+    @app.exception_handler(StoreGoneError)
+    async def store_gone(_: Request, error: StoreGoneError) -> Response:
+        logger.error("%s", error)
+        message = "the store was deleted or cut, so nothing can be kept; restore a copy of it and start the server again"
+        return answer(ApiError(503, message, "store_gone"))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -79,7 +79,7 @@ class Generation:
     completion_tokens: int = 0
     started: float = field(default_factory=time.perf_counter)
     first: bool = True
-    caller: Caller = Caller()
+    caller: Caller = field(default_factory=Caller)
 
     def __post_init__(self) -> None:
         self.id = ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12)
