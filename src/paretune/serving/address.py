@@ -129,11 +129,10 @@ class Address:
                 f"--host {self.host} can be reached from other machines; give --api-key-file (or PARETUNE_API_KEY), or "
                 "--no-key to admit everybody"
             )
-        if self.public_url:
-            if origin_of(self.public_url) is None or {"?", "#"} & set(self.public_url):
-                raise ConfigError(
-                    f"--public-url {self.public_url}: expected an address such as https://example.org/steer"
-                )
+        if self.public_url and (origin_of(self.public_url) is None or {"?", "#"} & set(self.public_url)):
+            raise ConfigError(
+                f"--public-url {self.public_url}: expected an address such as https://example.org/steer"
+            )
         root = self.root_path or urlsplit(self.public_url).path
         root = "/" + root.strip("/") if root.strip("/") else ""
         if root and not re.fullmatch(r"(/[\w.~-]+)+", root):

@@ -31,9 +31,8 @@ from hypothesis import strategies as st  # noqa: E402
 from paretune.core.errors import DataError, ParetuneError, PreferenceError, StoreError  # noqa: E402
 from paretune.core.preference import Preference  # noqa: E402
 from paretune.data.rows import Message  # noqa: E402
-from paretune.serving.store import database  # noqa: E402
+from paretune.serving.store import database, tables  # noqa: E402
 from paretune.serving.store import store as store_module  # noqa: E402
-from paretune.serving.store import tables  # noqa: E402
 from paretune.serving.store.entries import AuditRecord, Vote, VotedAnswer  # noqa: E402
 from paretune.serving.store.store import Store  # noqa: E402
 from support import postgres  # noqa: E402

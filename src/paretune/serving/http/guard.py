@@ -136,12 +136,13 @@ class Guard:
         if is_page(path) or path == "/health":
             return Caller(admin=False)
         kind, _, key = headers.get("authorization", "").partition(" ")
-        caller = self.address.keys.caller(key.strip()) if kind.lower() == "bearer" and key else None
-        if caller is None:
+        keys = self.address.keys
+        owner = keys.owner(key.strip()) if kind.lower() == "bearer" and key else None
+        if owner is None:
             raise ApiError(
                 401, "an API key is needed: send it as 'Authorization: Bearer KEY'", "invalid_api_key"
             )
-        return caller
+        return Caller(owner, owner in keys.admins)
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
         limit = self.address.body_bytes
