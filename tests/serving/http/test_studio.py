@@ -108,7 +108,8 @@ def test_dial_prompt_five_votes_preset_and_reload(two: tuple[str, Service], visi
     for side in "ab":
         assert (page.text_content(f"#answer-{side}") or "").strip()
         assert "concise" in (page.text_content(f".answer.{side} .what") or "")
-        assert page.locator(f".answer.{side} .scores dd").count() == 2
+        page.wait_for_selector(f".answer.{side} .figures .mine:text-matches('^[−0-9]')")
+        assert page.locator(f".answer.{side} .figures tbody tr").count() == 2
     seeds = [
         re.search(r"seed (\d+)", page.text_content(f".answer.{side} > .small") or "")[1] for side in "ab"
     ]  # type: ignore[index]
@@ -147,7 +148,7 @@ def test_votes_end_in_a_preset(two: tuple[str, Service], visit: Open) -> None:
     address, _ = two
     here = visit(address)
     page = here.page
-    page.select_option("#profile", "")
+    page.click("#new-profile")
     page.fill("#name", "somebody else")
     page.keyboard.press("Enter")
     waits_for(page, "document.getElementById('profile').value === 'somebody else'")
@@ -264,7 +265,7 @@ def test_three_objectives_in_the_triangle(three: str, visit: Open) -> None:
     page.mouse.up()
     assert weight(page, "b") > 0.95
     here.ask()
-    assert page.locator(".answer.b .scores dd").count() == 3
+    assert page.locator(".answer.b .figures tbody tr").count() == 3
 
 
 def test_four_objectives_on_parallel_axes(four: str, visit: Open) -> None:
@@ -282,7 +283,7 @@ def test_four_objectives_on_parallel_axes(four: str, visit: Open) -> None:
     waits_for(page, "document.querySelector('.dial.b .what').textContent.startsWith('concise 1,')")
     page.locator(".parallel .measured .reach").first.click(position={"x": 1, "y": 1}, force=True)
     here.ask()
-    assert page.locator(".answer.a .scores dd").count() == 4
+    assert page.locator(".answer.a .figures tbody tr").count() == 4
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -393,7 +394,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(chrome: BrowserContext, run: Pat
         page.fill("#key", KEY)
         page.keyboard.press("Enter")
         here.drawn()
-        assert page.evaluate("() => [sessionStorage.length, JSON.stringify(localStorage)]")[0] == 1
+        assert page.evaluate("() => sessionStorage.getItem('paretune-key')") == KEY
         assert KEY not in page.evaluate("() => JSON.stringify(localStorage)")
         here.ask("kept in the tab", voting=False)
         assert "without a store" in (page.text_content("#presets") or "")
