@@ -17,16 +17,10 @@ from playwright.sync_api import BrowserContext, Page, Route  # noqa: E402
 from paretune.models.language_model import LanguageModel  # noqa: E402
 from paretune.serving.address import Address, Keys  # noqa: E402
 from paretune.serving.service import Service  # noqa: E402
-from support.studio_world import PHONE, WIDE, Visit, browser, studio, write_run  # noqa: E402
+from support.studio_world import PHONE, WIDE, Visit, studio, write_run  # noqa: E402
 
 Open = Callable[..., Visit]
 KEY = "a-key-of-more-than-sixteen-characters"
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[BrowserContext]:
-    with browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +28,6 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(os.environ.get("PARETUNE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@pytest.fixture(scope="module")
-def run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("two"), lm, 2)
-
-
-@pytest.fixture(scope="module")
-def two(chrome: BrowserContext, run: Path) -> Iterator[tuple[str, Service]]:
-    with studio(run) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +44,6 @@ def four(
 ) -> Iterator[str]:
     with studio(write_run(tmp_path_factory.mktemp("four"), lm, 4)) as (address, _):
         yield address
-
-
-@pytest.fixture
-def visit(chrome: BrowserContext) -> Iterator[Open]:
-    """Return what opens the studio; at the end nothing may have gone wrong on any page."""
-    opened: list[Visit] = []
-
-    def begin(address: str, **more: object) -> Visit:
-        opened.append(Visit(chrome, address, **more))  # type: ignore[arg-type]
-        opened[-1].open()
-        return opened[-1]
-
-    yield begin
-    for one in opened:
-        one.close()
 
 
 def weight(page: Page, side: str, name: str = "concise") -> float:
@@ -204,7 +172,7 @@ def test_anchors_say_what_they_serve(two: tuple[str, Service], visit: Open) -> N
     assert "nearest to concise 0.7" in (page.text_content(".answer.a .snap") or "")
 
 
-def test_floors_and_commands(two: tuple[str, Service], visit: Open) -> None:
+def test_floors_and_commands(two: tuple[str, Service], run: Path, visit: Open) -> None:
     here = visit(two[0])
     page = here.page
     here.choose("soup")
@@ -223,10 +191,14 @@ def test_floors_and_commands(two: tuple[str, Service], visit: Open) -> None:
     page.click("#tab-take")
     waits_for(page, f"document.getElementById('export-command').textContent.includes('concise={chosen:g}')")
     command = page.text_content("#export-command") or ""
-    assert re.search(
-        r"paretune export \S+ OUT --policy soup -p concise=[\d.]+,warm=[\d.]+ --format lora", command
+    assert re.fullmatch(
+        rf"paretune export {re.escape(str(run))} soup-concise-{round(chosen, 3):g}-warm-[\d.]+ --policy soup "
+        r"-p concise=[\d.]+,warm=[\d.]+ --format lora",
+        command,
     )
-    assert "soup@concise=" in (page.text_content("#client-code") or "")
+    code = page.text_content("#client-code") or ""
+    compile(code, "client", "exec")
+    assert "soup@concise=" in code and f'base_url="{two[0]}/v1"' in code and "..." not in code
 
 
 def test_click_on_the_front_and_its_table(two: tuple[str, Service], visit: Open) -> None:
@@ -455,7 +427,8 @@ def test_errors_in_plain_words_and_nothing_lost(two: tuple[str, Service], visit:
 
     page.fill("#preset-name", "/ no name")
     page.click("#save-a")
-    page.wait_for_selector("#alert:has-text('not possible')")
+    said = page.evaluate("() => document.getElementById('preset-name').validationMessage")
+    assert said.startswith("A name has letters, digits, spaces"), said
     assert page.input_value("#preset-name") == "/ no name"
     here.problems[:] = [p for p in here.problems if "Failed to load resource" not in p]
 
