@@ -16,6 +16,7 @@ from paretune.core.files import fingerprint
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
+from paretune.data.shipped import SHIPPED, shipped_file
 from paretune.generation import resumable, sample
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
@@ -23,7 +24,6 @@ from paretune.generation.sample import sample_dataset
 from paretune.models.kv_cache import ROOM, growing_cache
 from paretune.models.language_model import EMBEDDED, LanguageModel, embedded_gguf, load
 from paretune.runs.parse import parse_config
-from paretune.data.shipped import SHIPPED, shipped_file
 from paretune.runs.prepare import prepare_data
 from paretune.scoring.scorer import build_scorer, score_texts
 from paretune.training.lab import Lab

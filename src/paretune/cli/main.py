@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import paretune
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli import start as start_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
+from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
 from paretune.core.errors import ParetuneError
 from paretune.core.launch import one_voice
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands.data, name="data")
@@ -37,7 +38,26 @@ ExtrapolationOption = Annotated[
 ]
 
 
+@app.callback()
+def _everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more on standard error; -vv says most.")
+    ] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no warnings; errors and results only.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"paretune {paretune.__version__}")
+        raise typer.Exit
+    configure(verbose, quiet)
+
+
 app.command()(start_commands.quickstart)
+app.command()(start_commands.init)
 
 
 @app.command()

@@ -24,7 +24,7 @@ def cards() -> dict[str, dict[str, str]]:
 
 
 def _written(file: Path, attribute: str) -> dict[str, str] | None:
-    """Return the keywords of the only ``Card(...)`` in what the file assigns to ``attribute``; None where that is not plain text."""
+    """Return the keywords of the one ``Card(...)`` in what the file assigns to ``attribute``; None where they are no plain text."""
     if not file.is_file():  # a method that is not a file of this package
         return None
     for statement in ast.parse(file.read_text(encoding="utf-8")).body:

@@ -1,1 +1,3 @@
-"""From a config to a report: config, shipped, parse, schema, prepare, run, extend, measure, tasks, sweep, workers, plan, estimate."""
+"""From a config to a report: config, shipped, parse, schema, prepare, run, extend, measure, tasks, sweep, workers, plan,
+estimate, draft.
+"""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from paretune.core.files import fingerprint, write_json
+from paretune.core.progress import silent
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
 from paretune.generation.generate import attached, response_logps
@@ -428,8 +429,8 @@ class Lab:
         return self._stages.made(name, key, make, together, content)
 
     def say(self, message: str) -> None:
-        """Print a message at the terminal, once for all processes."""
-        if not self.team.first:
+        """Print a message at the terminal, once for all processes; nothing where silence was asked for."""
+        if silent() or not self.team.first:
             return
         from rich.console import Console
 
