@@ -38,10 +38,17 @@ ExtrapolationOption = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"paretune {paretune.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _everywhere(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
     ] = False,
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Say more on standard error; -vv says most.")
@@ -50,9 +57,6 @@ def _everywhere(
         bool, typer.Option("--quiet", "-q", help="No progress and no warnings; errors and results only.")
     ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"paretune {paretune.__version__}")
-        raise typer.Exit
     configure(verbose, quiet)
 
 
@@ -155,7 +159,7 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
     planned = plan(settings)
     estimates = [estimate(planned, settings, model, device) for model in models or [settings.model]]
     if as_json:
-        tell([entry.to_dict() for entry in estimates], True, show)
+        tell([entry.to_dict() for entry in estimates], True, str)
         return
     for entry in estimates:
         show(render(entry, planned.runs))
@@ -339,9 +343,9 @@ app.command()(serve_commands.choose)
 @app.command()
 def methods(as_json: JsonOption = False) -> None:
     """List the methods with their paper, needs and cost."""
-    from paretune.methods.cards import cards
+    from paretune.methods import METHODS
 
-    tell(cards(), as_json, _methods)
+    tell(METHODS.cards(), as_json, _methods)
 
 
 def _methods(cards: dict[str, dict[str, str]]) -> Any:

@@ -102,7 +102,8 @@ def scorers(subject: Subject, objectives: Sequence[str]) -> dict[str, dict[str, 
     Raises:
         ConfigError: An objective that the data do not hold has no scorer, or a scorer cannot be built.
     """
-    held, chosen = subject.objectives, {}
+    held = subject.objectives
+    chosen: dict[str, dict[str, Any]] = {}
     for text in objectives or held[:2]:
         name, sign, scorer = text.partition("=")
         if sign:
@@ -122,9 +123,9 @@ def scorers(subject: Subject, objectives: Sequence[str]) -> dict[str, dict[str, 
                 f"the data say nothing of the objective {name!r}, only of: {', '.join(held) or 'none'}; choose among them, or give "
                 f"what scores it: --objective '{name}={{rule: regex, pattern: ...}}'"
             )
-    for name, scorer in DEFAULTS.items():
+    for name, rule in DEFAULTS.items():
         if len(chosen) < 2 and name not in chosen:
-            chosen[name] = scorer
+            chosen[name] = rule
     return chosen
 
 
