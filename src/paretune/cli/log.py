@@ -36,13 +36,8 @@ def configure(verbose: int = 0, quiet: bool = False) -> None:
         raise ConfigError(f"{VARIABLE}={name}: {suggest(name, LEVELS)}")
     if verbose or quiet:
         name = "error" if quiet else "info" if verbose == 1 else "debug"
-    ours = logging.getLogger("paretune")
-    ours.setLevel(LEVELS[name])
-    if not ours.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        ours.addHandler(handler)
-        ours.propagate = False
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("paretune").setLevel(LEVELS[name])
     if name == "error":
         warnings.simplefilter("ignore")
     if name == "debug":
