@@ -21,8 +21,9 @@ from paretune.generation import resumable, sample
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
 from paretune.generation.sample import sample_dataset
+from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.kv_cache import ROOM, growing_cache
-from paretune.models.language_model import EMBEDDED, LanguageModel, embedded_gguf, load
+from paretune.models.language_model import LanguageModel, load
 from paretune.runs.parse import parse_config
 from paretune.runs.prepare import prepare_data
 from paretune.scoring.scorer import build_scorer, score_texts

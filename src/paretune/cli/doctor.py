@@ -13,7 +13,8 @@ import psutil
 import torch
 
 from paretune.core.files import cache_folder
-from paretune.models.language_model import EMBEDDED, EMBEDDED_PACKAGE, embedded_gguf, native_bfloat16
+from paretune.models.embedded import EMBEDDED, EMBEDDED_PACKAGE, embedded_gguf
+from paretune.models.language_model import native_bfloat16
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paretune.cli.doctor import CURE, hub
 from paretune.core.errors import ModelError
-from paretune.models.language_model import EMBEDDED, EMBEDDED_HUB, embedded_gguf
+from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, embedded_gguf
 from paretune.runs.parse import load_config
 from paretune.runs.run import run
 from paretune.runs.shipped import SMOKE

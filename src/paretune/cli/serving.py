@@ -50,6 +50,18 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Another host name of this server; repeat for several.")
     ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            help="The address at which people reach this server through a proxy, such as https://example.org/steer."
+        ),
+    ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(
+            help="The path at which a proxy serves it, such as /steer; by default that of --public-url."
+        ),
+    ] = None,
     store: Annotated[
         str | None,
         typer.Option(help="A SQLAlchemy URL or a SQLite file; by default store.sqlite in the run."),

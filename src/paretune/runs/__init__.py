@@ -1,3 +1,5 @@
-"""From a config to a report: config, shipped, parse, schema, prepare, run, extend, measure, tasks, sweep, workers, plan,
-estimate, draft.
+"""From a config to a report.
+
+Reading order: config, shipped, parse, checks, sizes, schema; prepare, run, extend, measure, tasks, sweep, workers; plan, estimate,
+draft.
 """
