@@ -91,7 +91,11 @@ def paretune(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 def test_the_wheel_holds_what_its_commands_read(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for folder in ("src/paretune/runs/configs", "src/paretune/data/quickstart", "src/paretune/reports/templates"):
+    for folder in (
+        "src/paretune/runs/configs",
+        "src/paretune/data/quickstart",
+        "src/paretune/reports/templates",
+    ):
         for file in (ROOT / folder).iterdir():
             assert f"{folder.removeprefix('src/')}/{file.name}" in names
     assert "paretune/py.typed" in names
@@ -106,7 +110,12 @@ def test_the_page_on_the_index_has_no_relative_link(wheel: Path) -> None:
     for link in links:
         if place := re.fullmatch(r"https://github\.com/[\w/-]+/(?:raw|blob)/v[\d.]+/([^#]+)(?:#.*)?", link):
             assert (ROOT / place.group(1)).exists(), link
-    for line in ("Provides-Extra: all", "Provides-Extra: quickstart", "Project-URL: Source", "Python :: 3.14"):
+    for line in (
+        "Provides-Extra: all",
+        "Provides-Extra: quickstart",
+        "Project-URL: Source",
+        "Python :: 3.14",
+    ):
         assert line in metadata
 
 

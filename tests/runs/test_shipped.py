@@ -30,13 +30,28 @@ def test_a_shipped_config_is_found_by_name_from_any_folder(
     assert load_config(name) == load_config(f"{name}.yaml") == load_config(ROOT / f"configs/{name}.yaml")
 
 
-def test_a_file_of_ones_own_goes_before_a_shipped_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_ones_own_goes_before_a_shipped_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("three").write_text("name: mine")
     assert load_config("three").name == "mine" and load_config("three.yaml").name == "three"
 
 
-def test_a_path_with_folders_is_never_a_shipped_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_this_name_does_not_hide_a_shipped_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("three").mkdir()
+    Path("run").mkdir()
+    assert load_config("three").name == "three"
+    with pytest.raises(ConfigError, match="run: expected a YAML file, got a folder"):
+        load_config("run")
+
+
+def test_a_path_with_folders_is_never_a_shipped_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"mine/quickstart.yaml: cannot read the config \(no such file\)"):
         load_config("mine/quickstart.yaml")
@@ -47,7 +62,9 @@ def test_a_path_with_folders_is_never_a_shipped_config(tmp_path: Path, monkeypat
 def test_a_config_that_is_not_there_is_reported_before_torch_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shipped, "names", lambda: ["three"])  # the message comes from here, whatever command was called
+    monkeypatch.setattr(
+        shipped, "names", lambda: ["three"]
+    )  # the message comes from here, whatever command was called
     for command in (["run"], ["plan"], ["sweep"], ["front"]):
         code, _, err = call(monkeypatch, capsys, *command, "tree")
         assert code == 2 and "did you mean 'three'" in err and "Traceback" not in err

@@ -240,20 +240,24 @@ def cache_folder() -> Path:
 
     That is the place that the system has for it. A cache that an earlier version left at ``~/.cache/paretune`` is used further.
     """
-    explicit = os.environ.get("PARETUNE_CACHE")
-    return Path(explicit).expanduser() if explicit else _users_cache()
-
-
-@functools.cache
-def _users_cache() -> Path:
     from platformdirs import user_cache_path  # only for those who keep something
 
+    explicit = os.environ.get("PARETUNE_CACHE")
+    if explicit:
+        return Path(explicit).expanduser()
     place = user_cache_path("paretune", appauthor=False)
     earlier = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "paretune"
     if place == earlier or place.exists() or not earlier.exists():
         return place
-    logger.warning("the cache of an earlier version is used: %s; move it to %s, or set PARETUNE_CACHE", earlier, place)
+    _say_earlier(earlier, place)
     return earlier
+
+
+@functools.cache  # once per process
+def _say_earlier(earlier: Path, place: Path) -> None:
+    logger.warning(
+        "the cache of an earlier version is used: %s; move it to %s, or set PARETUNE_CACHE", earlier, place
+    )
 
 
 def scratch_file() -> IO[bytes]:

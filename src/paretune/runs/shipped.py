@@ -56,6 +56,10 @@ def find_config(path: str | Path) -> Path:
                 shipped,
             )
             return shipped
+    if path.is_dir():
+        raise ConfigError(
+            f"{path}: expected a YAML file, got a folder; the settings of a finished run are in its config.yaml"
+        )
     raise ConfigError(
         f"{path}: cannot read the config (no such file), and no config of this name ships with paretune; "
         f"{suggest(path.stem, names())}, or a YAML file of your own (`paretune init` writes one)"
