@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import paretune
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli import start as start_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
+from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
 from paretune.core.bounds import SEEDS
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands.data, name="data")
@@ -47,7 +48,30 @@ DtypeOption = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"paretune {paretune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more on standard error; -vv says most.")
+    ] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no warnings; errors and results only.")
+    ] = False,
+) -> None:
+    configure(verbose, quiet)
+
+
 app.command()(start_commands.quickstart)
+app.command()(start_commands.init)
 
 
 @app.command()
@@ -145,7 +169,7 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
     planned = plan(settings)
     estimates = [estimate(planned, settings, model, device) for model in models or [settings.model]]
     if as_json:
-        tell([entry.to_dict() for entry in estimates], True, show)
+        tell([entry.to_dict() for entry in estimates], True, str)
         return
     for entry in estimates:
         show(render(entry, planned.runs))
@@ -347,9 +371,9 @@ app.command()(serve_commands.choose)
 @app.command()
 def methods(as_json: JsonOption = False) -> None:
     """List the methods with their paper, needs and cost."""
-    from paretune.methods.cards import cards
+    from paretune.methods import METHODS
 
-    tell(cards(), as_json, _methods)
+    tell(METHODS.cards(), as_json, _methods)
 
 
 def _methods(cards: dict[str, dict[str, str]]) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from paretune.core.files import fingerprint, write_json
 from paretune.core.names import path_component
+from paretune.core.progress import silent
 from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
@@ -446,8 +447,8 @@ class Lab:
         return self._stages.made(name, key, make, together, content)
 
     def say(self, message: str) -> None:
-        """Print a message at the terminal, once for all processes."""
-        if not self.team.first:
+        """Print a message at the terminal, once for all processes; nothing where silence was asked for."""
+        if silent() or not self.team.first:
             return
         from rich.console import Console
 

@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from paretune.core.errors import ConfigError, ModelError, ParetuneError
+from paretune.core.progress import silent
 from paretune.serving.address import Address
 from paretune.serving.http.app import make_app
 from paretune.serving.http.connections import guarded, open_for, raise_file_limit
@@ -105,11 +106,17 @@ def run(service: Service, address: Address) -> None:
 
 
 def _logging() -> dict[str, Any]:
-    """Return uvicorn's logging and ours in the same form; no header, and so no key, is ever logged."""
+    """Return uvicorn's logging and ours in the same form; no header, and so no key, is ever logged.
+
+    Where silence was asked for (``paretune -q``), only errors are.
+    """
     config: dict[str, Any] = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     config["loggers"]["paretune.serving"] = {
         "handlers": ["default"],
         "level": "INFO",
         "propagate": False,
     }
+    if silent():
+        for entry in config["loggers"].values():
+            entry["level"] = "ERROR"
     return config
