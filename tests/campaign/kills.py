@@ -87,8 +87,8 @@ def chain(bench: Bench, made: World, command: Sequence[object], folder: Path) ->
         if ended.code == -9:
             said.append(place)
         else:
-            done(ended, "a run that the kill came too late for")
-            return f"{said} and an end" if said else "no kill in time"
+            done(ended, f"the same command after {said}" if said else "a run that was not killed in time")
+            return f"kills at {', '.join(said)}" if said else "no kill in time"
     last = bench.warm(*command, cwd=folder, env=env)
     kills = f"kills at {', '.join(said)}" if said else "no kill in time"
     try:

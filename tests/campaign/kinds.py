@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from campaign import kills
+from campaign import corruption, kills
 from campaign.trial import Trial
 
 Kind = Callable[["int | None", random.Random], Sequence[Trial]]
@@ -13,4 +13,5 @@ Kind = Callable[["int | None", random.Random], Sequence[Trial]]
 
 KINDS: Mapping[str, Kind] = {
     kills.KIND: kills.trials,
+    corruption.KIND: corruption.trials,
 }
