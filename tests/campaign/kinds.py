@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from campaign import corruption, kills
+from campaign import corruption, full_disk, kills, user_files
 from campaign.trial import Trial
 
 Kind = Callable[["int | None", random.Random], Sequence[Trial]]
@@ -14,4 +14,6 @@ Kind = Callable[["int | None", random.Random], Sequence[Trial]]
 KINDS: Mapping[str, Kind] = {
     kills.KIND: kills.trials,
     corruption.KIND: corruption.trials,
+    full_disk.KIND: full_disk.trials,
+    user_files.KIND: user_files.trials,
 }
