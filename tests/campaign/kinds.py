@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from campaign import corruption, full_disk, kills, user_files
+from campaign import bad_commands, bad_configs, corruption, full_disk, kills, user_files
 from campaign.trial import Trial
 
 Kind = Callable[["int | None", random.Random], Sequence[Trial]]
@@ -16,4 +16,6 @@ KINDS: Mapping[str, Kind] = {
     corruption.KIND: corruption.trials,
     full_disk.KIND: full_disk.trials,
     user_files.KIND: user_files.trials,
+    bad_configs.KIND: bad_configs.trials,
+    bad_commands.KIND: bad_commands.trials,
 }

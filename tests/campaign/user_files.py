@@ -59,7 +59,7 @@ def places(made: World) -> dict[str, tuple[str, tuple[object, ...] | str]]:
 
     sample = ("data", "sample", data, "mine/out.jsonl", "--model", model, "--responses", 1, "--max-new-tokens", 2)
     return {
-        "score fit": ("mine", ("score", "fit", data, "--objective", "good", "--folder", "mine")),
+        "score fit": ("mine", ("score", "fit", made.folder / "many.jsonl", "--objective", "good", "--folder", "mine")),
         "export lora": ("mine", ("export", run, "mine", *AT)),
         "export dense": ("mine", ("export", run, "mine", *AT, "--format", "dense")),
         "export grid": ("mine", ("export", run, "mine", "--grid", 3)),
@@ -67,16 +67,16 @@ def places(made: World) -> dict[str, tuple[str, tuple[object, ...] | str]]:
         "policy.save": ("mine", code('policy.save("mine")')),
         "adapter.save": ("mine", code('policy.adapters[0].save("mine")')),
         "run, in the run folder": ("run", ("run", "config.yaml")),
-        "run, in the policy's folder": ("run/policies/dpo-soup", ("run", "config.yaml")),
-        "run, in an adapter's folder": ("run/adapters/dpo-good", ("run", "config.yaml")),
+        "run, in the folder of the policy": ("run/policies/dpo-soup", ("run", "config.yaml")),
+        "run, in the folder of a stage": ("run/adapters/dpo-good", ("run", "config.yaml")),
         "run, in the adapter": ("run/adapters/dpo-good/adapter", ("run", "config.yaml")),
         "run, beside the policies": ("run/policies", ("run", "config.yaml")),
         "run, beside the fronts": ("run/fronts", ("run", "config.yaml")),
         "run, in the cache": ("run/cache", ("run", "config.yaml")),
         "run, in the checkpoints": ("run/checkpoints", ("run", "config.yaml")),
         "run, in the data": ("run/data", ("run", "config.yaml")),
-        "other settings, in the policy's folder": ("run/policies/dpo-soup", ("run", "config.yaml", "train.steps=2")),
-        "other settings, in an adapter's folder": ("run/adapters/dpo-good", ("run", "config.yaml", "train.steps=2")),
+        "other settings, in the folder of the policy": ("run/policies/dpo-soup", ("run", "config.yaml", "train.steps=2")),
+        "other settings, in the folder of a stage": ("run/adapters/dpo-good", ("run", "config.yaml", "train.steps=2")),
         "data convert": ("mine", ("data", "convert", data, "mine/thesis.txt")),
         "data convert onto a file": ("mine", ("data", "convert", data, "mine/thesis.jsonl")),
         "data convert onto a folder": ("mine/x.jsonl", ("data", "convert", data, "mine/x.jsonl")),
@@ -92,7 +92,7 @@ def places(made: World) -> dict[str, tuple[str, tuple[object, ...] | str]]:
 
 FRESH = ("", " (new run)")
 """Whether the run was finished before the files came."""
-CLIMBING = ("../../victim", "../victim", "a/b", "/tmp/paretune-victim", "x" * 300, "..", ".", "a\\b", "a\0b", "CON", " ", "-p", "a=b,c", "ü")
+CLIMBING = ("../../victim", "../victim", "a/b", "/absolute", "x" * 300, "..", ".", "a\\b", "a\0b", "CON", " ", "-p", "a=b,c", "ü")
 """Names that are no name of a folder, or hardly."""
 NAMED: dict[str, Callable[[dict[str, Any], str], None]] = {
     "objective": lambda config, name: config["score"][0].update(objective=name),
@@ -169,14 +169,15 @@ def inside(bench: Bench, key: str, name: str) -> str:
     made = world(bench, "dpo-soup")
     home = bench.folder / "home"
     folder = made.fresh(home / "a" / "b")
-    for victim in (home / "victim", home / "a" / "victim", folder / "victim", Path("/tmp/paretune-victim")):
+    for victim in (home / "victim", home / "a" / "victim", folder / "victim"):
         scatter(victim)
+    name = str(home / "victim") if name == "/absolute" else name
     config = yaml.safe_load((folder / "config.yaml").read_text())
     NAMED[key](config, name)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    before = snapshot(bench.folder) | outside()
+    before = snapshot(bench.folder)
     ended = bench.warm("run", "config.yaml", cwd=folder, env=cache_in(folder))
-    after = snapshot(bench.folder) | outside()
+    after = snapshot(bench.folder)
     own = ("home/a/b/run/", "home/a/b/runs/", "home/a/b/cache/")
     changed = [path for path in before if after.get(path) != before[path]]
     added = [path for path in after if path not in before and not path.startswith(own)]
@@ -187,7 +188,3 @@ def inside(bench: Bench, key: str, name: str) -> str:
         raise Fault(f"the message names neither {key} nor {name[:40]!r}: {ended.last_line}")
     return f"exit {ended.code}"
 
-
-def outside() -> dict[str, bytes]:
-    """Return what lies at the absolute path that a config names."""
-    return {f"/tmp/{name}": raw for name, raw in snapshot(Path("/tmp/paretune-victim")).items()}
