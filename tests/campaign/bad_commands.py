@@ -142,7 +142,9 @@ def _of_param(start: tuple[str, ...], right: tuple[str, ...], param: Any, positi
     values = [(value, True) for value in (*SPECIAL.get(param.name, ()), *TYPED.get(kind, ()))]
     values += [(value, False) for value in EDGES.get(kind, ())]
     for value, strict in values:
-        words = (param.name, param.name.replace("_", "-"), param.name.replace("_", " "), *([value] if value else ()))
+        if not value and param.name in ("run", "config", "source", "store", "target", "folder", "policy", "objective", "split"):
+            strict = False  # an empty path is this folder, and other empty texts are as good as none
+        words = (param.name, param.name.replace("_", "-"), param.name.replace("_", " "), *([value, re.split("[=.]", value)[0], *re.findall(r"\w{4,}", value)] if value else ()))
         if is_argument(param):
             if position < len(right) and not right[position].startswith("-"):
                 changed = (*right[:position], value, *right[position + 1 :])

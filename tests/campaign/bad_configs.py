@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import yaml
 
 from campaign.mutations import Bad, one_wrong, special
-from campaign.trial import Bench, Fault, Trial, refused
+from campaign.trial import Bench, Fault, Trial, plain, refused
 from campaign.worlds import cache_in, world
 
 KIND = "bad-configs"
@@ -23,7 +23,7 @@ BASE = {
 def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     """Return every special config, and random ones of the schema up to the number."""
     every = special(dict(BASE))
-    names = [f"{number} {bad.name}" for number, bad in enumerate(every)]
+    names = [plain(f"{number} {bad.name}") for number, bad in enumerate(every)]
     names += [f"{number} random" for number in range(len(every), WHOLE)]
     if count is not None:
         names = chance.sample(names, min(count, len(names)))

@@ -126,7 +126,7 @@ def special(config: dict[str, Any]) -> list[Bad]:
     text = yaml.safe_dump(config, sort_keys=False)
     put_in = [
         ("seed", -1), ("seed", 2**32), ("seed", 10**20), ("sweep.seeds", [-1]), ("sweep.seeds", []), ("sweep.seeds", [0, 0]),
-        ("device", "cuda"), ("device", "gpu"), ("device", "quantum"), ("device", "mps"), ("device", "meta"), ("device", "cuda:99"), ("device", ""),
+        ("device", "cuda"), ("device", "gpu"), ("device", "quantum"), ("device", "mps"), ("device", "meta"), ("device", "cuda:99"),
         ("dtype", "float64"), ("dtype", "int8"), ("dtype", "nonsense"),
         ("methods", {}), ("methods", []), ("methods", {"nonsense": {}}), ("methods", {"a/b": {"method": "dpo-soup"}}), ("methods", {"dpo-soup": None}), ("methods", {5: {}}),
         ("preferences", []), ("preferences", 0), ("preferences", 1), ("preferences", ["good=2,kind=-1"]), ("preferences", ["good=0.5"]), ("preferences", ["nonsense=1"]), ("preferences", [""]), ("preferences", "good=1,kind=0"),

@@ -67,6 +67,11 @@ class Outcome:
         return asdict(self)
 
 
+def plain(text: object) -> str:
+    """Return text that can stand in a trial's name: without quotes and other characters that a shell reads."""
+    return re.sub(r"[^\w=.,:;+*() \[\]/@%-]+", "~", str(text))
+
+
 def chance_of(seed: int, *names: str) -> random.Random:
     """Return the random numbers of a trial: equal for equal names, whichever other trials run."""
     return random.Random(zlib.crc32("/".join(names).encode()) + (seed << 32))

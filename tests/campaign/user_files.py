@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from campaign.folders import snapshot
-from campaign.trial import Bench, Fault, Trial, squeezed
+from campaign.trial import Bench, Fault, Trial, plain, squeezed
 from campaign.worlds import World, cache_in, world
 
 KIND = "user-files"
@@ -108,7 +108,7 @@ def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
         return Trial(KIND, place + FRESH[fresh], lambda bench: kept(bench, place, fresh))
 
     def named(key: str, name: str) -> Trial:
-        return Trial(KIND, f"{key} {name[:20]!r}", lambda bench: inside(bench, key, name))
+        return Trial(KIND, f"{key} {CLIMBING.index(name)} {plain(name[:20])}", lambda bench: inside(bench, key, name))
 
     made = [at(place, False) for place in places(World("", Path(), 0, 0))]
     made += [at(place, True) for place, (where, _) in places(World("", Path(), 0, 0)).items() if where.startswith("run")]
