@@ -6,9 +6,10 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from campaign.trial import Bench, Fault, Trial, refused
+from campaign.trial import Bench, Fault, Trial, distinct, picked, refused
 from campaign.worlds import World, cache_in, world
 
 KIND = "bad-commands"
@@ -173,16 +174,9 @@ def _without(right: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:
 
 def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     """Return lines of all commands, so many."""
-    number = len(list(lines(World("", chance_folder(), 0, 0))))
-    chosen = sorted(chance.sample(range(number), min(count or WHOLE, number)))
-    return [Trial(KIND, f"line-{place}", _bound(place)) for place in chosen]
-
-
-def chance_folder() -> Any:
-    """Return a folder that only gives lines their number."""
-    from pathlib import Path
-
-    return Path("world")
+    names = distinct(line.name for line in lines(World("", Path("world"), 0, 0)))
+    places = {name: place for place, name in enumerate(names)}
+    return [Trial(KIND, name, _bound(places[name])) for name in picked(names, count or WHOLE, chance)]
 
 
 def _bound(place: int) -> object:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import yaml
 
 from campaign.mutations import Bad, one_wrong, special
-from campaign.trial import Bench, Fault, Trial, plain, refused
+from campaign.trial import Bench, Fault, Trial, distinct, picked, refused
 from campaign.worlds import cache_in, world
 
 KIND = "bad-configs"
@@ -17,30 +17,27 @@ BASE = {
     "score": [{"objective": name, "rule": "regex", "pattern": name, "how": "count"} for name in ("good", "kind")],
     "methods": {"dpo-soup": {}},
 }
-"""The parts of the config by which a bad one is named before there is a model."""
+"""Parts of a config, by which the bad ones have names before there is a world."""
 
 
 def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     """Return every special config, and random ones of the schema up to the number."""
-    every = special(dict(BASE))
-    names = [plain(f"{number} {bad.name}") for number, bad in enumerate(every)]
-    names += [f"{number} random" for number in range(len(every), WHOLE)]
-    if count is not None:
-        names = chance.sample(names, min(count, len(names)))
-    return [Trial(KIND, name, _bound(int(name.split()[0]))) for name in names]
+    names = distinct(bad.name for bad in special(dict(BASE)))
+    places = {name: place for place, name in enumerate(names)}
+    names += [f"random {number}" for number in range(max(WHOLE, count or 0) - len(names))]
+    return [Trial(KIND, name, _bound(places.get(name))) for name in picked(names, count, chance)]
 
 
-def _bound(number: int) -> object:
-    return lambda bench: tried(bench, number)
+def _bound(place: int | None) -> object:
+    return lambda bench: tried(bench, place)
 
 
-def tried(bench: Bench, number: int) -> str:
+def tried(bench: Bench, place: int | None) -> str:
     """Run a bad config."""
     made = world(bench, "dpo-soup")
     folder = made.fresh(bench.folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    every = special(config)
-    bad = every[number] if number < len(every) else one_wrong(config, bench.chance)
+    bad = one_wrong(config, bench.chance) if place is None else special(config)[place]
     (folder / "config.yaml").write_bytes(bad.content)
     ended = bench.warm("run", "config.yaml", cwd=folder, env=cache_in(folder), timeout=60)
     try:

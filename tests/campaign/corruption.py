@@ -16,7 +16,7 @@ from pathlib import Path
 
 from campaign.damage import DAMAGES, mend
 from campaign.folders import content, differences, in_words, snapshot
-from campaign.trial import Bench, Fault, Trial, done, refused, squeezed
+from campaign.trial import Bench, Fault, Trial, done, picked, refused, squeezed
 from campaign.warm import Ended
 from campaign.worlds import World, cache_in, methods, world
 
@@ -74,10 +74,8 @@ READ_BY: Mapping[str, Sequence[str]] = {
 
 def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     """Return every kind of file with every damage, for each command that may read it."""
-    made = list(_all())
-    if count is not None:
-        made = chance.sample(made, min(count, len(made)))
-    return made
+    made = {trial.name: trial for trial in _all()}
+    return [made[name] for name in picked(list(made), count, chance)]
 
 
 def _all() -> Iterator[Trial]:

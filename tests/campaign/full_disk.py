@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from campaign.folders import differences, in_words, snapshot
-from campaign.trial import Bench, Fault, Trial, done, refused
+from campaign.trial import Bench, Fault, Trial, done, picked, refused
 from campaign.worlds import World, cache_in, methods, world
 
 KIND = "full-disk"
@@ -26,14 +26,13 @@ SAYS = ("full", "too large", "no space", "No space")
 
 def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     """Return runs of all methods and other commands that write, each on a disk of a random size."""
-    names = [*methods(), *COMMANDS]
-    start = chance.randrange(len(names))
+    every = [*methods(), *COMMANDS]
+    whole = [f"{every[number % len(every)]}-{number // len(every)}" for number in range(max(WHOLE, count or 0))]
 
-    def trial(number: int) -> Trial:
-        name = names[(start + number) % len(names)]
-        return Trial(KIND, f"{name}-{number}", lambda bench: tried(bench, name))
+    def trial(name: str) -> Trial:
+        return Trial(KIND, name, lambda bench: tried(bench, name.rpartition("-")[0]))
 
-    return [trial(number) for number in range(count or WHOLE)]
+    return [trial(name) for name in picked(whole, count, chance)]
 
 
 def tried(bench: Bench, name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from campaign.folders import snapshot
-from campaign.trial import Bench, Fault, Trial, plain, squeezed
+from campaign.trial import Bench, Fault, Trial, picked, plain, squeezed
 from campaign.worlds import World, cache_in, world
 
 KIND = "user-files"
@@ -113,7 +113,8 @@ def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     made = [at(place, False) for place in places(World("", Path(), 0, 0))]
     made += [at(place, True) for place, (where, _) in places(World("", Path(), 0, 0)).items() if where.startswith("run")]
     made += [named(key, name) for key in NAMED for name in CLIMBING]
-    return made if count is None else chance.sample(made, min(count, len(made)))
+    found = {trial.name: trial for trial in made}
+    return [found[name] for name in picked(list(found), count, chance)]
 
 
 def kept(bench: Bench, place: str, fresh: bool) -> str:
