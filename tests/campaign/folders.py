@@ -56,7 +56,9 @@ def timeless(value: Any) -> Any:
 def without_times(page: bytes) -> bytes:
     """Return a page without its rows of stages and its numbers of seconds."""
     text = page.decode("utf-8", "replace")
-    text = re.sub(r"<tr>(?:(?!</tr>).)*(?:\d (?:s|min|h)\b|reused)(?:(?!</tr>).)*</tr>", "", text, flags=re.DOTALL)
+    text = re.sub(
+        r"<tr>(?:(?!</tr>).)*(?:\d (?:s|min|h)\b|reused)(?:(?!</tr>).)*</tr>", "", text, flags=re.DOTALL
+    )
     return re.sub(r"\b\d+(?:\.\d+)? (?:s|seconds|min|minutes|h|hours)\b", "TIME", text).encode()
 
 

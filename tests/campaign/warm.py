@@ -134,7 +134,9 @@ class Warm:
             ready = json.loads(self._process.stdout.readline() or "{}")
             if ready.get("threads") != 1:
                 self.close()
-                raise RuntimeError(f"a fork needs a process with one thread, this one has {ready.get('threads')}")
+                raise RuntimeError(
+                    f"a fork needs a process with one thread, this one has {ready.get('threads')}"
+                )
         return self._process
 
     def close(self) -> None:
