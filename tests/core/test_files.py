@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -257,7 +258,7 @@ def test_a_cache_without_a_home_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         cache_folder()
     monkeypatch.delenv("PARETUNE_CACHE")
     monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", "~nosuchuser")  # not absolute, so it counts for nothing
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", dict[int, str]().__getitem__)
     with pytest.raises(ParetuneError, match="set PARETUNE_CACHE to a folder that can be written"):
         cache_folder()
@@ -298,3 +299,44 @@ def test_fingerprints_tell_parts_apart() -> None:
     assert fingerprint("ab", "c") != fingerprint("a", "bc")
     assert fingerprint({"x": 1, "y": 2}) == fingerprint({"y": 2, "x": 1})
     assert fingerprint("1") != fingerprint(1) and len(fingerprint(b"")) == 16
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The system's place for the cache, other than that of earlier versions, as on macOS; and the latter."""
+    monkeypatch.delenv("PARETUNE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "earlier"))
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name, **_: tmp_path / "Caches" / name)
+    return tmp_path / "Caches/paretune", tmp_path / "earlier/paretune"
+
+
+def test_the_cache_lies_where_the_system_keeps_caches(places: tuple[Path, Path]) -> None:
+    assert cache_folder() == places[0]
+
+
+def test_a_cache_of_an_earlier_version_is_used_further_and_said_once(
+    places: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    place, earlier = places
+    earlier.mkdir(parents=True)
+    assert cache_folder() == cache_folder() == earlier
+    (message,) = caplog.messages
+    assert str(earlier) in message and str(place) in message and "PARETUNE_CACHE" in message
+    place.mkdir(parents=True)
+    assert cache_folder() == place
+
+
+def test_the_environment_names_another_cache(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARETUNE_CACHE", "~/mine")
+    assert cache_folder() == Path.home() / "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the place is that of Linux")
+def test_on_linux_the_place_is_that_of_earlier_versions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("PARETUNE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "paretune"

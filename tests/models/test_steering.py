@@ -698,7 +698,7 @@ def test_missing_and_damaged_files_are_named(tiny_llama, tmp_path):
         (
             "cut",
             lambda f: (f / weights).write_bytes((f / weights).read_bytes()[:-9]),
-            "cut: the adapter is damaged",
+            r"adapter.safetensors: is cut, it has \d+ of \d+ bytes",
         ),
         (
             "half",
@@ -747,6 +747,8 @@ def peft_saved(tiny_llama, folder: Path, dtype: torch.dtype = torch.float32, **s
         if "lora_" in name:
             parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.2).to(dtype)
     model.save_pretrained(folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({name: value.float() for name, value in weights.items()}, folder / "adapter_model.safetensors")
     return logits(model.eval(), ids())
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import filecmp
+import functools
 import gzip
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -19,6 +21,8 @@ from typing import IO, Any, TypeVar, overload
 from paretune.core.errors import ParetuneError
 from paretune.core.folder_form import FolderForm, refuse_foreign
 from paretune.core.swap import holder_beside, replace_folder, settle, sweep, sync
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -241,18 +245,44 @@ def fingerprint_of(parts: Iterable[object]) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+CACHE = "the cache folder"
+
+
 def cache_folder() -> Path:
-    """Return the folder for converted models and cached log-probabilities: ``$PARETUNE_CACHE`` or the user's cache.
+    """Return the folder for converted models and cached log-probabilities: ``$PARETUNE_CACHE``, or the user's cache folder.
+
+    That is the place that the system has for it. A cache that an earlier version left at ``~/.cache/paretune`` is used further.
 
     Raises:
         ParetuneError: There is no such folder, as this user has no home; the message names the variable to set.
     """
-    explicit, general = os.environ.get("PARETUNE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    from platformdirs import user_cache_path  # only for those who keep something
+
+    explicit = os.environ.get("PARETUNE_CACHE")
     if explicit:
         return home_expanded(explicit, "PARETUNE_CACHE")
-    if general and Path(general).is_absolute():
-        return Path(general) / "paretune"
-    return home_expanded("~/.cache", "the cache folder") / "paretune"
+    place = home_expanded(str(user_cache_path("paretune", appauthor=False)), CACHE)
+    earlier = home_expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", CACHE) / "paretune"
+    if place == earlier or place.exists() or not earlier.exists():
+        return place
+    _say_earlier(earlier, place)
+    return earlier
+
+
+@functools.cache  # once per process
+def _say_earlier(earlier: Path, place: Path) -> None:
+    logger.warning(
+        "the cache of an earlier version is used: %s; move it to %s, or set PARETUNE_CACHE", earlier, place
+    )
 
 
 def home_expanded(path: str, what: str) -> Path:
@@ -264,9 +294,7 @@ def home_expanded(path: str, what: str) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
-        cure = (
-            "set PARETUNE_CACHE to a folder that can be written" if path == "~/.cache" else "give a full path"
-        )
+        cure = "set PARETUNE_CACHE to a folder that can be written" if what == CACHE else "give a full path"
         raise ParetuneError(f"{what}: {path!r}: there is no such home folder; {cure}") from error
 
 

@@ -16,6 +16,7 @@ from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.preference import Preference, nearest
 from paretune.fronts.record import FILE, FrontRecord
 from paretune.fronts.surface import Surface
+from paretune.models.embedded import hub_name
 from paretune.policies import policy_file
 
 MANIFEST = "manifest.json"
@@ -43,6 +44,7 @@ class Manifest(TypedDict):
 
     policy: str
     base_model: str
+    model: NotRequired[str]
     objectives: list[str]
     adapters: dict[str, ManifestEntry]
 
@@ -55,7 +57,8 @@ class Source:
         name: The model's name in requests.
         folder: The policy's folder, or the folder that holds the manifest of exported LoRAs.
         loras: The names of the exported LoRAs it is made of; none for a policy.
-        model: The base model's name.
+        model: The base model's name, as :func:`paretune.models.language_model.load` takes it.
+        base_name: The base model's name for other tools: the hub's where it has one.
         objectives: M names.
         kind: The policy's kind as in ``policy.json``; ``anchors`` for LoRAs.
         exportable: Whether one LoRA does what it does at one preference.
@@ -69,6 +72,7 @@ class Source:
     folder: Path
     loras: tuple[str, ...]
     model: str
+    base_name: str
     objectives: tuple[str, ...]
     kind: str
     exportable: bool
@@ -148,7 +152,8 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
             name=name,
             folder=folder,
             loras=tuple(loras),
-            model=facts["base_model"],
+            model=facts.get("model", facts["base_model"]),
+            base_name=hub_name(facts["base_model"]),
             objectives=objectives,
             kind="anchors",
             exportable=True,
@@ -185,6 +190,7 @@ def _policy(folder: Path, record: FrontRecord | None) -> Source:
         folder=folder,
         loras=(),
         model=facts.model,
+        base_name=hub_name(facts.model),
         objectives=facts.objectives,
         kind=facts.mix,
         exportable=facts.exportable,

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.files import atomic_path, write_json
-from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.preference import Preference
 from paretune.fronts.record import FrontRecord, Point
 from paretune.generation.generate import attached
 from paretune.models.adapter import stack, to_peft
+from paretune.models.embedded import hub_name
 from paretune.policies.catalogue import MANIFEST
 from paretune.policies.policy import Policy
 
 Format = Literal["lora", "dense"]
+_UNSAFE = re.compile(r"[^\w.]")
 
 
 def export(policy: Policy, preference: Preference, folder: Path, form: Format = "lora") -> Preference:
@@ -35,7 +37,7 @@ def export(policy: Policy, preference: Preference, folder: Path, form: Format = 
     (used,) = policy.used([preference])
     adapter = stack(policy.adapters)
     if form == "lora":
-        to_peft(adapter, folder, gates[0], policy.lm.name)
+        to_peft(adapter, folder, gates[0], hub_name(policy.lm.name))
     else:
         with attached(policy.lm, adapter) as steering:
             steering.save_dense(folder, gates[0], policy.lm.tokenizer)
@@ -47,6 +49,8 @@ def export_grid(
 ) -> dict[str, Any]:
     """Write a LoRA for each preference and a ``manifest.json`` for a LoRA server; return the manifest.
 
+    The folder appears whole or not at all.
+
     Args:
         policy: The policy that is exported.
         preferences: One LoRA each; those that anchors serve alike share one.
@@ -54,7 +58,7 @@ def export_grid(
         front: A run's ``front.json``; points measured at a preference give its scores, others have none.
 
     Raises:
-        ConfigError: ``folder`` is not empty, or the name of an objective cannot be part of the name of a folder.
+        ConfigError: ``folder`` is a file or not empty.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(
@@ -63,10 +67,11 @@ def export_grid(
     measured = _measured(policy.name, front)
     adapters: dict[str, Any] = {}
     served = policy.used(preferences)
-    names = _names(served)
+    names = _names(list(dict.fromkeys(served)))
     manifest = {
         "policy": policy.name,
-        "base_model": policy.lm.name,
+        "base_model": hub_name(policy.lm.name),
+        "model": policy.lm.name,
         "objectives": list(policy.objectives),
         "adapters": adapters,
     }
@@ -89,20 +94,22 @@ def export_grid(
     return manifest
 
 
-def _names(served: Sequence[Preference]) -> dict[Preference, str]:
-    """Return the name of each LoRA: its weights, with as few digits as tell all apart.
+def _names(preferences: Sequence[Preference]) -> dict[Preference, str]:
+    """Return a name for each of some different preferences: its weights, with as many digits as tell all of them apart.
 
-    Raises:
-        ConfigError: The name of an objective cannot be part of the name of a folder, or all names together are too long for one.
+    Names are folders and parts of URLs: what is neither a letter nor a digit in the name of an objective becomes ``_``.
     """
-    different = list(dict.fromkeys(served))
     for digits in range(3, 18):
-        names = ["-".join(f"{o}{weight:.{digits}g}" for o, weight in w.as_dict().items()) for w in different]
-        if len(set(names)) == len(names):
-            break
-    return {
-        w: path_component(name, "the LoRA", LONGEST_MADE) for w, name in zip(different, names, strict=True)
-    }
+        names = {
+            preference: "-".join(
+                f"{_UNSAFE.sub('_', objective)}{weight:.{digits}g}"
+                for objective, weight in preference.as_dict().items()
+            )
+            for preference in preferences
+        }
+        if len(set(names.values())) == len(preferences):
+            return names
+    return {preference: f"{number}-{names[preference]}" for number, preference in enumerate(preferences)}
 
 
 def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:

@@ -29,11 +29,13 @@ from paretune.fronts.record import FILE, FORMAT, Cost, FrontRecord, MeasuredPoli
 from paretune.fronts.record_facts import DataSummary
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
+from paretune.models.embedded import hub_name
 from paretune.policies.policy import Policy
 from paretune.reports.card import write_card
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
 from paretune.runs.config import RunConfig
+from paretune.scoring.meaning import meaning
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 from paretune.training.stages import StageRecord
@@ -73,7 +75,7 @@ def write_front(
 def _write(record: FrontRecord, folder: Path) -> Path:
     record.write(folder / FILE)
     write_picture(record, folder / "front.png")
-    write_card(record, folder / "README.md")
+    write_card(record, folder / "README.md", hub_name(record.model))
     return write_report(record, folder)
 
 
@@ -305,7 +307,7 @@ def _record(
 ) -> FrontRecord:
     """Return all that the report, the picture and the model card are made of."""
     texts = list({row.key: row.prompt[-1].content for row in splits["test"].rows}.values())
-    meanings = {str(spec.get("objective")): _meaning(spec) for spec in config.score}
+    meanings = {str(spec.get("objective")): meaning(spec) for spec in config.score}
     return FrontRecord(
         format=FORMAT,
         name=config.name,
@@ -327,7 +329,7 @@ def _record(
         data=DataSummary.model_validate(inspect(splits["train"]).to_dict()),
         splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},
         stages=tuple(Stage(**vars(stage)) for stage in lab.stages),
-        scoring_forwards=lab.scoring_forwards,
+        scoring_forwards=lab.responses_scored,
         licence="",
     )
 
@@ -342,8 +344,3 @@ def _trained_tokens(lab: Lab, stage: str) -> int:
     return int(
         sum(record["tokens"] for record in read_json(lab.folder / stage / "history.json", list[TrainedStep]))
     )
-
-
-def _meaning(spec: dict[str, Any]) -> str:
-    rest = {key: value for key, value in spec.items() if key != "objective"}
-    return ", ".join(f"{key} {value}" for key, value in rest.items())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from annotated_types import Gt, Le
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
+from paretune.core.bounds import Count, Natural, NotNegative, Positive, Seed, Share, check_bounds
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.progress import progress
 from paretune.models.adapter import Adapter
@@ -26,6 +30,15 @@ Record = dict[str, float]
 
 COUNTS = ("tokens", "sampled_tokens")
 """Metrics that are summed over the forwards of a step; every other is their mean."""
+
+
+def _listed(names: Any) -> Any:
+    """Return one name as a list of one."""
+    return (names,) if isinstance(names, str) else names
+
+
+Targets = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
+"""Names of linear layers; a file may state one without a list."""
 
 
 class BatchError(TrainingError):
@@ -58,35 +71,35 @@ class Training:
         seed: Seed of the adapter's start and of the data order.
     """
 
-    steps: int = 100
-    batch_pairs: int = 4
-    accumulate: int = 1
-    learning_rate: float = 2e-4
-    warmup_ratio: float = 0.1
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    rank: int = 16
-    alpha: float = 32.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    max_tokens: int = 1024
-    validate_every: int = 0
-    stop_below: float | None = None
-    checkpoint_every: int = 25
+    steps: Count = 100
+    batch_pairs: Count = 4
+    accumulate: Count = 1
+    learning_rate: Annotated[float, Gt(0), Le(1)] = 2e-4
+    warmup_ratio: Share = 0.1
+    weight_decay: NotNegative = 0.0
+    clip_norm: Positive = 1.0
+    rank: Count = 16
+    alpha: Positive = 32.0
+    targets: Targets = ("q_proj", "k_proj", "v_proj", "o_proj")
+    max_tokens: Count = 1024
+    validate_every: Natural = 0
+    stop_below: Positive | None = None
+    checkpoint_every: Count = 25
     gradient_checkpointing: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_pairs", "accumulate", "rank", "max_tokens", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.warmup_ratio <= 1:
+        check_bounds(self)
+        object.__setattr__(self, "targets", _listed(self.targets))
+        if not self.targets or not all(isinstance(name, str) and name.strip() for name in self.targets):
             raise ConfigError(
-                f"train.warmup_ratio is a share of the steps between 0 and 1, got {self.warmup_ratio}"
+                f"targets: expected names of linear layers, or all-linear, got {list(self.targets)}"
             )
-        if not self.learning_rate > 0 or not self.clip_norm > 0:
-            raise ConfigError(
-                f"train.learning_rate and train.clip_norm must be above 0, got {self.learning_rate} and {self.clip_norm}"
-            )
+        for name in self.targets:
+            if not re.fullmatch(r"[^@]+(@\d+-\d*)?", name):
+                raise ConfigError(
+                    f"targets: {name!r}: blocks are given as FIRST- or FIRST-LAST, such as all-linear@15-"
+                )
 
     @property
     def draws(self) -> int:
