@@ -28,13 +28,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+def settings(world: Path, /, **changes: Any) -> dict[str, Any]:
     return {
-        "folder": str(folder / "run"),
-        "model": str(folder / "model"),
+        "folder": str(world / "run"),
+        "model": str(world / "model"),
         "dtype": "float32",
         "device": "cpu",
-        "data": {"source": str(folder / "data.jsonl")},
+        "data": {"source": str(world / "data.jsonl")},
         "score": [
             {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
             {"objective": "good", "rule": "regex", "pattern": "good"},
