@@ -118,7 +118,12 @@ def write(path: Path, records: Sequence[Record]) -> Path:
 
 def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     """Return right files, wrong files and the small files of the tests."""
-    names = [f"right {form} {kind}" for form, facts in FORMS.items() for kind in FORMATS if facts.flat or kind != "csv"]
+    names = [
+        f"right {form} {kind}"
+        for form, facts in FORMS.items()
+        for kind in FORMATS
+        if facts.flat or kind != "csv"
+    ]
     files = [path for path in sorted(CASES.rglob("*")) if path.is_file() and path.suffix in SUFFIXES]
     names += [f"case {path.relative_to(CASES)}" for path in files]
     names += [f"wrong {number}" for number in range(WHOLE)]
@@ -165,7 +170,11 @@ def texts(value: Any) -> list[str]:
         return [value]
     if isinstance(value, list):
         return [text for part in value for text in texts(part)]
-    return [text for key, part in value.items() if key != "role" for text in texts(part)] if isinstance(value, dict) else []
+    return (
+        [text for key, part in value.items() if key != "role" for text in texts(part)]
+        if isinstance(value, dict)
+        else []
+    )
 
 
 def wrong(bench: Bench, rest: str) -> str:
@@ -193,7 +202,9 @@ def wrong(bench: Bench, rest: str) -> str:
         done(convert(bench, whole, "whole-out.jsonl"))
         same = rows == rows_of(bench.folder / "whole-out.jsonl")
         if silent and (not same or change != "value"):
-            raise Fault(f"taken without a word; {FORMS[name].rows} rows became {len(rows)}, such as {json.dumps(rows[-1:])[:300]}")
+            raise Fault(
+                f"taken without a word; {FORMS[name].rows} rows became {len(rows)}, such as {json.dumps(rows[-1:])[:300]}"
+            )
     except Fault as fault:
         raise Fault(f"{told}: {fault}") from None
     return f"{told}: taken, and said"
@@ -228,7 +239,11 @@ def changed(records: list[Record], chance: random.Random) -> tuple[str, str, str
 def writable(kind: str, records: Sequence[Record]) -> bool:
     """Return whether a format can hold these records; a CSV file only holds text."""
     if kind == "csv":
-        return all(isinstance(value, (str, bool)) and "\ud800" not in str(value) for record in records for value in record.values())
+        return all(
+            isinstance(value, (str, bool)) and "\ud800" not in str(value)
+            for record in records
+            for value in record.values()
+        )
     if kind != "parquet":
         return True
     import pyarrow as pa

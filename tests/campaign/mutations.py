@@ -13,9 +13,29 @@ from typing import Any
 import yaml
 
 SCHEMA = Path(__file__).parents[2] / "configs" / "schema.json"
-SIGNED = {"index", "per", "enough", "empty", "floor", "margin", "lam", "ideal", "reference_point", "least", "conflicts", "rho"}
+SIGNED = {
+    "index",
+    "per",
+    "enough",
+    "empty",
+    "floor",
+    "margin",
+    "lam",
+    "ideal",
+    "reference_point",
+    "least",
+    "conflicts",
+    "rho",
+}
 """Numbers that may be negative, or whose -1 says something."""
-HUGE = {"train.steps", "train.rank", "train.batch_pairs", "sampling.max_new_tokens", "data.sample", "evaluate.samples"}
+HUGE = {
+    "train.steps",
+    "train.rank",
+    "train.batch_pairs",
+    "sampling.max_new_tokens",
+    "data.sample",
+    "evaluate.samples",
+}
 """Counts of which a senseless number must be refused rather than tried."""
 
 
@@ -46,7 +66,9 @@ def leaves(config: dict[str, Any]) -> list[tuple[tuple[str | int, ...], dict[str
     schema = json.loads(SCHEMA.read_text())
     known = schema["$defs"]
 
-    def walk(path: tuple[str | int, ...], part: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
+    def walk(
+        path: tuple[str | int, ...], part: dict[str, Any]
+    ) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
         part = known[part["$ref"].split("/")[-1]] if "$ref" in part else part
         if part.get("properties") and path:
             yield path, {"type": "object"}
@@ -78,7 +100,14 @@ def wrong(part: dict[str, Any], path: tuple[str | int, ...]) -> list[Any]:
     if "enum" in part or "boolean" in kinds:
         values += ["nonsense", 7, nan]
     elif "integer" in kinds or "number" in kinds:
-        values += ["many", nan, infinite, -infinite, "1_0x", True if "integer" in kinds and key == "rank" else "yes please"]
+        values += [
+            "many",
+            nan,
+            infinite,
+            -infinite,
+            "1_0x",
+            True if "integer" in kinds and key == "rank" else "yes please",
+        ]
         values += [1.5] if "number" not in kinds else []
         values += [] if key in SIGNED else [-1, -(10**20)]
         values += [10**18] if ".".join(map(str, path)) in HUGE else []
@@ -146,7 +175,15 @@ def special(config: dict[str, Any]) -> list[Bad]:
         path = tuple(key.split("."))
         made.append(Bad(f"{key}={str(value)[:60]}", path[-2:], values=put(config, path, value)))
     deep = "a: " + "[" * 3000 + "]" * 3000
-    laughs = "\n".join(["a0: &a0 [x, x]", *(f"a{k + 1}: &a{k + 1} [*a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}]" for k in range(12))])
+    laughs = "\n".join(
+        [
+            "a0: &a0 [x, x]",
+            *(
+                f"a{k + 1}: &a{k + 1} [*a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}]"
+                for k in range(12)
+            ),
+        ]
+    )
     files = {
         "latin-1": (text + "name: M\xfcller\n").encode("latin-1"),
         "utf-16": text.encode("utf-16"),
@@ -169,4 +206,7 @@ def special(config: dict[str, Any]) -> list[Bad]:
         "NUL": text.encode() + b"name: a\0b\n",
         "a date as key": (text + "2020-01-01: x\n").encode(),
     }
-    return made + [Bad(f"a file with {name}", ("config.yaml", "YAML", "UTF-8", "duplicate", "twice"), raw) for name, raw in files.items()]
+    return made + [
+        Bad(f"a file with {name}", ("config.yaml", "YAML", "UTF-8", "duplicate", "twice"), raw)
+        for name, raw in files.items()
+    ]

@@ -77,7 +77,9 @@ def mutated(chance: random.Random) -> Sent:
     elif kind < 0.11:
         raw = raw[:-1] + b', "seed": 1, "seed": 2}'
     if path.startswith("/api/presets/") and chance.random() < 0.5:
-        path = "/api/presets/" + chance.choice(("a%2Fb", "%00", "..", "x" * 300, "%F0%9F%8C%9E", "%ED%A0%80", "a b"))
+        path = "/api/presets/" + chance.choice(
+            ("a%2Fb", "%00", "..", "x" * 300, "%F0%9F%8C%9E", "%ED%A0%80", "a b")
+        )
     if chance.random() < 0.04:
         return Sent(method, path, raw, (("content-type", chance.choice(("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json; charset=latin-1"))),))  # fmt: skip
     return Sent(method, path, raw)
@@ -146,7 +148,9 @@ def fuzz(run: str, seed: int, size: int) -> None:
             def send(sent: Sent, hasty: bool) -> None:
                 began = time.monotonic()
                 try:
-                    with client.stream(sent.method, sent.path, content=sent.body, headers=sent.headers) as response:
+                    with client.stream(
+                        sent.method, sent.path, content=sent.body, headers=sent.headers
+                    ) as response:
                         status = response.status_code
                         text = "" if hasty and status == 200 else response.read().decode("utf-8", "replace")
                 except httpx.HTTPError as error:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from paretune.core.files import fingerprint, write_json
-from paretune.core.names import path_component
+from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.progress import silent
 from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
@@ -403,7 +403,7 @@ class Lab:
 
         Its ``info["stages"]`` names all stages of training that led to it: those before in ``facts``, or else of ``start``.
         """
-        path_component(name, "the adapter")
+        path_component(name, "the adapter", LONGEST_MADE)
         training = asdict(self.training)
         training.pop("checkpoint_every")
         model = training, self.lm.fingerprint, str(self.lm.model.dtype)

@@ -15,7 +15,7 @@ from typing_extensions import NotRequired, TypedDict
 from paretune.core.errors import ParetuneError, TrainingError
 from paretune.core.files import atomic_path, file_digest, read_json, write_json
 from paretune.core.folder_form import FolderForm
-from paretune.core.names import path_component
+from paretune.core.names import LONGEST_MADE, path_component
 from paretune.models.adapter import FILES
 from paretune.models.distributed import ProcessGroup
 
@@ -111,7 +111,7 @@ class Stages:
             ConfigError: ``name`` is no kind of stage and a name that can be that of a folder, such as ``adapters/dpo-warm``.
             ModelError: The folder is there and holds files that no stage wrote.
         """
-        path_component(name.partition("/")[2], f"{name}: the name")
+        path_component(name.partition("/")[2], f"{name}: the name", LONGEST_MADE)
         name = self.own_name(name, key)
         with self.alone(name):
             return self._made(name, key, make, together, content)
