@@ -124,6 +124,13 @@ def _section(run: Path) -> dict[str, Any]:
     import yaml
 
     file = run / "config.yaml"
+    # Without its config a run would be served without the bounds that it states.
+    lost = not file.is_file() and (run / "versions.json").is_file()
+    if lost or (file.is_file() and not file.stat().st_size):
+        raise ConfigError(
+            f"{file}: is missing or empty, so the bounds that the run is to be served with are not known; put it back, or write "
+            "one with `serve: {}` in it to serve without any"
+        )
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

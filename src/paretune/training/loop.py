@@ -355,6 +355,25 @@ def _save(loop: _Loop, state: _State, run: TrainingRun) -> None:
         save_file(tensors, temporary, metadata={"paretune": json.dumps(facts)})
 
 
+def _refuse_other_parameters(
+    file: Path, tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
+) -> None:
+    """Raise a TrainingError unless a checkpoint holds finite numbers for each of the parameters, in their shape and format."""
+    for kind in ("weight", *_MOMENTS, "best"):
+        for name, parameter in parameters.items():
+            value, what = tensors.get(f"{kind}/{name}"), ""
+            if value is None:
+                what = "" if kind == "best" else "is missing"
+            elif value.shape != parameter.shape or value.dtype != parameter.dtype:
+                what = f"is {value.dtype} {list(value.shape)} instead of {parameter.dtype} {list(parameter.shape)}"
+            elif not bool(value.isfinite().all()):
+                what = "holds numbers that are NaN or infinite"
+            if what:
+                raise TrainingError(
+                    f"{file}: {kind}/{name} of the checkpoint {what}; delete the file to start this training again"
+                )
+
+
 def _restore(loop: _Loop, run: TrainingRun) -> _State:
     """Return the state that the checkpoint holds, or a fresh one where there is no checkpoint."""
     state, file = _State(), run.checkpoint
@@ -377,6 +396,7 @@ def _restore(loop: _Loop, run: TrainingRun) -> _State:
         raise TrainingError(
             f"{file}: this checkpoint is of a run with other settings; delete it to start again"
         )
+    _refuse_other_parameters(file, tensors, loop.parameters)
     state.step, state.best_loss = facts["step"], facts["best_loss"]
     state.held_out, state.history = facts["held_out"], facts["history"]
     state.best = {name: tensors[f"best/{name}"] for name in loop.parameters if f"best/{name}" in tensors}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,16 @@ from filelock import FileLock
 from paretune.core.errors import TrainingError
 from paretune.core.files import atomic_path, file_digest, read_json, write_json
 from paretune.models.distributed import ProcessGroup
+
+logger = logging.getLogger(__name__)
+
+CAUSES = (
+    "its data (texts, tokens, scores or margins)",
+    "the settings of training",
+    "the base model",
+    "the number format",
+)
+"""What the key of a stage of training is made of, as its messages call it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,13 @@ class Stages:
         return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
 
     def made(
-        self, name: str, key: str, make: Callable[[Path], None], together: bool = False, content: str = ""
+        self,
+        name: str,
+        key: str,
+        make: Callable[[Path], None],
+        together: bool = False,
+        content: str = "",
+        causes: Mapping[str, str] | None = None,
     ) -> Path:
         """Return the folder of stage ``name``; run ``make`` on a temporary folder first unless it is finished under ``key``.
 
@@ -68,24 +85,36 @@ class Stages:
             together: All processes run ``make``.
             content: Fingerprint of what ``make`` reads of the inputs, where that is less than all. A finished stage beside this one
                 with the same content is returned in its place.
+            causes: What ``key`` is made of, as name -> fingerprint: a stage that is made again says which of them changed.
         """
         name = self.own_name(name, key)
         with self.alone(name):
-            return self._made(name, key, make, together, content)
+            return self._made(name, key, make, together, content, causes or {})
 
-    def _made(self, name: str, key: str, make: Callable[[Path], None], together: bool, content: str) -> Path:
+    def _made(
+        self,
+        name: str,
+        key: str,
+        make: Callable[[Path], None],
+        together: bool,
+        content: str,
+        causes: Mapping[str, str],
+    ) -> Path:
         folder = self.folder / name
         finished = self.team.once(lambda: self._finished(name, key, content))
         if finished is not None:
             self.records.append(finished)
             return self.folder / finished.name
+        if self.team.first:
+            self._say_changed(folder, causes)
         began = time.perf_counter()
         if self.team.first or together or self.team.sharded:
             with atomic_path(folder) if self.team.first else _scratch() as temporary:
                 temporary.mkdir()
                 make(temporary)
                 done = {"key": key, "seconds": time.perf_counter() - began, "files": checksums(temporary)}
-                write_json(temporary / "stage.json", done | ({"content": content} if content else {}))
+                known = {"content": content, "causes": dict(causes)}
+                write_json(temporary / "stage.json", done | {k: v for k, v in known.items() if v})
         seconds = self.team.tell(time.perf_counter() - began)
         self.records.append(StageRecord(name, seconds, False))
         return folder
@@ -101,6 +130,16 @@ class Stages:
                 refuse_changed(other.parent, done.get("files", {}))
                 return StageRecord(other.parent.relative_to(self.folder).as_posix(), done["seconds"], True)
         return None
+
+    def _say_changed(self, folder: Path, causes: Mapping[str, str]) -> None:
+        """Log what changed since a stage was finished that is now made again, where that is known."""
+        marker = folder / "stage.json"
+        before = read_json(marker).get("causes", {}) if causes and marker.is_file() else {}
+        changed = [name for name, value in causes.items() if before.get(name, value) != value]
+        if changed:
+            logger.warning(
+                "%s is made again, as %s changed since it was finished", folder, " and ".join(changed)
+            )
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
