@@ -35,7 +35,7 @@ from paretune.training.preference_pairs import PairLoss, fit_pairs
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.rl.task import fit_on_policy
-from paretune.training.stages import StageRecord, Stages
+from paretune.training.stages import CAUSES, StageRecord, Stages
 from paretune.training.token_tables import (
     Limit,
     PairTable,
@@ -431,7 +431,9 @@ class Lab:
             write_json(folder / "history.json", history)
 
         read = "" if content is None else fingerprint(content, *model)
-        folder = self.stage(stage, key, make, together=True, content=read)
+        parts = zip(CAUSES, [inputs, *model], strict=True)
+        causes = {cause: fingerprint(part) for cause, part in parts}
+        folder = self._stages.made(stage, key, make, True, read, causes)
         remove_checkpoint(checkpoint)
         discard(rollout_folder(checkpoint))
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
