@@ -14,6 +14,7 @@ from paretune.cli import serving as serve_commands
 from paretune.cli import start as start_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
+from paretune.cli.usage import Commands
 from paretune.cli.output import JsonOption, show, tell, tell_report
 from paretune.core.bounds import SEEDS
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

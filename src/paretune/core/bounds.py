@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, partial
+from numbers import Integral, Real
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -34,7 +35,7 @@ def check_bounds(settings: object) -> None:
         value = getattr(settings, name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
             raise ConfigError(f"{name}: expected {words(kind)}, got {value!r:.60}")
         if fault := out_of_bounds(value, bounds):
             raise ConfigError(f"{name} {fault}")
@@ -42,7 +43,7 @@ def check_bounds(settings: object) -> None:
 
 def out_of_bounds(value: float, bounds: tuple[Any, ...] = ()) -> str:
     """Return what is wrong with a number, such as ``must be at least 1, got 0``; empty where nothing is."""
-    if isinstance(value, float) and not math.isfinite(value):
+    if not isinstance(value, Integral) and not math.isfinite(value):
         return f"must be a finite number, got {value}"
     if not all(map(partial(_within, value), bounds)):
         return f"must be {described(bounds)}, got {_short(value)}"

@@ -106,13 +106,13 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ModelError: An adapter of another base model, or of another divergence.
     """
     sources = read_sources(config)
-    lab = opened(config)
-    splits, scorers = prepare_data(config, lab, sources)
-    objectives = splits["train"].objectives
+    objectives = sources.objectives
     if set(adapters) != set(objectives):
         raise ConfigError(
             f"adapters for {', '.join(adapters) or 'nothing'}; expected one for each of the objectives {', '.join(objectives)}"
         )
+    lab = opened(config)
+    splits, scorers = prepare_data(config, lab, sources)
     members = [adapters[objective] for objective in objectives]
     for objective, adapter in zip(objectives, members, strict=True):
         adapter.check_base(lab.lm.fingerprint, f"the adapter for {objective}")
