@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from paretune.core.bounds import bounds_of
+from paretune.core.sampling import Sampling
 from paretune.core.settings import known_keys
 from paretune.core.settings_words import options
 from paretune.methods import METHODS
 from paretune.runs.config import DataConfig, EvaluateConfig, Resources, RunConfig, SweepConfig
-from paretune.core.sampling import Sampling
 from paretune.training.loop import Training
 
 BASE: dict[str, Any] = {

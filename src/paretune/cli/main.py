@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import paretune
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli import start as start_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
-from paretune.cli.usage import Commands
+from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
+from paretune.cli.usage import Commands
 from paretune.core.bounds import SEEDS
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ app = typer.Typer(
     help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands.data, name="data")
@@ -43,9 +44,36 @@ SeedOption = Annotated[int, typer.Option(help="The seed of the sampling.", min=0
 ExtrapolationOption = Annotated[
     bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
 ]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"paretune {paretune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more on standard error; -vv says most.")
+    ] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no warnings; errors and results only.")
+    ] = False,
+) -> None:
+    configure(verbose, quiet)
 
 
 app.command()(start_commands.quickstart)
+app.command()(start_commands.init)
 
 
 @app.command()
@@ -143,7 +171,7 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
     planned = plan(settings)
     estimates = [estimate(planned, settings, model, device) for model in models or [settings.model]]
     if as_json:
-        tell([entry.to_dict() for entry in estimates], True, show)
+        tell([entry.to_dict() for entry in estimates], True, str)
         return
     for entry in estimates:
         show(render(entry, planned.runs))
@@ -252,6 +280,7 @@ def generate(
         float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
     ] = 0.7,
     seed: SeedOption = 0,
+    dtype: DtypeOption = None,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
@@ -264,7 +293,7 @@ def generate(
     objectives = PolicyFile.read(policy).objectives
     preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
-    loaded = load_policy(policy)
+    loaded = load_policy(policy, dtype)
     answers = loaded.generate(
         [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
     )
@@ -293,6 +322,7 @@ def export_command(
     form: Annotated[
         str, typer.Option("--format", help="The format to write: lora (PEFT) or dense (transformers).")
     ] = "lora",
+    dtype: DtypeOption = None,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
@@ -321,7 +351,7 @@ def export_command(
     points = preference_grid(objectives, grid - 1) if grid else []
     if len(points) > MOST_LORAS:
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
-    loaded = load_policy(source)
+    loaded = load_policy(source, dtype)
     if asked is not None:
         used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
         typer.echo(
@@ -343,9 +373,9 @@ app.command()(serve_commands.choose)
 @app.command()
 def methods(as_json: JsonOption = False) -> None:
     """List the methods with their paper, needs and cost."""
-    from paretune.methods.cards import cards
+    from paretune.methods import METHODS
 
-    tell(cards(), as_json, _methods)
+    tell(METHODS.cards(), as_json, _methods)
 
 
 def _methods(cards: dict[str, dict[str, str]]) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from paretune.core.errors import ConfigError
+from paretune.core.errors import ConfigError, DataError
 from paretune.core.progress import progress
 from paretune.core.sampling import Sampling
 from paretune.generation.batch import Batch, Slot, gated
@@ -22,6 +23,8 @@ from paretune.models.kv_cache import position_bytes
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.steering import Steering
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,15 @@ def generate(
         description: Title of the progress bar.
         mixture: Mixture of copies of each row, with gates ``[B, 1 + M, R]``; all copies of a row take one token, drawn from
             their mixture.
+
+    Raises:
+        DataError: A prompt leaves no position of the model for an answer. One that leaves fewer than ``max_new_tokens`` is
+            answered within these; a warning counts them.
     """
     check_room(lm, sampling)
+    within = _within_context(lm, prompts, sampling)
     rows = [
-        _row(prompt, sampling, seed, None if gates is None else gates[number], mixture, number)
+        _row(prompt, within[number], seed, None if gates is None else gates[number], mixture, number)
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
     order = sorted(rows, key=lambda row: len(row.prompt))
@@ -107,6 +115,31 @@ def check_room(lm: LanguageModel, sampling: Sampling) -> None:
             f"max_new_tokens {sampling.max_new_tokens}: keys and values of one answer of this length need {needed / 1e9:.3g} GB, "
             f"and there are {there / 1e9:.3g} GB here; give a smaller length"
         )
+
+
+def _within_context(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling
+) -> list[Sampling]:
+    """Return the sampling of each row, which ends at the model's last position at the latest."""
+    most = sampling.max_new_tokens
+    rooms = [most if lm.context is None else min(most, lm.context - len(prompt)) for prompt in prompts]
+    for prompt, room in zip(prompts, rooms, strict=True):
+        if room < 1:
+            raise DataError(
+                f"a prompt of {len(prompt)} tokens, {lm.decode(prompt)[:40]!r}, leaves none of the {lm.context} positions of "
+                f"{lm.name} for an answer; shorten it or leave it out"
+            )
+    short = sum(room < most for room in rooms)
+    if short:
+        logger.warning(
+            "%d of %d prompts leave fewer than max_new_tokens=%d of the %d positions of %s; their answers end at the last one",
+            short,
+            len(prompts),
+            most,
+            lm.context,
+            lm.name,
+        )
+    return [sampling if room == most else replace(sampling, max_new_tokens=room) for room in rooms]
 
 
 def _row(
@@ -157,7 +190,17 @@ def response_logps(
         description: Title of the progress bar.
         team: Processes that share the forwards; all call this alike and get the same result. The forwards are those of one
             process, so the results are equal bit for bit.
+
+    Raises:
+        DataError: A text has more tokens than the model has positions.
     """
+    for prompt, responses in groups:
+        longest = len(prompt) + max(map(len, responses), default=0)
+        if lm.context is not None and longest > lm.context:
+            raise DataError(
+                f"a text of {longest} tokens with its prompt, {lm.decode(prompt)[:40]!r}, is longer than the {lm.context} "
+                f"positions of {lm.name}; shorten it or leave it out"
+            )
     forwards = _forwards(groups, budget)
 
     def run(some: Sequence[list[int]]) -> list[Tensor]:

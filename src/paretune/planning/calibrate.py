@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from paretune.core.errors import ParetuneError
 from paretune.core.files import cache_folder, fingerprint, read_json, write_json
 from paretune.models.frozen_linear import FrozenLinear
 from paretune.models.kv_cache import growing_cache
@@ -30,6 +31,7 @@ from paretune.planning.shapes import Shape
 
 TARGETS, RANK = ("q_proj", "k_proj", "v_proj", "o_proj"), 16
 ROUNDS = 9
+AGAIN = "delete the file to measure again"
 BUSY = 0.25
 """Share of the processors in the use of others from which on a measurement says little of the machine."""
 
@@ -50,7 +52,9 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
     file = cache_folder() / "devices" / f"{_identity(resolved, name)}.json"
     kept = "kept"
     if file.is_file():
-        rates = Rates(**read_json(file))
+        rates = read_json(file, Rates, AGAIN)
+        if min(asdict(rates).values()) <= 0:
+            raise ParetuneError(f"{file}: not as expected (rates above 0); {AGAIN}")
     else:
         before = _used()
         rates = measure(resolved, kind)

@@ -14,6 +14,7 @@ from paretune.core.preference import Preference
 from paretune.methods import METHODS
 from paretune.models.devices import device_named
 from paretune.runs.config import EvaluateConfig, RunConfig
+from paretune.runs.names import check_names
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import checked_spec
 
@@ -28,6 +29,7 @@ def check_config(config: RunConfig) -> None:
     The message begins with the key.
     """
     _check_names(config)
+    check_names(config)
     _check_data(config)
     known = _objectives(config)
     for name in config.methods:

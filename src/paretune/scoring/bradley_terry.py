@@ -18,6 +18,7 @@ import numpy as np
 
 from paretune.core.errors import DataError, ModelError
 from paretune.core.files import atomic_path, cache_folder, fingerprint, read_json, write_json
+from paretune.core.folder_form import FolderForm, refuse_foreign
 from paretune.core.progress import progress
 from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.data.dataset import ScoredDataset
@@ -26,6 +27,9 @@ from paretune.scoring import encoder as encode
 
 if TYPE_CHECKING:
     from paretune.data.rows import Prompt
+
+FORM = FolderForm("head.json", ("format", "text_form"), ("head.safetensors",))
+"""The form of the folder of a head."""
 
 FORMAT = 1
 TEXT_FORM = "(last user message, response) as two segments; response alone"
@@ -205,9 +209,10 @@ def fit_head(
 
     Raises:
         DataError: A part has too few pairs of the objective, or a test prompt is also in the data set.
-        ModelError: The encoder is not available.
+        ModelError: The encoder is not available, or ``folder`` holds anything but an earlier head.
     """
     began = time.perf_counter()
+    refuse_foreign(Path(folder), FORM)
     parts = parts_of(dataset, objective, test, seed)
     source = encode.locate(encoder)
     identity = encode.content_fingerprint(source)
@@ -309,10 +314,14 @@ def _choose_l2(train: np.ndarray, validation: np.ndarray) -> tuple[float, np.nda
 
 
 def save_head(head: Head, folder: str | Path) -> None:
-    """Write ``head.safetensors`` and ``head.json`` (the report) into ``folder``, replacing it as a whole."""
+    """Write ``head.safetensors`` and ``head.json`` (the report) into ``folder``, replacing an earlier head as a whole.
+
+    Raises:
+        ModelError: ``folder`` holds anything else.
+    """
     from safetensors.numpy import save_file
 
-    with atomic_path(folder) as temporary:
+    with atomic_path(folder, FORM) as temporary:
         temporary.mkdir()
         save_file({"weight": head.weight}, temporary / "head.safetensors")
         report: dict[str, Any] = {k: v for k, v in asdict(head.report).items() if k != "folder"}
