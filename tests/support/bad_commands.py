@@ -38,7 +38,8 @@ def write_place(place: Path) -> None:
     (place / "empty").mkdir()
     (place / "mine.txt").write_text("mine")
     (place / "broken.yaml").write_text("name: [")
-    (place / "manifest.json").write_text("{}")
+    (place / "loras").mkdir()
+    (place / "loras" / "manifest.json").write_text("{}")
     make_dataset(12).write(place / "data.jsonl")
     policy = place / "policies" / "soup"
     policy.mkdir(parents=True)
@@ -188,15 +189,15 @@ def _by_hand() -> Iterator[BadCommand]:
         (("export", "{place}", "{place}/new", "-p", "concise=1", "--policy", "sop"), "sop"),
         (("serve",), "--upstream"),
         (("serve", "--upstream", "http://127.0.0.1:1/v1"), "--manifest"),
-        (("serve", "--manifest", "{place}/manifest.json"), "--upstream"),
-        (("serve", "--upstream", "ftp://x", "--manifest", "{place}/manifest.json"), "ftp://x"),
+        (("serve", "--manifest", "{place}/loras/manifest.json"), "--upstream"),
+        (("serve", "--upstream", "ftp://x", "--manifest", "{place}/loras/manifest.json"), "ftp://x"),
         (
             (
                 "serve",
                 "--upstream",
                 "http://x",
                 "--manifest",
-                "{place}/manifest.json",
+                "{place}/loras/manifest.json",
                 "--upstream-kind",
                 "tgi",
             ),
@@ -215,7 +216,7 @@ def _by_hand() -> Iterator[BadCommand]:
         (("choose", "{place}/empty"), "front.json"),
         (("choose", "{place}/none"), "none"),
         (("choose", "{place}/none.json"), "none.json"),
-        (("choose", "{place}/manifest.json"), "manifest.json"),
+        (("choose", "{place}/loras/manifest.json"), "manifest.json"),
         (("choose", "{place}/" + LONG), "nnnn"),
         (("chat", "{place}/none"), "none"),
         (("chat", policy, "-p", "concise=2"), "concise"),

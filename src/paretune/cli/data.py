@@ -202,13 +202,8 @@ def _load(source: str, path: Path | None, objective: str | None, split: str | No
     from paretune.data.load import load_data
 
     if source.endswith((".yaml", ".yml")):
-        import yaml
+        from paretune.core.yaml_text import read_yaml
 
-        from paretune.core.errors import DataError
-
-        try:
-            spec = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise DataError(f"{source}: cannot read the column map ({error})") from error
+        spec = read_yaml(source, "the column map")
         return load_data(spec, split)
     return load_data(source, split, path=path, objective=objective)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -25,10 +26,18 @@ _BOUNDS = {"ge": Ge, "gt": Gt, "le": Le, "lt": Lt}
 class Commands(TyperGroup):
     """The commands; a mistake in options ends with exit code 2 and one line."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run a command and end the process, or return what it returned where ``standalone_mode`` is off."""
         try:
-            result = super().main(*args, standalone_mode=False, **extra)
+            result = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except typer.Abort:
             result = 1
         except REFUSAL as error:

@@ -31,8 +31,8 @@ def check_bounds(settings: object) -> None:
     Raises:
         ConfigError: A value that is no number where one is due, not finite, or out of bounds; the message begins with its name.
     """
-    for name, (kind, bounds) in _numbers(type(settings)).items():
-        value = getattr(settings, name)
+    for name, (kind, bounds) in _numbers(settings.__class__).items():
+        value: Any = getattr(settings, name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
@@ -53,16 +53,17 @@ def out_of_bounds(value: float, bounds: tuple[Any, ...] = ()) -> str:
 
 
 def _within(value: float, bound: Any) -> bool:
-    match bound:
-        case Ge(least):
-            return bool(value >= least)
-        case Gt(least):
-            return bool(value > least)
-        case Le(most):
-            return bool(value <= most)
-        case Lt(most):
-            return bool(value < most)
-    return True
+    if isinstance(bound, Ge):
+        return value >= _edge(bound.ge)
+    if isinstance(bound, Gt):
+        return value > _edge(bound.gt)
+    if isinstance(bound, Le):
+        return value <= _edge(bound.le)
+    return value < _edge(bound.lt)
+
+
+def _edge(number: Any) -> float:
+    return number  # type: ignore[no-any-return]
 
 
 def _short(value: float) -> str:
