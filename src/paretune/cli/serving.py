@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from paretune.cli.output import JsonOption, tell
+from paretune.core.bounds import SEEDS
 from paretune.core.errors import ConfigError
 
 Run = Annotated[Path, typer.Argument(help="A run's folder, the folder of one policy, or exported LoRAs.")]
@@ -124,9 +125,14 @@ def chat(
     ] = None,
     policy: Annotated[str | None, typer.Option(help="The policy of the run.")] = None,
     max_tokens: Annotated[int, typer.Option(help="The length limit of answers, in tokens.", min=1)] = 256,
-    temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0.0)] = 0.7,
+    temperature: Annotated[
+        float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
+    ] = 0.7,
     seed: Annotated[
-        int, typer.Option(help="The seed of the first answer; each further answer adds one.")
+        int,
+        typer.Option(
+            help="The seed of the first answer; each further answer adds one.", min=0, max=SEEDS - 1
+        ),
     ] = 0,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
 ) -> None:

@@ -28,10 +28,12 @@ class Sources:
     Attributes:
         splits: Data as they were read: train, validation, test.
         scorers: Scorers in the order of ``score``, None where one is still to be fitted.
+        objectives: Names of the run's objectives, in order.
     """
 
     splits: dict[str, ScoredDataset]
     scorers: tuple[Scorer | None, ...]
+    objectives: tuple[str, ...]
 
 
 def read_sources(config: RunConfig) -> Sources:
@@ -60,7 +62,7 @@ def read_sources(config: RunConfig) -> Sources:
     objectives = _objectives(config, splits)
     config.grid(objectives)
     config.fine_grid(objectives)
-    return Sources(splits, scorers)
+    return Sources(splits, scorers, tuple(objectives))
 
 
 def prepare_data(
@@ -80,7 +82,7 @@ def prepare_data(
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
     scorers, cache = _scorers(config, sources, lab, splits), lab.score_cache
-    objectives = _objectives(config, splits)
+    objectives = sources.objectives
     for name in ("train", "validation"):
         silent = [s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)]
         splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))

@@ -84,11 +84,6 @@ class Lab:
         return self._stages.records
 
     @property
-    def responses_scored(self) -> int:
-        """Number of responses that frozen models have scored for this run folder, in all its processes and restarts."""
-        return len(ScoreCache(self.folder / "cache" / "logps.sqlite"))
-
-    @property
     def score_cache(self) -> ScoreCache:
         """Scores of the run's texts on disk, by their content."""
         return ScoreCache(self.folder / "cache" / "scores.sqlite")
