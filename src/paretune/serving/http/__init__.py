@@ -1,1 +1,3 @@
-"""The web: server, app (with /health and /metrics), guard, connections; routes in openai, front, profiles, votes, audit, studio."""
+"""The web: server, app (with /health and /metrics), logs, guard, connections; routes in openai, front, scores, profiles, votes,
+audit, studio.
+"""
