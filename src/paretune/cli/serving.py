@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from paretune.cli.output import JsonOption, tell
 from paretune.core.errors import ConfigError
 
 Run = Annotated[Path, typer.Argument(help="A run's folder, the folder of one policy, or exported LoRAs.")]
@@ -75,6 +76,19 @@ def serve(
     max_rows: Annotated[int | None, typer.Option(help="The number of rows decoded together.")] = None,
     queue: Annotated[int | None, typer.Option(help="The number of requests that may wait.")] = None,
     timeout: Annotated[float | None, typer.Option(help="The seconds until an answer times out.")] = None,
+    lenient: Annotated[
+        bool | None,
+        typer.Option(
+            "--lenient/--strict",
+            help="Ignore fields that the server does not know and clamp what is beyond its limits, and say so in the answer.",
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="The number of requests a minute of one API key.")
+    ] = None,
+    share: Annotated[
+        int | None, typer.Option(help="The number of answers of one API key that run or wait at once.")
+    ] = None,
     max_connections: Annotated[
         int | None, typer.Option(help="The number of open connections, by default 512.", min=1)
     ] = None,
@@ -137,20 +151,12 @@ def choose(
     between: Annotated[
         str | None, typer.Option(help="The two objectives that the dial runs between, such as warm,concise.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Choose a preference: the one that meets floors on scores with the most room, the knee, or a dial along the front."""
     from paretune.cli.choose import choose_facts, render
 
-    facts = choose_facts(run, policy, floors, knee, dial, between)
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    from rich.console import Console
-
-    Console().print(render(facts))
+    tell(choose_facts(run, policy, floors, knee, dial, between), as_json, render)
 
 
 def from_votes(

@@ -43,6 +43,7 @@ from paretune.data.known import KNOWN, Dropped
 from paretune.data.readers import READERS, read_records, suffix_of
 from paretune.data.row_store import changed, gather
 from paretune.data.rows import Row
+from paretune.data.shipped import SHIPPED, shipped_file
 
 KEYS = (
     "name",
@@ -100,11 +101,13 @@ def load_data(
             raise DataError("no data given; expected a path, a known name or a mapping")
         parts = (load_data(one, split, path=path, objective=objective, directions=directions) for one in spec)
         return concatenate(parts)
-    if str(spec) in KNOWN:
+    if str(spec) in SHIPPED:
+        dataset = _load_shipped(str(spec), path, split)
+    elif str(spec) in KNOWN:
         dataset = _load_known(str(spec), path, split)
     else:
         if path is not None:
-            raise DataError(f"unknown data set {str(spec)!r}; {suggest(str(spec), KNOWN)}")
+            raise DataError(f"unknown data set {str(spec)!r}; {suggest(str(spec), [*KNOWN, *SHIPPED])}")
         _check_exists(Path(spec))
         dataset = concatenate(read_form(records, objective) for _, records in _streams(Path(spec), split))
     return _nonempty(_directed(dataset, directions or {}), str(spec))
@@ -123,8 +126,9 @@ def _load_mapping(
     stated = {"split": split, "path": path, "objective": objective, "directions": directions}
     given = {**spec, **{key: value for key, value in stated.items() if value is not None}}
     if "name" in given:
-        if given["name"] not in KNOWN:
-            raise DataError(f"unknown data set {given['name']!r}; {suggest(str(given['name']), KNOWN)}")
+        names = [*KNOWN, *SHIPPED]
+        if given["name"] not in names:
+            raise DataError(f"unknown data set {given['name']!r}; {suggest(str(given['name']), names)}")
         excess = set(given) - {"name", "path", "split", "directions"}
         if excess:
             raise DataError(f"data: a known set takes path, split and directions, not {sorted(excess)[0]!r}")
@@ -150,6 +154,13 @@ def _load_mapping(
     else:
         dataset = concatenate(read_form(records, given.get("objective")) for _, records in parts)
     return _nonempty(_directed(dataset, given.get("directions") or {}), source)
+
+
+def _load_shipped(name: str, path: str | Path | None, split: str | None) -> ScoredDataset:
+    for what, given in (("path", path), ("split", split)):
+        if given not in (None, "train"):
+            raise DataError(f"{name}: ships with paretune as one file for training; leave out {what}={given}")
+    return ScoredDataset.read(shipped_file(name))
 
 
 def _load_known(name: str, path: str | Path | None, split: str | None) -> ScoredDataset:
@@ -230,7 +241,7 @@ def _directed(dataset: ScoredDataset, directions: Mapping[str, str]) -> ScoredDa
 def _check_exists(path: Path) -> None:
     if not path.exists():
         raise DataError(
-            f"{path}: no such file or folder, and not a known data set; {suggest(str(path), KNOWN)}"
+            f"{path}: no such file or folder, and not a known data set; {suggest(str(path), [*KNOWN, *SHIPPED])}"
         )
 
 

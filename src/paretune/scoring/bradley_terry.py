@@ -18,13 +18,18 @@ import numpy as np
 
 from paretune.core.errors import DataError, ModelError
 from paretune.core.files import atomic_path, cache_folder, fingerprint, read_json, write_json
+from paretune.core.folder_form import FolderForm, refuse_foreign
 from paretune.core.progress import progress
+from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair, pairs
 from paretune.scoring import encoder as encode
 
 if TYPE_CHECKING:
     from paretune.data.rows import Prompt
+
+FORM = FolderForm("head.json", ("format", "text_form"), ("head.safetensors",))
+"""The form of the folder of a head."""
 
 FORMAT = 1
 TEXT_FORM = "(last user message, response) as two segments; response alone"
@@ -204,10 +209,11 @@ def fit_head(
 
     Raises:
         DataError: A part has too few pairs of the objective, or a test prompt is also in the data set.
-        ModelError: The encoder is not available.
+        ModelError: The encoder is not available, or ``folder`` holds anything but an earlier head.
     """
     began = time.perf_counter()
-    parts = _parts(dataset, objective, test, seed)
+    refuse_foreign(Path(folder), FORM)
+    parts = parts_of(dataset, objective, test, seed)
     source = encode.locate(encoder)
     identity = encode.content_fingerprint(source)
     every = [pair for part in parts.values() for pair in part]
@@ -248,11 +254,17 @@ def fit_head(
     return report
 
 
-def _parts(
+def parts_of(
     dataset: ScoredDataset, objective: str, test: ScoredDataset | None, seed: int
 ) -> dict[str, Sequence[Pair]]:
+    """Return the pairs of the parts train, validation and test of :func:`fit_head`.
+
+    Raises:
+        DataError: A part has too few pairs of the objective, or a test prompt is also in the data set.
+    """
+    shares = {"train": 0.7, "validation": 0.15, "test": 0.15}
     if test is None:
-        split = dataset.split({"train": 0.7, "validation": 0.15, "test": 0.15}, seed)
+        split = _split(dataset, objective, shares, seed)
     else:
         shared = {row.key for row in dataset.rows} & {row.key for row in test.rows}
         for row in test.rows:
@@ -261,16 +273,29 @@ def _parts(
                     f"{row.source or row.key}: this prompt is in the training data too, so it is not held "
                     f"out; remove the {len(shared)} shared prompts from either file, or give no test file"
                 )
-        split = {**dataset.split({"train": 0.85, "validation": 0.15}, seed), "test": test}
+        split = {**_split(dataset, objective, {"train": 0.85, "validation": 0.15}, seed), "test": test}
     parts = {name: pairs(part, objective, "all") for name, part in split.items()}
-    total = sum(map(len, parts.values()))
     for name, part in parts.items():
         if len(part) < MIN_PAIRS:
+            counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
+            prompts = len({row.key for row in dataset.rows})
             raise DataError(
-                f"objective {objective!r}: {len(part)} {name} pairs (all parts: {total}), "
-                f"expected at least {MIN_PAIRS} in each part; add comparisons for it"
+                f"objective {objective!r}: {len(part)} {name} pairs (all parts: {counts}, of {prompts} prompts), "
+                f"expected at least {MIN_PAIRS} in each part of a head's fit; add prompts with comparisons of {objective!r}"
             )
     return parts
+
+
+def _split(
+    dataset: ScoredDataset, objective: str, shares: dict[str, float], seed: int
+) -> dict[str, ScoredDataset]:
+    try:
+        return dataset.split(shares, seed)
+    except DataError as error:
+        raise DataError(
+            f"objective {objective!r}: too few prompts to fit a head, which needs at least {MIN_PAIRS} pairs of prompts of their own in "
+            f"each part ({error})"
+        ) from error
 
 
 def _choose_l2(train: np.ndarray, validation: np.ndarray) -> tuple[float, np.ndarray]:
@@ -289,10 +314,14 @@ def _choose_l2(train: np.ndarray, validation: np.ndarray) -> tuple[float, np.nda
 
 
 def save_head(head: Head, folder: str | Path) -> None:
-    """Write ``head.safetensors`` and ``head.json`` (the report) into ``folder``, replacing it as a whole."""
+    """Write ``head.safetensors`` and ``head.json`` (the report) into ``folder``, replacing an earlier head as a whole.
+
+    Raises:
+        ModelError: ``folder`` holds anything else.
+    """
     from safetensors.numpy import save_file
 
-    with atomic_path(folder) as temporary:
+    with atomic_path(folder, FORM) as temporary:
         temporary.mkdir()
         save_file({"weight": head.weight}, temporary / "head.safetensors")
         report: dict[str, Any] = {k: v for k, v in asdict(head.report).items() if k != "folder"}
@@ -303,7 +332,7 @@ def load_head(folder: str | Path) -> Head:
     """Read a head that ``save_head`` wrote.
 
     Raises:
-        ModelError: There is no head, or it is damaged or of another version.
+        ModelError: There is no head, or it is damaged, of another version, or holds other numbers than finite ones in float64.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -313,13 +342,25 @@ def load_head(folder: str | Path) -> Head:
         raise ModelError(
             f"{folder}: no Bradley-Terry head here (head.json is missing); fit one with: paretune score fit"
         )
+    check_readable(folder / "head.json")
     values = read_json(folder / "head.json")
-    if values.pop("format", None) != FORMAT or values.pop("text_form", None) != TEXT_FORM:
+    known = isinstance(values, dict)
+    if not known or values.pop("format", None) != FORMAT or values.pop("text_form", None) != TEXT_FORM:
         raise ModelError(
             f"{folder / 'head.json'}: the head has another version; fit it again with: paretune score fit"
         )
+    file = folder / "head.safetensors"
+    if (kind := tensor_formats(file).get("weight")) not in ("F64", None):
+        raise ModelError(
+            f"{file}: weight is in the number format {kind}, expected F64; fit it again with: paretune score fit"
+        )
     try:
-        weight = load_file(folder / "head.safetensors")["weight"]
+        weight = load_file(file)["weight"]
+        if weight.ndim != 1 or not np.isfinite(weight).all():
+            raise ModelError(
+                f"{file}: weight {list(weight.shape)} holds numbers that are NaN or infinite, or is no vector; fit it again with: "
+                "paretune score fit"
+            )
         return Head(weight, HeadReport(folder=str(folder), **values))
     except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise ModelError(

@@ -11,7 +11,8 @@ from paretune.core.errors import ConfigError
 from paretune.fronts.record import FILE, FrontRecord
 
 CONFIG = "config.yaml"
-MARKS = (FILE, "versions.json")
+VERSIONS = "versions.json"
+MARKS = (FILE, VERSIONS)
 """Files that show that ``paretune run`` made a folder, beside its config."""
 
 

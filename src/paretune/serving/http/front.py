@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from paretune.serving.bodies import ApiError, Body
+from paretune.serving.api_errors import ApiError
+from paretune.serving.bodies import Body
 from paretune.serving.service import Service, measured_surface
 
 if TYPE_CHECKING:
