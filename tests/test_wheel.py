@@ -73,7 +73,8 @@ def paretune(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     subprocess.run(install, check=True, env=clean)
     assert subprocess.run([python, "-c", LACKING], check=True, capture_output=True, text=True).stdout == ""
     where = subprocess.run(
-        [python, "-c", "import paretune; print(paretune.__file__)"], cwd=outside, check=True, capture_output=True, text=True, env=clean
+        [python, "-c", "import paretune; print(paretune.__file__)"],
+        cwd=outside, check=True, capture_output=True, text=True, env=clean,
     )  # fmt: skip
     assert where.stdout.startswith(str(home)), "the package of the wheel, and not that of the repository"
 

@@ -246,7 +246,7 @@ def cache_folder() -> Path:
     if explicit:
         return Path(explicit).expanduser()
     place = user_cache_path("paretune", appauthor=False)
-    earlier = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "paretune"
+    earlier = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "paretune"
     if place == earlier or place.exists() or not earlier.exists():
         return place
     _say_earlier(earlier, place)
