@@ -33,12 +33,10 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(tmp_path: Path) -> None
     assert (tmp_path / "a.txt").read_text() == "old" and listing(tmp_path) == ["a.txt"]
 
 
-def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
+def test_a_folder_replaces_a_folder_of_its_form(tmp_path: Path) -> None:
     for content in ("first", "second"):
-        with atomic_path(tmp_path / "folder") as temporary:
-            temporary.mkdir()
-            (temporary / content).write_text(content)
-    assert listing(tmp_path) == ["folder"] and listing(tmp_path / "folder") == ["second"]
+        write_thing(tmp_path / "folder", content)
+    assert listing(tmp_path) == ["folder"] and listing(tmp_path / "folder") == ["second.txt", "thing.json"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

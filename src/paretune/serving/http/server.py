@@ -15,7 +15,7 @@ from paretune.core.errors import ConfigError, ModelError, ParetuneError
 from paretune.core.progress import silent
 from paretune.serving.address import Address
 from paretune.serving.http.app import make_app
-from paretune.serving.http.connections import guarded, raise_file_limit
+from paretune.serving.http.connections import guarded, open_for, raise_file_limit
 from paretune.serving.http.guard import Guard
 from paretune.serving.metrics import Counted
 from paretune.serving.service import Service
@@ -77,7 +77,7 @@ def configuration(app: FastAPI, address: Address) -> uvicorn.Config:
         log_config=_logging(),
         timeout_graceful_shutdown=5,
         timeout_keep_alive=15,
-        backlog=min(2048, 2 * address.max_connections),
+        backlog=min(2048, open_for(address.max_connections)),
     )
 
 
@@ -87,8 +87,8 @@ def run(service: Service, address: Address) -> None:
     Raises:
         ParetuneError: The model cannot be loaded, or the address is in use.
     """
-    raise_file_limit(address.max_connections + SPARE_FILES)
-    app = make_app(service, address.root_path)
+    raise_file_limit(open_for(address.max_connections) + SPARE_FILES)
+    app = make_app(service, address)
     config = configuration(app, address)
     try:
         sock = config.bind_socket()
