@@ -127,6 +127,7 @@ def test_the_wheel_can_be_looked_at_outside_the_repository(paretune: Callable[..
 
 
 @pytest.mark.model
+@pytest.mark.timeout(2700)  # a minute of one core by itself
 def test_the_quickstart_runs_from_the_wheel_to_a_report(paretune: Callable[..., str]) -> None:
     printed = paretune("-q", "quickstart", "--smoke", "--json")
     folder: Path = paretune.folder  # type: ignore[attr-defined]
