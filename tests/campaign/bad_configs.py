@@ -14,7 +14,9 @@ from campaign.worlds import cache_in, world
 KIND = "bad-configs"
 WHOLE = 250
 BASE = {
-    "score": [{"objective": name, "rule": "regex", "pattern": name, "how": "count"} for name in ("good", "kind")],
+    "score": [
+        {"objective": name, "rule": "regex", "pattern": name, "how": "count"} for name in ("good", "kind")
+    ],
     "methods": {"dpo-soup": {}},
 }
 """Parts of a config, by which the bad ones have names before there is a world."""

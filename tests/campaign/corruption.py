@@ -18,7 +18,7 @@ from campaign.damage import DAMAGES, mend
 from campaign.folders import content, differences, in_words, snapshot
 from campaign.trial import Bench, Fault, Trial, done, picked, refused, squeezed
 from campaign.warm import Ended
-from campaign.worlds import World, cache_in, methods, world
+from campaign.worlds import World, cache_in, world
 
 KIND = "corruption"
 PREFERENCE = "good=0.5,kind=0.5"
@@ -51,7 +51,8 @@ class Target:
 FILES: Mapping[str, Sequence[str]] = {
     "dpo-soup": (
         "README.md", "adapters/adapter.json", "adapters/adapter.safetensors", "adapters/history.json", "adapters/stage.json",
-        "cache/logps.sqlite", "cache/scores.sqlite", "config.yaml", "data/test.jsonl.gz", "data/train.jsonl.gz", "data/validation.jsonl.gz",
+        "cache/logps.sqlite", "cache/scores.sqlite", "config.yaml", "data/test.jsonl.gz", "data/train.jsonl.gz",
+        "data/validation.jsonl.gz",
         "front.json", "front.png", "fronts/*.json", "policies/adapter.json", "policies/adapter.safetensors", "policies/policy.json",
         "report.html", "scores/standardisation.json", "versions.json",
     ),
@@ -153,7 +154,11 @@ def cure(
     if "delete" not in text.lower():
         return
     place = next(
-        (path for path in (file, *file.parents) if path != folder and f"{path.relative_to(folder)}" in text and "deletethe" not in text),
+        (
+            path
+            for path in (file, *file.parents)
+            if path != folder and f"{path.relative_to(folder)}" in text and "deletethe" not in text
+        ),
         file,
     )
     if "deletethefolder" in text:
@@ -182,7 +187,9 @@ def same_run(made: World, folder: Path) -> None:
 def expected(line: str) -> bool:
     """Return whether a difference is one of any run that is run again: it counts what this process did."""
     at = re.fullmatch(r"differs: front\.json at (.*)", line)
-    return bool(at and re.fullmatch(r"scoring_forwards \(\d+ / \d+\)", at[1])) or line == "differs: report.html"
+    return (
+        bool(at and re.fullmatch(r"scoring_forwards \(\d+ / \d+\)", at[1])) or line == "differs: report.html"
+    )
 
 
 def give(bench: Bench, command: str, made: World, folder: Path, options: Mapping[str, object]) -> Ended:

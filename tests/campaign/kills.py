@@ -24,7 +24,9 @@ GRID = "export-grid"
 def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     """Return chains of kills over all methods in turn, and over the export of a grid."""
     every = [*methods(), GRID]
-    whole = [f"{every[number % len(every)]}-{number // len(every)}" for number in range(max(WHOLE, count or 0))]
+    whole = [
+        f"{every[number % len(every)]}-{number // len(every)}" for number in range(max(WHOLE, count or 0))
+    ]
 
     def trial(name: str) -> Trial:
         return Trial(KIND, name, lambda bench: killed(bench, name.rpartition("-")[0]))
