@@ -34,10 +34,20 @@ Comparison = tuple[int, int, float]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; ``role`` is one of `ROLES`."""
+    """One turn of a conversation; ``role`` is one of `ROLES`.
+
+    Raises:
+        DataError: Another role, or a content that is not text.
+    """
 
     role: str
     content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise DataError(f"message: unknown role {self.role!r:.60}; {suggest(str(self.role), ROLES)}")
+        if not isinstance(self.content, str):
+            raise DataError(f"message of the {self.role}: expected text, got {_shown(self.content)}")
 
 
 Prompt = tuple[Message, ...]
@@ -131,11 +141,6 @@ def _check_prompt(prompt: Sequence[Message], where: str) -> None:
     if not prompt or not any(isinstance(m.content, str) and m.content.strip() for m in prompt):
         raise DataError(f"{where}: column 'prompt': empty prompt; expected at least one message with text")
     for position, message in enumerate(prompt):
-        if message.role not in ROLES:
-            column = f"prompt[{position}].role"
-            raise DataError(
-                f"{where}: column {column!r}: unknown role {message.role!r}; {suggest(message.role, ROLES)}"
-            )
         _check_text(message.content, f"prompt[{position}].content", where)
     if prompt[-1].role == "assistant":
         raise DataError(
@@ -233,6 +238,10 @@ def prompt_from(value: object, column: str, where: str) -> Prompt:
                     "into the content"
                 )
         _check_text(item["role"], f"{at}.role", where)
+        if item["role"] not in ROLES:
+            raise DataError(
+                f"{where}: column '{at}.role': unknown role {item['role']!r}; {suggest(item['role'], ROLES)}"
+            )
         _check_text(item["content"], f"{at}.content", where)
         messages.append(Message(item["role"], item["content"]))
     return tuple(messages)

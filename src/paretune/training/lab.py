@@ -15,6 +15,7 @@ from torch import Tensor
 
 from paretune.core.files import fingerprint, write_json
 from paretune.core.names import path_component
+from paretune.core.progress import silent
 from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
@@ -35,7 +36,14 @@ from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.rl.task import fit_on_policy
 from paretune.training.stages import StageRecord, Stages
-from paretune.training.token_tables import PairTable, ResponseTable, tokenise, tokenise_responses
+from paretune.training.token_tables import (
+    Limit,
+    PairTable,
+    ResponseTable,
+    TooLong,
+    tokenise,
+    tokenise_responses,
+)
 from paretune.training.trackers import tracked
 
 
@@ -52,6 +60,8 @@ class Lab:
         shared: Whether other runs work in the folder at the same time, as the tasks of a sweep do. A stage that one of them makes
             is then waited for and not made twice, and its folder carries its key, so that the order of the runs does not matter.
         scoring_forwards: Responses scored by frozen models so far (cached ones do not count).
+        too_long: What happens to texts beyond ``train.max_tokens`` or the model's positions, see
+            :class:`paretune.training.token_tables.Limit`.
     """
 
     lm: LanguageModel
@@ -60,6 +70,7 @@ class Lab:
     trackers: tuple[str, ...] = ()
     shared: bool = False
     scoring_forwards: int = 0
+    too_long: TooLong = "drop"
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder).absolute()
@@ -71,6 +82,11 @@ class Lab:
     def stages(self) -> list[StageRecord]:
         """What has been run or found finished so far, in order."""
         return self._stages.records
+
+    @property
+    def responses_scored(self) -> int:
+        """Number of responses that frozen models have scored for this run folder, in all its processes and restarts."""
+        return len(ScoreCache(self.folder / "cache" / "logps.sqlite"))
 
     @property
     def score_cache(self) -> ScoreCache:
@@ -92,11 +108,10 @@ class Lab:
         Raises:
             TrainingError: No pair is short enough.
         """
-        table, dropped = tokenise(self.lm, chosen, self.training.max_tokens)
+        limit = Limit(self.lm, self.training.max_tokens)
+        table, dropped = tokenise(self.lm, chosen, limit.max_tokens, self.too_long)
         if dropped:
-            self.say(
-                f"{dropped} of {len(chosen)} pairs are longer than max_tokens={self.training.max_tokens} and were dropped"
-            )
+            self.say(f"{dropped} of {len(chosen)} pairs are longer than {limit} and were dropped")
         return replace(table, reference=self.logps(table))
 
     def train_table(self, chosen: Sequence[Pair]) -> PairTable:
@@ -114,7 +129,7 @@ class Lab:
         Raises:
             TrainingError: A score is missing, or no prompt has two responses that are short enough.
         """
-        table = tokenise_responses(self.lm, dataset, self.training.max_tokens)
+        table = tokenise_responses(self.lm, dataset, self.training.max_tokens, self.too_long)
         groups: list[TokenGroup] = [(p, [r]) for p, r in zip(table.prompts, table.responses, strict=True)]
         return replace(table, reference=torch.cat(self.response_logps(groups, None)))
 
@@ -332,13 +347,13 @@ class Lab:
             ModelError: ``start`` has no embeddings of the tags.
         """
         lm = replace(self.lm, tags=tuple(tags))
-        table, dropped = tokenise_demonstrations(lm, items, self.training.max_tokens)
+        limit = Limit(lm, self.training.max_tokens)
+        table, dropped = tokenise_demonstrations(lm, items, limit.max_tokens, self.too_long)
         if dropped:
             self.say(
-                f"{name}: {dropped} of {len(items)} responses are longer than max_tokens={self.training.max_tokens} with their "
-                "prompt and were left out"
+                f"{name}: {dropped} of {len(items)} responses are longer than {limit} with their prompt and were left out"
             )
-        kept = tokenise_demonstrations(lm, held_out, self.training.max_tokens)[0] if held_out else None
+        kept = tokenise_demonstrations(lm, held_out, limit.max_tokens, self.too_long)[0] if held_out else None
         facts = dict(info or {}) | {"responses": len(table)}
         inputs = [
             "demonstrations",
@@ -432,8 +447,8 @@ class Lab:
         return self._stages.made(name, key, make, together, content)
 
     def say(self, message: str) -> None:
-        """Print a message at the terminal, once for all processes."""
-        if not self.team.first:
+        """Print a message at the terminal, once for all processes; nothing where silence was asked for."""
+        if silent() or not self.team.first:
             return
         from rich.console import Console
 

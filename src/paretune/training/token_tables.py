@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +16,11 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
+
+logger = logging.getLogger(__name__)
+
+TooLong: TypeAlias = Literal["drop", "cut", "refuse"]
+"""What happens to a text that is too long: it is left out, cut at its end, or refused."""
 
 COLUMNS = ("margin", "scale", "weight", "reversed_weight")
 """Columns a method may stamp, with the meaning they have in :func:`paretune.training.losses.pair_loss`."""
@@ -141,17 +148,71 @@ class ResponseTable:
         return "; ".join(f"row {self.rows[n][0]} (response {self.rows[n][1]})" for n in rows)
 
 
-def tokenise_responses(lm: LanguageModel, dataset: ScoredDataset, max_tokens: int) -> ResponseTable:
+@dataclass
+class Limit:
+    """The most tokens of a prompt with its response, and what happens to longer texts.
+
+    Attributes:
+        lm: The model, whose positions bound the limit.
+        max_tokens: The limit of ``train.max_tokens``.
+        too_long: What happens to longer texts. One that is cut teaches no end of turn. Prompts are never cut: a text of which the
+            prompt alone is too long is left out.
+        cut: Number of texts that were cut so far.
+    """
+
+    lm: LanguageModel
+    max_tokens: int
+    too_long: TooLong = "drop"
+    cut: int = field(default=0, init=False)
+
+    def __str__(self) -> str:
+        most = self.lm.room(self.max_tokens)
+        return f"max_tokens={most}" if most == self.max_tokens else f"the {most} positions of {self.lm.name}"
+
+    def fit(
+        self, prompt: tuple[int, ...], responses: Sequence[tuple[int, ...]], where: str
+    ) -> list[tuple[int, ...]] | None:
+        """Return the responses to a prompt, cut where they are to be; None where they are left out.
+
+        Raises:
+            TrainingError: They are too long and to be refused; ``where`` names them.
+        """
+        room, longest = self.lm.room(self.max_tokens) - len(prompt), max(map(len, responses))
+        if longest <= room:
+            return list(responses)
+        if self.too_long == "refuse":
+            raise TrainingError(
+                f"{where}: {len(prompt) + longest} tokens with the prompt, more than {self}; shorten it, raise train.max_tokens "
+                "where the model has more positions, or set data.too_long to drop or cut"
+            )
+        cut = [response[: max(room, 0)] for response in responses]
+        if self.too_long == "drop" or room < 1 or len(set(cut)) < len(set(responses)):
+            return None
+        self.cut += 1
+        return cut
+
+    def say_cut(self, total: int, what: str) -> None:
+        """Log how many of ``total`` texts were cut, if any."""
+        if self.cut:
+            logger.warning(
+                "%d of %d %s are longer than %s and were cut at their end", self.cut, total, what, self
+            )
+
+
+def tokenise_responses(
+    lm: LanguageModel, dataset: ScoredDataset, max_tokens: int, too_long: TooLong = "drop"
+) -> ResponseTable:
     """Tokenise all responses with their advantages; the reference log-probabilities are still NaN.
 
-    Rows with fewer than two responses have nothing to compare and are left out, as are responses that exceed
-    ``max_tokens`` with their prompt. An objective on which all responses to a prompt score alike has advantage 0 there.
+    Rows with fewer than two responses have nothing to compare and are left out. For responses that exceed ``max_tokens`` or the
+    model's positions with their prompt, see :class:`Limit`. An objective on which all responses to a prompt score alike has
+    advantage 0 there.
 
     Raises:
         TrainingError: A score is missing, or no row is left.
     """
     kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]] = []
-    advantages = []
+    advantages, limit = [], Limit(lm, max_tokens, too_long)
     for number, row in enumerate(dataset.rows):
         if len(row.responses) < 2:
             continue
@@ -165,45 +226,50 @@ def tokenise_responses(lm: LanguageModel, dataset: ScoredDataset, max_tokens: in
         standardised = (scores - scores.mean(0)) / torch.where(spread > 0, spread, torch.ones_like(spread))
         prompt = tuple(lm.encode_prompt(row.prompt))
         for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True)):
-            response = tuple(lm.encode_response(text, cut))
-            if len(prompt) + len(response) <= max_tokens:
-                kept.append((prompt, response, (number, k)))
+            where = f"{row.source or f'row {number}'} (response {k})"
+            if fitted := limit.fit(prompt, [tuple(lm.encode_response(text, cut))], where):
+                kept.append((prompt, fitted[0], (number, k)))
                 advantages.append(standardised[k])
     if not kept:
         raise TrainingError(
-            f"no prompt has two scored responses of at most {max_tokens} tokens; sample more, or raise max_tokens"
+            f"no prompt has two scored responses that fit {limit} with it; sample more, or raise max_tokens"
         )
+    limit.say_cut(len(kept), "responses")
     prompts, responses, rows = zip(*kept, strict=True)
     return ResponseTable(
         prompts, responses, rows, torch.full((len(kept),), float("nan")), torch.stack(advantages).float()
     )
 
 
-def tokenise(lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int) -> tuple[PairTable, int]:
+def tokenise(
+    lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int, too_long: TooLong = "drop"
+) -> tuple[PairTable, int]:
     """Tokenise pairs; return the table (reference log-probabilities still NaN) and how many pairs were dropped.
 
-    A pair of which prompt and longer response exceed ``max_tokens`` is dropped, never cut: a cut response would train
-    the model on an end that its author did not write.
+    By default a pair of which prompt and longer response exceed ``max_tokens`` or the model's positions is dropped, not cut: a
+    cut response ends where its author did not end it. See :class:`Limit`.
 
     Raises:
-        TrainingError: No pair is left.
+        TrainingError: No pair is left, or one is too long and to be refused.
     """
+    limit = Limit(lm, max_tokens, too_long)
     kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Pair]] = []
     for pair in pairs:
         prompt = tuple(lm.encode_prompt(pair.prompt))
         chosen = tuple(lm.encode_response(pair.chosen, pair.chosen_truncated))
         rejected = tuple(lm.encode_response(pair.rejected, pair.rejected_truncated))
-        if len(prompt) + max(len(chosen), len(rejected)) <= max_tokens:
-            kept.append((prompt, chosen, rejected, pair))
+        where = f"row {pair.row} (prompt {pair.prompt[-1].content[:40]!r})"
+        if fitted := limit.fit(prompt, (chosen, rejected), where):
+            kept.append((prompt, *fitted, pair))
     if not pairs:
         raise TrainingError(
             "there is no pair to train on: no prompt has two responses that the objective tells apart; "
             "give more responses per prompt, or scores that differ"
         )
     if not kept:
-        raise TrainingError(
-            f"all {len(pairs)} pairs are longer than max_tokens={max_tokens} and none is left; raise max_tokens"
-        )
+        cure = "raise max_tokens" if lm.room(max_tokens) == max_tokens else "give shorter texts"
+        raise TrainingError(f"all {len(pairs)} pairs are longer than {limit} and none is left; {cure}")
+    limit.say_cut(len(pairs), "pairs")
     count = len(kept)
     prompts, chosen_ids, rejected_ids, used = zip(*kept, strict=True)
     table = PairTable(
