@@ -28,6 +28,8 @@ SIGNED = {
     "rho",
 }
 """Numbers that may be negative, or whose -1 says something."""
+PLACES = {"folder", "model", "data.source", "data.test", "data.path"}
+"""Settings that name a file or folder; a message may give that name instead of the key."""
 HUGE = {
     "train.steps",
     "train.rank",
@@ -190,7 +192,8 @@ def special(config: dict[str, Any]) -> list[Bad]:
     made = []
     for key, value in put_in:
         path = tuple(key.split("."))
-        made.append(Bad(f"{key}={str(value)[:60]}", path[-2:], values=put(config, path, value)))
+        words = (*path[-2:], value) if key in PLACES and isinstance(value, str) and value else path[-2:]
+        made.append(Bad(f"{key}={str(value)[:60]}", words, values=put(config, path, value)))
     deep = "a: " + "[" * 3000 + "]" * 3000
     laughs = "\n".join(
         [
