@@ -81,7 +81,7 @@ def run(
         finally:
             warm.close()
 
-    workers = [threading.Thread(target=work) for _ in range(max(1, min(jobs, len(trials))))]
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(max(1, min(jobs, len(trials))))]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -49,7 +49,8 @@ SPECIAL: dict[str, Sequence[str]] = {
     "upstream": ("nonsense",),
     "normalize": ("nonsense",),
     "host": ("nonsense.invalid", "999.1.1.1"),
-    "overrides": ("train.steps", "=3", "train.steps=[", "name=*x", "train.stepps=3", "train.steps.x=3", "methods=5", "score.0.rule=length", "data=3", "train.steps=many", "a.b.c=1", "\udcff=1"),
+    "overrides": ("train.steps", "=3", "train.steps=[", "name=*x", "train.stepps=3", "train.steps.x=3", "methods=5",
+    "score.0.rule=length", "data=3", "train.steps=many", "a.b.c=1", "\udcff=1"),
     "run": ("/nowhere", LONG, "config.yaml", "", "a\x01b"),
     "config": ("/nowhere.yaml", ".", LONG, "run/front.json", ""),
     "source": ("/nowhere.jsonl", ".", LONG, "run/report.html", "", "nonsense"),
@@ -128,7 +129,7 @@ def lines(made: World) -> Iterator[Line]:
         if right:
             yield Line(
                 start,
-                tuple(param.name.upper() for param in command.params) + ("Missing", "preference", "policies"),
+                (*(param.name.upper() for param in command.params), "Missing", "preference", "policies"),
             )
         position = 0
         for param in command.params:

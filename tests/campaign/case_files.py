@@ -46,10 +46,13 @@ class Form:
 
 
 FORMS: Mapping[str, Form] = {
-    "canonical": Form([{"prompt": _user(f"say {k}"), "responses": [f"one {k}", f"two {k} more"], "scores": {"helpful": [0.5, -1.0 * k]}} for k in range(6)], 6, False),
+    "canonical": Form([{"prompt": _user(f"say {k}"), "responses": [f"one {k}", f"two {k} more"], "scores": {"helpful": [0.5,
+    -1.0 * k]}} for k in range(6)], 6, False),
     "preference": Form([{"prompt": f"say {k}", "chosen": f"a good {k}", "rejected": f"bad {k}"} for k in range(6)], 6),
-    "preference-messages": Form([{"prompt": _user(f"say {k}"), "chosen": _assistant(f"a good {k}"), "rejected": _assistant(f"bad {k}")} for k in range(6)], 6, False),
-    "dialogues": Form([{"chosen": [*_user(f"say {k}"), *_assistant(f"a good {k}")], "rejected": [*_user(f"say {k}"), *_assistant(f"bad {k}")]} for k in range(6)], 6, False),
+    "preference-messages": Form([{"prompt": _user(f"say {k}"), "chosen": _assistant(f"a good {k}"),
+    "rejected": _assistant(f"bad {k}")} for k in range(6)], 6, False),
+    "dialogues": Form([{"chosen": [*_user(f"say {k}"), *_assistant(f"a good {k}")], "rejected": [*_user(f"say {k}"),
+    *_assistant(f"bad {k}")]} for k in range(6)], 6, False),
     "unpaired": Form([{"prompt": f"say {k // 2}", "completion": f"text {k}", "label": k % 2 == 0} for k in range(6)], 3),
     "completion": Form([{"prompt": f"say {k}", "completion": f"text {k}"} for k in range(6)], 6),
     "prompts": Form([{"prompt": f"say {k}"} for k in range(6)], 6),
@@ -89,7 +92,8 @@ COLUMNS: Mapping[str, Callable[[str], str]] = {
     "in the plural": lambda column: f"{column}s",
 }
 """Changes of a column's name, in all records or in the later ones."""
-MORE: Mapping[str, Any] = {"system": "Be brief.", "history": [["a", "b"]], "score": 0.5, "scores_x": [1, 2], "notes": "mine", "tools": [{"name": "f"}], "images": ["x.png"], "weight": 2.0, "rejected_2": "worse", "score_chosen": 3.0}  # fmt: skip
+MORE: Mapping[str, Any] = {"system": "Be brief.", "history": [["a", "b"]], "score": 0.5, "scores_x": [1, 2], "notes": "mine",
+"tools": [{"name": "f"}], "images": ["x.png"], "weight": 2.0, "rejected_2": "worse", "score_chosen": 3.0}  # fmt: skip
 """Columns that a form does not have."""
 
 

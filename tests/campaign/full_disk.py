@@ -71,7 +71,8 @@ def command_of(name: str, made: World) -> tuple[object, ...]:
         "export-dense": ("export", run, "out", *at, "--format", "dense"),
         "export-grid": ("export", run, "out", "--grid", 5),
         "data-convert": ("data", "convert", data, "out/data.jsonl"),
-        "data-sample": ("data", "sample", data, "out/data.jsonl", "--model", made.folder / "model", "--responses", 2, "--max-new-tokens", 4),
+        "data-sample": ("data", "sample", data, "out/data.jsonl", "--model", made.folder / "model", "--responses", 2,
+        "--max-new-tokens", 4),
         "score-fit": ("score", "fit", made.folder / "many.jsonl", "--objective", "good", "--folder", "out"),
     }.get(name, ("run", "config.yaml"))  # fmt: skip
 

@@ -62,7 +62,7 @@ def killed_export(bench: Bench) -> str:
     done(ended, "the undisturbed export")
     facts = World("export", made.folder, ended.seconds, int(count.read_text()))
     kills = chain(bench, facts, command, broken)
-    if found := differences(snapshot(whole), snapshot(broken)):
+    if found := differences(snapshot(whole / "loras"), snapshot(broken / "loras")):
         raise Fault(f"after {kills}: {in_words(found)}")
     return f"after {kills}"
 

@@ -95,7 +95,8 @@ def places(made: World) -> dict[str, tuple[str, tuple[object, ...] | str]]:
         "data select": ("mine", ("data", "select", data, "--k", 2, "--out", "mine", "--jsonl", "mine/chosen.jsonl")),
         "from votes": ("mine", ("data", "from-votes", "store.sqlite", "mine/thesis.jsonl")),
         "add objective": ("run/adapters/dpo-bad", ("add-objective", "run", "bad", "--score", "{rule: length, unit: words}")),
-        "front": ("run/policies/soup", ("front", "config.yaml", "--adapter", f"good={run}/adapters/dpo-good/adapter", "--adapter", f"kind={run}/adapters/dpo-kind/adapter")),
+        "front": ("run/policies/soup", ("front", "config.yaml", "--adapter", f"good={run}/adapters/dpo-good/adapter",
+        "--adapter", f"kind={run}/adapters/dpo-kind/adapter")),
         "sweep": ("run/policies/dpo-soup", ("sweep", "config.yaml")),
         "report": ("run/report.html", ("run", "config.yaml")),
     }  # fmt: skip
