@@ -32,11 +32,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/paretune run $(CONFIG) $(ARGS)
 
-# The same run in a few minutes: two training steps per adapter, a handful of prompts. Its figures mean nothing.
+# Every stage of the quickstart in a few minutes: two training steps per adapter, a handful of prompts. Its figures mean nothing.
 quickstart-smoke: install
-	$(BIN)/paretune run $(CONFIG) name=quickstart-smoke data.limit=10 \
-		'data.splits={train: 0.75, validation: 0.25}' preferences=3 evaluate.prompts=2 evaluate.preferences=3 evaluate.resamples=100 \
-		train.steps=2 methods.panacea.train.steps=2 train.batch_pairs=1 train.validate_every=2 sampling.max_new_tokens=32 $(ARGS)
+	$(BIN)/paretune quickstart --smoke $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

@@ -698,7 +698,7 @@ def test_missing_and_damaged_files_are_named(tiny_llama, tmp_path):
         (
             "cut",
             lambda f: (f / weights).write_bytes((f / weights).read_bytes()[:-9]),
-            "cut: the adapter is damaged",
+            r"adapter.safetensors: is cut, it has \d+ of \d+ bytes",
         ),
         (
             "half",

@@ -121,7 +121,8 @@ def test_known_shapes_are_of_their_size() -> None:
 def test_the_embedded_shape_is_that_of_the_embedded_model() -> None:
     from transformers import AutoConfig
 
-    from paretune.models.language_model import EMBEDDED, locate
+    from paretune.models.embedded import EMBEDDED
+    from paretune.models.loading import locate
 
     values = AutoConfig.from_pretrained(locate(EMBEDDED)).to_dict()
     assert of_config(EMBEDDED, values) == SHAPES[EMBEDDED]

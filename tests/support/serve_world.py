@@ -20,6 +20,7 @@ from paretune.serving.config import ServeConfig
 from paretune.serving.events import End, Event, Job, Overloaded, Piece, PromptTooLong, Reason
 from paretune.serving.http.app import make_app
 from paretune.serving.http.server import Server, configuration
+from paretune.serving.run_facts import RunFacts
 from paretune.serving.service import Service
 from paretune.serving.store.store import Store
 
@@ -49,6 +50,7 @@ class FakeBackend:
     """Answers with as many words as tokens are asked for, each with preference and seed, one per ``pace`` seconds."""
 
     failure = ""
+    facts = RunFacts()
 
     def __init__(self, pace: float = 0.0, most: int = 8, word: str = "") -> None:
         self.pace, self.most, self.word, self.running = pace, most, word, 0

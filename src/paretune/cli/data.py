@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from paretune.cli import serving as serve_commands
+from paretune.cli.output import JsonOption, tell
 
 data = typer.Typer(help="Inspect, convert, sample and select preference data.", no_args_is_help=True)
 score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
@@ -16,7 +17,10 @@ score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
 # from its signature, so a command has as many parameters as it has options.
 
 Source = Annotated[
-    str, typer.Argument(help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map.")
+    str,
+    typer.Argument(
+        help="A file or folder, a known data set (quickstart, hh-rlhf, ...), or a YAML column map."
+    ),
 ]
 ObjectiveOption = Annotated[
     str | None, typer.Option(help="The objective that the labels compare, for data that do not name it.")
@@ -32,37 +36,49 @@ SplitOption = Annotated[
 ]
 
 
-def show(renderable: Any) -> None:
-    """Print a table or text of rich."""
-    from rich.console import Console
-
-    Console().print(renderable)
-
-
 @data.command("sets")
-def data_sets() -> None:
+def data_sets(as_json: JsonOption = False) -> None:
     """List the public data sets known by name, with their objectives and licences."""
-    from rich.table import Table
-
     from paretune.data.known import KNOWN
+
+    facts = [
+        {
+            "name": name,
+            "hub": source.hub or None,
+            "objectives": list(source.objectives),
+            "licence": source.licence,
+        }
+        for name, source in KNOWN.items()
+    ]
+    tell(facts, as_json, _sets)
+
+
+def _sets(facts: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
 
     table = Table(title="Public data sets")
     for column in ("name", "on the hub", "objectives", "licence"):
         table.add_column(column)
-    for name, source in KNOWN.items():
-        table.add_row(name, source.hub or "local files only", ", ".join(source.objectives), source.licence)
-    show(table)
+    for row in facts:
+        table.add_row(
+            row["name"], row["hub"] or "local files only", ", ".join(row["objectives"]), row["licence"]
+        )
+    return table
 
 
 @data.command("inspect")
 def data_inspect(
-    source: Source, path: PathOption = None, objective: ObjectiveOption = None, split: SplitOption = None
+    source: Source,
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: SplitOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show objectives, counts, score distributions, missing values, lengths, conflicts and Pareto layers."""
     from paretune.cli.inspect import render
     from paretune.data.summary import inspect
 
-    show(render(inspect(_load(source, path, objective, split))))
+    tell(inspect(_load(source, path, objective, split)), as_json, render)
 
 
 @data.command("convert")
@@ -159,12 +175,14 @@ def data_select(
     normalize: Annotated[str, typer.Option(help="How to scale scores: minmax, zscore or none.")] = "minmax",
     out: Annotated[Optional[Path], typer.Option(help="The picture to write, a PNG.")] = None,  # noqa: UP045
     jsonl: Annotated[Optional[Path], typer.Option(help="The file to write the chosen responses to.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
 ) -> None:
     """Choose the responses that ParetoHqD would train on, and show pool, rays and choice."""
-    from paretune.cli.select import select_command
+    from paretune.cli.select import render_selection, select_command
 
     dataset = _load(source, path, objective, split)
-    show(select_command(dataset, k, preferences, layers, normalize, out, jsonl))  # type: ignore[arg-type]
+    facts = select_command(dataset, k, preferences, layers, normalize, out, jsonl)  # type: ignore[arg-type]
+    tell(facts, as_json, render_selection)
 
 
 data.command("from-votes")(serve_commands.from_votes)

@@ -11,8 +11,9 @@ import typer
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import serving as serve_commands
+from paretune.cli import start as start_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
-from paretune.cli.data import show
+from paretune.cli.output import JsonOption, show, tell, tell_report
 from paretune.core.errors import ParetuneError
 from paretune.core.launch import one_voice
 
@@ -36,9 +37,14 @@ ExtrapolationOption = Annotated[
 ]
 
 
+app.command()(start_commands.quickstart)
+
+
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A YAML file, or a config that ships with paretune, such as quickstart.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change, as key=value, for example train.steps=50.")
     ] = None,
@@ -46,19 +52,27 @@ def run(
         bool,
         typer.Option("--dry-run", help="Print the plan of the run on this machine and stop."),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run everything the config asks for: data, scores, training, front, report; a stopped run continues."""
-    from paretune.runs.parse import load_config
-
-    settings = load_config(config, overrides or [])
+    settings = _settings(config, overrides)
     if dry_run:
-        _plan(settings, [], "here", False)
+        _plan(settings, [], "here", as_json)
         return
     from paretune.runs.run import run as run_all
 
     report = run_all(settings)
-    show(_verdicts(report.parent))
-    typer.echo(f"Report: {report}")
+    tell_report(report, as_json)
+
+
+def _settings(config: Path, overrides: list[str] | None) -> RunConfig:
+    """Return the settings of a run; a file that is not there is reported before torch is loaded."""
+    from paretune.runs.shipped import find_config
+
+    file = find_config(config)
+    from paretune.runs.parse import load_config
+
+    return load_config(file, overrides or [])
 
 
 @app.command("add-objective")
@@ -72,6 +86,7 @@ def add_objective_command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change, as key=value, for example preferences=4.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train one more adapter for a new objective; those of the others are reused, and the front is measured anew."""
     import yaml
@@ -86,13 +101,14 @@ def add_objective_command(
     if not isinstance(scorer, dict):
         raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
     report = add_objective(run, objective, scorer, overrides or [])
-    show(_verdicts(report.parent))
-    typer.echo(f"Report: {report}")
+    tell_report(report, as_json)
 
 
 @app.command("plan")
 def plan_command(
-    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A YAML file, or a config that ships with paretune, such as quickstart.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change, as key=value, for example train.steps=50.")
     ] = None,
@@ -105,17 +121,13 @@ def plan_command(
     device: Annotated[
         str, typer.Option(help="Device to plan for: here, h100, a100, l40s or rtx4090; 8xh100 means eight.")
     ] = "here",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Estimate the FLOP, time, memory and disk of a run, on this machine or another, without loading a model."""
-    from paretune.runs.parse import load_config
-
-    _plan(load_config(config, overrides or []), model or [], device, as_json)
+    _plan(_settings(config, overrides), model or [], device, as_json)
 
 
 def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) -> None:
-    import json
-
     from paretune.cli.plan import render
     from paretune.runs.estimate import estimate
     from paretune.runs.plan import plan
@@ -123,7 +135,7 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
     planned = plan(settings)
     estimates = [estimate(planned, settings, model, device) for model in models or [settings.model]]
     if as_json:
-        typer.echo(json.dumps([entry.to_dict() for entry in estimates], indent=2))
+        tell([entry.to_dict() for entry in estimates], True, show)
         return
     for entry in estimates:
         show(render(entry, planned.runs))
@@ -131,7 +143,9 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
 
 @app.command()
 def sweep(
-    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A YAML file, or a config that ships with paretune, such as quickstart.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Settings to change, as key=value, for example sweep.seeds=[0,1]."),
@@ -142,19 +156,20 @@ def sweep(
             envvar="RAY_ADDRESS", help="Ray cluster to run on: host:port, auto or local; by default none."
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a config as a queue of tasks (methods x preferences x seeds), here or on a Ray cluster, and write one report."""
-    from paretune.runs.parse import load_config
+    settings = _settings(config, overrides)
     from paretune.runs.sweep import sweep as sweep_all
 
-    swept = sweep_all(load_config(config, overrides or []), ray or None)
-    typer.echo(f"Tasks: {swept.done} done, {swept.reused} found finished, {len(swept.failed)} failed")
+    swept = sweep_all(settings, ray or None)
+    counts = f"Tasks: {swept.done} done, {swept.reused} found finished, {len(swept.failed)} failed"
+    typer.echo(counts, err=as_json)
     for outcome in swept.failed:
         reason = outcome.error.strip().splitlines()[-1]
         typer.secho(f"failed after {outcome.tries} tries: {outcome.name}: {reason}", fg="red", err=True)
     if swept.report is not None:
-        show(_verdicts(swept.report.parent))
-        typer.echo(f"Report: {swept.report}")
+        tell_report(swept.report, as_json)
     else:
         typer.secho(f"no report: {swept.why}", fg="red", err=True)
     if swept.failed or swept.report is None:
@@ -184,15 +199,15 @@ def front(
         ),
     ] = "reverse-kl",
     alpha: Annotated[float, typer.Option(help="The alpha of the alpha divergence, between 0 and 1.")] = 0.5,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure the front of any adapters, one per objective, as a soup and by multi-objective decoding."""
+    settings = _settings(config, overrides)
     from paretune.core.errors import ConfigError
     from paretune.generation.mixing import Mixing
     from paretune.models.adapter import load_any
-    from paretune.runs.parse import load_config
     from paretune.runs.run import run_front
 
-    settings = load_config(config, overrides or [])
     named: dict[str, Path] = {}
     for text in adapter or []:
         objective, sign, folder = text.partition("=")
@@ -205,16 +220,7 @@ def front(
     rule = Mixing(divergence, alpha)  # type: ignore[arg-type]
     adapters = {objective: load_any(folder) for objective, folder in named.items()}
     report = run_front(settings, adapters, by or ["soup", "mod"], rule)
-    show(_verdicts(report.parent))
-    typer.echo(f"Report: {report}")
-
-
-def _verdicts(folder: Path) -> Any:
-    """Return what a finished run found."""
-    from paretune.cli.verdicts import render
-    from paretune.fronts.record import FILE, FrontRecord
-
-    return render(FrontRecord.read(folder / FILE))
+    tell_report(report, as_json)
 
 
 @app.command()
@@ -311,27 +317,30 @@ app.command()(serve_commands.choose)
 
 
 @app.command()
-def methods() -> None:
+def methods(as_json: JsonOption = False) -> None:
     """List the methods with their paper, needs and cost."""
-    from rich.table import Table
+    from paretune.methods.cards import cards
 
-    from paretune.methods import METHODS
+    tell(cards(), as_json, _methods)
+
+
+def _methods(cards: dict[str, dict[str, str]]) -> Any:
+    from rich.table import Table
 
     table = Table(title="Methods (M objectives, N preferences)")
     for column in ("name", "title", "paper", "needs", "training runs", "where the preference enters"):
         table.add_column(column)
-    for name, method in METHODS.items():
-        card = method.card
-        table.add_row(name, card.title, card.paper, card.needs, card.runs, card.enters)
-    show(table)
+    for name, card in cards.items():
+        table.add_row(name, *(card[field] for field in ("title", "paper", "needs", "runs", "enters")))
+    return table
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: JsonOption = False) -> None:
     """Print what this machine can do: versions, device, bfloat16, the embedded model, the hub."""
     from paretune.cli.doctor import diagnose, render
 
-    show(render(diagnose()))
+    tell(diagnose(), as_json, render)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from paretune.cli.output import JsonOption, tell
 from paretune.core.errors import ConfigError
 
 Run = Annotated[Path, typer.Argument(help="A run's folder, the folder of one policy, or exported LoRAs.")]
@@ -48,6 +49,18 @@ def serve(
     ] = False,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Another host name of this server; repeat for several.")
+    ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            help="The address at which people reach this server through a proxy, such as https://example.org/steer."
+        ),
+    ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(
+            help="The path at which a proxy serves it, such as /steer; by default that of --public-url."
+        ),
     ] = None,
     store: Annotated[
         str | None,
@@ -125,20 +138,12 @@ def choose(
     between: Annotated[
         str | None, typer.Option(help="The two objectives that the dial runs between, such as warm,concise.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Choose a preference: the one that meets floors on scores with the most room, the knee, or a dial along the front."""
     from paretune.cli.choose import choose_facts, render
 
-    facts = choose_facts(run, policy, floors, knee, dial, between)
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    from rich.console import Console
-
-    Console().print(render(facts))
+    tell(choose_facts(run, policy, floors, knee, dial, between), as_json, render)
 
 
 def from_votes(

@@ -50,6 +50,7 @@ from paretune.data.known import KNOWN, Dropped
 from paretune.data.places import from_hub, left_out, streams
 from paretune.data.row_store import changed, gather
 from paretune.data.rows import Row
+from paretune.data.shipped import SHIPPED, shipped_file
 
 KEYS = ("name", "path", "hub", "config", "split", "objective", "directions", "ignore", *MAPPED)
 
@@ -90,7 +91,9 @@ def load_data(
         raise DataError(
             f"data: expected a path, a known name, a column map or a list of these, got {spec!r:.60}"
         )
-    if str(spec) in KNOWN:
+    if str(spec) in SHIPPED:
+        dataset = _load_shipped(str(spec), path, split, objective)
+    elif str(spec) in KNOWN:
         if objective is not None:
             raise DataError(
                 f"{spec}: a known set names its objectives ({', '.join(KNOWN[str(spec)].objectives)}), so "
@@ -110,7 +113,7 @@ def _refuse_path(spec: str | Path, path: str | Path) -> None:
         raise DataError(
             f"{spec}: path={path} is where the files of a known set lie, and {spec} is a file or folder itself; leave path out"
         )
-    raise DataError(f"unknown data set {str(spec)!r}; {suggest(str(spec), KNOWN)}")
+    raise DataError(f"unknown data set {str(spec)!r}; {suggest(str(spec), [*KNOWN, *SHIPPED])}")
 
 
 def _read_forms(
@@ -142,8 +145,9 @@ def _load_mapping(
         elif given.get("objective") != objective:
             _warn(f"objective={objective} is not used: the source names its objectives itself")
     if "name" in given:
-        if given["name"] not in KNOWN:
-            raise DataError(f"unknown data set {given['name']!r}; {suggest(str(given['name']), KNOWN)}")
+        names = [*KNOWN, *SHIPPED]
+        if given["name"] not in names:
+            raise DataError(f"unknown data set {given['name']!r}; {suggest(str(given['name']), names)}")
         excess = set(given) - {"name", "path", "split", "directions"}
         if excess:
             raise DataError(f"data: a known set takes path, split and directions, not {sorted(excess)[0]!r}")
@@ -192,6 +196,21 @@ def _ignored(given: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(ignored, list | tuple) or not all(isinstance(name, str) for name in ignored):
         raise DataError(f"data: ignore: expected a list of columns, got {ignored!r:.60}")
     return tuple(ignored)
+
+
+def _load_shipped(
+    name: str, path: str | Path | None, split: str | None, objective: str | None
+) -> ScoredDataset:
+    for what, given in (("path", path), ("split", split)):
+        if given not in (None, "train"):
+            raise DataError(f"{name}: ships with paretune as one file for training; leave out {what}={given}")
+    dataset = ScoredDataset.read(shipped_file(name))
+    if objective is not None:
+        raise DataError(
+            f"{name}: its objectives are {', '.join(dataset.objectives) or '(none)'}, so objective={objective} has no meaning; leave "
+            "it out"
+        )
+    return dataset
 
 
 def _load_known(name: str, path: str | Path | None, split: str | None) -> ScoredDataset:
@@ -275,4 +294,6 @@ def _check_exists(path: Path) -> None:
         raise DataError(f"{str(path)[:60]}: cannot read ({error.strerror})") from error
     if len(path.parts) > 1 or path.suffix:
         raise DataError(f"{path}: no such file or folder; check the path")
-    raise DataError(f"{path}: no such file or folder, and not a known data set; {suggest(str(path), KNOWN)}")
+    raise DataError(
+        f"{path}: no such file or folder, and not a known data set; {suggest(str(path), [*KNOWN, *SHIPPED])}"
+    )

@@ -1,6 +1,6 @@
 """The methods, one paper per file or folder; :data:`METHODS` is where a new one is added.
 
-Reading order: base (what all share); dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, rewarded_soup.
+Reading order: base (what all share), cards; dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, rewarded_soup.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from paretune.core.bounds import Positive, check_bounds
 from paretune.core.errors import TrainingError
 from paretune.core.preference import Preference
 from paretune.data.pairs import labelled_pairs
@@ -34,7 +35,10 @@ class DPOLWConfig:
         beta: Strength of the KL penalty.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 def train(inputs: Inputs, config: DPOLWConfig) -> Policy:

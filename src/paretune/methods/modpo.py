@@ -17,13 +17,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import isnan, nan
-from typing import Literal
+from math import inf, isnan, nan
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 
-from paretune.core.errors import ConfigError, TrainingError
+from paretune.core.bounds import NotNegative, Positive
+from paretune.core.errors import ConfigError, TrainingError, suggest
 from paretune.core.preference import Preference
 from paretune.core.settings import later
 from paretune.data.dataset import ScoredDataset
@@ -61,17 +63,19 @@ class MODPOConfig(DPOConfig):
     """
 
     margin: Literal["implicit", "scores"] = "implicit"
-    margin_beta: float | None = later(None)
-    margin_scale: Mapping[str, float] | None = None
+    margin_beta: Positive | None = later(None)
+    margin_scale: Mapping[str, NotNegative] | None = None
     standardise: bool = False
     objective: str = "auto"
-    min_weight: float = 0.05
+    min_weight: Annotated[float, Gt(0), Le(1)] = 0.05
     scale_loss: bool = False
     link: Link = "sigmoid"
 
     def __post_init__(self) -> None:
-        if self.margin_beta is not None and not self.margin_beta > 0:
-            raise ConfigError(f"margin_beta must be above 0, got {self.margin_beta}; leave it out for beta")
+        super().__post_init__()
+        for name, scale in (self.margin_scale or {}).items():
+            if not 0 <= scale < inf:
+                raise ConfigError(f"margin_scale.{name} must be at least 0 and finite, got {scale}")
         if self.margin_beta is not None and self.margin == "scores":
             raise ConfigError(
                 "margin_beta is that of margin models, and margin: scores has none; leave it out"
@@ -285,6 +289,23 @@ def traits(config: MODPOConfig) -> Traits:
     return Traits("preference", separable=True, corners=corners, beta=config.beta)
 
 
+def check(config: MODPOConfig, objectives: Sequence[str], preferences: Sequence[Preference]) -> None:
+    """Check the objectives that settings name, and the weight of the one that is trained on.
+
+    Raises:
+        ConfigError: An unknown objective, or a preference whose w_k is below ``min_weight``.
+    """
+    if config.objective != "auto" and config.objective not in objectives:
+        raise ConfigError(
+            f"objective: unknown {config.objective!r}; {suggest(config.objective, ['auto', *objectives])}"
+        )
+    for name in config.margin_scale or {}:
+        if name not in objectives:
+            raise ConfigError(f"margin_scale: unknown objective {name!r}; {suggest(name, objectives)}")
+    for preference in preferences:
+        chosen_objective(preference, config)
+
+
 METHOD = Method(
     MODPOConfig,
     train,
@@ -297,4 +318,5 @@ METHOD = Method(
         enters="gates: one adapter per preference, the nearest is used",
     ),
     traits,
+    check=check,
 )

@@ -20,6 +20,7 @@ from typing import Literal
 
 import torch
 
+from paretune.core.bounds import Positive
 from paretune.core.errors import ConfigError
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, labelled_pairs, pairs
@@ -51,7 +52,7 @@ class PanaceaConfig(Conditioning):
         pairs: Choice of the pairs of a prompt's responses, where they are separate.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     data: Literal["separate", "labelled"] = "separate"
     pairs: Choose = "extremes"
 

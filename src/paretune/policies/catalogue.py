@@ -100,6 +100,11 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
     facts = read_json(folder / MANIFEST)
     try:
         objectives, adapters = tuple(facts["objectives"]), facts["adapters"]
+        for name in adapters:
+            if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+                raise ModelError(
+                    f"{folder / MANIFEST}: the LoRA {name!r} is not a folder beside it; export them again with --grid"
+                )
         preferences = {
             name: Preference.of(entry["preference"], objectives) for name, entry in adapters.items()
         }
@@ -109,7 +114,7 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
                 name=name,
                 folder=folder,
                 loras=tuple(loras),
-                model=str(facts["base_model"]),
+                model=str(facts.get("model", facts["base_model"])),
                 objectives=objectives,
                 kind="anchors",
                 exportable=True,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from paretune.core.errors import ConfigError, ModelError
-from paretune.core.files import write_json
+from paretune.core.files import atomic_path, write_json
 from paretune.core.preference import Preference
 from paretune.fronts.record import FrontRecord, Point
 from paretune.generation.generate import attached
 from paretune.models.adapter import stack, to_peft
+from paretune.models.embedded import hub_name
 from paretune.policies.catalogue import MANIFEST
 from paretune.policies.policy import Policy
 
 Format = Literal["lora", "dense"]
+_UNSAFE = re.compile(r"[^\w.]")
 
 
 def export(policy: Policy, preference: Preference, folder: Path, form: Format = "lora") -> Preference:
@@ -34,7 +37,7 @@ def export(policy: Policy, preference: Preference, folder: Path, form: Format = 
     (used,) = policy.used([preference])
     adapter = stack(policy.adapters)
     if form == "lora":
-        to_peft(adapter, folder, gates[0], policy.lm.name)
+        to_peft(adapter, folder, gates[0], hub_name(policy.lm.name))
     else:
         with attached(policy.lm, adapter) as steering:
             steering.save_dense(folder, gates[0], policy.lm.tokenizer)
@@ -46,6 +49,8 @@ def export_grid(
 ) -> dict[str, Any]:
     """Write a LoRA for each preference and a ``manifest.json`` for a LoRA server; return the manifest.
 
+    The folder appears whole or not at all.
+
     Args:
         policy: The policy that is exported.
         preferences: One LoRA each; those that anchors serve alike share one.
@@ -53,20 +58,30 @@ def export_grid(
         front: A run's ``front.json``; points measured at a preference give its scores, others have none.
 
     Raises:
-        ConfigError: ``folder`` is not empty.
+        ConfigError: ``folder`` is a file or not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file; give a new folder")
+    if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty; give a new folder")
-    measured = _measured(policy.name, front)
+    with atomic_path(folder) as temporary:
+        return _write_grid(policy, preferences, temporary, _measured(policy.name, front))
+
+
+def _write_grid(
+    policy: Policy,
+    preferences: Sequence[Preference],
+    folder: Path,
+    measured: Mapping[tuple[float, ...], dict[str, Any]],
+) -> dict[str, Any]:
     adapters: dict[str, Any] = {}
-    names: dict[Preference, str] = {}
-    for preference, used in zip(preferences, policy.used(preferences), strict=True):
-        if used in names:
-            adapters[names[used]]["serves"].append(preference.as_dict())
+    served = policy.used(preferences)
+    names = _names(list(dict.fromkeys(served)))
+    for preference, used in zip(preferences, served, strict=True):
+        name = names[used]
+        if name in adapters:
+            adapters[name]["serves"].append(preference.as_dict())
             continue
-        name = names[used] = "-".join(
-            f"{objective}{weight:.3g}" for objective, weight in used.as_dict().items()
-        )
         export(policy, used, folder / name)
         end = policy.prompt_end(used)
         adapters[name] = {
@@ -77,12 +92,31 @@ def export_grid(
         }
     manifest = {
         "policy": policy.name,
-        "base_model": policy.lm.name,
+        "base_model": hub_name(policy.lm.name),
+        "model": policy.lm.name,
         "objectives": list(policy.objectives),
         "adapters": adapters,
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _names(preferences: Sequence[Preference]) -> dict[Preference, str]:
+    """Return a name for each of some different preferences: its weights, with as many digits as tell all of them apart.
+
+    Names are folders and parts of URLs: what is neither a letter nor a digit in the name of an objective becomes ``_``.
+    """
+    for digits in range(3, 18):
+        names = {
+            preference: "-".join(
+                f"{_UNSAFE.sub('_', objective)}{weight:.{digits}g}"
+                for objective, weight in preference.as_dict().items()
+            )
+            for preference in preferences
+        }
+        if len(set(names.values())) == len(preferences):
+            return names
+    return {preference: f"{number}-{names[preference]}" for number, preference in enumerate(preferences)}
 
 
 def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:

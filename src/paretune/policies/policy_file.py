@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paretune.core.errors import ModelError
 from paretune.core.files import read_json
@@ -17,7 +17,7 @@ Kind = Literal["base", "soup", "anchors", "conditioned", "mod", "prompt"]
 
 
 class PolicyFile(BaseModel):
-    """The content of ``policy.json``, unchanged since paretune 0.1.
+    """The content of ``policy.json``; files of paretune 0.1, which state no ``dtype``, are read.
 
     Attributes:
         name: The policy's name in its run.
@@ -28,6 +28,7 @@ class PolicyFile(BaseModel):
         anchors: The preferences of its anchors, empty for other kinds.
         adapters: The number of adapters, in the folders ``adapter-0``, ``adapter-1``, ...
         mixing: The rule of MOD, see :class:`paretune.generation.mixing.Mixing`; other kinds ignore it.
+        dtype: The number format of the base model in the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -37,8 +38,9 @@ class PolicyFile(BaseModel):
     objectives: tuple[str, ...]
     mix: Kind
     anchors: tuple[dict[str, float], ...] = ()
-    adapters: int = 0
+    adapters: int = Field(default=0, ge=0)
     mixing: dict[str, Any] = {}
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
     @classmethod
     def read(cls, folder: Path) -> PolicyFile:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from paretune.core.errors import ModelError
+from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.files import atomic_path, write_json
+from paretune.core.settings import parse
 from paretune.generation.mixing import Mixing
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
@@ -33,6 +36,7 @@ def save(policy: Policy, folder: str | Path) -> None:
                 "anchors": [preference.as_dict() for preference in policy.anchor_preferences],
                 "adapters": len(policy.adapters),
                 "mixing": vars(mixing),
+                "dtype": str(policy.lm.model.dtype).removeprefix("torch."),
             },
         )
 
@@ -53,6 +57,10 @@ def load(folder: str | Path, lm: LanguageModel) -> Policy:
         Adapter.load(folder / f"adapter-{number}", lm.fingerprint) for number in range(facts.adapters)
     ]
     whose = (facts.name, lm, facts.objectives)
+    if facts.mix in ("conditioned", "prompt") and len(adapters) != 1:
+        raise ModelError(
+            f"{folder / FILE}: adapters: {facts.adapters}; a policy of the kind {facts.mix} has one"
+        )
     match facts.mix:
         case "base":
             return Policy.base(lm, facts.objectives)
@@ -63,19 +71,29 @@ def load(folder: str | Path, lm: LanguageModel) -> Policy:
         case "conditioned":
             return Policy.conditioned(*whose, adapters[0])
         case "mod":
-            return Policy.mod(*whose, adapters, Mixing(**facts.mixing))
+            return Policy.mod(*whose, adapters, _mixing(facts.mixing, folder / FILE))
         case "prompt":
             return Policy.prompted(*whose, adapters[0])
 
 
-def load_policy(folder: str | Path, dtype: str = "auto") -> Policy:
+def _mixing(values: Mapping[str, Any], file: Path) -> Mixing:
+    """Return the rule of MOD that a ``policy.json`` states."""
+    try:
+        return parse(Mixing, values, "mixing")
+    except ParetuneError as error:
+        raise ModelError(f"{file}: {error}; save the policy again") from error
+
+
+def load_policy(folder: str | Path, dtype: str | None = None) -> Policy:
     """Load a policy together with its base model, which its ``policy.json`` names.
 
     Args:
         folder: The policy's folder, such as ``RUN/policies/modpo``.
-        dtype: The base model's number format: ``auto``, ``float32`` or ``bfloat16``.
+        dtype: The base model's number format: ``auto``, ``float32`` or ``bfloat16``; by default that of the run, in which the
+            policy was trained and measured.
 
     Raises:
         ModelError: The folder holds no policy, or its base model cannot be loaded.
     """
-    return load(folder, load_model(PolicyFile.read(Path(folder)).model, dtype))
+    facts = PolicyFile.read(Path(folder))
+    return load(folder, load_model(facts.model, dtype or facts.dtype))

@@ -1,1 +1,4 @@
-"""From a config to a report: config, parse, schema, prepare, run, extend, measure, tasks, sweep, workers, plan, estimate."""
+"""From a config to a report.
+
+Reading order: config, shipped, parse, checks, sizes, schema; prepare, run, extend, measure, tasks, sweep, workers; plan, estimate.
+"""

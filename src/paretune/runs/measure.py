@@ -33,6 +33,7 @@ from paretune.reports.card import write_card
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
 from paretune.runs.config import RunConfig
+from paretune.scoring.meaning import meaning
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 from paretune.training.stages import StageRecord
@@ -271,7 +272,7 @@ def _record(
 ) -> FrontRecord:
     """Return all that the report, the picture and the model card are made of."""
     texts = list({row.key: row.prompt[-1].content for row in splits["test"].rows}.values())
-    meanings = {str(spec.get("objective")): _meaning(spec) for spec in config.score}
+    meanings = {str(spec.get("objective")): meaning(spec) for spec in config.score}
     return FrontRecord(
         format=FORMAT,
         name=config.name,
@@ -306,8 +307,3 @@ def _stages(adapter: Adapter) -> list[str]:
 def _trained_tokens(lab: Lab, stage: str) -> int:
     """Return the tokens that went through forward and backward in a stage of training."""
     return int(sum(record["tokens"] for record in read_json(lab.folder / stage / "history.json")))
-
-
-def _meaning(spec: dict[str, Any]) -> str:
-    rest = {key: value for key, value in spec.items() if key != "objective"}
-    return ", ".join(f"{key} {value}" for key, value in rest.items())

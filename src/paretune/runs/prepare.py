@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +12,73 @@ from paretune.core.files import fingerprint, write_json
 from paretune.data.dataset import ScoredDataset, concatenate
 from paretune.data.load import load_data
 from paretune.generation.sample import sample_dataset, sample_remotely
+from paretune.models.devices import present
+from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
 
 
-def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset], list[Scorer]]:
-    """Load, sample, split and score the data; return the splits (train, validation, test) and the scorers.
+@dataclass(frozen=True)
+class Sources:
+    """What a run begins with.
+
+    Attributes:
+        splits: Data as they were read: train, validation, test.
+        scorers: Scorers in the order of ``score``, None where one is still to be fitted.
+    """
+
+    splits: dict[str, ScoredDataset]
+    scorers: tuple[Scorer | None, ...]
+
+
+def read_sources(config: RunConfig) -> Sources:
+    """Read the data and make the scorers, before any model is loaded; check what the run needs of them.
+
+    Raises:
+        DataError, ConfigError, ModelError: Data that cannot be read or are too few, a scorer that cannot be.
+    """
+    check_config(config)
+    present(config.device)
+    if not config.score:
+        raise ConfigError(
+            "score: is empty; name a scorer for each objective, by which the held-out answers are judged"
+        )
+    scorers = tuple(None if spec.get("head") == "fit" else build_scorer(spec) for spec in config.score)
+    splits = load_splits(config)
+    for name in ("train", "validation"):
+        check_responses(config, splits[name])
+    prompts = len({row.key for row in splits["test"].rows})
+    if prompts < 2:
+        raise DataError(
+            f"{splits['test'].rows[0].source or 'the data'}: {prompts} held-out prompt; expected at least 2, as one gives no "
+            "interval; add data, or give data.splits.test a larger share"
+        )
+    objectives = _objectives(config, splits)
+    config.grid(objectives)
+    config.fine_grid(objectives)
+    return Sources(splits, scorers)
+
+
+def prepare_data(
+    config: RunConfig, lab: Lab, sources: Sources | None = None
+) -> tuple[dict[str, ScoredDataset], list[Scorer]]:
+    """Sample, split and score the data; return the splits (train, validation, test) and the scorers.
+
+    Args:
+        config, lab: Settings and lab of the run.
+        sources: Result of :func:`read_sources`; by default they are read here.
 
     Raises:
         DataError, ConfigError, ScoreError: See the stages.
     """
-    splits = load_splits(config)
+    sources = sources or read_sources(config)
+    splits = dict(sources.splits)
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
-    scorers, cache = _scorers(config, lab, splits), lab.score_cache
-    objectives = _objectives(config, splits, scorers)
+    scorers, cache = _scorers(config, sources, lab, splits), lab.score_cache
+    objectives = _objectives(config, splits)
     for name in ("train", "validation"):
         silent = [s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)]
         splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))
@@ -58,8 +106,6 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if isinstance(spec, list) and spec:
             return concatenate([source(entry, split) for entry in spec])
-        if isinstance(spec, str) and spec in QUICKSTART:
-            return ScoredDataset.read(quickstart_data(spec))
         return load_data(spec, split, path=config.data.path)
 
     dataset = source(config.data.source, config.data.split)
@@ -73,13 +119,14 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
     return dataset.split(fractions, config.seed)
 
 
-QUICKSTART = {"quickstart": "answers.jsonl.gz", "quickstart-prompts": "prompts.jsonl"}
-"""Sources that ship with the package: prompts with four responses of the embedded model each, and prompts held out."""
-
-
-def quickstart_data(name: str = "quickstart") -> Path:
-    """Return the file of a source that ships with the package."""
-    return Path(str(files("paretune.data") / "quickstart" / QUICKSTART[name]))
+def check_responses(config: RunConfig, dataset: ScoredDataset) -> None:
+    """Raise a DataError where rows have no response and ``data.sample`` does not ask for some."""
+    bare = [row for row in dataset.rows if not row.responses]
+    if bare and not config.data.sample:
+        raise DataError(
+            f"{bare[0].source or 'the data'}: {len(bare)} of {len(dataset.rows)} rows have no response; set data.sample to draw "
+            "some from the base model, for example data.sample=4"
+        )
 
 
 def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
@@ -87,11 +134,6 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
     bare = [row for row in dataset.rows if not row.responses]
     if not bare:
         return dataset
-    if not config.data.sample:
-        raise DataError(
-            f"{bare[0].source or 'the data'}: {len(bare)} of {len(dataset.rows)} rows have no response; set data.sample to draw "
-            "some from the base model, for example data.sample=4"
-        )
 
     def make(folder: Path) -> None:
         parts, asked = lab.folder / "cache" / "samples", replace(dataset, rows=tuple(bare))
@@ -111,13 +153,12 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
 
 
-def _scorers(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> list[Scorer]:
-    """Build the scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
+def _scorers(config: RunConfig, sources: Sources, lab: Lab, splits: dict[str, ScoredDataset]) -> list[Scorer]:
+    """Return all scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
     scorers: list[Scorer] = []
-    for spec in config.score:
-        if spec.get("head") == "fit":
-            spec = {**spec, "head": str(_fitted_head(str(spec.get("objective")), lab, splits))}
-        scorers.append(build_scorer(spec))
+    for spec, scorer in zip(config.score, sources.scorers, strict=True):
+        head = None if scorer else str(_fitted_head(str(spec.get("objective")), lab, splits))
+        scorers.append(scorer or build_scorer({**spec, "head": head}))
     return scorers
 
 
@@ -133,9 +174,9 @@ def _fitted_head(objective: str, lab: Lab, splits: dict[str, ScoredDataset]) -> 
     return lab.stage(f"heads/{objective}", fingerprint(labelled.fingerprint, objective), make) / "head"
 
 
-def _objectives(config: RunConfig, splits: dict[str, ScoredDataset], scorers: Sequence[Scorer]) -> list[str]:
+def _objectives(config: RunConfig, splits: dict[str, ScoredDataset]) -> list[str]:
     """Return the names of the run's objectives in order; each needs a scorer, or the front could not be measured."""
-    scored = [scorer.objective for scorer in scorers]
+    scored = [str(spec.get("objective")) for spec in config.score]
     names = list(config.objectives) or list(dict.fromkeys([*splits["train"].objectives, *scored]))
     if len(names) < 2:
         raise ConfigError(

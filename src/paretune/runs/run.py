@@ -10,7 +10,7 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from paretune.core.errors import ConfigError
+from paretune.core.errors import ConfigError, ModelError
 from paretune.core.files import write_json, write_text
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
@@ -18,13 +18,16 @@ from paretune.generation.mixing import Mixing
 from paretune.methods.base import Inputs
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import WorkSplit, shard_weights, start
-from paretune.models.language_model import computing, load
+from paretune.models.language_model import LanguageModel, computing, load
+from paretune.models.targets import target_shapes
+from paretune.planning.shapes import Shape, of_config
 from paretune.policies.alike import alike
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
-from paretune.runs.prepare import prepare_data
+from paretune.runs.prepare import prepare_data, read_sources
+from paretune.runs.sizes import check_sizes, memory_here
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 
@@ -39,11 +42,10 @@ def run(config: RunConfig) -> Path:
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
     """
+    sources = read_sources(config)
     lab = opened(config)
-    splits, scorers = prepare_data(config, lab)
-    objectives = splits["train"].objectives
-    preferences = config.grid(objectives)
-    config.extrapolations(objectives)  # a wrong one is reported before training, not after it
+    splits, scorers = prepare_data(config, lab, sources)
+    preferences = config.grid(splits["train"].objectives)
     return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
 
 
@@ -102,8 +104,9 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: An objective without adapter, or an adapter without objective.
         ModelError: An adapter of another base model, or of another divergence.
     """
+    sources = read_sources(config)
     lab = opened(config)
-    splits, scorers = prepare_data(config, lab)
+    splits, scorers = prepare_data(config, lab, sources)
     objectives = splits["train"].objectives
     if set(adapters) != set(objectives):
         raise ConfigError(
@@ -139,13 +142,23 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
             config.model, str(kind).removeprefix("torch."), "cpu"
         )  # layer by layer to the device, as shards
         shard_weights(lm.model, device)
+    check_sizes(config, memory_here(device), _shape(lm))
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared)
     for (
         name
     ) in config.methods:  # batches that cannot be divided are refused before the first stage, not after it
         training = config.training(name)
+        target_shapes(lm.model, training.targets)
         WorkSplit.of(lab.team, training.accumulate, training.batch_pairs)
     return lab
+
+
+def _shape(lm: LanguageModel) -> Shape | None:
+    """Return the shape of a loaded model, None where a plan does not know its kind."""
+    try:
+        return of_config(lm.name, lm.model.config.to_dict())
+    except ModelError:
+        return None
 
 
 def train(

@@ -18,7 +18,7 @@ from paretune.data.pairs import pairs
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measure_points
-from paretune.runs.prepare import prepare_data
+from paretune.runs.prepare import prepare_data, read_sources
 from paretune.runs.run import opened, train
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
@@ -66,8 +66,9 @@ class SweepContext:
 def world(config: str) -> SweepContext:
     """Load model and data of a run (its config as JSON); a worker keeps them from one task to the next."""
     settings = RunConfig.model_validate_json(config)
+    sources = read_sources(settings)
     lab = opened(settings, shared=True)
-    return SweepContext(settings, lab, *prepare_data(settings, lab))
+    return SweepContext(settings, lab, *prepare_data(settings, lab, sources))
 
 
 def perform(order: dict[str, Any]) -> dict[str, Any]:

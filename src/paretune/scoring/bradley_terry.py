@@ -19,6 +19,7 @@ import numpy as np
 from paretune.core.errors import DataError, ModelError
 from paretune.core.files import atomic_path, cache_folder, fingerprint, read_json, write_json
 from paretune.core.progress import progress
+from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair, pairs
 from paretune.scoring import encoder as encode
@@ -303,7 +304,7 @@ def load_head(folder: str | Path) -> Head:
     """Read a head that ``save_head`` wrote.
 
     Raises:
-        ModelError: There is no head, or it is damaged or of another version.
+        ModelError: There is no head, or it is damaged, of another version, or holds other numbers than finite ones in float64.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -313,13 +314,25 @@ def load_head(folder: str | Path) -> Head:
         raise ModelError(
             f"{folder}: no Bradley-Terry head here (head.json is missing); fit one with: paretune score fit"
         )
+    check_readable(folder / "head.json")
     values = read_json(folder / "head.json")
-    if values.pop("format", None) != FORMAT or values.pop("text_form", None) != TEXT_FORM:
+    known = isinstance(values, dict)
+    if not known or values.pop("format", None) != FORMAT or values.pop("text_form", None) != TEXT_FORM:
         raise ModelError(
             f"{folder / 'head.json'}: the head has another version; fit it again with: paretune score fit"
         )
+    file = folder / "head.safetensors"
+    if (kind := tensor_formats(file).get("weight")) not in ("F64", None):
+        raise ModelError(
+            f"{file}: weight is in the number format {kind}, expected F64; fit it again with: paretune score fit"
+        )
     try:
-        weight = load_file(folder / "head.safetensors")["weight"]
+        weight = load_file(file)["weight"]
+        if weight.ndim != 1 or not np.isfinite(weight).all():
+            raise ModelError(
+                f"{file}: weight {list(weight.shape)} holds numbers that are NaN or infinite, or is no vector; fit it again with: "
+                "paretune score fit"
+            )
         return Head(weight, HeadReport(folder=str(folder), **values))
     except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise ModelError(

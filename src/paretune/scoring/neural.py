@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paretune.core.errors import ConfigError
+from paretune.core.errors import ConfigError, ModelError
 from paretune.core.files import fingerprint
 from paretune.data.rows import Prompt
 from paretune.scoring import bradley_terry as bt
@@ -90,7 +90,13 @@ def bradley_terry(
     def function(
         prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
     ) -> np.ndarray:
-        return bt.features(loaded(), prompts, responses, batch_size).astype(np.float64) @ head.weight
+        features = bt.features(loaded(), prompts, responses, batch_size).astype(np.float64)
+        if features.shape[1] != len(head.weight):
+            raise ModelError(
+                f"{folder}: the head is for {len(head.weight)} features, but its encoder gives {features.shape[1]}; fit it again "
+                "with: paretune score fit"
+            )
+        return features @ head.weight
 
     identity = ["head", head.report.encoder_fingerprint, head.weight.tolist()]
     return from_function(objective, fingerprint(identity), function, across_prompts=False)

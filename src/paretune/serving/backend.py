@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from paretune.core.preference import Preference
 from paretune.serving.events import Cancellable, Event, Job
+from paretune.serving.run_facts import RunFacts
 
 if TYPE_CHECKING:
     from paretune.fronts.surface import Surface
@@ -35,7 +36,13 @@ class Served:
 
 
 class Backend(Protocol):
-    """A backend generates the text. All methods, and all callbacks, run in the server's event loop."""
+    """A backend generates the text. All methods, and all callbacks, run in the server's event loop.
+
+    Attributes:
+        facts: What is known of the run that is served.
+    """
+
+    facts: RunFacts
 
     @property
     def served(self) -> Mapping[str, Served]:

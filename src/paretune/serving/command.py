@@ -34,7 +34,10 @@ def serve(options: Mapping[str, Any], log: Callable[[str], None]) -> None:
     """
     config, address = configured(options)
     service = open_service(options, config)
-    shown = f"http://{address.host}:{address.port or '<port>'}"
+    shown = (
+        address.public_url.rstrip("/")
+        or f"http://{address.host}:{address.port or '<port>'}{address.root_path}"
+    )
     log(f"{', '.join(service.backend.served)}: {shown}/v1 for clients, {shown}/ for the studio")
     server.run(service, address)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from paretune.core.bounds import Count, Positive
 from paretune.core.errors import ConfigError
 from paretune.core.sampling import Sampling
+from paretune.core.settings import explained
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,14 @@ class ServeConfig(BaseModel):
     policies: list[str] = Field(default_factory=list)
     preference: str | None = None
     floors: dict[str, float] = Field(default_factory=dict)
-    max_tokens: int = Field(default=512, ge=1)
-    max_prompt_tokens: int = Field(default=2048, ge=1)
-    max_rows: int = Field(default=EngineLimits.max_rows, ge=1)
-    queue: int = Field(default=EngineLimits.max_waiting, ge=1)
-    timeout: float = Field(default=120.0, gt=0)
-    default_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: Count = 512
+    max_prompt_tokens: Count = 2048
+    max_rows: Count = EngineLimits.max_rows
+    queue: Count = EngineLimits.max_waiting
+    timeout: Positive = 120.0
+    default_tokens: Count | None = None
+    temperature: Annotated[float, Ge(0), Le(100)] | None = None
+    top_p: Annotated[float, Gt(0), Le(1)] | None = None
 
     @property
     def sampling(self) -> Sampling:
@@ -113,10 +117,8 @@ class ServeConfig(BaseModel):
         try:
             return cls.model_validate({**section, **given})
         except ValidationError as error:
-            names = set(given)
-            raise ConfigError(
-                "; ".join(_explained(finding, run, names) for finding in error.errors())
-            ) from error
+            lines = explained(error, cls)
+            raise ConfigError("; ".join(_placed(line, run, set(given)) for line in lines)) from error
 
 
 def _section(run: Path) -> dict[str, Any]:
@@ -134,10 +136,14 @@ def _section(run: Path) -> dict[str, Any]:
     return dict(section)
 
 
-def _explained(finding: Mapping[str, Any], run: Path | None, options: set[str]) -> str:
-    """Return one finding of pydantic with the option or the key of the file that it is about."""
-    path = [str(part) for part in finding["loc"]]
-    if path and path[0] in options:
-        return f"--{path[0].replace('_', '-')}: {finding['msg']}"
+def _placed(line: str, run: Path | None, options: set[str]) -> str:
+    """Return one finding with the option or the key of the file that it is about."""
+    key = re.split(r"[^\w]", line, maxsplit=1)[0]
+    if key in options:
+        return f"--{key.replace('_', '-')}{line.removeprefix(key)}"
     file = f"{run / 'config.yaml'}: " if run is not None else ""
-    return f"{file}serve.{'.'.join(path)}: {finding['msg']}"
+    return (
+        f"{file}unknown key serve.{line.removeprefix('unknown key ')}"
+        if key == "unknown"
+        else f"{file}serve.{line}"
+    )

@@ -15,6 +15,7 @@ from paretune.policies.catalogue import Source, find_sources
 from paretune.serving.backend import Served
 from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.events import Cancellable, End, Event, Job, PromptTooLong, Unavailable
+from paretune.serving.run_facts import RunFacts
 from paretune.serving.sources import serve_source
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class LocalBackend:
 
     Attributes:
         served: Model name -> what it serves, see `paretune.serving.backend.Backend`.
+        facts: What is known of the run.
         engine: The engine; None until it has started.
         failure: Reason why the engine's thread has died.
     """
@@ -55,6 +57,7 @@ class LocalBackend:
             )
         self.sources, self.served = list(sources), dict(served)
         self.dtype, self.device, self.limits = dtype, device, limits
+        self.facts = RunFacts.of(self.sources[0].folder) if self.sources else RunFacts()
         self.engine: Engine | None = None
         self.failure = ""
 

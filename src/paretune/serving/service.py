@@ -14,8 +14,10 @@ from paretune.core.errors import ParetuneError, PreferenceError, suggest
 from paretune.core.preference import Preference
 from paretune.serving.backend import Backend, Served
 from paretune.serving.bodies import ApiError
+from paretune.serving.callers import Caller
 from paretune.serving.config import ServeConfig
 from paretune.serving.metrics import Metrics
+from paretune.serving.scorers import Scorers
 
 if TYPE_CHECKING:
     from paretune.fronts.surface import Surface
@@ -41,6 +43,14 @@ def measured_surface(served: Served) -> Surface:
             "policy",
         )
     return served.surface
+
+
+def require_own(caller: Caller, owner: str | None, what: str, param: str | None = None) -> None:
+    """Raise an ApiError, 403, where ``what`` belongs to another key than the caller's."""
+    if not caller.may_use(owner):
+        raise ApiError(
+            403, f"{what} belongs to another API key; choose a name of your own", "not_yours", param
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class Service:
     def __init__(self, backend: Backend, store: Store | None, config: ServeConfig = ServeConfig()) -> None:  # noqa: B008 - it is frozen
         self.backend, self.store, self.config = backend, store, config
         self.sampling = config.sampling
+        self.scorers = Scorers(backend.facts.score, backend.facts.folder)
         self.bounds = {
             name: Bounds.of(config.floors, served.objectives) for name, served in backend.served.items()
         }
@@ -104,6 +115,18 @@ class Service:
         if self.store is None:
             raise ApiError(409, "this server runs without a store; start it without --no-store", "no_store")
         return self.store
+
+    def require_person(self, caller: Caller, profile: str) -> Store:
+        """Return the store, in which a caller may use a profile: its own, or one that belongs to nobody.
+
+        Raises:
+            ApiError: 409, there is no store; 403, another key made the profile.
+        """
+        store = self.require_store()
+        found = store.find_profile(profile)
+        if found is not None:
+            require_own(caller, found.owner, f"the profile {found.name!r}", "profile")
+        return store
 
     def policy(self, name: str | None, param: str = "policy") -> Served:
         """Return the policy of a name; without a name, the default."""

@@ -27,6 +27,7 @@ from paretune.serving.events import (
     Unavailable,
     Unsupported,
 )
+from paretune.serving.run_facts import RunFacts
 from paretune.serving.sources import serve_source
 
 Kind = Literal["vllm", "sglang", "llama.cpp"]
@@ -49,10 +50,12 @@ class Upstream:
 
     Attributes:
         served: The exported policy, under its name.
+        facts: Nothing, as LoRAs do not name their run.
         failure: Always empty, as an upstream server may come back.
     """
 
     failure = ""
+    facts = RunFacts()
 
     def __init__(
         self,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from paretune.core.files import fingerprint, write_json
+from paretune.core.names import path_component
+from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
 from paretune.generation.generate import attached, response_logps
@@ -22,6 +24,7 @@ from paretune.models.distributed import ProcessGroup, start
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.scoring.cache import ScoreCache
+from paretune.training.checkpoint import remove_checkpoint
 from paretune.training.conditioned import ObjectiveData, fit_conditioned
 from paretune.training.conditioning import Conditioning
 from paretune.training.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
@@ -59,10 +62,10 @@ class Lab:
     scoring_forwards: int = 0
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.folder)
+        self.folder = Path(self.folder).absolute()
         self.accelerator = start(self.lm.device)
         self.team = ProcessGroup.of(self.accelerator, self.lm.model)
-        self._stages = Stages(self.folder, self.team, self.shared)
+        self._stages = Stages(self.folder, self.team, self.shared, self.say)
 
     @property
     def stages(self) -> list[StageRecord]:
@@ -385,6 +388,7 @@ class Lab:
 
         Its ``info["stages"]`` names all stages of training that led to it: those before in ``facts``, or else of ``start``.
         """
+        path_component(name, "the adapter")
         training = asdict(self.training)
         training.pop("checkpoint_every")
         model = training, self.lm.fingerprint, str(self.lm.model.dtype)
@@ -393,7 +397,7 @@ class Lab:
         before = facts.get("stages", start.info.get("stages", []) if start else [])
         facts = facts | {"stage": stage, "stages": [*before, stage]}
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
-        others = [] if self.shared else sorted(checkpoint.parent.glob(f"{name}-*.safetensors"))
+        others = [] if self.shared else sorted(checkpoint.parent.glob(f"{escape(name)}-*.safetensors"))
         for other in others:
             if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :]):
                 self.say(
@@ -413,8 +417,8 @@ class Lab:
 
         read = "" if content is None else fingerprint(content, *model)
         folder = self.stage(stage, key, make, together=True, content=read)
-        checkpoint.unlink(missing_ok=True)
-        shutil.rmtree(rollout_folder(checkpoint), ignore_errors=True)
+        remove_checkpoint(checkpoint)
+        discard(rollout_folder(checkpoint))
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
     def own_name(self, name: str, key: str) -> str:

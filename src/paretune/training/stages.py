@@ -8,11 +8,48 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from filelock import FileLock
+from typing_extensions import NotRequired
 
+from paretune.core.errors import ParetuneError
 from paretune.core.files import atomic_path, read_json, write_json
+from paretune.core.folder_form import FolderForm
+from paretune.core.names import path_component
+from paretune.models.adapter import FILES
 from paretune.models.distributed import ProcessGroup
+
+MARKER = "stage.json"
+
+FORM = FolderForm(
+    MARKER,
+    keys=("key", "seconds"),
+    files=(
+        *(f"adapter/{name}" for name in FILES),
+        *("head/head.json", "head/head.safetensors"),
+        *("history.json", "counts.json", "kl.json", "responses.json"),
+        *("generated.jsonl.gz", "sampled.jsonl.gz", "answers.jsonl.gz"),
+    ),
+    needs_marker=False,
+)
+"""The form of a stage's folder: what any stage writes, and what its ``stage.json`` lists."""
+
+
+class Done(TypedDict):
+    """The content of ``stage.json``.
+
+    Attributes:
+        key: Fingerprint of all inputs.
+        seconds: Seconds the stage took.
+        content: Fingerprint of what the stage reads of its inputs, where that is less than all.
+        files: Paths of all files the stage wrote; stages of version 0.1 have no list.
+    """
+
+    key: str
+    seconds: float
+    content: NotRequired[str]
+    files: NotRequired[list[str]]
 
 
 @dataclass(frozen=True)
@@ -32,12 +69,14 @@ class Stages:
         folder: Folder of the run.
         team: Processes of the run.
         shared: Whether other runs work in the folder at the same time, see :class:`paretune.training.lab.Lab`.
+        say: Prints a message to the user.
         records: Stages that were made or found finished so far, in order.
     """
 
     folder: Path
     team: ProcessGroup
     shared: bool = False
+    say: Callable[[str], None] = print
     records: list[StageRecord] = field(default_factory=list)
     _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
@@ -56,7 +95,8 @@ class Stages:
     ) -> Path:
         """Return the folder of stage ``name``; run ``make`` on a temporary folder first unless it is finished under ``key``.
 
-        The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew. Of several
+        The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew, as does a
+        file of it that is missing. Of several
         processes the first runs ``make`` and the others wait; with ``together``, and where the model's weights are divided
         among them, all run it, and what the first makes is kept.
 
@@ -67,7 +107,12 @@ class Stages:
             together: All processes run ``make``.
             content: Fingerprint of what ``make`` reads of the inputs, where that is less than all. A finished stage beside this one
                 with the same content is returned in its place.
+
+        Raises:
+            ConfigError: ``name`` is no kind of stage and a name that can be that of a folder, such as ``adapters/dpo-warm``.
+            ModelError: The folder is there and holds files that no stage wrote.
         """
+        path_component(name.partition("/")[2], f"{name}: the name")
         name = self.own_name(name, key)
         with self.alone(name):
             return self._made(name, key, make, together, content)
@@ -80,24 +125,39 @@ class Stages:
             return self.folder / finished.name
         began = time.perf_counter()
         if self.team.first or together or self.team.sharded:
-            with atomic_path(folder) if self.team.first else _scratch() as temporary:
+            with atomic_path(folder, FORM) if self.team.first else _scratch() as temporary:
                 temporary.mkdir()
                 make(temporary)
-                done = {"key": key, "seconds": time.perf_counter() - began}
-                write_json(temporary / "stage.json", done | ({"content": content} if content else {}))
+                done = Done(key=key, seconds=time.perf_counter() - began, files=_files(temporary))
+                if content:
+                    done["content"] = content
+                write_json(temporary / MARKER, done)
         seconds = self.team.tell(time.perf_counter() - began)
         self.records.append(StageRecord(name, seconds, False))
         return folder
 
     def _finished(self, name: str, key: str, content: str) -> StageRecord | None:
         """Return the record of stage ``name`` under ``key``, or of one beside it with the same ``content``; None without either."""
-        marker = self.folder / name / "stage.json"
-        if marker.is_file() and (done := read_json(marker))["key"] == key:
-            return StageRecord(name, done["seconds"], True)
-        for other in sorted(marker.parent.parent.glob("*/stage.json")) if content else ():
-            if (done := read_json(other)).get("content") == content:
+        marker = self.folder / name / MARKER
+        if marker.is_file():
+            done = read_json(marker, Done, "delete the file to have the stage done again")
+            if done["key"] == key and self._whole(marker.parent, done):
+                return StageRecord(name, done["seconds"], True)
+        for other in sorted(marker.parent.parent.glob(f"*/{MARKER}")) if content else ():
+            try:
+                done = read_json(other, Done)
+            except ParetuneError:
+                continue  # it is reported where that stage itself is asked for
+            if done.get("content") == content and self._whole(other.parent, done):
                 return StageRecord(other.parent.relative_to(self.folder).as_posix(), done["seconds"], True)
         return None
+
+    def _whole(self, folder: Path, done: Done) -> bool:
+        """Return whether a finished stage has all its files; a missing one is said."""
+        missing = [name for name in done.get("files", _least(folder)) if not (folder / name).is_file()]
+        if missing:
+            self.say(f"{folder / missing[0]} is missing, so this stage is done again")
+        return not missing
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
@@ -106,9 +166,18 @@ class Stages:
             yield
             return
         file = self.folder / "locks" / f"{what.replace('/', '-')}.lock"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(file)
+            lock.acquire()
+        except OSError as error:
+            raise ParetuneError(
+                f"{file}: cannot write ({error.strerror or error}); nothing was written."
+            ) from error
+        try:
             yield
+        finally:
+            lock.release()
 
 
 @contextmanager
@@ -116,3 +185,18 @@ def _scratch() -> Iterator[Path]:
     """Yield a path for a stage of which another process keeps its own."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "stage"
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the paths of all files in a folder."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _least(folder: Path) -> list[str]:
+    """Return the files that a stage without a list of them must have, by the kind of the stage."""
+    least = {
+        "adapters": [f"adapter/{FILES[0]}", f"adapter/{FILES[1]}", "history.json"],
+        "heads": ["head/head.json", "head/head.safetensors"],
+        "audits": ["kl.json"],
+    }
+    return least.get(folder.parent.name, [])

@@ -23,8 +23,9 @@ from paretune.generation.batch import Batch, Slot
 from paretune.generation.generate import Response, generate
 from paretune.generation.mixing import Mixing
 from paretune.models.adapter import Adapter
+from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.kv_cache import ROOM, growing_cache, rows_join, rows_leave
-from paretune.models.language_model import EMBEDDED, LanguageModel, embedded_gguf, load
+from paretune.models.language_model import LanguageModel, load
 from paretune.models.singular_gates import initial
 from paretune.models.targets import target_shapes
 from paretune.policies.policy import GatedPolicy, Policy

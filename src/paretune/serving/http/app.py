@@ -15,15 +15,20 @@ from starlette.exceptions import HTTPException
 from paretune import __version__
 from paretune.core.errors import ParetuneError, StoreError
 from paretune.serving.bodies import ApiError, Failure, validation_error
-from paretune.serving.http import audit, front, openai, profiles, studio, votes
+from paretune.serving.http import audit, front, openai, profiles, scores, studio, votes
 from paretune.serving.metrics import CONTENT_TYPE
 from paretune.serving.service import Service
 
 logger = logging.getLogger(__name__)
 
 
-def make_app(service: Service) -> FastAPI:
-    """Return the application over a service; it loads the model once it runs, and answers ``/health`` meanwhile."""
+def make_app(service: Service, root_path: str = "") -> FastAPI:
+    """Return the application over a service; it loads the model once it runs, and answers ``/health`` meanwhile.
+
+    Args:
+        service: What is served.
+        root_path: Path at which a proxy serves it, for ``/openapi.json``.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -48,6 +53,7 @@ def make_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        servers=[{"url": root_path}] if root_path else None,
         responses={
             "4XX": {
                 "model": Failure,
@@ -56,7 +62,7 @@ def make_app(service: Service) -> FastAPI:
         },
     )
     app.state.service = service
-    for routes in (openai, front, profiles, votes, audit, studio):
+    for routes in (openai, front, scores, profiles, votes, audit, studio):
         app.include_router(routes.router(service))
     _answer_errors(app)
 

@@ -35,6 +35,7 @@ def described(service: Service, served: Served) -> dict[str, Any]:
         "objectives": list(served.objectives),
         "default": served.default.as_dict(),
         "bounds": service.bounds[served.name].as_dict(),
+        "scored": service.scorers.objectives(served.objectives),
         "anchored": bool(served.facts.get("anchored", surface is not None and surface.anchored)),
         **served.facts,
         "points": [],
@@ -73,7 +74,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/front")
     def front() -> dict[str, Any]:
         """Return all that was measured of every served policy."""
-        sampling = service.sampling
+        sampling, facts = service.sampling, service.backend.facts
         return {
             "default": service.default,
             "policies": [described_once(name) for name in service.backend.served],
@@ -83,6 +84,9 @@ def router(service: Service) -> APIRouter:
                 "max_tokens": sampling.max_new_tokens,
             },
             "max_tokens": service.config.max_tokens,
+            "prompts": list(facts.prompts),
+            "run": None if facts.folder is None else str(facts.folder),
+            "store": service.store is not None,
         }
 
     @routes.get("/expected")

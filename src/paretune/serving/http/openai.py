@@ -197,7 +197,7 @@ def audit_record(generation: Generation, request: Request) -> Any:
         used=resolved.used,
         asked=resolved.asked if resolved.stated else None,
         model=resolved.model,
-        client=request.scope["state"]["client"],
+        client=request.scope["state"]["caller"].name,
         request_id=generation.id,
     )
 

@@ -87,7 +87,7 @@ def run(service: Service, address: Address) -> None:
         ParetuneError: The model cannot be loaded, or the address is in use.
     """
     raise_file_limit(address.max_connections + SPARE_FILES)
-    app = make_app(service)
+    app = make_app(service, address.root_path)
     config = configuration(app, address)
     try:
         sock = config.bind_socket()

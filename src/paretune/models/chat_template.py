@@ -1,0 +1,183 @@
+"""The chat template of a model: from conversations to the text that the model reads, with nothing lost or written twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from paretune.core.errors import DataError, ModelError
+
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""Chat template for base models that come without one. It ends without a space: the space belongs to an answer's first token."""
+
+logger = logging.getLogger(__name__)
+
+_ANSWER = "paretune"
+_MARKER = r"<\S+>|\[\S+\]"
+_THOUGHT = "</think>"
+"""The end of reasoning, which templates leave out of earlier answers on purpose."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A tokenizer's chat template.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        name: Name of the model, for messages.
+        date: The time that a template writes as today's; None for the present.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    date: datetime | None = None
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether the template writes the present time into prompts."""
+        return "strftime_now" in json.dumps(self.tokenizer.chat_template)
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return a conversation as text that is ready for the assistant's answer.
+
+        Raises:
+            DataError: The template refuses the conversation, or drops, changes or repeats one of its texts.
+        """
+        text = self._render(messages, True)
+        counts = self._written(tuple(message["role"] for message in messages))
+        flat = _flat(text)
+        for message, count in zip(messages, counts, strict=True):
+            content = _flat(message["content"])
+            forms = (content, json.dumps(content, ensure_ascii=False)[1:-1])
+            if _THOUGHT in content:
+                forms += (content.rpartition(_THOUGHT)[2].strip(),)
+            lost = count == 0 or not any(form in flat for form in forms)
+            if content and (lost or count > 1):
+                what = "does not write" if lost else f"writes {count} times"
+                raise DataError(
+                    f"the chat template of {self.name} {what} the text of the role {message['role']}, {content[:60]!r}; give the "
+                    "model a template that writes every text once (chat_template in its tokenizer_config.json), or put the text "
+                    "into another turn"
+                )
+        return text
+
+    @cached_property
+    def lacks_bos(self) -> bool:
+        """Whether the tokenizer, and not the template, writes the token of the beginning."""
+        text = self._render([{"role": "user", "content": "x"}], False)
+        return not text.startswith(str(self.tokenizer.bos_token or ""))
+
+    @cached_property
+    def turn_end(self) -> int:
+        """Token that ends an assistant's turn: the first that the template writes behind the answer, or EOS if it writes none.
+
+        Raises:
+            ModelError: There is neither, or the template cannot write an answer.
+        """
+        text = self._answered()
+        behind = text.rpartition(_ANSWER)[2].strip()
+        ids = self.tokenizer(behind, add_special_tokens=False).input_ids
+        if ids and self._is_marker(int(ids[0]), behind):
+            return int(ids[0])
+        if re.match(_MARKER, behind):
+            logger.warning(
+                "%s: the chat template ends an answer with %r, which is no single token of the tokenizer; answers end with its EOS "
+                "token %r instead",
+                self.name,
+                behind.split()[0],
+                self.tokenizer.eos_token,
+            )
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"{self.name}: the tokenizer has neither an end-of-turn token in its template nor an EOS token"
+            )
+        return int(self.tokenizer.eos_token_id)
+
+    @cached_property
+    def opening(self) -> tuple[str, str]:
+        """What stands before an answer: the end of the prompt where it is plain text, and the white space that follows it.
+
+        An answer is read behind both, as word pieces depend on what is before them. The first is empty where the prompt ends
+        with a token of its own, behind which a text begins anew.
+        """
+        question = [{"role": "user", "content": "x"}]
+        prompt, text = self._render(question, True), self._answered()
+        between = text[len(prompt) : text.rfind(_ANSWER)] if text.startswith(prompt) else ""
+        space = "" if between.strip() else between
+        end = prompt
+        for marker in sorted(self._markers, key=len, reverse=True):
+            end = end.rpartition(marker)[2]
+        end = re.split(r"\n(?=.)", end)[-1]
+        return (end if end.strip() or space else ""), space
+
+    def _answered(self) -> str:
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
+        try:
+            text = self._render(messages, False)
+        except DataError as error:
+            raise ModelError(str(error)) from error
+        if _ANSWER not in text:
+            raise ModelError(
+                f"the chat template of {self.name} does not write the text of an answer; give the model a template that writes "
+                "contents that are text (chat_template in its tokenizer_config.json)"
+            )
+        return text
+
+    @cached_property
+    def _markers(self) -> frozenset[str]:
+        """The texts that the tokenizer reads as one token each wherever they stand."""
+        return frozenset(token.content for token in self.tokenizer.added_tokens_decoder.values())
+
+    def _is_marker(self, token: int, behind: str) -> bool:
+        """Return whether ``token`` is one for itself, and no word with which the template continues."""
+        if token in self.tokenizer.added_tokens_decoder or token in self.tokenizer.all_special_ids:
+            return True
+        word = behind.split()[0]
+        whole = self.tokenizer(word, add_special_tokens=False).input_ids
+        return len(whole) == 1 and re.fullmatch(_MARKER, word) is not None
+
+    def _written(self, roles: tuple[str, ...]) -> list[int]:
+        """Return how often the template writes each text of a conversation between ``roles``."""
+        if roles not in self._probed:
+            marks = [f"text{number:04d}paretune" for number in range(len(roles))]
+            messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+            try:
+                text = self._render(messages, True)
+            except DataError:  # it looks into the texts: those of the user are all that can be judged
+                text = " ".join(marks)
+            self._probed[roles] = [text.count(mark) for mark in marks]
+        return self._probed[roles]
+
+    @cached_property
+    def _probed(self) -> dict[tuple[str, ...], list[int]]:
+        """Roles of a conversation -> what :meth:`_written` found."""
+        return {}
+
+    def _render(self, messages: Sequence[Mapping[str, str]], answering: bool) -> str:
+        options: dict[str, Any] = {} if self.date is None else {"strftime_now": self.date.strftime}
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    list(messages), add_generation_prompt=answering, tokenize=False, **options
+                )
+            )
+        except Exception as error:
+            raise DataError(
+                f"the chat template of {self.name} refuses the prompt {list(messages)!r:.200}: {error}"
+            ) from error
+
+
+def _flat(text: str) -> str:
+    """Return ``text`` with one space for all white space: templates may trim texts."""
+    return " ".join(text.split())

@@ -1,0 +1,239 @@
+"""From a name to a base model in memory, whole or not at all: each way in which it cannot be used ends in one message."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import sys
+from contextlib import nullcontext, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from paretune.core.errors import ModelError, ParetuneError
+from paretune.core.files import atomic_path, cache_folder, fingerprint, write_text
+from paretune.core.tensor_file import check_readable, tensor_formats
+from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, embedded_gguf
+from paretune.models.tensors import check_finite
+
+EXPECTED = f"Expected {EMBEDDED!r}, a hub name that can be reached from here, a folder with safetensors weights, or a .gguf file"
+_JSON = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "model.safetensors.index.json",
+)
+_READ = (*_JSON, "*.safetensors", "chat_template.jinja", "tokenizer.model", "vocab.txt", "merges.txt")
+"""Files of a model's folder that are read; others in it are nobody's business."""
+_WHOLE = re.compile(r"(^|\.)(layers|h|blocks)\.\d+\.")
+"""Keys of parameters inside the layers: one that the model does not take means another model than the config describes."""
+_BUFFERS = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|rotary_emb\.\w+)$")
+"""Buffers of old checkpoints, which the model computes itself."""
+
+
+def read_model(
+    source: str, name: str, kind: torch.dtype
+) -> tuple[Any, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return config, model and tokenizer of ``source``, on the CPU in the number format ``kind``.
+
+    Args:
+        source: A folder, or a hub name, see :func:`locate`.
+        name: Name as the user gave it, for messages.
+        kind: Number format.
+
+    Raises:
+        ModelError: The model or a part of it is missing, unreadable, cut or damaged, its parameters are quantised or not finite,
+            its architecture is not known, or its tokenizer has more tokens than it has embeddings.
+    """
+    if Path(source).is_dir():
+        check_folder(Path(source))
+    plain: dict[str, Any] = {"trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(source, **plain)
+        quantised = getattr(config, "quantization_config", None)
+        if quantised is not None:
+            raise ModelError(_quantised(name, _method(quantised)))
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=kind, use_safetensors=True, output_loading_info=True, **plain
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **plain)
+    except ParetuneError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"cannot load the model {name!r}: {reason}. {EXPECTED}") from error
+    _refuse_another_model(name, report)
+    check_finite(dict(model.named_parameters()), name)
+    rows = model.get_input_embeddings().weight.shape[0]
+    most = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if most > rows:
+        raise ModelError(
+            f"{name}: the tokenizer has tokens up to number {most - 1}, but the model has embeddings of {rows} tokens; give the "
+            "tokenizer that belongs to the model, or enlarge the model with resize_token_embeddings and save it"
+        )
+    return config, model, tokenizer
+
+
+def check_folder(folder: Path) -> None:
+    """Check the files of a model's folder before anything is loaded.
+
+    Raises:
+        ModelError: There are no weights in safetensors files, or a file is missing, unreadable, a stand-in of git-lfs, empty, cut
+            or damaged; the message names the file and the cure.
+    """
+    check_readable(
+        folder / "config.json", "expected the folder of a model, with config.json and *.safetensors"
+    )
+    for pattern in _READ:
+        for file in sorted(folder.glob(pattern)):
+            check_readable(file)
+    for file in (folder / name for name in _JSON):
+        if file.is_file() and not isinstance(_json(file), dict):
+            raise ModelError(f"{file}: holds no settings; copy or download it again")
+    formats: dict[str, str] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        formats |= tensor_formats(file)
+    if not formats:
+        raise ModelError(
+            f"{folder}: no *.safetensors file with weights; other formats are not read because they can run code. Load the model "
+            "once with transformers and save it with save_pretrained"
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        parts = _json(index).get("weight_map")
+        for part in sorted(set(map(str, parts.values()))) if isinstance(parts, dict) else ():
+            check_readable(folder / part, f"{index.name} names it; copy or download it again")
+    for name, kind in formats.items():
+        if kind not in ("F64", "F32", "F16", "BF16") and name.endswith(
+            ("weight", "bias", "qweight", "weight_packed")
+        ):
+            raise ModelError(_quantised(str(folder), f"{name} is in the number format {kind}"))
+
+
+def _json(file: Path) -> Any:
+    """Return the content of a model's JSON file; a damaged one is a ModelError."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file}: is no valid JSON ({error}); copy or download it again") from error
+
+
+def _quantised(name: str, how: str) -> str:
+    return (
+        f"{name}: the checkpoint is quantised ({how}), so its layers cannot be trained or merged; give the same model in float32, "
+        "float16 or bfloat16"
+    )
+
+
+def _method(quantised: Any) -> str:
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+    return str(method or getattr(quantised, "quant_method", "") or "quantization_config in config.json")
+
+
+def _refuse_another_model(name: str, report: dict[str, Any]) -> None:
+    """Raise a ModelError where the weights are not those of the model that the config describes."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{name}: {len(missing)} weights are missing, such as {', '.join(missing[:3])}, and would be random numbers; the "
+            "checkpoint is not whole, or config.json is that of another model: copy or download both again"
+        )
+    wrong = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"])
+    surplus = sorted(
+        key for key in report["unexpected_keys"] if _WHOLE.search(key) and not _BUFFERS.search(key)
+    )
+    if wrong or surplus:
+        what = "have another shape" if wrong else "are not used"
+        raise ModelError(
+            f"{name}: weights such as {', '.join((wrong or surplus)[:3])} {what}: config.json describes another model than the "
+            "checkpoint holds; copy or download both again"
+        )
+
+
+def locate(name: str) -> str:
+    """Return the folder or hub name to load for ``name``; a GGUF file is converted once into the cache folder."""
+    if name == EMBEDDED:
+        packaged = embedded_gguf()
+        return str(_converted(packaged)) if packaged else EMBEDDED_HUB
+    path = Path(name).expanduser()
+    if name.endswith(".gguf"):
+        return str(_converted(path))
+    return str(path) if path.exists() else name
+
+
+def _converted(gguf: Path) -> Path:
+    """Dequantise a GGUF file to safetensors in the cache folder, once, and return that folder."""
+    check_readable(gguf, "expected a GGUF file")
+    stat = gguf.stat()
+    folder = (
+        cache_folder()
+        / "models"
+        / f"{gguf.stem}-{fingerprint(str(gguf.resolve()), stat.st_size, stat.st_mtime_ns)}"
+    )
+    if folder.is_dir():
+        return folder
+    with gguf.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise ModelError(f"{gguf}: is no GGUF file; copy or download it again")
+    try:
+        from transformers import GgufConfig
+
+        options: Any = {"gguf_file": gguf.name}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+        # Its progress bar knows no switch, and does not fall silent by itself where nobody looks.
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
+            )
+    except ImportError as error:
+        raise ModelError(
+            f"{gguf}: converting a GGUF file needs more packages ({error}): pip install 'paretune[gguf]'"
+        ) from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(
+            f"{gguf}: cannot convert the GGUF file ({reason}); it is cut or damaged, or of an architecture that transformers does "
+            "not convert: copy or download it again, or give the model as a folder with safetensors weights"
+        ) from error
+    with atomic_path(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+    return folder
+
+
+def weights_fingerprint(source: str, config: Any) -> str:
+    """Return the identity of parameters: a hub commit, or the hash of a folder's safetensors files (computed once)."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return f"{source}@{getattr(config, '_commit_hash', None)}"
+    return fingerprint([_digest(file) for file in sorted(folder.glob("*.safetensors"))])
+
+
+def _digest(file: Path) -> str:
+    """Return the SHA-256 of a file, which the cache folder keeps while the file is the same."""
+    stat = file.stat()
+    memory = cache_folder() / "hashes" / fingerprint(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
+    # What is kept may be lost to a full or failing disk, and must not become another identity of the model.
+    kept = memory.read_bytes() if memory.is_file() else b""
+    if re.fullmatch(rb"[0-9a-f]{64}", kept):
+        return kept.decode()
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    write_text(memory, digest.hexdigest())
+    return digest.hexdigest()
