@@ -86,6 +86,8 @@ def read_form(
         kept = (
             (at, {name: value for name, value in one.items() if name not in ignored}) for at, one in stream
         )
+        if any(source.named and source.named <= columns for source in KNOWN.values()):
+            raise DataError(f"{where}: not the canonical form; {_cure(columns)()}")
         dataset = from_records(kept, flat="responses" not in columns if flat is None else flat)
         if objective is not None and dataset.objectives and dataset.objectives != (objective,):
             raise DataError(
@@ -143,7 +145,9 @@ def _cure(columns: set[str]) -> Callable[[], str]:
     """Return what ends a message about columns: the public set they belong to, or the column map that would read them."""
 
     def cure() -> str:
-        known = next((name for name, source in KNOWN.items() if source.fits(columns)), None)
+        known = next(
+            (name for name, source in KNOWN.items() if source.named and source.named <= columns), None
+        )
         if known:
             return f"these are the columns of {known}: name the set {known} and give this file as its path"
         asked = next((name for name in (*ASKED, *TALKS) if name in columns), "PROMPT")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
@@ -56,10 +56,6 @@ class Source:
     splits: Mapping[str, str] = field(default_factory=dict)
     skip: str = ""
     named: frozenset[str] = frozenset()
-
-    def fits(self, columns: Iterable[str]) -> bool:
-        """Return whether a record with these columns is likely one of the set: ``named`` are all there."""
-        return bool(self.named) and self.named <= set(columns)
 
 
 def _usable(where: str, prompt: Prompt, responses: Sequence[str]) -> Dropped | None:
@@ -313,13 +309,8 @@ NECTAR = Source(
 )
 
 
-TOPICAL_CHAT_ASPECTS = (
-    "understandability",
-    "naturalness",
-    "coherence",
-    "engagingness",
-    "groundedness",
-    "overall",
+TOPICAL_CHAT_ASPECTS = tuple(
+    "understandability naturalness coherence engagingness groundedness overall".split()
 )
 
 
@@ -375,10 +366,8 @@ def _qa_feedback(records: Records, part: str) -> Iterator[Outcome]:
     (1,2), (1,3) ... (3,4).
     """
     for where, record in records:
-        passages = [
-            "\n".join(map(str, list_of({"passages": passage}, "passages", where)))
-            for passage in list_of(record, "passages", where)
-        ]
+        given = [list_of({"passages": one}, "passages", where) for one in list_of(record, "passages", where)]
+        passages = ["\n".join(map(str, passage)) for passage in given]
         content = "\n\n".join([*passages, text_of(record, "question", where)])
         responses = tuple(text_of(record, f"prediction {i}", where) for i in range(1, 5))
         feedback = take(record, "feedback", where)

@@ -14,6 +14,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
+from paretune.training.loop import Training, data_order
 
 COLUMNS = ("margin", "scale", "weight", "reversed_weight")
 """Columns a method may stamp, with the meaning they have in :func:`paretune.training.losses.pair_loss`."""
@@ -141,8 +142,12 @@ class ResponseTable:
         return "; ".join(f"row {self.rows[n][0]} (response {self.rows[n][1]})" for n in rows)
 
 
-def tokenise_responses(lm: LanguageModel, dataset: ScoredDataset, max_tokens: int) -> ResponseTable:
-    """Tokenise all responses with their advantages; the reference log-probabilities are still NaN.
+def tokenise_responses(
+    lm: LanguageModel, dataset: ScoredDataset, max_tokens: int
+) -> tuple[ResponseTable, int]:
+    """Tokenise all responses with their advantages; return the table and how many responses were left out for their length.
+
+    The reference log-probabilities are still NaN.
 
     Rows with fewer than two responses have nothing to compare and are left out, as are responses that exceed
     ``max_tokens`` with their prompt. An objective on which all responses to a prompt score alike has advantage 0 there.
@@ -152,6 +157,7 @@ def tokenise_responses(lm: LanguageModel, dataset: ScoredDataset, max_tokens: in
     """
     kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]] = []
     advantages = []
+    long = 0
     for number, row in enumerate(dataset.rows):
         if len(row.responses) < 2:
             continue
@@ -169,18 +175,32 @@ def tokenise_responses(lm: LanguageModel, dataset: ScoredDataset, max_tokens: in
             if len(prompt) + len(response) <= max_tokens:
                 kept.append((prompt, response, (number, k)))
                 advantages.append(standardised[k])
+            else:
+                long += 1
     if not kept:
         raise TrainingError(
             f"no prompt has two scored responses of at most {max_tokens} tokens; sample more, or raise max_tokens"
         )
     prompts, responses, rows = zip(*kept, strict=True)
-    return ResponseTable(
-        prompts, responses, rows, torch.full((len(kept),), float("nan")), torch.stack(advantages).float()
-    )
+    unknown = torch.full((len(kept),), float("nan"))
+    return ResponseTable(prompts, responses, rows, unknown, torch.stack(advantages).float()), long
 
 
-def tokenise(lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int) -> tuple[PairTable, int]:
+def tokenised(lm: LanguageModel, pair: Pair, max_tokens: int) -> tuple[tuple[int, ...], ...] | None:
+    """Return the token ids of prompt, chosen and rejected; None where prompt and longer response exceed ``max_tokens``."""
+    prompt = tuple(lm.encode_prompt(pair.prompt))
+    chosen = tuple(lm.encode_response(pair.chosen, pair.chosen_truncated))
+    rejected = tuple(lm.encode_response(pair.rejected, pair.rejected_truncated))
+    fits = len(prompt) + max(len(chosen), len(rejected)) <= max_tokens
+    return (prompt, chosen, rejected) if fits else None
+
+
+def tokenise(
+    lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int, objective: str = ""
+) -> tuple[PairTable, int]:
     """Tokenise pairs; return the table (reference log-probabilities still NaN) and how many pairs were dropped.
+
+    Margin and weight are those of the data. ``objective`` is named in messages.
 
     A pair of which prompt and longer response exceed ``max_tokens`` is dropped, never cut: a cut response would train
     the model on an end that its author did not write.
@@ -190,19 +210,19 @@ def tokenise(lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int) -> tuple
     """
     kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Pair]] = []
     for pair in pairs:
-        prompt = tuple(lm.encode_prompt(pair.prompt))
-        chosen = tuple(lm.encode_response(pair.chosen, pair.chosen_truncated))
-        rejected = tuple(lm.encode_response(pair.rejected, pair.rejected_truncated))
-        if len(prompt) + max(len(chosen), len(rejected)) <= max_tokens:
-            kept.append((prompt, chosen, rejected, pair))
+        ids = tokenised(lm, pair, max_tokens)
+        if ids is not None:
+            kept.append((*ids, pair))  # type: ignore[arg-type]
     if not pairs:
+        who = f"the objective {objective!r}" if objective else "an objective"
         raise TrainingError(
-            "there is no pair to train on: no prompt has two responses that the objective tells apart; "
+            f"there is no pair to train on: no prompt has two responses that {who} tells apart; "
             "give more responses per prompt, or scores that differ"
         )
     if not kept:
+        of = f" of the objective {objective!r}" if objective else ""
         raise TrainingError(
-            f"all {len(pairs)} pairs are longer than max_tokens={max_tokens} and none is left; raise max_tokens"
+            f"all {len(pairs)} pairs{of} are longer than train.max_tokens={max_tokens} and none is left; raise it"
         )
     count = len(kept)
     prompts, chosen_ids, rejected_ids, used = zip(*kept, strict=True)
@@ -212,9 +232,28 @@ def tokenise(lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int) -> tuple
         rejected=rejected_ids,
         pairs=used,
         reference=torch.full((count, 2), float("nan")),
-        margin=torch.zeros(count),
+        margin=torch.tensor([pair.margin for pair in used]),
         scale=torch.ones(count),
-        weight=torch.ones(count),
+        weight=torch.tensor([pair.weight for pair in used]),
         reversed_weight=torch.zeros(count),
     )
     return table, len(pairs) - count
+
+
+def drawn_pairs(lm: LanguageModel, pairs: Sequence[Pair], training: Training) -> tuple[list[Pair], int]:
+    """Return the pairs that a run will use, in order, and how many were looked at.
+
+    They are all pairs, whatever their length, where the run has steps for them; else a choice by the seed of as many short enough
+    ones as it has steps for, or of fewer where there are no more.
+    """
+    count, draws = len(pairs), training.draws
+    if draws >= count:
+        return list(pairs), count
+    order = data_order(count, count, training.seed)
+    places: list[int] = []
+    looked = 0
+    while len(places) < draws and looked < count:
+        asked = sorted(order[looked : looked + draws - len(places)])  # in order, as pairs of a file are read
+        looked += len(asked)
+        places += [place for place in asked if tokenised(lm, pairs[place], training.max_tokens) is not None]
+    return [pairs[place] for place in sorted(places)], looked
