@@ -34,12 +34,12 @@ from paretune.core.files import read_json
 from paretune.core.preference import Preference, preference_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
+from paretune.data.shipped import shipped_file
 from paretune.methods import modpo
 from paretune.methods.base import Inputs
 from paretune.methods.modpo import MODPOConfig, chosen_objective
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel, load
-from paretune.data.shipped import shipped_file
 from paretune.scoring.scorer import build_scorer, score_dataset
 from paretune.training.lab import Lab
 from paretune.training.loop import Training, attach, batch_rows, data_order, learning_rate

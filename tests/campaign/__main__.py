@@ -29,13 +29,11 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0, help="the seed of all that is random")
     options.add_argument("--trial", help="only trials whose name contains this")
     options.add_argument("--jobs", type=int, default=1, help="trials at the same time")
-    options.add_argument(
-        "--json", type=Path, default=Path("build/campaign.json"), help="the file of outcomes"
-    )
+    options.add_argument("--json", type=Path, default=Path("build/campaign.json"), help="the file of outcomes")
     options.add_argument("--folder", type=Path, help="where to work and to keep what did not hold")
     given = options.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="campaign-"))
-    wanted = planned(given.only or list(KINDS), given.count, given.seed)
+    wanted = planned(given.only or list(KINDS), None if given.trial else given.count, given.seed)
     wanted = [trial for trial in wanted if not given.trial or given.trial in trial.name]
     if not wanted:
         options.error("no such trial")
@@ -43,9 +41,7 @@ def main() -> int:
     print(table(outcomes))
     for outcome in outcomes:
         if not outcome.held:
-            print(
-                f"\n{outcome.kind} {outcome.name}: {outcome.remark}\n    {repeat(outcome, given.count, given.seed)}"
-            )
+            print(f"\n{outcome.kind} {outcome.name}: {outcome.remark}\n    {repeat(outcome, given.seed)}")
     given.json.parent.mkdir(parents=True, exist_ok=True)
     facts = {"seed": given.seed, "outcomes": [outcome.to_dict() for outcome in outcomes]}
     given.json.write_text(json.dumps(facts, indent=1) + "\n")
@@ -107,10 +103,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def repeat(outcome: Outcome, count: int | None, seed: int) -> str:
+def repeat(outcome: Outcome, seed: int) -> str:
     """Return the command that repeats one trial."""
-    counted = f" --count {count}" if count else ""
-    return f'make campaign ARGS="--only {outcome.kind}{counted} --seed {seed} --trial {outcome.name}"'
+    return f"make campaign ARGS='--only {outcome.kind} --seed {seed} --trial \"{outcome.name}\"'"
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def become(job: dict[str, Any]) -> None:
             os.close(handle)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
-        sys.stdin, sys.stdout, sys.stderr = (open(k, "w" if k else "r", closefd=False) for k in range(3))
+        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)
         sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
         os.environ.update(job["env"])
         limits(job)

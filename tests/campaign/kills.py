@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from campaign.folders import differences, in_words, snapshot
-from campaign.trial import Bench, Fault, Trial, done
+from campaign.trial import Bench, Fault, Trial, done, picked
 from campaign.warm import Ended
 from campaign.worlds import World, cache_in, methods, world
 
@@ -23,14 +23,13 @@ GRID = "export-grid"
 
 def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     """Return chains of kills over all methods in turn, and over the export of a grid."""
-    names = [*methods(), GRID]
-    start = chance.randrange(len(names))
+    every = [*methods(), GRID]
+    whole = [f"{every[number % len(every)]}-{number // len(every)}" for number in range(max(WHOLE, count or 0))]
 
-    def trial(number: int) -> Trial:
-        name = names[(start + number) % len(names)]
-        return Trial(KIND, f"{name}-{number}", lambda bench: killed(bench, name))
+    def trial(name: str) -> Trial:
+        return Trial(KIND, name, lambda bench: killed(bench, name.rpartition("-")[0]))
 
-    return [trial(number) for number in range(count or WHOLE)]
+    return [trial(name) for name in picked(whole, count, chance)]
 
 
 def killed(bench: Bench, name: str) -> str:
@@ -87,8 +86,8 @@ def chain(bench: Bench, made: World, command: Sequence[object], folder: Path) ->
         if ended.code == -9:
             said.append(place)
         else:
-            done(ended, "a run that the kill came too late for")
-            return f"{said} and an end" if said else "no kill in time"
+            done(ended, f"the same command after {said}" if said else "a run that was not killed in time")
+            return f"kills at {', '.join(said)}" if said else "no kill in time"
     last = bench.warm(*command, cwd=folder, env=env)
     kills = f"kills at {', '.join(said)}" if said else "no kill in time"
     try:

@@ -8,7 +8,8 @@ import shutil
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,28 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """Return the outcome as JSON values."""
         return asdict(self)
+
+
+def picked(names: Sequence[str], count: int | None, chance: random.Random) -> list[str]:
+    """Return so many of the names, in their order; all without a number."""
+    if count is None or count >= len(names):
+        return list(names)
+    return [names[place] for place in sorted(chance.sample(range(len(names)), count))]
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return names as they can be trials' names, each once: a repeated one gets a number."""
+    seen = Counter[str]()
+    made = []
+    for name in map(plain, names):
+        seen[name] += 1
+        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return made
+
+
+def plain(text: object) -> str:
+    """Return text that can stand in a trial's name: without quotes and other characters that a shell reads."""
+    return re.sub(r"[^\w=.,:;+*() \[\]/@%-]+", "~", str(text))
 
 
 def chance_of(seed: int, *names: str) -> random.Random:

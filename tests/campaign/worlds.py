@@ -16,13 +16,14 @@ from campaign.trial import Bench, done
 _LOCKS: dict[str, threading.Lock] = {}
 _GUARD = threading.Lock()
 
-METHOD_NAMES = '__import__("paretune.methods", fromlist=["METHODS"]).METHODS'
 PREPARE = """
 from pathlib import Path
 from methods.test_every_method import config_of
 from paretune.runs.run import to_yaml
+from support.world import make_dataset
 folder = Path({folder!r})
 folder.mkdir(parents=True, exist_ok=True)
+make_dataset(150).write(folder / "many.jsonl")
 (folder / "made.yaml").write_text(to_yaml(config_of({method!r}, folder)))
 """
 

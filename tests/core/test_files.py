@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import sys
 from pathlib import Path
 
 import pytest
 
 from paretune.core.errors import ParetuneError
-from paretune.core.files import atomic_path, fingerprint, read_json, write_json, write_text
+from paretune.core.files import atomic_path, cache_folder, fingerprint, read_json, write_json, write_text
 
 
 def listing(folder: Path) -> list[str]:
@@ -32,12 +33,10 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(tmp_path: Path) -> None
     assert (tmp_path / "a.txt").read_text() == "old" and listing(tmp_path) == ["a.txt"]
 
 
-def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
+def test_a_folder_replaces_a_folder_of_its_form(tmp_path: Path) -> None:
     for content in ("first", "second"):
-        with atomic_path(tmp_path / "folder") as temporary:
-            temporary.mkdir()
-            (temporary / content).write_text(content)
-    assert listing(tmp_path) == ["folder"] and listing(tmp_path / "folder") == ["second"]
+        write_thing(tmp_path / "folder", content)
+    assert listing(tmp_path) == ["folder"] and listing(tmp_path / "folder") == ["second.txt", "thing.json"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -67,3 +66,44 @@ def test_fingerprints_tell_parts_apart() -> None:
     assert fingerprint("ab", "c") != fingerprint("a", "bc")
     assert fingerprint({"x": 1, "y": 2}) == fingerprint({"y": 2, "x": 1})
     assert fingerprint("1") != fingerprint(1) and len(fingerprint(b"")) == 16
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The system's place for the cache, other than that of earlier versions, as on macOS; and the latter."""
+    monkeypatch.delenv("PARETUNE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "earlier"))
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name, **_: tmp_path / "Caches" / name)
+    return tmp_path / "Caches/paretune", tmp_path / "earlier/paretune"
+
+
+def test_the_cache_lies_where_the_system_keeps_caches(places: tuple[Path, Path]) -> None:
+    assert cache_folder() == places[0]
+
+
+def test_a_cache_of_an_earlier_version_is_used_further_and_said_once(
+    places: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    place, earlier = places
+    earlier.mkdir(parents=True)
+    assert cache_folder() == cache_folder() == earlier
+    (message,) = caplog.messages
+    assert str(earlier) in message and str(place) in message and "PARETUNE_CACHE" in message
+    place.mkdir(parents=True)
+    assert cache_folder() == place
+
+
+def test_the_environment_names_another_cache(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARETUNE_CACHE", "~/mine")
+    assert cache_folder() == Path.home() / "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the place is that of Linux")
+def test_on_linux_the_place_is_that_of_earlier_versions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("PARETUNE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "paretune"

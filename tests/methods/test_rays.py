@@ -331,7 +331,7 @@ def test_every_choice_is_the_nearest_of_the_pool(seed: int) -> None:
 @pytest.mark.parametrize(
     ("scores", "preferences", "options", "error", "message"),
     [
-        (TOY, GRID, {"k": 0}, ConfigError, "k, the responses for each preference, must be at least 1, got 0"),
+        (TOY, GRID, {"k": 0}, ConfigError, "k must be at least 1, got 0"),
         (TOY, GRID, {"num_layers": 0}, ConfigError, "num_layers must be at least 1"),
         (TOY, GRID, {"normalize": "minmaxx"}, ConfigError, "did you mean 'minmax'"),
         (TOY, GRID, {"direction": "up"}, ConfigError, "expected one of: compromise, inverse"),

@@ -486,7 +486,7 @@ def test_dense_checkpoint_is_loaded_by_plain_transformers(tiny_llama, tmp_path, 
     steering.save_dense(tmp_path / "dense", gates[0])  # over an older checkpoint
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("x")
-    with pytest.raises(ModelError, match="no model checkpoint"):
+    with pytest.raises(ModelError, match="holds other files"):
         steering.save_dense(tmp_path / "thesis", gates[0])
     assert (tmp_path / "thesis" / "thesis.tex").exists()
 
@@ -747,6 +747,8 @@ def peft_saved(tiny_llama, folder: Path, dtype: torch.dtype = torch.float32, **s
         if "lora_" in name:
             parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.2).to(dtype)
     model.save_pretrained(folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({name: value.float() for name, value in weights.items()}, folder / "adapter_model.safetensors")
     return logits(model.eval(), ids())
 
 

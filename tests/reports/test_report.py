@@ -615,7 +615,7 @@ def test_a_legend_of_many_policies_stands_inside_and_above_the_axes(count: int) 
     top = picture._heading(figure, parsed(records.record(["concise", "warm"], measured)))
     (legend,) = figure.legends
     box = legend.get_window_extent()
-    assert 0 <= box.x0 and box.x1 <= figure.bbox.width
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
     assert box.y0 > (top + 0.03) * figure.bbox.height and len(legend.get_texts()) == count + 2
 
 

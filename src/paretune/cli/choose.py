@@ -51,6 +51,10 @@ def choose_facts(
         ParetuneError: There is no such run, policy or objective, floors cannot be read, or the dial has one step.
     """
     file = run if run.suffix == ".json" else run / FILE
+    if not file.is_file():
+        raise ParetuneError(
+            f"{run}: no {file.name}; expected the folder of a finished run, such as runs/quickstart, or its {FILE}"
+        )
     surface = Surface.read(file, policy).for_choosing
     if floor is None and not knee and not dial:
         knee, dial = True, STEPS if len(surface.objectives) <= 2 or between else 0

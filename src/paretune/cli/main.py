@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import paretune
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli import start as start_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
+from paretune.cli.ending import open_streams, run_to_end
+from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
-from paretune.core.errors import ParetuneError
-from paretune.core.launch import one_voice
+from paretune.core.bounds import SEEDS
 
 if TYPE_CHECKING:
     from paretune.runs.config import RunConfig
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands.data, name="data")
@@ -32,12 +33,45 @@ app.add_typer(config_commands.config, name="config")
 
 # Modules that load torch are imported inside the commands, so that --help answers at once.
 
+LONGEST_NAME = 200
+"""Bytes of the longest name of a folder; the file system allows 255, and files beside it add some."""
+MOST_LORAS = 10_000
+"""Largest number of LoRAs of an export."""
+
+SeedOption = Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)]
 ExtrapolationOption = Annotated[
     bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
 ]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"paretune {paretune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more on standard error; -vv says most.")
+    ] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no warnings; errors and results only.")
+    ] = False,
+) -> None:
+    configure(verbose, quiet)
 
 
 app.command()(start_commands.quickstart)
+app.command()(start_commands.init)
 
 
 @app.command()
@@ -89,15 +123,14 @@ def add_objective_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train one more adapter for a new objective; those of the others are reused, and the front is measured anew."""
-    import yaml
-
     from paretune.core.errors import ConfigError
+    from paretune.core.yaml_text import parse_yaml
     from paretune.runs.extend import add_objective
 
     try:
-        scorer = yaml.safe_load(score)
-    except yaml.YAMLError:
-        scorer = None
+        scorer = parse_yaml(score)
+    except ConfigError as error:
+        raise ConfigError(f"--score {score!r:.80}: {error}") from error
     if not isinstance(scorer, dict):
         raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
     report = add_objective(run, objective, scorer, overrides or [])
@@ -129,13 +162,14 @@ def plan_command(
 
 def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) -> None:
     from paretune.cli.plan import render
-    from paretune.runs.estimate import estimate
+    from paretune.runs.estimate import check_targets, estimate
     from paretune.runs.plan import plan
 
+    check_targets(models or [settings.model], device)
     planned = plan(settings)
     estimates = [estimate(planned, settings, model, device) for model in models or [settings.model]]
     if as_json:
-        tell([entry.to_dict() for entry in estimates], True, show)
+        tell([entry.to_dict() for entry in estimates], True, str)
         return
     for entry in estimates:
         show(render(entry, planned.runs))
@@ -237,20 +271,27 @@ def generate(
             help="A preference to answer at, such as concise=0.7,warm=0.3, or concise+warm for equal weights; repeat to compare.",
         ),
     ],
-    max_new_tokens: Annotated[int, typer.Option(help="The length limit of an answer, in tokens.")] = 160,
-    temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.")] = 0.7,
-    seed: Annotated[int, typer.Option(help="The seed of the sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="The length limit of an answer, in tokens.", min=1)
+    ] = 160,
+    temperature: Annotated[
+        float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
+    ] = 0.7,
+    seed: SeedOption = 0,
+    dtype: DtypeOption = None,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
     from paretune.core.preference import Preference
     from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
+    from paretune.policies.policy_file import PolicyFile
     from paretune.policies.saving import load_policy
 
-    loaded = load_policy(policy)
-    preferences = [Preference.parse(text, loaded.objectives, allow_extrapolation) for text in preference]
+    objectives = PolicyFile.read(policy).objectives
+    preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
+    loaded = load_policy(policy, dtype)
     answers = loaded.generate(
         [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
     )
@@ -279,6 +320,7 @@ def export_command(
     form: Annotated[
         str, typer.Option("--format", help="The format to write: lora (PEFT) or dense (transformers).")
     ] = "lora",
+    dtype: DtypeOption = None,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
@@ -286,6 +328,7 @@ def export_command(
     from paretune.core.preference import Preference, preference_grid
     from paretune.policies.catalogue import find_policy
     from paretune.policies.export import export, export_grid
+    from paretune.policies.policy_file import PolicyFile
     from paretune.policies.saving import load_policy
 
     if (preference is None) == (grid == 0):
@@ -294,10 +337,20 @@ def export_command(
         raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
     if grid == 1 or grid < 0:
         raise ConfigError(f"--grid {grid}: expected at least 2, the corners")
+    if folder.is_file():
+        raise ConfigError(f"{folder}: is a file; name a new folder")
+    if len(folder.name.encode()) > LONGEST_NAME:
+        raise ConfigError(
+            f"{str(folder)!r:.60}...: the name is longer than {LONGEST_NAME} bytes; choose a shorter one"
+        )
     source = find_policy(run, policy)
-    loaded = load_policy(source)
-    if preference is not None:
-        asked = Preference.parse(preference, loaded.objectives, allow_extrapolation)
+    objectives = PolicyFile.read(source).objectives
+    asked = None if preference is None else Preference.parse(preference, objectives, allow_extrapolation)
+    points = preference_grid(objectives, grid - 1) if grid else []
+    if len(points) > MOST_LORAS:
+        raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
+    loaded = load_policy(source, dtype)
+    if asked is not None:
         used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
         typer.echo(
             f"{folder}: {loaded.name} at {used}"
@@ -306,7 +359,6 @@ def export_command(
         if end := loaded.prompt_end(used):
             typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
         return
-    points = preference_grid(loaded.objectives, grid - 1)
     manifest = export_grid(loaded, points, folder, source.parent.parent / "front.json")
     typer.echo(f"{folder}: {len(manifest['adapters'])} LoRAs of {loaded.name} and manifest.json")
 
@@ -319,9 +371,9 @@ app.command()(serve_commands.choose)
 @app.command()
 def methods(as_json: JsonOption = False) -> None:
     """List the methods with their paper, needs and cost."""
-    from paretune.methods.cards import cards
+    from paretune.methods import METHODS
 
-    tell(cards(), as_json, _methods)
+    tell(METHODS.cards(), as_json, _methods)
 
 
 def _methods(cards: dict[str, dict[str, str]]) -> Any:
@@ -345,16 +397,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one clear message and exit code 2."""
+    open_streams()
     keep_freed_memory()
     limit_kernels()
-    try:
-        with one_voice():
-            app()
-    except ParetuneError as error:
-        typer.secho(f"paretune: {error}", fg="red", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.secho(
-            "paretune: stopped; the same command goes on from the last checkpoint", fg="yellow", err=True
-        )
-        sys.exit(130)
+    sys.exit(run_to_end(app))

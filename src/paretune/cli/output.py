@@ -38,7 +38,7 @@ def tell_report(report: Path, as_json: bool = False) -> None:
 
     record = FrontRecord.read(report.parent / FILE)
     if as_json:
-        tell({"report": report, **facts_of(record)}, True, render)
+        tell({"report": report, **facts_of(record)}, True, str)
         return
     show(render(record))
     typer.echo(f"Report: {report}")

@@ -31,7 +31,7 @@ def quickstart(overrides: list[str], model: str | None, smoke: bool) -> Path:
 
 
 def check_model(model: str) -> None:
-    """Raise a ModelError unless the embedded model is installed, in the hub's cache, or on a hub that answers; other models pass."""
+    """Raise a ModelError unless the embedded model is installed, cached, or on a hub that answers; other models pass."""
     if model != EMBEDDED:
         return
     if embedded_gguf() is not None:

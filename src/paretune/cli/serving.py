@@ -76,6 +76,19 @@ def serve(
     max_rows: Annotated[int | None, typer.Option(help="The number of rows decoded together.")] = None,
     queue: Annotated[int | None, typer.Option(help="The number of requests that may wait.")] = None,
     timeout: Annotated[float | None, typer.Option(help="The seconds until an answer times out.")] = None,
+    lenient: Annotated[
+        bool | None,
+        typer.Option(
+            "--lenient/--strict",
+            help="Ignore fields that the server does not know and clamp what is beyond its limits, and say so in the answer.",
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="The number of requests a minute of one API key.")
+    ] = None,
+    share: Annotated[
+        int | None, typer.Option(help="The number of answers of one API key that run or wait at once.")
+    ] = None,
     max_connections: Annotated[
         int | None, typer.Option(help="The number of open connections, by default 512.", min=1)
     ] = None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Optional
 
 import typer
 
@@ -47,3 +48,36 @@ def quickstart(
         serve_commands.serve(report.parent)
     elif not as_json:
         typer.echo(f"Next: paretune serve {report.parent}    # the dial, in a browser")
+
+
+def init(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map; asked at a terminal."
+        ),
+    ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An objective of the data, or NAME={rule: ...} with what scores it; repeat for several. By default the two of the "
+            "data that disagree most."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The base model: an embedded name, a hub name, a folder or a GGUF file."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The new config; by default the name of the data with .yaml. Never overwritten."),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="The time that the run may take on this machine.", min=1)
+    ] = 60,
+) -> None:
+    """Write a commented config for your own data, with sizes that this machine can do; three questions at a terminal."""
+    from paretune.cli.init import init as write_config
+
+    config = write_config(data, objective or [], model, out, minutes)
+    typer.echo(f"Written: {config}\nNext: paretune run {config}    # its plan: paretune plan {config}")

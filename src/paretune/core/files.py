@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import filecmp
+import functools
 import gzip
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -19,6 +22,8 @@ from paretune.core.errors import ParetuneError
 from paretune.core.folder_form import FolderForm, refuse_foreign
 from paretune.core.swap import holder_beside, replace_folder, settle, sweep, sync
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _FULL = {
@@ -30,7 +35,9 @@ _swept: set[tuple[int, str]] = set()
 
 
 @contextmanager
-def atomic_path(target: str | Path, form: FolderForm | None = None) -> Iterator[Path]:
+def atomic_path(
+    target: str | Path, form: FolderForm | None = None, keep_equal: bool = False
+) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` (a file or a folder) and put it in the place of ``target`` on success.
 
     On any exception the temporary path is removed and ``target`` stays as it was. What is written is on the disk when this
@@ -39,6 +46,7 @@ def atomic_path(target: str | Path, form: FolderForm | None = None) -> Iterator[
     Args:
         target: A file, which replaces an older one; or a folder, which replaces an empty one, or an older one of ``form``.
         form: What an older folder may hold. A folder with anything else is somebody's own, and is never replaced.
+        keep_equal: Leave an older folder alone where it holds the same files, byte for byte, whatever else it holds.
 
     Raises:
         ModelError: ``target`` is a folder that holds anything else, or a file where a folder is written.
@@ -48,12 +56,15 @@ def atomic_path(target: str | Path, form: FolderForm | None = None) -> Iterator[
     if target.is_symlink() and target.is_dir():
         target = target.resolve()  # the folder is replaced, and not the link to it
     try:
-        refuse_foreign_folder(target, form)
+        if not keep_equal and (form is not None or target.is_dir()):
+            refuse_foreign(target, form)
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(target.parent)
         with holder_beside(target) as holder:
             temporary = holder / target.name
             yield temporary
+            if keep_equal and _holds_the_same(target, temporary):
+                return
             settle(temporary)
             if temporary.is_dir():
                 refuse_foreign(target, form)
@@ -71,10 +82,13 @@ def atomic_path(target: str | Path, form: FolderForm | None = None) -> Iterator[
         raise _unwritable(target, cause) from error
 
 
-def refuse_foreign_folder(target: str | Path, form: FolderForm | None) -> None:
-    """Raise a ModelError where ``target`` is a folder that holds anything that is not of ``form``, see :func:`atomic_path`."""
-    if Path(target).is_dir():
-        refuse_foreign(Path(target), form)
+def _holds_the_same(target: Path, new: Path) -> bool:
+    """Return whether ``target`` has all files of the folder ``new``, with the same bytes."""
+    return new.is_dir() and all(
+        (old := target / file.relative_to(new)).is_file() and filecmp.cmp(old, file, shallow=False)
+        for file in new.rglob("*")
+        if file.is_file()
+    )
 
 
 def _sweep_once(folder: Path) -> None:
@@ -231,18 +245,44 @@ def fingerprint_of(parts: Iterable[object]) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+CACHE = "the cache folder"
+
+
 def cache_folder() -> Path:
-    """Return the folder for converted models and cached log-probabilities: ``$PARETUNE_CACHE`` or the user's cache.
+    """Return the folder for converted models and cached log-probabilities: ``$PARETUNE_CACHE``, or the user's cache folder.
+
+    That is the place that the system has for it. A cache that an earlier version left at ``~/.cache/paretune`` is used further.
 
     Raises:
         ParetuneError: There is no such folder, as this user has no home; the message names the variable to set.
     """
-    explicit, general = os.environ.get("PARETUNE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    from platformdirs import user_cache_path  # only for those who keep something
+
+    explicit = os.environ.get("PARETUNE_CACHE")
     if explicit:
         return home_expanded(explicit, "PARETUNE_CACHE")
-    if general and Path(general).is_absolute():
-        return Path(general) / "paretune"
-    return home_expanded("~/.cache", "the cache folder") / "paretune"
+    place = home_expanded(str(user_cache_path("paretune", appauthor=False)), CACHE)
+    earlier = home_expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", CACHE) / "paretune"
+    if place == earlier or place.exists() or not earlier.exists():
+        return place
+    _say_earlier(earlier, place)
+    return earlier
+
+
+@functools.cache  # once per process
+def _say_earlier(earlier: Path, place: Path) -> None:
+    logger.warning(
+        "the cache of an earlier version is used: %s; move it to %s, or set PARETUNE_CACHE", earlier, place
+    )
 
 
 def home_expanded(path: str, what: str) -> Path:
@@ -254,9 +294,7 @@ def home_expanded(path: str, what: str) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
-        cure = (
-            "set PARETUNE_CACHE to a folder that can be written" if path == "~/.cache" else "give a full path"
-        )
+        cure = "set PARETUNE_CACHE to a folder that can be written" if what == CACHE else "give a full path"
         raise ParetuneError(f"{what}: {path!r}: there is no such home folder; {cure}") from error
 
 

@@ -50,6 +50,16 @@ class FolderForm:
         ]
 
 
+EXPORT = FolderForm("paretune.json", ("written_by", "files"))
+"""The form of what is exported for other programs: their own files, and a list of them."""
+
+
+def write_marker(folder: Path) -> None:
+    """Write the list of all files in ``folder``, by which an export is known as ours when it is exported again."""
+    listed = {"written_by": "paretune", "files": sorted(_entries(folder))}
+    (folder / EXPORT.marker).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+
+
 def refuse_foreign(folder: Path, form: FolderForm | None) -> None:
     """Raise a ModelError where ``folder``, about to be replaced, holds anything that is not of ``form``.
 

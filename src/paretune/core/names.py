@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paretune.core.errors import ConfigError
 
-LONGEST = 120
+LONGEST = 160
 """Bytes of the longest name: those of files are made of it, and a file system takes 255."""
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from paretune.core.bounds import bounds_of, out_of_bounds
 from paretune.core.errors import ConfigError, suggest
-from paretune.core.settings_words import complaint, holds, inside, unfit
+from paretune.core.settings_words import complaint, holds, inside, options, unfit
 
 T = TypeVar("T")
 
@@ -166,24 +166,29 @@ def _nested(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def explained(error: ValidationError, kind: type, where: str = "") -> list[str]:
     """Return pydantic's findings on settings of class ``kind``, each with its key, what was expected and what was given."""
-    lines = []
-    for finding in error.errors():
-        key, hint = _located(kind, finding["loc"], where)
-        value, found = finding.get("input"), finding["type"]
-        if found == "value_error":  # a message of ours holds what was given
-            lines.append(f"{key}: {finding['msg'].removeprefix('Value error, ')}".removeprefix(": "))
-        elif found == "missing":
-            lines.append(f"{key} is missing")
-        elif found == "extra_forbidden":
-            name = str(finding["loc"][-1])
-            lines.append(
-                f"unknown key {f'{key}.{name}'.removeprefix('.')}; {suggest(name, known_keys(kind))}"
-            )
-        elif isinstance(value, (int, float)) and (fault := out_of_bounds(value, bounds_of(hint))):
-            lines.append(f"{key} {fault}")
-        else:
-            lines.append(f"{key}: {complaint(hint, value)}".removeprefix(": "))
+    found = [(*_located(kind, finding["loc"], where), finding) for finding in error.errors()]
+    keys = [key for key, _, _ in found]
+    lines = [
+        _explained(kind, key, hint, finding)
+        for key, hint, finding in found
+        if not any(inner != key and inner.startswith((f"{key}[", f"{key}.")) for inner in keys if key)
+    ]
     return list(dict.fromkeys(lines))
+
+
+def _explained(kind: type, key: str, hint: Any, finding: Any) -> str:
+    value = finding.get("input")
+    match finding["type"]:
+        case "value_error":  # a message of ours holds what was given
+            return f"{key}: {finding['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+        case "missing":
+            return f"{key} is missing"
+        case "extra_forbidden":
+            name = str(finding["loc"][-1])
+            return f"unknown key {f'{key}.{name}'.removeprefix('.')}; {suggest(name, known_keys(kind))}"
+    if isinstance(value, (int, float)) and (fault := out_of_bounds(value, bounds_of(hint))):
+        return f"{key} {fault}"
+    return f"{key}: {complaint(hint, value)}".removeprefix(": ")
 
 
 def _located(kind: type, location: Sequence[Any], where: str) -> tuple[str, Any]:
@@ -203,7 +208,12 @@ def _located(kind: type, location: Sequence[Any], where: str) -> tuple[str, Any]
             hint = known[parts[0]]
         elif holds(hint, int if isinstance(parts[0], int) else str):
             hint = inside(hint)
-        else:  # a note of pydantic's own, such as which of several types it tried
+        elif (
+            len(options(hint)) > 1 and len(parts) > 1
+        ):  # a note of pydantic's own: which of several types it tried
+            parts.pop(0)
+            continue
+        else:
             break
         part = parts.pop(0)
         key = f"{key}[{part}]" if isinstance(part, int) else f"{key}.{part}".removeprefix(".")

@@ -38,10 +38,20 @@ Comparison = tuple[int, int, float]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; ``role`` is one of `ROLES`."""
+    """One turn of a conversation; ``role`` is one of `ROLES`.
+
+    Raises:
+        DataError: Another role, or a content that is not text.
+    """
 
     role: str
     content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise DataError(f"message: unknown role {self.role!r:.60}; {suggest(str(self.role), ROLES)}")
+        if not isinstance(self.content, str):
+            raise DataError(f"message of the {self.role}: expected text, got {_shown(self.content)}")
 
 
 Prompt = tuple[Message, ...]
@@ -147,11 +157,6 @@ def _check_prompt(prompt: Sequence[Message], where: str) -> None:
     if not prompt or not any(isinstance(m.content, str) and m.content.strip() for m in prompt):
         raise DataError(f"{where}: column 'prompt': empty prompt; expected at least one message with text")
     for position, message in enumerate(prompt):
-        if message.role not in ROLES:
-            column = f"prompt[{position}].role"
-            raise DataError(
-                f"{where}: column {column!r}: unknown role {message.role!r}; {suggest(message.role, ROLES)}"
-            )
         _check_text(message.content, f"prompt[{position}].content", where)
     if prompt[-1].role == "assistant":
         raise DataError(
@@ -258,15 +263,15 @@ def message_from(item: object, at: str, where: str) -> Message:
                 f"{where}: column '{at}.{name}': only role and content are supported; put it into the content"
             )
     role, content = item[names[0]], item[names[1]]
-    if isinstance(content, list):
-        content = "".join(_part(part, f"{at}.{names[1]}[{n}]", where) for n, part in enumerate(content))
     _check_text(role, f"{at}.{names[0]}", where)
-    _check_text(content, f"{at}.{names[1]}", where)
     role = SPEAKERS.get(role, role) if names[0] == "from" else role
     if role not in ROLES:
         known = (*SPEAKERS, *ROLES) if names[0] == "from" else ROLES
         column = f"{at}.{names[0]}"
         raise DataError(f"{where}: column {column!r}: unknown role {role!r}; {suggest(role, known)}")
+    if isinstance(content, list):
+        content = "".join(_part(part, f"{at}.{names[1]}[{n}]", where) for n, part in enumerate(content))
+    _check_text(content, f"{at}.{names[1]}", where)
     return Message(str(role), str(content))
 
 

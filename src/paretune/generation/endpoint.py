@@ -82,17 +82,22 @@ class LoRA:
 
 @dataclass(frozen=True)
 class Question:
-    """One response to sample: the model ("" is the endpoint's), the prompt and the seed."""
+    """One response to sample: the model ("" is the endpoint's), the prompt and the seed; ``source`` names its row in messages."""
 
     model: str
     prompt: Prompt
     seed: int
+    source: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response; ``tokens`` is the server's count, None where it gives none."""
+    """A response; ``tokens`` is the server's count, None where it gives none.
+
+    ``refused`` states why the server gave no response to this prompt; the text is then empty.
+    """
 
     text: str
     truncated: bool
     tokens: int | None
+    refused: str = ""

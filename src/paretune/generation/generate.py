@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from paretune.core.errors import ConfigError, DataError
 from paretune.core.progress import progress
 from paretune.core.sampling import Sampling
 from paretune.generation.batch import Batch, Slot, gated
 from paretune.generation.mixing import Mixture
 from paretune.models.adapter import Adapter
+from paretune.models.devices import memory_of
 from paretune.models.distributed import ProcessGroup
+from paretune.models.exclusive import exclusive
+from paretune.models.kv_cache import position_bytes
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.steering import Steering
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,19 @@ def generate(
         description: Title of the progress bar.
         mixture: Mixture of copies of each row, with gates ``[B, 1 + M, R]``; all copies of a row take one token, drawn from
             their mixture.
+
+    Raises:
+        DataError: A prompt leaves no position of the model for an answer. One that leaves fewer than ``max_new_tokens`` is
+            answered within these; a warning counts them.
     """
+    check_room(lm, sampling)
+    within = _within_context(lm, prompts, sampling)
     rows = [
-        _row(prompt, sampling, seed, None if gates is None else gates[number], mixture, number)
+        _row(prompt, within[number], seed, None if gates is None else gates[number], mixture, number)
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
     order = sorted(rows, key=lambda row: len(row.prompt))
-    with progress(description, len(rows)) as advance:
+    with exclusive(lm.model), progress(description, len(rows)) as advance:
         for start in range(0, len(order), sampling.batch_size):
             part = order[start : start + sampling.batch_size]
             batch = Batch(lm, steering, part)
@@ -89,6 +102,46 @@ def generate(
     ]
 
 
+def check_room(lm: LanguageModel, sampling: Sampling) -> None:
+    """Refuse a length whose keys and values no memory here holds, for one row alone.
+
+    Raises:
+        ConfigError: The message has the estimate.
+    """
+    needed = float(position_bytes(lm.model.config, lm.model.dtype)) * sampling.max_new_tokens
+    there = memory_of(lm.device)
+    if needed > there:
+        raise ConfigError(
+            f"max_new_tokens {sampling.max_new_tokens}: keys and values of one answer of this length need {needed / 1e9:.3g} GB, "
+            f"and there are {there / 1e9:.3g} GB here; give a smaller length"
+        )
+
+
+def _within_context(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling
+) -> list[Sampling]:
+    """Return the sampling of each row, which ends at the model's last position at the latest."""
+    most = sampling.max_new_tokens
+    rooms = [most if lm.context is None else min(most, lm.context - len(prompt)) for prompt in prompts]
+    for prompt, room in zip(prompts, rooms, strict=True):
+        if room < 1:
+            raise DataError(
+                f"a prompt of {len(prompt)} tokens, {lm.decode(prompt)[:40]!r}, leaves none of the {lm.context} positions of "
+                f"{lm.name} for an answer; shorten it or leave it out"
+            )
+    short = sum(room < most for room in rooms)
+    if short:
+        logger.warning(
+            "%d of %d prompts leave fewer than max_new_tokens=%d of the %d positions of %s; their answers end at the last one",
+            short,
+            len(prompts),
+            most,
+            lm.context,
+            lm.name,
+        )
+    return [sampling if room == most else replace(sampling, max_new_tokens=room) for room in rooms]
+
+
 def _row(
     prompt: Sequence[int],
     sampling: Sampling,
@@ -106,11 +159,12 @@ def _row(
 @contextmanager
 def attached(lm: LanguageModel, adapter: Adapter) -> Iterator[Steering]:
     """Attach ``adapter`` to the model for the length of the context."""
-    steering = Steering.attach_adapter(lm.model, adapter, base=lm.fingerprint)
-    try:
-        yield steering
-    finally:
-        steering.detach()
+    with exclusive(lm.model):
+        steering = Steering.attach_adapter(lm.model, adapter, base=lm.fingerprint)
+        try:
+            yield steering
+        finally:
+            steering.detach()
 
 
 @torch.no_grad()
@@ -136,12 +190,22 @@ def response_logps(
         description: Title of the progress bar.
         team: Processes that share the forwards; all call this alike and get the same result. The forwards are those of one
             process, so the results are equal bit for bit.
+
+    Raises:
+        DataError: A text has more tokens than the model has positions.
     """
+    for prompt, responses in groups:
+        longest = len(prompt) + max(map(len, responses), default=0)
+        if lm.context is not None and longest > lm.context:
+            raise DataError(
+                f"a text of {longest} tokens with its prompt, {lm.decode(prompt)[:40]!r}, is longer than the {lm.context} "
+                f"positions of {lm.name}; shorten it or leave it out"
+            )
     forwards = _forwards(groups, budget)
 
     def run(some: Sequence[list[int]]) -> list[Tensor]:
         logps = []
-        with progress(description, sum(map(len, some))) as advance:
+        with exclusive(lm.model), progress(description, sum(map(len, some))) as advance:
             for part in some:
                 batch = pack([groups[number] for number in part], lm.device, lm.model.dtype)
                 context: AbstractContextManager[None] = gated(steering, gates)

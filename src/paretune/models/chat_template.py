@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _ANSWER = "paretune"
 _MARKER = r"<\S+>|\[\S+\]"
+_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _THOUGHT = "</think>"
 """The end of reasoning, which templates leave out of earlier answers on purpose."""
 
@@ -46,7 +47,7 @@ class ChatTemplate:
     @property
     def is_dated(self) -> bool:
         """Whether the template writes the present time into prompts."""
-        return "strftime_now" in json.dumps(self.tokenizer.chat_template)
+        return _NOW.search(str(self.tokenizer.get_chat_template())) is not None
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return a conversation as text that is ready for the assistant's answer.
@@ -121,8 +122,22 @@ class ChatTemplate:
         end = re.split(r"\n(?=.)", end)[-1]
         return (end if end.strip() or space else ""), space
 
-    def _answered(self) -> str:
-        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
+    @cached_property
+    def _at_date(self) -> str:
+        """The template with its date in place of the calls for the present: transformers hands no function to a template."""
+        date = self.date or datetime.now()
+        return _NOW.sub(
+            lambda call: json.dumps(date.strftime(call[2]), ensure_ascii=False),
+            str(self.tokenizer.get_chat_template()),
+        )
+
+    @cached_property
+    def trims(self) -> bool:
+        """Whether the template takes away the white space around an answer."""
+        return f"\n {_ANSWER}" not in self._answered(f"\n {_ANSWER}")
+
+    def _answered(self, answer: str = _ANSWER) -> str:
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
         try:
             text = self._render(messages, False)
         except DataError as error:
@@ -165,7 +180,7 @@ class ChatTemplate:
         return {}
 
     def _render(self, messages: Sequence[Mapping[str, str]], answering: bool) -> str:
-        options: dict[str, Any] = {} if self.date is None else {"strftime_now": self.date.strftime}
+        options: dict[str, Any] = {} if self.date is None else {"chat_template": self._at_date}
         try:
             return str(
                 self.tokenizer.apply_chat_template(

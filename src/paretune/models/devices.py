@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+
+import psutil
 import torch
 
 from paretune.core.errors import ModelError, suggest
@@ -44,3 +47,12 @@ def present(name: str | None) -> torch.device:
             f"device {name!r} is not on this machine, which has {found}; leave device out to use what there is, or set device: cpu"
         )
     return device
+
+
+def memory_of(device: torch.device) -> float:
+    """Return the bytes of memory that a process can have on a device."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[1])
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    total = float(psutil.virtual_memory().total)
+    return total if limit == resource.RLIM_INFINITY else min(total, float(limit))

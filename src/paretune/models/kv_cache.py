@@ -113,6 +113,16 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
     return cache
 
 
+def position_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of the keys and values of one position of one row; 0 where the configuration does not state their sizes."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 0)
+    width = getattr(text, "head_dim", None) or getattr(text, "hidden_size", 0) // max(
+        1, getattr(text, "num_attention_heads", 1)
+    )
+    return int(2 * getattr(text, "num_hidden_layers", 0) * heads * width * dtype.itemsize)
+
+
 def rows_join(cache: DynamicCache, other: DynamicCache) -> None:
     """Append the rows of ``other`` to ``cache``; the shorter of the two is padded on the left."""
     for layer, joining in zip(cache.layers, other.layers, strict=True):

@@ -142,6 +142,8 @@ class LanguageModel:
         It is read behind what stands before it in the template, so that its tokens are those that the model itself would write.
         """
         before, space = self.template.opening
+        if self.template.trims:
+            text = text.lstrip() if truncated else text.strip()
         lead = before + ("" if text.startswith(space) else space)
         opening = self._opening
         ids = list(self.tokenizer(lead + text, add_special_tokens=False).input_ids)

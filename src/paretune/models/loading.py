@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -21,7 +20,8 @@ from transformers import (
 )
 
 from paretune.core.errors import ModelError, ParetuneError
-from paretune.core.files import atomic_path, cache_folder, fingerprint, write_text
+from paretune.core.files import atomic_path, cache_folder, file_digest, fingerprint, write_text
+from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, embedded_gguf
 from paretune.models.tensors import check_finite
@@ -209,9 +209,13 @@ def _converted(gguf: Path) -> Path:
             f"{gguf}: cannot convert the GGUF file ({reason}); it is cut or damaged, or of an architecture that transformers does "
             "not convert: copy or download it again, or give the model as a folder with safetensors weights"
         ) from error
-    with atomic_path(folder) as temporary:
+    with atomic_path(
+        folder, EXPORT, keep_equal=True
+    ) as temporary:  # another process may have made it meanwhile
+        temporary.mkdir()
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        write_marker(temporary)
     return folder
 
 
@@ -231,9 +235,6 @@ def _digest(file: Path) -> str:
     kept = memory.read_bytes() if memory.is_file() else b""
     if re.fullmatch(rb"[0-9a-f]{64}", kept):
         return kept.decode()
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    write_text(memory, digest.hexdigest())
-    return digest.hexdigest()
+    digest = file_digest(file)
+    write_text(memory, digest)
+    return digest

@@ -28,19 +28,20 @@ from paretune.reports.wording import (
 )
 
 
-def write_card(record: FrontRecord, file: str | Path) -> None:
+def write_card(record: FrontRecord, file: str | Path, base_model: str = "") -> None:
     """Write a model card in Markdown with a YAML head, to stand beside ``front.png`` and ``policies/``.
 
     Args:
         record: The record of the run.
         file: The path to write, usually ``README.md`` in the run's folder.
+        base_model: The name of the base model on the hub; by default its name in the record.
 
     Raises:
         ParetuneError: The file cannot be written.
     """
     import yaml
 
-    head = yaml.safe_dump(_head(record), sort_keys=False, allow_unicode=True)
+    head = yaml.safe_dump(_head(record, base_model or record.model), sort_keys=False, allow_unicode=True)
     parts = [
         f"---\n{head}---",
         f"# {_cell(record.name)}\n\n{_cell(summary(record))}\n\n![The measured front](front.png)",
@@ -57,8 +58,8 @@ def write_card(record: FrontRecord, file: str | Path) -> None:
     write_text(file, "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _head(record: FrontRecord) -> dict[str, Any]:
-    head: dict[str, Any] = {"base_model": record.model, "library_name": "paretune"}
+def _head(record: FrontRecord, base_model: str) -> dict[str, Any]:
+    head: dict[str, Any] = {"base_model": base_model, "library_name": "paretune"}
     if record.licence:
         head["license"] = record.licence
     head["pipeline_tag"] = "text-generation"

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from paretune.choosing.bounds import Bounds
-from paretune.core.errors import ConfigError, ParetuneError, suggest
+from paretune.core.errors import ConfigError, ModelError, ParetuneError, suggest
 from paretune.core.preference import Preference
 from paretune.methods import METHODS
 from paretune.models.devices import device_named
 from paretune.runs.config import EvaluateConfig, RunConfig
+from paretune.runs.names import check_names
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import checked_spec
 
@@ -28,6 +29,7 @@ def check_config(config: RunConfig) -> None:
     The message begins with the key.
     """
     _check_names(config)
+    check_names(config)
     _check_data(config)
     known = _objectives(config)
     for name in config.methods:
@@ -58,8 +60,10 @@ def _check_names(config: RunConfig) -> None:
         if not text.strip():
             raise ConfigError(f"{key}: is empty; give a name, or leave the key out")
     if config.device is not None:
-        with _under("device"):
+        try:
             device_named(config.device)
+        except ModelError as error:  # it begins with the key
+            raise ConfigError(str(error)) from error
     if not config.methods:
         raise ConfigError(f"methods: is empty; name at least one of {', '.join(METHODS)}")
     trackers = _trackers()

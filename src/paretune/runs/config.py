@@ -20,6 +20,7 @@ from paretune.methods import METHODS
 from paretune.methods.base import DPOConfig, Method, Traits
 from paretune.serving.config import ServeConfig
 from paretune.training.loop import Training
+from paretune.training.token_tables import TooLong
 
 
 class _Part(BaseModel):
@@ -37,6 +38,9 @@ class DataConfig(_Part):
         splits: Shares of prompts for train, validation and test (test only where there is no ``test`` source).
         limit: Largest number of rows that are used, 0 for all.
         sample: Number of responses to sample from the base model for rows that have none; 0 refuses such rows.
+        too_long: What happens to texts beyond ``train.max_tokens``, and to texts and answers beyond the positions of the model:
+            ``drop`` leaves them out, ``cut`` cuts them at their end (a prompt is never cut), ``refuse`` stops the run. It is said
+            how many they are.
     """
 
     source: Any = "quickstart"
@@ -46,6 +50,7 @@ class DataConfig(_Part):
     splits: dict[str, float] = Field(default_factory=lambda: {"train": 0.7, "validation": 0.1, "test": 0.2})
     limit: Natural = 0
     sample: Natural = 0
+    too_long: TooLong = "drop"
 
 
 class EvaluateConfig(_Part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -117,6 +118,18 @@ class Estimate:
             "disk": {**self.disk, "total": sum(self.disk.values())},
             "assumptions": list(self.assumptions),
         }
+
+
+def check_targets(models: Sequence[str], device: str) -> None:
+    """Check what a plan is asked for before its data are read.
+
+    Raises:
+        ModelError, ConfigError: An unknown model or device.
+    """
+    if device != HERE:
+        device_of(device)
+    for model in models:
+        shape_of(model)
 
 
 def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> Estimate:

@@ -27,7 +27,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     values = read_yaml(path)
     if not isinstance(values, dict):
         kind = "nothing" if values is None else f"{type(values).__name__} {shown(values)}"
-        raise ConfigError(f"{path}: expected a mapping of settings, such as train: {{steps: 50}}, got {kind}")
+        raise ConfigError(
+            f"{path}: expected a mapping of settings, got {kind}; write for example train: {{steps: 50}}"
+        )
     for text in overrides:
         override(values, text)
     return parse_config(values, str(path))

@@ -18,6 +18,7 @@ from paretune.generation.sample import sample_dataset, sample_remotely
 from paretune.models.devices import present
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
+from paretune.runs.names import check_objectives
 from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
@@ -52,6 +53,7 @@ def read_sources(config: RunConfig) -> Sources:
     splits = load_splits(config)
     for name in ("train", "validation"):
         check_responses(config, splits[name])
+    _check_fit(config, splits)
     prompts = len({row.key for row in splits["test"].rows})
     if prompts < 2:
         raise DataError(
@@ -77,9 +79,10 @@ def prepare_data(
         DataError, ConfigError, ScoreError: See the stages.
     """
     sources = sources or read_sources(config)
-    splits = dict(sources.splits)
-    for note in dict.fromkeys(note for part in splits.values() for note in (*part.notes, *_uses(part))):
+    parts = sources.splits
+    for note in dict.fromkeys(note for part in parts.values() for note in (*part.notes, *_uses(part))):
         lab.leave_out(note)
+    splits = {name: _with_room(part, config, lab, name) for name, part in parts.items()}
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
     scorers, cache = _scorers(config, sources, lab, splits), lab.score_cache
@@ -175,6 +178,40 @@ def check_responses(config: RunConfig, dataset: ScoredDataset) -> None:
         )
 
 
+def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
+    """Return the rows whose prompts leave the model positions for an answer, where one is to be sampled (``data.too_long``).
+
+    Raises:
+        DataError: A prompt leaves too few and ``data.too_long`` is ``refuse``, or no row is left.
+    """
+    positions, new, rule = lab.lm.context, config.sampling.max_new_tokens, config.data.too_long
+    asked = [n for n, row in enumerate(dataset.rows) if split == "test" or not row.responses]
+    if positions is None or not asked:
+        return dataset
+    lengths = {n: len(lab.lm.encode_prompt(dataset.rows[n].prompt)) for n in asked}
+    short = [n for n in asked if lengths[n] + new > positions]
+    gone = {n for n in short if rule == "drop" or lengths[n] >= positions}
+    if not short:
+        return dataset
+    first, what = (
+        dataset.rows[short[0]],
+        f"leave fewer than sampling.max_new_tokens={new} of the model's {positions} positions",
+    )
+    where = f"{first.source or f'row {short[0]}'}: {lengths[short[0]]} tokens"
+    cure = "lower sampling.max_new_tokens, shorten the prompts, or set data.too_long to drop or cut"
+    if rule == "refuse" or len(gone) == len(dataset.rows):
+        raise DataError(f"{where}; {len(short)} of {len(asked)} prompts ({split}) {what}: {cure}")
+    left = f"{len(gone)} were left out" + (
+        f", {len(short) - len(gone)} answers end at the last position" if rule == "cut" else ""
+    )
+    lab.leave_out(f"{len(short)} of {len(asked)} prompts ({split}) {what}: {left}")
+    return (
+        replace(dataset, rows=tuple(row for n, row in enumerate(dataset.rows) if n not in gone))
+        if gone
+        else dataset
+    )
+
+
 def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
     """Draw responses from the base model for the rows that have none."""
     bare = [row for row in dataset.rows if not row.responses]
@@ -203,27 +240,44 @@ def _scorers(config: RunConfig, sources: Sources, lab: Lab, splits: dict[str, Sc
     """Return all scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
     scorers: list[Scorer] = []
     for spec, scorer in zip(config.score, sources.scorers, strict=True):
-        head = None if scorer else str(_fitted_head(str(spec.get("objective")), lab, splits))
+        head = None if scorer else str(_fitted_head(str(spec.get("objective")), config, lab, splits))
         scorers.append(scorer or build_scorer({**spec, "head": head}))
     return scorers
 
 
-def _fitted_head(objective: str, lab: Lab, splits: dict[str, ScoredDataset]) -> Path:
+def _fitted_head(objective: str, config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Path:
     from paretune.scoring.bradley_terry import fit_head
 
-    labelled = concatenate([splits["train"], splits["validation"]])
+    labelled, seed = concatenate([splits["train"], splits["validation"]]), _fit_seed(config)
 
     def make(folder: Path) -> None:
-        result = fit_head(labelled, objective, folder / "head")
+        result = fit_head(labelled, objective, folder / "head", seed=seed)
         lab.say(f"Bradley-Terry head for {objective}: {result}")
 
-    return lab.stage(f"heads/{objective}", fingerprint(labelled.fingerprint, objective), make) / "head"
+    key = fingerprint(labelled.fingerprint, objective, seed)
+    return lab.stage(f"heads/{objective}", key, make) / "head"
+
+
+def _fit_seed(config: RunConfig) -> int:
+    """Return the seed by which the data of a fit are split once more: by the run's own, a part of the parts would be empty."""
+    return config.seed + 1
+
+
+def _check_fit(config: RunConfig, splits: dict[str, ScoredDataset]) -> None:
+    """Raise a DataError where the labels are too few for a head that is to be fitted."""
+    from paretune.scoring.bradley_terry import parts_of
+
+    labelled = concatenate([splits["train"], splits["validation"]])
+    for spec in config.score:
+        if spec.get("head") == "fit":
+            parts_of(labelled, str(spec["objective"]), None, _fit_seed(config))
 
 
 def _objectives(config: RunConfig, splits: dict[str, ScoredDataset]) -> list[str]:
     """Return the names of the run's objectives in order; each needs a scorer, or the front could not be measured."""
     scored = [str(spec.get("objective")) for spec in config.score]
     names = list(config.objectives) or list(dict.fromkeys([*splits["train"].objectives, *scored]))
+    check_objectives(names)
     if len(names) < 2:
         raise ConfigError(
             f"a front needs at least two objectives, got {names}; add scorers under score:, or data with labels"

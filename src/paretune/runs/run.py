@@ -6,17 +6,19 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from accelerate.utils import set_seed
 
 from paretune.core.errors import ConfigError, ModelError
-from paretune.core.files import write_json, write_text
+from paretune.core.files import fingerprint, read_json, write_json, write_text
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.generation.mixing import Mixing
 from paretune.methods.base import Inputs
 from paretune.models.adapter import Adapter
+from paretune.models.devices import memory_of
 from paretune.models.distributed import WorkSplit, shard_weights, start
 from paretune.models.language_model import LanguageModel, computing, load
 from paretune.models.targets import target_shapes
@@ -27,7 +29,8 @@ from paretune.runs.config import RunConfig
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import prepare_data, read_sources
-from paretune.runs.sizes import check_sizes, memory_here
+from paretune.runs.run_folder import VERSIONS, at_work
+from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 
@@ -42,11 +45,12 @@ def run(config: RunConfig) -> Path:
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
     """
-    sources = read_sources(config)
-    lab = opened(config)
-    splits, scorers = prepare_data(config, lab, sources)
-    preferences = config.grid(splits["train"].objectives)
-    return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
+    with at_work(config):
+        sources = read_sources(config)
+        lab = opened(config)
+        splits, scorers = prepare_data(config, lab, sources)
+        preferences = config.grid(splits["train"].objectives)
+        return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
 
 
 def finish(
@@ -104,6 +108,11 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: An objective without adapter, or an adapter without objective.
         ModelError: An adapter of another base model, or of another divergence.
     """
+    with at_work(config):
+        return _front(config, adapters, by, mixing)
+
+
+def _front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
     sources = read_sources(config)
     lab = opened(config)
     splits, scorers = prepare_data(config, lab, sources)
@@ -133,8 +142,8 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         config.seed, device_specific=True
     )  # of global generators, which nothing here draws from but a model might
     if first:
+        write_json(folder / VERSIONS, versions())
         write_text(folder / "config.yaml", to_yaml(config))
-        write_json(folder / "versions.json", versions())
     if config.sharding == "none":
         lm = load(config.model, config.dtype, config.device)
     else:
@@ -142,8 +151,9 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
             config.model, str(kind).removeprefix("torch."), "cpu"
         )  # layer by layer to the device, as shards
         shard_weights(lm.model, device)
-    check_sizes(config, memory_here(device), _shape(lm))
-    lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared)
+    check_sizes(config, memory_of(device), _shape(lm))
+    lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
+    fix_date(lab)
     for (
         name
     ) in config.methods:  # batches that cannot be divided are refused before the first stage, not after it
@@ -159,6 +169,24 @@ def _shape(lm: LanguageModel) -> Shape | None:
         return of_config(lm.name, lm.model.config.to_dict())
     except ModelError:
         return None
+
+
+def fix_date(lab: Lab) -> None:
+    """Give all prompts of a run the date of its first day, where the chat template writes today's: tokens stay what they are."""
+    if not lab.lm.template.is_dated:
+        return
+
+    def make(folder: Path) -> None:
+        write_json(folder / "date.json", {"date": datetime.now().isoformat(timespec="seconds")})
+
+    file = lab.stage("chat-template", fingerprint(lab.lm.tokenizer.chat_template), make) / "date.json"
+    try:
+        date = datetime.fromisoformat(str(read_json(file)["date"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{file}: holds no date ({error}); delete the folder {file.parent}: the run then goes on with today's"
+        ) from error
+    lab.lm = replace(lab.lm, date=date)
 
 
 def train(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.resources import files
 from pathlib import Path
 
 from paretune.core.errors import ConfigError, suggest
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".yaml"
 SMOKE = (
@@ -22,7 +25,7 @@ SMOKE = (
     "train.validate_every=2",
     "sampling.max_new_tokens=32",
 )
-"""Overrides that bring ``quickstart`` through every stage in a few minutes: two training steps per adapter, a handful of prompts."""
+"""Overrides that bring ``quickstart`` through every stage in minutes: two training steps per adapter, a handful of prompts."""
 
 
 def folder() -> Path:
@@ -47,7 +50,16 @@ def find_config(path: str | Path) -> Path:
     if path.name == str(path):  # a name alone: a path with folders is the user's own
         shipped = folder() / (path.name.removesuffix(SUFFIX) + SUFFIX)
         if shipped.is_file():
+            logger.info(
+                "%s: no file of this name here; the config that ships with paretune is read: %s",
+                path,
+                shipped,
+            )
             return shipped
+    if path.is_dir():
+        raise ConfigError(
+            f"{path}: expected a YAML file, got a folder; the settings of a finished run are in its config.yaml"
+        )
     raise ConfigError(
         f"{path}: cannot read the config (no such file), and no config of this name ships with paretune; "
         f"{suggest(path.stem, names())}, or a YAML file of your own (`paretune init` writes one)"

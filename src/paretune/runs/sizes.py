@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
-
-import psutil
-import torch
 
 from paretune.core.errors import ConfigError, ModelError
 from paretune.planning.cost import MASTER, OPTIMISER
@@ -44,15 +40,6 @@ def check_sizes(config: RunConfig, memory: float = ANY_MACHINE, shape: Shape | N
                 f"{key}: {value} needs at least {in_units(needed)} of memory for {what}, which is more than {there}; "
                 "give a smaller number"
             )
-
-
-def memory_here(device: torch.device) -> float:
-    """Return the bytes of memory that a process can have on a device."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[1])
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    total = float(psutil.virtual_memory().total)
-    return total if limit == resource.RLIM_INFINITY else min(total, float(limit))
 
 
 def in_units(size: float) -> str:

@@ -9,8 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from paretune.core.errors import ConfigError
-from paretune.core.files import fingerprint, read_json, write_json
+from typing_extensions import TypedDict
+
+from paretune.core.errors import ConfigError, ParetuneError
+from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.preference import Preference
 from paretune.core.settings import as_values
 from paretune.data.dataset import ScoredDataset
@@ -20,6 +22,7 @@ from paretune.runs.config import RunConfig
 from paretune.runs.measure import measure_points
 from paretune.runs.prepare import prepare_data, read_sources
 from paretune.runs.run import opened, train
+from paretune.runs.run_folder import at_work
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 from paretune.training.remote_stages import identity
@@ -45,6 +48,14 @@ class Task:
     def name(self) -> str:
         """Name of the task in tables, and of its record on disk."""
         return "@".join(filter(None, [self.method or self.kind, self.preference]))
+
+
+class Record(TypedDict):
+    """What is kept of a task that was done: the fingerprint of all that decides it, the seconds it took, and its value."""
+
+    key: str
+    seconds: float
+    value: dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -80,21 +91,29 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The mean scores of the point that was measured, one per objective, if any.
     """
-    here, task = world(order["config"]), Task(**order["task"])
-    if (done := finished(here, task)) is not None:
-        return done
-    began = time.perf_counter()
-    value = _do(here, task)
-    seconds = time.perf_counter() - began
-    write_json(_record(here, task), {"key": _key(here, task), "seconds": seconds, "value": value})
-    return value
+    task = Task(**order["task"])
+    with at_work(RunConfig.model_validate_json(order["config"]), shared=True):
+        here = world(order["config"])
+        if (done := finished(here, task)) is not None:
+            return done
+        began = time.perf_counter()
+        value = _do(here, task)
+        seconds = time.perf_counter() - began
+        write_json(_record(here, task), {"key": _key(here, task), "seconds": seconds, "value": value})
+        return value
 
 
 def finished(here: SweepContext, task: Task) -> dict[str, Any] | None:
     """Return the value of a task that was done under the same settings and data; None if it was not."""
     file = _record(here, task)
-    record: dict[str, Any] = read_json(file) if file.is_file() else {"key": "", "value": None}
-    return record["value"] if record["key"] == _key(here, task) else None
+    if not file.is_file():
+        return None
+    record = read_json(file, Record)
+    if record["key"] != _key(here, task):
+        return None
+    if len(record["value"].get("mean", here.objectives)) != len(here.objectives):
+        raise ParetuneError(f"{file}: not as expected (one mean for each objective); {REMAKE}")
+    return record["value"]
 
 
 def separable(config: RunConfig, method: str) -> bool:

@@ -6,10 +6,8 @@ a model is first needed, so that reading a config or a cache stays fast.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import inspect
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paretune.core.errors import ModelError
-from paretune.core.files import fingerprint
+from paretune.core.files import file_digest, fingerprint, read_json
+from paretune.core.tensor_file import check_readable, tensor_formats
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +98,7 @@ def content_fingerprint(folder: Path) -> str:
     """Return 16 hex digits that identify a model folder by the content of its weights, config and tokenizer.
 
     Raises:
-        ModelError: The folder holds no safetensors weights.
+        ModelError: The folder holds no safetensors weights, or a file is unreadable, empty, cut or a pointer of git-lfs.
     """
     files = sorted(p for pattern in _WANTED for p in folder.glob(pattern))
     if not any(p.suffix == ".safetensors" for p in files):
@@ -107,13 +106,13 @@ def content_fingerprint(folder: Path) -> str:
             f"{folder}: no *.safetensors file; other weight formats are not read because they can run code. "
             "Load the model once with transformers and save it with save_pretrained."
         )
+    for file in files:
+        check_readable(file)
+        if file.suffix == ".safetensors":
+            tensor_formats(file)
     parts: list[str] = []
     for path in files:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-        parts += [path.name, digest.hexdigest()]
+        parts += [path.name, file_digest(path)]
     return fingerprint(parts)
 
 
@@ -139,6 +138,8 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
     import torch
     import transformers
 
+    from paretune.models.tensors import check_finite
+
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     accelerator = torch.accelerator.current_accelerator()
@@ -152,7 +153,7 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
             output_loading_info=True,
             dtype=torch.float32 if target.type == "cpu" else "auto",
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:
         raise ModelError(
             f"{folder}: cannot be loaded with {kind} ({' '.join(str(error).split())[:300]})"
         ) from error
@@ -162,6 +163,7 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
             f"{folder}: the weights {', '.join(missing[:3])} are missing and would be random numbers; "
             f"give a model that was trained and saved as {kind}"
         )
+    check_finite(dict(model.named_parameters()), str(folder))
     return Frozen(model.to(target).eval().requires_grad_(False), tokenizer, _limit(folder, model, tokenizer))
 
 
@@ -169,7 +171,12 @@ def _limit(folder: Path, model: Any, tokenizer: Any) -> int:
     """Return the limit of tokens per text: the one that a sentence encoder states, else that of tokenizer and positions."""
     file = folder / "sentence_bert_config.json"
     if file.is_file():
-        stated = json.loads(file.read_text(encoding="utf-8")).get("max_seq_length")
+        cure = "copy or download the model again"
+        stated = read_json(file, dict[str, Any], cure).get("max_seq_length")
+        if stated is not None and (type(stated) is not int or stated < 1):
+            raise ModelError(
+                f"{file}: max_seq_length is {stated!r:.60}, expected a whole number above 0; {cure}"
+            )
         if stated:
             return int(stated)
     # A tokenizer without a limit reports a huge integer.
@@ -194,6 +201,14 @@ def embed(
     import torch
 
     encodings = [_encode(encoder, text) for text in texts]
+    reach = sum(len(e["input_ids"]) >= encoder.max_length for e in encodings) if encoder.max_length else 0
+    if reach:
+        logger.warning(
+            "%d of %d texts reach the encoder's limit of %d tokens; any excess was cut at the end",
+            reach,
+            len(encodings),
+            encoder.max_length,
+        )
 
     def pooled(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         hidden = encoder.model(**inputs).last_hidden_state.float()

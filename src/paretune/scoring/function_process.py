@@ -92,17 +92,15 @@ def _number(value: Any) -> tuple[float, str]:
     if isinstance(plain, bool) or not isinstance(plain, (int, float)):
         return (
             0.0,
-            f"returned {_shown(plain)}, which is not a number; not numbers are text, true, false and None",
+            f"returned {_shown(plain)}, expected a number (text, True, False and None are not numbers)",
         )
     try:
         number = float(plain)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        return (
-            0.0,
-            f"returned {_shown(plain) if isinstance(plain, float) else 'a whole number beyond float64'}, expected a finite number",
-        )
+        given = _shown(plain) if isinstance(plain, float) else "a whole number beyond float64"
+        return 0.0, f"returned {given}, expected a finite number"
     if abs(number) > LARGEST:
         return 0.0, f"returned {number:g}, expected a number of at most {LARGEST:g}"
     return number, ""
@@ -128,7 +126,7 @@ def _end_with(parent: int) -> None:
 
 
 def serve(name: str, asked: int, answered: int) -> None:
-    """Answer lines of JSON until the run closes the pipe."""
+    """Answer lines of JSON until the run closes the pipe; the first line is the path to search modules on."""
     own = os.getpid()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
@@ -139,10 +137,11 @@ def serve(name: str, asked: int, answered: int) -> None:
         while line:
             line = line[os.write(answered, line) :]
 
-    with _quiet():
-        call, answer = found(name)
-    tell(answer)
     with os.fdopen(asked, "rb", closefd=False) as requests:
+        sys.path[:] = json.loads(requests.readline())
+        with _quiet():
+            call, answer = found(name)
+        tell(answer)
         for line in requests if call is not None else ():
             request = json.loads(line)
             with _quiet():
@@ -155,5 +154,4 @@ if __name__ == "__main__":
         signal.SIGUSR1, all_threads=False
     )  # by which the run asks where the function stands
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to hear
-    sys.path[:] = json.loads(sys.argv[4])
     serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

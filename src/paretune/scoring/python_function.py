@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import math
 import os
@@ -13,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
@@ -34,8 +35,8 @@ def python_function(objective: str, function: str, time_limit: float = TIME_LIMI
     """Score with a Python function named ``module:function``; the working folder is searched too.
 
     The function receives the prompts (each a list of ``{"role", "content"}``) and the responses (a list of str) of some
-    rows. It returns one finite number per row, higher is better, and judges each row alone. It runs in a process of its own. Editing
-    the module's source file invalidates cached scores; editing the modules that it imports does not.
+    rows. It returns one finite number per row, higher is better, and judges each row alone. It runs in a process of its own.
+    Editing the module's source file invalidates cached scores; editing the modules that it imports does not.
 
     Args:
         objective: Name of the objective.
@@ -97,6 +98,7 @@ class FunctionProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipes: tuple[int, int] = (-1, -1)
         self._errors: IO[bytes] | None = None
+        self._ending: Callable[[], object] = lambda: None
         self._lock = Lock()
 
     def start(self) -> bytes:
@@ -114,9 +116,6 @@ class FunctionProcess:
                 self.function,
                 str(theirs[0]),
                 str(ours[1]),
-                json.dumps(
-                    [*sys.path, str(Path.cwd())]
-                ),  # last, so that no file of the working folder hides an installed module
             ],
             stdin=subprocess.DEVNULL,
             stdout=self._errors,
@@ -127,8 +126,11 @@ class FunctionProcess:
         os.close(theirs[0])
         os.close(ours[1])
         self._pipes = (ours[0], theirs[1])
-        atexit.register(self.end)
+        # At the latest when the run ends, or nobody holds the scorer any more.
+        self._ending = weakref.finalize(self, _end, self._process, self._pipes, self._errors)
         try:
+            # The working folder comes last, so that no file of it hides an installed module.
+            self._send(json.dumps([*sys.path, str(Path.cwd())]).encode() + b"\n")
             answer = self._answer()
         except ScoreError as error:
             raise ConfigError(f"function: {self.function!r}: importing its module {error}") from error
@@ -168,24 +170,13 @@ class FunctionProcess:
                 return self._answer()
             except ScoreError as error:
                 raise ScoreError(
-                    f"function {self.function!r}: {error}, on {len(responses)} responses of which the first is {responses[0][:60]!r}"
+                    f"function {self.function!r}: {error}, on {len(responses)} responses, the first of them {responses[0][:60]!r}"
                 ) from error
 
     def end(self) -> None:
         """End the process with all that it has started."""
-        atexit.unregister(self.end)
-        process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
-        for pipe in self._pipes:
-            os.close(pipe)
-        if self._errors is not None:
-            self._errors.close()
+        self._ending()
+        self._process = self._errors = None
 
     def _send(self, line: bytes) -> None:
         deadline, pipe = time.monotonic() + self.limit, self._pipes[1]
@@ -258,3 +249,13 @@ class FunctionProcess:
         if self._errors is not None:
             self._errors.seek(0)  # the process writes on from there too: it shares the file's position
             self._errors.truncate()
+
+
+def _end(process: subprocess.Popen[bytes], pipes: tuple[int, int], errors: IO[bytes]) -> None:
+    """End a process with all that it has started, and close what led to it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in pipes:
+        os.close(pipe)
+    errors.close()

@@ -47,8 +47,8 @@ class Standardisation:
                 )
             if np.abs(scores).max(initial=0.0) > LARGEST:
                 raise ScoreError(
-                    f"{row.source or row.key}: a score of {np.abs(scores).max():g}; expected at most {LARGEST:g}, as the squares of "
-                    "larger ones cannot be summed"
+                    f"{row.source or row.key}: a score of {np.abs(scores).max():g}; expected at most {LARGEST:g}, as the squares "
+                    "of larger ones cannot be summed"
                 )
             kept.frombytes(scores.tobytes())
             responses += len(scores)

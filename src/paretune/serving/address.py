@@ -103,7 +103,7 @@ class Address:
             there is none. Its host is one of this server's names, and its path the root path where none is given.
         root_path: Path at which a proxy serves this server, such as ``/steer``. It is accepted before every path, and a proxy may
             leave it out.
-        max_connections: Largest number of open connections.
+        max_connections: Largest number of connections with a request in progress; more may be open and idle.
         body_bytes: Largest size of a request's body.
         body_seconds: Seconds within which the body must arrive.
 

@@ -14,10 +14,12 @@ class Caller:
     Attributes:
         name: Name of the API key; ``anonymous`` where the server needs none.
         admin: Whether everything may be read and changed. True where the server needs no key, as nobody can be told apart.
+        has_peers: Whether the server knows other keys.
     """
 
     name: str = ANONYMOUS
     admin: bool = True
+    has_peers: bool = False
 
     @property
     def owner(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from paretune.core.errors import ConfigError
 from paretune.fronts.record import FILE, FrontRecord
 
 CONFIG = "config.yaml"
-MARKS = (FILE, "versions.json")
+VERSIONS = "versions.json"
+MARKS = (FILE, VERSIONS)
 """Files that show that ``paretune run`` made a folder, beside its config."""
 
 
@@ -22,11 +23,15 @@ class RunFacts:
     Attributes:
         folder: Folder of the run as it was given; None where something else is served.
         prompts: Texts of the first held-out prompts.
+        num_prompts: The number of held-out prompts that the front's scores are means over; 0 where there is no front.
+        meanings: Objective -> what a point more on it means, in words.
         score: Entries of the config's section ``score``, one per scorer.
     """
 
     folder: Path | None = None
     prompts: tuple[str, ...] = ()
+    num_prompts: int = 0
+    meanings: Mapping[str, str] = field(default_factory=dict)
     score: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
@@ -42,7 +47,9 @@ class RunFacts:
         record = FrontRecord.read(run / FILE) if (run / FILE).is_file() else None
         entries = settings(run).get("score")
         score = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-        return cls(run, record.prompts if record else (), tuple(score))
+        if record is None:
+            return cls(run, score=tuple(score))
+        return cls(run, record.prompts, record.num_prompts, record.objectives_info, tuple(score))
 
 
 def run_folder(place: Path) -> Path | None:

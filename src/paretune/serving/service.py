@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from paretune.choosing.bounds import Bounds, BoundsError
 from paretune.core.errors import ParetuneError, PreferenceError, suggest
 from paretune.core.preference import Preference
+from paretune.serving.api_errors import ApiError
 from paretune.serving.backend import Backend, Served
-from paretune.serving.bodies import ApiError
+from paretune.serving.caller_limits import CallerLimits
 from paretune.serving.callers import Caller
 from paretune.serving.config import ServeConfig
 from paretune.serving.metrics import Metrics
@@ -92,6 +93,7 @@ class Service:
         self.default = next(iter(backend.served))
         self.phase: Literal["starting", "ok", "draining"] = "starting"
         self.active = 0
+        self.limits = CallerLimits(config.rate, config.share, config.max_rows + config.queue)
         self.metrics = Metrics(self.stats)
         # One thread: audit records that arrive together wait for each other's commits, but never for tokens.
         self._writer = ThreadPoolExecutor(1, "audit")
@@ -177,7 +179,11 @@ class Service:
             bounds.check(used, f"the nearest preference that {served.name} serves,")
 
     async def resolve(
-        self, model: str | None, given: Mapping[str, float] | Sequence[str] | None, profile: str
+        self,
+        model: str | None,
+        given: Mapping[str, float] | Sequence[str] | None,
+        profile: str,
+        caller: Caller,
     ) -> Resolved:
         """Return policy and preference of ``model``: ``NAME``, ``NAME@PRESET``, or ``NAME@`` and a preference as text.
 
@@ -194,7 +200,7 @@ class Service:
             )
         stated: Preference | None = None
         if alias and not {"=", "+"} & set(alias):
-            preset = await asyncio.to_thread(self._preset, profile, alias)
+            preset = await asyncio.to_thread(self._preset, profile, alias, caller)
             served = self.policy(name or preset.policy, "model")
             stated = self.preference(served, preset.preference.as_dict(), "model")
         else:
@@ -209,8 +215,9 @@ class Service:
         is_stated = given is not None or stated is not None
         return Resolved(served, asked, served.used(asked), model or served.name, is_stated)
 
-    def _preset(self, profile: str, name: str) -> Any:
-        presets = {preset.name: preset for preset in self.store.presets(profile)} if self.store else {}
+    def _preset(self, profile: str, name: str, caller: Caller) -> Any:
+        found = self.require_person(caller, profile).presets(profile) if self.store else []
+        presets = {preset.name: preset for preset in found}
         if name not in presets:
             message = f"no preset {name[:100]!r} of profile {profile!r}; {suggest(name[:100], presets)}"
             raise ApiError(404, message, "model_not_found", "model")
@@ -226,6 +233,20 @@ class Service:
             for name in served.objectives
         }
         return scores, expected.measured
+
+    def take(self, caller: Caller, answers: int) -> None:
+        """Count a request and its answers as running.
+
+        Raises:
+            ApiError: 429; the key has used up its rate or its share.
+        """
+        self.limits.take(caller, answers)
+        self.active += 1
+
+    def release(self, caller: Caller, answers: int) -> None:
+        """Count a request and its answers as over."""
+        self.limits.release(caller, answers)
+        self.active -= 1
 
     async def record(self, record: Any) -> None:
         """Write an audit record and wait until it is durable.

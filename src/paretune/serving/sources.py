@@ -29,7 +29,7 @@ def serve_source(source: Source, floors: Mapping[str, float], stated: Preference
         default = nearest(default, within) if within else default
     facts: dict[str, Any] = {
         "kind": source.kind,
-        "base_model": source.model,
+        "base_model": source.base_name,
         "anchored": bool(source.anchors),
         "exportable": source.exportable,
     }

@@ -11,18 +11,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
 
 from pydantic import TypeAdapter
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from typing_extensions import NotRequired
+from typing_extensions import NotRequired, TypedDict
 
 from paretune.core.errors import TrainingError
 from paretune.core.files import append, atomic_path
-
-Record = dict[str, float]
 
 
 class Facts(TypedDict):
@@ -62,8 +59,8 @@ class Progress:
 
     step: int = 0
     best_loss: float = math.inf
-    held_out: Record = field(default_factory=dict)
-    history: list[Record] = field(default_factory=list)
+    held_out: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
     learned: bool = False
     best: dict[str, Tensor] = field(default_factory=dict)
     saved: int = 0
@@ -112,7 +109,9 @@ def restore(
     """
     try:
         with safe_open(checkpoint, framework="pt") as opened:
-            facts = TypeAdapter(Facts).validate_json(opened.metadata()["paretune"])
+            text = opened.metadata()["paretune"]
+            TypeAdapter(Facts).validate_json(text)
+            facts: Facts = json.loads(text)  # as they are: whole numbers stay whole
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
         if facts["key"] == key:
             progress = _progress(checkpoint, facts, steps)
@@ -138,7 +137,7 @@ def _progress(checkpoint: Path, facts: Facts, steps: int) -> Progress:
     loss = facts["best_loss"]
     progress = Progress(facts["step"], math.inf if loss is None else loss, facts["held_out"])
     if "history" in facts:
-        progress.history = [{**record, "step": step} for step, record in enumerate(facts["history"], 1)]
+        progress.history = facts["history"]
     else:
         progress.bytes = facts.get("bytes", 0)
         with history_of(checkpoint).open("rb") as opened:

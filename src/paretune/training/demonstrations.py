@@ -17,6 +17,7 @@ from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.steering import trained
 from paretune.training.learner import OneAdapter, one_adapter
 from paretune.training.loop import Group, Record, TrainingRun, batch_rows, fit
+from paretune.training.token_tables import Limit, TooLong
 
 
 @dataclass(frozen=True)
@@ -54,26 +55,26 @@ class DemonstrationTable:
 
 
 def tokenise_demonstrations(
-    lm: LanguageModel, items: Sequence[Demonstration], max_tokens: int
+    lm: LanguageModel, items: Sequence[Demonstration], max_tokens: int, too_long: TooLong = "drop"
 ) -> tuple[DemonstrationTable, int]:
-    """Tokenise demonstrations; return the table and how many were left out because they exceed ``max_tokens``.
+    """Tokenise demonstrations; return the table and how many were left out because they are too long, see :class:`Limit`.
 
     Labels come from token counts, not from a search for a template: the prompt is never imitated, the end of turn is.
 
     Raises:
         TrainingError: None is left.
     """
-    kept = []
+    kept, limit = [], Limit(lm, max_tokens, too_long)
     for item in items:
         prompt = tuple(lm.encode_prompt(item.prompt))
         response = tuple(lm.encode_response(item.response, item.truncated))
-        if len(prompt) + len(response) <= max_tokens:
-            kept.append((prompt, response, item.where))
+        if fitted := limit.fit(prompt, [response], item.where or f"prompt {item.prompt[-1].content[:40]!r}"):
+            kept.append((prompt, fitted[0], item.where))
     if not kept:
         raise TrainingError(
-            f"none of {len(items)} responses to imitate has at most {max_tokens} tokens with its prompt; give some, or raise "
-            "train.max_tokens"
+            f"none of {len(items)} responses to imitate fits {limit} with its prompt; give some, or raise train.max_tokens"
         )
+    limit.say_cut(len(items), "responses")
     prompts, responses, wheres = zip(*kept, strict=True)
     return DemonstrationTable(prompts, responses, wheres), len(items) - len(kept)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from paretune.core.files import fingerprint, write_json
 from paretune.core.names import path_component
+from paretune.core.progress import silent
 from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
@@ -35,7 +36,16 @@ from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.rl.task import fit_on_policy
 from paretune.training.stages import StageRecord, Stages
-from paretune.training.token_tables import PairTable, ResponseTable, drawn_pairs, tokenise, tokenise_responses
+from paretune.training.token_tables import (
+    Limit,
+    PairTable,
+    ResponseTable,
+    TooLong,
+    drawn_pairs,
+    named,
+    tokenise,
+    tokenise_responses,
+)
 from paretune.training.trackers import tracked
 
 
@@ -53,6 +63,8 @@ class Lab:
             is then waited for and not made twice, and its folder carries its key, so that the order of the runs does not matter.
         left_out: Sentences on what of the data is left out, for the report.
         scoring_forwards: Responses scored by frozen models so far (cached ones do not count).
+        too_long: What happens to texts beyond ``train.max_tokens`` or the model's positions, see
+            :class:`paretune.training.token_tables.Limit`.
     """
 
     lm: LanguageModel
@@ -62,6 +74,7 @@ class Lab:
     shared: bool = False
     left_out: list[str] = field(default_factory=list)
     scoring_forwards: int = 0
+    too_long: TooLong = "drop"
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder).absolute()
@@ -73,6 +86,11 @@ class Lab:
     def stages(self) -> list[StageRecord]:
         """What has been run or found finished so far, in order."""
         return self._stages.records
+
+    @property
+    def responses_scored(self) -> int:
+        """Number of responses that frozen models have scored for this run folder, in all its processes and restarts."""
+        return len(ScoreCache(self.folder / "cache" / "logps.sqlite"))
 
     @property
     def score_cache(self) -> ScoreCache:
@@ -90,23 +108,24 @@ class Lab:
 
     def pair_table(self, chosen: Sequence[Pair], objective: str = "") -> PairTable:
         """Tokenise pairs and fill in their reference log-probabilities (cached), or raise a TrainingError if all are too long."""
-        table, dropped = tokenise(self.lm, chosen, self.training.max_tokens, objective)
+        table, dropped = tokenise(self.lm, chosen, self.training.max_tokens, self.too_long, objective)
         if dropped:
-            self._too_long(f"{dropped} of {len(chosen)} pairs", objective, "and were dropped")
+            self._long(f"{dropped} of {len(chosen)} pairs", "and were dropped", objective)
         return replace(table, reference=self.logps(table))
 
     def train_table(self, chosen: Sequence[Pair], objective: str = "") -> PairTable:
         """Return :meth:`pair_table` of the :func:`drawn_pairs` of a run; to score the rest would take long, for nothing."""
-        drawn, looked = drawn_pairs(self.lm, chosen, self.training)
+        limit = Limit(self.lm, self.training.max_tokens, self.too_long)
+        drawn, looked = drawn_pairs(limit, chosen, self.training)
         if drawn and looked > len(drawn):
-            self._too_long(
-                f"{looked - len(drawn)} of {looked} drawn pairs", objective, "and others took their place"
+            self._long(
+                f"{looked - len(drawn)} of {looked} drawn pairs", "and others took their place", objective
             )
         return self.pair_table(drawn or chosen, objective)
 
-    def _too_long(self, what: str, objective: str, end: str) -> None:
-        of = f" of the objective {objective!r}" if objective else ""
-        self.leave_out(f"{what}{of} are longer than train.max_tokens={self.training.max_tokens} {end}")
+    def _long(self, what: str, end: str, objective: str = "") -> None:
+        of = f" of {named(objective)}" if objective else ""
+        self.leave_out(f"{what}{of} are longer than {Limit(self.lm, self.training.max_tokens)} {end}")
 
     def response_table(self, dataset: ScoredDataset) -> ResponseTable:
         """Tokenise all scored responses and fill in their reference log-probabilities (cached).
@@ -114,9 +133,9 @@ class Lab:
         Raises:
             TrainingError: A score is missing, or no prompt has two responses that are short enough.
         """
-        table, dropped = tokenise_responses(self.lm, dataset, self.training.max_tokens)
+        table, dropped = tokenise_responses(self.lm, dataset, self.training.max_tokens, self.too_long)
         if dropped:
-            self._too_long(f"{dropped} responses with their prompt", "", "and were left out")
+            self._long(f"{dropped} responses with their prompt", "and were left out")
         groups: list[TokenGroup] = [(p, [r]) for p, r in zip(table.prompts, table.responses, strict=True)]
         return replace(table, reference=torch.cat(self.response_logps(groups, None)))
 
@@ -334,12 +353,11 @@ class Lab:
             ModelError: ``start`` has no embeddings of the tags.
         """
         lm = replace(self.lm, tags=tuple(tags))
-        table, dropped = tokenise_demonstrations(lm, items, self.training.max_tokens)
+        limit = Limit(lm, self.training.max_tokens)
+        table, dropped = tokenise_demonstrations(lm, items, limit.max_tokens, self.too_long)
         if dropped:
-            self._too_long(
-                f"{name}: {dropped} of {len(items)} responses with their prompt", "", "and were left out"
-            )
-        kept = tokenise_demonstrations(lm, held_out, self.training.max_tokens)[0] if held_out else None
+            self._long(f"{name}: {dropped} of {len(items)} responses with their prompt", "and were left out")
+        kept = tokenise_demonstrations(lm, held_out, limit.max_tokens, self.too_long)[0] if held_out else None
         facts = dict(info or {}) | {"responses": len(table)}
         inputs = [
             "demonstrations",
@@ -439,8 +457,8 @@ class Lab:
             self.say(message)
 
     def say(self, message: str) -> None:
-        """Print a message at the terminal, once for all processes."""
-        if not self.team.first:
+        """Print a message at the terminal, once for all processes; nothing where silence was asked for."""
+        if silent() or not self.team.first:
             return
         from rich.console import Console
 

@@ -24,7 +24,9 @@ from paretune.models.distributed import ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 from paretune.training import checkpoint
-from paretune.training.checkpoint import Progress, Record
+from paretune.training.checkpoint import Progress
+
+Record = dict[str, float]
 
 COUNTS = ("tokens", "sampled_tokens")
 """Metrics that are summed over the forwards of a step; every other is their mean."""

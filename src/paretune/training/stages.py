@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
 
 from filelock import FileLock
-from typing_extensions import NotRequired
+from typing_extensions import NotRequired, TypedDict
 
-from paretune.core.errors import ParetuneError
-from paretune.core.files import atomic_path, read_json, write_json
+from paretune.core.errors import ParetuneError, TrainingError
+from paretune.core.files import atomic_path, file_digest, read_json, write_json
 from paretune.core.folder_form import FolderForm
 from paretune.core.names import path_component
 from paretune.models.adapter import FILES
@@ -43,13 +42,13 @@ class Done(TypedDict):
         key: Fingerprint of all inputs.
         seconds: Seconds the stage took.
         content: Fingerprint of what the stage reads of its inputs, where that is less than all.
-        files: Paths of all files the stage wrote; stages of version 0.1 have no list.
+        files: Path -> SHA-256 of all files the stage wrote; stages of version 0.1 have none.
     """
 
     key: str
     seconds: float
     content: NotRequired[str]
-    files: NotRequired[list[str]]
+    files: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class Stages:
             with atomic_path(folder, FORM) if self.team.first else _scratch() as temporary:
                 temporary.mkdir()
                 make(temporary)
-                done = Done(key=key, seconds=time.perf_counter() - began, files=_files(temporary))
+                done = Done(key=key, seconds=time.perf_counter() - began, files=checksums(temporary))
                 if content:
                     done["content"] = content
                 write_json(temporary / MARKER, done)
@@ -153,11 +152,13 @@ class Stages:
         return None
 
     def _whole(self, folder: Path, done: Done) -> bool:
-        """Return whether a finished stage has all its files; a missing one is said."""
+        """Return whether a finished stage has all its files; a missing one is said, a changed one is an error."""
         missing = [name for name in done.get("files", _least(folder)) if not (folder / name).is_file()]
         if missing:
             self.say(f"{folder / missing[0]} is missing, so this stage is done again")
-        return not missing
+            return False
+        refuse_changed(folder, done.get("files", {}))
+        return True
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
@@ -180,16 +181,31 @@ class Stages:
             lock.release()
 
 
+def checksums(folder: Path) -> dict[str, str]:
+    """Return relative path -> SHA-256 of the files in a folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+
+
+def refuse_changed(folder: Path, expected: Mapping[str, str]) -> None:
+    """Raise a TrainingError where a file of a finished stage holds other bytes than those that were written.
+
+    Files that are gone are not looked at, and neither are files that came later.
+    """
+    for name, digest in expected.items():
+        file = folder / name
+        if file.is_file() and file_digest(file) != digest:
+            raise TrainingError(
+                f"{file}: is not what this stage wrote (a disk, a copy or somebody changed it); delete the folder {folder} to have "
+                "the stage made again, or put the file back"
+            )
+
+
 @contextmanager
 def _scratch() -> Iterator[Path]:
     """Yield a path for a stage of which another process keeps its own."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "stage"
-
-
-def _files(folder: Path) -> list[str]:
-    """Return the paths of all files in a folder."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _least(folder: Path) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +17,11 @@ from paretune.data.pairs import Pair
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.training.loop import Training, data_order
+
+logger = logging.getLogger(__name__)
+
+TooLong: TypeAlias = Literal["drop", "cut", "refuse"]
+"""What happens to a text that is too long: it is left out, cut at its end, or refused."""
 
 COLUMNS = ("margin", "scale", "weight", "reversed_weight")
 """Columns a method may stamp, with the meaning they have in :func:`paretune.training.losses.pair_loss`."""
@@ -142,22 +149,73 @@ class ResponseTable:
         return "; ".join(f"row {self.rows[n][0]} (response {self.rows[n][1]})" for n in rows)
 
 
+@dataclass
+class Limit:
+    """The most tokens of a prompt with its response, and what happens to longer texts.
+
+    Attributes:
+        lm: The model, whose positions bound the limit.
+        max_tokens: The limit of ``train.max_tokens``.
+        too_long: What happens to longer texts. One that is cut teaches no end of turn. Prompts are never cut: a text of which the
+            prompt alone is too long is left out.
+        cut: Number of texts that were cut so far.
+    """
+
+    lm: LanguageModel
+    max_tokens: int
+    too_long: TooLong = "drop"
+    cut: int = field(default=0, init=False)
+
+    def __str__(self) -> str:
+        most = self.lm.room(self.max_tokens)
+        return f"max_tokens={most}" if most == self.max_tokens else f"the {most} positions of {self.lm.name}"
+
+    def fit(
+        self, prompt: tuple[int, ...], responses: Sequence[tuple[int, ...]], where: str
+    ) -> list[tuple[int, ...]] | None:
+        """Return the responses to a prompt, cut where they are to be; None where they are left out.
+
+        Raises:
+            TrainingError: They are too long and to be refused; ``where`` names them.
+        """
+        room, longest = self.lm.room(self.max_tokens) - len(prompt), max(map(len, responses))
+        if longest <= room:
+            return list(responses)
+        if self.too_long == "refuse":
+            raise TrainingError(
+                f"{where}: {len(prompt) + longest} tokens with the prompt, more than {self}; shorten it, raise train.max_tokens "
+                "where the model has more positions, or set data.too_long to drop or cut"
+            )
+        cut = [response[: max(room, 0)] for response in responses]
+        if self.too_long == "drop" or room < 1 or len(set(cut)) < len(set(responses)):
+            return None
+        self.cut += 1
+        return cut
+
+    def say_cut(self, total: int, what: str) -> None:
+        """Log how many of ``total`` texts were cut, if any."""
+        if self.cut:
+            logger.warning(
+                "%d of %d %s are longer than %s and were cut at their end", self.cut, total, what, self
+            )
+
+
 def tokenise_responses(
-    lm: LanguageModel, dataset: ScoredDataset, max_tokens: int
+    lm: LanguageModel, dataset: ScoredDataset, max_tokens: int, too_long: TooLong = "drop"
 ) -> tuple[ResponseTable, int]:
     """Tokenise all responses with their advantages; return the table and how many responses were left out for their length.
 
     The reference log-probabilities are still NaN.
 
-    Rows with fewer than two responses have nothing to compare and are left out, as are responses that exceed
-    ``max_tokens`` with their prompt. An objective on which all responses to a prompt score alike has advantage 0 there.
+    Rows with fewer than two responses have nothing to compare and are left out. For responses that exceed ``max_tokens`` or the
+    model's positions with their prompt, see :class:`Limit`. An objective on which all responses to a prompt score alike has
+    advantage 0 there.
 
     Raises:
         TrainingError: A score is missing, or no row is left.
     """
     kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]] = []
-    advantages = []
-    long = 0
+    advantages, limit, long = [], Limit(lm, max_tokens, too_long), 0
     for number, row in enumerate(dataset.rows):
         if len(row.responses) < 2:
             continue
@@ -171,59 +229,51 @@ def tokenise_responses(
         standardised = (scores - scores.mean(0)) / torch.where(spread > 0, spread, torch.ones_like(spread))
         prompt = tuple(lm.encode_prompt(row.prompt))
         for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True)):
-            response = tuple(lm.encode_response(text, cut))
-            if len(prompt) + len(response) <= max_tokens:
-                kept.append((prompt, response, (number, k)))
+            where = f"{row.source or f'row {number}'} (response {k})"
+            if fitted := limit.fit(prompt, [tuple(lm.encode_response(text, cut))], where):
+                kept.append((prompt, fitted[0], (number, k)))
                 advantages.append(standardised[k])
             else:
                 long += 1
     if not kept:
         raise TrainingError(
-            f"no prompt has two scored responses of at most {max_tokens} tokens; sample more, or raise max_tokens"
+            f"no prompt has two scored responses that fit {limit} with it; sample more, or raise max_tokens"
         )
+    limit.say_cut(len(kept), "responses")
     prompts, responses, rows = zip(*kept, strict=True)
     unknown = torch.full((len(kept),), float("nan"))
     return ResponseTable(prompts, responses, rows, unknown, torch.stack(advantages).float()), long
 
 
-def tokenised(lm: LanguageModel, pair: Pair, max_tokens: int) -> tuple[tuple[int, ...], ...] | None:
-    """Return the token ids of prompt, chosen and rejected; None where prompt and longer response exceed ``max_tokens``."""
-    prompt = tuple(lm.encode_prompt(pair.prompt))
-    chosen = tuple(lm.encode_response(pair.chosen, pair.chosen_truncated))
-    rejected = tuple(lm.encode_response(pair.rejected, pair.rejected_truncated))
-    fits = len(prompt) + max(len(chosen), len(rejected)) <= max_tokens
-    return (prompt, chosen, rejected) if fits else None
-
-
 def tokenise(
-    lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int, objective: str = ""
+    lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int, too_long: TooLong = "drop", objective: str = ""
 ) -> tuple[PairTable, int]:
     """Tokenise pairs; return the table (reference log-probabilities still NaN) and how many pairs were dropped.
 
     Margin and weight are those of the data. ``objective`` is named in messages.
 
-    A pair of which prompt and longer response exceed ``max_tokens`` is dropped, never cut: a cut response would train
-    the model on an end that its author did not write.
+    By default a pair of which prompt and longer response exceed ``max_tokens`` or the model's positions is dropped, not cut: a
+    cut response ends where its author did not end it. See :class:`Limit`.
 
     Raises:
-        TrainingError: No pair is left.
+        TrainingError: No pair is left, or one is too long and to be refused.
     """
+    limit = Limit(lm, max_tokens, too_long)
     kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Pair]] = []
     for pair in pairs:
-        ids = tokenised(lm, pair, max_tokens)
-        if ids is not None:
-            kept.append((*ids, pair))  # type: ignore[arg-type]
+        if fitted := fitted_pair(limit, pair):
+            kept.append((*fitted, pair))
     if not pairs:
-        who = f"the objective {objective!r}" if objective else "an objective"
         raise TrainingError(
-            f"there is no pair to train on: no prompt has two responses that {who} tells apart; "
+            f"there is no pair to train on: no prompt has two responses that {named(objective) or 'the objective'} tells apart; "
             "give more responses per prompt, or scores that differ"
         )
     if not kept:
-        of = f" of the objective {objective!r}" if objective else ""
+        cure = "raise max_tokens" if lm.room(max_tokens) == max_tokens else "give shorter texts"
         raise TrainingError(
-            f"all {len(pairs)} pairs{of} are longer than train.max_tokens={max_tokens} and none is left; raise it"
+            f"all {len(pairs)} pairs{' of ' * bool(objective)}{named(objective)} are longer than {limit} and none is left; {cure}"
         )
+    limit.say_cut(len(pairs), "pairs")
     count = len(kept)
     prompts, chosen_ids, rejected_ids, used = zip(*kept, strict=True)
     table = PairTable(
@@ -240,7 +290,22 @@ def tokenise(
     return table, len(pairs) - count
 
 
-def drawn_pairs(lm: LanguageModel, pairs: Sequence[Pair], training: Training) -> tuple[list[Pair], int]:
+def named(objective: str) -> str:
+    """Return an objective as messages name it, "" for none."""
+    return f"the objective {objective!r}" if objective else ""
+
+
+def fitted_pair(limit: Limit, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
+    """Return the token ids of prompt, chosen and rejected as :meth:`Limit.fit` leaves them; None where it leaves them out."""
+    prompt = tuple(limit.lm.encode_prompt(pair.prompt))
+    chosen = tuple(limit.lm.encode_response(pair.chosen, pair.chosen_truncated))
+    rejected = tuple(limit.lm.encode_response(pair.rejected, pair.rejected_truncated))
+    where = f"row {pair.row} (prompt {pair.prompt[-1].content[:40]!r})"
+    fitted = limit.fit(prompt, (chosen, rejected), where)
+    return (prompt, fitted[0], fitted[1]) if fitted else None
+
+
+def drawn_pairs(limit: Limit, pairs: Sequence[Pair], training: Training) -> tuple[list[Pair], int]:
     """Return the pairs that a run will use, in order, and how many were looked at.
 
     They are all pairs, whatever their length, where the run has steps for them; else a choice by the seed of as many short enough
@@ -255,5 +320,5 @@ def drawn_pairs(lm: LanguageModel, pairs: Sequence[Pair], training: Training) ->
     while len(places) < draws and looked < count:
         asked = sorted(order[looked : looked + draws - len(places)])  # in order, as pairs of a file are read
         looked += len(asked)
-        places += [place for place in asked if tokenised(lm, pairs[place], training.max_tokens) is not None]
+        places += [place for place in asked if fitted_pair(limit, pairs[place])]
     return [pairs[place] for place in sorted(places)], looked

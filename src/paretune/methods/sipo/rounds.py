@@ -225,7 +225,7 @@ def draw(
         write_json(folder / "responses.json", drawn)
 
     folder = lab.stage(f"sipo/{work.number}-{stage}", key, make)
-    return [(str(text), bool(cut)) for text, cut in read_json(folder / "responses.json")]
+    return read_json(folder / "responses.json", list[tuple[str, bool]])
 
 
 def usable(
@@ -237,7 +237,8 @@ def usable(
 ) -> dict[Spot, Candidate]:
     """Return what was drawn, without empty texts and those that a token limit cut or training would drop; these are counted."""
     lab, kept = work.lab, {}
-    room = [lab.training.max_tokens - len(lab.lm.encode_prompt(prompt)) for prompt in work.places]
+    most = lab.lm.room(lab.training.max_tokens)
+    room = [most - len(lab.lm.encode_prompt(prompt)) for prompt in work.places]
     for (p, w), (text, cut) in zip(spots, drawn, strict=True):
         ids = tuple(lab.lm.encode_response(text))
         if not text.strip():

@@ -75,8 +75,7 @@ class Intake:
                     adapters.append(adapter)
                 parts.append(torch.arange(adapter.rank) + starts[key])
             columns[name] = torch.cat(parts)
-        positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-        context = int(positions) if positions else limits.max_cached_tokens
+        context = lm.context or limits.max_cached_tokens
         longest = context if limits.max_prompt_tokens is None else limits.max_prompt_tokens
         intake = cls(dict(policies), lm, tuple(adapters), columns, context, longest, limits.max_cached_tokens)
         for name in policies:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from paretune.serving.bodies import ApiError, Body
+from paretune.serving.api_errors import ApiError
+from paretune.serving.bodies import Body
 from paretune.serving.service import Service, measured_surface
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ChooseRequest(Body):
 def described(service: Service, served: Served) -> dict[str, Any]:
     """Return what a page needs to draw one policy: its measured points, knee and dial."""
     from paretune.choosing.floors import knee_preference
+    from paretune.fronts.indicators import has_knee
 
     surface = served.surface
     about: dict[str, Any] = {
@@ -50,7 +52,8 @@ def described(service: Service, served: Served) -> dict[str, Any]:
         about["points"].append(
             {"preference": preference.as_dict(), "mean": scores.mean, "low": scores.low, "high": scores.high}
         )
-    about["knee"] = knee_preference(surface).as_dict()
+    if has_knee(surface.for_choosing.means):
+        about["knee"] = knee_preference(surface).as_dict()
     if len(served.objectives) == 2:
         about["dial"] = dial_stops(surface)
     return about
@@ -85,6 +88,8 @@ def router(service: Service) -> APIRouter:
             },
             "max_tokens": service.config.max_tokens,
             "prompts": list(facts.prompts),
+            "num_prompts": facts.num_prompts,
+            "meanings": dict(facts.meanings),
             "run": None if facts.folder is None else str(facts.folder),
             "store": service.store is not None,
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from paretune.serving.address import Address, origin_of
-from paretune.serving.bodies import ApiError
+from paretune.serving.api_errors import ApiError
 from paretune.serving.callers import Caller
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Guard:
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
+            if "content-length" in headers and "transfer-encoding" in headers:
+                # Where two servers read the length of one body differently, the rest of it is taken for a request.
+                raise ApiError(
+                    400, "a body has either a Content-Length or a Transfer-Encoding", "ambiguous_length"
+                )
             self._check_host(headers)
             if self._leave_root(scope):
                 await send_redirect(f"{self.address.root_path}/", guarded_send)
@@ -65,7 +70,9 @@ class Guard:
             scope.setdefault("state", {})["caller"] = self._caller(scope, headers)
             body = await self._body(headers, receive)
         except ApiError as error:
-            await send_error(error, guarded_send, close=error.status in (408, 413))
+            await send_error(
+                error, guarded_send, close=error.status in (408, 413) or error.code == "ambiguous_length"
+            )
             return
         if body is None:
             return  # the client left
@@ -142,7 +149,7 @@ class Guard:
             raise ApiError(
                 401, "an API key is needed: send it as 'Authorization: Bearer KEY'", "invalid_api_key"
             )
-        return Caller(owner, owner in keys.admins)
+        return Caller(owner, owner in keys.admins, len(keys.digests) > 1)
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
         limit = self.address.body_bytes

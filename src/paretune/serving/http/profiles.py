@@ -7,7 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from paretune.serving.bodies import ApiError, Body, Given, Name, Policy
+from paretune.serving.api_errors import ApiError
+from paretune.serving.bodies import Body, Given, Name, Policy
 from paretune.serving.callers import Caller
 from paretune.serving.http.guard import Calling
 from paretune.serving.service import Service, require_own
@@ -44,7 +45,7 @@ def router(service: Service) -> APIRouter:
         store = service.require_person(caller, body.name)
         return _profile(store.profile(body.name, caller.owner), caller)
 
-    @routes.delete("/profiles/{name}")
+    @routes.delete("/profiles/{name:path}")
     def delete_profile(caller: Calling, name: Name) -> dict[str, Any]:
         """Delete a profile with all its votes and presets. The profile that several keys share is an admin's to delete."""
         store = service.require_person(caller, name)
@@ -63,7 +64,7 @@ def router(service: Service) -> APIRouter:
         store = service.require_person(caller, profile)
         return {"presets": [_preset(preset, caller) for preset in store.presets(profile)]}
 
-    @routes.put("/presets/{name}")
+    @routes.put("/presets/{name:path}")
     def save_preset(caller: Calling, name: Name, body: PresetRequest) -> dict[str, Any]:
         """Save a preference under a name; a preset of the same name is replaced."""
         served = service.policy(body.policy)
@@ -72,7 +73,7 @@ def router(service: Service) -> APIRouter:
         require_own(caller, _owner(store.presets(body.profile), name), f"the preset {name!r}", "name")
         return _preset(store.save_preset(body.profile, name, served.name, preference, caller.owner), caller)
 
-    @routes.delete("/presets/{name}")
+    @routes.delete("/presets/{name:path}")
     def delete_preset(caller: Calling, name: Name, profile: Name = "default") -> dict[str, Any]:
         """Delete a preset."""
         store = service.require_person(caller, profile)

@@ -12,9 +12,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from paretune.core.errors import ConfigError, ModelError, ParetuneError
+from paretune.core.progress import silent
 from paretune.serving.address import Address
 from paretune.serving.http.app import make_app
-from paretune.serving.http.connections import guarded, raise_file_limit
+from paretune.serving.http.connections import guarded, open_for, raise_file_limit
 from paretune.serving.http.guard import Guard
 from paretune.serving.metrics import Counted
 from paretune.serving.service import Service
@@ -76,7 +77,7 @@ def configuration(app: FastAPI, address: Address) -> uvicorn.Config:
         log_config=_logging(),
         timeout_graceful_shutdown=5,
         timeout_keep_alive=15,
-        backlog=min(2048, 2 * address.max_connections),
+        backlog=min(2048, open_for(address.max_connections)),
     )
 
 
@@ -86,8 +87,8 @@ def run(service: Service, address: Address) -> None:
     Raises:
         ParetuneError: The model cannot be loaded, or the address is in use.
     """
-    raise_file_limit(address.max_connections + SPARE_FILES)
-    app = make_app(service, address.root_path)
+    raise_file_limit(open_for(address.max_connections) + SPARE_FILES)
+    app = make_app(service, address)
     config = configuration(app, address)
     try:
         sock = config.bind_socket()
@@ -105,11 +106,17 @@ def run(service: Service, address: Address) -> None:
 
 
 def _logging() -> dict[str, Any]:
-    """Return uvicorn's logging and ours in the same form; no header, and so no key, is ever logged."""
+    """Return uvicorn's logging and ours in the same form; no header, and so no key, is ever logged.
+
+    Where silence was asked for (``paretune -q``), only errors are.
+    """
     config: dict[str, Any] = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     config["loggers"]["paretune.serving"] = {
         "handlers": ["default"],
         "level": "INFO",
         "propagate": False,
     }
+    if silent():
+        for entry in config["loggers"].values():
+            entry["level"] = "ERROR"
     return config

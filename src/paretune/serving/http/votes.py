@@ -10,8 +10,9 @@ from pydantic import Field
 
 from paretune.choosing.posterior import LARGEST_SCORE
 from paretune.core.preference import Preference
+from paretune.serving.api_errors import ApiError
 from paretune.serving.backend import Served
-from paretune.serving.bodies import ApiError, Body, ChatMessage, Name, Policy, Text, Weights, prompt_of
+from paretune.serving.bodies import Body, ChatMessage, Name, Policy, Text, Weights, prompt_of
 from paretune.serving.callers import Caller
 from paretune.serving.http.guard import Calling
 from paretune.serving.service import Service, measured_surface, require_own

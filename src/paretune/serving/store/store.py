@@ -15,7 +15,7 @@ from paretune.core.errors import StoreError
 from paretune.core.preference import Preference
 from paretune.data.rows import Message
 from paretune.serving.store import tables
-from paretune.serving.store.database import PATIENCE, display_name, explained, open_engine
+from paretune.serving.store.database import PATIENCE, Presence, display_name, explained, open_engine
 from paretune.serving.store.entries import (
     AuditRecord,
     Preset,
@@ -47,6 +47,8 @@ class Store:
         self._name = display_name(engine.url)
         # SQLite has one writer at a time, and the others poll; within a process they queue here instead.
         self._turn = threading.BoundedSemaphore(1 if engine.dialect.name == "sqlite" else 2**16)
+        self._written = 0
+        self._presence = Presence(engine.url)
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> Store:
@@ -270,17 +272,24 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
+        self._presence.check()
         with explained(self._name), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """Yield a connection in a transaction that is committed at the end of the context."""
-        if not self._turn.acquire(timeout=PATIENCE):
-            raise StoreError(f"{self._name}: too many requests write to the store at once; try again")
+        written = -1
+        while not self._turn.acquire(timeout=PATIENCE):
+            if written == self._written:  # nobody has finished in all this time
+                raise StoreError(f"{self._name}: too many requests write to the store at once; try again")
+            written = self._written
         try:
+            self._presence.check()
             with explained(self._name), self._writer.begin() as connection:
                 yield connection
+            self._presence.check_written()
+            self._written += 1
         finally:
             self._turn.release()
 

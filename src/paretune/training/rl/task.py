@@ -37,7 +37,8 @@ from paretune.training.rl.advantages import (
 )
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rewards import rate
-from paretune.training.rl.rollouts import Rollout, Sampled, rollout_folder
+from paretune.training.rl.rollouts import Rollout, Sampled, drop_rollouts, rollout_folder
+from paretune.training.token_tables import Limit
 
 WATCHED = 10
 """Forwards over which the mean covariance must be negative before the user is notified."""
@@ -141,6 +142,8 @@ class OnPolicyTask:
             rollout = self._rollout(number, asked, weights, grouped)
             if team.first:
                 rollout.save(file, self.run.key)
+                every = self.run.settings.checkpoint_every
+                drop_rollouts(self.folder, step // every * every // goal.settings.epochs)
         scores = team.once(lambda: self._scores(prompts, rollout, step))
         shape, device = (self.size, K, -1), self.run.lm.device
         raw = torch.from_numpy(scores).float().view(shape).to(device)
@@ -245,7 +248,9 @@ class OnPolicyTask:
 
     def _short_enough(self) -> list[Prompt]:
         """Return the prompts that leave room for a response, and notify the user of the others."""
-        name, most, new = self.run.name, self.run.settings.max_tokens, self.goal.sampling.max_new_tokens
+        name, new = self.run.name, self.goal.sampling.max_new_tokens
+        limit = Limit(self.run.lm, self.run.settings.max_tokens)
+        most = self.run.lm.room(limit.max_tokens)
         given, uniform = (
             self.goal.prompts,
             torch.full((len(self.goal.objectives),), 1 / len(self.goal.objectives)),
@@ -253,8 +258,8 @@ class OnPolicyTask:
         kept = [p for p in given if len(self.run.lm.encode_prompt(self._ask(p, uniform))) <= most - new]
         if not kept:
             raise TrainingError(
-                f"{name}: none of {len(given)} prompts leaves room for {new} new tokens within train.max_tokens={most}; raise it, "
-                "or give shorter prompts"
+                f"{name}: none of {len(given)} prompts leaves room for {new} new tokens within {limit}; raise train.max_tokens, "
+                "lower sampling.max_new_tokens, or give shorter prompts"
             )
         if len(kept) < len(given):
             self.run.notify(f"{name}: {len(given) - len(kept)} prompts are too long and were left out")

@@ -1,0 +1,211 @@
+"""A base model that cannot be used is refused when it is loaded, by one message that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
+
+from paretune.core.errors import ModelError
+from paretune.models.language_model import load
+from paretune.models.loading import locate
+from paretune.scoring import encoder
+from support.world import write_model
+
+WEIGHTS = "model.safetensors"
+LAYER = "model.layers.1.mlp.up_proj.weight"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def write(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a missing layer": (
+        lambda f: edit(f, lambda t: {k: v for k, v in t.items() if k != LAYER}),
+        f"1 weights are missing, such as {LAYER}, and would be random",
+    ),
+    "fewer layers in the config": (
+        lambda f: edit_config(f, num_hidden_layers=1),
+        "weights such as model.layers.1.* are not used: config.json describes another model",
+    ),
+    "other shapes in the config": (
+        lambda f: edit_config(f, intermediate_size=80),
+        "cannot load the model|another shape",
+    ),
+    "a cut checkpoint": (
+        lambda f: write(f, WEIGHTS, (f / WEIGHTS).read_bytes()[:-9]),
+        r"model.safetensors: is cut, it has \d+ of \d+ bytes; copy or download it again",
+    ),
+    "half a header": (
+        lambda f: write(f, WEIGHTS, (f / WEIGHTS).read_bytes()[:99]),
+        "is cut, it ends after 99 bytes",
+    ),
+    "a checkpoint of noise": (
+        lambda f: write(f, WEIGHTS, b"\xff" * 300),
+        "is damaged or no safetensors file",
+    ),
+    "an empty checkpoint": (lambda f: write(f, WEIGHTS, b""), "model.safetensors: is empty"),
+    "a pointer": (
+        lambda f: write(f, WEIGHTS, POINTER),
+        "model.safetensors: is a pointer of git-lfs .* `git lfs pull`",
+    ),
+    "a pointer for the tokenizer": (
+        lambda f: write(f, "tokenizer.json", POINTER),
+        "tokenizer.json: is a pointer of git-lfs",
+    ),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "no .*safetensors file with weights"),
+    "no config": (
+        lambda f: (f / "config.json").unlink(),
+        "config.json: no such file; expected the folder of a model",
+    ),
+    "a config that is no JSON": (lambda f: write(f, "config.json", b"{"), "config.json: is no valid JSON"),
+    "a config that is a list": (lambda f: write(f, "config.json", b"[]"), "config.json: holds no settings"),
+    "an unknown architecture": (
+        lambda f: edit_config(f, model_type="zamba9"),
+        "cannot load the model .*zamba9",
+    ),
+    "an index that names a missing part": (
+        lambda f: write(f, WEIGHTS + ".index.json", b'{"weight_map": {"x": "model-00002.safetensors"}}'),
+        "model-00002.safetensors: no such file; model.safetensors.index.json names it",
+    ),
+    "quantised by its config": (
+        lambda f: edit_config(f, quantization_config={"quant_method": "gptq", "bits": 4}),
+        "the checkpoint is quantised .*gptq.*; give the same model in float32",
+    ),
+    "quantised by its numbers": (
+        lambda f: edit(f, lambda t: t | {LAYER: t[LAYER].to(torch.int8)}),
+        "the checkpoint is quantised .*number format I8",
+    ),
+    "numbers that are not finite": (
+        lambda f: edit(f, lambda t: t | {LAYER: t[LAYER].index_fill(0, torch.tensor([0]), float("nan"))}),
+        f"{LAYER} holds numbers that are NaN or infinite",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_model_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Path, fault: str) -> None:
+    folder = write_model(tmp_path / "model")
+    damage, message = FAULTS[fault]
+    damage(folder)
+    with pytest.raises(ModelError, match=message):
+        load(str(folder), "float32", "cpu")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_file_of_somebody_else_is_not_called_damaged(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / WEIGHTS).chmod(0)
+    with pytest.raises(ModelError, match="this user cannot read it"):
+        load(str(folder), "float32", "cpu")
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, plain = write_model(tmp_path / "model"), Path.open
+
+    def refused(file: Path, *arguments: object, **options: object) -> object:
+        if file.name == WEIGHTS:
+            raise PermissionError(13, "Permission denied")
+        return plain(file, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(
+        ModelError, match=r"model.safetensors: this user cannot read it \(Permission denied\)"
+    ):
+        load(str(folder), "float32", "cpu")
+
+
+def test_a_tokenizer_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = write_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["more"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match="tokens up to number 26, but the model has embeddings of 26 tokens"):
+        load(str(folder), "float32", "cpu")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: MambaForCausalLM(
+            MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=32, state_size=4)
+        ),
+        lambda: BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=32)),
+    ],
+    ids=["mamba", "bloom"],
+)
+def test_an_architecture_that_packed_batches_cannot_run_is_refused(tmp_path: Path, model: Callable) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / WEIGHTS).unlink()
+    model().save_pretrained(folder)
+    with pytest.raises(ModelError, match="this architecture is not supported"):
+        load(str(folder), "float32", "cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "quantum", "meta", "mps"])
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, device: str) -> None:
+    with pytest.raises(ModelError, match=f"device '{device}' is not on this machine; expected .*'cpu'"):
+        load(str(tmp_path), "float32", device)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; expected a GGUF file"),
+        (POINTER, "is a pointer of git-lfs"),
+        (b"not one", "is no GGUF file"),
+        (b"GGUF\x03\x00\x00\x00\x01", "cannot convert the GGUF file .* copy or download it again"),
+    ],
+    ids=["missing", "pointer", "other", "cut"],
+)
+def test_a_gguf_file_that_cannot_be_converted_says_why(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    file = tmp_path / "model.gguf"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        locate(str(file))
+
+
+@pytest.mark.parametrize("content", [b"", b"0" * 63, b"g" * 64, b"\xff\xfe"])
+def test_a_damaged_memory_of_hashes_does_not_change_a_fingerprint(
+    tmp_path: Path, cache: Path, content: bytes
+) -> None:
+    folder = write_model(tmp_path / "model")
+    before = load(str(folder), "float32", "cpu").fingerprint
+    (memory,) = (cache / "hashes").iterdir()
+    memory.write_bytes(content)
+    assert load(str(folder), "float32", "cpu").fingerprint == before
+
+
+def test_a_scorers_model_is_refused_for_the_same_reasons(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    write(folder, WEIGHTS, (folder / WEIGHTS).read_bytes()[:-9])
+    with pytest.raises(ModelError, match="is cut"):
+        encoder.content_fingerprint(folder)
