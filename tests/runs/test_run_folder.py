@@ -146,7 +146,7 @@ def test_a_policy_folder_of_the_user_is_refused_before_training(world: Path, tmp
 def test_names_that_lead_elsewhere_are_refused_with_the_config(world: Path, bad: str) -> None:
     scorer = {"objective": bad, "rule": "length"}
     for changes in ({"objectives": [bad, "good"]}, {"score": [scorer]}, {"folder": "", "name": bad}):
-        with pytest.raises(ConfigError, match="choose another name|no name that a file can have"):
+        with pytest.raises(ConfigError, match=r"choose another name|no name that a file can have"):
             parse_config(settings(world, **changes))
 
 

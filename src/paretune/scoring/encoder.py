@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paretune.core.errors import ModelError
-from paretune.core.files import file_digest, fingerprint, read_json
+from paretune.core.files import expanded, file_digest, fingerprint, read_json
 from paretune.core.tensor_file import check_readable, tensor_formats
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def locate(name_or_folder: str) -> Path:
     Raises:
         ModelError: There is no such folder, and the hub does not have the model either; the message states how to get it.
     """
-    folder = Path(name_or_folder).expanduser()
+    folder = expanded(name_or_folder, "model")
     if (folder / "config.json").is_file():
         return folder.resolve()
     if folder.is_dir():
