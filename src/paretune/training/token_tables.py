@@ -165,9 +165,14 @@ class Limit:
     too_long: TooLong = "drop"
     cut: int = field(default=0, init=False)
 
+    @property
+    def most(self) -> int:
+        """The limit in tokens."""
+        return self.lm.room(self.max_tokens)
+
     def __str__(self) -> str:
-        most = self.lm.room(self.max_tokens)
-        return f"max_tokens={most}" if most == self.max_tokens else f"the {most} positions of {self.lm.name}"
+        own = self.most == self.max_tokens
+        return f"max_tokens={self.most}" if own else f"the {self.most} positions of {self.lm.name}"
 
     def fit(
         self, prompt: tuple[int, ...], responses: Sequence[tuple[int, ...]], where: str
@@ -177,7 +182,7 @@ class Limit:
         Raises:
             TrainingError: They are too long and to be refused; ``where`` names them.
         """
-        room, longest = self.lm.room(self.max_tokens) - len(prompt), max(map(len, responses))
+        room, longest = self.most - len(prompt), max(map(len, responses))
         if longest <= room:
             return list(responses)
         if self.too_long == "refuse":
@@ -260,14 +265,14 @@ def tokenise(
         rejected = tuple(lm.encode_response(pair.rejected, pair.rejected_truncated))
         where = f"row {pair.row} (prompt {pair.prompt[-1].content[:40]!r})"
         if fitted := limit.fit(prompt, (chosen, rejected), where):
-            kept.append((prompt, *fitted, pair))
+            kept.append((prompt, fitted[0], fitted[1], pair))
     if not pairs:
         raise TrainingError(
             "there is no pair to train on: no prompt has two responses that the objective tells apart; "
             "give more responses per prompt, or scores that differ"
         )
     if not kept:
-        cure = "raise max_tokens" if lm.room(max_tokens) == max_tokens else "give shorter texts"
+        cure = "raise max_tokens" if limit.most == max_tokens else "give shorter texts"
         raise TrainingError(f"all {len(pairs)} pairs are longer than {limit} and none is left; {cure}")
     limit.say_cut(len(pairs), "pairs")
     count = len(kept)
