@@ -35,8 +35,8 @@ from paretune.reports.card import write_card
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
 from paretune.runs.config import RunConfig
-from paretune.scoring.meaning import meaning
 from paretune.scoring.cache import ScoreCache
+from paretune.scoring.meaning import meaning
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 from paretune.training.stages import StageRecord
