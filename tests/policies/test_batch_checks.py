@@ -104,5 +104,5 @@ def test_threads_take_turns_and_get_what_one_thread_gets(policy: Policy) -> None
 
 
 def test_a_length_that_no_memory_holds_is_refused_with_the_estimate(policy: Policy) -> None:
-    with pytest.raises(ParetuneError, match="max_new_tokens 1000000000000: .* GB"):
+    with pytest.raises(ParetuneError, match=r"max_new_tokens 1000000000000: .* GB"):
         policy.generate([PROMPT], [WISH], Sampling(max_new_tokens=10**12))

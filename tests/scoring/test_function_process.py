@@ -49,8 +49,9 @@ def prints(p, r):
     os.write(1, b"there")
     return [float(len(x)) for x in r]
 def closes_output(p, r):
-    sys.stdout.close()
-    os.close(1)
+    if not sys.stdout.closed:
+        sys.stdout.close()
+        os.close(1)
     return [float(len(x)) for x in r]
 def without_gradients(p, r):
     import torch
