@@ -26,7 +26,9 @@ Source = Annotated[
 ObjectiveOption = Annotated[
     str | None, typer.Option(help="The objective that the labels compare, for data that do not name it.")
 ]
-PathOption = Annotated[Optional[Path], typer.Option("--path", help="The local folder of a known data set.")]  # noqa: UP045
+PathOption = Annotated[
+    Path | None, typer.Option("--path", help="The local file or folder of a known data set.")
+]
 SplitOption = Annotated[
     str | None,
     typer.Option(
@@ -98,6 +100,9 @@ def data_convert(
 def data_sample(
     source: Source,
     target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: SplitOption = None,
     model: Annotated[
         str, typer.Option(help="The model: an embedded name, a hub name, a folder or a GGUF file.")
     ] = "smollm2-135m",
@@ -134,7 +139,7 @@ def data_sample(
     from paretune.models.language_model import load
 
     sampling = Sampling(max_new_tokens, temperature, top_p, batch_size)
-    dataset = _load(source, None, None, None)
+    dataset = _load(source, path, objective, split)
     dataset = replace(dataset, rows=dataset.rows[: limit or None])
     parts = target.with_name(target.name + ".parts")
     counted = ""
@@ -198,12 +203,32 @@ def score_fit(
 
 
 def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
-    """Load data as `paretune.data.load` does; a .yaml file is a column map."""
+    """Load data as `paretune.data.load` does; a .yaml file is a column map, whose path may be beside it."""
+    from paretune.core.errors import DataError
     from paretune.data.load import load_data
 
-    if source.endswith((".yaml", ".yml")):
-        from paretune.core.yaml_text import read_yaml
+    if not source.endswith((".yaml", ".yml")):
+        return load_data(source, split, path=path, objective=objective)
+    from paretune.core.yaml_text import read_yaml
 
-        spec = read_yaml(source, "the column map")
-        return load_data(spec, split)
-    return load_data(source, split, path=path, objective=objective)
+    spec = read_yaml(source, "the column map")
+    if not isinstance(spec, dict):
+        raise DataError(
+            f"{source}: expected a column map (path: and the columns, see docs/data.md), got {spec!r:.60}"
+        )
+    given = spec.get("path")
+    if (
+        isinstance(given, str)
+        and "\0" not in given
+        and not Path(given).exists()
+        and (beside := Path(source).parent / given).exists()
+    ):
+        spec = {**spec, "path": str(beside)}
+    try:
+        return load_data(spec, split, path=path, objective=objective)
+    except DataError as error:
+        raise DataError(
+            f"{source}: {str(error).removeprefix('data: ')}"
+            if str(error).startswith("data: ")
+            else str(error)
+        ) from error

@@ -327,7 +327,7 @@ def _record(
         cautions=judgement.cautions,
         objectives_info={objective: meanings.get(objective, "") for objective in judgement.objectives},
         sampling={**vars(config.sampling), "samples": config.evaluate.samples},
-        data=DataSummary.model_validate(inspect(splits["train"]).to_dict()),
+        data=DataSummary.model_validate(inspect(splits["train"]).to_dict() | {"notes": list(lab.left_out)}),
         splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},
         stages=tuple(Stage(**vars(stage)) for stage in lab.stages),
         scoring_forwards=_responses_scored(lab),
