@@ -66,7 +66,12 @@ def test_a_wrong_setting_is_named_with_its_place(
 
 @pytest.mark.parametrize(
     ("config", "state"),
-    [(None, "is missing"), ("", "is empty"), ("name: x\n", "has no serve.floors"), ("serve: {queue: 3}", "has no serve.floors")],
+    [
+        (None, "is missing"),
+        ("", "is empty"),
+        ("name: x\n", "has no serve.floors"),
+        ("serve: {queue: 3}", "has no serve.floors"),
+    ],
 )
 def test_a_run_whose_minimum_weights_are_lost_is_not_served_without_bounds(
     tmp_path: Path, config: str | None, state: str

@@ -92,9 +92,12 @@ def serve(
         int | None, typer.Option(help="The number of open connections, by default 512.", min=1)
     ] = None,
     log_level: Annotated[
-        str | None, typer.Option(help="The least level of the log: debug, info (by default), warning or error.")
+        str | None,
+        typer.Option(help="The least level of the log: debug, info (by default), warning or error."),
     ] = None,
-    log_format: Annotated[str | None, typer.Option(help="The form of the log: text (by default) or json.")] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="The form of the log: text (by default) or json.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
     upstream: Annotated[
         str | None, typer.Option(help="The URL of a LoRA server that generates the text; needs --manifest.")

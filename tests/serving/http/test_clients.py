@@ -46,7 +46,12 @@ def test_a_message_of_a_response_can_be_sent_back(address: str) -> None:
         {"role": "assistant", "content": None},
         {"role": "assistant", "content": "x", "tool_calls": None, "function_call": None, "audio": None},
         {"role": "assistant", "content": "x", "tool_calls": [], "annotations": [], "refusal": None},
-        {"role": "assistant", "content": "x", "reasoning_content": "hm", "provider_specific_fields": {"a": 1}},
+        {
+            "role": "assistant",
+            "content": "x",
+            "reasoning_content": "hm",
+            "provider_specific_fields": {"a": 1},
+        },
         {"role": "user", "content": "x", "name": "bob", "reasoning_content": None},
         {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]},
     ],
@@ -91,13 +96,22 @@ def test_a_lenient_server_ignores_and_clamps_and_says_so(address: str, tmp_path:
     with live(fake_service(tmp_path, lenient=True, max_tokens=4)) as lenient:
         body = {**EVERYDAY, "max_tokens": 4096, "temperature": 3, "messages": [{**USER, "weight": 1}]}
         answer = chat(lenient, **body).json()
-        assert set(answer["paretune"]["ignored"]) == {*EVERYDAY, "max_tokens", "temperature", "messages.0.weight"}
+        assert set(answer["paretune"]["ignored"]) == {
+            *EVERYDAY,
+            "max_tokens",
+            "temperature",
+            "messages.0.weight",
+        }
         assert answer["paretune"]["clamped"] == {"max_tokens": 4, "temperature": 2}
         assert answer["usage"]["completion_tokens"] <= 4
         assert chat(lenient, max_tokens=-1).status_code == 200
         streamed = chat(lenient, stream=True, top_k=3).text
         assert '"ignored": ["top_k"]' in streamed
-        for field, value in {"tools": [{}], "logprobs": True, "response_format": {"type": "json_object"}}.items():
+        for field, value in {
+            "tools": [{}],
+            "logprobs": True,
+            "response_format": {"type": "json_object"},
+        }.items():
             assert chat(lenient, **{field: value}).status_code == 400, "they change the form of an answer"
 
 
@@ -171,7 +185,9 @@ def test_answers_that_nobody_waits_for_are_counted(tmp_path: Path) -> None:
     with live(fake_service(tmp_path, backend, timeout=0.3)) as address:
         assert chat(address, n=8, max_tokens=100).status_code == 504
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{address}/v1/chat/completions", json={**CHAT, "max_tokens": 100, "n": 2}, timeout=0.15)
+            httpx.post(
+                f"{address}/v1/chat/completions", json={**CHAT, "max_tokens": 100, "n": 2}, timeout=0.15
+            )
         assert wait_until(lambda: backend.running == 0)
         lines = httpx.get(f"{address}/metrics").text.splitlines()
         counts = [float(line.split()[-1]) for line in lines if line.startswith("paretune_answers_total{")]
@@ -226,8 +242,14 @@ def test_a_key_owns_what_it_made(keyed: dict[str, httpx.Client]) -> None:
     assert [p["name"] for p in ben.get("/api/profiles").json()["profiles"]] == ["default"]
     assert ben.get("/api/population").json()["people"].keys() == {"default"}
     assert ben.post("/api/votes/undo", json={}).status_code == 404, "the last vote of default is another's"
-    assert len(anna.get("/api/votes").json()["votes"]) == 2 and len(anna.get("/api/audit").json()["records"]) == 1
-    assert len(root.get("/api/votes").json()["votes"]) == 2 and len(root.get("/api/audit").json()["records"]) == 1
+    assert (
+        len(anna.get("/api/votes").json()["votes"]) == 2
+        and len(anna.get("/api/audit").json()["records"]) == 1
+    )
+    assert (
+        len(root.get("/api/votes").json()["votes"]) == 2
+        and len(root.get("/api/audit").json()["records"]) == 1
+    )
     assert root.delete("/api/profiles/ann").json() == {"deleted": "ann", "votes": 1, "presets": 0}
     assert anna.delete("/api/presets/mine").status_code == 200
 

@@ -32,7 +32,9 @@ def test_a_vote_can_be_listed_undone_and_deleted(client: httpx.Client) -> None:
     ids = [client.post("/api/votes", json={**VOTE, "profile": "ann"}).json()["id"] for _ in range(3)]
     listed = client.get("/api/votes?profile=ann&limit=2").json()["votes"]
     assert [vote["id"] for vote in listed] == [ids[2], ids[1]]
-    assert listed[0]["first"]["text"] == "x" and listed[0]["messages"] == USER and listed[0]["winner"] == "first"
+    assert (
+        listed[0]["first"]["text"] == "x" and listed[0]["messages"] == USER and listed[0]["winner"] == "first"
+    )
     assert [v["id"] for v in client.get(f"/api/votes?before={ids[1]}").json()["votes"]] == [ids[0]]
     undone = client.post("/api/votes/undo", json={"profile": "ann"}).json()
     assert undone["deleted"] == ids[2] and undone["posterior"]["votes"] == 2
@@ -57,7 +59,9 @@ def test_a_profile_is_deleted_with_all_that_is_in_it(client: httpx.Client) -> No
 
 
 @pytest.mark.parametrize("score", [1e308, -1e308, 1e10])
-def test_a_score_that_is_no_measurement_is_refused_before_it_is_kept(client: httpx.Client, score: float) -> None:
+def test_a_score_that_is_no_measurement_is_refused_before_it_is_kept(
+    client: httpx.Client, score: float
+) -> None:
     bad = {**VOTE, "first": {**SHORT, "scores": {"short": score, "good": -score}}}
     bad["second"] = {**GOOD, "scores": {"short": -score, "good": score}}
     refused = client.post("/api/votes", json=bad)
@@ -86,7 +90,9 @@ def test_own_scores_are_learned_from(client: httpx.Client) -> None:
     for _ in range(6):
         by_front = client.post("/api/votes", json={**VOTE, "profile": "front"}).json()["posterior"]
         by_scores = client.post("/api/votes", json={**VOTE, **own, "profile": "own"}).json()["posterior"]
-    assert by_front["mean"]["short"] > 0.6 and by_scores["mean"]["short"] < 0.4, "the answer was the better one, in truth"
+    assert by_front["mean"]["short"] > 0.6 and by_scores["mean"]["short"] < 0.4, (
+        "the answer was the better one, in truth"
+    )
     unknown = {**VOTE, "first": {**SHORT, "scores": {"shrt": 1.0}}}
     assert "no objective 'shrt'" in client.post("/api/votes", json=unknown).json()["error"]["message"]
 
@@ -98,7 +104,9 @@ def test_answers_are_scored_by_the_scorers_of_the_run(tmp_path: Path) -> None:
     with live(fake_service(tmp_path, backend)) as address:
         answers = [{"text": "one two three"}, {"text": "one"}]
         scored = httpx.post(f"{address}/api/score", json={"messages": USER, "answers": answers}).json()
-        assert scored["scores"][0]["short"] < scored["scores"][1]["short"] and "good" not in scored["scores"][0]
+        assert (
+            scored["scores"][0]["short"] < scored["scores"][1]["short"] and "good" not in scored["scores"][0]
+        )
         assert "runs no code" in scored["missing"]["good"]
         front = httpx.get(f"{address}/api/front").json()
         assert front["prompts"] == ["a prompt"] and front["run"] == str(tmp_path)

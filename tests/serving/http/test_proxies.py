@@ -34,9 +34,15 @@ def test_a_proxy_may_pass_the_root_path_on_or_leave_it_out(address: str, root: s
     ("headers", "status"),
     [
         ({"host": "example.org", "origin": "https://example.org"}, 200),
-        ({"host": "lan.example", "origin": "http://lan.example:8080"}, 200),  # nginx: Host $host leaves the port out
+        (
+            {"host": "lan.example", "origin": "http://lan.example:8080"},
+            200,
+        ),  # nginx: Host $host leaves the port out
         ({"host": "lan.example:8080", "origin": "http://lan.example:8080"}, 200),  # Host $http_host
-        ({"origin": "http://lan.example:8080"}, 200),  # proxy_pass alone: the Host is that of the server itself
+        (
+            {"origin": "http://lan.example:8080"},
+            200,
+        ),  # proxy_pass alone: the Host is that of the server itself
         ({"origin": "http://localhost:8080", "host": "localhost"}, 200),
         ({"origin": "http://10.0.0.5:8080", "x-forwarded-host": "10.0.0.5:8080"}, 200),
         ({"origin": "http://10.0.0.5:8080", "sec-fetch-site": "same-origin"}, 200),
@@ -50,7 +56,9 @@ def test_a_proxy_may_pass_the_root_path_on_or_leave_it_out(address: str, root: s
         ({"host": "evil.example"}, 403),
     ],
 )
-def test_pages_of_this_server_may_call_it_and_others_may_not(address: str, headers: dict, status: int) -> None:
+def test_pages_of_this_server_may_call_it_and_others_may_not(
+    address: str, headers: dict, status: int
+) -> None:
     response = httpx.post(f"{address}/api/elicit/next", json={}, headers=headers)
     assert response.status_code == status, response.text
 

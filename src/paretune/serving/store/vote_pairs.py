@@ -105,7 +105,9 @@ def from_votes(
             .parquet or .csv).
     """
     if Path(target).exists():
-        raise DataError(f"{target}: exists already, and votes are written to a new file only; name another, or delete it")
+        raise DataError(
+            f"{target}: exists already, and votes are written to a new file only; name another, or delete it"
+        )
     opened = Store.open(store, create=False)
     try:
         votes = opened.votes(profile)
