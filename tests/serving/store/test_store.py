@@ -423,14 +423,16 @@ def test_a_store_of_the_first_schema_is_opened_with_all_that_is_in_it(
     answer = '{"text": "a", "preference": {"x": 1.0}, "truncated": false}'
     with engine.begin() as connection:
         connection.execute(
-            sa.text("INSERT INTO paretune_profiles (id, name, created) VALUES (1, 'ann', '2026-01-01 00:00:00')")
+            sa.text(
+                "INSERT INTO paretune_profiles (id, name, created) VALUES (1, 'ann', '2026-01-01 00:00:00')"
+            )
         )
         connection.execute(
             sa.text(
                 "INSERT INTO paretune_votes (created, profile, policy, prompt, first, second, winner) "
-                "VALUES ('2026-01-01 00:00:00', 1, 'soup', '[[\\"user\\", \\"q\\"]]', :answer, :answer, 'tie')"
+                "VALUES ('2026-01-01 00:00:00', 1, 'soup', :prompt, :answer, :answer, 'tie')"
             ),
-            {"answer": answer},
+            {"answer": answer, "prompt": '[["user", "q"]]'},
         )
     engine.dispose()
     monkeypatch.undo()
@@ -478,7 +480,9 @@ def test_writers_wait_as_long_as_others_finish(tmp_path: Path, monkeypatch: pyte
             for _ in range(6):
                 with store._writing() as connection:
                     name = f"p{time.monotonic_ns()}"
-                    connection.execute(sa.insert(tables.profiles).values(name=name, created=datetime(2026, 1, 1)))
+                    connection.execute(
+                        sa.insert(tables.profiles).values(name=name, created=datetime(2026, 1, 1))
+                    )
                     time.sleep(0.15)
         except Exception as error:  # noqa: BLE001 - the test tells
             failed.append(error)
