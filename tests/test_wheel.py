@@ -73,7 +73,8 @@ def paretune(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     subprocess.run(install, check=True, env=clean)
     assert subprocess.run([python, "-c", LACKING], check=True, capture_output=True, text=True).stdout == ""
     where = subprocess.run(
-        [python, "-c", "import paretune; print(paretune.__file__)"], cwd=outside, check=True, capture_output=True, text=True, env=clean
+        [python, "-c", "import paretune; print(paretune.__file__)"],
+        cwd=outside, check=True, capture_output=True, text=True, env=clean,
     )  # fmt: skip
     assert where.stdout.startswith(str(home)), "the package of the wheel, and not that of the repository"
 
@@ -126,6 +127,7 @@ def test_the_wheel_can_be_looked_at_outside_the_repository(paretune: Callable[..
 
 
 @pytest.mark.model
+@pytest.mark.timeout(2700)  # a minute of one core by itself
 def test_the_quickstart_runs_from_the_wheel_to_a_report(paretune: Callable[..., str]) -> None:
     printed = paretune("-q", "quickstart", "--smoke", "--json")
     folder: Path = paretune.folder  # type: ignore[attr-defined]

@@ -137,4 +137,4 @@ def test_json_is_what_the_table_says(
         assert "collapsed" in err  # a refusal, and no half of a JSON
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     findings = json.loads(call(monkeypatch, capsys, "doctor", "--json")[1])
-    assert [row for row in findings if row[0] == "hub"][0][1] is False
+    assert next(row for row in findings if row[0] == "hub")[1] is False

@@ -55,7 +55,7 @@ def test_a_path_with_folders_is_never_a_shipped_config(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"mine/quickstart.yaml: cannot read the config \(no such file\)"):
         load_config("mine/quickstart.yaml")
-    with pytest.raises(ConfigError, match="did you mean 'quickstart'.*paretune init"):
+    with pytest.raises(ConfigError, match=r"did you mean 'quickstart'.*paretune init"):
         load_config("quickstrat")
 
 

@@ -251,7 +251,7 @@ def _kernels(plan: Plan, model: Model) -> float:
 
 def _kernel_limit() -> float:
     # Two caches hold the same kernels, so the larger decides.
-    return max(float(os.environ.get(name, KERNELS)) for name in KERNEL_LIMITS)
+    return max(float(os.environ.get(name) or KERNELS) for name in KERNEL_LIMITS)
 
 
 def _disk(plan: Plan, model: Model) -> dict[str, float]:

@@ -98,7 +98,7 @@ def content_fingerprint(folder: Path) -> str:
     """Return 16 hex digits that identify a model folder by the content of its weights, config and tokenizer.
 
     Raises:
-        ModelError: The folder holds no safetensors weights, or a file is unreadable, empty, cut or a pointer of git-lfs.
+        ModelError: The folder holds no safetensors weights, or a file is unreadable, empty or a pointer of git-lfs.
     """
     files = sorted(p for pattern in _WANTED for p in folder.glob(pattern))
     if not any(p.suffix == ".safetensors" for p in files):
@@ -108,8 +108,6 @@ def content_fingerprint(folder: Path) -> str:
         )
     for file in files:
         check_readable(file)
-        if file.suffix == ".safetensors":
-            tensor_formats(file)
     parts: list[str] = []
     for path in files:
         parts += [path.name, file_digest(path)]
@@ -142,6 +140,8 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
+    for file in sorted(folder.glob("*.safetensors")):
+        tensor_formats(file)
     accelerator = torch.accelerator.current_accelerator()
     target = torch.device(device) if device else accelerator or torch.device("cpu")
     try:

@@ -166,3 +166,5 @@ def _check(
             raise ValueError(
                 f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}, expected {like.dtype} {list(like.shape)}"
             )
+        if not bool(tensors[name].isfinite().all()):
+            raise ValueError(f"{name} holds numbers that are NaN or infinite")
