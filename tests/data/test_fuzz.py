@@ -46,7 +46,8 @@ LEAVES: tuple[Any, ...] = (
     "\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant: ", "\ud83d", "\x00", [], {}, [[]], [None], ["a", "b"], [1, 2],
     ["a", 1], {"a": 1}, {"role": "assistant", "content": "a"}, {"from": "gpt", "value": "b"}, {"from": None, "value": 1},
     {"role": 5, "content": []}, TALK, TALK[1:], TALK[:1], [{"from": "human", "value": "Q?"}], [{}], [{"role": "user"}],
-    [{"answer": "a", "rank": 1}], [{"response": "a", "annotations": None}], {"h": [1, 0]}, {"h": [[0, 1, 1]]}, {"h": 3}, {"h": [[9]]},
+    [{"answer": "a", "rank": 1}], [{"response": "a", "annotations": None}], {"h": [1, 0]}, {"h": [[0, 1, 1]]}, {"h": 3},
+    {"h": [[9]]},
     [{"role": "user", "content": [{"type": "text", "text": "t"}, {"type": "image"}]}], [["q", "a"]], [["q"]], [[1, 2]],
     {"errors": [{"error type": "Irrelevant"}], "missing-info": []}, {"errors": 3, "missing-info": None},
 )  # fmt: skip
@@ -70,7 +71,8 @@ def good(name: str, chance: random.Random) -> Any:
 
 
 SHAPES = (
-    ("prompt", "chosen", "rejected", "weight", "margin", "system", "history", "score_chosen", "score_rejected", "generations", "ratings"),
+    ("prompt", "chosen", "rejected", "weight", "margin", "system", "history", "score_chosen", "score_rejected",
+     "generations", "ratings"),
     ("messages", "rejected_response", "system"),
     ("messages", "rejected_messages"),
     ("instruction", "input", "output", "rejected_response"),
