@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -125,6 +127,22 @@ def restore(
             f"{checkpoint}: this checkpoint is of a run with other settings; delete it to start again"
         )
     return progress, tensors
+
+
+CANNOT_GO_ON = (
+    "is the checkpoint of a run with other settings or data; it cannot be continued, so training starts at step 1 (set the old "
+    "settings to finish that run, or delete the file)"
+)
+
+
+def of_other_runs(checkpoint: Path, name: str) -> list[Path]:
+    """Return the checkpoints beside ``checkpoint`` of trainings with the same ``name`` and another key."""
+    beside = sorted(checkpoint.parent.glob(f"{escape(name)}-*.safetensors"))
+    return [
+        other
+        for other in beside
+        if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :])
+    ]
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
