@@ -187,7 +187,7 @@ def _spelt(value: object) -> str:
         and math.isfinite(value)
         and float(value).is_integer()
     ):
-        return str(int(value))
+        return str(int(float(value)))
     return str(value).strip().lower()
 
 
