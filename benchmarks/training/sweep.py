@@ -34,12 +34,12 @@ from paretune.core.files import read_json
 from paretune.core.preference import Preference, preference_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
+from paretune.data.shipped import shipped_file
 from paretune.methods import modpo
 from paretune.methods.base import Inputs
 from paretune.methods.modpo import MODPOConfig, chosen_objective
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel, load
-from paretune.runs.prepare import quickstart_data
 from paretune.scoring.scorer import build_scorer, score_dataset
 from paretune.training.lab import Lab
 from paretune.training.loop import Training, attach, batch_rows, data_order, learning_rate
@@ -77,7 +77,7 @@ class Work:
 
 def make_work(arguments: argparse.Namespace) -> Work:
     """Return as many rows of the quickstart's data as asked for that pair for both objectives, and one more to hold out."""
-    data = score_dataset(ScoredDataset.read(quickstart_data()), [build_scorer(rule) for rule in RULES])
+    data = score_dataset(ScoredDataset.read(shipped_file()), [build_scorer(rule) for rule in RULES])
     paired = [{pair.row for pair in pairs(data, objective, CONFIG.pairs)} for objective in data.objectives]
     rows = [data.rows[number] for number in sorted(set.intersection(*paired))[: arguments.pairs + 1]]
     settings = Training(

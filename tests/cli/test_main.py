@@ -22,7 +22,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 BAD_CONFIGS = [
     ("trian: {steps: 3}", "unknown key trian; did you mean 'train'?"),
     ("train: {step: 3}", "unknown key train.step; did you mean 'steps'?"),
-    ("train: {steps: many}", "train.steps: Input should be a valid integer"),
+    ("train: {steps: many}", "train.steps: expected a whole number, got 'many'"),
     ("train: {seed: 3}", "unknown key train.seed; seed is that of the whole run"),
     (
         "methods: {panacea: {train: {step: 3}}}",
@@ -30,7 +30,7 @@ BAD_CONFIGS = [
     ),
     ("methods: {panacea: {train: 3}}", "methods.panacea.train: expected settings such as {steps: 50}, got 3"),
     ("train: {steps: 0}", "train.steps must be at least 1, got 0"),
-    ("sampling: {temperature: -1}", "expected temperature >= 0"),
+    ("sampling: {temperature: -1}", "sampling.temperature must be at least 0 and at most 100, got -1"),
     ("methods: {modop: {}}", "unknown method 'modop'; did you mean 'modpo'?"),
     ("methods: {mine: {}}", "unknown method 'mine'; expected one of"),
     ("methods: {mine: {method: panaca}}", "unknown method 'panaca'; did you mean 'panacea'?"),

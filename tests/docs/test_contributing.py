@@ -54,6 +54,48 @@ def test_a_scorer_with_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     )
 
 
+def test_a_method_and_a_rule_added_so_are_planned_run_and_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One file and one line each: nothing else has to be told of them."""
+    from dataclasses import replace
+
+    from paretune import methods
+    from paretune.runs.schema import config_schema
+    from support.command import call
+    from support.world import make_dataset, write_model
+
+    module = types.ModuleType("paretune.methods.my_soup")
+    vars(module).update(example("method", module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(methods.METHODS.modules, "my-soup", "my_soup")
+    monkeypatch.setitem(rules.RULES, "questions", example("rule", rules)["rule_questions"])
+    data = make_dataset(24)
+    rows = tuple(replace(row, responses=(*row.responses[:-1], row.responses[-1] + "?")) for row in data.rows)
+    replace(data, rows=rows).write(tmp_path / "data.jsonl")
+    config = tmp_path / "config.yaml"
+    config.write_text(f"""
+folder: {tmp_path / "run"}
+model: {write_model(tmp_path / "model")}
+data: {{source: {tmp_path / "data.jsonl"}}}
+objectives: [short, curious]
+score:
+  - {{objective: short, rule: length, unit: words, direction: lower}}
+  - {{objective: curious, rule: questions}}
+methods: {{my-soup: {{beta: 0.2, train: {{steps: 1}}}}}}
+preferences: 3
+train: {{steps: 2, batch_pairs: 2}}
+sampling: {{max_new_tokens: 4, batch_size: 8}}
+evaluate: {{prompts: 2, resamples: 20}}
+""")
+    for words in (["plan", config], ["run", config], ["methods"]):
+        code, out, err = call(monkeypatch, capsys, *words)
+        assert code == 0 and "Traceback" not in err, err
+    assert "my-soup" in out and (tmp_path / "run/policies/my-soup").is_dir()
+    schema = config_schema()
+    assert {"method-my-soup", "rule-questions"} <= set(schema["$defs"])
+
+
 def test_a_public_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from paretune.data import load
 

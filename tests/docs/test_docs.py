@@ -84,6 +84,10 @@ def test_commands_and_their_options_exist(page: Path) -> None:
 def check_command(words: list[str], line: str) -> None:
     command = typer.main.get_command(app)
     while words and hasattr(command, "commands"):
+        if words[0].startswith("-"):  # an option of all commands, which stands before the command
+            assert words[0] in {o for parameter in command.params for o in parameter.opts}, line
+            words = words[1:]
+            continue
         assert words[0] in command.commands, f"no such command: {line}"
         command, words = command.commands[words[0]], words[1:]
     options = {option for parameter in command.params for option in parameter.opts} | {"--help"}

@@ -14,6 +14,7 @@ from paretune.core.errors import ParetuneError
 from paretune.core.preference import sample_simplex, simplex_grid
 from paretune.fronts.indicators import (
     controllability,
+    has_knee,
     hypervolume,
     igd_plus,
     inner_product,
@@ -189,6 +190,15 @@ def test_knee_ties_go_to_the_most_balanced_point_then_to_the_first():
 def test_knee_of_three_objectives():
     points = np.concatenate([np.eye(3), [[0.5, 0.5, 0.4], [0.3, 0.3, 0.3]]])
     assert knee(points) == 3
+
+
+def test_a_straight_or_inward_front_has_no_knee():
+    line = np.stack([np.linspace(0, 1, 11), np.linspace(1, 0, 11)], axis=1)
+    bent = line + 0.02 * np.sin(math.pi * line[:, :1])
+    inward = line - 0.2 * np.sin(math.pi * line[:, :1])
+    assert not any(map(has_knee, (line, bent, inward, np.eye(3), np.ones((3, 2)), np.ones((1, 1)))))
+    outward = line + 0.1 * np.sin(math.pi * line[:, :1])
+    assert has_knee(outward) and has_knee(outward * [1000, 0.001] - 7)
 
 
 @law

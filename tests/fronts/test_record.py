@@ -23,6 +23,7 @@ OLD = HERE / "records" / "front-0.1.json"
 DIGESTS = {
     2: "cf2538609f482f3d4efefdd8fe59e1788ef188972ff68c9cc9b9463328fc6db5",
     3: "a33cee40493a2503d25f1240f8cac8603f74e742495909eefa478fd7e644a167",
+    4: "4ac6963ca2e556d1c7eea54dfcf1cc13258cb4e1087b22255d9ceae530ce1889",
 }
 """Format -> SHA-256 of its committed schema. A published schema never changes: the types changed, so raise FORMAT, commit the new
 schema beside the old ones and add its digest here."""
@@ -82,6 +83,23 @@ def test_a_record_is_written_as_it_was_read(facts, tmp_path):
     again = FrontRecord.read(tmp_path / "front.json")
     again.write(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "front.json").read_bytes()
+
+
+def test_a_record_of_format_3_is_read_without_scores_of_single_answers(facts):
+    facts["format"] = 3
+    record = FrontRecord.parse(facts)
+    assert record.format == FORMAT and record.policies[0].points[0].response_scores == ()
+
+
+def test_each_answer_has_one_score_per_objective_or_none_has_any(facts):
+    point = facts["policies"][0]["points"][0]
+    point["response_scores"] = [[1.5, None]]
+    kept = FrontRecord.parse(facts).policies[0].points[0].response_scores
+    assert kept[0][0] == 1.5 and math.isnan(kept[0][1])
+    for wrong, message in (([[1.5]], "response_scores.0 has 1 numbers"), ([[1, 2]] * 2, "2 entries for 1")):
+        point["response_scores"] = wrong
+        with pytest.raises(ParetuneError, match=message):
+            FrontRecord.parse(facts)
 
 
 def test_a_record_cannot_be_changed(facts):

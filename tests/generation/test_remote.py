@@ -113,7 +113,7 @@ def test_requests_that_a_retry_cannot_help(tmp_path: Path, monkeypatch: pytest.M
             EndpointError, match=r"answer 1: status 400: maximum context length is 8. 0 of 10"
         ):
             ask(Endpoint(server.url, concurrency=1), questions(), SAMPLING, tmp_path)
-        assert len(server.bodies) == 1
+        assert len(server.bodies) == 10, "another prompt might have been answered"
     with serving(Server(lambda body, _: (401, {}, b'{"error": {"message": "no key"}}'))) as server:
         with pytest.raises(
             EndpointError, match="401: no key; the key in the variable PARETUNE_ENDPOINT_KEY is miss"
@@ -138,6 +138,46 @@ def test_requests_that_a_retry_cannot_help(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(EndpointError, match=r"cannot be reached.*is the server running"):
         ask(Endpoint(server.url), questions(), SAMPLING, tmp_path)
     assert time.perf_counter() - began < 5, "a wrong address is said at once"
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (400, {}, b'{"error": {"message": "maximum context length is 8"}}'),
+        (413, {}, b"too large"),
+        (200, {}, completion(None, "content_filter")),
+    ],
+    ids=["too long", "too large", "filtered"],
+)
+@pytest.mark.parametrize("seed", [100, 106])
+def test_a_refused_prompt_is_kept_as_refused_and_the_others_are_drawn(
+    refusal: Behaviour, seed: int, tmp_path: Path
+) -> None:
+    def behave(body: dict, _: int) -> Behaviour | None:
+        return refusal if body and body["seed"] == seed else None
+
+    with serving(Server(behave)) as server:
+        endpoint = Endpoint(server.url, "tiny", concurrency=1)
+        answers = ask(endpoint, questions(), SAMPLING, tmp_path, skip=True)
+        assert [a.text for a in answers] == ["" if n == seed - 100 else t for n, t in enumerate(EXPECTED)]
+        assert [bool(a.refused) for a in answers] == [n == seed - 100 for n in range(10)]
+        assert len(server.bodies) == 10, "a refusal is not tried again"
+    assert ask(endpoint, questions(model="tiny"), SAMPLING, tmp_path, skip=True) == answers, (
+        "nor after a stop"
+    )
+
+
+def test_where_no_prompt_may_be_missing_the_error_names_the_refused_row(tmp_path: Path) -> None:
+    def behave(body: dict, _: int) -> Behaviour | None:
+        return (400, {}, b'{"message": "too long"}') if body and body["seed"] == 100 else None
+
+    named = [replace(question, source=f"data.jsonl:{n}") for n, question in enumerate(questions(), 1)]
+    with serving(Server(behave)) as server:
+        with pytest.raises(EndpointError, match=r"answer 1 \(data.jsonl:1\): status 400: too long. 9 of 10"):
+            ask(Endpoint(server.url, "tiny"), named, SAMPLING, tmp_path)
+        server.behave = lambda body, k: None
+        assert [a.text for a in ask(Endpoint(server.url, "tiny"), named, SAMPLING, tmp_path)] == EXPECTED
+        assert len(server.bodies) == 11
 
 
 def test_a_server_that_goes_away_for_good(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from paretune.core.files import fingerprint
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
+from paretune.data.shipped import SHIPPED, shipped_file
 from paretune.generation import resumable, sample
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
@@ -24,7 +25,7 @@ from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.kv_cache import ROOM, growing_cache
 from paretune.models.language_model import LanguageModel, load
 from paretune.runs.parse import parse_config
-from paretune.runs.prepare import QUICKSTART, prepare_data, quickstart_data
+from paretune.runs.prepare import prepare_data
 from paretune.scoring.scorer import build_scorer, score_texts
 from paretune.training.lab import Lab
 from support.adapters import TRAINING
@@ -196,7 +197,7 @@ def test_a_tracker_that_is_not_installed_is_refused(
 
 
 def test_the_quickstart_ships_its_answers() -> None:
-    data, held_out = (ScoredDataset.read(quickstart_data(name)) for name in QUICKSTART)
+    data, held_out = (ScoredDataset.read(shipped_file(name)) for name in SHIPPED)
     assert len(data.rows) >= 150 and all(2 <= len(row.responses) <= 4 for row in data.rows)
     assert len(held_out.rows) >= 100 and not any(row.responses for row in held_out.rows)
     keys = [row.key for row in (*data.rows, *held_out.rows)]
@@ -235,7 +236,7 @@ def test_the_embedded_model_answers_and_trains(tmp_path: Path, monkeypatch: pyte
     """The main job in a small size: shipped answers, rules, two steps, and the soup at two preferences."""
     monkeypatch.delenv("PARETUNE_CACHE", raising=False)
     model = load(EMBEDDED, "auto", "cpu")
-    data = ScoredDataset.read(quickstart_data())
+    data = ScoredDataset.read(shipped_file())
     few = replace(data, rows=data.rows[:6])
     scorer = build_scorer({"objective": "concise", "rule": "length", "unit": "words", "direction": "lower"})
     few = few.with_scores(

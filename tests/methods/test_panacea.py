@@ -474,7 +474,7 @@ def test_killed_training_resumes_to_the_same_weights(
     whole = panacea.train(Inputs(Lab(lm, tmp_path / "whole", TRAINING), *DATA), config)
     with stopped_before(5, monkeypatch):
         panacea.train(Inputs(Lab(lm, tmp_path / "killed", TRAINING), *DATA), config)
-    assert len(list((tmp_path / "killed/checkpoints").glob("panacea-*"))) == 1
+    assert len(list((tmp_path / "killed/checkpoints").glob("panacea-*.safetensors"))) == 1
     resumed = panacea.train(Inputs(Lab(lm, tmp_path / "killed", TRAINING), *DATA), config)
     assert adapters_equal(whole.adapters[0], resumed.adapters[0])
     assert history_of(Lab(lm, tmp_path / "whole", TRAINING)) == history_of(

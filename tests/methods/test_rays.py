@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles import fronts as oracle
-from paretune.cli.select import select_command
+from paretune.cli.select import render_selection, select_command
 from paretune.core.errors import ConfigError, DataError, PreferenceError
 from paretune.core.preference import simplex_grid
 from paretune.data.dataset import ScoredDataset
@@ -331,7 +331,7 @@ def test_every_choice_is_the_nearest_of_the_pool(seed: int) -> None:
 @pytest.mark.parametrize(
     ("scores", "preferences", "options", "error", "message"),
     [
-        (TOY, GRID, {"k": 0}, ConfigError, "k, the responses for each preference, must be at least 1, got 0"),
+        (TOY, GRID, {"k": 0}, ConfigError, "k must be at least 1, got 0"),
         (TOY, GRID, {"num_layers": 0}, ConfigError, "num_layers must be at least 1"),
         (TOY, GRID, {"normalize": "minmaxx"}, ConfigError, "did you mean 'minmax'"),
         (TOY, GRID, {"direction": "up"}, ConfigError, "expected one of: compromise, inverse"),
@@ -405,7 +405,9 @@ def printed(renderable: object) -> str:
 @pytest.mark.parametrize("objectives", [("a", "b"), ("a", "b", "c"), ("a", "b", "c", "d", "e")])
 def test_view_of_a_choice(objectives: tuple[str, ...], tmp_path: Path) -> None:
     data = scored_rows(objectives)
-    shown = printed(select_command(data, 5, 3, out=tmp_path / "p.png", jsonl=tmp_path / "chosen.jsonl"))
+    shown = printed(
+        render_selection(select_command(data, 5, 3, out=tmp_path / "p.png", jsonl=tmp_path / "chosen.jsonl"))
+    )
     picture = (tmp_path / "p.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     assert [int.from_bytes(picture[n : n + 4], "big") for n in (16, 20)] == [1600, 1000]
@@ -432,9 +434,9 @@ def test_view_names_what_is_wrong(tmp_path: Path) -> None:
         select_command(ScoredDataset((), data.rows[:0]))
     with pytest.raises(ConfigError, match="has no rays to draw"):
         select_command(data.select(["a"]), out=tmp_path / "p.png")
-    assert "the 3 best are taken" in printed(select_command(data.select(["a"]), 3))
+    assert "the 3 best are taken" in printed(render_selection(select_command(data.select(["a"]), 3)))
     unscored = replace(data.rows[3], scores={"a": (0.5, 0.5)})
     with pytest.raises(DataError, match=r"2 of 20 responses .* first mine.jsonl:4 \(response 0\) on 'b'"):
         select_command(ScoredDataset(("a", "b"), (*data.rows[:3], unscored, *data.rows[4:])))
     same = ScoredDataset(("a",), tuple(replace(row, scores={"a": (1.0, 1.0)}) for row in data.rows))
-    assert "score the same on every objective" in printed(select_command(same, 3))
+    assert "score the same on every objective" in printed(render_selection(select_command(same, 3)))

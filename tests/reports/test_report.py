@@ -263,6 +263,46 @@ def first_remarks(run):
     return remarks(parsed(run), parsed(run).policies[0].points[0])
 
 
+def test_an_answer_shows_its_own_scores_beside_the_mean(tmp_path):
+    run = make_run(prompts=1)
+    point = run["policies"][0]["points"][0]
+    point["responses"], point["response_scores"] = ["one two three"], [[-11.1, 3.53]]
+    page = page_of(run, tmp_path)
+    assert "concise −11.1, warm 3.5, words 3" in page.text, "in the table that needs no script"
+    (data,) = [json.loads(text) for kind, text in page.scripts if kind == "script" and text.startswith("{")]
+    k = next(
+        k
+        for k, one in enumerate(data["preferences"])
+        if one["text"] == wording.preference(point["preference"])
+    )
+    assert data["policies"][0]["points"][k]["own"] == [["−11.1", "3.5", "3"]]
+    assert data["mean"] == "mean of 60 prompts"
+    assert data["base"]["own"] == [["-", "-", "4"]], "an answer whose scores were not kept"
+    assert "no scores of single answers" in page.text
+    run["base"]["response_scores"] = [[-6.0, 1.0]]
+    assert "the scores of that answer" in page_of(run, tmp_path).text
+
+
+def test_a_straight_front_has_no_knee_and_says_so(tmp_path):
+    run = make_run(names=("modpo",), divisions=4)
+    page = page_of(run, tmp_path)
+    assert "No knee: this front is straight or bends inwards" in page.text
+    assert len(page.all("circle", "knee")) == 0 and len(page.all("span", "knee")) == 0
+    assert len(wording.chosen_points(parsed(run), parsed(run).policies[0])) == 2, "one for each objective"
+    middle = run["policies"][0]["points"][2]
+    middle["mean"] = [-3.0, -3.0]
+    page = page_of(run, tmp_path)
+    assert "No knee" not in page.text and len(page.all("circle", "knee")) == 3, "two drawings and the legend"
+
+
+def test_a_stage_that_methods_share_is_listed_once(tmp_path):
+    run = make_run()
+    shared = run["stages"][0]
+    run["stages"] += [{**shared, "seconds": 0.0, "reused": True}] * 2
+    text = page_of(run, tmp_path).text.split("Stages")[1]
+    assert text.count(shared["name"]) == 1 and "computed, then reused 2 times" in text
+
+
 def test_remarks_flag_collapse_and_strange_text_in_words(tmp_path):
     run = make_run()
     point = run["policies"][0]["points"][0]
@@ -412,10 +452,18 @@ def test_report_of_a_front_measured_without_training(tmp_path):
 
 
 def test_ticks_are_round_and_within():
-    for low, high in ((-6.3, -1.8), (0.0, 1.0), (1234.0, 5678.0), (-0.004, 0.003), (0.1, 0.1000001)):
-        marks = plots.ticks(low, high)
-        assert 2 <= len(marks) <= 12
-        assert low - 1e-9 <= marks[0] and marks[-1] <= high + 1e-9
+    for low, high in (
+        (-6.3, -1.8),
+        (0.0, 1.0),
+        (1234.0, 5678.0),
+        (-0.004, 0.003),
+        (0.1, 0.1000001),
+        (-9.1, -1.4),
+    ):
+        for count in (3, 5):
+            marks = plots.ticks(low, high, count)
+            assert 3 <= len(marks) <= 12
+            assert low - 1e-9 <= marks[0] and marks[-1] <= high + 1e-9
 
 
 def test_labels_stay_inside_and_apart():
@@ -488,7 +536,7 @@ def test_steerability_is_shown(tmp_path, ratio, text):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     section = page.split('<section id="steerability">')[1].split("</section>")[0]
     assert text in section and ("not steerable" in section) == (text == "not steerable")
-    assert section.count('class="layer"') == 3
+    assert section.count('class="layer"') == (0 if ratio is None else 3), "bars that say nothing are left out"
     del run["policies"][0]["steerability"]
     write_report(parsed(run), tmp_path)
     assert 'id="steerability"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -550,6 +598,34 @@ def test_points_off_the_simplex_are_marked(tmp_path):
     assert (tmp_path / "front.png").stat().st_size > 10_000
     write_card(parsed(run), tmp_path / "README.md")
     assert f"{TITLES['dpo-soup']}, extrapolated | 1.2 / -0.2" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("count", [3, 16, 40])
+def test_a_legend_of_many_policies_stands_inside_and_above_the_axes(count: int) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    point = records.point({"concise": 1.0, "warm": 0.0}, [0.0, 0.0])
+    measured = [
+        records.policy(f"p{i}", [point], title=f"Rewards-in-Context ({'very ' * i}long {i})")
+        for i in range(count)
+    ]
+    figure = Figure(figsize=(10, 6.25), dpi=160)
+    FigureCanvasAgg(figure)
+    top = picture._heading(figure, parsed(records.record(["concise", "warm"], measured)))
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    assert box.y0 > (top + 0.03) * figure.bbox.height and len(legend.get_texts()) == count + 2
+
+
+def test_two_policies_with_the_same_point_are_both_seen(tmp_path: Path) -> None:
+    run = make_run()
+    run["policies"][1]["points"][0]["mean"] = run["policies"][0]["points"][0]["mean"]
+    record = parsed(run)
+    sizes = [plots.nesting(record, i, record.policies[i].points[0]) for i in range(2)]
+    assert sizes == [(1.0, True), (0.62, True)]
+    assert plots.nesting(record, 0, record.policies[0].points[1]) == (1.0, False)
 
 
 @pytest.mark.parametrize("result", ["compare", "morlhf", "panacea", "three"])

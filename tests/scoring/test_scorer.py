@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import sqlite3
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -167,8 +166,7 @@ number = 3
 def functions(tmp_path, monkeypatch):
     (tmp_path / "my_score_functions.py").write_text(FUNCTIONS)
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    sys.modules.pop("my_score_functions", None)
+    return tmp_path
 
 
 def function_scorer(name):
@@ -202,7 +200,6 @@ def test_a_failing_function_names_itself_and_the_row_and_scores_nothing(function
 def test_editing_the_function_changes_its_fingerprint(functions):
     before = function_scorer("words").fingerprint
     assert function_scorer("words").fingerprint == before
-    sys.modules.pop("my_score_functions")
     (functions / "my_score_functions.py").write_text(
         FUNCTIONS.replace("len(r.split())", "2 * len(r.split())")
     )

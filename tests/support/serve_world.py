@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,9 +18,10 @@ from paretune.fronts.surface import Surface
 from paretune.serving.address import Address
 from paretune.serving.backend import Served
 from paretune.serving.config import ServeConfig
-from paretune.serving.events import End, Event, Job, Overloaded, Piece, PromptTooLong, Reason
+from paretune.serving.events import End, Event, Job, Overloaded, Piece, PromptTooLong, Reason, written
 from paretune.serving.http.app import make_app
 from paretune.serving.http.server import Server, configuration
+from paretune.serving.run_facts import RunFacts
 from paretune.serving.service import Service
 from paretune.serving.store.store import Store
 
@@ -49,6 +51,7 @@ class FakeBackend:
     """Answers with as many words as tokens are asked for, each with preference and seed, one per ``pace`` seconds."""
 
     failure = ""
+    facts = RunFacts()
 
     def __init__(self, pace: float = 0.0, most: int = 8, word: str = "") -> None:
         self.pace, self.most, self.word, self.running = pace, most, word, 0
@@ -75,13 +78,18 @@ class FakeBackend:
     async def stop(self) -> None:
         """Nothing to let go."""
 
-    async def submit(self, job: Job, on_event: Callable[[Event], None], timeout: float) -> FakeAnswer:
-        """Start an answer."""
-        text = job.prompt if isinstance(job.prompt, str) else " ".join(m.content for m in job.prompt)
-        if len(text) > 2000:
-            raise PromptTooLong(f"a prompt of {len(text)} tokens; expected at most 2000")
-        if self.running >= self.most:
+    async def submit(
+        self, jobs: Sequence[Job], on_event: Callable[[int, Event], None], timeout: float
+    ) -> list[FakeAnswer]:
+        """Start answers, all or none."""
+        texts = [written(job.prompt) for job in jobs]
+        if len(max(texts, key=len)) > 2000:
+            raise PromptTooLong(f"a prompt of {len(max(texts, key=len))} tokens; expected at most 2000")
+        if self.running + len(jobs) > self.most:
             raise Overloaded(f"{self.running} answers are waiting; try again", 3)
+        return [self._begin(job, partial(on_event, n), timeout) for n, job in enumerate(jobs)]
+
+    def _begin(self, job: Job, on_event: Callable[[Event], None], timeout: float) -> FakeAnswer:
         answer = FakeAnswer()
         self.running += 1
 
@@ -116,8 +124,9 @@ class FakeBackend:
 @contextmanager
 def live(service: Service, at: Address | None = None) -> Iterator[str]:
     """Serve on a free port in a thread; yield the address."""
-    app = make_app(service)
-    config = configuration(app, at or Address(port=0))
+    at = at or Address(port=0)
+    app = make_app(service, at)
+    config = configuration(app, at)
     config.log_level = "warning"
     config.configure_logging()
     sock = config.bind_socket()

@@ -86,7 +86,11 @@ def write_run(folder: Path, lm: LanguageModel, M: int) -> Path:
         ],
         prompts=["red sun over a river", "a good stone"],
         sampling={"max_new_tokens": 24, "temperature": 1.0, "top_p": 1.0},
+        objectives_info={"concise": "+1 for every word fewer"},
     )
+    rules = [{"rule": "length"}, {"rule": "regex", "pattern": "[aeiou]", "how": "count"}]
+    score = [{"objective": name, **rule} for name, rule in zip(names, rules, strict=False)]
+    (folder / "config.yaml").write_text(json.dumps({"score": score}), encoding="utf-8")
     (folder / "front.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder
 

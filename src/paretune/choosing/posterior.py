@@ -27,6 +27,8 @@ NOISE = (0.01, 1.0)
 """The least and the most noise of a person in ranges of the front: from noticing a hundredth to hardly noticing the whole."""
 SMALL = 0.05
 """The posterior is done when no weight has a larger deviation than this."""
+LARGEST_SCORE = 1e9
+"""Scores beyond this, in either direction, are no measurement; their differences would not be numbers."""
 PARTICLES = 2000
 _SWEEPS = 6
 _STRETCH = 2.0
@@ -37,7 +39,8 @@ class Ballot:
     """A vote as the posterior reads it: the scores of the two answers, and which one won.
 
     Raises:
-        ParetuneError: The winner is none of first, second and tie, a score is not finite, or the objectives differ.
+        ParetuneError: The winner is none of first, second and tie, a score is not a number of at most `LARGEST_SCORE`, or the
+            objectives differ.
     """
 
     first: Mapping[str, float]
@@ -57,6 +60,11 @@ class Ballot:
                 if not math.isfinite(value):
                     raise ParetuneError(
                         f"a vote with the score {value!r} on {name!r}; expected a finite number"
+                    )
+                if abs(value) > LARGEST_SCORE:
+                    raise ParetuneError(
+                        f"a vote with the score {value!r} on {name!r}; expected a number from {-LARGEST_SCORE:g} to "
+                        f"{LARGEST_SCORE:g}"
                     )
 
 

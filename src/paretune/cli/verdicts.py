@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paretune.fronts.record import FrontRecord
 from paretune.reports.wording import MIXTURE, interval, luck, number, sentences, summary
@@ -12,6 +12,19 @@ if TYPE_CHECKING:
 
 MOST_SENTENCES = 40
 """The most verdicts that are printed; the report has all."""
+
+
+def facts_of(record: FrontRecord) -> dict[str, Any]:
+    """Return a record's findings as JSON values: the summary, every verdict in words, and the hypervolumes."""
+    rows = [(policy.name, policy.figures["hypervolume"]) for policy in record.policies]
+    rows += [("base", record.base.hypervolume), (MIXTURE, record.mixture.hypervolume)]
+    return {
+        "summary": summary(record),
+        "cautions": list(record.cautions),
+        "verdicts": sentences(record),
+        "reference_point": dict(zip(record.objectives, record.reference_point, strict=True)),
+        "hypervolumes": {name: figure.to_dict() for name, figure in rows},
+    }
 
 
 def render(record: FrontRecord) -> Group:

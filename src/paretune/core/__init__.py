@@ -1,1 +1,7 @@
-"""Plain values that everything else uses: errors, files, tensor_file, settings, preference, sampling, progress, launch."""
+"""Plain values that everything else uses: errors, settings, preference, sampling, progress, launch.
+
+What is written is written through `files` alone: `folder_form` tells our folders from others, `swap` puts what is new in the place
+of what is old, and `owners` knows whose it is. `names` checks names that become files, `run_lock` keeps two runs apart, and
+`tensor_file` finds out what a file of a model holds. `yaml_text` reads configs; `bounds` holds the ranges of settings, and
+`settings_words` says what is wrong with one.
+"""

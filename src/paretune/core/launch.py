@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 
 from paretune.core.errors import ParetuneError
@@ -14,14 +15,51 @@ GRACE = 5.0
 """Seconds that the launcher has to end a process that failed because another did; after that the process ends itself."""
 
 
+LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that a launcher of several processes sets, such as torchrun."""
+
+
 def rank() -> int:
-    """Return the number of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    """Return the number of this process, from 0.
+
+    Raises:
+        ParetuneError: The variable is no number.
+    """
+    return _number("RANK", 0) if launched() > 1 else 0
 
 
 def launched() -> int:
-    """Return how many processes the launcher started; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return how many processes the launcher started; 1 without a launcher.
+
+    Raises:
+        ParetuneError: The variable is no number.
+    """
+    return max(1, _number("WORLD_SIZE", 1))
+
+
+def check_launcher() -> None:
+    """Raise a ParetuneError where several processes seem to be started, but not by a launcher: after a job on a cluster."""
+    missing = [name for name in LAUNCHER if not os.environ.get(name)]
+    if missing:
+        raise _left_over(f"{', '.join(missing)} is not set")
+    if _number("RANK", 0) >= launched() or _number("LOCAL_RANK", 0) >= launched():
+        raise _left_over("the numbers start at 0, and end below WORLD_SIZE")
+    _number("MASTER_PORT", 0)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.strip().isdecimal():
+        raise _left_over(f"{name} is no number")
+    return int(text)
+
+
+def _left_over(reason: str) -> ParetuneError:
+    given = ", ".join(f"{name}={os.environ[name]}" for name in LAUNCHER if os.environ.get(name))
+    return ParetuneError(
+        f"the environment says that this is one of several processes of a run ({given}), but not as a launcher does: {reason}. "
+        f"Start the processes with torchrun, or for one process: unset {' '.join(LAUNCHER)}"
+    )
 
 
 @contextmanager
@@ -36,7 +74,7 @@ def one_voice() -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        if rank() > 0:
+        if rank() > 0 and os.environ.get("MASTER_ADDR"):  # else the variables are left over from another job
             nowhere = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
@@ -68,7 +106,8 @@ def _first_to_fail() -> bool:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(*address, is_master=False, wait_for_workers=False)
+        waited = timedelta(seconds=2 * GRACE)
+        store = TCPStore(*address, is_master=False, wait_for_workers=False, timeout=waited)
         return store.add(f"paretune/failed/{attempt}", 1) == 1
     except (KeyError, ValueError, RuntimeError):
         return True

@@ -1,7 +1,8 @@
-"""Progress bars with the time left; silent when standard error is not a terminal."""
+"""Progress bars with the time left; silent when standard error is not a terminal, or when silence was asked for."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,15 @@ class Advance(Protocol):
         """Advance the bar."""
 
 
+def silent() -> bool:
+    """Return whether only errors and results are wanted: the level of the logger ``paretune`` is above that of warnings."""
+    return not logging.getLogger("paretune").isEnabledFor(logging.WARNING)
+
+
 @contextmanager
 def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show a bar over ``total`` units, ``done`` of which are finished already."""
-    if not sys.stderr.isatty():
+    if silent() or not sys.stderr.isatty():
         yield lambda count=1, note="": None
         return
     from rich.console import Console

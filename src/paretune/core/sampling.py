@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from paretune.core.errors import ConfigError
+from annotated_types import Ge, Gt, Le
+
+from paretune.core.bounds import Count, check_bounds
 
 
 @dataclass(frozen=True)
@@ -18,20 +21,13 @@ class Sampling:
         batch_size: Number of rows decoded together.
     """
 
-    max_new_tokens: int = 128
-    temperature: float = 1.0
-    top_p: float = 1.0
-    batch_size: int = 64
+    max_new_tokens: Count = 128
+    temperature: Annotated[float, Ge(0), Le(100)] = 1.0
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    batch_size: Count = 64
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.batch_size < 1:
-            raise ConfigError(
-                f"max_new_tokens and batch_size must be at least 1, got {self.max_new_tokens} and {self.batch_size}"
-            )
-        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
-            raise ConfigError(
-                f"expected temperature >= 0, not infinite, and 0 < top_p <= 1, got {self.temperature} and {self.top_p}"
-            )
+        check_bounds(self)
 
     def identity(self) -> dict[str, float]:
         """Return what decides a response: everything but the number of rows that are decoded together."""

@@ -13,7 +13,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from paretune.core.bounds import bounds_of, out_of_bounds
 from paretune.core.errors import ConfigError, suggest
+from paretune.core.settings_words import complaint, holds, inside, options, unfit
 
 T = TypeVar("T")
 
@@ -66,29 +68,28 @@ def flat_fields(kind: Any) -> dict[str, tuple[Flat, Any]]:
 
 
 def known_keys(kind: Any) -> dict[str, Any]:
-    """Return key in the file -> annotated type, for every setting of a class."""
-    hints = get_type_hints(kind)
+    """Return key in the file -> annotated type with its bounds, for every setting of a class."""
+    hints = get_type_hints(kind, include_extras=True)
     if issubclass(kind, BaseModel):
         return {name: hints[name] for name in kind.model_fields}
     groups, keys = flat_fields(kind), dict[str, Any]()
     for field in dataclasses.fields(kind):
         if field.name in groups:
             how, group = groups[field.name]
-            inner = get_type_hints(type(group))
+            inner = get_type_hints(type(group), include_extras=True)
             keys |= {key: inner[name] for key, name in how.keys(group).items()}
         else:
             keys[field.name] = hints[field.name]
     return keys
 
 
-def parse(kind: type[T], values: Mapping[str, Any], where: str = "", source: str = "") -> T:
+def parse(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build settings of class ``kind`` from a mapping.
 
     Args:
         kind: A frozen dataclass or a pydantic model.
         values: Key -> value, as a file gives them.
         where: Key under which the settings stand, such as ``methods.modpo``.
-        source: Name of the file, which begins a message about a value.
 
     Raises:
         ConfigError: An unknown key (the nearest known one is given), a missing one, or a value of the wrong type or range.
@@ -97,7 +98,7 @@ def parse(kind: type[T], values: Mapping[str, Any], where: str = "", source: str
     try:
         return TypeAdapter(kind).validate_python(_nested(kind, values))
     except ValidationError as error:
-        raise ConfigError(_readable(error, kind, where, source)) from error
+        raise ConfigError("; ".join(explained(error, kind, where))) from error
 
 
 def as_values(settings: Any) -> dict[str, Any]:
@@ -138,6 +139,20 @@ def _check_keys(kind: type, values: Mapping[str, Any], where: str) -> None:
         inner = settings_class(known[key])
         if inner is not None and isinstance(value, Mapping):
             _check_keys(inner, value, path)
+        else:
+            _check_plain(known[key], value, path)
+
+
+def _check_plain(hint: Any, value: Any, path: str) -> None:
+    """Raise a ConfigError where a value, or one inside it, is true or false for a number, or not finite."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_plain(inside(hint), inner, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            _check_plain(inside(hint), inner, f"{path}[{number}]")
+    elif fault := unfit(hint, value):
+        raise ConfigError(f"{path}{':' if fault.startswith('expected') else ''} {fault}")
 
 
 def _nested(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,17 +164,57 @@ def _nested(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _readable(error: ValidationError, kind: type, where: str, source: str) -> str:
-    """Return pydantic's findings in one line: key, what was expected, what was given."""
-    groups, lines = flat_fields(kind), []
-    for finding in error.errors():
-        location = [str(part) for part in finding["loc"]]
-        if location and location[0] in groups:
-            (how, _), location = groups[location[0]], location[1:]
-            location = [how.rename.get(part, part) for part in location]
-        key = ".".join(filter(None, [where, *location]))
-        message = finding["msg"].removeprefix("Value error, ")
-        if finding["type"] != "value_error":  # a message of ours holds what was given
-            message += f" (got {finding.get('input')!r:.80})"
-        lines.append(f"{key}: {message}" if key else message)
-    return (f"{source}: " if source else "") + "; ".join(lines)
+def explained(error: ValidationError, kind: type, where: str = "") -> list[str]:
+    """Return pydantic's findings on settings of class ``kind``, each with its key, what was expected and what was given."""
+    found = [(*_located(kind, finding["loc"], where), finding) for finding in error.errors()]
+    keys = [key for key, _, _ in found]
+    lines = [
+        _explained(kind, key, hint, finding)
+        for key, hint, finding in found
+        if not any(inner != key and inner.startswith((f"{key}[", f"{key}.")) for inner in keys if key)
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def _explained(kind: type, key: str, hint: Any, finding: Any) -> str:
+    value = finding.get("input")
+    match finding["type"]:
+        case "value_error":  # a message of ours holds what was given
+            return f"{key}: {finding['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+        case "missing":
+            return f"{key} is missing"
+        case "extra_forbidden":
+            name = str(finding["loc"][-1])
+            return f"unknown key {f'{key}.{name}'.removeprefix('.')}; {suggest(name, known_keys(kind))}"
+    if isinstance(value, (int, float)) and (fault := out_of_bounds(value, bounds_of(hint))):
+        return f"{key} {fault}"
+    return f"{key}: {complaint(hint, value)}".removeprefix(": ")
+
+
+def _located(kind: type, location: Sequence[Any], where: str) -> tuple[str, Any]:
+    """Return the key of a finding as the file has it, with the type of its value."""
+    key, hint, parts = where, kind, list(location)
+    while parts:
+        inner = settings_class(hint)
+        if inner is not None:
+            groups = flat_fields(inner)
+            if parts[0] in groups:  # its settings stand beside those of its owner
+                how, _ = groups[parts.pop(0)]
+                if not parts:
+                    break
+                parts[0] = how.rename.get(parts[0], parts[0])
+            if parts[0] not in (known := known_keys(inner)):
+                break
+            hint = known[parts[0]]
+        elif holds(hint, int if isinstance(parts[0], int) else str):
+            hint = inside(hint)
+        elif (
+            len(options(hint)) > 1 and len(parts) > 1
+        ):  # a note of pydantic's own: which of several types it tried
+            parts.pop(0)
+            continue
+        else:
+            break
+        part = parts.pop(0)
+        key = f"{key}[{part}]" if isinstance(part, int) else f"{key}.{part}".removeprefix(".")
+    return key, hint

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from paretune.core.errors import DataError
 from paretune.core.preference import Preference
@@ -76,6 +77,24 @@ class HeldOut:
         return [by_objective[objective] for objective in objectives]
 
 
+Table = list[list[float]]
+
+
+class StoredPoint(TypedDict):
+    """What a run keeps of a point in ``fronts/``, see :class:`Judged`; ``together`` names the files of its batch."""
+
+    scores: list[Table]
+    logps: Table
+    base_logps: Table
+    lengths: list[list[int]]
+    truncated: list[list[bool]]
+    collapsed: list[list[bool]]
+    conflict: NotRequired[Table]
+    responses: list[list[str]]
+    seconds: float
+    together: NotRequired[list[str]]
+
+
 @dataclass(frozen=True, eq=False)
 class Judged:
     """The answers of a policy at one preference, S to each of P prompts, and how they were judged.
@@ -108,9 +127,24 @@ class Judged:
             for key, value in vars(self).items()
         }
 
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Raise a ValueError unless these are S answers to each of P prompts on M objectives, for ``shape`` P, S, M."""
+        table = shape[:2]
+        for name in ("logps", "base_logps", "lengths", "truncated", "collapsed", "conflict"):
+            if (found := getattr(self, name).shape) != table:
+                raise ValueError(f"{name}: {list(found)}, expected {list(table)}")
+        if self.scores.shape != shape:
+            raise ValueError(f"scores: {list(self.scores.shape)}, expected {list(shape)}")
+        if [len(row) for row in self.responses] != [table[1]] * table[0]:
+            raise ValueError(f"responses: expected {table[1]} to each of {table[0]} prompts")
+
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Judged:
-        """Read what :meth:`to_dict` returned."""
+    def from_dict(cls, value: StoredPoint) -> Judged:
+        """Read what :meth:`to_dict` returned.
+
+        Raises:
+            ValueError: A list of lists of different lengths.
+        """
         return cls(
             scores=np.array(value["scores"]),
             logps=np.array(value["logps"]),

@@ -200,6 +200,7 @@ def _facts(evaluation: Evaluation, n: int, shown: int) -> dict[str, Any]:
         "base_logp": float(point.base_logps.sum() / point.lengths.sum()),
         "words": float(_words(point).mean()),
         "responses": tuple(texts[0] for texts in point.responses[:shown]),
+        "response_scores": tuple(tuple(scores) for scores in point.scores[:shown, 0].tolist()),
     }
 
 

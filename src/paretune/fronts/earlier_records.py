@@ -24,10 +24,13 @@ _UNBOUNDED = ("hypervolume", "hull_hypervolume", "igd_plus", "sparsity", "spacin
 
 
 def upgraded(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """Return the values of a record of format 2, or of 0.1 which has none, as those of format 3; others as they are."""
+    """Return the values of a record of format 2 or 3, or of 0.1 which has none, as those of format 4; others as they are."""
     if "format" not in facts:
         facts = _of_0_1(facts, folder)
-    return _of_2(facts) if facts["format"] == 2 else facts
+    if facts["format"] == 2:
+        facts = _of_2(facts)
+    # Format 4 only adds the scores of single answers.
+    return {**facts, "format": 4} if facts["format"] == 3 else facts
 
 
 def _of_2(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from paretune.core.preference import simplex_grid
 STEERABLE = 0.02
 """A policy is called not steerable where its median of ||s w|| / ||sigma|| over modules is below this (Panacea)."""
 
+SHALLOW = 0.05
+"""A front that bulges by no more than this share of the range of its objectives has no knee to speak of."""
+
 
 def non_dominated(points: np.ndarray) -> np.ndarray:
     """Return ``bool [N]``, true where no other point dominates; equal points are kept or dropped together.
@@ -148,14 +151,30 @@ def knee(points: np.ndarray) -> int:
     >>> knee(np.array([[0, 10], [6, 9], [8, 5], [10, 0]]))  # scaled sums 1, 1.5, 1.3, 1
     1
     """
+    kept, scaled = _scaled(points)
+    height = scaled.sum(axis=1)
+    tied = np.flatnonzero(height >= height.max() - 1e-9)
+    return int(kept[tied[scaled[tied].min(axis=1).argmax()]])
+
+
+def has_knee(points: np.ndarray) -> bool:
+    """Return whether the front bulges outwards: whether :func:`knee` is more than the middle or the end of a straight front.
+
+    The knee must stand above the hyperplane through the corners by a twentieth of the range of the objectives.
+
+    >>> has_knee(np.array([[0, 10], [6, 9], [10, 0]])), has_knee(np.array([[0, 10], [5, 5], [10, 0]]))
+    (True, False)
+    """
+    return bool(_scaled(points)[1].sum(axis=1).max() > 1 + SHALLOW)
+
+
+def _scaled(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices ``[K]`` of the non-dominated points, and these ``[K, M]`` with each objective from 0 to 1."""
     values = _points(points)
     kept = np.flatnonzero(non_dominated(values))
     front = values[kept]
     span = np.ptp(front, axis=0)
-    scaled = (front - front.min(axis=0)) / np.where(span > 0, span, 1.0)
-    height = scaled.sum(axis=1)
-    tied = np.flatnonzero(height >= height.max() - 1e-9)
-    return int(kept[tied[scaled[tied].min(axis=1).argmax()]])
+    return kept, (front - front.min(axis=0)) / np.where(span > 0, span, 1.0)
 
 
 def controllability(preferences: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from paretune.fronts.earlier_records import upgraded
 from paretune.fronts.front import Interval
 from paretune.fronts.record_facts import DataSummary, Figure, GoalAnswers, Number, Retention, Scores, Value
 
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
 """The format written here. Earlier records are read as well, see :mod:`paretune.fronts.earlier_records`."""
 FILE = "front.json"
 """The name of the record in a run's folder."""
@@ -60,6 +60,7 @@ class Point(Value):
         base_logp: The mean log-probability of the answers under the base model in nats per token.
         words: The mean length of an answer in words.
         responses: One answer to each of the first prompts.
+        response_scores: Scores ``[M]`` of each of these answers; empty where they were not kept.
         band_low, band_high: Bounds ``[M]`` that hold the true means of all points of the policy at once, and so also of a point
             that is chosen for its scores; empty where they were not measured.
         shrunk: Mean scores ``[M]`` without most of what is luck, for choosing; empty likewise.
@@ -80,6 +81,7 @@ class Point(Value):
     base_logp: Number
     words: Number
     responses: tuple[str, ...]
+    response_scores: tuple[Scores, ...] = ()
     band_low: Scores = ()
     band_high: Scores = ()
     shrunk: tuple[float, ...] = ()
@@ -271,7 +273,7 @@ class FrontRecord(Value):
         licence: The licence, empty where none was stated.
     """
 
-    format: Literal[3]
+    format: Literal[4]
     name: str
     version: str
     created: str
@@ -354,11 +356,23 @@ class FrontRecord(Value):
                 count, optional = len(getattr(point, key)), key in ("band_low", "band_high", "shrunk")
                 if count != M and not (optional and count == 0):
                     raise ValueError(f"{where}.{key} has {count} numbers for {M} objectives")
+            _check_response_scores(point, where, M)
             if set(point.preference) != set(self.objectives):
                 raise ValueError(
                     f"{where}.preference is over {', '.join(point.preference)}; expected {', '.join(self.objectives)}"
                 )
         return self
+
+
+def _check_response_scores(point: Point, where: str, M: int) -> None:
+    """Raise a ValueError unless each answer of a point has M scores, or none has any."""
+    if len(point.response_scores) not in (0, len(point.responses)):
+        raise ValueError(
+            f"{where}.response_scores has {len(point.response_scores)} entries for {len(point.responses)} responses"
+        )
+    for n, scores in enumerate(point.response_scores):
+        if len(scores) != M:
+            raise ValueError(f"{where}.response_scores.{n} has {len(scores)} numbers for {M} objectives")
 
 
 def _not_a_record(path: Path, reason: str) -> ParetuneError:

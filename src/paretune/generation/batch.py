@@ -17,6 +17,9 @@ from paretune.models.kv_cache import growing_cache, rows_join, rows_leave
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 
+FIRST_UNIFORMS = 4096
+"""Random numbers that a row has at first."""
+
 
 @dataclass(eq=False)
 class Slot:
@@ -49,8 +52,15 @@ class Slot:
 
     @cached_property
     def uniforms(self) -> list[float]:
-        """Random number of each token."""
-        return uniforms(self.seed, self.sampling.max_new_tokens).tolist()
+        """Random number of each token; a limit that answers never reach costs nothing, see :meth:`uniform`."""
+        return uniforms(self.seed, min(self.sampling.max_new_tokens, FIRST_UNIFORMS)).tolist()
+
+    def uniform(self, token: int) -> float:
+        """Return the random number of a token, counted from 0."""
+        while token >= len(self.uniforms):
+            count = min(self.sampling.max_new_tokens, 4 * len(self.uniforms))
+            self.uniforms = uniforms(self.seed, count).tolist()
+        return self.uniforms[token]
 
     def finished(self, stops: frozenset[int]) -> bool:
         """Return whether the response ends with its last token."""
@@ -203,7 +213,7 @@ class Batch:
                 logits[part.rows], log_z = mix(copies[part.copies], part.owners, part.kinds, part.mixture)
                 normalisers.update(zip(part.rows.tolist(), log_z.tolist(), strict=True))
         uniform = torch.tensor(
-            [row.uniforms[len(row.tokens)] for row in self.rows], dtype=torch.float64, device=logits.device
+            [row.uniform(len(row.tokens)) for row in self.rows], dtype=torch.float64, device=logits.device
         )
         if len(self._settings) == 1:
             tokens = draw(logits, uniform, *next(iter(self._settings)))

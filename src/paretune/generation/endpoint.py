@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from paretune.core.bounds import Count, Natural, Positive, check_bounds
 from paretune.core.errors import ConfigError
 from paretune.core.files import fingerprint
 from paretune.data.rows import Prompt
@@ -35,9 +36,9 @@ class Endpoint:
 
     url: str
     model: str = ""
-    concurrency: int = 32
-    retries: int = 6
-    timeout: float = 300.0
+    concurrency: Count = 32
+    retries: Natural = 6
+    timeout: Positive = 300.0
     key: str = "PARETUNE_ENDPOINT_KEY"
     policies: Mapping[str, str] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
@@ -52,11 +53,7 @@ class Endpoint:
             raise ConfigError(
                 f"the endpoint {self.url!r} is no address; expected for example http://127.0.0.1:8000/v1"
             )
-        if self.concurrency < 1 or self.retries < 0 or not 0 < self.timeout < float("inf"):
-            raise ConfigError(
-                f"an endpoint needs concurrency >= 1, retries >= 0 and timeout > 0, got {self.concurrency}, {self.retries} and "
-                f"{self.timeout}"
-            )
+        check_bounds(self)
 
 
 LORA_PREFIX = "paretune-"
@@ -85,17 +82,22 @@ class LoRA:
 
 @dataclass(frozen=True)
 class Question:
-    """One response to sample: the model ("" is the endpoint's), the prompt and the seed."""
+    """One response to sample: the model ("" is the endpoint's), the prompt and the seed; ``source`` names its row in messages."""
 
     model: str
     prompt: Prompt
     seed: int
+    source: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response; ``tokens`` is the server's count, None where it gives none."""
+    """A response; ``tokens`` is the server's count, None where it gives none.
+
+    ``refused`` states why the server gave no response to this prompt; the text is then empty.
+    """
 
     text: str
     truncated: bool
     tokens: int | None
+    refused: str = ""

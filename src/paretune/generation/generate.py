@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from paretune.core.errors import DataError
+from paretune.core.errors import ConfigError, DataError
 from paretune.core.progress import progress
 from paretune.core.sampling import Sampling
 from paretune.generation.batch import Batch, Slot, gated
 from paretune.generation.mixing import Mixture
 from paretune.models.adapter import Adapter
+from paretune.models.devices import memory_of
 from paretune.models.distributed import ProcessGroup
+from paretune.models.exclusive import exclusive
+from paretune.models.kv_cache import position_bytes
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.steering import Steering
@@ -70,13 +73,14 @@ def generate(
         DataError: A prompt leaves no position of the model for an answer. One that leaves fewer than ``max_new_tokens`` is
             answered within these; a warning counts them.
     """
+    check_room(lm, sampling)
     within = _within_context(lm, prompts, sampling)
     rows = [
         _row(prompt, within[number], seed, None if gates is None else gates[number], mixture, number)
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
     order = sorted(rows, key=lambda row: len(row.prompt))
-    with progress(description, len(rows)) as advance:
+    with exclusive(lm.model), progress(description, len(rows)) as advance:
         for start in range(0, len(order), sampling.batch_size):
             part = order[start : start + sampling.batch_size]
             batch = Batch(lm, steering, part)
@@ -96,6 +100,21 @@ def generate(
         )
         for row in rows
     ]
+
+
+def check_room(lm: LanguageModel, sampling: Sampling) -> None:
+    """Refuse a length whose keys and values no memory here holds, for one row alone.
+
+    Raises:
+        ConfigError: The message has the estimate.
+    """
+    needed = float(position_bytes(lm.model.config, lm.model.dtype)) * sampling.max_new_tokens
+    there = memory_of(lm.device)
+    if needed > there:
+        raise ConfigError(
+            f"max_new_tokens {sampling.max_new_tokens}: keys and values of one answer of this length need {needed / 1e9:.3g} GB, "
+            f"and there are {there / 1e9:.3g} GB here; give a smaller length"
+        )
 
 
 def _within_context(
@@ -140,11 +159,12 @@ def _row(
 @contextmanager
 def attached(lm: LanguageModel, adapter: Adapter) -> Iterator[Steering]:
     """Attach ``adapter`` to the model for the length of the context."""
-    steering = Steering.attach_adapter(lm.model, adapter, base=lm.fingerprint)
-    try:
-        yield steering
-    finally:
-        steering.detach()
+    with exclusive(lm.model):
+        steering = Steering.attach_adapter(lm.model, adapter, base=lm.fingerprint)
+        try:
+            yield steering
+        finally:
+            steering.detach()
 
 
 @torch.no_grad()
@@ -185,7 +205,7 @@ def response_logps(
 
     def run(some: Sequence[list[int]]) -> list[Tensor]:
         logps = []
-        with progress(description, sum(map(len, some))) as advance:
+        with exclusive(lm.model), progress(description, sum(map(len, some))) as advance:
             for part in some:
                 batch = pack([groups[number] for number in part], lm.device, lm.model.dtype)
                 context: AbstractContextManager[None] = gated(steering, gates)

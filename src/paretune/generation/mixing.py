@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from paretune.core.bounds import Count, check_bounds
 from paretune.core.errors import ConfigError, ModelError
 
 Divergence = Literal["reverse-kl", "forward-kl", "alpha", "jensen-shannon"]
@@ -41,19 +42,14 @@ class Mixing:
 
     divergence: Divergence = "reverse-kl"
     alpha: float = 0.5
-    candidates: int = 1
+    candidates: Count = 1
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.divergence not in DIVERGENCES:
             raise ConfigError(f"divergence {self.divergence!r}; expected one of: {', '.join(DIVERGENCES)}")
         if not 0 < self.alpha < 1:
             raise ConfigError(f"alpha of the divergence must be above 0 and below 1, got {self.alpha}")
-        if isinstance(self.candidates, bool) or not isinstance(self.candidates, int):
-            raise ConfigError(f"candidates must be a whole number, got {self.candidates!r}")
-        if not 1 <= self.candidates <= MOST_CANDIDATES:
-            raise ConfigError(
-                f"candidates must be at least 1 and at most {MOST_CANDIDATES}, got {self.candidates}"
-            )
         if self.candidates > 1 and self.divergence != "reverse-kl":
             raise ConfigError(
                 f"candidates are resampled by the normalisers of the reverse KL; with {self.divergence} leave candidates at 1"

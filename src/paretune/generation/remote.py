@@ -23,7 +23,8 @@ from paretune.generation.resumable import Part, split
 
 PART = 64
 """Questions whose answers are kept together."""
-ANSWER_VALUES = len(fields(Answer))
+ANSWER_VALUES = len(fields(Answer)) - 1
+"""Values of an answer in a part; a refused one has one more, the reason."""
 
 FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 0.5, 30.0, 60.0
 """Longest waits in seconds: before the second try, before any try, and before a try that the server delays."""
@@ -31,6 +32,10 @@ FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 0.5, 30.0, 60.0
 CONNECT_SECONDS = 10.0
 PASSING = {408, 409, 425, 429}
 """Statuses below 500 for which another try may succeed."""
+REFUSING = {400, 413, 422}
+"""Statuses by which a server refuses one prompt, such as one that is too long."""
+MOST_REFUSED = 64
+"""Prompts that may be refused before any was answered; then it is the server that cannot be used so."""
 
 LOADING = "load_lora_adapter"
 """Route at which a running server loads a LoRA by ``lora_name`` and ``lora_path``: vLLM under its /v1 (docs/features/lora.md
@@ -41,7 +46,10 @@ LOADED = ("already been loaded", "already loaded", "already exists")
 
 
 class _Failed(Exception):  # noqa: N818 - one failed try, not yet an error
-    """A try that failed: why, whether another may succeed, the seconds the server asks to wait, and its status."""
+    """A try that failed: why, whether another may succeed, the seconds the server asks to wait, and its status.
+
+    The status is 200 for an answer that a filter withheld.
+    """
 
     def __init__(self, message: str, passing: bool = True, after: float = 0.0, status: int = 0) -> None:
         super().__init__(message)
@@ -55,9 +63,10 @@ def draw(
     folder: Path,
     description: str,
     lora: LoRA | None = None,
+    skip: bool = False,
 ) -> list[Answer]:
     """Return one answer per question, see :func:`paretune.generation.sample.ask`."""
-    return asyncio.run(_draw(endpoint, questions, sampling, folder, description, lora))
+    return asyncio.run(_draw(endpoint, questions, sampling, folder, description, lora, skip))
 
 
 async def _draw(
@@ -67,6 +76,7 @@ async def _draw(
     folder: Path,
     description: str,
     lora: LoRA | None,
+    skip: bool,
 ) -> list[Answer]:
     """Name the model, read the answers that are kept, and request the rest."""
     key = os.environ.get(endpoint.key, "").strip()
@@ -92,7 +102,7 @@ async def _draw(
             async with nullcontext("") if lora is None else server.loaded(lora, offered) as name:
                 with progress(description, len(questions), done) as advance:
                     named = [replace(question, model=name or question.model) for question in questions]
-                    await _ask_all(server, parts, named, sampling, advance)
+                    await _ask_all(server, parts, named, sampling, advance, skip)
     return [Answer(*values) for part in parts for values in part.drawn]
 
 
@@ -102,23 +112,50 @@ async def _ask_all(
     questions: Sequence[Question],
     sampling: Sampling,
     advance: Advance,
+    skip: bool,
 ) -> None:
-    """Request the missing answers, in order; the first permanent failure ends all, and the answers so far are kept."""
+    """Request the missing answers, in order. A permanent failure ends all, and the answers so far are kept.
+
+    A refused prompt ends nothing: all others are asked first. With ``skip`` it is kept as refused once any prompt was answered;
+    otherwise, and if all are refused, the error names the first.
+    """
     missing: Iterator[tuple[Part, int]] = iter([(part, number) for part in parts for number in part.missing])
+    answered = any(len(part.missing) < len(part.numbers) for part in parts)
+    refused: list[tuple[Part, int, EndpointError]] = []
+
+    def keep_refused() -> None:
+        while skip and refused:
+            part, number, error = refused.pop()
+            part.put(number, ("", False, None, str(error.__cause__)))
 
     async def work() -> None:
+        nonlocal answered
         for part, number in missing:
-            answer = await server.answer(questions[number], sampling, f"answer {number + 1}")
-            part.put(number, astuple(answer))
+            source = f" ({questions[number].source})" if questions[number].source else ""
+            try:
+                answer = await server.answer(questions[number], sampling, f"answer {number + 1}{source}")
+                part.put(number, astuple(answer)[:ANSWER_VALUES])
+                answered = True
+            except EndpointError as error:
+                if not _is_refusal(error):
+                    raise
+                refused.append((part, number, error))
+                if not answered and len(refused) >= MOST_REFUSED:
+                    raise
+            if answered:
+                keep_refused()
             advance()
 
     workers = [asyncio.create_task(work()) for _ in range(server.endpoint.concurrency)]
     try:
         await asyncio.gather(*workers)
+        if refused:
+            raise min(refused, key=lambda entry: entry[1])[2]
     except EndpointError as error:
         kept = len(questions) - sum(len(part.missing) for part in parts)
+        more = f"; {len(refused)} prompts are refused, the others go on" if refused else ""
         raise EndpointError(
-            f"{error}. {kept} of {len(questions)} answers are kept; the same command goes on from there"
+            f"{error}. {kept} of {len(questions)} answers are kept; the same command goes on from there{more}"
         ) from error
     finally:
         for worker in workers:
@@ -128,6 +165,12 @@ async def _ask_all(
             part.save()
 
 
+def _is_refusal(error: EndpointError) -> bool:
+    """Return whether the server refused this one prompt: by a status, or by a filter that withheld the answer."""
+    cause = error.__cause__
+    return isinstance(cause, _Failed) and (cause.status in REFUSING or cause.status == 200)
+
+
 def _opened(folder: Path, numbers: range, questions: Sequence[Question], sampling: Sampling) -> Part:
     """Return the part of some questions with the answers that are on disk."""
     asked = [
@@ -135,7 +178,7 @@ def _opened(folder: Path, numbers: range, questions: Sequence[Question], samplin
         for question in (questions[number] for number in numbers)
     ]
     name = fingerprint("endpoint", asked, sampling.identity())
-    return Part.open(folder / f"{name}.json", numbers, ANSWER_VALUES)
+    return Part.open(folder / f"{name}.json", numbers, ANSWER_VALUES, more=1)
 
 
 @dataclass(frozen=True)
@@ -310,6 +353,10 @@ def _answer(response: httpx.Response) -> Answer:
     content = response.json()
     (choice,) = content["choices"]
     text, reason = choice["message"]["content"], choice["finish_reason"]
+    if reason == "content_filter":
+        raise _Failed(
+            "finish_reason is 'content_filter': a filter withheld the answer", passing=False, status=200
+        )
     if not isinstance(text, str | None):
         raise TypeError(f"content is {type(text).__name__}")
     if reason not in ("stop", "length"):

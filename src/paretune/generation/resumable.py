@@ -76,8 +76,8 @@ class Part:
     unsaved: int = 0
 
     @classmethod
-    def open(cls, file: Path, numbers: range, width: int) -> Part:
-        """Read a part, as far as it is on disk.
+    def open(cls, file: Path, numbers: range, width: int, more: int = 0) -> Part:
+        """Read a part, as far as it is on disk; a response has ``width`` values, and up to ``more`` further ones.
 
         Raises:
             DataError: The file does not hold ``len(numbers)`` responses of ``width`` values; names it and the cure.
@@ -86,7 +86,7 @@ class Part:
             return cls(file, numbers, [None] * len(numbers))
         values = read_json(file)
         cure = "delete the file to have it sampled again"
-        if not isinstance(values, list) or not all(_is_drawn(value, width) for value in values):
+        if not isinstance(values, list) or not all(_is_drawn(value, width, more) for value in values):
             raise DataError(
                 f"{file}: not a part of the samples; expected a list of responses with {width} values each; {cure}"
             )
@@ -120,5 +120,8 @@ class Part:
             self.unsaved = 0
 
 
-def _is_drawn(value: object, width: int) -> bool:
-    return value is None or (isinstance(value, list) and len(value) == width and isinstance(value[0], str))
+def _is_drawn(value: object, width: int, more: int) -> bool:
+    if not isinstance(value, list):
+        return value is None
+    plain = all(each is None or isinstance(each, (str, bool, int, float)) for each in value)
+    return width <= len(value) <= width + more and isinstance(value[0], str) and plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from paretune.core.errors import ConfigError
 from paretune.core.files import fingerprint
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
+from paretune.data.load import DataWarning
 from paretune.data.rows import Row
 from paretune.generation.endpoint import Answer, Endpoint, LoRA, Question
 from paretune.generation.generate import generate
@@ -61,17 +63,29 @@ def sample_remotely(
 ) -> tuple[ScoredDataset, int]:
     """Return what :func:`sample_dataset` returns, sampled by a server, and the number of tokens that it reports.
 
-    The seeds are the same, but the responses are not: a server has its own random numbers.
+    The seeds are the same, but the responses are not: a server has its own random numbers. Prompts that the server refuses are left
+    out, and a warning names their rows.
 
     Raises:
         EndpointError, ConfigError, DataError: See :func:`ask`; finished answers stay in ``parts``.
     """
     questions = [
-        Question(endpoint.model, row.prompt, _seed(seed, number * count + k))
+        Question(
+            endpoint.model, row.prompt, _seed(seed, number * count + k), row.source or f"row {number + 1}"
+        )
         for number, row in enumerate(dataset.rows)
         for k in range(count)
     ]
-    answers = ask(endpoint, questions, sampling, parts)
+    answers = ask(endpoint, questions, sampling, parts, skip=True)
+    refused = [(q.source, a.refused) for q, a in zip(questions, answers, strict=True) if a.refused]
+    if refused:
+        shown = "; ".join(f"{source}: {reason}" for source, reason in refused[:3])
+        more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
+        warnings.warn(
+            f"{endpoint.url} refused {len(refused)} of {len(questions)} responses, which are left out: {shown}{more}",
+            DataWarning,
+            stacklevel=2,
+        )
     tokens = sum(answer.tokens or 0 for answer in answers)
     return _filled(dataset, count, [(answer.text, answer.truncated) for answer in answers]), tokens
 
@@ -83,6 +97,7 @@ def ask(
     folder: Path,
     description: str = "sampling",
     lora: LoRA | None = None,
+    skip: bool = False,
 ) -> list[Answer]:
     """Return one answer per question; those in ``folder`` are not requested again.
 
@@ -96,6 +111,8 @@ def ask(
         folder: Folder of the parts.
         description: Title of the progress bar.
         lora: The LoRA that answers all questions, which name it; where an answer is missing the server loads it first.
+        skip: Whether a prompt that the server refuses, as too long or by a filter, gets an answer that states so; otherwise it is
+            an error once all others are answered.
 
     Raises:
         EndpointError: The server cannot be reached, refuses the key, lacks the model, cannot load the LoRA, refuses a
@@ -109,7 +126,7 @@ def ask(
         raise ConfigError(
             f"{error}; an endpoint needs more packages: pip install 'paretune[serve]'"
         ) from error
-    return remote.draw(endpoint, questions, sampling, folder, description, lora)
+    return remote.draw(endpoint, questions, sampling, folder, description, lora, skip)
 
 
 def _seed(seed: int, number: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+from paretune.core.bounds import Positive, check_bounds
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
@@ -38,8 +39,11 @@ class DPOConfig:
         pairs: Choice of the pairs of a prompt's responses.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     pairs: Choose = "extremes"
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +172,10 @@ class Traits:
         return (rank if self.conditioning is None else self.conditioning.columns(objectives),) * count
 
 
+def unchecked(config: Any, objectives: Sequence[str], preferences: Sequence[Preference]) -> None:
+    """Find nothing wrong: a method whose settings name no objective."""
+
+
 def plain(config: Any) -> Traits:
     """Return the traits of a method with one adapter per objective whose updates are added."""
     return Traits()
@@ -188,6 +196,7 @@ class Method(Generic[Config]):
         staged: It samples answers between stages of training, which an endpoint can draw.
         grows: Another objective in the run is one more adapter, and those of the others stay as they are.
         lends_corners: The single-objective models of a run, between which the mixture is drawn, are those of its first such entry.
+        check: Raises a ConfigError where settings do not fit the objectives and preferences of a run, before anything is read.
     """
 
     config: type[Config]
@@ -199,6 +208,7 @@ class Method(Generic[Config]):
     staged: bool = False
     grows: bool = False
     lends_corners: bool = False
+    check: Callable[[Config, Sequence[str], Sequence[Preference]], None] = unchecked
 
     def settings(self, values: Mapping[str, Any], where: str) -> Config:
         """Return the typed settings from the values under ``where`` of a config.

@@ -16,7 +16,11 @@ enters too (:func:`paretune.generation.mixing.combine_general`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from annotated_types import Gt, Lt
+
+from paretune.core.bounds import Count
 from paretune.core.settings import later
 from paretune.generation.mixing import Divergence, Mixing
 from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
@@ -38,11 +42,12 @@ class MODConfig(DPOConfig):
         alpha: That of the alpha divergence, between 0 and 1.
     """
 
-    candidates: int = 1
+    candidates: Count = 1
     divergence: Divergence = later("reverse-kl")
-    alpha: float = later(0.5)
+    alpha: Annotated[float, Gt(0), Lt(1)] = later(0.5)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.mixing  # refuses what cannot be mixed
 
     @property

@@ -17,13 +17,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import isnan, nan
-from typing import Literal
+from math import inf, isnan, nan
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 
-from paretune.core.errors import ConfigError, TrainingError
+from paretune.core.bounds import NotNegative, Positive
+from paretune.core.errors import ConfigError, TrainingError, suggest
 from paretune.core.preference import Preference
 from paretune.core.settings import later
 from paretune.data.dataset import ScoredDataset
@@ -61,17 +63,19 @@ class MODPOConfig(DPOConfig):
     """
 
     margin: Literal["implicit", "scores"] = "implicit"
-    margin_beta: float | None = later(None)
-    margin_scale: Mapping[str, float] | None = None
+    margin_beta: Positive | None = later(None)
+    margin_scale: Mapping[str, NotNegative] | None = None
     standardise: bool = False
     objective: str = "auto"
-    min_weight: float = 0.05
+    min_weight: Annotated[float, Gt(0), Le(1)] = 0.05
     scale_loss: bool = False
     link: Link = "sigmoid"
 
     def __post_init__(self) -> None:
-        if self.margin_beta is not None and not self.margin_beta > 0:
-            raise ConfigError(f"margin_beta must be above 0, got {self.margin_beta}; leave it out for beta")
+        super().__post_init__()
+        for name, scale in (self.margin_scale or {}).items():
+            if not 0 <= scale < inf:
+                raise ConfigError(f"margin_scale.{name} must be at least 0 and finite, got {scale}")
         if self.margin_beta is not None and self.margin == "scores":
             raise ConfigError(
                 "margin_beta is that of margin models, and margin: scores has none; leave it out"
@@ -100,7 +104,7 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
     def tables(objective: str) -> tuple[PairTable, PairTable]:
         parts = (pairs(part, objective, config.pairs) for part in (inputs.train, inputs.validation))
         train_pairs, held_out = parts
-        return lab.train_table(train_pairs), lab.pair_table(held_out)
+        return lab.train_table(train_pairs, objective), lab.pair_table(held_out, objective)
 
     @cache
     def dpo(objective: str, beta: float) -> Adapter:
@@ -238,8 +242,15 @@ def scale_of(objective: str, config: MODPOConfig) -> float:
 
 
 def stamp(table: PairTable, margin: Tensor, weight: float, scale_loss: bool) -> PairTable:
-    """Stamp Eq. 11 on a table: the weighted margin ``[N]``, 1 / w_k, and w_k as the loss weight where asked."""
-    return table.stamp(margin=margin, scale=1.0 / weight, weight=weight if scale_loss else 1.0)
+    """Stamp Eq. 11 on a table: the weighted margin ``[N]``, 1 / w_k, and w_k as the loss weight where asked.
+
+    A margin of the data is one of the objective that is trained on, in the units of its reward; a weight of the data is a factor.
+    """
+    return table.stamp(
+        margin=margin + weight * table.margin,
+        scale=1.0 / weight,
+        weight=table.weight * weight if scale_loss else table.weight,
+    )
 
 
 def work(run: Work, name: str, config: MODPOConfig, training: Training) -> list[Stage]:
@@ -285,6 +296,23 @@ def traits(config: MODPOConfig) -> Traits:
     return Traits("preference", separable=True, corners=corners, beta=config.beta)
 
 
+def check(config: MODPOConfig, objectives: Sequence[str], preferences: Sequence[Preference]) -> None:
+    """Check the objectives that settings name, and the weight of the one that is trained on.
+
+    Raises:
+        ConfigError: An unknown objective, or a preference whose w_k is below ``min_weight``.
+    """
+    if config.objective != "auto" and config.objective not in objectives:
+        raise ConfigError(
+            f"objective: unknown {config.objective!r}; {suggest(config.objective, ['auto', *objectives])}"
+        )
+    for name in config.margin_scale or {}:
+        if name not in objectives:
+            raise ConfigError(f"margin_scale: unknown objective {name!r}; {suggest(name, objectives)}")
+    for preference in preferences:
+        chosen_objective(preference, config)
+
+
 METHOD = Method(
     MODPOConfig,
     train,
@@ -297,4 +325,5 @@ METHOD = Method(
         enters="gates: one adapter per preference, the nearest is used",
     ),
     traits,
+    check=check,
 )

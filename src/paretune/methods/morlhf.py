@@ -138,10 +138,11 @@ METHOD = Method(
 
 GDPO = replace(
     METHOD,
-    card=replace(
-        METHOD.card,
+    card=Card(
         title="GDPO",
         paper="arXiv 2601.05242",
+        needs="prompts with some responses, and a scorer for each objective",
+        runs="N, or 1 conditioned",
         enters="as in MORLHF; each reward is normalised within its group first",
     ),
     fixed={"aggregation": "decoupled"},

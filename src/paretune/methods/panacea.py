@@ -20,6 +20,7 @@ from typing import Literal
 
 import torch
 
+from paretune.core.bounds import Positive
 from paretune.core.errors import ConfigError
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, labelled_pairs, pairs
@@ -51,7 +52,7 @@ class PanaceaConfig(Conditioning):
         pairs: Choice of the pairs of a prompt's responses, where they are separate.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     data: Literal["separate", "labelled"] = "separate"
     pairs: Choose = "extremes"
 
@@ -91,14 +92,14 @@ def train(inputs: Inputs, config: PanaceaConfig) -> Policy:
 
 
 def objective_data(
-    lab: Lab, dataset: ScoredDataset, config: PanaceaConfig, table: Callable[[Sequence[Pair]], PairTable]
+    lab: Lab, dataset: ScoredDataset, config: PanaceaConfig, table: Callable[[Sequence[Pair], str], PairTable]
 ) -> ObjectiveData:
     """Return the table of pairs of every objective, or the one table for all objectives; ``table`` makes a table of pairs."""
     if config.loss == "policy-gradient":
         return ObjectiveData(dataset.objectives, (lab.response_table(dataset),), labelled=True)
     if config.data == "labelled":
-        return ObjectiveData(dataset.objectives, (table(labelled_pairs(dataset)),), labelled=True)
-    tables = [table(pairs(dataset, name, config.pairs)) for name in dataset.objectives]
+        return ObjectiveData(dataset.objectives, (table(labelled_pairs(dataset), ""),), labelled=True)
+    tables = [table(pairs(dataset, name, config.pairs), name) for name in dataset.objectives]
     return ObjectiveData(dataset.objectives, tuple(tables))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.files import atomic_path, fingerprint, read_json, write_json
+from paretune.core.folder_form import EXPORT, FolderForm, write_marker
 from paretune.core.tensor_file import check_readable
 from paretune.models.gates import Gates, block_gates, gate_of
 from paretune.models.lora_variants import refuse_variants
@@ -27,6 +28,8 @@ from paretune.models.tensors import FLOATS, read_tensors
 
 FILES = ("adapter.json", "adapter.safetensors")
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
+FORM = FolderForm(FILES[0], ("format", "base", "scale", "blocks"), FILES)
+"""The form of the folder of an adapter."""
 _FORMAT = 1
 _TOKENS = "tokens"  # key of the embeddings beside PATH.U and PATH.V
 
@@ -125,7 +128,8 @@ class Adapter:
             "info": dict(self.info),
             "fingerprint": plain.fingerprint,
         }
-        _write_folder(folder, FILES, settings, tensors)
+        with atomic_path(folder, FORM) as temporary:
+            _write_files(temporary, FILES, settings, tensors)
 
     @classmethod
     def load(cls, folder: str | Path, base: str | None = None) -> Adapter:
@@ -324,7 +328,9 @@ def to_peft(adapter: Adapter, folder: str | Path, gates: Gates | None = None, ba
         "use_dora": False,
         "use_rslora": False,
     }
-    _write_folder(folder, PEFT_FILES, settings, tensors)
+    with atomic_path(folder, EXPORT) as temporary:
+        _write_files(temporary, PEFT_FILES, settings, tensors)
+        write_marker(temporary)
 
 
 def _target_modules(paths: Mapping[str, object]) -> list[str]:
@@ -404,27 +410,12 @@ def _read_folder(
     return settings, tensors
 
 
-def _write_folder(
-    folder: str | Path, names: tuple[str, str], settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+def _write_files(
+    folder: Path, names: tuple[str, str], settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    refuse_foreign(folder, names)
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        write_json(temporary / names[0], settings)
-        save_file(dict(tensors), temporary / names[1], metadata={"format": "pt"})
-
-
-def refuse_foreign(folder: str | Path, names: Sequence[str]) -> None:
-    """Raise a ModelError when ``folder``, about to be replaced, holds anything but ``names``."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ModelError(f"{folder}: is a file; give a folder")
-    foreign = sorted(x.name for x in folder.iterdir() if x.name not in names) if folder.is_dir() else []
-    if foreign:
-        raise ModelError(
-            f"{folder}: holds other files ({', '.join(foreign[:3])}), which would be lost; give a new or "
-            "empty folder"
-        )
+    folder.mkdir()
+    write_json(folder / names[0], settings)
+    save_file(dict(tensors), folder / names[1], metadata={"format": "pt"})
 
 
 def _plain(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from paretune.core.errors import ConfigError, ModelError, TrainingError
-from paretune.core.launch import launched
+from paretune.core.launch import LAUNCHER, check_launcher, launched
 from paretune.models.frozen_linear import FrozenLinear
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ Rows = TypeVar("Rows", Sequence[int], Tensor)
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others. The first may score answers alone for hours; the launcher ends all when one dies."""
 
+_SINGLE = (*LAUNCHER, "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _TAKEN = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 
 
@@ -44,8 +45,14 @@ def start(device: torch.device, processes: int | None = None) -> Accelerator:
 
     Raises:
         ConfigError: Another number was started, or accelerate is set to shard.
+        ParetuneError: The variables of a launcher do not fit together.
     """
     count = launched()
+    if count > 1:
+        check_launcher()
+    else:
+        for name in _SINGLE:  # left over from another job, and taken for a launcher by accelerate
+            os.environ.pop(name, None)
     if processes is not None and processes != count:
         raise ConfigError(
             f"processes: the config asks for {processes}, but {count} {'was' if count == 1 else 'were'} started; start them with "

@@ -113,6 +113,15 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
     return cache
 
 
+def position_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of the keys and values of one position of one row; 0 where the configuration does not state their sizes."""
+    text = config.get_text_config()
+    queries = int(getattr(text, "num_attention_heads", None) or 1)
+    heads = int(getattr(text, "num_key_value_heads", None) or queries)
+    width = int(getattr(text, "head_dim", None) or int(getattr(text, "hidden_size", None) or 0) // queries)
+    return 2 * int(getattr(text, "num_hidden_layers", None) or 0) * heads * width * dtype.itemsize
+
+
 def rows_join(cache: DynamicCache, other: DynamicCache) -> None:
     """Append the rows of ``other`` to ``cache``; the shorter of the two is padded on the left."""
     for layer, joining in zip(cache.layers, other.layers, strict=True):

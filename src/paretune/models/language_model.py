@@ -18,6 +18,7 @@ from paretune.core.files import fingerprint
 from paretune.data.rows import Prompt
 from paretune.models.adapter import Adapter
 from paretune.models.chat_template import PLAIN_TEMPLATE, ChatTemplate
+from paretune.models.devices import present
 from paretune.models.embedded import EMBEDDED
 from paretune.models.loading import locate, read_model, weights_fingerprint
 from paretune.models.packing import prepare
@@ -201,19 +202,9 @@ def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype
     """Return the device and the number format that :func:`load` chooses.
 
     Raises:
-        ModelError: A number format that is not known, or a device that this machine does not have.
+        ModelError: A number format that is not known, or a device that is not or that this machine lacks.
     """
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    here = [torch.device("cpu")] if accelerator is None else [accelerator, torch.device("cpu")]
-    try:
-        resolved = torch.device(device) if device else here[0]
-    except RuntimeError:
-        resolved = torch.device("meta")  # no name of a device at all
-    count = 1 if accelerator is None or resolved.type == "cpu" else torch.accelerator.device_count()
-    if resolved.type not in [one.type for one in here] or (resolved.index or 0) >= count:
-        raise ModelError(
-            f"device {device!r} is not on this machine; expected {' or '.join(repr(str(one)) for one in here)}, or leave it out"
-        )
+    resolved = present(device or None)
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
     if kind is None:
         if dtype != "auto":

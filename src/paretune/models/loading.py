@@ -21,6 +21,7 @@ from transformers import (
 
 from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.files import atomic_path, cache_folder, file_digest, fingerprint, write_text
+from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, embedded_gguf
 from paretune.models.tensors import check_finite
@@ -208,9 +209,13 @@ def _converted(gguf: Path) -> Path:
             f"{gguf}: cannot convert the GGUF file ({reason}); it is cut or damaged, or of an architecture that transformers does "
             "not convert: copy or download it again, or give the model as a folder with safetensors weights"
         ) from error
-    with atomic_path(folder) as temporary:
+    with atomic_path(
+        folder, EXPORT, keep_equal=True
+    ) as temporary:  # another process may have made it meanwhile
+        temporary.mkdir()
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        write_marker(temporary)
     return folder
 
 

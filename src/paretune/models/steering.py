@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from paretune.core.errors import ModelError
 from paretune.core.files import atomic_path
+from paretune.core.folder_form import EXPORT, write_marker
 from paretune.models.adapter import Adapter
 from paretune.models.gated_linear import Gate, GatedLinear, Recomputation, Setting, State
 from paretune.models.gates import Gates, block_gates, gate_of
@@ -269,20 +270,17 @@ class Steering:
         """Write the whole model with the update at ``gates [R]`` merged in, for plain transformers to load.
 
         Raises:
-            ModelError: The base model is quantised, the adapter has tokens of its own, or ``folder`` exists and is not a
-                checkpoint.
+            ModelError: The base model is quantised, the adapter has tokens of its own, or ``folder`` holds anything but an
+                earlier export.
         """
         if self.embedding is not None:
             raise ModelError(NOT_PORTABLE)
-        folder = Path(folder)
-        if folder.exists() and (
-            not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").is_file())
-        ):
-            raise ModelError(f"{folder}: exists and is no model checkpoint; give a new or empty folder")
-        with self.merged(gates) as model, atomic_path(folder) as temporary:
+        with atomic_path(folder, EXPORT) as temporary, self.merged(gates) as model:
+            temporary.mkdir()
             model.save_pretrained(temporary)
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
+            write_marker(temporary)
 
     def enable_checkpointing(self) -> None:
         """Turn on gradient checkpointing that sets each segment's gates again at its recomputation.

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from paretune.core.errors import ParetuneError
 from paretune.core.files import cache_folder, fingerprint, read_json, write_json
 from paretune.models.frozen_linear import FrozenLinear
 from paretune.models.kv_cache import growing_cache
@@ -30,10 +31,15 @@ from paretune.planning.shapes import Shape
 
 TARGETS, RANK = ("q_proj", "k_proj", "v_proj", "o_proj"), 16
 ROUNDS = 9
+AGAIN = "delete the file to measure again"
+BUSY = 0.25
+"""Share of the processors in the use of others from which on a measurement says little of the machine."""
 
 
 def here(dtype: str, device: str | None) -> tuple[Device, str]:
     """Return this machine as measured in a run's number format, and that format; measured once, then read from the cache.
+
+    What is measured while others use the machine is not kept: the next plan measures again.
 
     Args:
         dtype, device: Number format and device of the run's config.
@@ -44,9 +50,18 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
     resolved, kind = computing(dtype, device)
     name = str(kind).removeprefix("torch.")
     file = cache_folder() / "devices" / f"{_identity(resolved, name)}.json"
-    if not file.is_file():
-        write_json(file, asdict(measure(resolved, kind)))
-    rates = Rates(**read_json(file))
+    kept = "kept"
+    if file.is_file():
+        rates = read_json(file, Rates, AGAIN)
+        if min(asdict(rates).values()) <= 0:
+            raise ParetuneError(f"{file}: not as expected (rates above 0); {AGAIN}")
+    else:
+        before = _used()
+        rates = measure(resolved, kind)
+        if (others := _others(before, _used())) <= BUSY:
+            write_json(file, asdict(rates))
+        else:
+            kept = f"measured while other programs used {others:.0%} of the processors, so not kept"
     if resolved.type == "cpu":
         threads = torch.get_num_threads()
         title = f"this machine, {threads} thread{'s' * (threads > 1)}"
@@ -57,7 +72,7 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
         f"measured here in {name} on a small block with the run's own code: {rates.matmul / 1e9:.0f} GFLOP/s in products, "
         f"{rates.attention / 1e9:.0f} in attention over packed texts and {rates.decoding / 1e9:.1f} over a cache, "
         f"{rates.traffic / 1e9:.0f} GB/s in other operations, {rates.stream / 1e9:.1f} GB/s reading parameters "
-        f"(kept in {file.parent}; delete it to measure again)"
+        + (f"(kept in {file.parent}; delete it to measure again)" if kept == "kept" else f"({kept})")
     )
     return Device(HERE, HERE, title, memory, 1, {name: rates}, resolved.type == "cpu", assumptions), name
 
@@ -204,6 +219,19 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
             torch.accelerator.synchronize(device)
         taken.append(clock() - start)
     return median(taken[1:])
+
+
+def _used() -> tuple[float, float, float]:
+    """Return the seconds that the processors were busy so far, those of them for this process, and the time."""
+    times, own = psutil.cpu_times(), time.process_time()
+    idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)
+    return sum(times) - idle, own, time.monotonic()
+
+
+def _others(before: tuple[float, float, float], after: tuple[float, float, float]) -> float:
+    """Return the share of the processors that other programs used between two moments of :func:`_used`."""
+    busy, own, seconds = (b - a for a, b in zip(before, after, strict=True))
+    return max(0.0, busy - own) / max(1e-9, seconds * (psutil.cpu_count() or 1))
 
 
 def _identity(device: torch.device, dtype: str) -> str:

@@ -1,4 +1,4 @@
 """From (prompt, preference) to text.
 
-Reading order: gating, one_pass, policy, mixed, prompts, prompted, alike, policy_file, saving, catalogue, export.
+Reading order: gating, one_pass, batch_checks, policy, mixed, prompts, prompted, alike, policy_file, saving, catalogue, export.
 """

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
-from paretune.core.errors import ModelError, ParetuneError, suggest
+from paretune.core.errors import ConfigError, ModelError, ParetuneError, PreferenceError, suggest
 from paretune.core.files import read_json
+from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.preference import Preference, nearest
 from paretune.fronts.record import FILE, FrontRecord
 from paretune.fronts.surface import Surface
@@ -19,6 +21,32 @@ from paretune.policies import policy_file
 
 MANIFEST = "manifest.json"
 """The file that ``paretune export --grid`` writes beside the LoRAs."""
+
+
+class ManifestScore(TypedDict):
+    """A mean score and its interval, None where it was not measured."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class ManifestEntry(TypedDict):
+    """An exported LoRA: its preference, its scores by objective, and what the prompt has to end with."""
+
+    preference: dict[str, float]
+    scores: NotRequired[dict[str, ManifestScore] | None]
+    prompt_ends_with: NotRequired[str]
+
+
+class Manifest(TypedDict):
+    """The content of the manifest, as far as it is read."""
+
+    policy: str
+    base_model: str
+    model: NotRequired[str]
+    objectives: list[str]
+    adapters: dict[str, ManifestEntry]
 
 
 @dataclass(frozen=True)
@@ -100,40 +128,43 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
     Raises:
         ModelError: The folder has no manifest that ``paretune export --grid`` wrote.
     """
-    facts = read_json(folder / MANIFEST)
+    file = folder / MANIFEST
+    cure = "it is no manifest of exported LoRAs; export them again with --grid"
     try:
-        objectives, adapters = tuple(facts["objectives"]), facts["adapters"]
+        facts = read_json(file, Manifest, cure)
+    except ParetuneError as error:
+        raise ModelError(str(error)) from error
+    objectives, adapters = tuple(facts["objectives"]), facts["adapters"]
+    try:
         for name in adapters:
-            if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
-                raise ModelError(
-                    f"{folder / MANIFEST}: the LoRA {name!r} is not a folder beside it; export them again with --grid"
-                )
+            path_component(name, "the LoRA", LONGEST_MADE)
         preferences = {
             name: Preference.of(entry["preference"], objectives) for name, entry in adapters.items()
         }
+        for entry in adapters.values():
+            if (scores := entry.get("scores")) and set(scores) != set(objectives):
+                raise ConfigError(f"scores of {', '.join(scores)}, expected {', '.join(objectives)}")
+    except (ConfigError, PreferenceError) as error:
+        raise ModelError(f"{file}: {error}; {cure}") from error
 
-        def source(name: str, loras: Sequence[str]) -> Source:
-            return Source(
-                name=name,
-                folder=folder,
-                loras=tuple(loras),
-                model=str(facts.get("model", facts["base_model"])),
-                base_name=hub_name(str(facts["base_model"])),
-                objectives=objectives,
-                kind="anchors",
-                exportable=True,
-                anchors=tuple(preferences[lora] for lora in loras),
-                surface=_surface(
-                    name, objectives, [(preferences[lora], adapters[lora].get("scores")) for lora in loras]
-                ),
-                prompt_ends=tuple(str(adapters[lora].get("prompt_ends_with", "")) for lora in loras),
-            )
+    def source(name: str, loras: Sequence[str]) -> Source:
+        return Source(
+            name=name,
+            folder=folder,
+            loras=tuple(loras),
+            model=facts.get("model", facts["base_model"]),
+            base_name=hub_name(facts["base_model"]),
+            objectives=objectives,
+            kind="anchors",
+            exportable=True,
+            anchors=tuple(preferences[lora] for lora in loras),
+            surface=_surface(
+                name, objectives, [(preferences[lora], adapters[lora].get("scores")) for lora in loras]
+            ),
+            prompt_ends=tuple(adapters[lora].get("prompt_ends_with", "") for lora in loras),
+        )
 
-        return source(str(facts["policy"]), list(preferences)), [source(name, [name]) for name in preferences]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{folder / MANIFEST}: not a manifest of exported LoRAs ({error!r}); export them again with --grid"
-        ) from error
+    return source(facts["policy"], list(preferences)), [source(name, [name]) for name in preferences]
 
 
 def default_sampling(folder: Path) -> dict[str, Any]:
@@ -170,13 +201,15 @@ def _policy(folder: Path, record: FrontRecord | None) -> Source:
 
 
 def _surface(
-    name: str, objectives: tuple[str, ...], points: Sequence[tuple[Preference, Mapping[str, Any] | None]]
+    name: str,
+    objectives: tuple[str, ...],
+    points: Sequence[tuple[Preference, Mapping[str, ManifestScore] | None]],
 ) -> Surface | None:
     known = [(preference, scores) for preference, scores in points if scores]
     if not known:
         return None
 
-    def table(pick: Callable[[Mapping[str, Any]], Any]) -> np.ndarray:
+    def table(pick: Callable[[ManifestScore], float | None]) -> np.ndarray:
         rows = [[pick(scores[objective]) for objective in objectives] for _, scores in known]
         return np.array(
             [[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,36 +60,14 @@ def export_grid(
     Raises:
         ConfigError: ``folder`` is a file or not empty.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: is a file; give a new folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: is not empty; give a new folder")
-    with atomic_path(folder) as temporary:
-        return _write_grid(policy, preferences, temporary, _measured(policy.name, front))
-
-
-def _write_grid(
-    policy: Policy,
-    preferences: Sequence[Preference],
-    folder: Path,
-    measured: Mapping[tuple[float, ...], dict[str, Any]],
-) -> dict[str, Any]:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfigError(
+            f"{folder}: {'is a file' if folder.is_file() else 'is not empty'}; give a new folder"
+        )
+    measured = _measured(policy.name, front)
     adapters: dict[str, Any] = {}
     served = policy.used(preferences)
     names = _names(list(dict.fromkeys(served)))
-    for preference, used in zip(preferences, served, strict=True):
-        name = names[used]
-        if name in adapters:
-            adapters[name]["serves"].append(preference.as_dict())
-            continue
-        export(policy, used, folder / name)
-        end = policy.prompt_end(used)
-        adapters[name] = {
-            "preference": used.as_dict(),
-            **({"prompt_ends_with": end} if end else {}),
-            "serves": [preference.as_dict()],
-            "scores": measured.get(used.weights),
-        }
     manifest = {
         "policy": policy.name,
         "base_model": hub_name(policy.lm.name),
@@ -97,7 +75,22 @@ def _write_grid(
         "objectives": list(policy.objectives),
         "adapters": adapters,
     }
-    write_json(folder / MANIFEST, manifest)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        for preference, used in zip(preferences, served, strict=True):
+            name = names[used]
+            if name in adapters:
+                adapters[name]["serves"].append(preference.as_dict())
+                continue
+            export(policy, used, temporary / name)
+            end = policy.prompt_end(used)
+            adapters[name] = {
+                "preference": used.as_dict(),
+                **({"prompt_ends_with": end} if end else {}),
+                "serves": [preference.as_dict()],
+                "scores": measured.get(used.weights),
+            }
+        write_json(temporary / MANIFEST, manifest)
     return manifest
 
 

@@ -25,7 +25,8 @@ from paretune.models.gates import soup_gates
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.policies import one_pass
-from paretune.policies.policy import Policy, check_rows
+from paretune.policies.batch_checks import check_groups, check_rows
+from paretune.policies.policy import Policy
 
 CANDIDATE_STRIDE = 1_000_003
 """The distance between the seeds of a row's candidates: rows have neighbouring seeds."""
@@ -161,9 +162,8 @@ class MixedPolicy(Policy):
         sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Response]:
-        check_rows(prompts, preferences)
+        seeds = check_rows(prompts, preferences, sampling, seeds)
         ids = [self.lm.encode_prompt(prompt) for prompt in prompts]
-        seeds = range(len(ids)) if seeds is None else seeds
         gates, mixture, n = self.gates(preferences), self.mixture(preferences), self.candidates
         rows = [row for row in range(len(ids)) for _ in range(n)]
         with attached(self.lm, stack(self.adapters)) as steering:
@@ -187,6 +187,8 @@ class MixedPolicy(Policy):
 
     @override
     def logps(self, groups: Sequence[TokenGroup], preferences: Sequence[Preference]) -> list[Tensor]:
+        check_groups(groups, preferences)
+
         def logp(prompt: Sequence[int], response: Sequence[int], preference: Preference) -> Tensor:
             return one_pass.chosen_logps(self.distribution(prompt, response, preference), response).sum()
 

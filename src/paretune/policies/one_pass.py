@@ -10,6 +10,7 @@ from torch import Tensor
 from paretune.core.sampling import Sampling
 from paretune.generation.generate import Response, attached, generate, response_logps
 from paretune.models.adapter import Adapter, stack
+from paretune.models.exclusive import exclusive
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 
@@ -73,7 +74,8 @@ def logits_before(
 ) -> Tensor:
     """Return the logits ``[copies, T, V]`` (fp32) before each of the T tokens of ``response``, under the gates in force."""
     ids = torch.tensor([[*prompt, *response]], device=lm.device)
-    logits = lm.model(input_ids=ids.expand(copies, -1), logits_to_keep=len(response) + 1).logits
+    with exclusive(lm.model):
+        logits = lm.model(input_ids=ids.expand(copies, -1), logits_to_keep=len(response) + 1).logits
     return logits[:, :-1].float()
 
 

@@ -28,6 +28,7 @@ from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.policies import one_pass
+from paretune.policies.batch_checks import check_groups, check_rows
 from paretune.policies.gating import Anchors, Conditioned, Gating, NoUpdate, Soup
 
 
@@ -247,6 +248,7 @@ class Policy(ABC):
 
         Raises:
             PreferenceError: Another number of preferences than prompts, or an unknown objective.
+            ParetuneError: No rows, or something that is no prompt, no sampling or no seed.
         """
 
     @abstractmethod
@@ -254,6 +256,10 @@ class Policy(ABC):
         """Return the log-probabilities of each group's responses under its own preference, in nats.
 
         Prompts are as the model reads them (:meth:`asked`).
+
+        Raises:
+            PreferenceError: Another number of preferences than groups, or an unknown objective.
+            ParetuneError: No groups, or something that is none.
         """
 
     @abstractmethod
@@ -346,31 +352,19 @@ class GatedPolicy(Policy):
         sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Response]:
-        check_rows(prompts, preferences)
+        seeds = check_rows(prompts, preferences, sampling, seeds)
         ids = [self.lm.encode_prompt(prompt) for prompt in prompts]
-        seeds = range(len(ids)) if seeds is None else seeds
         gates, title = self.gates(preferences), f"sampling {self.name}"
         return one_pass.draw(self.lm, self.adapters, gates, ids, sampling or Sampling(), seeds, title)
 
     @override
     def logps(self, groups: Sequence[TokenGroup], preferences: Sequence[Preference]) -> list[Tensor]:
+        check_groups(groups, preferences)
         return one_pass.logps(self.lm, self.adapters, self.gates(preferences), groups)
 
     @override
     def distribution(self, prompt: Sequence[int], response: Sequence[int], preference: Preference) -> Tensor:
         return one_pass.distribution(self.lm, self.adapters, self.gates([preference]), prompt, response)
-
-
-def check_rows(prompts: Sequence[Prompt], preferences: Sequence[Preference]) -> None:
-    """Check that every prompt has its preference.
-
-    Raises:
-        PreferenceError: The two numbers differ.
-    """
-    if len(preferences) != len(prompts):
-        raise PreferenceError(
-            f"{len(prompts)} prompts and {len(preferences)} preferences; expected one preference per prompt"
-        )
 
 
 def check_objectives(trained: Sequence[str], objectives: Sequence[str]) -> None:

@@ -19,7 +19,8 @@ from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.policies import one_pass
-from paretune.policies.policy import Policy, check_objectives, check_rows
+from paretune.policies.batch_checks import check_groups, check_rows
+from paretune.policies.policy import Policy, check_objectives
 from paretune.policies.prompts import Prompting
 
 
@@ -123,14 +124,14 @@ class PromptedPolicy(Policy):
         sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Response]:
-        check_rows(prompts, preferences)
+        seeds = check_rows(prompts, preferences, sampling, seeds)
         ids = [self.lm.encode_prompt(prompt) for prompt in self.asked(prompts, preferences)]
-        seeds = range(len(ids)) if seeds is None else seeds
         gates, title = self.gates(preferences), f"sampling {self.name}"
         return one_pass.draw(self.lm, self.adapters, gates, ids, sampling or Sampling(), seeds, title)
 
     @override
     def logps(self, groups: Sequence[TokenGroup], preferences: Sequence[Preference]) -> list[Tensor]:
+        check_groups(groups, preferences)
         return one_pass.logps(self.lm, self.adapters, self.gates(preferences), groups)
 
     @override

@@ -8,20 +8,33 @@ from typing import Any
 
 from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.files import atomic_path, write_json
+from paretune.core.folder_form import FolderForm, refuse_foreign
 from paretune.core.settings import parse
 from paretune.generation.mixing import Mixing
-from paretune.models.adapter import Adapter
+from paretune.models.adapter import FILES, Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.language_model import load as load_model
 from paretune.policies.mixed import MixedPolicy
 from paretune.policies.policy import Policy
 from paretune.policies.policy_file import FILE, PolicyFile
 
+FORM = FolderForm(
+    FILE,
+    ("name", "base", "objectives", "mix"),
+    tuple(f"adapter-[0-9]*/{name}" for name in FILES),
+    needs_marker=False,
+)
+"""The form of the folder of a policy."""
+
 
 def save(policy: Policy, folder: str | Path) -> None:
-    """Write ``policy.json`` and one folder per adapter into ``folder``, atomically."""
+    """Write ``policy.json`` and one folder per adapter into ``folder``, atomically; the same policy there is left alone.
+
+    Raises:
+        ModelError: ``folder`` holds anything but an earlier policy.
+    """
     mixing = policy.mixing if isinstance(policy, MixedPolicy) else Mixing()
-    with atomic_path(folder) as temporary:
+    with atomic_path(folder, FORM, keep_equal=True) as temporary:
         temporary.mkdir()
         for number, adapter in enumerate(policy.adapters):
             adapter.save(temporary / f"adapter-{number}")
@@ -39,6 +52,12 @@ def save(policy: Policy, folder: str | Path) -> None:
                 "dtype": str(policy.lm.model.dtype).removeprefix("torch."),
             },
         )
+
+
+def refuse_strange(folder: Path) -> None:
+    """Raise a ModelError where ``folder`` holds files and no policy, so that :func:`save` would refuse it after all training."""
+    if not (folder / FILE).is_file():
+        refuse_foreign(folder, FORM)
 
 
 def load(folder: str | Path, lm: LanguageModel) -> Policy:
@@ -79,9 +98,9 @@ def load(folder: str | Path, lm: LanguageModel) -> Policy:
 def _mixing(values: Mapping[str, Any], file: Path) -> Mixing:
     """Return the rule of MOD that a ``policy.json`` states."""
     try:
-        return parse(Mixing, values, "mixing", str(file))
+        return parse(Mixing, values, "mixing")
     except ParetuneError as error:
-        raise ModelError(f"{error}; save the policy again") from error
+        raise ModelError(f"{file}: {error}; save the policy again") from error
 
 
 def load_policy(folder: str | Path, dtype: str | None = None) -> Policy:

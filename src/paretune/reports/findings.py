@@ -9,7 +9,7 @@ from html import escape
 
 from paretune.fronts.front import Interval
 from paretune.fronts.indicators import INDICATORS, STEERABLE
-from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point
+from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point, Stage
 from paretune.fronts.record_facts import DataSummary, GoalAnswers, Retention
 from paretune.reports.page import badge, bounded, plain_badge, section, table
 from paretune.reports.plots import SHAPES, box_plot, strip
@@ -216,6 +216,8 @@ def _steerability_cells(policy: MeasuredPolicy) -> list[str]:
     sizes = sorted(size for values in layers.values() for size in values)
     median = sizes[len(sizes) // 2]
     means = {layer: sum(values) / len(values) for layer, values in sorted(layers.items())}
+    if not math.isfinite(median) and median > 0:
+        return ["", "nothing is shared", "steerable: all of the update follows the preference"]
     bars = "".join(
         f'<span class="layer" style="--v:{min(1.0, max(0.0, (mean + 3) / 4)):.3f}" '
         f'title="layer {layer}: {mean:+.2f}"></span>'
@@ -226,8 +228,7 @@ def _steerability_cells(policy: MeasuredPolicy) -> list[str]:
         if median >= math.log10(STEERABLE)
         else '<span class="flag">⚠ not steerable</span>: the preference hardly changes the weights'
     )
-    text = number(median, 2) if math.isfinite(median) else "nothing is shared" if median > 0 else NOTHING
-    return [f'<span class="layers">{bars}</span>', text, steerable]
+    return [f'<span class="layers">{bars}</span>', number(median, 2), steerable]
 
 
 def mixing(record: FrontRecord) -> str:
@@ -309,9 +310,14 @@ def training_data(record: FrontRecord) -> str:
     return section(
         "data",
         "Training data",
-        f'<dl class="facts">{counts}</dl>{_score_table(data)}{_conflict_table(data)}',
+        f'<dl class="facts">{counts}</dl>{_score_table(data)}{_conflict_table(data)}{_left_out(data)}',
         f"Prompts in each split: {splits}." if splits else "",
     )
+
+
+def _left_out(data: DataSummary) -> str:
+    notes = "".join(f"<li>{escape(note)}</li>" for note in data.notes)
+    return f"<p>Left out, or not read:</p><ul>{notes}</ul>" if notes else ""
 
 
 def _score_table(data: DataSummary) -> str:
@@ -369,16 +375,21 @@ def cost(record: FrontRecord) -> str:
 def _stages(record: FrontRecord) -> str:
     if not record.stages:
         return ""
+    stages: dict[str, list[Stage]] = {}
+    for stage in record.stages:
+        stages.setdefault(stage.name, []).append(stage)
     longest = max(stage.seconds for stage in record.stages) or 1.0
-    rows = [
-        [
-            escape(stage.name),
-            duration(stage.seconds),
-            f'<span class="meter" style="--v:{stage.seconds / longest:.3f}"></span>',
-            "reused" if stage.reused else "computed",
-        ]
-        for stage in record.stages
-    ]
+    rows = []
+    for name, uses in stages.items():
+        # A stage that several methods share is in the record once for each of them; the first use has its time.
+        first, again = uses[0], len(uses) - 1
+        kind = "reused" if first.reused else "computed"
+        rows.append([
+            escape(name),
+            duration(first.seconds),
+            f'<span class="meter" style="--v:{first.seconds / longest:.3f}"></span>',
+            f"computed, then reused {again} time{'s' * (again > 1)}" if again and not first.reused else kind,
+        ])  # fmt: skip
     return f"<h3>Stages</h3><div class=tight>{table(['stage', 'time', '', ''], rows, (1,))}</div>"
 
 

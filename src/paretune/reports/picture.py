@@ -18,6 +18,7 @@ from paretune.reports.plots import (
     Pixel,
     distinct,
     hull,
+    nesting,
     ordered,
     place_labels,
     shape_of,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 INK, QUIET, RULE = "#1c2026", "#616872", "#e6e4de"
 COLOURS = ("#1f5fb0", "#c24a12", "#0d7a62", "#8048a0", "#7d6200", "#ad2f66", "#6a4b3c", "#4c8a12")
@@ -56,6 +58,11 @@ MARKERS = {
 DPI = 160
 MOST_PANELS = 6
 """Beyond so many pairs of objectives the picture shows all objectives as parallel axes."""
+
+LEGEND_TOP, AXES_TOP, LOWEST_TOP = 0.858, 0.745, 0.3
+"""Heights in shares of the picture: of the legend, of axes below a legend of up to three rows, and of axes below the longest."""
+LONGEST_LABEL = 48
+"""A longer name of a policy is cut in the legend, so that one name does not take its whole width."""
 
 
 def write_picture(record: FrontRecord, file: str | Path) -> None:
@@ -78,6 +85,7 @@ def write_picture(record: FrontRecord, file: str | Path) -> None:
 
     figure = Figure(figsize=(10, 6.25), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
+    top = _heading(figure, record)
     M = len(record.objectives)
     pairs = list(combinations(range(M), 2))
     if 1 <= len(pairs) <= MOST_PANELS:
@@ -85,24 +93,24 @@ def write_picture(record: FrontRecord, file: str | Path) -> None:
         columns = math.ceil(len(pairs) / rows)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         small = len(pairs) > 1
-        figure.subplots_adjust(left=0.075, right=0.975, bottom=0.1, top=0.745, wspace=0.3, hspace=0.45)
+        figure.subplots_adjust(left=0.075, right=0.975, bottom=0.1, top=top, wspace=0.3, hspace=0.45)
         for panel, (a, b) in zip(axes, pairs, strict=False):
             _panel(_Panel(figure, panel, a, b, small), record)
         for panel in axes[len(pairs) :]:
             panel.set_visible(False)
     else:
-        figure.subplots_adjust(left=0.075, right=0.925, bottom=0.08, top=0.74)
+        figure.subplots_adjust(left=0.075, right=0.925, bottom=0.08, top=top)
         _parallel(figure.add_subplot(), record)
-    _heading(figure, record)
     raw = io.BytesIO()
     figure.savefig(raw, format="png", dpi=DPI)
     write_bytes(file, raw.getvalue())
 
 
-def _heading(figure: Figure, record: FrontRecord) -> None:
+def _heading(figure: Figure, record: FrontRecord) -> float:
+    """Write title, caption and legend; return the height at which the axes may begin, as a share of the figure."""
     from matplotlib.lines import Line2D
 
-    names = [policy.label for policy in record.policies]
+    names = [_shortened(policy.label) for policy in record.policies]
     _headline(figure, [f"{listing(names)} on {record.model}", f"{len(names)} policies on {record.model}"])
     _caption(figure, record)
     handles = [
@@ -132,15 +140,27 @@ def _heading(figure: Figure, record: FrontRecord) -> None:
             label=f"{MIXTURE} (single-objective models)",
         )
     )
-    for rows, size in ((1, 11), (2, 11), (2, 9.5), (3, 9)):
+    return _legend(figure, handles)
+
+
+def _legend(figure: Figure, handles: list[Line2D]) -> float:
+    """Draw the legend in as few rows as fit across; return the height at which the axes may begin."""
+    few = [(1, 11.0), (2, 11.0), (2, 9.5), (3, 9.0)]
+    for rows, size in [*few, *((rows, 8.0) for rows in range(4, len(handles) + 1))]:
+        columns = math.ceil(len(handles) / rows)
         legend = figure.legend(
-            handles=handles, loc="center left", bbox_to_anchor=(0.015, 0.83), ncols=math.ceil(len(handles) / rows),
+            handles=handles, loc="upper left", bbox_to_anchor=(0.025, LEGEND_TOP), ncols=columns, borderpad=0, borderaxespad=0,
             frameon=False, fontsize=size, labelcolor=INK, handletextpad=0.5, columnspacing=1.6, labelspacing=0.3,
         )  # fmt: skip
-        if _fits(figure, legend):
+        if _fits(figure, legend) or columns == 1:
             break
-        if (rows, size) != (3, 9):
-            legend.remove()
+        legend.remove()
+    below = legend.get_window_extent().y0 / figure.bbox.height
+    return max(LOWEST_TOP, min(AXES_TOP, below - 0.07))
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
 
 
 def _caption(figure: Figure, record: FrontRecord) -> None:
@@ -235,12 +255,14 @@ class _Panel:
             x, y = (p[0] + (q[0] - p[0]) * k / steps, p[1] + (q[1] - p[1]) * k / steps)
             self.blocked.append((x - 4, y - 4, x + 4, y + 4))
 
-    def mark(self, point: Point, label: str, colour: str, radius: float = 14, **style: Any) -> None:
-        """Draw a point with its intervals, and ask for a label beside it."""
+    def mark(
+        self, point: Point, label: str, colour: str, radius: float = 14, size: float = 1, **style: Any
+    ) -> None:
+        """Draw a point with its intervals, ``size`` times as large as others, and ask for a label beside it."""
         for ends in _bars(point, self.a, self.b):
             self.axes.plot(*zip(*ends, strict=True), color=colour, alpha=0.32, linewidth=1.6, zorder=2)
             self.cover(*ends)
-        self.axes.plot(*self.at(point), markersize=self.size, **style)
+        self.axes.plot(*self.at(point), markersize=self.size * size, **style)
         x, y = self.pixel(*self.at(point))
         self.blocked.append((x - radius, y - radius, x + radius, y + radius))
         if not self.small:
@@ -282,8 +304,9 @@ def _draw_policy(panel: _Panel, record: FrontRecord, i: int) -> None:
         for first, second in pairwise(line):
             panel.cover(first, second)
     for point in points:
+        size, several = nesting(record, i, point)
         panel.mark(
-            point, weight(point.preference[objective]), colour,
+            point, weight(point.preference[objective]), INK if several else colour, size=size * (1.25 if several else 1),
             marker=MARKERS[shape_of(i)], color=_faint(colour, opacity(point)),
             markeredgecolor="white", markeredgewidth=1.2, zorder=5,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from paretune.fronts.front import Interval
-from paretune.fronts.record import FrontRecord, MeasuredPolicy
+from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point
 from paretune.reports.wording import (
     chance,
     interval,
@@ -50,17 +50,22 @@ class Frame:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about ``count`` round numbers from ``low`` to ``high``.
+    """Return about ``count`` round numbers from ``low`` to ``high``, at least three of them.
 
     >>> ticks(-6.3, -1.8)
     [-6.0, -5.0, -4.0, -3.0, -2.0]
+    >>> ticks(-9.1, -1.4, 3)
+    [-8.0, -6.0, -4.0, -2.0]
     """
-    rough = (high - low) / count
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
+    size = 10.0 ** math.floor(math.log10((high - low) / count))
+    chosen: list[float] = []
+    for step in (size * factor for factor in (10, 5, 2.5, 2, 1, 0.5)):
+        first = math.ceil(low / step - 1e-9)
+        last = math.floor(high / step + 1e-9)
+        marks = [float(f"{k * step:.12g}") for k in range(first, last + 1)]
+        if len(chosen) < 3 or (len(marks) >= 3 and abs(len(marks) - count) < abs(len(chosen) - count)):
+            chosen = marks
+    return chosen
 
 
 def span(record: FrontRecord, m: int) -> tuple[float, float]:
@@ -164,6 +169,15 @@ def ordered(policy: MeasuredPolicy, objective: str) -> list[int]:
     """Return the indices of a policy's points by falling weight on ``objective``."""
     points = policy.points
     return sorted(range(len(points)), key=lambda n: -points[n].preference[objective])
+
+
+def nesting(record: FrontRecord, i: int, point: Point) -> tuple[float, bool]:
+    """Return the size of a point's mark as a share, and whether another policy has the very same point.
+
+    Policies often share a model, such as that of a corner; a mark on a mark is smaller, so that both are seen.
+    """
+    same = [any(other.mean == point.mean for other in policy.points) for policy in record.policies]
+    return max(0.4, 0.62 ** sum(same[:i])), sum(same) > 1
 
 
 def shape_of(i: int) -> str:

@@ -35,6 +35,7 @@ from paretune.reports.wording import (
     any_faint,
     chance,
     interval,
+    knee,
     log_ratio,
     luck,
     number,
@@ -137,12 +138,14 @@ def _selection(
             "distance": interval(given.log_ratio, 1),
             "collapse": percent(given.collapse_rate),
             "responses": given.responses,
+            "own": [_own(given, p, shown) for p in range(len(given.responses))],
         }
 
     return {
         "objectives": record.objectives,
         "distance": f"{log_ratio(record)}, nats",
         "prompts": record.prompts,
+        "mean": f"mean of {record.num_prompts} prompts",
         "preferences": [
             {"text": preference(weights), "weights": list(weights.values())} for weights in shared
         ],
@@ -158,18 +161,13 @@ def _head(record: FrontRecord) -> str:
     against = standing(record, MIXTURE)
     if against:
         against = f"{against[:1].upper()}{against[1:]}; the mixture draws one of the single-objective models for each answer. "
-    meanings = "".join(
-        f"<div><dt>{escape(objective)}</dt><dd>{escape(meaning)}</dd></div>"
-        for objective, meaning in record.objectives_info.items()
-        if meaning
-    )
     return (
         f'<header><p class="over">{escape(record.name)} · {escape(record.model)} · '
         f"{escape(record.created)} · paretune {escape(record.version)}</p><h1>{escape(summary(record))}</h1>"
         f'<p class="lead">{escape(against)}Above means that, averaged over all tastes, its answers score higher; judged on '
         f'{record.num_prompts} held-out prompts. {escape(luck(record))} <a href="#reading">How to read this page</a></p>'
         f"{''.join(f'<p class=caution>⚠ {escape(text)}</p>' for text in record.cautions)}"
-        f"{f'<dl class=meanings>{meanings}</dl>' if meanings else ''}</header>"
+        "</header>"
     )
 
 
@@ -183,7 +181,8 @@ def _front(record: FrontRecord, picks: dict[tuple[int, int], int]) -> str:
     ]
     if M >= 2 and any(len(policy.points) > 2 for policy in record.policies):
         legend.append(plain_badge("hull", "mixtures of a policy's points"))
-    legend.append(plain_badge("knee", "knee"))
+    if M == 2 and any(knee(policy) is not None for policy in record.policies):
+        legend.append(plain_badge("knee", "knee"))
     if any_faint(record):
         legend.append(plain_badge("faint", "the fainter, the less likely on the front"))
     if M == 2:
@@ -208,9 +207,20 @@ def _front(record: FrontRecord, picks: dict[tuple[int, int], int]) -> str:
         "front",
         "The front",
         f'<ul class="legend">{marks}</ul><div class="figure">{drawing}'
-        '<div id="tip" role="status" hidden></div></div>',
+        '<div id="tip" role="status" hidden></div></div><p id="chosen" class="lead" hidden></p>'
+        f"{_meanings(record)}",
         lead,
     )
+
+
+def _meanings(record: FrontRecord) -> str:
+    """Return what a point more on each axis means."""
+    told = "".join(
+        f"<div><dt>{escape(objective)}</dt><dd>{escape(meaning)}</dd></div>"
+        for objective, meaning in record.objectives_info.items()
+        if meaning
+    )
+    return f"<dl class=meanings>{told}</dl>" if told else ""
 
 
 def _responses_to_weights(record: FrontRecord, picks: dict[tuple[int, int], int]) -> str:
@@ -261,27 +271,53 @@ def _answers(record: FrontRecord, shared: list[dict[str, float]]) -> str:
     columns = ["preference", *(badge(record, i) for i in range(len(record.policies)))]
     rows = []
     for k, weights in enumerate(shared):
-        answers = [
-            NOTHING if point is None else _answer(point.responses, 0) for point in _at(record, picks, k)
-        ]
+        answers = [NOTHING if point is None else _answer(record, point, 0) for point in _at(record, picks, k)]
         rows.append([escape(preference(weights)), *answers])
     static = (
         '<details id="all" open><summary>All preferences side by side, first prompt</summary>'
         f'<blockquote>{escape(record.prompts[0])}</blockquote><div class="plain">base model</div>'
-        f'<div class="from-base">{_answer(record.base.responses, 0)}</div>'
+        f'<div class="from-base">{_answer(record, record.base, 0)}</div>'
         f'<div class="texts">{table(columns, rows)}</div></details>'
     )
     return section(
         "answers",
         "The answers",
         controls + static,
-        "One sample each; the scores below an answer are the point's means over all held-out prompts.",
+        _about_answers(record),
     )
 
 
-def _answer(responses: Sequence[str], p: int) -> str:
-    text = responses[p] if p < len(responses) else ""
-    return f'<div class="text">{escape(text)}</div>' if text else "<i>(empty)</i>"
+def _about_answers(record: FrontRecord) -> str:
+    if record.base.response_scores:
+        return (
+            "One sample each. Below an answer stand the scores of that answer, and beside them the point's means over all "
+            f"{record.num_prompts} held-out prompts."
+        )
+    return (
+        f"One sample each. Below it stand the point's means over all {record.num_prompts} held-out prompts; this record has no "
+        "scores of single answers, so run paretune run again to see them."
+    )
+
+
+def _answer(record: FrontRecord, point: Point, p: int) -> str:
+    """Return an answer with its own scores below it."""
+    text = point.responses[p] if p < len(point.responses) else ""
+    shown = f'<div class="text">{escape(text)}</div>' if text else "<i>(empty)</i>"
+    if p >= len(point.response_scores):
+        return shown
+    own = zip([*record.objectives, "words"], _own(point, p, places(record)), strict=True)
+    return (
+        f'{shown}<div class="plain own">{escape(", ".join(f"{name} {value}" for name, value in own))}</div>'
+    )
+
+
+def _own(point: Point, p: int, shown: Sequence[int]) -> list[str]:
+    """Return the scores of one answer, and its length in words; ``-`` for scores that were not kept."""
+    kept = p < len(point.response_scores)
+    scores = [
+        number(point.response_scores[p][m], digits) if kept else NOTHING for m, digits in enumerate(shown)
+    ]
+    return [*scores, number(len(point.responses[p].split()), 0)]
 
 
 def _shortened(text: str, length: int) -> str:

@@ -21,6 +21,7 @@ from paretune.reports.plots import (
     distinct,
     hull,
     marker,
+    nesting,
     opened,
     ordered,
     place_labels,
@@ -29,7 +30,7 @@ from paretune.reports.plots import (
     shape_of,
     span,
 )
-from paretune.reports.wording import MIXTURE, known, off_simplex, preference, weight
+from paretune.reports.wording import MIXTURE, knee, known, off_simplex, preference, weight
 
 
 @dataclass(frozen=True)
@@ -150,20 +151,21 @@ def _draw_policy(
     record: FrontRecord, drawing: _Drawing, i: int, picks: Mapping[tuple[int, int], int]
 ) -> None:
     policy, objective, colour = record.policies[i], record.objectives[drawing.view.a], f"pol{i % len(SHAPES)}"
-    order = ordered(policy, objective)
+    order, bulge = ordered(policy, objective), knee(policy)
     if drawing.view.lines and len(order) > 1:
         drawing.line([drawing.at(policy.points[n]) for n in order], f"line {colour}")
     for n in order:
         point = policy.points[n]
         x, y = drawing.at(point)
         bars = drawing.bars(point)
-        ring = f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="10"/>' if n == policy.knee else ""
+        ring = f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="10"/>' if n == bulge else ""
+        size, several = nesting(record, i, point)
         drawing.points.append(
             f"{opened(record, i, n, picks)}<title>{escape(describe(record, policy, n))}</title>{bars}{ring}"
             f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="14"/>'
-            f"{marker(shape_of(i), x, y, 5.5)}</g>"
+            f"{marker(shape_of(i), x, y, (7 if several else 5.5) * size)}</g>"
         )
-        drawing.label((x, y), weight(point.preference[objective]), f"label {colour}")
+        drawing.label((x, y), weight(point.preference[objective]), "label" if several else f"label {colour}")
 
 
 def _draw_extrapolation(record: FrontRecord, drawing: _Drawing, i: int, point: Point) -> None:

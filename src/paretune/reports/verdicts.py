@@ -13,6 +13,7 @@ from paretune.reports.wording import (
     astray,
     called,
     chosen_points,
+    knee,
     known,
     number,
     sentences,
@@ -32,10 +33,10 @@ def trade_offs(record: FrontRecord) -> str:
     """Return what the points that a reader asks about first buy against the base model, in words."""
     parts = []
     for i, policy in enumerate(record.policies):
-        lines = "".join(
-            f"<li>{escape(text[:1].upper() + text[1:])}.</li>"
-            for text in (trade_off(record, point) for point in chosen_points(record, policy))
-        )
+        texts = [trade_off(record, point) for point in chosen_points(record, policy)]
+        if len(policy.points) > 2 and knee(policy) is None:
+            texts.append("no knee: this front is straight or bends inwards, so no point on it stands out")
+        lines = "".join(f"<li>{escape(text[:1].upper() + text[1:])}.</li>" for text in texts)
         shown = " open" if i < MOST_OPEN else ""
         parts.append(
             f'<details{shown}><summary>{badge(record, i)}</summary><ul class="says">{lines}</ul></details>'
@@ -44,8 +45,8 @@ def trade_offs(record: FrontRecord) -> str:
         "trades",
         "What each trade-off buys",
         "".join(parts),
-        "From the base model to the point with most weight on each objective, and to the knee. A deviation is that of the base "
-        "model's answers; a change is called one only where it is shown for all points of this page together.",
+        "From the base model to the point with most weight on each objective, and to the knee where the front bulges. A deviation "
+        "is that of the base model's answers; a change is called one only where it is shown for all points of this page together.",
     )
 
 
@@ -88,7 +89,7 @@ def _tests(record: FrontRecord) -> str:
     bounds = [0.0, *(b for test in record.comparisons for b in (test.low, test.high) if known(b))]
     low, high = min(bounds), max(bounds)
     names = [policy.name for policy in record.policies]
-    columns = ["first − second", "difference", "", "verdict", "could have been seen", "prompts that would do"]
+    columns = ["first − second", "verdict", "difference", "", "could have been seen", "prompts that would do"]
     rows = []
     for test in record.comparisons:
         above = winner(test)
@@ -96,9 +97,9 @@ def _tests(record: FrontRecord) -> str:
         text = escape(verdict(record, test))
         rows.append([
             f"{escape(called(record, test.first))} − {escape(called(record, test.second))}",
+            f'<span class="plain">{text}</span>' if above is None else f"<b>{text}</b>",
             bounded(test.interval, 2),
             strip(test.interval, low, high, kind, zero=True),
-            f'<span class="plain">{text}</span>' if above is None else f"<b>{text}</b>",
             number(test.detectable, 2) if above is None else NOTHING,
             _enough(test) if above is None else NOTHING,
             "&lt; 0.001" if test.adjusted < 0.001 else number(test.adjusted, 3),

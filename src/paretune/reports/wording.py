@@ -6,7 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+
 from paretune.fronts.front import Interval
+from paretune.fronts.indicators import has_knee
 from paretune.fronts.inference import sentence
 from paretune.fronts.record import SEED_MARK, FrontRecord, MeasuredPolicy, PairedTest, Point
 
@@ -246,13 +249,19 @@ def _moves(record: FrontRecord, policy: MeasuredPolicy) -> str:
     return f"{policy.label} {listing(parts)}"
 
 
+def knee(policy: MeasuredPolicy) -> int | None:
+    """Return the number of the point at the knee, None where the front is straight or bends inwards."""
+    return policy.knee if has_knee(np.array([point.mean for point in policy.points])) else None
+
+
 def chosen_points(record: FrontRecord, policy: MeasuredPolicy) -> list[Point]:
-    """Return the points that a reader asks about first: the one with most weight on each objective, and the knee."""
+    """Return the points that a reader asks about first: the one with most weight on each objective, and any knee."""
     numbers = [
         max(range(len(policy.points)), key=lambda n: policy.points[n].preference[objective])
         for objective in record.objectives
     ]
-    return [policy.points[n] for n in dict.fromkeys([*numbers, policy.knee])]
+    bulge = knee(policy)
+    return [policy.points[n] for n in dict.fromkeys([*numbers, *([] if bulge is None else [bulge])])]
 
 
 def trade_off(record: FrontRecord, point: Point) -> str:

@@ -1,1 +1,5 @@
-"""From a config to a report: config, parse, schema, prepare, run, extend, measure, tasks, sweep, workers, plan, estimate."""
+"""From a config to a report.
+
+Reading order: config, names, shipped, parse, checks, sizes, schema; prepare, run_folder, run, extend, measure, tasks, sweep, workers;
+plan, estimate, draft.
+"""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field
 
+from paretune.core.bounds import Count, Natural, NotNegative, Positive, Seed
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference, preference_grid
 from paretune.core.sampling import Sampling
@@ -46,8 +48,8 @@ class DataConfig(_Part):
     split: str | None = None
     test: Any = None
     splits: dict[str, float] = Field(default_factory=lambda: {"train": 0.7, "validation": 0.1, "test": 0.2})
-    limit: int = Field(default=0, ge=0)
-    sample: int = Field(default=0, ge=0)
+    limit: Natural = 0
+    sample: Natural = 0
     too_long: TooLong = "drop"
 
 
@@ -55,7 +57,7 @@ class EvaluateConfig(_Part):
     """How fronts are measured.
 
     Attributes:
-        prompts: Largest number of held-out prompts that are used, 0 for all.
+        prompts: Largest number of held-out prompts that are used, at least 2; 0 for all.
         samples: Number of answers per prompt and preference.
         preferences: Number of evenly spaced preferences (as ``preferences`` of the run) at which policies that serve any
             preference are measured; 0 takes those of the run, at which anchors are always measured.
@@ -66,13 +68,13 @@ class EvaluateConfig(_Part):
         resamples: Number of resamples of the prompts, for intervals of means; at least 1000 for a 95 % interval.
     """
 
-    prompts: int = Field(default=0, ge=0)
-    samples: int = Field(default=1, ge=1)
-    preferences: int = Field(default=0, ge=0)
+    prompts: Natural = 0
+    samples: Count = 1
+    preferences: Natural = 0
     reference_point: dict[str, float] | None = None
     extrapolations: list[str] = Field(default_factory=list)
-    shown: int = Field(default=6, ge=1)
-    resamples: int = Field(default=2000, ge=1)
+    shown: Count = 6
+    resamples: Annotated[int, Ge(20), Le(1_000_000)] = 2000
 
 
 class Resources(_Part):
@@ -83,8 +85,8 @@ class Resources(_Part):
         gpus: Number of accelerators; a fraction lets tasks share one.
     """
 
-    cpus: float = Field(default=1, gt=0)
-    gpus: float = Field(default=0, ge=0)
+    cpus: Positive = 1
+    gpus: NotNegative = 0
 
 
 class SweepConfig(_Part):
@@ -101,12 +103,12 @@ class SweepConfig(_Part):
         together: Number of preferences of one method that are chosen, and trained, at once.
     """
 
-    seeds: list[int] = Field(default_factory=list)
+    seeds: list[Seed] = Field(default_factory=list)
     resources: Resources = Resources()
-    retries: int = Field(default=2, ge=0)
+    retries: Natural = 2
     choose: Literal["grid", "adaptive"] = "grid"
-    points: int = Field(default=0, ge=0)
-    together: int = Field(default=1, ge=1)
+    points: Natural = 0
+    together: Count = 1
 
 
 class RunConfig(_Part):
@@ -144,11 +146,11 @@ class RunConfig(_Part):
     name: str = "run"
     folder: str = ""
     model: str = "smollm2-135m"
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str | None = None
-    processes: int | None = Field(default=None, ge=1)
+    processes: Count | None = None
     sharding: Literal["none", "fsdp"] = "none"
-    seed: int = 0
+    seed: Seed = 0
     data: DataConfig = DataConfig()
     score: list[dict[str, Any]] = Field(default_factory=list)
     objectives: list[str] = Field(default_factory=list)
@@ -164,8 +166,8 @@ class RunConfig(_Part):
 
     @property
     def run_folder(self) -> Path:
-        """Where the run lives."""
-        return Path(self.folder or f"runs/{self.name}")
+        """Where the run lives, as an absolute path: what runs in between may change the working folder."""
+        return Path(self.folder or f"runs/{self.name}").absolute()
 
     def kind(self, name: str) -> str:
         """Return which method an entry of ``methods`` is; a name that is not among them stands for itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -117,6 +118,18 @@ class Estimate:
             "disk": {**self.disk, "total": sum(self.disk.values())},
             "assumptions": list(self.assumptions),
         }
+
+
+def check_targets(models: Sequence[str], device: str) -> None:
+    """Check what a plan is asked for before its data are read.
+
+    Raises:
+        ModelError, ConfigError: An unknown model or device.
+    """
+    if device != HERE:
+        device_of(device)
+    for model in models:
+        shape_of(model)
 
 
 def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> Estimate:
@@ -238,7 +251,7 @@ def _kernels(plan: Plan, model: Model) -> float:
 
 def _kernel_limit() -> float:
     # Two caches hold the same kernels, so the larger decides.
-    return max(float(os.environ.get(name, KERNELS)) for name in KERNEL_LIMITS)
+    return max(float(os.environ.get(name) or KERNELS) for name in KERNEL_LIMITS)
 
 
 def _disk(plan: Plan, model: Model) -> dict[str, float]:

@@ -18,6 +18,9 @@ from paretune.runs.parse import override, parse_config
 from paretune.runs.run import run, to_yaml
 from paretune.scoring.scorer import build_scorer
 
+RESTORE = "run its config once more with `paretune run` into this folder, which writes it anew"
+"""The cure for a run's config that is lost; what is finished is found again."""
+
 
 def add_objective(
     folder: Path, objective: str, scorer: Mapping[str, Any], overrides: Sequence[str] = ()
@@ -45,12 +48,20 @@ def settings_of(folder: Path) -> dict[str, Any]:
     """Return the values of a run's config.
 
     Raises:
-        ConfigError: no run in the folder.
+        ConfigError: no run in the folder, or its config is damaged or empty.
     """
     file = folder / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{folder}: no config.yaml; expected the folder of a run, such as runs/quickstart")
-    values: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(
+            f"{file}: cannot read the run's config ({' '.join(str(error).split())}); {RESTORE}"
+        ) from error
+    if not isinstance(values, dict) or not isinstance(values.get("train"), dict):
+        state = "is empty" if values is None else "does not hold the settings of a run"
+        raise ConfigError(f"{file}: {state}; {RESTORE}")
     values["train"].pop("seed", None)  # earlier versions wrote that of the run here too
     return values | {"folder": str(folder)}
 

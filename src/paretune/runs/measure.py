@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from paretune.core.errors import ConfigError
-from paretune.core.files import fingerprint, read_json, write_json
+from paretune.core.errors import ConfigError, ParetuneError
+from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Row
 from paretune.data.summary import inspect
-from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, evaluate
+from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, StoredPoint, evaluate
 from paretune.evaluation.judge import Judgement, judge, mean_interval
 from paretune.evaluation.remote import drawn_by
 from paretune.evaluation.token_kl import audit
@@ -34,6 +35,8 @@ from paretune.reports.card import write_card
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
 from paretune.runs.config import RunConfig
+from paretune.scoring.cache import ScoreCache
+from paretune.scoring.meaning import meaning
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 from paretune.training.stages import StageRecord
@@ -151,18 +154,45 @@ def measure_points(
         key: lab.folder / "fronts" / f"{fingerprint(conditions, key)}.json"
         for key in map(policy.effective, asked)
     }
-    known = lab.team.once(
-        lambda: {key: Judged.from_dict(read_json(file)) for key, file in files.items() if file.is_file()}
-    )
+    shape = (len(held_out.prompts), config.evaluate.samples, len(policy.objectives))
+    known = lab.team.once(partial(stored_points, files, shape))
     reused, start = len(known) == len(files), time.perf_counter()
     for first in range(0, len(asked), together):
         stored = set(known)
         evaluate(policy, asked[first : first + together], held_out, known=known, draw=draw)
-        for key in known.keys() - stored if lab.team.first else ():
-            write_json(files[key], known[key].to_dict())
+        new = [key for key in files if key in known and key not in stored]
+        for key in new if lab.team.first else ():
+            write_json(files[key], known[key].to_dict() | {"together": [files[each].name for each in new]})
     evaluation = evaluate(policy, asked, held_out, known=known, draw=draw)
     lab.stages.append(StageRecord(f"front/{policy.name}", time.perf_counter() - start, reused))
     return evaluation
+
+
+def stored_points(files: Mapping[str, Path], shape: tuple[int, int, int]) -> dict[str, Judged]:
+    """Return the points that are on disk, by what the policy computes there.
+
+    Points that were judged in one batch count only where all of them are there: after a kill between two, the rest would be judged
+    in a smaller batch, and its log-probabilities would be rounded otherwise.
+
+    Args:
+        files: What the policy computes -> file of the point.
+        shape: Numbers of prompts, of samples, and of objectives.
+
+    Raises:
+        ParetuneError: A file holds no point, or one of another shape; names it.
+    """
+    points = {}
+    for key, file in files.items():
+        if file.is_file():
+            point = read_json(file, StoredPoint)
+            try:
+                judged = Judged.from_dict(point)
+                judged.check(shape)
+            except ValueError as error:
+                raise ParetuneError(f"{file}: not as expected ({error}); {REMAKE}") from error
+            if all((file.parent / name).is_file() for name in point.get("together", [])):
+                points[key] = judged
+    return points
 
 
 def _held_out(config: RunConfig, lab: Lab, test: ScoredDataset, scorers: Sequence[Scorer]) -> HeldOut:
@@ -194,6 +224,12 @@ def _stated(reference: dict[str, float], objective: str) -> float:
 
 
 # The record
+
+
+class TrainedStep(TypedDict):
+    """What is read of a record in ``history.json``: the tokens of its step."""
+
+    tokens: float
 
 
 def _measured_policy(config: RunConfig, lab: Lab, judgement: Judgement, policy: Policy) -> MeasuredPolicy:
@@ -249,7 +285,7 @@ def _audited(
         distances = audit(policy, other, evaluation.preferences, evaluation.points, prompts)
         write_json(folder / "kl.json", [values.tolist() for values in distances])
 
-    distances = read_json(lab.stage(f"audits/{policy.name}", key, make) / "kl.json")
+    distances = read_json(lab.stage(f"audits/{policy.name}", key, make) / "kl.json", list[list[float]])
     return _with(entry, {"soup_kl": _mean_intervals(distances)})
 
 
@@ -272,7 +308,7 @@ def _record(
 ) -> FrontRecord:
     """Return all that the report, the picture and the model card are made of."""
     texts = list({row.key: row.prompt[-1].content for row in splits["test"].rows}.values())
-    meanings = {str(spec.get("objective")): _meaning(spec) for spec in config.score}
+    meanings = {str(spec.get("objective")): meaning(spec) for spec in config.score}
     return FrontRecord(
         format=FORMAT,
         name=config.name,
@@ -291,12 +327,17 @@ def _record(
         cautions=judgement.cautions,
         objectives_info={objective: meanings.get(objective, "") for objective in judgement.objectives},
         sampling={**vars(config.sampling), "samples": config.evaluate.samples},
-        data=DataSummary.model_validate(inspect(splits["train"]).to_dict()),
+        data=DataSummary.model_validate(inspect(splits["train"]).to_dict() | {"notes": list(lab.left_out)}),
         splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},
         stages=tuple(Stage(**vars(stage)) for stage in lab.stages),
-        scoring_forwards=lab.scoring_forwards,
+        scoring_forwards=_responses_scored(lab),
         licence="",
     )
+
+
+def _responses_scored(lab: Lab) -> int:
+    """Return how many responses frozen models have scored for this run folder, in all its processes and restarts."""
+    return len(ScoreCache(lab.folder / "cache" / "logps.sqlite"))
 
 
 def _stages(adapter: Adapter) -> list[str]:
@@ -306,9 +347,6 @@ def _stages(adapter: Adapter) -> list[str]:
 
 def _trained_tokens(lab: Lab, stage: str) -> int:
     """Return the tokens that went through forward and backward in a stage of training."""
-    return int(sum(record["tokens"] for record in read_json(lab.folder / stage / "history.json")))
-
-
-def _meaning(spec: dict[str, Any]) -> str:
-    rest = {key: value for key, value in spec.items() if key != "objective"}
-    return ", ".join(f"{key} {value}" for key, value in rest.items())
+    return int(
+        sum(record["tokens"] for record in read_json(lab.folder / stage / "history.json", list[TrainedStep]))
+    )

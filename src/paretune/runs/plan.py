@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 
-from paretune.core.errors import DataError
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.evaluation.token_kl import AUDITED
 from paretune.planning.lengths import counter, of_rows
 from paretune.planning.work import Stage, Work, inner, passes, reading
 from paretune.runs.config import Entry, RunConfig
-from paretune.runs.prepare import load_splits
+from paretune.runs.prepare import check_responses, load_splits
 
 ANSWER_SHARE = 0.6
 """Length of an answer as a share of ``max_new_tokens``, where the data hold no response to take it from."""
@@ -106,13 +105,9 @@ def _bare(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> int:
         DataError: There are such rows, and ``data.sample`` is 0.
     """
     rows = [row for name in ("train", "validation") for row in splits[name].rows]
-    bare = [row for row in rows if not row.responses]
-    if bare and not config.data.sample:
-        raise DataError(
-            f"{bare[0].source or 'the data'}: {len(bare)} of {len(rows)} rows have no response; set data.sample to draw "
-            "some from the base model, for example data.sample=4"
-        )
-    return len(bare)
+    for name in ("train", "validation"):
+        check_responses(config, splits[name])
+    return sum(not row.responses for row in rows)
 
 
 def _data(config: RunConfig, work: Work) -> list[Stage]:

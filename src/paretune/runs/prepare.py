@@ -2,37 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import fingerprint, write_json
 from paretune.data.dataset import ScoredDataset, concatenate
 from paretune.data.load import load_data
+from paretune.data.row_store import taken
 from paretune.generation.sample import sample_dataset, sample_remotely
+from paretune.models.devices import present
+from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
+from paretune.runs.names import check_objectives
 from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
 
 
-def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset], list[Scorer]]:
-    """Load, sample, split and score the data; return the splits (train, validation, test) and the scorers.
+@dataclass(frozen=True)
+class Sources:
+    """What a run begins with.
+
+    Attributes:
+        splits: Data as they were read: train, validation, test.
+        scorers: Scorers in the order of ``score``, None where one is still to be fitted.
+        objectives: Names of the run's objectives, in order.
+    """
+
+    splits: dict[str, ScoredDataset]
+    scorers: tuple[Scorer | None, ...]
+    objectives: tuple[str, ...]
+
+
+def read_sources(config: RunConfig) -> Sources:
+    """Read the data and make the scorers, before any model is loaded; check what the run needs of them.
+
+    Raises:
+        DataError, ConfigError, ModelError: Data that cannot be read or are too few, a scorer that cannot be.
+    """
+    check_config(config)
+    present(config.device)
+    if not config.score:
+        raise ConfigError(
+            "score: is empty; name a scorer for each objective, by which the held-out answers are judged"
+        )
+    scorers = tuple(None if spec.get("head") == "fit" else build_scorer(spec) for spec in config.score)
+    splits = load_splits(config)
+    for name in ("train", "validation"):
+        check_responses(config, splits[name])
+    _check_fit(config, splits)
+    prompts = len({row.key for row in splits["test"].rows})
+    if prompts < 2:
+        raise DataError(
+            f"{splits['test'].rows[0].source or 'the data'}: {prompts} held-out prompt; expected at least 2, as one gives no "
+            "interval; add data, or give data.splits.test a larger share"
+        )
+    objectives = _objectives(config, splits)
+    config.grid(objectives)
+    config.fine_grid(objectives)
+    return Sources(splits, scorers, tuple(objectives))
+
+
+def prepare_data(
+    config: RunConfig, lab: Lab, sources: Sources | None = None
+) -> tuple[dict[str, ScoredDataset], list[Scorer]]:
+    """Sample, split and score the data; return the splits (train, validation, test) and the scorers.
+
+    Args:
+        config, lab: Settings and lab of the run.
+        sources: Result of :func:`read_sources`; by default they are read here.
 
     Raises:
         DataError, ConfigError, ScoreError: See the stages.
     """
-    splits = load_splits(config)
-    for name, part in splits.items():
-        splits[name] = _with_room(part, config, lab, name)
+    sources = sources or read_sources(config)
+    parts = sources.splits
+    for note in dict.fromkeys(note for part in parts.values() for note in (*part.notes, *_uses(part))):
+        lab.leave_out(note)
+    splits = {name: _with_room(part, config, lab, name) for name, part in parts.items()}
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
-    scorers, cache = _scorers(config, lab, splits), lab.score_cache
-    objectives = _objectives(config, splits, scorers)
+    scorers, cache = _scorers(config, sources, lab, splits), lab.score_cache
+    objectives = sources.objectives
     for name in ("train", "validation"):
         silent = [s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)]
         splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))
@@ -54,34 +110,74 @@ def prepare_data(config: RunConfig, lab: Lab) -> tuple[dict[str, ScoredDataset],
     return splits, scorers
 
 
+def _uses(part: ScoredDataset) -> tuple[str, ...]:
+    """Say what the weights and margins of rows are used for, where there are any."""
+    stated = sum(row.weight != 1 or row.margin != 0 for row in part.rows)
+    if not stated:
+        return ()
+    return (
+        f"{stated} of {len(part.rows)} rows have a weight or a margin; losses of pairs use them, and methods that train on single "
+        "responses do not",
+    )
+
+
 def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
-    """Load the sources and split them by prompt."""
+    """Load the sources and split them by prompt; ``notes`` of the parts say what was left out.
+
+    Rows of a held-out prompt are no training data, where the held-out prompts have a source of their own.
+
+    Raises:
+        DataError: See :func:`load_data`; or all prompts of the source are held out.
+    """
 
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if isinstance(spec, list) and spec:
             return concatenate([source(entry, split) for entry in spec])
-        if isinstance(spec, str) and spec in QUICKSTART:
-            return ScoredDataset.read(quickstart_data(spec))
         return load_data(spec, split, path=config.data.path)
 
     dataset = source(config.data.source, config.data.split)
-    if config.data.limit:
-        dataset = replace(dataset, rows=dataset.rows[: config.data.limit])
+    if config.data.limit and len(dataset.rows) > config.data.limit:
+        note = f"data.limit: the first {config.data.limit} of {len(dataset.rows)} rows are used"
+        dataset = replace(dataset, rows=dataset.rows[: config.data.limit], notes=(*dataset.notes, note))
     fractions = dict(config.data.splits)
+    test: ScoredDataset | None = None
     if config.data.test is not None:
         fractions.pop("test", None)
-        parts = dataset.split(fractions, config.seed)
-        return {**parts, "test": source(config.data.test, None)}
-    return dataset.split(fractions, config.seed)
+        test = source(config.data.test, None)
+        dataset = _without(dataset, test)
+    parts = dataset.split(fractions, config.seed)
+    unused = len(dataset.rows) - sum(len(part.rows) for part in parts.values())
+    if unused:
+        shares = ", ".join(f"{name} {share:g}" for name, share in fractions.items())
+        note = f"{unused} of {len(dataset.rows)} rows are in no part: data.splits gives {shares}"
+        parts = {name: replace(part, notes=(*part.notes, note)) for name, part in parts.items()}
+    return parts if test is None else {**parts, "test": test}
 
 
-QUICKSTART = {"quickstart": "answers.jsonl.gz", "quickstart-prompts": "prompts.jsonl"}
-"""Sources that ship with the package: prompts with four responses of the embedded model each, and prompts held out."""
+def _without(dataset: ScoredDataset, test: ScoredDataset) -> ScoredDataset:
+    """Return the data without the rows of the prompts of ``test``."""
+    held_out = {row.key for row in test.rows}
+    places = np.array([n for n, row in enumerate(dataset.rows) if row.key not in held_out], dtype=np.int64)
+    common = len(dataset.rows) - len(places)
+    if not common:
+        return dataset
+    if not len(places):
+        raise DataError(
+            f"data.test: all {common} rows of data.source are of held-out prompts, so none is left to train on; name other data, or "
+            "leave data.test out to hold a share of data.source out"
+        )
+    note = f"{common} of {len(dataset.rows)} rows of data.source are of held-out prompts (data.test) and are not trained on"
+    return replace(dataset, rows=taken(dataset.rows, places), notes=(*dataset.notes, note))
 
 
-def quickstart_data(name: str = "quickstart") -> Path:
-    """Return the file of a source that ships with the package."""
-    return Path(str(files("paretune.data") / "quickstart" / QUICKSTART[name]))
+def check_responses(config: RunConfig, dataset: ScoredDataset) -> None:
+    """Raise a DataError where rows have no response and ``data.sample`` does not ask for some."""
+    bare = [row for row in dataset.rows if not row.responses]
+    if bare and not config.data.sample:
+        raise DataError(
+            f"{bare[0].source or 'the data'}: {len(bare)} of {len(dataset.rows)} rows have no response; set data.sample to draw "
+            "some from the base model, for example data.sample=4"
+        )
 
 
 def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
@@ -110,7 +206,7 @@ def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) 
     left = f"{len(gone)} were left out" + (
         f", {len(short) - len(gone)} answers end at the last position" if rule == "cut" else ""
     )
-    lab.say(f"{len(short)} of {len(asked)} prompts ({split}) {what}: {left}")
+    lab.leave_out(f"{len(short)} of {len(asked)} prompts ({split}) {what}: {left}")
     return (
         replace(dataset, rows=tuple(row for n, row in enumerate(dataset.rows) if n not in gone))
         if gone
@@ -123,11 +219,6 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
     bare = [row for row in dataset.rows if not row.responses]
     if not bare:
         return dataset
-    if not config.data.sample:
-        raise DataError(
-            f"{bare[0].source or 'the data'}: {len(bare)} of {len(dataset.rows)} rows have no response; set data.sample to draw "
-            "some from the base model, for example data.sample=4"
-        )
 
     def make(folder: Path) -> None:
         parts, asked = lab.folder / "cache" / "samples", replace(dataset, rows=tuple(bare))
@@ -147,32 +238,48 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
 
 
-def _scorers(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> list[Scorer]:
-    """Build the scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
+def _scorers(config: RunConfig, sources: Sources, lab: Lab, splits: dict[str, ScoredDataset]) -> list[Scorer]:
+    """Return all scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
     scorers: list[Scorer] = []
-    for spec in config.score:
-        if spec.get("head") == "fit":
-            spec = {**spec, "head": str(_fitted_head(str(spec.get("objective")), lab, splits))}
-        scorers.append(build_scorer(spec))
+    for spec, scorer in zip(config.score, sources.scorers, strict=True):
+        head = None if scorer else str(_fitted_head(str(spec.get("objective")), config, lab, splits))
+        scorers.append(scorer or build_scorer({**spec, "head": head}))
     return scorers
 
 
-def _fitted_head(objective: str, lab: Lab, splits: dict[str, ScoredDataset]) -> Path:
+def _fitted_head(objective: str, config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Path:
     from paretune.scoring.bradley_terry import fit_head
 
-    labelled = concatenate([splits["train"], splits["validation"]])
+    labelled, seed = concatenate([splits["train"], splits["validation"]]), _fit_seed(config)
 
     def make(folder: Path) -> None:
-        result = fit_head(labelled, objective, folder / "head")
+        result = fit_head(labelled, objective, folder / "head", seed=seed)
         lab.say(f"Bradley-Terry head for {objective}: {result}")
 
-    return lab.stage(f"heads/{objective}", fingerprint(labelled.fingerprint, objective), make) / "head"
+    key = fingerprint(labelled.fingerprint, objective, seed)
+    return lab.stage(f"heads/{objective}", key, make) / "head"
 
 
-def _objectives(config: RunConfig, splits: dict[str, ScoredDataset], scorers: Sequence[Scorer]) -> list[str]:
+def _fit_seed(config: RunConfig) -> int:
+    """Return the seed by which the data of a fit are split once more: by the run's own, a part of the parts would be empty."""
+    return config.seed + 1
+
+
+def _check_fit(config: RunConfig, splits: dict[str, ScoredDataset]) -> None:
+    """Raise a DataError where the labels are too few for a head that is to be fitted."""
+    from paretune.scoring.bradley_terry import parts_of
+
+    labelled = concatenate([splits["train"], splits["validation"]])
+    for spec in config.score:
+        if spec.get("head") == "fit":
+            parts_of(labelled, str(spec["objective"]), None, _fit_seed(config))
+
+
+def _objectives(config: RunConfig, splits: dict[str, ScoredDataset]) -> list[str]:
     """Return the names of the run's objectives in order; each needs a scorer, or the front could not be measured."""
-    scored = [scorer.objective for scorer in scorers]
+    scored = [str(spec.get("objective")) for spec in config.score]
     names = list(config.objectives) or list(dict.fromkeys([*splits["train"].objectives, *scored]))
+    check_objectives(names)
     if len(names) < 2:
         raise ConfigError(
             f"a front needs at least two objectives, got {names}; add scorers under score:, or data with labels"

@@ -11,21 +11,26 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from paretune.core.errors import ConfigError
+from paretune.core.errors import ConfigError, ModelError
 from paretune.core.files import fingerprint, read_json, write_json, write_text
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.generation.mixing import Mixing
 from paretune.methods.base import Inputs
 from paretune.models.adapter import Adapter
+from paretune.models.devices import memory_of
 from paretune.models.distributed import WorkSplit, shard_weights, start
-from paretune.models.language_model import computing, load
+from paretune.models.language_model import LanguageModel, computing, load
+from paretune.models.targets import target_shapes
+from paretune.planning.shapes import Shape, of_config
 from paretune.policies.alike import alike
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
-from paretune.runs.prepare import prepare_data
+from paretune.runs.prepare import Sources, prepare_data, read_sources
+from paretune.runs.run_folder import VERSIONS, at_work
+from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 
@@ -40,12 +45,12 @@ def run(config: RunConfig) -> Path:
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
     """
-    lab = opened(config)
-    splits, scorers = prepare_data(config, lab)
-    objectives = splits["train"].objectives
-    preferences = config.grid(objectives)
-    config.extrapolations(objectives)  # a wrong one is reported before training, not after it
-    return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
+    sources = read_sources(config)  # before anything is written
+    with at_work(config):
+        lab = opened(config)
+        splits, scorers = prepare_data(config, lab, sources)
+        preferences = config.grid(splits["train"].objectives)
+        return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
 
 
 def finish(
@@ -103,13 +108,21 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: An objective without adapter, or an adapter without objective.
         ModelError: An adapter of another base model, or of another divergence.
     """
-    lab = opened(config)
-    splits, scorers = prepare_data(config, lab)
-    objectives = splits["train"].objectives
-    if set(adapters) != set(objectives):
+    sources = read_sources(config)  # before anything is written
+    if set(adapters) != set(sources.objectives):
         raise ConfigError(
-            f"adapters for {', '.join(adapters) or 'nothing'}; expected one for each of the objectives {', '.join(objectives)}"
+            f"adapters for {', '.join(adapters) or 'nothing'}; expected one for each of the objectives "
+            f"{', '.join(sources.objectives)}"
         )
+    with at_work(config):
+        return _front(config, sources, adapters, by, mixing)
+
+
+def _front(
+    config: RunConfig, sources: Sources, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing
+) -> Path:
+    lab, objectives = opened(config), sources.objectives
+    splits, scorers = prepare_data(config, lab, sources)
     members = [adapters[objective] for objective in objectives]
     for objective, adapter in zip(objectives, members, strict=True):
         adapter.check_base(lab.lm.fingerprint, f"the adapter for {objective}")
@@ -131,8 +144,8 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         config.seed, device_specific=True
     )  # of global generators, which nothing here draws from but a model might
     if first:
+        write_json(folder / VERSIONS, versions())
         write_text(folder / "config.yaml", to_yaml(config))
-        write_json(folder / "versions.json", versions())
     if config.sharding == "none":
         lm = load(config.model, config.dtype, config.device)
     else:
@@ -140,14 +153,24 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
             config.model, str(kind).removeprefix("torch."), "cpu"
         )  # layer by layer to the device, as shards
         shard_weights(lm.model, device)
+    check_sizes(config, memory_of(device), _shape(lm))
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
     fix_date(lab)
     for (
         name
     ) in config.methods:  # batches that cannot be divided are refused before the first stage, not after it
         training = config.training(name)
+        target_shapes(lm.model, training.targets)
         WorkSplit.of(lab.team, training.accumulate, training.batch_pairs)
     return lab
+
+
+def _shape(lm: LanguageModel) -> Shape | None:
+    """Return the shape of a loaded model, None where a plan does not know its kind."""
+    try:
+        return of_config(lm.name, lm.model.config.to_dict())
+    except ModelError:
+        return None
 
 
 def fix_date(lab: Lab) -> None:

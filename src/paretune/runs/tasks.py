@@ -9,8 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from paretune.core.errors import ConfigError
-from paretune.core.files import fingerprint, read_json, write_json
+from typing_extensions import TypedDict
+
+from paretune.core.errors import ConfigError, ParetuneError
+from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.preference import Preference
 from paretune.core.settings import as_values
 from paretune.data.dataset import ScoredDataset
@@ -18,8 +20,9 @@ from paretune.data.pairs import pairs
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measure_points
-from paretune.runs.prepare import prepare_data
+from paretune.runs.prepare import prepare_data, read_sources
 from paretune.runs.run import opened, train
+from paretune.runs.run_folder import at_work
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
 from paretune.training.remote_stages import identity
@@ -47,6 +50,14 @@ class Task:
         return "@".join(filter(None, [self.method or self.kind, self.preference]))
 
 
+class Record(TypedDict):
+    """What is kept of a task that was done: the fingerprint of all that decides it, the seconds it took, and its value."""
+
+    key: str
+    seconds: float
+    value: dict[str, list[float]]
+
+
 @dataclass(frozen=True)
 class SweepContext:
     """The inputs of all tasks of a run."""
@@ -66,8 +77,9 @@ class SweepContext:
 def world(config: str) -> SweepContext:
     """Load model and data of a run (its config as JSON); a worker keeps them from one task to the next."""
     settings = RunConfig.model_validate_json(config)
+    sources = read_sources(settings)
     lab = opened(settings, shared=True)
-    return SweepContext(settings, lab, *prepare_data(settings, lab))
+    return SweepContext(settings, lab, *prepare_data(settings, lab, sources))
 
 
 def perform(order: dict[str, Any]) -> dict[str, Any]:
@@ -79,21 +91,29 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The mean scores of the point that was measured, one per objective, if any.
     """
-    here, task = world(order["config"]), Task(**order["task"])
-    if (done := finished(here, task)) is not None:
-        return done
-    began = time.perf_counter()
-    value = _do(here, task)
-    seconds = time.perf_counter() - began
-    write_json(_record(here, task), {"key": _key(here, task), "seconds": seconds, "value": value})
-    return value
+    task = Task(**order["task"])
+    with at_work(RunConfig.model_validate_json(order["config"]), shared=True):
+        here = world(order["config"])
+        if (done := finished(here, task)) is not None:
+            return done
+        began = time.perf_counter()
+        value = _do(here, task)
+        seconds = time.perf_counter() - began
+        write_json(_record(here, task), {"key": _key(here, task), "seconds": seconds, "value": value})
+        return value
 
 
 def finished(here: SweepContext, task: Task) -> dict[str, Any] | None:
     """Return the value of a task that was done under the same settings and data; None if it was not."""
     file = _record(here, task)
-    record: dict[str, Any] = read_json(file) if file.is_file() else {"key": "", "value": None}
-    return record["value"] if record["key"] == _key(here, task) else None
+    if not file.is_file():
+        return None
+    record = read_json(file, Record)
+    if record["key"] != _key(here, task):
+        return None
+    if len(record["value"].get("mean", here.objectives)) != len(here.objectives):
+        raise ParetuneError(f"{file}: not as expected (one mean for each objective); {REMAKE}")
+    return record["value"]
 
 
 def separable(config: RunConfig, method: str) -> bool:
@@ -131,8 +151,8 @@ def _reference_pass(here: SweepContext) -> None:
     dpo, training = here.config.corners()
     with here.lab.trained_by(training):
         for objective in here.objectives:
-            here.lab.train_table(pairs(here.splits["train"], objective, dpo.pairs))
-            here.lab.pair_table(pairs(here.splits["validation"], objective, dpo.pairs))
+            here.lab.train_table(pairs(here.splits["train"], objective, dpo.pairs), objective)
+            here.lab.pair_table(pairs(here.splits["validation"], objective, dpo.pairs), objective)
 
 
 def _measured(here: SweepContext, policy: Policy, asked: Preference) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """From text to numbers.
 
-Reading order: scorer, function_scorer, rules, python_function, neural, encoder, bradley_terry; cache, standardise, prompt_means,
-repetition.
+Reading order: scorer, meaning, function_scorer, rules, python_function, function_process, neural, encoder, bradley_terry; cache,
+standardise, prompt_means, repetition.
 """

@@ -18,6 +18,7 @@ import numpy as np
 
 from paretune.core.errors import DataError, ModelError
 from paretune.core.files import atomic_path, cache_folder, fingerprint, read_json, write_json
+from paretune.core.folder_form import FolderForm, refuse_foreign
 from paretune.core.progress import progress
 from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.data.dataset import ScoredDataset
@@ -26,6 +27,9 @@ from paretune.scoring import encoder as encode
 
 if TYPE_CHECKING:
     from paretune.data.rows import Prompt
+
+FORM = FolderForm("head.json", ("format", "text_form"), ("head.safetensors",))
+"""The form of the folder of a head."""
 
 FORMAT = 1
 TEXT_FORM = "(last user message, response) as two segments; response alone"
@@ -205,10 +209,11 @@ def fit_head(
 
     Raises:
         DataError: A part has too few pairs of the objective, or a test prompt is also in the data set.
-        ModelError: The encoder is not available.
+        ModelError: The encoder is not available, or ``folder`` holds anything but an earlier head.
     """
     began = time.perf_counter()
-    parts = _parts(dataset, objective, test, seed)
+    refuse_foreign(Path(folder), FORM)
+    parts = parts_of(dataset, objective, test, seed)
     source = encode.locate(encoder)
     identity = encode.content_fingerprint(source)
     every = [pair for part in parts.values() for pair in part]
@@ -249,11 +254,17 @@ def fit_head(
     return report
 
 
-def _parts(
+def parts_of(
     dataset: ScoredDataset, objective: str, test: ScoredDataset | None, seed: int
 ) -> dict[str, Sequence[Pair]]:
+    """Return the pairs of the parts train, validation and test of :func:`fit_head`.
+
+    Raises:
+        DataError: A part has too few pairs of the objective, or a test prompt is also in the data set.
+    """
+    shares = {"train": 0.7, "validation": 0.15, "test": 0.15}
     if test is None:
-        split = dataset.split({"train": 0.7, "validation": 0.15, "test": 0.15}, seed)
+        split = _split(dataset, objective, shares, seed)
     else:
         shared = {row.key for row in dataset.rows} & {row.key for row in test.rows}
         for row in test.rows:
@@ -262,16 +273,29 @@ def _parts(
                     f"{row.source or row.key}: this prompt is in the training data too, so it is not held "
                     f"out; remove the {len(shared)} shared prompts from either file, or give no test file"
                 )
-        split = {**dataset.split({"train": 0.85, "validation": 0.15}, seed), "test": test}
+        split = {**_split(dataset, objective, {"train": 0.85, "validation": 0.15}, seed), "test": test}
     parts = {name: pairs(part, objective, "all") for name, part in split.items()}
-    total = sum(map(len, parts.values()))
     for name, part in parts.items():
         if len(part) < MIN_PAIRS:
+            counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
+            prompts = len({row.key for row in dataset.rows})
             raise DataError(
-                f"objective {objective!r}: {len(part)} {name} pairs (all parts: {total}), "
-                f"expected at least {MIN_PAIRS} in each part; add comparisons for it"
+                f"objective {objective!r}: {len(part)} {name} pairs (all parts: {counts}, of {prompts} prompts), "
+                f"expected at least {MIN_PAIRS} in each part of a head's fit; add prompts with comparisons of {objective!r}"
             )
     return parts
+
+
+def _split(
+    dataset: ScoredDataset, objective: str, shares: dict[str, float], seed: int
+) -> dict[str, ScoredDataset]:
+    try:
+        return dataset.split(shares, seed)
+    except DataError as error:
+        raise DataError(
+            f"objective {objective!r}: too few prompts to fit a head, which needs at least {MIN_PAIRS} pairs, of prompts of their "
+            f"own, in each part ({error})"
+        ) from error
 
 
 def _choose_l2(train: np.ndarray, validation: np.ndarray) -> tuple[float, np.ndarray]:
@@ -290,10 +314,14 @@ def _choose_l2(train: np.ndarray, validation: np.ndarray) -> tuple[float, np.nda
 
 
 def save_head(head: Head, folder: str | Path) -> None:
-    """Write ``head.safetensors`` and ``head.json`` (the report) into ``folder``, replacing it as a whole."""
+    """Write ``head.safetensors`` and ``head.json`` (the report) into ``folder``, replacing an earlier head as a whole.
+
+    Raises:
+        ModelError: ``folder`` holds anything else.
+    """
     from safetensors.numpy import save_file
 
-    with atomic_path(folder) as temporary:
+    with atomic_path(folder, FORM) as temporary:
         temporary.mkdir()
         save_file({"weight": head.weight}, temporary / "head.safetensors")
         report: dict[str, Any] = {k: v for k, v in asdict(head.report).items() if k != "folder"}

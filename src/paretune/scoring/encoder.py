@@ -171,10 +171,14 @@ def _limit(folder: Path, model: Any, tokenizer: Any) -> int:
     """Return the limit of tokens per text: the one that a sentence encoder states, else that of tokenizer and positions."""
     file = folder / "sentence_bert_config.json"
     if file.is_file():
-        values = read_json(file)
-        stated = values.get("max_seq_length") if isinstance(values, dict) else None
-        if isinstance(stated, int) and stated > 0:
-            return stated
+        cure = "copy or download the model again"
+        stated = read_json(file, dict[str, Any], cure).get("max_seq_length")
+        if stated is not None and (type(stated) is not int or stated < 1):
+            raise ModelError(
+                f"{file}: max_seq_length is {stated!r:.60}, expected a whole number above 0; {cure}"
+            )
+        if stated:
+            return int(stated)
     # A tokenizer without a limit reports a huge integer.
     limits = [
         tokenizer.model_max_length,

@@ -12,6 +12,7 @@ import numpy as np
 
 from paretune.core.errors import ConfigError, ScoreError, suggest
 from paretune.data.rows import Prompt
+from paretune.scoring.function_process import LARGEST
 
 ScoreFunction = Callable[[Sequence[Prompt], Sequence[str], Sequence[bool]], "Sequence[float] | np.ndarray"]
 
@@ -52,12 +53,20 @@ def checked(values: Sequence[float] | np.ndarray, count: int, objective: str) ->
     """Return a scorer's values as ``[count]`` finite float64.
 
     Raises:
-        RowScoreError: A value is not finite; names the row.
+        RowScoreError: A value is not finite, or too large to compute with; names the row.
         ScoreError: The values are not numbers, or not one per response.
     """
     try:
+        given = np.asarray(values)
+        if (
+            given.dtype.kind not in "iuf"
+        ):  # numbers as text, true and false, None, whole numbers beyond 64 bits
+            for row, value in enumerate(given.tolist() if given.ndim == 1 else ()):
+                _check_number(row, value, objective)
         scores = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, ScoreError):
+            raise
         raise ScoreError(
             f"objective {objective!r}: the scorer returned something that is not numbers ({error})"
         ) from error
@@ -66,13 +75,24 @@ def checked(values: Sequence[float] | np.ndarray, count: int, objective: str) ->
             f"objective {objective!r}: the scorer returned shape {scores.shape} for {count} responses, "
             f"expected ({count},): one number per response"
         )
-    bad = np.flatnonzero(~np.isfinite(scores))
+    bad = np.flatnonzero(~(np.abs(scores) <= LARGEST))
     if bad.size:
+        wanted = (
+            f"a finite number of at most {LARGEST:g}" if np.isfinite(scores[bad[0]]) else "a finite number"
+        )
         raise RowScoreError(
             int(bad[0]),
-            f"objective {objective!r}: the scorer returned {scores[bad[0]]}, expected a finite number",
+            f"objective {objective!r}: the scorer returned {scores[bad[0]]}, expected {wanted}",
         )
     return scores
+
+
+def _check_number(row: int, value: object, objective: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST:
+        raise RowScoreError(
+            row,
+            f"objective {objective!r}: the scorer returned {value!r:.60}, expected a number (not text, true or false)",
+        )
 
 
 def from_function(

@@ -22,7 +22,7 @@ from paretune.data.rows import Prompt
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.function_scorer import FunctionScorer, RowScoreError, checked, choice
 from paretune.scoring.neural import bradley_terry, implicit_reward, sequence_classifier
-from paretune.scoring.python_function import python_function
+from paretune.scoring.python_function import function_name, python_function
 from paretune.scoring.rules import RULES
 
 _ROWS_PER_CALL = 512  # scored and cached together; a killed run loses at most these
@@ -67,6 +67,20 @@ def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
         ConfigError: A key or value is unknown (the nearest name is given), a key is missing, or there is not exactly one
             kind of scorer.
     """
+    objective = checked_spec(spec)
+    make, given, options = _parts(spec)
+    try:
+        return make(*given, **options)
+    except ConfigError as error:
+        raise ConfigError(f"scorer of {objective!r}: {error}") from error
+
+
+def checked_spec(spec: Mapping[str, Any]) -> str:
+    """Return the objective of a config entry that states a scorer, checked as far as that needs no file, model or user's code.
+
+    Raises:
+        ConfigError: See :func:`build_scorer`; a rule's options are checked whole.
+    """
     kinds = [kind for kind in ("rule", *KINDS) if kind in spec]
     objective = spec.get("objective")
     if not isinstance(objective, str) or not objective:
@@ -78,30 +92,40 @@ def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
             f"scorer of {objective!r}: expected exactly one of rule, {', '.join(KINDS)}; "
             f"got {', '.join(kinds) or 'none'}"
         )
-    kind = kinds[0]
-    subject = spec[kind]
+    kind, subject = kinds[0], spec[kinds[0]]
     if kind == "rule":
-        make = RULES[choice(f"scorer of {objective!r}: rule", subject, RULES)]
-        given: tuple[object, ...] = (objective,)
-    else:
-        make = KINDS[kind]
-        given = (objective, subject)
-        if not isinstance(subject, str) or not subject:
-            raise ConfigError(f"scorer of {objective!r}: {kind}: {subject!r}: expected a name")
-    options = {k: v for k, v in spec.items() if k not in ("objective", kind)}
+        choice(f"scorer of {objective!r}: rule", subject, RULES)
+    elif not isinstance(subject, str) or not subject:
+        raise ConfigError(f"scorer of {objective!r}: {kind}: {subject!r}: expected a name")
+    make, given, options = _parts(spec)
     parameters = list(inspect.signature(make).parameters.values())[len(given) :]
     for key in options:
         if key not in (names := [p.name for p in parameters]):
             raise ConfigError(
-                f"scorer of {objective!r}: unknown key {key!r}: {suggest(key, ['objective', kind, *names])}"
+                f"scorer of {objective!r}: unknown key {key!r}: {suggest(str(key), ['objective', kind, *names])}"
             )
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name not in options:
             raise ConfigError(f"scorer of {objective!r}: {subject} needs the key {parameter.name!r}")
-    try:
-        return make(*given, **options)
-    except ConfigError as error:
-        raise ConfigError(f"scorer of {objective!r}: {error}") from error
+    if kind == "rule":
+        try:
+            make(*given, **options)
+        except ConfigError as error:
+            raise ConfigError(f"scorer of {objective!r}: {error}") from error
+    if kind == "function":
+        function_name(subject)
+    return objective
+
+
+def _parts(
+    spec: Mapping[str, Any],
+) -> tuple[Callable[..., FunctionScorer], tuple[object, ...], dict[str, Any]]:
+    """Return the function that makes the scorer of an entry, what it is given by position, and by name."""
+    kind = next(kind for kind in ("rule", *KINDS) if kind in spec)
+    options = {key: value for key, value in spec.items() if key not in ("objective", kind)}
+    if kind == "rule":
+        return RULES[spec[kind]], (spec["objective"],), options
+    return KINDS[kind], (spec["objective"], spec[kind]), options
 
 
 # Scoring

@@ -11,6 +11,7 @@ import numpy as np
 
 from paretune.core.errors import ConfigError, ScoreError
 from paretune.data.dataset import ScoredDataset
+from paretune.scoring.function_process import LARGEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,11 @@ class Standardisation:
                 raise ScoreError(
                     f"{row.source or row.key}, response {k}: no score for {dataset.objectives[m]!r}; "
                     "the standardisation needs every reference response scored"
+                )
+            if np.abs(scores).max(initial=0.0) > LARGEST:
+                raise ScoreError(
+                    f"{row.source or row.key}: a score of {np.abs(scores).max():g}; expected at most {LARGEST:g}, as the squares "
+                    "of larger ones cannot be summed"
                 )
             kept.frombytes(scores.tobytes())
             responses += len(scores)

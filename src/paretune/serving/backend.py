@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from paretune.core.preference import Preference
 from paretune.serving.events import Cancellable, Event, Job
+from paretune.serving.run_facts import RunFacts
 
 if TYPE_CHECKING:
     from paretune.fronts.surface import Surface
@@ -35,7 +36,13 @@ class Served:
 
 
 class Backend(Protocol):
-    """A backend generates the text. All methods, and all callbacks, run in the server's event loop."""
+    """A backend generates the text. All methods, and all callbacks, run in the server's event loop.
+
+    Attributes:
+        facts: What is known of the run that is served.
+    """
+
+    facts: RunFacts
 
     @property
     def served(self) -> Mapping[str, Served]:
@@ -51,11 +58,15 @@ class Backend(Protocol):
     async def stop(self) -> None:
         """Free all resources; running answers are cancelled."""
 
-    async def submit(self, job: Job, on_event: Callable[[Event], None], timeout: float) -> Cancellable:
-        """Start one answer; ``on_event`` receives its pieces, then one End after at most ``timeout`` seconds.
+    async def submit(
+        self, jobs: Sequence[Job], on_event: Callable[[int, Event], None], timeout: float
+    ) -> Sequence[Cancellable]:
+        """Start answers, all of them or none.
+
+        ``on_event`` receives the number of the job with each piece, and for each job one End after at most ``timeout`` seconds.
 
         Raises:
-            Overloaded, PromptTooLong, Unavailable, Unsupported.
+            Overloaded, PromptTooLong, Unavailable, UpstreamFailed, Unsupported.
         """
 
     def upstream_name(self, preference: Preference) -> str | None:

@@ -1,69 +1,31 @@
-"""Requests and errors in the form of OpenAI's API; requests are checked before anything is computed."""
+"""Requests in the form of OpenAI's API, checked before anything is computed."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
+from typing_extensions import Self
 
-from paretune.core.errors import ParetuneError, suggest
+from paretune.core.errors import suggest
 from paretune.data.rows import Message, Prompt
+from paretune.serving.api_errors import ApiError
 
 MOST_CHOICES = 8
 MOST_STOPS = 4
 
-
-class ApiError(ParetuneError):
-    """A response other than success, in the form that OpenAI's clients read."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        code: str,
-        param: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
-
-    @property
-    def body(self) -> bytes:
-        """Error as JSON; characters outside ASCII are escaped."""
-        kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        content = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        return json.dumps({"error": content}).encode("ascii")
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers: content type, and when to try again."""
-        wait = {} if self.retry_after is None else {"retry-after": str(max(1, round(self.retry_after)))}
-        more = {"www-authenticate": "Bearer"} if self.status == 401 else {}
-        return {"content-type": "application/json", **wait, **more}
-
-
-class _Failed(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class Failure(BaseModel):
-    """The form of every error."""
-
-    error: _Failed
-
-
-_KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
 
 NEUTRAL: dict[str, list[Any]] = {
     "best_of": [1],
@@ -86,9 +48,49 @@ NEUTRAL: dict[str, list[Any]] = {
 }
 """Fields of OpenAI's API that this server does not support, with the values that are accepted because they change nothing."""
 
-UNSUPPORTED = {"audio", "prediction", "reasoning_effort", "verbosity", "web_search_options", *NEUTRAL}
+FORMS = {
+    "audio",
+    "best_of",
+    "echo",
+    "function_call",
+    "functions",
+    "logprobs",
+    "modalities",
+    "response_format",
+    "suffix",
+    "tools",
+    "top_logprobs",
+}
+"""Unsupported fields that change the form of an answer: they are refused even where a server is lenient."""
+UNSUPPORTED = {"prediction", "reasoning_effort", "verbosity", "web_search_options", *NEUTRAL, *FORMS}
 HINTS = {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user"}
 """Fields about the caller that never change the answer; accepted and ignored."""
+SILENT = {
+    "refusal",
+    "annotations",
+    "audio",
+    "reasoning",
+    "reasoning_content",
+    "provider_specific_fields",
+    "name",
+}
+"""Fields of messages that servers write, or that change nothing here; accepted and ignored."""
+LENIENT = "leave it out, or start the server with --lenient, which ignores it"
+
+
+@dataclass(frozen=True)
+class Setback:
+    """Something in a request that only a lenient server passes over.
+
+    Attributes:
+        field: Field that is ignored or clamped.
+        error: Answer of a server that is not lenient.
+        clamped: Value that is used instead; None where the field is ignored.
+    """
+
+    field: str
+    error: ApiError
+    clamped: float | None = None
 
 
 class Body(BaseModel):
@@ -114,18 +116,76 @@ class Part(Body):
     type: Literal["text"]
     text: Text
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        """Leave out what says nothing, and hints for caches."""
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if not _says_nothing(key, value)}
+
 
 class ChatMessage(Body):
-    """One message; the role ``developer`` is read as ``system``."""
+    """One message; the role ``developer`` is read as ``system``.
+
+    A message of a response may be sent back as it is: fields that are null, and what servers add to an assistant's turn, are
+    ignored. ``name`` is ignored too, as chat templates do not read it.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Union[Text, list[Part]]  # noqa: UP007
+    content: Union[Text, list[Part], None] = None  # noqa: UP007
+    name: Annotated[str, StringConstraints(max_length=500)] | None = None
+    _ignored: tuple[str, ...] = PrivateAttr(())
+    _unknown: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _known(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Keep the fields of a message; note what is ignored, and refuse calls of tools and turns without content."""
+        if not isinstance(values, Mapping):
+            return handler(values)
+        assistant = values.get("role") == "assistant"
+        kept, ignored, unknown = {}, [], []
+        for key, value in values.items():
+            if key in ("role", "content"):
+                kept[key] = value
+            elif key in ("tool_calls", "function_call") and value:
+                raise PydanticCustomError(
+                    "unsupported_parameter",
+                    "a message has '{field}', but this server calls no tools; leave such turns out",
+                    {"field": key},
+                )
+            elif value is None or value in ([], {}, ""):
+                continue
+            elif key == "name":
+                kept[key] = value
+                ignored.append(key)
+            elif assistant or key in SILENT:
+                ignored.append(str(key)[:100])
+            else:
+                unknown.append(str(key)[:100])
+        if assistant:
+            kept["content"] = kept.get("content") or ""
+        elif kept.get("content") is None:
+            kept.pop("content", None)
+            raise PydanticCustomError(
+                "no_content",
+                "a {role} message without content; expected text",
+                {"role": str(values.get("role"))[:20]},
+            )
+        message = handler(kept)
+        message._ignored, message._unknown = tuple(ignored), tuple(unknown)
+        return message
 
     def message(self) -> Message:
         """Return the library's form of the message."""
-        content = self.content
+        content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
         return Message("system" if self.role == "developer" else self.role, text)
+
+
+def _says_nothing(key: object, value: object) -> bool:
+    return key not in ("type", "text") and (value in (None, [], {}, "") or key == "cache_control")
 
 
 class StreamOptions(Body):
@@ -162,38 +222,41 @@ class _Generation(Body):
     ) = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+    _setbacks: tuple[Setback, ...] = PrivateAttr(())
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _known(cls, values: Any) -> Any:
-        """Refuse unsupported and unknown fields; drop those that change nothing."""
+    def _known(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse fields that change the form of an answer; drop those that change nothing; note the others for later."""
         if not isinstance(values, Mapping):
-            return values
-        kept = {}
+            return handler(values)
+        kept: dict[str, Any] = {}
+        setbacks = []
         for key, value in values.items():
+            if value is None or key in HINTS:
+                continue
             if key in cls.model_fields:
                 kept[key] = value
-            elif value is None or key in HINTS:
-                continue
             elif key in UNSUPPORTED:
-                if not any(
-                    value == one and isinstance(value, bool) == isinstance(one, bool)
-                    for one in NEUTRAL.get(key, ())
-                ):
-                    message = "'{field}' is not supported by this server; leave it out"
-                    raise PydanticCustomError("unsupported_parameter", message, {"field": key})
+                if not _is_neutral(key, value):
+                    if key in FORMS:
+                        message = "'{field}' is not supported by this server; leave it out"
+                        raise PydanticCustomError("unsupported_parameter", message, {"field": key})
+                    told = f"'{key}' is not supported by this server; {LENIENT}"
+                    setbacks.append(Setback(key, ApiError(400, told, "unsupported_parameter", key)))
             else:
-                near = suggest(str(key)[:100], cls.model_fields)
-                raise PydanticCustomError(
-                    "unknown_parameter",
-                    "unknown field '{field}'; {near}",
-                    {"field": str(key)[:100], "near": near},
-                )
-        if kept.get("stream_options") is not None and not kept.get("stream"):
-            raise PydanticCustomError(
-                "unsupported_parameter", "'stream_options' needs stream: true", {"field": "stream_options"}
-            )
-        return kept
+                name = str(key)[:100]
+                told = f"unknown field '{name}'; {suggest(name, cls.model_fields)}; {LENIENT}"
+                setbacks.append(Setback(name, ApiError(400, told, "unknown_parameter", name)))
+        setbacks += _out_of_range(kept)
+        request = handler(kept)
+        request._setbacks = tuple(setbacks)
+        return request
+
+    @property
+    def setbacks(self) -> tuple[Setback, ...]:
+        """What only a lenient server passes over."""
+        return self._setbacks
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -204,6 +267,35 @@ class _Generation(Body):
     def wants_usage(self) -> bool:
         """Whether the stream ends with a chunk of token counts."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+
+def _is_neutral(key: str, value: object) -> bool:
+    return any(
+        value == one and isinstance(value, bool) == isinstance(one, bool) for one in NEUTRAL.get(key, ())
+    )
+
+
+def _out_of_range(kept: dict[str, Any]) -> list[Setback]:
+    """Remove the values that a lenient server clamps or ignores from the fields of a request; return them as setbacks."""
+    setbacks = []
+
+    def found(field: str, told: str, status: int = 422, clamped: float | None = None) -> None:
+        code = "unsupported_parameter" if status == 400 else "invalid_value"
+        setbacks.append(Setback(field, ApiError(status, f"{field}: {told}", code, field), clamped))
+
+    for field in ("max_tokens", "max_completion_tokens"):
+        value = kept.get(field)
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            found(field, f"{value}: expected at least 1; leave it out for the server's own limit")
+            del kept[field]
+    value = kept.get("temperature")
+    if isinstance(value, int | float) and not isinstance(value, bool) and 2 < value < math.inf:
+        found("temperature", f"{value}: expected at most 2", clamped=2.0)
+        kept["temperature"] = 2.0
+    if kept.get("stream_options") is not None and not kept.get("stream"):
+        found("stream_options", "it needs stream: true", 400)
+        del kept["stream_options"]
+    return setbacks
 
 
 class ChatRequest(_Generation):
@@ -218,7 +310,19 @@ class ChatRequest(_Generation):
         Raises:
             ApiError: All messages are empty, or the last one is the assistant's.
         """
-        return [prompt_of(self.messages)]
+        return [prompt_of(self.messages, strict=False)]
+
+    @property
+    def setbacks(self) -> tuple[Setback, ...]:
+        """What only a lenient server passes over, in the messages too."""
+        return (*self._setbacks, *unknown_fields(self.messages))
+
+    @property
+    def ignored(self) -> list[str]:
+        """Fields of messages that every server ignores."""
+        return [
+            f"messages.{n}.{name}" for n, message in enumerate(self.messages) for name in message._ignored
+        ]
 
     @property
     def limit(self) -> int | None:
@@ -230,6 +334,11 @@ class CompletionRequest(_Generation):
     """The body of ``/v1/completions``: text to continue as it is, without a chat template."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES)]
+
+    @property
+    def ignored(self) -> list[str]:
+        """Fields that every server ignores; there are none without messages."""
+        return []
 
     def prompts(self) -> list[Prompt | str]:
         """Return the texts to continue."""
@@ -244,12 +353,25 @@ class CompletionRequest(_Generation):
         return self.max_tokens
 
 
-def prompt_of(messages: Sequence[ChatMessage]) -> Prompt:
+def unknown_fields(messages: Sequence[ChatMessage]) -> list[Setback]:
+    """Return the fields of messages that this server does not know."""
+    setbacks = []
+    for number, message in enumerate(messages):
+        for name in message._unknown:
+            field = f"messages.{number}.{name}"
+            told = f"{field}: unknown field; a message has a role and content; {LENIENT}"
+            setbacks.append(Setback(field, ApiError(422, told, "invalid_value", field)))
+    return setbacks
+
+
+def prompt_of(messages: Sequence[ChatMessage], strict: bool = True) -> Prompt:
     """Return the library's form of a conversation.
 
     Raises:
-        ApiError: All messages are empty, or the last one is the assistant's.
+        ApiError: All messages are empty, the last one is the assistant's, or, if ``strict``, a message has an unknown field.
     """
+    if strict and (unknown := unknown_fields(messages)):
+        raise unknown[0].error
     prompt = tuple(message.message() for message in messages)
     if prompt[-1].role == "assistant":
         raise ApiError(
@@ -260,26 +382,3 @@ def prompt_of(messages: Sequence[ChatMessage]) -> Prompt:
             422, "all messages are empty; expected at least one with text", "invalid_messages", "messages"
         )
     return prompt
-
-
-def validation_error(findings: Sequence[Mapping[str, Any]]) -> ApiError:
-    """Return pydantic's findings as one error: 400 for invalid JSON and unsupported fields, else 422."""
-    first = findings[0]
-    path = [str(part)[:100] for part in first.get("loc", ()) if part not in ("body", "query", "path")]
-    kind = str(first["type"])
-    if kind == "json_invalid":
-        return ApiError(
-            400,
-            f"the body is not valid JSON ({first.get('ctx', {}).get('error', 'damaged')})",
-            "invalid_json",
-        )
-    if kind in ("unsupported_parameter", "unknown_parameter"):
-        return ApiError(400, str(first["msg"]), kind, str(first.get("ctx", {}).get("field")))
-    named = [
-        p
-        for p in path
-        if not p.startswith(("function-", "constrained-", "list[", "dict[")) and p not in ("str", "union")
-    ]
-    param = ".".join(named) or None
-    message = "; ".join(dict.fromkeys(str(finding["msg"]) for finding in findings[:4]))
-    return ApiError(422, f"{param or 'the request'}: {message}", "invalid_value", param)

@@ -34,7 +34,10 @@ def serve(options: Mapping[str, Any], log: Callable[[str], None]) -> None:
     """
     config, address = configured(options)
     service = open_service(options, config)
-    shown = f"http://{address.host}:{address.port or '<port>'}"
+    shown = (
+        address.public_url.rstrip("/")
+        or f"http://{address.host}:{address.port or '<port>'}{address.root_path}"
+    )
     log(f"{', '.join(service.backend.served)}: {shown}/v1 for clients, {shown}/ for the studio")
     server.run(service, address)
 
@@ -45,10 +48,16 @@ def configured(options: Mapping[str, Any]) -> tuple[ServeConfig, Address]:
     Raises:
         ConfigError: An option or a setting is invalid, or neither a run nor an upstream server is given.
     """
-    if (options["upstream"] is None) != (options["manifest"] is None) or (options["run"] is None) == (
-        options["upstream"] is None
-    ):
-        raise ConfigError("give a run folder, or --upstream URL with --manifest FILE")
+    run, upstream, manifest = (options[name] for name in ("run", "upstream", "manifest"))
+    if upstream is not None and manifest is None:
+        raise ConfigError(
+            "--upstream needs --manifest FILE: the manifest.json that `paretune export --grid` wrote beside that server's LoRAs"
+        )
+    if manifest is not None and upstream is None:
+        raise ConfigError("--manifest needs --upstream URL: the server that has loaded its LoRAs")
+    if (run is None) == (upstream is None):
+        given = "got both" if run is not None else "got neither"
+        raise ConfigError(f"give a run folder, or --upstream URL with --manifest FILE; {given}")
     renamed = {
         "policies": options["policy"] or None,
         "floors": parse_bounds(options["floor"]) if options["floor"] else None,

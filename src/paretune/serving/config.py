@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from paretune.core.bounds import Count, Positive
 from paretune.core.errors import ConfigError
 from paretune.core.sampling import Sampling
+from paretune.core.settings import explained
+from paretune.serving.run_facts import CONFIG, VERSIONS, run_folder, settings
 
 
 @dataclass(frozen=True)
@@ -58,20 +63,28 @@ class ServeConfig(BaseModel):
             ``max_tokens``.
         temperature: Temperature of requests that give none; by default that of the measured front, so that its scores hold.
         top_p: Top-p of requests that give none; by default that of the measured front.
+        lenient: Whether fields that this server does not know are ignored, and values beyond its limits clamped, in place of an
+            error; the answer states them.
+        rate: Largest number of requests of one API key within a minute; by default any.
+        share: Largest number of answers of one API key that run or wait at once; by default half of ``max_rows + queue`` where
+            there are several keys.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     policies: list[str] = Field(default_factory=list)
     preference: str | None = None
     floors: dict[str, float] = Field(default_factory=dict)
-    max_tokens: int = Field(default=512, ge=1)
-    max_prompt_tokens: int = Field(default=2048, ge=1)
-    max_rows: int = Field(default=EngineLimits.max_rows, ge=1)
-    queue: int = Field(default=EngineLimits.max_waiting, ge=1)
-    timeout: float = Field(default=120.0, gt=0)
-    default_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: Count = 512
+    max_prompt_tokens: Count = 2048
+    max_rows: Count = EngineLimits.max_rows
+    queue: Count = EngineLimits.max_waiting
+    timeout: Positive = 120.0
+    default_tokens: Count | None = None
+    temperature: Annotated[float, Ge(0), Le(100)] | None = None
+    top_p: Annotated[float, Gt(0), Le(1)] | None = None
+    lenient: bool = False
+    rate: Positive | None = None
+    share: Count | None = None
 
     @property
     def sampling(self) -> Sampling:
@@ -100,11 +113,12 @@ class ServeConfig(BaseModel):
             options: Options of the command line by field name; None and entries of other names are ignored.
 
         Raises:
-            ConfigError: The file cannot be read, a key is unknown, or a value is out of range.
+            ConfigError: The file cannot be read, a key is unknown, a value is out of range, or a run's minimum weights are
+                missing, see :func:`_section`.
         """
         from paretune.policies.catalogue import default_sampling
 
-        section = {} if run is None else _section(run)
+        section = {} if run is None else _section(run, options.get("floors") is not None)
         measured = {} if run is None else default_sampling(run)
         given = {name: options[name] for name in cls.model_fields if options.get(name) is not None}
         for name, value in measured.items():
@@ -113,38 +127,43 @@ class ServeConfig(BaseModel):
         try:
             return cls.model_validate({**section, **given})
         except ValidationError as error:
-            names = set(given)
-            raise ConfigError(
-                "; ".join(_explained(finding, run, names) for finding in error.errors())
-            ) from error
+            lines = explained(error, cls)
+            raise ConfigError("; ".join(_placed(line, run, set(given)) for line in lines)) from error
 
 
-def _section(run: Path) -> dict[str, Any]:
-    """Return the section ``serve`` of a run's ``config.yaml``; empty where there is none."""
-    import yaml
+def _section(place: Path, floors_given: bool) -> dict[str, Any]:
+    """Return the section ``serve`` of the config of a run, or of the run that a policy's folder is in; empty where there is none.
 
-    file = run / "config.yaml"
-    # Without its config a run would be served without the bounds that it states.
-    lost = not file.is_file() and (run / "versions.json").is_file()
-    if lost or (file.is_file() and not file.stat().st_size):
-        raise ConfigError(
-            f"{file}: is missing or empty, so the bounds that the run is to be served with are not known; put it back, or write "
-            "one with `serve: {}` in it to serve without any"
-        )
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot read the config ({error})") from error
-    section = (values.get("serve") or {}) if isinstance(values, dict) else {}
+    Raises:
+        ConfigError: The config cannot be read; or ``paretune run`` made the folder and the minimum weights are missing from its
+            config, so that the server would have no bounds, and the options do not state any.
+    """
+    run = run_folder(place)
+    if run is None:
+        return {}
+    file = run / CONFIG
+    values = settings(run)
+    section = values.get("serve") or {}
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: serve: {section!r}: expected keys such as max_tokens with their values")
+    whole = bool(values) and ("floors" in section or not (run / VERSIONS).is_file())
+    if not whole and not floors_given:
+        state = "is missing" if not file.is_file() else "has no serve.floors" if values else "is empty"
+        raise ConfigError(
+            f"{file}: {state}, so the minimum weights that requests must keep are not known; restore the file, or state them with "
+            "--floor OBJECTIVE=WEIGHT (a weight of 0 is no bound)"
+        )
     return dict(section)
 
 
-def _explained(finding: Mapping[str, Any], run: Path | None, options: set[str]) -> str:
-    """Return one finding of pydantic with the option or the key of the file that it is about."""
-    path = [str(part) for part in finding["loc"]]
-    if path and path[0] in options:
-        return f"--{path[0].replace('_', '-')}: {finding['msg']}"
-    file = f"{run / 'config.yaml'}: " if run is not None else ""
-    return f"{file}serve.{'.'.join(path)}: {finding['msg']}"
+def _placed(line: str, run: Path | None, options: set[str]) -> str:
+    """Return one finding with the option or the key of the file that it is about."""
+    key = re.split(r"[^\w]", line, maxsplit=1)[0]
+    if key in options:
+        return f"--{key.replace('_', '-')}{line.removeprefix(key)}"
+    file = f"{(run_folder(run) or run) / CONFIG}: " if run is not None else ""
+    return (
+        f"{file}unknown key serve.{line.removeprefix('unknown key ')}"
+        if key == "unknown"
+        else f"{file}serve.{line}"
+    )

@@ -10,8 +10,19 @@ from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
 
-Reason = Literal["stop", "length", "cancelled", "timeout", "error"]
-"""``stop``: end of turn or a stop string. ``length``: cut by the job's ``max_new_tokens``."""
+Reason = Literal[
+    "stop",
+    "length",
+    "content_filter",
+    "tool_calls",
+    "function_call",
+    "other",
+    "cancelled",
+    "timeout",
+    "error",
+]
+"""``stop``: end of turn or a stop string. ``length``: cut by the job's ``max_new_tokens``. The next four come from upstream
+servers; ``other`` is a reason of theirs that OpenAI's API does not have."""
 
 
 class Overloaded(ParetuneError):  # noqa: N818 - the state of a backend, not a mistake
@@ -30,6 +41,14 @@ class Unavailable(ParetuneError):  # noqa: N818
     """The backend takes no jobs: it has not started, it is stopping, it has failed, or it cannot be reached."""
 
 
+class UpstreamFailed(ParetuneError):  # noqa: N818
+    """The upstream server gave no usable answer; another try would not help soon. ``timed_out``: it took too long."""
+
+    def __init__(self, message: str, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
+
+
 class Unsupported(ParetuneError):  # noqa: N818
     """This backend cannot do what the job asks."""
 
@@ -45,6 +64,7 @@ class Job:
         sampling: Length, temperature and top-p; its batch size is not used.
         seed: Seed of the answer's random numbers.
         stop: Strings; the text ends before the first of them.
+        client: Name of who asks; rows are shared out among the clients whose jobs wait.
     """
 
     policy: str
@@ -53,6 +73,12 @@ class Job:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     stop: tuple[str, ...] = ()
+    client: str = ""
+
+
+def written(prompt: Prompt | str) -> str:
+    """Return the text that people wrote in a prompt, to bound its length before it is tokenised."""
+    return prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
 
 
 @dataclass(frozen=True)
@@ -80,6 +106,7 @@ class End:
         completion_tokens: Tokens of the answer, its end of turn included.
         first_token_seconds: Seconds from submission to the first token; None without a token, or upstream.
         message: What went wrong, where the reason is ``error``.
+        told: The upstream server's own word for the reason, where it is ``other``.
     """
 
     reason: Reason
@@ -87,6 +114,12 @@ class End:
     completion_tokens: int
     first_token_seconds: float | None = None
     message: str = ""
+    told: str = ""
+
+    @property
+    def finish_reason(self) -> str:
+        """The reason as the client is told it."""
+        return self.told or self.reason
 
 
 Event: TypeAlias = Piece | End

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from paretune.core.preference import Preference
 from paretune.policies.catalogue import Source, find_sources
 from paretune.serving.backend import Served
 from paretune.serving.config import EngineLimits, ServeConfig
-from paretune.serving.events import Cancellable, End, Event, Job, PromptTooLong, Unavailable
+from paretune.serving.events import Cancellable, End, Event, Job, PromptTooLong, Unavailable, written
+from paretune.serving.run_facts import RunFacts
 from paretune.serving.sources import serve_source
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class LocalBackend:
 
     Attributes:
         served: Model name -> what it serves, see `paretune.serving.backend.Backend`.
+        facts: What is known of the run.
         engine: The engine; None until it has started.
         failure: Reason why the engine's thread has died.
     """
@@ -55,6 +58,7 @@ class LocalBackend:
             )
         self.sources, self.served = list(sources), dict(served)
         self.dtype, self.device, self.limits = dtype, device, limits
+        self.facts = RunFacts.of(self.sources[0].folder) if self.sources else RunFacts()
         self.engine: Engine | None = None
         self.failure = ""
 
@@ -83,22 +87,25 @@ class LocalBackend:
         if self.engine is not None:
             await asyncio.to_thread(self.engine.stop, False)
 
-    async def submit(self, job: Job, on_event: Callable[[Event], None], timeout: float) -> Cancellable:
-        """Queue one answer; its prompt is tokenised in a thread."""
+    async def submit(
+        self, jobs: Sequence[Job], on_event: Callable[[int, Event], None], timeout: float
+    ) -> Sequence[Cancellable]:
+        """Queue answers; their prompts are tokenised in a thread."""
         if self.engine is None:
             raise Unavailable("the model is not loaded")
         loop = asyncio.get_running_loop()
 
-        def pass_on(event: Event) -> None:
+        def pass_on(number: int, event: Event) -> None:
             if isinstance(event, End):
                 event = replace(event, message="")  # internals stay in the server's log
             elif not event.text and not event.conflicts:
                 return
-            loop.call_soon_threadsafe(on_event, event)
+            loop.call_soon_threadsafe(on_event, number, event)
 
         until = time.monotonic() + timeout
+        callbacks = [partial(pass_on, number) for number in range(len(jobs))]
         try:
-            return await asyncio.to_thread(self._submit, self.engine, job, until, pass_on)
+            return await asyncio.to_thread(self._submit, self.engine, jobs, until, callbacks)
         except Unavailable as error:
             self.failure = str(error)
             raise
@@ -115,18 +122,18 @@ class LocalBackend:
         return {name: getattr(stats, name) for name in FIGURES}
 
     def _submit(
-        self, engine: Engine, job: Job, until: float, on_event: Callable[[Event], None]
-    ) -> Cancellable:
-        """Submit a job, unless the start of its prompt is too long already: to tokenise a huge one takes much memory."""
+        self, engine: Engine, jobs: Sequence[Job], until: float, callbacks: Sequence[Callable[[Event], None]]
+    ) -> Sequence[Cancellable]:
+        """Submit jobs, unless the start of a prompt is too long already: to tokenise a huge one takes much memory."""
         longest = self.limits.max_prompt_tokens or engine.context
-        text = job.prompt if isinstance(job.prompt, str) else "\n".join(m.content for m in job.prompt)
-        if len(text) > CHARACTERS * longest:
-            count = len(engine.lm.tokenizer(text[: CHARACTERS * longest]).input_ids)
-            if count > longest:
-                raise PromptTooLong(
-                    f"the prompt has more than {count} tokens, but at most {longest} are accepted; shorten it"
-                )
-        return engine.submit(job, until, on_event)
+        for text in {written(job.prompt) for job in jobs}:
+            if len(text) > CHARACTERS * longest:
+                count = len(engine.lm.tokenizer(text[: CHARACTERS * longest]).input_ids)
+                if count > longest:
+                    raise PromptTooLong(
+                        f"the prompt has more than {count} tokens, but at most {longest} are accepted; shorten it"
+                    )
+        return engine.submit_all(jobs, until, callbacks)
 
     def _load(self) -> Engine:
         from paretune.models.language_model import load

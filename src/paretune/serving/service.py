@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from paretune.choosing.bounds import Bounds, BoundsError
 from paretune.core.errors import ParetuneError, PreferenceError, suggest
 from paretune.core.preference import Preference
+from paretune.serving.api_errors import ApiError
 from paretune.serving.backend import Backend, Served
-from paretune.serving.bodies import ApiError
+from paretune.serving.caller_limits import CallerLimits
+from paretune.serving.callers import Caller
 from paretune.serving.config import ServeConfig
 from paretune.serving.metrics import Metrics
+from paretune.serving.scorers import Scorers
 
 if TYPE_CHECKING:
     from paretune.fronts.surface import Surface
@@ -41,6 +44,14 @@ def measured_surface(served: Served) -> Surface:
             "policy",
         )
     return served.surface
+
+
+def require_own(caller: Caller, owner: str | None, what: str, param: str | None = None) -> None:
+    """Raise an ApiError, 403, where ``what`` belongs to another key than the caller's."""
+    if not caller.may_use(owner):
+        raise ApiError(
+            403, f"{what} belongs to another API key; choose a name of your own", "not_yours", param
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,7 @@ class Service:
     def __init__(self, backend: Backend, store: Store | None, config: ServeConfig = ServeConfig()) -> None:  # noqa: B008 - it is frozen
         self.backend, self.store, self.config = backend, store, config
         self.sampling = config.sampling
+        self.scorers = Scorers(backend.facts.score, backend.facts.folder)
         self.bounds = {
             name: Bounds.of(config.floors, served.objectives) for name, served in backend.served.items()
         }
@@ -81,6 +93,7 @@ class Service:
         self.default = next(iter(backend.served))
         self.phase: Literal["starting", "ok", "draining"] = "starting"
         self.active = 0
+        self.limits = CallerLimits(config.rate, config.share, config.max_rows + config.queue)
         self.metrics = Metrics(self.stats)
         # One thread: audit records that arrive together wait for each other's commits, but never for tokens.
         self._writer = ThreadPoolExecutor(1, "audit")
@@ -104,6 +117,18 @@ class Service:
         if self.store is None:
             raise ApiError(409, "this server runs without a store; start it without --no-store", "no_store")
         return self.store
+
+    def require_person(self, caller: Caller, profile: str) -> Store:
+        """Return the store, in which a caller may use a profile: its own, or one that belongs to nobody.
+
+        Raises:
+            ApiError: 409, there is no store; 403, another key made the profile.
+        """
+        store = self.require_store()
+        found = store.find_profile(profile)
+        if found is not None:
+            require_own(caller, found.owner, f"the profile {found.name!r}", "profile")
+        return store
 
     def policy(self, name: str | None, param: str = "policy") -> Served:
         """Return the policy of a name; without a name, the default."""
@@ -154,7 +179,11 @@ class Service:
             bounds.check(used, f"the nearest preference that {served.name} serves,")
 
     async def resolve(
-        self, model: str | None, given: Mapping[str, float] | Sequence[str] | None, profile: str
+        self,
+        model: str | None,
+        given: Mapping[str, float] | Sequence[str] | None,
+        profile: str,
+        caller: Caller,
     ) -> Resolved:
         """Return policy and preference of ``model``: ``NAME``, ``NAME@PRESET``, or ``NAME@`` and a preference as text.
 
@@ -171,7 +200,7 @@ class Service:
             )
         stated: Preference | None = None
         if alias and not {"=", "+"} & set(alias):
-            preset = await asyncio.to_thread(self._preset, profile, alias)
+            preset = await asyncio.to_thread(self._preset, profile, alias, caller)
             served = self.policy(name or preset.policy, "model")
             stated = self.preference(served, preset.preference.as_dict(), "model")
         else:
@@ -186,8 +215,9 @@ class Service:
         is_stated = given is not None or stated is not None
         return Resolved(served, asked, served.used(asked), model or served.name, is_stated)
 
-    def _preset(self, profile: str, name: str) -> Any:
-        presets = {preset.name: preset for preset in self.store.presets(profile)} if self.store else {}
+    def _preset(self, profile: str, name: str, caller: Caller) -> Any:
+        found = self.require_person(caller, profile).presets(profile) if self.store else []
+        presets = {preset.name: preset for preset in found}
         if name not in presets:
             message = f"no preset {name[:100]!r} of profile {profile!r}; {suggest(name[:100], presets)}"
             raise ApiError(404, message, "model_not_found", "model")
@@ -203,6 +233,20 @@ class Service:
             for name in served.objectives
         }
         return scores, expected.measured
+
+    def take(self, caller: Caller, answers: int) -> None:
+        """Count a request and its answers as running.
+
+        Raises:
+            ApiError: 429; the key has used up its rate or its share.
+        """
+        self.limits.take(caller, answers)
+        self.active += 1
+
+    def release(self, caller: Caller, answers: int) -> None:
+        """Count a request and its answers as over."""
+        self.limits.release(caller, answers)
+        self.active -= 1
 
     async def record(self, record: Any) -> None:
         """Write an audit record and wait until it is durable.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx
 
-from paretune.core.errors import ConfigError
+from paretune.core.errors import ConfigError, ParetuneError
 from paretune.core.preference import Preference, nearest
 from paretune.data.rows import Message, Prompt
 from paretune.policies.catalogue import exported
@@ -26,12 +27,24 @@ from paretune.serving.events import (
     Reason,
     Unavailable,
     Unsupported,
+    UpstreamFailed,
+    written,
 )
+from paretune.serving.run_facts import RunFacts
 from paretune.serving.sources import serve_source
 
 Kind = Literal["vllm", "sglang", "llama.cpp"]
 KINDS = ("vllm", "sglang", "llama.cpp")
 CONNECT_SECONDS = 10.0
+CHARACTERS = 8
+"""Characters per token that a prompt has at most, see :meth:`Upstream._require_short`."""
+_REASONS: dict[str, Reason] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "function_call",
+}
 
 
 class _Relayed:
@@ -49,10 +62,12 @@ class Upstream:
 
     Attributes:
         served: The exported policy, under its name.
+        facts: Nothing, as LoRAs do not name their run.
         failure: Always empty, as an upstream server may come back.
     """
 
     failure = ""
+    facts = RunFacts()
 
     def __init__(
         self,
@@ -67,7 +82,8 @@ class Upstream:
         """Keep address and LoRAs; ``loras`` is preference -> (name, text that its prompts end with)."""
         self.served = dict(served)
         self._loras, self._base, self._kind = dict(loras), base_model, kind
-        self._max_running = config.max_rows + config.queue
+        self._max_running, self._held = config.max_rows + config.queue, 0
+        self._max_prompt_tokens = config.max_prompt_tokens
         self._tasks: set[asyncio.Task[None]] = set()
         self._ids: dict[str, int] = {}
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -122,25 +138,70 @@ class Upstream:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.aclose()
 
-    async def submit(self, job: Job, on_event: Callable[[Event], None], timeout: float) -> _Relayed:
-        """Forward one job."""
-        if len(self._tasks) >= self._max_running:
-            raise Overloaded(f"{len(self._tasks)} requests are running already; try again later", 2.0)
+    async def submit(
+        self, jobs: Sequence[Job], on_event: Callable[[int, Event], None], timeout: float
+    ) -> Sequence[_Relayed]:
+        """Forward jobs, all of them or none."""
+        if len(jobs) > self._max_running:
+            raise Unsupported(f"{len(jobs)} answers at once are more than this server holds; ask for fewer")
+        if self._held + len(jobs) > self._max_running:
+            raise Overloaded(f"{self._held} requests are running already; try again later", 2.0)
+        for text in {written(job.prompt) for job in jobs}:
+            self._require_short(text)
+        self._held += len(jobs)
+        opened = await asyncio.gather(*map(self._open, jobs), return_exceptions=True)
+        failed = [outcome for outcome in opened if isinstance(outcome, BaseException)]
+        responses = [outcome for outcome in opened if isinstance(outcome, httpx.Response)]
+        if failed:
+            self._held -= len(jobs)
+            await asyncio.gather(*(response.aclose() for response in responses))
+            raise failed[0]
+        return [self._relay(response, partial(on_event, n), timeout) for n, response in enumerate(responses)]
+
+    async def _open(self, job: Job) -> httpx.Response:
+        """Return the stream of one answer, of which nothing was read yet."""
         path, body = self.request(job)
         try:
             response = await self._client.send(
                 self._client.build_request("POST", path, json=body), stream=True
             )
-        except httpx.HTTPError as error:
+        except httpx.TimeoutException as error:
+            raise UpstreamFailed("the upstream server did not answer in time", timed_out=True) from error
+        except httpx.TransportError as error:
             raise Unavailable(f"the upstream server cannot be reached ({type(error).__name__})") from error
+        except httpx.HTTPError as error:
+            raise UpstreamFailed(f"the upstream server cannot be used ({type(error).__name__})") from error
         if response.status_code != 200:
-            await self._refused(response)
+            try:
+                raise await _refusal(response)
+            finally:
+                await response.aclose()
+        return response
+
+    def _relay(self, response: httpx.Response, on_event: Callable[[Event], None], timeout: float) -> _Relayed:
         relay = _Relay(response, on_event)
         task = asyncio.create_task(relay.run(timeout))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._release)
         task.add_done_callback(relay.close)
         return _Relayed(task)
+
+    def _release(self, _: asyncio.Task[None]) -> None:
+        self._held -= 1
+
+    def _require_short(self, text: str) -> None:
+        """Refuse a prompt that is too long by any tokenizer; the upstream server counts the rest exactly.
+
+        A token has no white space inside, so there are at least as many as words; and few texts have more than 8 characters per
+        token.
+        """
+        most, words = self._max_prompt_tokens, len(text.split())
+        if words > most or len(text) > CHARACTERS * most:
+            raise PromptTooLong(
+                f"the prompt has {words} words and {len(text)} characters, which is more than the {most} tokens that are accepted; "
+                "shorten it"
+            )
 
     def upstream_name(self, preference: Preference) -> str:
         """Return the upstream name of the LoRA nearest to a preference."""
@@ -173,22 +234,34 @@ class Upstream:
         messages = [{"role": m.role, "content": m.content} for m in _ended(job.prompt, end)]
         return "/chat/completions", {**body, "messages": messages}
 
-    async def _refused(self, response: httpx.Response) -> None:
+
+async def _refusal(response: httpx.Response) -> ParetuneError:
+    """Return what a status other than 200 means for the client: its own mistake, a server that is busy, or one that failed."""
+    status = response.status_code
+    try:
         await response.aread()
-        await response.aclose()
-        try:
-            error = response.json()["error"]
-            message, code = str(error["message"])[:500], error.get("code")
-        except (ValueError, KeyError, TypeError):
-            message, code = f"status {response.status_code}", None
-        if response.status_code == 429:
-            wait = response.headers.get("retry-after", "1")
-            raise Overloaded(f"the upstream server: {message}", float(wait) if wait.isdecimal() else 1.0)
-        if code == "context_length_exceeded" or "context length" in message:
-            raise PromptTooLong(f"the upstream server: {message}")
-        if response.status_code == 400:
-            raise Unsupported(f"the upstream server: {message}")
-        raise Unavailable(f"the upstream server: {message}")
+        error = response.json()["error"]
+        message, code = str(error["message"])[:500], error.get("code")
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+        message, code = f"status {status}", None
+    told = f"the upstream server: {message}"
+    wait = response.headers.get("retry-after", "1")
+    seconds = float(wait) if wait.isdecimal() and len(wait) < 6 else 1.0
+    if status == 429:
+        return Overloaded(told, seconds)
+    if code == "context_length_exceeded" or "context length" in message or status == 413:
+        return PromptTooLong(told)
+    if status in (400, 422):
+        return Unsupported(told)
+    if status == 503:
+        return Unavailable(told)
+    if status in (401, 403):
+        return UpstreamFailed(f"{told}; the server's owner must set PARETUNE_UPSTREAM_KEY to its key")
+    if status == 404:
+        return UpstreamFailed(f"{told}; the server's owner must check --upstream and the LoRAs it has loaded")
+    if 300 <= status < 400:
+        return UpstreamFailed(f"the upstream server sends elsewhere (status {status}); check --upstream")
+    return UpstreamFailed(told, timed_out=status in (408, 504))
 
 
 class _Relay:
@@ -201,7 +274,7 @@ class _Relay:
     async def run(self, timeout: float) -> None:
         """Relay until the stream ends, for at most ``timeout`` seconds."""
         reason: Reason = "error"
-        message, pieces = "the upstream server broke off the answer", 0
+        message, pieces, told = "the upstream server broke off the answer", 0, ""
         usage: dict[str, Any] = {}
         try:
             async for chunk in _within(_events(self._response), timeout):
@@ -217,16 +290,18 @@ class _Relay:
                         pieces += 1
                         self._on_event(Piece(text))
                     if choice.get("finish_reason"):
-                        reason, message = "stop" if choice["finish_reason"] == "stop" else "length", ""
+                        told = str(choice["finish_reason"])[:100]
+                        reason, message = _REASONS.get(told, "other"), ""
         except asyncio.CancelledError:
             reason, message = "cancelled", ""
-        except asyncio.TimeoutError:
+        except (asyncio.TimeoutError, httpx.TimeoutException):
             reason, message = "timeout", ""
         except (httpx.HTTPError, ValueError, TypeError, AttributeError) as error:
             reason, message = "error", f"the upstream server broke off the answer ({type(error).__name__})"
         finally:
             tokens = int(usage.get("completion_tokens") or pieces)
-            self._end = End(reason, int(usage.get("prompt_tokens") or 0), tokens, message=message)
+            prompt, word = int(usage.get("prompt_tokens") or 0), told if reason == "other" else ""
+            self._end = End(reason, prompt, tokens, message=message, told=word)
             await self._response.aclose()
 
     def close(self, _: asyncio.Task[None]) -> None:

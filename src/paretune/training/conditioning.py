@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from paretune.core.bounds import Count, Natural, NotNegative, Positive, Share, check_bounds
 from paretune.core.errors import ConfigError
 from paretune.core.preference import sample_simplex, simplex_grid
 from paretune.models.singular_gates import Init
@@ -50,39 +51,28 @@ class Conditioning:
         clip: Width of the trust region of the policy gradient.
     """
 
-    rank: int = 8
-    groups: int = 1
+    rank: Natural = 8
+    groups: Count = 1
     own_scales: bool = False
-    hidden: int = 0
+    hidden: Natural = 0
     init: Init = "zero-singular"
-    orthogonality: float = 0.0
-    rate_factor: float = 5.0
-    gate_rate_factor: float = 100.0
+    orthogonality: NotNegative = 0.0
+    rate_factor: Positive = 5.0
+    gate_rate_factor: Positive = 100.0
     draw: Draw = "uniform"
     per: Literal["batch", "row"] = "batch"
-    alpha: float = 1.0
-    divisions: int = 10
-    corner_share: float = 0.25
+    alpha: Positive = 1.0
+    divisions: Count = 10
+    corner_share: Share = 0.25
     aggregation: Aggregation = "linear"
     ideal: float | None = None
-    mu: float = 0.1
-    rho: float = 0.05
+    mu: Positive = 0.1
+    rho: NotNegative = 0.05
     loss: ObjectiveLoss = "dpo"
-    clip: float = 0.2
+    clip: Positive = 0.2
 
     def __post_init__(self) -> None:
-        if self.rank < 0 or self.groups < 1 or self.hidden < 0:
-            raise ConfigError(
-                f"expected rank >= 0, groups >= 1 and hidden >= 0, got {self.rank}, {self.groups} and {self.hidden}"
-            )
-        if not 0 <= self.corner_share <= 1:
-            raise ConfigError(f"corner_share is a probability between 0 and 1, got {self.corner_share}")
-        for name in ("orthogonality", "rho"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("rate_factor", "gate_rate_factor", "alpha", "mu", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_bounds(self)
         if self.loss == "policy-gradient" and self.aggregation != "linear" and self.ideal is None:
             raise ConfigError(
                 f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
@@ -93,8 +83,6 @@ class Conditioning:
                 f"loss: modpo holds all objectives in each loss already, so aggregation {self.aggregation} has no meaning "
                 "for it; use linear"
             )
-        if self.divisions < 1:
-            raise ConfigError(f"divisions must be at least 1, got {self.divisions}")
 
     def check_means(self) -> None:
         """Check that a Tchebycheff form has the mean loss of each objective at one preference.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from paretune.core.files import fingerprint, write_json
+from paretune.core.names import LONGEST_MADE, path_component
+from paretune.core.progress import silent
+from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
 from paretune.generation.generate import attached, response_logps
@@ -22,6 +25,7 @@ from paretune.models.distributed import ProcessGroup, start
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.scoring.cache import ScoreCache
+from paretune.training.checkpoint import remove_checkpoint
 from paretune.training.conditioned import ObjectiveData, fit_conditioned
 from paretune.training.conditioning import Conditioning
 from paretune.training.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
@@ -37,6 +41,8 @@ from paretune.training.token_tables import (
     PairTable,
     ResponseTable,
     TooLong,
+    drawn_pairs,
+    named,
     tokenise,
     tokenise_responses,
 )
@@ -55,6 +61,7 @@ class Lab:
         team: The processes of the run; each has such a lab on one folder that all of them see.
         shared: Whether other runs work in the folder at the same time, as the tasks of a sweep do. A stage that one of them makes
             is then waited for and not made twice, and its folder carries its key, so that the order of the runs does not matter.
+        left_out: Sentences on what of the data is left out, for the report.
         scoring_forwards: Responses scored by frozen models so far (cached ones do not count).
         too_long: What happens to texts beyond ``train.max_tokens`` or the model's positions, see
             :class:`paretune.training.token_tables.Limit`.
@@ -65,14 +72,15 @@ class Lab:
     training: Training = field(default_factory=Training)
     trackers: tuple[str, ...] = ()
     shared: bool = False
+    left_out: list[str] = field(default_factory=list)
     scoring_forwards: int = 0
     too_long: TooLong = "drop"
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.folder)
+        self.folder = Path(self.folder).absolute()
         self.accelerator = start(self.lm.device)
         self.team = ProcessGroup.of(self.accelerator, self.lm.model)
-        self._stages = Stages(self.folder, self.team, self.shared)
+        self._stages = Stages(self.folder, self.team, self.shared, self.say)
 
     @property
     def stages(self) -> list[StageRecord]:
@@ -93,26 +101,26 @@ class Lab:
         finally:
             self.training = outer
 
-    def pair_table(self, chosen: Sequence[Pair]) -> PairTable:
-        """Tokenise pairs and fill in their reference log-probabilities (cached).
-
-        Raises:
-            TrainingError: No pair is short enough.
-        """
-        limit = Limit(self.lm, self.training.max_tokens)
-        table, dropped = tokenise(self.lm, chosen, limit.max_tokens, self.too_long)
+    def pair_table(self, chosen: Sequence[Pair], objective: str = "") -> PairTable:
+        """Tokenise pairs and fill in their reference log-probabilities (cached), or raise a TrainingError if all are too long."""
+        table, dropped = tokenise(self.lm, chosen, self.training.max_tokens, self.too_long, objective)
         if dropped:
-            self.say(f"{dropped} of {len(chosen)} pairs are longer than {limit} and were dropped")
+            self._long(f"{dropped} of {len(chosen)} pairs", "and were dropped", objective)
         return replace(table, reference=self.logps(table))
 
-    def train_table(self, chosen: Sequence[Pair]) -> PairTable:
-        """Return :meth:`pair_table` of the pairs a run will use: all, or a choice by the seed of as many as it has steps for.
+    def train_table(self, chosen: Sequence[Pair], objective: str = "") -> PairTable:
+        """Return :meth:`pair_table` of the :func:`drawn_pairs` of a run; to score the rest would take long, for nothing."""
+        limit = Limit(self.lm, self.training.max_tokens, self.too_long)
+        drawn, looked = drawn_pairs(limit, chosen, self.training)
+        if drawn and looked > len(drawn):
+            self._long(
+                f"{looked - len(drawn)} of {looked} drawn pairs", "and others took their place", objective
+            )
+        return self.pair_table(drawn or chosen, objective)
 
-        The rest would be scored for nothing, and the reference pass is a large part of a short run.
-        """
-        if self.training.draws >= len(chosen):
-            return self.pair_table(chosen)
-        return self.pair_table([chosen[n] for n in sorted(self.training.order(len(chosen)))])
+    def _long(self, what: str, end: str, objective: str = "") -> None:
+        of = f" of {named(objective)}" if objective else ""
+        self.leave_out(f"{what}{of} are longer than {Limit(self.lm, self.training.max_tokens)} {end}")
 
     def response_table(self, dataset: ScoredDataset) -> ResponseTable:
         """Tokenise all scored responses and fill in their reference log-probabilities (cached).
@@ -120,7 +128,9 @@ class Lab:
         Raises:
             TrainingError: A score is missing, or no prompt has two responses that are short enough.
         """
-        table = tokenise_responses(self.lm, dataset, self.training.max_tokens, self.too_long)
+        table, dropped = tokenise_responses(self.lm, dataset, self.training.max_tokens, self.too_long)
+        if dropped:
+            self._long(f"{dropped} responses with their prompt", "and were left out")
         groups: list[TokenGroup] = [(p, [r]) for p, r in zip(table.prompts, table.responses, strict=True)]
         return replace(table, reference=torch.cat(self.response_logps(groups, None)))
 
@@ -275,8 +285,8 @@ class Lab:
             choose: Rule that selects pairs among a prompt's responses.
             penalty: Divergence from the base model that ``beta`` weighs; another one than DPO's is f-DPO's.
         """
-        table = self.train_table(pairs(train, objective, choose))
-        held_out = self.pair_table(pairs(validation, objective, choose))
+        table = self.train_table(pairs(train, objective, choose), objective)
+        held_out = self.pair_table(pairs(validation, objective, choose), objective)
         info = {"method": "dpo", "objective": objective}
         under = "" if penalty == REVERSE_KL else f"-{penalty.divergence}"
         return self._fit_pairs(
@@ -341,9 +351,7 @@ class Lab:
         limit = Limit(lm, self.training.max_tokens)
         table, dropped = tokenise_demonstrations(lm, items, limit.max_tokens, self.too_long)
         if dropped:
-            self.say(
-                f"{name}: {dropped} of {len(items)} responses are longer than {limit} with their prompt and were left out"
-            )
+            self._long(f"{name}: {dropped} of {len(items)} responses with their prompt", "and were left out")
         kept = tokenise_demonstrations(lm, held_out, limit.max_tokens, self.too_long)[0] if held_out else None
         facts = dict(info or {}) | {"responses": len(table)}
         inputs = [
@@ -394,6 +402,7 @@ class Lab:
 
         Its ``info["stages"]`` names all stages of training that led to it: those before in ``facts``, or else of ``start``.
         """
+        path_component(name, "the adapter", LONGEST_MADE)
         training = asdict(self.training)
         training.pop("checkpoint_every")
         model = training, self.lm.fingerprint, str(self.lm.model.dtype)
@@ -402,7 +411,7 @@ class Lab:
         before = facts.get("stages", start.info.get("stages", []) if start else [])
         facts = facts | {"stage": stage, "stages": [*before, stage]}
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
-        others = [] if self.shared else sorted(checkpoint.parent.glob(f"{name}-*.safetensors"))
+        others = [] if self.shared else sorted(checkpoint.parent.glob(f"{escape(name)}-*.safetensors"))
         for other in others:
             if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :]):
                 self.say(
@@ -424,8 +433,8 @@ class Lab:
         parts = zip(CAUSES, [inputs, *model], strict=True)
         causes = {cause: fingerprint(part) for cause, part in parts}
         folder = self._stages.made(stage, key, make, True, read, causes)
-        checkpoint.unlink(missing_ok=True)
-        shutil.rmtree(rollout_folder(checkpoint), ignore_errors=True)
+        remove_checkpoint(checkpoint)
+        discard(rollout_folder(checkpoint))
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
     def own_name(self, name: str, key: str) -> str:
@@ -438,9 +447,15 @@ class Lab:
         """Return the folder of a stage, see :meth:`paretune.training.stages.Stages.made`."""
         return self._stages.made(name, key, make, together, content)
 
+    def leave_out(self, message: str) -> None:
+        """Say once what of the data is left out, and keep it for the report."""
+        if message not in self.left_out:
+            self.left_out.append(message)
+            self.say(message)
+
     def say(self, message: str) -> None:
-        """Print a message at the terminal, once for all processes."""
-        if not self.team.first:
+        """Print a message at the terminal, once for all processes; nothing where silence was asked for."""
+        if silent() or not self.team.first:
             return
         from rich.console import Console
 

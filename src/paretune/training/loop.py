@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import save_file
+from annotated_types import Gt, Le
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
+from paretune.core.bounds import Count, Natural, NotNegative, Positive, Seed, Share, check_bounds
 from paretune.core.errors import ConfigError, TrainingError
-from paretune.core.files import atomic_path
 from paretune.core.progress import progress
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
+from paretune.training import checkpoint
+from paretune.training.checkpoint import Progress
 
 Record = dict[str, float]
 
 COUNTS = ("tokens", "sampled_tokens")
 """Metrics that are summed over the forwards of a step; every other is their mean."""
+
+
+def _listed(names: Any) -> Any:
+    """Return one name as a list of one."""
+    return (names,) if isinstance(names, str) else names
+
+
+Targets = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
+"""Names of linear layers; a file may state one without a list."""
 
 
 class BatchError(TrainingError):
@@ -60,35 +71,35 @@ class Training:
         seed: Seed of the adapter's start and of the data order.
     """
 
-    steps: int = 100
-    batch_pairs: int = 4
-    accumulate: int = 1
-    learning_rate: float = 2e-4
-    warmup_ratio: float = 0.1
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    rank: int = 16
-    alpha: float = 32.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    max_tokens: int = 1024
-    validate_every: int = 0
-    stop_below: float | None = None
-    checkpoint_every: int = 25
+    steps: Count = 100
+    batch_pairs: Count = 4
+    accumulate: Count = 1
+    learning_rate: Annotated[float, Gt(0), Le(1)] = 2e-4
+    warmup_ratio: Share = 0.1
+    weight_decay: NotNegative = 0.0
+    clip_norm: Positive = 1.0
+    rank: Count = 16
+    alpha: Positive = 32.0
+    targets: Targets = ("q_proj", "k_proj", "v_proj", "o_proj")
+    max_tokens: Count = 1024
+    validate_every: Natural = 0
+    stop_below: Positive | None = None
+    checkpoint_every: Count = 25
     gradient_checkpointing: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_pairs", "accumulate", "rank", "max_tokens", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.warmup_ratio <= 1:
+        check_bounds(self)
+        object.__setattr__(self, "targets", _listed(self.targets))
+        if not self.targets or not all(isinstance(name, str) and name.strip() for name in self.targets):
             raise ConfigError(
-                f"train.warmup_ratio is a share of the steps between 0 and 1, got {self.warmup_ratio}"
+                f"targets: expected names of linear layers, or all-linear, got {list(self.targets)}"
             )
-        if not self.learning_rate > 0 or not self.clip_norm > 0:
-            raise ConfigError(
-                f"train.learning_rate and train.clip_norm must be above 0, got {self.learning_rate} and {self.clip_norm}"
-            )
+        for name in self.targets:
+            if not re.fullmatch(r"[^@]+(@\d+-\d*)?", name):
+                raise ConfigError(
+                    f"targets: {name!r}: blocks are given as FIRST- or FIRST-LAST, such as all-linear@15-"
+                )
 
     @property
     def draws(self) -> int:
@@ -265,18 +276,6 @@ def fit(task: Task, run: TrainingRun) -> list[Record]:
     return state.history
 
 
-class _State:
-    """What a checkpoint holds beside parameters and moments."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.best_loss = math.inf
-        self.learned = False
-        self.held_out: Record = {}
-        self.best: dict[str, Tensor] = {}
-        self.history: list[Record] = []
-
-
 class _Loop:
     """A task with its optimiser."""
 
@@ -315,7 +314,7 @@ class _Loop:
         self.optimizer.step()
         return record | {"grad_norm": norm, "learning_rate": rate}
 
-    def judge(self, state: _State, held_out: Record) -> None:
+    def judge(self, state: Progress, held_out: Record) -> None:
         """Note held-out losses in ``state``: keep the best parameters, and mark the run as learned when it is."""
         state.held_out = held_out
         if held_out["validation_loss"] < state.best_loss:
@@ -337,68 +336,30 @@ class _Loop:
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def _save(loop: _Loop, state: _State, run: TrainingRun) -> None:
-    """Write parameters, moments and progress to one safetensors file, atomically; all processes hold the same ones."""
+def _save(loop: _Loop, state: Progress, run: TrainingRun) -> None:
+    """Write parameters, moments and progress; all processes hold the same ones."""
     tensors = {f"weight/{name}": value for name, value in loop.weights().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for name, parameter in loop.parameters.items():
         for moment in _MOMENTS:
             tensors[f"{moment}/{name}"] = loop.optimizer.state[parameter][moment].cpu().clone()
-    facts = {
-        "key": run.key,
-        "step": state.step,
-        "best_loss": state.best_loss,
-        "held_out": state.held_out,
-        "history": state.history,
-    }
-    with atomic_path(run.checkpoint) as temporary:
-        save_file(tensors, temporary, metadata={"paretune": json.dumps(facts)})
+    checkpoint.save(run.checkpoint, run.key, state, tensors)
 
 
-def _refuse_other_parameters(
-    file: Path, tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
-) -> None:
-    """Raise a TrainingError unless a checkpoint holds finite numbers for each of the parameters, in their shape and format."""
-    for kind in ("weight", *_MOMENTS, "best"):
-        for name, parameter in parameters.items():
-            value, what = tensors.get(f"{kind}/{name}"), ""
-            if value is None:
-                what = "" if kind == "best" else "is missing"
-            elif value.shape != parameter.shape or value.dtype != parameter.dtype:
-                what = f"is {value.dtype} {list(value.shape)} instead of {parameter.dtype} {list(parameter.shape)}"
-            elif not bool(value.isfinite().all()):
-                what = "holds numbers that are NaN or infinite"
-            if what:
-                raise TrainingError(
-                    f"{file}: {kind}/{name} of the checkpoint {what}; delete the file to start this training again"
-                )
-
-
-def _restore(loop: _Loop, run: TrainingRun) -> _State:
+def _restore(loop: _Loop, run: TrainingRun) -> Progress:
     """Return the state that the checkpoint holds, or a fresh one where there is no checkpoint."""
-    state, file = _State(), run.checkpoint
+    file = run.checkpoint
     present = loop.task.share.team.gather(file.is_file())
     if any(present) != all(present):
         raise TrainingError(
             f"{file}: not all processes see this checkpoint; the run folder must be on a file system that all of them share"
         )
     if not file.is_file():
-        return state
-    try:
-        with safe_open(file, framework="pt") as opened:
-            facts = json.loads(opened.metadata()["paretune"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-    except Exception as error:
-        raise TrainingError(
-            f"{file}: cannot read the checkpoint ({error}); delete it to start this run again"
-        ) from error
-    if facts["key"] != run.key:
-        raise TrainingError(
-            f"{file}: this checkpoint is of a run with other settings; delete it to start again"
-        )
-    _refuse_other_parameters(file, tensors, loop.parameters)
-    state.step, state.best_loss = facts["step"], facts["best_loss"]
-    state.held_out, state.history = facts["held_out"], facts["history"]
+        return Progress()
+    kinds = ("weight", "best", *_MOMENTS)
+    shapes = {f"{kind}/{name}": parameter for kind in kinds for name, parameter in loop.parameters.items()}
+    best = [f"best/{name}" for name in loop.parameters]
+    state, tensors = checkpoint.restore(file, run.key, run.settings.steps, shapes, best)
     state.best = {name: tensors[f"best/{name}"] for name in loop.parameters if f"best/{name}" in tensors}
     loop.load_weights({name: tensors[f"weight/{name}"] for name in loop.parameters})
     for name, parameter in loop.parameters.items():

@@ -11,12 +11,50 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock
+from typing_extensions import NotRequired, TypedDict
 
-from paretune.core.errors import TrainingError
+from paretune.core.errors import ParetuneError, TrainingError
 from paretune.core.files import atomic_path, file_digest, read_json, write_json
+from paretune.core.folder_form import FolderForm
+from paretune.core.names import LONGEST_MADE, path_component
+from paretune.models.adapter import FILES
 from paretune.models.distributed import ProcessGroup
 
 logger = logging.getLogger(__name__)
+
+MARKER = "stage.json"
+
+FORM = FolderForm(
+    MARKER,
+    keys=("key", "seconds"),
+    files=(
+        *(f"adapter/{name}" for name in FILES),
+        *("head/head.json", "head/head.safetensors"),
+        *("history.json", "counts.json", "kl.json", "responses.json"),
+        *("generated.jsonl.gz", "sampled.jsonl.gz", "answers.jsonl.gz"),
+    ),
+    needs_marker=False,
+)
+"""The form of a stage's folder: what any stage writes, and what its ``stage.json`` lists."""
+
+
+class Done(TypedDict):
+    """The content of ``stage.json``.
+
+    Attributes:
+        key: Fingerprint of all inputs.
+        seconds: Seconds the stage took.
+        content: Fingerprint of what the stage reads of its inputs, where that is less than all.
+        files: Path -> SHA-256 of all files the stage wrote; stages of version 0.1 have none.
+        causes: What the key is made of, as name -> fingerprint, so that a stage that is made again says what changed.
+    """
+
+    key: str
+    seconds: float
+    content: NotRequired[str]
+    files: NotRequired[dict[str, str]]
+    causes: NotRequired[dict[str, str]]
+
 
 CAUSES = (
     "its data (texts, tokens, scores or margins)",
@@ -44,12 +82,14 @@ class Stages:
         folder: Folder of the run.
         team: Processes of the run.
         shared: Whether other runs work in the folder at the same time, see :class:`paretune.training.lab.Lab`.
+        say: Prints a message to the user.
         records: Stages that were made or found finished so far, in order.
     """
 
     folder: Path
     team: ProcessGroup
     shared: bool = False
+    say: Callable[[str], None] = print
     records: list[StageRecord] = field(default_factory=list)
     _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
@@ -74,7 +114,8 @@ class Stages:
     ) -> Path:
         """Return the folder of stage ``name``; run ``make`` on a temporary folder first unless it is finished under ``key``.
 
-        The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew. Of several
+        The folder appears whole or not at all, and a change of ``key`` (the fingerprint of all inputs) makes it anew, as does a
+        file of it that is missing. Of several
         processes the first runs ``make`` and the others wait; with ``together``, and where the model's weights are divided
         among them, all run it, and what the first makes is kept.
 
@@ -86,7 +127,12 @@ class Stages:
             content: Fingerprint of what ``make`` reads of the inputs, where that is less than all. A finished stage beside this one
                 with the same content is returned in its place.
             causes: What ``key`` is made of, as name -> fingerprint: a stage that is made again says which of them changed.
+
+        Raises:
+            ConfigError: ``name`` is no kind of stage and a name that can be that of a folder, such as ``adapters/dpo-warm``.
+            ModelError: The folder is there and holds files that no stage wrote.
         """
+        path_component(name.partition("/")[2], f"{name}: the name", LONGEST_MADE)
         name = self.own_name(name, key)
         with self.alone(name):
             return self._made(name, key, make, together, content, causes or {})
@@ -109,32 +155,50 @@ class Stages:
             self._say_changed(folder, causes)
         began = time.perf_counter()
         if self.team.first or together or self.team.sharded:
-            with atomic_path(folder) if self.team.first else _scratch() as temporary:
+            with atomic_path(folder, FORM) if self.team.first else _scratch() as temporary:
                 temporary.mkdir()
                 make(temporary)
-                done = {"key": key, "seconds": time.perf_counter() - began, "files": checksums(temporary)}
-                known = {"content": content, "causes": dict(causes)}
-                write_json(temporary / "stage.json", done | {k: v for k, v in known.items() if v})
+                done = Done(key=key, seconds=time.perf_counter() - began, files=checksums(temporary))
+                if content:
+                    done["content"] = content
+                if causes:
+                    done["causes"] = dict(causes)
+                write_json(temporary / MARKER, done)
         seconds = self.team.tell(time.perf_counter() - began)
         self.records.append(StageRecord(name, seconds, False))
         return folder
 
     def _finished(self, name: str, key: str, content: str) -> StageRecord | None:
         """Return the record of stage ``name`` under ``key``, or of one beside it with the same ``content``; None without either."""
-        marker = self.folder / name / "stage.json"
-        if marker.is_file() and (done := read_json(marker))["key"] == key:
-            refuse_changed(marker.parent, done.get("files", {}))
-            return StageRecord(name, done["seconds"], True)
-        for other in sorted(marker.parent.parent.glob("*/stage.json")) if content else ():
-            if (done := read_json(other)).get("content") == content:
-                refuse_changed(other.parent, done.get("files", {}))
+        marker = self.folder / name / MARKER
+        if marker.is_file():
+            done = read_json(marker, Done, "delete the file to have the stage done again")
+            if done["key"] == key and self._whole(marker.parent, done):
+                return StageRecord(name, done["seconds"], True)
+        for other in sorted(marker.parent.parent.glob(f"*/{MARKER}")) if content else ():
+            try:
+                done = read_json(other, Done)
+            except ParetuneError:
+                continue  # it is reported where that stage itself is asked for
+            if done.get("content") == content and self._whole(other.parent, done):
                 return StageRecord(other.parent.relative_to(self.folder).as_posix(), done["seconds"], True)
         return None
 
+    def _whole(self, folder: Path, done: Done) -> bool:
+        """Return whether a finished stage has all its files; a missing one is said, a changed one is an error."""
+        missing = [name for name in done.get("files", _least(folder)) if not (folder / name).is_file()]
+        if missing:
+            self.say(f"{folder / missing[0]} is missing, so this stage is done again")
+            return False
+        refuse_changed(folder, done.get("files", {}))
+        return True
+
     def _say_changed(self, folder: Path, causes: Mapping[str, str]) -> None:
         """Log what changed since a stage was finished that is now made again, where that is known."""
-        marker = folder / "stage.json"
-        before = read_json(marker).get("causes", {}) if causes and marker.is_file() else {}
+        marker = folder / MARKER
+        if not causes or not marker.is_file():
+            return
+        before = read_json(marker, Done).get("causes", {})
         changed = [name for name, value in causes.items() if before.get(name, value) != value]
         if changed:
             logger.warning(
@@ -148,9 +212,18 @@ class Stages:
             yield
             return
         file = self.folder / "locks" / f"{what.replace('/', '-')}.lock"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(file)
+            lock.acquire()
+        except OSError as error:
+            raise ParetuneError(
+                f"{file}: cannot write ({error.strerror or error}); nothing was written."
+            ) from error
+        try:
             yield
+        finally:
+            lock.release()
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -178,3 +251,13 @@ def _scratch() -> Iterator[Path]:
     """Yield a path for a stage of which another process keeps its own."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "stage"
+
+
+def _least(folder: Path) -> list[str]:
+    """Return the files that a stage without a list of them must have, by the kind of the stage."""
+    least = {
+        "adapters": [f"adapter/{FILES[0]}", f"adapter/{FILES[1]}", "history.json"],
+        "heads": ["head/head.json", "head/head.safetensors"],
+        "audits": ["kl.json"],
+    }
+    return least.get(folder.parent.name, [])

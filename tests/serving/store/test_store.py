@@ -31,7 +31,7 @@ from hypothesis import strategies as st  # noqa: E402
 from paretune.core.errors import DataError, ParetuneError, PreferenceError, StoreError  # noqa: E402
 from paretune.core.preference import Preference  # noqa: E402
 from paretune.data.rows import Message  # noqa: E402
-from paretune.serving.store import database  # noqa: E402
+from paretune.serving.store import database, tables  # noqa: E402
 from paretune.serving.store import store as store_module  # noqa: E402
 from paretune.serving.store.entries import AuditRecord, Vote, VotedAnswer  # noqa: E402
 from paretune.serving.store.store import Store  # noqa: E402
@@ -366,13 +366,13 @@ def test_migrations_make_the_tables_of_the_code(store: Store) -> None:
         context = MigrationContext.configure(
             connection, opts={"version_table": database.VERSION_TABLE, "compare_type": True}
         )
-        assert compare_metadata(context, store_module._metadata) == []
+        assert compare_metadata(context, tables.metadata) == []
 
 
 NEXT = '''"""A column that a later version needs."""
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None
 def upgrade():
     op.add_column("paretune_votes", sa.Column("note", sa.String(9), server_default="none", nullable=False))
     FAIL
@@ -384,7 +384,7 @@ def next_version(tmp_path: Path) -> Iterator[Path]:
     """The migrations of a version to come."""
     folder = tmp_path / "next %version" / "migrations"  # a percent sign is special to Alembic's configuration
     shutil.copytree(database.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0002_note.py").write_text(NEXT.replace("FAIL", ""))
+    (folder / "versions" / "v0003_note.py").write_text(NEXT.replace("FAIL", ""))
     return folder
 
 
@@ -401,12 +401,12 @@ def test_an_older_store_is_migrated_and_a_newer_one_refused(
         assert connection.execute(sa.text("SELECT note FROM paretune_votes")).scalar() == "none"
         assert (
             connection.execute(sa.text(f"SELECT version_num FROM {database.VERSION_TABLE}")).scalar()
-            == "0002"
+            == "0003"
         )
     assert old.add_vote("ann", make_vote("more")) > identity, "a server that still runs goes on"
     monkeypatch.undo()
     with pytest.raises(
-        StoreError, match=r"newer paretune created this store \(schema 0002, .*0001\); upgrade paretune"
+        StoreError, match=r"newer paretune created this store \(schema 0003, .*0002\); upgrade paretune"
     ):
         Store.open(url)
     for opened in (old, *stores):
@@ -418,7 +418,7 @@ def test_a_migration_that_fails_changes_nothing(
 ) -> None:
     old = Store.open(url)
     old.add_vote("ann", make_vote("kept"))
-    (next_version / "versions" / "v0002_note.py").write_text(
+    (next_version / "versions" / "v0003_note.py").write_text(
         NEXT.replace("FAIL", 'op.execute("INSERT INTO nowhere VALUES (1)")')
     )
     monkeypatch.setattr(database, "MIGRATIONS", next_version)

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from paretune.core.bounds import Count, Natural
 from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import fingerprint, write_json
 from paretune.core.preference import Preference
@@ -64,22 +65,16 @@ class ParetoHqDConfig(Rays):
     """
 
     drop_collapsed: bool = True
-    steps: int | None = None
+    steps: Count | None = None
     stage2: bool = True
-    stage2_steps: int | None = None
-    prompts: int = 10_000
-    held_out: int = 0
+    stage2_steps: Count | None = None
+    prompts: Count = 10_000
+    held_out: Natural = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.k < 2:
             raise ConfigError(f"k must be at least 2, as stage 2 takes half as many, got {self.k}")
-        for key in ("steps", "stage2_steps", "prompts"):
-            if (given := getattr(self, key)) is not None and given < 1:
-                cure = "; to end after stage 1, set stage2: false" if key != "steps" else ""
-                raise ConfigError(f"{key} must be at least 1, got {given}{cure}")
-        if self.held_out < 0:
-            raise ConfigError(f"held_out must be at least 0, got {self.held_out}")
 
     def rays(self, k: int) -> Rays:
         """Return how ``k`` responses are chosen."""

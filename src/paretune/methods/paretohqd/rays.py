@@ -11,10 +11,12 @@ import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from annotated_types import Ge, Lt
 
+from paretune.core.bounds import Count, check_bounds
 from paretune.core.errors import ConfigError, DataError, PreferenceError, suggest
 from paretune.core.preference import TOLERANCE
 from paretune.data.dataset import ScoredDataset
@@ -46,24 +48,17 @@ class Rays:
             weighted Tchebycheff norm, which differs from three objectives on.
     """
 
-    k: int = 100
-    num_layers: int | None = None
+    k: Count = 100
+    num_layers: Count | None = None
     normalize: Normalise = "minmax"
-    clip: float = 0.0
+    clip: Annotated[float, Ge(0), Lt(0.5)] = 0.0
     direction: Direction = "compromise"
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ConfigError(f"k, the responses for each preference, must be at least 1, got {self.k}")
-        if self.num_layers is not None and self.num_layers < 1:
-            raise ConfigError(
-                f"num_layers must be at least 1, got {self.num_layers}; leave it out for as few as hold {POOL_FACTOR} k responses"
-            )
+        check_bounds(self)
         for key, known in (("normalize", Normalise), ("direction", Direction)):
             if (given := getattr(self, key)) not in get_args(known):
                 raise ConfigError(f"{key}: unknown value {given!r}; {suggest(str(given), get_args(known))}")
-        if not 0 <= self.clip < 0.5:
-            raise ConfigError(f"clip is a quantile of at least 0 and below 0.5, got {self.clip}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,7 +116,7 @@ def answered(
     key = fingerprint(who, [row.fingerprint for row in rows], encoded, goals.seeds, judged, *subtracted)
     folder = lab.stage(f"samples/ric-{number}", key, make)
     made = prompt_means.centred(ScoredDataset.read(folder / "generated.jsonl.gz"))
-    return flat(made, prompting.objectives), Counts(**read_json(folder / "counts.json"))
+    return flat(made, prompting.objectives), read_json(folder / "counts.json", Counts)
 
 
 def drawn(

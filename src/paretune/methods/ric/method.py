@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
 
+from paretune.core.bounds import Natural, Positive, Share, check_bounds
 from paretune.core.errors import ConfigError, suggest
 from paretune.methods.base import Card, Inputs, Method, Traits
 from paretune.methods.ric.goal_answers import Goals, answered
@@ -78,39 +80,29 @@ class RiCConfig:
         online_rate_factor: Learning rate of an iteration as a share of the offline one, as 1e-5 after 1.414e-4.
     """
 
-    iterations: int = 1
-    prompts: int = 0
-    keep_offline: int = 10_000
-    quantile: float = 0.7
+    iterations: Natural = 1
+    prompts: Natural = 0
+    keep_offline: Natural = 10_000
+    quantile: Annotated[float, Ge(0), Lt(1)] = 0.7
     filter: Filter = "released"
     map: Map = "l2"
-    lam: float = 2.0
-    floor: float = 0.0
+    lam: Annotated[float, Gt(1)] = 2.0
+    floor: Share = 0.0
     form: Form = "digits"
     reference: Reference = "data"
-    temperature: float = 0.7
-    top_p: float = 0.9
-    online_steps: int = 0
-    online_rate_factor: float = 0.07
+    temperature: Annotated[float, Gt(0), Le(100)] = 0.7
+    top_p: Annotated[float, Gt(0), Le(1)] = 0.9
+    online_steps: Natural = 0
+    online_rate_factor: Positive = 0.07
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "prompts", "keep_offline", "online_steps"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_bounds(self)
         for name, kind in (("filter", Filter), ("reference", Reference)):
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(
                     f"unknown {name} {getattr(self, name)!r}; {suggest(str(getattr(self, name)), get_args(kind))}"
                 )
         check_asking(self.map, self.lam, self.floor, self.form)
-        if not 0 <= self.quantile < 1:
-            raise ConfigError(f"quantile must be at least 0 and below 1, got {self.quantile}")
-        if not self.temperature > 0 or not 0 < self.top_p <= 1:
-            raise ConfigError(
-                f"expected temperature > 0 and 0 < top_p <= 1, got {self.temperature} and {self.top_p}"
-            )
-        if not self.online_rate_factor > 0:
-            raise ConfigError(f"online_rate_factor must be above 0, got {self.online_rate_factor}")
 
 
 def train(inputs: Inputs, config: RiCConfig) -> Policy:

@@ -21,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from paretune.core.errors import ConfigError
+from paretune.core.bounds import Count, Natural, NotNegative, Positive
+from paretune.core.errors import ConfigError, PreferenceError
 from paretune.core.preference import Preference, preference_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
@@ -64,27 +65,21 @@ class SIPOConfig(Search):
         serve: Way in which the policies are served: ``mod`` mixes next-token distributions, ``soup`` adds the weighted updates.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     pairs: Choose = "extremes"
     weights: Literal["grid", "run"] | tuple[str, ...] = "grid"
-    conflicts: int = 2500
+    conflicts: Count = 2500
     greedy: bool = True
-    alpha: float = 0.1
-    rate: float = 0.01
-    steps: int = 0
-    rounds: int = 1
+    alpha: NotNegative = 0.1
+    rate: Positive = 0.01
+    steps: Natural = 0
+    rounds: Count = 1
     serve: Literal["mod", "soup"] = "mod"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.weights:
             raise ConfigError("weights is empty; use grid, run, or list some preferences")
-        for name in ("beta", "rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name, least in (("conflicts", 1), ("rounds", 1), ("alpha", 0), ("steps", 0)):
-            if not getattr(self, name) >= least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
 def train(inputs: Inputs, config: SIPOConfig) -> Policy:
@@ -110,7 +105,7 @@ def train(inputs: Inputs, config: SIPOConfig) -> Policy:
     taken = spread_pairs(conflicts, config.conflicts, lab.training.seed)
     table, dropped = tokenise(lab.lm, taken, lab.training.max_tokens, lab.too_long)
     if dropped:
-        lab.say(
+        lab.leave_out(
             f"sipo: {dropped} of {len(taken)} conflicting pairs are longer than train.max_tokens; left out"
         )
     sampling = replace(inputs.sampling, temperature=0.0, top_p=1.0) if config.greedy else inputs.sampling
@@ -154,7 +149,7 @@ def sampled_at(
     inner = [preference for preference in grid if min(preference.weights) > 0]
     if not inner:
         raise ConfigError(
-            "methods.sipo.weights: run, and no preference of the run gives every objective a weight; use grid, or list some"
+            "weights: run, and no preference of the run gives every objective a weight; use grid, or list some"
         )
     return inner
 
@@ -184,7 +179,7 @@ def refit(
             lab.fit(
                 f"sipo-{work.number}-{objective}",
                 against(table, adapter),
-                against(lab.pair_table(pairs(validation, objective, config.pairs)), adapter),
+                against(lab.pair_table(pairs(validation, objective, config.pairs), objective), adapter),
                 config.beta,
                 info={"method": "sipo", "objective": objective, **facts},
                 start=adapter,
@@ -259,6 +254,19 @@ def traits(config: SIPOConfig) -> Traits:
     return Traits(mixed=config.serve == "mod", beta=config.beta, refusal=refusal)
 
 
+def check(config: SIPOConfig, objectives: Sequence[str], preferences: Sequence[Preference]) -> None:
+    """Check the templates, and the preferences at which responses are sampled.
+
+    Raises:
+        ConfigError: Templates that cannot be read or lack a field, or no preference to sample at.
+    """
+    Templates.load(config.templates)
+    try:
+        sampled_at(objectives, preferences, config)
+    except PreferenceError as error:
+        raise ConfigError(f"weights: {error}") from error
+
+
 METHOD = Method(
     SIPOConfig,
     train,
@@ -272,4 +280,5 @@ METHOD = Method(
     ),
     traits,
     staged=True,
+    check=check,
 )

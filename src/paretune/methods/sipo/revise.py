@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import yaml
-
 from paretune.core.errors import ConfigError, suggest
+from paretune.core.yaml_text import read_yaml
 from paretune.data.rows import Message, Prompt
 
 FIELDS = {
@@ -59,13 +58,8 @@ class Templates:
         Raises:
             ConfigError: it cannot be read, is not such a mapping, or lacks a template or a field.
         """
-        source = Path(file).expanduser() if file else files("paretune.methods.sipo") / "prompts.yaml"
-        try:
-            values = yaml.safe_load(source.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot read the templates ({error.strerror or error})") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: not valid YAML: {error}") from error
+        shipped = Path(str(files("paretune.methods.sipo") / "prompts.yaml"))
+        values = read_yaml(Path(file).expanduser() if file else shipped, "the templates")
         texts = values if isinstance(values, Mapping) else {}
         if set(texts) != set(FIELDS) or not all(isinstance(text, str) for text in texts.values()):
             raise ConfigError(

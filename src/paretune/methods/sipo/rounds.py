@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from paretune.core.errors import ConfigError, TrainingError
+from paretune.core.bounds import Count, Natural, NotNegative, check_bounds
+from paretune.core.errors import TrainingError
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
@@ -57,17 +58,15 @@ class Search:
 
     refine: bool = True
     reviewer: Literal["mod", "base"] = "mod"
-    suggestions: int = 3
+    suggestions: Count = 3
     templates: str | None = None
     keep: Keep = "any_gain"
-    margin: float = 1e-4
+    margin: NotNegative = 1e-4
     rank: Rank = "sum"
-    least: int = 200
+    least: Natural = 200
 
     def __post_init__(self) -> None:
-        for name, least in (("suggestions", 1), ("margin", 0), ("least", 0)):
-            if not getattr(self, name) >= least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def draw(
         write_json(folder / "responses.json", drawn)
 
     folder = lab.stage(f"sipo/{work.number}-{stage}", key, make)
-    return [(str(text), bool(cut)) for text, cut in read_json(folder / "responses.json")]
+    return read_json(folder / "responses.json", list[tuple[str, bool]])
 
 
 def usable(

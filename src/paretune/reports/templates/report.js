@@ -46,10 +46,31 @@
     }
     const text = point.responses[p];
     box.append(text ? make("div", "text", text) : make("i", "", "(empty)"));
-    const list = make("dl");
-    for (const [name, value] of facts(point)) list.append(make("dt", "", name), make("dd", "", value));
-    box.append(list);
+    // What an answer scores by itself, beside what the point scores on average.
+    const table = make("table", "own");
+    const line = (tag, ...cells) => {
+      const row = make("tr");
+      cells.forEach((cell, n) => {
+        const name = n && tag === "td" ? "td" : "th";
+        const made = make(name, "", cell);
+        if (name === "th") made.scope = tag === "th" ? "col" : "row";
+        row.append(made);
+      });
+      return row;
+    };
+    const head = make("thead");
+    head.append(line("th", "", "this answer", run.mean));
+    const body = make("tbody");
+    facts(point).forEach(([name, value], n) => body.append(line("td", name, point.own[p]?.[n] ?? "", value)));
+    table.append(head, body);
+    box.append(table);
     return box;
+  };
+
+  const answer = (point, p) => {
+    const own = point.own[p] ?? [];
+    const named = [...run.objectives, "words"].map((name, n) => `${name} ${own[n]}`).join(", ");
+    return [make("div", "text", point.responses[p] || "(empty)"), make("div", "plain own", own.length ? named : "")];
   };
 
   const badges = [...document.querySelectorAll("#front .legend .badge")];
@@ -63,6 +84,10 @@
       by("dial").setAttribute("aria-valuetext", run.preferences[k].text);
     }
     by("asked").textContent = run.prompts[p];
+    const link = make("a", "", "its answers");
+    link.href = "#answers";
+    by("chosen").replaceChildren(`Marked: ${run.preferences[k].text}. Select a point to mark its preference; below are `, link, ".");
+    by("chosen").hidden = false;
     const cards = run.policies.map((policy, i) =>
       card(badges[i].cloneNode(true), `pol${i % 8}`, policy.points[k], p));
     cards.push(card(badges[run.policies.length].cloneNode(true), "base", run.base, p));
@@ -70,11 +95,11 @@
     const all = by("all");
     all.querySelector("summary").textContent = "All preferences side by side";
     all.querySelector("blockquote").textContent = run.prompts[p];
-    all.querySelector(".from-base").replaceChildren(make("div", "text", run.base.responses[p] || "(empty)"));
+    all.querySelector(".from-base").replaceChildren(...answer(run.base, p));
     all.querySelectorAll("tbody tr").forEach((row, line) => {
       [...row.querySelectorAll("td")].forEach((cell, i) => {
         const point = run.policies[i].points[line];
-        cell.replaceChildren(point ? make("div", "text", point.responses[p] || "(empty)") : "-");
+        cell.replaceChildren(...(point ? answer(point, p) : ["-"]));
       });
     });
   };
@@ -102,4 +127,23 @@
     by("dial")?.addEventListener("input", () => choose(Number(by("dial").value), asked()));
     choose(Math.floor((run.preferences.length - 1) / 2), 0);
   }
+
+  // Beside the shadow at its edge, a table that is wider than its box says so.
+  const watch = new ResizeObserver((seen) => {
+    for (const { target } of seen) target.previousElementSibling.hidden = target.scrollWidth <= target.clientWidth + 1;
+  });
+  for (const box of document.querySelectorAll(".scroll")) {
+    box.before(make("p", "more", "More columns to the right: scroll sideways →"));
+    watch.observe(box);
+  }
+
+  // On paper nothing can be opened.
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const one of opened) one.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const one of opened) one.open = false;
+  });
 })();

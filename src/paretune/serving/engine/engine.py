@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal
@@ -20,7 +20,7 @@ from paretune.serving.engine.detokenise import Characters, StoppableText
 from paretune.serving.engine.request import Request
 from paretune.serving.engine.stats import EngineStats, Totals
 from paretune.serving.engine.stream import Stream
-from paretune.serving.events import End, Event, Job, Overloaded, Piece, Reason, Unavailable
+from paretune.serving.events import End, Event, Job, Overloaded, Piece, Reason, Unavailable, Unsupported
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,9 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._steering: Steering | None = None
         self._running: dict[Slot, Request] = {}
-        self._batch, self._reading = self._empty(), self._empty()
+        self._batch = self._empty()
+        self._readings: list[Batch] = []
+        self._turn = 0
         self._totals = Totals()
 
     # Called from any thread
@@ -77,7 +79,7 @@ class Engine:
                 self._steering = Steering.attach_adapter(
                     self.lm.model, stack(self._intake.adapters), base=self.lm.fingerprint
                 )
-            self._batch, self._reading = self._empty(), self._empty()
+            self._batch = self._empty()
             self._state = "running"
             self._thread = threading.Thread(target=self._work, name="paretune-engine", daemon=True)
             self._thread.start()
@@ -116,42 +118,50 @@ class Engine:
     def submit(
         self, job: Job, deadline: float | None = None, on_event: Callable[[Event], None] | None = None
     ) -> Stream:
-        """Queue a job and return the stream of its answer.
+        """Queue one job and return the stream of its answer, see :meth:`submit_all`."""
+        (stream,) = self.submit_all([job], deadline, [on_event])
+        return stream
+
+    def submit_all(
+        self,
+        jobs: Sequence[Job],
+        deadline: float | None = None,
+        on_events: Sequence[Callable[[Event], None] | None] | None = None,
+    ) -> list[Stream]:
+        """Queue jobs, all of them or none, and return the streams of their answers.
 
         Args:
-            job: The answer to generate.
+            jobs: The answers to generate.
             deadline: Value of ``time.monotonic`` at which an unfinished job ends with reason ``timeout``.
-            on_event: Callback in the engine's thread that receives each event and must return at once: for asyncio
+            on_events: One callback per job in the engine's thread that receives each event and must return at once: for asyncio
                 ``lambda event: loop.call_soon_threadsafe(queue.put_nowait, event)``. If it raises, the job is cancelled.
 
         Raises:
             Overloaded: The queue is full.
-            PromptTooLong: The prompt exceeds a limit.
+            Unsupported: So many jobs at once would not fit into an empty queue.
+            PromptTooLong: A prompt exceeds a limit.
             Unavailable: The engine has not started, is stopping, or has failed.
-            ParetuneError: The job is refused by :meth:`Intake.rows`.
+            ParetuneError: A job is refused by :meth:`Intake.rows`.
         """
-        self._require_room()
-        rows = self._intake.rows(job)
-        for row in rows:
-            _ = row.uniforms  # sampled here, not while other rows wait for their tokens
-        request = Request(
-            job,
-            Stream(len(rows[0].prompt), on_event, self._wake),
-            rows,
-            StoppableText(job.stop),
-            Characters(self._decode),
-            deadline,
-        )
+        self._require_room([1] * len(jobs))
+        requests = []
+        for job, on_event in zip(jobs, on_events or [None] * len(jobs), strict=True):
+            rows = self._intake.rows(job)
+            for row in rows:
+                _ = row.uniforms  # sampled here, not while other rows wait for their tokens
+            stream = Stream(len(rows[0].prompt), on_event, self._wake)
+            text, characters = StoppableText(job.stop), Characters(self._decode)
+            requests.append(Request(job, stream, rows, text, characters, deadline))
         with self._changed:
-            self._require_room()
-            self._waiting.append(request)
+            self._require_room([request.copies for request in requests])
+            self._waiting.extend(requests)
             self._changed.notify_all()
-        return request.stream
+        return [request.stream for request in requests]
 
     @property
     def stats(self) -> EngineStats:
         """Current figures."""
-        totals, batches = self._totals, (self._batch, self._reading)
+        totals, batches = self._totals, (self._batch, *self._readings)
         return EngineStats(
             running=len(set(self._running.copy().values())),
             waiting=len(self._waiting),
@@ -169,16 +179,24 @@ class Engine:
         with self._changed:
             self._changed.notify_all()
 
-    def _require_room(self) -> None:
+    def _require_room(self, wanted: Sequence[int]) -> None:
+        """Refuse jobs of ``wanted`` rows each, unless those that have no free row find room in the queue together."""
         if self._state != "running":
             new = self._state == "new"
             raise Unavailable(
                 self._failure or ("start the engine first" if new else "the engine is stopping")
             )
-        if len(self._waiting) >= self.limits.max_waiting:
-            rounds = len(self._waiting) / self.limits.max_rows
+        most = self.limits.max_waiting
+        if _queued(self.limits.max_rows, wanted) > most:
+            raise Unsupported(
+                f"{len(wanted)} answers at once are more than this server holds; ask for fewer in one request"
+            )
+        free = self.limits.max_rows - sum(request.copies for request in set(self._running.copy().values()))
+        waiting = [request.copies for request in self._waiting.copy()]
+        if _queued(free, [*waiting, *wanted]) > most:
+            rounds = max(1.0, len(waiting) / self.limits.max_rows)
             raise Overloaded(
-                f"{len(self._waiting)} requests are waiting already; try again later",
+                f"{len(waiting)} requests are waiting already; try again later",
                 max(1.0, round(rounds * self._totals.service_seconds, 1)),
             )
 
@@ -204,7 +222,7 @@ class Engine:
         for request in left:
             self._end(request, reason, message)
         self._running.clear()
-        self._batch, self._reading = self._empty(), self._empty()
+        self._batch, self._readings = self._empty(), []
 
     def _await_work(self) -> bool:
         """Wait for work; return whether to go on."""
@@ -219,12 +237,11 @@ class Engine:
         """Remove and add jobs, then sample one token for each running row."""
         began, before = time.monotonic(), self._totals.tokens
         self._drop_over()
-        if not self._reading.rows:
-            self._reading = self._admitted()
-        if self._reading.rows and self._attempt(self._read, self._reading) and not self._reading.unread:
-            self._deliver(self._reading)
-            if self._reading.rows:
-                self._attempt(self._join, self._batch, self._reading)
+        admitted = self._admitted()
+        if admitted.rows:
+            self._readings.append(admitted)
+        if self._readings:
+            self._read(self._next_reading())
         if self._batch.rows and self._attempt(self._batch.step, self._batch):
             self._deliver(self._batch)
         self._totals.recent.append((time.monotonic() - began, self._totals.tokens - before))
@@ -240,8 +257,9 @@ class Engine:
         for request in (*waiting, *running):
             self._end(request, "cancelled" if request.stream.cancelled else "timeout")
         if running:
-            self._leave(self._batch)
-            self._leave(self._reading)
+            for batch in (self._batch, *self._readings):
+                self._leave(batch)
+            self._readings = [batch for batch in self._readings if batch.rows]
 
     def _leave(self, batch: Batch) -> None:
         """Remove the rows that are finished, or whose jobs have ended."""
@@ -251,21 +269,31 @@ class Engine:
         batch.leave(gone)
 
     def _admitted(self) -> Batch:
-        """Return a batch of as many waiting jobs as there is room for; their prompts are read together."""
-        copies, width = self._batch.copies, 0
+        """Return a batch of as many waiting jobs as there is room for and as can be read together in one go.
+
+        Of the waiting jobs the next is the oldest of the client that has the fewest rows.
+        """
+        used = sum(batch.copies for batch in (self._batch, *self._readings))
+        copies, width = 0, 0
         longest = max((request.length for request in self._running.values()), default=0)
         taken: list[Request] = []
         with self._changed:
+            held = Counter[str]()
+            for request in set(self._running.values()):
+                held[request.job.client] += request.copies
             while self._waiting:
-                request = self._waiting[0]
+                request = min(self._waiting, key=lambda waiting: held[waiting.job.client])
                 copies += request.copies
                 longest = max(longest, request.length)
                 width = max(width, request.stream.prompt_tokens)
-                if copies > self.limits.max_rows or copies * longest > self.limits.max_cached_tokens:
+                total = used + copies
+                if total > self.limits.max_rows or total * longest > self.limits.max_cached_tokens:
                     break
-                if taken and (copies - self._batch.copies) * width > self.limits.prefill_tokens:
+                if taken and copies * width > self.limits.prefill_tokens:
                     break
-                taken.append(self._waiting.popleft())
+                self._waiting.remove(request)
+                taken.append(request)
+                held[request.job.client] += request.copies
             self._running.update((row, request) for request in taken for row in request.rows)
         now = time.monotonic()
         for request in taken:
@@ -273,12 +301,26 @@ class Engine:
             self._totals.prompt_tokens += request.stream.prompt_tokens
         return Batch(self.lm, self._steering, [row for request in taken for row in request.rows])
 
-    def _read(self) -> None:
-        self._reading.read(max(1, self.limits.prefill_tokens // self._reading.copies))
+    def _next_reading(self) -> Batch:
+        """Return the batch whose prompts are read on: in turn the one that is nearest to its end, and the oldest.
 
-    def _join(self) -> None:
-        self._batch.join(self._reading)
-        self._reading = self._empty()
+        So a short prompt does not wait for a long one, and a long one gets at least every other turn.
+        """
+        self._turn += 1
+        if self._turn % 2:
+            return min(self._readings, key=lambda batch: batch.unread * batch.copies)
+        return self._readings[0]
+
+    def _read(self, batch: Batch) -> None:
+        """Read the next part of a batch's prompts; after the last part its rows join those that are decoded."""
+        columns = max(1, self.limits.prefill_tokens // batch.copies)
+        if not self._attempt(lambda: batch.read(columns), batch) or batch.unread:
+            return
+        self._deliver(batch)
+        if batch.rows:
+            self._attempt(lambda: self._batch.join(batch), self._batch, batch)
+        if batch in self._readings:
+            self._readings.remove(batch)
 
     def _attempt(self, work: Callable[[], None], *batches: Batch) -> bool:
         """Run one step of work on batches; if it fails, their jobs end and the engine continues without them."""
@@ -288,8 +330,7 @@ class Engine:
             logger.exception("the model failed")
             for row in [row for batch in batches for row in batch.rows]:
                 self._end(self._running.pop(row), "error", f"the model failed: {error}")
-            if self._reading in batches:
-                self._reading = self._empty()
+            self._readings = [batch for batch in self._readings if batch not in batches]
             if self._batch in batches:
                 self._batch = self._empty()
             return False
@@ -335,3 +376,12 @@ class Engine:
         except Exception:
             logger.exception("the receiver of an answer failed; the answer is cancelled")
             request.stream.cancelled = True
+
+
+def _queued(free: int, wanted: Sequence[int]) -> int:
+    """Return how many jobs of ``wanted`` rows each, in their order, do not find room on ``free`` rows."""
+    for number, copies in enumerate(wanted):
+        free -= copies
+        if free < 0:
+            return len(wanted) - number
+    return 0

@@ -1,1 +1,4 @@
-"""The web: server, app (with /health and /metrics), guard, connections; routes in openai, front, profiles, votes, audit, studio."""
+"""The web: server, app (with /health and /metrics), logs, guard, connections.
+
+Routes are in openai, front, profiles, scores, votes, audit and studio.
+"""

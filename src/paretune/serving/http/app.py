@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,16 +15,23 @@ from starlette.exceptions import HTTPException
 
 from paretune import __version__
 from paretune.core.errors import ParetuneError, StoreError
-from paretune.serving.bodies import ApiError, Failure, validation_error
-from paretune.serving.http import audit, front, openai, profiles, studio, votes
+from paretune.serving.address import Address
+from paretune.serving.api_errors import ApiError, Failure, validation_error
+from paretune.serving.http import audit, front, openai, profiles, scores, studio, votes
 from paretune.serving.metrics import CONTENT_TYPE
 from paretune.serving.service import Service
+from paretune.serving.store.database import StoreGoneError
 
 logger = logging.getLogger(__name__)
 
 
-def make_app(service: Service) -> FastAPI:
-    """Return the application over a service; it loads the model once it runs, and answers ``/health`` meanwhile."""
+def make_app(service: Service, address: Address = Address()) -> FastAPI:  # noqa: B008 - it is frozen
+    """Return the application over a service; it loads the model once it runs, and answers ``/health`` meanwhile.
+
+    Args:
+        service: What is served.
+        address: Where, for ``/openapi.json``: the root path, and whether a key is needed.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -48,6 +56,7 @@ def make_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        servers=[{"url": address.root_path}] if address.root_path else None,
         responses={
             "4XX": {
                 "model": Failure,
@@ -56,9 +65,10 @@ def make_app(service: Service) -> FastAPI:
         },
     )
     app.state.service = service
-    for routes in (openai, front, profiles, votes, audit, studio):
+    for routes in (openai, front, scores, profiles, votes, audit, studio):
         app.include_router(routes.router(service))
     _answer_errors(app)
+    _declare_security(app, bool(address.keys.digests))
 
     @app.get("/health", tags=["server"], response_model=None)
     def health() -> Response:
@@ -75,6 +85,27 @@ def make_app(service: Service) -> FastAPI:
         return Response(service.metrics.render(), media_type=CONTENT_TYPE)
 
     return app
+
+
+def is_json(content_type: str) -> bool:
+    """Return whether a content type is JSON's."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _declare_security(app: FastAPI, needs_key: bool) -> None:
+    """Add the API key to ``/openapi.json``: needed by all routes but the health of the server, or needed by none."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = plain()
+        key = {"type": "http", "scheme": "bearer", "description": "An API key, where the server needs one."}
+        schema.setdefault("components", {}).setdefault("securitySchemes", {})["key"] = key
+        schema["security"] = [{"key": []}] if needs_key else [{}, {"key": []}]
+        schema["paths"]["/health"]["get"]["security"] = []
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -103,8 +134,20 @@ def _answer_errors(app: FastAPI) -> None:
             )
         )
 
+    @app.exception_handler(StoreGoneError)
+    async def store_gone(_: Request, error: StoreGoneError) -> Response:
+        logger.error("%s", error)
+        message = "the store was deleted or cut, so nothing can be kept; restore a copy of it and start the server again"
+        return answer(ApiError(503, message, "store_gone"))
+
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        kind = request.headers.get("content-type", "")
+        about_body = any(finding["loc"][:1] == ("body",) for finding in error.errors())
+        if about_body and not is_json(kind):
+            state = f"is sent as {kind[:100]!r}" if kind else "has no content type"
+            message = f"the body {state}; send it with Content-Type: application/json"
+            return answer(ApiError(415, message, "unsupported_media_type"))
         return answer(validation_error(error.errors()))
 
     @app.exception_handler(HTTPException)

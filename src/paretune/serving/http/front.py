@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from paretune.serving.bodies import ApiError, Body
+from paretune.serving.api_errors import ApiError
+from paretune.serving.bodies import Body
 from paretune.serving.service import Service, measured_surface
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ChooseRequest(Body):
 def described(service: Service, served: Served) -> dict[str, Any]:
     """Return what a page needs to draw one policy: its measured points, knee and dial."""
     from paretune.choosing.floors import knee_preference
+    from paretune.fronts.indicators import has_knee
 
     surface = served.surface
     about: dict[str, Any] = {
@@ -35,6 +37,7 @@ def described(service: Service, served: Served) -> dict[str, Any]:
         "objectives": list(served.objectives),
         "default": served.default.as_dict(),
         "bounds": service.bounds[served.name].as_dict(),
+        "scored": service.scorers.objectives(served.objectives),
         "anchored": bool(served.facts.get("anchored", surface is not None and surface.anchored)),
         **served.facts,
         "points": [],
@@ -49,7 +52,8 @@ def described(service: Service, served: Served) -> dict[str, Any]:
         about["points"].append(
             {"preference": preference.as_dict(), "mean": scores.mean, "low": scores.low, "high": scores.high}
         )
-    about["knee"] = knee_preference(surface).as_dict()
+    if has_knee(surface.for_choosing.means):
+        about["knee"] = knee_preference(surface).as_dict()
     if len(served.objectives) == 2:
         about["dial"] = dial_stops(surface)
     return about
@@ -73,7 +77,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/front")
     def front() -> dict[str, Any]:
         """Return all that was measured of every served policy."""
-        sampling = service.sampling
+        sampling, facts = service.sampling, service.backend.facts
         return {
             "default": service.default,
             "policies": [described_once(name) for name in service.backend.served],
@@ -83,6 +87,11 @@ def router(service: Service) -> APIRouter:
                 "max_tokens": sampling.max_new_tokens,
             },
             "max_tokens": service.config.max_tokens,
+            "prompts": list(facts.prompts),
+            "num_prompts": facts.num_prompts,
+            "meanings": dict(facts.meanings),
+            "run": None if facts.folder is None else str(facts.folder),
+            "store": service.store is not None,
         }
 
     @routes.get("/expected")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from paretune.serving.address import Address
-from paretune.serving.bodies import ApiError
+from fastapi import Depends, Request
+
+from paretune.serving.address import Address, origin_of
+from paretune.serving.api_errors import ApiError
+from paretune.serving.callers import Caller
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN_PATHS = ("/", "/health", "/favicon.ico")
-"""Paths that need no key, like everything below ``/studio/``: they hold nobody's data."""
+PAGES = ("/", "/favicon.ico")
+"""Paths of the page, like everything below ``/studio/``; they hold nobody's data and need no key."""
 
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -29,7 +32,7 @@ SECURITY_HEADERS = {
 class Guard:
     """ASGI middleware that refuses bad requests, and reads the body before the route runs.
 
-    Routes find the owner of the API key in ``scope["state"]["client"]``.
+    Routes find who sent a request in ``scope["state"]["caller"]``, see :data:`Calling`.
     """
 
     def __init__(self, app: ASGIApp, address: Address) -> None:
@@ -53,11 +56,23 @@ class Guard:
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
+            if "content-length" in headers and "transfer-encoding" in headers:
+                # Where two servers read the length of one body differently, the rest of it is taken for a request.
+                raise ApiError(
+                    400, "a body has either a Content-Length or a Transfer-Encoding", "ambiguous_length"
+                )
             self._check_host(headers)
-            scope.setdefault("state", {})["client"] = self._client(scope, headers)
+            if self._leave_root(scope):
+                await send_redirect(f"{self.address.root_path}/", guarded_send)
+                return
+            if not is_page(scope["path"]):
+                self._check_origin(headers)
+            scope.setdefault("state", {})["caller"] = self._caller(scope, headers)
             body = await self._body(headers, receive)
         except ApiError as error:
-            await send_error(error, guarded_send, close=error.status in (408, 413))
+            await send_error(
+                error, guarded_send, close=error.status in (408, 413) or error.code == "ambiguous_length"
+            )
             return
         if body is None:
             return  # the client left
@@ -68,31 +83,73 @@ class Guard:
 
         await self.app(scope, replay, guarded_send)
 
+    def _leave_root(self, scope: Scope) -> bool:
+        """Remove the root path, which a proxy may pass on or leave out; return whether it lacks its last slash.
+
+        The page's addresses are relative, so they hold only below ``ROOT/``. The path is changed in place: those outside of this
+        layer find the route of the request in the same scope.
+        """
+        root, path = self.address.root_path, scope["path"]
+        if root and path.startswith(f"{root}/"):
+            scope["path"] = path.removeprefix(root)
+        return bool(root) and path == root
+
     def _check_host(self, headers: Mapping[str, str]) -> None:
-        """Refuse names that are not this server's (DNS rebinding), and pages of other origins."""
+        """Refuse names that are not this server's: another name may have been pointed at this address (DNS rebinding)."""
         host = headers.get("host", "")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self.address.host_names and name.lower() not in self.address.host_names:
             raise ApiError(
                 403,
-                f"{host[:100]!r} is not a name of this server; add it with --allow-host",
+                f"{host[:100]!r} is not a name of this server; add it with --allow-host or --public-url",
                 "host_not_allowed",
             )
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
-            raise ApiError(403, "requests from pages of another origin are refused", "origin_not_allowed")
 
-    def _client(self, scope: Scope, headers: Mapping[str, str]) -> str:
+    def _check_origin(self, headers: Mapping[str, str]) -> None:
+        """Refuse pages of other origins, also behind a proxy that passes another ``Host`` on, or one without its port.
+
+        A page cannot set ``Sec-Fetch-Site``, nor ``X-Forwarded-Host`` without being asked first, which is always refused.
+        """
+        origin = headers.get("origin")
+        if origin is None:
+            return
+        page = origin_of(origin)
+        if page is not None and origin.count("/") == 2:
+            if headers.get("sec-fetch-site") == "same-origin" or page[1] in self.address.own_names:
+                return
+            for host in (headers.get("host", ""), headers.get("x-forwarded-host", "")):
+                if host and self._same(page, host.lower()):
+                    return
+        raise ApiError(
+            403,
+            f"requests from pages of another origin are refused, and {origin[:100]!r} is not {headers.get('host', '')[:100]!r}; "
+            "behind a proxy, start the server with --public-url and the address in the browser",
+            "origin_not_allowed",
+        )
+
+    def _same(self, page: tuple[str, str, int], host: str) -> bool:
+        """Return whether a page is at a host. A port may be missing, where this server is not at the default port itself."""
+        scheme, name, port = page
+        other = origin_of(f"{scheme}://{host}")
+        if other is None:
+            return False
+        without_port = ":" not in host.rpartition("]")[2] and self.address.port not in (80, 443)
+        return other[1] == name and (other[2] == port or without_port)
+
+    def _caller(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
         path = scope["path"]
-        if not self.address.keys.digests or path in OPEN_PATHS or path.startswith("/studio/"):
-            return "anonymous"
+        if not self.address.keys.digests:
+            return Caller()
+        if is_page(path) or path == "/health":
+            return Caller(admin=False)
         kind, _, key = headers.get("authorization", "").partition(" ")
-        owner = self.address.keys.owner(key.strip()) if kind.lower() == "bearer" and key else None
+        keys = self.address.keys
+        owner = keys.owner(key.strip()) if kind.lower() == "bearer" and key else None
         if owner is None:
             raise ApiError(
                 401, "an API key is needed: send it as 'Authorization: Bearer KEY'", "invalid_api_key"
             )
-        return owner
+        return Caller(owner, owner in keys.admins, len(keys.digests) > 1)
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
         limit = self.address.body_bytes
@@ -124,6 +181,27 @@ class Guard:
             message = f"the body did not arrive within {self.address.body_seconds:g} seconds"
             raise ApiError(408, message, "request_timeout") from error
         return b"".join(parts) if arrived else None
+
+
+def is_page(path: str) -> bool:
+    """Return whether a path is the studio's page or one of its files."""
+    return path in PAGES or path.startswith("/studio/")
+
+
+def _calling(request: Request) -> Caller:
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
+
+
+Calling = Annotated[Caller, Depends(_calling)]
+"""Parameter of a route: who sent the request."""
+
+
+async def send_redirect(path: str, send: Send) -> None:
+    """Send the browser to a path of this server."""
+    headers = [(b"location", path.encode()), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 307, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def send_error(error: ApiError, send: Send, close: bool = False) -> None:

@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from fastapi.responses import JSONResponse, Response
 
 from paretune.core.errors import PreferenceError
 from paretune.core.sampling import Sampling
-from paretune.serving.bodies import ApiError, ChatRequest, CompletionRequest
+from paretune.serving.api_errors import ApiError
+from paretune.serving.bodies import ChatRequest, CompletionRequest, Setback
+from paretune.serving.callers import Caller
 from paretune.serving.events import (
     Cancellable,
     End,
@@ -27,7 +29,9 @@ from paretune.serving.events import (
     PromptTooLong,
     Unavailable,
     Unsupported,
+    UpstreamFailed,
 )
+from paretune.serving.http.guard import Calling
 from paretune.serving.service import Resolved, Service
 
 if TYPE_CHECKING:
@@ -43,14 +47,10 @@ class Feed:
         self.events: deque[tuple[int, Event]] = deque()
         self.ready = asyncio.Event()
 
-    def of(self, index: int) -> Callable[[Event], None]:
-        """Return the callback for the events of one answer."""
-
-        def put(event: Event) -> None:
-            self.events.append((index, event))
-            self.ready.set()
-
-        return put
+    def put(self, index: int, event: Event) -> None:
+        """Add an event of one answer."""
+        self.events.append((index, event))
+        self.ready.set()
 
     async def take(self) -> list[tuple[int, Event]]:
         """Wait for events and return all since the last call: a slow client gets many in one write."""
@@ -71,12 +71,15 @@ class Generation:
     count: int
     seed: int
     wants_usage: bool
+    ignored: Sequence[str] = ()
+    clamped: Mapping[str, float] = field(default_factory=dict)
     feed: Feed = field(default_factory=Feed)
     answers: list[Cancellable] = field(default_factory=list)
     prompt_tokens: dict[int, int] = field(default_factory=dict)
     completion_tokens: int = 0
     started: float = field(default_factory=time.perf_counter)
     first: bool = True
+    caller: Caller = field(default_factory=Caller)
 
     def __post_init__(self) -> None:
         self.id = ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12)
@@ -92,6 +95,8 @@ class Generation:
             "measured": measured,
             "seed": self.seed,
             **({} if upstream is None else {"upstream_model": upstream}),
+            **({"ignored": list(self.ignored)} if self.ignored else {}),
+            **({"clamped": dict(self.clamped)} if self.clamped else {}),
         }
 
     def cancel(self) -> None:
@@ -99,16 +104,25 @@ class Generation:
         for answer in self.answers:
             answer.cancel()
 
+    def close(self) -> None:
+        """Cancel what still runs, and give the caller's places back."""
+        self.cancel()
+        self.service.release(self.caller, self.count)
+
+    def receive(self, index: int, event: Event) -> None:
+        """Take an event from the backend; an answer is counted even if nobody waits for it any more."""
+        if isinstance(event, End):
+            self.service.metrics.answers.labels(self.resolved.served.name, event.reason).inc()
+        self.feed.put(index, event)
+
     def note(self, event: Event, choice: int) -> None:
         """Count an event."""
-        metrics, policy = self.service.metrics, self.resolved.served.name
         if self.first and isinstance(event, Piece):
             self.first = False
-            metrics.first.observe(time.perf_counter() - self.started)
+            self.service.metrics.first.observe(time.perf_counter() - self.started)
         if isinstance(event, End):
             self.completion_tokens += event.completion_tokens
             self.prompt_tokens[choice] = event.prompt_tokens
-            metrics.answers.labels(policy, event.reason).inc()
 
     def usage(self, per_prompt: int) -> dict[str, int]:
         """Return token counts; a prompt counts once for all answers to it."""
@@ -137,44 +151,71 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
     """Check a request, record it and start its answers.
 
     Raises:
-        ApiError: The request is invalid, or the queue is full (429).
+        ApiError: The request is invalid, or the queue is full or the key's share used up (429).
     """
     service.require_ready()
-    most = service.config.max_tokens
+    caller: Caller = request.scope["state"]["caller"]
+    setbacks = [*body.setbacks, *_beyond(body, service.config.max_tokens)]
+    if setbacks and not service.config.lenient:
+        raise setbacks[0].error
     prompts = [prompt for prompt in body.prompts() for _ in range(body.n)]
-    if body.limit is not None and body.limit > most:
-        message = f"{body.limit} tokens exceed this server's limit of {most} per answer; ask for fewer"
-        raise ApiError(422, message, "max_tokens_exceeded", "max_tokens")
-    resolved = await service.resolve(body.model, body.preference, body.profile)
+    resolved = await service.resolve(body.model, body.preference, body.profile, caller)
     seed = secrets.randbelow(MOST_SEED) if body.seed is None else body.seed
     generation = Generation(
-        service, resolved, isinstance(body, ChatRequest), len(prompts), seed, body.wants_usage
+        service,
+        resolved,
+        isinstance(body, ChatRequest),
+        len(prompts),
+        seed,
+        body.wants_usage,
+        [*body.ignored, *dict.fromkeys(setback.field for setback in setbacks)],
+        {setback.field: setback.clamped for setback in setbacks if setback.clamped is not None},
+        caller=caller,
     )
-    default = service.sampling
-    sampling = Sampling(
-        body.limit or min(default.max_new_tokens, most),
-        default.temperature if body.temperature is None else body.temperature,
-        default.top_p if body.top_p is None else body.top_p,
-    )
-    service.active += 1
+    sampling = _sampling(service, body)
+    jobs = [
+        Job(resolved.served.name, prompt, resolved.asked, sampling, seed + n, body.stops, caller.name)
+        for n, prompt in enumerate(prompts)
+    ]
+    service.take(caller, len(jobs))
     try:
-        for index, prompt in enumerate(prompts):
-            job = Job(resolved.served.name, prompt, resolved.asked, sampling, seed + index, body.stops)
-            generation.answers.append(await submit(service, job, generation.feed.of(index)))
-        await service.record(audit_record(generation, request))
+        generation.answers += await submit(service, jobs, generation.receive)
+        await service.record(audit_record(generation))
     except BaseException:
-        generation.cancel()
-        service.active -= 1
+        generation.close()
         raise
     if generation.about["snapped"]:
         service.metrics.snapped.labels(resolved.served.name).inc()
     return generation
 
 
-async def submit(service: Service, job: Job, on_event: Callable[[Event], None]) -> Cancellable:
-    """Submit one job to the backend; a refusal becomes an ApiError."""
+def _beyond(body: ChatRequest | CompletionRequest, most: int) -> list[Setback]:
+    """Return the setback that more tokens are asked for than the server answers with."""
+    if body.limit is None or body.limit <= most:
+        return []
+    message = (
+        f"{body.limit} tokens exceed this server's limit of {most} per answer; ask for fewer, or start the server with --lenient, "
+        "which answers with as many as it may"
+    )
+    return [Setback("max_tokens", ApiError(422, message, "max_tokens_exceeded", "max_tokens"), most)]
+
+
+def _sampling(service: Service, body: ChatRequest | CompletionRequest) -> Sampling:
+    """Return how a request's answers are sampled; what it does not state is as the front was measured."""
+    default, most = service.sampling, service.config.max_tokens
+    return Sampling(
+        min(body.limit or default.max_new_tokens, most),
+        default.temperature if body.temperature is None else body.temperature,
+        default.top_p if body.top_p is None else body.top_p,
+    )
+
+
+async def submit(
+    service: Service, jobs: Sequence[Job], on_event: Callable[[int, Event], None]
+) -> Sequence[Cancellable]:
+    """Submit the jobs of a request to the backend; a refusal becomes an ApiError."""
     try:
-        return await service.backend.submit(job, on_event, service.config.timeout)
+        return await service.backend.submit(jobs, on_event, service.config.timeout)
     except Overloaded as error:
         raise ApiError(429, str(error), "queue_full", retry_after=error.retry_after) from error
     except PromptTooLong as error:
@@ -185,9 +226,12 @@ async def submit(service: Service, job: Job, on_event: Callable[[Event], None]) 
         raise ApiError(422, str(error)[:2000], "invalid_preference", "preference") from error
     except Unavailable as error:
         raise ApiError(503, str(error), "unavailable", retry_after=2) from error
+    except UpstreamFailed as error:
+        status, code = (504, "timeout") if error.timed_out else (502, "upstream_failed")
+        raise ApiError(status, str(error), code) from error
 
 
-def audit_record(generation: Generation, request: Request) -> Any:
+def audit_record(generation: Generation) -> Any:
     """Return the audit record of one request."""
     from paretune.serving.store.entries import AuditRecord
 
@@ -197,7 +241,7 @@ def audit_record(generation: Generation, request: Request) -> Any:
         used=resolved.used,
         asked=resolved.asked if resolved.stated else None,
         model=resolved.model,
-        client=request.scope["state"]["client"],
+        client=generation.caller.name,
         request_id=generation.id,
     )
 
@@ -228,9 +272,8 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
                     if error is not None:
                         raise error
     finally:
-        generation.cancel()
+        generation.close()
         watcher.cancel()
-        generation.service.active -= 1
     choices = []
     for index, parts in enumerate(texts):
         text = "".join(parts)
@@ -239,7 +282,9 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
             if generation.chat
             else {"text": text}
         )
-        choices.append({"index": index, **content, "logprobs": None, "finish_reason": ends[index].reason})
+        choices.append(
+            {"index": index, **content, "logprobs": None, "finish_reason": ends[index].finish_reason}
+        )
     about = {**generation.about, **({"conflicts": conflicts} if any(conflicts) else {})}
     return JSONResponse({
         "id": generation.id,
@@ -297,9 +342,8 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": "".join(parts).encode(), "more_body": True})
             await send({"type": "http.response.body", "body": self._closing(), "more_body": False})
         finally:
-            self.generation.cancel()
+            self.generation.close()
             watcher.cancel()
-            self.generation.service.active -= 1
 
     def _encode(self, events: Sequence[tuple[int, Event]], left: int) -> tuple[list[str], int]:
         parts = []
@@ -312,7 +356,7 @@ class EventStream(Response):
             left -= 1
             error = failure(event)
             parts.append(
-                self.chunk(index, None, event.reason, self.about)
+                self.chunk(index, None, event.finish_reason, self.about)
                 if error is None
                 else f"data: {error.body.decode()}\n\n"
             )
@@ -357,6 +401,7 @@ def router(service: Service) -> APIRouter:
         default = served.default.as_dict()
         return {"objectives": list(served.objectives), "default": default, **served.facts}
 
+    @routes.get("/models/", include_in_schema=False)
     @routes.get("/models")
     def models() -> dict[str, Any]:
         """List the model names: policies, and presets of the default profile as NAME@PRESET."""
@@ -368,9 +413,9 @@ def router(service: Service) -> APIRouter:
         return {"object": "list", "data": listed}
 
     @routes.get("/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
+    async def model(caller: Calling, name: str) -> dict[str, Any]:
         """Describe one model name, also NAME@PREFERENCE."""
-        resolved = await service.resolve(name, None, "default")
+        resolved = await service.resolve(name, None, "default", caller)
         about = facts(resolved.served.name)
         return described(
             name, {**about, "preference": resolved.used.as_dict(), "asked": resolved.asked.as_dict()}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter
 
-from paretune.serving.bodies import ApiError, Body, Given, Name, Policy
-from paretune.serving.service import Service
-
-if TYPE_CHECKING:
-    from paretune.serving.store.entries import Preset, Profile
+from paretune.serving.api_errors import ApiError
+from paretune.serving.bodies import Body, Given, Name, Policy
+from paretune.serving.callers import Caller
+from paretune.serving.http.guard import Calling
+from paretune.serving.service import Service, require_own
+from paretune.serving.store.entries import Preset, Profile, checked_name
 
 
 class ProfileRequest(Body):
@@ -32,42 +34,71 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/api", tags=["people"])
 
     @routes.get("/profiles")
-    def profiles() -> dict[str, Any]:
-        """List all profiles."""
-        return {"profiles": [_profile(profile) for profile in service.require_store().profiles()]}
+    def profiles(caller: Calling) -> dict[str, Any]:
+        """List the profiles that a key may use: its own, and those of nobody."""
+        found = service.require_store().profiles()
+        return {"profiles": [_profile(profile, caller) for profile in found if caller.may_use(profile.owner)]}
 
     @routes.post("/profiles", status_code=201)
-    def make_profile(body: ProfileRequest) -> dict[str, Any]:
+    def make_profile(caller: Calling, body: ProfileRequest) -> dict[str, Any]:
         """Create a profile, or return the one of this name."""
-        return _profile(service.require_store().profile(body.name))
+        store = service.require_person(caller, body.name)
+        return _profile(store.profile(body.name, caller.owner), caller)
+
+    @routes.delete("/profiles/{name:path}")
+    def delete_profile(caller: Calling, name: Name) -> dict[str, Any]:
+        """Delete a profile with all its votes and presets. The profile that several keys share is an admin's to delete."""
+        store = service.require_person(caller, name)
+        found = store.find_profile(name)
+        if found is None:
+            raise ApiError(404, f"no profile {name!r}", "not_found", "name")
+        if found.owner is None and not caller.admin:
+            message = f"the profile {name!r} is shared by all API keys; only an admin's key deletes it"
+            raise ApiError(403, message, "not_yours", "name")
+        votes, presets = store.delete_profile(name) or (0, 0)
+        return {"deleted": name, "votes": votes, "presets": presets}
 
     @routes.get("/presets")
-    def presets(profile: Name = "default") -> dict[str, Any]:
+    def presets(caller: Calling, profile: Name = "default") -> dict[str, Any]:
         """List the presets of a profile."""
-        return {"presets": [_preset(preset) for preset in service.require_store().presets(profile)]}
+        store = service.require_person(caller, profile)
+        return {"presets": [_preset(preset, caller) for preset in store.presets(profile)]}
 
-    @routes.put("/presets/{name}")
-    def save_preset(name: Name, body: PresetRequest) -> dict[str, Any]:
+    @routes.put("/presets/{name:path}")
+    def save_preset(caller: Calling, name: Name, body: PresetRequest) -> dict[str, Any]:
         """Save a preference under a name; a preset of the same name is replaced."""
         served = service.policy(body.policy)
         preference = service.preference(served, body.preference)
-        return _preset(service.require_store().save_preset(body.profile, name, served.name, preference))
+        store = service.require_person(caller, body.profile)
+        require_own(caller, _owner(store.presets(body.profile), name), f"the preset {name!r}", "name")
+        return _preset(store.save_preset(body.profile, name, served.name, preference, caller.owner), caller)
 
-    @routes.delete("/presets/{name}")
-    def delete_preset(name: Name, profile: Name = "default") -> dict[str, Any]:
+    @routes.delete("/presets/{name:path}")
+    def delete_preset(caller: Calling, name: Name, profile: Name = "default") -> dict[str, Any]:
         """Delete a preset."""
-        if not service.require_store().delete_preset(profile, name):
+        store = service.require_person(caller, profile)
+        require_own(caller, _owner(store.presets(profile), name), f"the preset {name!r}", "name")
+        if not store.delete_preset(profile, name):
             raise ApiError(404, f"no preset {name!r} of profile {profile!r}", "not_found", "name")
         return {"deleted": name}
 
     return routes
 
 
-def _profile(profile: Profile) -> dict[str, Any]:
-    return {"name": profile.name, "created": profile.created.isoformat()}
+def _owner(presets: Sequence[Preset], name: str) -> str | None:
+    return next((preset.owner for preset in presets if preset.name == checked_name(name, "preset")), None)
 
 
-def _preset(preset: Preset) -> dict[str, Any]:
+def _profile(profile: Profile, caller: Caller) -> dict[str, Any]:
+    return {
+        "name": profile.name,
+        "created": profile.created.isoformat(),
+        "votes": profile.votes,
+        "deletable": caller.admin or profile.owner is not None,
+    }
+
+
+def _preset(preset: Preset, caller: Caller) -> dict[str, Any]:
     return {
         "name": preset.name,
         "profile": preset.profile,
@@ -75,4 +106,5 @@ def _preset(preset: Preset) -> dict[str, Any]:
         "preference": preset.preference.as_dict(),
         "model": f"{preset.policy}@{preset.name}",
         "updated": preset.updated.isoformat(),
+        "deletable": caller.may_use(preset.owner),
     }

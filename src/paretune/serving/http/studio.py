@@ -11,7 +11,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from paretune.serving.bodies import ApiError
+from paretune.serving.api_errors import ApiError
 from paretune.serving.service import Service
 
 STUDIO = Path(__file__).parent.parent / "studio"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from sqlalchemy import exc
 from paretune.core.errors import StoreError
 
 PATIENCE = 30.0
-"""Seconds that a writer waits for another one, or for a free connection, before an error."""
+"""Seconds that a writer waits for one other to finish, or for a free connection, before an error."""
+POLL = (0.002, 0.02)
+"""Seconds between two tries to write; random, so that everybody who waits has the same chance."""
 
 VERSION_TABLE = "paretune_schema"
 MIGRATIONS = Path(str(files("paretune.serving.store") / "migrations"))
@@ -30,6 +34,10 @@ MIGRATIONS = Path(str(files("paretune.serving.store") / "migrations"))
 _MOST_CONNECTIONS = 40  # the threads in which FastAPI runs blocking work
 _MIGRATION_LOCK = 0x7061726574756E65  # "paretune", the key of PostgreSQL's advisory lock
 _migrating = threading.Lock()  # Alembic's context is one for the whole process
+
+
+class StoreGoneError(StoreError):
+    """The files of a store were deleted, replaced or cut while it was in use."""
 
 
 def open_engine(url: str, create: bool = True) -> sa.Engine:
@@ -146,6 +154,60 @@ def _check_file(url: sa.URL, name: str, create: bool) -> None:
         raise StoreError(
             f"{name}: cannot create its folder ({error.strerror}); name another folder"
         ) from error
+    # Prompts and answers are private. SQLite gives the files beside it the same rights.
+    with suppress(OSError):  # SQLite says better what is wrong
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+class Presence:
+    """Whether the files of an SQLite store are still those that were opened, and whole.
+
+    SQLite goes on with a file that was deleted, and what it then acknowledges is gone at the end; a file that was cut may even end
+    the process. The files are never opened here, because closing one would release SQLite's own locks on it.
+    """
+
+    def __init__(self, url: sa.URL) -> None:
+        file = str(url.database) if url.get_backend_name() == "sqlite" else "file:"
+        self._file = None if file.startswith("file:") else Path(file)
+        self._identity = None if self._file is None else _identity(self._file)
+        self._sizes = {"": 1, "-wal": 0, "-shm": 0}
+
+    def check(self) -> None:
+        """Raise a StoreGoneError where the store, or its log, was deleted, replaced or cut."""
+        if self._file is None or self._identity is None:
+            return
+        found = _identity(self._file)
+        if found is None:
+            raise self._gone("", "was deleted")
+        if found != self._identity:
+            raise self._gone("", "was replaced by another file")
+        for ending in self._sizes:
+            size = self._size(ending)
+            if size < self._sizes[ending]:
+                raise self._gone(ending, "was cut" if size >= 0 else "was deleted")
+            self._sizes[ending] = size
+
+    def _size(self, ending: str) -> int:
+        """Return the size of the file, or of one that SQLite keeps beside it; -1 where there is none."""
+        assert self._file is not None
+        try:
+            return self._file.with_name(self._file.name + ending).stat().st_size
+        except OSError:
+            return -1 if self._sizes[ending] else 0
+
+    def _gone(self, ending: str, what: str) -> StoreError:
+        return StoreGoneError(
+            f"{self._file}{ending}: {what} while it was in use; nothing can be kept until a copy of the store is restored and the "
+            "server is started again"
+        )
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 # Connections
@@ -173,8 +235,44 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get("writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if connection.get_execution_options().get("writes"):
+            _begin_writing(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
+
+
+def _begin_writing(connection: sa.Connection) -> None:
+    """Begin a transaction that holds the write lock; wait as long as others finish their writes, but not for one that does not.
+
+    SQLite itself waits for a total time and polls ever more slowly, so on a busy machine the one that has waited the longest could
+    lose against newcomers until its time is up.
+    """
+    deadline, seen = time.monotonic() + PATIENCE, None
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except exc.OperationalError as error:
+                if "locked" not in str(error.orig):
+                    raise
+                version = _data_version(connection)
+                if version != seen:
+                    deadline, seen = time.monotonic() + PATIENCE, version
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(*POLL))
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * PATIENCE)}")
+
+
+def _data_version(connection: sa.Connection) -> Any:
+    """Return a number that changes whenever another connection commits; None where it cannot be read just now."""
+    try:
+        return connection.exec_driver_sql("PRAGMA data_version").scalar()
+    except exc.OperationalError:
+        return None
 
 
 def _use_write_ahead_log(engine: sa.Engine) -> None:

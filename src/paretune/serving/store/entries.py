@@ -22,21 +22,34 @@ LONGEST_POLICY = 200
 
 @dataclass(frozen=True)
 class Profile:
-    """A person, or several who vote under one name; ``created`` is in UTC."""
+    """A person, or several who vote under one name; ``created`` is in UTC.
+
+    Attributes:
+        name: Name of the profile.
+        created: Time of the first use of the name.
+        owner: Name of the API key that made it; None is nobody's, and so everybody's.
+        votes: Number of votes, where the profiles are listed.
+    """
 
     name: str
     created: datetime
+    owner: str | None = None
+    votes: int = 0
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A preference that a person keeps under a name, unique per profile and name; ``updated`` is in UTC."""
+    """A preference that a person keeps under a name, unique per profile and name; ``updated`` is in UTC.
+
+    ``owner`` is the name of the API key that saved it; None is nobody's.
+    """
 
     profile: str
     name: str
     policy: str
     preference: Preference
     updated: datetime
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class Vote:
         profile: Name of the person; set by the store.
         id: Rising number; set by the store.
         created: Time in UTC; set by the store.
+        owner: Name of the API key that cast it; None is nobody's.
 
     Raises:
         StoreError: The winner is unknown, the policy has no name, or the preferences are over different objectives.
@@ -96,6 +110,7 @@ class Vote:
     profile: str = ""
     id: int = 0
     created: datetime | None = None
+    owner: str | None = None
 
     def __post_init__(self) -> None:
         if self.winner not in get_args(Winner):

@@ -101,8 +101,13 @@ def from_votes(
 
     Raises:
         StoreError: There is no store, or it cannot be read.
-        DataError: There are no votes, or the file name has an unknown ending (expected .jsonl, .jsonl.gz, .parquet or .csv).
+        DataError: There are no votes, the file exists already, or its name has an unknown ending (expected .jsonl, .jsonl.gz,
+            .parquet or .csv).
     """
+    if Path(target).exists():
+        raise DataError(
+            f"{target}: exists already, and votes are written to a new file only; name another, or delete it"
+        )
     opened = Store.open(store, create=False)
     try:
         votes = opened.votes(profile)

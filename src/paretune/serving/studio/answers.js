@@ -1,18 +1,22 @@
 // Two answers to one prompt, streamed side by side at the preferences of A and B, with the preferences that were served.
 
-import { Refusal, stream } from "./api.js";
+import { Refusal, call, stream } from "./api.js";
 import { changed, state } from "./state.js";
-import { byId, element, number, plainly, preferenceText, same } from "./words.js";
-import { scoreList } from "./expected.js";
+import { byId, element, interval, listing, number, plainly, preferenceText, same } from "./words.js";
+import { expectedWords, places } from "./expected.js";
 
 const MOST_TRIES = 60;
+const LONGEST_WAIT = 60;
+/** Codes of a 503 that waiting does not mend: what the server needs behind it fails. */
+const LASTING = ["unavailable", "upstream_failed", "store_unavailable", "audit_unavailable", "draining"];
 const CLASSES = [0.05, 0.2, 0.5, 1.0];
 
 /**
- * The last pair: {prompt, policy, a, b}, each answer {text, about, reason, pieces}; null before the first.
- * `whole`: both have ended by themselves, so that they can be compared.
+ * The last pair: {prompt, policy, a, b, scoring}, each answer {text, about, reason, pieces, own}; null before the first. `own` are
+ * the answer's own scores, null while they are not known; `scoring` is done once they are, or once it is known that there are none.
+ * `whole`: both have ended by themselves, so that they can be compared. `apart`: they are at different preferences.
  */
-export const pair = { asked: null, running: false, whole: false, voted: null };
+export const pair = { asked: null, running: false, whole: false, apart: false, voted: null };
 
 const cards = {};
 let stopping = null;
@@ -25,7 +29,7 @@ function makeCard(side) {
   const text = element("div", { class: "text", id: `answer-${side}`, tabindex: 0, role: "region", "aria-label": `Answer ${letter}` });
   const note = element("p", { class: "note" });
   const meter = element("div", { class: "meter", hidden: true });
-  const scores = element("dl", { class: "scores" });
+  const scores = element("div", { class: "figures" });
   const foot = element("p", { class: "small" });
   const card = element("article", { class: `answer ${side}`, "aria-label": `Answer ${letter}` },
     element("p", { class: "side" }, element("span", { class: `mark ${side}`, "aria-hidden": "true" }, letter), what, snap),
@@ -72,14 +76,52 @@ function append(side, answer, piece, conflicts) {
   if (stick) text.scrollTop = text.scrollHeight;
 }
 
-function showAbout(side, policy, about) {
-  const { what, snap, scores } = cards[side];
+/** Show the scores of an answer itself, beside those that the front expects at its preference. */
+function showScores(side, policy, answer, missing = {}) {
+  const { scores } = cards[side];
+  const expected = answer.about?.expected;
+  if (!expected && !answer.own) return void scores.replaceChildren();
+  const shown = places(policy);
+  const mine = (name) => (answer.own ? number(answer.own[name], shown[name]) : answer.scoring ? "…" : "-");
+  const row = (name) => element("tr", {}, element("th", { scope: "row" }, name), element("td", { class: "mine" }, mine(name)),
+    element("td", {}, expected ? interval(expected[name], shown[name]) : "-"));
+  const reasons = policy.objectives.filter((name) => missing[name]).map((name) => `no score of its own on ${name}: ${missing[name]}`);
+  scores.replaceChildren(
+    element("table", {},
+      element("thead", {}, element("tr", {}, element("td", {}), ...["this answer", expectedWords()].map((name) => element("th", { scope: "col" }, name)))),
+      element("tbody", {}, ...policy.objectives.map(row))),
+    reasons.length ? element("p", { class: "small" }, `${listing(reasons)}.`) : "");
+}
+
+/** Fetch the scores of both answers themselves; without them a vote is learned from what the front expects. */
+async function scoreBoth(asked) {
+  const { policy } = asked;
+  if (policy.scored?.length === 0) return;
+  for (const side of ["a", "b"]) { asked[side].scoring = true; showScores(side, policy, asked[side]); }
+  let missing = {};
+  try {
+    const answers = ["a", "b"].map((side) => ({ text: asked[side].text, truncated: asked[side].reason === "length" }));
+    const found = await call("POST", "/api/score", { policy: policy.name, messages: [{ role: "user", content: asked.prompt }], answers });
+    missing = found.missing ?? {};
+    ["a", "b"].forEach((side, k) => (asked[side].own = found.scores[k]));
+  } catch (error) {
+    missing = Object.fromEntries(policy.objectives.map((name) => [name, error.message]));
+  }
+  for (const side of ["a", "b"]) {
+    asked[side].scoring = false;
+    if (pair.asked === asked) showScores(side, policy, asked[side], missing);
+  }
+}
+
+function showAbout(side, policy, answer) {
+  const { what, snap } = cards[side];
+  const { about } = answer;
   what.textContent = preferenceText(about.preference);
   const notes = [];
   if (about.snapped && !same(about.asked, about.preference)) notes.push(`nearest to ${preferenceText(about.asked)}`);
   if (about.upstream_model) notes.push(`answered by ${about.upstream_model}`);
   snap.textContent = notes.join(", ");
-  scores.replaceChildren(...(about.expected ? scoreList(policy, about.expected) : []));
+  showScores(side, policy, answer);
 }
 
 function finish(side, answer) {
@@ -115,16 +157,17 @@ async function run(side, body, policy, answer, signal) {
     try {
       await stream(body, (chunk) => {
         const [choice] = chunk.choices;
-        if (chunk.paretune?.preference) showAbout(side, policy, (answer.about = chunk.paretune));
+        if (chunk.paretune?.preference) { answer.about = chunk.paretune; showAbout(side, policy, answer); }
         if (!choice) return;
         append(side, answer, choice.delta.content ?? "", chunk.paretune?.conflicts ?? []);
         answer.reason = choice.finish_reason ?? answer.reason;
       }, signal);
       break;
     } catch (error) {
-      const again = error instanceof Refusal && error.retryAfter && [429, 503].includes(error.status) && tries < MOST_TRIES && !answer.text;
+      const passes = error.status === 429 || (error.status === 503 && !LASTING.includes(error.code));
+      const again = error instanceof Refusal && error.retryAfter && passes && tries < MOST_TRIES && !answer.text;
       if (!again) throw error;
-      for (let left = error.retryAfter; left > 0; left -= 1) {
+      for (let left = Math.min(LONGEST_WAIT, error.retryAfter); left > 0; left -= 1) {
         note.textContent = `${plainly(error)} Trying again in ${left} s.`;
         await pause(Math.min(1, left), signal);
       }
@@ -139,6 +182,8 @@ async function attempt(side, body, policy, answer, signal) {
   } catch (error) {
     if (error.name === "AbortError") {
       answer.reason = "cancelled";
+      cards[side].note.textContent = "";
+      if (!answer.text) cards[side].text.replaceChildren(element("span", { class: "empty" }, "No answer: it was stopped."));
     } else {
       answer.error = error;
       cards[side].note.textContent = answer.text ? "The answer broke off here." : "";
@@ -153,8 +198,8 @@ export async function ask(prompt, options) {
   stop();
   const policy = state.policy;
   const mine = (stopping = new AbortController());
-  const fresh = () => ({ text: "", about: null, reason: null, pieces: [], waiting: [], error: null });
-  Object.assign(pair, { asked: { prompt, policy, a: fresh(), b: fresh() }, running: true, whole: false, voted: null });
+  const fresh = () => ({ text: "", about: null, reason: null, pieces: [], waiting: [], error: null, own: null, scoring: false });
+  Object.assign(pair, { asked: { prompt, policy, a: fresh(), b: fresh() }, running: true, whole: false, apart: false, voted: null });
   changed("pair");
   const asked = pair.asked;
   const body = { model: policy.name, messages: [{ role: "user", content: prompt }], seed: Math.floor(Math.random() * 2 ** 31), ...options };
@@ -163,6 +208,8 @@ export async function ask(prompt, options) {
   if (pair.asked !== asked) return null;
   pair.running = false;
   pair.whole = ["a", "b"].every((side) => ["stop", "length"].includes(asked[side].reason) && asked[side].about);
+  pair.apart = pair.whole && !same(asked.a.about.preference, asked.b.about.preference);
+  if (pair.whole) asked.scoring = scoreBoth(asked);
   changed("pair");
   return asked.a.error ?? asked.b.error;
 }

@@ -1,6 +1,8 @@
 // Requests to the server of this page: JSON, streams of server-sent events, and the API key.
 
 const KEY = "paretune-key";
+/** Where the server is, as seen from here: a proxy may serve it below a path of its own. */
+export const ROOT = new URL("../", import.meta.url);
 
 /** A response other than success, or a server that cannot be reached (then without a status). */
 export class Refusal extends Error {
@@ -9,6 +11,9 @@ export class Refusal extends Error {
     Object.assign(this, { status, code, retryAfter });
   }
 }
+
+/** Return whether this tab holds an API key. */
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
 let asking = null;
 let askForKey = async () => null;
@@ -40,7 +45,7 @@ async function send(method, path, body, signal) {
     const headers = { ...(key && { authorization: `Bearer ${key}` }), ...(body && { "content-type": "application/json" }) };
     let response;
     try {
-      response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body), cache: "no-store" });
+      response = await fetch(new URL(path.slice(1), ROOT), { method, headers, signal, body: body && JSON.stringify(body), cache: "no-store" });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Refusal("the server cannot be reached");
@@ -51,7 +56,7 @@ async function send(method, path, body, signal) {
   }
 }
 
-/** Return the JSON of a response; throws a Refusal. */
+/** Return the JSON of a response; `path` begins with a slash and is below the server's root. Throws a Refusal. */
 export async function call(method, path, body, signal) {
   return (await send(method, path, body, signal)).json();
 }

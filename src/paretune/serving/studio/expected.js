@@ -28,6 +28,12 @@ export async function refresh(side, report) {
   changed("served");
 }
 
+/** Return the words for expected scores, which are means over the prompts that the front was measured on. */
+export function expectedWords() {
+  const count = state.front?.num_prompts;
+  return count ? `expected (mean of ${count} prompts)` : "expected (mean of the measured prompts)";
+}
+
 /** Return expected scores, {objective: {mean, low, high}}, as a list of elements. */
 export function scoreList(policy, expected) {
   const shown = places(policy);
@@ -41,7 +47,8 @@ export function summary(side) {
   const text = element("span", { class: "what" });
   const snap = element("span", { class: "snap" });
   const head = element("p", { class: "side" }, element("span", { class: `mark ${side}`, "aria-hidden": "true" }, side.toUpperCase()), text, snap);
-  const scores = element("dl", { class: "scores" });
+  const list = element("dl", { class: "scores" });
+  const scores = element("div", { class: "outlook" }, element("p", { class: "small" }, expectedWords()), list);
   return {
     head,
     scores,
@@ -49,7 +56,8 @@ export function summary(side) {
       const { preference, served } = state.sides[side];
       text.textContent = preferenceText(preference);
       snap.textContent = served?.snapped && !same(served.preference, preference) ? `serves ${preferenceText(served.preference)}` : "";
-      scores.replaceChildren(...(served?.expected ? scoreList(state.policy, served.expected) : []));
+      scores.hidden = !served?.expected;
+      list.replaceChildren(...(served?.expected ? scoreList(state.policy, served.expected) : []));
     },
   };
 }

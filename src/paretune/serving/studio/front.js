@@ -15,7 +15,7 @@ function plotly() {
     document.createElement = (name, ...rest) => create.call(document, name === "style" ? "template" : name, ...rest);
     const ended = (then) => () => { delete document.createElement; then(); };
     const failed = () => { loading = null; reject(new Error("plotly.js cannot be loaded")); };
-    document.head.append(element("script", { src: "/studio/plotly.js", load: ended(() => resolve(window.Plotly)), error: ended(failed) }));
+    document.head.append(element("script", { src: new URL("plotly.js", import.meta.url), load: ended(() => resolve(window.Plotly)), error: ended(failed) }));
   });
   return loading;
 }
@@ -69,6 +69,9 @@ function traces(policy, x, y, axes, colour, joined) {
     ...common, mode: "markers+text", x: at(x), y: at(y), name: "weight", hoverinfo: "skip", cliponaxis: false, textposition: placed(points, x, y),
     text: points.map((point) => weightText(point.preference[x])), marker: { size: 15, opacity: 0 }, textfont: { color: colour.quiet, size: 12 },
   };
+  // At one preference B frames A, so that both are seen.
+  const served = (side) => state.sides[side].served?.preference;
+  const together = served("a") && served("b") && same(served("a"), served("b"));
   const sides = ["b", "a"].flatMap((side) => {
     const expected = state.sides[side].served?.expected;
     if (!expected || !Number.isFinite(expected[x].mean) || !Number.isFinite(expected[y].mean)) return [];
@@ -76,10 +79,12 @@ function traces(policy, x, y, axes, colour, joined) {
     const scores = { mean: table("mean"), low: table("low"), high: table("high") };
     const own = side === "a" ? colour.p0 : colour.p1;
     return [{
-      ...common, mode: "markers+text", x: [scores.mean[x]], y: [scores.mean[y]], name: side.toUpperCase(), text: [side.toUpperCase()],
+      ...common, mode: "markers+text", x: [scores.mean[x]], y: [scores.mean[y]], name: side.toUpperCase(), text: [together && side === "b" ? "" : side.toUpperCase()],
       textposition: "middle center", textfont: { color: colour.page, size: 12, weight: 700 },
       error_x: bars([scores], x, own, 2), error_y: bars([scores], y, own, 2),
-      marker: { symbol: side === "a" ? "circle" : "square", size: side === "a" ? 21 : 19, color: own, opacity: 1, line: { color: colour.page, width: 1.5 } },
+      marker: together && side === "b"
+        ? { symbol: "square-open", size: 31, color: own, opacity: 1, line: { color: own, width: 3 } }
+        : { symbol: side === "a" ? "circle" : "square", size: side === "a" ? 21 : 19, color: own, opacity: 1, line: { color: colour.page, width: 1.5 } },
       hovertemplate: `${side.toUpperCase()}: ${safe(preferenceText(state.sides[side].preference))}<br>${described(policy, scores)}<extra></extra>`,
     }];
   });
@@ -166,12 +171,19 @@ export function clearFront() {
 
 function leadOf(policy) {
   const first = policy.objectives[0];
+  const bulge = policy.knee ? "; the ring marks the knee." : ". No point stands out as a knee: the front is straight or bends inwards.";
   const how = policy.objectives.length === 2
-    ? `Dots are measured preferences with 95 % intervals. The number is the weight on ${first}; the ring marks the knee.`
+    ? `Dots are measured preferences with 95 % intervals. The number is the weight on ${first}${bulge}`
     : policy.objectives.length === 3
-      ? "Each plot shows two objectives. Dots are measured preferences with 95 % intervals; the ring marks the knee."
+      ? `Each plot shows two objectives. Dots are measured preferences with 95 % intervals${bulge}`
       : "Each line is a measured preference; the best score is at the top.";
   return `${how} Select one to go there.`;
+}
+
+/** Say what a point more on each objective means, where the run states it. */
+export function drawMeanings() {
+  const told = Object.entries(state.front.meanings ?? {}).filter(([name, meaning]) => meaning && state.policy.objectives.includes(name));
+  byId("meanings").replaceChildren(...told.map(([name, meaning]) => element("div", {}, element("dt", {}, name), element("dd", {}, meaning))));
 }
 
 /** List the measured preferences, with buttons that move A or B there. */

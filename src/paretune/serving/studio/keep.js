@@ -1,9 +1,10 @@
-// The four tabs: presets, floors on scores, commands that use a preference elsewhere, and what all people's votes show.
+// The tabs: presets, floors on scores, commands that use a preference elsewhere, the own votes, and what all people's votes show.
 
-import { call } from "./api.js";
+import { ROOT, call, hasKey } from "./api.js";
 import { admitted, keep, kept, on, state } from "./state.js";
-import { byId, element, number, preferenceArgument, preferenceText, shellWord } from "./words.js";
-import { places, scoreList } from "./expected.js";
+import { byId, element, faultOfName, number, preferenceArgument, preferenceText, shellWord } from "./words.js";
+import { expectedWords, places, scoreList } from "./expected.js";
+import { drawHistory, loadHistory } from "./history.js";
 
 let tools = null;
 
@@ -46,7 +47,7 @@ function presetLine(preset) {
 
 /** Save a preference under a name; a problem with the name is shown at the input. */
 export async function savePreset(name, preference, input) {
-  input.setCustomValidity(name ? "" : "Enter a name.");
+  input.setCustomValidity(faultOfName(name));
   if (!input.reportValidity()) return input.addEventListener("input", () => input.setCustomValidity(""), { once: true });
   try {
     await call("PUT", `/api/presets/${encodeURIComponent(name)}`, { profile: state.profile, policy: state.policy.name, preference });
@@ -104,6 +105,7 @@ function drawFloors() {
     if (!Object.keys(floors).length) return void result.replaceChildren(element("p", { class: "small" }, "Enter a floor for at least one objective."));
     try {
       show(result, policy, await call("POST", "/api/choose", { policy: policy.name, floors }));
+      tools.done();
     } catch (error) {
       tools.report(error, find);
     }
@@ -119,14 +121,14 @@ function drawFloors() {
 function show(result, policy, choice) {
   const room = Object.entries(choice.margin).map(([name, margin]) =>
     `${name} ${margin < 0 ? "falls short by" : "has room of"} ${number(Math.abs(100 * margin), 0)} % of its range`);
-  const verdict = !choice.reachable ? `Not reachable. ${choice.nearest}` : choice.sure ? "Met, also by the intervals." : "Met by the means, but not by the whole intervals.";
+  const verdict = !choice.reachable ? "Not reachable. The nearest preference falls short:" : choice.sure ? "Met, also by the intervals." : "Met by the means, but not by the whole intervals.";
   const outside = choice.allowed === false ? [element("p", { class: "small" }, "This preference is outside the bounds of this server; A and B move to the nearest one within.")] : [];
   const expected = Object.fromEntries(policy.objectives.map((name) =>
     [name, { mean: choice.expected.mean[name], low: choice.expected.low[name], high: choice.expected.high[name] }]));
   result.replaceChildren(
     element("p", { class: choice.reachable ? "told" : "told missed" }, verdict),
     element("p", { class: "row" }, element("span", {}, preferenceText(choice.preference)), ...bothSides("this", admitted(policy, choice.preference))),
-    element("dl", { class: "scores" }, ...scoreList(policy, expected)),
+    element("div", { class: "outlook" }, element("p", { class: "small" }, expectedWords()), element("dl", { class: "scores" }, ...scoreList(policy, expected))),
     element("p", { class: "small" }, `${room.join("; ")}.`), ...outside);
 }
 
@@ -152,18 +154,22 @@ function drawTake() {
   const { policy, active } = state;
   const served = state.sides[active].served?.preference ?? state.sides[active].preference;
   const text = preferenceArgument(served);
-  const run = shellWord(state.front.run ?? "RUN");
-  const command = `paretune export ${run} OUT --policy ${shellWord(policy.name)} -p ${shellWord(text)} --format lora`;
+  const folder = [policy.name, ...Object.entries(served).map(([name, weight]) => `${name}-${Math.round(weight * 1000) / 1000}`)].join("-");
+  const command = `paretune export ${shellWord(state.front.run ?? "")} ${shellWord(folder.replaceAll(/[^\w.-]+/g, "-"))} --policy ${shellWord(policy.name)} -p ${shellWord(text)} --format lora`;
   const exported = policy.exportable === false
     ? element("p", { class: "small" }, "This policy mixes next-token distributions, which no single LoRA can do. Export the soup of the same adapters, or serve the policy with paretune.")
-    : copyable("export-command", "As a LoRA for any LoRA server or PEFT", command);
+    : !state.front.run
+      ? element("p", { class: "small" }, "This server does not serve the folder of a run, so there is nothing to export from.")
+      : copyable("export-command", "As a LoRA for any LoRA server or PEFT; on the server's machine, in the folder in which the server was started", command);
   const choice = element("fieldset", { class: "segments" }, element("legend", { class: "unseen" }, "Preference to use"),
     ...["a", "b"].map((side) => element("label", {},
       element("input", { type: "radio", name: "take", value: side, checked: side === active, change: () => { state.active = side; tools.redraw(); byId("take").querySelector("input:checked").focus(); } }),
       element("span", {}, side.toUpperCase()))));
-  const client = `client.chat.completions.create(\n    model=${JSON.stringify(`${policy.name}@${text}`)},\n    messages=[{"role": "user", "content": "..."}],\n)`;
+  const words = byId("prompt").value.trim() || state.front.prompts?.[0] || "How do I keep basil alive indoors?";
+  const key = hasKey() ? 'os.environ["PARETUNE_API_KEY"]' : '"none"';
+  const client = `${key.startsWith("os") ? "import os\n\n" : ""}from openai import OpenAI\n\nclient = OpenAI(base_url=${JSON.stringify(new URL("v1", ROOT).href)}, api_key=${key})\nanswer = client.chat.completions.create(\n    model=${JSON.stringify(`${policy.name}@${text}`)},\n    messages=[{"role": "user", "content": ${JSON.stringify(words)}}],\n)\nprint(answer.choices[0].message.content)`;
   byId("take").replaceChildren(element("p", { class: "row" }, choice, element("span", {}, preferenceText(served))), exported,
-    copyable("client-code", "With OpenAI's client, from this server", client));
+    copyable("client-code", "With OpenAI's client, from this server (Python)", client));
 }
 
 // People
@@ -200,6 +206,8 @@ function drawTabs() {
     }
     if (focus) tab.focus();
     if (tab.id === "tab-people") loadPeople();
+    if (tab.id === "tab-history") tools.reloadProfiles().then(() => loadHistory());
+    if (tab.id === "tab-take") drawTake();
   };
   tabs.forEach((tab, k) => {
     tab.addEventListener("click", () => select(tab));
@@ -212,12 +220,14 @@ function drawTabs() {
   });
 }
 
-/** Set up the four tabs. `given`: report, say, notice, move, goTo(policy, side, preference), redraw(). */
+/** Set up the tabs. `given`: report, say, done, notice, move, goTo(policy, side, preference), redraw(), profiles(), and what `drawHistory` needs. */
 export function drawTools(given) {
   tools = given;
   drawTabs();
   drawPresets();
-  on("policy", () => { drawFloors(); loadPresets(); if (!byId("people").hidden) loadPeople(); });
+  drawHistory(given);
+  on("policy", () => { drawFloors(); loadPresets(); });
+  on("policy votes", () => { if (!byId("people").hidden) loadPeople(); });
   on("profile", loadPresets);
   on("served active", drawTake);
 }

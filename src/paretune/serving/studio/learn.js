@@ -2,13 +2,13 @@
 
 import { call } from "./api.js";
 import { pair, showVote } from "./answers.js";
-import { on, state } from "./state.js";
+import { changed, on, state } from "./state.js";
 import { byId, element, listing, number, preferenceText } from "./words.js";
 
 const BUTTONS = { first: "vote-first", tie: "vote-tie", second: "vote-second" };
 const DONE_AFTER = 900;
 
-const learning = { posterior: null, on: false, off: null, busy: false };
+const learning = { posterior: null, on: false, off: null, busy: false, undone: null };
 let tools = null;
 
 /** Fetch what the votes so far reveal; a server without a store or a front returns the reason. */
@@ -62,14 +62,19 @@ export async function next() {
 
 /** Send a vote: "first" (A), "second" (B) or "tie". The buttons are enabled again if it fails. */
 export async function vote(winner) {
-  if (!open()) return;
+  if (!open(winner)) return void (pair.whole && !pair.voted && tools.say(obstacle()));
   const { asked } = pair;
-  const voted = (answer) => ({ text: answer.text, preference: answer.about.preference, truncated: answer.reason === "length" });
+  const voted = (answer) => ({
+    text: answer.text, preference: answer.about.preference, truncated: answer.reason === "length", ...(answer.own ? { scores: answer.own } : {}),
+  });
   learning.busy = true;
   showVote(winner);
   try {
+    // What is learned from a vote is learned from the scores of these very answers.
+    await asked.scoring;
     const body = { profile: state.profile, policy: asked.policy.name, messages: [{ role: "user", content: asked.prompt }], first: voted(asked.a), second: voted(asked.b), winner };
     const made = await call("POST", "/api/votes", body);
+    changed("votes");
     if (state.policy === asked.policy) learning.posterior = made.posterior ?? learning.posterior;
     tools.say(`Vote ${learning.posterior?.votes ?? ""} is saved. ${inWords()}`);
   } catch (error) {
@@ -87,6 +92,35 @@ export async function vote(winner) {
   } else {
     setTimeout(() => learning.on && pair.asked === asked && next(), matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : DONE_AFTER);
   }
+}
+
+/** Take back the person's last vote on this policy; the answers on the page can then be voted on again. */
+export async function undo() {
+  if (learning.busy || !learning.posterior?.votes) return;
+  const [policy, profile] = [state.policy, state.profile];
+  learning.busy = true;
+  learning.on = false;
+  draw();
+  try {
+    const result = await call("POST", "/api/votes/undo", { profile, policy: policy.name });
+    taken(policy, profile, result);
+    tools.say(`The last vote is taken back. ${inWords()}`);
+  } catch (error) {
+    tools.report(error, undo);
+  } finally {
+    learning.busy = false;
+    draw();
+  }
+}
+
+/** Draw what remains after a vote was deleted: `result` is the server's response. */
+export function taken(policy, profile, { vote: gone, posterior }) {
+  if (policy !== state.policy || profile !== state.profile) return;
+  learning.posterior = posterior ?? learning.posterior;
+  const mine = pair.asked && ["first", "second"].every((side, k) => gone[side].text === pair.asked["ab"[k]].text);
+  if (pair.voted && mine) showVote(null);
+  changed("votes");
+  draw();
 }
 
 function inWords() {
@@ -109,17 +143,28 @@ function lines(posterior) {
   }));
 }
 
-/** Return whether the current answers can be voted on. */
-function open() {
-  return pair.whole && !pair.voted && !learning.busy && learning.off?.code !== "no_store";
+/** Return why the current answers cannot be voted on as `winner`, in words; "" where nothing stands against it. */
+function obstacle(winner) {
+  if (!pair.whole) return "";
+  if (!pair.apart) return "A and B are at the same preference, so a vote would teach nothing. Move one of them and ask again.";
+  if (winner !== "tie" && pair.asked.a.text === pair.asked.b.text) return "Both answers are the same text, so they are about equal.";
+  return "";
+}
+
+/** Return whether the current answers can be voted on as `winner`. */
+function open(winner) {
+  return pair.whole && !pair.voted && !learning.busy && learning.off?.code !== "no_store" && !obstacle(winner);
 }
 
 /** Draw the buttons and the result of the votes; typed text and focus stay where they are. */
 function draw() {
   for (const [winner, name] of Object.entries(BUTTONS)) {
-    byId(name).setAttribute("aria-disabled", String(!open()));
+    byId(name).setAttribute("aria-disabled", String(!open(winner)));
     byId(name).setAttribute("aria-pressed", String(pair.voted === winner));
   }
+  const reason = obstacle();
+  byId("vote-note").textContent = reason;
+  byId("vote-note").hidden = !reason;
   const root = byId("learned");
   const focused = root.contains(document.activeElement) ? document.activeElement.id : "";
   const [typed, unfolded] = [byId("learned-name")?.value, root.querySelector("details")?.open];
@@ -140,6 +185,9 @@ function drawLearned(root) {
   const best = posterior.best ?? posterior.mean;
   const again = element("button", { type: "button", id: "next", "aria-disabled": String(learning.busy || pair.running), click: next },
     learning.on || posterior.votes ? "Next pair" : "Find my preference", element("kbd", {}, "N"));
+  const back = posterior.votes
+    ? element("button", { type: "button", id: "undo", class: "link", "aria-disabled": String(learning.busy), click: undo }, "Take back the last vote", element("kbd", {}, "U"))
+    : null;
   const halt = learning.on ? element("button", { type: "button", id: "halt", class: "link", click: () => { learning.on = false; draw(); } }, "Stop") : null;
   const name = element("input", { id: "learned-name", "aria-label": "Name of the preset", placeholder: "Name, such as mine", maxlength: 64, autocomplete: "off" });
   const save = element("form", { class: "row save", submit: (event) => { event.preventDefault(); tools.savePreset(name.value.trim(), best, name); } },
@@ -149,15 +197,15 @@ function drawLearned(root) {
     root.replaceChildren(
       element("div", { class: "words" }, element("p", { class: "told" }, `Your votes lead to ${preferenceText(best)}.`),
         element("p", { class: "small" }, `${votes}; more would change little.`), save),
-      lines(posterior), element("div", { class: "row" }, again, halt));
+      lines(posterior), element("div", { class: "row" }, again, halt, back));
     return;
   }
   const lead = posterior.votes
     ? element("p", { class: "small" }, `${votes}. Your weights so far, ± one standard deviation. The best preference for them is ${preferenceText(best)}.`)
     : element("p", { class: "small" }, learning.on ? "Choose the answer that you like better." : "Vote on a few pairs, and the studio learns your preference.");
   root.replaceChildren(
-    element("div", { class: posterior.votes ? "words" : "words wide" }, lead, posterior.votes >= 3 ? element("details", { class: "more" }, element("summary", { id: "learned-more" }, "Save the preference so far"), save) : null),
-    posterior.votes ? lines(posterior) : "", element("div", { class: "row" }, again, halt));
+    element("div", { class: "words" }, lead, posterior.votes >= 3 ? element("details", { class: "more" }, element("summary", { id: "learned-more" }, "Save the preference so far"), save) : null),
+    posterior.votes ? lines(posterior) : "", element("div", { class: "row" }, again, halt, back));
 }
 
 /**

@@ -1,7 +1,7 @@
 // More than three objectives: each measured preference as a line over one axis per objective, best at the top.
 
 import { state } from "./state.js";
-import { element, number, preferenceText } from "./words.js";
+import { element, number, preferenceText, same } from "./words.js";
 import { places } from "./expected.js";
 
 const HEIGHT = 380, TOP = 52, BOTTOM = 346;
@@ -41,7 +41,8 @@ export function drawParallel(chart, policy, pick) {
     if (!expected || names.some((name) => !Number.isFinite(expected[name].mean))) return [];
     const mean = Object.fromEntries(names.map((name) => [name, expected[name].mean]));
     const shift = side === "a" ? -3 : 3;
-    return [element("svg:g", { class: `own ${side}` },
+    const framing = side === "b" && state.sides.a.served && same(state.sides.a.served.preference, state.sides.b.served.preference);
+    return [element("svg:g", { class: `own ${side}${framing ? " framing" : ""}` },
       element("svg:path", { class: "line", d: line(mean) }),
       ...names.map((name, m) => bar(expected[name].low, expected[name].high, m, "bar", shift)),
       ...names.map((name, m) => (side === "a"

@@ -29,21 +29,33 @@ export function changed(topics) {
   for (const [wanted, listener] of listeners) if (wanted.some((topic) => names.includes(topic))) listener();
 }
 
-/** Return the kept values; an empty record where there are none or they cannot be read. */
-export function kept() {
+function read(store) {
   try {
-    return JSON.parse(localStorage.getItem(PLACE)) ?? {};
+    return JSON.parse(store().getItem(PLACE));
   } catch {
-    return {};
+    return null;
   }
+}
+
+const STORES = [() => sessionStorage, () => localStorage];
+
+/**
+ * Return the kept values: those of this tab, or for a new tab those kept last by any. So two tabs do not change each other.
+ * An empty record where there are none or they cannot be read.
+ */
+export function kept() {
+  return read(STORES[0]) ?? read(STORES[1]) ?? {};
 }
 
 /** Keep some values for the next visit; a browser that cannot keep them is no error. */
 export function keep(values) {
-  try {
-    localStorage.setItem(PLACE, JSON.stringify({ ...kept(), ...values }));
-  } catch {
-    // private windows
+  const text = JSON.stringify({ ...kept(), ...values });
+  for (const store of STORES) {
+    try {
+      store().setItem(PLACE, text);
+    } catch {
+      // private windows
+    }
   }
 }
 

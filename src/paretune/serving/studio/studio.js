@@ -3,21 +3,29 @@
 import { call, onKeyNeeded } from "./api.js";
 import { ask, drawAnswers, pair, stop } from "./answers.js";
 import { drawDial } from "./dial.js";
-import { clearFront, drawFront, tabulate } from "./front.js";
+import { clearFront, drawFront, drawMeanings, tabulate } from "./front.js";
 import { drawTools, savePreset } from "./keep.js";
-import { drawVotes, next, reload, vote } from "./learn.js";
+import { drawVotes, next, reload, taken, undo, vote } from "./learn.js";
 import { refresh } from "./expected.js";
 import { admitted, beginning, changed, keep, kept, on, state } from "./state.js";
 import { drawTernary } from "./ternary.js";
 import { drawWeights } from "./weights.js";
-import { byId, element, listing, plainly } from "./words.js";
+import { byId, element, faultOfName, listing, plainly } from "./words.js";
 
 let redrawPicker = () => {};
 let drawing = 0;
+let profiles = [];
 
 // Messages to the user
 
+/** Hide an error, as something has worked since. */
+function done() {
+  if (byId("alert").classList.contains("error")) byId("alert").hidden = true;
+}
+
+/** Announce a success. */
 function say(text) {
+  done();
   byId("status").textContent = "";
   requestAnimationFrame(() => (byId("status").textContent = text));
 }
@@ -103,6 +111,7 @@ function choosePolicy(name) {
   clearFront();
   redrawFront();
   tabulate((preference, side) => move(side, preference));
+  drawMeanings();
   changed("policy active");
   for (const side of ["a", "b"]) refresh(side, reportSide(side));
   reload();
@@ -124,17 +133,37 @@ function drawLead() {
 
 async function loadProfiles() {
   const select = byId("profile");
-  let names = [];
   try {
-    names = (await call("GET", "/api/profiles")).profiles.map((one) => one.name);
-    select.closest("label").hidden = false;
+    profiles = (await call("GET", "/api/profiles")).profiles;
+    byId("profile-box").hidden = false;
   } catch (error) {
     if (error.status !== 409) report(error, loadProfiles);
-    select.closest("label").hidden = true;
+    byId("profile-box").hidden = true;
   }
-  const all = [...new Set(["default", ...names, state.profile])];
-  select.replaceChildren(...all.map((name) => element("option", { value: name }, name)), element("option", { value: "" }, "New profile …"));
+  const all = [...new Set(["default", ...profiles.map((one) => one.name), state.profile])];
+  select.replaceChildren(...all.map((name) => element("option", { value: name }, name)));
   select.value = state.profile;
+}
+
+/** Return after asking whether something is really to be done. */
+function sure(text) {
+  const dialog = byId("sure-dialog");
+  byId("sure-lead").textContent = text;
+  return new Promise((resolve) => {
+    let given = false;
+    byId("sure-form").onsubmit = (event) => { event.preventDefault(); given = true; dialog.close(); };
+    byId("sure-cancel").onclick = () => dialog.close();
+    dialog.onclose = () => resolve(given);
+    dialog.showModal();
+    byId("sure-cancel").focus();
+  });
+}
+
+/** Go to the default profile after one is deleted; the page forgets its name too. */
+async function forgotten(profile) {
+  state.profile = state.profile === profile ? "default" : state.profile;
+  await loadProfiles();
+  chooseProfile(state.profile);
 }
 
 function chooseProfile(name) {
@@ -145,15 +174,23 @@ function chooseProfile(name) {
   reload();
 }
 
-/** Open a dialog with one field; returns the text, or null if the dialog is closed without any. */
-function prompted(which, ready) {
+/** Open a dialog with one field; returns the text, or null if the dialog is closed without any. `check` returns what is wrong with it. */
+function prompted(which, ready, check = () => "") {
   const dialog = byId(`${which}-dialog`);
   const field = byId(which);
   field.value = "";
   ready?.();
   return new Promise((resolve) => {
     let given = null;
-    byId(`${which}-form`).onsubmit = (event) => { event.preventDefault(); given = field.value.trim() || null; dialog.close(); };
+    field.oninput = () => field.setCustomValidity("");
+    byId(`${which}-form`).onsubmit = (event) => {
+      event.preventDefault();
+      const text = field.value.trim();
+      field.setCustomValidity(check(text));
+      if (!field.reportValidity()) return;
+      given = text || null;
+      dialog.close();
+    };
     byId(`${which}-cancel`).onclick = () => dialog.close();
     dialog.onclose = () => resolve(given);
     dialog.showModal();
@@ -162,8 +199,7 @@ function prompted(which, ready) {
 }
 
 async function newProfile() {
-  const name = await prompted("name");
-  byId("profile").value = state.profile;
+  const name = await prompted("name", undefined, faultOfName);
   if (!name) return;
   const make = async () => {
     const made = await call("POST", "/api/profiles", { name });
@@ -234,6 +270,7 @@ const SHORTCUTS = {
   2: () => vote("tie"),
   3: () => vote("second"),
   n: () => next(),
+  u: () => undo(),
   a: () => focusSide("a"),
   b: () => focusSide("b"),
   "?": () => byId("help-dialog").showModal(),
@@ -278,6 +315,7 @@ async function load() {
 }
 
 async function start() {
+  byId("unstarted").remove();
   onKeyNeeded((wrong) => prompted("key", () => {
     byId("key-lead").textContent = wrong
       ? "This key is not valid. Try another one; it is kept in this tab only, until you close it."
@@ -289,7 +327,7 @@ async function start() {
   drawKeys();
   drawVotes({ report, say, move, askBoth, savePreset, prompt: () => byId("prompt").value.trim() });
   drawTools({
-    report, say, notice, move, redraw: () => changed("active"),
+    report, say, done, notice, move, taken, sure, forgotten, profiles: () => profiles, reloadProfiles: loadProfiles, redraw: () => changed("active"),
     goTo: (policy, side, preference) => {
       if (policy !== state.policy.name) {
         if (!state.policies.some((one) => one.name === policy)) return notice(`${policy} is not served here.`);
@@ -300,7 +338,8 @@ async function start() {
   });
   on("served active", () => { redrawPicker(); redrawFront(); });
   byId("policy").addEventListener("change", (event) => { stop(); choosePolicy(event.target.value); });
-  byId("profile").addEventListener("change", (event) => (event.target.value ? chooseProfile(event.target.value) : newProfile()));
+  byId("profile").addEventListener("change", (event) => chooseProfile(event.target.value));
+  byId("new-profile").addEventListener("click", newProfile);
   for (const radio of document.querySelectorAll("[name=mode]")) {
     radio.checked = radio.value === state.mode;
     radio.addEventListener("change", () => { state.mode = radio.value; keep({ mode: radio.value }); drawLead(); redrawPicker(); });

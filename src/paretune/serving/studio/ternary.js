@@ -57,7 +57,7 @@ export function drawTernary(root, policy, move) {
     const [x, y] = pixel(listed(point.preference));
     return element("svg:circle", { class: policy.knee && same(policy.knee, point.preference) ? "dot knee" : "dot", cx: x, cy: y, r: 3.5 });
   });
-  const handles = ["a", "b"].map((side) => {
+  const handles = ["b", "a"].map((side) => {
     const shape = side === "a"
       ? element("svg:circle", { class: "shape", r: 11 })
       : element("svg:rect", { class: "shape", x: -10, y: -10, width: 20, height: 20, rx: 2 });
@@ -111,7 +111,9 @@ export function drawTernary(root, policy, move) {
   return () => {
     for (const { side, handle } of handles) {
       const preference = state.sides[side].preference;
-      handle.setAttribute("transform", `translate(${pixel(listed(preference)).map((v) => v.toFixed(1)).join(" ")})`);
+      // At one preference B frames A, so that both are seen.
+      const framing = side === "b" && same(preference, state.sides.a.preference) ? " scale(1.45)" : "";
+      handle.setAttribute("transform", `translate(${pixel(listed(preference)).map((v) => v.toFixed(1)).join(" ")})${framing}`);
       handle.setAttribute("aria-valuenow", number(preference[names[0]]).replace("−", "-"));
       handle.setAttribute("aria-valuetext", preferenceText(preference));
     }

@@ -77,9 +77,20 @@ export function listing(items) {
 export function plainly(error) {
   const detail = error.message ? ` ${error.message[0].toUpperCase()}${error.message.slice(1)}`.replace(/([^.!?])$/, "$1.") : "";
   if (error.status === undefined) return "The server cannot be reached. Nothing is lost; try again once it runs.";
+  if (error.status === 502 || error.status === 504 || ["unavailable", "upstream_failed"].includes(error.code)) return `The model server behind this one failed.${detail}`;
   if (error.status === 401) return "An API key is needed, and no valid one was given.";
   if (error.status === 429) return "The server is busy at the moment.";
   if (error.status === 503) return `The server is not ready.${detail}`;
   if (error.status >= 500) return `Something went wrong in the server.${detail}`;
+  if (error.status === 404 && error.code === "not_found" && error.message === "no such address") return "This server does not know that request; it may be older than this page. Reload the page.";
   return `This is not possible.${detail}`;
+}
+
+const NAME = /^[\p{L}\p{N}_]([\p{L}\p{M}\p{N}_ .-]*[\p{L}\p{M}\p{N}_.-])?$/u;
+
+/** Return what is wrong with a name of a preset or profile, in words; "" where nothing is. */
+export function faultOfName(name) {
+  if (!name) return "Enter a name.";
+  if (name.length > 64) return `The name has ${name.length} characters; at most 64 are possible.`;
+  return NAME.test(name) ? "" : "A name has letters, digits, spaces, _, - and ., and begins with a letter or a digit.";
 }

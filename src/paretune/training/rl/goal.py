@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
+
+from paretune.core.bounds import Count, NotNegative, Positive, check_bounds
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
@@ -36,24 +38,16 @@ class RLSettings:
         time_limit: Seconds that a reward function may take for the responses of one step; 0 is no limit.
     """
 
-    beta: float = 0.05
-    responses: int = 8
+    beta: NotNegative = 0.05
+    responses: Annotated[int, Ge(2)] = 8
     estimator: Literal["rloo", "grpo"] = "rloo"
     aggregation: Combine = "sum"
-    epochs: int = 1
-    clip: float = 0.2
-    time_limit: float = 300.0
+    epochs: Count = 1
+    clip: Positive = 0.2
+    time_limit: NotNegative = 300.0
 
     def __post_init__(self) -> None:
-        if self.responses < 2 or self.epochs < 1:
-            raise ConfigError(
-                f"expected responses >= 2 (a baseline needs another one) and epochs >= 1, got {self.responses} and {self.epochs}"
-            )
-        for name, value in (("beta", self.beta), ("time_limit", self.time_limit)):
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"{name} must be at least 0 and finite, got {value}")
-        if not self.clip > 0:
-            raise ConfigError(f"clip must be above 0, got {self.clip}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, eq=False)

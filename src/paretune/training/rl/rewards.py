@@ -121,12 +121,12 @@ def _within(limit: float, work: Callable[[], Any]) -> Any:
     if failed:
         raise failed[0]
     if not done:
-        raise TimeoutError(f"no answer within {limit:g} seconds; it stands at {_place(thread)}")
+        raise TimeoutError(f"no answer within {limit:g} seconds{_place(thread)}")
     return done[0]
 
 
 def _place(thread: Thread) -> str:
-    """Return file, line and name of the first function outside this package that ``thread`` is in."""
+    """Return in words the file, line and name of the first function outside this package that ``thread`` is in, if any."""
     frame = sys._current_frames().get(thread.ident or 0)
     here = str(Path(__file__).parents[2])
     inner: traceback.FrameSummary | None = None
@@ -134,4 +134,4 @@ def _place(thread: Thread) -> str:
         if entry.filename.startswith(here):
             break
         inner = entry
-    return f"{inner.filename}:{inner.lineno} ({inner.name})" if inner else "an unknown place"
+    return f"; it stands at {inner.filename}:{inner.lineno} ({inner.name})" if inner else ""

@@ -67,9 +67,21 @@ class Rollout:
         """
         try:
             with safe_open(file, framework="pt") as opened:
-                facts = json.loads(opened.metadata()["paretune"])
+                made_for = str(json.loads(opened.metadata()["paretune"])["key"])
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-            parts = tensors["tokens"].split(tensors["lengths"].tolist())
+            lengths = tensors["lengths"]
+            shapes = [tensors[name].shape for name in ("truncated", "logps")]
+            kinds = [lengths.dtype, tensors["tokens"].dtype, tensors["truncated"].dtype]
+            floats = [tensors[name].dtype for name in ("logps", "old_logps")]
+            old = tensors["old_logps"].numel()
+            if (
+                shapes != [lengths.shape] * 2
+                or kinds != [torch.int64, torch.int64, torch.bool]
+                or floats != [torch.float32] * 2
+                or old not in (0, tensors["tokens"].numel())
+            ):
+                raise ValueError("its tensors do not fit together")
+            parts = tensors["tokens"].split(lengths.tolist())
             made = cls(
                 tuple(tuple(part.tolist()) for part in parts),
                 tuple(tensors["truncated"].tolist()),
@@ -80,7 +92,7 @@ class Rollout:
             raise TrainingError(
                 f"{file}: cannot read the sampled responses ({error}); delete it to have them sampled again"
             ) from error
-        if facts["key"] != key:
+        if made_for != key:
             raise TrainingError(
                 f"{file}: these responses are of a run with other settings; delete the folder"
             )
@@ -111,6 +123,13 @@ class Sampled:
     combined: Tensor
     strength: Tensor
     cut: float
+
+
+def drop_rollouts(folder: Path, before: int) -> None:
+    """Remove the rollouts with a number below ``before``, to which no checkpoint leads back."""
+    for file in folder.glob("*.safetensors"):
+        if file.stem.isdigit() and int(file.stem) < before:
+            file.unlink(missing_ok=True)
 
 
 def rollout_folder(checkpoint: Path) -> Path:

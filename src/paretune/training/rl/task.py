@@ -37,7 +37,7 @@ from paretune.training.rl.advantages import (
 )
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rewards import rate
-from paretune.training.rl.rollouts import Rollout, Sampled, rollout_folder
+from paretune.training.rl.rollouts import Rollout, Sampled, drop_rollouts, rollout_folder
 from paretune.training.token_tables import Limit
 
 WATCHED = 10
@@ -142,6 +142,8 @@ class OnPolicyTask:
             rollout = self._rollout(number, asked, weights, grouped)
             if team.first:
                 rollout.save(file, self.run.key)
+                every = self.run.settings.checkpoint_every
+                drop_rollouts(self.folder, step // every * every // goal.settings.epochs)
         scores = team.once(lambda: self._scores(prompts, rollout, step))
         shape, device = (self.size, K, -1), self.run.lm.device
         raw = torch.from_numpy(scores).float().view(shape).to(device)

@@ -1,0 +1,263 @@
+"""Write the figures of a page under docs/results/ from a finished run, or check that the page says what the figures give.
+
+    python -m benchmarks.results [RUN docs/results/NAME] [--check]
+
+With a run's folder it first keeps the run's record without its answers (``figures.json``), its picture and its settings in
+docs/results/NAME/. Then it writes the tables and the verdicts of every page that has a folder. `--check` writes nothing and
+fails where a page is not what its figures give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paretune.core.files import write_bytes, write_json, write_text
+from paretune.fronts.front import Interval
+from paretune.fronts.record import BasePoint, FrontRecord, MeasuredPolicy, PairedTest, Point
+from paretune.reports.wording import (
+    MIXTURE,
+    NOTHING,
+    called,
+    chance,
+    interval,
+    log_ratio,
+    luck,
+    number,
+    percent,
+    places,
+    sentences,
+    summary,
+    verdict,
+    weight,
+    winner,
+)
+
+FOLDER = Path("docs/results")
+BEGIN, END = "<!-- written by benchmarks/results.py -->", "<!-- end of the figures -->"
+DIGITS = 6
+"""The significant digits that are kept."""
+MOST_SENTENCES = 12
+"""The most verdicts of which also those without a difference are written out; the table has all."""
+
+
+def compact(record: FrontRecord) -> dict[str, Any]:
+    """Return a record without answers, prompts and the list of stages, in six digits; it is still a record."""
+    facts = record.model_dump(mode="json", exclude_unset=True)
+    facts |= {"prompts": [], "stages": []}
+    facts["base"]["responses"] = []
+    for policy in facts["policies"]:
+        for point in (*policy["points"], *policy.get("extrapolations", ())):
+            point["responses"] = []
+    return dict(_rounded(facts))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def page(record: FrontRecord) -> str:
+    """Return the tables of a page and its verdicts, each in words."""
+    reference = ", ".join(number(value) for value in record.reference_point)
+    lines = [
+        *_policies(record),
+        "",
+        f"Scores are means over {record.num_prompts} held-out prompts, in the order of the preferences. Hypervolumes are over "
+        f"({reference}), corrected for luck, with 95 % intervals; they are figures, and no verdict rests on them.",
+        "",
+        summary(record),
+        "",
+        *(f"- {line}" for line in _said(record)),
+        "",
+        luck(record),
+    ]
+    if record.comparisons:
+        lines += ["", *_tests(record)]
+    return "\n".join(lines)
+
+
+def _said(record: FrontRecord) -> list[str]:
+    """Return the verdicts in words; of many, those that show a difference."""
+    said = sentences(record)
+    if len(record.comparisons) <= MOST_SENTENCES:
+        return said
+    shown = sum(winner(test) is not None for test in record.comparisons)
+    rest = said[len(record.comparisons) :]  # what could not be compared is in no table
+    return [
+        *said[:shown],
+        f"The other {len(record.comparisons) - shown} of {len(record.comparisons)} show no difference.",
+        *rest,
+    ]
+
+
+def _policies(record: FrontRecord) -> list[str]:
+    head = [
+        "",
+        *record.objectives,
+        "follows the weight",
+        f"hypervolume over ({', '.join(number(value) for value in record.reference_point)})",
+        "with mixtures",
+        "on its front, at least",
+        "cut",
+        "collapsed, at most",
+        f"{log_ratio(record)}, nats",
+        "training tokens",
+        "adapters",
+        "passes",
+    ]
+    rows = [_row(record, policy.label, policy.points, policy) for policy in record.policies]
+    rows.append(_row(record, "base model", [record.base], None))
+    empty = [NOTHING] * (len(head) - len(record.objectives) - 3)
+    rows.append(
+        [
+            MIXTURE,
+            *[NOTHING] * len(record.objectives),
+            NOTHING,
+            interval(record.mixture.hypervolume, 1),
+            *empty,
+        ]
+    )
+    return _table(head, rows)
+
+
+def _row(
+    record: FrontRecord, label: str, points: Sequence[Point], policy: MeasuredPolicy | None
+) -> list[str]:
+    shown = places(record)
+    ordered = sorted(points, key=lambda point: [point.preference[name] for name in record.objectives])
+    scores = [_scores([point.mean[m] for point in ordered], shown[m]) for m in range(len(record.objectives))]
+    cut = _range([100 * point.cut_rate for point in points], 0) + " %"
+    collapsed = percent(max(point.collapse_rate for point in points))
+    ratios = _range([point.log_ratio.value for point in points], 1)
+    if policy is None:
+        volume = record.base.hypervolume if isinstance(points[0], BasePoint) else Interval(float("nan"))
+        return [
+            label,
+            *scores,
+            NOTHING,
+            interval(volume, 1),
+            NOTHING,
+            NOTHING,
+            cut,
+            collapsed,
+            *[NOTHING] * 4,
+        ]
+    follows = [policy.figures.get(f"controllability:{name}") for name in record.objectives]
+    cost = policy.cost
+    return [
+        label,
+        *scores,
+        ", ".join(number(figure.value, 1) if figure else NOTHING for figure in follows),
+        interval(policy.figures["hypervolume"], 1),
+        number(policy.figures["hull_hypervolume"].value, 1)
+        if "hull_hypervolume" in policy.figures
+        else NOTHING,
+        chance(min((point.on_front for point in points if point.on_front is not None), default=None)),
+        cut,
+        collapsed,
+        ratios,
+        f"{cost.tokens / 1000:.1f} k" if cost and cost.tokens is not None else NOTHING,
+        str(cost.adapters) if cost else NOTHING,
+        str(cost.passes) if cost else NOTHING,
+    ]
+
+
+def _scores(values: Sequence[float], shown: int) -> str:
+    """Return up to five scores one by one, of more their range."""
+    return ", ".join(number(value, shown) for value in values) if len(values) <= 5 else _range(values, shown)
+
+
+def _range(values: Sequence[float], shown: int) -> str:
+    low, high = number(min(values), shown), number(max(values), shown)
+    return low if low == high else f"{low} to {high}"
+
+
+def _tests(record: FrontRecord) -> list[str]:
+    head = [
+        "first less second",
+        "difference, deviations",
+        "p, adjusted",
+        "verdict",
+        "could have been seen",
+        "preferences",
+    ]
+    return _table(head, [_test(record, test) for test in record.comparisons])
+
+
+def _test(record: FrontRecord, test: PairedTest) -> list[str]:
+    return [
+        f"{called(record, test.first)} less {called(record, test.second)}",
+        interval(test.interval, 2),
+        "< 0.001" if test.adjusted < 0.001 else number(test.adjusted, 3),
+        verdict(record, test),
+        number(test.detectable, 2) if winner(test) is None else NOTHING,
+        ", ".join(weight(row[0]) for row in test.preferences)
+        if len(record.objectives) == 2
+        else str(len(test.preferences)),
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def replaced(document: str, text: str) -> str:
+    """Return the document with ``text`` between its two markers.
+
+    Raises:
+        ValueError: The document lacks a marker or has it twice.
+    """
+    before, rest = document.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+
+
+def keep(run: Path, folder: Path) -> None:
+    """Keep a finished run's record, picture and settings in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "figures.json", compact(FrontRecord.read(run / "front.json")))
+    for name in ("front.png", "config.yaml"):
+        write_bytes(folder / name, (run / name).read_bytes())
+
+
+def stale(folder: Path, check: bool) -> list[Path]:
+    """Write the pages whose figures lie in ``folder``; return those that were not what their figures give."""
+    found = []
+    for figures in sorted(folder.glob("*/figures.json")):
+        document = figures.parent.with_suffix(".md")
+        old = document.read_text(encoding="utf-8")
+        new = replaced(old, page(FrontRecord.read(figures)))
+        if new != old:
+            found.append(document)
+            if not check:
+                write_text(document, new)
+    return found
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Write or check the pages."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, nargs="?", help="folder of a finished run")
+    parser.add_argument("folder", type=Path, nargs="?", help="docs/results/NAME, to keep it in")
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args(given)
+    if arguments.run:
+        if not arguments.folder or arguments.check:
+            parser.error("give RUN and docs/results/NAME to keep a run, or --check alone")
+        keep(arguments.run, arguments.folder)
+    found = stale(FOLDER, arguments.check)
+    if arguments.check and found:
+        sys.exit(f"{', '.join(map(str, found))}: not what the figures give; run python -m benchmarks.results")
+
+
+if __name__ == "__main__":
+    main()

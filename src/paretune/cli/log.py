@@ -1,0 +1,45 @@
+"""How much the command line says: ``-q``, ``-v`` and ``PARETUNE_LOG``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+from paretune.core.errors import ConfigError, suggest
+
+VARIABLE = "PARETUNE_LOG"
+LEVELS = {
+    "error": logging.ERROR,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+}
+"""``error`` is silence but for errors and results, and hides progress; ``debug`` has other libraries speak too."""
+OTHERS = ("accelerate", "huggingface_hub", "transformers")
+
+
+def configure(verbose: int = 0, quiet: bool = False) -> None:
+    """Set how much is said on standard error; options go before the environment.
+
+    Args:
+        verbose: How often ``-v`` was given: ``info``, then ``debug``.
+        quiet: Whether ``-q`` was given: ``error``.
+
+    Raises:
+        ConfigError: Both were given, or the environment has an unknown level.
+    """
+    if verbose and quiet:
+        raise ConfigError("-v and -q contradict each other; give one of them")
+    name = os.environ.get("PARETUNE_LOG", "").lower() or "warning"
+    if name not in LEVELS:
+        raise ConfigError(f"{VARIABLE}={name}: {suggest(name, LEVELS)}")
+    if verbose or quiet:
+        name = "error" if quiet else "info" if verbose == 1 else "debug"
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("paretune").setLevel(LEVELS[name])
+    if name == "error":
+        warnings.simplefilter("ignore")
+    if name == "debug":
+        for other in OTHERS:
+            logging.getLogger(other).setLevel(logging.INFO)

@@ -1,0 +1,83 @@
+"""The first commands: ``quickstart`` and ``init``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from paretune.cli import serving as serve_commands
+from paretune.cli.output import JsonOption, tell_report
+from paretune.core.errors import ConfigError
+
+SERVING = ("alembic", "fastapi", "plotly", "prometheus_client", "sqlalchemy", "uvicorn")
+"""Modules that ``serve`` needs."""
+
+
+def quickstart(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings to change, as key=value, for example train.steps=50.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A hub name, a folder or a GGUF file, in place of the embedded model."),
+    ] = None,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke", help="Every stage at the smallest size, in a few minutes; its figures mean nothing."
+        ),
+    ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the policies afterwards, with the studio in the browser.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train three methods between concise and warm answers, measure their fronts, and write a report; no file is needed."""
+    if serve:  # what lacks is said now, and not after the training
+        lacking = [name for name in SERVING if importlib.util.find_spec(name) is None]
+        if lacking:
+            raise ConfigError(f"--serve: no package {lacking[0]} here; {serve_commands.NEEDS}")
+    from paretune.cli.quickstart import quickstart as run_quickstart
+
+    report = run_quickstart(overrides or [], model, smoke)
+    tell_report(report, as_json)
+    if serve:
+        serve_commands.serve(report.parent)
+    elif not as_json:
+        typer.echo(f"Next: paretune serve {report.parent}    # the dial, in a browser")
+
+
+def init(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map; asked at a terminal."
+        ),
+    ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An objective of the data, or NAME={rule: ...} with what scores it; repeat for several. By default the two of the "
+            "data that disagree most."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The base model: an embedded name, a hub name, a folder or a GGUF file."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The new config; by default the name of the data with .yaml. Never overwritten."),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="The time that the run may take on this machine.", min=1)
+    ] = 60,
+) -> None:
+    """Write a commented config for your own data, with sizes that this machine can do; three questions at a terminal."""
+    from paretune.cli.init import init as write_config
+
+    config = write_config(data, objective or [], model, out, minutes)
+    typer.echo(f"Written: {config}\nNext: paretune run {config}    # its plan: paretune plan {config}")

@@ -1,0 +1,65 @@
+"""The folder of a run while a process works in it: whose it is, who works there, and what killed processes left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from paretune.core.errors import ConfigError, ParetuneError
+from paretune.core.files import read_json
+from paretune.core.launch import rank
+from paretune.core.run_lock import working_in
+from paretune.core.swap import sweep
+from paretune.policies.saving import refuse_strange
+from paretune.runs.config import RunConfig
+from paretune.runs.names import check_names
+
+VERSIONS = "versions.json"
+"""The first file of a run, by which its folder is known."""
+
+OVERWRITTEN = ("config.yaml", "front.json", "front.png", "README.md", "report.html", "sweep.json")
+"""Files that a run writes under names which a folder of somebody else may hold too."""
+
+_DEEPEST = 3
+"""Levels below the run folder in which stages write."""
+
+
+@contextmanager
+def at_work(config: RunConfig, shared: bool = False) -> Iterator[None]:
+    """Work in the run's folder inside the context, alone or (``shared``) together with the other workers of a sweep.
+
+    What killed processes of this product left in it is removed first. Of several processes of a run the first does this.
+
+    Raises:
+        ConfigError: A name in the config cannot be that of a folder, or the folder holds files of somebody else that the run
+            would overwrite.
+        ModelError: The folder of one of its policies holds other files.
+        ParetuneError: Another process works there.
+    """
+    if rank():
+        yield
+        return
+    check_names(config)
+    folder = config.run_folder
+    refuse_other(folder)
+    for name in config.methods:
+        refuse_strange(folder / "policies" / name)
+    with working_in(folder, shared):
+        sweep(folder, _DEEPEST)
+        yield
+
+
+def refuse_other(folder: Path) -> None:
+    """Raise a ConfigError where ``folder`` is no run's, and holds a file that a run would overwrite."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file; give the run a folder (folder=PATH)")
+    with suppress(ParetuneError):
+        if "paretune" in read_json(folder / VERSIONS, dict[str, object]):
+            return
+    theirs = [name for name in OVERWRITTEN if (folder / name).exists()]
+    if theirs:
+        raise ConfigError(
+            f"{folder}: holds {', '.join(theirs)}, and is no run's folder (no {VERSIONS} of a run in it); the run would overwrite "
+            "that. Give the run a new folder (folder=PATH), or move these files away"
+        )

@@ -1,0 +1,53 @@
+"""What a scorer's numbers mean, in words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def meaning(spec: Mapping[str, Any]) -> str:
+    """Return what a point more means under a scorer of ``score:`` in a config; of other scorers, their settings.
+
+    >>> meaning({"objective": "concise", "rule": "length", "per": 10, "enough": 15})
+    '+1 for every 10 words fewer, down to 15 words'
+    >>> meaning({"objective": "safe", "model": "owner/reward", "index": 1})
+    'model owner/reward, index 1'
+    """
+    options = {"direction": "higher", **_DEFAULTS.get(str(spec.get("rule")), {}), **spec}
+    lower = options["direction"] == "lower"
+    match options.get("rule"):
+        case "length":
+            unit, per = str(options["unit"]), f"{float(options['per']):g}"
+            each = f"every {unit.removesuffix('s')}" if per == "1" else f"every {per} {unit}"
+            if not lower:
+                return f"+1 for {each} more"
+            enough = float(options["enough"])
+            return f"+1 for {each} fewer" + (f", down to {enough:g} {unit}" if enough else "")
+        case "sentiment":
+            value = {
+                "sum": "the sum over sentences of how {} each sounds, from −1 to +1 (VADER)",
+                "mean": "how {} its sentences sound on average, from −1 to +1 (VADER)",
+                "compound": "how {} the whole text sounds, from −1 to +1 (VADER)",
+            }.get(str(options["how"]))
+            return value.format("negative" if lower else "positive") if value else _settings(spec)
+        case "readability":
+            return f"+1 for every step of {options['formula']} that the text is {'easier' if lower else 'harder'}"
+        case "regex":
+            sign = "−1" if lower else "+1"
+            often = "every time that" if options["how"] == "count" else "a text in which"
+            return f"{sign} for {often} {options.get('pattern')} occurs"
+    return _settings(spec)
+
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "length": {"direction": "lower", "unit": "words", "per": 1.0, "enough": 0.0},
+    "sentiment": {"how": "mean"},
+    "readability": {"direction": "lower", "formula": "automated_readability_index"},
+    "regex": {"how": "match"},
+}
+"""The defaults of the rules in :mod:`paretune.scoring.rules`."""
+
+
+def _settings(spec: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in spec.items() if key != "objective")

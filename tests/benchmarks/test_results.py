@@ -1,0 +1,41 @@
+"""The pages under docs/results say what their kept figures give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results
+from paretune.core.files import read_json
+from paretune.fronts.record import FrontRecord
+
+ROOT = Path(__file__).parents[2]
+KEPT = sorted((ROOT / "docs/results").glob("*/figures.json"))
+
+
+@pytest.mark.parametrize("figures", KEPT, ids=lambda path: path.parent.name)
+def test_a_page_says_what_its_figures_give(figures: Path) -> None:
+    document = figures.parent.with_suffix(".md").read_text(encoding="utf-8")
+    assert results.replaced(document, results.page(FrontRecord.read(figures))) == document
+
+
+def test_another_figure_makes_a_page_stale_and_writing_mends_it(tmp_path: Path) -> None:
+    facts = read_json(KEPT[0])
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/figures.json").write_bytes(KEPT[0].read_bytes())
+    page = tmp_path / "kept.md"
+    page.write_text(f"before\n{results.BEGIN}\n{results.END}\nafter\n", encoding="utf-8")
+    assert results.stale(tmp_path, check=True) == [page] == results.stale(tmp_path, check=False)
+    assert results.stale(tmp_path, check=True) == []
+    said = page.read_text(encoding="utf-8")
+    assert said.startswith("before\n") and said.endswith("after\n")
+    for policy in facts["policies"]:
+        assert policy["title"] in said
+
+
+def test_a_kept_record_has_no_answers_and_the_same_verdicts() -> None:
+    record = FrontRecord.read(KEPT[0])
+    again = FrontRecord.parse(results.compact(record))
+    assert [test.verdict for test in again.comparisons] == [test.verdict for test in record.comparisons]
+    assert not any(point.responses for policy in again.policies for point in policy.points)

@@ -1,0 +1,140 @@
+"""What every command has: the version, how much is said, completion, and JSON beside each table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+import paretune
+from paretune.cli.log import LEVELS, configure
+from paretune.cli.main import app
+from paretune.core.errors import ConfigError
+from paretune.core.progress import silent
+from support.command import call
+from support.world import make_dataset
+
+LIGHT = (
+    ["--version"],
+    ["--help"],
+    ["run", "--help"],
+    ["methods"],
+    ["methods", "--json"],
+    ["data", "sets"],
+    ["run", "quickstrat"],
+    ["plan", "none.yaml"],
+)
+TABLES = ("run", "quickstart", "add-objective", "plan", "sweep", "front", "choose", "methods", "doctor")
+
+
+@pytest.fixture(autouse=True)
+def _level_of_before() -> Iterator[None]:
+    ours = logging.getLogger("paretune")
+    level, filters = ours.level, list(warnings.filters)
+    yield
+    ours.setLevel(level)
+    warnings.filters[:] = filters
+
+
+def test_the_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, capsys, "--version") == (0, f"paretune {paretune.__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", LIGHT, ids=" ".join)
+def test_a_quick_command_does_not_load_torch(words: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['paretune', *{words!r}]\n"
+        "from paretune.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = sorted({'torch', 'transformers', 'accelerate', 'matplotlib', 'pandas'} & set(sys.modules))\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_levels_come_from_options_first_and_then_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = logging.getLogger("paretune")
+    monkeypatch.delenv("PARETUNE_LOG", raising=False)
+    configure()
+    assert ours.level == logging.WARNING and not silent()
+    for name, level in LEVELS.items():
+        monkeypatch.setenv("PARETUNE_LOG", name)
+        configure()
+        assert ours.level == level and silent() == (name == "error")
+    configure(quiet=True)
+    assert silent()
+    configure(verbose=1)
+    assert ours.level == logging.INFO
+    configure(verbose=2)
+    assert ours.level == logging.DEBUG
+    monkeypatch.setenv("PARETUNE_LOG", "loud")
+    with pytest.raises(ConfigError, match="PARETUNE_LOG=loud: expected one of: error, warning, info, debug"):
+        configure()
+    with pytest.raises(ConfigError, match="-v and -q contradict"):
+        configure(1, True)
+
+
+def test_verbose_says_which_config_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for options, count in (([], 0), (["-v"], 1)):
+        caplog.clear()
+        call(monkeypatch, capsys, *options, "run", "three", "trian=1")
+        assert sum("ships with paretune" in message for message in caplog.messages) == count
+
+
+def test_completion_can_be_shown_and_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = call(monkeypatch, capsys, "--help")[1]
+    assert "--install-completion" in out and "--show-completion" in out
+
+
+def test_every_command_that_prints_a_table_can_print_json() -> None:
+    root = typer.main.get_command(app)
+    commands = {name: root.commands[name] for name in TABLES}  # type: ignore[attr-defined]
+    data = root.commands["data"].commands  # type: ignore[attr-defined]
+    commands |= {f"data {name}": data[name] for name in ("sets", "inspect", "select")}
+    for name, command in commands.items():
+        assert "--json" in [option for parameter in command.params for option in parameter.opts], name
+
+
+def test_json_is_what_the_table_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from paretune.methods import METHODS
+
+    cards = json.loads(call(monkeypatch, capsys, "methods", "--json")[1])
+    assert cards == {name: vars(method.card) for name, method in METHODS.items()}
+    assert {row["name"] for row in json.loads(call(monkeypatch, capsys, "data", "sets", "--json")[1])} >= {
+        "hh-rlhf"
+    }
+    source = tmp_path / "data.jsonl"
+    make_dataset(20).write(source)
+    code, out, err = call(
+        monkeypatch, capsys, "data", "select", source, "--k", 4, "--preferences", 3, "--json"
+    )
+    if code == 0:
+        assert len(json.loads(out)["preferences"]) == 3
+    else:
+        assert "collapsed" in err  # a refusal, and no half of a JSON
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    findings = json.loads(call(monkeypatch, capsys, "doctor", "--json")[1])
+    assert next(row for row in findings if row[0] == "hub")[1] is False
