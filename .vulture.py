@@ -45,3 +45,6 @@ allow_host
 no_store
 upstream_kind
 modified
+
+# A key of a manifest, which is read by its name.
+prompt_ends_with
