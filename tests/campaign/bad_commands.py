@@ -178,7 +178,7 @@ def _of_param(start: tuple[str, ...], right: tuple[str, ...], param: Any, positi
             param.name,
             param.name.replace("_", "-"),
             param.name.replace("_", " "),
-            *([value, re.split("[=.]", value)[0], *re.findall(r"\w{4,}", value)] if value else ()),
+            *([value, "UTF-8", re.split("[=.]", value)[0], *re.findall(r"\w{4,}", value)] if value else ()),
         )
         if is_argument(param):
             if position < len(right) and not right[position].startswith("-"):

@@ -24,11 +24,31 @@ PART = {
     ],
     full_disk.KIND: ["data-convert-0"],
     user_files.KIND: ["export lora", "adapter.save"],
+    bad_configs.KIND: [
+        "sweep.seeds=[0, 0]",
+        "data.splits=~train~: nan, ~validation~: 0.2, ~test~: 0.2~",
+        "score=[~rule~: ~length~]",
+        "a file with an open bracket",
+        "random 9",
+        "of the table 1",
+    ],
+    bad_commands.KIND: [
+        "run config.yaml train.stepps=3",
+        "generate run/policies/dpo-soup red sun --max-new-tokens 3 --preference=good=0.5",
+        "export run out -p good=0.5,kind=0.5 --grid=-5",
+        "serve run --no-store --port=-5",
+        "choose run --between=good,nonsense",
+        "data inspect run/report.html",
+    ],
     requests.KIND: ["block-0"],
+    case_files.KIND: [
+        *(f"right {form} jsonl" for form in ("canonical", "dialogues", "unpaired")),
+        "right preference csv",
+        "right messages parquet",
+        *(f"wrong {number}" for number in (10, 11, 12, 13)),
+    ],
 }
 """kind -> names of the trials of this part."""
-SAMPLED = {bad_configs.KIND: 8, bad_commands.KIND: 8, case_files.KIND: 12}
-"""kind -> how many of its trials, chosen by the seed."""
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +64,12 @@ def warm(shared: Path) -> Iterator[Warm]:
 
 
 def part() -> list[Trial]:
-    named = [
+    return [
         trial
         for kind, names in PART.items()
         for trial in planned([kind], 40 if kind == requests.KIND else None, SEED)
         if trial.name in names
     ]
-    return named + [trial for kind, count in SAMPLED.items() for trial in planned([kind], count, SEED)]
 
 
 @pytest.mark.parametrize("trial", part(), ids=lambda trial: f"{trial.kind} {trial.name}")

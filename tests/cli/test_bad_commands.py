@@ -141,3 +141,15 @@ def test_there_is_one_last_resort() -> None:
         if "except Exception" in line
     ]
     assert places == ["ending.py"]
+
+
+def test_data_of_short_answers_alone_say_why_none_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = "".join(
+        f'{{"prompt": "Question {n}?", "responses": ["yes", "no"], "scores": {{"a": [1, 0], "b": [0, 1]}}}}\n'
+        for n in range(4)
+    )
+    (tmp_path / "short.jsonl").write_text(rows)
+    code, _, err = call(monkeypatch, capsys, "data", "select", tmp_path / "short.jsonl")
+    assert code == 2 and "all are left out (8 collapsed)" in err and "fewer than 5 words" in err

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp, softmax
 
 from paretune.choosing.floors import check_floors
 from paretune.core.errors import ParetuneError
@@ -24,7 +26,6 @@ LIMIT = 1e3
 """The bound on the sum of the multipliers, in units of beta per deviation; there the softmax chooses one sample."""
 SHORT = 1e-6
 """A floor counts as met when it is missed by at most so many deviations."""
-_NEWTON_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def dual(
 ) -> Dual:
     """Return the multipliers >= 0 with which reweighted samples meet the floors at the least divergence.
 
-    It maximises ``lambda.b - beta mean_p log mean_k exp(lambda.r[p, k] / beta)`` by Newton's method with a barrier. The
-    multipliers are bounded, so it always ends. Where the bound is met, the floors cannot be reached, and the scores that the
+    It maximises ``lambda.b - beta mean_p log mean_k exp(lambda.r[p, k] / beta)`` by sequential quadratic programming.
+    The multipliers are bounded, so it always ends. Where the bound is met, the floors cannot be reached, and the scores that the
     samples then have are the nearest ones: the bounded programme minimises the largest shortfall.
 
     Args:
@@ -99,11 +100,11 @@ def dual(
     multipliers = np.zeros(len(at))
     if (gaps.mean(axis=(0, 1))[binding] < 0).any():
         multipliers[binding] = _least(gaps[..., binding])
-    chosen = _softmax(gaps @ multipliers)
+    chosen = softmax(gaps @ multipliers, axis=1)
     reached = np.einsum("pk,pkf->f", chosen, gaps) / len(gaps)
     shortfall = max(0.0, -float(reached.min()))
     reachable = shortfall <= SHORT
-    # The barrier leaves a small multiplier on a floor that has room to spare.
+    # Rounding leaves a small multiplier on a floor that has room to spare.
     multipliers = np.where(multipliers > 1e-7 * max(1.0, multipliers.max()), multipliers, 0.0)
     total = float(multipliers.sum())
     weights = np.zeros(len(names))
@@ -123,49 +124,23 @@ def dual(
 
 
 def _least(gaps: np.ndarray) -> np.ndarray:
-    """Return the multipliers ``[F]`` >= 0 of sum below `LIMIT` for samples ``[P, K, F]`` and floors at 0 (beta is 1)."""
+    """Return the multipliers ``[F]`` >= 0 of sum at most `LIMIT` for samples ``[P, K, F]`` and floors at 0 (beta is 1)."""
     F = gaps.shape[2]
-    point = np.full(F, 0.1)
-    barrier = 0.1
-    while barrier > 1e-13:
-        for _ in range(_NEWTON_STEPS):
-            gradient, curvature = _derivatives(gaps, point, barrier)
-            step = np.linalg.solve(curvature, gradient)
-            rise = float(gradient @ step)
-            if rise < 1e-9 * barrier:
-                break
-            size = 1.0
-            value = _value(gaps, point, barrier)
-            while (
-                size > 1e-12 and not _value(gaps, point + size * step, barrier) >= value + 0.1 * size * rise
-            ):
-                size /= 2
-            if size <= 1e-12:
-                break
-            point = point + size * step
-        barrier /= 10
-    return point
+    within = {"type": "ineq", "fun": lambda point: LIMIT - point.sum(), "jac": lambda _: -np.ones(F)}
+    found = minimize(
+        lambda point: _partition(gaps, point),
+        np.full(F, 0.1),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, None)] * F,
+        constraints=[within],
+        options={"ftol": 1e-15, "maxiter": 1000},
+    )
+    return np.asarray(found.x)
 
 
-def _value(gaps: np.ndarray, point: np.ndarray, barrier: float) -> float:
-    if not (point.min() > 0 and point.sum() < LIMIT):
-        return -math.inf
+def _partition(gaps: np.ndarray, point: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the mean over prompts of log mean exp, and its gradient ``[F]``."""
     scaled = gaps @ point
-    top = scaled.max(axis=1, keepdims=True)
-    partition = top[:, 0] + np.log(np.exp(scaled - top).mean(axis=1))
-    return float(-partition.mean() + barrier * (np.log(point).sum() + math.log(LIMIT - point.sum())))
-
-
-def _derivatives(gaps: np.ndarray, point: np.ndarray, barrier: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return gradient ``[F]`` and minus the second derivative ``[F, F]``, which is positive definite."""
-    chosen = _softmax(gaps @ point)
-    means = np.einsum("pk,pkf->pf", chosen, gaps)
-    squares = np.einsum("pk,pkf,pkg->fg", chosen, gaps, gaps) - means.T @ means
-    room = LIMIT - point.sum()
-    gradient = -means.mean(axis=0) + barrier * (1 / point - 1 / room)
-    return gradient, squares / len(gaps) + barrier * (np.diag(1 / point**2) + 1 / room**2)
-
-
-def _softmax(values: np.ndarray) -> np.ndarray:
-    shifted = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+    value = logsumexp(scaled, axis=1).mean() - math.log(gaps.shape[1])
+    return float(value), np.einsum("pk,pkf->f", softmax(scaled, axis=1), gaps) / len(gaps)

@@ -25,19 +25,20 @@ LARGEST = 10**18
 """Beyond it a number is a slip of the keyboard: no machine counts as far, and no rate or scale is as large."""
 
 
-def check_bounds(settings: object) -> None:
+def check_bounds(settings: Any) -> None:
     """Check the numbers of a dataclass of settings by the bounds in its annotations; call it in ``__post_init__``.
 
     Raises:
         ConfigError: A value that is no number where one is due, not finite, or out of bounds; the message begins with its name.
     """
-    for name, (kind, bounds) in _numbers(settings.__class__).items():
+    for name, (kind, bounds) in _numbers(type(settings)).items():  # type: ignore[arg-type]
         value: Any = getattr(settings, name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+        number: Any = value if isinstance(value, Integral if kind is int else Real) else None
+        if number is None or isinstance(number, bool):
             raise ConfigError(f"{name}: expected {words(kind)}, got {value!r:.60}")
-        if fault := out_of_bounds(value, bounds):
+        if fault := out_of_bounds(number, bounds):
             raise ConfigError(f"{name} {fault}")
 
 

@@ -132,7 +132,7 @@ def flag_of(value: Any, column: str, where: str) -> bool:
     flag = flags.get(str(value).strip().lower())
     if flag is None or isinstance(value, list | dict | NotJson):
         raise DataError(
-            f"{where}: column {column!r}: expected true or false, got {value!r:.60}; write true for a good response, false for a bad one"
+            f"{where}: column {column!r}: expected true or false, got {value!r:.60}; write true for a good response, else false"
         )
     return flag
 

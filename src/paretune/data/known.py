@@ -309,9 +309,7 @@ NECTAR = Source(
 )
 
 
-TOPICAL_CHAT_ASPECTS = tuple(
-    ["understandability", "naturalness", "coherence", "engagingness", "groundedness", "overall"]
-)
+TOPICAL_CHAT_ASPECTS = ("understandability", "naturalness", "coherence", "engagingness", "groundedness", "overall")  # fmt: skip
 
 
 def _topical_chat(records: Records, part: str) -> Iterator[Outcome]:

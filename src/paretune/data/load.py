@@ -207,8 +207,8 @@ def _load_shipped(
     dataset = ScoredDataset.read(shipped_file(name))
     if objective is not None:
         raise DataError(
-            f"{name}: its objectives are {', '.join(dataset.objectives) or '(none)'}, so objective={objective} has no meaning; leave "
-            "it out"
+            f"{name}: its objectives are {', '.join(dataset.objectives) or '(none)'}, so objective={objective} has no "
+            "meaning; leave it out"
         )
     return dataset
 

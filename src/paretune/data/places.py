@@ -64,7 +64,7 @@ def left_out(path: Path, split: str | None, skip: str = "") -> tuple[str, ...]:
     read = _files_of(path, split, skip)
     others = [below for file, below in _below(path, "").items() if file not in read]
     listed = ", ".join(others[:6]) + (", ..." if len(others) > 6 else "")
-    return (f"{len(others)} other files of {path} are not read: {listed}",) if others else ()
+    return (f"{path}: data files that are not read: {len(others)} ({listed})",) if others else ()
 
 
 def _files_of(path: Path, split: str | None, skip: str) -> dict[Path, str]:

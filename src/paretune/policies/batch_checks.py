@@ -58,7 +58,7 @@ def check_groups(groups: Sequence[Any], preferences: Sequence[Preference]) -> No
             or not all(map(len, group))
         ):
             raise ParetuneError(
-                f"group {number}: expected (token ids of a prompt, token ids of each of its responses), none empty, got {group!r:.60}"
+                f"group {number}: expected (token ids of a prompt, those of its responses), none empty, got {group!r:.60}"
             )
     check_preferences(preferences, len(groups), "group")
 
@@ -92,7 +92,7 @@ def _check_prompt(prompt: Any, number: int) -> None:
     known = isinstance(prompt, (tuple, list)) and all(isinstance(message, Message) for message in prompt)
     if not known or not prompt:
         raise ParetuneError(
-            f"prompt {number}: expected messages, such as (Message('user', 'Is basil easy to grow?'),), got {prompt!r:.60}"
+            f"prompt {number}: expected messages, such as (Message('user', 'Is basil edible?'),), got {prompt!r:.50}"
         )
     for message in prompt:
         try:

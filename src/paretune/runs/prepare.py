@@ -163,8 +163,8 @@ def _without(dataset: ScoredDataset, test: ScoredDataset) -> ScoredDataset:
         return dataset
     if not len(places):
         raise DataError(
-            f"data.test: all {common} rows of data.source are of held-out prompts, so none is left to train on; name other data, or "
-            "leave data.test out to hold a share of data.source out"
+            f"data.test: all {common} rows of data.source are of held-out prompts, so none is left to train on; name other data, "
+            "or leave data.test out to hold a share of data.source out"
         )
     note = f"{common} of {len(dataset.rows)} rows of data.source are of held-out prompts (data.test) and are not trained on"
     return replace(dataset, rows=taken(dataset.rows, places), notes=(*dataset.notes, note))

@@ -181,7 +181,9 @@ def fix_date(lab: Lab) -> None:
     def make(folder: Path) -> None:
         write_json(folder / "date.json", {"date": datetime.now().isoformat(timespec="seconds")})
 
-    file = lab.stage("chat-template", fingerprint(lab.lm.tokenizer.chat_template), make) / "date.json"
+    key = fingerprint(lab.lm.tokenizer.chat_template)
+    # As its content too: a sweep in the folder of a run, whose stages have longer names, takes the same date.
+    file = lab.stage("chat-template", key, make, content=key) / "date.json"
     try:
         date = datetime.fromisoformat(str(read_json(file)["date"]))
     except (KeyError, TypeError, ValueError) as error:

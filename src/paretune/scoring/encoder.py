@@ -118,7 +118,7 @@ def load_encoder(folder: Path, device: str | None = None) -> Frozen:
     """Load a sentence-embedding transformer for ``embed``.
 
     Raises:
-        ModelError: The model cannot be loaded, or weights are missing.
+        ModelError: The model cannot be loaded, weights are missing, or the device is not on this machine.
     """
     return _load(folder, "AutoModel", device, may_miss=("pooler",))
 
@@ -136,14 +136,14 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
     import torch
     import transformers
 
+    from paretune.models.language_model import computing
     from paretune.models.tensors import check_finite
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     for file in sorted(folder.glob("*.safetensors")):
         tensor_formats(file)
-    accelerator = torch.accelerator.current_accelerator()
-    target = torch.device(device) if device else accelerator or torch.device("cpu")
+    target, _ = computing("auto", device)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model, loading = getattr(transformers, kind).from_pretrained(

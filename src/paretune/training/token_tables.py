@@ -166,9 +166,14 @@ class Limit:
     too_long: TooLong = "drop"
     cut: int = field(default=0, init=False)
 
+    @property
+    def most(self) -> int:
+        """The limit in tokens."""
+        return self.lm.room(self.max_tokens)
+
     def __str__(self) -> str:
-        most = self.lm.room(self.max_tokens)
-        return f"max_tokens={most}" if most == self.max_tokens else f"the {most} positions of {self.lm.name}"
+        own = self.most == self.max_tokens
+        return f"max_tokens={self.most}" if own else f"the {self.most} positions of {self.lm.name}"
 
     def fit(
         self, prompt: tuple[int, ...], responses: Sequence[tuple[int, ...]], where: str
@@ -178,7 +183,7 @@ class Limit:
         Raises:
             TrainingError: They are too long and to be refused; ``where`` names them.
         """
-        room, longest = self.lm.room(self.max_tokens) - len(prompt), max(map(len, responses))
+        room, longest = self.most - len(prompt), max(map(len, responses))
         if longest <= room:
             return list(responses)
         if self.too_long == "refuse":
@@ -269,7 +274,7 @@ def tokenise(
             "give more responses per prompt, or scores that differ"
         )
     if not kept:
-        cure = "raise max_tokens" if lm.room(max_tokens) == max_tokens else "give shorter texts"
+        cure = "raise max_tokens" if limit.most == max_tokens else "give shorter texts"
         raise TrainingError(
             f"all {len(pairs)} pairs{' of ' * bool(objective)}{named(objective)} are longer than {limit} and none is left; {cure}"
         )

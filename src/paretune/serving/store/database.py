@@ -187,6 +187,12 @@ class Presence:
                 raise self._gone(ending, "was cut" if size >= 0 else "was deleted")
             self._sizes[ending] = size
 
+    def make_closable(self) -> None:
+        """Give a cut index its size back: SQLite has it in memory, and to read beyond the end of the file would end the process."""
+        if self._file is not None and 0 <= self._size("-shm") < self._sizes["-shm"]:
+            with suppress(OSError):
+                os.truncate(f"{self._file}-shm", self._sizes["-shm"])
+
     def _size(self, ending: str) -> int:
         """Return the size of the file, or of one that SQLite keeps beside it; -1 where there is none."""
         assert self._file is not None

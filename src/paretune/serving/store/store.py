@@ -62,6 +62,7 @@ class Store:
 
     def close(self) -> None:
         """Close all connections."""
+        self._presence.make_closable()
         self._engine.dispose()
 
     # Profiles and presets
