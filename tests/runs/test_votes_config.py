@@ -131,7 +131,7 @@ def test_a_file_that_exists_is_never_overwritten(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store.sqlite"))
     store.add_vote("ann", vote("a", "b", "first"))
     (tmp_path / "mine.jsonl").write_text("precious")
-    with pytest.raises(DataError, match="mine.jsonl: exists already"):
+    with pytest.raises(DataError, match=r"mine\.jsonl: exists already"):
         from_votes(str(tmp_path / "store.sqlite"), tmp_path / "mine.jsonl")
     assert (tmp_path / "mine.jsonl").read_text() == "precious"
     store.close()
