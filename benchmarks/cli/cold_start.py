@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.side_by_side import clocked, figure, in_turn, options, write
-from paretune.models.language_model import locate
+from paretune.models.loading import locate
 
 PROMPT = "What is a good name for a grey cat?"
 SCRIPT = """

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from paretune.models.adapter import Adapter, to_peft
 from paretune.models.gates import Gates
-from paretune.models.language_model import locate
+from paretune.models.loading import locate
 
 
 def plain_model(source: str, dtype: torch.dtype) -> PreTrainedModel:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.training.trl_step import lora_config, set_lora
 from paretune.models.adapter import Adapter
-from paretune.models.language_model import locate
+from paretune.models.loading import locate
 from paretune.training.token_tables import PairTable
 
 

@@ -19,7 +19,7 @@ from trl import DPOConfig, DPOTrainer
 
 from benchmarks.training.inputs import BETA, RANK, RATE, SCALE, Step
 from paretune.models.adapter import Adapter
-from paretune.models.language_model import locate
+from paretune.models.loading import locate
 from paretune.training.token_tables import PairTable
 
 

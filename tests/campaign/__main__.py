@@ -29,7 +29,9 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0, help="the seed of all that is random")
     options.add_argument("--trial", help="only trials whose name contains this")
     options.add_argument("--jobs", type=int, default=1, help="trials at the same time")
-    options.add_argument("--json", type=Path, default=Path("build/campaign.json"), help="the file of outcomes")
+    options.add_argument(
+        "--json", type=Path, default=Path("build/campaign.json"), help="the file of outcomes"
+    )
     options.add_argument("--folder", type=Path, help="where to work and to keep what did not hold")
     given = options.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="campaign-"))
@@ -79,7 +81,7 @@ def run(
         finally:
             warm.close()
 
-    workers = [threading.Thread(target=work) for _ in range(max(1, min(jobs, len(trials))))]
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(max(1, min(jobs, len(trials))))]
     for worker in workers:
         worker.start()
     for worker in workers:

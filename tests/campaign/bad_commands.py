@@ -16,7 +16,20 @@ KIND = "bad-commands"
 WHOLE = 220
 LONG = "x" * 300
 AT = ("-p", "good=0.5,kind=0.5")
-HALF = ("", "good=2,kind=-1", "good=0.5", "nonsense=1", "good=nan,kind=1", "good=0.5,good=0.5", "=1", "good=,kind=1", "good+nonsense", ",", "good=1e999,kind=0", "good=½,kind=½")
+HALF = (
+    "",
+    "good=2,kind=-1",
+    "good=0.5",
+    "nonsense=1",
+    "good=nan,kind=1",
+    "good=0.5,good=0.5",
+    "=1",
+    "good=,kind=1",
+    "good+nonsense",
+    ",",
+    "good=1e999,kind=0",
+    "good=½,kind=½",
+)
 """Preferences that cannot be."""
 SPECIAL: dict[str, Sequence[str]] = {
     "preference": HALF,
@@ -36,7 +49,8 @@ SPECIAL: dict[str, Sequence[str]] = {
     "upstream": ("nonsense",),
     "normalize": ("nonsense",),
     "host": ("nonsense.invalid", "999.1.1.1"),
-    "overrides": ("train.steps", "=3", "train.steps=[", "name=*x", "train.stepps=3", "train.steps.x=3", "methods=5", "score.0.rule=length", "data=3", "train.steps=many", "a.b.c=1", "\udcff=1"),
+    "overrides": ("train.steps", "=3", "train.steps=[", "name=*x", "train.stepps=3", "train.steps.x=3", "methods=5",
+    "score.0.rule=length", "data=3", "train.steps=many", "a.b.c=1", "\udcff=1"),
     "run": ("/nowhere", LONG, "config.yaml", "", "a\x01b"),
     "config": ("/nowhere.yaml", ".", LONG, "run/front.json", ""),
     "source": ("/nowhere.jsonl", ".", LONG, "run/report.html", "", "nonsense"),
@@ -69,7 +83,9 @@ class Line:
     @property
     def name(self) -> str:
         """The line, for people."""
-        return " ".join(argument if len(argument) < 60 else f"{argument[:20]}..." for argument in self.arguments)
+        return " ".join(
+            argument if len(argument) < 60 else f"{argument[:20]}..." for argument in self.arguments
+        )
 
 
 def base(made: World) -> dict[str, tuple[str, ...]]:
@@ -111,7 +127,10 @@ def lines(made: World) -> Iterator[Line]:
         yield Line((*start, *right, "--nonsense"), ("nonsense",))
         yield Line((*start, *right, "--nonsense", "5", "surplus"), ("nonsense",))
         if right:
-            yield Line(start, tuple(param.name.upper() for param in command.params) + ("Missing", "preference", "policies"))
+            yield Line(
+                start,
+                (*(param.name.upper() for param in command.params), "Missing", "preference", "policies"),
+            )
         position = 0
         for param in command.params:
             if param.name in SKIPPED:
@@ -143,9 +162,24 @@ def _of_param(start: tuple[str, ...], right: tuple[str, ...], param: Any, positi
     values = [(value, True) for value in (*SPECIAL.get(param.name, ()), *TYPED.get(kind, ()))]
     values += [(value, False) for value in EDGES.get(kind, ())]
     for value, strict in values:
-        if not value and param.name in ("run", "config", "source", "store", "target", "folder", "policy", "objective", "split"):
+        if not value and param.name in (
+            "run",
+            "config",
+            "source",
+            "store",
+            "target",
+            "folder",
+            "policy",
+            "objective",
+            "split",
+        ):
             strict = False  # an empty path is this folder, and other empty texts are as good as none
-        words = (param.name, param.name.replace("_", "-"), param.name.replace("_", " "), *([value, re.split("[=.]", value)[0], *re.findall(r"\w{4,}", value)] if value else ()))
+        words = (
+            param.name,
+            param.name.replace("_", "-"),
+            param.name.replace("_", " "),
+            *([value, "UTF-8", re.split("[=.]", value)[0], *re.findall(r"\w{4,}", value)] if value else ()),
+        )
         if is_argument(param):
             if position < len(right) and not right[position].startswith("-"):
                 changed = (*right[:position], value, *right[position + 1 :])

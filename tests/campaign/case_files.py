@@ -46,10 +46,13 @@ class Form:
 
 
 FORMS: Mapping[str, Form] = {
-    "canonical": Form([{"prompt": _user(f"say {k}"), "responses": [f"one {k}", f"two {k} more"], "scores": {"helpful": [0.5, -1.0 * k]}} for k in range(6)], 6, False),
+    "canonical": Form([{"prompt": _user(f"say {k}"), "responses": [f"one {k}", f"two {k} more"], "scores": {"helpful": [0.5,
+    -1.0 * k]}} for k in range(6)], 6, False),
     "preference": Form([{"prompt": f"say {k}", "chosen": f"a good {k}", "rejected": f"bad {k}"} for k in range(6)], 6),
-    "preference-messages": Form([{"prompt": _user(f"say {k}"), "chosen": _assistant(f"a good {k}"), "rejected": _assistant(f"bad {k}")} for k in range(6)], 6, False),
-    "dialogues": Form([{"chosen": [*_user(f"say {k}"), *_assistant(f"a good {k}")], "rejected": [*_user(f"say {k}"), *_assistant(f"bad {k}")]} for k in range(6)], 6, False),
+    "preference-messages": Form([{"prompt": _user(f"say {k}"), "chosen": _assistant(f"a good {k}"),
+    "rejected": _assistant(f"bad {k}")} for k in range(6)], 6, False),
+    "dialogues": Form([{"chosen": [*_user(f"say {k}"), *_assistant(f"a good {k}")], "rejected": [*_user(f"say {k}"),
+    *_assistant(f"bad {k}")]} for k in range(6)], 6, False),
     "unpaired": Form([{"prompt": f"say {k // 2}", "completion": f"text {k}", "label": k % 2 == 0} for k in range(6)], 3),
     "completion": Form([{"prompt": f"say {k}", "completion": f"text {k}"} for k in range(6)], 6),
     "prompts": Form([{"prompt": f"say {k}"} for k in range(6)], 6),
@@ -89,7 +92,8 @@ COLUMNS: Mapping[str, Callable[[str], str]] = {
     "in the plural": lambda column: f"{column}s",
 }
 """Changes of a column's name, in all records or in the later ones."""
-MORE: Mapping[str, Any] = {"system": "Be brief.", "history": [["a", "b"]], "score": 0.5, "scores_x": [1, 2], "notes": "mine", "tools": [{"name": "f"}], "images": ["x.png"], "weight": 2.0, "rejected_2": "worse", "score_chosen": 3.0}  # fmt: skip
+MORE: Mapping[str, Any] = {"system": "Be brief.", "history": [["a", "b"]], "score": 0.5, "scores_x": [1, 2], "notes": "mine",
+"tools": [{"name": "f"}], "images": ["x.png"], "weight": 2.0, "rejected_2": "worse", "score_chosen": 3.0}  # fmt: skip
 """Columns that a form does not have."""
 
 
@@ -118,7 +122,12 @@ def write(path: Path, records: Sequence[Record]) -> Path:
 
 def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     """Return right files, wrong files and the small files of the tests."""
-    names = [f"right {form} {kind}" for form, facts in FORMS.items() for kind in FORMATS if facts.flat or kind != "csv"]
+    names = [
+        f"right {form} {kind}"
+        for form, facts in FORMS.items()
+        for kind in FORMATS
+        if facts.flat or kind != "csv"
+    ]
     files = [path for path in sorted(CASES.rglob("*")) if path.is_file() and path.suffix in SUFFIXES]
     names += [f"case {path.relative_to(CASES)}" for path in files]
     names += [f"wrong {number}" for number in range(WHOLE)]
@@ -165,7 +174,11 @@ def texts(value: Any) -> list[str]:
         return [value]
     if isinstance(value, list):
         return [text for part in value for text in texts(part)]
-    return [text for key, part in value.items() if key != "role" for text in texts(part)] if isinstance(value, dict) else []
+    return (
+        [text for key, part in value.items() if key != "role" for text in texts(part)]
+        if isinstance(value, dict)
+        else []
+    )
 
 
 def wrong(bench: Bench, rest: str) -> str:
@@ -193,7 +206,9 @@ def wrong(bench: Bench, rest: str) -> str:
         done(convert(bench, whole, "whole-out.jsonl"))
         same = rows == rows_of(bench.folder / "whole-out.jsonl")
         if silent and (not same or change != "value"):
-            raise Fault(f"taken without a word; {FORMS[name].rows} rows became {len(rows)}, such as {json.dumps(rows[-1:])[:300]}")
+            raise Fault(
+                f"taken without a word; {FORMS[name].rows} rows became {len(rows)}, such as {json.dumps(rows[-1:])[:300]}"
+            )
     except Fault as fault:
         raise Fault(f"{told}: {fault}") from None
     return f"{told}: taken, and said"
@@ -228,7 +243,11 @@ def changed(records: list[Record], chance: random.Random) -> tuple[str, str, str
 def writable(kind: str, records: Sequence[Record]) -> bool:
     """Return whether a format can hold these records; a CSV file only holds text."""
     if kind == "csv":
-        return all(isinstance(value, (str, bool)) and "\ud800" not in str(value) for record in records for value in record.values())
+        return all(
+            isinstance(value, (str, bool)) and "\ud800" not in str(value)
+            for record in records
+            for value in record.values()
+        )
     if kind != "parquet":
         return True
     import pyarrow as pa

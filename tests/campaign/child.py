@@ -16,18 +16,26 @@ import signal
 import sys
 import time
 import traceback
+import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 WARM = (
-    "torch", "torch.optim", "transformers", "transformers.models.llama.modeling_llama", "transformers.tokenization_utils_tokenizers",
-    "accelerate", "accelerate.utils", "scipy.stats", "scipy.optimize", "scipy.special", "matplotlib.pyplot", "matplotlib.backends.backend_agg",
-    "sqlalchemy", "alembic.command", "fastapi", "uvicorn", "httpx", "plotly", "moocore", "rich.console", "rich.table", "rich.markup", "filelock",
+    "torch", "torch.optim", "transformers", "transformers.models.llama.modeling_llama",
+    "transformers.tokenization_utils_tokenizers",
+    "accelerate", "accelerate.utils", "scipy.stats", "scipy.optimize", "scipy.special", "matplotlib.pyplot",
+    "matplotlib.backends.backend_agg",
+    "sqlalchemy", "alembic.command", "fastapi", "uvicorn", "httpx", "plotly", "moocore", "rich.console", "rich.table",
+    "rich.markup", "filelock",
     "paretune.cli.main", "paretune.cli.verdicts", "paretune.cli.choose", "paretune.cli.inspect", "paretune.cli.select",
-    "paretune.runs.run", "paretune.runs.parse", "paretune.runs.extend", "paretune.runs.measure", "paretune.policies.saving", "paretune.policies.export",
-    "paretune.policies.prompted", "paretune.policies.mixed", "paretune.reports.report", "paretune.reports.card", "paretune.reports.picture",
-    "paretune.data.load", "paretune.data.summary", "paretune.serving.command", "paretune.serving.http.app", "paretune.serving.engine.engine",
+    "paretune.runs.run", "paretune.runs.parse", "paretune.runs.extend", "paretune.runs.measure", "paretune.policies.saving",
+    "paretune.policies.export",
+    "paretune.policies.prompted", "paretune.policies.mixed", "paretune.reports.report", "paretune.reports.card",
+    "paretune.reports.picture",
+    "paretune.data.load", "paretune.data.summary", "paretune.serving.command", "paretune.serving.http.app",
+    "paretune.serving.engine.engine",
     "paretune.serving.store.store", "paretune.serving.store.vote_pairs", "paretune.scoring.rules", "paretune.scoring.bradley_terry",
 )  # fmt: skip
 """What commands load, but for pyarrow, which starts a thread. One that is gone only makes a command slower."""
@@ -49,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in METHODS:
         METHODS[name]
-    say({"threads": len(os.listdir("/proc/self/task")), "python": sys.version})
+    say({"threads": len(list(Path("/proc/self/task").iterdir())), "python": sys.version})
     for line in sys.stdin:
         say(start(json.loads(line)))
 
@@ -84,10 +92,8 @@ def start(job: dict[str, Any]) -> dict[str, Any]:
         else:
             time.sleep(0.001 if kill is not None else 0.01)
     seconds = time.perf_counter() - began
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # what the command has left behind
-    except ProcessLookupError:
-        pass
     return {"code": end, "seconds": seconds, "timed_out": timed_out, "answer": answer}
 
 
@@ -130,8 +136,8 @@ def become(job: dict[str, Any]) -> None:
             os.close(handle)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
-        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
-        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)
+        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
         sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
         os.environ.update(job["env"])
         limits(job)

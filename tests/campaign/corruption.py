@@ -18,7 +18,7 @@ from campaign.damage import DAMAGES, mend
 from campaign.folders import content, differences, in_words, snapshot
 from campaign.trial import Bench, Fault, Trial, done, picked, refused, squeezed
 from campaign.warm import Ended
-from campaign.worlds import World, cache_in, methods, world
+from campaign.worlds import World, cache_in, world
 
 KIND = "corruption"
 PREFERENCE = "good=0.5,kind=0.5"
@@ -51,8 +51,10 @@ class Target:
 FILES: Mapping[str, Sequence[str]] = {
     "dpo-soup": (
         "README.md", "adapters/adapter.json", "adapters/adapter.safetensors", "adapters/history.json", "adapters/stage.json",
-        "cache/logps.sqlite", "cache/scores.sqlite", "config.yaml", "data/test.jsonl.gz", "data/train.jsonl.gz", "data/validation.jsonl.gz",
-        "front.json", "front.png", "fronts/*.json", "policies/adapter.json", "policies/adapter.safetensors", "policies/policy.json",
+        "cache/logps.sqlite", "cache/scores.sqlite", "config.yaml", "data/test.jsonl.gz", "data/train.jsonl.gz",
+        "data/validation.jsonl.gz",
+        "front.json", "front.png", "fronts/*.json", "locks/run.json", "policies/adapter.json", "policies/adapter.safetensors",
+        "policies/policy.json",
         "report.html", "scores/standardisation.json", "versions.json",
     ),
     "paretohqd": ("answers/answers.jsonl.gz", "answers/stage.json", "cache/*.json", "selections/*.json"),
@@ -123,6 +125,8 @@ def damaged(bench: Bench, target: Target, damage: str, command: str) -> str | No
     options = {"env": cache_in(folder), "as_a_user": damage == "unreadable"}
     ended = give(bench, command, made, folder, options)
     names = [file.name, str(file.relative_to(folder)), file.parent.name, file.relative_to(folder).parts[1]]
+    if damage == "deleted" and file.name == "policy.json":
+        names += ["nothing to serve", "no policy in it"]  # without this file the folder is no policy
     said = f"{file.relative_to(folder)}: "
     try:
         if ended.code != 0 or ended.timed_out:
@@ -152,20 +156,24 @@ def cure(
     text = squeezed(ended.err)
     if "delete" not in text.lower():
         return
-    place = next(
-        (path for path in (file, *file.parents) if path != folder and f"{path.relative_to(folder)}" in text and "deletethe" not in text),
-        file,
-    )
-    if "deletethefolder" in text:
-        place = file.parent
-    for path in [folder / word.strip(".,;:'\"()") for word in ended.err.split()]:
-        if path.exists() and path != folder and f"delete{squeezed(str(path.relative_to(folder)))}" in text:
-            place = path
+    named = [path for path in (file, *file.parents) if folder in path.parents]
+    told = [
+        path
+        for path in named
+        if re.search(rf"delete(?:thefolder|thefile)?[^.]{{0,40}}{re.escape(relative(path, folder))}", text)
+    ]
+    within = file.parent if "deletethefolder" in text or "deleteitsfolder" in text else file
+    place = told[0] if told else within
     mend(place)
     again = give(bench, "run", made, folder, options)
     what = f"it said {ended.last_line!r}; after {place.relative_to(folder)} was deleted the run"
     done(again, what)
     same_run(made, folder)
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Return a path below a folder, as messages write it and without white space."""
+    return squeezed(str(path.relative_to(folder)))
 
 
 def same_run(made: World, folder: Path) -> None:
@@ -180,9 +188,8 @@ def same_run(made: World, folder: Path) -> None:
 
 
 def expected(line: str) -> bool:
-    """Return whether a difference is one of any run that is run again: it counts what this process did."""
-    at = re.fullmatch(r"differs: front\.json at (.*)", line)
-    return bool(at and re.fullmatch(r"scoring_forwards \(\d+ / \d+\)", at[1])) or line == "differs: report.html"
+    """Return whether a difference is none of the result: a cache may keep an entry that nobody asks for."""
+    return re.fullmatch(r"differs: cache/\w+\.sqlite", line) is not None
 
 
 def give(bench: Bench, command: str, made: World, folder: Path, options: Mapping[str, object]) -> Ended:

@@ -32,6 +32,8 @@ def content(path: Path) -> bytes:
     """Return what a file says, without times."""
     raw = path.read_bytes()
     try:
+        if path.parent.name == "locks":  # it tells who worked last; whether anybody does must be equal
+            return json.dumps({"working": json.loads(raw).get("working")}).encode()
         if path.suffix == ".json":
             return json.dumps(timeless(json.loads(raw)), sort_keys=True).encode()
         if path.suffix == ".gz":
@@ -59,6 +61,7 @@ def without_times(page: bytes) -> bytes:
     text = re.sub(
         r"<tr>(?:(?!</tr>).)*(?:\d (?:s|min|h)\b|reused)(?:(?!</tr>).)*</tr>", "", text, flags=re.DOTALL
     )
+    text = re.sub(r" and reused \d+ of \d+ stages", "", text)
     return re.sub(r"\b\d+(?:\.\d+)? (?:s|seconds|min|minutes|h|hours)\b", "TIME", text).encode()
 
 

@@ -27,7 +27,9 @@ SAYS = ("full", "too large", "no space", "No space")
 def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
     """Return runs of all methods and other commands that write, each on a disk of a random size."""
     every = [*methods(), *COMMANDS]
-    whole = [f"{every[number % len(every)]}-{number // len(every)}" for number in range(max(WHOLE, count or 0))]
+    whole = [
+        f"{every[number % len(every)]}-{number // len(every)}" for number in range(max(WHOLE, count or 0))
+    ]
 
     def trial(name: str) -> Trial:
         return Trial(KIND, name, lambda bench: tried(bench, name.rpartition("-")[0]))
@@ -69,7 +71,8 @@ def command_of(name: str, made: World) -> tuple[object, ...]:
         "export-dense": ("export", run, "out", *at, "--format", "dense"),
         "export-grid": ("export", run, "out", "--grid", 5),
         "data-convert": ("data", "convert", data, "out/data.jsonl"),
-        "data-sample": ("data", "sample", data, "out/data.jsonl", "--model", made.folder / "model", "--responses", 2, "--max-new-tokens", 4),
+        "data-sample": ("data", "sample", data, "out/data.jsonl", "--model", made.folder / "model", "--responses", 2,
+        "--max-new-tokens", 4),
         "score-fit": ("score", "fit", made.folder / "many.jsonl", "--objective", "good", "--folder", "out"),
     }.get(name, ("run", "config.yaml"))  # fmt: skip
 
@@ -99,7 +102,9 @@ def compare(name: str, wanted: dict[str, bytes], folder: Path) -> None:
 
 def room_of(folder: Path) -> int:
     """Return the bytes of the pages that a folder's files and folders take."""
-    return sum(-(-path.stat().st_size // PAGES) * PAGES if path.is_file() else PAGES for path in folder.rglob("*"))
+    return sum(
+        -(-path.stat().st_size // PAGES) * PAGES if path.is_file() else PAGES for path in folder.rglob("*")
+    )
 
 
 def largest(files: dict[str, bytes]) -> int:
@@ -122,7 +127,9 @@ def mounting() -> bool:
 def _mount(folder: Path, size: int) -> bool:
     try:
         return not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+            capture_output=True,
+            check=False,
         ).returncode
     except OSError:
         return False
@@ -141,5 +148,3 @@ def disk(folder: Path, size: int) -> Iterator[Callable[[], None] | None]:
         yield lambda: subprocess.run(["mount", "-o", "remount,size=1g", str(folder)], check=True)  # type: ignore[return-value, func-returns-value]
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=False)
-
-

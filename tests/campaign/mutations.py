@@ -1,4 +1,4 @@
-"""Settings that cannot be, made from the schema of a config: every key with values of wrong types, out of range, not finite, misspelt."""
+"""Settings that cannot be, made from the schema of a config: every key misspelt, of wrong types, out of range, not finite."""
 
 from __future__ import annotations
 
@@ -13,9 +13,31 @@ from typing import Any
 import yaml
 
 SCHEMA = Path(__file__).parents[2] / "configs" / "schema.json"
-SIGNED = {"index", "per", "enough", "empty", "floor", "margin", "lam", "ideal", "reference_point", "least", "conflicts", "rho"}
+SIGNED = {
+    "index",
+    "per",
+    "enough",
+    "empty",
+    "floor",
+    "margin",
+    "lam",
+    "ideal",
+    "reference_point",
+    "least",
+    "conflicts",
+    "rho",
+}
 """Numbers that may be negative, or whose -1 says something."""
-HUGE = {"train.steps", "train.rank", "train.batch_pairs", "sampling.max_new_tokens", "data.sample", "evaluate.samples"}
+PLACES = {"folder", "model", "data.source", "data.test", "data.path"}
+"""Settings that name a file or folder; a message may give that name instead of the key."""
+HUGE = {
+    "train.steps",
+    "train.rank",
+    "train.batch_pairs",
+    "sampling.max_new_tokens",
+    "data.sample",
+    "evaluate.samples",
+}
 """Counts of which a senseless number must be refused rather than tried."""
 
 
@@ -46,7 +68,9 @@ def leaves(config: dict[str, Any]) -> list[tuple[tuple[str | int, ...], dict[str
     schema = json.loads(SCHEMA.read_text())
     known = schema["$defs"]
 
-    def walk(path: tuple[str | int, ...], part: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
+    def walk(
+        path: tuple[str | int, ...], part: dict[str, Any]
+    ) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
         part = known[part["$ref"].split("/")[-1]] if "$ref" in part else part
         if part.get("properties") and path:
             yield path, {"type": "object"}
@@ -78,7 +102,14 @@ def wrong(part: dict[str, Any], path: tuple[str | int, ...]) -> list[Any]:
     if "enum" in part or "boolean" in kinds:
         values += ["nonsense", 7, nan]
     elif "integer" in kinds or "number" in kinds:
-        values += ["many", nan, infinite, -infinite, "1_0x", True if "integer" in kinds and key == "rank" else "yes please"]
+        values += [
+            "many",
+            nan,
+            infinite,
+            -infinite,
+            "1_0x",
+            True if "integer" in kinds and key == "rank" else "yes please",
+        ]
         values += [1.5] if "number" not in kinds else []
         values += [] if key in SIGNED else [-1, -(10**20)]
         values += [10**18] if ".".join(map(str, path)) in HUGE else []
@@ -128,25 +159,51 @@ def special(config: dict[str, Any]) -> list[Bad]:
         ("seed", -1), ("seed", 2**32), ("seed", 10**20), ("sweep.seeds", [-1]), ("sweep.seeds", []), ("sweep.seeds", [0, 0]),
         ("device", "cuda"), ("device", "gpu"), ("device", "quantum"), ("device", "mps"), ("device", "meta"), ("device", "cuda:99"),
         ("dtype", "float64"), ("dtype", "int8"), ("dtype", "nonsense"),
-        ("methods", {}), ("methods", []), ("methods", {"nonsense": {}}), ("methods", {"a/b": {"method": "dpo-soup"}}), ("methods", {"dpo-soup": None}), ("methods", {5: {}}),
-        ("preferences", []), ("preferences", 0), ("preferences", 1), ("preferences", ["good=2,kind=-1"]), ("preferences", ["good=0.5"]), ("preferences", ["nonsense=1"]), ("preferences", [""]), ("preferences", "good=1,kind=0"),
-        ("evaluate.prompts", 1), ("evaluate.preferences", 1), ("evaluate.reference_point", {"good": 0.0}), ("evaluate.reference_point", {"good": float("nan"), "kind": 0.0}),
-        ("evaluate.reference_point", {"good": 0.0, "kind": 0.0, "nonsense": 1.0}), ("evaluate.reference_point", {}), ("evaluate.extrapolations", ["good=0.5,kind=0.5,x=0"]), ("evaluate.extrapolations", ["nonsense"]),
-        ("data.source", 5), ("data.source", "/nowhere/data.jsonl"), ("data.source", []), ("data.source", None), ("data.source", {"nonsense": 1}), ("data.test", "/nowhere.jsonl"), ("data.path", "/nowhere"),
-        ("data.splits", {}), ("data.splits", {"train": 1.0}), ("data.splits", {"trian": 0.6, "validation": 0.2, "test": 0.2}), ("data.splits", {"train": 0.9, "validation": 0.9, "test": 0.9}), ("data.splits", {"train": -1.0, "validation": 1.0, "test": 1.0}), ("data.splits", {"train": float("nan"), "validation": 0.2, "test": 0.2}),
-        ("data.limit", 1), ("folder", "a\0b"), ("folder", "x" * 5000), ("folder", "config.yaml"), ("folder", "/proc/nowhere"), ("model", "/nowhere"), ("model", ""), ("model", "../data.jsonl"), ("model", "a\0b"),
-        ("score", []), ("score", [{"objective": "good"}]), ("score", [{"rule": "length"}]), ("score", [{"objective": "good", "rule": "nonsense"}]), ("score", [{"objective": "good", "rule": "regex", "pattern": "("}]), ("score", [{"objective": "", "rule": "length"}]),
-        ("score", [{"objective": "good", "rule": "length"}, {"objective": "good", "rule": "length"}]), ("score", [{"objective": "a", "rule": "length", "model": "b"}]), ("score", [{"objective": "a", "function": "nowhere:nothing"}]), ("score", [{"objective": "a", "head": "/nowhere"}]), ("score", 5), ("score", [5]), ("score", {"objective": "a"}),
-        ("objectives", ["nonsense"]), ("objectives", ["good"]), ("objectives", ["good", "good"]), ("trackers", ["nonsense"]), ("serve.floors", {"nonsense": 0.1}), ("serve.floors", {"good": 0.8, "kind": 0.8}), ("serve.floors", {"good": -1.0}), ("serve.preference", "nonsense=1"), ("serve.policies", ["nonsense"]),
-        ("processes", 7), ("train.beta", 1), ("methods.dpo-soup.beta", 0), ("train.clip_norm", 0), ("train.learning_rate", 0), ("train.warmup_ratio", 1.5), ("train.targets", "all-nonsense"), ("train.targets", ["nonsense_proj"]), ("train.max_tokens", 1), ("sampling.top_p", 0), ("sampling.top_p", 1.5), ("sampling.temperature", -0.1),
-        ("endpoint", {"url": "nonsense"}), ("endpoint", {"url": "http://127.0.0.1:9", "policies": {"nonsense": "x"}}), ("endpoint", {}),
+        ("methods", {}), ("methods", []), ("methods", {"nonsense": {}}), ("methods", {"a/b": {"method": "dpo-soup"}}),
+        ("methods", {"dpo-soup": None}), ("methods", {5: {}}),
+        ("preferences", []), ("preferences", 0), ("preferences", 1), ("preferences", ["good=2,kind=-1"]), ("preferences",
+        ["good=0.5"]), ("preferences", ["nonsense=1"]), ("preferences", [""]), ("preferences", "good=1,kind=0"),
+        ("evaluate.prompts", 1), ("evaluate.preferences", 1), ("evaluate.reference_point", {"good": 0.0}),
+        ("evaluate.reference_point", {"good": float("nan"), "kind": 0.0}),
+        ("evaluate.reference_point", {"good": 0.0, "kind": 0.0, "nonsense": 1.0}), ("evaluate.reference_point", {}),
+        ("evaluate.extrapolations", ["good=0.5,kind=0.5,x=0"]), ("evaluate.extrapolations", ["nonsense"]),
+        ("data.source", 5), ("data.source", "/nowhere/data.jsonl"), ("data.source", []), ("data.source", None), ("data.source",
+        {"nonsense": 1}), ("data.test", "/nowhere.jsonl"), ("data.path", "/nowhere"),
+        ("data.splits", {}), ("data.splits", {"train": 1.0}), ("data.splits", {"trian": 0.6, "validation": 0.2, "test": 0.2}),
+        ("data.splits", {"train": 0.9, "validation": 0.9, "test": 0.9}), ("data.splits", {"train": -1.0, "validation": 1.0,
+        "test": 1.0}), ("data.splits", {"train": float("nan"), "validation": 0.2, "test": 0.2}),
+        ("data.limit", 1), ("folder", "a\0b"), ("folder", "x" * 5000), ("folder", "config.yaml"), ("folder", "/proc/nowhere"),
+        ("model", "/nowhere"), ("model", ""), ("model", "../data.jsonl"), ("model", "a\0b"),
+        ("score", []), ("score", [{"objective": "good"}]), ("score", [{"rule": "length"}]), ("score", [{"objective": "good",
+        "rule": "nonsense"}]), ("score", [{"objective": "good", "rule": "regex", "pattern": "("}]), ("score",
+        [{"objective": "", "rule": "length"}]),
+        ("score", [{"objective": "good", "rule": "length"}, {"objective": "good", "rule": "length"}]), ("score",
+        [{"objective": "a", "rule": "length", "model": "b"}]), ("score", [{"objective": "a", "function": "nowhere:nothing"}]),
+        ("score", [{"objective": "a", "head": "/nowhere"}]), ("score", 5), ("score", [5]), ("score", {"objective": "a"}),
+        ("objectives", ["nonsense"]), ("objectives", ["good"]), ("objectives", ["good", "good"]), ("trackers", ["nonsense"]),
+        ("serve.floors", {"nonsense": 0.1}), ("serve.floors", {"good": 0.8, "kind": 0.8}), ("serve.floors", {"good": -1.0}),
+        ("serve.preference", "nonsense=1"), ("serve.policies", ["nonsense"]),
+        ("processes", 7), ("train.beta", 1), ("methods.dpo-soup.beta", 0), ("train.clip_norm", 0), ("train.learning_rate", 0),
+        ("train.warmup_ratio", 1.5), ("train.targets", "all-nonsense"), ("train.targets", ["nonsense_proj"]),
+        ("train.max_tokens", 1), ("sampling.top_p", 0), ("sampling.top_p", 1.5), ("sampling.temperature", -0.1),
+        ("endpoint", {"url": "nonsense"}), ("endpoint", {"url": "http://127.0.0.1:9", "policies": {"nonsense": "x"}}),
+        ("endpoint", {}),
     ]  # fmt: skip
     made = []
     for key, value in put_in:
         path = tuple(key.split("."))
-        made.append(Bad(f"{key}={str(value)[:60]}", path[-2:], values=put(config, path, value)))
+        words = (*path[-2:], value) if key in PLACES and isinstance(value, str) and value else path[-2:]
+        made.append(Bad(f"{key}={str(value)[:60]}", words, values=put(config, path, value)))
     deep = "a: " + "[" * 3000 + "]" * 3000
-    laughs = "\n".join(["a0: &a0 [x, x]", *(f"a{k + 1}: &a{k + 1} [*a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}]" for k in range(12))])
+    laughs = "\n".join(
+        [
+            "a0: &a0 [x, x]",
+            *(
+                f"a{k + 1}: &a{k + 1} [*a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}, *a{k}]"
+                for k in range(12)
+            ),
+        ]
+    )
     files = {
         "latin-1": (text + "name: M\xfcller\n").encode("latin-1"),
         "utf-16": text.encode("utf-16"),
@@ -169,4 +226,7 @@ def special(config: dict[str, Any]) -> list[Bad]:
         "NUL": text.encode() + b"name: a\0b\n",
         "a date as key": (text + "2020-01-01: x\n").encode(),
     }
-    return made + [Bad(f"a file with {name}", ("config.yaml", "YAML", "UTF-8", "duplicate", "twice"), raw) for name, raw in files.items()]
+    return made + [
+        Bad(f"a file with {name}", ("config.yaml", "YAML", "UTF-8", "duplicate", "twice"), raw)
+        for name, raw in files.items()
+    ]

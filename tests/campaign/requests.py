@@ -25,27 +25,39 @@ WHOLE, BLOCK = 2000, 100
 AT_ONCE = 6
 WORDS = {"good": 0.5, "kind": 0.5}
 MESSAGES = [{"role": "system", "content": "red"}, {"role": "user", "content": "red sun"}]
-ANSWERS = [{"text": "good sun", "preference": {"good": weight, "kind": 1 - weight}, "scores": {"good": 1.0, "kind": -0.5}, "truncated": False} for weight in (0.75, 0.25)]  # fmt: skip
+ANSWERS = [{"text": "good sun", "preference": {"good": weight, "kind": 1 - weight}, "scores": {"good": 1.0, "kind": -0.5},
+"truncated": False} for weight in (0.75, 0.25)]  # fmt: skip
 RIGHT: Sequence[tuple[str, str, dict[str, Any]]] = (
-    ("POST", "/v1/chat/completions", {"model": "dpo-soup", "messages": MESSAGES, "preference": WORDS, "max_tokens": 4, "temperature": 0.7, "top_p": 0.9, "seed": 3, "n": 2, "stop": ["moon"], "stream": False}),
-    ("POST", "/v1/chat/completions", {"messages": [*MESSAGES, {"role": "assistant", "content": "sun"}, MESSAGES[1]], "preference": "good+kind", "max_completion_tokens": 3, "stream": True, "stream_options": {"include_usage": True}}),
-    ("POST", "/v1/completions", {"model": "dpo-soup", "prompt": ["red sun", "moon"], "preference": "good=0.5,kind=0.5", "max_tokens": 3, "n": 1}),
+    ("POST", "/v1/chat/completions", {"model": "dpo-soup", "messages": MESSAGES, "preference": WORDS, "max_tokens": 4,
+    "temperature": 0.7, "top_p": 0.9, "seed": 3, "n": 2, "stop": ["moon"], "stream": False}),
+    ("POST", "/v1/chat/completions", {"messages": [*MESSAGES, {"role": "assistant", "content": "sun"}, MESSAGES[1]],
+    "preference": "good+kind", "max_completion_tokens": 3, "stream": True, "stream_options": {"include_usage": True}}),
+    ("POST", "/v1/completions", {"model": "dpo-soup", "prompt": ["red sun", "moon"], "preference": "good=0.5,kind=0.5",
+    "max_tokens": 3, "n": 1}),
     ("POST", "/api/choose", {"policy": "dpo-soup", "floors": {"good": 0.0}}),
     ("POST", "/api/profiles", {"name": "someone"}),
     ("PUT", "/api/presets/mine", {"profile": "someone", "policy": "dpo-soup", "preference": {"good": 0.4, "kind": 0.6}}),
-    ("POST", "/api/votes", {"profile": "someone", "policy": "dpo-soup", "messages": MESSAGES[1:], "first": ANSWERS[0], "second": ANSWERS[1], "winner": "first", "objective": None}),
+    ("POST", "/api/votes", {"profile": "someone", "policy": "dpo-soup", "messages": MESSAGES[1:], "first": ANSWERS[0],
+    "second": ANSWERS[1], "winner": "first", "objective": None}),
     ("POST", "/api/elicit/next", {"profile": "someone", "policy": "dpo-soup"}),
 )  # fmt: skip
 """A right body of each route."""
-READ = ("/api/front", "/api/profiles", "/api/presets?profile=someone", "/api/population", "/api/audit", "/v1/models", "/metrics", "/health", "/api/expected?preference=good%2Bkind", "/")  # fmt: skip
+READ = ("/api/front", "/api/profiles", "/api/presets?profile=someone", "/api/population", "/api/audit", "/v1/models",
+"/metrics", "/health", "/api/expected?preference=good%2Bkind", "/")  # fmt: skip
 """Addresses that answer with 200 before and after."""
 VALUES: Sequence[Any] = (
-    None, True, False, 0, -1, 1, 7, 2**31, 2**63, -(2**63), 2**64, 10**400, 0.5, 1.5, -0.0, 1e308, -1e308, 5e-324, float("nan"), float("inf"), -float("inf"),
-    "", " ", "\0", "\ud800", "good", "nonsense", "x" * 5000, "ü" * 50, "good=1,kind=0", "good=nan", "../../x", "a/b", "<pad>", "</s><u>", "{{ 1 }}", "'; DROP TABLE votes; --",
-    [], [[]], [None], ["good"], ["good", "good"], [0.5, 0.5], [1] * 300, {}, {"a": 1}, {"good": 1.0}, {"good": 1e308, "kind": -1e308}, {"good": -1.0, "kind": 2.0}, {"type": "text", "text": "x"}, [{"type": "image_url", "image_url": {"url": "x"}}],
-    {"role": "user", "content": "x"}, [{"role": "user", "content": None}], "first", "tie", "user", "assistant", "tool", "dpo-soup@mine", "dpo-soup@nonsense",
+    None, True, False, 0, -1, 1, 7, 2**31, 2**63, -(2**63), 2**64, 10**400, 0.5, 1.5, -0.0, 1e308, -1e308, 5e-324,
+    float("nan"), float("inf"), -float("inf"),
+    "", " ", "\0", "\ud800", "good", "nonsense", "x" * 5000, "ü" * 50, "good=1,kind=0", "good=nan", "../../x", "a/b", "<pad>",
+    "</s><u>", "{{ 1 }}", "'; DROP TABLE votes; --",
+    [], [[]], [None], ["good"], ["good", "good"], [0.5, 0.5], [1] * 300, {}, {"a": 1}, {"good": 1.0}, {"good": 1e308,
+    "kind": -1e308}, {"good": -1.0, "kind": 2.0}, {"type": "text", "text": "x"}, [{"type": "image_url", "image_url": {"url": "x"}}],
+    {"role": "user", "content": "x"}, [{"role": "user", "content": None}], "first", "tie", "user", "assistant", "tool",
+    "dpo-soup@mine", "dpo-soup@nonsense",
 )  # fmt: skip
-KEYS = ("refusal", "name", "tool_calls", "tools", "response_format", "logprobs", "logit_bias", "user", "n", "best_of", "top_k", "min_p", "chat_template_kwargs", "metadata", "seed", "nonsense", "scores", "profile", "preference", "model", "a\0b", "")  # fmt: skip
+KEYS = ("refusal", "name", "tool_calls", "tools", "response_format", "logprobs", "logit_bias", "user", "n", "best_of", "top_k",
+"min_p", "chat_template_kwargs", "metadata", "seed", "nonsense", "scores", "profile", "preference", "model", "a\0b",
+"")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,9 +89,12 @@ def mutated(chance: random.Random) -> Sent:
     elif kind < 0.11:
         raw = raw[:-1] + b', "seed": 1, "seed": 2}'
     if path.startswith("/api/presets/") and chance.random() < 0.5:
-        path = "/api/presets/" + chance.choice(("a%2Fb", "%00", "..", "x" * 300, "%F0%9F%8C%9E", "%ED%A0%80", "a b"))
+        path = "/api/presets/" + chance.choice(
+            ("a%2Fb", "%00", "..", "x" * 300, "%F0%9F%8C%9E", "%ED%A0%80", "a b")
+        )
     if chance.random() < 0.04:
-        return Sent(method, path, raw, (("content-type", chance.choice(("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json; charset=latin-1"))),))  # fmt: skip
+        return Sent(method, path, raw, (("content-type", chance.choice(("text/plain", "application/x-www-form-urlencoded",
+        "multipart/form-data", "application/json; charset=latin-1"))),))  # fmt: skip
     return Sent(method, path, raw)
 
 
@@ -146,7 +161,9 @@ def fuzz(run: str, seed: int, size: int) -> None:
             def send(sent: Sent, hasty: bool) -> None:
                 began = time.monotonic()
                 try:
-                    with client.stream(sent.method, sent.path, content=sent.body, headers=sent.headers) as response:
+                    with client.stream(
+                        sent.method, sent.path, content=sent.body, headers=sent.headers
+                    ) as response:
                         status = response.status_code
                         text = "" if hasty and status == 200 else response.read().decode("utf-8", "replace")
                 except httpx.HTTPError as error:

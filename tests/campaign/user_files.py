@@ -57,7 +57,18 @@ def places(made: World) -> dict[str, tuple[str, tuple[object, ...] | str]]:
     def code(call: str) -> str:
         return SAVE.format(policy=str(run / "policies" / "dpo-soup"), model=model, call=call)
 
-    sample = ("data", "sample", data, "mine/out.jsonl", "--model", model, "--responses", 1, "--max-new-tokens", 2)
+    sample = (
+        "data",
+        "sample",
+        data,
+        "mine/out.jsonl",
+        "--model",
+        model,
+        "--responses",
+        1,
+        "--max-new-tokens",
+        2,
+    )
     return {
         "score fit": ("mine", ("score", "fit", made.folder / "many.jsonl", "--objective", "good", "--folder", "mine")),
         "export lora": ("mine", ("export", run, "mine", *AT)),
@@ -84,7 +95,8 @@ def places(made: World) -> dict[str, tuple[str, tuple[object, ...] | str]]:
         "data select": ("mine", ("data", "select", data, "--k", 2, "--out", "mine", "--jsonl", "mine/chosen.jsonl")),
         "from votes": ("mine", ("data", "from-votes", "store.sqlite", "mine/thesis.jsonl")),
         "add objective": ("run/adapters/dpo-bad", ("add-objective", "run", "bad", "--score", "{rule: length, unit: words}")),
-        "front": ("run/policies/soup", ("front", "config.yaml", "--adapter", f"good={run}/adapters/dpo-good/adapter", "--adapter", f"kind={run}/adapters/dpo-kind/adapter")),
+        "front": ("run/policies/soup", ("front", "config.yaml", "--adapter", f"good={run}/adapters/dpo-good/adapter",
+        "--adapter", f"kind={run}/adapters/dpo-kind/adapter")),
         "sweep": ("run/policies/dpo-soup", ("sweep", "config.yaml")),
         "report": ("run/report.html", ("run", "config.yaml")),
     }  # fmt: skip
@@ -92,7 +104,22 @@ def places(made: World) -> dict[str, tuple[str, tuple[object, ...] | str]]:
 
 FRESH = ("", " (new run)")
 """Whether the run was finished before the files came."""
-CLIMBING = ("../../victim", "../victim", "a/b", "/absolute", "x" * 300, "..", ".", "a\\b", "a\0b", "CON", " ", "-p", "a=b,c", "ü")
+CLIMBING = (
+    "../../victim",
+    "../victim",
+    "a/b",
+    "/absolute",
+    "x" * 300,
+    "..",
+    ".",
+    "a\\b",
+    "a\0b",
+    "CON",
+    " ",
+    "-p",
+    "a=b,c",
+    "ü",
+)
 """Names that are no name of a folder, or hardly."""
 NAMED: dict[str, Callable[[dict[str, Any], str], None]] = {
     "objective": lambda config, name: config["score"][0].update(objective=name),
@@ -108,10 +135,16 @@ def trials(count: int | None, chance: random.Random) -> Sequence[Trial]:
         return Trial(KIND, place + FRESH[fresh], lambda bench: kept(bench, place, fresh))
 
     def named(key: str, name: str) -> Trial:
-        return Trial(KIND, f"{key} {CLIMBING.index(name)} {plain(name[:20])}", lambda bench: inside(bench, key, name))
+        return Trial(
+            KIND, f"{key} {CLIMBING.index(name)} {plain(name[:20])}", lambda bench: inside(bench, key, name)
+        )
 
     made = [at(place, False) for place in places(World("", Path(), 0, 0))]
-    made += [at(place, True) for place, (where, _) in places(World("", Path(), 0, 0)).items() if where.startswith("run")]
+    made += [
+        at(place, True)
+        for place, (where, _) in places(World("", Path(), 0, 0)).items()
+        if where.startswith("run")
+    ]
     made += [named(key, name) for key in NAMED for name in CLIMBING]
     found = {trial.name: trial for trial in made}
     return [found[name] for name in picked(list(found), count, chance)]
@@ -146,7 +179,9 @@ def kept(bench: Bench, place: str, fresh: bool) -> str:
 def is_mine(folder: Path, where: str, name: str) -> bool:
     """Return whether a file is a person's."""
     inner = name.removeprefix(f"{where}/")
-    return inner != name and (inner == "thesis.jsonl" or (folder / name).read_text(errors="replace") == THESIS.get(inner))
+    return inner != name and (
+        inner == "thesis.jsonl" or (folder / name).read_text(errors="replace") == THESIS.get(inner)
+    )
 
 
 def votes(bench: Bench, folder: Path) -> None:
@@ -183,9 +218,10 @@ def inside(bench: Bench, key: str, name: str) -> str:
     changed = [path for path in before if after.get(path) != before[path]]
     added = [path for path in after if path not in before and not path.startswith(own)]
     if changed or added:
-        raise Fault(f"exit {ended.code}; outside the run folder it changed {changed[:4]} and made {added[:4]}")
+        raise Fault(
+            f"exit {ended.code}; outside the run folder it changed {changed[:4]} and made {added[:4]}"
+        )
     spoken(ended)
     if ended.code == 2 and squeezed(name.strip())[:40] not in squeezed(ended.text) and key not in ended.text:
         raise Fault(f"the message names neither {key} nor {name[:40]!r}: {ended.last_line}")
     return f"exit {ended.code}"
-

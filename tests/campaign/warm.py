@@ -108,6 +108,7 @@ class Warm:
         process.stdin.flush()
         answer = process.stdout.readline()
         if not answer:
+            self._process = None  # the next trial starts another one
             raise RuntimeError(f"the warm process ended with {process.wait()}")
         said = (Path(name).read_bytes().decode("utf-8", "replace") for name in (out, err))
         facts = json.loads(answer)

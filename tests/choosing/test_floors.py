@@ -18,6 +18,7 @@ from paretune.core.preference import Preference, sample_simplex, simplex_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.fronts.front import Front, mean_intervals
+from paretune.fronts.indicators import has_knee
 from paretune.fronts.intervals import bands, shrunk
 from paretune.fronts.surface import Surface
 from paretune.fronts.triangulation import barycentric, triangulate
@@ -745,6 +746,13 @@ def test_the_command_answers_floors_knee_and_dial(run):
     assert "knee" not in choose_facts(run, "soup", dial=3)
     first = choose_facts(run, "soup", dial=3, between="concise,warm")["dial"][0]
     assert first["preference"] == {"concise": 1.0, "warm": 0.0}
+
+
+def test_a_straight_front_is_said_to_have_no_knee(run):
+    facts = choose_facts(run, "soup", knee=True)
+    assert "No knee" in shown({**facts, "knee": {**facts["knee"], "bulges": False}})
+    assert "No knee" not in shown({**facts, "knee": {**facts["knee"], "bulges": True}})
+    assert facts["knee"]["bulges"] is has_knee(Surface.read(run / "front.json", "soup").for_choosing.means)
 
 
 def test_the_command_finds_out_which_policies_have_anchors(run):

@@ -38,7 +38,7 @@ BAD_CONFIGS = [
         "methods: {modpo: {method: panacea}}",
         "methods.modpo.method: 'panacea' under the name of another method",
     ),
-    ("methods: {my/own: {method: panacea}}", "use letters, digits, hyphens and underscores"),
+    ("methods: {my/own: {method: panacea}}", "it becomes the name of a folder"),
     ("methods: {mine: {method: modpo, betta: 1}}", "unknown key methods.mine.betta; did you mean 'beta'?"),
     ("methods: {modpo: {betta: 1}}", "unknown key methods.modpo.betta; did you mean 'beta'?"),
     ("data: {sorce: x}", "unknown key data.sorce; did you mean 'source'?"),

@@ -14,7 +14,6 @@ import pytest
 from paretune.core.errors import DataError
 from paretune.data.columns import parse_dialogue
 from paretune.data.dataset import ScoredDataset
-from paretune.data.formats import extract_prompt
 from paretune.data.known import KNOWN
 from paretune.data.load import DataWarning, load_data
 from paretune.data.rows import Message
@@ -401,7 +400,6 @@ def said(text: str) -> list[dict]:
         {"chosen": TALK + said("yes"), "rejected": TALK + said("no")},
         {"prompt": "Q?", "chosen": TALK + said("yes"), "rejected": TALK + said("no")},
         {"chosen": "\n\nHuman: Q?\n\nAssistant: yes", "rejected": "\n\nHuman: Q?\n\nAssistant: no"},
-        {"chosen": "Q?yes", "rejected": "Q?no"},
     ],
 )
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".json"])
@@ -455,26 +453,6 @@ def test_trl_unpaired_prompt_only_completion_and_messages(suffix, conversational
 
 
 @pytest.mark.parametrize(
-    ("chosen", "rejected"),
-    [
-        ("The sky is blue.", "The sky is green."),
-        ("The sky is", "The sky was"),
-        ("ab", "ac"),
-        ("same", "same"),
-        ("longer one", "longer"),
-        ("x", "y"),
-        (TALK + said("yes"), TALK + said("no")),
-        (TALK + said("a") + TALK + said("yes"), TALK + said("b") + TALK + said("no")),
-        (TALK + said("yes"), TALK + said("yes")),
-    ],
-)
-def test_the_implicit_prompt_is_that_of_trl(chosen, rejected) -> None:
-    data_utils = pytest.importorskip("trl.data_utils")
-    expected = data_utils.extract_prompt({"chosen": chosen, "rejected": rejected})
-    assert extract_prompt(chosen, rejected) == (expected["prompt"], expected["chosen"], expected["rejected"])
-
-
-@pytest.mark.parametrize(
     ("record", "message"),
     [
         (
@@ -485,14 +463,18 @@ def test_the_implicit_prompt_is_that_of_trl(chosen, rejected) -> None:
             {"prompt": "Q?", "chosen": "a", "rejected": ""},
             ":1: column 'rejected': expected text or messages, got ''",
         ),
-        ({"chosen": "a", "rejected": "b"}, ":1: columns 'chosen' and 'rejected' have no common beginning"),
+        ({"chosen": "a", "rejected": "b"}, ":1: no column holds the prompt of 'chosen' and 'rejected'"),
+        (
+            {"chosen": said("a"), "rejected": said("b")},
+            ":1: columns 'chosen' and 'rejected' have no common beginning",
+        ),
         (
             {"chosen": TALK + said("a"), "rejected": "b"},
             ":1: columns 'chosen' and 'rejected': one is text, the other messages",
         ),
         (
             {"prompt": "Q?", "chosen": said("a") + said("b"), "rejected": said("c")},
-            ":1: columns 'chosen' and 'rejected' have no common beginning",
+            ":1: columns 'chosen' and 'rejected': the dialogues part before the last answer",
         ),
         (
             {"prompt": TALK, "chosen": TALK, "rejected": said("c")},
@@ -500,7 +482,7 @@ def test_the_implicit_prompt_is_that_of_trl(chosen, rejected) -> None:
         ),
         (
             {"prompt": "Q?", "chosen": "a", "rejected": "b", "tools": ["x"]},
-            ":1: column 'tools' is not supported",
+            ":1: column 'tools' is not read, and looks like a part of the prompt that is not text",
         ),
         (
             {"prompt": "Q?", "completion": "a", "label": "maybe"},
@@ -599,7 +581,9 @@ def test_bad_column_maps_name_the_place(spec, message, tmp_path) -> None:
         ({"prompt": "q"}, "data: give one of name, path, hub"),
         ({"path": "x", "responses": ["a"]}, "data: a column map needs 'prompt'"),
         ([], "no data given"),
-        ("no/such/file.jsonl", "no/such/file.jsonl: no such file or folder, and not a known data set"),
+        ("no/such/file.jsonl", "no/such/file.jsonl: no such file or folder; check the path"),
+        ("hh-rlf", "hh-rlf: no such file or folder, and not a known data set; did you mean 'hh-rlhf'?"),
+        (5, "data: expected a path, a known name, a column map or a list of these, got 5"),
     ],
 )
 def test_bad_specs_are_refused(spec, message) -> None:

@@ -281,7 +281,7 @@ def test_config_says_what_it_expects() -> None:
         ({"k": 1}, "k must be at least 2, as stage 2 takes half as many, got 1"),
         ({"k": 0}, "must be at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"stage2_steps": 0}, "to end after stage 1, set stage2: false"),
+        ({"stage2_steps": 0}, "stage2_steps must be at least 1, got 0"),
         ({"prompts": 0}, "prompts must be at least 1"),
         ({"held_out": -1}, "held_out must be at least 0"),
         ({"num_layers": 0}, "num_layers must be at least 1"),

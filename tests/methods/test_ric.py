@@ -294,10 +294,10 @@ def test_a_prompt_with_a_tag_is_named(lm: LanguageModel, tmp_path: Path) -> None
         ({"map": "linf2"}, "unknown map 'linf2'; did you mean 'linf'"),
         ({"form": "level"}, "unknown form 'level'; did you mean 'levels'"),
         ({"lam": 1}, "lam must be"),
-        ({"floor": -0.1}, "floor is a place"),
+        ({"floor": -0.1}, "floor must be at least 0 and at most 1"),
         ({"quantile": 1.0}, "quantile must be at least 0 and below 1"),
-        ({"temperature": 0}, "expected temperature > 0"),
-        ({"top_p": 0}, "0 < top_p <= 1"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"top_p": 0}, "top_p must be above 0 and at most 1"),
         ({"online_rate_factor": 0}, "online_rate_factor must be above 0"),
     ],
 )

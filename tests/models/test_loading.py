@@ -208,4 +208,4 @@ def test_a_scorers_model_is_refused_for_the_same_reasons(tmp_path: Path) -> None
     folder = write_model(tmp_path / "model")
     write(folder, WEIGHTS, (folder / WEIGHTS).read_bytes()[:-9])
     with pytest.raises(ModelError, match="is cut"):
-        encoder.content_fingerprint(folder)
+        encoder.load_encoder(folder, "cpu")

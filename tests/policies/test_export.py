@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,14 @@ from paretune.methods import dpo, modpo, panacea
 from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.panacea import PanaceaConfig
-from paretune.models.adapter import stack
+from paretune.models.adapter import stack, to_peft
+from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB
 from paretune.models.language_model import LanguageModel
-from paretune.policies.catalogue import find_policy
+from paretune.policies.catalogue import exported, find_policy
+from paretune.policies.export import _names as export_names
 from paretune.policies.export import export, export_grid
 from paretune.policies.policy import Policy
+from paretune.policies.saving import load_policy
 from paretune.training.lab import Lab
 from support import records
 from support.adapters import TRAINING
@@ -113,3 +117,67 @@ def test_a_run_with_several_policies_asks_which(policies: dict[str, Policy], tmp
     assert find_policy(find_policy(tmp_path, "panacea")).name == "panacea"
     with pytest.raises(ModelError, match="no update to export"):
         export(Policy.base(policies["modpo"].lm, OBJECTIVES), ASKED, tmp_path / "x")
+
+
+def test_a_policy_loads_and_is_exported_in_the_number_format_of_its_run(
+    policies: dict[str, Policy], tmp_path: Path
+) -> None:
+    policies["panacea"].save(tmp_path / "p")
+    assert load_policy(tmp_path / "p").lm.model.dtype == torch.float32
+    assert load_policy(tmp_path / "p", "bfloat16").lm.model.dtype == torch.bfloat16
+    export(load_policy(tmp_path / "p"), ASKED, tmp_path / "dense", "dense")
+    assert json.loads((tmp_path / "dense/config.json").read_text())["dtype"] == "float32"
+
+
+def test_exports_name_the_base_model_as_the_hub_does(policies: dict[str, Policy], tmp_path: Path) -> None:
+    policy = policies["panacea"]
+    embedded = replace(policy, lm=replace(policy.lm, name=EMBEDDED))
+    export_grid(embedded, preference_grid(OBJECTIVES, 1), tmp_path / "loras")
+    manifest = json.loads((tmp_path / "loras/manifest.json").read_text())
+    assert (manifest["base_model"], manifest["model"]) == (EMBEDDED_HUB, EMBEDDED)
+    config = json.loads((tmp_path / "loras/short1-good0/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == EMBEDDED_HUB
+    together, _ = exported(tmp_path / "loras")
+    assert (together.model, together.base_name) == (EMBEDDED, EMBEDDED_HUB)
+
+
+def test_a_grid_is_written_whole_or_not_at_all(
+    policies: dict[str, Policy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, written = preference_grid(OBJECTIVES, 3), []
+
+    def fails(*arguments: object) -> None:
+        written.append(arguments)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        to_peft(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("paretune.policies.export.to_peft", fails)
+    with pytest.raises(KeyboardInterrupt):
+        export_grid(policies["panacea"], grid, tmp_path / "loras")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    export_grid(policies["panacea"], grid, tmp_path / "loras")
+    assert len(list((tmp_path / "loras").iterdir())) == 5
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="file: is a file; give a new folder"):
+        export_grid(policies["panacea"], grid, tmp_path / "file")
+
+
+def test_the_loras_of_a_fine_grid_all_have_names_of_their_own() -> None:
+    names = export_names(preference_grid(OBJECTIVES, 2000))
+    assert len(set(names.values())) == 2001
+    assert export_names([ASKED])[ASKED] == "short0.7-good0.3"
+    odd = Preference.of({"a/b": 0.5, "../c": 0.5}, ("a/b", "../c"))
+    assert export_names([odd])[odd] == "a_b0.5-.._c0.5"
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc", "..", "a/b", "", "a\\b"])
+def test_a_manifest_names_no_folder_elsewhere(policies: dict[str, Policy], tmp_path: Path, name: str) -> None:
+    export_grid(policies["panacea"], preference_grid(OBJECTIVES, 1), tmp_path / "loras")
+    file = tmp_path / "loras/manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["adapters"] = {name: next(iter(manifest["adapters"].values()))}
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=r"manifest.json: the LoRA .* is not a folder beside it"):
+        exported(tmp_path / "loras")

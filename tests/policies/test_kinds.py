@@ -123,10 +123,13 @@ def test_the_file_of_0_1_is_still_written_and_read(policies: dict[str, Policy], 
         "anchors": [{"short": 1.0, "good": 0.0}, {"short": 0.5, "good": 0.5}, {"short": 0.0, "good": 1.0}],
         "adapters": 3,
         "mixing": {"divergence": "reverse-kl", "alpha": 0.5, "candidates": 1},
+        "dtype": "float32",
     }
     assert json.loads((tmp_path / "p/policy.json").read_text()) == written
     (tmp_path / "p/policy.json").write_text(
-        json.dumps({**written, "mix": "soup", "objectives": ["a", "b", "c"], "anchors": []})
+        json.dumps(
+            {**written, "mix": "soup", "objectives": ["a", "b", "c"], "anchors": []} | {"dtype": "auto"}
+        )
     )
     assert load(tmp_path / "p", lm).kind == "soup"
 
@@ -138,6 +141,18 @@ def test_the_file_of_0_1_is_still_written_and_read(policies: dict[str, Policy], 
         ({"objectives": 3}, r"policy\.json: objectives: "),
         ({"base": "other"}, "made for base model"),
         ({"name": None}, r"policy\.json: name: "),
+        ({"dtype": "int8"}, r"policy\.json: dtype: "),
+        ({"adapters": -1}, r"policy\.json: adapters: "),
+        (
+            {"mix": "conditioned", "adapters": 0},
+            r"policy\.json: adapters: 0; a policy of the kind conditioned has one",
+        ),
+        (
+            {"mix": "mod", "mixing": {"candidates": 10**9}},
+            r"policy\.json: .*candidates must be .*at most 1024, got 1000000000",
+        ),
+        ({"mix": "mod", "mixing": {"candles": 2}}, r"unknown key mixing.candles; .*save the policy again"),
+        ({"mix": "mod", "mixing": {"alpha": "x"}}, r"policy\.json: mixing.alpha: "),
     ],
 )
 def test_a_wrong_file_ends_in_one_error_with_file_and_key(

@@ -319,6 +319,7 @@ def test_a_model_that_does_not_fit_says_how_many_devices_hold_it(tmp_path: Path)
 def test_this_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path))
     monkeypatch.setattr(calibrate, "ROUNDS", 1)
+    monkeypatch.setattr(calibrate, "_others", lambda before, after: 0.0)
     first, name = calibrate.here("float32", "cpu")
     assert name == "float32" and first.host and first.memory > 1e9
     rates = first.rates[name]
@@ -326,6 +327,21 @@ def test_this_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert 1e8 < rates.matmul < 1e14 and rates.launch < 1e-3
     monkeypatch.setattr(calibrate, "measure", lambda *_: pytest.fail("measured twice"))
     assert calibrate.here("float32", "cpu")[0].rates[name] == rates
+
+
+def test_what_is_measured_on_a_busy_machine_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path))
+    rates = calibrate.Rates(1e11, 1e10, 1e10, 1e10, 1e-5, 1e10)
+    monkeypatch.setattr(calibrate, "measure", lambda *_: rates)
+    monkeypatch.setattr(calibrate, "_others", lambda before, after: 0.5)
+    first, _ = calibrate.here("float32", "cpu")
+    assert "measured while other programs used 50% of the processors, so not kept" in first.assumptions
+    assert not list(tmp_path.rglob("*.json"))
+    monkeypatch.setattr(calibrate, "_others", lambda before, after: 0.0)
+    assert "not kept" not in calibrate.here("float32", "cpu")[0].assumptions
+    assert len(list(tmp_path.rglob("*.json"))) == 1
 
 
 # The command

@@ -190,6 +190,26 @@ def test_too_few_pairs(tmp_path, fake_encoder):
     assert not (tmp_path / "h").exists()
 
 
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.array([np.nan, 1.0]), "NaN or infinite"),
+        (np.array([np.inf, 1.0]), "NaN or infinite"),
+        (np.ones(2, np.int8), "number format I8, expected F64"),
+        (np.ones(2, bool), "number format BOOL"),
+        (np.ones(2, np.float32), "number format F32"),
+        (np.ones((2, 1)), "is no vector"),
+    ],
+)
+def test_a_head_of_other_numbers_is_refused(tmp_path, fake_encoder, weight, message):
+    from safetensors.numpy import save_file
+
+    bt.fit_head(polite_data(), "polite", tmp_path / "head", encoder=str(fake_encoder[0]))
+    save_file({"weight": weight}, tmp_path / "head" / "head.safetensors")
+    with pytest.raises(ModelError, match=message):
+        bt.load_head(tmp_path / "head")
+
+
 def test_heads_that_cannot_be_used(tmp_path, fake_encoder):
     encoder = fake_encoder[0]
     folder = tmp_path / "head"
@@ -200,7 +220,7 @@ def test_heads_that_cannot_be_used(tmp_path, fake_encoder):
     with pytest.raises(ModelError, match="restore that encoder, or fit the head again"):
         bradley_terry("polite", str(folder))([(Message("user", "a"),)], ["b"], [False])
     (folder / "head.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ModelError, match="damaged head"):
+    with pytest.raises(ModelError, match=r"head.safetensors: is damaged"):
         bt.load_head(folder)
     (folder / "head.json").write_text("{")
     with pytest.raises(ParetuneError, match="not valid JSON"):

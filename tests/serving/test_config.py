@@ -64,6 +64,39 @@ def test_a_wrong_setting_is_named_with_its_place(
         ServeConfig.read(run_folder(tmp_path, config), options)
 
 
+@pytest.mark.parametrize(
+    ("config", "state"),
+    [
+        (None, "is missing"),
+        ("", "is empty"),
+        ("name: x\n", "has no serve.floors"),
+        ("serve: {queue: 3}", "has no serve.floors"),
+    ],
+)
+def test_a_run_whose_minimum_weights_are_lost_is_not_served_without_bounds(
+    tmp_path: Path, config: str | None, state: str
+) -> None:
+    run = run_folder(tmp_path, config or "")
+    (run / "versions.json").write_text("{}")
+    policy = run / "policies" / "soup"
+    policy.mkdir(parents=True)
+    if config is None:
+        (run / "config.yaml").unlink()
+    for place in (run, policy):
+        with pytest.raises(ConfigError, match=f"config.yaml: {state}, so the minimum weights .* --floor"):
+            ServeConfig.read(place, {})
+        assert ServeConfig.read(place, {"floors": {"short": 0.1}}).floors == {"short": 0.1}
+
+
+def test_the_folder_of_a_policy_keeps_the_minimum_weights_of_its_run(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, "serve: {floors: {short: 0.4}}")
+    (run / "policies" / "soup").mkdir(parents=True)
+    assert ServeConfig.read(run / "policies" / "soup", {}).floors == {"short": 0.4}
+    (run / "config.yaml").write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="expected a mapping of settings, got list"):
+        ServeConfig.read(run, {})
+
+
 def test_config_and_address_of_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fastapi")
     from paretune.serving.command import configured

@@ -124,8 +124,9 @@ class FakeBackend:
 @contextmanager
 def live(service: Service, at: Address | None = None) -> Iterator[str]:
     """Serve on a free port in a thread; yield the address."""
-    app = make_app(service)
-    config = configuration(app, at or Address(port=0))
+    at = at or Address(port=0)
+    app = make_app(service, at)
+    config = configuration(app, at)
     config.log_level = "warning"
     config.configure_logging()
     sock = config.bind_socket()

@@ -362,3 +362,37 @@ def test_damaged_cache_and_checkpoint_name_the_file(lm: LanguageModel, tmp_path:
     (tmp_path / "cache" / "logps.sqlite").write_bytes(b"damaged")
     with pytest.raises(ScoreError, match=r"logps\.sqlite: the score cache is damaged"):
         lab.pair_table(found)
+
+
+def test_pairs_are_drawn_among_those_that_are_short_enough(lm: LanguageModel, tmp_path: Path) -> None:
+    """The choice has as many pairs as the run has steps for, although most of the data are too long."""
+    short = pairs(make_dataset(6), "good")
+    padded = [replace(pair, chosen=pair.chosen + " word" * 60) for pair in short * 5]
+    mixed = [*padded[:15], *short, *padded[15:]]
+    limit = max(
+        len(lm.encode_prompt(p.prompt)) + max(len(lm.encode_response(t)) for t in (p.chosen, p.rejected))
+        for p in short
+    )
+    lab = Lab(
+        lm, tmp_path, replace(TRAINING, max_tokens=limit, steps=len(short) - 2, batch_pairs=1, accumulate=1)
+    )
+    table = lab.train_table(mixed, "good")
+    assert len(table) == len(short) - 2 and set(table.pairs) <= set(short)
+    (said,) = lab.left_out
+    assert "drawn pairs of the objective 'good' are longer than" in said
+
+
+def test_weight_and_margin_of_the_data_are_in_the_loss(lm: LanguageModel, tmp_path: Path) -> None:
+    dataset = make_dataset(4)
+    rows = tuple(replace(row, weight=0.5, margin=2.0) for row in dataset.rows)
+    table = Lab(lm, tmp_path, TRAINING).pair_table(pairs(replace(dataset, rows=rows), "good"))
+    assert table.weight.tolist() == [0.5] * len(table) and table.margin.tolist() == [2.0] * len(table)
+    weighed = pair_loss(torch.zeros(1), 0.1, margin=table.margin[:1], weight=table.weight[:1])
+    assert float(weighed) == pytest.approx(0.5 * math.log(1 + math.exp(2)))
+
+
+def test_a_missing_pair_names_the_objective(lm: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match="no prompt has two responses that the objective 'good' tells apart"
+    ):
+        Lab(lm, tmp_path, TRAINING).pair_table([], "good")

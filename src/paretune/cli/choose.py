@@ -15,6 +15,7 @@ from paretune.choosing.floors import choose, knee_preference, parse_floors
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
+from paretune.fronts.indicators import has_knee
 from paretune.fronts.record import FILE
 from paretune.fronts.surface import Surface
 from paretune.reports.wording import decimals, number
@@ -70,7 +71,10 @@ def choose_facts(
         facts["choice"] = choose(surface, floors).to_dict()
         facts["dual"] = _dual(file.parent, surface, floors)
     if knee:
-        facts["knee"] = _row(surface, knee_preference(surface))
+        facts["knee"] = {
+            **_row(surface, knee_preference(surface)),
+            "bulges": has_knee(surface.for_choosing.means),
+        }
     if dial or between:
         start, end = _ends(between, surface)
         steps = Dial.of(surface, start, end).steps(dial or STEPS)
@@ -91,7 +95,7 @@ def render(facts: Mapping[str, Any]) -> Group:
     if "choice" in facts:
         rows.append(("floors", facts["choice"]))
     if "knee" in facts:
-        rows.append(("knee", facts["knee"]))
+        rows.append(("knee" if facts["knee"]["bulges"] else "no knee", facts["knee"]))
     rows += [(f"dial {step['position']:.2f}", step) for step in facts.get("dial", ())]
     table = Table(title=f"{facts['policy']}: preferences and the scores to expect", title_justify="left")
     for column in ("", "preference", *objectives):
@@ -118,6 +122,12 @@ def render(facts: Mapping[str, Any]) -> Group:
     if any(not row["expected"]["measured"] for _, row in rows):
         parts.append(
             Text(f"* not measured itself, but interpolated between {facts['measured']} measured preferences")
+        )
+    if not facts.get("knee", {}).get("bulges", True):
+        parts.append(
+            Text(
+                "No knee: the front is straight or bends inwards, so no point stands out; shown is the one that bulges most."
+            )
         )
     if facts["anchored"]:
         parts.append(

@@ -9,6 +9,7 @@ import typer
 
 from paretune.cli import serving as serve_commands
 from paretune.cli.output import JsonOption, tell
+from paretune.core.bounds import SEEDS
 
 data = typer.Typer(help="Inspect, convert, sample and select preference data.", no_args_is_help=True)
 score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
@@ -25,7 +26,9 @@ Source = Annotated[
 ObjectiveOption = Annotated[
     str | None, typer.Option(help="The objective that the labels compare, for data that do not name it.")
 ]
-PathOption = Annotated[Optional[Path], typer.Option("--path", help="The local folder of a known data set.")]  # noqa: UP045
+PathOption = Annotated[
+    Path | None, typer.Option("--path", help="The local file or folder of a known data set.")
+]
 SplitOption = Annotated[
     str | None,
     typer.Option(
@@ -97,16 +100,21 @@ def data_convert(
 def data_sample(
     source: Source,
     target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: SplitOption = None,
     model: Annotated[
         str, typer.Option(help="The model: an embedded name, a hub name, a folder or a GGUF file.")
     ] = "smollm2-135m",
-    responses: Annotated[int, typer.Option(help="The number of responses per prompt.")] = 4,
-    max_new_tokens: Annotated[int, typer.Option(help="The length limit of a response, in tokens.")] = 160,
-    temperature: Annotated[float, typer.Option(help="The sampling temperature.")] = 0.9,
+    responses: Annotated[int, typer.Option(help="The number of responses per prompt.", min=1)] = 4,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="The length limit of a response, in tokens.", min=1)
+    ] = 160,
+    temperature: Annotated[float, typer.Option(help="The sampling temperature.", min=0, max=100)] = 0.9,
     top_p: Annotated[float, typer.Option(help="The probability that nucleus sampling keeps.")] = 0.95,
-    batch_size: Annotated[int, typer.Option(help="The number of rows decoded together.")] = 64,
-    limit: Annotated[int, typer.Option(help="The largest number of prompts to use; 0 for all.")] = 0,
-    seed: Annotated[int, typer.Option(help="The seed of the sampling.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="The number of rows decoded together.", min=1)] = 64,
+    limit: Annotated[int, typer.Option(help="The largest number of prompts to use; 0 for all.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)] = 0,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
     endpoint: Annotated[
         str | None,
@@ -118,23 +126,20 @@ def data_sample(
         str, typer.Option(help="The name of the server's model; by default its only one.")
     ] = "",
     concurrency: Annotated[
-        int, typer.Option(help="The number of requests to the server at the same time.")
+        int, typer.Option(help="The number of requests to the server at the same time.", min=1)
     ] = 32,
 ) -> None:
     """Sample responses from a language model for every prompt."""
     import shutil
     from dataclasses import replace
 
-    from paretune.core.errors import ConfigError
     from paretune.core.sampling import Sampling
     from paretune.generation.endpoint import Endpoint
     from paretune.generation.sample import sample_dataset, sample_remotely
     from paretune.models.language_model import load
 
-    if responses < 1 or limit < 0:
-        raise ConfigError(f"expected --responses >= 1 and --limit >= 0, got {responses} and {limit}")
     sampling = Sampling(max_new_tokens, temperature, top_p, batch_size)
-    dataset = _load(source, None, None, None)
+    dataset = _load(source, path, objective, split)
     dataset = replace(dataset, rows=dataset.rows[: limit or None])
     parts = target.with_name(target.name + ".parts")
     counted = ""
@@ -198,17 +203,32 @@ def score_fit(
 
 
 def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
-    """Load data as `paretune.data.load` does; a .yaml file is a column map."""
+    """Load data as `paretune.data.load` does; a .yaml file is a column map, whose path may be beside it."""
+    from paretune.core.errors import DataError
     from paretune.data.load import load_data
 
-    if source.endswith((".yaml", ".yml")):
-        import yaml
+    if not source.endswith((".yaml", ".yml")):
+        return load_data(source, split, path=path, objective=objective)
+    from paretune.core.yaml_text import read_yaml
 
-        from paretune.core.errors import DataError
-
-        try:
-            spec = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise DataError(f"{source}: cannot read the column map ({error})") from error
-        return load_data(spec, split)
-    return load_data(source, split, path=path, objective=objective)
+    spec = read_yaml(source, "the column map")
+    if not isinstance(spec, dict):
+        raise DataError(
+            f"{source}: expected a column map (path: and the columns, see docs/data.md), got {spec!r:.60}"
+        )
+    given = spec.get("path")
+    if (
+        isinstance(given, str)
+        and "\0" not in given
+        and not Path(given).exists()
+        and (beside := Path(source).parent / given).exists()
+    ):
+        spec = {**spec, "path": str(beside)}
+    try:
+        return load_data(spec, split, path=path, objective=objective)
+    except DataError as error:
+        raise DataError(
+            f"{source}: {str(error).removeprefix('data: ')}"
+            if str(error).startswith("data: ")
+            else str(error)
+        ) from error

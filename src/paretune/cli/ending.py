@@ -91,6 +91,8 @@ def _told(message: str, code: int) -> int:
 def _unexpected(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in OUTPUT and error.filename is None:
         return _told(_output(error), MISTAKE)
+    if isinstance(error, OSError) and error.filename is not None:
+        return _told(f"{error.filename}: {error.strerror}", MISTAKE)
     if any(words in str(error).lower() for words in NO_MEMORY):
         return _told(_memory(error), MISTAKE)
     words = " ".join(str(error).split())

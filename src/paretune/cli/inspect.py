@@ -31,6 +31,7 @@ def render(inspection: Inspection) -> Group:
         ("rows repeating a prompt", inspection.repeated_prompts),
         ("responses", inspection.responses),
         ("responses repeated in a row", inspection.identical_responses),
+        *([("rows without a response", inspection.bare_rows)] if inspection.bare_rows else []),
     ):
         overview.add_row(label, f"{value:,}")
     overview.add_row("responses cut by a limit", _percent(inspection.truncated_share))
@@ -83,7 +84,8 @@ def render(inspection: Inspection) -> Group:
         rest = [sum(counts[10:]) for counts in (inspection.layers_by_prompt, inspection.layers_overall)]
         fronts.add_row("10 and more", *[f"{count:,}" for count in rest])
     shown = [overview, words, *([scores] if names else []), *([conflicts] if len(names) > 1 else [])]
-    return Group(*shown, *([fronts] if depth else []))
+    notes = [Text(f"Note: {note}", style="yellow") for note in inspection.notes]
+    return Group(*shown, *([fronts] if depth else []), *notes)
 
 
 def _number(value: float) -> str:

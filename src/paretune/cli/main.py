@@ -17,6 +17,7 @@ from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
 from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
+from paretune.cli.usage import Commands
 from paretune.core.bounds import SEEDS
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="From preference data over several objectives to one language model that you steer along its measured Pareto front.",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

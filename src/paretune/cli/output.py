@@ -41,7 +41,8 @@ def tell_report(report: Path, as_json: bool = False) -> None:
         tell({"report": report, **facts_of(record)}, True, str)
         return
     show(render(record))
-    typer.echo(f"Report: {report}")
+    here = Path.cwd()
+    typer.echo(f"Report: {report.relative_to(here) if report.is_relative_to(here) else report}")
 
 
 def plain(value: Any) -> Any:

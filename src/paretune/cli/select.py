@@ -67,6 +67,14 @@ def select_command(
     if out is not None and len(objectives) == 1:
         raise ConfigError(f"--out: one objective ({objectives[0]}) has no rays to draw; leave it out")
     responses = candidates(dataset, _collapsed)
+    if len(responses.rows) == 0:
+        reasons = (
+            ", ".join(f"{count} {reason}" for reason, count in responses.dropped.items()) or "there are none"
+        )
+        raise DataError(
+            f"the data have no response to choose from: all are left out ({reasons}); collapsed ones have fewer than 5 words, or "
+            "repeat themselves"
+        )
     selection = select(
         responses.scores,
         simplex_grid(len(objectives), preferences - 1),

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from paretune.cli.output import JsonOption, tell
+from paretune.core.bounds import SEEDS
 from paretune.core.errors import ConfigError
 
 Run = Annotated[Path, typer.Argument(help="A run's folder, the folder of one policy, or exported LoRAs.")]
@@ -92,6 +93,13 @@ def serve(
     max_connections: Annotated[
         int | None, typer.Option(help="The number of open connections, by default 512.", min=1)
     ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(help="The least level of the log: debug, info (by default), warning or error."),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="The form of the log: text (by default) or json.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
     upstream: Annotated[
         str | None, typer.Option(help="The URL of a LoRA server that generates the text; needs --manifest.")
@@ -124,9 +132,14 @@ def chat(
     ] = None,
     policy: Annotated[str | None, typer.Option(help="The policy of the run.")] = None,
     max_tokens: Annotated[int, typer.Option(help="The length limit of answers, in tokens.", min=1)] = 256,
-    temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0.0)] = 0.7,
+    temperature: Annotated[
+        float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
+    ] = 0.7,
     seed: Annotated[
-        int, typer.Option(help="The seed of the first answer; each further answer adds one.")
+        int,
+        typer.Option(
+            help="The seed of the first answer; each further answer adds one.", min=0, max=SEEDS - 1
+        ),
     ] = 0,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, partial
+from numbers import Integral, Real
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -24,25 +25,26 @@ LARGEST = 10**18
 """Beyond it a number is a slip of the keyboard: no machine counts as far, and no rate or scale is as large."""
 
 
-def check_bounds(settings: object) -> None:
+def check_bounds(settings: Any) -> None:
     """Check the numbers of a dataclass of settings by the bounds in its annotations; call it in ``__post_init__``.
 
     Raises:
         ConfigError: A value that is no number where one is due, not finite, or out of bounds; the message begins with its name.
     """
-    for name, (kind, bounds) in _numbers(type(settings)).items():
-        value = getattr(settings, name)
+    for name, (kind, bounds) in _numbers(type(settings)).items():  # type: ignore[arg-type]
+        value: Any = getattr(settings, name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        number: Any = value if isinstance(value, Integral if kind is int else Real) else None
+        if number is None or isinstance(number, bool):
             raise ConfigError(f"{name}: expected {words(kind)}, got {value!r:.60}")
-        if fault := out_of_bounds(value, bounds):
+        if fault := out_of_bounds(number, bounds):
             raise ConfigError(f"{name} {fault}")
 
 
 def out_of_bounds(value: float, bounds: tuple[Any, ...] = ()) -> str:
     """Return what is wrong with a number, such as ``must be at least 1, got 0``; empty where nothing is."""
-    if isinstance(value, float) and not math.isfinite(value):
+    if not isinstance(value, Integral) and not math.isfinite(value):
         return f"must be a finite number, got {value}"
     if not all(map(partial(_within, value), bounds)):
         return f"must be {described(bounds)}, got {_short(value)}"
@@ -52,16 +54,17 @@ def out_of_bounds(value: float, bounds: tuple[Any, ...] = ()) -> str:
 
 
 def _within(value: float, bound: Any) -> bool:
-    match bound:
-        case Ge(least):
-            return bool(value >= least)
-        case Gt(least):
-            return bool(value > least)
-        case Le(most):
-            return bool(value <= most)
-        case Lt(most):
-            return bool(value < most)
-    return True
+    if isinstance(bound, Ge):
+        return value >= _edge(bound.ge)
+    if isinstance(bound, Gt):
+        return value > _edge(bound.gt)
+    if isinstance(bound, Le):
+        return value <= _edge(bound.le)
+    return value < _edge(bound.lt)
+
+
+def _edge(number: Any) -> float:
+    return number  # type: ignore[no-any-return]
 
 
 def _short(value: float) -> str:

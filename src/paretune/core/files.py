@@ -270,7 +270,10 @@ def cache_folder() -> Path:
     explicit = os.environ.get("PARETUNE_CACHE")
     if explicit:
         return home_expanded(explicit, "PARETUNE_CACHE")
-    place = home_expanded(str(user_cache_path("paretune", appauthor=False)), CACHE)
+    try:
+        place = home_expanded(str(user_cache_path("paretune", appauthor=False)), CACHE)
+    except RuntimeError as error:
+        raise _homeless("~/.cache", CACHE) from error
     earlier = home_expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", CACHE) / "paretune"
     if place == earlier or place.exists() or not earlier.exists():
         return place
@@ -286,16 +289,25 @@ def _say_earlier(earlier: Path, place: Path) -> None:
 
 
 def home_expanded(path: str, what: str) -> Path:
-    """Return an absolute path in which ``~`` and ``~USER`` stand for a home folder.
+    """Return an absolute path in which ``~`` and ``~USER`` stand for a home folder, see :func:`expanded`."""
+    return expanded(path, what).absolute()
+
+
+def expanded(path: str | Path, what: str) -> Path:
+    """Return a path in which ``~`` and ``~USER`` stand for a home folder.
 
     Raises:
-        ParetuneError: There is no such home folder.
+        ParetuneError: There is no such home folder; ``what`` names the path in the message.
     """
     try:
-        return Path(path).expanduser().absolute()
+        return Path(path).expanduser()
     except RuntimeError as error:
-        cure = "set PARETUNE_CACHE to a folder that can be written" if what == CACHE else "give a full path"
-        raise ParetuneError(f"{what}: {path!r}: there is no such home folder; {cure}") from error
+        raise _homeless(path, what) from error
+
+
+def _homeless(path: str | Path, what: str) -> ParetuneError:
+    cure = "set PARETUNE_CACHE to a folder that can be written" if what == CACHE else "give a full path"
+    return ParetuneError(f"{what}: {str(path)!r}: there is no such home folder; {cure}")
 
 
 def scratch_file() -> IO[bytes]:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 
 from paretune.core.errors import ParetuneError
@@ -105,7 +106,8 @@ def _first_to_fail() -> bool:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(*address, is_master=False, wait_for_workers=False)
+        waited = timedelta(seconds=2 * GRACE)
+        store = TCPStore(*address, is_master=False, wait_for_workers=False, timeout=waited)
         return store.add(f"paretune/failed/{attempt}", 1) == 1
     except (KeyError, ValueError, RuntimeError):
         return True

@@ -1,4 +1,4 @@
-"""Columns of a record: values, texts, and dialogues written as one text."""
+"""Columns of a record: values, texts, answers, and dialogues written as one text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from paretune.core.errors import DataError
-from paretune.data.readers import Record
-from paretune.data.rows import Message, Prompt
+from paretune.data.readers import Cell, NotJson, Record, parse_json
+from paretune.data.rows import Message, Prompt, message_from, number_from, prompt_from
 
 Records = Iterable[tuple[str, Record]]
 """``(where, record)``: the origin of a record, for messages, and its columns."""
@@ -16,6 +16,8 @@ Records = Iterable[tuple[str, Record]]
 
 def take(record: Record, column: str, where: str) -> Any:
     """Return a column's value; a missing column is a DataError that lists the columns found."""
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected an object with {column!r}, got {record!r:.60}")
     if column not in record:
         raise DataError(
             f"{where}: column {column!r} is missing; found {', '.join(map(repr, record)) or 'none'}"
@@ -26,9 +28,163 @@ def take(record: Record, column: str, where: str) -> Any:
 def text_of(record: Record, column: str, where: str) -> str:
     """Return a column that must hold text."""
     value = take(record, column, where)
+    if isinstance(value, NotJson):
+        raise DataError(
+            f"{where}: column {column!r}: {value!r} is not JSON; write text, or leave the record out"
+        )
     if not isinstance(value, str):
         raise DataError(f"{where}: column {column!r}: expected text, got {value!r:.60}")
+    return str(value)
+
+
+def list_of(record: Record, column: str, where: str) -> list[Any]:
+    """Return a column that must hold a list."""
+    value = take(record, column, where)
+    if not isinstance(value, list):
+        raise DataError(f"{where}: column {column!r}: expected a list, got {value!r:.60}")
     return value
+
+
+def is_empty(value: object) -> bool:
+    """Return whether a value says nothing: null, or empty text, list or object, also as JSON in a text."""
+    return (
+        value is None
+        or value in ("", [], {})
+        or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
+    )
+
+
+def parsed_cell(value: Any, where: str) -> Any:
+    """Return the messages that a CSV cell holds as JSON; any other value is itself.
+
+    A cell is messages where it parses as a list of which every item has a role and a content; else it is text.
+    """
+    if not isinstance(value, Cell) or not re.match(r"\[\{\s*['\"]", value):
+        return value
+    if not value.rstrip().endswith("]") or not all(
+        re.search(rf"['\"]{name}['\"]\s*:", value) for name in ("role", "content")
+    ):
+        return value
+    items = parse_json(value, where)
+    roled = isinstance(items, list) and all(
+        isinstance(item, dict) and {"role", "content"} <= set(item) for item in items
+    )
+    return items if roled else value
+
+
+def messages_of(value: Any, column: str, where: str) -> Prompt:
+    """Return a column that must hold a list of messages, or one message."""
+    value = parsed_cell(value, f"{where}: column {column!r}")
+    if isinstance(value, dict):
+        return (message_from(value, column, where),)
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: column {column!r}: expected a list of messages, got {value!r:.60}")
+    if all(isinstance(item, str) for item in value):
+        raise DataError(
+            f"{where}: column {column!r}: a list of texts, expected a text or messages; for several responses per record map the "
+            f"columns, as in prompt: prompt, responses: {column}"
+        )
+    return prompt_from(value, column, where)
+
+
+def texts_or_messages(value: Any, column: str, where: str) -> str | Prompt:
+    """Return a column that may hold a text, one message or a list of messages; nothing at all is a DataError."""
+    value = parsed_cell(value, f"{where}: column {column!r}")
+    if isinstance(value, NotJson):
+        raise DataError(
+            f"{where}: column {column!r}: {value!r} is not JSON; write text, or leave the record out"
+        )
+    if not value or not isinstance(value, str | list | dict):
+        raise DataError(
+            f"{where}: column {column!r}: expected text or messages, got {value!r:.60}; write them, or leave the record out"
+        )
+    return str(value) if isinstance(value, str) else messages_of(value, column, where)
+
+
+def answer_of(value: Any, column: str, where: str) -> str:
+    """Return an answer: text, or one message of the assistant."""
+    said = texts_or_messages(value, column, where)
+    if isinstance(said, str):
+        return said
+    if len(said) == 1 and said[0].role == "assistant":
+        return said[0].content
+    raise DataError(
+        f"{where}: column {column!r}: expected text or one assistant message, got {len(said)} messages "
+        f"({', '.join(m.role for m in said)[:60]})"
+    )
+
+
+def number_of(value: Any, column: str, where: str) -> float:
+    """Return a number that may be written as text, as CSV cells and some public sets have it; NaN for null and empty text."""
+    if isinstance(value, str):
+        try:
+            value = float(value) if value.strip() else None
+        except ValueError as error:
+            raise DataError(
+                f"{where}: column {column!r}: expected a number or nothing, got {value!r:.60}"
+            ) from error
+    return number_from(value, column, where)
+
+
+def flag_of(value: Any, column: str, where: str) -> bool:
+    """Return a truth value: true or false, 1 or 0, or these as text."""
+    flags = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    flag = flags.get(str(value).strip().lower())
+    if flag is None or isinstance(value, list | dict | NotJson):
+        raise DataError(
+            f"{where}: column {column!r}: expected true or false, got {value!r:.60}; write true for a good response, else false"
+        )
+    return flag
+
+
+class Fields:
+    """The columns of one record, which notes those that are read.
+
+    Attributes:
+        record: The record.
+        where: Its origin, for messages.
+        read: Names of the columns read so far.
+    """
+
+    __slots__ = ("read", "record", "where")
+
+    def __init__(self, where: str, record: Record) -> None:
+        self.where, self.record = where, record
+        self.read: set[str] = set()
+
+    def take(self, column: str) -> Any:
+        """Return a column's value; a missing column is a DataError."""
+        self.read.add(column)
+        return take(self.record, column, self.where)
+
+    def get(self, column: str) -> Any:
+        """Return a column's value, or None where the record has no such column or it says nothing."""
+        if column not in self.record:
+            return None
+        self.read.add(column)
+        value = self.record[column]
+        return None if is_empty(value) else value
+
+    def text(self, column: str) -> str:
+        """Return a column that must hold text, and some."""
+        self.read.add(column)
+        text = text_of(self.record, column, self.where)
+        if not text.strip():
+            raise DataError(f"{self.where}: column {column!r}: empty; expected text")
+        return text
+
+    def optional_text(self, column: str) -> str:
+        """Return a column that may hold text, "" where it says nothing."""
+        return "" if self.get(column) is None else text_of(self.record, column, self.where)
+
+    def answer(self, column: str) -> str:
+        """Return a column that must hold an answer."""
+        return answer_of(self.take(column), column, self.where)
+
+    def optional_number(self, column: str, default: float) -> float:
+        """Return a column that may hold a number."""
+        number = number_of(self.get(column), column, self.where)
+        return default if number != number else number
 
 
 def parse_dialogue(text: str) -> Prompt:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -36,7 +36,7 @@ class ScoredDataset:
     """Rows over M named objectives, in order.
 
     ``rows`` is a tuple, or for data beyond what memory should hold a `paretune.data.row_store.ArrowRows`: iterate over them once
-    rather than keep them.
+    rather than keep them. ``notes`` say what reading left out, a sentence each.
 
     Raises:
         DataError: An objective named twice, one that a preference could not name, or one used by a row but
@@ -45,6 +45,7 @@ class ScoredDataset:
 
     objectives: tuple[str, ...]
     rows: Sequence[Row]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
@@ -109,8 +110,12 @@ class ScoredDataset:
         if suffix == ".parquet":
             write_parquet(path, to_records(self), self.objectives)
         elif suffix == ".csv":
-            widest = max(len(row.responses) for row in self.rows)
-            write_csv(path, to_records(self), self.objectives, widest)
+            widest, weighted, offset = 0, False, False
+            for row in self.rows:
+                widest = max(widest, len(row.responses))
+                weighted, offset = weighted or row.weight != 1, offset or row.margin != 0
+            beside = [name for name, stated in (("weight", weighted), ("margin", offset)) if stated]
+            write_csv(path, to_records(self), self.objectives, widest, beside)
         else:
             write_jsonl(path, to_records(self))
 
@@ -143,7 +148,7 @@ class ScoredDataset:
                     "add data, or give it a larger fraction"
                 )
         return {
-            name: ScoredDataset(self.objectives, taken(self.rows, np.array(places)))
+            name: ScoredDataset(self.objectives, taken(self.rows, np.array(places)), self.notes)
             for name, places in parts.items()
         }
 
@@ -164,7 +169,7 @@ class ScoredDataset:
             for row, values in zip(self.rows, scores, strict=True)
         )
         objectives = self.objectives if objective in self.objectives else (*self.objectives, objective)
-        return ScoredDataset(objectives, rows)
+        return ScoredDataset(objectives, rows, self.notes)
 
     def select(self, objectives: Sequence[str]) -> ScoredDataset:
         """Return the data with these objectives only, in this order; all rows stay.
@@ -183,7 +188,7 @@ class ScoredDataset:
                 labels={name: row.labels[name] for name in objectives if name in row.labels},
             )
 
-        return ScoredDataset(tuple(objectives), changed(self.rows, only, objectives))
+        return ScoredDataset(tuple(objectives), changed(self.rows, only, objectives), self.notes)
 
     def distinct(self) -> np.ndarray:
         """Return the places ``[n]``, in order, of the rows whose prompt (case and white space folded) came not before."""
@@ -198,14 +203,16 @@ def concatenate(datasets: Iterable[ScoredDataset]) -> ScoredDataset:
     if first is None or second is None:
         return first or ScoredDataset((), ())
     objectives: dict[str, None] = {}
+    notes: dict[str, None] = {}
 
     def rows() -> Iterator[Row]:
         for dataset in chain([first, second], stream):
             objectives.update(dict.fromkeys(dataset.objectives))
+            notes.update(dict.fromkeys(dataset.notes))
             yield from dataset.rows
 
     together = gather(rows())
-    return ScoredDataset(tuple(objectives), together)
+    return ScoredDataset(tuple(objectives), together, tuple(notes))
 
 
 def _place(key: str, seed: int) -> float:

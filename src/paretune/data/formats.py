@@ -1,273 +1,415 @@
-"""The forms of preference files: TRL's, recognised by their columns, and any columns, by a map (see
-`paretune.data.load`).
+"""The public forms of preference files, recognised by the columns of the first record; every later record is read alike.
+
+TRL's forms, and those of LLaMA-Factory, ms-swift, OpenRLHF, ShareGPT and distilabel; docs/data.md lists what is read of each.
+A column that is not read is named (see `paretune.data.unread`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
-from paretune.core.errors import DataError, suggest
-from paretune.data.columns import Records, parse_dialogue, take, text_of
+from paretune.core.errors import DataError
+from paretune.data.columns import Fields, Records, answer_of, flag_of, number_of, texts_or_messages
 from paretune.data.dataset import ScoredDataset, from_records
-from paretune.data.readers import NotJson, Record, parse_json
+from paretune.data.known import KNOWN
+from paretune.data.prompts import (
+    ASKED,
+    TALKS,
+    as_dialogue,
+    ends_with_answer,
+    parted,
+    prompt_of,
+    same_beginning,
+)
+from paretune.data.readers import Cell, Record
 from paretune.data.row_store import gather
-from paretune.data.rows import Comparison, Prompt, Row, number_from, prompt_from
+from paretune.data.rows import Prompt, Row
+from paretune.data.unread import Left
 
-UNSUPPORTED = ("tools", "images", "image", "chat_template_kwargs")
+ANSWERS = ("completion", "response", "output", "answer")
+CHOSEN = (("chosen", "rejected"), ("chosen_response", "rejected_response"))
+LISTS = ("generations", "completions", "responses")
+RATINGS = ("ratings", "scores", "rewards")
+RATING = ("score", "rating", "reward")
+FLAGS = ("label", "kto_tag")
+SCORE_PAIRS = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("rating_chosen", "rating_rejected"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen_avg_rating", "rejected_avg_rating"),
+    ("reward_chosen", "reward_rejected"),
+    ("chosen_reward", "rejected_reward"),
+)
+KNOWN_COLUMNS = tuple(
+    dict.fromkeys((*ASKED, *TALKS, "system", "history", "chosen", "rejected", "rejected_response", "rejected_messages", *ANSWERS,
+                   *LISTS, *RATINGS, *RATING, *FLAGS, *chain.from_iterable(SCORE_PAIRS), "weight", "margin"))
+)  # fmt: skip
 
 
-def extract_prompt(chosen: Sequence[Any], rejected: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Return the common beginning of two texts or message lists, and what remains of each (as TRL's
-    `extract_prompt`).
+@dataclass(frozen=True)
+class Form:
+    """A form of records.
+
+    Attributes:
+        fits: Whether a record with these columns has the form.
+        read: Turns the records into rows, under the name of an objective.
+        labelled: Whether the form compares or scores responses, so that the objective must be named.
     """
-    index = 0
-    for index in range(min(len(chosen), len(rejected))):
-        if chosen[index] != rejected[index]:
-            if chosen[index - 1] == " ":  # the space belongs to the answer
-                index -= 1
-            break
-    return chosen[:index], chosen[index:], rejected[index:]
+
+    fits: Callable[[set[str]], bool]
+    read: Callable[[Iterator[Fields], str, Left], Iterator[Row]]
+    labelled: bool
 
 
-def read_form(records: Records, objective: str | None) -> ScoredDataset:
-    """Return the data set of a stream whose form follows from the columns of its first record."""
+def read_form(
+    records: Records, objective: str | None, ignored: Collection[str] = (), flat: bool | None = None
+) -> ScoredDataset:
+    """Return the data set of a stream whose form follows from the columns of its first record.
+
+    Args:
+        records: The records with their origins.
+        objective: What the labels of the form mean; forms without labels do not need it.
+        ignored: Columns that are left out knowingly.
+        flat: Whether canonical records are spread over columns, as in CSV; by default as the first record has it.
+    """
     stream = iter(records)
     first = next(stream, None)
     if first is None:
         return ScoredDataset((), ())
     where, record = first
     stream = chain([first], stream)
-    columns = set(record)
-    if "responses" in columns or "response_0" in columns or columns >= {"prompt", "labels", "truncated"}:
-        return from_records(stream, flat="responses" not in columns)
-    for needed, read, labelled in FORMS:
-        if columns >= needed:
-            if labelled and objective is None:
-                raise DataError(
-                    f"{where}: columns {', '.join(sorted(needed))} hold labels of one objective; "
-                    "name it with objective=, for example objective=helpful"
-                )
-            rows = gather(read(((where, _parsed(entry, where)) for where, entry in stream), objective or ""))
-            return ScoredDataset((objective,) if labelled and objective else (), rows)
-    raise DataError(
-        f"{where}: unknown form, found columns {', '.join(map(repr, record)) or 'none'}; expected "
-        "prompt and responses, "
-        "chosen and rejected, prompt, completion and label, messages, or prompt; or map the "
-        "columns (see paretune.data.load)"
-    )
-
-
-def _parsed(record: Record, where: str) -> Record:
-    """Refuse columns that would change the prompt, and parse message lists written into CSV cells."""
-    for column in UNSUPPORTED:
-        if record.get(column):
-            raise DataError(
-                f"{where}: column {column!r} is not supported; remove it, or write it into the prompt"
-            )
-    return {
-        column: parse_json(value, f"{where}: column {column!r}")
-        if isinstance(value, str) and value.startswith("[{")
-        else value
-        for column, value in record.items()
-    }
-
-
-def _preferences(records: Records, objective: str) -> Iterator[Row]:
-    for where, record in records:
-        prompt, chosen, rejected = (
-            record.get("prompt"),
-            take(record, "chosen", where),
-            take(record, "rejected", where),
+    columns = {name for name in record if name not in ignored}
+    if _canonical(record, columns):
+        kept = (
+            (at, {name: value for name, value in one.items() if name not in ignored}) for at, one in stream
         )
-        for column in ("chosen", "rejected"):
-            if not record[column] or not isinstance(record[column], str | list):
-                raise DataError(
-                    f"{where}: column {column!r}: expected text or messages, got {record[column]!r:.60}"
-                )
-        whole = isinstance(chosen, list) and len(chosen) > 1  # the answer with the conversation before it
-        if prompt is None or (whole and isinstance(prompt, str)):
-            prompt, chosen, rejected = _parted(chosen, rejected, where)
-        responses = (_answer(chosen, "chosen", where), _answer(rejected, "rejected", where))
-        yield Row(_prompt(prompt, where), responses, labels={objective: ((0, 1, 1.0),)}, source=where)
+        if any(source.named and source.named <= columns for source in KNOWN.values()):
+            raise DataError(f"{where}: not the canonical form; {_cure(columns)()}")
+        dataset = from_records(kept, flat="responses" not in columns if flat is None else flat)
+        if objective is not None and dataset.objectives and dataset.objectives != (objective,):
+            raise DataError(
+                f"{where}: these data name their objectives ({', '.join(dataset.objectives)}), so objective={objective} has no "
+                "meaning; leave it out"
+            )
+        return dataset
+    form = next((form for form in FORMS if form.fits(columns)), None)
+    if form is None:
+        raise DataError(
+            f"{where}: unknown form, found columns {', '.join(map(repr, record)) or 'none'}; expected "
+            "prompt and responses, chosen and rejected, prompt, completion and label, messages, or prompt; "
+            + (
+                "if the first line holds no names of columns, add a line that does; "
+                if _is_csv(record)
+                else "or "
+            )
+            + _cure(columns)()
+        )
+    if form.labelled and objective is None:
+        said = [
+            name
+            for name in KNOWN_COLUMNS
+            if name in columns and name not in (*ASKED, *TALKS, "system", "history")
+        ]
+        raise DataError(
+            f"{where}: columns {', '.join(said)} hold labels of one objective; "
+            "name it with objective=, for example objective=helpful"
+        )
+    left = Left(KNOWN_COLUMNS, ignored)
+    rows = gather(form.read(_fields(stream, ignored), objective or "", left))
+    named = (objective,) if form.labelled and objective else ()
+    return ScoredDataset(named, rows, left.notes())
 
 
-def _parted(chosen: Any, rejected: Any, where: str) -> tuple[Any, Any, Any]:
+def _fields(records: Records, ignored: Collection[str]) -> Iterator[Fields]:
+    for where, record in records:
+        yield Fields(
+            where,
+            {name: value for name, value in record.items() if name not in ignored} if ignored else record,
+        )
+
+
+def _is_csv(record: Record) -> bool:
+    return any(isinstance(value, Cell) for value in record.values())
+
+
+def _canonical(record: Record, columns: set[str]) -> bool:
+    if "responses" in columns:
+        return not any(name in columns for name in RATINGS if isinstance(record.get(name), list))
+    return "response_0" in columns or columns >= {"prompt", "labels", "truncated"}
+
+
+def _cure(columns: set[str]) -> Callable[[], str]:
+    """Return what ends a message about columns: the public set they belong to, or the column map that would read them."""
+
+    def cure() -> str:
+        known = next(
+            (name for name, source in KNOWN.items() if source.named and source.named <= columns), None
+        )
+        if known:
+            return f"these are the columns of {known}: name the set {known} and give this file as its path"
+        asked = next((name for name in (*ASKED, *TALKS) if name in columns), "PROMPT")
+        lists = next((name for name in LISTS if name in columns), None)
+        pair = next((pair for pair in CHOSEN if columns >= set(pair)), None)
+        read = f"chosen: {pair[0]}, rejected: {pair[1]}" if pair else f"responses: {lists or '[A, B]'}"
+        extra = "".join(
+            f", {name}: {name}" for name in ("system", "history", "weight", "margin") if name in columns
+        )
+        return (
+            "map the columns that matter (a YAML column map with path, and for example "
+            f"prompt: {asked}, {read}{extra}; see docs/data.md)"
+        )
+
+    return cure
+
+
+def _done(fields: Fields, left: Left, row: Row) -> Row:
+    left.columns(fields, _cure(set(fields.record)))
+    return row
+
+
+# Pairs
+
+
+def _preferences(records: Iterator[Fields], objective: str, left: Left) -> Iterator[Row]:
+    columns: tuple[str, str] | None = None
+    for fields in records:
+        columns = columns or next(pair for pair in CHOSEN if fields.record.keys() >= set(pair))
+        prompt, responses = _pair(fields, *columns, left)
+        yield _compared(fields, prompt, responses, objective, left)
+
+
+def _pair(fields: Fields, good: str, bad: str, left: Left) -> tuple[Prompt, tuple[str, str]]:
+    where = fields.where
+    chosen, rejected = (texts_or_messages(fields.take(column), column, where) for column in (good, bad))
     if isinstance(chosen, str) and isinstance(rejected, str):
-        first, second = parse_dialogue(chosen), parse_dialogue(rejected)
-        if first and second and first[-1].role == second[-1].role == "assistant":
-            if first[:-1] != second[:-1]:
+        first, second = as_dialogue(chosen), as_dialogue(rejected)
+        if first and second:
+            chosen, rejected = first, second
+        else:
+            prompt = prompt_of(fields)
+            if prompt is None:
                 raise DataError(
-                    f"{where}: columns 'chosen' and 'rejected': the dialogues part before the last answer"
+                    f"{where}: no column holds the prompt of {good!r} and {bad!r}, found "
+                    f"{', '.join(map(repr, fields.record))}; add a 'prompt' column, or write both as dialogues (messages)"
                 )
-            return first[:-1], first[-1].content, second[-1].content
-    if type(chosen) is not type(rejected):
+            asked = prompt[-1].content.strip()
+            if asked and chosen.startswith(asked) and rejected.startswith(asked):
+                left.fact("both responses begin with the prompt, which the model then reads twice", where)
+            return prompt, (chosen, rejected)
+    if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(
-            f"{where}: columns 'chosen' and 'rejected': one is text, the other messages; use one form"
+            f"{where}: columns {good!r} and {bad!r}: one is text, the other messages; use one form"
         )
-    prompt, first, second = extract_prompt(chosen, rejected)
-    if not prompt:
+    assert not isinstance(chosen, str) and not isinstance(rejected, str)
+    if len(chosen) == len(rejected) == 1 and chosen[0].role == rejected[0].role == "assistant":
+        prompt = prompt_of(fields)
+        if prompt is None:
+            raise DataError(
+                f"{where}: columns {good!r} and {bad!r} have no common beginning; add a 'prompt' column"
+            )
+        return prompt, (chosen[0].content, rejected[0].content)
+    given = prompt_of(fields, (chosen, rejected))
+    before, answers = parted(chosen, rejected, (good, bad), where)
+    if given is None and not before:
         raise DataError(
-            f"{where}: columns 'chosen' and 'rejected' have no common beginning; add a 'prompt' column"
+            f"{where}: columns {good!r} and {bad!r} have no common beginning; add a 'prompt' column"
         )
-    return prompt, first, second
+    return same_beginning(given, before, good, where), answers
 
 
-def _prompt(value: Any, where: str) -> Prompt:
-    return value if isinstance(value, tuple) else prompt_from(value, "prompt", where)
+def _compared(fields: Fields, prompt: Prompt, responses: tuple[str, str], objective: str, left: Left) -> Row:
+    """Return the row of a pair, with the scores, the weight and the margin that stand beside it."""
+    where = fields.where
+    scores: dict[str, tuple[float, ...]] = {}
+    for columns in SCORE_PAIRS:
+        if any(fields.get(column) is not None for column in columns) and not scores:
+            values = tuple(number_of(fields.take(column), column, where) for column in columns)
+            scores[objective] = values
+            if values[0] < values[1]:
+                left.fact(
+                    f"{columns[0]!r} is below {columns[1]!r}; pairs follow the comparison",
+                    where,
+                )
+    if responses[0] == responses[1]:
+        left.fact("chosen and rejected are the same text, which makes no pair", where)
+    if any(response.strip().lower() in ("nan", "none", "null", "n/a", "<na>") for response in responses):
+        left.fact("a response is a word for a missing value, such as nan, and is read as text", where)
+    for name in ("generations", "messages"):
+        if _repeats(fields, name, prompt, responses):
+            fields.read.add(name)
+    if "generations" in fields.read and not scores:
+        scores = _ratings(fields, objective, responses)
+    row = Row(
+        prompt,
+        responses,
+        scores,
+        {objective: ((0, 1, 1.0),)},
+        source=where,
+        weight=fields.optional_number("weight", 1.0),
+        margin=fields.optional_number("margin", 0.0),
+    )
+    return _done(fields, left, row)
 
 
-def _answer(value: Any, column: str, where: str) -> str:
-    if isinstance(value, str):
-        return value
-    if (
-        isinstance(value, list)
-        and len(value) == 1
-        and isinstance(value[0], dict)
-        and value[0].get("role") == "assistant"
-    ):
-        return text_of(value[0], "content", where)
-    raise DataError(f"{where}: column {column!r}: expected text or one assistant message, got {value!r:.60}")
+def _ratings(fields: Fields, objective: str, responses: tuple[str, str]) -> dict[str, tuple[float, ...]]:
+    """Return the scores that a list beside ``generations`` gives to the two responses."""
+    texts = fields.record["generations"]
+    column = next((name for name in (*RATINGS, *RATING) if isinstance(fields.record.get(name), list)), None)
+    if column is None or len(fields.record[column]) != len(texts) or set(texts) != set(responses):
+        return {}
+    values = dict(zip(texts, fields.take(column), strict=True))
+    return {objective: tuple(number_of(values[response], column, fields.where) for response in responses)}
 
 
-def _unpaired(records: Records, objective: str) -> Iterator[Row]:
-    groups: dict[Prompt, list[tuple[str, str, float]]] = {}
-    flags = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
-    for where, record in records:
-        label = str(take(record, "label", where)).lower()
-        if label not in flags:
-            raise DataError(f"{where}: column 'label': expected true or false, got {record['label']!r:.60}")
-        answer = _answer(take(record, "completion", where), "completion", where)
-        groups.setdefault(_prompt(take(record, "prompt", where), where), []).append(
-            (where, answer, flags[label])
-        )
-    for prompt, answers in groups.items():
-        wheres, responses, scores = zip(*answers, strict=True)
-        yield Row(prompt, responses, {objective: scores}, source=wheres[0])
+def _repeats(fields: Fields, name: str, prompt: Prompt, responses: tuple[str, str]) -> bool:
+    """Return whether an unread column only repeats what is read: the dialogue of one response, or both responses."""
+    value = fields.record.get(name)
+    if name in fields.read or not isinstance(value, list) or not value:
+        return False
+    if all(isinstance(item, str) for item in value):
+        return set(value) <= set(responses)
+    try:
+        talk = texts_or_messages(value, name, fields.where)
+    except DataError:
+        return False
+    return not isinstance(talk, str) and talk[-1].content in responses and talk[:-1] in (prompt, prompt[1:])
 
 
-def _completions(records: Records, objective: str) -> Iterator[Row]:
-    for where, record in records:
-        yield Row(
-            _prompt(take(record, "prompt", where), where),
-            (_answer(take(record, "completion", where), "completion", where),),
+def _swift(records: Iterator[Fields], objective: str, left: Left) -> Iterator[Row]:
+    """Read ms-swift's pairs: a dialogue and its other ending, or a query with ``response`` and ``rejected_response``."""
+    for fields in records:
+        where = fields.where
+        if fields.get("rejected_messages") is not None:
+            prompt, responses = _pair(fields, "messages", "rejected_messages", left)
+        elif "messages" in fields.record:
+            prompt, answer = ends_with_answer(fields, "messages")
+            responses = (answer, fields.answer("rejected_response"))
+        else:
+            column = next((name for name in ANSWERS if name in fields.record), "response")
+            responses = (fields.answer(column), fields.answer("rejected_response"))
+            asked = prompt_of(fields)
+            if asked is None:
+                raise DataError(f"{where}: no column holds the prompt; add a 'query' column")
+            prompt = asked
+        yield _compared(fields, prompt, responses, objective, left)
+
+
+# Several responses, or one, with numbers or flags
+
+
+def _rated(records: Iterator[Fields], objective: str, left: Left) -> Iterator[Row]:
+    for fields in records:
+        where = fields.where
+        texts = next((name for name in LISTS if name in fields.record), LISTS[0])
+        numbers = next((name for name in RATINGS if name in fields.record), RATINGS[0])
+        responses, values = fields.take(texts), fields.take(numbers)
+        for column, value in ((texts, responses), (numbers, values)):
+            if not isinstance(value, list):
+                raise DataError(
+                    f"{where}: column {column!r}: expected a list, one item per response, got {value!r:.60}"
+                )
+        if len(responses) != len(values):
+            raise DataError(
+                f"{where}: columns {texts!r} and {numbers!r}: {len(responses)} responses and {len(values)} numbers; give one each"
+            )
+        prompt = _required(fields)
+        row = Row(
+            prompt,
+            tuple(answer_of(item, f"{texts}[{k}]", where) for k, item in enumerate(responses)),
+            {objective: tuple(number_of(value, numbers, where) for value in values)},
             source=where,
         )
+        yield _done(fields, left, row)
 
 
-def _conversations(records: Records, objective: str) -> Iterator[Row]:
-    for where, record in records:
-        messages = prompt_from(take(record, "messages", where), "messages", where)
-        if len(messages) < 2 or messages[-1].role != "assistant":
-            raise DataError(f"{where}: column 'messages': expected a prompt and the assistant's answer last")
-        yield Row(messages[:-1], (messages[-1].content,), source=where)
+def _required(fields: Fields) -> Prompt:
+    prompt = prompt_of(fields)
+    if prompt is None:
+        raise DataError(
+            f"{fields.where}: column 'prompt' is missing; found {', '.join(map(repr, fields.record)) or 'none'}"
+        )
+    return prompt
 
 
-def _prompts(records: Records, objective: str) -> Iterator[Row]:
-    for where, record in records:
-        yield Row(_prompt(take(record, "prompt", where), where), (), source=where)
+def _answer_column(columns: Collection[str]) -> str:
+    """Return the column of a record that holds its one response, alone or after the prompt."""
+    return next((name for name in (*ANSWERS, *TALKS) if name in columns), ANSWERS[0])
 
 
-FORMS: tuple[tuple[set[str], Callable[[Records, str], Iterator[Row]], bool], ...] = (
-    ({"chosen", "rejected"}, _preferences, True),
-    ({"prompt", "completion", "label"}, _unpaired, True),
-    ({"prompt", "completion"}, _completions, False),
-    ({"messages"}, _conversations, False),
-    ({"prompt"}, _prompts, False),
+def _one_answer(fields: Fields, column: str) -> tuple[Prompt, str]:
+    """Return the prompt and the one response of a record, which stands in ``column``."""
+    if column in TALKS:
+        return ends_with_answer(fields, column)
+    answer = fields.answer(column)
+    return _required(fields), answer
+
+
+def _judged(
+    numbers: tuple[str, ...], value_of: Callable[[object, str, str], float]
+) -> Callable[..., Iterator[Row]]:
+    """Return the reader of records with one response and a flag or number each, grouped by prompt."""
+
+    def read(records: Iterator[Fields], objective: str, left: Left) -> Iterator[Row]:
+        groups: dict[Prompt, list[tuple[str, str, float]]] = {}
+        text, column = "", ""
+        for fields in records:
+            where = fields.where
+            text = text or _answer_column(fields.record)
+            column = column or next((name for name in numbers if name in fields.record), numbers[0])
+            value = value_of(fields.take(column), column, where)
+            prompt, answer = _one_answer(fields, text)
+            row = Row(prompt, (answer,), source=where)  # checked here, where the record is known
+            _done(fields, left, row)
+            groups.setdefault(row.prompt, []).append((where, row.responses[0], value))
+        for prompt, answers in groups.items():
+            wheres, responses, scores = zip(*answers, strict=True)
+            yield Row(prompt, responses, {objective: scores}, source=wheres[0])
+
+    return read
+
+
+def _flag(value: object, column: str, where: str) -> float:
+    return float(flag_of(value, column, where))
+
+
+def _demonstrations(records: Iterator[Fields], objective: str, left: Left) -> Iterator[Row]:
+    text = ""
+    for fields in records:
+        text = text or _answer_column(fields.record)
+        prompt, answer = _one_answer(fields, text)
+        yield _done(fields, left, Row(prompt, (answer,), source=fields.where))
+
+
+def _prompts(records: Iterator[Fields], objective: str, left: Left) -> Iterator[Row]:
+    for fields in records:
+        fields.take("prompt")
+        yield _done(fields, left, Row(_required(fields), (), source=fields.where))
+
+
+def _any(columns: set[str], names: tuple[str, ...]) -> bool:
+    return not columns.isdisjoint(names)
+
+
+FORMS = (
+    Form(lambda c: any(c >= set(pair) for pair in CHOSEN), _preferences, True),
+    Form(
+        lambda c: _any(c, ("rejected_response", "rejected_messages")) and _any(c, ("messages", *ANSWERS)),
+        _swift,
+        True,
+    ),
+    Form(lambda c: _any(c, LISTS) and _any(c, RATINGS) and _any(c, ASKED), _rated, True),
+    Form(lambda c: _any(c, FLAGS) and _any(c, (*ANSWERS, *TALKS)), _judged(FLAGS, _flag), True),
+    Form(
+        lambda c: _any(c, RATING) and _any(c, ANSWERS) and _any(c, (*ASKED, *TALKS)),
+        _judged(RATING, number_of),
+        True,
+    ),
+    Form(lambda c: _any(c, ASKED) and _any(c, ANSWERS), _demonstrations, False),
+    Form(
+        lambda c: _any(c, ("messages", "conversations")) and not _any(c, ("prompt",)), _demonstrations, False
+    ),
+    Form(lambda c: "prompt" in c, _prompts, False),
 )
-
-
-# Column maps
-
-
-def read_mapped(records: Records, columns: Mapping[str, Any]) -> ScoredDataset:
-    """Read records by a map of columns (see the module)."""
-    names = tuple(dict.fromkeys((*(columns.get("scores") or {}), *(columns.get("labels") or {}))))
-    return ScoredDataset(names, gather(_mapped(records, columns)))
-
-
-def _mapped(records: Records, columns: Mapping[str, Any]) -> Iterator[Row]:
-    scores, labels = columns.get("scores") or {}, columns.get("labels") or {}
-    wanted = columns.get("responses") or []
-    groups: dict[Prompt, list[tuple[str, str, dict[str, float]]]] = {}
-    for where, record in records:
-        prompt = prompt_from(take(_parsed(record, where), columns["prompt"], where), columns["prompt"], where)
-        texts = (
-            take(record, wanted, where)
-            if isinstance(wanted, str)
-            else [text_of(record, c, where) for c in wanted]
-        )
-        if isinstance(texts, str):
-            numbers = {name: _number(record, column, where) for name, column in scores.items()}
-            groups.setdefault(prompt, []).append((where, texts, numbers))
-            continue
-        if not isinstance(texts, list):
-            raise DataError(
-                f"{where}: column {wanted!r}: expected text or a list of texts, got {texts!r:.60}"
-            )
-        yield Row(
-            prompt,
-            tuple(texts),
-            {name: _numbers(record, column, where) for name, column in scores.items()},
-            {name: _label(record, stated, name, len(texts), where) for name, stated in labels.items()},
-            source=where,
-        )
-    for prompt, answers in groups.items():
-        if labels:
-            raise DataError(
-                f"{answers[0][0]}: 'labels' compare two responses of one record; here each record has one"
-            )
-        wheres, responses, numbers_K = zip(*answers, strict=True)
-        yield Row(
-            prompt,
-            responses,
-            {name: tuple(n[name] for n in numbers_K) for name in scores},
-            source=wheres[0],
-        )
-
-
-def _numbers(record: Record, column: Any, where: str) -> tuple[float, ...]:
-    if isinstance(column, list):
-        return tuple(_number(record, part, where) for part in column)
-    values = take(record, column, where)
-    if not isinstance(values, list):
-        raise DataError(f"{where}: column {column!r}: expected one number per response, got {values!r:.60}")
-    return tuple(number_from(value, column, where) for value in values)
-
-
-def _number(record: Record, column: Any, where: str) -> float:
-    if not isinstance(column, str):
-        raise DataError(f"data: scores: expected a column beside one response, got {column!r}")
-    value = take(record, column, where)
-    if isinstance(value, str) and not isinstance(value, NotJson):  # a CSV cell
-        try:
-            value = float(value) if value.strip() else None
-        except ValueError as error:
-            raise DataError(
-                f"{where}: column {column!r}: expected a number or nothing, got {value!r:.60}"
-            ) from error
-    return number_from(value, column, where)
-
-
-def _label(record: Record, stated: Any, objective: str, count: int, where: str) -> tuple[Comparison, ...]:
-    if not isinstance(stated, Mapping) or set(stated) != {"column", "values"}:
-        raise DataError(
-            f"data: labels.{objective}: expected {{column: ..., values: {{value: p}}}}, got {stated!r:.60}"
-        )
-    cell = take(record, stated["column"], where)
-    if cell is None or cell == "":
-        return ()
-    if count != 2:
-        raise DataError(
-            f"{where}: column {stated['column']!r}: compares two responses, this record has {count}"
-        )
-    meaning = {str(value).lower(): p for value, p in stated["values"].items()}
-    p = meaning.get(str(cell).lower())
-    if p is None or (isinstance(p, float) and math.isnan(p)):
-        raise DataError(
-            f"{where}: column {stated['column']!r}: value {cell!r:.60} is not in the map; "
-            f"{suggest(str(cell), meaning)}"
-        )
-    return ((0, 1, float(p)),)

@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from paretune.core.errors import DataError
-from paretune.data.columns import Records, merged, parse_dialogue, take, text_of
+from paretune.data.columns import Records, list_of, merged, parse_dialogue, take, text_of
 from paretune.data.readers import Record
 from paretune.data.rows import Comparison, Message, Prompt, Row, number_from, prompt_from
 
@@ -44,6 +44,7 @@ class Source:
         config: Configuration on the hub.
         splits: Split -> its name on the hub, where the two differ.
         skip: Pattern of the paths of local files that have another form; they are left out.
+        named: Columns by which a record of the set is recognised, to name the set where its file is read as one's own.
     """
 
     hub: str
@@ -54,6 +55,7 @@ class Source:
     config: str = ""
     splits: Mapping[str, str] = field(default_factory=dict)
     skip: str = ""
+    named: frozenset[str] = frozenset()
 
 
 def _usable(where: str, prompt: Prompt, responses: Sequence[str]) -> Dropped | None:
@@ -120,6 +122,7 @@ PKU_SAFERLHF = Source(
     licence="CC-BY-NC-4.0",
     objectives=_higher("helpful", "harmless"),
     rows=_pku_saferlhf,
+    named=frozenset({"response_0", "better_response_id"}),
 )
 
 
@@ -146,6 +149,7 @@ BEAVERTAILS = Source(
     licence="CC-BY-NC-4.0",
     objectives=_higher("harmless"),
     rows=_beavertails,
+    named=frozenset({"response", "is_safe"}),
     splits={"train": "330k_train", "test": "330k_test"},
     skip=r"(^|/)30k(/|_)",  # a part of 330k
 )
@@ -207,6 +211,7 @@ HELPSTEER2 = Source(
     # As rated. Whoever wants short answers states verbosity: lower, as NVIDIA's own mixes do.
     objectives=_higher(*HELPSTEER2_ASPECTS),
     rows=_helpsteer2,
+    named=frozenset({"prompt", "response", *HELPSTEER2_ASPECTS}),
     skip=r"(^|/)(preference|disagreements)/",
 )
 
@@ -229,6 +234,7 @@ HELPSTEER3 = Source(
     licence="CC-BY-4.0",
     objectives=_higher("overall"),
     rows=_helpsteer3,
+    named=frozenset({"context", "response1", "overall_preference"}),
     config="preference",
     skip=r"(^|/)(feedback|edit|edit_quality)/",
 )
@@ -241,7 +247,7 @@ def _ultrafeedback(records: Records, part: str) -> Iterator[Outcome]:
     """Cui et al. 2023 (arXiv 2310.01377): four aspects rated 1 to 5, as text; ``N/A`` is missing."""
     for where, record in records:
         prompt = prompt_from(text_of(record, "instruction", where), "instruction", where)
-        completions = take(record, "completions", where)
+        completions = list_of(record, "completions", where)
         responses = [text_of(completion, "response", where) for completion in completions]
         scores = {
             aspect: tuple(
@@ -261,13 +267,10 @@ def _rating(value: object, aspect: str, where: str) -> float:
     text = str(value).strip()
     if value is None or text.upper() == "N/A":
         return math.nan
-    try:
-        return float(text)
-    except ValueError as error:
-        column = f"annotations.{aspect}.Rating"
-        raise DataError(
-            f"{where}: column {column!r}: expected a number or 'N/A', got {value!r:.60}"
-        ) from error
+    column = f"annotations.{aspect}.Rating"
+    if re.fullmatch(r"[-+]?\d+(\.\d*)?", text):
+        return number_from(float(text), column, where)
+    raise DataError(f"{where}: column {column!r}: expected a number or 'N/A', got {value!r:.60}")
 
 
 ULTRAFEEDBACK = Source(
@@ -275,6 +278,7 @@ ULTRAFEEDBACK = Source(
     licence="MIT",
     objectives=_higher(*ULTRAFEEDBACK_ASPECTS),
     rows=_ultrafeedback,
+    named=frozenset({"instruction", "completions"}),
 )
 
 
@@ -288,7 +292,7 @@ def _nectar(records: Records, part: str) -> Iterator[Outcome]:
         if prompt and prompt[-1].role == "assistant":
             yield Dropped(where, "the prompt ends with the assistant")
             continue
-        answers = take(record, "answers", where)
+        answers = list_of(record, "answers", where)
         responses = tuple(text_of(answer, "answer", where) for answer in answers)
         ranks = [number_from(take(answer, "rank", where), "answers.rank", where) for answer in answers]
         yield _usable(where, prompt, responses) or Row(
@@ -301,17 +305,11 @@ NECTAR = Source(
     licence="Apache-2.0",
     objectives=_higher("overall"),
     rows=_nectar,
+    named=frozenset({"prompt", "answers"}),
 )
 
 
-TOPICAL_CHAT_ASPECTS = (
-    "understandability",
-    "naturalness",
-    "coherence",
-    "engagingness",
-    "groundedness",
-    "overall",
-)
+TOPICAL_CHAT_ASPECTS = ("understandability", "naturalness", "coherence", "engagingness", "groundedness", "overall")  # fmt: skip
 
 
 def _topical_chat(records: Records, part: str) -> Iterator[Outcome]:
@@ -347,6 +345,7 @@ TOPICAL_CHAT = Source(
     licence="MIT (as released with UniEval)",
     objectives=_higher(*TOPICAL_CHAT_ASPECTS),
     rows=_topical_chat,
+    named=frozenset({"system_output", "scores"}),
 )
 
 
@@ -365,11 +364,12 @@ def _qa_feedback(records: Records, part: str) -> Iterator[Outcome]:
     (1,2), (1,3) ... (3,4).
     """
     for where, record in records:
-        passages = ["\n".join(map(str, passage)) for passage in take(record, "passages", where)]
+        given = [list_of({"passages": one}, "passages", where) for one in list_of(record, "passages", where)]
+        passages = ["\n".join(map(str, passage)) for passage in given]
         content = "\n\n".join([*passages, text_of(record, "question", where)])
         responses = tuple(text_of(record, f"prediction {i}", where) for i in range(1, 5))
         feedback = take(record, "feedback", where)
-        errors = [take(error, "error type", where) for error in take(feedback, "errors", where)]
+        errors = [take(error, "error type", where) for error in list_of(feedback, "errors", where)]
         known = {kind for kinds in QA_ERRORS.values() for kind in kinds}
         strange = sorted(set(map(str, errors)) - known)
         if strange:
@@ -378,14 +378,14 @@ def _qa_feedback(records: Records, part: str) -> Iterator[Outcome]:
                 f"{sorted(known)}"
             )
         counts = {name: sum(error in kinds for error in errors) for name, kinds in QA_ERRORS.items()}
-        counts["completeness"] = len(take(feedback, "missing-info", where))
-        codes = take(record, "preference", where)
+        counts["completeness"] = len(list_of(feedback, "missing-info", where))
+        codes = [number_from(code, "preference", where) for code in list_of(record, "preference", where)]
         if len(codes) != 6 or not set(codes) <= {0, 1, 2}:
             raise DataError(
                 f"{where}: column 'preference': expected six values in 0, 1, 2, got {codes!r:.60}"
             )
         compared: tuple[Comparison, ...] = tuple(
-            (a, b, (0.0, 1.0, -1.0)[code])
+            (a, b, (0.0, 1.0, -1.0)[int(code)])
             for (a, b), code in zip(combinations(range(4), 2), codes, strict=True)
         )
         prompt = (Message("user", content),)
@@ -403,6 +403,7 @@ QA_FEEDBACK = Source(
     licence="Apache-2.0",
     objectives=_higher("relevance", "factuality", "completeness", "preference"),
     rows=_qa_feedback,
+    named=frozenset({"prediction 1", "feedback"}),
 )
 
 
@@ -427,6 +428,7 @@ DSP_DOMAINS = Source(
     licence="CC-BY-NC-4.0",
     objectives=_higher(*DSP_ASPECTS),
     rows=_dsp_domains,
+    named=frozenset({"query", "responses"}),
 )
 
 

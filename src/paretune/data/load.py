@@ -19,60 +19,46 @@ holds::
         labels:                                     # for two responses: +1 prefers the first, -1 the second
           overall: {column: winner, values: {a: 1, b: -1, tie: 0}}
         directions: {cost: lower}                   # negated once, here: everywhere else higher is better
+        system: instructions                        # further columns: the system message, earlier turns (history),
+        weight: importance                          # and for pairs a weight and a margin in the loss
+      - path: pairs.csv                             # in place of responses, a pair under one objective
+        prompt: question
+        chosen: good
+        rejected: bad
+        objective: helpful
 
-TRL forms are recognised by their columns: ``chosen`` and ``rejected`` (with ``prompt``, or with the prompt as their
-common beginning), ``prompt, completion, label`` (records of one prompt become one row, true scores 1, false
-0), ``prompt, completion``, ``messages`` and ``prompt``, each as text or as lists of messages.
+Public forms are recognised by their columns, see `paretune.data.formats`. ``ignore: [a, b]`` leaves columns of such a file out
+that are an error otherwise, since they look like responses, scores or a part of the prompt.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from paretune.core.errors import DataError, suggest
+from paretune.data.column_maps import KEYS as MAPPED
+from paretune.data.column_maps import ColumnMap, read_mapped
 from paretune.data.columns import Records
 from paretune.data.dataset import ScoredDataset, concatenate
-from paretune.data.formats import read_form, read_mapped
+from paretune.data.formats import read_form
 from paretune.data.known import KNOWN, Dropped
-from paretune.data.readers import READERS, read_records, suffix_of
+from paretune.data.places import from_hub, left_out, streams
 from paretune.data.row_store import changed, gather
 from paretune.data.rows import Row
 from paretune.data.shipped import SHIPPED, shipped_file
 
-KEYS = (
-    "name",
-    "path",
-    "hub",
-    "config",
-    "split",
-    "objective",
-    "directions",
-    "prompt",
-    "responses",
-    "scores",
-    "labels",
-)
-SPLIT_WORDS = {
-    "train": "train",
-    "test": "test",
-    "eval": "test",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-}
+KEYS = ("name", "path", "hub", "config", "split", "objective", "directions", "ignore", *MAPPED)
 
 Spec = str | Path | Mapping[str, Any] | Sequence[Any]
 
 
 class DataWarning(UserWarning):
-    """Records of a public data set that were left out, and why."""
+    """Records of a public data set that were left out, and why; or an objective that names nothing."""
 
 
 def load_data(
@@ -87,30 +73,60 @@ def load_data(
 
     ``path`` is a file or folder with the files of a known set, instead of the hub. ``split`` picks the files
     whose name or folder names it, or the split on the hub; without it a folder or the hub gives ``train``.
-    ``objective`` names what the labels of a TRL form mean. ``directions`` has ``lower`` for objectives whose
-    scores are costs. ``source`` of each row is ``file:line``.
+    ``objective`` names what the labels of a form mean. ``directions`` has ``lower`` for objectives whose
+    scores are costs. ``source`` of each row is ``file:line``; ``notes`` of the result say what was left out.
 
     Raises:
-        DataError: Nothing there, an unknown form or key, a missing column, a malformed line; with
-        ``file:line``.
+        DataError: Nothing there, an unknown form or key, a missing column, a column that looks like data and
+        is not read, a malformed line; with ``file:line``.
     """
     if isinstance(spec, Mapping):
         return _load_mapping(spec, split, path, objective, directions)
-    if not isinstance(spec, str | Path):
+    if isinstance(spec, list | tuple):
         if not spec:
             raise DataError("no data given; expected a path, a known name or a mapping")
         parts = (load_data(one, split, path=path, objective=objective, directions=directions) for one in spec)
         return concatenate(parts)
+    if not isinstance(spec, str | Path) or not str(spec) or "\0" in str(spec):
+        raise DataError(
+            f"data: expected a path, a known name, a column map or a list of these, got {spec!r:.60}"
+        )
     if str(spec) in SHIPPED:
-        dataset = _load_shipped(str(spec), path, split)
+        dataset = _load_shipped(str(spec), path, split, objective)
     elif str(spec) in KNOWN:
+        if objective is not None:
+            raise DataError(
+                f"{spec}: a known set names its objectives ({', '.join(KNOWN[str(spec)].objectives)}), so "
+                f"objective={objective} has no meaning; leave it out"
+            )
         dataset = _load_known(str(spec), path, split)
     else:
         if path is not None:
-            raise DataError(f"unknown data set {str(spec)!r}; {suggest(str(spec), [*KNOWN, *SHIPPED])}")
+            _refuse_path(spec, path)
         _check_exists(Path(spec))
-        dataset = concatenate(read_form(records, objective) for _, records in _streams(Path(spec), split))
+        dataset = _read_forms(Path(spec), split, objective)
     return _nonempty(_directed(dataset, directions or {}), str(spec))
+
+
+def _refuse_path(spec: str | Path, path: str | Path) -> None:
+    if Path(spec).exists():
+        raise DataError(
+            f"{spec}: path={path} is where the files of a known set lie, and {spec} is a file or folder itself; leave path out"
+        )
+    raise DataError(f"unknown data set {str(spec)!r}; {suggest(str(spec), [*KNOWN, *SHIPPED])}")
+
+
+def _read_forms(
+    path: Path, split: str | None, objective: str | None, ignored: Collection[str] = ()
+) -> ScoredDataset:
+    dataset = concatenate(read_form(records, objective, ignored) for _, records in streams(path, split))
+    if objective is not None and dataset.rows and objective not in dataset.objectives:
+        _warn(f"{path}: objective={objective} is not used: the data have no labels that it could name")
+    return replace(dataset, notes=(*dataset.notes, *left_out(path, split)))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DataWarning, stacklevel=4)
 
 
 def _load_mapping(
@@ -120,11 +136,14 @@ def _load_mapping(
     objective: str | None,
     directions: Mapping[str, str] | None,
 ) -> ScoredDataset:
-    for key in spec:
-        if key not in KEYS:
-            raise DataError(f"data: unknown key {key!r}; {suggest(str(key), KEYS)}")
-    stated = {"split": split, "path": path, "objective": objective, "directions": directions}
+    stated = {"split": split, "path": path, "directions": directions}
     given = {**spec, **{key: value for key, value in stated.items() if value is not None}}
+    _check_keys(given)
+    if objective is not None:
+        if "objective" not in given and "prompt" not in given and "name" not in given:
+            given["objective"] = objective
+        elif given.get("objective") != objective:
+            _warn(f"objective={objective} is not used: the source names its objectives itself")
     if "name" in given:
         names = [*KNOWN, *SHIPPED]
         if given["name"] not in names:
@@ -137,40 +156,71 @@ def _load_mapping(
         )
     if ("path" in given) == ("hub" in given):
         raise DataError("data: give one of name, path, hub")
-    if "prompt" not in given and ("responses" in given or "scores" in given or "labels" in given):
+    named = sorted(set(MAPPED) & set(given) - {"weight", "margin", "system", "history"})
+    if named and "prompt" not in given:
         raise DataError("data: a column map needs 'prompt', the column with the prompt")
+    columns = ColumnMap.parse(given) if "prompt" in given else None
+    ignored = _ignored(given)
     if "hub" in given:
-        source, streams = (
-            given["hub"],
-            _hub(given["hub"], given.get("config", ""), "", given.get("split") or "train"),
-        )
-        parts: Iterable[tuple[str, Records]] = [("", streams)]
+        source = str(given["hub"])
+        records = from_hub(source, str(given.get("config", "")), "", given.get("split") or "train")
+        parts: Iterable[tuple[str, Records]] = [("", records)]
     else:
         source = str(given["path"])
         _check_exists(Path(source))
-        parts = _streams(Path(source), given.get("split"))
-    if "prompt" in given:
-        dataset = concatenate(read_mapped(records, given) for _, records in parts)
+        if columns is None:
+            dataset = _read_forms(Path(source), given.get("split"), given.get("objective"), ignored)
+            return _nonempty(_directed(dataset, given.get("directions") or {}), source)
+        parts = streams(Path(source), given.get("split"))
+    if columns is not None:
+        dataset = concatenate(read_mapped(records, columns) for _, records in parts)
     else:
-        dataset = concatenate(read_form(records, given.get("objective")) for _, records in parts)
+        dataset = concatenate(read_form(records, given.get("objective"), ignored) for _, records in parts)
     return _nonempty(_directed(dataset, given.get("directions") or {}), source)
 
 
-def _load_shipped(name: str, path: str | Path | None, split: str | None) -> ScoredDataset:
+def _check_keys(given: Mapping[str, Any]) -> None:
+    for key in given:
+        if key not in KEYS:
+            raise DataError(f"data: unknown key {key!r}; {suggest(str(key), KEYS)}")
+    for key in ("name", "path", "hub", "config", "split", "objective"):
+        value = given.get(key)
+        if key in given and (not isinstance(value, str | Path) or not str(value) or "\0" in str(value)):
+            raise DataError(f"data: {key}: expected text, got {value!r:.60}")
+    if not isinstance(given.get("directions") or {}, Mapping):
+        raise DataError(f"data: directions: expected {{objective: lower}}, got {given['directions']!r:.60}")
+
+
+def _ignored(given: Mapping[str, Any]) -> tuple[str, ...]:
+    ignored = given.get("ignore") or []
+    if not isinstance(ignored, list | tuple) or not all(isinstance(name, str) for name in ignored):
+        raise DataError(f"data: ignore: expected a list of columns, got {ignored!r:.60}")
+    return tuple(ignored)
+
+
+def _load_shipped(
+    name: str, path: str | Path | None, split: str | None, objective: str | None
+) -> ScoredDataset:
     for what, given in (("path", path), ("split", split)):
         if given not in (None, "train"):
             raise DataError(f"{name}: ships with paretune as one file for training; leave out {what}={given}")
-    return ScoredDataset.read(shipped_file(name))
+    dataset = ScoredDataset.read(shipped_file(name))
+    if objective is not None:
+        raise DataError(
+            f"{name}: its objectives are {', '.join(dataset.objectives) or '(none)'}, so objective={objective} has no "
+            "meaning; leave it out"
+        )
+    return dataset
 
 
 def _load_known(name: str, path: str | Path | None, split: str | None) -> ScoredDataset:
     source = KNOWN[name]
     if path is not None:
         _check_exists(Path(path))
-        parts: Iterable[tuple[str, Records]] = _streams(Path(path), split, source.skip)
+        parts: Iterable[tuple[str, Records]] = streams(Path(path), split, source.skip)
     elif source.hub:
         wanted = source.splits.get(split or "train", split or "train")
-        parts = ((part, _hub(source.hub, source.config, part, wanted)) for part in source.parts)
+        parts = ((part, from_hub(source.hub, source.config, part, wanted)) for part in source.parts)
     else:
         raise DataError(f"{name}: not on the hub; give path=, a file or folder with its files")
     dropped: Counter[str] = Counter()
@@ -188,18 +238,19 @@ def _load_known(name: str, path: str | Path | None, split: str | None) -> Scored
                     yield outcome
 
     rows = gather(usable())
+    notes: tuple[str, ...] = left_out(Path(path), split, source.skip) if path is not None else ()
     if dropped:
         listed = "; ".join(
             f"{count} x {reason} (first: {first[reason]})" for reason, count in dropped.items()
         )
-        warnings.warn(
+        notes = (
             f"{name}: left out {sum(dropped.values())} unusable records, {len(rows)} rows remain: {listed}",
-            DataWarning,
-            stacklevel=3,
+            *notes,
         )
+        warnings.warn(notes[0], DataWarning, stacklevel=3)
     objectives = tuple(objective for objective in source.objectives if objective in present)
     lower = {objective: way for objective, way in source.objectives.items() if objective in present}
-    return _directed(ScoredDataset(objectives, rows), lower)
+    return _directed(ScoredDataset(objectives, rows, notes), lower)
 
 
 def _nonempty(dataset: ScoredDataset, source: str) -> ScoredDataset:
@@ -213,7 +264,7 @@ def _directed(dataset: ScoredDataset, directions: Mapping[str, str]) -> ScoredDa
     for objective, direction in directions.items():
         if objective not in dataset.objectives:
             raise DataError(
-                f"directions: unknown objective {objective!r}; {suggest(objective, dataset.objectives)}"
+                f"directions: unknown objective {objective!r}; {suggest(str(objective), dataset.objectives)}"
             )
         if direction not in ("higher", "lower"):
             raise DataError(
@@ -232,68 +283,17 @@ def _directed(dataset: ScoredDataset, directions: Mapping[str, str]) -> ScoredDa
             },
         )
 
-    return ScoredDataset(dataset.objectives, changed(dataset.rows, negated, dataset.objectives))
-
-
-# Where records come from
+    return replace(dataset, rows=changed(dataset.rows, negated, dataset.objectives))
 
 
 def _check_exists(path: Path) -> None:
-    if not path.exists():
-        raise DataError(
-            f"{path}: no such file or folder, and not a known data set; {suggest(str(path), [*KNOWN, *SHIPPED])}"
-        )
-
-
-def _streams(path: Path, split: str | None, skip: str = "") -> Iterator[tuple[str, Records]]:
-    """Yield ``(folder/name, records)`` for a file, or for the files of the split below a folder."""
-    if path.is_file():
-        if split is not None and _split_of(path.name) not in (None, _split_of(split) or split):
-            raise DataError(f"{path}: by its name not of split {split!r}; name another file, or no split")
-        yield f"{path.resolve().parent.name}/{path.name}", read_records(path)
-        return
-    files = {}
-    for file in sorted(path.rglob("*")):
-        below = file.relative_to(path)
-        hidden = any(piece.startswith(".") for piece in below.parts)
-        if (
-            file.is_file()
-            and suffix_of(file) in READERS
-            and not hidden
-            and not (skip and re.search(skip, below.as_posix()))
-        ):
-            files[file] = below.as_posix()
-    if not files:
-        raise DataError(f"{path}: no data files; expected names ending in {', '.join(READERS)}")
-    wanted = split or "train"
-    marked = {file: _split_of(below) for file, below in files.items()}
-    chosen = [file for file in files if marked[file] == (_split_of(wanted) or wanted)]
-    if not chosen and wanted == "train":  # files without any mark are all for training
-        chosen = [file for file in files if marked[file] is None]
-    if not chosen:
-        raise DataError(f"{path}: no file of split {wanted!r}; found {', '.join(files.values())}")
-    for file in chosen:
-        yield f"{path.resolve().name}/{files[file]}", read_records(file)
-
-
-def _split_of(name: str) -> str | None:
-    """Return the split that a path or a split name mentions, the last one where there are several, or None."""
-    splits = [SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_WORDS]
-    return splits[-1] if splits else None
-
-
-def _hub(hub: str, config: str, part: str, split: str) -> Records:
-    cure = "download its files and give their folder as path="
     try:
-        import datasets  # optional, and slow to import
-    except ImportError as error:
-        raise DataError(
-            f"{hub}: reading from the hub needs the 'datasets' package (paretune[hub]); or {cure}"
-        ) from error
-    try:
-        table = datasets.load_dataset(hub, name=config or None, data_dir=part or None, split=split)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DataError(f"{hub}: cannot read split {split!r} from the hub ({reason:.200}); {cure}") from error
-    source = f"{hub}/{part}" if part else hub
-    return ((f"{source}:{number}", dict(record)) for number, record in enumerate(table, start=1))
+        if path.exists():
+            return
+    except OSError as error:
+        raise DataError(f"{str(path)[:60]}: cannot read ({error.strerror})") from error
+    if len(path.parts) > 1 or path.suffix:
+        raise DataError(f"{path}: no such file or folder; check the path")
+    raise DataError(
+        f"{path}: no such file or folder, and not a known data set; {suggest(str(path), [*KNOWN, *SHIPPED])}"
+    )

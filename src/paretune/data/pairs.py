@@ -32,7 +32,7 @@ class Pair:
     is above 0 when objective m prefers the chosen response, below 0 when it prefers the rejected one, 0 for a
     tie, NaN when it has no label: the human comparison (mean strength in [-1, 1]) where there is one, else
     the sign of the score gap. ``row``, ``chosen_index`` and ``rejected_index`` are its position in the data set;
-    ``objective`` is "" in labelled pairs.
+    ``objective`` is "" in labelled pairs. ``weight`` and ``margin`` are those of the row.
     """
 
     prompt: Prompt
@@ -46,6 +46,8 @@ class Pair:
     rejected_truncated: bool
     gaps: tuple[float, ...]
     labels: tuple[float, ...]
+    weight: float = 1.0
+    margin: float = 0.0
 
 
 def pairs(
@@ -215,6 +217,8 @@ def _pair(
         rejected_truncated=row.truncated[b],
         gaps=tuple((scores[a] - scores[b]).tolist()),
         labels=tuple(labels[:, a, b].tolist()),
+        weight=row.weight,
+        margin=row.margin,
     )
 
 

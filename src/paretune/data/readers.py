@@ -9,6 +9,7 @@ import json
 import lzma
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,8 +27,23 @@ CELL_LIMIT = (
 )  # characters in a CSV cell; Python's own limit (131072) is below the length of real dialogues
 
 
-class NotJson(str):
-    """A token ``NaN``, ``Infinity`` or ``-Infinity``: Python's parser accepts it, although it is not JSON."""
+class NotJson:
+    """A token ``NaN``, ``Infinity`` or ``-Infinity``: Python's parser accepts it, although it is not JSON.
+
+    It is no text and no number, so that no check takes it for either.
+    """
+
+    __slots__ = ("token",)
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __repr__(self) -> str:
+        return self.token
+
+
+class Cell(str):
+    """The text of a CSV cell, which may hold the JSON of messages: CSV has no lists of its own."""
 
     __slots__ = ()
 
@@ -86,11 +102,29 @@ def parse_json(text: str, where: str) -> Any:
     except DataError:
         raise
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg} at character {error.pos + 1})") from error
+        raise DataError(
+            f"{where}: not valid JSON ({error.msg} at character {error.pos + 1}){_cure(text, error.pos)}"
+        ) from error
     except RecursionError as error:
         raise DataError(f"{where}: JSON nested too deeply; expected one flat object per line") from error
     except ValueError as error:  # a number of more digits than Python converts
         raise DataError(f"{where}: not valid JSON ({error})") from error
+
+
+def _cure(text: str, position: int) -> str:
+    """Return what to do about a text that is not JSON, where its form shows it."""
+    rest = text[position:].strip()
+    if text.startswith("version https://git-lfs"):
+        return "; this is a pointer of Git LFS and not the data: run git lfs pull"
+    if rest == ",":
+        return "; a comma ends the line: write one object per line, and nothing between them"
+    if rest.startswith("{") and "\n" in text[:position].rstrip(" "):
+        return "; for one object per line name the file .jsonl"
+    if text.strip() in ("{", "["):
+        return "; an object or list goes on in the next line: name a JSON array .json, or write one object per line (jq -c)"
+    if re.match(r"\[\{\s*'", text):
+        return "; this is a Python list: write the cell with json.dumps"
+    return ""
 
 
 def _opened(path: Path) -> io.BufferedIOBase:
@@ -103,14 +137,18 @@ def _decode(raw: bytes, where: str) -> str:
         return raw.decode("utf-8-sig" if raw.startswith(b"\xef\xbb\xbf") else "utf-8")
     except UnicodeDecodeError as error:
         bad = raw[error.start]
+        utf16 = "this looks like UTF-16; " if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise DataError(
-            f"{where}: not UTF-8 (byte 0x{bad:02x} at position {error.start + 1}); save the file as UTF-8"
+            f"{where}: not UTF-8 (byte 0x{bad:02x} at position {error.start + 1}); {utf16}save the file as UTF-8"
         ) from error
 
 
 def _object(value: Any, where: str) -> Record:
     if not isinstance(value, dict):
-        raise DataError(f"{where}: expected a JSON object, got {json.dumps(value)[:60]}")
+        raise DataError(
+            f"{where}: expected a JSON object, got {value!r:.60}; write one object per row, as "
+            '{"prompt": ..., "responses": [...]}'
+        )
     return value
 
 
@@ -128,8 +166,15 @@ def _read_json(path: Path) -> Iterator[tuple[str, Record]]:
         text = _decode(file.read(), f"{path}:1")
     values = parse_json(text, f"{path}:1")
     if not isinstance(values, list):
+        lists = (
+            [str(name) for name, value in values.items() if isinstance(value, list)]
+            if isinstance(values, dict)
+            else []
+        )
+        inside = f"save the list under {lists[0]!r} alone, or " if lists else ""
         raise DataError(
-            f"{path}:1: expected a JSON array of objects; for one object per line name the file .jsonl"
+            f"{path}:1: expected a JSON array of objects, got {values!r:.60}; {inside}for one object per line name the "
+            "file .jsonl"
         )
     for number, value in enumerate(values, start=1):
         yield f"{path}:{number}", _object(value, f"{path}:{number}")
@@ -153,6 +198,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
     if not rows:
         raise DataError(f"{path}:1: the file is empty; expected a header line with column names")
     header = rows[0][1]
+    _check_header(header, path)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError(f"{path}:1: column {twice[0]!r} appears twice in the header")
@@ -161,7 +207,22 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
             continue
         if len(cells) != len(header):
             raise DataError(f"{path}:{line}: {len(cells)} cells, but the header has {len(header)} columns")
-        yield f"{path}:{line}", dict(zip(header, cells, strict=True))
+        yield f"{path}:{line}", dict(zip(header, map(Cell, cells), strict=True))
+
+
+def _check_header(header: Sequence[str], path: Path) -> None:
+    for name in header:
+        if name != name.strip():
+            raise DataError(
+                f"{path}:1: column {name!r}: a space around the name; write commas without spaces, in the rows too (a space "
+                "belongs to the text of its cell)"
+            )
+    for separator in (";", "\t", "|"):
+        if len(header) == 1 and separator in header[0]:
+            raise DataError(
+                f"{path}:1: the header is one column, {header[0]!r:.60}, which looks like columns separated by {separator!r}; "
+                "separate them by commas"
+            )
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Record]]:
@@ -175,7 +236,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Record]]:
             yield from _numbered(path, file.iter_batches(batch_size=1024))
     except pyarrow.ArrowException as error:
         raise DataError(
-            f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again"
+            f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); {_again(path)}"
         ) from error
 
 
@@ -196,8 +257,14 @@ def _read_arrow(path: Path) -> Iterator[tuple[str, Record]]:
                     yield from _numbered(path, reader)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
-            f"{path}: not a readable Arrow file ({str(error).splitlines()[0]}); write it again"
+            f"{path}: not a readable Arrow file ({str(error).splitlines()[0]}); {_again(path)}"
         ) from error
+
+
+def _again(path: Path) -> str:
+    with path.open("rb") as file:
+        pointer = file.read(24).startswith(b"version https://git-lfs")
+    return "it is a pointer of Git LFS and not the data: run git lfs pull" if pointer else "write it again"
 
 
 def _numbered(path: Path, batches: Iterable[Any]) -> Iterator[tuple[str, Record]]:
@@ -216,10 +283,12 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> None:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_csv(path: str | Path, records: Iterable[Record], objectives: Sequence[str], widest: int) -> None:
+def write_csv(
+    path: str | Path, records: Iterable[Record], objectives: Sequence[str], widest: int, beside: Sequence[str]
+) -> None:
     """Write canonical records as CSV, atomically, every cell quoted (the columns are listed in `paretune.data.rows`).
 
-    ``widest`` is the largest number of responses.
+    ``widest`` is the largest number of responses. ``beside`` has those of ``weight`` and ``margin`` that some record has.
     """
     score_columns = [(name, k) for name in objectives for k in range(max(widest, 1))]
     with _written(path) as file:
@@ -227,7 +296,7 @@ def write_csv(path: str | Path, records: Iterable[Record], objectives: Sequence[
         writer.writerow(
             ["prompt", *[f"response_{k}" for k in range(widest)]]
             + [f"scores.{name}.{k}" for name, k in score_columns]
-            + ["labels", "truncated", "source"]
+            + ["labels", "truncated", "source", *beside]
         )
         for record in records:
             responses, scores = record["responses"], record["scores"]
@@ -241,6 +310,7 @@ def write_csv(path: str | Path, records: Iterable[Record], objectives: Sequence[
                 + [numbers.get(column, "") for column in score_columns]
                 + [json.dumps(record["labels"], ensure_ascii=False) if record["labels"] else ""]
                 + [json.dumps(record["truncated"]) if any(record["truncated"]) else "", record["source"]]
+                + [repr(record[column]) if column in record else "" for column in beside]
             )
 
 
@@ -273,25 +343,36 @@ def unflatten(cells: Record, where: str) -> Record:
     for column, cell in cells.items():
         head, _, index = column.rpartition("_" if column.startswith("response_") else ".")
         if head == "response" and index.isdecimal():
-            if cell:
+            if cell is not None and cell != "":
                 responses[int(index)] = cell
         elif head.startswith("scores.") and index.isdecimal():
             scores.setdefault(head.removeprefix("scores."), {})[int(index)] = _number_cell(
                 cell, column, where
             )
-        elif column in ("labels", "truncated"):
+        elif column in ("labels", "truncated") and isinstance(cell, Cell):
             record[column] = parse_json(cell, f"{where}: column {column!r}") if cell else None
+        elif column in ("weight", "margin"):
+            record[column] = _number_cell(cell, column, where)
         else:
             record[column] = cell
-    if "prompt" in record and record["prompt"].startswith("[{"):
-        record["prompt"] = parse_json(record["prompt"], f"{where}: column 'prompt'")
+    prompt = record.get("prompt")
+    if isinstance(prompt, Cell) and prompt.startswith("[{"):
+        record["prompt"] = parse_json(prompt, f"{where}: column 'prompt'")
     count = len(responses)
     if set(responses) != set(range(count)):
         raise DataError(
             f"{where}: column 'response_{min(set(range(count)) - set(responses))}': empty, but a "
             "later response is not"
         )
+    if record["responses"]:
+        raise DataError(
+            f"{where}: column 'responses': the file has a column for each response, response_0 and so on; use one form"
+        )
     record["responses"] = [responses[k] for k in range(count)]
+    if scores and not isinstance(record["scores"], dict):
+        raise DataError(
+            f"{where}: column 'scores': expected an object of objectives, got {record['scores']!r:.60}"
+        )
     for name, values in scores.items():
         beyond = [k for k, value in values.items() if k >= count and value is not None]
         if beyond:
@@ -302,7 +383,9 @@ def unflatten(cells: Record, where: str) -> Record:
     return record
 
 
-def _number_cell(cell: str, column: str, where: str) -> float | None:
+def _number_cell(cell: Any, column: str, where: str) -> Any:
+    if not isinstance(cell, Cell):
+        return cell  # a number of JSON, which the row checks
     if not cell.strip():
         return None
     try:
@@ -327,6 +410,8 @@ def write_parquet(path: str | Path, records: Iterable[Record], objectives: Seque
         "labels": pyarrow.struct({name: pyarrow.list_(numbers) for name in objectives}),
         "truncated": pyarrow.list_(pyarrow.bool_()),
         "source": pyarrow.string(),
+        "weight": pyarrow.float64(),
+        "margin": pyarrow.float64(),
     }
     if not objectives:  # Parquet has no struct without fields
         del columns["scores"], columns["labels"]

@@ -216,6 +216,8 @@ def _schema() -> Any:
             "labels": numbers,
             "truncated": pa.list_(pa.bool_()),
             "source": pa.string(),
+            "weight": pa.float64(),
+            "margin": pa.float64(),
         }
     )
 
@@ -234,6 +236,8 @@ def _encoded(rows: Sequence[Row]) -> Any:
         "labels": [[n for values in row.labels.values() for c in values for n in c] for row in rows],
         "truncated": [row.truncated for row in rows],
         "source": [row.source for row in rows],
+        "weight": [row.weight for row in rows],
+        "margin": [row.margin for row in rows],
     }
     arrays = [pyarrow.array(columns[field.name], field.type) for field in _schema()]
     return pyarrow.record_batch(arrays, schema=_schema())
@@ -241,9 +245,20 @@ def _encoded(rows: Sequence[Row]) -> Any:
 
 def _decoded(batch: Any) -> list[Row]:
     rows = []
-    for roles, contents, responses, names, scores, judged, counts, labels, truncated, source in zip(
-        *(column.to_pylist() for column in batch.columns), strict=True
-    ):
+    for (
+        roles,
+        contents,
+        responses,
+        names,
+        scores,
+        judged,
+        counts,
+        labels,
+        truncated,
+        source,
+        weight,
+        margin,
+    ) in zip(*(column.to_pylist() for column in batch.columns), strict=True):
         # One NaN object, so that equal rows compare equal.
         known = [value if value == value else math.nan for value in scores]
         K = len(responses)
@@ -259,6 +274,8 @@ def _decoded(batch: Any) -> list[Row]:
                 },
                 truncated=tuple(truncated),
                 source=source,
+                weight=weight,
+                margin=margin,
             )
         )
     return rows

@@ -6,7 +6,8 @@ The canonical form of a row, one JSON object per line (only ``prompt`` and ``res
      "scores": {"concise": [-40, -31], "warm": [0.3, null]}, "labels": {"helpful": [[0, 1, 1.0]]},
      "truncated": [false, true], "source": "mine.jsonl:7"}
 
-``prompt`` may also be plain text, which is one user message. Parquet has the same columns (``scores`` and
+``prompt`` may also be plain text, which is one user message. A row may have a ``weight`` (of its pairs in a loss, 1 without) and a
+``margin`` (by how much chosen should beat rejected, 0 without). Parquet has the same columns (``scores`` and
 ``labels`` are structs with one field per objective). CSV has one line per row and the columns ``prompt`` (plain
 text, or the JSON of the messages, which starts with ``[{``), ``response_0`` to ``response_{K-1}`` (an empty
 cell: no such response), ``scores.<objective>.<k>`` (an empty cell: missing), ``labels`` and ``truncated``
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import cached_property
 from numbers import Real
 from typing import Any
@@ -27,7 +29,9 @@ from paretune.core.files import fingerprint
 from paretune.data.readers import NotJson, Record
 
 ROLES = ("system", "user", "assistant", "tool")
-COLUMNS = ("prompt", "responses", "scores", "labels", "truncated", "source")
+COLUMNS = ("prompt", "responses", "scores", "labels", "truncated", "source", "weight", "margin")
+SPEAKERS = {"human": "user", "gpt": "assistant"}
+"""Names of speakers in ShareGPT's messages, where they differ from `ROLES`."""
 
 Comparison = tuple[int, int, float]
 
@@ -61,7 +65,8 @@ class Row:
     is left out. ``labels[objective]`` holds comparisons ``(a, b, p)`` of responses a and b: p in [-1, 1] is
     +1 when a is preferred, -1 when b is, 0 for a tie. ``truncated[k]`` marks that response k was cut by a
     token limit, so that its end is not its author's. ``source`` is the row's origin, ``file:line``, and begins
-    every message about it.
+    every message about it. ``weight`` (at least 0) multiplies the loss of every pair of the row, and ``margin`` is subtracted
+    from what chosen is ahead by, in the units of the reward (`paretune.training.losses.pair_loss`).
 
     Raises:
         DataError: Columns that do not fit together; the message names them.
@@ -73,6 +78,8 @@ class Row:
     labels: Mapping[str, tuple[Comparison, ...]] = field(default_factory=dict)
     truncated: tuple[bool, ...] = ()
     source: str = ""
+    weight: float = 1.0
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         where = self.source or "row"
@@ -91,12 +98,17 @@ class Row:
             )
         scores = {name: _checked_scores(values, name, count, where) for name, values in self.scores.items()}
         labels = {name: _checked_labels(values, name, count, where) for name, values in self.labels.items()}
+        if not (math.isfinite(self.weight) and self.weight >= 0 and math.isfinite(self.margin)):
+            raise DataError(
+                f"{where}: columns 'weight' and 'margin': expected finite numbers, the weight at least 0, got {self.weight:g} "
+                f"and {self.margin:g}"
+            )
         # Missing everywhere is the same as absent: one spelling, so that equal rows compare equal.
         scores = {name: values for name, values in scores.items() if not all(map(math.isnan, values))}
         labels = {name: values for name, values in labels.items() if values}
         for name, value in (
             ("prompt", tuple(self.prompt)),
-            ("responses", tuple(self.responses)),
+            ("responses", tuple(map(str, self.responses))),  # plain texts, also of CSV cells
             ("scores", scores),
             ("labels", labels),
             ("truncated", truncated),
@@ -105,7 +117,7 @@ class Row:
 
     @classmethod
     def of_checked(cls, **parts: Any) -> Row:
-        """Return the row of all six fields, as an earlier row had them; nothing is checked again."""
+        """Return the row of all its fields, as an earlier row had them; nothing is checked again."""
         row = object.__new__(cls)
         vars(row).update(parts)
         return row
@@ -119,15 +131,19 @@ class Row:
     def fingerprint(self) -> str:
         """Fingerprint of the content, without ``source``."""
         record = row_to_record(self)
-        return fingerprint([record[c] for c in COLUMNS if c != "source"])
+        return fingerprint([record[c] for c in COLUMNS if c != "source" and c in record])
 
 
 # Checks of one row
 
 
 def _check_text(text: object, column: str, where: str) -> None:
+    if isinstance(text, NotJson):
+        raise DataError(f"{where}: column {column!r}: {text!r} is not JSON; write text, or leave the row out")
     if not isinstance(text, str):
-        raise DataError(f"{where}: column {column!r}: expected text, got {_shown(text)}")
+        raise DataError(
+            f"{where}: column {column!r}: expected text, got {_shown(text)}; write it, or leave the row out"
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -191,9 +207,9 @@ def row_from_record(record: Record, where: str) -> Row:
             raise DataError(f"{where}: unknown column {name!r}; {suggest(str(name), COLUMNS)}")
     for name in ("prompt", "responses"):
         if record.get(name) is None:
-            raise DataError(
-                f"{where}: column {name!r} is missing; found {', '.join(map(repr, record)) or 'no columns'}"
-            )
+            found = "null; expected a value" if name in record else "missing; found "
+            listed = "" if name in record else ", ".join(map(repr, record)) or "no columns"
+            raise DataError(f"{where}: column {name!r} is {found}{listed}")
     truncated = _list(record.get("truncated"), "truncated", where, "true or false for each response")
     for value in truncated:
         if not isinstance(value, bool):
@@ -216,35 +232,61 @@ def row_from_record(record: Record, where: str) -> Row:
         },
         truncated=tuple(truncated),
         source=where,
+        weight=number_or(record.get("weight"), 1.0, "weight", where),
+        margin=number_or(record.get("margin"), 0.0, "margin", where),
     )
-    return replace(row, source=source) if source else row
+    return replace(row, source=str(source)) if source else row
 
 
 def prompt_from(value: object, column: str, where: str) -> Prompt:
-    """Return a prompt from plain text (one user message) or a list of ``{"role", "content"}``."""
+    """Return a prompt from plain text (one user message) or a list of messages.
+
+    A message is ``{"role", "content"}``, or ShareGPT's ``{"from", "value"}``. Its content is text, or a list of parts of which all
+    are text.
+    """
     if isinstance(value, str):
-        return (Message("user", value),)
-    messages = []
-    for position, item in enumerate(_list(value, column, where, "messages, or plain text")):
-        at = f"{column}[{position}]"
-        if not isinstance(item, dict) or "role" not in item or "content" not in item:
+        return (Message("user", str(value)),)
+    items = _list(value, column, where, "messages, or plain text")
+    return tuple(message_from(item, f"{column}[{position}]", where) for position, item in enumerate(items))
+
+
+def message_from(item: object, at: str, where: str) -> Message:
+    """Return one message of a list, see :func:`prompt_from`; ``at`` is its place, for messages of errors."""
+    names = ("from", "value") if isinstance(item, dict) and "from" in item else ("role", "content")
+    if not isinstance(item, dict) or any(name not in item for name in names):
+        raise DataError(
+            f"{where}: column {at!r}: expected {{'role': ..., 'content': ...}}, got {_shown(item)}"
+        )
+    for name, extra in item.items():
+        if name not in names and extra not in (None, "", [], {}):
             raise DataError(
-                f"{where}: column {at!r}: expected {{'role': ..., 'content': ...}}, got {_shown(item)}"
+                f"{where}: column '{at}.{name}': only role and content are supported; put it into the content"
             )
-        for name, extra in item.items():
-            if name not in ("role", "content") and extra is not None:
-                raise DataError(
-                    f"{where}: column '{at}.{name}': only role and content are supported; put it "
-                    "into the content"
-                )
-        _check_text(item["role"], f"{at}.role", where)
-        if item["role"] not in ROLES:
-            raise DataError(
-                f"{where}: column '{at}.role': unknown role {item['role']!r}; {suggest(item['role'], ROLES)}"
-            )
-        _check_text(item["content"], f"{at}.content", where)
-        messages.append(Message(item["role"], item["content"]))
-    return tuple(messages)
+    role, content = item[names[0]], item[names[1]]
+    _check_text(role, f"{at}.{names[0]}", where)
+    role = SPEAKERS.get(role, role) if names[0] == "from" else role
+    if role not in ROLES:
+        known = (*SPEAKERS, *ROLES) if names[0] == "from" else ROLES
+        column = f"{at}.{names[0]}"
+        raise DataError(f"{where}: column {column!r}: unknown role {role!r}; {suggest(role, known)}")
+    if isinstance(content, list):
+        content = "".join(_part(part, f"{at}.{names[1]}[{n}]", where) for n, part in enumerate(content))
+    _check_text(content, f"{at}.{names[1]}", where)
+    return Message(str(role), str(content))
+
+
+def _part(part: object, at: str, where: str) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        raise DataError(
+            f"{where}: column {at!r}: expected a part of text, got {_shown(part)}; other parts are not supported"
+        )
+    return str(part["text"])
+
+
+def number_or(value: object, default: float, column: str, where: str) -> float:
+    """Return a finite number, or ``default`` for null."""
+    number = number_from(value, column, where)
+    return default if math.isnan(number) else number
 
 
 def number_from(value: object, column: str, where: str) -> float:
@@ -252,12 +294,12 @@ def number_from(value: object, column: str, where: str) -> float:
     if value is None:
         return math.nan
     if isinstance(value, NotJson):
-        raise DataError(f"{where}: column {column!r}: {value} is not JSON; write null for a missing number")
-    if isinstance(value, bool) or not isinstance(value, Real):
+        raise DataError(f"{where}: column {column!r}: {value!r} is not JSON; write null for a missing number")
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         raise DataError(f"{where}: column {column!r}: expected a number or null, got {_shown(value)}")
     try:
         number = float(value)
-    except OverflowError:
+    except (OverflowError, ValueError):  # a signalling NaN of Decimal
         number = math.inf
     if math.isinf(number):
         raise DataError(
@@ -296,13 +338,13 @@ def _objectives(value: object, column: str, where: str) -> list[tuple[str, objec
 
 
 def _shown(value: object) -> str:
-    text = value if isinstance(value, NotJson) else repr(value)
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def row_to_record(row: Row) -> Record:
-    """Return the canonical record of a row, all columns, NaN as None."""
-    return {
+    """Return the canonical record of a row, NaN as None; ``weight`` and ``margin`` only where they differ from 1 and 0."""
+    record: Record = {
         "prompt": [{"role": m.role, "content": m.content} for m in row.prompt],
         "responses": list(row.responses),
         "scores": {
@@ -312,3 +354,9 @@ def row_to_record(row: Row) -> Record:
         "truncated": list(row.truncated),
         "source": row.source,
     }
+    # Left out where they say nothing, as most do.
+    return record | {name: value for name, value, usual in _stated(row) if value != usual}
+
+
+def _stated(row: Row) -> tuple[tuple[str, float, float], ...]:
+    return (("weight", row.weight, 1.0), ("margin", row.margin, 0.0))

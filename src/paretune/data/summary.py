@@ -24,7 +24,7 @@ MOST_AT_ONCE = 32  # responses to a prompt up to which prompts with equally many
 @dataclass(frozen=True)
 class Scores:
     """Scores and comparisons on one objective: numbers in the scale of the scores, higher is better, NaN when
-    none.
+    none. ``missing`` counts responses with neither.
     """
 
     objective: str
@@ -58,6 +58,7 @@ class Inspection:
     the share of pairs on which two objectives disagree. ``layers_by_prompt[i]`` counts the responses on
     Pareto layer i (0 is the front) among those to their prompt, ``layers_overall[i]`` among all, both over
     the ``layered`` responses that have every score; beyond 5000 an even sample of them is ranked overall.
+    ``bare_rows`` have no response. ``notes`` say what reading left out.
     """
 
     rows: int
@@ -73,6 +74,8 @@ class Inspection:
     layered: int
     layers_by_prompt: tuple[int, ...]
     layers_overall: tuple[int, ...]
+    bare_rows: int
+    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dict; NaN becomes None."""
@@ -98,7 +101,7 @@ def inspect(dataset: ScoredDataset) -> Inspection:
         prompts=len(prompts := np.unique(np.asarray(tally.keys))),
         responses=responses,
         objectives=tuple(
-            _scores(name, scores[:, m], tally.comparisons[name], tally.ties[name])
+            _scores(name, scores[:, m], tally.unjudged[name], tally.comparisons[name], tally.ties[name])
             for m, name in enumerate(objectives)
         ),
         repeated_prompts=len(tally.keys) - len(prompts),
@@ -109,6 +112,8 @@ def inspect(dataset: ScoredDataset) -> Inspection:
         conflicts=tuple(map(tuple, conflict_shares(tally.both, tally.against).tolist())),
         layered=len(complete),
         layers_by_prompt=_listed(tally.layers),
+        bare_rows=tally.bare,
+        notes=dataset.notes,
         layers_overall=_listed(Counter(layers(scores[complete[sample]]).tolist() if len(sample) else ())),
     )
 
@@ -122,7 +127,8 @@ class _Tally:
         self.prompt_words, self.response_words = array("i"), array("i")
         self.scores = array("d")  # [responses, M], row by row
         self.comparisons, self.ties = Counter[str](), Counter[str]()
-        self.identical = self.truncated = 0
+        self.identical = self.truncated = self.bare = 0
+        self.unjudged = Counter[str]()
         self.both, self.against = np.zeros((2, len(objectives), len(objectives)))
         self.layers = Counter[int]()  # of responses among those to their prompt
 
@@ -133,11 +139,16 @@ class _Tally:
             self.prompt_words.append(len(" ".join(m.content for m in row.prompt).split()))
             self.response_words.extend(len(response.split()) for response in row.responses)
             self.scores.frombytes(matrix.tobytes())
+            self.bare += not row.responses
             self.identical += len(row.responses) - len(set(row.responses))
             self.truncated += sum(row.truncated)
             for name, values in row.labels.items():
                 self.comparisons[name] += len(values)
                 self.ties[name] += sum(p == 0 for _, _, p in values)
+            for m, name in enumerate(self.objectives):
+                compared = {k for a, b, _ in row.labels.get(name, ()) for k in (a, b)}
+                scored = np.isnan(matrix[:, m]).tolist()
+                self.unjudged[name] += sum(missing and k not in compared for k, missing in enumerate(scored))
         counts = conflict_counts(rows, self.objectives)
         self.both, self.against = self.both + counts[0], self.against + counts[1]
         by_size: dict[int, list[np.ndarray]] = {}
@@ -165,13 +176,13 @@ def _layers_of_each(points: np.ndarray) -> np.ndarray:
         ranks += left
 
 
-def _scores(objective: str, values: np.ndarray, comparisons: int, ties: int) -> Scores:
+def _scores(objective: str, values: np.ndarray, missing: int, comparisons: int, ties: int) -> Scores:
     known = values[~np.isnan(values)]
     points = np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist() if known.size else [math.nan] * 5
     return Scores(
         objective=objective,
         count=int(known.size),
-        missing=int(values.size - known.size),
+        missing=missing,
         mean=float(known.mean()) if known.size else math.nan,
         std=float(known.std()) if known.size else math.nan,
         low=points[0],

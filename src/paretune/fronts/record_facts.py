@@ -108,7 +108,7 @@ class WordCounts(MethodFacts):
 
 
 class DataSummary(MethodFacts):
-    """The training data, as :func:`paretune.data.summary.inspect` counts them."""
+    """The training data, as :func:`paretune.data.summary.inspect` counts them; ``notes`` say what was left out of them."""
 
     rows: int
     prompts: int
@@ -119,3 +119,4 @@ class DataSummary(MethodFacts):
     truncated_share: Number
     response_words: WordCounts
     conflicts: tuple[tuple[Number, ...], ...]
+    notes: tuple[str, ...] = ()

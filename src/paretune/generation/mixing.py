@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import log
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from paretune.core.bounds import Count, check_bounds
+from paretune.core.bounds import check_bounds
 from paretune.core.errors import ConfigError, ModelError
 
 Divergence = Literal["reverse-kl", "forward-kl", "alpha", "jensen-shannon"]
@@ -42,7 +43,7 @@ class Mixing:
 
     divergence: Divergence = "reverse-kl"
     alpha: float = 0.5
-    candidates: Count = 1
+    candidates: Annotated[int, Ge(1), Le(MOST_CANDIDATES)] = 1
 
     def __post_init__(self) -> None:
         check_bounds(self)

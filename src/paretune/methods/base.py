@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from paretune.core.bounds import Positive, check_bounds
-from paretune.core.errors import ConfigError
+from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.core.settings import parse
@@ -78,10 +78,13 @@ class Inputs:
 
         Under another ``penalty`` than DPO's they are those of f-DPO.
         """
-        return [
-            self.lab.dpo(objective, self.train, self.validation, dpo.beta, dpo.pairs, penalty)
-            for objective in self.objectives
-        ]
+        return [self._corner(objective, dpo, penalty) for objective in self.objectives]
+
+    def _corner(self, objective: str, dpo: DPOConfig, penalty: Penalty) -> Adapter:
+        try:
+            return self.lab.dpo(objective, self.train, self.validation, dpo.beta, dpo.pairs, penalty)
+        except TrainingError as error:
+            raise TrainingError(f"the model for {objective!r} alone: {error}") from error
 
     def scorers_of(self, objectives: Sequence[str], need: str, cure: str = "") -> list[Scorer]:
         """Return the scorer of each objective, in their order.

@@ -74,15 +74,18 @@ def vote(table: PairTable, preference: Preference) -> PairTable:
     """Stamp each pair with the weight of "chosen is better" and that of "rejected is better".
 
     Objective j weighs ``w_j N / n_j`` on each of the n_j of N pairs that it labels, so the mean over all pairs is
-    sum_j w_j L(D_j) with L(D_j) the mean over j's own pairs. A tie counts among its objective's pairs and adds nothing.
+    sum_j w_j L(D_j) with L(D_j) the mean over j's own pairs. A tie counts among its objective's pairs and adds nothing. A weight of
+    the data is a factor of both; a margin of the data is that of the preferred response, and 0 where objectives disagree on it.
     """
     labels = np.array([pair.labels for pair in table.pairs])
     labelled = ~np.isnan(labels)
     weights = preference.array() * (len(labels) / np.maximum(labelled.sum(0), 1))
     signs = np.sign(np.nan_to_num(labels))
+    one_way = torch.from_numpy(np.where((signs < 0).any(1), np.where((signs > 0).any(1), 0, -1), 1))
     return table.stamp(
-        weight=torch.from_numpy((weights * (signs > 0)).sum(1)),
-        reversed_weight=torch.from_numpy((weights * (signs < 0)).sum(1)),
+        weight=torch.from_numpy((weights * (signs > 0)).sum(1)) * table.weight,
+        reversed_weight=torch.from_numpy((weights * (signs < 0)).sum(1)) * table.weight,
+        margin=table.margin * one_way,
     )
 
 

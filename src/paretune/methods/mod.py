@@ -18,11 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
-from paretune.core.bounds import Count
 from paretune.core.settings import later
-from paretune.generation.mixing import Divergence, Mixing
+from paretune.generation.mixing import MOST_CANDIDATES, Divergence, Mixing
 from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
 from paretune.planning.work import Stage, Work
 from paretune.policies.policy import Policy
@@ -42,7 +41,7 @@ class MODConfig(DPOConfig):
         alpha: That of the alpha divergence, between 0 and 1.
     """
 
-    candidates: Count = 1
+    candidates: Annotated[int, Ge(1), Le(MOST_CANDIDATES)] = 1
     divergence: Divergence = later("reverse-kl")
     alpha: Annotated[float, Gt(0), Lt(1)] = later(0.5)
 

@@ -104,7 +104,7 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
     def tables(objective: str) -> tuple[PairTable, PairTable]:
         parts = (pairs(part, objective, config.pairs) for part in (inputs.train, inputs.validation))
         train_pairs, held_out = parts
-        return lab.train_table(train_pairs), lab.pair_table(held_out)
+        return lab.train_table(train_pairs, objective), lab.pair_table(held_out, objective)
 
     @cache
     def dpo(objective: str, beta: float) -> Adapter:
@@ -242,8 +242,15 @@ def scale_of(objective: str, config: MODPOConfig) -> float:
 
 
 def stamp(table: PairTable, margin: Tensor, weight: float, scale_loss: bool) -> PairTable:
-    """Stamp Eq. 11 on a table: the weighted margin ``[N]``, 1 / w_k, and w_k as the loss weight where asked."""
-    return table.stamp(margin=margin, scale=1.0 / weight, weight=weight if scale_loss else 1.0)
+    """Stamp Eq. 11 on a table: the weighted margin ``[N]``, 1 / w_k, and w_k as the loss weight where asked.
+
+    A margin of the data is one of the objective that is trained on, in the units of its reward; a weight of the data is a factor.
+    """
+    return table.stamp(
+        margin=margin + weight * table.margin,
+        scale=1.0 / weight,
+        weight=table.weight * weight if scale_loss else table.weight,
+    )
 
 
 def work(run: Work, name: str, config: MODPOConfig, training: Training) -> list[Stage]:

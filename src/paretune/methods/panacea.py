@@ -92,14 +92,14 @@ def train(inputs: Inputs, config: PanaceaConfig) -> Policy:
 
 
 def objective_data(
-    lab: Lab, dataset: ScoredDataset, config: PanaceaConfig, table: Callable[[Sequence[Pair]], PairTable]
+    lab: Lab, dataset: ScoredDataset, config: PanaceaConfig, table: Callable[[Sequence[Pair], str], PairTable]
 ) -> ObjectiveData:
     """Return the table of pairs of every objective, or the one table for all objectives; ``table`` makes a table of pairs."""
     if config.loss == "policy-gradient":
         return ObjectiveData(dataset.objectives, (lab.response_table(dataset),), labelled=True)
     if config.data == "labelled":
-        return ObjectiveData(dataset.objectives, (table(labelled_pairs(dataset)),), labelled=True)
-    tables = [table(pairs(dataset, name, config.pairs)) for name in dataset.objectives]
+        return ObjectiveData(dataset.objectives, (table(labelled_pairs(dataset), ""),), labelled=True)
+    tables = [table(pairs(dataset, name, config.pairs), name) for name in dataset.objectives]
     return ObjectiveData(dataset.objectives, tuple(tables))
 
 

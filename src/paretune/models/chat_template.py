@@ -60,9 +60,9 @@ class ChatTemplate:
         flat = _flat(text)
         for message, count in zip(messages, counts, strict=True):
             content = _flat(message["content"])
-            forms = (content, json.dumps(content, ensure_ascii=False)[1:-1])
+            forms = [content, json.dumps(content, ensure_ascii=False)[1:-1]]
             if _THOUGHT in content:
-                forms += (content.rpartition(_THOUGHT)[2].strip(),)
+                forms.append(content.rpartition(_THOUGHT)[2].strip())
             lost = count == 0 or not any(form in flat for form in forms)
             if content and (lost or count > 1):
                 what = "does not write" if lost else f"writes {count} times"

@@ -116,11 +116,10 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
 def position_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     """Return the bytes of the keys and values of one position of one row; 0 where the configuration does not state their sizes."""
     text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 0)
-    width = getattr(text, "head_dim", None) or getattr(text, "hidden_size", 0) // max(
-        1, getattr(text, "num_attention_heads", 1)
-    )
-    return int(2 * getattr(text, "num_hidden_layers", 0) * heads * width * dtype.itemsize)
+    queries = int(getattr(text, "num_attention_heads", None) or 1)
+    heads = int(getattr(text, "num_key_value_heads", None) or queries)
+    width = int(getattr(text, "head_dim", None) or int(getattr(text, "hidden_size", None) or 0) // queries)
+    return 2 * int(getattr(text, "num_hidden_layers", None) or 0) * heads * width * dtype.itemsize
 
 
 def rows_join(cache: DynamicCache, other: DynamicCache) -> None:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from paretune.core.errors import ModelError, ParetuneError
-from paretune.core.files import atomic_path, cache_folder, file_digest, fingerprint, write_text
+from paretune.core.files import atomic_path, cache_folder, expanded, file_digest, fingerprint, write_text
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, embedded_gguf
@@ -169,7 +169,7 @@ def locate(name: str) -> str:
     if name == EMBEDDED:
         packaged = embedded_gguf()
         return str(_converted(packaged)) if packaged else EMBEDDED_HUB
-    path = Path(name).expanduser()
+    path = expanded(name, "model")
     if name.endswith(".gguf"):
         return str(_converted(path))
     return str(path) if path.exists() else name

@@ -21,8 +21,8 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     modules = dict(model.named_modules())
     if any(isinstance(module, GatedLinear) for module in modules.values()):
         raise ModelError(
-            "the model has gated layers already: something else works with it, such as a training in another thread; use one thread at "
-            "a time, or detach what is attached, or stack the adapters and attach once"
+            "the model has gated layers already: something else works with it, such as a training in another thread. Use one "
+            "thread at a time; or detach what is attached, or stack the adapters and attach once"
         )
     head = model.get_output_embeddings()
     return {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from paretune.core.files import expanded
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair
 from paretune.data.rows import Prompt, Row
@@ -79,7 +79,7 @@ def counter(model: str) -> Counter:
     """Return the counter of a model, whose parameters are not read; nothing is downloaded."""
     from transformers import AutoTokenizer
 
-    path = embedded_gguf() if model == EMBEDDED else Path(model).expanduser()
+    path = embedded_gguf() if model == EMBEDDED else expanded(model, "model")
     options: dict[str, Any] = {"local_files_only": True}
     source = model
     if path is not None and path.exists():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from paretune.core.errors import ModelError, suggest
+from paretune.core.files import expanded
 
 ALL_LINEAR = "all-linear"
 
@@ -152,7 +152,7 @@ def known() -> str:
 def _read(name: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    path, options = Path(name).expanduser(), {}
+    path, options = expanded(name, "model"), {}
     if name.endswith(".gguf"):
         path, options = path.parent, {"gguf_file": path.name}
     source = str(path) if path.exists() else name

@@ -58,7 +58,7 @@ def check_groups(groups: Sequence[Any], preferences: Sequence[Preference]) -> No
             or not all(map(len, group))
         ):
             raise ParetuneError(
-                f"group {number}: expected (token ids of a prompt, list of token ids of its responses), none empty, got {group!r:.60}"
+                f"group {number}: expected (token ids of a prompt, those of its responses), none empty, got {group!r:.60}"
             )
     check_preferences(preferences, len(groups), "group")
 
@@ -72,7 +72,7 @@ def check_preferences(preferences: Sequence[Preference], count: int, each: str) 
     for number, preference in enumerate(_several(preferences, "preferences")):
         if not isinstance(preference, Preference):
             raise PreferenceError(
-                f"preference {number}: expected a Preference, such as Preference.parse('warm=0.3,concise=0.7'), got {preference!r:.60}"
+                f"preference {number}: expected a Preference, such as Preference.parse('warm=1'), got {preference!r:.60}"
             )
     if len(preferences) != count:
         raise PreferenceError(
@@ -85,14 +85,14 @@ def _several(items: Any, what: str) -> Sequence[Any]:
         raise ParetuneError(f"{what}: expected a list, got {items!r:.60}")
     if len(items) == 0:
         raise ParetuneError(f"{what}: the list is empty; give at least one")
-    return items  # type: ignore[no-any-return]
+    return items  # type: ignore[return-value]
 
 
 def _check_prompt(prompt: Any, number: int) -> None:
     known = isinstance(prompt, (tuple, list)) and all(isinstance(message, Message) for message in prompt)
     if not known or not prompt:
         raise ParetuneError(
-            f"prompt {number}: expected messages, such as (Message('user', 'How do I keep basil alive?'),), got {prompt!r:.60}"
+            f"prompt {number}: expected messages, such as (Message('user', 'Is basil edible?'),), got {prompt!r:.50}"
         )
     for message in prompt:
         try:

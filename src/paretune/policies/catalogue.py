@@ -12,7 +12,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from paretune.core.errors import ConfigError, ModelError, ParetuneError, PreferenceError, suggest
 from paretune.core.files import read_json
-from paretune.core.names import path_component
+from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.preference import Preference, nearest
 from paretune.fronts.record import FILE, FrontRecord
 from paretune.fronts.surface import Surface
@@ -137,7 +137,7 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
     objectives, adapters = tuple(facts["objectives"]), facts["adapters"]
     try:
         for name in adapters:
-            path_component(name, "the LoRA")
+            path_component(name, "the LoRA", LONGEST_MADE)
         preferences = {
             name: Preference.of(entry["preference"], objectives) for name, entry in adapters.items()
         }

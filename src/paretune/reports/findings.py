@@ -310,9 +310,14 @@ def training_data(record: FrontRecord) -> str:
     return section(
         "data",
         "Training data",
-        f'<dl class="facts">{counts}</dl>{_score_table(data)}{_conflict_table(data)}',
+        f'<dl class="facts">{counts}</dl>{_score_table(data)}{_conflict_table(data)}{_left_out(data)}',
         f"Prompts in each split: {splits}." if splits else "",
     )
+
+
+def _left_out(data: DataSummary) -> str:
+    notes = "".join(f"<li>{escape(note)}</li>" for note in data.notes)
+    return f"<p>Left out, or not read:</p><ul>{notes}</ul>" if notes else ""
 
 
 def _score_table(data: DataSummary) -> str:

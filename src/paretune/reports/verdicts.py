@@ -45,8 +45,8 @@ def trade_offs(record: FrontRecord) -> str:
         "trades",
         "What each trade-off buys",
         "".join(parts),
-        "From the base model to the point with most weight on each objective, and to the knee where the front bulges. A deviation is that of the base "
-        "model's answers; a change is called one only where it is shown for all points of this page together.",
+        "From the base model to the point with most weight on each objective, and to the knee where the front bulges. A deviation "
+        "is that of the base model's answers; a change is called one only where it is shown for all points of this page together.",
     )
 
 

@@ -35,6 +35,7 @@ from paretune.reports.card import write_card
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
 from paretune.runs.config import RunConfig
+from paretune.scoring.cache import ScoreCache
 from paretune.scoring.meaning import meaning
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
@@ -326,12 +327,17 @@ def _record(
         cautions=judgement.cautions,
         objectives_info={objective: meanings.get(objective, "") for objective in judgement.objectives},
         sampling={**vars(config.sampling), "samples": config.evaluate.samples},
-        data=DataSummary.model_validate(inspect(splits["train"]).to_dict()),
+        data=DataSummary.model_validate(inspect(splits["train"]).to_dict() | {"notes": list(lab.left_out)}),
         splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},
         stages=tuple(Stage(**vars(stage)) for stage in lab.stages),
-        scoring_forwards=lab.responses_scored,
+        scoring_forwards=_responses_scored(lab),
         licence="",
     )
+
+
+def _responses_scored(lab: Lab) -> int:
+    """Return how many responses frozen models have scored for this run folder, in all its processes and restarts."""
+    return len(ScoreCache(lab.folder / "cache" / "logps.sqlite"))
 
 
 def _stages(adapter: Adapter) -> list[str]:

@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import fingerprint, write_json
 from paretune.data.dataset import ScoredDataset, concatenate
 from paretune.data.load import load_data
+from paretune.data.row_store import taken
 from paretune.generation.sample import sample_dataset, sample_remotely
 from paretune.models.devices import present
 from paretune.runs.checks import check_config
@@ -28,10 +31,12 @@ class Sources:
     Attributes:
         splits: Data as they were read: train, validation, test.
         scorers: Scorers in the order of ``score``, None where one is still to be fitted.
+        objectives: Names of the run's objectives, in order.
     """
 
     splits: dict[str, ScoredDataset]
     scorers: tuple[Scorer | None, ...]
+    objectives: tuple[str, ...]
 
 
 def read_sources(config: RunConfig) -> Sources:
@@ -60,7 +65,7 @@ def read_sources(config: RunConfig) -> Sources:
     objectives = _objectives(config, splits)
     config.grid(objectives)
     config.fine_grid(objectives)
-    return Sources(splits, scorers)
+    return Sources(splits, scorers, tuple(objectives))
 
 
 def prepare_data(
@@ -76,11 +81,14 @@ def prepare_data(
         DataError, ConfigError, ScoreError: See the stages.
     """
     sources = sources or read_sources(config)
-    splits = {name: _with_room(part, config, lab, name) for name, part in sources.splits.items()}
+    parts = sources.splits
+    for note in dict.fromkeys(note for part in parts.values() for note in (*part.notes, *_uses(part))):
+        lab.leave_out(note)
+    splits = {name: _with_room(part, config, lab, name) for name, part in parts.items()}
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
     scorers, cache = _scorers(config, sources, lab, splits), lab.score_cache
-    objectives = _objectives(config, splits)
+    objectives = sources.objectives
     for name in ("train", "validation"):
         silent = [s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)]
         splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))
@@ -102,8 +110,25 @@ def prepare_data(
     return splits, scorers
 
 
+def _uses(part: ScoredDataset) -> tuple[str, ...]:
+    """Say what the weights and margins of rows are used for, where there are any."""
+    stated = sum(row.weight != 1 or row.margin != 0 for row in part.rows)
+    if not stated:
+        return ()
+    return (
+        f"{stated} of {len(part.rows)} rows have a weight or a margin; losses of pairs use them, and methods that train on single "
+        "responses do not",
+    )
+
+
 def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
-    """Load the sources and split them by prompt."""
+    """Load the sources and split them by prompt; ``notes`` of the parts say what was left out.
+
+    Rows of a held-out prompt are no training data, where the held-out prompts have a source of their own.
+
+    Raises:
+        DataError: See :func:`load_data`; or all prompts of the source are held out.
+    """
 
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if isinstance(spec, list) and spec:
@@ -111,14 +136,38 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
         return load_data(spec, split, path=config.data.path)
 
     dataset = source(config.data.source, config.data.split)
-    if config.data.limit:
-        dataset = replace(dataset, rows=dataset.rows[: config.data.limit])
+    if config.data.limit and len(dataset.rows) > config.data.limit:
+        note = f"data.limit: the first {config.data.limit} of {len(dataset.rows)} rows are used"
+        dataset = replace(dataset, rows=dataset.rows[: config.data.limit], notes=(*dataset.notes, note))
     fractions = dict(config.data.splits)
+    test: ScoredDataset | None = None
     if config.data.test is not None:
         fractions.pop("test", None)
-        parts = dataset.split(fractions, config.seed)
-        return {**parts, "test": source(config.data.test, None)}
-    return dataset.split(fractions, config.seed)
+        test = source(config.data.test, None)
+        dataset = _without(dataset, test)
+    parts = dataset.split(fractions, config.seed)
+    unused = len(dataset.rows) - sum(len(part.rows) for part in parts.values())
+    if unused:
+        shares = ", ".join(f"{name} {share:g}" for name, share in fractions.items())
+        note = f"{unused} of {len(dataset.rows)} rows are in no part: data.splits gives {shares}"
+        parts = {name: replace(part, notes=(*part.notes, note)) for name, part in parts.items()}
+    return parts if test is None else {**parts, "test": test}
+
+
+def _without(dataset: ScoredDataset, test: ScoredDataset) -> ScoredDataset:
+    """Return the data without the rows of the prompts of ``test``."""
+    held_out = {row.key for row in test.rows}
+    places = np.array([n for n, row in enumerate(dataset.rows) if row.key not in held_out], dtype=np.int64)
+    common = len(dataset.rows) - len(places)
+    if not common:
+        return dataset
+    if not len(places):
+        raise DataError(
+            f"data.test: all {common} rows of data.source are of held-out prompts, so none is left to train on; name other data, "
+            "or leave data.test out to hold a share of data.source out"
+        )
+    note = f"{common} of {len(dataset.rows)} rows of data.source are of held-out prompts (data.test) and are not trained on"
+    return replace(dataset, rows=taken(dataset.rows, places), notes=(*dataset.notes, note))
 
 
 def check_responses(config: RunConfig, dataset: ScoredDataset) -> None:
@@ -157,7 +206,7 @@ def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) 
     left = f"{len(gone)} were left out" + (
         f", {len(short) - len(gone)} answers end at the last position" if rule == "cut" else ""
     )
-    lab.say(f"{len(short)} of {len(asked)} prompts ({split}) {what}: {left}")
+    lab.leave_out(f"{len(short)} of {len(asked)} prompts ({split}) {what}: {left}")
     return (
         replace(dataset, rows=tuple(row for n, row in enumerate(dataset.rows) if n not in gone))
         if gone

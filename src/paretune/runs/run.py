@@ -28,7 +28,7 @@ from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
-from paretune.runs.prepare import prepare_data, read_sources
+from paretune.runs.prepare import Sources, prepare_data, read_sources
 from paretune.runs.run_folder import VERSIONS, at_work
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import Scorer
@@ -45,8 +45,8 @@ def run(config: RunConfig) -> Path:
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
     """
+    sources = read_sources(config)  # before anything is written
     with at_work(config):
-        sources = read_sources(config)
         lab = opened(config)
         splits, scorers = prepare_data(config, lab, sources)
         preferences = config.grid(splits["train"].objectives)
@@ -108,19 +108,21 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: An objective without adapter, or an adapter without objective.
         ModelError: An adapter of another base model, or of another divergence.
     """
-    with at_work(config):
-        return _front(config, adapters, by, mixing)
-
-
-def _front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing) -> Path:
-    sources = read_sources(config)
-    lab = opened(config)
-    splits, scorers = prepare_data(config, lab, sources)
-    objectives = splits["train"].objectives
-    if set(adapters) != set(objectives):
+    sources = read_sources(config)  # before anything is written
+    if set(adapters) != set(sources.objectives):
         raise ConfigError(
-            f"adapters for {', '.join(adapters) or 'nothing'}; expected one for each of the objectives {', '.join(objectives)}"
+            f"adapters for {', '.join(adapters) or 'nothing'}; expected one for each of the objectives "
+            f"{', '.join(sources.objectives)}"
         )
+    with at_work(config):
+        return _front(config, sources, adapters, by, mixing)
+
+
+def _front(
+    config: RunConfig, sources: Sources, adapters: Mapping[str, Adapter], by: Sequence[str], mixing: Mixing
+) -> Path:
+    lab, objectives = opened(config), sources.objectives
+    splits, scorers = prepare_data(config, lab, sources)
     members = [adapters[objective] for objective in objectives]
     for objective, adapter in zip(objectives, members, strict=True):
         adapter.check_base(lab.lm.fingerprint, f"the adapter for {objective}")
@@ -179,7 +181,9 @@ def fix_date(lab: Lab) -> None:
     def make(folder: Path) -> None:
         write_json(folder / "date.json", {"date": datetime.now().isoformat(timespec="seconds")})
 
-    file = lab.stage("chat-template", fingerprint(lab.lm.tokenizer.chat_template), make) / "date.json"
+    key = fingerprint(lab.lm.tokenizer.chat_template)
+    # As its content too: a sweep in the folder of a run, whose stages have longer names, takes the same date.
+    file = lab.stage("chat-template", key, make, content=key) / "date.json"
     try:
         date = datetime.fromisoformat(str(read_json(file)["date"]))
     except (KeyError, TypeError, ValueError) as error:

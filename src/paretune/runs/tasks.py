@@ -151,8 +151,8 @@ def _reference_pass(here: SweepContext) -> None:
     dpo, training = here.config.corners()
     with here.lab.trained_by(training):
         for objective in here.objectives:
-            here.lab.train_table(pairs(here.splits["train"], objective, dpo.pairs))
-            here.lab.pair_table(pairs(here.splits["validation"], objective, dpo.pairs))
+            here.lab.train_table(pairs(here.splits["train"], objective, dpo.pairs), objective)
+            here.lab.pair_table(pairs(here.splits["validation"], objective, dpo.pairs), objective)
 
 
 def _measured(here: SweepContext, policy: Policy, asked: Preference) -> dict[str, Any]:

@@ -291,8 +291,8 @@ def _split(
         return dataset.split(shares, seed)
     except DataError as error:
         raise DataError(
-            f"objective {objective!r}: too few prompts to fit a head, which needs at least {MIN_PAIRS} pairs of prompts of their own in "
-            f"each part ({error})"
+            f"objective {objective!r}: too few prompts to fit a head, which needs at least {MIN_PAIRS} pairs, of prompts of their "
+            f"own, in each part ({error})"
         ) from error
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paretune.core.errors import ModelError
-from paretune.core.files import file_digest, fingerprint, read_json
+from paretune.core.files import expanded, file_digest, fingerprint, read_json
 from paretune.core.tensor_file import check_readable, tensor_formats
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def locate(name_or_folder: str) -> Path:
     Raises:
         ModelError: There is no such folder, and the hub does not have the model either; the message states how to get it.
     """
-    folder = Path(name_or_folder).expanduser()
+    folder = expanded(name_or_folder, "model")
     if (folder / "config.json").is_file():
         return folder.resolve()
     if folder.is_dir():
@@ -98,7 +98,7 @@ def content_fingerprint(folder: Path) -> str:
     """Return 16 hex digits that identify a model folder by the content of its weights, config and tokenizer.
 
     Raises:
-        ModelError: The folder holds no safetensors weights, or a file is unreadable, empty, cut or a pointer of git-lfs.
+        ModelError: The folder holds no safetensors weights, or a file is unreadable, empty or a pointer of git-lfs.
     """
     files = sorted(p for pattern in _WANTED for p in folder.glob(pattern))
     if not any(p.suffix == ".safetensors" for p in files):
@@ -108,8 +108,6 @@ def content_fingerprint(folder: Path) -> str:
         )
     for file in files:
         check_readable(file)
-        if file.suffix == ".safetensors":
-            tensor_formats(file)
     parts: list[str] = []
     for path in files:
         parts += [path.name, file_digest(path)]
@@ -120,7 +118,7 @@ def load_encoder(folder: Path, device: str | None = None) -> Frozen:
     """Load a sentence-embedding transformer for ``embed``.
 
     Raises:
-        ModelError: The model cannot be loaded, or weights are missing.
+        ModelError: The model cannot be loaded, weights are missing, or the device is not on this machine.
     """
     return _load(folder, "AutoModel", device, may_miss=("pooler",))
 
@@ -138,12 +136,14 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
     import torch
     import transformers
 
+    from paretune.models.language_model import computing
     from paretune.models.tensors import check_finite
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-    accelerator = torch.accelerator.current_accelerator()
-    target = torch.device(device) if device else accelerator or torch.device("cpu")
+    for file in sorted(folder.glob("*.safetensors")):
+        tensor_formats(file)
+    target, _ = computing("auto", device)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model, loading = getattr(transformers, kind).from_pretrained(

@@ -142,7 +142,9 @@ def serve(name: str, asked: int, answered: int) -> None:
         with _quiet():
             call, answer = found(name)
         tell(answer)
-        for line in requests if call is not None else ():
+        if call is None:
+            return
+        for line in requests:
             request = json.loads(line)
             with _quiet():
                 answer = rated(call, request["prompts"], request["responses"])

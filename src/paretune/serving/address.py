@@ -15,6 +15,8 @@ from paretune.core.errors import ConfigError
 from paretune.serving.callers import ANONYMOUS
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 SHORTEST_KEY = 16
 """Characters; anybody could guess a shorter key."""
 
@@ -106,10 +108,12 @@ class Address:
         max_connections: Largest number of connections with a request in progress; more may be open and idle.
         body_bytes: Largest size of a request's body.
         body_seconds: Seconds within which the body must arrive.
+        log_level: Least level that is logged: ``debug``, ``info``, ``warning`` or ``error``.
+        log_format: ``text`` or ``json``.
 
     Raises:
-        ConfigError: Other machines can reach the host, and neither are there keys nor is it open to all; or the public URL or the
-            root path is none.
+        ConfigError: Other machines can reach the host, and neither are there keys nor is it open to all; or the public URL, the
+            root path or a setting of the log is none.
     """
 
     host: str = "127.0.0.1"
@@ -122,6 +126,8 @@ class Address:
     max_connections: int = 512
     body_bytes: int = 1 << 20
     body_seconds: float = 30.0
+    log_level: str = "info"
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.keys.digests and not self.open_to_all:
@@ -129,6 +135,12 @@ class Address:
                 f"--host {self.host} can be reached from other machines; give --api-key-file (or PARETUNE_API_KEY), or "
                 "--no-key to admit everybody"
             )
+        for option, given, known in (
+            ("--log-level", self.log_level, LOG_LEVELS),
+            ("--log-format", self.log_format, LOG_FORMATS),
+        ):
+            if given not in known:
+                raise ConfigError(f"{option} {given}: expected one of {', '.join(known)}")
         if self.public_url and (origin_of(self.public_url) is None or {"?", "#"} & set(self.public_url)):
             raise ConfigError(
                 f"--public-url {self.public_url}: expected an address such as https://example.org/steer"

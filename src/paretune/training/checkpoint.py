@@ -140,6 +140,8 @@ def _progress(checkpoint: Path, facts: Facts, steps: int) -> Progress:
         progress.history = facts["history"]
     else:
         progress.bytes = facts.get("bytes", 0)
+        if progress.bytes < 0:
+            raise ValueError(f"{progress.bytes} bytes of records")
         with history_of(checkpoint).open("rb") as opened:
             raw = opened.read(progress.bytes)
         if len(raw) < progress.bytes:
@@ -166,3 +168,5 @@ def _check(
             raise ValueError(
                 f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}, expected {like.dtype} {list(like.shape)}"
             )
+        if not bool(tensors[name].isfinite().all()):
+            raise ValueError(f"{name} holds numbers that are NaN or infinite")

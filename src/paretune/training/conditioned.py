@@ -235,17 +235,21 @@ class ConditionedTask:
             return values, torch.ones_like(values).bool()
         both = logps.view(-1, 2)[list(groups)]
         gap = log_ratio_gap(both, table.reference[list(rows)].to(logps.device))
+        weight, margin = table.weight[list(rows)].to(logps.device), table.margin[list(rows)].to(logps.device)
         if self.conditioning.loss == "modpo":
             margins = data.margins[t][list(rows)].to(logps.device)
-            weight = weights[:, t].clamp(min=LEAST_WEIGHT)
+            own = weights[:, t].clamp(min=LEAST_WEIGHT)
             others = (weights * margins).sum(1) - weights[:, t] * margins[:, t]
-            values = pair_loss(gap, self.beta, margin=others, scale=1 / weight)[:, None]
+            values = pair_loss(gap, self.beta, margin=others + own * margin, scale=1 / own, weight=weight)[
+                :, None
+            ]
             return values, torch.ones_like(values).bool()
         if not data.labelled:
-            values = pair_loss(gap, self.beta)[:, None]
+            values = pair_loss(gap, self.beta, margin=margin, weight=weight)[:, None]
             return values, torch.ones_like(values).bool()
         signs = data.labels[list(rows)].to(logps.device)
-        return pair_loss(gap[:, None] * signs, self.beta), signs != 0
+        values = pair_loss(gap[:, None] * signs, self.beta, margin=margin[:, None], weight=weight[:, None])
+        return values, signs != 0
 
     def _aggregate(self, losses: Tensor, weights: Tensor) -> Tensor:
         c = self.conditioning

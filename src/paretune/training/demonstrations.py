@@ -72,7 +72,8 @@ def tokenise_demonstrations(
             kept.append((prompt, fitted[0], item.where))
     if not kept:
         raise TrainingError(
-            f"none of {len(items)} responses to imitate fits {limit} with its prompt; give some, or raise train.max_tokens"
+            f"none of {len(items)} responses to imitate has at most {limit.most} tokens with its prompt ({limit}); give some, or "
+            "raise train.max_tokens"
         )
     limit.say_cut(len(items), "responses")
     prompts, responses, wheres = zip(*kept, strict=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from paretune.core.files import fingerprint, write_json
-from paretune.core.names import path_component
+from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.progress import silent
 from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
@@ -35,12 +35,14 @@ from paretune.training.preference_pairs import PairLoss, fit_pairs
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.rl.task import fit_on_policy
-from paretune.training.stages import StageRecord, Stages
+from paretune.training.stages import CAUSES, StageRecord, Stages
 from paretune.training.token_tables import (
     Limit,
     PairTable,
     ResponseTable,
     TooLong,
+    drawn_pairs,
+    named,
     tokenise,
     tokenise_responses,
 )
@@ -59,6 +61,7 @@ class Lab:
         team: The processes of the run; each has such a lab on one folder that all of them see.
         shared: Whether other runs work in the folder at the same time, as the tasks of a sweep do. A stage that one of them makes
             is then waited for and not made twice, and its folder carries its key, so that the order of the runs does not matter.
+        left_out: Sentences on what of the data is left out, for the report.
         scoring_forwards: Responses scored by frozen models so far (cached ones do not count).
         too_long: What happens to texts beyond ``train.max_tokens`` or the model's positions, see
             :class:`paretune.training.token_tables.Limit`.
@@ -69,6 +72,7 @@ class Lab:
     training: Training = field(default_factory=Training)
     trackers: tuple[str, ...] = ()
     shared: bool = False
+    left_out: list[str] = field(default_factory=list)
     scoring_forwards: int = 0
     too_long: TooLong = "drop"
 
@@ -84,11 +88,6 @@ class Lab:
         return self._stages.records
 
     @property
-    def responses_scored(self) -> int:
-        """Number of responses that frozen models have scored for this run folder, in all its processes and restarts."""
-        return len(ScoreCache(self.folder / "cache" / "logps.sqlite"))
-
-    @property
     def score_cache(self) -> ScoreCache:
         """Scores of the run's texts on disk, by their content."""
         return ScoreCache(self.folder / "cache" / "scores.sqlite")
@@ -102,26 +101,26 @@ class Lab:
         finally:
             self.training = outer
 
-    def pair_table(self, chosen: Sequence[Pair]) -> PairTable:
-        """Tokenise pairs and fill in their reference log-probabilities (cached).
-
-        Raises:
-            TrainingError: No pair is short enough.
-        """
-        limit = Limit(self.lm, self.training.max_tokens)
-        table, dropped = tokenise(self.lm, chosen, limit.max_tokens, self.too_long)
+    def pair_table(self, chosen: Sequence[Pair], objective: str = "") -> PairTable:
+        """Tokenise pairs and fill in their reference log-probabilities (cached), or raise a TrainingError if all are too long."""
+        table, dropped = tokenise(self.lm, chosen, self.training.max_tokens, self.too_long, objective)
         if dropped:
-            self.say(f"{dropped} of {len(chosen)} pairs are longer than {limit} and were dropped")
+            self._long(f"{dropped} of {len(chosen)} pairs", "and were dropped", objective)
         return replace(table, reference=self.logps(table))
 
-    def train_table(self, chosen: Sequence[Pair]) -> PairTable:
-        """Return :meth:`pair_table` of the pairs a run will use: all, or a choice by the seed of as many as it has steps for.
+    def train_table(self, chosen: Sequence[Pair], objective: str = "") -> PairTable:
+        """Return :meth:`pair_table` of the :func:`drawn_pairs` of a run; to score the rest would take long, for nothing."""
+        limit = Limit(self.lm, self.training.max_tokens, self.too_long)
+        drawn, looked = drawn_pairs(limit, chosen, self.training)
+        if drawn and looked > len(drawn):
+            self._long(
+                f"{looked - len(drawn)} of {looked} drawn pairs", "and others took their place", objective
+            )
+        return self.pair_table(drawn or chosen, objective)
 
-        The rest would be scored for nothing, and the reference pass is a large part of a short run.
-        """
-        if self.training.draws >= len(chosen):
-            return self.pair_table(chosen)
-        return self.pair_table([chosen[n] for n in sorted(self.training.order(len(chosen)))])
+    def _long(self, what: str, end: str, objective: str = "") -> None:
+        of = f" of {named(objective)}" if objective else ""
+        self.leave_out(f"{what}{of} are longer than {Limit(self.lm, self.training.max_tokens)} {end}")
 
     def response_table(self, dataset: ScoredDataset) -> ResponseTable:
         """Tokenise all scored responses and fill in their reference log-probabilities (cached).
@@ -129,7 +128,9 @@ class Lab:
         Raises:
             TrainingError: A score is missing, or no prompt has two responses that are short enough.
         """
-        table = tokenise_responses(self.lm, dataset, self.training.max_tokens, self.too_long)
+        table, dropped = tokenise_responses(self.lm, dataset, self.training.max_tokens, self.too_long)
+        if dropped:
+            self._long(f"{dropped} responses with their prompt", "and were left out")
         groups: list[TokenGroup] = [(p, [r]) for p, r in zip(table.prompts, table.responses, strict=True)]
         return replace(table, reference=torch.cat(self.response_logps(groups, None)))
 
@@ -284,8 +285,8 @@ class Lab:
             choose: Rule that selects pairs among a prompt's responses.
             penalty: Divergence from the base model that ``beta`` weighs; another one than DPO's is f-DPO's.
         """
-        table = self.train_table(pairs(train, objective, choose))
-        held_out = self.pair_table(pairs(validation, objective, choose))
+        table = self.train_table(pairs(train, objective, choose), objective)
+        held_out = self.pair_table(pairs(validation, objective, choose), objective)
         info = {"method": "dpo", "objective": objective}
         under = "" if penalty == REVERSE_KL else f"-{penalty.divergence}"
         return self._fit_pairs(
@@ -350,9 +351,7 @@ class Lab:
         limit = Limit(lm, self.training.max_tokens)
         table, dropped = tokenise_demonstrations(lm, items, limit.max_tokens, self.too_long)
         if dropped:
-            self.say(
-                f"{name}: {dropped} of {len(items)} responses are longer than {limit} with their prompt and were left out"
-            )
+            self._long(f"{name}: {dropped} of {len(items)} responses with their prompt", "and were left out")
         kept = tokenise_demonstrations(lm, held_out, limit.max_tokens, self.too_long)[0] if held_out else None
         facts = dict(info or {}) | {"responses": len(table)}
         inputs = [
@@ -403,7 +402,7 @@ class Lab:
 
         Its ``info["stages"]`` names all stages of training that led to it: those before in ``facts``, or else of ``start``.
         """
-        path_component(name, "the adapter")
+        path_component(name, "the adapter", LONGEST_MADE)
         training = asdict(self.training)
         training.pop("checkpoint_every")
         model = training, self.lm.fingerprint, str(self.lm.model.dtype)
@@ -431,7 +430,9 @@ class Lab:
             write_json(folder / "history.json", history)
 
         read = "" if content is None else fingerprint(content, *model)
-        folder = self.stage(stage, key, make, together=True, content=read)
+        parts = zip(CAUSES, [inputs, *model], strict=True)
+        causes = {cause: fingerprint(part) for cause, part in parts}
+        folder = self._stages.made(stage, key, make, True, read, causes)
         remove_checkpoint(checkpoint)
         discard(rollout_folder(checkpoint))
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
@@ -445,6 +446,12 @@ class Lab:
     ) -> Path:
         """Return the folder of a stage, see :meth:`paretune.training.stages.Stages.made`."""
         return self._stages.made(name, key, make, together, content)
+
+    def leave_out(self, message: str) -> None:
+        """Say once what of the data is left out, and keep it for the report."""
+        if message not in self.left_out:
+            self.left_out.append(message)
+            self.say(message)
 
     def say(self, message: str) -> None:
         """Print a message at the terminal, once for all processes; nothing where silence was asked for."""

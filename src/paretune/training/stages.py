@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +16,11 @@ from typing_extensions import NotRequired, TypedDict
 from paretune.core.errors import ParetuneError, TrainingError
 from paretune.core.files import atomic_path, file_digest, read_json, write_json
 from paretune.core.folder_form import FolderForm
-from paretune.core.names import path_component
+from paretune.core.names import LONGEST_MADE, path_component
 from paretune.models.adapter import FILES
 from paretune.models.distributed import ProcessGroup
+
+logger = logging.getLogger(__name__)
 
 MARKER = "stage.json"
 
@@ -43,12 +46,23 @@ class Done(TypedDict):
         seconds: Seconds the stage took.
         content: Fingerprint of what the stage reads of its inputs, where that is less than all.
         files: Path -> SHA-256 of all files the stage wrote; stages of version 0.1 have none.
+        causes: What the key is made of, as name -> fingerprint, so that a stage that is made again says what changed.
     """
 
     key: str
     seconds: float
     content: NotRequired[str]
     files: NotRequired[dict[str, str]]
+    causes: NotRequired[dict[str, str]]
+
+
+CAUSES = (
+    "its data (texts, tokens, scores or margins)",
+    "the settings of training",
+    "the base model",
+    "the number format",
+)
+"""What the key of a stage of training is made of, as its messages call it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,13 @@ class Stages:
         return name if self._keys.setdefault(name, key) == key else f"{name}-{key}"
 
     def made(
-        self, name: str, key: str, make: Callable[[Path], None], together: bool = False, content: str = ""
+        self,
+        name: str,
+        key: str,
+        make: Callable[[Path], None],
+        together: bool = False,
+        content: str = "",
+        causes: Mapping[str, str] | None = None,
     ) -> Path:
         """Return the folder of stage ``name``; run ``make`` on a temporary folder first unless it is finished under ``key``.
 
@@ -106,22 +126,33 @@ class Stages:
             together: All processes run ``make``.
             content: Fingerprint of what ``make`` reads of the inputs, where that is less than all. A finished stage beside this one
                 with the same content is returned in its place.
+            causes: What ``key`` is made of, as name -> fingerprint: a stage that is made again says which of them changed.
 
         Raises:
             ConfigError: ``name`` is no kind of stage and a name that can be that of a folder, such as ``adapters/dpo-warm``.
             ModelError: The folder is there and holds files that no stage wrote.
         """
-        path_component(name.partition("/")[2], f"{name}: the name")
+        path_component(name.partition("/")[2], f"{name}: the name", LONGEST_MADE)
         name = self.own_name(name, key)
         with self.alone(name):
-            return self._made(name, key, make, together, content)
+            return self._made(name, key, make, together, content, causes or {})
 
-    def _made(self, name: str, key: str, make: Callable[[Path], None], together: bool, content: str) -> Path:
+    def _made(
+        self,
+        name: str,
+        key: str,
+        make: Callable[[Path], None],
+        together: bool,
+        content: str,
+        causes: Mapping[str, str],
+    ) -> Path:
         folder = self.folder / name
         finished = self.team.once(lambda: self._finished(name, key, content))
         if finished is not None:
             self.records.append(finished)
             return self.folder / finished.name
+        if self.team.first:
+            self._say_changed(folder, causes)
         began = time.perf_counter()
         if self.team.first or together or self.team.sharded:
             with atomic_path(folder, FORM) if self.team.first else _scratch() as temporary:
@@ -130,6 +161,8 @@ class Stages:
                 done = Done(key=key, seconds=time.perf_counter() - began, files=checksums(temporary))
                 if content:
                     done["content"] = content
+                if causes:
+                    done["causes"] = dict(causes)
                 write_json(temporary / MARKER, done)
         seconds = self.team.tell(time.perf_counter() - began)
         self.records.append(StageRecord(name, seconds, False))
@@ -159,6 +192,18 @@ class Stages:
             return False
         refuse_changed(folder, done.get("files", {}))
         return True
+
+    def _say_changed(self, folder: Path, causes: Mapping[str, str]) -> None:
+        """Log what changed since a stage was finished that is now made again, where that is known."""
+        marker = folder / MARKER
+        if not causes or not marker.is_file():
+            return
+        before = read_json(marker, Done).get("causes", {})
+        changed = [name for name, value in causes.items() if before.get(name, value) != value]
+        if changed:
+            logger.warning(
+                "%s is made again, as %s changed since it was finished", folder, " and ".join(changed)
+            )
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:

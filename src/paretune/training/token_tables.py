@@ -16,6 +16,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
+from paretune.training.loop import Training, data_order
 
 logger = logging.getLogger(__name__)
 
@@ -165,9 +166,14 @@ class Limit:
     too_long: TooLong = "drop"
     cut: int = field(default=0, init=False)
 
+    @property
+    def most(self) -> int:
+        """The limit in tokens."""
+        return self.lm.room(self.max_tokens)
+
     def __str__(self) -> str:
-        most = self.lm.room(self.max_tokens)
-        return f"max_tokens={most}" if most == self.max_tokens else f"the {most} positions of {self.lm.name}"
+        own = self.most == self.max_tokens
+        return f"max_tokens={self.most}" if own else f"the {self.most} positions of {self.lm.name}"
 
     def fit(
         self, prompt: tuple[int, ...], responses: Sequence[tuple[int, ...]], where: str
@@ -177,7 +183,7 @@ class Limit:
         Raises:
             TrainingError: They are too long and to be refused; ``where`` names them.
         """
-        room, longest = self.lm.room(self.max_tokens) - len(prompt), max(map(len, responses))
+        room, longest = self.most - len(prompt), max(map(len, responses))
         if longest <= room:
             return list(responses)
         if self.too_long == "refuse":
@@ -201,8 +207,10 @@ class Limit:
 
 def tokenise_responses(
     lm: LanguageModel, dataset: ScoredDataset, max_tokens: int, too_long: TooLong = "drop"
-) -> ResponseTable:
-    """Tokenise all responses with their advantages; the reference log-probabilities are still NaN.
+) -> tuple[ResponseTable, int]:
+    """Tokenise all responses with their advantages; return the table and how many responses were left out for their length.
+
+    The reference log-probabilities are still NaN.
 
     Rows with fewer than two responses have nothing to compare and are left out. For responses that exceed ``max_tokens`` or the
     model's positions with their prompt, see :class:`Limit`. An objective on which all responses to a prompt score alike has
@@ -212,7 +220,7 @@ def tokenise_responses(
         TrainingError: A score is missing, or no row is left.
     """
     kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]] = []
-    advantages, limit = [], Limit(lm, max_tokens, too_long)
+    advantages, limit, long = [], Limit(lm, max_tokens, too_long), 0
     for number, row in enumerate(dataset.rows):
         if len(row.responses) < 2:
             continue
@@ -230,21 +238,24 @@ def tokenise_responses(
             if fitted := limit.fit(prompt, [tuple(lm.encode_response(text, cut))], where):
                 kept.append((prompt, fitted[0], (number, k)))
                 advantages.append(standardised[k])
+            else:
+                long += 1
     if not kept:
         raise TrainingError(
             f"no prompt has two scored responses that fit {limit} with it; sample more, or raise max_tokens"
         )
     limit.say_cut(len(kept), "responses")
     prompts, responses, rows = zip(*kept, strict=True)
-    return ResponseTable(
-        prompts, responses, rows, torch.full((len(kept),), float("nan")), torch.stack(advantages).float()
-    )
+    unknown = torch.full((len(kept),), float("nan"))
+    return ResponseTable(prompts, responses, rows, unknown, torch.stack(advantages).float()), long
 
 
 def tokenise(
-    lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int, too_long: TooLong = "drop"
+    lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int, too_long: TooLong = "drop", objective: str = ""
 ) -> tuple[PairTable, int]:
     """Tokenise pairs; return the table (reference log-probabilities still NaN) and how many pairs were dropped.
+
+    Margin and weight are those of the data. ``objective`` is named in messages.
 
     By default a pair of which prompt and longer response exceed ``max_tokens`` or the model's positions is dropped, not cut: a
     cut response ends where its author did not end it. See :class:`Limit`.
@@ -255,20 +266,18 @@ def tokenise(
     limit = Limit(lm, max_tokens, too_long)
     kept: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Pair]] = []
     for pair in pairs:
-        prompt = tuple(lm.encode_prompt(pair.prompt))
-        chosen = tuple(lm.encode_response(pair.chosen, pair.chosen_truncated))
-        rejected = tuple(lm.encode_response(pair.rejected, pair.rejected_truncated))
-        where = f"row {pair.row} (prompt {pair.prompt[-1].content[:40]!r})"
-        if fitted := limit.fit(prompt, (chosen, rejected), where):
-            kept.append((prompt, *fitted, pair))
+        if fitted := fitted_pair(limit, pair):
+            kept.append((*fitted, pair))
     if not pairs:
         raise TrainingError(
-            "there is no pair to train on: no prompt has two responses that the objective tells apart; "
+            f"there is no pair to train on: no prompt has two responses that {named(objective) or 'the objective'} tells apart; "
             "give more responses per prompt, or scores that differ"
         )
     if not kept:
-        cure = "raise max_tokens" if lm.room(max_tokens) == max_tokens else "give shorter texts"
-        raise TrainingError(f"all {len(pairs)} pairs are longer than {limit} and none is left; {cure}")
+        cure = "raise max_tokens" if limit.most == max_tokens else "give shorter texts"
+        raise TrainingError(
+            f"all {len(pairs)} pairs{' of ' * bool(objective)}{named(objective)} are longer than {limit} and none is left; {cure}"
+        )
     limit.say_cut(len(pairs), "pairs")
     count = len(kept)
     prompts, chosen_ids, rejected_ids, used = zip(*kept, strict=True)
@@ -278,9 +287,43 @@ def tokenise(
         rejected=rejected_ids,
         pairs=used,
         reference=torch.full((count, 2), float("nan")),
-        margin=torch.zeros(count),
+        margin=torch.tensor([pair.margin for pair in used]),
         scale=torch.ones(count),
-        weight=torch.ones(count),
+        weight=torch.tensor([pair.weight for pair in used]),
         reversed_weight=torch.zeros(count),
     )
     return table, len(pairs) - count
+
+
+def named(objective: str) -> str:
+    """Return an objective as messages name it, "" for none."""
+    return f"the objective {objective!r}" if objective else ""
+
+
+def fitted_pair(limit: Limit, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
+    """Return the token ids of prompt, chosen and rejected as :meth:`Limit.fit` leaves them; None where it leaves them out."""
+    prompt = tuple(limit.lm.encode_prompt(pair.prompt))
+    chosen = tuple(limit.lm.encode_response(pair.chosen, pair.chosen_truncated))
+    rejected = tuple(limit.lm.encode_response(pair.rejected, pair.rejected_truncated))
+    where = f"row {pair.row} (prompt {pair.prompt[-1].content[:40]!r})"
+    fitted = limit.fit(prompt, (chosen, rejected), where)
+    return (prompt, fitted[0], fitted[1]) if fitted else None
+
+
+def drawn_pairs(limit: Limit, pairs: Sequence[Pair], training: Training) -> tuple[list[Pair], int]:
+    """Return the pairs that a run will use, in order, and how many were looked at.
+
+    They are all pairs, whatever their length, where the run has steps for them; else a choice by the seed of as many short enough
+    ones as it has steps for, or of fewer where there are no more.
+    """
+    count, draws = len(pairs), training.draws
+    if draws >= count:
+        return list(pairs), count
+    order = data_order(count, count, training.seed)
+    places: list[int] = []
+    looked = 0
+    while len(places) < draws and looked < count:
+        asked = sorted(order[looked : looked + draws - len(places)])  # in order, as pairs of a file are read
+        looked += len(asked)
+        places += [place for place in asked if fitted_pair(limit, pairs[place])]
+    return [pairs[place] for place in sorted(places)], looked

@@ -33,7 +33,16 @@ from paretune.policies.prompts import Prompting
 from paretune.serving.config import EngineLimits
 from paretune.serving.engine.engine import Engine
 from paretune.serving.engine.stream import Answer, gather
-from paretune.serving.events import End, Event, Job, Overloaded, Piece, PromptTooLong, Unavailable
+from paretune.serving.events import (
+    End,
+    Event,
+    Job,
+    Overloaded,
+    Piece,
+    PromptTooLong,
+    Unavailable,
+    Unsupported,
+)
 from support.world import TAGS, WORDS, make_dataset, write_model
 
 OBJECTIVES = ("short", "good")
@@ -416,6 +425,64 @@ def test_a_full_queue(lm: LanguageModel, policies: dict[str, Policy], endless: J
         for stream in streams:
             gather(stream)
         engine.submit(endless).cancel()
+
+
+def test_jobs_are_admitted_all_or_none(lm: LanguageModel, policies: dict[str, Policy], endless: Job) -> None:
+    with Engine(policies, EngineLimits(max_rows=9, max_waiting=9)) as engine:
+        refused, lock, streams = [], threading.Lock(), []
+
+        def ask() -> None:
+            try:
+                made = engine.submit_all([replace(endless, seed=n) for n in range(8)])
+            except Overloaded:
+                refused.append(1)
+            else:
+                with lock:
+                    streams.extend(made)
+
+        threads = [threading.Thread(target=ask) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(streams) == 16 and len(refused) == 3, "two requests fit together, and no half of another"
+        with pytest.raises(Unsupported, match="ask for fewer"):
+            engine.submit_all([endless] * 19)
+        for stream in streams:
+            stream.cancel()
+        assert {gather(stream).end.reason for stream in streams} == {"cancelled"}
+
+
+def test_a_short_prompt_does_not_wait_for_long_ones(
+    lm: LanguageModel, policies: dict[str, Policy], endless: Job
+) -> None:
+    long = replace(endless, prompt=(Message("user", "sun " * 200),), sampling=Sampling(8))
+    limits = EngineLimits(prefill_tokens=8)
+    with Engine(policies, limits) as engine:
+        order: list[Event] = []
+        streams = [engine.submit(replace(long, seed=n)) for n in range(3)]
+        engine.submit(replace(endless, sampling=Sampling(1)), on_event=order.append)
+        wait_for(lambda: bool(order))
+        assert engine.stats.first_tokens == 1, "no long one has begun"
+        answers = [gather(stream) for stream in streams]
+    check(policies, [replace(long, seed=n) for n in range(3)], answers)
+
+
+def test_rows_are_shared_out_among_clients(
+    lm: LanguageModel, policies: dict[str, Policy], endless: Job
+) -> None:
+    with Engine(policies, EngineLimits(max_rows=9)) as engine:
+        held = [engine.submit(replace(endless, client="many")) for _ in range(9)]
+        wait_for(lambda: engine.stats.running == 9)
+        order: list[str] = []
+        short = replace(endless, sampling=Sampling(2))
+        for client in ("many", "many", "many", "few"):
+            engine.submit(replace(short, client=client), on_event=lambda event, c=client: order.append(c))  # type: ignore[misc]
+        held[0].cancel()
+        wait_for(lambda: "few" in order)
+        assert order[0] == "few", "the oldest of the client with the fewest rows is next"
+        for stream in held:
+            stream.cancel()
 
 
 def test_refusals(lm: LanguageModel, policies: dict[str, Policy], endless: Job) -> None:

@@ -413,6 +413,90 @@ def test_an_older_store_is_migrated_and_a_newer_one_refused(
         opened.close()
 
 
+def test_a_store_of_the_first_schema_is_opened_with_all_that_is_in_it(
+    monkeypatch: pytest.MonkeyPatch, url: str, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(database.MIGRATIONS, first, ignore=shutil.ignore_patterns("__pycache__", "v0002*"))
+    monkeypatch.setattr(database, "MIGRATIONS", first)
+    engine = database.open_engine(url)
+    answer = '{"text": "a", "preference": {"x": 1.0}, "truncated": false}'
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO paretune_profiles (id, name, created) VALUES (1, 'ann', '2026-01-01 00:00:00')"
+            )
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO paretune_votes (created, profile, policy, prompt, first, second, winner) "
+                "VALUES ('2026-01-01 00:00:00', 1, 'soup', :prompt, :answer, :answer, 'tie')"
+            ),
+            {"answer": answer, "prompt": '[["user", "q"]]'},
+        )
+    engine.dispose()
+    monkeypatch.undo()
+    store = Store.open(url)
+    assert [(vote.profile, vote.owner) for vote in store.votes()] == [("ann", None)]
+    assert store.add_vote("ann", make_vote("more")) > 1 and store.count_votes("soup")["ann"][0] >= 1
+    store.close()
+
+
+@pytest.mark.parametrize("harm", ["unlink", "cut", "replace", "log deleted", "log cut", "index cut"])
+def test_a_store_that_is_gone_acknowledges_nothing(tmp_path: Path, harm: str) -> None:
+    file = tmp_path / "store.sqlite"
+    store = Store.open(str(file))
+    store.add_vote("ann", make_vote("x"))
+    if harm == "replace":
+        file.unlink()
+        Store.open(str(file)).close()
+    else:
+        ending = {"log deleted": "-wal", "log cut": "-wal", "index cut": "-shm"}.get(harm, "")
+        harmed = tmp_path / f"store.sqlite{ending}"
+        harmed.unlink() if harm in ("unlink", "log deleted") else os.truncate(harmed, 0)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="while it was in use; nothing can be kept until"):
+            store.add_vote("ann", make_vote("y"))
+        with pytest.raises(StoreError, match="while it was in use"):
+            store.votes()
+    store.close()
+
+
+def test_a_new_store_is_private(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store.sqlite"))
+    store.add_vote("ann", make_vote("x"))
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+    store.close()
+
+
+def test_writers_wait_as_long_as_others_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy store is no stuck one: the wait is for the next commit of anybody, not for a total time."""
+    monkeypatch.setattr(database, "PATIENCE", 0.4)
+    stores = [Store.open(str(tmp_path / "store.sqlite")) for _ in range(4)]
+    failed: list[Exception] = []
+
+    def write(store: Store) -> None:
+        try:
+            for _ in range(6):
+                with store._writing() as connection:
+                    name = f"p{time.monotonic_ns()}"
+                    connection.execute(
+                        sa.insert(tables.profiles).values(name=name, created=datetime(2026, 1, 1))
+                    )
+                    time.sleep(0.15)
+        except Exception as error:  # noqa: BLE001 - the test tells
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and len(stores[0].profiles()) == 24
+    for store in stores:
+        store.close()
+
+
 def test_a_migration_that_fails_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, url: str, next_version: Path
 ) -> None:

@@ -105,7 +105,7 @@ def train(inputs: Inputs, config: SIPOConfig) -> Policy:
     taken = spread_pairs(conflicts, config.conflicts, lab.training.seed)
     table, dropped = tokenise(lab.lm, taken, lab.training.max_tokens, lab.too_long)
     if dropped:
-        lab.say(
+        lab.leave_out(
             f"sipo: {dropped} of {len(taken)} conflicting pairs are longer than train.max_tokens; left out"
         )
     sampling = replace(inputs.sampling, temperature=0.0, top_p=1.0) if config.greedy else inputs.sampling
@@ -179,7 +179,7 @@ def refit(
             lab.fit(
                 f"sipo-{work.number}-{objective}",
                 against(table, adapter),
-                against(lab.pair_table(pairs(validation, objective, config.pairs)), adapter),
+                against(lab.pair_table(pairs(validation, objective, config.pairs), objective), adapter),
                 config.beta,
                 info={"method": "sipo", "objective": objective, **facts},
                 start=adapter,

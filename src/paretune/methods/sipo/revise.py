@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from paretune.core.errors import ConfigError, suggest
+from paretune.core.files import expanded
 from paretune.core.yaml_text import read_yaml
 from paretune.data.rows import Message, Prompt
 
@@ -59,7 +60,7 @@ class Templates:
             ConfigError: it cannot be read, is not such a mapping, or lacks a template or a field.
         """
         shipped = Path(str(files("paretune.methods.sipo") / "prompts.yaml"))
-        values = read_yaml(Path(file).expanduser() if file else shipped, "the templates")
+        values = read_yaml(expanded(file, "the templates") if file else shipped, "the templates")
         texts = values if isinstance(values, Mapping) else {}
         if set(texts) != set(FIELDS) or not all(isinstance(text, str) for text in texts.values()):
             raise ConfigError(

@@ -143,7 +143,8 @@ class Engine:
             Unavailable: The engine has not started, is stopping, or has failed.
             ParetuneError: A job is refused by :meth:`Intake.rows`.
         """
-        self._require_room([1] * len(jobs))
+        with self._changed:
+            self._require_room([1] * len(jobs))
         requests = []
         for job, on_event in zip(jobs, on_events or [None] * len(jobs), strict=True):
             rows = self._intake.rows(job)

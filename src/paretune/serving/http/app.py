@@ -145,7 +145,8 @@ def _answer_errors(app: FastAPI) -> None:
         kind = request.headers.get("content-type", "")
         about_body = any(finding["loc"][:1] == ("body",) for finding in error.errors())
         if about_body and not is_json(kind):
-            message = f"the body is sent as {kind[:100] or 'nothing'!r}; send it with Content-Type: application/json"
+            state = f"is sent as {kind[:100]!r}" if kind else "has no content type"
+            message = f"the body {state}; send it with Content-Type: application/json"
             return answer(ApiError(415, message, "unsupported_media_type"))
         return answer(validation_error(error.errors()))
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from paretune.serving.bodies import MOST_CHOICES, Body, ChatMessage, Policy, Text, prompt_of
+from paretune.serving.http.guard import Calling
 from paretune.serving.service import Service
 
 
@@ -31,8 +32,9 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/api", tags=["front"])
 
     @routes.post("/score")
-    def score(body: ScoreRequest) -> dict[str, Any]:
+    def score(caller: Calling, body: ScoreRequest) -> dict[str, Any]:
         """Return each answer's own scores, and why an objective has none. What the front expects is a mean over many prompts."""
+        service.limits.take_rate(caller)
         served = service.policy(body.policy)
         texts, cut = [one.text for one in body.answers], [one.truncated for one in body.answers]
         scores, missing = service.scorers.scores(served.objectives, prompt_of(body.messages), texts, cut)

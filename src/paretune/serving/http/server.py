@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +15,7 @@ from paretune.serving.address import Address
 from paretune.serving.http.app import make_app
 from paretune.serving.http.connections import guarded, open_for, raise_file_limit
 from paretune.serving.http.guard import Guard
+from paretune.serving.http.logs import Logged, logging_config
 from paretune.serving.metrics import Counted
 from paretune.serving.service import Service
 
@@ -66,7 +65,7 @@ def configuration(app: FastAPI, address: Address) -> uvicorn.Config:
     # The outermost layers, so that an unforeseen error is counted and carries the headers too.
     guard = Guard(app, address)
     return uvicorn.Config(
-        Counted(guard, app.state.service.metrics),
+        Logged(Counted(guard, app.state.service.metrics)),
         host=address.host,
         port=address.port,
         http=guarded(address.max_connections),
@@ -74,7 +73,9 @@ def configuration(app: FastAPI, address: Address) -> uvicorn.Config:
         loop="asyncio",
         lifespan="on",
         server_header=False,
-        log_config=_logging(),
+        log_config=logging_config("error" if silent() else address.log_level, address.log_format),
+        log_level=None,
+        access_log=False,
         timeout_graceful_shutdown=5,
         timeout_keep_alive=15,
         backlog=min(2048, open_for(address.max_connections)),
@@ -103,20 +104,3 @@ def run(service: Service, address: Address) -> None:
         raise server.failure
     if server.failure is not None:
         raise RuntimeError("the model cannot be loaded") from server.failure
-
-
-def _logging() -> dict[str, Any]:
-    """Return uvicorn's logging and ours in the same form; no header, and so no key, is ever logged.
-
-    Where silence was asked for (``paretune -q``), only errors are.
-    """
-    config: dict[str, Any] = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
-    config["loggers"]["paretune.serving"] = {
-        "handlers": ["default"],
-        "level": "INFO",
-        "propagate": False,
-    }
-    if silent():
-        for entry in config["loggers"].values():
-            entry["level"] = "ERROR"
-    return config

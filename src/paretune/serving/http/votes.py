@@ -101,6 +101,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/votes", status_code=201)
     def vote(caller: Calling, body: VoteRequest) -> dict[str, Any]:
         """Keep a vote; 201 is sent once it is on disk."""
+        service.limits.take_rate(caller)
         served = service.policy(body.policy)
         cast = body.vote(served, caller.owner)
         number = service.require_person(caller, body.profile).add_vote(body.profile, cast)
@@ -169,11 +170,9 @@ def router(service: Service) -> APIRouter:
 
         A key reads the names of its own profiles and of those of nobody; the others are counted.
         """
-        from paretune.choosing.population import population as summary
-
         served = service.policy(policy)
         surface = measured_surface(served)
-        found = summary(tastes().all(surface)).to_dict()
+        found = tastes().population(surface).to_dict()
         named = {p.name for p in service.require_store().profiles() if caller.may_use(p.owner)}
         for group in found["clusters"]:
             group["size"] = len(group["members"])

@@ -173,7 +173,7 @@ class Presence:
         self._sizes = {"": 1, "-wal": 0, "-shm": 0}
 
     def check(self) -> None:
-        """Raise a StoreError where the store was deleted, replaced or cut."""
+        """Raise a StoreGoneError where the store, or its log, was deleted, replaced or cut."""
         if self._file is None or self._identity is None:
             return
         found = _identity(self._file)
@@ -181,19 +181,17 @@ class Presence:
             raise self._gone("", "was deleted")
         if found != self._identity:
             raise self._gone("", "was replaced by another file")
-        for ending in ("", "-shm"):  # SQLite itself may cut its log
+        for ending in self._sizes:
             size = self._size(ending)
             if size < self._sizes[ending]:
                 raise self._gone(ending, "was cut" if size >= 0 else "was deleted")
             self._sizes[ending] = size
 
-    def check_written(self) -> None:
-        """Raise a StoreError where what was just committed went into a file that is gone."""
-        self.check()
-        if self._file is not None and self._identity is not None:
-            self._sizes["-wal"] = max(self._sizes["-wal"], self._size("-wal"))
-            if self._sizes["-wal"] > 0 and self._size("-wal") < 0:
-                raise self._gone("-wal", "was deleted")
+    def make_closable(self) -> None:
+        """Give a cut index its size back: SQLite has it in memory, and to read beyond the end of the file would end the process."""
+        if self._file is not None and 0 <= self._size("-shm") < self._sizes["-shm"]:
+            with suppress(OSError):
+                os.truncate(f"{self._file}-shm", self._sizes["-shm"])
 
     def _size(self, ending: str) -> int:
         """Return the size of the file, or of one that SQLite keeps beside it; -1 where there is none."""

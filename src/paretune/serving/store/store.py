@@ -62,6 +62,7 @@ class Store:
 
     def close(self) -> None:
         """Close all connections."""
+        self._presence.make_closable()
         self._engine.dispose()
 
     # Profiles and presets
@@ -288,7 +289,7 @@ class Store:
             self._presence.check()
             with explained(self._name), self._writer.begin() as connection:
                 yield connection
-            self._presence.check_written()
+            self._presence.check()  # else what was committed may be in a file that is gone
             self._written += 1
         finally:
             self._turn.release()

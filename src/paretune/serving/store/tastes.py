@@ -12,6 +12,7 @@ import numpy as np
 
 from paretune.choosing.bounds import Bounds
 from paretune.choosing.elicit import Pair, best_preference, expected_regret, finished, next_pair
+from paretune.choosing.population import Population, population
 from paretune.choosing.posterior import Ballot, Posterior, ballot
 from paretune.core.errors import ParetuneError
 from paretune.fronts.surface import Surface
@@ -40,6 +41,7 @@ class Tastes:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._kept: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._summaries: dict[str, tuple[dict[str, tuple[int, int]], Population]] = {}
         self._lock = threading.Lock()
 
     def of(self, profile: str, surface: Surface) -> Posterior:
@@ -61,11 +63,17 @@ class Tastes:
                 self._kept.popitem(last=False)
         return known.posterior
 
-    def all(self, surface: Surface) -> dict[str, Posterior]:
-        """Return the posteriors of all people who have voted on a policy, by profile."""
+    def population(self, surface: Surface) -> Population:
+        """Return what all people's votes on a policy show; it is computed anew only where there are other votes than last time."""
         marks = self._store.count_votes(surface.policy)
-        posteriors = {name: self._at(name, surface, mark) for name, mark in marks.items()}
-        return {name: posterior for name, posterior in posteriors.items() if posterior.ballots}
+        with self._lock:
+            seen, found = self._summaries.get(surface.policy, ({}, None))
+        if found is None or seen != marks:
+            posteriors = {name: self._at(name, surface, mark) for name, mark in marks.items()}
+            found = population({name: one for name, one in posteriors.items() if one.ballots})
+            with self._lock:
+                self._summaries[surface.policy] = (marks, found)
+        return found
 
     def _newest(self, profile: str, surface: Surface, known: _Known, mark: tuple[int, int]) -> _Known:
         votes = self._store.votes(profile, surface.policy, known.last)

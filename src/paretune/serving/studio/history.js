@@ -6,7 +6,7 @@ import { byId, element, number, preferenceText } from "./words.js";
 import { places } from "./expected.js";
 
 const PAGE = 50;
-const WON = { first: "The first answer is better", second: "The second answer is better", tie: "About equal" };
+const WON = { first: "A is better", second: "B is better", tie: "About equal" };
 
 let tools = null;
 
@@ -48,16 +48,16 @@ function more(root, votes) {
 function line(vote, policy) {
   const shown = places(policy);
   const asked = vote.messages.at(-1)?.content ?? "";
-  const told = (answer) => {
+  const told = (answer, letter) => {
     const own = answer.scores && policy.objectives.every((name) => name in answer.scores);
     const scores = own ? `; scored ${policy.objectives.map((name) => `${name} ${number(answer.scores[name], shown[name])}`).join(", ")}` : "";
     return element("details", { class: "more" },
-      element("summary", {}, `${preferenceText(answer.preference)}${scores}`), element("p", { class: "told-text" }, answer.text || "(an empty answer)"));
+      element("summary", {}, `${letter}: ${preferenceText(answer.preference)}${scores}`), element("p", { class: "told-text" }, answer.text || "(an empty answer)"));
   };
   const when = vote.created ? new Date(vote.created).toLocaleString() : "";
   return element("li", { "data-vote": vote.id },
     element("span", { class: "name" }, WON[vote.winner], vote.objective ? ` on ${vote.objective}` : ""),
-    element("div", {}, element("p", { class: "small" }, when), element("p", { class: "asked" }, asked), told(vote.first), told(vote.second)),
+    element("div", {}, element("p", { class: "small" }, when), element("p", { class: "asked" }, asked), told(vote.first, "A"), told(vote.second, "B")),
     element("button", { type: "button", class: "link", "aria-label": `Delete the vote on ${asked.slice(0, 40)}`, click: () => remove(vote) }, "Delete"));
 }
 

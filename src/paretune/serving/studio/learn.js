@@ -204,7 +204,7 @@ function drawLearned(root) {
     ? element("p", { class: "small" }, `${votes}. Your weights so far, ± one standard deviation. The best preference for them is ${preferenceText(best)}.`)
     : element("p", { class: "small" }, learning.on ? "Choose the answer that you like better." : "Vote on a few pairs, and the studio learns your preference.");
   root.replaceChildren(
-    element("div", { class: posterior.votes ? "words" : "words wide" }, lead, posterior.votes >= 3 ? element("details", { class: "more" }, element("summary", { id: "learned-more" }, "Save the preference so far"), save) : null),
+    element("div", { class: "words" }, lead, posterior.votes >= 3 ? element("details", { class: "more" }, element("summary", { id: "learned-more" }, "Save the preference so far"), save) : null),
     posterior.votes ? lines(posterior) : "", element("div", { class: "row" }, again, halt, back));
 }
 

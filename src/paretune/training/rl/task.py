@@ -250,7 +250,7 @@ class OnPolicyTask:
         """Return the prompts that leave room for a response, and notify the user of the others."""
         name, new = self.run.name, self.goal.sampling.max_new_tokens
         limit = Limit(self.run.lm, self.run.settings.max_tokens)
-        most = self.run.lm.room(limit.max_tokens)
+        most = limit.most
         given, uniform = (
             self.goal.prompts,
             torch.full((len(self.goal.objectives),), 1 / len(self.goal.objectives)),

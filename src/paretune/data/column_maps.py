@@ -1,0 +1,288 @@
+"""Records of any columns, by a map that names what each column holds (see `paretune.data.load`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+from paretune.core.errors import DataError, suggest
+from paretune.data.columns import Fields, Records, answer_of, number_of, parsed_cell
+from paretune.data.dataset import ScoredDataset
+from paretune.data.prompts import with_earlier
+from paretune.data.row_store import gather
+from paretune.data.rows import Comparison, Prompt, Row, prompt_from
+from paretune.data.unread import Left
+
+KEYS = (
+    "prompt",
+    "system",
+    "history",
+    "responses",
+    "chosen",
+    "rejected",
+    "scores",
+    "labels",
+    "weight",
+    "margin",
+)
+"""Keys of a source that name columns."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A column that compares the two responses of a record: ``values`` has the strength of each of its values."""
+
+    column: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """What each column holds.
+
+    Attributes:
+        prompt, system, history, weight, margin: Names of columns; "" for none but of the prompt.
+        responses: One column per response, or the name of one column: a list, or one response per record.
+        scores: Objective -> a column per response, or the column beside one response or one list.
+        labels: Objective -> the column that compares two responses.
+        compared: The objective under which the first response is chosen, and the second rejected; "" for none.
+    """
+
+    prompt: str
+    responses: str | tuple[str, ...]
+    scores: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    system: str = ""
+    history: str = ""
+    weight: str = ""
+    margin: str = ""
+    compared: str = ""
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> ColumnMap:
+        """Return the map of the keys of a source.
+
+        Raises:
+            DataError: A key that does not hold what it should; the message names it.
+        """
+        for key in ("prompt", "system", "history", "weight", "margin", "chosen", "rejected", "objective"):
+            if key in given and not (isinstance(given[key], str) and given[key]):
+                raise DataError(
+                    f"data: {key}: expected the name of a column, got {given[key]!r:.60}{_yes(given[key])}"
+                )
+        names = {key: str(given.get(key, "")) for key in ("prompt", "system", "history", "weight", "margin")}
+        if not names["prompt"]:
+            raise DataError("data: a column map needs 'prompt', the column with the prompt")
+        compared, responses = "", given.get("responses")
+        if "chosen" in given or "rejected" in given:
+            if "chosen" not in given or "rejected" not in given or responses is not None:
+                raise DataError("data: chosen and rejected: expected both, in place of responses")
+            if "objective" not in given:
+                raise DataError(
+                    "data: chosen and rejected compare under one objective; name it, as in objective: helpful"
+                )
+            compared, responses = str(given["objective"]), [given["chosen"], given["rejected"]]
+        texts = _responses(responses)
+        scores = {
+            _named("scores", name): _scores(name, columns, texts)
+            for name, columns in _mapping("scores", given)
+        }
+        labels = {_named("labels", name): _stated(name, stated) for name, stated in _mapping("labels", given)}
+        if (scores or labels) and not texts:
+            raise DataError("data: scores and labels belong to responses; name their columns under responses")
+        if labels and isinstance(texts, tuple) and len(texts) != 2:
+            raise DataError(f"data: labels compare two responses, and 'responses' names {len(texts)} columns")
+        return cls(responses=texts, scores=scores, labels=labels, compared=compared, **names)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The objectives, in order."""
+        return tuple(dict.fromkeys((*self.scores, *self.labels, *([self.compared] if self.compared else []))))
+
+
+def _yes(value: object) -> str:
+    return (
+        "; YAML reads yes, no, on and off as true and false: write it in quotes"
+        if isinstance(value, bool)
+        else ""
+    )
+
+
+def _mapping(key: str, given: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    value = given.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, Mapping):
+        shape = "[helpful_a, helpful_b]" if key == "scores" else "{column: winner, values: {a: 1, b: -1}}"
+        raise DataError(f"data: {key}: expected {{objective: {shape}}}, got {value!r:.60}")
+    return list(value.items())
+
+
+def _named(key: str, name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise DataError(f"data: {key}.{name}: expected the name of an objective, got {name!r}{_yes(name)}")
+    return name
+
+
+def _responses(value: object) -> str | tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value):
+        return tuple(value)
+    raise DataError(f"data: responses: expected the name of a column, or a list of names, got {value!r:.60}")
+
+
+def _scores(name: object, value: object, texts: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if isinstance(texts, str):
+        if isinstance(value, str) and value:
+            return value
+        raise DataError(f"data: scores.{name}: expected the column beside {texts!r}, got {value!r:.60}")
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(column, str) for column in value):
+        raise DataError(f"data: scores.{name}: expected a column per response, got {value!r:.60}")
+    if len(value) != len(texts):
+        raise DataError(
+            f"data: scores.{name}: {len(value)} columns for {len(texts)} responses; name one each"
+        )
+    return tuple(value)
+
+
+def _stated(name: object, stated: object) -> Label:
+    shape = f"data: labels.{name}: expected {{column: ..., values: {{value: p}}}}, got {stated!r:.60}"
+    if not isinstance(stated, Mapping) or set(stated) != {"column", "values"}:
+        raise DataError(shape)
+    column, values = stated["column"], stated["values"]
+    if not isinstance(column, str) or not isinstance(values, Mapping) or not values:
+        raise DataError(shape)
+    meaning: dict[str, float] = {}
+    for value, p in values.items():
+        if isinstance(p, bool) or not isinstance(p, Real) or not -1 <= float(p) <= 1:
+            raise DataError(
+                f"data: labels.{name}.values.{value}: expected a number from -1 (the second response is preferred) to 1 (the "
+                f"first), got {p!r:.40}"
+            )
+        spelt = _spelt(value)
+        if meaning.get(spelt, float(p)) != float(p):
+            raise DataError(
+                f"data: labels.{name}.values: {spelt!r} stands twice, with different numbers; keep one of them"
+            )
+        also = (
+            {True: ("yes", "on"), False: ("no", "off")}[value] if isinstance(value, bool) else ()
+        )  # as YAML reads them
+        meaning |= {word: float(p) for word in (spelt, *also) if word == spelt or word not in meaning}
+    return Label(column, meaning)
+
+
+def _spelt(value: object) -> str:
+    """Return a value of a map or of a column as one spelling: 1 and 1.0 are one value, True and "true" too."""
+    if (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and float(value).is_integer()
+    ):
+        return str(int(value))
+    return str(value).strip().lower()
+
+
+def read_mapped(records: Records, columns: ColumnMap) -> ScoredDataset:
+    """Read records by a map of columns; columns that it does not name are counted in the notes."""
+    left = Left()
+    rows = gather(_mapped(records, columns, left))
+    return ScoredDataset(columns.objectives, rows, left.notes())
+
+
+def _mapped(records: Records, columns: ColumnMap, left: Left) -> Iterator[Row]:
+    groups: dict[Prompt, list[tuple[str, str, dict[str, float]]]] = {}
+    for where, record in records:
+        fields = Fields(where, record)
+        value = parsed_cell(fields.take(columns.prompt), where)
+        prompt = with_earlier(
+            fields, prompt_from(value, columns.prompt, where), columns.history, (columns.system,)
+        )
+        texts = _texts(fields, columns.responses)
+        weight = fields.optional_number(columns.weight, 1.0) if columns.weight else 1.0
+        margin = fields.optional_number(columns.margin, 0.0) if columns.margin else 0.0
+        single = isinstance(texts, str)
+        row = Row(
+            prompt,
+            (texts,) if isinstance(texts, str) else tuple(texts),
+            {name: _numbers(fields, column, single) for name, column in columns.scores.items()},
+            _labels(fields, columns, single, len(texts)),
+            source=where,
+            weight=weight,
+            margin=margin,
+        )
+        left.columns(fields, None)
+        if not single:
+            yield row
+            continue
+        if columns.weight or columns.margin:
+            raise DataError(
+                f"{where}: weight and margin belong to a pair of responses; here each record has one response"
+            )
+        numbers = {name: row.scores.get(name, (math.nan,))[0] for name in columns.scores}
+        groups.setdefault(row.prompt, []).append((where, row.responses[0], numbers))
+    for prompt, answers in groups.items():
+        wheres, responses, numbers_K = zip(*answers, strict=True)
+        scores = {name: tuple(n[name] for n in numbers_K) for name in columns.scores}
+        yield Row(prompt, responses, scores, source=wheres[0])
+
+
+def _texts(fields: Fields, wanted: str | tuple[str, ...]) -> str | Sequence[str]:
+    if not isinstance(wanted, str):
+        return [answer_of(fields.take(column), column, fields.where) for column in wanted]
+    value = fields.take(wanted)
+    if isinstance(value, list):
+        return [answer_of(item, f"{wanted}[{k}]", fields.where) for k, item in enumerate(value)]
+    if not isinstance(value, str):
+        raise DataError(
+            f"{fields.where}: column {wanted!r}: expected text or a list of texts, got {value!r:.60}"
+        )
+    return answer_of(value, wanted, fields.where)
+
+
+def _numbers(fields: Fields, columns: str | tuple[str, ...], single: bool) -> tuple[float, ...]:
+    where = fields.where
+    if not isinstance(columns, str):
+        return tuple(number_of(fields.take(column), column, where) for column in columns)
+    value = fields.take(columns)
+    if single:
+        return (number_of(value, columns, where),)
+    if not isinstance(value, list):
+        raise DataError(f"{where}: column {columns!r}: expected one number per response, got {value!r:.60}")
+    return tuple(number_of(item, columns, where) for item in value)
+
+
+def _labels(
+    fields: Fields, columns: ColumnMap, single: bool, count: int
+) -> dict[str, tuple[Comparison, ...]]:
+    if single and columns.labels:
+        raise DataError(
+            f"{fields.where}: 'labels' compare two responses of one record; here each record has one"
+        )
+    labels = {name: _label(fields, stated, count) for name, stated in columns.labels.items()}
+    return {columns.compared: ((0, 1, 1.0),), **labels} if columns.compared else labels
+
+
+def _label(fields: Fields, stated: Label, count: int) -> tuple[Comparison, ...]:
+    cell = fields.take(stated.column)
+    if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+        return ()
+    if count != 2:
+        raise DataError(
+            f"{fields.where}: column {stated.column!r}: compares two responses, this record has {count}"
+        )
+    p = stated.values.get(_spelt(cell))
+    if p is None:
+        raise DataError(
+            f"{fields.where}: column {stated.column!r}: value {cell!r:.60} is not in the map; "
+            f"{suggest(str(cell)[:60], stated.values)}"
+        )
+    return ((0, 1, p),)

@@ -1,0 +1,54 @@
+"""What of the data a run trains on: held-out prompts are left out, and what is left out is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretune.core.errors import DataError
+from paretune.runs.config import RunConfig
+from paretune.runs.prepare import load_splits
+
+
+def source(path: Path, prompts: range) -> str:
+    rows = [{"prompt": f"p{n}", "responses": ["a", "b"], "scores": {"warm": [1, 2]}} for n in prompts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def splits(**data: Any) -> Any:
+    return load_splits(RunConfig.model_validate({"data": data, "methods": {"dpo-soup": {}}}))
+
+
+def test_rows_of_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
+    train, test = source(tmp_path / "a.jsonl", range(40)), source(tmp_path / "b.jsonl", range(30, 50))
+    parts = splits(source=train, test=test, splits={"train": 0.8, "validation": 0.2})
+    keys = {name: {row.key for row in part.rows} for name, part in parts.items()}
+    assert len(keys["test"]) == 20 and len(keys["train"] | keys["validation"]) == 30
+    assert not keys["test"] & (keys["train"] | keys["validation"])
+    assert "10 of 40 rows of data.source are of held-out prompts (data.test) and are not trained on" in (
+        parts["train"].notes
+    )
+
+
+def test_a_source_that_is_wholly_held_out_is_refused(tmp_path: Path) -> None:
+    file = source(tmp_path / "a.jsonl", range(10))
+    with pytest.raises(
+        DataError, match=r"all 10 rows of data\.source are of held-out prompts, so none is left"
+    ):
+        splits(source=file, test=file)
+
+
+def test_rows_in_no_part_and_beyond_the_limit_are_counted(tmp_path: Path) -> None:
+    file = source(tmp_path / "a.jsonl", range(100))
+    parts = splits(source=file, limit=50, splits={"train": 0.4, "validation": 0.2, "test": 0.2})
+    first, second = parts["train"].notes
+    used = sum(len(part.rows) for part in parts.values())
+    assert first == "data.limit: the first 50 of 100 rows are used"
+    assert (
+        second
+        == f"{50 - used} of 50 rows are in no part: data.splits gives train 0.4, validation 0.2, test 0.2"
+    )

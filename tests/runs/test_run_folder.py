@@ -1,0 +1,157 @@
+"""A run folder: whose it is, who works in it, and what is found in it after a kill or damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretune.core.errors import ConfigError, ModelError, ParetuneError
+from paretune.core.run_lock import working_in
+from paretune.core.swap import is_holder
+from paretune.runs import measure
+from paretune.runs.extend import settings_of
+from paretune.runs.parse import parse_config
+from paretune.runs.run import run
+from support.world import make_dataset, write_model
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    make_dataset(30).select([]).write(folder / "data.jsonl")
+    write_model(folder / "model")
+    run(parse_config(settings(folder)))
+    return folder
+
+
+def settings(world: Path, /, **changes: Any) -> dict[str, Any]:
+    return {
+        "folder": str(world / "run"),
+        "model": str(world / "model"),
+        "dtype": "float32",
+        "device": "cpu",
+        "data": {"source": str(world / "data.jsonl")},
+        "score": [
+            {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
+            {"objective": "good", "rule": "regex", "pattern": "good"},
+        ],
+        "methods": {"dpo-soup": {"beta": 0.5}},
+        "preferences": 3,
+        "train": {"steps": 2, "batch_pairs": 2, "rank": 2},
+        "sampling": {"max_new_tokens": 4, "batch_size": 64},
+        "evaluate": {"prompts": 3, "preferences": 3, "resamples": 50},
+        **changes,
+    }
+
+
+@pytest.fixture
+def again(world: Path, tmp_path: Path) -> Path:
+    """Return a copy of a finished run."""
+    return Path(shutil.copytree(world / "run", tmp_path / "run"))
+
+
+def front(folder: Path) -> Any:
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                k: bare(v)
+                for k, v in value.items()
+                if k not in ("seconds", "stages", "created", "scoring_forwards")
+            }
+        return [bare(each) for each in value] if isinstance(value, list) else value
+
+    return bare(json.loads((folder / "front.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["adapters/*/history.json", "adapters/*/adapter/*.safetensors", "fronts/*.json"]
+)
+def test_a_finished_file_that_is_deleted_is_made_again(world: Path, again: Path, pattern: str) -> None:
+    sorted(again.glob(pattern))[0].unlink()
+    run(parse_config(settings(world, folder=str(again))))
+    assert front(again) == front(world / "run")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", "{", "[" * 3000, '{"scores": [[[1]]]}', "3"])
+@pytest.mark.parametrize("pattern", ["fronts/*.json", "adapters/*/history.json", "adapters/*/stage.json"])
+def test_a_file_of_another_form_is_named_with_a_cure(
+    world: Path, again: Path, pattern: str, text: str
+) -> None:
+    file = sorted(again.glob(pattern))[0]
+    file.write_text(text)
+    if file.name == "history.json" and text == "[]":
+        return  # an empty list of records is one
+    with pytest.raises(ParetuneError, match=rf"{file.name}: .*; delete the (file|folder.*) to have"):
+        run(parse_config(settings(world, folder=str(again))))
+
+
+def test_points_of_a_batch_count_only_together(world: Path, again: Path) -> None:
+    """After a kill between two of them the rest would be judged in a smaller batch, and rounded otherwise."""
+    files = sorted(again.glob("fronts/*.json"))
+    batch = next(b for f in files if len(b := json.loads(f.read_text())["together"]) > 1)
+    paths = {name: again / "fronts" / name for name in batch}
+    judged = json.loads(paths[batch[0]].read_text())
+    shape = (len(judged["scores"]), len(judged["scores"][0]), 2)
+    assert set(measure.stored_points(paths, shape)) == set(batch)
+    paths[batch[-1]].unlink()
+    assert measure.stored_points(paths, shape) == {}
+    run(parse_config(settings(world, folder=str(again))))
+    assert front(again) == front(world / "run")
+
+
+def test_what_a_killed_run_left_is_gone_after_the_next(world: Path, again: Path) -> None:
+    from paretune.core.owners import this_process
+
+    owner = this_process()
+    left = again / "adapters" / f".dpo-warm.paretune-{owner.host}-{owner.pid}-{owner.started - 100}-abcdefgh"
+    left.mkdir()
+    run(parse_config(settings(world, folder=str(again))))
+    assert not [path for path in again.rglob(".*") if is_holder(path.name)]
+
+
+def test_a_finished_policy_is_left_alone(world: Path, again: Path) -> None:
+    (again / "policies/dpo-soup/notes.md").write_text("mine")
+    before = (again / "policies/dpo-soup").stat().st_ino
+    run(parse_config(settings(world, folder=str(again))))
+    assert (again / "policies/dpo-soup").stat().st_ino == before
+
+
+def test_two_runs_do_not_work_in_one_folder(world: Path, again: Path) -> None:
+    with working_in(again), pytest.raises(ParetuneError, match="works in this run folder, since"):
+        run(parse_config(settings(world, folder=str(again))))
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.yaml", "front.json"])
+def test_a_folder_of_the_user_is_no_run_folder(world: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=rf"holds {name}, and is no run's folder"):
+        run(parse_config(settings(world, folder=str(tmp_path))))
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
+def test_a_policy_folder_of_the_user_is_refused_before_training(world: Path, tmp_path: Path) -> None:
+    own = tmp_path / "policies" / "dpo-soup" / "thesis.tex"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    with pytest.raises(ModelError, match=r"thesis\.tex"):
+        run(parse_config(settings(world, folder=str(tmp_path))))
+    assert own.read_text() == "mine" and not (tmp_path / "adapters").exists()
+
+
+@pytest.mark.parametrize("bad", ["../../../victim", "a/b", "..", "a\0b", "x" * 300])
+def test_names_that_lead_elsewhere_are_refused_with_the_config(world: Path, bad: str) -> None:
+    scorer = {"objective": bad, "rule": "length"}
+    for changes in ({"objectives": [bad, "good"]}, {"score": [scorer]}, {"folder": "", "name": bad}):
+        with pytest.raises(ConfigError, match=r"choose another name|no name that a file can have"):
+            parse_config(settings(world, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "text", "{}", "train: 3", "train: {"])
+def test_a_config_that_is_lost_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml: .*; run its config once more with `paretune run`"):
+        settings_of(tmp_path)

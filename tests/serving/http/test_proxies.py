@@ -1,0 +1,121 @@
+"""The server behind a proxy: its root path, and whose pages may call it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from paretune.core.errors import ConfigError
+from paretune.serving.address import Address
+from support.serve_world import fake_service, live
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    at = Address(port=0, public_url="https://example.org/steer", allow_hosts=("lan.example",))
+    with live(fake_service(tmp_path_factory.mktemp("store")), at) as found:
+        yield found
+
+
+@pytest.mark.parametrize("root", ["", "/steer"])
+def test_a_proxy_may_pass_the_root_path_on_or_leave_it_out(address: str, root: str) -> None:
+    for path in ("/", "/studio/studio.js", "/api/front", "/v1/models", "/health"):
+        assert httpx.get(address + root + path).status_code == 200
+    assert httpx.get(f"{address}{root}/openapi.json").json()["servers"] == [{"url": "/steer"}]
+    redirected = httpx.get(f"{address}/steer")
+    assert redirected.status_code == 307 and redirected.headers["location"] == "/steer/"
+    assert httpx.get(f"{address}/steering/api/front").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "example.org", "origin": "https://example.org"}, 200),
+        (
+            {"host": "lan.example", "origin": "http://lan.example:8080"},
+            200,
+        ),  # nginx: Host $host leaves the port out
+        ({"host": "lan.example:8080", "origin": "http://lan.example:8080"}, 200),  # Host $http_host
+        (
+            {"origin": "http://lan.example:8080"},
+            200,
+        ),  # proxy_pass alone: the Host is that of the server itself
+        ({"origin": "http://localhost:8080", "host": "localhost"}, 200),
+        ({"origin": "http://10.0.0.5:8080", "x-forwarded-host": "10.0.0.5:8080"}, 200),
+        ({"origin": "http://10.0.0.5:8080", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "http://10.0.0.5:8080"}, 403),
+        ({"origin": "http://localhost:8080", "sec-fetch-site": "same-site"}, 403),
+        ({"origin": "https://evil.example", "sec-fetch-site": "cross-site"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "x://example.org"}, 403),
+        ({"origin": "https://example.org@evil.example"}, 403),
+        ({"origin": "https://example.org.evil.example"}, 403),
+        ({"host": "evil.example"}, 403),
+    ],
+)
+def test_pages_of_this_server_may_call_it_and_others_may_not(
+    address: str, headers: dict, status: int
+) -> None:
+    response = httpx.post(f"{address}/api/elicit/next", json={}, headers=headers)
+    assert response.status_code == status, response.text
+
+
+def test_the_scheme_of_an_origin_is_one_of_the_web(address: str) -> None:
+    host = address.removeprefix("http://")
+    assert httpx.get(f"{address}/v1/models", headers={"origin": f"http://{host}"}).status_code == 200
+    assert httpx.get(f"{address}/v1/models", headers={"origin": f"x://{host}"}).status_code == 403
+
+
+def test_the_page_loads_whatever_the_proxy_says_and_a_refusal_names_the_cure(address: str) -> None:
+    headers = {"origin": "http://10.0.0.5:8080"}
+    assert httpx.get(f"{address}/studio/studio.js", headers=headers).status_code == 200
+    refused = httpx.post(f"{address}/api/elicit/next", json={}, headers=headers)
+    assert "--public-url" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"public_url": "example.org"}, "--public-url example.org: expected an address"),
+        ({"public_url": "https://example.org/?a=1"}, "expected an address"),
+        ({"root_path": "/a b"}, "--root-path /a b: expected a path"),
+        ({"log_level": "loud"}, "--log-level loud: expected one of debug"),
+        ({"log_format": "xml"}, "--log-format xml: expected one of text, json"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(options: dict, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Address(**options)
+
+
+@pytest.mark.parametrize("root", ["steer", "/steer/", "/steer"])
+def test_a_root_path_is_written_in_any_way(root: str) -> None:
+    assert Address(root_path=root).root_path == "/steer"
+
+
+def test_the_log_is_one_object_a_line_and_names_the_key_but_no_probe(tmp_path: Path) -> None:
+    import json
+    import logging
+
+    from paretune.serving.http.logs import JsonFormatter
+
+    lines: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(JsonFormatter().format(record))
+
+    log, kept = logging.getLogger("paretune.serving.requests"), Kept()
+    with live(fake_service(tmp_path)) as address:
+        log.setLevel(logging.INFO)
+        log.addHandler(kept)
+        httpx.get(f"{address}/health")
+        httpx.get(f"{address}/v1/a%0ab")
+    log.removeHandler(kept)
+    (line,) = lines
+    facts = json.loads(line)
+    assert (facts["key"], facts["path"], facts["status"]) == ("anonymous", "/v1/a%0Ab", 404)
+    assert facts["time"].startswith("20") and facts["seconds"] >= 0
