@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.optimize import minimize
 
 from paretune.core.errors import DataError, ModelError
 from paretune.core.files import atomic_path, cache_folder, fingerprint, read_json, write_json
@@ -96,27 +97,24 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 def minimise(
     differences: np.ndarray, l2: float, start: np.ndarray | None = None, tolerance: float = 1e-9
 ) -> np.ndarray:
-    """Return the unique minimiser ``[D]`` of ``loss`` (strictly convex for l2 > 0) by damped Newton steps."""
-    count, width = differences.shape
-    weight = np.zeros(width) if start is None else start.astype(np.float64)
-    value, gradient = loss(weight, differences, l2)
-    for _ in range(100):
-        if np.abs(gradient).max() <= tolerance:
-            break
-        p = _sigmoid(differences @ weight)
-        hessian = (differences.T * (p * (1 - p))) @ differences / count
-        hessian[np.diag_indices(width)] += l2
-        step = np.linalg.solve(hessian, gradient)
-        size = 1.0
-        while size > 1e-8:
-            new_value, new_gradient = loss(weight - size * step, differences, l2)
-            if new_value <= value - 1e-4 * size * float(step @ gradient):
-                break
-            size /= 2
-        else:
-            break  # no step lowers the loss: only rounding is left
-        weight, value, gradient = weight - size * step, new_value, new_gradient
-    return weight
+    """Return the unique minimiser ``[D]`` of ``loss`` (strictly convex for l2 > 0); its gradient is below ``tolerance``."""
+    found = minimize(
+        loss,
+        np.zeros(differences.shape[1]) if start is None else start.astype(np.float64),
+        args=(differences, l2),
+        jac=True,
+        hess=_curvature,
+        method="trust-exact",
+        options={"gtol": tolerance},
+    )
+    return np.asarray(found.x)
+
+
+def _curvature(weight: np.ndarray, differences: np.ndarray, l2: float) -> np.ndarray:
+    p = _sigmoid(differences @ weight)
+    curvature = (differences.T * (p * (1 - p))) @ differences / len(differences)
+    curvature[np.diag_indices(len(weight))] += l2
+    return np.asarray(curvature)
 
 
 def accuracy(weight: np.ndarray, differences: np.ndarray) -> float:
