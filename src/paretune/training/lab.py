@@ -61,8 +61,7 @@ class Lab:
             is then waited for and not made twice, and its folder carries its key, so that the order of the runs does not matter.
         left_out: Sentences on what of the data is left out, for the report.
         scoring_forwards: Responses scored by frozen models so far (cached ones do not count).
-        too_long: What happens to texts beyond ``train.max_tokens`` or the model's positions, see
-            :class:`paretune.training.token_tables.Limit`.
+        too_long: What happens to long texts, see :class:`paretune.training.token_tables.Limit`.
     """
 
     lm: LanguageModel
@@ -430,7 +429,7 @@ class Lab:
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
     def own_name(self, name: str, key: str) -> str:
-        """Return the name of a stage, see :meth:`paretune.training.stages.Stages.own_name`."""
+        """See :meth:`paretune.training.stages.Stages.own_name`."""
         return self._stages.own_name(name, key)
 
     def stage(
