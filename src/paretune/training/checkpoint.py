@@ -187,4 +187,6 @@ def _check(
                 f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}, expected {like.dtype} {list(like.shape)}"
             )
         if not bool(tensors[name].isfinite().all()):
+            raise ValueError(f"{name} has numbers that are NaN or infinite")
+        if not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{name} holds numbers that are NaN or infinite")
