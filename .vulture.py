@@ -45,3 +45,6 @@ allow_host
 no_store
 upstream_kind
 modified
+
+# Read as a key of a manifest.
+prompt_ends_with

@@ -78,7 +78,9 @@ def test_settings_that_no_adapter_has_are_refused(tmp_path: Path, values: dict[s
     random_adapter(make_tiny_llama()).save(tmp_path / "a")
     file = tmp_path / "a/adapter.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
-    with pytest.raises(ModelError, match=r"copy or save the adapter again|expected finite numbers"):
+    with pytest.raises(
+        ModelError, match=r"copy or save the adapter again|expected finite numbers|no JSON number"
+    ):
         Adapter.load(tmp_path / "a")
 
 
@@ -96,7 +98,9 @@ def test_settings_that_no_lora_has_are_refused(tmp_path: Path, values: dict[str,
     to_peft(random_adapter(make_tiny_llama()), tmp_path / "lora")
     file = tmp_path / "lora/adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
-    with pytest.raises(ModelError, match=r"save the adapter again with PEFT|save it again with PEFT"):
+    with pytest.raises(
+        ModelError, match=r"save the adapter again with PEFT|save it again with PEFT|no JSON number"
+    ):
         from_peft(tmp_path / "lora")
 
 

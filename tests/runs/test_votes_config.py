@@ -120,9 +120,20 @@ def test_from_a_store_to_a_file(tmp_path: Path, suffix: str) -> None:
     assert ScoredDataset.read(target) == data.dataset and data.used == 3
     assert data.dataset.rows[0].labels == {"preferred": ((0, 1, 1.0), (1, 0, 1.0))}
     assert [row.source for row in data.dataset.rows] == ["vote 1", "vote 3"]
-    assert from_votes(str(tmp_path / "store.sqlite"), target, "bob").used == 2
+    other = tmp_path / f"bob{suffix}"
+    assert from_votes(str(tmp_path / "store.sqlite"), other, "bob").used == 2
     with pytest.raises(DataError, match="profile 'eve' has no votes; this store has ann, bob"):
-        from_votes(str(tmp_path / "store.sqlite"), target, "eve")
+        from_votes(str(tmp_path / "store.sqlite"), tmp_path / f"eve{suffix}", "eve")
+    store.close()
+
+
+def test_a_file_that_exists_is_never_overwritten(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store.sqlite"))
+    store.add_vote("ann", vote("a", "b", "first"))
+    (tmp_path / "mine.jsonl").write_text("precious")
+    with pytest.raises(DataError, match=r"mine\.jsonl: exists already"):
+        from_votes(str(tmp_path / "store.sqlite"), tmp_path / "mine.jsonl")
+    assert (tmp_path / "mine.jsonl").read_text() == "precious"
     store.close()
 
 

@@ -39,10 +39,10 @@ def test_a_flipped_bit_in_a_finished_stage_is_named_and_deleting_it_cures(tmp_pa
 
 
 def test_a_stage_of_version_0_1_has_no_checksums_and_is_found(tmp_path: Path) -> None:
-    folder = Stages(tmp_path, ProcessGroup()).made("a", "key", write)
+    folder = Stages(tmp_path, ProcessGroup()).made("samples/a", "key", write)
     (folder / "stage.json").write_text('{"key": "key", "seconds": 1.0}')
     stages = Stages(tmp_path, ProcessGroup())
-    stages.made("a", "key", write)
+    stages.made("samples/a", "key", write)
     assert stages.records[0].reused
 
 
@@ -50,6 +50,8 @@ def test_a_stage_that_is_made_again_says_what_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     causes = {"the base model": "m", "the settings": "s"}
-    Stages(tmp_path, ProcessGroup()).made("a", "key", write, causes=causes)
-    Stages(tmp_path, ProcessGroup()).made("a", "other", write, causes=causes | {"the base model": "n"})
-    assert "a is made again, as the base model changed since it was finished" in caplog.text
+    Stages(tmp_path, ProcessGroup()).made("samples/a", "key", write, causes=causes)
+    Stages(tmp_path, ProcessGroup()).made(
+        "samples/a", "other", write, causes=causes | {"the base model": "n"}
+    )
+    assert "samples/a is made again, as the base model changed since it was finished" in caplog.text

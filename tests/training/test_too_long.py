@@ -73,15 +73,15 @@ def test_texts_are_refused_with_their_place(small: LanguageModel) -> None:
         tokenise_demonstrations(
             small, [Demonstration(PROMPT, "red " * 100, where="d.jsonl:7")], 1024, "refuse"
         )
-    assert len(tokenise_responses(small, ScoredDataset(("x",), (row,)), 1024)) == 1
+    assert len(tokenise_responses(small, ScoredDataset(("x",), (row,)), 1024)[0]) == 1
     assert len(tokenise_demonstrations(small, [Demonstration(PROMPT, "red " * 100)], 1024, "cut")[0]) == 1
 
 
 def test_answers_end_at_the_last_position(small: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     prompt = small.encode_prompt(PROMPT)
-    (answer,) = generate(small, [prompt], Sampling(10**12), [0])
+    (answer,) = generate(small, [prompt], Sampling(600), [0])
     assert len(prompt) + len(answer.tokens) <= POSITIONS
-    assert "1 of 1 prompts leave fewer than max_new_tokens=1000000000000 of the 64 positions" in caplog.text
+    assert "1 of 1 prompts leave fewer than max_new_tokens=600 of the 64 positions" in caplog.text
     with pytest.raises(DataError, match=r"a prompt of 64 tokens, .* leaves none of the 64 positions"):
         generate(small, [[5] * POSITIONS], Sampling(4), [0])
     with pytest.raises(DataError, match=r"a text of 65 tokens with its prompt"):

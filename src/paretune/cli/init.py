@@ -11,7 +11,7 @@ import typer
 from paretune.cli.data import column_map
 from paretune.core.errors import ConfigError
 from paretune.core.files import write_text
-from paretune.models.language_model import EMBEDDED
+from paretune.models.embedded import EMBEDDED
 from paretune.runs.draft import Subject, draft, look, scorers
 from paretune.runs.shipped import names
 

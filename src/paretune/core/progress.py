@@ -53,3 +53,11 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
             bars.update(task, advance=count, note=note)
 
         yield advance
+
+
+def announce(message: str) -> None:
+    """Print a message for people on standard error; nothing where silence was asked for."""
+    if not silent():
+        from rich.console import Console
+
+        Console(stderr=True).print(message, style="yellow", markup=False, highlight=False)

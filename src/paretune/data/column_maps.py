@@ -182,12 +182,12 @@ def _stated(name: object, stated: object) -> Label:
 def _spelt(value: object) -> str:
     """Return a value of a map or of a column as one spelling: 1 and 1.0 are one value, True and "true" too."""
     if (
-        isinstance(value, Real)
+        isinstance(value, (int, float))
         and not isinstance(value, bool)
         and math.isfinite(value)
         and float(value).is_integer()
     ):
-        return str(int(value))
+        return str(int(float(value)))
     return str(value).strip().lower()
 
 

@@ -268,7 +268,7 @@ def message_from(item: object, at: str, where: str) -> Message:
     if role not in ROLES:
         known = (*SPEAKERS, *ROLES) if names[0] == "from" else ROLES
         column = f"{at}.{names[0]}"
-        raise DataError(f"{where}: column {column!r}: unknown role {role!r}; {suggest(role, known)}")
+        raise DataError(f"{where}: column {column!r}: unknown role {role!r}; {suggest(str(role), known)}")
     if isinstance(content, list):
         content = "".join(_part(part, f"{at}.{names[1]}[{n}]", where) for n, part in enumerate(content))
     _check_text(content, f"{at}.{names[1]}", where)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -127,6 +129,22 @@ def restore(
     return progress, tensors
 
 
+CANNOT_GO_ON = (
+    "is the checkpoint of a run with other settings or data; it cannot be continued, so training starts at step 1 (set the old "
+    "settings to finish that run, or delete the file)"
+)
+
+
+def of_other_runs(checkpoint: Path, name: str) -> list[Path]:
+    """Return the checkpoints beside ``checkpoint`` of trainings with the same ``name`` and another key."""
+    beside = sorted(checkpoint.parent.glob(f"{escape(name)}-*.safetensors"))
+    return [
+        other
+        for other in beside
+        if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :])
+    ]
+
+
 def remove_checkpoint(checkpoint: Path) -> None:
     """Remove a checkpoint with its file of records."""
     checkpoint.unlink(missing_ok=True)
@@ -168,5 +186,7 @@ def _check(
             raise ValueError(
                 f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}, expected {like.dtype} {list(like.shape)}"
             )
+        if not bool(tensors[name].isfinite().all()):
+            raise ValueError(f"{name} has numbers that are NaN or infinite")
         if not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{name} holds numbers that are NaN or infinite")

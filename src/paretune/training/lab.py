@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from paretune.core.files import fingerprint, write_json
 from paretune.core.names import LONGEST_MADE, path_component
-from paretune.core.progress import silent
+from paretune.core.progress import announce
 from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, pairs
@@ -25,7 +23,7 @@ from paretune.models.distributed import ProcessGroup, start
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.scoring.cache import ScoreCache
-from paretune.training.checkpoint import remove_checkpoint
+from paretune.training.checkpoint import CANNOT_GO_ON, of_other_runs, remove_checkpoint
 from paretune.training.conditioned import ObjectiveData, fit_conditioned
 from paretune.training.conditioning import Conditioning
 from paretune.training.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
@@ -63,8 +61,7 @@ class Lab:
             is then waited for and not made twice, and its folder carries its key, so that the order of the runs does not matter.
         left_out: Sentences on what of the data is left out, for the report.
         scoring_forwards: Responses scored by frozen models so far (cached ones do not count).
-        too_long: What happens to texts beyond ``train.max_tokens`` or the model's positions, see
-            :class:`paretune.training.token_tables.Limit`.
+        too_long: What happens to long texts, see :class:`paretune.training.token_tables.Limit`.
     """
 
     lm: LanguageModel
@@ -411,14 +408,8 @@ class Lab:
         before = facts.get("stages", start.info.get("stages", []) if start else [])
         facts = facts | {"stage": stage, "stages": [*before, stage]}
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
-        others = [] if self.shared else sorted(checkpoint.parent.glob(f"{escape(name)}-*.safetensors"))
-        for other in others:
-            if other != checkpoint and re.fullmatch(r"[0-9a-f]+", other.stem[len(name) + 1 :]):
-                self.say(
-                    f"{name}: {other} is the checkpoint of a run with other settings or data; it cannot be continued, so "
-                    "training starts at step 1 (set the old settings to finish that run, or delete the file)"
-                )
-
+        for other in [] if self.shared else of_other_runs(checkpoint, name):
+            self.say(f"{name}: {other} {CANNOT_GO_ON}")
         run = TrainingRun(
             self.lm, self.training, self.accelerator, checkpoint, name, key, start, facts, notify=self.say
         )
@@ -438,7 +429,7 @@ class Lab:
         return Adapter.load(folder / "adapter", self.lm.fingerprint)
 
     def own_name(self, name: str, key: str) -> str:
-        """Return the name of a stage, see :meth:`paretune.training.stages.Stages.own_name`."""
+        """See :meth:`paretune.training.stages.Stages.own_name`."""
         return self._stages.own_name(name, key)
 
     def stage(
@@ -455,8 +446,5 @@ class Lab:
 
     def say(self, message: str) -> None:
         """Print a message at the terminal, once for all processes; nothing where silence was asked for."""
-        if silent() or not self.team.first:
-            return
-        from rich.console import Console
-
-        Console(stderr=True).print(message, style="yellow", markup=False, highlight=False)
+        if self.team.first:
+            announce(message)
