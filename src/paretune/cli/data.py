@@ -202,30 +202,40 @@ def score_fit(
     typer.echo(str(fit_head(_load(source, path, objective, split), objective, folder)))
 
 
-def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
-    """Load data as `paretune.data.load` does; a .yaml file is a column map, whose path may be beside it."""
-    from paretune.core.errors import DataError
-    from paretune.data.load import load_data
+def column_map(file: str) -> dict[str, Any]:
+    """Return the column map that a YAML file holds; its path may be beside the file.
 
-    if not source.endswith((".yaml", ".yml")):
-        return load_data(source, split, path=path, objective=objective)
+    Raises:
+        ParetuneError: The file cannot be read, or holds something else.
+    """
+    from paretune.core.errors import DataError
     from paretune.core.yaml_text import read_yaml
 
-    spec = read_yaml(source, "the column map")
+    spec = read_yaml(file, "the column map")
     if not isinstance(spec, dict):
         raise DataError(
-            f"{source}: expected a column map (path: and the columns, see docs/data.md), got {spec!r:.60}"
+            f"{file}: expected a column map (path: and the columns, see docs/data.md), got {spec!r:.60}"
         )
     given = spec.get("path")
     if (
         isinstance(given, str)
         and "\0" not in given
         and not Path(given).exists()
-        and (beside := Path(source).parent / given).exists()
+        and (beside := Path(file).parent / given).exists()
     ):
-        spec = {**spec, "path": str(beside)}
+        return {**spec, "path": str(beside)}
+    return spec
+
+
+def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
+    """Load data as `paretune.data.load` does; a .yaml file is a column map."""
+    from paretune.core.errors import DataError
+    from paretune.data.load import load_data
+
+    if not source.endswith((".yaml", ".yml")):
+        return load_data(source, split, path=path, objective=objective)
     try:
-        return load_data(spec, split, path=path, objective=objective)
+        return load_data(column_map(source), split, path=path, objective=objective)
     except DataError as error:
         raise DataError(
             f"{source}: {str(error).removeprefix('data: ')}"
