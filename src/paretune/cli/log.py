@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from typing import Any
 
-from paretune.core.errors import ConfigError, suggest
+from paretune.core.errors import ConfigError, DataWarning, suggest
+from paretune.core.progress import announce
 
 VARIABLE = "PARETUNE_LOG"
 LEVELS = {
@@ -40,6 +42,22 @@ def configure(verbose: int = 0, quiet: bool = False) -> None:
     logging.getLogger("paretune").setLevel(LEVELS[name])
     if name == "error":
         warnings.simplefilter("ignore")
+    else:
+        _show_as_message()
     if name == "debug":
         for other in OTHERS:
             logging.getLogger(other).setLevel(logging.INFO)
+
+
+def _show_as_message() -> None:
+    """Have warnings about data printed as messages of this program, each time; those of other libraries stay as they are."""
+    warnings.simplefilter("always", DataWarning)
+    show = warnings.showwarning
+
+    def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, DataWarning):
+            announce(str(message))
+        else:
+            show(message, category, *place, **more)
+
+    warnings.showwarning = shown

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sys
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +232,9 @@ def _digest(file: Path) -> str:
     stat = file.stat()
     memory = cache_folder() / "hashes" / fingerprint(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
     # What is kept may be lost to a full or failing disk, and must not become another identity of the model.
-    kept = memory.read_bytes() if memory.is_file() else b""
+    kept = b""
+    with suppress(OSError):  # there is none, or it cannot be read: it is computed again
+        kept = memory.read_bytes()
     if re.fullmatch(rb"[0-9a-f]{64}", kept):
         return kept.decode()
     digest = file_digest(file)
