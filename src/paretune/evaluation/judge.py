@@ -16,7 +16,7 @@ import numpy as np
 
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import simplex_grid
-from paretune.evaluation.evaluate import RESAMPLES, Evaluation, Judged
+from paretune.evaluation.judged import RESAMPLES, Evaluation, Judged
 from paretune.fronts.front import Front, Interval, mean_intervals, mixture
 from paretune.fronts.indicators import knee, non_dominated
 from paretune.fronts.inference import Comparison, compare, holm

@@ -20,8 +20,9 @@ from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Row
 from paretune.data.summary import inspect
-from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, StoredPoint, evaluate
+from paretune.evaluation.evaluate import HeldOut, evaluate
 from paretune.evaluation.judge import Judgement, judge, mean_interval
+from paretune.evaluation.judged import Evaluation, Judged, StoredPoint
 from paretune.evaluation.remote import drawn_by
 from paretune.evaluation.token_kl import audit
 from paretune.fronts.front import Interval, reference_point
