@@ -43,7 +43,7 @@ class Judged:
         truncated: Whether the token limit cut the answer ``[P, S]``.
         collapsed: Whether it degenerated ``[P, S]``, see :func:`paretune.scoring.repetition.is_collapsed`.
         conflict: How far mixed policies disagree ``[P, S]``: the mean of -log Z over tokens, in nats; 0 where none are mixed.
-        responses: The texts ``[P][S]``.
+        responses: The texts ``[P][S]``; empty where they are not known.
         seconds: This point's share of the time taken to sample and score.
     """
 
@@ -56,6 +56,12 @@ class Judged:
     conflict: np.ndarray
     responses: list[list[str]]
     seconds: float
+
+    @classmethod
+    def of_scores(cls, scores: np.ndarray) -> Judged:
+        """Return answers of which only the scores ``[P, S, M]`` are known: no text, no length, all else NaN."""
+        unknown = np.full(scores.shape[:2], np.nan)
+        return cls(scores, *[unknown] * 2, np.zeros(unknown.shape, dtype=int), *[unknown] * 3, [], np.nan)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, which a run keeps in ``fronts/``."""

@@ -17,9 +17,18 @@ from paretune.core.errors import ParetuneError, suggest
 from paretune.core.files import read_json, write_json
 from paretune.fronts.earlier_records import upgraded
 from paretune.fronts.front import Interval
-from paretune.fronts.record_facts import DataSummary, Figure, GoalAnswers, Number, Retention, Scores, Value
+from paretune.fronts.record_facts import (
+    DataSummary,
+    Figure,
+    GoalAnswers,
+    Number,
+    Retention,
+    ScorerFacts,
+    Scores,
+    Value,
+)
 
-FORMAT: Literal[4] = 4
+FORMAT: Literal[5] = 5
 """The format written here. Earlier records are read as well, see :mod:`paretune.fronts.earlier_records`."""
 FILE = "front.json"
 """The name of the record in a run's folder."""
@@ -94,8 +103,9 @@ class Point(Value):
 
 
 class BasePoint(Point):
-    """What the base model answered, and the hypervolume of that one point."""
+    """What the base model answered, and the hypervolume of that one point; all NaN where it was not measured."""
 
+    mean: Scores
     hypervolume: Figure
 
 
@@ -180,7 +190,8 @@ class CornerMixture(Value):
 
     Attributes:
         points: Mean scores ``[K, M]`` at many chances along the simplex.
-        hypervolume: The hypervolume at the preferences of the policy that is measured at the most, corrected for luck.
+        hypervolume: The hypervolume at the preferences of the policy that is measured at the most, corrected for luck. Where the
+            corners were not measured it is NaN, and there are no points.
     """
 
     points: tuple[tuple[float, ...], ...]
@@ -265,6 +276,7 @@ class FrontRecord(Value):
         uncompared: Pairs that could not be tested.
         cautions: Sentences on what cannot be said of this run, such as where there is one prompt.
         objectives_info: Objective -> what measures it, in words.
+        scorers: Objective -> what gave its scores; empty where nobody said.
         sampling: How answers were sampled.
         data: The training data; None where nothing was trained.
         splits: Split -> number of prompts.
@@ -273,7 +285,7 @@ class FrontRecord(Value):
         licence: The licence, empty where none was stated.
     """
 
-    format: Literal[4]
+    format: Literal[5]
     name: str
     version: str
     created: str
@@ -289,6 +301,7 @@ class FrontRecord(Value):
     uncompared: tuple[Uncompared, ...] = ()
     cautions: tuple[str, ...] = ()
     objectives_info: dict[str, str] = Field(default_factory=dict)
+    scorers: dict[str, ScorerFacts] = Field(default_factory=dict)
     sampling: dict[str, JsonValue] = Field(default_factory=dict)
     data: DataSummary | None = None
     splits: dict[str, int] = Field(default_factory=dict)
