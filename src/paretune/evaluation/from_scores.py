@@ -167,7 +167,8 @@ def _corners(
         return None
     ends = [Preference.one_hot(objective, objectives) for objective in objectives]
     parts = [
-        _end(policies[asked.get(objective, CORNERS)], end) for objective, end in zip(objectives, ends, strict=True)
+        _end(policies[asked.get(objective, CORNERS)], end)
+        for objective, end in zip(objectives, ends, strict=True)
     ]
     if len({part.shape for part in parts}) > 1:
         raise DataError(

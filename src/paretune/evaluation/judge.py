@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from paretune.core.errors import ParetuneError
-from paretune.core.preference import simplex_grid
+from paretune.core.preference import Preference, simplex_grid
 from paretune.evaluation.judged import RESAMPLES, Evaluation, Judged
 from paretune.fronts.front import Front, Interval, mean_intervals, mixture
 from paretune.fronts.indicators import knee, non_dominated

@@ -121,9 +121,7 @@ class _Form:
             )
         stray = [role for role in columns if role not in (*ROLES, *found)]
         if stray:
-            raise ConfigError(
-                f"column {stray[0]}={columns[stray[0]]}: {suggest(stray[0], [*ROLES, *found])}"
-            )
+            raise ConfigError(f"column {stray[0]}={columns[stray[0]]}: {suggest(stray[0], [*ROLES, *found])}")
         columns |= {name: name for name in found if name in names and name not in columns}
         read = {*columns.values(), *(f"{WEIGHT}{name}" for name in found)}
         unread = [name for name in names if name not in read]
@@ -143,7 +141,9 @@ class _Form:
         seed = text("seed").removesuffix(".0")
         scores = tuple(self._score(where, record, objective) for objective in self.objectives)
         preference = self._preference(where, record)
-        row = ScoreRow(text("policy"), preference, text("prompt"), text("sample"), scores, text("scorer"), where)
+        row = ScoreRow(
+            text("policy"), preference, text("prompt"), text("sample"), scores, text("scorer"), where
+        )
         return row, seed
 
     def _score(self, where: str, record: Mapping[str, Any], objective: str) -> float:

@@ -7,7 +7,7 @@ mistake is named by file and line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,9 +84,7 @@ class PolicyScores:
         """Return the same on some of the prompts alone, in their order."""
         place = {prompt: p for p, prompt in enumerate(self.prompts)}
         kept = self.scores[:, [place[prompt] for prompt in prompts]]
-        return PolicyScores(
-            self.name, self.objectives, self.preferences, tuple(prompts), kept, self.where
-        )
+        return PolicyScores(self.name, self.objectives, self.preferences, tuple(prompts), kept, self.where)
 
     def over(self, objectives: Sequence[str]) -> PolicyScores:
         """Return the same with the objectives in another order."""
@@ -186,7 +184,10 @@ class ScoreTable:
         return kept
 
     def _policy(
-        self, name: str, points: Mapping[Preference, Mapping[str, Mapping[str, ScoreRow]]], prompts: tuple[str, ...]
+        self,
+        name: str,
+        points: Mapping[Preference, Mapping[str, Mapping[str, ScoreRow]]],
+        prompts: tuple[str, ...],
     ) -> PolicyScores:
         first = next(iter(next(iter(points.values())).values()))
         S = len(first)

@@ -356,7 +356,9 @@ def load_head(folder: str | Path) -> Head:
         )
     fitted_on = values.pop("fitted_on", None)
     if fitted_on is not None and not isinstance(fitted_on, list):
-        raise ModelError(f"{folder / 'head.json'}: fitted_on is no list; fit the head again with: paretune score fit")
+        raise ModelError(
+            f"{folder / 'head.json'}: fitted_on is no list; fit the head again with: paretune score fit"
+        )
     file = folder / "head.safetensors"
     if (kind := tensor_formats(file).get("weight")) not in ("F64", None):
         raise ModelError(
