@@ -74,8 +74,8 @@ def judge_scores(
     rest = {name: scores for name, scores in policies.items() if name not in named}
     if not rest:
         raise DataError(
-            f"{table.rows[0].where}: the only policies are {', '.join(policies)}, the base model and the corners; add scores of the "
-            "policies to judge"
+            f"{table.rows[0].where}: the only policies are {', '.join(policies)}, the base model and the corners; add scores of "
+            "the policies to judge"
         )
     inside = {name: found for name, scores in rest.items() if (found := _part(scores, False)) is not None}
     beyond = {name: found for name, scores in rest.items() if (found := _part(scores, True)) is not None}

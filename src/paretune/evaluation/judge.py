@@ -23,7 +23,6 @@ from paretune.fronts.inference import Comparison, compare, holm
 from paretune.fronts.intervals import Fronts, bands, interval, on_front, shrunk
 from paretune.fronts.movement import Movements, movements, wanted_direction
 from paretune.fronts.record import (
-    SEED_MARK,
     BasePoint,
     CornerMixture,
     MeasuredPolicy,
@@ -32,6 +31,7 @@ from paretune.fronts.record import (
     Point,
     Uncompared,
 )
+from paretune.fronts.score_table import SEED_MARK
 
 SAME_AS_WORDS = 0.9
 """Where an objective's scores of the base model's answers correlate so far with their length, it is the length."""
@@ -298,18 +298,18 @@ def _entries(found: Movements, attributes: Sequence[str]) -> list[Movement]:
     ]
 
 
-def by_method(evaluations: Mapping[str, Evaluation]) -> dict[str, Fronts]:
+def by_method(fronts: Mapping[str, Front]) -> dict[str, Fronts]:
     """Return method -> the fronts of its training seeds, or policy -> its front where it has no other seed."""
     seeds: dict[str, list[str]] = {}
-    for name in evaluations:
+    for name in fronts:
         method, _, seed = name.rpartition(SEED_MARK)
-        seeds.setdefault(method if seed.isdigit() and method not in evaluations else name, []).append(name)
+        seeds.setdefault(method if seed.isdigit() and method not in fronts else name, []).append(name)
     methods: dict[str, Fronts] = {}
     for method, names in seeds.items():
-        fronts = [evaluations[name].front for name in names]
-        several = len(fronts) > 1
+        own = [fronts[name] for name in names]
+        several = len(own) > 1
         methods[method if several else names[0]] = (
-            [replace(front, name=method) for front in fronts] if several else fronts[0]
+            [replace(front, name=method) for front in own] if several else own[0]
         )
     return methods
 
@@ -331,7 +331,7 @@ def judge(
         resamples: Resamples of the prompts, for intervals.
     """
     ends = None if corners is None else corners.front
-    methods = list(by_method(evaluations).values())
+    methods = list(by_method({name: each.front for name, each in evaluations.items()}).values())
     pairs: list[tuple[Fronts, Fronts]] = []
     for fronts in methods:
         pairs += [(fronts, base.front)] if base is not None else []

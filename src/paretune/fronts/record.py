@@ -7,11 +7,11 @@ of each format is committed under ``tests/fronts/schemas``, so that a change of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, PrivateAttr, ValidationError, model_validator
 
 from paretune.core.errors import ParetuneError, suggest
 from paretune.core.files import read_json, write_json
@@ -27,13 +27,16 @@ from paretune.fronts.record_facts import (
     Scores,
     Value,
 )
+from paretune.fronts.record_rows import What, rows_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 FORMAT: Literal[5] = 5
 """The format written here. Earlier records are read as well, see :mod:`paretune.fronts.earlier_records`."""
 FILE = "front.json"
 """The name of the record in a run's folder."""
-SEED_MARK = "-seed-"
-"""What stands between a method's name and the training seed in the name of a policy."""
 
 
 class Movement(Value):
@@ -285,6 +288,7 @@ class FrontRecord(Value):
         licence: The licence, empty where none was stated.
     """
 
+    _folder: Path | None = PrivateAttr(default=None)
     format: Literal[5]
     name: str
     version: str
@@ -316,7 +320,9 @@ class FrontRecord(Value):
         Raises:
             ParetuneError: The file cannot be read, is no record (the message names the key), or has a later format.
         """
-        return cls.parse(read_json(path), Path(path))
+        record = cls.parse(read_json(path), Path(path))
+        record._folder = Path(path).parent
+        return record
 
     @classmethod
     def parse(cls, facts: Any, path: Path = Path(FILE)) -> FrontRecord:
@@ -343,6 +349,35 @@ class FrontRecord(Value):
     def write(self, path: str | Path) -> None:
         """Write the record as JSON, atomically; what was not given is left out."""
         write_json(path, self.model_dump(mode="json", exclude_unset=True))
+
+    def to_rows(self, what: What = "points") -> list[dict[str, Any]]:
+        """Return the record as plain rows, see :func:`paretune.fronts.record_rows.rows_of`.
+
+        Raises:
+            ParetuneError: Another word, or there are no scores of single answers beside the file that the record was read from.
+        """
+        return rows_of(self, what, self._folder)
+
+    def to_frame(self, what: What = "points") -> DataFrame:
+        """Return :meth:`to_rows` as a data frame of pandas.
+
+        Raises:
+            ParetuneError: See :meth:`to_rows`; or pandas is not installed.
+        """
+        rows = self.to_rows(what)
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise ParetuneError(
+                "to_frame: pandas is not installed; pip install 'paretune[frames]', or take to_rows(), which needs nothing"
+            ) from error
+        return DataFrame(rows)
+
+    def plot(self, ax: Axes | None = None, objectives: Sequence[str] | None = None) -> Axes:
+        """Draw all policies on axes of matplotlib, see :func:`paretune.fronts.drawing.draw_record`."""
+        from paretune.fronts.drawing import draw_record
+
+        return draw_record(self, ax, objectives)
 
     def policy(self, name: str) -> MeasuredPolicy:
         """Return the policy called ``name``.

@@ -10,8 +10,7 @@ from typing import Any
 
 from paretune.core.errors import ConfigError, DataError, ParetuneError, suggest
 from paretune.core.preference import Preference
-from paretune.fronts.record import SEED_MARK
-from paretune.fronts.score_table import BASE, CORNERS, ScoreRow, ScoreTable
+from paretune.fronts.score_table import BASE, CORNERS, SEED_MARK, ScoreRow, ScoreTable
 
 ROLES = ("policy", "preference", "prompt", "sample", "seed", "scorer", "scores")
 """What a column may say beside the score on an objective."""
@@ -32,7 +31,7 @@ def read_table(
 
     A record is a mapping with the columns ``policy``, ``prompt``, ``preference`` (objective -> weight, as an object or as text such
     as ``warm=0.7,concise=0.3``; or one column ``weight_OBJECTIVE`` for each), one column for the score on each objective (or an
-    object ``scores``), and, where there are any, ``sample`` (which of several answers), ``seed`` (the training seed) and ``scorer``.
+    object ``scores``), and, where there are any, ``sample`` (which of several answers), ``seed`` (the training seed), ``scorer``.
 
     Args:
         records: Records, or ``(where, record)`` pairs, where ``where`` is ``file:line``; or a data frame of pandas.
@@ -220,9 +219,9 @@ def _number(value: Any, place: str) -> float:
     except (TypeError, ValueError):
         raise DataError(f"{place}: {value!r:.60} is no number") from None
     if not math.isfinite(number) or abs(number) > LARGEST:
+        given = "empty" if value is None or value == "" else str(value)
         raise DataError(
-            f"{place}: {'empty' if value is None or value == '' else value}; expected a finite number. Score every answer, or leave the "
-            "prompt out of all policies"
+            f"{place}: {given:.60}; expected a finite number. Score every answer, or leave the prompt out of all policies"
         )
     return number
 

@@ -19,6 +19,8 @@ from paretune.fronts.front import Front
 
 FILE = "scores.jsonl"
 """The name of the table in a run's folder."""
+SEED_MARK = "-seed-"
+"""What stands between a method's name and the training seed in the name of a policy."""
 BASE, CORNERS = "base", "corners"
 """The names under which a run writes the base model and the single-objective models."""
 
@@ -150,7 +152,7 @@ class ScoreTable:
             samples = points.setdefault(row.preference or uniform, {}).setdefault(row.prompt, {})
             if row.sample in samples:
                 raise DataError(
-                    f"{row.where}: a second answer of {row.policy!r} to prompt {row.prompt!r} at {row.preference or 'no preference'}"
+                    f"{row.where}: a second answer of {row.policy!r} to prompt {row.prompt!r} at {row.preference or 'none'}"
                     f" (the first: {samples[row.sample].where}); number several answers in a column 'sample', or keep one"
                 )
             samples[row.sample] = row

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paretune.core.files import write_bytes
+from paretune.fronts.drawing import COLOURS, INK, QUIET, RULE
 from paretune.fronts.record import FrontRecord, Point
 from paretune.reports.plots import (
     Box,
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-INK, QUIET, RULE = "#1c2026", "#616872", "#e6e4de"
-COLOURS = ("#1f5fb0", "#c24a12", "#0d7a62", "#8048a0", "#7d6200", "#ad2f66", "#6a4b3c", "#4c8a12")
 MARKERS = {
     "circle": "o",
     "square": "s",

@@ -11,7 +11,8 @@ import numpy as np
 from paretune.fronts.front import Interval
 from paretune.fronts.indicators import has_knee
 from paretune.fronts.inference import sentence
-from paretune.fronts.record import SEED_MARK, FrontRecord, MeasuredPolicy, PairedTest, Point
+from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
+from paretune.fronts.score_table import SEED_MARK
 
 NOTHING = "-"
 """The text for a number that does not exist."""

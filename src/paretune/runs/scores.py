@@ -64,7 +64,7 @@ def scorer_facts(scorer: Scorer, prompts: Collection[str]) -> ScorerFacts:
 
 
 def scorer_cautions(scorers: Mapping[str, ScorerFacts]) -> tuple[str, ...]:
-    """Return what cannot be believed of scores: a head judges prompts that it was fitted on, or ranks pairs no better than chance."""
+    """Return what cannot be believed of scores: of a head that judges prompts it was fitted on, or is not shown to beat chance."""
     cautions = []
     for objective, facts in scorers.items():
         if facts.seen:

@@ -103,7 +103,7 @@ def from_function(
     """Return a scorer that calls ``function(prompts, responses, truncated) -> [n]``.
 
     ``fingerprint`` must change whenever the function would score differently, as cached scores are found by it. Set
-    ``across_prompts`` to False where only scores of responses to one prompt can be compared. ``head`` is the folder of a fitted head.
+    ``across_prompts`` to False where only scores of responses to one prompt can be compared. ``head`` is a fitted head's folder.
 
     Raises:
         ConfigError: The name of the objective is empty.
