@@ -18,7 +18,9 @@ from paretune.runs.names import check_names
 VERSIONS = "versions.json"
 """The first file of a run, by which its folder is known."""
 
-OVERWRITTEN = ("config.yaml", "front.json", "front.png", "README.md", "report.html", "sweep.json")
+OVERWRITTEN = (
+    "config.yaml", "front.json", "front.png", "README.md", "report.html", "scores.jsonl", "sweep.json"
+)  # fmt: skip
 """Files that a run writes under names which a folder of somebody else may hold too."""
 
 _DEEPEST = 3
