@@ -1,4 +1,4 @@
 """A measured front as pages and pictures.
 
-Reading order: wording, plots, scatter, response_plots, page, verdicts, findings, report; picture, card.
+Reading order: wording, plots, scatter, response_plots, page, verdicts, findings, next_steps, report; picture, card.
 """
