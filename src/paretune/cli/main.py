@@ -17,6 +17,7 @@ from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
 from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
+from paretune.cli.serving import DtypeOption
 from paretune.cli.usage import Commands
 from paretune.core.bounds import SEEDS
 
@@ -43,10 +44,6 @@ MOST_LORAS = 10_000
 SeedOption = Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)]
 ExtrapolationOption = Annotated[
     bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
-]
-DtypeOption = Annotated[
-    str | None,
-    typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
 ]
 
 
@@ -374,7 +371,11 @@ def export_command(
             typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
         return
     manifest = export_grid(loaded, points, folder, source.parent.parent / "front.json")
-    typer.echo(f"{folder}: {len(manifest['adapters'])} LoRAs of {loaded.name} and manifest.json")
+    made = list(manifest["adapters"].values())
+    scored = sum(entry["scores"] is not None for entry in made)
+    typer.echo(
+        f"{folder}: {len(made)} LoRAs of {loaded.name} and manifest.json, with measured scores of {scored} of them"
+    )
 
 
 app.command()(serve_commands.serve)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,14 +15,28 @@ import typer
 
 Facts = TypeVar("Facts")
 
+WIDEST = 1000
+"""Columns of the widest table that is printed to a file or a pipe."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def show(renderable: Any) -> None:
-    """Print a table or text of rich."""
+    """Print a table or text of rich; no name is cut: at a terminal cells of a wide table wrap, elsewhere it stays wide."""
     from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
 
-    Console().print(renderable)
+    console = Console()
+    tables = [part for part in getattr(renderable, "renderables", [renderable]) if isinstance(part, Table)]
+    for table in tables:
+        for column in table.columns:
+            column.overflow = "fold"
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        unbounded = console.options.update(max_width=WIDEST)
+        widths = [Measurement.get(console, unbounded, table).maximum for table in tables]
+        console.width = max(console.width, *widths, 0)
+    console.print(renderable)
 
 
 def tell(facts: Facts, as_json: bool, render: Callable[[Facts], Any]) -> None:

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sys
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.files import atomic_path, cache_folder, expanded, file_digest, fingerprint, write_text
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
-from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, embedded_gguf
+from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
+from paretune.models.hub import check_hub
 from paretune.models.tensors import check_finite
 
 EXPECTED = f"Expected {EMBEDDED!r}, a hub name that can be reached from here, a folder with safetensors weights, or a .gguf file"
@@ -165,14 +166,23 @@ def _refuse_another_model(name: str, report: dict[str, Any]) -> None:
 
 
 def locate(name: str) -> str:
-    """Return the folder or hub name to load for ``name``; a GGUF file is converted once into the cache folder."""
+    """Return the folder or hub name to load for ``name``; a GGUF file is converted once into the cache folder.
+
+    Raises:
+        ModelError: There is no such file or folder, and the hub neither has been asked for it before nor answers.
+    """
     if name == EMBEDDED:
         packaged = embedded_gguf()
+        if packaged is None:
+            check_hub(EMBEDDED_HUB, f"{EMBEDDED} comes as a package too: {EMBEDDED_INSTALL}")
         return str(_converted(packaged)) if packaged else EMBEDDED_HUB
     path = expanded(name, "model")
     if name.endswith(".gguf"):
         return str(_converted(path))
-    return str(path) if path.exists() else name
+    if path.exists():
+        return str(path)
+    check_hub(name, EXPECTED)
+    return name
 
 
 def _converted(gguf: Path) -> Path:
@@ -232,7 +242,9 @@ def _digest(file: Path) -> str:
     stat = file.stat()
     memory = cache_folder() / "hashes" / fingerprint(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
     # What is kept may be lost to a full or failing disk, and must not become another identity of the model.
-    kept = memory.read_bytes() if memory.is_file() else b""
+    kept = b""
+    with suppress(OSError):  # there is none, or it cannot be read: it is computed again
+        kept = memory.read_bytes()
     if re.fullmatch(rb"[0-9a-f]{64}", kept):
         return kept.decode()
     digest = file_digest(file)
