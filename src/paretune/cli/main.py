@@ -96,7 +96,7 @@ def run(
         return
     from paretune.runs.run import run as run_all
 
-    report = run_all(settings)
+    report = run_all(settings, forecast=True)
     tell_report(report, as_json)
 
 
@@ -134,8 +134,22 @@ def add_objective_command(
         raise ConfigError(f"--score {score!r:.80}: {error}") from error
     if not isinstance(scorer, dict):
         raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
-    report = add_objective(run, objective, scorer, overrides or [])
+    report = add_objective(run, objective, scorer, overrides or [], forecast=True)
     tell_report(report, as_json)
+
+
+@app.command("status")
+def status_command(
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a run, running or not, such as runs/quickstart.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Print how far a run is: stages done and to do, the stage at work, time left, who works there, the last error."""
+    from paretune.cli.status import render
+    from paretune.runs.status import status
+
+    tell(status(run), as_json, render)
 
 
 @app.command("plan")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -50,6 +51,7 @@ def tell_report(report: Path, as_json: bool = False) -> None:
     """Print what a finished run found, and where its report is."""
     from paretune.cli.verdicts import facts_of, render
     from paretune.fronts.record import FILE, FrontRecord
+    from paretune.reports.next_steps import commands
 
     record = FrontRecord.read(report.parent / FILE)
     if as_json:
@@ -57,7 +59,10 @@ def tell_report(report: Path, as_json: bool = False) -> None:
         return
     show(render(record))
     here = Path.cwd()
-    typer.echo(f"Report: {report.relative_to(here) if report.is_relative_to(here) else report}")
+    shown = report.relative_to(here) if report.is_relative_to(here) else report
+    typer.echo(f"Report: {shown}")
+    for line, what in commands(record, shlex.quote(str(shown.parent))):
+        typer.echo(f"  {line}    # {what}")
 
 
 def plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ def quickstart(overrides: list[str], model: str | None, smoke: bool) -> Path:
     stated = [*(SMOKE if smoke else ()), *([f"model={model}"] if model else []), *overrides]
     config = load_config("quickstart", stated)
     check_model(config.model)
-    return run(config)
+    return run(config, forecast=True)
 
 
 def check_model(model: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from paretune.fronts.front import Interval
 from paretune.fronts.record import FrontRecord
+from paretune.reports.next_steps import next_steps
 from paretune.reports.wording import (
     MIXTURE,
     has_base,
@@ -25,12 +26,13 @@ MOST_SENTENCES = 40
 
 
 def facts_of(record: FrontRecord) -> dict[str, Any]:
-    """Return a record's findings as JSON values: the summary, every verdict in words, and the hypervolumes."""
+    """Return a record's findings as JSON values: the summary, every verdict in words, what to do next, and the hypervolumes."""
     rows = _hypervolumes(record)
     return {
         "summary": summary(record),
         "cautions": list(record.cautions),
         "verdicts": sentences(record),
+        "next": [{"finding": step.finding, "cure": step.cure} for step in next_steps(record)],
         "reference_point": dict(zip(record.objectives, record.reference_point, strict=True)),
         "hypervolumes": {name: figure.to_dict() for name, figure in rows},
     }
@@ -64,5 +66,9 @@ def render(record: FrontRecord) -> Group:
         *(Text(f"Caution: {text}", style="red") for text in record.cautions),
     ]
     parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]  # type: ignore[misc]
+    parts += [Text(luck(record))]
+    if steps := next_steps(record):
+        parts.append(Text("What to do next:", style="bold"))
+        parts += [Padding(Text(f"- {step.finding} {step.cure}"), (0, 0, 0, 2)) for step in steps]  # type: ignore[misc]
     figures = Text(f"Hypervolumes above ({reference}), corrected for luck; figures, not verdicts:")
-    return Group(*parts, Text(luck(record)), figures, table)
+    return Group(*parts, figures, table)

@@ -23,6 +23,7 @@ from paretune.reports.findings import (
     settings,
     steerability,
 )
+from paretune.reports.next_steps import what_next
 from paretune.reports.page import badge, plain_badge, section, table
 from paretune.reports.plots import parallel
 from paretune.reports.response_plots import along, ternary
@@ -65,6 +66,7 @@ def write_report(record: FrontRecord, folder: str | Path) -> Path:
         _front(record, picks),
         trade_offs(record),
         comparisons(record),
+        what_next(record),
         _responses_to_weights(record, picks),
         side_effects(record),
         steerability(record),

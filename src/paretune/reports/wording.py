@@ -216,7 +216,7 @@ def summary(record: FrontRecord) -> str:
     """Return one sentence: how far each objective moves from the base model, and which policy is above which."""
     named = record.policies
     if len(named) * len(record.objectives) > 4:
-        named = (_leading(record),)
+        named = (leading(record),)
     moves = "; ".join((_moves if has_base(record) else _ranges)(record, policy) for policy in named)
     against = "against the base model, " if has_base(record) else "over its preferences, "
     parts = [
@@ -228,7 +228,7 @@ def summary(record: FrontRecord) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
-def _leading(record: FrontRecord) -> MeasuredPolicy:
+def leading(record: FrontRecord) -> MeasuredPolicy:
     """Return the policy whose mean utility is measured highest above the base model's, or else the first."""
     against = {test.first: test.difference for test in record.comparisons if test.second == "base"}
 

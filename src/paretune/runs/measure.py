@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -17,6 +18,7 @@ from typing_extensions import TypedDict
 from paretune.core.errors import ConfigError, ParetuneError
 from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.preference import Preference
+from paretune.core.progress import found_finished, stage
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Row
 from paretune.data.summary import inspect
@@ -79,11 +81,12 @@ def write_front(
 
 
 def _write(record: FrontRecord, judgement: Judgement, folder: Path) -> Path:
-    write_scores(judgement, record.scorers, folder / SCORES)
-    record.write(folder / FILE)
-    write_picture(record, folder / "front.png")
-    write_card(record, folder / "README.md", hub_name(record.model))
-    return write_report(record, folder)
+    with stage("report"):
+        write_scores(judgement, record.scorers, folder / SCORES)
+        record.write(folder / FILE)
+        write_picture(record, folder / "front.png")
+        write_card(record, folder / "README.md", hub_name(record.model))
+        return write_report(record, folder)
 
 
 def measure(
@@ -162,15 +165,19 @@ def measure_points(
     }
     shape = (len(held_out.prompts), config.evaluate.samples, len(policy.objectives))
     known = lab.team.once(partial(stored_points, files, shape))
-    reused, start = len(known) == len(files), time.perf_counter()
-    for first in range(0, len(asked), together):
-        stored = set(known)
-        evaluate(policy, asked[first : first + together], held_out, known=known, draw=draw)
-        new = [key for key in files if key in known and key not in stored]
-        for key in new if lab.team.first else ():
-            write_json(files[key], known[key].to_dict() | {"together": [files[each].name for each in new]})
-    evaluation = evaluate(policy, asked, held_out, known=known, draw=draw)
-    lab.stages.append(StageRecord(f"front/{policy.name}", time.perf_counter() - start, reused))
+    reused, start, name = len(known) == len(files), time.perf_counter(), f"front/{policy.name}"
+    with nullcontext() if reused else stage(name):
+        for first in range(0, len(asked), together):
+            stored = set(known)
+            evaluate(policy, asked[first : first + together], held_out, known=known, draw=draw)
+            new = [key for key in files if key in known and key not in stored]
+            for key in new if lab.team.first else ():
+                write_json(files[key], known[key].to_dict() | {"together": [files[e].name for e in new]})
+        evaluation = evaluate(policy, asked, held_out, known=known, draw=draw)
+    seconds = time.perf_counter() - start
+    lab.stages.append(StageRecord(name, seconds, reused))
+    if reused:
+        found_finished(name, seconds)
     return evaluation
 
 
