@@ -70,7 +70,7 @@ def judge_scores(
     objectives = table.objectives
     base = _base(policies, roles.base)
     corners = _corners(policies, objectives, roles.corners)
-    named = {base.name if base else "", CORNERS if corners else "", *roles.corners.values()}
+    named = {roles.base or BASE, CORNERS, *roles.corners.values()}
     rest = {name: scores for name, scores in policies.items() if name not in named}
     if not rest:
         raise DataError(
@@ -93,7 +93,7 @@ def judge_scores(
         shown=0,
     )
     left = len({row.prompt for row in table.rows}) - judgement.num_prompts
-    notes = (*table.notes, *([f"left out: {left} prompts that not all policies answered"] if left else []))
+    notes = (*table.notes, *([f"left out: {left} prompt{'s' * (left > 1)} that not all policies answered"] if left else []))
     return _record(judgement, table, notes, name, model)
 
 
@@ -141,6 +141,8 @@ def _base(policies: Mapping[str, PolicyScores], asked: str | None) -> PolicyScor
     """Return the scores of the base model, None where there is none."""
     if asked is not None and asked not in policies:
         raise ConfigError(f"--base {asked}: {suggest(asked, policies)}")
+    if asked not in (None, BASE) and BASE in policies:
+        raise ConfigError(f"--base {asked}: another policy is called {BASE!r}; give that one another name")
     found = policies.get(asked or BASE)
     if found is not None and len(found.preferences) > 1:
         raise DataError(
@@ -163,6 +165,8 @@ def _corners(
         raise ConfigError(
             f"--corner: none for {missing!r}; name the single-objective model of each objective: --corner {missing}=POLICY"
         )
+    if asked and CORNERS in {*policies} - {*asked.values()}:
+        raise ConfigError(f"--corner: a policy is called {CORNERS!r} beside those named; give that one another name")
     if not asked and CORNERS not in policies:
         return None
     ends = [Preference.one_hot(objective, objectives) for objective in objectives]

@@ -125,5 +125,6 @@ def _named(axes: Axes, across: str, up: str) -> Axes:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
+    axes.locator_params(nbins=5)
+    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.2)
     return axes
