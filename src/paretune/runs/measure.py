@@ -29,11 +29,11 @@ from paretune.fronts.record import FILE, FORMAT, Cost, FrontRecord, MeasuredPoli
 from paretune.fronts.record_facts import DataSummary
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
-from paretune.models.embedded import hub_name
 from paretune.policies.policy import Policy
-from paretune.reports.card import write_card
+from paretune.reports.card import About, write_card
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
+from paretune.runs.about_data import about_data
 from paretune.runs.config import RunConfig
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.meaning import meaning
@@ -70,13 +70,15 @@ def write_front(
         _audited(config, lab, judgement, policies[entry.name], splits["test"], entry) for entry in measured
     )
     record = _record(config, lab, judgement, audited, splits)
-    return lab.team.once(partial(_write, record, lab.folder))
+    about = about_data(config.data.source, config.data.test)
+    about = replace(about, base_model=lab.lm.hub_name or config.model)
+    return lab.team.once(partial(_write, record, lab.folder, about))
 
 
-def _write(record: FrontRecord, folder: Path) -> Path:
+def _write(record: FrontRecord, folder: Path, about: About) -> Path:
     record.write(folder / FILE)
     write_picture(record, folder / "front.png")
-    write_card(record, folder / "README.md", hub_name(record.model))
+    write_card(record, folder / "README.md", about)
     return write_report(record, folder)
 
 
