@@ -16,6 +16,7 @@ import typer
 import paretune
 from paretune.cli.log import LEVELS, configure
 from paretune.cli.main import app
+from paretune.cli.output import show
 from paretune.core.errors import ConfigError
 from paretune.core.progress import silent
 from support.command import call
@@ -138,3 +139,21 @@ def test_json_is_what_the_table_says(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     findings = json.loads(call(monkeypatch, capsys, "doctor", "--json")[1])
     assert next(row for row in findings if row[0] == "hub")[1] is False
+
+
+@pytest.mark.parametrize("columns", [None, "60"])
+def test_no_name_is_cut_in_a_table(
+    columns: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Group
+    from rich.table import Table
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    table = Table("objective", *[f"column {n}" for n in range(9)])
+    table.add_row("harmlessness_of_the_given_response", *["0.123"] * 9)
+    show(Group(table))
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert ("harmlessness_of_the_given_response" in out) == (columns is None)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from paretune.core.errors import DataError
+from paretune.core.errors import DataError, DataWarning
 from paretune.data.columns import parse_dialogue
 from paretune.data.dataset import ScoredDataset
 from paretune.data.known import KNOWN
-from paretune.data.load import DataWarning, load_data
+from paretune.data.load import load_data
 from paretune.data.rows import Message
 
 BAD = Path(__file__).parents[1] / "bad_input" / "data"

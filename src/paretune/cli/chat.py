@@ -175,7 +175,7 @@ def talk(
     max_tokens: int,
     temperature: float,
     seed: int,
-    dtype: str,
+    dtype: str | None,
 ) -> None:
     """Load one policy of a run and chat with it.
 

@@ -46,8 +46,6 @@ def quickstart(
     tell_report(report, as_json)
     if serve:
         serve_commands.serve(report.parent)
-    elif not as_json:
-        typer.echo(f"Next: paretune serve {report.parent}    # the dial, in a browser")
 
 
 def init(

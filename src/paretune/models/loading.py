@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.files import atomic_path, cache_folder, expanded, file_digest, fingerprint, write_text
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
-from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, embedded_gguf
+from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
 from paretune.models.hub import HubPlace, other_commits, place_of, snapshot, weight_files
+from paretune.models.hub_reach import check_hub
 from paretune.models.tensors import check_finite
 
 EXPECTED = f"Expected {EMBEDDED!r}, a hub name that can be reached from here, a folder with safetensors weights, or a .gguf file"
@@ -174,7 +175,7 @@ def locate(name: str, revision: str | None = None) -> Path:
         revision: The branch, tag or commit on the hub.
 
     Raises:
-        ModelError: There is no such model, or ``revision`` is given with one that is not on the hub.
+        ModelError: There is no such model and the hub does not answer, or ``revision`` is given with one that is not on the hub.
     """
     packaged = embedded_gguf() if name == EMBEDDED else None
     path = packaged or expanded(name, "model")
@@ -186,7 +187,11 @@ def locate(name: str, revision: str | None = None) -> Path:
         )
     if here:
         return _converted(path) if path.suffix == ".gguf" else path
-    return snapshot(EMBEDDED_HUB if name == EMBEDDED else name, revision, EXPECTED)
+    embedded = name == EMBEDDED
+    name = EMBEDDED_HUB if embedded else name
+    cure = f"{EMBEDDED} comes as a package too: {EMBEDDED_INSTALL}" if embedded else EXPECTED
+    check_hub(name, cure, revision)
+    return snapshot(name, revision, EXPECTED)
 
 
 def _converted(gguf: Path) -> Path:
@@ -273,7 +278,9 @@ def _digest(file: Path) -> str:
     stat = file.stat()
     memory = cache_folder() / "hashes" / fingerprint(str(blob), stat.st_size, stat.st_mtime_ns)
     # What is kept may be lost to a full or failing disk, and must not become another identity of the model.
-    kept = memory.read_bytes() if memory.is_file() else b""
+    kept = b""
+    with suppress(OSError):  # there is none, or it cannot be read: it is computed again
+        kept = memory.read_bytes()
     if re.fullmatch(rb"[0-9a-f]{64}", kept):
         return kept.decode()
     digest = file_digest(file)

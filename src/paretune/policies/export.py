@@ -18,6 +18,8 @@ from paretune.policies.catalogue import MANIFEST
 from paretune.policies.policy import Policy
 
 Format = Literal["lora", "dense"]
+RUN = "versions.json"
+"""The file that tells the folder of a run from others."""
 _UNSAFE = re.compile(r"[^\w.]")
 
 
@@ -57,10 +59,12 @@ def export_grid(
         policy: The policy that is exported.
         preferences: One LoRA each; those that anchors serve alike share one.
         folder: A new or empty folder.
-        front: A run's ``front.json``; points measured at a preference give its scores, others have none.
+        front: A run's ``front.json``; points measured at a preference give its scores, others have none. Outside a run there may
+            be none.
 
     Raises:
         ConfigError: ``folder`` is a file or not empty.
+        ModelError: The run has lost its front.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(
@@ -75,6 +79,7 @@ def export_grid(
         "base_model": policy.lm.portable_name,
         "model": policy.lm.name,
         "revision": policy.lm.origin.hub.commit,
+        "dtype": str(policy.lm.model.dtype).removeprefix("torch."),
         "objectives": list(policy.objectives),
         "adapters": adapters,
     }
@@ -117,8 +122,13 @@ def _names(preferences: Sequence[Preference]) -> dict[Preference, str]:
 
 def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:
     """Return weights -> mean score on each objective with its interval as JSON values, from a run's front."""
-    if front is None or not front.is_file():
-        return {}
+    if front is None or not (front.exists() or (front.parent / RUN).is_file()):
+        return {}  # a policy outside a run was not measured
+    if not front.is_file():
+        raise ModelError(
+            f"{front}: there is no such file, and the scores of the LoRAs stand in it; give the command of the run again, which "
+            "makes it anew, or export a copy of the policy's folder, which has no scores"
+        )
     record = FrontRecord.read(front)
     points = [point for policy in record.policies if policy.name == name for point in policy.points]
 

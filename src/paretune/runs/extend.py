@@ -23,7 +23,11 @@ RESTORE = "run its config once more with `paretune run` into this folder, which 
 
 
 def add_objective(
-    folder: Path, objective: str, scorer: Mapping[str, Any], overrides: Sequence[str] = ()
+    folder: Path,
+    objective: str,
+    scorer: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    forecast: bool = False,
 ) -> Path:
     """Run a finished run again with one more objective, in its folder; return the path of the report.
 
@@ -34,6 +38,7 @@ def add_objective(
         objective: Name of the new objective, which comes last.
         scorer: Its entry under ``score``, without the objective.
         overrides: Changes of other settings, such as ``preferences=4``.
+        forecast: Whether to say first how long it will take, see :func:`paretune.runs.run.run`.
 
     Raises:
         ConfigError: see :func:`extended`.
@@ -41,7 +46,7 @@ def add_objective(
     config = extended(folder, objective, scorer, overrides)
     name = re.sub(r"[^\w-]", "-", objective)
     write_text(folder / f"config-before-{name}.yaml", to_yaml(parse_config(settings_of(folder))))
-    return run(config)
+    return run(config, forecast)
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.files import fingerprint, read_json, write_json, write_text
 from paretune.core.preference import Preference
+from paretune.core.progress import announce, stage
 from paretune.data.dataset import ScoredDataset
 from paretune.generation.mixing import Mixing
 from paretune.methods.base import Inputs
@@ -26,10 +27,11 @@ from paretune.planning.shapes import Shape, of_config
 from paretune.policies.alike import alike
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
+from paretune.runs.forecast import forecast as expect
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import Sources, prepare_data, read_sources
-from paretune.runs.run_folder import BASE, UNNAMED, VERSIONS, at_work, bases_before
+from paretune.runs.run_folder import BASE, UNNAMED, VERSIONS, at_work, bases_before, told
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
@@ -37,17 +39,25 @@ from paretune.training.lab import Lab
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
 
 
-def run(config: RunConfig) -> Path:
+def run(config: RunConfig, forecast: bool = False) -> Path:
     """Do everything that the config requests and return the path of the report.
 
     Finished stages in the run folder with the same inputs are reused; a killed stage continues from its checkpoint.
+
+    Args:
+        config: Settings of the run.
+        forecast: Whether to say first how long it will take on this machine, which is measured once, in seconds.
 
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
     """
     sources = read_sources(config)  # before anything is written
-    with at_work(config):
-        lab = opened(config)
+    with at_work(config), told(config) as log:
+        if forecast and log is not None and (expected := expect(config, sources.splits)) is not None:
+            log.plan(expected.parts)
+            announce(expected.sentence)
+        with stage("start"):
+            lab = opened(config)
         splits, scorers = prepare_data(config, lab, sources)
         preferences = config.grid(splits["train"].objectives)
         return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
@@ -114,7 +124,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
             f"adapters for {', '.join(adapters) or 'nothing'}; expected one for each of the objectives "
             f"{', '.join(sources.objectives)}"
         )
-    with at_work(config):
+    with at_work(config), told(config):
         return _front(config, sources, adapters, by, mixing)
 
 

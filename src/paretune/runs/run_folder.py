@@ -11,6 +11,7 @@ from paretune.core.files import read_json
 from paretune.core.launch import rank
 from paretune.core.run_lock import working_in
 from paretune.core.swap import sweep
+from paretune.core.work_log import WorkLog
 from paretune.policies.saving import refuse_strange
 from paretune.runs.config import RunConfig
 from paretune.runs.names import check_names
@@ -24,7 +25,9 @@ BASE = "base"
 UNNAMED = ""
 """Stands for the fingerprint that an earlier version gave the base model, where no adapter states it."""
 
-OVERWRITTEN = ("config.yaml", "front.json", "front.png", "README.md", "report.html", "sweep.json")
+OVERWRITTEN = (
+    "config.yaml", "front.json", "front.png", "README.md", "report.html", "scores.jsonl", "sweep.json"
+)  # fmt: skip
 """Files that a run writes under names which a folder of somebody else may hold too."""
 
 _DEEPEST = 3
@@ -54,6 +57,17 @@ def at_work(config: RunConfig, shared: bool = False) -> Iterator[None]:
     with working_in(folder, shared):
         sweep(folder, _DEEPEST)
         yield
+
+
+@contextmanager
+def told(config: RunConfig) -> Iterator[WorkLog | None]:
+    """Say inside the context how far the run is, and keep that in its folder; None in all processes of a run but the first."""
+    if rank():
+        yield None
+        return
+    log = WorkLog(config.name, config.run_folder)
+    with log.working():
+        yield log
 
 
 def refuse_other(folder: Path) -> None:

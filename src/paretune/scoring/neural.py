@@ -99,7 +99,7 @@ def bradley_terry(
         return features @ head.weight
 
     identity = ["head", head.report.encoder_fingerprint, head.weight.tolist()]
-    return from_function(objective, fingerprint(identity), function, across_prompts=False)
+    return from_function(objective, fingerprint(identity), function, across_prompts=False, head=str(folder))
 
 
 def implicit_reward(

@@ -62,7 +62,7 @@ export async function next() {
 
 /** Send a vote: "first" (A), "second" (B) or "tie". The buttons are enabled again if it fails. */
 export async function vote(winner) {
-  if (!open(winner)) return void (pair.whole && !pair.voted && tools.say(obstacle()));
+  if (!open()) return void (pair.whole && !pair.voted && tools.say(obstacle()));
   const { asked } = pair;
   const voted = (answer) => ({
     text: answer.text, preference: answer.about.preference, truncated: answer.reason === "length", ...(answer.own ? { scores: answer.own } : {}),
@@ -143,23 +143,22 @@ function lines(posterior) {
   }));
 }
 
-/** Return why the current answers cannot be voted on as `winner`, in words; "" where nothing stands against it. */
-function obstacle(winner) {
+/** Return why the current answers cannot be voted on, in words; "" where nothing stands against it. */
+function obstacle() {
   if (!pair.whole) return "";
   if (!pair.apart) return "A and B are at the same preference, so a vote would teach nothing. Move one of them and ask again.";
-  if (winner !== "tie" && pair.asked.a.text === pair.asked.b.text) return "Both answers are the same text, so they are about equal.";
   return "";
 }
 
-/** Return whether the current answers can be voted on as `winner`. */
-function open(winner) {
-  return pair.whole && !pair.voted && !learning.busy && learning.off?.code !== "no_store" && !obstacle(winner);
+/** Return whether the current answers can be voted on. */
+function open() {
+  return pair.whole && !pair.voted && !learning.busy && learning.off?.code !== "no_store" && !obstacle();
 }
 
 /** Draw the buttons and the result of the votes; typed text and focus stay where they are. */
 function draw() {
   for (const [winner, name] of Object.entries(BUTTONS)) {
-    byId(name).setAttribute("aria-disabled", String(!open(winner)));
+    byId(name).setAttribute("aria-disabled", String(!open()));
     byId(name).setAttribute("aria-pressed", String(pair.voted === winner));
   }
   const reason = obstacle();
