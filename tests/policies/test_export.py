@@ -143,7 +143,7 @@ def test_a_policy_loads_and_is_exported_in_the_number_format_of_its_run(
 ) -> None:
     policies["panacea"].save(tmp_path / "p")
     assert load_policy(tmp_path / "p").lm.model.dtype == torch.float32
-    assert load_policy(tmp_path / "p", "bfloat16").lm.model.dtype == torch.bfloat16
+    assert load_policy(tmp_path / "p", dtype="bfloat16").lm.model.dtype == torch.bfloat16
     export(load_policy(tmp_path / "p"), ASKED, tmp_path / "dense", "dense")
     assert json.loads((tmp_path / "dense/config.json").read_text())["dtype"] == "float32"
 

@@ -78,8 +78,18 @@ def snapshot(name: str, revision: str | None, expected: str) -> Path:
     return folder
 
 
-def fetched(name: str, revision: str | None, patterns: Sequence[str], expected: str) -> Path:
-    """Return the folder in the hub's cache that holds the files of a repository's top level that match ``patterns``.
+def fetched(
+    name: str, revision: str | None, patterns: Sequence[str], expected: str, what: str = "model", below: bool = False
+) -> Path:
+    """Return the folder in the hub's cache that holds the files of a repository that match ``patterns``.
+
+    Args:
+        name: The repository's name on the hub.
+        revision: A branch, a tag or a commit; None for the main branch.
+        patterns: Patterns of the files that are wanted.
+        expected: What a message ends with: what could have been given.
+        what: What the repository holds, for messages.
+        below: Whether files in folders are wanted too, and not those of the top level alone.
 
     Raises:
         ModelError: Neither the hub nor its cache has them.
@@ -88,11 +98,11 @@ def fetched(name: str, revision: str | None, patterns: Sequence[str], expected: 
 
     try:
         place = api().snapshot_download(
-            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=None if below else ["*/*"]
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         at = f" at the revision {revision}" if revision else ""
-        raise ModelError(f"cannot load the model {name!r}{at}: {reason_of(error)}. {expected}") from error
+        raise ModelError(f"cannot load the {what} {name!r}{at}: {reason_of(error)}. {expected}") from error
     return Path(str(place))
 
 

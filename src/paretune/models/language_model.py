@@ -19,7 +19,7 @@ from paretune.data.rows import Prompt
 from paretune.models.adapter import Adapter
 from paretune.models.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from paretune.models.devices import present
-from paretune.models.embedded import EMBEDDED
+from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB
 from paretune.models.loading import Origin, locate, origin_of, read_model
 from paretune.models.packing import prepare
 
@@ -137,11 +137,14 @@ class LanguageModel:
         return tuple(_identity(each, self.tokenizer) for each in (self.origin.weights, *self.origin.earlier))
 
     @property
+    def hub_name(self) -> str:
+        """The base model's name on the hub; empty where it is not known."""
+        return self.origin.hub.name or (EMBEDDED_HUB if self.name == EMBEDDED else "")
+
+    @property
     def portable_name(self) -> str:
         """The base model's name for other programs: the hub's where it is known, else the folder that they can read."""
-        return self.origin.hub.name or (
-            str(self.origin.folder.absolute()) if self.origin.weights else self.name
-        )
+        return self.hub_name or (str(self.origin.folder.absolute()) if self.origin.weights else self.name)
 
     def own(self, adapter: Adapter, name: str = "adapter") -> Adapter:
         """Return an adapter as one of this model, whichever of the model's fingerprints it carries.
@@ -213,7 +216,7 @@ def load(
     _, model, tokenizer = read_model(source, name, kind)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
-    origin = origin_of(source, name)
+    origin = origin_of(source)
     lm = LanguageModel(model, tokenizer, name, _identity(origin.weights, tokenizer), origin=origin)
     _ = lm.turn_end, lm.template.opening  # a template that writes no answer is refused now
     try:

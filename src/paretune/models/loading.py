@@ -255,16 +255,15 @@ class Origin:
     hub: HubPlace = HubPlace()
 
 
-def origin_of(folder: Path, name: str) -> Origin:
-    """Return the origin of the model in ``folder``, loaded as ``name``; hashes are computed once and kept in the cache folder."""
+def origin_of(folder: Path) -> Origin:
+    """Return the origin of the model in ``folder``; hashes are computed once and kept in the cache folder."""
     weights = _hash(weight_files(folder))
     place = place_of(folder)
     earlier = [] if place.name else [_hash(sorted(folder.glob("*.safetensors")))]
     if place.name:
         same = [other for other in other_commits(folder) if _hash(weight_files(other)) == weights]
         earlier = [f"{place.name}@{commit}" for commit in (place.commit, *(other.name for other in same))]
-    known = place if place.name or name != EMBEDDED else HubPlace(EMBEDDED_HUB)
-    return Origin(folder, weights, tuple(each for each in earlier if each != weights), known)
+    return Origin(folder, weights, tuple(each for each in earlier if each != weights), place)
 
 
 def _hash(files: Sequence[Path]) -> str:

@@ -33,11 +33,11 @@ from paretune.fronts.record_facts import DataSummary, ScorerFacts
 from paretune.fronts.score_table import FILE as SCORES
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
-from paretune.models.embedded import hub_name
 from paretune.policies.policy import Policy
-from paretune.reports.card import write_card
+from paretune.reports.card import About, write_card
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
+from paretune.runs.about_data import about_data
 from paretune.runs.config import RunConfig
 from paretune.runs.scores import scorer_cautions, scorer_facts, write_scores
 from paretune.scoring.cache import ScoreCache
@@ -77,15 +77,17 @@ def write_front(
     keys = {row.key for row in _judged_rows(config, splits["test"])}
     facts = {scorer.objective: scorer_facts(scorer, keys) for scorer in scorers}
     record = _record(config, lab, judgement, audited, splits, facts)
-    return lab.team.once(partial(_write, record, judgement, lab.folder))
+    about = about_data(config.data.source, config.data.test)
+    about = replace(about, base_model=lab.lm.hub_name or config.model)
+    return lab.team.once(partial(_write, record, judgement, lab.folder, about))
 
 
-def _write(record: FrontRecord, judgement: Judgement, folder: Path) -> Path:
+def _write(record: FrontRecord, judgement: Judgement, folder: Path, about: About) -> Path:
     with stage("report"):
         write_scores(judgement, record.scorers, folder / SCORES)
         record.write(folder / FILE)
         write_picture(record, folder / "front.png")
-        write_card(record, folder / "README.md", hub_name(record.model))
+        write_card(record, folder / "README.md", about)
         return write_report(record, folder)
 
 
