@@ -40,6 +40,9 @@ def quickstart(
         lacking = [name for name in SERVING if importlib.util.find_spec(name) is None]
         if lacking:
             raise ConfigError(f"--serve: no package {lacking[0]} here; {serve_commands.NEEDS}")
+    from paretune.runs.keys import read_values
+
+    read_values("quickstart", overrides or [])  # a typo is said before torch is loaded
     from paretune.cli.quickstart import quickstart as run_quickstart
 
     report = run_quickstart(overrides or [], model, smoke)
