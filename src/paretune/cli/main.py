@@ -71,6 +71,7 @@ def _everywhere(
 
 app.command()(start_commands.quickstart)
 app.command()(start_commands.init)
+app.command()(start_commands.advise)
 
 
 @app.command()
