@@ -73,6 +73,7 @@ def _everywhere(
 
 app.command()(start_commands.quickstart)
 app.command()(start_commands.init)
+app.command()(start_commands.advise)
 
 
 @app.command()
@@ -101,13 +102,13 @@ def run(
 
 
 def _settings(config: Path, overrides: list[str] | None) -> RunConfig:
-    """Return the settings of a run; a file that is not there is reported before torch is loaded."""
-    from paretune.runs.shipped import find_config
+    """Return the settings of a run; a file that is not there and an unknown key are reported before torch is loaded."""
+    from paretune.runs.keys import read_values
 
-    file = find_config(config)
-    from paretune.runs.parse import load_config
+    file, values = read_values(config, overrides or [])
+    from paretune.runs.parse import parse_config
 
-    return load_config(file, overrides or [])
+    return parse_config(values, str(file))
 
 
 @app.command("add-objective")

@@ -14,7 +14,8 @@ from paretune.core.files import write_text
 from paretune.core.preference import Preference
 from paretune.methods import METHODS
 from paretune.runs.config import RunConfig
-from paretune.runs.parse import override, parse_config
+from paretune.runs.keys import override
+from paretune.runs.parse import parse_config
 from paretune.runs.run import run, to_yaml
 from paretune.scoring.scorer import build_scorer
 
