@@ -29,7 +29,9 @@ def execute(file: Path, work: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="notebooks without .ipynb; by default all")
     parser.add_argument("--work", type=Path, default=Path("build/notebooks"), help="folder for data and runs")
     given = parser.parse_args()
