@@ -79,7 +79,12 @@ def snapshot(name: str, revision: str | None, expected: str) -> Path:
 
 
 def fetched(
-    name: str, revision: str | None, patterns: Sequence[str], expected: str, what: str = "model", below: bool = False
+    name: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    expected: str,
+    what: str = "model",
+    below: bool = False,
 ) -> Path:
     """Return the folder in the hub's cache that holds the files of a repository that match ``patterns``.
 

@@ -25,7 +25,11 @@ def lora_card(policy: str, preference: str, base_name: str, revision: str = "", 
         tags=["paretune", "lora"],
         **({"base_model_relation": "adapter"} if named else {}),
     )
-    asked = f"\nEnd the last user turn with `{prompt_end}`: the policy reads the preference there.\n" if prompt_end else ""
+    asked = (
+        f"\nEnd the last user turn with `{prompt_end}`: the policy reads the preference there.\n"
+        if prompt_end
+        else ""
+    )
     at = f" at the commit `{revision}`" if revision else ""
     return f"""---
 {head.to_yaml()}

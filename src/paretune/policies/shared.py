@@ -25,7 +25,9 @@ ADAPTERS = ("adapter-*/adapter.json", "adapter-*/adapter.safetensors")
 FILES = (FILE, CARD, FRONT, PICTURE, *ADAPTERS)
 """All files that a repository of a policy holds."""
 
-_EXPECTED = "Expected the folder of a policy, such as RUN/policies/modpo, or a repository of the hub, owner/name"
+_EXPECTED = (
+    "Expected the folder of a policy, such as RUN/policies/modpo, or a repository of the hub, owner/name"
+)
 _PLACE = re.compile(r"(?<![\w:/.])(?:~?/|[A-Za-z]:\\)(?:[^\s,;:'\"]*[/\\])?([^\s,;:'\"/\\]+)")
 """An absolute path in a text; what it is called there is its last part."""
 
@@ -193,7 +195,9 @@ def _files(source: Path, facts: PolicyFile) -> list[Path]:
     adapters = [Path(f"adapter-{n}") / Path(name).name for n in range(facts.adapters) for name in ADAPTERS]
     missing = [file for file in adapters if not (source / file).is_file()]
     if missing:
-        raise ModelError(f"{source}: {missing[0]} is missing, of a policy of {facts.adapters} adapters; copy it again")
+        raise ModelError(
+            f"{source}: {missing[0]} is missing, of a policy of {facts.adapters} adapters; copy it again"
+        )
     return [
         *adapters,
         Path(FILE),

@@ -55,7 +55,7 @@ class About:
     place: str = ""
 
 
-def write_card(record: FrontRecord, file: str | Path, about: About = About()) -> None:  # noqa: B008 - it is frozen
+def write_card(record: FrontRecord, file: str | Path, about: About = About()) -> None:
     """Write a model card in Markdown with a head that the model hub reads, to stand beside ``front.png``.
 
     Args:
@@ -67,7 +67,11 @@ def write_card(record: FrontRecord, file: str | Path, about: About = About()) ->
         ParetuneError: The file cannot be written.
     """
     parts = [
-        _head(_facts(about, record.model, record.licence, [policy.name for policy in record.policies]), record, about),
+        _head(
+            _facts(about, record.model, record.licence, [policy.name for policy in record.policies]),
+            record,
+            about,
+        ),
         f"# {_cell(record.name)}\n\n{_cell(summary(record))}\n\n![The measured front](front.png)",
         _objectives(record),
         _policies(record, alone=bool(about.place)),
@@ -127,7 +131,7 @@ def _facts(about: About, model: str, licence: str, policies: Sequence[str]) -> d
     return {key: value for key, value in facts.items() if value}
 
 
-def _head(facts: dict[str, Any], record: FrontRecord | None = None, about: About = About()) -> str:  # noqa: B008
+def _head(facts: dict[str, Any], record: FrontRecord | None = None, about: About = About()) -> str:
     """Return the head of a card between its two lines, with the figures of the front as results."""
     from huggingface_hub import ModelCardData
 
