@@ -3,8 +3,8 @@
     python -m benchmarks.results [RUN docs/results/NAME] [--check]
 
 With a run's folder it first keeps the run's record without its answers (``figures.json``), its picture and its settings in
-docs/results/NAME/. Then it writes the tables and the verdicts of every page that has a folder and the marks for them. `--check` writes nothing and
-fails where a page is not what its figures give.
+docs/results/NAME/. Then it writes the tables and the verdicts of every page that has a folder and the marks for them. `--check`
+writes nothing and fails where a page is not what its figures give.
 """
 
 from __future__ import annotations
