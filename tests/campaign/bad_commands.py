@@ -174,11 +174,17 @@ def _of_param(start: tuple[str, ...], right: tuple[str, ...], param: Any, positi
             "split",
         ):
             strict = False  # an empty path is this folder, and other empty texts are as good as none
+        if value == "." and param.name == "source":
+            strict = False  # a folder may hold data of one split beside others, which are then said
         words = (
             param.name,
             param.name.replace("_", "-"),
             param.name.replace("_", " "),
-            *([value, "UTF-8", re.split("[=.]", value)[0], *re.findall(r"\w{4,}", value)] if value else ()),
+            *(
+                [value, value[:40], "UTF-8", re.split("[=.]", value)[0], *re.findall(r"\w{4,}", value)]
+                if value
+                else ()
+            ),
         )
         if is_argument(param):
             if position < len(right) and not right[position].startswith("-"):

@@ -21,9 +21,11 @@ PART = {
         "run:dpo-soup:adapters/stage.json:emptied",
         "run:dpo-soup:policies/adapter.safetensors:flipped",
         "generate:dpo-soup:policies/adapter.json:truncated",
+        "generate:dpo-soup:hashes/*:unreadable",
+        "run:dpo-soup:adapters/stage.json:of-wrong-form",
     ],
     full_disk.KIND: ["data-convert-0"],
-    user_files.KIND: ["export lora", "adapter.save"],
+    user_files.KIND: ["export lora", "adapter.save", "data sample", "data convert onto a file"],
     bad_configs.KIND: [
         "sweep.seeds=[0, 0]",
         "data.splits=~train~: nan, ~validation~: 0.2, ~test~: 0.2~",

@@ -73,3 +73,13 @@ def test_files_in_the_folder_of_parts_stay(
     (parts / "0123456789abcdef.json").write_text("[]")
     remove_parts(parts)
     assert not parts.exists()
+
+
+def test_what_is_not_read_of_the_data_is_said(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "folder").mkdir()
+    for name in ("train.jsonl", "notes.jsonl"):
+        make_dataset(12).write(place / "folder" / name)
+    code, _, said = call(monkeypatch, capsys, "data", "convert", place / "folder", "o.jsonl")
+    assert code == 0 and "data files that are not read: 1 (notes.jsonl)" in " ".join(said.split())

@@ -583,7 +583,7 @@ def test_bad_column_maps_name_the_place(spec, message, tmp_path) -> None:
         ([], "no data given"),
         ("no/such/file.jsonl", "no/such/file.jsonl: no such file or folder; check the path"),
         ("hh-rlf", "hh-rlf: no such file or folder, and not a known data set; did you mean 'hh-rlhf'?"),
-        (5, "data: expected a path, a known name, a column map or a list of these, got 5"),
+        (5, "data: expected a source (a path, a known name, a column map or a list of these), got 5"),
     ],
 )
 def test_bad_specs_are_refused(spec, message) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from paretune.core.errors import TrainingError
-from paretune.core.files import read_json
+from paretune.core.errors import ParetuneError, TrainingError
+from paretune.core.files import read_json, write_json
 from paretune.models.distributed import ProcessGroup
 from paretune.training.stages import Stages
 
@@ -16,6 +17,10 @@ def write(folder: Path) -> None:
     (folder / "inner").mkdir()
     (folder / "inner/numbers").write_bytes(b"0123")
     (folder / "facts.json").write_text("{}")
+
+
+def write_history(folder: Path) -> None:
+    (folder / "history.json").write_text("[]")
 
 
 def test_a_flipped_bit_in_a_finished_stage_is_named_and_deleting_it_cures(tmp_path: Path) -> None:
@@ -36,6 +41,29 @@ def test_a_flipped_bit_in_a_finished_stage_is_named_and_deleting_it_cures(tmp_pa
     stages = Stages(tmp_path, ProcessGroup())
     assert (stages.made("adapters/a", "key", write) / "inner/numbers").read_bytes() == b"0123"
     assert not stages.records[0].reused
+
+
+@pytest.mark.parametrize("change", [{"files": None}, {"content": "d"}, {"files": {}}, {"causes": {"x": "y"}}])
+def test_a_changed_marker_is_named_and_deleting_it_cures(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Without its list of files it would say that nothing is missing."""
+    folder = Stages(tmp_path, ProcessGroup()).made("adapters/a", "key", write_history, content="c")
+    whole = read_json(folder / "stage.json")
+    changed = {name: value for name, value in (whole | change).items() if value is not None}
+    write_json(folder / "stage.json", changed)
+    with pytest.raises(ParetuneError, match=r"stage.json: is not what this stage wrote .*; delete the file"):
+        Stages(tmp_path, ProcessGroup()).made("adapters/a", "key", write_history, content="c")
+    (folder / "stage.json").unlink()
+    Stages(tmp_path, ProcessGroup()).made("adapters/a", "key", write_history, content="c")
+    again = read_json(folder / "stage.json")
+    assert again | {"seconds": 0} == whole | {"seconds": 0}
+
+
+def test_the_marker_of_an_earlier_version_is_completed(tmp_path: Path) -> None:
+    folder = Stages(tmp_path, ProcessGroup()).made("adapters/a", "key", write_history, content="c")
+    whole = read_json(folder / "stage.json")
+    write_json(folder / "stage.json", {name: value for name, value in whole.items() if name != "itself"})
+    Stages(tmp_path, ProcessGroup()).made("adapters/a", "key", write_history, content="c")
+    assert read_json(folder / "stage.json") == whole
 
 
 def test_a_stage_of_version_0_1_has_no_checksums_and_is_found(tmp_path: Path) -> None:

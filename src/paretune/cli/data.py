@@ -79,7 +79,7 @@ def data_inspect(
     from paretune.cli.inspect import render
     from paretune.data.summary import inspect
 
-    tell(inspect(_load(source, path, objective, split)), as_json, render)
+    tell(inspect(_read(source, path, objective, split)), as_json, render)
 
 
 @data.command("convert")
@@ -233,6 +233,16 @@ def column_map(file: str) -> dict[str, Any]:
 
 
 def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
+    """Load data, and say what of them is left out."""
+    from paretune.core.progress import announce
+
+    dataset = _read(source, path, objective, split)
+    for note in dataset.notes:
+        announce(note, once=True)
+    return dataset
+
+
+def _read(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
     """Load data as `paretune.data.load` does; a .yaml file is a column map."""
     from paretune.core.errors import DataError
     from paretune.data.load import load_data

@@ -71,7 +71,7 @@ def _show_as_message() -> None:
 
     def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, DataWarning):
-            announce(str(message))
+            announce(str(message), once=True)
         else:
             show(message, category, *place, **more)
 

@@ -229,9 +229,14 @@ def say(line: str) -> None:
         print(f"paretune: {line}", file=sys.stderr, flush=True)
 
 
-def announce(message: str) -> None:
-    """Print a message for people on standard error; nothing where silence was asked for."""
-    if not silent():
+_announced: set[str] = set()
+
+
+def announce(message: str, once: bool = False) -> None:
+    """Print a message for people on standard error, with ``once`` the first time only; nothing where silence was asked for."""
+    said = once and message in _announced
+    _announced.add(message)
+    if not silent() and not said:
         from rich.console import Console
 
         Console(stderr=True).print(message, style="yellow", markup=False, highlight=False)

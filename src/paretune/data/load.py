@@ -85,7 +85,7 @@ def load_data(
         return concatenate(parts)
     if not isinstance(spec, str | Path) or not str(spec) or "\0" in str(spec):
         raise DataError(
-            f"data: expected a path, a known name, a column map or a list of these, got {spec!r:.60}"
+            f"data: expected a source (a path, a known name, a column map or a list of these), got {spec!r:.60}"
         )
     if str(spec) in SHIPPED:
         dataset = _load_shipped(str(spec), path, split, objective)

@@ -14,7 +14,7 @@ from filelock import FileLock
 from typing_extensions import NotRequired, TypedDict
 
 from paretune.core.errors import ParetuneError, TrainingError
-from paretune.core.files import atomic_path, file_digest, read_json, write_json
+from paretune.core.files import atomic_path, file_digest, fingerprint, read_json, write_json
 from paretune.core.folder_form import FolderForm
 from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.progress import found_finished, stage
@@ -48,6 +48,7 @@ class Done(TypedDict):
         content: Fingerprint of what the stage reads of its inputs, where that is less than all.
         files: Path -> SHA-256 of all files the stage wrote; stages of version 0.1 have none.
         causes: What the key is made of, as name -> fingerprint, so that a stage that is made again says what changed.
+        itself: Fingerprint of all this but ``seconds``, so that damage to this file is noticed; earlier versions wrote none.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Done(TypedDict):
     content: NotRequired[str]
     files: NotRequired[dict[str, str]]
     causes: NotRequired[dict[str, str]]
+    itself: NotRequired[str]
 
 
 CAUSES = (
@@ -166,7 +168,7 @@ class Stages:
                     done["content"] = content
                 if causes:
                     done["causes"] = dict(causes)
-                write_json(temporary / MARKER, done)
+                _write(temporary / MARKER, done)
         seconds = self.team.tell(time.perf_counter() - began)
         self.records.append(StageRecord(name, seconds, False))
         return folder
@@ -175,12 +177,14 @@ class Stages:
         """Return the record of stage ``name`` under ``key``, or of one beside it with the same ``content``; None without either."""
         marker = self.folder / name / MARKER
         if marker.is_file():
-            done = read_json(marker, Done, "delete the file to have the stage done again")
+            done = _read(marker)
             if done["key"] == key and self._whole(marker.parent, done):
+                if "itself" not in done:
+                    _write(marker, done)
                 return StageRecord(name, done["seconds"], True)
         for other in sorted(marker.parent.parent.glob(f"*/{MARKER}")) if content else ():
             try:
-                done = read_json(other, Done)
+                done = _read(other)
             except ParetuneError:
                 continue  # it is reported where that stage itself is asked for
             if done.get("content") == content and self._whole(other.parent, done):
@@ -201,7 +205,7 @@ class Stages:
         marker = folder / MARKER
         if not causes or not marker.is_file():
             return
-        before = read_json(marker, Done).get("causes", {})
+        before = _read(marker).get("causes", {})
         changed = [name for name, value in causes.items() if before.get(name, value) != value]
         if changed:
             logger.warning(
@@ -227,6 +231,25 @@ class Stages:
             yield
         finally:
             lock.release()
+
+
+def _read(marker: Path) -> Done:
+    """Read a ``stage.json``, or raise a ParetuneError where it is damaged."""
+    cure = "delete the file to have the stage done again"
+    done = read_json(marker, Done, cure)
+    if done.get("itself") not in (None, _fingerprint(done)):
+        raise ParetuneError(
+            f"{marker}: is not what this stage wrote (a disk, a copy or somebody changed it); {cure}"
+        )
+    return done
+
+
+def _write(marker: Path, done: Done) -> None:
+    write_json(marker, {**done, "itself": _fingerprint(done)})
+
+
+def _fingerprint(done: Done) -> str:
+    return fingerprint({name: value for name, value in done.items() if name not in ("seconds", "itself")})
 
 
 def checksums(folder: Path) -> dict[str, str]:
