@@ -24,6 +24,7 @@ DIGESTS = {
     2: "cf2538609f482f3d4efefdd8fe59e1788ef188972ff68c9cc9b9463328fc6db5",
     3: "a33cee40493a2503d25f1240f8cac8603f74e742495909eefa478fd7e644a167",
     4: "18150e7ef50dfdd4bbcf4406b9e11333e33a6248c7da7ce744bf1e04cc1204c9",
+    5: "4b5511a44f5586c732e8d8d8188cd3438813fe87e908192744b2dc0fabbe4399",
 }
 """Format -> SHA-256 of its committed schema. A published schema never changes: the types changed, so raise FORMAT, commit the new
 schema beside the old ones and add its digest here."""
@@ -85,10 +86,11 @@ def test_a_record_is_written_as_it_was_read(facts, tmp_path):
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "front.json").read_bytes()
 
 
-def test_a_record_of_format_3_is_read_without_scores_of_single_answers(facts):
-    facts["format"] = 3
+@pytest.mark.parametrize("number", [3, 4])
+def test_a_record_of_format_3_or_4_is_read_without_what_was_not_kept(facts, number):
+    facts["format"] = number
     record = FrontRecord.parse(facts)
-    assert record.format == FORMAT and record.policies[0].points[0].response_scores == ()
+    assert record.format == FORMAT and record.policies[0].points[0].response_scores == () and not record.scorers
 
 
 def test_each_answer_has_one_score_per_objective_or_none_has_any(facts):

@@ -206,5 +206,9 @@ def test_the_shipped_config_retrains_on_votes(lm, tmp_path: Path) -> None:
     assert head["objective"] == "preferred" and head["accuracy"] > 0.6, (
         "the head learned what the voter likes"
     )
+    judge = facts["scorers"]["preferred"]
+    assert (judge["accuracy"]["value"], judge["train_accuracy"]) == (head["accuracy"], head["train_accuracy"])
+    assert judge["seen"] == 0, "held-out prompts are no training data of the head"
+    assert "Can the judge be trusted?" in report.read_text(encoding="utf-8")
     train = ScoredDataset.read(tmp_path / "run/data/train.jsonl.gz")
     assert all(row.labels.keys() == {"preferred"} and row.scores.keys() == {"concise"} for row in train.rows)

@@ -280,3 +280,22 @@ def test_embeddings_are_unit_vectors_that_know_meaning_whatever_the_batch():
     assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(4), abs=1e-5)
     assert rows[0] @ rows[1] > 0.5 > rows[0] @ rows[2]
     assert encode.embed(encoder, texts[::-1], batch_size=1)[::-1] == pytest.approx(rows, abs=1e-5)
+
+
+def test_a_head_knows_the_prompts_it_was_fitted_on(tmp_path, fake_encoder):
+    from paretune.runs.scores import scorer_facts
+
+    data = polite_data()
+    report = bt.fit_head(data, "polite", tmp_path / "head", encoder=str(fake_encoder[0]))
+    head = bt.load_head(tmp_path / "head")
+    assert len(head.prompts) == report.train_pairs + report.validation_pairs
+    scorer = build_scorer({"objective": "polite", "head": str(tmp_path / "head")})
+    keys = {row.key for row in data.rows}
+    facts = scorer_facts(scorer, keys)
+    assert facts.seen == len(head.prompts) and facts.accuracy.value == report.accuracy
+    assert facts.train_accuracy == report.train_accuracy
+    assert scorer_facts(scorer, keys - head.prompts).seen == 0
+    values = json.loads((tmp_path / "head" / "head.json").read_text())
+    del values["fitted_on"]  # as an earlier version wrote it
+    (tmp_path / "head" / "head.json").write_text(json.dumps(values))
+    assert scorer_facts(scorer, keys).seen is None

@@ -1,0 +1,111 @@
+"""``paretune judge`` and ``paretune figures`` on tables of scores."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from support.command import call
+from support.score_rows import score_rows
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    file = tmp_path / "scores.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in score_rows(lift=1.5)))
+    return file
+
+
+def test_judge_prints_verdicts_and_writes_only_where_it_is_asked(table, tmp_path, monkeypatch, capsys):
+    before = sorted(tmp_path.iterdir())
+    code, out, _ = call(monkeypatch, capsys, "judge", table, "--resamples", "50")
+    assert code == 0 and "a is above b by" in " ".join(out.split()) and sorted(tmp_path.iterdir()) == before
+    code, out, _ = call(monkeypatch, capsys, "judge", table, "--out", tmp_path / "judged", "--json")
+    facts = json.loads(out)
+    assert code == 0 and set(facts["hypervolumes"]) == {"a", "b", "base", "mixture of corners"}
+    assert {path.name for path in (tmp_path / "judged").iterdir()} == {
+        "front.json", "front.png", "report.html", "paretune.json"
+    }  # fmt: skip
+    assert call(monkeypatch, capsys, "judge", table, "--out", tmp_path / "judged")[0] == 0, "its own is replaced"
+
+
+def test_judge_leaves_a_folder_of_the_user_alone(table, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "front.json").write_text("mine")
+    code, _, error = call(monkeypatch, capsys, "judge", table, "--out", tmp_path / "mine")
+    assert code == 2 and "holds other files" in error
+    assert (tmp_path / "mine" / "front.json").read_text() == "mine"
+
+
+def test_judge_reads_csv_with_columns_of_other_names(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "scores.csv"
+    with file.open("w", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["model", "weight_warm", "weight_concise", "id", "rm", "concise"])
+        for r in score_rows(base=False, corners=False, lift=1.5):
+            w = r["preference"]
+            writer.writerow([r["policy"], w["warm"], w["concise"], r["prompt"], r["warm"], r["concise"]])
+    named = ["--column", "policy=model", "--column", "prompt=id", "--column", "warm=rm"]
+    code, out, error = call(monkeypatch, capsys, "judge", file, *named)
+    assert code == 0, error
+    assert "a is above b by" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--base", "sft"], "--base sft: expected one of"),
+        (["--corner", "warm"], "--corner 'warm': expected OBJECTIVE=POLICY"),
+        (["--column", "policy=none"], "no column 'none'"),
+        (["--reference-point", "warm=low,concise=0"], "warm='low': expected a number"),
+        (["--reference-point", "warm=0"], "a number for each of warm, concise"),
+        (["--objectives", "warm,polite"], "no score on 'polite'"),
+        (["--resamples", "1"], "resamples"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(table, monkeypatch, capsys, arguments, message):
+    code, out, error = call(monkeypatch, capsys, "judge", table, *arguments)
+    assert code == 2 and message in " ".join(error.split()) and not out
+
+
+def test_bad_rows_are_named_by_file_and_line(table, monkeypatch, capsys):
+    lines = table.read_text().splitlines()
+    lines[4] = json.dumps({**json.loads(lines[4]), "warm": None})
+    table.write_text("\n".join(lines))
+    code, _, error = call(monkeypatch, capsys, "judge", table)
+    assert code == 2 and f"{table}:5: column 'warm': empty" in " ".join(error.split())
+    code, _, error = call(monkeypatch, capsys, "judge", table.with_name("none.jsonl"))
+    assert code == 2 and "no such file" in error
+    (empty := table.with_name("empty.jsonl")).write_text("")
+    code, _, error = call(monkeypatch, capsys, "judge", empty)
+    assert code == 2 and "no row of scores" in error
+
+
+@pytest.mark.parametrize("name", ["front.svg", "front.pdf", "front.png"])
+def test_figures_are_pictures_of_a_column_and_the_same_bytes_again(table, tmp_path, monkeypatch, capsys, name):
+    call(monkeypatch, capsys, "judge", table, "--out", tmp_path / "judged")
+    made = []
+    for n in (1, 2):
+        target = tmp_path / f"{n}" / name
+        assert call(monkeypatch, capsys, "figures", tmp_path / "judged", target)[0] == 0
+        made.append(target.read_bytes())
+    assert made[0] == made[1] and len(made[0]) > 1000
+    if name.endswith(".svg"):
+        assert b'width="241.2pt"' in made[0] and b"warm (higher is better)" in made[0]
+
+
+def test_figures_refuses_what_it_cannot_write(table, tmp_path, monkeypatch, capsys):
+    call(monkeypatch, capsys, "judge", table, "--out", tmp_path / "judged")
+    for arguments, message in (
+        ([tmp_path / "judged", tmp_path / "front.xlsx"], "expected one of: .svg"),
+        ([tmp_path, tmp_path / "front.csv"], "no front.json"),
+        ([tmp_path / "judged", tmp_path / "t.csv", "--what", "answers"], "rows of 'answers'"),
+        ([tmp_path / "judged", tmp_path / "t.csv", "--what", "prompts"], "no scores of single answers"),
+        ([tmp_path / "judged", tmp_path / "f.svg", "--objectives", "warm"], "a picture shows two"),
+        ([tmp_path / "judged", tmp_path / "f.svg", "--objectives", "warm,concse"], "did you mean 'concise'"),
+    ):
+        code, _, error = call(monkeypatch, capsys, "figures", *arguments)
+        assert code == 2 and message in " ".join(error.split()), error
