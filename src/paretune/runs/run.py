@@ -153,7 +153,9 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
     )  # of global generators, which nothing here draws from but a model might
     before = bases_before(folder) if first else []
     if first:
-        write_json(folder / VERSIONS, versions() | ({} if UNNAMED in before or not before else {BASE: before[0]}))
+        write_json(
+            folder / VERSIONS, versions() | ({} if UNNAMED in before or not before else {BASE: before[0]})
+        )
         write_text(folder / "config.yaml", to_yaml(config))
     if config.sharding == "none":
         lm = load(config.model, config.dtype, config.device)
@@ -184,7 +186,9 @@ def continue_as_before(lab: Lab, before: Sequence[str]) -> None:
     def chosen() -> str:
         known = lab.lm.fingerprints
         earlier = known[min(1, len(known) - 1)]
-        base = next((name for name in before if name in known), earlier if UNNAMED in before else lab.lm.fingerprint)
+        base = next(
+            (name for name in before if name in known), earlier if UNNAMED in before else lab.lm.fingerprint
+        )
         write_json(lab.folder / VERSIONS, versions() | {BASE: base})
         return base
 
