@@ -16,6 +16,7 @@ from paretune.core.preference import Preference
 from paretune.data.rows import Message, Prompt
 from paretune.fronts.surface import Surface, as_preference
 from paretune.policies.catalogue import find_sources
+from paretune.policies.policy_file import BaseChoice
 
 STEP = 0.05
 WIDTH = 21
@@ -177,7 +178,7 @@ def talk(
     max_tokens: int,
     temperature: float,
     seed: int,
-    dtype: str | None,
+    base: BaseChoice,
 ) -> None:
     """Load one policy of a run and chat with it.
 
@@ -204,7 +205,7 @@ def talk(
     )
     knob = Knob(source.objectives, start, source.surface, source.used)
     typer.echo(f"loading {source.name} on {source.model} ...", err=True)
-    loaded = load_policy(source.folder, dtype)
+    loaded = load_policy(source.folder, **vars(base))
     count = 0
     with Engine({source.name: loaded}, EngineLimits(max_waiting=4)) as engine:
 

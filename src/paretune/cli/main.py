@@ -14,12 +14,13 @@ from paretune.cli import data as data_commands
 from paretune.cli import figures as figure_commands
 from paretune.cli import judge as judge_commands
 from paretune.cli import serving as serve_commands
+from paretune.cli import share as share_commands
 from paretune.cli import start as start_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
 from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
-from paretune.cli.serving import DtypeOption
+from paretune.cli.serving import DeviceOption, DtypeOption, ModelOption, RevisionOption
 from paretune.cli.usage import Commands
 from paretune.core.bounds import SEEDS
 
@@ -276,7 +277,10 @@ def front(
 @app.command()
 def generate(
     policy: Annotated[
-        Path, typer.Argument(help="The folder of a policy, for example runs/quickstart/policies/modpo.")
+        Path,
+        typer.Argument(
+            help="The folder of a policy, for example runs/quickstart/policies/modpo, or its name on the hub."
+        ),
     ],
     prompt: Annotated[str, typer.Argument(help="The prompt to answer.")],
     preference: Annotated[
@@ -294,6 +298,9 @@ def generate(
         float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
     ] = 0.7,
     seed: SeedOption = 0,
+    model: ModelOption = None,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
     dtype: DtypeOption = None,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
@@ -303,11 +310,13 @@ def generate(
     from paretune.data.rows import Message
     from paretune.policies.policy_file import PolicyFile
     from paretune.policies.saving import load_policy
+    from paretune.policies.shared import policy_folder
 
-    objectives = PolicyFile.read(policy).objectives
+    folder = policy_folder(policy)
+    objectives = PolicyFile.read(folder).objectives
     preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
-    loaded = load_policy(policy, dtype)
+    loaded = load_policy(folder, model=model, revision=revision, device=device, dtype=dtype)
     answers = loaded.generate(
         [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
     )
@@ -320,7 +329,9 @@ def generate(
 
 @app.command("export")
 def export_command(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or the folder of one policy.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, the folder of one policy, or its name on the hub.")
+    ],
     folder: Annotated[Path, typer.Argument(help="The new folder to write.")],
     preference: Annotated[
         str | None,
@@ -336,6 +347,9 @@ def export_command(
     form: Annotated[
         str, typer.Option("--format", help="The format to write: lora (PEFT) or dense (transformers).")
     ] = "lora",
+    model: ModelOption = None,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
     dtype: DtypeOption = None,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
@@ -346,6 +360,7 @@ def export_command(
     from paretune.policies.export import export, export_grid
     from paretune.policies.policy_file import PolicyFile
     from paretune.policies.saving import load_policy
+    from paretune.policies.shared import front_of
 
     if (preference is None) == (grid == 0):
         raise ConfigError("give either --preference or --grid")
@@ -365,7 +380,7 @@ def export_command(
     points = preference_grid(objectives, grid - 1) if grid else []
     if len(points) > MOST_LORAS:
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
-    loaded = load_policy(source, dtype)
+    loaded = load_policy(source, model=model, revision=revision, device=device, dtype=dtype)
     if asked is not None:
         used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
         typer.echo(
@@ -375,7 +390,7 @@ def export_command(
         if end := loaded.prompt_end(used):
             typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
         return
-    manifest = export_grid(loaded, points, folder, source.parent.parent / "front.json")
+    manifest = export_grid(loaded, points, folder, front_of(source))
     made = list(manifest["adapters"].values())
     scored = sum(entry["scores"] is not None for entry in made)
     typer.echo(
@@ -386,6 +401,8 @@ def export_command(
 app.command()(serve_commands.serve)
 app.command()(serve_commands.chat)
 app.command()(serve_commands.choose)
+app.command()(share_commands.push)
+app.command()(share_commands.pull)
 app.command()(judge_commands.judge)
 app.command()(judge_commands.compare)
 app.command()(figure_commands.figures)

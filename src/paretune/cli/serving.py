@@ -11,10 +11,32 @@ from paretune.cli.output import JsonOption, tell
 from paretune.core.bounds import SEEDS
 from paretune.core.errors import ConfigError
 
-Run = Annotated[Path, typer.Argument(help="A run's folder, the folder of one policy, or exported LoRAs.")]
+Run = Annotated[
+    Path,
+    typer.Argument(
+        help="A run's folder, the folder of one policy or its name on the hub, or exported LoRAs."
+    ),
+]
 DtypeOption = Annotated[
     str | None,
     typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="The base model's folder or hub name here, where it is another than the policy names; its weights must be the same.",
+    ),
+]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The branch, tag or commit of the base model on the hub, by default the one that was trained on."
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="The device, such as cpu or cuda; by default an accelerator where there is one."),
 ]
 NEEDS = "this needs more packages: pip install 'paretune[serve]'"
 
@@ -104,6 +126,9 @@ def serve(
     log_format: Annotated[
         str | None, typer.Option(help="The form of the log: text (by default) or json.")
     ] = None,
+    model: ModelOption = None,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
     dtype: DtypeOption = None,
     upstream: Annotated[
         str | None, typer.Option(help="The URL of a LoRA server that generates the text; needs --manifest.")
@@ -145,6 +170,9 @@ def chat(
             help="The seed of the first answer; each further answer adds one.", min=0, max=SEEDS - 1
         ),
     ] = 0,
+    model: ModelOption = None,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
     """Talk to a policy in the terminal; PageUp and PageDown change the preference."""
@@ -152,7 +180,9 @@ def chat(
         from paretune.cli.chat import talk
     except ImportError as error:
         raise ConfigError(f"{error}; {NEEDS}") from error
-    talk(run, policy, preference, max_tokens, temperature, seed, dtype)
+    from paretune.policies.policy_file import BaseChoice
+
+    talk(run, policy, preference, max_tokens, temperature, seed, BaseChoice(model, revision, device, dtype))
 
 
 def choose(

@@ -29,6 +29,10 @@ class HubPlace:
     commit: str = ""
 
 
+NOWHERE = HubPlace()
+"""The place of a model that is not known to be on the hub."""
+
+
 def api() -> HfApi:
     """Return what talks to the hub; the token is that of ``HF_TOKEN`` or of ``hf auth login``."""
     from huggingface_hub import HfApi
@@ -72,8 +76,8 @@ def snapshot(name: str, revision: str | None, expected: str) -> Path:
         folder = fetched(name, revision, parts or [WHOLE], expected)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
-            f"cannot load the model {name!r}: it has no weights in safetensors files on the hub, or they are not in the hub's cache "
-            f"and the hub cannot be reached. {expected}"
+            f"cannot load the model {name!r}: it has no weights in safetensors files on the hub, or they are not in the hub's "
+            f"cache and the hub cannot be reached. {expected}"
         )
     return folder
 
@@ -115,7 +119,7 @@ def place_of(folder: Path) -> HubPlace:
     """Return the repository and the commit of a folder in the hub's cache; an empty place for any other folder."""
     repository, snapshots, commit = ("", "", "", *folder.absolute().parts)[-3:]
     if snapshots != "snapshots" or not repository.startswith("models--") or not _COMMIT.fullmatch(commit):
-        return HubPlace()
+        return NOWHERE
     return HubPlace(repository.removeprefix("models--").replace("--", "/", 1), commit)
 
 

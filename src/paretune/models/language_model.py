@@ -20,7 +20,7 @@ from paretune.models.adapter import Adapter
 from paretune.models.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from paretune.models.devices import present
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB
-from paretune.models.loading import Origin, locate, origin_of, read_model
+from paretune.models.loading import UNREAD, Origin, locate, origin_of, read_model
 from paretune.models.packing import prepare
 
 
@@ -43,7 +43,7 @@ class LanguageModel:
     fingerprint: str
     tags: tuple[str, ...] = ()
     date: datetime | None = None
-    origin: Origin = Origin()
+    origin: Origin = UNREAD
 
     @property
     def device(self) -> torch.device:

@@ -26,7 +26,7 @@ from paretune.core.files import atomic_path, cache_folder, expanded, file_digest
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
-from paretune.models.hub import HubPlace, other_commits, place_of, snapshot, weight_files
+from paretune.models.hub import NOWHERE, HubPlace, other_commits, place_of, snapshot, weight_files
 from paretune.models.hub_reach import check_hub
 from paretune.models.tensors import check_finite
 
@@ -182,8 +182,8 @@ def locate(name: str, revision: str | None = None) -> Path:
     here = packaged is not None or name.endswith(".gguf") or path.exists()
     if here and revision:
         raise ModelError(
-            f"revision {revision!r}: {name} is on this machine and has no revisions; leave revision out, or give the model's name on "
-            "the hub"
+            f"revision {revision!r}: {name} is on this machine and has no revisions; leave revision out, or give the model's name "
+            "on the hub"
         )
     if here:
         return _converted(path) if path.suffix == ".gguf" else path
@@ -252,7 +252,11 @@ class Origin:
     folder: Path = Path()
     weights: str = ""
     earlier: tuple[str, ...] = ()
-    hub: HubPlace = HubPlace()
+    hub: HubPlace = NOWHERE
+
+
+UNREAD = Origin()
+"""The origin of a model that was not read from files."""
 
 
 def origin_of(folder: Path) -> Origin:

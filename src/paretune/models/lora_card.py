@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from paretune.models.hub import is_name
 
 
@@ -18,12 +20,13 @@ def lora_card(policy: str, preference: str, base_name: str, revision: str = "", 
     from huggingface_hub import ModelCardData
 
     named = is_name(base_name)
+    relation: dict[str, Any] = {"base_model_relation": "adapter"} if named else {}
     head = ModelCardData(
         base_model=base_name if named else None,
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["paretune", "lora"],
-        **({"base_model_relation": "adapter"} if named else {}),
+        **relation,
     )
     asked = (
         f"\nEnd the last user turn with `{prompt_end}`: the policy reads the preference there.\n"

@@ -17,7 +17,10 @@ from paretune.core.preference import Preference, nearest
 from paretune.fronts.record import FILE, FrontRecord
 from paretune.fronts.surface import Surface
 from paretune.models.embedded import hub_name
+from paretune.models.hub import place_of
 from paretune.policies import policy_file
+from paretune.policies.policy_file import NamedBase
+from paretune.policies.shared import front_of, policy_folder
 
 MANIFEST = "manifest.json"
 """The file that ``paretune export --grid`` writes beside the LoRAs."""
@@ -45,6 +48,7 @@ class Manifest(TypedDict):
     policy: str
     base_model: str
     model: NotRequired[str]
+    revision: NotRequired[str]
     dtype: NotRequired[Literal["auto", "float32", "bfloat16"]]
     objectives: list[str]
     adapters: dict[str, ManifestEntry]
@@ -68,6 +72,7 @@ class Source:
         prompt_ends: The text that the prompt of each exported LoRA has to end with.
         title: The name for people, such as ``DPO soups``.
         dtype: The number format in which it was trained and measured.
+        revision: The base model's commit on the hub; empty where it is not known.
     """
 
     name: str
@@ -83,6 +88,12 @@ class Source:
     prompt_ends: tuple[str, ...] = ()
     title: str = ""
     dtype: str = "auto"
+    revision: str = ""
+
+    @property
+    def named_base(self) -> NamedBase:
+        """The base model as the policy's file or the manifest names it."""
+        return NamedBase(self.model, self.base_name if self.base_name != self.model else "", self.revision)
 
     def used(self, preference: Preference) -> Preference:
         """Return the preference that is really served."""
@@ -94,19 +105,21 @@ def find_sources(folder: Path, names: Sequence[str] = ()) -> list[Source]:
     """Return what ``folder`` offers: it is a run, one policy, or exported LoRAs with their manifest.
 
     Args:
-        folder: The folder.
+        folder: The folder, or the name of a policy on the hub.
         names: The policies wanted, the default first; by default all, in the order of the run's front.
 
     Raises:
         ModelError: There is nothing to serve, or not under these names.
     """
+    folder = policy_folder(folder)
     if (folder / MANIFEST).is_file():
         together, sources = exported(folder)
         # LoRAs that read the preference in the prompt answer to it only where it is written into it: by a router.
         if len(sources) > 1 and not any(together.prompt_ends):
             sources = [together, *sources]
     elif (folder / policy_file.FILE).is_file():
-        sources = [_policy(folder, _record(folder.parent.parent))]
+        front = front_of(folder)
+        sources = [_policy(folder, FrontRecord.read(front) if front else None)]
     else:
         record = _record(folder)
         order = [policy.name for policy in record.policies] if record else []
@@ -157,6 +170,7 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
             loras=tuple(loras),
             model=facts.get("model", facts["base_model"]),
             base_name=hub_name(facts["base_model"]),
+            revision=facts.get("revision", ""),
             objectives=objectives,
             kind="anchors",
             exportable=True,
@@ -173,6 +187,7 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
 
 def default_sampling(folder: Path) -> dict[str, Any]:
     """Return the sampling a run's front was measured with, the default of requests that state none."""
+    folder = policy_folder(folder)
     for run in (folder, folder.parent.parent):
         if record := _record(run):
             names = {"max_new_tokens": "default_tokens", "temperature": "temperature", "top_p": "top_p"}
@@ -187,14 +202,16 @@ def _record(run: Path) -> FrontRecord | None:
 
 def _policy(folder: Path, record: FrontRecord | None) -> Source:
     facts = policy_file.PolicyFile.read(folder)
-    name = folder.name
+    # A folder in the hub's cache has the name of a commit, and one that was pulled any name.
+    name = facts.name if place_of(folder).name or (folder / FILE).is_file() else folder.name
     measured = record is not None and any(policy.name == name for policy in record.policies)
     return Source(
         name=name,
         folder=folder,
         loras=(),
         model=facts.model,
-        base_name=hub_name(facts.model),
+        base_name=facts.named_base.hub_name,
+        revision=facts.revision,
         objectives=facts.objectives,
         kind=facts.mix,
         exportable=facts.exportable,
@@ -229,11 +246,12 @@ def _surface(
 
 
 def find_policy(run: Path, name: str | None = None) -> Path:
-    """Return the folder of a run's policy; ``run`` may be that folder itself.
+    """Return the folder of a run's policy; ``run`` may be that folder itself, or a policy's repository on the hub.
 
     Raises:
         ModelError: There is no policy, or there are several and none is named.
     """
+    run = policy_folder(run)
     if (run / policy_file.FILE).is_file():
         return run
     names = sorted(folder.parent.name for folder in run.glob(f"policies/*/{policy_file.FILE}"))

@@ -43,6 +43,23 @@ class NamedBase:
         return self.hub or hub_name(self.model)
 
 
+@dataclass(frozen=True)
+class BaseChoice:
+    """How the base model of a policy is loaded where it is not as the policy says.
+
+    Attributes:
+        model: Another name or folder of the same weights; None for that which the policy names.
+        revision: The branch, tag or commit on the hub; None for that which the policy names, else the main branch.
+        device: The device; None for an accelerator where there is one.
+        dtype: The number format; None for that of the run.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+
 class PolicyFile(BaseModel):
     """The content of ``policy.json``; files of paretune 0.1, which state no ``dtype``, are read.
 

@@ -16,6 +16,7 @@ from paretune.core.folder_form import refuse_foreign
 from paretune.fronts.record import FILE as FRONT
 from paretune.fronts.record import FrontRecord, Point
 from paretune.models.hub import api, fetched, is_name, reason_of, split_revision
+from paretune.models.hub_reach import hub
 from paretune.policies.policy_file import FILE, PolicyFile
 from paretune.reports.card import About, write_card, write_card_of_policy
 from paretune.reports.picture import write_picture
@@ -45,6 +46,19 @@ def policy_folder(folder_or_repository: str | Path) -> Path:
     name, revision = split_revision(str(folder_or_repository))
     if folder.exists() or not is_name(name):
         return folder
+    return _fetched(name, revision)
+
+
+def _fetched(name: str, revision: str | None) -> Path:
+    """Return the folder in the hub's cache with a policy; the hub is asked only where it answers, as its client tries for long."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(name, FILE, revision=revision), str):
+        answers, finding = hub()
+        if not answers:
+            raise ModelError(
+                f"{name}: no such folder, and the hub cannot be asked for it ({finding}). {_EXPECTED}"
+            )
     return fetched(name, revision, FILES, _EXPECTED, "policy", below=True)
 
 
@@ -63,7 +77,7 @@ def pull(repository: str, folder: Path, revision: str | None = None) -> PolicyFi
     name, stated = split_revision(repository)
     _check_name(name)
     refuse_foreign(folder, None)
-    source = fetched(name, revision or stated, FILES, _EXPECTED, "policy", below=True)
+    source = _fetched(name, revision or stated)
     facts = PolicyFile.read(source)
     with atomic_path(folder) as temporary:
         for file in _files(source, facts):
@@ -83,8 +97,8 @@ def push(
 ) -> str:
     """Send a policy to the hub, and return its address there.
 
-    What is sent is the policy's two kinds of files, a model card, and where the run has measured the policy the figures of its front
-    and their picture: no prompt, no answer, no other file, and no path of this machine.
+    What is sent is the policy's two kinds of files, a model card, and where the run has measured the policy the figures of its
+    front and their picture: no prompt, no answer, no other file, and no path of this machine.
 
     Args:
         source: The policy's folder.
@@ -113,12 +127,12 @@ def push(
 def _send(folder: Path, repository: str, public: bool, revision: str | None, message: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    hub = api()
+    client = api()
     try:
-        made = hub.create_repo(repository, private=not public, exist_ok=True)
+        made = client.create_repo(repository, private=not public, exist_ok=True)
         if revision:
-            hub.create_branch(repository, branch=revision, exist_ok=True)
-        hub.upload_folder(
+            client.create_branch(repository, branch=revision, exist_ok=True)
+        client.upload_folder(
             repo_id=repository,
             folder_path=folder,
             revision=revision,

@@ -55,7 +55,11 @@ class About:
     place: str = ""
 
 
-def write_card(record: FrontRecord, file: str | Path, about: About = About()) -> None:
+NOTHING = About()
+"""Nothing beside the record."""
+
+
+def write_card(record: FrontRecord, file: str | Path, about: About = NOTHING) -> None:
     """Write a model card in Markdown with a head that the model hub reads, to stand beside ``front.png``.
 
     Args:
@@ -101,8 +105,8 @@ def write_card_of_policy(name: str, objectives: Sequence[str], file: str | Path,
     preference = Preference.uniform(tuple(objectives))
     parts = [
         _head(_facts(about, "", "", [name])),
-        f"# {_cell(name)}\n\nOne language model that follows a preference over {_cell(', '.join(objectives))}, trained with paretune. "
-        "No measured front comes with it.",
+        f"# {_cell(name)}\n\nOne language model that follows a preference over {_cell(', '.join(objectives))}, trained with "
+        "paretune. No measured front comes with it.",
         _code(about.place or f"policies/{name}", str(preference)),
     ]
     write_text(file, "\n\n".join(parts) + "\n")
@@ -131,11 +135,13 @@ def _facts(about: About, model: str, licence: str, policies: Sequence[str]) -> d
     return {key: value for key, value in facts.items() if value}
 
 
-def _head(facts: dict[str, Any], record: FrontRecord | None = None, about: About = About()) -> str:
+def _head(facts: dict[str, Any], record: FrontRecord | None = None, about: About = NOTHING) -> str:
     """Return the head of a card between its two lines, with the figures of the front as results."""
     from huggingface_hub import ModelCardData
 
-    results = {} if record is None else {"model_name": record.name, "eval_results": _results(record, about)}
+    results: dict[str, Any] = (
+        {} if record is None else {"model_name": record.name, "eval_results": _results(record, about)}
+    )
     return f"---\n{ModelCardData(**facts, **results).to_yaml()}\n---"
 
 
@@ -288,8 +294,8 @@ def _code(place: str, preference: str) -> str:
         'prompt = (Message("user", "How do I keep basil alive indoors?"),)\n'
         f"preference = Preference.parse({preference!r})\n"
         "print(policy.generate([prompt], [preference])[0].text)\n```\n\n"
-        "The base model is loaded with it, and is refused where its weights are others than those in training. Where it lies elsewhere, "
-        "say so: `load_policy(..., model=FOLDER_OR_HUB_NAME)`."
+        "The base model is loaded with it, and is refused where its weights are others than those in training. Where it lies "
+        "elsewhere, say so: `load_policy(..., model=FOLDER_OR_HUB_NAME)`."
     )
 
 

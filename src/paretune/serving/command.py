@@ -10,6 +10,7 @@ from typing import Any
 
 from paretune.choosing.bounds import parse_bounds
 from paretune.core.errors import ConfigError
+from paretune.policies.shared import policy_folder
 from paretune.serving.address import Address, Keys
 from paretune.serving.backend import Backend
 from paretune.serving.config import ServeConfig
@@ -68,7 +69,7 @@ def configured(options: Mapping[str, Any]) -> tuple[ServeConfig, Address]:
     stated = {name: value for name, value in {**options, **renamed}.items() if value is not None}
     names = {field.name for field in fields(Address)}
     address = Address(**{name: value for name, value in stated.items() if name in names})
-    return ServeConfig.read(options["run"], stated), address
+    return ServeConfig.read(run and policy_folder(run), stated), address
 
 
 def open_service(options: Mapping[str, Any], config: ServeConfig) -> Service:
@@ -80,7 +81,9 @@ def open_service(options: Mapping[str, Any], config: ServeConfig) -> Service:
     run: Path | None = options["run"]
     backend: Backend
     if run is not None:
-        backend, folder = LocalBackend.of(run, config, options["dtype"]), run
+        choice = (options[name] for name in ("dtype", "device", "model", "revision"))
+        backend = LocalBackend.of(run, config, *choice)
+        folder = run if run.exists() else Path()  # a policy on the hub has no folder of its own
     else:
         manifest: Path = options["manifest"]
         key = os.environ.get("PARETUNE_UPSTREAM_KEY")

@@ -45,8 +45,10 @@ class LocalBackend:
         dtype: str | None = None,
         device: str | None = None,
         limits: EngineLimits = EngineLimits(),  # noqa: B008 - it is frozen
+        model: str | None = None,
+        revision: str | None = None,
     ) -> None:
-        """Keep what :meth:`start` loads; the number format is by default that of the run.
+        """Keep what :meth:`start` loads; the number format and the base model are by default those of the run.
 
         Raises:
             ModelError: The sources have different base models or, where none is given, different number formats.
@@ -64,13 +66,20 @@ class LocalBackend:
                 "of one with --policy"
             )
         self.dtype, self.device, self.limits = dtype or next(iter(formats), "auto"), device, limits
+        self.model, self.revision = model, revision
         self.facts = RunFacts.of(self.sources[0].folder) if self.sources else RunFacts()
         self.engine: Engine | None = None
         self.failure = ""
 
     @classmethod
     def of(
-        cls, run: Path, config: ServeConfig, dtype: str | None = None, device: str | None = None
+        cls,
+        run: Path,
+        config: ServeConfig,
+        dtype: str | None = None,
+        device: str | None = None,
+        model: str | None = None,
+        revision: str | None = None,
     ) -> LocalBackend:
         """Find what a run folder, a policy's folder or a folder of exported LoRAs has to serve.
 
@@ -82,7 +91,7 @@ class LocalBackend:
         for source in sources:
             stated = Preference.parse(config.preference, source.objectives) if config.preference else None
             served[source.name] = serve_source(source, config.floors, stated)
-        return cls(sources, served, dtype, device, config.engine_limits)
+        return cls(sources, served, dtype, device, config.engine_limits, model, revision)
 
     async def start(self) -> None:
         """Load model and adapters, and start the engine."""
@@ -142,10 +151,11 @@ class LocalBackend:
         return engine.submit_all(jobs, until, callbacks)
 
     def _load(self) -> Engine:
-        from paretune.models.language_model import load
+        from paretune.policies.base_model import load_base
         from paretune.serving.engine.engine import Engine
 
-        lm = load(self.sources[0].model, self.dtype, self.device)
+        first = self.sources[0]
+        lm = load_base(first.named_base, first.folder, self.dtype, self.device, self.model, self.revision)
         policies = {source.name: _policy(source, lm) for source in self.sources}
         engine = Engine(policies, self.limits)
         engine.start()

@@ -9,6 +9,7 @@ from typing import Any
 
 from paretune.core.errors import ConfigError
 from paretune.fronts.record import FILE, FrontRecord
+from paretune.policies.policy_file import FILE as POLICY
 
 CONFIG = "config.yaml"
 VERSIONS = "versions.json"
@@ -55,7 +56,8 @@ class RunFacts:
 def run_folder(place: Path) -> Path | None:
     """Return the run that a folder is, or that it is a policy's folder of; None where it is neither."""
     for folder in (place, place.parent.parent):
-        if (folder / CONFIG).is_file() or any((folder / mark).is_file() for mark in MARKS):
+        pulled = (folder / POLICY).is_file()  # beside it may lie the figures of its front, but no run
+        if not pulled and ((folder / CONFIG).is_file() or any((folder / mark).is_file() for mark in MARKS)):
             return folder
     return None
 
