@@ -47,7 +47,9 @@ def test_equal_stops_are_merged_and_the_ends_stay_at_the_ends() -> None:
     found = dial_stops(quickstart(anchored=True), 30)
     positions = [position for position, _ in found.stops]
     assert found.by == "scores" and distinct(found.stops)
-    assert len(positions) == 3 and (positions[0], positions[-1]) == (0.0, 1.0) and positions == sorted(positions)
+    assert (
+        len(positions) == 3 and (positions[0], positions[-1]) == (0.0, 1.0) and positions == sorted(positions)
+    )
 
 
 def test_a_policy_of_anchors_turns_over_its_anchors_alone() -> None:

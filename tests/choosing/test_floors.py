@@ -734,11 +734,7 @@ def test_the_command_answers_floors_knee_and_dial(run):
     facts = choose_facts(run, "soup", "warm >= 0.9 and concise >= -5.5")
     assert json.loads(json.dumps(facts, allow_nan=False))["choice"]["reachable"]
     text = shown(facts)
-    assert (
-        "floors" in text
-        and "The floors are met" in text
-        and "(4 to each of 5 training prompts)" in text
-    )
+    assert "floors" in text and "The floors are met" in text and "(4 to each of 5 training prompts)" in text
     text = shown(choose_facts(run, "modpo", "warm >= 1.5 and concise >= -3"))
     assert "not reachable; nearest is" in text and "with none between" in text
     text = shown(choose_facts(run / "front.json", "soup"))

@@ -101,7 +101,9 @@ def test_a_run_that_is_stopped_says_what_is_kept_and_how_to_go_on(
             advance(3, 0.7)
             raise KeyboardInterrupt
     last = lines(capsys)[-1]
-    assert f"stopped: 1 finished stage is kept in {tmp_path}, and adapters/dpo-a to its last checkpoint" in last
+    assert (
+        f"stopped: 1 finished stage is kept in {tmp_path}, and adapters/dpo-a to its last checkpoint" in last
+    )
     assert "The same command goes on from there" in last and f"paretune status {tmp_path}" in last
     written = json.loads((tmp_path / FILE).read_text())
     assert written["state"] == "stopped" and written["now"]["stage"] == "adapters/dpo-a"

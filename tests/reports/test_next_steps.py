@@ -53,8 +53,12 @@ def test_cut_answers_ask_for_longer_ones() -> None:
 def test_no_movement_asks_for_steps_and_says_how_many_prompts_would_show_it() -> None:
     # A half width of 0.5 at 60 prompts: a movement of 0.2 is shown by 60 * (0.5 / 0.2)**2 = 375.
     text = told(made(movement=0.2))
-    assert "modpo shows no movement on concise or warm; 60 held-out prompts leave 0.50 deviations open" in text
-    assert "about 380 held-out prompts would show the movement of concise as measured (0.20 deviations)" in text
+    assert (
+        "modpo shows no movement on concise or warm; 60 held-out prompts leave 0.50 deviations open" in text
+    )
+    assert (
+        "about 380 held-out prompts would show the movement of concise as measured (0.20 deviations)" in text
+    )
     assert "more held-out prompts would not help" in told(made(movement=-0.2))
     assert "the wrong way" in told(made(movement=-2.0))
 
@@ -83,13 +87,18 @@ def test_collapsed_answers_ask_for_less_training() -> None:
     broken = made().model_dump(mode="json")
     broken["policies"][0]["points"][1]["collapse_rate"] = 0.5
     text = told(FrontRecord.model_validate(broken))
-    assert "modpo: answers collapse at 1 of 3 preferences (up to 50 %)" in text and "methods.modpo.beta" in text
+    assert (
+        "modpo: answers collapse at 1 of 3 preferences (up to 50 %)" in text and "methods.modpo.beta" in text
+    )
 
 
 def test_commands_name_the_run_and_its_best_policy() -> None:
     values = made().model_dump(mode="json")
     values["policies"].append({**values["policies"][0], "name": "mod"})
-    values["comparisons"] = [paired("mod", "base", 0.9, "mod above"), paired("modpo", "base", 0.1, "modpo above")]
+    values["comparisons"] = [
+        paired("mod", "base", 0.9, "mod above"),
+        paired("modpo", "base", 0.1, "modpo above"),
+    ]
     lines = [line for line, _ in commands(FrontRecord.model_validate(values), "runs/mine")]
     assert lines == [
         "paretune serve runs/mine",

@@ -1,4 +1,4 @@
-"""``paretune advise``: what data hold decides the method; a pilot's effect and spread decide the numbers, or rules that are named."""
+"""``paretune advise``: data decide the method; a pilot's effect and spread decide the numbers, or rules that are named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from support.records import test as paired
 
 def data(file: Path, rows: int = 60, responses: int = 2, **row: Any) -> str:
     made = [
-        {"prompt": f"question {n}", "responses": [f"a {n} {k}" for k in range(responses)], **row} for n in range(rows)
+        {"prompt": f"question {n}", "responses": [f"a {n} {k}" for k in range(responses)], **row}
+        for n in range(rows)
     ]
     file.write_text("".join(json.dumps(one) + "\n" for one in made))
     return str(file)
@@ -74,7 +75,9 @@ def test_prompts_follow_from_the_spread_that_is_assumed_or_measured(tmp_path: Pa
     source = data(tmp_path / "a.jsonl", rows=100, scores={"warm": [1, 2], "concise": [2, 1]})
     # (2.8 / 0.5)**2 = 31.36; 20 held-out prompts show 2.8 / sqrt(20) = 0.63.
     rules = advise(source)
-    assert rules.basis == "rules" and rules.prompts[1].startswith("32 held-out prompts show a difference of 0.5")
+    assert rules.basis == "rules" and rules.prompts[1].startswith(
+        "32 held-out prompts show a difference of 0.5"
+    )
     assert "hold out 20 prompts, which show differences from 0.63" in rules.prompts[2]
     assert rules.prompts[-1].startswith("assumed")
     # A pilot that could see 0.35 with 64 prompts has a spread of 0.35 / 2.8 * 8 = 1: as assumed, but measured.

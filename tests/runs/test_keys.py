@@ -40,7 +40,9 @@ def test_the_early_check_says_what_the_whole_check_says(tmp_path: Path, values: 
         read_values(file)
     with pytest.raises(ConfigError) as whole:
         parse_config(values, str(file))
-    assert str(early.value).partition(" expected one of")[0] == str(whole.value).partition(" expected one of")[0]
+    assert (
+        str(early.value).partition(" expected one of")[0] == str(whole.value).partition(" expected one of")[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,11 @@ def test_the_early_check_says_what_the_whole_check_says(tmp_path: Path, values: 
         {"methods": {"mine": {"method": "modpo", "beta": 1, "train": {"steps": 3}}}, "train": {"rank": 2}},
         {"methods": {"modop": {}}, "train": {"seed": 3}},  # the whole check has words of its own for these
         {"methods": 3, "score": "x", "data": None, "train": [1]},
-        {"score": [SCORE], "evaluate": {"reference_point": {"anything": 1}}, "data": {"source": {"prompt": "p"}}},
+        {
+            "score": [SCORE],
+            "evaluate": {"reference_point": {"anything": 1}},
+            "data": {"source": {"prompt": "p"}},
+        },
     ],
     ids=str,
 )
@@ -60,7 +66,12 @@ def test_what_is_no_typo_passes_the_early_check(tmp_path: Path, values: dict[str
 
 
 @pytest.mark.parametrize(
-    "words", [["run", "quickstart", "trian.steps=3"], ["plan", "three", "train.stepz=3"], ["quickstart", "evalute.prompts=3"]],
+    "words",
+    [
+        ["run", "quickstart", "trian.steps=3"],
+        ["plan", "three", "train.stepz=3"],
+        ["quickstart", "evalute.prompts=3"],
+    ],
     ids=" ".join,
 )
 def test_a_typo_does_not_load_torch(words: list[str]) -> None:

@@ -109,7 +109,15 @@ def test_a_run_says_its_time_first_then_each_stage_and_leaves_its_status(
     said = " ".join(err.split())
     assert "told: about" in said and "on this machine" in said
     assert said.index("told: about") < said.index("adapters/dpo-short")
-    stages = ("start", "score", "adapters/dpo-short", "adapters/dpo-good", "front/base", "front/corners", "report")
+    stages = (
+        "start",
+        "score",
+        "adapters/dpo-short",
+        "adapters/dpo-good",
+        "front/base",
+        "front/corners",
+        "report",
+    )
     for name in stages:
         assert err.count(f"] {name};") == 1, (name, err)
     assert err.count("] front/dpo-soup: found finished") == 1  # the corners are its points

@@ -190,7 +190,11 @@ def dial_stops(surface: Surface, count: int, start: str | None = None, end: str 
         found = f"{merged[0][1]} is measured as no worse on every objective than all other preferences of the path"
     else:
         found = f"of the path only {' and '.join(str(preference) for _, preference in merged)} are on the measured front"
-    return Stops("weights", f"{found}, so that equal steps in scores would give one or two stops; steps are of weights", line)
+    return Stops(
+        "weights",
+        f"{found}, so that equal steps in scores would give one or two stops; steps are of weights",
+        line,
+    )
 
 
 def _merged(steps: list[tuple[float, Preference]]) -> tuple[tuple[float, Preference], ...]:

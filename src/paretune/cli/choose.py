@@ -180,7 +180,12 @@ def _dual(folder: Path, surface: Surface, floors: Mapping[str, float]) -> dict[s
     count = Counter(map(len, samples)).most_common(1)[0][0]
     scores = np.stack([table for table in samples if len(table) == count])
     sampled = any(folder.glob(DRAWN))
-    return {"prompts": len(scores), "samples": count, "sampled": sampled, **dual(scores, surface.objectives, floors).to_dict()}
+    return {
+        "prompts": len(scores),
+        "samples": count,
+        "sampled": sampled,
+        **dual(scores, surface.objectives, floors).to_dict(),
+    }
 
 
 def _bounded(expected: Mapping[str, Any], name: str, places: int) -> str:

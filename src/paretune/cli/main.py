@@ -139,7 +139,9 @@ def add_objective_command(
 
 @app.command("status")
 def status_command(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, running or not, such as runs/quickstart.")],
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a run, running or not, such as runs/quickstart.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Print how far a run is: stages done and to do, the stage at work, time left, who works there, the last error."""

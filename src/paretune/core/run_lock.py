@@ -82,7 +82,9 @@ def worker_of(folder: Path) -> Worker | None:
     if not holder.get("working") or not _may_run(holder):
         return None
     pid = holder.get("pid")
-    return Worker(pid if isinstance(pid, int) else 0, str(holder.get("host", "?")), str(holder.get("since", "")))
+    return Worker(
+        pid if isinstance(pid, int) else 0, str(holder.get("host", "?")), str(holder.get("since", ""))
+    )
 
 
 def _taken(folder: Path, file: Path, holder: dict[str, Any], unsure: bool) -> str:

@@ -251,7 +251,9 @@ class WorkLog:
 
     def _write(self) -> None:
         if self.folder is not None:
-            with suppress(ParetuneError, OSError):  # a full disk stops the run elsewhere, with its own message
+            with suppress(
+                ParetuneError, OSError
+            ):  # a full disk stops the run elsewhere, with its own message
                 write_json(self.folder / FILE, self.written())
 
     def _keep_telling(self, ended: threading.Event) -> None:
@@ -296,4 +298,3 @@ class WorkLog:
         where = f" in {self.folder}" if self.folder else ""
         state = f" (paretune status {self.folder} shows it)" if self.folder else ""
         say(f"stopped: {finished} kept{where}{at}. The same command goes on from there{state}")
-

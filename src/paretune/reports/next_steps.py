@@ -11,8 +11,8 @@ from paretune.fronts.front import Interval
 from paretune.fronts.indicators import STEERABLE
 from paretune.fronts.inference import MOST_PROMPTS
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
-from paretune.reports.page import section
 from paretune.reports.findings import COLLAPSE_FLAG
+from paretune.reports.page import section
 from paretune.reports.wording import called, known, leading, listing, number, percent, winner
 
 CUT = 0.2
@@ -128,9 +128,7 @@ def _enough(prompts: int, half: float, value: float) -> str | None:
 def _ignoring(record: FrontRecord) -> Iterator[NextStep]:
     """Yield what to do about a policy whose answers do not change with the preference."""
     for policy in record.policies:
-        ratios = sorted(
-            math.inf if ratio is None else ratio for ratio in policy.steerability.values()
-        )
+        ratios = sorted(math.inf if ratio is None else ratio for ratio in policy.steerability.values())
         if len(policy.points) > 1 and len({point.mean for point in policy.points}) == 1:
             why = "answers the same at every preference"
         elif ratios and ratios[len(ratios) // 2] < STEERABLE:
@@ -200,7 +198,10 @@ def commands(record: FrontRecord, run: str) -> list[tuple[str, str]]:
     return [
         (f"paretune serve {run}", "the dial in a browser, and the OpenAI API"),
         (f"paretune choose {run}{several}", "the knee, and stops of a dial with the scores to expect"),
-        (f"paretune export {run} {folder}{several} -p {preference}", "a LoRA at one preference, for other servers"),
+        (
+            f"paretune export {run} {folder}{several} -p {preference}",
+            "a LoRA at one preference, for other servers",
+        ),
         (f"paretune status {run}", "what was done, in which time"),
     ]
 

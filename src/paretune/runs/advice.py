@@ -126,7 +126,9 @@ def _holding(facts: Inspection) -> tuple[str, ...]:
         told.append(f"{first} and {second} disagree on {share:.0%} of the pairs that both judge{note}")
     for name, count in _compared(facts).items():
         if count < FEW:
-            told.append(f"{name}: fewer than {FEW} comparisons; a head fitted to them, and training on them, tell little")
+            told.append(
+                f"{name}: fewer than {FEW} comparisons; a head fitted to them, and training on them, tell little"
+            )
     return tuple(told)
 
 
@@ -161,7 +163,12 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
         pairs = "the data hold prompts alone; let the base model answer (data.sample=4), and score that"
     elif M < 2:
         pairs = "the data judge fewer than two objectives; add one by a rule or a reward model under score:"
-    add("dpo-soup", several, "one training for each objective, every preference afterwards for free: try it first", pairs)
+    add(
+        "dpo-soup",
+        several,
+        "one training for each objective, every preference afterwards for free: try it first",
+        pairs,
+    )
     add(
         "modpo",
         several or bool(mixed),
@@ -171,15 +178,37 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
         pairs,
     )
     add("mod", several, "the adapters of the soup, mixed at every token; M models run at once", pairs)
-    add("panacea", several, "one training for all preferences; cheaper than MODPO where there are many", pairs)
+    add(
+        "panacea", several, "one training for all preferences; cheaper than MODPO where there are many", pairs
+    )
     add("dpo-lw", several, "the simplest baseline with one training for each preference", pairs)
-    add("sipo", several, "where objectives conflict often: it makes better pairs itself, which takes time", pairs)
+    add(
+        "sipo",
+        several,
+        "where objectives conflict often: it makes better pairs itself, which takes time",
+        pairs,
+    )
     single = bool(scored) and len(scored) >= 2 and per >= 1
     scores = "it needs a score of every response on two objectives"
-    add("ric", single, "it learns from scored responses, and needs no pairs" + ("" if per >= 2 else ": the data have none"), scores)
-    add("paretohqd", single and per >= 2, "it learns from the best of scored responses along rays", f"{scores}, and several responses to a prompt")
+    add(
+        "ric",
+        single,
+        "it learns from scored responses, and needs no pairs" + ("" if per >= 2 else ": the data have none"),
+        scores,
+    )
+    add(
+        "paretohqd",
+        single and per >= 2,
+        "it learns from the best of scored responses along rays",
+        f"{scores}, and several responses to a prompt",
+    )
     function = "it needs a function or model that scores any answer; say --reward if you have one"
-    add("morlhf", reward, "it learns from its own answers by the reward: slow, and strong where the reward can be trusted", function)
+    add(
+        "morlhf",
+        reward,
+        "it learns from its own answers by the reward: slow, and strong where the reward can be trusted",
+        function,
+    )
     add("gdpo", reward, "as morlhf, with each reward scaled by itself", function)
     add("rewarded-soup", reward, "one on-policy training for each objective, mixed as a soup", function)
     if reward and per == 0:
@@ -212,7 +241,9 @@ class Pilot:
 def _pilot(run: Path) -> Pilot:
     file = run / FILE
     if not file.is_file():
-        raise ParetuneError(f"{run}: no {FILE}; expected the folder of a finished run, such as runs/quickstart")
+        raise ParetuneError(
+            f"{run}: no {FILE}; expected the folder of a finished run, such as runs/quickstart"
+        )
     record = FrontRecord.read(file)
     spreads = [
         test.detectable / SEEN * math.sqrt(test.prompts)
@@ -260,7 +291,7 @@ def _prompts(held_out: int, pilot: Pilot | None) -> tuple[str, ...]:
     ]
     visible = SEEN * spread / math.sqrt(max(2, held_out))
     told.append(
-        f"with data.splits as they are, these data hold out {held_out} prompts, which show differences from {visible:.2f} deviations on"
+        f"with the default data.splits, these data hold out {held_out} prompts, which show differences from {visible:.2f} on"
     )
     told.append(f"to train on: at least {FEW} comparisons of each objective (a rule of thumb)")
     return (*told, origin)
@@ -273,7 +304,9 @@ def _steps(pilot: Pilot | None) -> tuple[str, ...]:
             "before a pilot",
         )
     if pilot.steps is None:
-        return ("the pilot's config does not tell its training steps (train.steps), so no number follows from it",)
+        return (
+            "the pilot's config does not tell its training steps (train.steps), so no number follows from it",
+        )
     return tuple(_for_one(*name, *bounds, pilot.steps) for name, bounds in pilot.moved.items())
 
 
@@ -303,7 +336,7 @@ def _rounded(steps: float) -> int:
 
 def _unknown(pilot: Pilot | None) -> tuple[str, ...]:
     told: Sequence[str] = (
-        "whether the scorers judge as your readers do: the accuracy of fitted heads is in the report; votes in the studio show more",
+        "whether the scorers judge as your readers do: a fitted head states its accuracy; votes in the studio show more",
         "whether it holds on another base model, or with another training seed: run it there, and use sweep.seeds",
         "where the movement ends: it grows more slowly with more steps, and texts may suffer",
     )

@@ -224,7 +224,9 @@ def _judging(spec: dict[str, Any], answers: float, tokens: float, model: Model, 
     if not answers:
         return Cost()
     if "head" in spec:
-        return _read_by_encoder(2 * answers, tokens, model, device)  # each answer behind its prompt, and alone
+        return _read_by_encoder(
+            2 * answers, tokens, model, device
+        )  # each answer behind its prompt, and alone
     if "model" in spec or "implicit" in spec:
         # A reward model is taken to be of the size of the model; an implicit reward reads with policy and reference.
         judge, passes = model, 2 if "implicit" in spec else 1

@@ -87,7 +87,9 @@ def check_keys(values: Mapping[str, Any]) -> None:
                     kind = whole["$defs"].get(f"method-{settings.get('method', name)}", {})
                     _check(settings, kind, f"methods.{name}", ("method", "train"))
                     _check(settings.get("train"), whole["$defs"]["Training"], f"methods.{name}.train")
-        elif not (key == "train" and isinstance(value, Mapping) and "seed" in value):  # it has words of its own
+        elif not (
+            key == "train" and isinstance(value, Mapping) and "seed" in value
+        ):  # it has words of its own
             _check(value, properties[key], str(key))
     score = values.get("score")
     for number, spec in enumerate(score if isinstance(score, list) else ()):

@@ -26,13 +26,17 @@ def config_reference() -> str:
     whole = schema()
     properties = whole["properties"]
     lines = [HEAD]
-    lines += _section("The run", "", {k: v for k, v in properties.items() if k not in (*GROUPS, "score", "methods")})
+    lines += _section(
+        "The run", "", {k: v for k, v in properties.items() if k not in (*GROUPS, "score", "methods")}
+    )
     for name in GROUPS:
         group = _resolved(properties[name], whole)
         lines += _section(f"`{name}`", str(group.get("description", "")), group["properties"])
         for key, part in group["properties"].items():
             if "properties" in (inner := _resolved(part, whole)):
-                lines += _section(f"`{name}.{key}`", str(inner.get("description", "")), inner["properties"], 3)
+                lines += _section(
+                    f"`{name}.{key}`", str(inner.get("description", "")), inner["properties"], 3
+                )
     lines += _section(
         "`score`",
         "A list with one entry for each objective: its name under `objective`, one of `rule`, "

@@ -151,9 +151,7 @@ def _described_in(text: str, heading: str) -> dict[str, str]:
     _, _, section = text.partition(f"\n{heading}:\n")
     section = re.split(r"\n(?=\S)", section)[0]
     found = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", section, re.MULTILINE)
-    return {
-        name: _plain(description) for names, description in found for name in names.split(", ")
-    }
+    return {name: _plain(description) for names, description in found for name in names.split(", ")}
 
 
 def _summary(of: Any) -> str:
