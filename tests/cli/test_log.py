@@ -38,10 +38,11 @@ TABLES = ("run", "quickstart", "add-objective", "plan", "sweep", "front", "choos
 @pytest.fixture(autouse=True)
 def _level_of_before() -> Iterator[None]:
     ours = logging.getLogger("paretune")
-    level, filters = ours.level, list(warnings.filters)
+    level, filters, show = ours.level, list(warnings.filters), warnings.showwarning
     yield
     ours.setLevel(level)
     warnings.filters[:] = filters
+    warnings.showwarning = show
 
 
 def test_the_version_is_that_of_the_package(
@@ -157,3 +158,25 @@ def test_no_name_is_cut_in_a_table(
     out = capsys.readouterr().out
     assert "…" not in out
     assert ("harmlessness_of_the_given_response" in out) == (columns is None)
+
+
+def test_a_warning_about_data_is_a_message_of_this_program(tmp_path: Path) -> None:
+    """Without a file and a line of our code, in which nothing is wrong."""
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    command = [
+        sys.executable,
+        "-m",
+        "paretune",
+        "data",
+        "convert",
+        str(data),
+        "o.jsonl",
+        "--objective",
+        "helpful",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "objective=helpful is not used: the data have no labels" in done.stderr
+    assert "Warning" not in done.stderr and ".py:" not in done.stderr
+    quiet = [*command[:3], "-q", *command[3:5], str(data), "quiet.jsonl", *command[-2:]]
+    assert not subprocess.run(quiet, cwd=tmp_path, capture_output=True, text=True, check=True).stderr

@@ -13,7 +13,7 @@ import torch
 
 from paretune.core.files import cache_folder
 from paretune.models.embedded import EMBEDDED, EMBEDDED_INSTALL, embedded_gguf
-from paretune.models.hub import hub
+from paretune.models.hub_reach import hub
 from paretune.models.language_model import native_bfloat16
 
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ import typer
 import paretune
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
+from paretune.cli import figures as figure_commands
+from paretune.cli import judge as judge_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli import start as start_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
@@ -384,6 +386,9 @@ def export_command(
 app.command()(serve_commands.serve)
 app.command()(serve_commands.chat)
 app.command()(serve_commands.choose)
+app.command()(judge_commands.judge)
+app.command()(judge_commands.compare)
+app.command()(figure_commands.figures)
 
 
 @app.command()

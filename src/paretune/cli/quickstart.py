@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paretune.core.errors import ModelError
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
-from paretune.models.hub import hub
+from paretune.models.hub_reach import hub
 from paretune.runs.parse import load_config
 from paretune.runs.run import run
 from paretune.runs.shipped import SMOKE

@@ -16,8 +16,9 @@ from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import new_file, write_bytes, write_text
 from paretune.core.preference import simplex_grid
 from paretune.data.dataset import ScoredDataset
+from paretune.fronts.drawing import INK, QUIET, RULE
 from paretune.methods.paretohqd.rays import Candidates, Normalise, Rays, Selection, candidates, select
-from paretune.reports.picture import DPI, INK, MOST_PANELS, QUIET, RULE
+from paretune.reports.picture import DPI, MOST_PANELS
 from paretune.scoring.repetition import is_collapsed
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 from paretune.core.errors import ModelError, suggest
 from paretune.core.files import expanded
-from paretune.models.hub import check_hub
+from paretune.models.hub_reach import check_hub
 
 ALL_LINEAR = "all-linear"
 

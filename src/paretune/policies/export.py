@@ -13,7 +13,7 @@ from paretune.core.preference import Preference
 from paretune.fronts.record import FrontRecord, Point
 from paretune.generation.generate import attached
 from paretune.models.adapter import stack, to_peft
-from paretune.models.embedded import hub_name
+from paretune.models.lora_card import lora_card
 from paretune.policies.catalogue import MANIFEST
 from paretune.policies.policy import Policy
 
@@ -39,7 +39,9 @@ def export(policy: Policy, preference: Preference, folder: Path, form: Format = 
     (used,) = policy.used([preference])
     adapter = stack(policy.adapters)
     if form == "lora":
-        to_peft(adapter, folder, gates[0], hub_name(policy.lm.name))
+        base, commit = policy.lm.portable_name, policy.lm.origin.hub.commit
+        card = lora_card(policy.name, str(used), base, commit, policy.prompt_end(used))
+        to_peft(adapter, folder, gates[0], base, commit, card)
     else:
         with attached(policy.lm, adapter) as steering:
             steering.save_dense(folder, gates[0], policy.lm.tokenizer)
@@ -74,8 +76,9 @@ def export_grid(
     names = _names(list(dict.fromkeys(served)))
     manifest = {
         "policy": policy.name,
-        "base_model": hub_name(policy.lm.name),
+        "base_model": policy.lm.portable_name,
         "model": policy.lm.name,
+        "revision": policy.lm.origin.hub.commit,
         "dtype": str(policy.lm.model.dtype).removeprefix("torch."),
         "objectives": list(policy.objectives),
         "adapters": adapters,

@@ -20,6 +20,7 @@ from paretune.models.devices import present
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.runs.names import check_objectives
+from paretune.runs.scores import scorer_cautions, scorer_facts
 from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
@@ -89,6 +90,9 @@ def prepare_data(
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
     scorers, cache = _scorers(config, sources, lab, splits), lab.score_cache
+    keys = {row.key for row in splits["test"].rows}
+    for caution in scorer_cautions({scorer.objective: scorer_facts(scorer, keys) for scorer in scorers}):
+        lab.say(caution)
     objectives = sources.objectives
     with stage("score"):
         for name in ("train", "validation"):

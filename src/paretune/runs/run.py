@@ -32,7 +32,7 @@ from paretune.runs.forecast import forecast as expect
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import Sources, prepare_data, read_sources
-from paretune.runs.run_folder import VERSIONS, at_work, refuse_other_run, told
+from paretune.runs.run_folder import BASE, UNNAMED, VERSIONS, at_work, bases_before, refuse_other_run, told
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
@@ -145,9 +145,7 @@ def _front(
 ) -> Path:
     lab, objectives = opened(config), sources.objectives
     splits, scorers = prepare_data(config, lab, sources)
-    members = [adapters[objective] for objective in objectives]
-    for objective, adapter in zip(objectives, members, strict=True):
-        adapter.check_base(lab.lm.fingerprint, f"the adapter for {objective}")
+    members = [lab.lm.own(adapters[name], f"the adapter for {name}") for name in objectives]
     soup_ = Policy.soup("soup", lab.lm, objectives, members)
     policies = {"soup": soup_, "mod": Policy.mod("mod", lab.lm, objectives, members, mixing)}
     chosen = {name: policies[name] for name in by}
@@ -165,11 +163,13 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
     set_seed(
         config.seed, device_specific=True
     )  # of global generators, which nothing here draws from but a model might
+    before = bases_before(folder) if first else []
     if first:
-        write_json(folder / VERSIONS, versions())
-        if not (
-            folder / FILE
-        ).is_file():  # until there is another front, the settings are those of the one that is there
+        write_json(
+            folder / VERSIONS, versions() | ({} if UNNAMED in before or not before else {BASE: before[0]})
+        )
+        # Until there is another front, the settings are those of the front that is there.
+        if not (folder / FILE).is_file():
             write_text(folder / "config.yaml", to_yaml(config))
     if config.sharding == "none":
         lm = load(config.model, config.dtype, config.device)
@@ -180,6 +180,7 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         shard_weights(lm.model, device)
     check_sizes(config, memory_of(device), _shape(lm))
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
+    continue_as_before(lab, before)
     fix_date(lab)
     for (
         name
@@ -188,6 +189,24 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         target_shapes(lm.model, training.targets)
         WorkSplit.of(lab.team, training.accumulate, training.batch_pairs)
     return lab
+
+
+def continue_as_before(lab: Lab, before: Sequence[str]) -> None:
+    """Call the base model in this run's stages what they call it, so that a run of an earlier version finds them.
+
+    The fingerprint that the run goes on with is written beside its versions.
+    """
+
+    def chosen() -> str:
+        known = lab.lm.fingerprints
+        earlier = known[min(1, len(known) - 1)]
+        base = next(
+            (name for name in before if name in known), earlier if UNNAMED in before else lab.lm.fingerprint
+        )
+        write_json(lab.folder / VERSIONS, versions() | {BASE: base})
+        return base
+
+    lab.lm = replace(lab.lm, fingerprint=lab.team.once(chosen))
 
 
 def _shape(lm: LanguageModel) -> Shape | None:

@@ -22,7 +22,15 @@ from paretune.runs.names import check_names
 VERSIONS = "versions.json"
 """The first file of a run, by which its folder is known."""
 
-OVERWRITTEN = ("config.yaml", "front.json", "front.png", "README.md", "report.html", "sweep.json")
+BASE = "base"
+"""The key of that file with the fingerprint of the base model by which the run's stages are found."""
+
+UNNAMED = ""
+"""Stands for the fingerprint that an earlier version gave the base model, where no adapter states it."""
+
+OVERWRITTEN = (
+    "config.yaml", "front.json", "front.png", "README.md", "report.html", "scores.jsonl", "sweep.json"
+)  # fmt: skip
 """Files that a run writes under names which a folder of somebody else may hold too."""
 
 _DEEPEST = 3
@@ -100,3 +108,21 @@ def refuse_other(folder: Path) -> None:
             f"{folder}: holds {', '.join(theirs)}, and is no run's folder (no {VERSIONS} of a run in it); the run would overwrite "
             "that. Give the run a new folder (folder=PATH), or move these files away"
         )
+
+
+def bases_before(folder: Path) -> list[str]:
+    """Return the fingerprints of the base model that a run may have gone by so far, the likeliest first; none for a new run.
+
+    The run states it in its :data:`VERSIONS`. In a run of version 0.1 the adapters state it, and :data:`UNNAMED` comes last.
+    """
+    with suppress(ParetuneError):
+        stated = read_json(folder / VERSIONS, dict[str, object]).get(BASE)
+        if isinstance(stated, str) and stated:
+            return [stated]
+    if next(folder.glob("*/*/stage.json"), None) is None and next(folder.glob("*/stage.json"), None) is None:
+        return []
+    bases: list[str] = []
+    for file in sorted(folder.glob("adapters/*/adapter/adapter.json")):
+        with suppress(ParetuneError):
+            bases.append(str(read_json(file, dict[str, object]).get("base")))
+    return [*dict.fromkeys(bases), UNNAMED]

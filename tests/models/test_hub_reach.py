@@ -7,7 +7,7 @@ import time
 import pytest
 
 from paretune.core.errors import ModelError
-from paretune.models import hub
+from paretune.models import hub_reach
 from paretune.models.loading import locate
 from paretune.planning.shapes import shape_of
 
@@ -26,7 +26,7 @@ def test_a_mistyped_model_is_said_within_seconds(look) -> None:
     began = time.monotonic()
     with pytest.raises(ModelError, match=r"no such file or folder, not in the hub's cache.*no answer"):
         look("no-such/model-xyz")
-    assert time.monotonic() - began < 3 * hub.HUB_TIMEOUT
+    assert time.monotonic() - began < 3 * hub_reach.HUB_TIMEOUT
 
 
 @pytest.mark.usefixtures("no_hub")
@@ -43,7 +43,7 @@ def test_a_model_in_the_cache_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_hub_that_is_switched_off_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert hub.hub() == (False, "switched off by HF_HUB_OFFLINE; local models and data work")
+    assert hub_reach.hub() == (False, "switched off by HF_HUB_OFFLINE; local models and data work")
 
 
 @pytest.mark.usefixtures("no_hub")

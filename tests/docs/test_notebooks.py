@@ -1,0 +1,66 @@
+"""Every notebook runs from its first cell to its last at a tiny size, and has the outputs of a real run saved in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from support.chat_models import CHATML, write_chat_model
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
+TINY = {"steps": 2, "batch_pairs": 2, "prompts": 4, "tokens": 8, "trials": 40}
+
+
+def parameters(notebook: Any) -> Any:
+    """Return the cell whose values a reader changes first."""
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    return cell
+
+
+def of_size(source: str, values: dict[str, Any]) -> str:
+    """Return the cell with other values for its names, all of which must be known."""
+    names = re.findall(r"^([a-z_, ]+) = ", source, re.MULTILINE)
+    wanted = [name for line in names for name in line.split(", ")]
+    return "\n".join(f"{name} = {values[name]!r}" for name in wanted)
+
+
+def outputs(notebook: Any) -> str:
+    """Return all text that the cells printed."""
+    found = (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+    return "".join(output.get("text", "") for output in found if output.get("name") == "stdout")
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_runs_from_its_first_cell_to_its_last(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_chat_model(tmp_path / "model", CHATML, max_position_embeddings=512)
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(file, as_version=4)
+    cell = parameters(notebook)
+    cell.source = of_size(cell.source, {**TINY, "model": str(model)})
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()  # raises where a cell does
+    assert "no difference shown" in outputs(notebook)
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_has_the_outputs_of_one_whole_run(file: Path) -> None:
+    notebook = nbformat.read(file, as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    assert "paretune quickstart" not in outputs(notebook) and str(ROOT) not in nbformat.writes(notebook)
+
+
+def test_the_notebooks_of_the_navigation_are_there() -> None:
+    assert [file.stem for file in NOTEBOOKS] == ["compare", "own-data"]
