@@ -100,14 +100,14 @@ def test_the_quickstart_runs_its_config_with_the_settings_given_and_then_serves(
     )
     monkeypatch.setattr(start, "tell_report", lambda report, as_json: typer.echo(report))
     monkeypatch.setattr(start.serve_commands, "serve", served.append)
-    code, out, err = call(
+    code, _, err = call(
         monkeypatch, capsys, "quickstart", "--smoke", "--serve", "--model", "mine", "train.steps=3", "seed=7"
     )
     assert code == 0, err
     (config,) = ran
     assert (config.name, config.model, config.train.steps, config.seed) == ("quickstart-smoke", "mine", 3, 7)
     assert served == [tmp_path / "run"]
-    code, out, _ = call(monkeypatch, capsys, "quickstart", "--model", "mine")
+    code, *_ = call(monkeypatch, capsys, "quickstart", "--model", "mine")
     assert code == 0 and len(served) == 1
     assert ran[1] == load_config("quickstart", ["model=mine"])
 

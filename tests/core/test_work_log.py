@@ -148,3 +148,18 @@ def test_work_outside_a_run_says_a_line_a_minute(
         advance(10)
     (line,) = lines(capsys)
     assert line.startswith("paretune: embedding: 10 of 100, ")
+
+
+def test_steps_within_a_step_do_not_hide_it() -> None:
+    log = WorkLog("mine", None)
+    log.stage_began("adapters/morlhf")
+    log.steps_began("morlhf", 10, 0)
+    log.steps_done(2, 0.5)
+    log.steps_began("sampling", 300, 0)
+    log.steps_done(100, None)
+    now = log.now()
+    assert now is not None and (now["what"], now["step"], now["steps"]) == ("morlhf", 2, 10)
+    log.steps_ended()
+    log.steps_done(1, 0.25)
+    now = log.now()
+    assert now is not None and (now["step"], now["loss"]) == (3, 0.25)

@@ -27,7 +27,8 @@ def made(movement: float = 2.0, cut: float = 0.0, spread: float = 1.0, **rest: A
         mean = [-4.0 - spread * n, -5.0 + spread * n]
         low, high = [m - 0.3 for m in mean], [m + 0.3 for m in mean]
         points.append(point(weights, mean, low, high, cut_rate=cut, movement=moved(movement, 0.5)))
-    values = record(["concise", "warm"], [policy("modpo", points)], **rest)
+    stages = [{"name": "adapters/modpo", "seconds": 1.0, "reused": False}]
+    values = record(["concise", "warm"], [policy("modpo", points)], stages=stages, **rest)
     values["base"]["cut_rate"] = cut
     return FrontRecord.model_validate(values)
 
@@ -106,3 +107,21 @@ def test_commands_name_the_run_and_its_best_policy() -> None:
         "paretune export runs/mine runs/mine-exported --policy mod -p concise=0.5,warm=0.5",
         "paretune status runs/mine",
     ]
+
+
+def test_a_weak_judge_and_one_that_saw_the_prompts_are_named() -> None:
+    def judged(value: float, **facts: Any) -> str:
+        accuracy = figure(value, 0.05)
+        return told(made(scorers={"warm": {"fingerprint": "x", "accuracy": accuracy, **facts}}))
+
+    assert judged(0.9, longer_accuracy=0.6, seen=0) == ""
+    assert "The judge of warm ranks 54 % of held-out pairs as people did, where guessing has 50 %" in judged(
+        0.54
+    )
+    assert "preferring the longer response 80 %: it may judge lengths" in judged(0.7, longer_accuracy=0.8)
+    assert "was fitted on 12 of the 60 held-out prompts" in judged(0.9, seen=12)
+
+
+def test_scores_of_policies_trained_elsewhere_can_only_be_chosen_from() -> None:
+    elsewhere = made().model_copy(update={"stages": ()})
+    assert [line for line, _ in commands(elsewhere, ".")] == ["paretune choose ."]

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from paretune.core.errors import DataError
+from paretune.data.dataset import concatenate
 from paretune.runs.config import RunConfig
-from paretune.runs.prepare import load_splits
+from paretune.runs.prepare import _check_fit, _fit_seed, load_splits
+from paretune.scoring.bradley_terry import parts_of
 
 
 def source(path: Path, prompts: range) -> str:
@@ -52,3 +54,18 @@ def test_rows_in_no_part_and_beyond_the_limit_are_counted(tmp_path: Path) -> Non
         second
         == f"{50 - used} of 50 rows are in no part: data.splits gives train 0.4, validation 0.2, test 0.2"
     )
+
+
+def test_a_head_is_fitted_under_the_default_splits_and_seed(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"p{n}", "responses": ["a", "b"], "labels": {"warm": [[0, 1, n % 2]]}} for n in range(120)
+    ]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    score = [{"objective": "warm", "head": "fit"}, {"objective": "concise", "rule": "length"}]
+    config = RunConfig.model_validate({"data": {"source": str(file)}, "score": score})
+    parts = load_splits(config)
+    _check_fit(config, parts)
+    labelled = concatenate([parts["train"], parts["validation"]])
+    sizes = {name: len(pairs) for name, pairs in parts_of(labelled, "warm", None, _fit_seed(config)).items()}
+    assert min(sizes[name] for name in ("train", "validation", "test")) > 5, sizes

@@ -26,13 +26,14 @@ from paretune.planning.cost import (
     training_bytes,
 )
 from paretune.planning.devices import KNOWN as DEVICES
-from paretune.planning.devices import Rates, device_of
+from paretune.planning.devices import Device, Rates, device_of
 from paretune.planning.shapes import KNOWN as SHAPES
 from paretune.planning.shapes import Shape, of_config, shape_of
 from paretune.runs.config import RunConfig
-from paretune.runs.estimate import estimate
+from paretune.runs.estimate import _read_by_encoder, estimate
 from paretune.runs.parse import load_config, parse_config
 from paretune.runs.plan import plan
+from paretune.runs.prepare import load_splits
 from paretune.runs.run import run
 from support.command import call
 from support.tiny import make_tiny_llama
@@ -284,6 +285,29 @@ def test_more_work_costs_more(tmp_path: Path) -> None:
         assert other.cost.flops > first.cost.flops and other.cost.seconds > first.cost.seconds
     assert larger.peak > first.peak and exact.cost.seconds > first.cost.seconds
     assert exact.cost.flops == first.cost.flops
+
+
+def test_heads_that_are_fitted_are_planned_by_the_texts_they_read(tmp_path: Path) -> None:
+    make_dataset(24).write(tmp_path / "data.jsonl")
+    fitted = [SCORE[0], {"objective": "good", "head": "fit"}]
+    plain, config = config_of(tmp_path, "smollm2-135m"), config_of(tmp_path, "smollm2-135m", score=fitted)
+    assert "heads" not in [stage.name for stage in plan(plain).stages]
+    # Each response of the training and validation rows is read behind its prompt, and alone.
+    splits = load_splits(config)
+    responses = sum(len(row.responses) for name in ("train", "validation") for row in splits[name].rows)
+    planned = plan(config)
+    (heads,) = [stage for stage in planned.stages if stage.name == "heads"]
+    assert heads.embedded == 2 * responses > 0
+    lines = {row.name: row.cost for row in estimate(planned, config, "1b", "a100").rows}
+    assert lines["heads"].seconds > 3 and lines["heads"].tokens > 0
+
+
+def test_an_encoder_on_a_processor_reads_in_float32_whatever_the_model_is(tmp_path: Path) -> None:
+    slow = Rates(1e9, 1e9, 1e9, 1e9, 0.0, 1e9)
+    device = Device("here", "here", "here", 1e12, 1, {"bfloat16": FREE, "float32": slow}, True, "")
+    model = tiny(dtype="bfloat16", host=True)
+    read = _read_by_encoder(100, 60, model, device).seconds
+    assert read > 1 and read == _read_by_encoder(100, 60, replace(model, dtype="float32"), device).seconds
 
 
 def test_checkpointing_takes_time_and_gives_memory() -> None:

@@ -155,3 +155,38 @@ def test_a_config_that_is_lost_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"config\.yaml: .*; run its config once more with `paretune run`"):
         settings_of(tmp_path)
+
+
+def test_a_config_over_other_objectives_is_refused_in_the_folder_of_a_run(world: Path, again: Path) -> None:
+    other = [
+        {"objective": "short", "rule": "length", "direction": "lower"},
+        {"objective": "red", "rule": "regex", "pattern": "red"},
+    ]
+    before = (again / "config.yaml").read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"holds another run \(its front is over good, short\).* over red, short; give it a"
+    ):
+        run(parse_config(settings(world, folder=str(again), score=other)))
+    assert (again / "config.yaml").read_bytes() == before
+    # One objective more is the same run, but not beside a policy that would go on being served without it.
+    third = [*settings(world)["score"], other[1]]
+    with pytest.raises(ConfigError, match=r"its policy dpo-soup is over good, short"):
+        run(parse_config(settings(world, folder=str(again), score=third, methods={"mod": {}})))
+
+
+def test_the_config_in_the_folder_is_that_of_its_front_until_there_is_another_front(
+    world: Path, again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (again / "config.yaml").read_bytes()
+    changed = parse_config(settings(world, folder=str(again), sampling={"max_new_tokens": 3}))
+
+    def stop(*arguments: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measure, "judge", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(changed)
+    assert (again / "config.yaml").read_bytes() == before
+    run(changed)
+    assert settings_of(again)["sampling"]["max_new_tokens"] == 3

@@ -163,7 +163,7 @@ def _ends(between: str | None, surface: Surface) -> tuple[str | None, str | None
 def _dual(folder: Path, surface: Surface, floors: Mapping[str, float]) -> dict[str, Any] | None:
     """Return how scored responses to the training prompts can be reweighted to meet the floors; None where the run keeps none.
 
-    They are the base model's own where the run sampled them, and else whoever's that are in the data (``sampled``).
+    They are the base model's own where the run sampled them, and else those of the data (``sampled``).
     """
     samples: list[np.ndarray] = []
     for name in SAMPLES:

@@ -68,7 +68,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Tell whoever listens that stage ``name`` is worked on inside the context; one that fails has not ended."""
+    """Tell the listener, where there is one, that stage ``name`` is worked on inside the context; one that fails has not ended."""
     listener, began = _LISTENER.get(), time.perf_counter()
     if listener is not None:
         listener.stage_began(name)
@@ -78,7 +78,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def found_finished(name: str, seconds: float) -> None:
-    """Tell whoever listens that stage ``name`` was finished by an earlier run, in ``seconds``."""
+    """Tell the listener, where there is one, that stage ``name`` was finished by an earlier run, in ``seconds``."""
     if (listener := _LISTENER.get()) is not None:
         listener.stage_ended(name, seconds, True)
 

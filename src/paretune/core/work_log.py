@@ -103,7 +103,7 @@ class WorkLog:
         self._parts: list[Planned] = []
         self._at = 0
         self._stages: list[tuple[str, float]] = []
-        self._steps: Steps | None = None
+        self._inside: list[Steps] = []
         self._planned_seconds = self._taken = 0.0
         self._started, self._said = time.monotonic(), time.monotonic()
         self._state, self._error = "running", ""
@@ -145,18 +145,24 @@ class WorkLog:
     def steps_began(self, what: str, total: int, done: int) -> None:
         """Begin to count steps."""
         with self._lock:
-            self._steps = Steps(what, total, done)
+            self._inside.append(Steps(what, total, done))
 
     def steps_done(self, count: int, loss: float | None) -> None:
         """Count steps."""
         with self._lock:
-            if self._steps is not None:
-                self._steps.add(count, loss)
+            if self._inside:
+                self._inside[-1].add(count, loss)
 
     def steps_ended(self) -> None:
         """Stop to count."""
         with self._lock:
-            self._steps = None
+            if self._inside:
+                self._inside.pop()
+
+    @property
+    def _steps(self) -> Steps | None:
+        """The outermost steps: training that samples within a step is told by its own steps."""
+        return self._inside[0] if self._inside else None
 
     # Where in the plan
 

@@ -31,6 +31,7 @@ class Stage:
         what: What it does, for people.
         passes, decodings: Work of the model.
         judged: Answers that every scorer rates.
+        embedded: Texts that the encoder of heads reads before they are fitted.
         columns: Columns of each adapter that the stage saves.
         step: Tokens and scored positions of its largest forward with gradients.
     """
@@ -42,6 +43,7 @@ class Stage:
     judged: float = 0.0
     columns: tuple[float, ...] = ()
     step: tuple[float, float] = (0.0, 0.0)
+    embedded: float = 0.0
 
     @property
     def trained(self) -> float:

@@ -18,6 +18,9 @@ from paretune.reports.wording import called, known, leading, listing, number, pe
 CUT = 0.2
 """Share of answers that the token limit may cut before their scores say more of the limit than of the policy."""
 
+GUESSING, WEAK = 0.5, 0.65
+"""Share of held-out pairs that guessing ranks right, and the share below which a judge is called weak: a rule of thumb."""
+
 
 @dataclass(frozen=True)
 class NextStep:
@@ -34,7 +37,8 @@ class NextStep:
 
 def next_steps(record: FrontRecord) -> list[NextStep]:
     """Return what to do next, the most basic first; empty where nothing stands in the way of using the run."""
-    return [*_cut(record), *_collapsed(record), *_unmoved(record), *_ignoring(record), *_unseen(record)]
+    causes = (_cut, _weak_judge, _collapsed, _unmoved, _ignoring, _unseen)
+    return [step for cause in causes for step in cause(record)]
 
 
 def _points(record: FrontRecord) -> list[Point]:
@@ -54,6 +58,28 @@ def _cut(record: FrontRecord) -> Iterator[NextStep]:
         f"{share} of the answers were cut{limit}, so scores, lengths above all, are partly those of the limit.",
         f"Raise sampling.max_new_tokens{larger}; training is reused.",
     )
+
+
+def _weak_judge(record: FrontRecord) -> Iterator[NextStep]:
+    """Yield what to do about fitted heads that rank held-out pairs hardly better than chance or than length, or saw the prompts."""
+    cure = "Collect more comparisons, or name a reward model or a rule under score:; until then read answers, not scores."
+    for objective, facts in record.scorers.items():
+        right, longer = facts.accuracy, facts.longer_accuracy
+        if right is not None and known(right.value):
+            share = f"The judge of {objective} ranks {percent(right.value)} of held-out pairs as people did"
+            if right.low <= GUESSING or right.value < WEAK:
+                yield NextStep(f"{share}, where guessing has 50 %.", cure)
+            elif longer is not None and known(longer) and right.value <= longer:
+                yield NextStep(
+                    f"{share}, and preferring the longer response {percent(longer)}: it may judge lengths.",
+                    cure,
+                )
+        if facts.seen:
+            yield NextStep(
+                f"The judge of {objective} was fitted on {facts.seen} of the {record.num_prompts} held-out prompts, so it is too "
+                "sure of them.",
+                "Fit it on the training prompts alone (head: fit does), or hold out others (data.test).",
+            )
 
 
 def _collapsed(record: FrontRecord) -> Iterator[NextStep]:
@@ -189,15 +215,21 @@ def commands(record: FrontRecord, run: str) -> list[tuple[str, str]]:
     """
     if not record.policies:
         return []
-    best = leading(record)
+    best, trained = (
+        leading(record),
+        bool(record.stages),
+    )  # of policies that were trained elsewhere there are only scores
     several = f" --policy {best.name}" if len(record.policies) > 1 else ""
     points = [point for point in best.points if max(point.preference.values()) < 1] or list(best.points)
     middle = min(points, key=lambda point: max(point.preference.values()))
     preference = ",".join(f"{name}={weight:g}" for name, weight in middle.preference.items())
     folder = "exported" if run == "." else f"{run.rstrip('/')}-exported"
+    choose = (f"paretune choose {run}{several}", "the knee, and stops of a dial with the scores to expect")
+    if not trained:
+        return [choose]
     return [
         (f"paretune serve {run}", "the dial in a browser, and the OpenAI API"),
-        (f"paretune choose {run}{several}", "the knee, and stops of a dial with the scores to expect"),
+        choose,
         (
             f"paretune export {run} {folder}{several} -p {preference}",
             "a LoRA at one preference, for other servers",

@@ -291,7 +291,7 @@ def _prompts(held_out: int, pilot: Pilot | None) -> tuple[str, ...]:
     ]
     visible = SEEN * spread / math.sqrt(max(2, held_out))
     told.append(
-        f"with data.splits as they are, these data hold out {held_out} prompts, which show differences from {visible:.2f} deviations on"
+        f"with the default data.splits, these data hold out {held_out} prompts, which show differences from {visible:.2f} on"
     )
     told.append(f"to train on: at least {FEW} comparisons of each objective (a rule of thumb)")
     return (*told, origin)
@@ -336,7 +336,7 @@ def _rounded(steps: float) -> int:
 
 def _unknown(pilot: Pilot | None) -> tuple[str, ...]:
     told: Sequence[str] = (
-        "whether the scorers judge as your readers do: the accuracy of fitted heads is in the report; votes in the studio show more",
+        "whether the scorers judge as your readers do: a fitted head states its accuracy; votes in the studio show more",
         "whether it holds on another base model, or with another training seed: run it there, and use sweep.seeds",
         "where the movement ends: it grows more slowly with more steps, and texts may suffer",
     )

@@ -54,6 +54,10 @@ ENCODER = Shape("encoder", 384, 1024, 6, 12, 12, 32, 30_522, True)
 """The sentence encoder under Bradley-Terry heads, all-MiniLM-L6-v2: its two plain feed-forward matrices count as three narrower."""
 ENCODER_TOKENS = 256
 """Largest number of tokens of a text that it reads."""
+ENCODER_DTYPE = "float32"
+"""Number format in which it computes on a CPU."""
+FIT_SECONDS = 3.0
+"""Seconds to load the encoder and to find the weights of a head."""
 STORED = {"answer": 1500, "log-probability": 150, "report": 2_000_000}
 """Bytes on disk of an answer in all files that hold it, of a cached log-probability, and of report and pictures."""
 
@@ -147,6 +151,9 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
     shape = shape_of(model)
     if device == HERE:
         machine, dtype = here(config.dtype, config.device)
+        if machine.host and dtype != ENCODER_DTYPE and any("head" in spec for spec in config.score):
+            rates = here(ENCODER_DTYPE, config.device)[0].rates
+            machine = replace(machine, rates={**machine.rates, **rates})
     else:
         machine, dtype = device_of(device), "bfloat16" if config.dtype == "auto" else config.dtype
     if dtype not in machine.rates:
@@ -197,7 +204,19 @@ def _cost(stage: Stage, plan: Plan, config: RunConfig, model: Model, device: Dev
     works = [packed(work, model, rates) for work in stage.passes]
     works += [decoded(work, model, rates) for work in stage.decodings]
     works += [_judging(spec, stage.judged, plan.judged_tokens, model, device) for spec in config.score]
+    if stage.embedded:
+        fits = sum(spec.get("head") == "fit" for spec in config.score)
+        works += [_read_by_encoder(stage.embedded, plan.judged_tokens, model, device)]
+        works += [Cost(seconds=FIT_SECONDS * fits)]
     return total(works)
+
+
+def _read_by_encoder(texts: float, tokens: float, model: Model, device: Device) -> Cost:
+    """Return the cost of texts that the encoder of heads reads."""
+    tokens, dtype = min(tokens, ENCODER_TOKENS), ENCODER_DTYPE if device.host else model.dtype
+    forwards = texts * tokens / SCORING_TOKENS
+    read = Passes(texts * tokens, 0, texts * tokens**2, forwards, 2 * texts)
+    return packed(read, replace(model, shape=ENCODER, targets=(), dtype=dtype), device.rates[dtype])
 
 
 def _judging(spec: dict[str, Any], answers: float, tokens: float, model: Model, device: Device) -> Cost:
@@ -205,8 +224,10 @@ def _judging(spec: dict[str, Any], answers: float, tokens: float, model: Model, 
     if not answers:
         return Cost()
     if "head" in spec:
-        tokens, judge, passes = min(tokens, ENCODER_TOKENS), replace(model, shape=ENCODER, targets=()), 1
-    elif "model" in spec or "implicit" in spec:
+        return _read_by_encoder(
+            2 * answers, tokens, model, device
+        )  # each answer behind its prompt, and alone
+    if "model" in spec or "implicit" in spec:
         # A reward model is taken to be of the size of the model; an implicit reward reads with policy and reference.
         judge, passes = model, 2 if "implicit" in spec else 1
     else:

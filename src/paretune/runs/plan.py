@@ -124,10 +124,21 @@ def _data(config: RunConfig, work: Work) -> list[Stage]:
     silent = [name for name in scored if name not in work.splits["train"].objectives]
     texts = [work.rows[name] for name in ("train", "validation")]
     judged = sum(part.count * part.responses for part in texts) if silent else 0.0
+    fitted = [str(spec.get("objective")) for spec in config.score if spec.get("head") == "fit"]
+    # Each response is read twice: behind its prompt, and alone.
+    embedded = sum(2.0 * _labelled(work, name) for name in fitted)
+    heads = [Stage("heads", f"fitted for {', '.join(fitted)}", embedded=embedded)] if fitted else []
     return [
         Stage("data", prompts, decodings=sampled),
+        *heads,
         Stage("score", ", ".join(scored) or "labels of the data", judged=judged),
     ]
+
+
+def _labelled(work: Work, objective: str) -> int:
+    """Return the responses of the rows on which a head of this objective is fitted."""
+    rows = [row for name in ("train", "validation") for row in work.splits[name].rows]
+    return sum(len(row.responses) for row in rows if row.labels.get(objective) or row.scores.get(objective))
 
 
 def _columns(work: Work, entry: Entry) -> tuple[int, ...]:

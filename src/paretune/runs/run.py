@@ -16,6 +16,7 @@ from paretune.core.files import fingerprint, read_json, write_json, write_text
 from paretune.core.preference import Preference
 from paretune.core.progress import announce, stage
 from paretune.data.dataset import ScoredDataset
+from paretune.fronts.record import FILE
 from paretune.generation.mixing import Mixing
 from paretune.methods.base import Inputs
 from paretune.models.adapter import Adapter
@@ -31,7 +32,7 @@ from paretune.runs.forecast import forecast as expect
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import Sources, prepare_data, read_sources
-from paretune.runs.run_folder import BASE, UNNAMED, VERSIONS, at_work, bases_before, told
+from paretune.runs.run_folder import BASE, UNNAMED, VERSIONS, at_work, bases_before, refuse_other_run, told
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
@@ -52,15 +53,17 @@ def run(config: RunConfig, forecast: bool = False) -> Path:
         ParetuneError: A step cannot be done; the message names the cure.
     """
     sources = read_sources(config)  # before anything is written
-    with at_work(config), told(config) as log:
-        if forecast and log is not None and (expected := expect(config, sources.splits)) is not None:
-            log.plan(expected.parts)
-            announce(expected.sentence)
-        with stage("start"):
-            lab = opened(config)
-        splits, scorers = prepare_data(config, lab, sources)
-        preferences = config.grid(splits["train"].objectives)
-        return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
+    with at_work(config):
+        refuse_other_run(config, sources.objectives)
+        with told(config) as log:
+            if forecast and log is not None and (expected := expect(config, sources.splits)) is not None:
+                log.plan(expected.parts)
+                announce(expected.sentence)
+            with stage("start"):
+                lab = opened(config)
+            splits, scorers = prepare_data(config, lab, sources)
+            preferences = config.grid(splits["train"].objectives)
+            return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
 
 
 def finish(
@@ -91,7 +94,14 @@ def finish(
     if lab.team.first:
         for name, policy in policies.items():
             policy.save(lab.folder / "policies" / name)
-    return write_front(config, lab, policies, corners, splits, scorers, measured_at)
+    return _written(config, lab, write_front(config, lab, policies, corners, splits, scorers, measured_at))
+
+
+def _written(config: RunConfig, lab: Lab, report: Path) -> Path:
+    """Keep the settings of the front that was just written beside it, and return the path of its report."""
+    if lab.team.first:
+        write_text(lab.folder / "config.yaml", to_yaml(config))
+    return report
 
 
 def report_alike(lab: Lab, policy: Policy, preferences: Sequence[Preference]) -> None:
@@ -124,8 +134,10 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
             f"adapters for {', '.join(adapters) or 'nothing'}; expected one for each of the objectives "
             f"{', '.join(sources.objectives)}"
         )
-    with at_work(config), told(config):
-        return _front(config, sources, adapters, by, mixing)
+    with at_work(config):
+        refuse_other_run(config, sources.objectives)
+        with told(config):
+            return _front(config, sources, adapters, by, mixing)
 
 
 def _front(
@@ -136,9 +148,9 @@ def _front(
     members = [lab.lm.own(adapters[name], f"the adapter for {name}") for name in objectives]
     soup_ = Policy.soup("soup", lab.lm, objectives, members)
     policies = {"soup": soup_, "mod": Policy.mod("mod", lab.lm, objectives, members, mixing)}
-    return write_front(
-        config, lab, {name: policies[name] for name in by}, replace(soup_, name="corners"), splits, scorers
-    )
+    chosen = {name: policies[name] for name in by}
+    report = write_front(config, lab, chosen, replace(soup_, name="corners"), splits, scorers)
+    return _written(config, lab, report)
 
 
 def opened(config: RunConfig, shared: bool = False) -> Lab:
@@ -156,7 +168,9 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         write_json(
             folder / VERSIONS, versions() | ({} if UNNAMED in before or not before else {BASE: before[0]})
         )
-        write_text(folder / "config.yaml", to_yaml(config))
+        # Until there is another front, the settings are those of the front that is there.
+        if not (folder / FILE).is_file():
+            write_text(folder / "config.yaml", to_yaml(config))
     if config.sharding == "none":
         lm = load(config.model, config.dtype, config.device)
     else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from paretune.core.errors import ConfigError, ParetuneError
 from paretune.core.files import read_json
@@ -12,6 +13,8 @@ from paretune.core.launch import rank
 from paretune.core.run_lock import working_in
 from paretune.core.swap import sweep
 from paretune.core.work_log import WorkLog
+from paretune.fronts.record import FILE
+from paretune.policies.policy_file import PolicyFile
 from paretune.policies.saving import refuse_strange
 from paretune.runs.config import RunConfig
 from paretune.runs.names import check_names
@@ -57,6 +60,28 @@ def at_work(config: RunConfig, shared: bool = False) -> Iterator[None]:
     with working_in(folder, shared):
         sweep(folder, _DEEPEST)
         yield
+
+
+def refuse_other_run(config: RunConfig, objectives: Sequence[str]) -> None:
+    """Raise a ConfigError where the folder holds a run over other objectives, whose policies would be served beside the new ones.
+
+    A run with one objective more, or less, goes on in its folder, where every policy there is is made anew.
+    """
+    folder, wanted = config.run_folder, set(objectives)
+    held: dict[str, set[str]] = {}
+    with suppress(ParetuneError):
+        held["its front"] = set(map(str, read_json(folder / FILE, dict[str, Any]).get("objectives", ())))
+    for file in sorted(folder.glob("policies/*/policy.json")):
+        with suppress(ParetuneError):
+            held[f"its policy {file.parent.name}"] = set(PolicyFile.read(file.parent).objectives)
+    for what, names in held.items():
+        stays = what.startswith("its policy") and what.removeprefix("its policy ") not in config.methods
+        nested = names <= wanted or wanted <= names
+        if names and (names != wanted if stays else not nested):
+            raise ConfigError(
+                f"{folder}: holds another run ({what} is over {', '.join(sorted(names))}), and this config is over "
+                f"{', '.join(sorted(wanted))}; give it a folder of its own (folder=PATH, or another name), or delete that folder"
+            )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from paretune.fronts.refinement import next_preferences
 from paretune.fronts.score_table import SEED_MARK
 from paretune.runs.config import RunConfig, SweepConfig
 from paretune.runs.run import finish
-from paretune.runs.run_folder import at_work
+from paretune.runs.run_folder import at_work, told
 from paretune.runs.tasks import SweepContext, Task, finished, order, perform, separable, world
 from paretune.runs.workers import Job, Outcome, Perform, Queue, Tell, in_order, on_ray
 
@@ -72,7 +72,7 @@ def sweep(config: RunConfig, address: str | None = None, performed_by: Perform =
         TrainingError: The data cannot be prepared.
     """
     config = expanded(config)
-    with at_work(config, shared=True):
+    with at_work(config, shared=True), told(config):
         return _sweep(config, address, performed_by)
 
 
