@@ -48,3 +48,6 @@ modified
 
 # Read as a key of a manifest.
 prompt_ends_with
+
+# Read by rich: how a column's cells wrap.
+overflow

@@ -55,7 +55,7 @@ FILES: Mapping[str, Sequence[str]] = {
         "data/validation.jsonl.gz",
         "front.json", "front.png", "fronts/*.json", "locks/run.json", "policies/adapter.json", "policies/adapter.safetensors",
         "policies/policy.json",
-        "report.html", "scores/standardisation.json", "versions.json",
+        "report.html", "scores.jsonl", "scores/standardisation.json", "versions.json",
     ),
     "paretohqd": ("answers/answers.jsonl.gz", "answers/stage.json", "cache/*.json", "selections/*.json"),
     "ric": ("samples/counts.json", "samples/generated.jsonl.gz", "samples/stage.json", "policies/policy.json"),

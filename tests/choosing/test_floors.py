@@ -734,11 +734,7 @@ def test_the_command_answers_floors_knee_and_dial(run):
     facts = choose_facts(run, "soup", "warm >= 0.9 and concise >= -5.5")
     assert json.loads(json.dumps(facts, allow_nan=False))["choice"]["reachable"]
     text = shown(facts)
-    assert (
-        "floors" in text
-        and "The floors are met" in text
-        and "answers (4 to each of 5 training prompts" in text
-    )
+    assert "floors" in text and "The floors are met" in text and "(4 to each of 5 training prompts)" in text
     text = shown(choose_facts(run, "modpo", "warm >= 1.5 and concise >= -3"))
     assert "not reachable; nearest is" in text and "with none between" in text
     text = shown(choose_facts(run / "front.json", "soup"))
@@ -850,3 +846,10 @@ def test_the_interval_of_a_chosen_point_covers_although_the_best_looking_is_flat
     assert covered / worlds >= 0.92 > single / worlds
     assert falsely_sure / worlds <= 0.05
     assert 0 <= corrected < 0.5 * raw
+
+
+def test_a_choice_says_whose_responses_meet_the_floors(run):
+    asked = run, "soup", "warm >= 0.9 and concise >= -5.5"
+    assert "The responses of the data (4 to each of 5 training prompts)" in shown(choose_facts(*asked))
+    (run / "samples" / "train").mkdir(parents=True)  # there where the run has sampled them
+    assert "The base model's own answers (4 to each of 5 training prompts)" in shown(choose_facts(*asked))

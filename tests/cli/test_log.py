@@ -16,6 +16,7 @@ import typer
 import paretune
 from paretune.cli.log import LEVELS, configure
 from paretune.cli.main import app
+from paretune.cli.output import show
 from paretune.core.errors import ConfigError
 from paretune.core.progress import silent
 from support.command import call
@@ -37,10 +38,11 @@ TABLES = ("run", "quickstart", "add-objective", "plan", "sweep", "front", "choos
 @pytest.fixture(autouse=True)
 def _level_of_before() -> Iterator[None]:
     ours = logging.getLogger("paretune")
-    level, filters = ours.level, list(warnings.filters)
+    level, filters, show = ours.level, list(warnings.filters), warnings.showwarning
     yield
     ours.setLevel(level)
     warnings.filters[:] = filters
+    warnings.showwarning = show
 
 
 def test_the_version_is_that_of_the_package(
@@ -138,3 +140,43 @@ def test_json_is_what_the_table_says(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     findings = json.loads(call(monkeypatch, capsys, "doctor", "--json")[1])
     assert next(row for row in findings if row[0] == "hub")[1] is False
+
+
+@pytest.mark.parametrize("columns", [None, "60"])
+def test_no_name_is_cut_in_a_table(
+    columns: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Group
+    from rich.table import Table
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    table = Table("objective", *[f"column {n}" for n in range(9)])
+    table.add_row("harmlessness_of_the_given_response", *["0.123"] * 9)
+    show(Group(table))
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert ("harmlessness_of_the_given_response" in out) == (columns is None)
+
+
+def test_a_warning_about_data_is_a_message_of_this_program(tmp_path: Path) -> None:
+    """Without a file and a line of our code, in which nothing is wrong."""
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    command = [
+        sys.executable,
+        "-m",
+        "paretune",
+        "data",
+        "convert",
+        str(data),
+        "o.jsonl",
+        "--objective",
+        "helpful",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "objective=helpful is not used: the data have no labels" in done.stderr
+    assert "Warning" not in done.stderr and ".py:" not in done.stderr
+    quiet = [*command[:3], "-q", *command[3:5], str(data), "quiet.jsonl", *command[-2:]]
+    assert not subprocess.run(quiet, cwd=tmp_path, capture_output=True, text=True, check=True).stderr

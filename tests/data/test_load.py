@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from paretune.core.errors import DataError
+from paretune.core.errors import DataError, DataWarning
 from paretune.data.columns import parse_dialogue
 from paretune.data.dataset import ScoredDataset
 from paretune.data.known import KNOWN
-from paretune.data.load import DataWarning, load_data
+from paretune.data.load import load_data
 from paretune.data.rows import Message
 
 BAD = Path(__file__).parents[1] / "bad_input" / "data"
@@ -738,3 +738,14 @@ def test_several_sources_make_one_data_set(tmp_path) -> None:
     prompts = [row.prompt[-1].content for part in splits.values() for row in part.rows]
     assert {row["prompt"] for row in rows} < set(prompts) and len(prompts) > 100
     assert "warm" in splits["train"].objectives
+
+
+def test_a_split_of_a_file_without_splits_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": "a"}\n')
+    for split in ("nonsense", "test", "validation"):
+        with pytest.raises(
+            DataError, match=f"mine.jsonl: its name names no split, so that '{split}' picks nothing"
+        ):
+            load_data(file, split)
+    assert len(load_data(file, "train").rows) == 1, "as in a folder, a file without a name is for training"

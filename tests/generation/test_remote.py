@@ -292,7 +292,7 @@ def test_a_served_policy_draws(run: Path, tmp_path: Path) -> None:
     from paretune.policies.saving import load_policy
 
     data = make_dataset(6).select([])
-    policy = load_policy(run / "policies/soup", "float32")
+    policy = load_policy(run / "policies/soup", dtype="float32")
     with process(run, "--no-store", "--dtype", "float32") as (_, address):
         for text in ("short=0.7,good=0.3", "short=0,good=1"):
             endpoint = Endpoint(f"{address}/v1", f"soup@{text}")
@@ -327,7 +327,7 @@ def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) 
     from paretune.runs.measure import measure_points
     from paretune.scoring.scorer import build_scorer
 
-    policy, data = load_policy(run / "policies/soup", "float32"), make_dataset(5)
+    policy, data = load_policy(run / "policies/soup", dtype="float32"), make_dataset(5)
     scorers = [
         build_scorer({"objective": name, "rule": "length", "unit": "words", "direction": way})
         for name, way in (("short", "lower"), ("good", "higher"))

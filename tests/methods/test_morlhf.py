@@ -40,6 +40,7 @@ from paretune.training.rl import task as on_policy
 from paretune.training.rl.advantages import grpo_advantages
 from paretune.training.rl.goal import Reward, RLSettings
 from paretune.training.rl.rollouts import rollout_folder
+from paretune.training.token_tables import Limit
 from support.adapters import TRAINING, adapters_equal, training_run
 from support.world import make_dataset
 
@@ -483,11 +484,25 @@ def test_settings_that_cannot_be_are_refused() -> None:
         goal(conditioning=Conditioning(hidden=2))
     task = goal(sampling=Sampling(max_new_tokens=60))
     with pytest.raises(TrainingError, match="none of 12 prompts leaves room"):
-        on_policy.OnPolicyTask(training_run(FakeModel(), SETTINGS), None, task, None)  # type: ignore[arg-type]
+        task.short_enough(FakeModel(), Limit(FakeModel(), 64))  # type: ignore[arg-type]
+
+
+def test_prompts_without_room_for_an_answer_are_left_out_and_told(lm: LanguageModel, tmp_path: Path) -> None:
+    """Also where the adapter is there already: the report of every run has the same sentence."""
+    long = (Message("user", "red " * 200),)
+    aim = goal(prompts=(*PROMPTS, long), preference=Preference.one_hot("good", OBJECTIVES))
+    for _ in range(2):
+        lab = Lab(lm, tmp_path, SETTINGS)
+        adapter = lab.fit_on_policy("run", aim)
+        (said,) = lab.left_out
+        assert said.startswith("1 of 13 prompts leave no room for 5 new tokens within max_tokens=")
+    alone = Lab(lm, tmp_path / "alone", SETTINGS).fit_on_policy("run", replace(aim, prompts=PROMPTS))
+    assert adapters_equal(adapter, alone)
 
 
 class FakeModel:
     device = torch.device("cpu")
+    room = staticmethod(int)
 
     @staticmethod
     def encode_prompt(prompt: Prompt) -> list[int]:

@@ -20,7 +20,7 @@ from paretune.methods.panacea import PanaceaConfig
 from paretune.models.adapter import stack, to_peft
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB
 from paretune.models.language_model import LanguageModel
-from paretune.policies.catalogue import exported, find_policy
+from paretune.policies.catalogue import exported, find_policy, find_sources
 from paretune.policies.export import _names as export_names
 from paretune.policies.export import export, export_grid
 from paretune.policies.policy import Policy
@@ -105,6 +105,25 @@ def test_a_grid_has_a_manifest_with_measured_scores(policies: dict[str, Policy],
         export_grid(policies["panacea"], grid, tmp_path / "loras")
 
 
+@pytest.mark.parametrize("lost", ["deleted", "a folder"])
+def test_a_run_that_has_lost_its_front_exports_no_grid_without_scores(
+    policies: dict[str, Policy], tmp_path: Path, lost: str
+) -> None:
+    front, grid = tmp_path / "front.json", preference_grid(OBJECTIVES, 2)
+    (tmp_path / "versions.json").write_text("{}")
+    if lost == "a folder":
+        front.mkdir()
+    with pytest.raises(
+        ModelError, match=r"front.json: there is no such file, and the scores .* the command of the run again"
+    ):
+        export_grid(policies["panacea"], grid, tmp_path / "loras", front)
+    assert not (tmp_path / "loras").exists()
+    (tmp_path / "alone").mkdir()
+    manifest = export_grid(policies["panacea"], grid, tmp_path / "loras", tmp_path / "alone" / "front.json")
+    assert {entry["scores"] for entry in manifest["adapters"].values()} == {None}
+    assert manifest["dtype"] == "float32" == find_sources(tmp_path / "loras")[0].dtype
+
+
 def test_a_run_with_several_policies_asks_which(policies: dict[str, Policy], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no policy in it"):
         find_policy(tmp_path)
@@ -124,7 +143,7 @@ def test_a_policy_loads_and_is_exported_in_the_number_format_of_its_run(
 ) -> None:
     policies["panacea"].save(tmp_path / "p")
     assert load_policy(tmp_path / "p").lm.model.dtype == torch.float32
-    assert load_policy(tmp_path / "p", "bfloat16").lm.model.dtype == torch.bfloat16
+    assert load_policy(tmp_path / "p", dtype="bfloat16").lm.model.dtype == torch.bfloat16
     export(load_policy(tmp_path / "p"), ASKED, tmp_path / "dense", "dense")
     assert json.loads((tmp_path / "dense/config.json").read_text())["dtype"] == "float32"
 

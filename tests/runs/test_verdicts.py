@@ -13,8 +13,9 @@ from paretune.cli.verdicts import render
 from paretune.core.preference import Preference, simplex_grid
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
-from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, evaluate
+from paretune.evaluation.evaluate import HeldOut, evaluate
 from paretune.evaluation.judge import Judgement, judge
+from paretune.evaluation.judged import Evaluation, Judged
 from paretune.fronts.record import FrontRecord
 from paretune.fronts.surface import Surface
 from paretune.policies.policy import Policy

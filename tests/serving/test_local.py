@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from paretune.policies.export import export_grid
 from paretune.policies.policy import Policy
 from paretune.serving.config import ServeConfig
 from paretune.serving.events import Job
+from paretune.serving.local import LocalBackend
 from paretune.serving.service import Service
 from paretune.serving.store.store import Store
 from paretune.serving.upstream import Upstream
@@ -229,3 +231,21 @@ def test_two_servers_on_one_store(run: Path, tmp_path: Path) -> None:
         records = httpx.get(f"{one}/api/audit").json()["records"]
         assert len(records) == 4
     assert len(Store.open(f"sqlite:///{tmp_path / 'store.sqlite'}").votes()) == 80
+
+
+@pytest.mark.parametrize("asked", [None, "auto", "float32", "bfloat16"])
+def test_the_number_format_is_that_of_the_run_unless_another_is_asked_for(
+    run: Path, asked: str | None
+) -> None:
+    config = ServeConfig()
+    assert LocalBackend.of(run, config, asked).dtype == (asked or "float32")
+
+
+def test_policies_of_several_number_formats_ask_for_one(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "policies", tmp_path / "policies")
+    file = tmp_path / "policies/mod/policy.json"
+    file.write_text(file.read_text().replace("float32", "bfloat16"))
+    with pytest.raises(ModelError, match="number formats bfloat16, float32; choose one with --dtype"):
+        LocalBackend.of(tmp_path, ServeConfig())
+    assert LocalBackend.of(tmp_path, ServeConfig(), "auto").dtype == "auto"
+    assert LocalBackend.of(tmp_path, ServeConfig(policies=("mod",))).dtype == "bfloat16"

@@ -325,7 +325,7 @@ def test_training_stops_when_the_objective_is_learned(lm: LanguageModel, tmp_pat
     assert len(whole) == 12 and validated[1] < validated[0]
     stopped, history = train("stopped", validated[1])
     assert history == whole[:4], "the first validation that reaches it is the second"
-    never, history = train("never", -1.0)
+    never, history = train("never", 1e-9)
     assert len(history) == 12 and not adapters_equal(stopped, never)
 
 

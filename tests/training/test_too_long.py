@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,28 @@ def test_by_default_pairs_beyond_the_positions_are_left_out_and_counted(small: L
         TrainingError, match=r"all 1 pairs are longer than max_tokens=30 and none is left; raise"
     ):
         tokenise(small, [pair(50)], 30)
+
+
+def test_a_row_whose_widest_pair_is_too_long_gives_its_next_one(small: LanguageModel, tmp_path: Path) -> None:
+    """The texts of best and worst score are too long; the pair between the others is as good, and the report counts the rows."""
+    long, scores = "red " * 100, {"x": (9.0, 2.0, 1.0, 0.0)}
+    rows = [Row(PROMPT, (long, f"b{k}", f"c{k}", long + "b"), scores, {}, (False,) * 4) for k in range(3)]
+    rows.append(Row(PROMPT, (long, "d"), {"x": (1.0, 0.0)}, {}, (False, False)))
+    data = ScoredDataset(("x",), tuple(rows))
+    lab = Lab(small, tmp_path)
+    for table in (
+        lab.train_table(lab.pairs(data, "x", "extremes")),
+        lab.pair_table(lab.pairs(data, "x", "extremes")),
+    ):
+        assert [(pair.row, pair.chosen, pair.rejected) for pair in table.pairs] == [
+            (k, f"b{k}", f"c{k}") for k in range(3)
+        ]
+    assert "the widest pairs of 3 rows are longer than the 64 positions of" in lab.left_out[-1]
+    assert lab.left_out[0].startswith("1 of 4 pairs are longer than")
+    few = Lab(small, tmp_path, replace(lab.training, steps=1, batch_pairs=2, accumulate=1))
+    assert len(few.train_table(few.pairs(data, "x", "extremes"))) == 2
+    cut = Lab(small, tmp_path, too_long="cut")
+    assert cut.pair_table(cut.pairs(data, "x", "extremes")).pairs[0].chosen == long
 
 
 def test_texts_are_cut_at_their_end_and_teach_no_end_of_turn(

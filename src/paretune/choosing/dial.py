@@ -14,6 +14,8 @@ from paretune.fronts.surface import EQUAL, Surface, as_preference
 
 DIAL_POINTS = 1001
 """The number of points at which a dial reads the front; measured preferences on its path are added."""
+FEWEST = 3
+"""Fewest different stops for which the steps of a dial are those of scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +141,68 @@ class Dial:
         if count < 2:
             raise ParetuneError(f"a dial of {count} steps; give at least 2, its ends")
         return [(k / (count - 1), self.preference(k / (count - 1))) for k in range(count)]
+
+
+@dataclass(frozen=True)
+class Stops:
+    """The stops of a dial.
+
+    Attributes:
+        by: What a step is: ``scores``, along the front, or ``weights``, where the front gives too few stops.
+        why: Why steps are of weights; empty by scores.
+        stops: Positions from 0 to 1 with their preferences, no two of them equal.
+    """
+
+    by: str
+    why: str
+    stops: tuple[tuple[float, Preference], ...]
+
+
+def dial_stops(surface: Surface, count: int, start: str | None = None, end: str | None = None) -> Stops:
+    """Return at most ``count`` stops of a dial, each another preference.
+
+    Stops that are one preference are merged. Where fewer than :data:`FEWEST` are left, the scores hardly change along the path, or
+    one preference is measured as best on everything; steps are then of weights, so that the dial still turns.
+
+    Args:
+        surface: The measured front.
+        count: Number of even steps, at least 2.
+        start, end: See :meth:`Dial.of`.
+
+    Raises:
+        ParetuneError: See :meth:`Dial.of` and :meth:`Dial.steps`.
+    """
+    dial = Dial.of(surface, start, end)
+    merged = _merged(dial.steps(count))
+    if len(merged) >= FEWEST or len(surface.objectives) < 2:
+        return Stops("scores", "", merged)
+    names = surface.objectives
+    first, last = (names[-1], names[0]) if start is None or end is None else (start, end)
+    low, high = (Preference.one_hot(name, names).array() for name in (first, last))
+    even = np.linspace(0.0, 1.0, count)
+    weights = low + even[:, None] * (high - low)
+    if surface.anchored:  # nothing else is served
+        weights = surface.preferences[surface.shares(weights).argmax(axis=1)]
+    line = _merged([(float(p), as_preference(w, names)) for p, w in zip(even, weights, strict=True)])
+    if len(line) <= len(merged):
+        return Stops("scores", "", merged)
+    if len(merged) == 1:
+        found = f"{merged[0][1]} is measured as no worse on every objective than all other preferences of the path"
+    else:
+        found = f"of the path only {' and '.join(str(preference) for _, preference in merged)} are on the measured front"
+    return Stops(
+        "weights",
+        f"{found}, so that equal steps in scores would give one or two stops; steps are of weights",
+        line,
+    )
+
+
+def _merged(steps: list[tuple[float, Preference]]) -> tuple[tuple[float, Preference], ...]:
+    """Return stops without those that repeat the one before; the last position stays the last."""
+    kept = [step for n, step in enumerate(steps) if n == 0 or step[1] != steps[n - 1][1]]
+    if len(kept) > 1:
+        kept[-1] = (steps[-1][0], kept[-1][1])
+    return tuple(kept)
 
 
 def _along(surface: Surface, first: np.ndarray, last: np.ndarray) -> np.ndarray:

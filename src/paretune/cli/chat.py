@@ -10,7 +10,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-from paretune.choosing.dial import Dial
+from paretune.choosing.dial import Dial, dial_stops
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference
 from paretune.data.rows import Message, Prompt
@@ -46,7 +46,9 @@ class Knob:
 
     def __post_init__(self) -> None:
         two = len(self.objectives) == 2 and self.surface is not None
-        self._dial = Dial.of(self.surface) if two and self.surface is not None else None
+        self._dial = None
+        if two and self.surface is not None and dial_stops(self.surface, round(1 / STEP) + 1).by == "scores":
+            self._dial = Dial.of(self.surface)  # else a step is one of weight: the front gives too few stops
 
     @property
     def position(self) -> float:
@@ -175,7 +177,7 @@ def talk(
     max_tokens: int,
     temperature: float,
     seed: int,
-    dtype: str,
+    dtype: str | None,
 ) -> None:
     """Load one policy of a run and chat with it.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paretune.choosing.dial import Dial
+from paretune.choosing.dial import dial_stops
 from paretune.choosing.dual import dual
 from paretune.choosing.floors import choose, knee_preference, parse_floors
 from paretune.core.errors import ParetuneError
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 SAMPLES = ("data/train.jsonl.gz", "data/validation.jsonl.gz")
-"""The files in which a run keeps scored samples of its base model."""
+"""The files in which a run keeps the scored responses that it trains on."""
+DRAWN = "samples/train*"
+"""The folder of a run that is there where the base model sampled responses to its training prompts."""
 STEPS = 5
 """The default number of steps of a dial."""
 
@@ -77,10 +79,11 @@ def choose_facts(
         }
     if dial or between:
         start, end = _ends(between, surface)
-        steps = Dial.of(surface, start, end).steps(dial or STEPS)
+        found = dial_stops(surface, dial or STEPS, start, end)
         facts["dial"] = [
-            {"position": position, **_row(surface, preference)} for position, preference in steps
+            {"position": position, **_row(surface, preference)} for position, preference in found.stops
         ]
+        facts["dial_by"] = {"by": found.by, "why": found.why}
     return facts
 
 
@@ -129,6 +132,8 @@ def render(facts: Mapping[str, Any]) -> Group:
                 "No knee: the front is straight or bends inwards, so no point stands out; shown is the one that bulges most."
             )
         )
+    if why := facts.get("dial_by", {}).get("why"):
+        parts.append(Text(f"The dial: {why}."))
     if facts["anchored"]:
         parts.append(
             Text("This policy answers only with the preferences it was measured at, with none between.")
@@ -156,7 +161,10 @@ def _ends(between: str | None, surface: Surface) -> tuple[str | None, str | None
 
 
 def _dual(folder: Path, surface: Surface, floors: Mapping[str, float]) -> dict[str, Any] | None:
-    """Return how the base model's samples can be reweighted to meet the floors; None where the run keeps no scored ones."""
+    """Return how scored responses to the training prompts can be reweighted to meet the floors; None where the run keeps none.
+
+    They are the base model's own where the run sampled them, and else whoever's that are in the data (``sampled``).
+    """
     samples: list[np.ndarray] = []
     for name in SAMPLES:
         if not (folder / name).is_file():
@@ -171,7 +179,13 @@ def _dual(folder: Path, surface: Surface, floors: Mapping[str, float]) -> dict[s
     # Prompts with another number of samples would need their own weights.
     count = Counter(map(len, samples)).most_common(1)[0][0]
     scores = np.stack([table for table in samples if len(table) == count])
-    return {"prompts": len(scores), "samples": count, **dual(scores, surface.objectives, floors).to_dict()}
+    sampled = any(folder.glob(DRAWN))
+    return {
+        "prompts": len(scores),
+        "samples": count,
+        "sampled": sampled,
+        **dual(scores, surface.objectives, floors).to_dict(),
+    }
 
 
 def _bounded(expected: Mapping[str, Any], name: str, places: int) -> str:
@@ -188,7 +202,8 @@ def _choice_in_words(choice: Mapping[str, Any]) -> list[str]:
 
 
 def _dual_in_words(dual: Mapping[str, Any]) -> str:
-    of = f"The base model's own answers ({dual['samples']} to each of {dual['prompts']} training prompts)"
+    whose = {True: "The base model's own answers", False: "The responses of the data"}[dual["sampled"]]
+    of = f"{whose} ({dual['samples']} to each of {dual['prompts']} training prompts)"
     if not dual["reachable"]:
         nearest = ", ".join(f"{name} >= {value:.3g}" for name, value in dual["nearest_floors"].items())
         return f"{of} cannot be reweighted to meet them; nearest is {nearest}."

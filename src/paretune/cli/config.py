@@ -1,4 +1,4 @@
-"""Commands on configs: ``paretune config schema``."""
+"""Commands on configs: ``paretune config schema`` and ``paretune config reference``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import typer
 config = typer.Typer(help="Show what a config may hold.", no_args_is_help=True)
 
 
-@config.callback()
-def _group() -> None:
-    """Keep the name of the command although it is the only one."""
-
-
 @config.command("schema")
 def schema_command() -> None:
     """Print the JSON schema of a config, by which an editor completes and checks it."""
     from paretune.runs.schema import config_schema
 
     typer.echo(json.dumps(config_schema(), indent=2))
+
+
+@config.command("reference")
+def reference_command() -> None:
+    """Print every setting with its type, default and meaning, as Markdown."""
+    from paretune.runs.reference import config_reference
+
+    typer.echo(config_reference(), nl=False)

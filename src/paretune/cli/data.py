@@ -90,7 +90,10 @@ def data_convert(
     objective: ObjectiveOption = None,
     split: SplitOption = None,
 ) -> None:
-    """Write any data in the canonical form."""
+    """Write any data in the canonical form, to a new file."""
+    from paretune.data.dataset import new_data_file
+
+    new_data_file(target, "data are written")
     dataset = _load(source, path, objective, split)
     dataset.write(target)
     typer.echo(f"{target}: {len(dataset.rows)} rows, objectives {', '.join(dataset.objectives) or '(none)'}")
@@ -129,15 +132,17 @@ def data_sample(
         int, typer.Option(help="The number of requests to the server at the same time.", min=1)
     ] = 32,
 ) -> None:
-    """Sample responses from a language model for every prompt."""
-    import shutil
+    """Sample responses from a language model for every prompt, to a new file."""
     from dataclasses import replace
 
     from paretune.core.sampling import Sampling
+    from paretune.data.dataset import new_data_file
     from paretune.generation.endpoint import Endpoint
+    from paretune.generation.resumable import remove_parts
     from paretune.generation.sample import sample_dataset, sample_remotely
     from paretune.models.language_model import load
 
+    new_data_file(target, "samples are written")
     sampling = Sampling(max_new_tokens, temperature, top_p, batch_size)
     dataset = _load(source, path, objective, split)
     dataset = replace(dataset, rows=dataset.rows[: limit or None])
@@ -150,7 +155,7 @@ def data_sample(
         sampled, tokens = sample_remotely(server, dataset, responses, sampling, seed, parts)
         counted = f", {tokens} tokens"
     sampled.write(target)
-    shutil.rmtree(parts, ignore_errors=True)
+    remove_parts(parts)
     cut = [truncated for row in sampled.rows for truncated in row.truncated]
     share = sum(cut) / max(1, len(cut))
     typer.echo(f"{target}: {len(sampled.rows)} prompts, {len(cut)} responses, {share:.1%} cut{counted}")
@@ -173,8 +178,8 @@ def data_select(
         ),
     ] = None,
     normalize: Annotated[str, typer.Option(help="How to scale scores: minmax, zscore or none.")] = "minmax",
-    out: Annotated[Optional[Path], typer.Option(help="The picture to write, a PNG.")] = None,  # noqa: UP045
-    jsonl: Annotated[Optional[Path], typer.Option(help="The file to write the chosen responses to.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="The new file of the picture, a PNG.")] = None,  # noqa: UP045
+    jsonl: Annotated[Optional[Path], typer.Option(help="The new file of the chosen responses.")] = None,  # noqa: UP045
     as_json: JsonOption = False,
 ) -> None:
     """Choose the responses that ParetoHqD would train on, and show pool, rays and choice."""
@@ -202,30 +207,40 @@ def score_fit(
     typer.echo(str(fit_head(_load(source, path, objective, split), objective, folder)))
 
 
-def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
-    """Load data as `paretune.data.load` does; a .yaml file is a column map, whose path may be beside it."""
-    from paretune.core.errors import DataError
-    from paretune.data.load import load_data
+def column_map(file: str) -> dict[str, Any]:
+    """Return the column map that a YAML file holds; its path may be beside the file.
 
-    if not source.endswith((".yaml", ".yml")):
-        return load_data(source, split, path=path, objective=objective)
+    Raises:
+        ParetuneError: The file cannot be read, or holds something else.
+    """
+    from paretune.core.errors import DataError
     from paretune.core.yaml_text import read_yaml
 
-    spec = read_yaml(source, "the column map")
+    spec = read_yaml(file, "the column map")
     if not isinstance(spec, dict):
         raise DataError(
-            f"{source}: expected a column map (path: and the columns, see docs/data.md), got {spec!r:.60}"
+            f"{file}: expected a column map (path: and the columns, see docs/data.md), got {spec!r:.60}"
         )
     given = spec.get("path")
     if (
         isinstance(given, str)
         and "\0" not in given
         and not Path(given).exists()
-        and (beside := Path(source).parent / given).exists()
+        and (beside := Path(file).parent / given).exists()
     ):
-        spec = {**spec, "path": str(beside)}
+        return {**spec, "path": str(beside)}
+    return spec
+
+
+def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
+    """Load data as `paretune.data.load` does; a .yaml file is a column map."""
+    from paretune.core.errors import DataError
+    from paretune.data.load import load_data
+
+    if not source.endswith((".yaml", ".yml")):
+        return load_data(source, split, path=path, objective=objective)
     try:
-        return load_data(spec, split, path=path, objective=objective)
+        return load_data(column_map(source), split, path=path, objective=objective)
     except DataError as error:
         raise DataError(
             f"{source}: {str(error).removeprefix('data: ')}"

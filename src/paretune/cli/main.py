@@ -11,12 +11,15 @@ import typer
 import paretune
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
+from paretune.cli import figures as figure_commands
+from paretune.cli import judge as judge_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli import start as start_commands
 from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
 from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
+from paretune.cli.serving import DtypeOption
 from paretune.cli.usage import Commands
 from paretune.core.bounds import SEEDS
 
@@ -44,10 +47,6 @@ SeedOption = Annotated[int, typer.Option(help="The seed of the sampling.", min=0
 ExtrapolationOption = Annotated[
     bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
 ]
-DtypeOption = Annotated[
-    str | None,
-    typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -74,6 +73,7 @@ def _everywhere(
 
 app.command()(start_commands.quickstart)
 app.command()(start_commands.init)
+app.command()(start_commands.advise)
 
 
 @app.command()
@@ -97,18 +97,18 @@ def run(
         return
     from paretune.runs.run import run as run_all
 
-    report = run_all(settings)
+    report = run_all(settings, forecast=True)
     tell_report(report, as_json)
 
 
 def _settings(config: Path, overrides: list[str] | None) -> RunConfig:
-    """Return the settings of a run; a file that is not there is reported before torch is loaded."""
-    from paretune.runs.shipped import find_config
+    """Return the settings of a run; a file that is not there and an unknown key are reported before torch is loaded."""
+    from paretune.runs.keys import read_values
 
-    file = find_config(config)
-    from paretune.runs.parse import load_config
+    file, values = read_values(config, overrides or [])
+    from paretune.runs.parse import parse_config
 
-    return load_config(file, overrides or [])
+    return parse_config(values, str(file))
 
 
 @app.command("add-objective")
@@ -135,8 +135,22 @@ def add_objective_command(
         raise ConfigError(f"--score {score!r:.80}: {error}") from error
     if not isinstance(scorer, dict):
         raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
-    report = add_objective(run, objective, scorer, overrides or [])
+    report = add_objective(run, objective, scorer, overrides or [], forecast=True)
     tell_report(report, as_json)
+
+
+@app.command("status")
+def status_command(
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a run, running or not, such as runs/quickstart.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Print how far a run is: stages done and to do, the stage at work, time left, who works there, the last error."""
+    from paretune.cli.status import render
+    from paretune.runs.status import status
+
+    tell(status(run), as_json, render)
 
 
 @app.command("plan")
@@ -362,12 +376,19 @@ def export_command(
             typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
         return
     manifest = export_grid(loaded, points, folder, source.parent.parent / "front.json")
-    typer.echo(f"{folder}: {len(manifest['adapters'])} LoRAs of {loaded.name} and manifest.json")
+    made = list(manifest["adapters"].values())
+    scored = sum(entry["scores"] is not None for entry in made)
+    typer.echo(
+        f"{folder}: {len(made)} LoRAs of {loaded.name} and manifest.json, with measured scores of {scored} of them"
+    )
 
 
 app.command()(serve_commands.serve)
 app.command()(serve_commands.chat)
 app.command()(serve_commands.choose)
+app.command()(judge_commands.judge)
+app.command()(judge_commands.compare)
+app.command()(figure_commands.figures)
 
 
 @app.command()

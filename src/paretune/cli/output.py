@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,14 +15,28 @@ import typer
 
 Facts = TypeVar("Facts")
 
+WIDEST = 1000
+"""Columns of the widest table that is printed to a file or a pipe."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def show(renderable: Any) -> None:
-    """Print a table or text of rich."""
+    """Print a table or text of rich; no name is cut: at a terminal cells of a wide table wrap, elsewhere it stays wide."""
     from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
 
-    Console().print(renderable)
+    console = Console()
+    tables = [part for part in getattr(renderable, "renderables", [renderable]) if isinstance(part, Table)]
+    for table in tables:
+        for column in table.columns:
+            column.overflow = "fold"
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        unbounded = console.options.update(max_width=WIDEST)
+        widths = [Measurement.get(console, unbounded, table).maximum for table in tables]
+        console.width = max(console.width, *widths, 0)
+    console.print(renderable)
 
 
 def tell(facts: Facts, as_json: bool, render: Callable[[Facts], Any]) -> None:
@@ -35,6 +51,7 @@ def tell_report(report: Path, as_json: bool = False) -> None:
     """Print what a finished run found, and where its report is."""
     from paretune.cli.verdicts import facts_of, render
     from paretune.fronts.record import FILE, FrontRecord
+    from paretune.reports.next_steps import commands
 
     record = FrontRecord.read(report.parent / FILE)
     if as_json:
@@ -42,7 +59,10 @@ def tell_report(report: Path, as_json: bool = False) -> None:
         return
     show(render(record))
     here = Path.cwd()
-    typer.echo(f"Report: {report.relative_to(here) if report.is_relative_to(here) else report}")
+    shown = report.relative_to(here) if report.is_relative_to(here) else report
+    typer.echo(f"Report: {shown}")
+    for line, what in commands(record, shlex.quote(str(shown.parent))):
+        typer.echo(f"  {line}    # {what}")
 
 
 def plain(value: Any) -> Any:

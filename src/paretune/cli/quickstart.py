@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from paretune.cli.doctor import CURE, hub
 from paretune.core.errors import ModelError
-from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, embedded_gguf
+from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
+from paretune.models.hub_reach import hub
 from paretune.runs.parse import load_config
 from paretune.runs.run import run
 from paretune.runs.shipped import SMOKE
@@ -27,7 +27,7 @@ def quickstart(overrides: list[str], model: str | None, smoke: bool) -> Path:
     stated = [*(SMOKE if smoke else ()), *([f"model={model}"] if model else []), *overrides]
     config = load_config("quickstart", stated)
     check_model(config.model)
-    return run(config)
+    return run(config, forecast=True)
 
 
 def check_model(model: str) -> None:
@@ -48,6 +48,6 @@ def check_model(model: str) -> None:
     if not answers:
         raise ModelError(
             f"the quickstart's model {EMBEDDED} is not installed, and the model hub cannot be used ({finding}). Install it as a "
-            f"package of 93 MB: {CURE} (without its dependencies: they belong to another program and need a compiler); or name a "
-            "model that is on this machine: paretune quickstart --model FOLDER_OR_GGUF"
+            f"package of 93 MB: {EMBEDDED_INSTALL} (without its dependencies: they belong to another program and need a "
+            "compiler); or name a model that is on this machine: paretune quickstart --model FOLDER_OR_GGUF"
         )

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paretune.core.errors import ConfigError, DataError
-from paretune.core.files import write_bytes, write_text
+from paretune.core.files import new_file, write_bytes, write_text
 from paretune.core.preference import simplex_grid
 from paretune.data.dataset import ScoredDataset
+from paretune.fronts.drawing import INK, QUIET, RULE
 from paretune.methods.paretohqd.rays import Candidates, Normalise, Rays, Selection, candidates, select
-from paretune.reports.picture import DPI, INK, MOST_PANELS, QUIET, RULE
+from paretune.reports.picture import DPI, MOST_PANELS
 from paretune.scoring.repetition import is_collapsed
 
 if TYPE_CHECKING:
@@ -54,9 +55,15 @@ def select_command(
         jsonl: The path of the selected responses, one JSON object per line; None writes none.
 
     Raises:
-        ConfigError: A setting is out of range, or a picture of a single objective is requested.
+        ConfigError: A setting is out of range, a picture of a single objective is requested, or both files have one name.
+        ParetuneError: A file that is to be written exists already.
         DataError: There is no response to select, or more than 1 % of them lack a score.
     """
+    for option, file in (("--out", out), ("--jsonl", jsonl)):
+        if file is not None:
+            new_file(file, f"{option} writes")
+    if out is not None and jsonl is not None and out.absolute() == jsonl.absolute():
+        raise ConfigError(f"--out and --jsonl: both name {out}; give each a file of its own")
     objectives = dataset.objectives
     if preferences < 2:
         raise ConfigError(f"--preferences must be at least 2 (the corners), got {preferences}")

@@ -12,6 +12,10 @@ from paretune.core.bounds import SEEDS
 from paretune.core.errors import ConfigError
 
 Run = Annotated[Path, typer.Argument(help="A run's folder, the folder of one policy, or exported LoRAs.")]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
+]
 NEEDS = "this needs more packages: pip install 'paretune[serve]'"
 
 
@@ -100,7 +104,7 @@ def serve(
     log_format: Annotated[
         str | None, typer.Option(help="The form of the log: text (by default) or json.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
+    dtype: DtypeOption = None,
     upstream: Annotated[
         str | None, typer.Option(help="The URL of a LoRA server that generates the text; needs --manifest.")
     ] = None,
@@ -141,7 +145,7 @@ def chat(
             help="The seed of the first answer; each further answer adds one.", min=0, max=SEEDS - 1
         ),
     ] = 0,
-    dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
+    dtype: DtypeOption = None,
 ) -> None:
     """Talk to a policy in the terminal; PageUp and PageDown change the preference."""
     try:

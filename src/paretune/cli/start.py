@@ -1,4 +1,4 @@
-"""The first commands: ``quickstart`` and ``init``."""
+"""The first commands: ``quickstart``, ``init`` and ``advise``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from paretune.cli import serving as serve_commands
-from paretune.cli.output import JsonOption, tell_report
+from paretune.cli.output import JsonOption, tell, tell_report
 from paretune.core.errors import ConfigError
 
 SERVING = ("alembic", "fastapi", "plotly", "prometheus_client", "sqlalchemy", "uvicorn")
@@ -40,14 +40,15 @@ def quickstart(
         lacking = [name for name in SERVING if importlib.util.find_spec(name) is None]
         if lacking:
             raise ConfigError(f"--serve: no package {lacking[0]} here; {serve_commands.NEEDS}")
+    from paretune.runs.keys import read_values
+
+    read_values("quickstart", overrides or [])  # a typo is said before torch is loaded
     from paretune.cli.quickstart import quickstart as run_quickstart
 
     report = run_quickstart(overrides or [], model, smoke)
     tell_report(report, as_json)
     if serve:
         serve_commands.serve(report.parent)
-    elif not as_json:
-        typer.echo(f"Next: paretune serve {report.parent}    # the dial, in a browser")
 
 
 def init(
@@ -81,3 +82,26 @@ def init(
 
     config = write_config(data, objective or [], model, out, minutes)
     typer.echo(f"Written: {config}\nNext: paretune run {config}    # its plan: paretune plan {config}")
+
+
+def advise(
+    data: Annotated[
+        str,
+        typer.Argument(help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map."),
+    ],
+    run: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The folder of a finished pilot run, whose effect and spread give the numbers."),
+    ] = None,
+    reward: Annotated[
+        bool, typer.Option("--reward", help="There is a function or model that scores any answer.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which method fits your data first, and how many prompts and steps it takes; by rules, or by a pilot run."""
+    from paretune.cli.advise import render
+    from paretune.cli.data import column_map
+    from paretune.runs.advice import advise as advice_on
+
+    source = column_map(data) if data.endswith((".yaml", ".yml")) else data
+    tell(advice_on(source, run, reward), as_json, render)

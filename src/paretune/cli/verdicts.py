@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from paretune.fronts.front import Interval
 from paretune.fronts.record import FrontRecord
-from paretune.reports.wording import MIXTURE, interval, luck, number, sentences, summary
+from paretune.reports.next_steps import next_steps
+from paretune.reports.wording import (
+    MIXTURE,
+    has_base,
+    has_mixture,
+    interval,
+    luck,
+    number,
+    sentences,
+    summary,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -15,16 +26,23 @@ MOST_SENTENCES = 40
 
 
 def facts_of(record: FrontRecord) -> dict[str, Any]:
-    """Return a record's findings as JSON values: the summary, every verdict in words, and the hypervolumes."""
-    rows = [(policy.name, policy.figures["hypervolume"]) for policy in record.policies]
-    rows += [("base", record.base.hypervolume), (MIXTURE, record.mixture.hypervolume)]
+    """Return a record's findings as JSON values: the summary, every verdict in words, what to do next, and the hypervolumes."""
+    rows = _hypervolumes(record)
     return {
         "summary": summary(record),
         "cautions": list(record.cautions),
         "verdicts": sentences(record),
+        "next": [{"finding": step.finding, "cure": step.cure} for step in next_steps(record)],
         "reference_point": dict(zip(record.objectives, record.reference_point, strict=True)),
         "hypervolumes": {name: figure.to_dict() for name, figure in rows},
     }
+
+
+def _hypervolumes(record: FrontRecord) -> list[tuple[str, Interval]]:
+    """Return the name and the hypervolume of each policy, and of what it is compared with."""
+    rows = [(policy.name, policy.figures["hypervolume"]) for policy in record.policies]
+    rows += [("base", record.base.hypervolume)] if has_base(record) else []
+    return rows + ([(MIXTURE, record.mixture.hypervolume)] if has_mixture(record) else [])
 
 
 def render(record: FrontRecord) -> Group:
@@ -41,13 +59,16 @@ def render(record: FrontRecord) -> Group:
     table = Table()
     table.add_column("policy")
     table.add_column("with 95 % interval", justify="right")
-    rows = [(policy.name, policy.figures["hypervolume"]) for policy in record.policies]
-    for name, figure in [*rows, ("base", record.base.hypervolume), (MIXTURE, record.mixture.hypervolume)]:
+    for name, figure in _hypervolumes(record):
         table.add_row(name, interval(figure))
     parts = [
         Text(summary(record), style="bold"),
         *(Text(f"Caution: {text}", style="red") for text in record.cautions),
     ]
     parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]  # type: ignore[misc]
+    parts += [Text(luck(record))]
+    if steps := next_steps(record):
+        parts.append(Text("What to do next:", style="bold"))
+        parts += [Padding(Text(f"- {step.finding} {step.cure}"), (0, 0, 0, 2)) for step in steps]  # type: ignore[misc]
     figures = Text(f"Hypervolumes above ({reference}), corrected for luck; figures, not verdicts:")
-    return Group(*parts, Text(luck(record)), figures, table)
+    return Group(*parts, figures, table)

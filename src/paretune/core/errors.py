@@ -42,6 +42,10 @@ class StoreError(ParetuneError):
     """The store of votes, presets and the audit cannot be opened, read or written."""
 
 
+class DataWarning(UserWarning):
+    """Records that were left out, and why; or an objective that names nothing."""
+
+
 def suggest(given: str, options: Iterable[str]) -> str:
     """Return ``did you mean 'x'? expected one of: ...`` for a name that is not among ``options``."""
     options = [str(o) for o in options]

@@ -31,6 +31,8 @@ _FULL = {
     errno.EDQUOT: "the disk quota is used up; nothing was written. Free some space",
     errno.EFBIG: "the file would be larger than this process may write (see ulimit -f); nothing was written. Raise the limit",
 }
+LONGEST_FILE = 255
+"""Bytes of the longest name of a file that file systems take."""
 _swept: set[tuple[int, str]] = set()
 
 
@@ -109,6 +111,23 @@ def _unwritable(target: Path, error: OSError) -> ParetuneError:
     if error.errno in _FULL:
         return ParetuneError(f"{target}: {_FULL[error.errno]} and run the command again.")
     return ParetuneError(f"{target}: cannot write ({error.strerror or error}); nothing was written.")
+
+
+def new_file(target: str | Path, what: str) -> None:
+    """Refuse to write where a user names a new file and something lies already: it may be the only copy of somebody's work.
+
+    Raises:
+        ParetuneError: Something lies at ``target``, or its name is too long; ``what`` says what was to be written.
+    """
+    path = Path(target)
+    if os.path.lexists(path):
+        raise ParetuneError(
+            f"{path}: exists already, and {what} to a new file only; name another, or move it away"
+        )
+    if len(os.fsencode(path.name)) > LONGEST_FILE:
+        raise ParetuneError(
+            f"{str(path)!r:.60}...: the name is longer than {LONGEST_FILE} bytes; choose a shorter one"
+        )
 
 
 def write_text(target: str | Path, text: str) -> None:

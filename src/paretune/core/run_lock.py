@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,33 @@ def working_in(folder: Path, shared: bool = False) -> Iterator[None]:
                 _write(descriptor, facts | {"owner": list(owner), "shared": shared, "working": False})
     finally:
         os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who works in a run folder: a process on a machine, since when."""
+
+    pid: int
+    host: str
+    since: str
+
+
+def worker_of(folder: Path) -> Worker | None:
+    """Return who works in a run folder, None where nobody does; of a process on another machine it is not known, and told."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        holder = _holder(descriptor)
+    finally:
+        os.close(descriptor)
+    if not holder.get("working") or not _may_run(holder):
+        return None
+    pid = holder.get("pid")
+    return Worker(
+        pid if isinstance(pid, int) else 0, str(holder.get("host", "?")), str(holder.get("since", ""))
+    )
 
 
 def _taken(folder: Path, file: Path, holder: dict[str, Any], unsure: bool) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from paretune.core.errors import DataError, PreferenceError, suggest
-from paretune.core.files import fingerprint_of
+from paretune.core.files import fingerprint_of, new_file
 from paretune.core.preference import Preference
 from paretune.data.readers import (
     Record,
@@ -99,12 +99,7 @@ class ScoredDataset:
         Raises:
             DataError: Another suffix, or no rows.
         """
-        suffix = suffix_of(path)
-        if suffix not in WRITABLE:
-            raise DataError(
-                f"{path}: unknown file type {suffix!r}; expected a name ending in one of "
-                f"{', '.join(WRITABLE)}"
-            )
+        suffix = _writable(path)
         if not self.rows:
             raise DataError(f"{path}: no rows to write")
         if suffix == ".parquet":
@@ -217,6 +212,27 @@ def concatenate(datasets: Iterable[ScoredDataset]) -> ScoredDataset:
 
 def _place(key: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:6], "big") / 2**48
+
+
+def _writable(path: str | Path) -> str:
+    """Return the suffix of a file that data can be written to, or raise a DataError."""
+    suffix = suffix_of(path)
+    if suffix not in WRITABLE:
+        raise DataError(
+            f"{path}: unknown file type {suffix!r}; expected a name ending in one of {', '.join(WRITABLE)}"
+        )
+    return suffix
+
+
+def new_data_file(path: str | Path, what: str) -> None:
+    """Check, before any work, that :meth:`ScoredDataset.write` can write a new file there.
+
+    Raises:
+        DataError: Data are not written to files of this suffix.
+        ParetuneError: Something lies there already; ``what`` says what was to be written.
+    """
+    new_file(path, what)
+    _writable(path)
 
 
 def to_records(dataset: ScoredDataset) -> Iterator[Record]:

@@ -40,7 +40,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paretune.core.errors import DataError, suggest
+from paretune.core.errors import DataError, DataWarning, suggest
 from paretune.data.column_maps import KEYS as MAPPED
 from paretune.data.column_maps import ColumnMap, read_mapped
 from paretune.data.columns import Records
@@ -55,10 +55,6 @@ from paretune.data.shipped import SHIPPED, shipped_file
 KEYS = ("name", "path", "hub", "config", "split", "objective", "directions", "ignore", *MAPPED)
 
 Spec = str | Path | Mapping[str, Any] | Sequence[Any]
-
-
-class DataWarning(UserWarning):
-    """Records of a public data set that were left out, and why; or an objective that names nothing."""
 
 
 def load_data(

@@ -79,13 +79,24 @@ def pairs(
     return _made(dataset, objective, places)
 
 
-def _chosen(row: Row, objective: str, choose: Choose, min_gap: float) -> list[tuple[int, int]]:
-    """Return (chosen, rejected) of the pairs of a row."""
+def widest_pair(
+    dataset: ScoredDataset, objective: str, position: int, responses: Sequence[int]
+) -> Pair | None:
+    """Return the pair that :func:`pairs` takes as ``extremes`` from some responses of one row; None where there is none."""
+    places = _chosen(dataset.rows[position], objective, "extremes", 0.0, responses)
+    return next(iter(_made(dataset, objective, array("q", (position, *places[0])))), None) if places else None
+
+
+def _chosen(
+    row: Row, objective: str, choose: Choose, min_gap: float, among: Sequence[int] | None = None
+) -> list[tuple[int, int]]:
+    """Return (chosen, rejected) of the pairs of a row, or of some of its responses."""
     gaps = _gaps(row, objective)
+    among = range(len(row.responses)) if among is None else among
     ordered = [
         (a, b)
-        for a in range(len(row.responses))
-        for b in range(len(row.responses))
+        for a in among
+        for b in among
         if gaps[a, b] > 0 and gaps[a, b] >= min_gap and row.responses[a] != row.responses[b]
     ]
     if choose == "adjacent":

@@ -49,6 +49,11 @@ def streams(path: Path, split: str | None, skip: str = "") -> Iterator[tuple[str
     """
     if path.is_file():
         mark = _mark(path.name)
+        if split is not None and mark is None and SPLIT_WORDS.get(split.lower()) != "train":
+            raise DataError(
+                f"{path}: its name names no split, so that {split!r} picks nothing of it; leave the split out, or name the file "
+                f"{path.stem}.{split}{path.suffix}"
+            )
         if split is not None and mark and not _means(split, mark):
             raise DataError(f"{path}: by its name not of split {split!r}; name another file, or no split")
         yield f"{path.resolve().parent.name}/{path.name}", read_records(path)

@@ -125,13 +125,18 @@ class Row:
     @cached_property
     def key(self) -> str:
         """Fingerprint of the prompt, case and white space folded: rows with one key stay in one part of a split."""
-        return fingerprint([[m.role, " ".join(m.content.casefold().split())] for m in self.prompt])
+        return prompt_key(self.prompt)
 
     @cached_property
     def fingerprint(self) -> str:
         """Fingerprint of the content, without ``source``."""
         record = row_to_record(self)
         return fingerprint([record[c] for c in COLUMNS if c != "source" and c in record])
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """Return the fingerprint of a prompt, case and white space folded."""
+    return fingerprint([[m.role, " ".join(m.content.casefold().split())] for m in prompt])
 
 
 # Checks of one row

@@ -1,1 +1,1 @@
-"""How a policy is measured: evaluate, judge, token_kl, remote."""
+"""How a policy is measured: judged, evaluate, judge, from_scores, token_kl, remote."""

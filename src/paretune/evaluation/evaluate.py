@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from typing_extensions import NotRequired, TypedDict
 
 from paretune.core.errors import DataError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
-from paretune.fronts.front import Front
+from paretune.evaluation.judged import Evaluation, Judged
 from paretune.generation.generate import Response, response_logps
 from paretune.models.distributed import ProcessGroup
 from paretune.models.language_model import LanguageModel
@@ -23,9 +21,6 @@ from paretune.policies.policy import Policy
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.repetition import is_collapsed
 from paretune.scoring.scorer import Scorer, score_texts
-
-RESAMPLES = 2000
-"""The default number of resamples of the prompts, for intervals."""
 
 TOGETHER = 16
 """The most answers to one prompt in a packed group: a group is never cut, so this bounds the largest forward."""
@@ -75,121 +70,6 @@ class HeldOut:
                     f"no scorer for the objective {objective!r}; the front cannot be measured without one"
                 )
         return [by_objective[objective] for objective in objectives]
-
-
-Table = list[list[float]]
-
-
-class StoredPoint(TypedDict):
-    """What a run keeps of a point in ``fronts/``, see :class:`Judged`; ``together`` names the files of its batch."""
-
-    scores: list[Table]
-    logps: Table
-    base_logps: Table
-    lengths: list[list[int]]
-    truncated: list[list[bool]]
-    collapsed: list[list[bool]]
-    conflict: NotRequired[Table]
-    responses: list[list[str]]
-    seconds: float
-    together: NotRequired[list[str]]
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """The answers of a policy at one preference, S to each of P prompts, and how they were judged.
-
-    Attributes:
-        scores: Raw scores ``[P, S, M]``, higher is better.
-        logps, base_logps: Log-probabilities ``[P, S]`` of the answers under the policy and the base model, in nats.
-        lengths: Lengths ``[P, S]`` in tokens, the end of turn included.
-        truncated: Whether the token limit cut the answer ``[P, S]``.
-        collapsed: Whether it degenerated ``[P, S]``, see :func:`paretune.scoring.repetition.is_collapsed`.
-        conflict: How far mixed policies disagree ``[P, S]``: the mean of -log Z over tokens, in nats; 0 where none are mixed.
-        responses: The texts ``[P][S]``.
-        seconds: This point's share of the time taken to sample and score.
-    """
-
-    scores: np.ndarray
-    logps: np.ndarray
-    base_logps: np.ndarray
-    lengths: np.ndarray
-    truncated: np.ndarray
-    collapsed: np.ndarray
-    conflict: np.ndarray
-    responses: list[list[str]]
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, which a run keeps in ``fronts/``."""
-        return {
-            key: value.tolist() if isinstance(value, np.ndarray) else value
-            for key, value in vars(self).items()
-        }
-
-    def check(self, shape: tuple[int, int, int]) -> None:
-        """Raise a ValueError unless these are S answers to each of P prompts on M objectives, for ``shape`` P, S, M."""
-        table = shape[:2]
-        for name in ("logps", "base_logps", "lengths", "truncated", "collapsed", "conflict"):
-            if (found := getattr(self, name).shape) != table:
-                raise ValueError(f"{name}: {list(found)}, expected {list(table)}")
-        if self.scores.shape != shape:
-            raise ValueError(f"scores: {list(self.scores.shape)}, expected {list(shape)}")
-        if [len(row) for row in self.responses] != [table[1]] * table[0]:
-            raise ValueError(f"responses: expected {table[1]} to each of {table[0]} prompts")
-
-    @classmethod
-    def from_dict(cls, value: StoredPoint) -> Judged:
-        """Read what :meth:`to_dict` returned.
-
-        Raises:
-            ValueError: A list of lists of different lengths.
-        """
-        return cls(
-            scores=np.array(value["scores"]),
-            logps=np.array(value["logps"]),
-            base_logps=np.array(value["base_logps"]),
-            lengths=np.array(value["lengths"]),
-            truncated=np.array(value["truncated"]),
-            collapsed=np.array(value["collapsed"]),
-            conflict=np.array(value.get("conflict", np.zeros_like(value["lengths"]))),
-            responses=value["responses"],
-            seconds=value["seconds"],
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """One policy at N preferences on P held-out prompts.
-
-    Attributes:
-        name: The policy's name.
-        objectives: M names.
-        preferences: N preferences asked for.
-        used: N preferences really served (anchors snap).
-        prompts: P ids.
-        points: N judgements, one per preference.
-    """
-
-    name: str
-    objectives: tuple[str, ...]
-    preferences: list[Preference]
-    used: list[Preference]
-    prompts: tuple[str, ...]
-    points: list[Judged]
-
-    @property
-    def front(self) -> Front:
-        """The mean scores ``[N, P, M]`` over the samples of each prompt."""
-        weights = np.stack([preference.over(self.objectives).array() for preference in self.preferences])
-        return Front(
-            self.name,
-            self.objectives,
-            weights,
-            np.stack([point.scores.mean(1) for point in self.points]),
-            self.prompts,
-            any(preference.extrapolated for preference in self.preferences),
-        )
 
 
 def evaluate(

@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 
 from paretune.core.errors import ParetuneError
-from paretune.core.preference import simplex_grid
-from paretune.evaluation.evaluate import RESAMPLES, Evaluation, Judged
+from paretune.core.preference import Preference, simplex_grid
+from paretune.evaluation.judged import RESAMPLES, Evaluation, Judged
 from paretune.fronts.front import Front, Interval, mean_intervals, mixture
 from paretune.fronts.indicators import knee, non_dominated
 from paretune.fronts.inference import Comparison, compare, holm
 from paretune.fronts.intervals import Fronts, bands, interval, on_front, shrunk
 from paretune.fronts.movement import Movements, movements, wanted_direction
 from paretune.fronts.record import (
-    SEED_MARK,
     BasePoint,
     CornerMixture,
     MeasuredPolicy,
@@ -32,13 +31,21 @@ from paretune.fronts.record import (
     Point,
     Uncompared,
 )
+from paretune.fronts.score_table import SEED_MARK
 
 SAME_AS_WORDS = 0.9
 """Where an objective's scores of the base model's answers correlate so far with their length, it is the length."""
+UNKNOWN = Interval(np.nan, np.nan, np.nan)
+"""A figure that was not measured."""
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Return the mean of per-prompt values ``[P]`` with a bootstrap interval over prompts; no bounds where none varies."""
+    """Return the mean of per-prompt values ``[P]`` with a bootstrap interval over prompts; no bounds where none varies.
+
+    NaN where a value is not known.
+    """
+    if not np.isfinite(values).all():
+        return Interval(np.nan, np.nan, np.nan)
     scores = values[None, :, None]
     single = Front("mean", ("mean",), np.ones((1, 1)), scores, tuple(str(i) for i in range(len(values))))
     low, high = mean_intervals(single)
@@ -51,7 +58,8 @@ class Judgement:
 
     Attributes:
         evaluations: Policy name -> its evaluation; all on the same prompts.
-        base: The base model.
+        base: The base model; None where it was not measured.
+        corners: The single-objective models, each at its one-hot preference; None likewise.
         dense_mixture: What mixing the corners by chance reaches, at many preferences along the simplex.
         mixture: The same at the preferences of the policy that is measured at the most.
         reference_point: ``[M]``, the reference point of every hypervolume here.
@@ -64,9 +72,10 @@ class Judgement:
     """
 
     evaluations: Mapping[str, Evaluation]
-    base: Evaluation
-    dense_mixture: Front
-    mixture: Front
+    base: Evaluation | None
+    corners: Evaluation | None
+    dense_mixture: Front | None
+    mixture: Front | None
     reference_point: np.ndarray
     comparisons: Sequence[Comparison]
     uncompared: Sequence[Uncompared]
@@ -77,12 +86,22 @@ class Judgement:
     @property
     def objectives(self) -> tuple[str, ...]:
         """M names."""
-        return self.mixture.objectives
+        return self._any.objectives
 
     @property
     def num_prompts(self) -> int:
         """The number of held-out prompts."""
-        return len(self.mixture.prompts)
+        return len(self._any.prompts)
+
+    @property
+    def _any(self) -> Evaluation:
+        return next(iter(self.everything.values()))
+
+    @property
+    def everything(self) -> dict[str, Evaluation]:
+        """Name -> evaluation of all that was measured on the simplex: the policies, the base model and the corners."""
+        others = [each for each in (self.base, self.corners) if each is not None]
+        return {**self.evaluations, **{each.name: each for each in others}}
 
     @cached_property
     def cautions(self) -> tuple[str, ...]:
@@ -92,7 +111,7 @@ class Judgement:
                 "One held-out prompt shows no spread: nothing here has an interval, and nothing is compared. Measure on at "
                 "least two prompts, better hundreds.",
             )
-        fronts = [self.base.front, *(evaluation.front for evaluation in self.evaluations.values())]
+        fronts = [each.front for each in self.everything.values() if each is not self.corners]
         scores = np.concatenate([front.scores.reshape(-1, len(self.objectives)) for front in fronts])
         return tuple(
             f"Every answer has the score {scores[0, m]:g} on {objective}, so nothing is known about this objective, and a "
@@ -102,13 +121,17 @@ class Judgement:
         )
 
     def recorded_base(self) -> BasePoint:
-        """Return the base model's entry of the record."""
+        """Return the base model's entry of the record; NaN where it was not measured."""
+        if self.base is None:
+            return _unmeasured(self.objectives)
         facts = _facts(self.base, 0, self.shown)
         low, high = mean_intervals(self.base.front)
         return BasePoint(**facts, low=low[0], high=high[0], hypervolume=self._hypervolume(self.base.front))
 
     def recorded_mixture(self) -> CornerMixture:
-        """Return the entry of the mixture of corners."""
+        """Return the entry of the mixture of corners; without points where they were not measured."""
+        if self.dense_mixture is None or self.mixture is None:
+            return CornerMixture(points=(), hypervolume=UNKNOWN)
         points = tuple(map(tuple, self.dense_mixture.means.tolist()))
         return CornerMixture(points=points, hypervolume=self._hypervolume(self.mixture))
 
@@ -172,6 +195,15 @@ class Judgement:
             return Interval(front.hypervolume(self.reference_point), np.nan, np.nan)
 
 
+def _unmeasured(objectives: Sequence[str]) -> BasePoint:
+    unknown = tuple([np.nan] * len(objectives))
+    uniform = Preference.uniform(objectives).as_dict()
+    return BasePoint(
+        preference=uniform, used=uniform, mean=unknown, low=unknown, high=unknown, collapse_rate=np.nan, cut_rate=np.nan,
+        log_ratio=UNKNOWN, conflict=UNKNOWN, base_logp=np.nan, words=np.nan, responses=(), hypervolume=UNKNOWN,
+    )  # fmt: skip
+
+
 def _spread(front: Front, resamples: int) -> dict[str, Any]:
     """Return what is known about how far each of the N points may be off; what nothing shows is NaN or None."""
     low, high = mean_intervals(front)
@@ -197,26 +229,32 @@ def _facts(evaluation: Evaluation, n: int, shown: int) -> dict[str, Any]:
         "cut_rate": float(point.truncated.mean()),
         "log_ratio": mean_interval((point.logps - point.base_logps).mean(1)),
         "conflict": mean_interval(point.conflict.mean(1)),
-        "base_logp": float(point.base_logps.sum() / point.lengths.sum()),
+        "base_logp": float(point.base_logps.sum() / max(1, point.lengths.sum())),
         "words": float(_words(point).mean()),
         "responses": tuple(texts[0] for texts in point.responses[:shown]),
-        "response_scores": tuple(tuple(scores) for scores in point.scores[:shown, 0].tolist()),
+        "response_scores": tuple(
+            tuple(scores) for scores in point.scores[: min(shown, len(point.responses)), 0].tolist()
+        ),
     }
 
 
 def _words(point: Judged) -> np.ndarray:
-    """Return the lengths of the answers in words ``[P, S]``."""
+    """Return the lengths of the answers in words ``[P, S]``; NaN where the texts are not known."""
+    if not point.responses:
+        return np.full(point.scores.shape[:2], np.nan)
     return np.array([[len(text.split()) for text in texts] for texts in point.responses], dtype=np.float64)
 
 
 def _movements(
-    base: Evaluation, evaluations: Mapping[str, Evaluation], resamples: int
+    base: Evaluation | None, evaluations: Mapping[str, Evaluation], resamples: int
 ) -> dict[str, Sequence[Movement | None]]:
     """Return how far each point of each policy is from the base model, in the objectives and in words.
 
     Attributes on which the base model's answers do not vary are left out, as they have no deviation to count in; so are words
     where an objective is the length.
     """
+    if base is None:
+        return {name: [None] * len(evaluation.points) for name, evaluation in evaluations.items()}
     objectives, before = base.objectives, _attributes(base.points[0])
     answers = before.reshape(-1, before.shape[-1])
     unit = np.where(np.ptp(answers, axis=0) > 0, answers.std(axis=0), 0.0)
@@ -260,26 +298,26 @@ def _entries(found: Movements, attributes: Sequence[str]) -> list[Movement]:
     ]
 
 
-def by_method(evaluations: Mapping[str, Evaluation]) -> dict[str, Fronts]:
+def by_method(fronts: Mapping[str, Front]) -> dict[str, Fronts]:
     """Return method -> the fronts of its training seeds, or policy -> its front where it has no other seed."""
     seeds: dict[str, list[str]] = {}
-    for name in evaluations:
+    for name in fronts:
         method, _, seed = name.rpartition(SEED_MARK)
-        seeds.setdefault(method if seed.isdigit() and method not in evaluations else name, []).append(name)
+        seeds.setdefault(method if seed.isdigit() and method not in fronts else name, []).append(name)
     methods: dict[str, Fronts] = {}
     for method, names in seeds.items():
-        fronts = [evaluations[name].front for name in names]
-        several = len(fronts) > 1
+        own = [fronts[name] for name in names]
+        several = len(own) > 1
         methods[method if several else names[0]] = (
-            [replace(front, name=method) for front in fronts] if several else fronts[0]
+            [replace(front, name=method) for front in own] if several else own[0]
         )
     return methods
 
 
 def judge(
     evaluations: Mapping[str, Evaluation],
-    base: Evaluation,
-    corners: Evaluation,
+    base: Evaluation | None,
+    corners: Evaluation | None,
     reference_point: np.ndarray,
     resamples: int = RESAMPLES,
 ) -> Judgement:
@@ -287,30 +325,38 @@ def judge(
 
     Args:
         evaluations: Policy name -> evaluation, all on the prompts of ``base``.
-        base: The base model at one preference.
-        corners: The M single-objective models, each at its one-hot preference, for the mixture.
+        base: The base model at one preference; None where it was not measured.
+        corners: The M single-objective models, each at its one-hot preference, for the mixture; None likewise.
         reference_point: ``[M]``, the reference point of the hypervolumes.
         resamples: Resamples of the prompts, for intervals.
     """
-    objectives, ends = corners.front.objectives, corners.front
-    line = mixture(ends, simplex_grid(len(objectives), 20 if len(objectives) == 2 else 8))
-    methods = list(by_method(evaluations).values())
+    ends = None if corners is None else corners.front
+    methods = list(by_method({name: each.front for name, each in evaluations.items()}).values())
     pairs: list[tuple[Fronts, Fronts]] = []
     for fronts in methods:
-        pairs += [(fronts, other) for other in (base.front, mixture(ends, _first(fronts).preferences))]
+        pairs += [(fronts, base.front)] if base is not None else []
+        pairs += [(fronts, mixture(ends, _first(fronts).preferences))] if ends is not None else []
     pairs += combinations(methods, 2)
     found = [_compared(first, second, reference_point) for first, second in pairs]
-    most = max((_first(fronts).preferences for fronts in methods), key=len, default=ends.preferences)
     return Judgement(
         evaluations,
         base,
-        line,
-        mixture(ends, most),
+        corners,
+        *_mixtures(ends, [_first(fronts).preferences for fronts in methods]),
         reference_point,
         holm([each for each in found if isinstance(each, Comparison)]),
         [each for each in found if isinstance(each, Uncompared)],
         resamples=resamples,
     )
+
+
+def _mixtures(corners: Front | None, measured: Sequence[np.ndarray]) -> tuple[Front | None, Front | None]:
+    """Return the mixture of corners at many preferences, and at those of the policy that is measured at the most."""
+    if corners is None:
+        return None, None
+    M = len(corners.objectives)
+    most = max(measured, key=len, default=corners.preferences)
+    return mixture(corners, simplex_grid(M, 20 if M == 2 else 8)), mixture(corners, most)
 
 
 def _first(fronts: Fronts) -> Front:

@@ -9,7 +9,7 @@ import numpy as np
 from paretune.core.preference import Preference
 from paretune.core.progress import progress
 from paretune.data.rows import Prompt
-from paretune.evaluation.evaluate import Judged
+from paretune.evaluation.judged import Judged
 from paretune.policies.policy import Policy
 
 AUDITED = 16

@@ -9,16 +9,19 @@ hypervolume in :mod:`paretune.fronts.intervals`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from paretune.core.errors import ParetuneError, PreferenceError
 from paretune.core.preference import TOLERANCE
 from paretune.fronts.indicators import INDICATORS, Indicator, Measured, hypervolume, non_dominated
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _BLOCK = 4_000_000  # resampling weights held at once: 32 MB
 
@@ -151,6 +154,12 @@ class Front:
                 bounded = [Interval(float(v), float(below), float(above), level) for v, below, above in rows]
                 figures.update(zip(names, bounded, strict=True))
         return figures
+
+    def plot(self, ax: Axes | None = None, objectives: Sequence[str] | None = None) -> Axes:
+        """Draw the front on axes of matplotlib, see :func:`paretune.fronts.drawing.draw_front`."""
+        from paretune.fronts.drawing import draw_front
+
+        return draw_front(self, ax, objectives)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole front for JSON; :meth:`from_dict` gives back the same numbers, bit for bit."""

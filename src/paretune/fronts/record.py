@@ -7,24 +7,36 @@ of each format is committed under ``tests/fronts/schemas``, so that a change of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, PrivateAttr, ValidationError, model_validator
 
 from paretune.core.errors import ParetuneError, suggest
 from paretune.core.files import read_json, write_json
 from paretune.fronts.earlier_records import upgraded
 from paretune.fronts.front import Interval
-from paretune.fronts.record_facts import DataSummary, Figure, GoalAnswers, Number, Retention, Scores, Value
+from paretune.fronts.record_facts import (
+    DataSummary,
+    Figure,
+    GoalAnswers,
+    Number,
+    Retention,
+    ScorerFacts,
+    Scores,
+    Value,
+)
+from paretune.fronts.record_rows import What, rows_of
 
-FORMAT: Literal[4] = 4
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+FORMAT: Literal[5] = 5
 """The format written here. Earlier records are read as well, see :mod:`paretune.fronts.earlier_records`."""
 FILE = "front.json"
 """The name of the record in a run's folder."""
-SEED_MARK = "-seed-"
-"""What stands between a method's name and the training seed in the name of a policy."""
 
 
 class Movement(Value):
@@ -94,8 +106,9 @@ class Point(Value):
 
 
 class BasePoint(Point):
-    """What the base model answered, and the hypervolume of that one point."""
+    """What the base model answered, and the hypervolume of that one point; all NaN where it was not measured."""
 
+    mean: Scores
     hypervolume: Figure
 
 
@@ -180,7 +193,8 @@ class CornerMixture(Value):
 
     Attributes:
         points: Mean scores ``[K, M]`` at many chances along the simplex.
-        hypervolume: The hypervolume at the preferences of the policy that is measured at the most, corrected for luck.
+        hypervolume: The hypervolume at the preferences of the policy that is measured at the most, corrected for luck. Where the
+            corners were not measured it is NaN, and there are no points.
     """
 
     points: tuple[tuple[float, ...], ...]
@@ -265,6 +279,7 @@ class FrontRecord(Value):
         uncompared: Pairs that could not be tested.
         cautions: Sentences on what cannot be said of this run, such as where there is one prompt.
         objectives_info: Objective -> what measures it, in words.
+        scorers: Objective -> what gave its scores; empty where nobody said.
         sampling: How answers were sampled.
         data: The training data; None where nothing was trained.
         splits: Split -> number of prompts.
@@ -273,7 +288,8 @@ class FrontRecord(Value):
         licence: The licence, empty where none was stated.
     """
 
-    format: Literal[4]
+    _folder: Path | None = PrivateAttr(default=None)
+    format: Literal[5]
     name: str
     version: str
     created: str
@@ -289,6 +305,7 @@ class FrontRecord(Value):
     uncompared: tuple[Uncompared, ...] = ()
     cautions: tuple[str, ...] = ()
     objectives_info: dict[str, str] = Field(default_factory=dict)
+    scorers: dict[str, ScorerFacts] = Field(default_factory=dict)
     sampling: dict[str, JsonValue] = Field(default_factory=dict)
     data: DataSummary | None = None
     splits: dict[str, int] = Field(default_factory=dict)
@@ -303,7 +320,9 @@ class FrontRecord(Value):
         Raises:
             ParetuneError: The file cannot be read, is no record (the message names the key), or has a later format.
         """
-        return cls.parse(read_json(path), Path(path))
+        record = cls.parse(read_json(path), Path(path))
+        record._folder = Path(path).parent
+        return record
 
     @classmethod
     def parse(cls, facts: Any, path: Path = Path(FILE)) -> FrontRecord:
@@ -330,6 +349,35 @@ class FrontRecord(Value):
     def write(self, path: str | Path) -> None:
         """Write the record as JSON, atomically; what was not given is left out."""
         write_json(path, self.model_dump(mode="json", exclude_unset=True))
+
+    def to_rows(self, what: What = "points") -> list[dict[str, Any]]:
+        """Return the record as plain rows, see :func:`paretune.fronts.record_rows.rows_of`.
+
+        Raises:
+            ParetuneError: Another word, or there are no scores of single answers beside the file that the record was read from.
+        """
+        return rows_of(self, what, self._folder)
+
+    def to_frame(self, what: What = "points") -> DataFrame:
+        """Return :meth:`to_rows` as a data frame of pandas.
+
+        Raises:
+            ParetuneError: See :meth:`to_rows`; or pandas is not installed.
+        """
+        rows = self.to_rows(what)
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise ParetuneError(
+                "to_frame: pandas is not installed; pip install 'paretune[frames]', or take to_rows(), which needs nothing"
+            ) from error
+        return DataFrame(rows)
+
+    def plot(self, ax: Axes | None = None, objectives: Sequence[str] | None = None) -> Axes:
+        """Draw all policies on axes of matplotlib, see :func:`paretune.fronts.drawing.draw_record`."""
+        from paretune.fronts.drawing import draw_record
+
+        return draw_record(self, ax, objectives)
 
     def policy(self, name: str) -> MeasuredPolicy:
         """Return the policy called ``name``.

@@ -101,6 +101,27 @@ class ScoreSummary(MethodFacts):
     comparisons: int
 
 
+class ScorerFacts(Value):
+    """What gave the scores on one objective, and how far it can be trusted.
+
+    Attributes:
+        fingerprint: Identity of rule, options and model weights: equal fingerprints mean equal scores.
+        accuracy: For a fitted head the share of held-out pairs that it ranks as people did; None for other scorers.
+        train_accuracy: That of the pairs that it was fitted on.
+        longer_accuracy: That of preferring the longer response, on the held-out pairs.
+        pairs, prompts: How many held-out pairs the accuracy is of, and their prompts.
+        seen: How many of the held-out prompts of this run the head was fitted on; None where that is not known.
+    """
+
+    fingerprint: str
+    accuracy: Figure | None = None
+    train_accuracy: Number | None = None
+    longer_accuracy: Number | None = None
+    pairs: int | None = None
+    prompts: int | None = None
+    seen: int | None = None
+
+
 class WordCounts(MethodFacts):
     """Lengths in words."""
 

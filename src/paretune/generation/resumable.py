@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +15,9 @@ from paretune.core.sampling import Sampling
 
 BATCHES_PER_PART = 4
 """Batches sampled between two writes: a killed run loses at most these."""
+
+_NAME = re.compile(r"[0-9a-f]{16}\.json")
+"""Names of the files of parts."""
 
 Drawn: TypeAlias = tuple[Any, ...]
 """A response as a part keeps it: its text, then JSON values such as whether it was cut by the token limit."""
@@ -51,6 +56,15 @@ def draw_in_parts(folder: Path, count: int, size: int, plan: Plan, width: int = 
                 part.put(number, response)
         drawn += part.drawn
     return drawn
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the parts in ``folder``, and the folder unless it holds anything else, which is somebody's own."""
+    if folder.is_dir():
+        for file in [file for file in folder.iterdir() if _NAME.fullmatch(file.name)]:
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
 
 
 def split(count: int, size: int) -> Iterator[range]:

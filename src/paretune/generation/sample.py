@@ -6,11 +6,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from paretune.core.errors import ConfigError
+from paretune.core.errors import ConfigError, DataWarning
 from paretune.core.files import fingerprint
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
-from paretune.data.load import DataWarning
 from paretune.data.rows import Row
 from paretune.generation.endpoint import Answer, Endpoint, LoRA, Question
 from paretune.generation.generate import generate

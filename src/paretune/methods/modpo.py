@@ -29,7 +29,6 @@ from paretune.core.errors import ConfigError, TrainingError, suggest
 from paretune.core.preference import Preference
 from paretune.core.settings import later
 from paretune.data.dataset import ScoredDataset
-from paretune.data.pairs import pairs
 from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
 from paretune.models.adapter import Adapter
 from paretune.planning.cost import Passes
@@ -102,7 +101,7 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
 
     @cache
     def tables(objective: str) -> tuple[PairTable, PairTable]:
-        parts = (pairs(part, objective, config.pairs) for part in (inputs.train, inputs.validation))
+        parts = (lab.pairs(part, objective, config.pairs) for part in (inputs.train, inputs.validation))
         train_pairs, held_out = parts
         return lab.train_table(train_pairs, objective), lab.pair_table(held_out, objective)
 

@@ -23,7 +23,7 @@ import torch
 from paretune.core.bounds import Positive
 from paretune.core.errors import ConfigError
 from paretune.data.dataset import ScoredDataset
-from paretune.data.pairs import Choose, Pair, labelled_pairs, pairs
+from paretune.data.pairs import Choose, Pair, labelled_pairs
 from paretune.fronts.indicators import STEERABLE
 from paretune.methods.base import Card, Inputs, Method, Traits
 from paretune.models.adapter import Adapter
@@ -99,7 +99,7 @@ def objective_data(
         return ObjectiveData(dataset.objectives, (lab.response_table(dataset),), labelled=True)
     if config.data == "labelled":
         return ObjectiveData(dataset.objectives, (table(labelled_pairs(dataset), ""),), labelled=True)
-    tables = [table(pairs(dataset, name, config.pairs), name) for name in dataset.objectives]
+    tables = [table(lab.pairs(dataset, name, config.pairs), name) for name in dataset.objectives]
     return ObjectiveData(dataset.objectives, tuple(tables))
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from paretune.core.errors import ModelError, ParetuneError
-from paretune.core.files import atomic_path, fingerprint, read_json, write_json
+from paretune.core.files import atomic_path, fingerprint, read_json, write_json, write_text
 from paretune.core.folder_form import EXPORT, FolderForm, write_marker
 from paretune.core.tensor_file import check_readable
 from paretune.models.gates import Gates, block_gates, gate_of
@@ -283,12 +283,20 @@ def from_peft(folder: str | Path, base: str = "") -> Adapter:
     return Adapter(factors=factors, scale=scale, base=base, info=info)
 
 
-def to_peft(adapter: Adapter, folder: str | Path, gates: Gates | None = None, base_name: str = "") -> None:
+def to_peft(
+    adapter: Adapter,
+    folder: str | Path,
+    gates: Gates | None = None,
+    base_name: str = "",
+    revision: str = "",
+    card: str = "",
+) -> None:
     """Write the update at a fixed gate as an ordinary LoRA: ``lora_B = U diag(g)``, ``lora_A = V``.
 
     ``gates`` is ``[R]``, for all modules or by module path; None takes every block at its scale. Columns
     whose gate is 0 everywhere are left out, so r is the number of columns in use. ``base_name`` is the hub
-    name or folder of the base model, as PEFT records it. ``folder`` becomes exactly this LoRA.
+    name or folder of the base model, as PEFT records it, ``revision`` its commit on the hub. ``folder`` becomes exactly this LoRA,
+    with the text ``card`` as its ``README.md`` where there is one.
 
     Raises:
         ModelError: A gate of another shape, tokens of its own, or ``folder`` holds files of something else.
@@ -322,6 +330,7 @@ def to_peft(adapter: Adapter, folder: str | Path, gates: Gates | None = None, ba
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": rank,
+        "revision": revision or None,
         "rank_pattern": {},
         "target_modules": _target_modules(adapter.factors),
         "task_type": "CAUSAL_LM",
@@ -330,6 +339,8 @@ def to_peft(adapter: Adapter, folder: str | Path, gates: Gates | None = None, ba
     }
     with atomic_path(folder, EXPORT) as temporary:
         _write_files(temporary, PEFT_FILES, settings, tensors)
+        if card:
+            write_text(temporary / "README.md", card)
         write_marker(temporary)
 
 

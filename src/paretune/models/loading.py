@@ -6,7 +6,9 @@ import io
 import json
 import re
 import sys
-from contextlib import nullcontext, redirect_stderr
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.files import atomic_path, cache_folder, expanded, file_digest, fingerprint, write_text
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
-from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, embedded_gguf
+from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
+from paretune.models.hub import HubPlace, other_commits, place_of, snapshot, weight_files
+from paretune.models.hub_reach import check_hub
 from paretune.models.tensors import check_finite
 
 EXPECTED = f"Expected {EMBEDDED!r}, a hub name that can be reached from here, a folder with safetensors weights, or a .gguf file"
@@ -46,12 +50,12 @@ _BUFFERS = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|rotary_
 
 
 def read_model(
-    source: str, name: str, kind: torch.dtype
+    source: Path, name: str, kind: torch.dtype
 ) -> tuple[Any, PreTrainedModel, PreTrainedTokenizerBase]:
     """Return config, model and tokenizer of ``source``, on the CPU in the number format ``kind``.
 
     Args:
-        source: A folder, or a hub name, see :func:`locate`.
+        source: The folder, see :func:`locate`.
         name: Name as the user gave it, for messages.
         kind: Number format.
 
@@ -59,8 +63,7 @@ def read_model(
         ModelError: The model or a part of it is missing, unreadable, cut or damaged, its parameters are quantised or not finite,
             its architecture is not known, or its tokenizer has more tokens than it has embeddings.
     """
-    if Path(source).is_dir():
-        check_folder(Path(source))
+    check_folder(source)
     plain: dict[str, Any] = {"trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(source, **plain)
@@ -164,15 +167,31 @@ def _refuse_another_model(name: str, report: dict[str, Any]) -> None:
         )
 
 
-def locate(name: str) -> str:
-    """Return the folder or hub name to load for ``name``; a GGUF file is converted once into the cache folder."""
-    if name == EMBEDDED:
-        packaged = embedded_gguf()
-        return str(_converted(packaged)) if packaged else EMBEDDED_HUB
-    path = expanded(name, "model")
-    if name.endswith(".gguf"):
-        return str(_converted(path))
-    return str(path) if path.exists() else name
+def locate(name: str, revision: str | None = None) -> Path:
+    """Return the folder to load for ``name``: a model of the hub is in the hub's cache, a GGUF file is converted once.
+
+    Args:
+        name: The embedded name, a hub name, a folder, or a GGUF file.
+        revision: The branch, tag or commit on the hub.
+
+    Raises:
+        ModelError: There is no such model and the hub does not answer, or ``revision`` is given with one that is not on the hub.
+    """
+    packaged = embedded_gguf() if name == EMBEDDED else None
+    path = packaged or expanded(name, "model")
+    here = packaged is not None or name.endswith(".gguf") or path.exists()
+    if here and revision:
+        raise ModelError(
+            f"revision {revision!r}: {name} is on this machine and has no revisions; leave revision out, or give the model's name on "
+            "the hub"
+        )
+    if here:
+        return _converted(path) if path.suffix == ".gguf" else path
+    embedded = name == EMBEDDED
+    name = EMBEDDED_HUB if embedded else name
+    cure = f"{EMBEDDED} comes as a package too: {EMBEDDED_INSTALL}" if embedded else EXPECTED
+    check_hub(name, cure, revision)
+    return snapshot(name, revision, EXPECTED)
 
 
 def _converted(gguf: Path) -> Path:
@@ -219,20 +238,49 @@ def _converted(gguf: Path) -> Path:
     return folder
 
 
-def weights_fingerprint(source: str, config: Any) -> str:
-    """Return the identity of parameters: a hub commit, or the hash of a folder's safetensors files (computed once)."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return f"{source}@{getattr(config, '_commit_hash', None)}"
-    return fingerprint([_digest(file) for file in sorted(folder.glob("*.safetensors"))])
+@dataclass(frozen=True)
+class Origin:
+    """Where a loaded model comes from, and which weights it has.
+
+    Attributes:
+        folder: The folder that was read, which transformers reads too; "." where nothing was.
+        weights: Identity of the weights, wherever they lie: the hash of the safetensors files. "" where nothing was read.
+        earlier: What earlier versions called these weights: the hub's name and a commit, or the hash of all files in the folder.
+        hub: The repository and the commit, where they are known.
+    """
+
+    folder: Path = Path()
+    weights: str = ""
+    earlier: tuple[str, ...] = ()
+    hub: HubPlace = HubPlace()
+
+
+def origin_of(folder: Path) -> Origin:
+    """Return the origin of the model in ``folder``; hashes are computed once and kept in the cache folder."""
+    weights = _hash(weight_files(folder))
+    place = place_of(folder)
+    earlier = [] if place.name else [_hash(sorted(folder.glob("*.safetensors")))]
+    if place.name:
+        same = [other for other in other_commits(folder) if _hash(weight_files(other)) == weights]
+        earlier = [f"{place.name}@{commit}" for commit in (place.commit, *(other.name for other in same))]
+    return Origin(folder, weights, tuple(each for each in earlier if each != weights), place)
+
+
+def _hash(files: Sequence[Path]) -> str:
+    return fingerprint([_digest(file) for file in files])
 
 
 def _digest(file: Path) -> str:
     """Return the SHA-256 of a file, which the cache folder keeps while the file is the same."""
+    blob = file.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return blob.name  # the hub's cache names large files by their SHA-256
     stat = file.stat()
-    memory = cache_folder() / "hashes" / fingerprint(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
+    memory = cache_folder() / "hashes" / fingerprint(str(blob), stat.st_size, stat.st_mtime_ns)
     # What is kept may be lost to a full or failing disk, and must not become another identity of the model.
-    kept = memory.read_bytes() if memory.is_file() else b""
+    kept = b""
+    with suppress(OSError):  # there is none, or it cannot be read: it is computed again
+        kept = memory.read_bytes()
     if re.fullmatch(rb"[0-9a-f]{64}", kept):
         return kept.decode()
     digest = file_digest(file)

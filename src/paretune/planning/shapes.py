@@ -8,6 +8,7 @@ from typing import Any
 
 from paretune.core.errors import ModelError, suggest
 from paretune.core.files import expanded
+from paretune.models.hub_reach import check_hub
 
 ALL_LINEAR = "all-linear"
 
@@ -157,6 +158,8 @@ def _read(name: str) -> dict[str, Any]:
         path, options = path.parent, {"gguf_file": path.name}
     source = str(path) if path.exists() else name
     try:
+        if not path.exists():
+            check_hub(name)
         return dict(AutoConfig.from_pretrained(source, **options).to_dict())
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from typing_extensions import NotRequired, TypedDict
@@ -45,6 +45,7 @@ class Manifest(TypedDict):
     policy: str
     base_model: str
     model: NotRequired[str]
+    dtype: NotRequired[Literal["auto", "float32", "bfloat16"]]
     objectives: list[str]
     adapters: dict[str, ManifestEntry]
 
@@ -66,6 +67,7 @@ class Source:
         surface: What was measured.
         prompt_ends: The text that the prompt of each exported LoRA has to end with.
         title: The name for people, such as ``DPO soups``.
+        dtype: The number format in which it was trained and measured.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Source:
     surface: Surface | None
     prompt_ends: tuple[str, ...] = ()
     title: str = ""
+    dtype: str = "auto"
 
     def used(self, preference: Preference) -> Preference:
         """Return the preference that is really served."""
@@ -162,6 +165,7 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
                 name, objectives, [(preferences[lora], adapters[lora].get("scores")) for lora in loras]
             ),
             prompt_ends=tuple(adapters[lora].get("prompt_ends_with", "") for lora in loras),
+            dtype=facts.get("dtype", "auto"),
         )
 
     return source(facts["policy"], list(preferences)), [source(name, [name]) for name in preferences]
@@ -197,6 +201,7 @@ def _policy(folder: Path, record: FrontRecord | None) -> Source:
         anchors=facts.anchor_preferences,
         surface=Surface.of(record, name) if record and measured else None,
         title=record.policy(name).title if record and measured else "",
+        dtype=facts.dtype,
     )
 
 

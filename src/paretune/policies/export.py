@@ -13,11 +13,13 @@ from paretune.core.preference import Preference
 from paretune.fronts.record import FrontRecord, Point
 from paretune.generation.generate import attached
 from paretune.models.adapter import stack, to_peft
-from paretune.models.embedded import hub_name
+from paretune.models.lora_card import lora_card
 from paretune.policies.catalogue import MANIFEST
 from paretune.policies.policy import Policy
 
 Format = Literal["lora", "dense"]
+RUN = "versions.json"
+"""The file that tells the folder of a run from others."""
 _UNSAFE = re.compile(r"[^\w.]")
 
 
@@ -37,7 +39,9 @@ def export(policy: Policy, preference: Preference, folder: Path, form: Format = 
     (used,) = policy.used([preference])
     adapter = stack(policy.adapters)
     if form == "lora":
-        to_peft(adapter, folder, gates[0], hub_name(policy.lm.name))
+        base, commit = policy.lm.portable_name, policy.lm.origin.hub.commit
+        card = lora_card(policy.name, str(used), base, commit, policy.prompt_end(used))
+        to_peft(adapter, folder, gates[0], base, commit, card)
     else:
         with attached(policy.lm, adapter) as steering:
             steering.save_dense(folder, gates[0], policy.lm.tokenizer)
@@ -55,10 +59,12 @@ def export_grid(
         policy: The policy that is exported.
         preferences: One LoRA each; those that anchors serve alike share one.
         folder: A new or empty folder.
-        front: A run's ``front.json``; points measured at a preference give its scores, others have none.
+        front: A run's ``front.json``; points measured at a preference give its scores, others have none. Outside a run there may
+            be none.
 
     Raises:
         ConfigError: ``folder`` is a file or not empty.
+        ModelError: The run has lost its front.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(
@@ -70,8 +76,10 @@ def export_grid(
     names = _names(list(dict.fromkeys(served)))
     manifest = {
         "policy": policy.name,
-        "base_model": hub_name(policy.lm.name),
+        "base_model": policy.lm.portable_name,
         "model": policy.lm.name,
+        "revision": policy.lm.origin.hub.commit,
+        "dtype": str(policy.lm.model.dtype).removeprefix("torch."),
         "objectives": list(policy.objectives),
         "adapters": adapters,
     }
@@ -114,8 +122,13 @@ def _names(preferences: Sequence[Preference]) -> dict[Preference, str]:
 
 def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:
     """Return weights -> mean score on each objective with its interval as JSON values, from a run's front."""
-    if front is None or not front.is_file():
-        return {}
+    if front is None or not (front.exists() or (front.parent / RUN).is_file()):
+        return {}  # a policy outside a run was not measured
+    if not front.is_file():
+        raise ModelError(
+            f"{front}: there is no such file, and the scores of the LoRAs stand in it; give the command of the run again, which "
+            "makes it anew, or export a copy of the policy's folder, which has no scores"
+        )
     record = FrontRecord.read(front)
     points = [point for policy in record.policies if policy.name == name for point in policy.points]
 

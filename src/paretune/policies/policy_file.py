@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +11,36 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from paretune.core.errors import ModelError
 from paretune.core.files import read_json
 from paretune.core.preference import Preference
+from paretune.models.embedded import EMBEDDED, hub_name
 
 FILE = "policy.json"
 
 Kind = Literal["base", "soup", "anchors", "conditioned", "mod", "prompt"]
+
+
+@dataclass(frozen=True)
+class NamedBase:
+    """The base model as a file names it.
+
+    Attributes:
+        model: The name or folder under which it was loaded.
+        hub: Its name on the hub; empty where it is not known.
+        revision: The commit on the hub; empty likewise.
+    """
+
+    model: str
+    hub: str = ""
+    revision: str = ""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the model that comes as a package."""
+        return self.model == EMBEDDED
+
+    @property
+    def hub_name(self) -> str:
+        """The name that other programs know: the hub's where it is known, else the name as it is."""
+        return self.hub or hub_name(self.model)
 
 
 class PolicyFile(BaseModel):
@@ -29,6 +56,9 @@ class PolicyFile(BaseModel):
         adapters: The number of adapters, in the folders ``adapter-0``, ``adapter-1``, ...
         mixing: The rule of MOD, see :class:`paretune.generation.mixing.Mixing`; other kinds ignore it.
         dtype: The number format of the base model in the run.
+        weights: The identity of the base model's weights, wherever they lie.
+        hub: The base model's name on the hub; empty where it is not known, and in files of paretune 0.1.
+        revision: The commit on the hub; empty likewise.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -41,6 +71,9 @@ class PolicyFile(BaseModel):
     adapters: int = Field(default=0, ge=0)
     mixing: dict[str, Any] = {}
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    weights: str = ""
+    hub: str = ""
+    revision: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> PolicyFile:
@@ -62,6 +95,11 @@ class PolicyFile(BaseModel):
             raise ModelError(
                 f"{file}: {key}: {first['msg']}; expected a policy saved by paretune, save it again"
             ) from error
+
+    @property
+    def named_base(self) -> NamedBase:
+        """The base model as this file names it."""
+        return NamedBase(self.model, self.hub, self.revision)
 
     @property
     def anchor_preferences(self) -> tuple[Preference, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from paretune.core.settings import parse
 from paretune.generation.mixing import Mixing
 from paretune.models.adapter import FILES, Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.models.language_model import load as load_model
+from paretune.policies.base_model import check_weights, load_base
 from paretune.policies.mixed import MixedPolicy
 from paretune.policies.policy import Policy
 from paretune.policies.policy_file import FILE, PolicyFile
+from paretune.policies.shared import policy_folder
+
+logger = logging.getLogger(__name__)
 
 FORM = FolderForm(
     FILE,
@@ -34,22 +39,27 @@ def save(policy: Policy, folder: str | Path) -> None:
         ModelError: ``folder`` holds anything but an earlier policy.
     """
     mixing = policy.mixing if isinstance(policy, MixedPolicy) else Mixing()
+    lm = policy.lm
+    base, origin = lm.fingerprints[0], lm.origin
     with atomic_path(folder, FORM, keep_equal=True) as temporary:
         temporary.mkdir()
         for number, adapter in enumerate(policy.adapters):
-            adapter.save(temporary / f"adapter-{number}")
+            replace(adapter, base=base).save(temporary / f"adapter-{number}")
         write_json(
             temporary / FILE,
             {
                 "name": policy.name,
-                "model": policy.lm.name,
-                "base": policy.lm.fingerprint,
+                "model": lm.name,
+                "hub": lm.hub_name,
+                "revision": origin.hub.commit,
+                "base": base,
+                "weights": origin.weights,
                 "objectives": list(policy.objectives),
                 "mix": policy.kind,
                 "anchors": [preference.as_dict() for preference in policy.anchor_preferences],
                 "adapters": len(policy.adapters),
                 "mixing": vars(mixing),
-                "dtype": str(policy.lm.model.dtype).removeprefix("torch."),
+                "dtype": str(lm.model.dtype).removeprefix("torch."),
             },
         )
 
@@ -68,12 +78,16 @@ def load(folder: str | Path, lm: LanguageModel) -> Policy:
     """
     folder = Path(folder)
     facts = PolicyFile.read(folder)
-    if facts.base != lm.fingerprint:
-        raise ModelError(
-            f"{folder}: made for base model {facts.model} ({facts.base}), but {lm.name} ({lm.fingerprint}) is loaded"
+    if not check_weights(folder, facts.base, facts.weights, facts.named_base, lm):
+        logger.warning(
+            "%s: %s has the weights of its base model, but another tokenizer or chat template than in training, so answers may "
+            "differ; name the model that it was trained on with model= or revision= (--model, --revision)",
+            folder,
+            lm.name,
         )
     adapters = [
-        Adapter.load(folder / f"adapter-{number}", lm.fingerprint) for number in range(facts.adapters)
+        _of_base(Adapter.load(folder / f"adapter-{number}", facts.base), lm)
+        for number in range(facts.adapters)
     ]
     whose = (facts.name, lm, facts.objectives)
     if facts.mix in ("conditioned", "prompt") and len(adapters) != 1:
@@ -103,16 +117,34 @@ def _mixing(values: Mapping[str, Any], file: Path) -> Mixing:
         raise ModelError(f"{file}: {error}; save the policy again") from error
 
 
-def load_policy(folder: str | Path, dtype: str | None = None) -> Policy:
+def _of_base(adapter: Adapter, lm: LanguageModel) -> Adapter:
+    return replace(adapter, base=lm.fingerprint)
+
+
+def load_policy(
+    folder_or_repository: str | Path,
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Policy:
     """Load a policy together with its base model, which its ``policy.json`` names.
 
+    The base model is known by its weights: it may lie at another place, or be another commit of the hub with the same weights.
+
     Args:
-        folder: The policy's folder, such as ``RUN/policies/modpo``.
+        folder_or_repository: The policy's folder, such as ``RUN/policies/modpo``, or a repository of the hub, ``owner/name`` or
+            ``owner/name@revision``. A folder of that name comes first.
+        model: The base model's folder or hub name here, where it is another than the one that the policy names.
+        revision: The branch, tag or commit of the base model on the hub; by default the one that the policy was trained on.
+        device: The device, such as ``cuda``; by default an accelerator where there is one.
         dtype: The base model's number format: ``auto``, ``float32`` or ``bfloat16``; by default that of the run, in which the
             policy was trained and measured.
 
     Raises:
-        ModelError: The folder holds no policy, or its base model cannot be loaded.
+        ModelError: There is no such policy, or its base model cannot be loaded or has other weights.
     """
-    facts = PolicyFile.read(Path(folder))
-    return load(folder, load_model(facts.model, dtype or facts.dtype))
+    folder = policy_folder(folder_or_repository)
+    facts = PolicyFile.read(folder)
+    return load(folder, load_base(facts.named_base, folder, dtype or facts.dtype, device, model, revision))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paretune.core.files import write_text
 from paretune.core.preference import Preference
@@ -27,44 +30,135 @@ from paretune.reports.wording import (
     weights,
 )
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
-def write_card(record: FrontRecord, file: str | Path, base_model: str = "") -> None:
-    """Write a model card in Markdown with a YAML head, to stand beside ``front.png`` and ``policies/``.
+
+@dataclass(frozen=True)
+class About:
+    """What a model card states beside the record of the run.
+
+    Attributes:
+        base_model: The name of the base model on the hub; empty takes the name in the record.
+        datasets: Names on the hub of the data sets that were trained on.
+        languages: Codes of their languages, such as ``en``.
+        licence: The licence of the policy, as the hub writes it (``apache-2.0``); empty takes that of the record.
+        policy: The policy that the card is of; empty for a run with all its policies.
+        place: What :func:`paretune.load_policy` is given to load it; empty for the folder of the policy in its run.
+    """
+
+    base_model: str = ""
+    datasets: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    licence: str = ""
+    policy: str = ""
+    place: str = ""
+
+
+def write_card(record: FrontRecord, file: str | Path, about: About = About()) -> None:
+    """Write a model card in Markdown with a head that the model hub reads, to stand beside ``front.png``.
 
     Args:
-        record: The record of the run.
+        record: The record of the run, or of one policy of it.
         file: The path to write, usually ``README.md`` in the run's folder.
-        base_model: The name of the base model on the hub; by default its name in the record.
+        about: What the record does not know.
 
     Raises:
         ParetuneError: The file cannot be written.
     """
-    import yaml
-
-    head = yaml.safe_dump(_head(record, base_model or record.model), sort_keys=False, allow_unicode=True)
     parts = [
-        f"---\n{head}---",
+        _head(
+            _facts(about, record.model, record.licence, [policy.name for policy in record.policies]),
+            record,
+            about,
+        ),
         f"# {_cell(record.name)}\n\n{_cell(summary(record))}\n\n![The measured front](front.png)",
         _objectives(record),
-        _policies(record),
+        _policies(record, alone=bool(about.place)),
         _front(record),
         _trades(record),
         _verdicts(record),
         _hypervolumes(record),
         _data(record),
-        _use(record),
-        _limits(record),
+        _use(record, about.place),
+        _limits(record, alone=bool(about.place)),
     ]
     write_text(file, "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _head(record: FrontRecord, base_model: str) -> dict[str, Any]:
-    head: dict[str, Any] = {"base_model": base_model, "library_name": "paretune"}
-    if record.licence:
-        head["license"] = record.licence
-    head["pipeline_tag"] = "text-generation"
-    head["tags"] = ["paretune", "multi-objective", "lora", *(policy.name for policy in record.policies)]
-    return head
+def write_card_of_policy(name: str, objectives: Sequence[str], file: str | Path, about: About) -> None:
+    """Write the model card of a policy whose front was not measured, or lies elsewhere.
+
+    Args:
+        name: The policy's name.
+        objectives: M names.
+        file: The path to write.
+        about: All else that is known of it.
+
+    Raises:
+        ParetuneError: The file cannot be written.
+    """
+    preference = Preference.uniform(tuple(objectives))
+    parts = [
+        _head(_facts(about, "", "", [name])),
+        f"# {_cell(name)}\n\nOne language model that follows a preference over {_cell(', '.join(objectives))}, trained with paretune. "
+        "No measured front comes with it.",
+        _code(about.place or f"policies/{name}", str(preference)),
+    ]
+    write_text(file, "\n\n".join(parts) + "\n")
+
+
+_PATH = re.compile(r"^[~./]|^[A-Za-z]:|\\|/.*/|\.gguf$")
+"""What a base model's name has that is a place on a machine, and no name on the hub."""
+
+
+def _facts(about: About, model: str, licence: str, policies: Sequence[str]) -> dict[str, Any]:
+    """Return the entries of a card's head: those that are known."""
+    base = about.base_model or model
+    stated = (about.licence or licence).strip().lower()
+    known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", stated) is not None
+    facts = {
+        "base_model": "" if _PATH.search(base) else base,
+        "base_model_relation": "" if _PATH.search(base) or not base else "adapter",
+        "datasets": list(about.datasets),
+        "language": list(about.languages),
+        "library_name": "paretune",
+        "license": (stated if known else "other") if stated else "",
+        "license_name": "" if known else re.sub(r"[^a-z0-9.]+", "-", stated).strip("-"),
+        "pipeline_tag": "text-generation",
+        "tags": list(dict.fromkeys(["paretune", "multi-objective", "lora", *policies])),
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _head(facts: dict[str, Any], record: FrontRecord | None = None, about: About = About()) -> str:
+    """Return the head of a card between its two lines, with the figures of the front as results."""
+    from huggingface_hub import ModelCardData
+
+    results = {} if record is None else {"model_name": record.name, "eval_results": _results(record, about)}
+    return f"---\n{ModelCardData(**facts, **results).to_yaml()}\n---"
+
+
+def _results(record: FrontRecord, about: About) -> list[EvalResult]:
+    """Return the mean scores of the points that none of their policy dominates, one result per point."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=about.datasets[0] if about.datasets else "held-out-prompts",
+            dataset_name=f"{record.num_prompts} held-out prompts",
+            dataset_config=f"{policy.name} at {Preference.of(point.preference)}",
+            dataset_split="test",
+            metric_type=objective,
+            metric_value=round(point.mean[m], 4),
+            metric_name=f"mean {objective}, higher is better",
+        )
+        for policy in record.policies
+        for point, best in zip(policy.points, policy.non_dominated, strict=True)
+        for m, objective in enumerate(record.objectives)
+        if best and math.isfinite(point.mean[m])
+    ]
 
 
 def _cell(value: object) -> str:
@@ -89,13 +183,13 @@ def _objectives(record: FrontRecord) -> str:
     return f"## Objectives\n\n{_table(['objective', 'better is', 'what it measures'], rows)}"
 
 
-def _policies(record: FrontRecord) -> str:
+def _policies(record: FrontRecord, alone: bool) -> str:
     rows = []
     for policy in record.policies:
         cost = policy.cost
         rows.append([
             policy.label,
-            f"policies/{policy.name}",
+            "here" if alone else f"policies/{policy.name}",
             policy.enters,
             number(cost.runs if cost else None, 0),
             duration(cost.seconds if cost else None),
@@ -179,20 +273,27 @@ def _data(record: FrontRecord) -> str:
     return f"{text} Licence: {_cell(record.licence or 'not stated')}."
 
 
-def _use(record: FrontRecord) -> str:
+def _use(record: FrontRecord, place: str) -> str:
     policy = record.policies[0]
     text = str(Preference.of(policy.points[policy.knee].preference))
+    return _code(place or f"policies/{policy.name}", text)
+
+
+def _code(place: str, preference: str) -> str:
+    where = "From this folder, in Python" if place.startswith("policies/") else "In Python"
     return (
-        "## Use\n\nFrom this folder, in Python:\n\n```python\n"
+        f"## Use\n\n{where}, with `pip install paretune`:\n\n```python\n"
         "from paretune import Message, Preference, load_policy\n\n"
-        f"policy = load_policy({'policies/' + policy.name!r})\n"
+        f"policy = load_policy({place!r})\n"
         'prompt = (Message("user", "How do I keep basil alive indoors?"),)\n'
-        f"preference = Preference.parse({text!r})\n"
-        "print(policy.generate([prompt], [preference])[0].text)\n```"
+        f"preference = Preference.parse({preference!r})\n"
+        "print(policy.generate([prompt], [preference])[0].text)\n```\n\n"
+        "The base model is loaded with it, and is refused where its weights are others than those in training. Where it lies elsewhere, "
+        "say so: `load_policy(..., model=FOLDER_OR_HUB_NAME)`."
     )
 
 
-def _limits(record: FrontRecord) -> str:
+def _limits(record: FrontRecord, alone: bool) -> str:
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in record.objectives_info.items() if meaning)
     sampling = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in record.sampling.items())
     lines = [
@@ -203,7 +304,7 @@ def _limits(record: FrontRecord) -> str:
         f"Measured with {_cell(sampling)}; other sampling gives other scores." if sampling else "",
         "The prompts are of the same kind as the training data; elsewhere the front is unknown.",
         "No safety evaluation is part of this run beyond the objectives above.",
-        f"Made with paretune {_cell(record.version)} on {_cell(record.created)}; "
-        "`report.html` beside this file shows everything.",
+        f"Made with paretune {_cell(record.version)} on {_cell(record.created)}"
+        + ("." if alone else "; `report.html` beside this file shows everything."),
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines if line)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paretune.core.files import write_bytes
+from paretune.fronts.drawing import COLOURS, INK, QUIET, RULE
 from paretune.fronts.record import FrontRecord, Point
 from paretune.reports.plots import (
     Box,
@@ -28,6 +29,8 @@ from paretune.reports.plots import (
 from paretune.reports.wording import (
     MIXTURE,
     any_faint,
+    has_base,
+    has_mixture,
     known,
     listing,
     number,
@@ -43,8 +46,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-INK, QUIET, RULE = "#1c2026", "#616872", "#e6e4de"
-COLOURS = ("#1f5fb0", "#c24a12", "#0d7a62", "#8048a0", "#7d6200", "#ad2f66", "#6a4b3c", "#4c8a12")
 MARKERS = {
     "circle": "o",
     "square": "s",
@@ -125,21 +126,12 @@ def _heading(figure: Figure, record: FrontRecord) -> float:
         )
         for i, name in enumerate(names)
     ]
-    handles.append(
-        Line2D(
-            [], [], color=INK, marker="x", markersize=8, markeredgewidth=2.4, linewidth=0, label="base model"
-        )
-    )
-    handles.append(
-        Line2D(
-            [],
-            [],
-            color=QUIET,
-            linestyle=(0, (4, 3)),
-            linewidth=1.6,
-            label=f"{MIXTURE} (single-objective models)",
-        )
-    )
+    if has_base(record):
+        style = {"marker": "x", "markersize": 8, "markeredgewidth": 2.4, "linewidth": 0}
+        handles.append(Line2D([], [], color=INK, label="base model", **style))
+    if has_mixture(record):
+        label = f"{MIXTURE} (single-objective models)"
+        handles.append(Line2D([], [], color=QUIET, linestyle=(0, (4, 3)), linewidth=1.6, label=label))
     return _legend(figure, handles)
 
 
@@ -272,12 +264,13 @@ class _Panel:
 def _panel(panel: _Panel, record: FrontRecord) -> None:
     """Draw the front over one pair of objectives."""
     _frame(panel.axes, record, panel.a, panel.b, panel.small)
-    mixture = [(point[panel.a], point[panel.b]) for point in record.mixture.points]
-    rim = hull(mixture)
-    edge = mixture if not panel.small or len(rim) < 3 else [*rim, rim[0]]
-    panel.axes.plot(*zip(*edge, strict=True), color=QUIET, linestyle=(0, (4, 3)), linewidth=1.6, zorder=2)
-    for first, second in pairwise(edge):
-        panel.cover(first, second)
+    if has_mixture(record):
+        mixture = [(point[panel.a], point[panel.b]) for point in record.mixture.points]
+        rim = hull(mixture)
+        edge = mixture if not panel.small or len(rim) < 3 else [*rim, rim[0]]
+        panel.axes.plot(*zip(*edge, strict=True), color=QUIET, linestyle=(0, (4, 3)), linewidth=1.6, zorder=2)
+        for first, second in pairwise(edge):
+            panel.cover(first, second)
     for i in range(len(record.policies)):
         _draw_policy(panel, record, i)
     for i, point in off_simplex(record):
@@ -287,7 +280,8 @@ def _panel(panel: _Panel, record: FrontRecord) -> None:
             point, f"{share} extrapolated", colour,
             marker=shape, color="white", markeredgecolor=colour, alpha=0.6, zorder=4,
         )  # fmt: skip
-    panel.mark(record.base, "base model", INK, 12, marker="x", markeredgewidth=2.6, color=INK, zorder=4)
+    if has_base(record):
+        panel.mark(record.base, "base model", INK, 12, marker="x", markeredgewidth=2.6, color=INK, zorder=4)
     if not panel.small:
         _write(panel.figure, panel.axes, distinct(panel.labels, 20), panel.blocked)
 
@@ -361,8 +355,9 @@ def _parallel(axes: Axes, record: FrontRecord) -> None:
         axes.text(m, 1.07, f"{objective} ↑", ha="center", size=12, weight="bold", color=INK)
         axes.text(m, 1.02, number(spans[m][1], shown[m]), ha="center", size=10, color=QUIET)
         axes.text(m, -0.05, number(spans[m][0], shown[m]), ha="center", size=10, color=QUIET)
-    axes.plot(range(M), scaled(record.base.mean), color=INK, marker="x", markeredgewidth=2.4, markersize=9,
-              linestyle=(0, (1, 2)), linewidth=1.6, zorder=4)  # fmt: skip
+    if has_base(record):
+        axes.plot(range(M), scaled(record.base.mean), color=INK, marker="x", markeredgewidth=2.4, markersize=9,
+                  linestyle=(0, (1, 2)), linewidth=1.6, zorder=4)  # fmt: skip
     for i, policy in enumerate(record.policies):
         for point in policy.points:
             axes.plot(

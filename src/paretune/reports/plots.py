@@ -11,6 +11,7 @@ from paretune.fronts.front import Interval
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point
 from paretune.reports.wording import (
     chance,
+    has_base,
     interval,
     known,
     log_ratio,
@@ -73,7 +74,7 @@ def span(record: FrontRecord, m: int) -> tuple[float, float]:
 
     The reference point is shown where it does not squeeze the rest into less than two thirds of the range.
     """
-    values = [*record.base.mean[m : m + 1], *(point[m] for point in record.mixture.points)]
+    values = [point[m] for point in record.mixture.points]
     points = [point for policy in record.policies for point in policy.points]
     for point in [record.base, *points, *(point for _, point in off_simplex(record))]:
         values += [value[m] for value in (point.mean, point.low, point.high) if known(value[m])]
@@ -291,9 +292,10 @@ def parallel(record: FrontRecord, width: int, height: int, picks: Mapping[tuple[
         parts.append(caption("axis", x, 18, f"{objective} ↑", anchor))
         parts.append(caption("tick", columns[m], top - 8, number(spans[m][1], shown[m]), "middle"))
         parts.append(caption("tick", columns[m], bottom + 18, number(spans[m][0], shown[m]), "middle"))
-    base = trace(record.base.mean)
-    crosses = "".join(marker("cross", x, y, 6) for x, y in base)
-    parts.append(f'<g class="base"><title>base model</title>{polyline(base, "mixture")}{crosses}</g>')
+    if has_base(record):
+        base = trace(record.base.mean)
+        crosses = "".join(marker("cross", x, y, 6) for x, y in base)
+        parts.append(f'<g class="base"><title>base model</title>{polyline(base, "mixture")}{crosses}</g>')
     for i, policy in enumerate(record.policies):
         for n, point in enumerate(policy.points):
             line = trace(point.mean)

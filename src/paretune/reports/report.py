@@ -13,27 +13,30 @@ from typing import Any
 
 from paretune.core.files import write_text
 from paretune.fronts.record import FrontRecord, Point
+from paretune.reports.data_tables import made_data, training_data
 from paretune.reports.findings import (
     READING,
     cost,
     hypervolumes,
-    made_data,
     mixing,
     sense,
     settings,
     steerability,
-    training_data,
 )
+from paretune.reports.next_steps import what_next
 from paretune.reports.page import badge, plain_badge, section, table
 from paretune.reports.plots import parallel
 from paretune.reports.response_plots import along, ternary
 from paretune.reports.scatter import View, scatter
+from paretune.reports.scorers import judged_by
 from paretune.reports.verdicts import comparisons, side_effects, trade_offs
 from paretune.reports.wording import (
     MIXTURE,
     NOTHING,
     any_faint,
     chance,
+    has_base,
+    has_mixture,
     interval,
     knee,
     log_ratio,
@@ -63,6 +66,7 @@ def write_report(record: FrontRecord, folder: str | Path) -> Path:
         _front(record, picks),
         trade_offs(record),
         comparisons(record),
+        what_next(record),
         _responses_to_weights(record, picks),
         side_effects(record),
         steerability(record),
@@ -70,6 +74,7 @@ def write_report(record: FrontRecord, folder: str | Path) -> Path:
         _answers(record, shared),
         hypervolumes(record),
         sense(record),
+        judged_by(record),
         training_data(record),
         made_data(record),
         cost(record),
@@ -174,11 +179,9 @@ def _head(record: FrontRecord) -> str:
 def _front(record: FrontRecord, picks: dict[tuple[int, int], int]) -> str:
     objectives, M = record.objectives, len(record.objectives)
     legend = [badge(record, i) for i in range(len(record.policies))]
-    legend += [
-        plain_badge("base", "base model"),
-        plain_badge("mixture", MIXTURE),
-        plain_badge("bar", "95 % interval"),
-    ]
+    legend += [plain_badge("base", "base model")] * has_base(record)
+    legend += [plain_badge("mixture", MIXTURE)] * has_mixture(record)
+    legend.append(plain_badge("bar", "95 % interval"))
     if M >= 2 and any(len(policy.points) > 2 for policy in record.policies):
         legend.append(plain_badge("hull", "mixtures of a policy's points"))
     if M == 2 and any(knee(policy) is not None for policy in record.policies):
@@ -228,7 +231,8 @@ def _responses_to_weights(record: FrontRecord, picks: dict[tuple[int, int], int]
     M = len(record.objectives)
     if M == 2:
         drawn = "".join(f"<div>{along(record, m, 500, 320, picks)}</div>" for m in range(M))
-        lead = "The mean score of each objective over its own weight, with its 95 % band; dashed: the base model."
+        lead = "The mean score of each objective over its own weight, with its 95 % band"
+        lead += "; dashed: the base model." if has_base(record) else "."
     elif M == 3:
         drawn = "".join(
             f"<div>{badge(record, i)}{ternary(record, i, m, picks)}</div>"

@@ -22,7 +22,7 @@ from paretune.reports.plots import (
     shape_of,
     span,
 )
-from paretune.reports.wording import known, number, places
+from paretune.reports.wording import has_base, known, number, places
 
 
 def along(record: FrontRecord, m: int, width: int, height: int, picks: Mapping[tuple[int, int], int]) -> str:
@@ -33,8 +33,9 @@ def along(record: FrontRecord, m: int, width: int, height: int, picks: Mapping[t
     objective = record.objectives[m]
     frame = Frame(54, 34, width - 16, height - 46, (-0.03, 1.03), span(record, m))
     parts = [axes(frame, f"weight on {objective}", f"{objective} ↑ better")]
-    base = record.base.mean[m]
-    parts.append(segment("mixture", frame.at(0, base), frame.at(1, base)))
+    if has_base(record):
+        base = record.base.mean[m]
+        parts.append(segment("mixture", frame.at(0, base), frame.at(1, base)))
     for i, policy in enumerate(record.policies):
         points = [policy.points[n] for n in reversed(ordered(policy, objective))]
         bounded = [p for p in points if known(p.low[m]) and known(p.high[m])]

@@ -30,7 +30,16 @@ from paretune.reports.plots import (
     shape_of,
     span,
 )
-from paretune.reports.wording import MIXTURE, knee, known, off_simplex, preference, weight
+from paretune.reports.wording import (
+    MIXTURE,
+    has_base,
+    has_mixture,
+    knee,
+    known,
+    off_simplex,
+    preference,
+    weight,
+)
 
 
 @dataclass(frozen=True)
@@ -114,27 +123,44 @@ def scatter(record: FrontRecord, view: View, picks: Mapping[tuple[int, int], int
         rim = hull([drawing.at(point) for point in policy.points])
         if len(rim) > 2:
             drawing.below.append(polyline(rim, f"hull pol{i % len(SHAPES)}", closed=True))
-    mixture = [frame.at(point[a], point[b]) for point in record.mixture.points]
-    rim = hull(mixture)
-    if view.lines or len(rim) < 3:
-        rim = mixture
-    drawing.below.append(polyline(rim, "mixture", closed=not view.lines))
+    if has_mixture(record):
+        _draw_mixture(record, drawing)
     for i in range(len(record.policies)):
         _draw_policy(record, drawing, i, picks)
     for i, point in off_simplex(record):
         _draw_extrapolation(record, drawing, i, point)
-    base = drawing.at(record.base)
-    bars = drawing.bars(record.base, 7)
-    cross = f'<g class="base"><title>base model</title>{bars}{marker("cross", *base, 7)}</g>'
-    drawing.label(base, "base model", "label")
-    drawing.label(mixture[len(mixture) // 3], MIXTURE, "label quiet")
-    if view.lines:
-        drawing.block_line(mixture)
+    cross = ""
+    if has_base(record):
+        base = drawing.at(record.base)
+        bars = drawing.bars(record.base, 7)
+        cross = f'<g class="base"><title>base model</title>{bars}{marker("cross", *base, 7)}</g>'
+        drawing.label(base, "base model", "label")
+    if has_mixture(record):
+        _label_mixture(record, drawing)
     name = escape(f"Scores on {objectives[a]} (across) and {objectives[b]} (up), higher is better on both")
     return (
         f'<svg class="plot" viewBox="0 0 {width} {height}" role="group" aria-label="{name}">'
         f"{''.join(drawing.below)}{cross}{''.join(drawing.points)}{drawing.texts()}</svg>"
     )
+
+
+def _mixture(record: FrontRecord, drawing: _Drawing) -> list[Pixel]:
+    return [drawing.frame.at(point[drawing.view.a], point[drawing.view.b]) for point in record.mixture.points]
+
+
+def _draw_mixture(record: FrontRecord, drawing: _Drawing) -> None:
+    mixture, lines = _mixture(record, drawing), drawing.view.lines
+    rim = hull(mixture)
+    if lines or len(rim) < 3:
+        rim = mixture
+    drawing.below.append(polyline(rim, "mixture", closed=not lines))
+
+
+def _label_mixture(record: FrontRecord, drawing: _Drawing) -> None:
+    mixture = _mixture(record, drawing)
+    drawing.label(mixture[len(mixture) // 3], MIXTURE, "label quiet")
+    if drawing.view.lines:
+        drawing.block_line(mixture)
 
 
 def _reference_mark(record: FrontRecord, frame: Frame, a: int, b: int) -> str:

@@ -13,6 +13,7 @@ from paretune.reports.wording import (
     astray,
     called,
     chosen_points,
+    has_base,
     knee,
     known,
     number,
@@ -46,7 +47,9 @@ def trade_offs(record: FrontRecord) -> str:
         "What each trade-off buys",
         "".join(parts),
         "From the base model to the point with most weight on each objective, and to the knee where the front bulges. A deviation "
-        "is that of the base model's answers; a change is called one only where it is shown for all points of this page together.",
+        "is that of the base model's answers; a change is called one only where it is shown for all points of this page together."
+        if has_base(record)
+        else "The point with most weight on each objective, and the knee where the front bulges.",
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from paretune.fronts.front import Interval
 from paretune.fronts.indicators import has_knee
 from paretune.fronts.inference import sentence
-from paretune.fronts.record import SEED_MARK, FrontRecord, MeasuredPolicy, PairedTest, Point
+from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
+from paretune.fronts.score_table import SEED_MARK
 
 NOTHING = "-"
 """The text for a number that does not exist."""
@@ -24,6 +25,16 @@ MOST_NAMED = 4
 def known(value: float | None) -> bool:
     """Return whether ``value`` is a finite number."""
     return value is not None and math.isfinite(value)
+
+
+def has_base(record: FrontRecord) -> bool:
+    """Return whether the base model was measured; a table of scores may lack it."""
+    return known(record.base.mean[0])
+
+
+def has_mixture(record: FrontRecord) -> bool:
+    """Return whether the single-objective models were measured, whose mixture is the baseline."""
+    return bool(record.mixture.points)
 
 
 def decimals(values: Iterable[float | None]) -> int:
@@ -205,10 +216,11 @@ def summary(record: FrontRecord) -> str:
     """Return one sentence: how far each objective moves from the base model, and which policy is above which."""
     named = record.policies
     if len(named) * len(record.objectives) > 4:
-        named = (_leading(record),)
-    moves = "; ".join(_moves(record, policy) for policy in named)
+        named = (leading(record),)
+    moves = "; ".join((_moves if has_base(record) else _ranges)(record, policy) for policy in named)
+    against = "against the base model, " if has_base(record) else "over its preferences, "
     parts = [
-        f"against the base model, {moves}" if moves else "",
+        f"{against}{moves}" if moves else "",
         standing(record, "base model"),
         _among(record),
     ]
@@ -216,7 +228,7 @@ def summary(record: FrontRecord) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
-def _leading(record: FrontRecord) -> MeasuredPolicy:
+def leading(record: FrontRecord) -> MeasuredPolicy:
     """Return the policy whose mean utility is measured highest above the base model's, or else the first."""
     against = {test.first: test.difference for test in record.comparisons if test.second == "base"}
 
@@ -249,6 +261,16 @@ def _moves(record: FrontRecord, policy: MeasuredPolicy) -> str:
     return f"{policy.label} {listing(parts)}"
 
 
+def _ranges(record: FrontRecord, policy: MeasuredPolicy) -> str:
+    """Return the lowest and the highest mean on each objective over the policy's preferences."""
+    columns = list(zip(*(point.mean for point in policy.points), strict=True))
+    ends = [
+        f"{objective} from {number(min(column), digits)} to {number(max(column), digits)}"
+        for objective, column, digits in zip(record.objectives, columns, places(record), strict=True)
+    ]
+    return f"{policy.label} has {listing(ends)}"
+
+
 def knee(policy: MeasuredPolicy) -> int | None:
     """Return the number of the point at the knee, None where the front is straight or bends inwards."""
     return policy.knee if has_knee(np.array([point.mean for point in policy.points])) else None
@@ -268,17 +290,24 @@ def trade_off(record: FrontRecord, point: Point) -> str:
     """Return what a point buys against the base model, and what moved that nobody asked for, in words."""
     shown = places(record)
     parts = [
-        f"{objective} from {number(record.base.mean[m], shown[m])} to {number(point.mean[m], shown[m])}"
-        f"{_movement(point, objective)}"
+        f"{objective} {_change(record.base.mean[m], point.mean[m], shown[m])}{_movement(point, objective)}"
         for m, objective in enumerate(record.objectives)
     ]
-    length = f"words from {number(record.base.words, 0)} to {number(point.words, 0)}"
-    parts.append(f"{length}{_movement(point, 'words')}")
+    if known(point.words):
+        parts.append(f"words {_change(record.base.words, point.words, 0)}{_movement(point, 'words')}")
     text = f"at {preference(point.preference)}: {', '.join(parts)}"
     if point.movement and point.movement.across.low > 0:
         size = number(point.movement.across.value, 2)
         text += f"; side effect of {size} deviations, mainly {astray(point)}"
     return text
+
+
+def _change(before: float, after: float, digits: int) -> str:
+    return (
+        f"from {number(before, digits)} to {number(after, digits)}"
+        if known(before)
+        else number(after, digits)
+    )
 
 
 def _movement(point: Point, attribute: str) -> str:

@@ -69,31 +69,26 @@ class Subject:
         return summary.comparisons or summary.count
 
 
-def look(data: str, objective: str | None = None) -> Subject:
+def look(source: str | Mapping[str, Any], objective: str | None = None) -> Subject:
     """Read data, and return what a config must know of them.
 
     Args:
-        data: A file or folder, a known set, or a YAML column map.
+        source: A file or folder, a known set, or a column map.
         objective: The name of what the labels compare, where they do not name it.
 
     Raises:
         DataError: The data cannot be read.
     """
-    source: Any = data
-    if data.endswith((".yaml", ".yml")):
-        try:
-            source = yaml.safe_load(Path(data).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise DataError(f"{data}: cannot read the column map ({error})") from error
+    shown = source if isinstance(source, str) else str(source.get("path") or source.get("hub"))
     try:
         dataset = load_data(source)
     except DataError:
-        named = {"path": data} if isinstance(source, str) else source
-        if not isinstance(named, Mapping) or "objective" in named or not (Path(data).exists()):
+        named = {"path": source} if isinstance(source, str) else source
+        if "objective" in named or not Path(str(named.get("path"))).exists():
             raise
         source = {**named, "objective": objective or NAME}
         dataset = load_data(source)
-    return Subject(source, data, inspect(dataset))
+    return Subject(source, shown, inspect(dataset))
 
 
 def scorers(subject: Subject, objectives: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,8 @@ from paretune.core.files import write_text
 from paretune.core.preference import Preference
 from paretune.methods import METHODS
 from paretune.runs.config import RunConfig
-from paretune.runs.parse import override, parse_config
+from paretune.runs.keys import override
+from paretune.runs.parse import parse_config
 from paretune.runs.run import run, to_yaml
 from paretune.scoring.scorer import build_scorer
 
@@ -23,7 +24,11 @@ RESTORE = "run its config once more with `paretune run` into this folder, which 
 
 
 def add_objective(
-    folder: Path, objective: str, scorer: Mapping[str, Any], overrides: Sequence[str] = ()
+    folder: Path,
+    objective: str,
+    scorer: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    forecast: bool = False,
 ) -> Path:
     """Run a finished run again with one more objective, in its folder; return the path of the report.
 
@@ -34,6 +39,7 @@ def add_objective(
         objective: Name of the new objective, which comes last.
         scorer: Its entry under ``score``, without the objective.
         overrides: Changes of other settings, such as ``preferences=4``.
+        forecast: Whether to say first how long it will take, see :func:`paretune.runs.run.run`.
 
     Raises:
         ConfigError: see :func:`extended`.
@@ -41,7 +47,7 @@ def add_objective(
     config = extended(folder, objective, scorer, overrides)
     name = re.sub(r"[^\w-]", "-", objective)
     write_text(folder / f"config-before-{name}.yaml", to_yaml(parse_config(settings_of(folder))))
-    return run(config)
+    return run(config, forecast)
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

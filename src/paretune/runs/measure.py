@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -17,24 +18,28 @@ from typing_extensions import TypedDict
 from paretune.core.errors import ConfigError, ParetuneError
 from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.preference import Preference
+from paretune.core.progress import found_finished, stage
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Row
 from paretune.data.summary import inspect
-from paretune.evaluation.evaluate import Evaluation, HeldOut, Judged, StoredPoint, evaluate
+from paretune.evaluation.evaluate import HeldOut, evaluate
 from paretune.evaluation.judge import Judgement, judge, mean_interval
+from paretune.evaluation.judged import Evaluation, Judged, StoredPoint
 from paretune.evaluation.remote import drawn_by
 from paretune.evaluation.token_kl import audit
 from paretune.fronts.front import Interval, reference_point
 from paretune.fronts.record import FILE, FORMAT, Cost, FrontRecord, MeasuredPolicy, Stage
-from paretune.fronts.record_facts import DataSummary
+from paretune.fronts.record_facts import DataSummary, ScorerFacts
+from paretune.fronts.score_table import FILE as SCORES
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
-from paretune.models.embedded import hub_name
 from paretune.policies.policy import Policy
-from paretune.reports.card import write_card
+from paretune.reports.card import About, write_card
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
+from paretune.runs.about_data import about_data
 from paretune.runs.config import RunConfig
+from paretune.runs.scores import scorer_cautions, scorer_facts, write_scores
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.meaning import meaning
 from paretune.scoring.scorer import Scorer
@@ -69,15 +74,21 @@ def write_front(
     audited = tuple(
         _audited(config, lab, judgement, policies[entry.name], splits["test"], entry) for entry in measured
     )
-    record = _record(config, lab, judgement, audited, splits)
-    return lab.team.once(partial(_write, record, lab.folder))
+    keys = {row.key for row in _judged_rows(config, splits["test"])}
+    facts = {scorer.objective: scorer_facts(scorer, keys) for scorer in scorers}
+    record = _record(config, lab, judgement, audited, splits, facts)
+    about = about_data(config.data.source, config.data.test)
+    about = replace(about, base_model=lab.lm.hub_name or config.model)
+    return lab.team.once(partial(_write, record, judgement, lab.folder, about))
 
 
-def _write(record: FrontRecord, folder: Path) -> Path:
-    record.write(folder / FILE)
-    write_picture(record, folder / "front.png")
-    write_card(record, folder / "README.md", hub_name(record.model))
-    return write_report(record, folder)
+def _write(record: FrontRecord, judgement: Judgement, folder: Path, about: About) -> Path:
+    with stage("report"):
+        write_scores(judgement, record.scorers, folder / SCORES)
+        record.write(folder / FILE)
+        write_picture(record, folder / "front.png")
+        write_card(record, folder / "README.md", about)
+        return write_report(record, folder)
 
 
 def measure(
@@ -156,15 +167,19 @@ def measure_points(
     }
     shape = (len(held_out.prompts), config.evaluate.samples, len(policy.objectives))
     known = lab.team.once(partial(stored_points, files, shape))
-    reused, start = len(known) == len(files), time.perf_counter()
-    for first in range(0, len(asked), together):
-        stored = set(known)
-        evaluate(policy, asked[first : first + together], held_out, known=known, draw=draw)
-        new = [key for key in files if key in known and key not in stored]
-        for key in new if lab.team.first else ():
-            write_json(files[key], known[key].to_dict() | {"together": [files[each].name for each in new]})
-    evaluation = evaluate(policy, asked, held_out, known=known, draw=draw)
-    lab.stages.append(StageRecord(f"front/{policy.name}", time.perf_counter() - start, reused))
+    reused, start, name = len(known) == len(files), time.perf_counter(), f"front/{policy.name}"
+    with nullcontext() if reused else stage(name):
+        for first in range(0, len(asked), together):
+            stored = set(known)
+            evaluate(policy, asked[first : first + together], held_out, known=known, draw=draw)
+            new = [key for key in files if key in known and key not in stored]
+            for key in new if lab.team.first else ():
+                write_json(files[key], known[key].to_dict() | {"together": [files[e].name for e in new]})
+        evaluation = evaluate(policy, asked, held_out, known=known, draw=draw)
+    seconds = time.perf_counter() - start
+    lab.stages.append(StageRecord(name, seconds, reused))
+    if reused:
+        found_finished(name, seconds)
     return evaluation
 
 
@@ -305,6 +320,7 @@ def _record(
     judgement: Judgement,
     policies: tuple[MeasuredPolicy, ...],
     splits: dict[str, ScoredDataset],
+    scorers: dict[str, ScorerFacts],
 ) -> FrontRecord:
     """Return all that the report, the picture and the model card are made of."""
     texts = list({row.key: row.prompt[-1].content for row in splits["test"].rows}.values())
@@ -324,8 +340,9 @@ def _record(
         mixture=judgement.recorded_mixture(),
         comparisons=judgement.recorded_tests(),
         uncompared=tuple(judgement.uncompared),
-        cautions=judgement.cautions,
+        cautions=(*judgement.cautions, *scorer_cautions(scorers)),
         objectives_info={objective: meanings.get(objective, "") for objective in judgement.objectives},
+        scorers={objective: scorers[objective] for objective in judgement.objectives},
         sampling={**vars(config.sampling), "samples": config.evaluate.samples},
         data=DataSummary.model_validate(inspect(splits["train"]).to_dict() | {"notes": list(lab.left_out)}),
         splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},

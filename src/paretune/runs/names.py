@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from paretune.core.errors import ConfigError
 from paretune.core.names import path_component
+from paretune.fronts.score_table import BASE, CORNERS
 from paretune.runs.config import RunConfig
 
 
@@ -14,6 +16,11 @@ def check_names(config: RunConfig) -> None:
         path_component(config.name, "name")
     for name in config.methods:
         path_component(name, "methods:")
+        if name in (BASE, CORNERS):
+            raise ConfigError(
+                f"methods: {name!r} is what the base model and the single-objective models are called ({BASE}, {CORNERS}); "
+                "choose another name"
+            )
     check_objectives([*config.objectives, *(str(s["objective"]) for s in config.score if "objective" in s)])
 
 

@@ -43,14 +43,18 @@ class Plan:
         return sum(len(stage.columns) for stage in self.stages)
 
 
-def plan(config: RunConfig) -> Plan:
+def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -> Plan:
     """Return what ``paretune run`` would do.
+
+    Args:
+        config: Settings of the run.
+        splits: Its data, where they are read already.
 
     Raises:
         DataError: The data cannot be loaded, or have rows without a response and ``data.sample`` is not set.
         ConfigError: Preferences, or settings of a method, that do not fit.
     """
-    work = planned(config)
+    work = planned(config, splits)
     entries = [config.entry(name) for name in config.methods]
     stages = _data(config, work)
     for entry in entries:
@@ -62,9 +66,9 @@ def plan(config: RunConfig) -> Plan:
     return Plan(tuple(stages), policies, work.test.prompt + work.answer, tuple(work.assumptions))
 
 
-def planned(config: RunConfig) -> Work:
-    """Load the data of a run and return its lengths, with nothing trained or scored so far."""
-    splits, count = load_splits(config), counter(config.model)
+def planned(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -> Work:
+    """Load the data of a run, unless they are given, and return its lengths, with nothing trained or scored so far."""
+    splits, count = splits or load_splits(config), counter(config.model)
     objectives = _objectives(config, splits)
     config.extrapolations(objectives)
     rows = {name: of_rows(part.rows, count) for name, part in splits.items()}

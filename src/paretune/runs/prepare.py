@@ -11,6 +11,7 @@ import numpy as np
 
 from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import fingerprint, write_json
+from paretune.core.progress import stage
 from paretune.data.dataset import ScoredDataset, concatenate
 from paretune.data.load import load_data
 from paretune.data.row_store import taken
@@ -19,6 +20,7 @@ from paretune.models.devices import present
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.runs.names import check_objectives
+from paretune.runs.scores import scorer_cautions, scorer_facts
 from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
@@ -88,10 +90,16 @@ def prepare_data(
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
     scorers, cache = _scorers(config, sources, lab, splits), lab.score_cache
+    keys = {row.key for row in splits["test"].rows}
+    for caution in scorer_cautions({scorer.objective: scorer_facts(scorer, keys) for scorer in scorers}):
+        lab.say(caution)
     objectives = sources.objectives
-    for name in ("train", "validation"):
-        silent = [s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)]
-        splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))
+    with stage("score"):
+        for name in ("train", "validation"):
+            silent = [
+                s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)
+            ]
+            splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))
     for name, part in splits.items():
         kept = [objective for objective in objectives if objective in part.objectives]
         splits[name] = part.select(kept) if name != "test" else part

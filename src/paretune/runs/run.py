@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.files import fingerprint, read_json, write_json, write_text
 from paretune.core.preference import Preference
+from paretune.core.progress import announce, stage
 from paretune.data.dataset import ScoredDataset
 from paretune.generation.mixing import Mixing
 from paretune.methods.base import Inputs
@@ -26,10 +27,11 @@ from paretune.planning.shapes import Shape, of_config
 from paretune.policies.alike import alike
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
+from paretune.runs.forecast import forecast as expect
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import Sources, prepare_data, read_sources
-from paretune.runs.run_folder import VERSIONS, at_work
+from paretune.runs.run_folder import BASE, UNNAMED, VERSIONS, at_work, bases_before, told
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
@@ -37,17 +39,25 @@ from paretune.training.lab import Lab
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
 
 
-def run(config: RunConfig) -> Path:
+def run(config: RunConfig, forecast: bool = False) -> Path:
     """Do everything that the config requests and return the path of the report.
 
     Finished stages in the run folder with the same inputs are reused; a killed stage continues from its checkpoint.
+
+    Args:
+        config: Settings of the run.
+        forecast: Whether to say first how long it will take on this machine, which is measured once, in seconds.
 
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
     """
     sources = read_sources(config)  # before anything is written
-    with at_work(config):
-        lab = opened(config)
+    with at_work(config), told(config) as log:
+        if forecast and log is not None and (expected := expect(config, sources.splits)) is not None:
+            log.plan(expected.parts)
+            announce(expected.sentence)
+        with stage("start"):
+            lab = opened(config)
         splits, scorers = prepare_data(config, lab, sources)
         preferences = config.grid(splits["train"].objectives)
         return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
@@ -114,7 +124,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
             f"adapters for {', '.join(adapters) or 'nothing'}; expected one for each of the objectives "
             f"{', '.join(sources.objectives)}"
         )
-    with at_work(config):
+    with at_work(config), told(config):
         return _front(config, sources, adapters, by, mixing)
 
 
@@ -123,9 +133,7 @@ def _front(
 ) -> Path:
     lab, objectives = opened(config), sources.objectives
     splits, scorers = prepare_data(config, lab, sources)
-    members = [adapters[objective] for objective in objectives]
-    for objective, adapter in zip(objectives, members, strict=True):
-        adapter.check_base(lab.lm.fingerprint, f"the adapter for {objective}")
+    members = [lab.lm.own(adapters[name], f"the adapter for {name}") for name in objectives]
     soup_ = Policy.soup("soup", lab.lm, objectives, members)
     policies = {"soup": soup_, "mod": Policy.mod("mod", lab.lm, objectives, members, mixing)}
     return write_front(
@@ -143,8 +151,11 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
     set_seed(
         config.seed, device_specific=True
     )  # of global generators, which nothing here draws from but a model might
+    before = bases_before(folder) if first else []
     if first:
-        write_json(folder / VERSIONS, versions())
+        write_json(
+            folder / VERSIONS, versions() | ({} if UNNAMED in before or not before else {BASE: before[0]})
+        )
         write_text(folder / "config.yaml", to_yaml(config))
     if config.sharding == "none":
         lm = load(config.model, config.dtype, config.device)
@@ -155,6 +166,7 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         shard_weights(lm.model, device)
     check_sizes(config, memory_of(device), _shape(lm))
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
+    continue_as_before(lab, before)
     fix_date(lab)
     for (
         name
@@ -163,6 +175,24 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         target_shapes(lm.model, training.targets)
         WorkSplit.of(lab.team, training.accumulate, training.batch_pairs)
     return lab
+
+
+def continue_as_before(lab: Lab, before: Sequence[str]) -> None:
+    """Call the base model in this run's stages what they call it, so that a run of an earlier version finds them.
+
+    The fingerprint that the run goes on with is written beside its versions.
+    """
+
+    def chosen() -> str:
+        known = lab.lm.fingerprints
+        earlier = known[min(1, len(known) - 1)]
+        base = next(
+            (name for name in before if name in known), earlier if UNNAMED in before else lab.lm.fingerprint
+        )
+        write_json(lab.folder / VERSIONS, versions() | {BASE: base})
+        return base
+
+    lab.lm = replace(lab.lm, fingerprint=lab.team.once(chosen))
 
 
 def _shape(lm: LanguageModel) -> Shape | None:

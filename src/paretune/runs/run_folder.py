@@ -11,6 +11,7 @@ from paretune.core.files import read_json
 from paretune.core.launch import rank
 from paretune.core.run_lock import working_in
 from paretune.core.swap import sweep
+from paretune.core.work_log import WorkLog
 from paretune.policies.saving import refuse_strange
 from paretune.runs.config import RunConfig
 from paretune.runs.names import check_names
@@ -18,7 +19,15 @@ from paretune.runs.names import check_names
 VERSIONS = "versions.json"
 """The first file of a run, by which its folder is known."""
 
-OVERWRITTEN = ("config.yaml", "front.json", "front.png", "README.md", "report.html", "sweep.json")
+BASE = "base"
+"""The key of that file with the fingerprint of the base model by which the run's stages are found."""
+
+UNNAMED = ""
+"""Stands for the fingerprint that an earlier version gave the base model, where no adapter states it."""
+
+OVERWRITTEN = (
+    "config.yaml", "front.json", "front.png", "README.md", "report.html", "scores.jsonl", "sweep.json"
+)  # fmt: skip
 """Files that a run writes under names which a folder of somebody else may hold too."""
 
 _DEEPEST = 3
@@ -50,6 +59,17 @@ def at_work(config: RunConfig, shared: bool = False) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def told(config: RunConfig) -> Iterator[WorkLog | None]:
+    """Say inside the context how far the run is, and keep that in its folder; None in all processes of a run but the first."""
+    if rank():
+        yield None
+        return
+    log = WorkLog(config.name, config.run_folder)
+    with log.working():
+        yield log
+
+
 def refuse_other(folder: Path) -> None:
     """Raise a ConfigError where ``folder`` is no run's, and holds a file that a run would overwrite."""
     if folder.exists() and not folder.is_dir():
@@ -63,3 +83,21 @@ def refuse_other(folder: Path) -> None:
             f"{folder}: holds {', '.join(theirs)}, and is no run's folder (no {VERSIONS} of a run in it); the run would overwrite "
             "that. Give the run a new folder (folder=PATH), or move these files away"
         )
+
+
+def bases_before(folder: Path) -> list[str]:
+    """Return the fingerprints of the base model that a run may have gone by so far, the likeliest first; none for a new run.
+
+    The run states it in its :data:`VERSIONS`. In a run of version 0.1 the adapters state it, and :data:`UNNAMED` comes last.
+    """
+    with suppress(ParetuneError):
+        stated = read_json(folder / VERSIONS, dict[str, object]).get(BASE)
+        if isinstance(stated, str) and stated:
+            return [stated]
+    if next(folder.glob("*/*/stage.json"), None) is None and next(folder.glob("*/stage.json"), None) is None:
+        return []
+    bases: list[str] = []
+    for file in sorted(folder.glob("adapters/*/adapter/adapter.json")):
+        with suppress(ParetuneError):
+            bases.append(str(read_json(file, dict[str, object]).get("base")))
+    return [*dict.fromkeys(bases), UNNAMED]

@@ -93,6 +93,9 @@ def _scorers() -> Schema:
 def _scorer_schema(kind: str, make: Any, rule: str = "") -> Schema:
     """Return the settings of one scorer: the parameters of the function that makes it."""
     schema = _untitled(TypeAdapter(make).json_schema())
+    for key, text in _described_in(inspect.getdoc(make) or "", "Args").items():
+        if key in schema["properties"]:
+            schema["properties"][key]["description"] = text
     if rule:
         properties = {"rule": {"const": rule}}
     else:  # the second parameter is what stands under the name of the kind
@@ -139,12 +142,16 @@ def attributes(kind: type) -> dict[str, str]:
     """Return name -> description of each setting, from the ``Attributes`` of the docstrings of a class and its parents."""
     descriptions: dict[str, str] = {}
     for parent in reversed(kind.__mro__):
-        text = inspect.cleandoc(parent.__dict__.get("__doc__") or "")
-        _, _, section = text.partition("\nAttributes:\n")
-        section = re.split(r"\n(?=\S)", section)[0]
-        for names, description in re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", section, re.MULTILINE):
-            descriptions |= dict.fromkeys(names.split(", "), _plain(description))
+        descriptions |= _described_in(inspect.cleandoc(parent.__dict__.get("__doc__") or ""), "Attributes")
     return descriptions
+
+
+def _described_in(text: str, heading: str) -> dict[str, str]:
+    """Return name -> description of what a section of a docstring lists."""
+    _, _, section = text.partition(f"\n{heading}:\n")
+    section = re.split(r"\n(?=\S)", section)[0]
+    found = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", section, re.MULTILINE)
+    return {name: _plain(description) for names, description in found for name in names.split(", ")}
 
 
 def _summary(of: Any) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.files import write_json
 from paretune.core.preference import Preference
-from paretune.fronts.record import FILE, SEED_MARK, FrontRecord
+from paretune.fronts.record import FILE, FrontRecord
 from paretune.fronts.refinement import next_preferences
+from paretune.fronts.score_table import SEED_MARK
 from paretune.runs.config import RunConfig, SweepConfig
 from paretune.runs.run import finish
 from paretune.runs.run_folder import at_work

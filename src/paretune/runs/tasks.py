@@ -16,7 +16,6 @@ from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.preference import Preference
 from paretune.core.settings import as_values
 from paretune.data.dataset import ScoredDataset
-from paretune.data.pairs import pairs
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measure_points
@@ -151,8 +150,8 @@ def _reference_pass(here: SweepContext) -> None:
     dpo, training = here.config.corners()
     with here.lab.trained_by(training):
         for objective in here.objectives:
-            here.lab.train_table(pairs(here.splits["train"], objective, dpo.pairs), objective)
-            here.lab.pair_table(pairs(here.splits["validation"], objective, dpo.pairs), objective)
+            here.lab.train_table(here.lab.pairs(here.splits["train"], objective, dpo.pairs), objective)
+            here.lab.pair_table(here.lab.pairs(here.splits["validation"], objective, dpo.pairs), objective)
 
 
 def _measured(here: SweepContext, policy: Policy, asked: Preference) -> dict[str, Any]:

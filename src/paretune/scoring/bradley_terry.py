@@ -24,6 +24,7 @@ from paretune.core.progress import progress
 from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair, pairs
+from paretune.data.rows import prompt_key
 from paretune.scoring import encoder as encode
 
 if TYPE_CHECKING:
@@ -73,10 +74,14 @@ class HeadReport:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A fitted head: reward = features @ weight, higher is better, with the report of its fit."""
+    """A fitted head: reward = features @ weight, higher is better, with the report of its fit.
+
+    ``prompts`` are the keys of the prompts that it was fitted on; None for a head of an earlier version, which did not keep them.
+    """
 
     weight: np.ndarray  # [2 d] float64
     report: HeadReport
+    prompts: frozenset[str] | None = None
 
 
 def loss(weight: np.ndarray, differences: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
@@ -248,7 +253,8 @@ def fit_head(
         longer_accuracy=accuracy(np.ones(1), longer),
         seconds=round(time.perf_counter() - began, 2),
     )
-    save_head(Head(weight, report), folder)
+    fitted_on = [pair.prompt for name in ("train", "validation") for pair in parts[name]]
+    save_head(Head(weight, report, frozenset(map(prompt_key, fitted_on))), folder)
     return report
 
 
@@ -323,7 +329,8 @@ def save_head(head: Head, folder: str | Path) -> None:
         temporary.mkdir()
         save_file({"weight": head.weight}, temporary / "head.safetensors")
         report: dict[str, Any] = {k: v for k, v in asdict(head.report).items() if k != "folder"}
-        write_json(temporary / "head.json", {"format": FORMAT, "text_form": TEXT_FORM, **report})
+        fitted_on = {} if head.prompts is None else {"fitted_on": sorted(head.prompts)}
+        write_json(temporary / "head.json", {"format": FORMAT, "text_form": TEXT_FORM, **report, **fitted_on})
 
 
 def load_head(folder: str | Path) -> Head:
@@ -347,6 +354,11 @@ def load_head(folder: str | Path) -> Head:
         raise ModelError(
             f"{folder / 'head.json'}: the head has another version; fit it again with: paretune score fit"
         )
+    fitted_on = values.pop("fitted_on", None)
+    if fitted_on is not None and not isinstance(fitted_on, list):
+        raise ModelError(
+            f"{folder / 'head.json'}: fitted_on is no list; fit the head again with: paretune score fit"
+        )
     file = folder / "head.safetensors"
     if (kind := tensor_formats(file).get("weight")) not in ("F64", None):
         raise ModelError(
@@ -359,7 +371,8 @@ def load_head(folder: str | Path) -> Head:
                 f"{file}: weight {list(weight.shape)} holds numbers that are NaN or infinite, or is no vector; fit it again with: "
                 "paretune score fit"
             )
-        return Head(weight, HeadReport(folder=str(folder), **values))
+        prompts = None if fitted_on is None else frozenset(map(str, fitted_on))
+        return Head(weight, HeadReport(folder=str(folder), **values), prompts)
     except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise ModelError(
             f"{folder}: damaged head ({error}); fit it again with: paretune score fit"

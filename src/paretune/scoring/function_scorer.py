@@ -35,12 +35,14 @@ class FunctionScorer:
         fingerprint: Identity of the function; cached scores are found by it.
         function: Function from prompts, responses and truncation marks to ``[n]`` numbers, higher is better.
         across_prompts: Whether scores of responses to different prompts can be compared.
+        head: Folder of the fitted head that it scores with; empty where it has none.
     """
 
     objective: str
     fingerprint: str
     function: ScoreFunction
     across_prompts: bool = True
+    head: str = ""
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
@@ -96,19 +98,19 @@ def _check_number(row: int, value: object, objective: str) -> None:
 
 
 def from_function(
-    objective: str, fingerprint: str, function: ScoreFunction, across_prompts: bool = True
+    objective: str, fingerprint: str, function: ScoreFunction, across_prompts: bool = True, head: str = ""
 ) -> FunctionScorer:
     """Return a scorer that calls ``function(prompts, responses, truncated) -> [n]``.
 
     ``fingerprint`` must change whenever the function would score differently, as cached scores are found by it. Set
-    ``across_prompts`` to False where only scores of responses to one prompt can be compared.
+    ``across_prompts`` to False where only scores of responses to one prompt can be compared. ``head`` is a fitted head's folder.
 
     Raises:
         ConfigError: The name of the objective is empty.
     """
     if not objective:
         raise ConfigError("a scorer needs the name of its objective; got an empty one")
-    return FunctionScorer(objective, fingerprint, function, across_prompts)
+    return FunctionScorer(objective, fingerprint, function, across_prompts, head)
 
 
 def choice(name: str, given: object, options: Iterable[str]) -> str:

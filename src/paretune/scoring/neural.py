@@ -99,7 +99,7 @@ def bradley_terry(
         return features @ head.weight
 
     identity = ["head", head.report.encoder_fingerprint, head.weight.tolist()]
-    return from_function(objective, fingerprint(identity), function, across_prompts=False)
+    return from_function(objective, fingerprint(identity), function, across_prompts=False, head=str(folder))
 
 
 def implicit_reward(
@@ -158,7 +158,7 @@ def implicit_reward(
             for prompt, response, cut in zip(prompts, responses, truncated, strict=True)
         ]
         reference = response_logps(lm, groups)
-        with attached(lm, adapter) as steering:
+        with attached(lm, lm.own(adapter, str(folder))) as steering:
             policy = response_logps(lm, groups, steering, adapter.gates())
         ratios = [float(p[0]) - float(r[0]) for p, r in zip(policy, reference, strict=True)]
         return strength * np.array(ratios, dtype=np.float64)

@@ -42,14 +42,14 @@ class LocalBackend:
         self,
         sources: Sequence[Source],
         served: Mapping[str, Served],
-        dtype: str = "auto",
+        dtype: str | None = None,
         device: str | None = None,
         limits: EngineLimits = EngineLimits(),  # noqa: B008 - it is frozen
     ) -> None:
-        """Keep what :meth:`start` loads.
+        """Keep what :meth:`start` loads; the number format is by default that of the run.
 
         Raises:
-            ModelError: The sources have different base models.
+            ModelError: The sources have different base models or, where none is given, different number formats.
         """
         models = {source.model for source in sources}
         if len(models) > 1:
@@ -57,14 +57,20 @@ class LocalBackend:
                 f"the base models {', '.join(sorted(models))} cannot share a server; choose with --policy"
             )
         self.sources, self.served = list(sources), dict(served)
-        self.dtype, self.device, self.limits = dtype, device, limits
+        formats = {source.dtype for source in sources}
+        if dtype is None and len(formats) > 1:
+            raise ModelError(
+                f"the policies were made in the number formats {', '.join(sorted(formats))}; choose one with --dtype, or policies "
+                "of one with --policy"
+            )
+        self.dtype, self.device, self.limits = dtype or next(iter(formats), "auto"), device, limits
         self.facts = RunFacts.of(self.sources[0].folder) if self.sources else RunFacts()
         self.engine: Engine | None = None
         self.failure = ""
 
     @classmethod
     def of(
-        cls, run: Path, config: ServeConfig, dtype: str = "auto", device: str | None = None
+        cls, run: Path, config: ServeConfig, dtype: str | None = None, device: str | None = None
     ) -> LocalBackend:
         """Find what a run folder, a policy's folder or a folder of exported LoRAs has to serve.
 

@@ -16,7 +16,7 @@ from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.progress import announce
 from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
-from paretune.data.pairs import Choose, Pair, pairs
+from paretune.data.pairs import Choose, Pair
 from paretune.generation.generate import attached, response_logps
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import ProcessGroup, start
@@ -33,6 +33,7 @@ from paretune.training.preference_pairs import PairLoss, fit_pairs
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.rl.task import fit_on_policy
+from paretune.training.short_pairs import chosen_pairs, rows_replaced
 from paretune.training.stages import CAUSES, StageRecord, Stages
 from paretune.training.token_tables import (
     Limit,
@@ -103,21 +104,36 @@ class Lab:
         table, dropped = tokenise(self.lm, chosen, self.training.max_tokens, self.too_long, objective)
         if dropped:
             self._long(f"{dropped} of {len(chosen)} pairs", "and were dropped", objective)
+        self._replaced(chosen, objective)
         return replace(table, reference=self.logps(table))
 
     def train_table(self, chosen: Sequence[Pair], objective: str = "") -> PairTable:
         """Return :meth:`pair_table` of the :func:`drawn_pairs` of a run; to score the rest would take long, for nothing."""
-        limit = Limit(self.lm, self.training.max_tokens, self.too_long)
-        drawn, looked = drawn_pairs(limit, chosen, self.training)
+        drawn, looked = drawn_pairs(self.limit, chosen, self.training)
         if drawn and looked > len(drawn):
             self._long(
                 f"{looked - len(drawn)} of {looked} drawn pairs", "and others took their place", objective
             )
-        return self.pair_table(drawn or chosen, objective)
+        table = self.pair_table(drawn or chosen, objective)
+        self._replaced(chosen, objective)
+        return table
+
+    def pairs(self, dataset: ScoredDataset, objective: str, choose: Choose) -> Sequence[Pair]:
+        """Return the pairs of an objective, see :func:`paretune.training.short_pairs.chosen_pairs`."""
+        return chosen_pairs(self.limit, dataset, objective, choose)
+
+    @property
+    def limit(self) -> Limit:
+        """The most tokens of a text, and what happens to longer ones."""
+        return Limit(self.lm, self.training.max_tokens, self.too_long)
+
+    def _replaced(self, chosen: Sequence[Pair], objective: str) -> None:
+        if rows := rows_replaced(chosen):
+            self._long(f"the widest pairs of {rows} rows", "and their next ones are taken", objective)
 
     def _long(self, what: str, end: str, objective: str = "") -> None:
         of = f" of {named(objective)}" if objective else ""
-        self.leave_out(f"{what}{of} are longer than {Limit(self.lm, self.training.max_tokens)} {end}")
+        self.leave_out(f"{what}{of} are longer than {self.limit} {end}")
 
     def response_table(self, dataset: ScoredDataset) -> ResponseTable:
         """Tokenise all scored responses and fill in their reference log-probabilities (cached).
@@ -137,20 +153,8 @@ class Lab:
         Computed once for each distinct response and kept on disk under the fingerprint of text, model and adapter, so
         that every objective, preference, method and restart shares them.
         """
-        owners: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
-        for prompt, chosen, rejected in zip(table.prompts, table.chosen, table.rejected, strict=True):
-            responses = owners.setdefault(prompt, {})
-            responses.setdefault(chosen, len(responses))
-            responses.setdefault(rejected, len(responses))
-        groups: list[TokenGroup] = [(prompt, list(responses)) for prompt, responses in owners.items()]
-        values = self.response_logps(groups, adapter)
-        at = dict(zip(owners, values, strict=True))
-        return torch.stack(
-            [
-                torch.stack([at[prompt][owners[prompt][chosen]], at[prompt][owners[prompt][rejected]]])
-                for prompt, chosen, rejected in zip(table.prompts, table.chosen, table.rejected, strict=True)
-            ]
-        )
+        groups = table.distinct
+        return table.in_pairs(groups, self.response_logps(groups, adapter))
 
     def implicit_gap(self, table: PairTable, adapter: Adapter, beta: float) -> Tensor:
         """Return r(chosen) - r(rejected) ``[N]`` under the adapter's implicit reward beta (log pi - log pi_ref), both cached."""
@@ -242,22 +246,13 @@ class Lab:
         """Do what :meth:`fit` does, with the whole loss."""
         under = loss.penalty.facts()
         facts = dict(info or {}) | {"beta": loss.beta, "link": loss.link, "pairs": len(table)} | under
-        inputs: list[Any] = [
-            table.fingerprint,
-            validation.fingerprint if validation else "",
-            loss.beta,
-            loss.link,
-        ]
+        held_out = (validation.fingerprint, validation.content) if validation else ("", "")
+        begun = start.fingerprint if start else ""
+        inputs: list[Any] = [table.fingerprint, held_out[0], loss.beta, loss.link]
         if start is not None or loss.nll:
-            inputs += [start.fingerprint if start else "", loss.nll]
+            inputs += [begun, loss.nll]
         inputs += [under] if under else []
-        read = [
-            name,
-            table.content,
-            validation.content if validation else "",
-            asdict(loss),
-            start.fingerprint if start else "",
-        ]
+        read = [name, table.content, held_out[1], asdict(loss), begun]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_pairs(run, table, validation, loss)
@@ -282,8 +277,8 @@ class Lab:
             choose: Rule that selects pairs among a prompt's responses.
             penalty: Divergence from the base model that ``beta`` weighs; another one than DPO's is f-DPO's.
         """
-        table = self.train_table(pairs(train, objective, choose), objective)
-        held_out = self.pair_table(pairs(validation, objective, choose), objective)
+        table = self.train_table(self.pairs(train, objective, choose), objective)
+        held_out = self.pair_table(self.pairs(validation, objective, choose), objective)
         info = {"method": "dpo", "objective": objective}
         under = "" if penalty == REVERSE_KL else f"-{penalty.divergence}"
         return self._fit_pairs(
@@ -345,11 +340,11 @@ class Lab:
             ModelError: ``start`` has no embeddings of the tags.
         """
         lm = replace(self.lm, tags=tuple(tags))
-        limit = Limit(lm, self.training.max_tokens)
-        table, dropped = tokenise_demonstrations(lm, items, limit.max_tokens, self.too_long)
+        most = self.training.max_tokens
+        table, dropped = tokenise_demonstrations(lm, items, most, self.too_long)
         if dropped:
             self._long(f"{name}: {dropped} of {len(items)} responses with their prompt", "and were left out")
-        kept = tokenise_demonstrations(lm, held_out, limit.max_tokens, self.too_long)[0] if held_out else None
+        kept = tokenise_demonstrations(lm, held_out, most, self.too_long)[0] if held_out else None
         facts = dict(info or {}) | {"responses": len(table)}
         inputs = [
             "demonstrations",
@@ -373,13 +368,18 @@ class Lab:
 
         Raises:
             BatchError: A reward function failed; what was trained so far is saved.
+            TrainingError: No prompt leaves room for a response.
         """
         facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
         cache = self.score_cache
         inputs = ["on-policy", *goal.identity()]
+        within = goal.short_enough(self.lm, limit := Limit(self.lm, self.training.max_tokens))
+        if dropped := len(goal.prompts) - len(within.prompts):
+            room = f"room for {goal.sampling.max_new_tokens} new tokens within {limit}"
+            self.leave_out(f"{dropped} of {len(goal.prompts)} prompts leave no {room} and were left out")
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
-            return fit_on_policy(run, goal, cache)
+            return fit_on_policy(run, within, cache)
 
         return self._trained(name, inputs, facts, train, content=goal.content())
 

@@ -270,7 +270,7 @@ def fit(task: Task, run: TrainingRun) -> list[Record]:
             due = state.step % settings.checkpoint_every == 0 and not (last or state.learned)
             if due and team.first:
                 _save(loop, state, run)
-            advance(1, f"loss {record['loss']:.3f}")
+            advance(1, float(record["loss"]))
     if state.best:
         loop.load_weights(state.best)
     return state.history

@@ -10,7 +10,6 @@ from paretune.data.rows import Prompt
 from paretune.generation.endpoint import LORA_PREFIX, Answer, Endpoint, LoRA, Question
 from paretune.generation.sample import ask
 from paretune.models.adapter import Adapter, to_peft
-from paretune.models.embedded import hub_name
 from paretune.training.lab import Lab
 
 
@@ -63,5 +62,5 @@ def _written(lab: Lab, endpoint: Endpoint, adapter: Adapter) -> LoRA:
     name = LORA_PREFIX + fingerprint(adapter.fingerprint, lab.lm.fingerprint, endpoint.model)
     folder = (lab.folder / "cache" / "loras" / name).resolve()
     if not folder.is_dir():
-        to_peft(adapter, folder, base_name=hub_name(lab.lm.name))
+        to_peft(adapter, folder, base_name=lab.lm.portable_name)
     return LoRA(name, folder, adapter.rank)

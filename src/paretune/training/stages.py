@@ -17,6 +17,7 @@ from paretune.core.errors import ParetuneError, TrainingError
 from paretune.core.files import atomic_path, file_digest, read_json, write_json
 from paretune.core.folder_form import FolderForm
 from paretune.core.names import LONGEST_MADE, path_component
+from paretune.core.progress import found_finished, stage
 from paretune.models.adapter import FILES
 from paretune.models.distributed import ProcessGroup
 
@@ -135,7 +136,13 @@ class Stages:
         path_component(name.partition("/")[2], f"{name}: the name", LONGEST_MADE)
         name = self.own_name(name, key)
         with self.alone(name):
-            return self._made(name, key, make, together, content, causes or {})
+            finished = self.team.once(lambda: self._finished(name, key, content))
+            if finished is not None:
+                self.records.append(finished)
+                found_finished(finished.name, finished.seconds)
+                return self.folder / finished.name
+            with stage(name):
+                return self._made(name, key, make, together, content, causes or {})
 
     def _made(
         self,
@@ -147,10 +154,6 @@ class Stages:
         causes: Mapping[str, str],
     ) -> Path:
         folder = self.folder / name
-        finished = self.team.once(lambda: self._finished(name, key, content))
-        if finished is not None:
-            self.records.append(finished)
-            return self.folder / finished.name
         if self.team.first:
             self._say_changed(folder, causes)
         began = time.perf_counter()

@@ -70,6 +70,24 @@ class PairTable:
         """Return the token groups of ``rows``: one prompt shared by chosen and rejected."""
         return [(self.prompts[row], (self.chosen[row], self.rejected[row])) for row in rows]
 
+    @property
+    def distinct(self) -> list[TokenGroup]:
+        """Token groups of all pairs: each prompt once, with its responses, each once."""
+        owners: dict[tuple[int, ...], dict[tuple[int, ...], None]] = {}
+        for prompt, chosen, rejected in zip(self.prompts, self.chosen, self.rejected, strict=True):
+            owners.setdefault(prompt, {}).update({chosen: None, rejected: None})
+        return [(prompt, list(responses)) for prompt, responses in owners.items()]
+
+    def in_pairs(self, groups: Sequence[TokenGroup], values: Sequence[Tensor]) -> Tensor:
+        """Return ``[N, 2]``: the values of chosen and rejected, given those of the responses of :attr:`distinct` groups."""
+        at = {
+            (tuple(prompt), tuple(response)): value
+            for (prompt, responses), row in zip(groups, values, strict=True)
+            for response, value in zip(responses, row, strict=True)
+        }
+        found = zip(self.prompts, self.chosen, self.rejected, strict=True)
+        return torch.stack([torch.stack([at[prompt, a], at[prompt, b]]) for prompt, a, b in found])
+
     def stamp(self, **columns: Tensor | float) -> PairTable:
         """Return the table with columns replaced; a number fills the column, a tensor gives one value per pair.
 

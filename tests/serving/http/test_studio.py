@@ -85,6 +85,8 @@ def test_dial_prompt_five_votes_preset_and_reload(two: tuple[str, Service], visi
 
     page.click("#next")
     for number in range(1, 6):
+        if page.locator("#learned .told").count():  # the votes so far may say enough
+            page.click("#next")
         here.answered()
         page.click("#vote-first" if number % 2 else "#vote-tie")
         page.wait_for_selector(f"#learned .small:text-matches('^{number} vote')")

@@ -25,7 +25,7 @@ from paretune.core.bounds import Count, Natural, NotNegative, Positive
 from paretune.core.errors import ConfigError, PreferenceError
 from paretune.core.preference import Preference, preference_grid
 from paretune.data.dataset import ScoredDataset
-from paretune.data.pairs import Choose, Pair, pairs
+from paretune.data.pairs import Choose, Pair
 from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
 from paretune.methods.sipo.improve import conflicting_pairs, spread_pairs
 from paretune.methods.sipo.revise import Templates
@@ -179,7 +179,7 @@ def refit(
             lab.fit(
                 f"sipo-{work.number}-{objective}",
                 against(table, adapter),
-                against(lab.pair_table(pairs(validation, objective, config.pairs), objective), adapter),
+                against(lab.pair_table(lab.pairs(validation, objective, config.pairs), objective), adapter),
                 config.beta,
                 info={"method": "sipo", "objective": objective, **facts},
                 start=adapter,

@@ -43,6 +43,7 @@ def described(service: Service, served: Served) -> dict[str, Any]:
         "points": [],
         "knee": None,
         "dial": [],
+        "dial_by": "",
     }
     if surface is None:
         return about
@@ -55,18 +56,20 @@ def described(service: Service, served: Served) -> dict[str, Any]:
     if has_knee(surface.for_choosing.means):
         about["knee"] = knee_preference(surface).as_dict()
     if len(served.objectives) == 2:
-        about["dial"] = dial_stops(surface)
+        about |= dial_facts(surface)
     return about
 
 
-def dial_stops(surface: Surface, start: str | None = None, end: str | None = None) -> list[dict[str, Any]]:
-    """Return evenly spaced stops of the dial from all weight on ``start`` to all weight on ``end``."""
-    from paretune.choosing.dial import Dial
+def dial_facts(surface: Surface, start: str | None = None, end: str | None = None) -> dict[str, Any]:
+    """Return the different stops of the dial; none where its steps are of weights, with the reason under ``dial_by``."""
+    from paretune.choosing.dial import dial_stops
 
-    return [
+    found = dial_stops(surface, DIAL_STOPS, start, end)
+    stops = [
         {"position": position, "preference": preference.as_dict(), "mean": surface.expected(preference).mean}
-        for position, preference in Dial.of(surface, start, end).steps(DIAL_STOPS)
+        for position, preference in found.stops
     ]
+    return {"dial": stops if found.by == "scores" else [], "dial_by": found.why}
 
 
 def router(service: Service) -> APIRouter:
@@ -114,7 +117,7 @@ def router(service: Service) -> APIRouter:
     def dial(start: str, end: str, policy: str | None = None) -> dict[str, Any]:
         """Return stops at equal steps of outcome between two objectives, for policies of more than two."""
         served = service.policy(policy)
-        return {"policy": served.name, "dial": dial_stops(measured_surface(served), start, end)}
+        return {"policy": served.name, **dial_facts(measured_surface(served), start, end)}
 
     @routes.post("/choose")
     def choose_route(body: ChooseRequest) -> dict[str, Any]:

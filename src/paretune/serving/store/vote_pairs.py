@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paretune.core.errors import DataError
-from paretune.data.dataset import ScoredDataset
+from paretune.data.dataset import ScoredDataset, new_data_file
 from paretune.data.rows import Comparison, Prompt, Row
 from paretune.serving.store.entries import Vote
 from paretune.serving.store.store import Store
@@ -101,13 +101,10 @@ def from_votes(
 
     Raises:
         StoreError: There is no store, or it cannot be read.
-        DataError: There are no votes, the file exists already, or its name has an unknown ending (expected .jsonl, .jsonl.gz,
-            .parquet or .csv).
+        DataError: There are no votes, or the file's name has an unknown ending (expected .jsonl, .jsonl.gz, .parquet or .csv).
+        ParetuneError: The file exists already.
     """
-    if Path(target).exists():
-        raise DataError(
-            f"{target}: exists already, and votes are written to a new file only; name another, or delete it"
-        )
+    new_data_file(target, "votes are written")
     opened = Store.open(store, create=False)
     try:
         votes = opened.votes(profile)

@@ -128,7 +128,7 @@ function drawLead() {
   const steps = state.mode === "outcome" && policy.dial.length > 1 ? "Equal steps of the dial are equal steps of outcome." : "Steps of the dial are steps of weight.";
   const how = M === 2 ? steps : M === 3 ? "Drag A and B. A corner is all weight on its objective." : "Move one weight; the others share the rest.";
   const snaps = policy.anchored ? ` ${policy.title ?? policy.name} answers at the nearest of ${policy.anchors?.length ?? "its"} trained preferences.` : "";
-  byId("dial-lead").textContent = how + snaps;
+  byId("dial-lead").textContent = how + snaps + (policy.dial_by ? ` The reason: ${policy.dial_by}.` : "");
 }
 
 async function loadProfiles() {

@@ -1,22 +1,26 @@
-"""The goal of an on-policy run and the settings of its estimator: plain values, no model."""
+"""The goal of an on-policy run and the settings of its estimator: plain values."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+import torch
 from annotated_types import Ge
+from torch import Tensor
 
 from paretune.core.bounds import Count, NotNegative, Positive, check_bounds
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
+from paretune.models.language_model import LanguageModel
 from paretune.policies.prompts import Prompting
 from paretune.scoring.scorer import Scorer
 from paretune.scoring.standardise import Standardisation
 from paretune.training.conditioning import Conditioning
 from paretune.training.rl.advantages import Combine
+from paretune.training.token_tables import Limit
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,33 @@ class Reward:
     def objectives(self) -> tuple[str, ...]:
         """Names, in the order of weights."""
         return self.scale.objectives
+
+    def asked(self, prompt: Prompt, weights: Tensor) -> Prompt:
+        """Return a prompt as the policy reads it at the weights ``[M]``."""
+        if self.prompting is None:
+            return prompt
+        asked = Preference.of(
+            dict(zip(self.objectives, weights.double().tolist(), strict=True)), self.objectives
+        )
+        return self.prompting.prompt(prompt, self.prompting.targets(asked))
+
+    def short_enough(self, lm: LanguageModel, limit: Limit) -> Reward:
+        """Return the goal with the prompts that leave room for a response within ``limit``.
+
+        Raises:
+            TrainingError: There is none.
+        """
+        new, uniform = (
+            self.sampling.max_new_tokens,
+            torch.full((len(self.objectives),), 1 / len(self.objectives)),
+        )
+        kept = [p for p in self.prompts if len(lm.encode_prompt(self.asked(p, uniform))) <= limit.most - new]
+        if not kept:
+            raise TrainingError(
+                f"none of {len(self.prompts)} prompts leaves room for {new} new tokens within {limit}; raise train.max_tokens, "
+                "lower sampling.max_new_tokens, or give shorter prompts"
+            )
+        return replace(self, prompts=tuple(kept))
 
     def identity(self) -> list[Any]:
         """Return what decides the run, as JSON values."""

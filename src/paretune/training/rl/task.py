@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from paretune.core.errors import TrainingError
-from paretune.core.preference import Preference
 from paretune.data.rows import Prompt
 from paretune.generation.generate import generate
 from paretune.models.adapter import Adapter
@@ -38,7 +37,6 @@ from paretune.training.rl.advantages import (
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rewards import rate
 from paretune.training.rl.rollouts import Rollout, Sampled, drop_rollouts, rollout_folder
-from paretune.training.token_tables import Limit
 
 WATCHED = 10
 """Forwards over which the mean covariance must be negative before the user is notified."""
@@ -52,11 +50,11 @@ def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Ad
 
     Args:
         run: Model, settings and checkpoint; ``batch_pairs`` of the settings counts prompts.
-        goal: Prompts, rewards, preference.
+        goal: Prompts, all of them short enough, rewards, preference.
         cache: Keeps the scores.
 
     Raises:
-        TrainingError: A loss is not finite, or no prompt is short enough.
+        TrainingError: A loss is not finite.
         BatchError: A reward function failed. What was trained so far is saved.
     """
     if goal.preference is None and goal.prompting is None:
@@ -74,7 +72,7 @@ class OnPolicyTask:
     def __init__(self, run: TrainingRun, learner: Learner, goal: Reward, cache: ScoreCache) -> None:
         self.run, self.learner, self.goal, self.cache = run, learner, goal, cache
         self.folder = rollout_folder(run.checkpoint)
-        self.prompts = self._short_enough()
+        self.prompts = goal.prompts
         self.share = run.share(divisible=False)
         self.size = run.settings.accumulate * run.settings.batch_pairs
         rollouts = math.ceil(run.settings.steps / goal.settings.epochs)
@@ -124,7 +122,7 @@ class OnPolicyTask:
         prompts = [self.prompts[row] for row in rows]
         weights = self._weights(number)
         asked = [
-            self.run.lm.encode_prompt(self._ask(prompt, w))
+            self.run.lm.encode_prompt(goal.asked(prompt, w))
             for prompt, w in zip(prompts, weights, strict=True)
         ]
 
@@ -237,33 +235,6 @@ class OnPolicyTask:
         count = 1 if goal.conditioning.per == "batch" else self.size
         drawn = draw_preferences(goal.conditioning, count, M, (self.run.settings.seed, number))
         return torch.tensor(drawn, dtype=torch.float32).expand(self.size, M)
-
-    def _ask(self, prompt: Prompt, weights: Tensor) -> Prompt:
-        """Return the prompt as the policy reads it."""
-        prompting, names = self.goal.prompting, self.goal.objectives
-        if prompting is None:
-            return prompt
-        asked = Preference.of(dict(zip(names, weights.double().tolist(), strict=True)), names)
-        return prompting.prompt(prompt, prompting.targets(asked))
-
-    def _short_enough(self) -> list[Prompt]:
-        """Return the prompts that leave room for a response, and notify the user of the others."""
-        name, new = self.run.name, self.goal.sampling.max_new_tokens
-        limit = Limit(self.run.lm, self.run.settings.max_tokens)
-        most = limit.most
-        given, uniform = (
-            self.goal.prompts,
-            torch.full((len(self.goal.objectives),), 1 / len(self.goal.objectives)),
-        )
-        kept = [p for p in given if len(self.run.lm.encode_prompt(self._ask(p, uniform))) <= most - new]
-        if not kept:
-            raise TrainingError(
-                f"{name}: none of {len(given)} prompts leaves room for {new} new tokens within {limit}; raise train.max_tokens, "
-                "lower sampling.max_new_tokens, or give shorter prompts"
-            )
-        if len(kept) < len(given):
-            self.run.notify(f"{name}: {len(given) - len(kept)} prompts are too long and were left out")
-        return kept
 
     def _rows(self, number: int) -> list[int]:
         return self.order[number * self.size : (number + 1) * self.size]

@@ -1,0 +1,300 @@
+"""How far a run is: said on standard error where no terminal is, and kept in a file that ``paretune status`` reads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from typing_extensions import TypedDict
+
+from paretune.core.errors import ParetuneError
+from paretune.core.files import write_json
+from paretune.core.progress import MINUTE, Steps, at_terminal, in_words, listening, say
+
+FILE = Path("locks") / "progress.json"
+"""How far the last run in a run folder came."""
+SECONDS = 5.0
+"""Seconds between two writings of the file while nothing but steps happen."""
+PRIOR = 20.0
+"""Seconds for which the plan is believed before what was measured counts."""
+TRAINED = "adapters/"
+"""What the names of stages of training begin with."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A part of the plan of a run.
+
+    Attributes:
+        name: Name of the part, such as ``train: dpo`` or ``front: mod``.
+        seconds: Time that it is expected to take.
+        stages: Number of stages of training in it; 0 for other parts.
+    """
+
+    name: str
+    seconds: float
+    stages: int = 0
+
+
+class DoneStage(TypedDict):
+    """A finished stage in the file; ``reused`` where an earlier run finished it."""
+
+    name: str
+    seconds: float
+    reused: bool
+
+
+class Now(TypedDict):
+    """What is worked on: the stage, what is counted in it, and its figures where they are known (seconds; steps a second)."""
+
+    stage: str
+    seconds: float
+    what: str | None
+    step: int | None
+    steps: int | None
+    loss: float | None
+    rate: float | None
+    left: float | None
+
+
+class Written(TypedDict):
+    """What the file says.
+
+    Attributes:
+        name: Name of the run.
+        began, updated: Times of this process.
+        state: ``running``, ``finished``, ``stopped`` (by Ctrl-C) or ``failed``; a killed run still says ``running``.
+        error: The message of a failure.
+        planned: Parts of the plan that are not begun, with their seconds.
+        done: Finished stages.
+        now: What is worked on.
+        left: Seconds left of the whole run, by the plan and the pace so far; None without a plan.
+    """
+
+    name: str
+    began: str
+    updated: str
+    state: str
+    error: str | None
+    planned: list[tuple[str, float]]
+    done: list[DoneStage]
+    now: Now | None
+    left: float | None
+
+
+class WorkLog:
+    """The listener of a run.
+
+    Attributes:
+        name: Name of the run.
+        folder: The run folder; None writes no file.
+        done: Finished stages, in order.
+    """
+
+    def __init__(self, name: str, folder: Path | None) -> None:
+        self.name, self.folder = name, folder
+        self.done: list[DoneStage] = []
+        self._began = datetime.now().astimezone().isoformat("T", "seconds")
+        self._parts: list[Planned] = []
+        self._at = 0
+        self._stages: list[tuple[str, float]] = []
+        self._steps: Steps | None = None
+        self._planned_seconds = self._taken = 0.0
+        self._started, self._said = time.monotonic(), time.monotonic()
+        self._state, self._error = "running", ""
+        self._lock = threading.RLock()
+
+    def plan(self, parts: Sequence[Planned]) -> None:
+        """Take over what is expected; a part of several trainings counts as many parts."""
+        self._parts = [
+            Planned(part.name, part.seconds / max(1, part.stages), min(1, part.stages))
+            for part in parts
+            for _ in range(max(1, part.stages))
+        ]
+
+    # What is heard
+
+    def stage_began(self, name: str) -> None:
+        """Say the stage."""
+        with self._lock:
+            self._reach(name)
+            self._stages.append((name, time.monotonic()))
+            self._said = time.monotonic()
+            if not at_terminal():
+                say(f"{self._clock()} {name}{self._whole()}")
+        self._write()
+
+    def stage_ended(self, name: str, seconds: float, reused: bool) -> None:
+        """Count the stage as done."""
+        with self._lock:
+            if self._stages and self._stages[-1][0] == name:
+                self._stages.pop()
+            if name not in [stage["name"] for stage in self.done]:
+                self.done.append({"name": name, "seconds": seconds, "reused": reused})
+                if reused and not at_terminal():
+                    say(f"{self._clock()} {name}: found finished")
+                if name.startswith((TRAINED, "front/")) and self._reach(name):
+                    self._pass(seconds, reused)
+        self._write()
+
+    def steps_began(self, what: str, total: int, done: int) -> None:
+        """Begin to count steps."""
+        with self._lock:
+            self._steps = Steps(what, total, done)
+
+    def steps_done(self, count: int, loss: float | None) -> None:
+        """Count steps."""
+        with self._lock:
+            if self._steps is not None:
+                self._steps.add(count, loss)
+
+    def steps_ended(self) -> None:
+        """Stop to count."""
+        with self._lock:
+            self._steps = None
+
+    # Where in the plan
+
+    def _reach(self, name: str) -> bool:
+        """Go on to the part of the plan that a stage belongs to, and return whether there is one."""
+        if name.startswith(TRAINED):
+            wanted = [n for n, part in enumerate(self._parts) if part.stages and n >= self._at]
+        elif name.startswith(("front/", "audits/")):
+            title = f"front: {name.partition('/')[2]}"
+            wanted = [n for n, part in enumerate(self._parts) if part.name == title and n >= self._at]
+        else:
+            wanted = [n for n, part in enumerate(self._parts) if part.name == name and n >= self._at]
+        if wanted:
+            self._at = wanted[0]
+        return bool(wanted)
+
+    def _pass(self, seconds: float, reused: bool) -> None:
+        """Leave the part of the plan that is done; what it took shows the pace of this machine."""
+        if not reused:
+            self._planned_seconds += self._parts[self._at].seconds
+            self._taken += seconds
+        self._at += 1
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left of the run, by the plan and by the pace so far; None without a plan."""
+        if not self._parts:
+            return None
+        pace = (PRIOR + self._taken) / (PRIOR + self._planned_seconds)
+        rest = sum(part.seconds for part in self._parts[self._at + 1 :]) * pace
+        if self._at >= len(self._parts):
+            return rest
+        whole = self._parts[self._at].seconds * pace
+        steps = self._steps
+        if steps is not None and steps.left is not None and self._parts[self._at].stages:
+            return rest + steps.left
+        gone = time.monotonic() - self._stages[-1][1] if self._stages else 0.0
+        return rest + max(0.0, whole - gone)
+
+    # What is said
+
+    def _clock(self) -> str:
+        seconds = int(time.monotonic() - self._started)
+        return f"[{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}]"
+
+    def _whole(self) -> str:
+        left = self.left
+        return "" if left is None else f"; whole run: about {in_words(left)} left"
+
+    def _tell(self) -> None:
+        if not self._stages and self._steps is None:
+            return
+        steps = "" if self._steps is None else str(self._steps)
+        named = self._stages[-1][0] if self._stages else ""
+        if steps.partition(":")[0] == named.partition("/")[2] and named:
+            steps = steps.partition(": ")[2]
+        say(f"{self._clock()} {': '.join(filter(None, (named, steps)))}{self._whole()}")
+
+    def now(self) -> Now | None:
+        """Return what is worked on."""
+        if not self._stages and self._steps is None:
+            return None
+        name, began = self._stages[-1] if self._stages else ("", self._started)
+        steps = self._steps
+        return {
+            "stage": name or (steps.what if steps else ""),
+            "seconds": time.monotonic() - began,
+            "what": steps.what if steps else None,
+            "step": steps.done if steps else None,
+            "steps": steps.total if steps else None,
+            "loss": steps.loss if steps else None,
+            "rate": steps.rate if steps else None,
+            "left": steps.left if steps else None,
+        }
+
+    def written(self) -> Written:
+        """Return what the file says now."""
+        with self._lock:
+            running = self._state == "running"
+            names = self._parts[self._at + bool(self._stages) :] if self._state != "finished" else []
+            return {
+                "name": self.name,
+                "began": self._began,
+                "updated": datetime.now().astimezone().isoformat("T", "seconds"),
+                "state": self._state,
+                "error": self._error or None,
+                "planned": [(part.name, part.seconds) for part in names],
+                "done": list(self.done),
+                "now": None if self._state == "finished" else self.now(),
+                "left": self.left if running else None,
+            }
+
+    def _write(self) -> None:
+        if self.folder is not None:
+            with suppress(
+                ParetuneError, OSError
+            ):  # a full disk stops the run elsewhere, with its own message
+                write_json(self.folder / FILE, self.written())
+
+    def _keep_telling(self, ended: threading.Event) -> None:
+        """Write and say how far the run is, in a thread of its own: one step may take longer than a minute."""
+        while not ended.wait(SECONDS):
+            self._write()
+            if not at_terminal() and time.monotonic() - self._said >= MINUTE:
+                self._said = time.monotonic()
+                with self._lock:
+                    self._tell()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Listen inside the context, and write down how it ended."""
+        ended = threading.Event()
+        teller = threading.Thread(target=self._keep_telling, args=(ended,), daemon=True)
+        teller.start()
+        try:
+            with listening(self):
+                yield
+            self._state, self._stages = "finished", []
+        except KeyboardInterrupt:
+            self._state = "stopped"
+            self._say_kept()
+            raise
+        except BaseException as error:
+            self._state, self._error = "failed", f"{error}" or type(error).__name__
+            raise
+        finally:
+            ended.set()
+            teller.join()
+            self._write()
+
+    def _say_kept(self) -> None:
+        """Say what a run that is stopped leaves, and how it goes on."""
+        finished = f"{len(self.done)} finished stage{' is' if len(self.done) == 1 else 's are'}"
+        at = self._stages[-1][0] if self._stages else ""
+        if at.startswith(TRAINED):
+            at = f", and {at} to its last checkpoint"
+        elif at:
+            at = f"; {at} is done again, but for answers and scores that are kept"
+        where = f" in {self.folder}" if self.folder else ""
+        state = f" (paretune status {self.folder} shows it)" if self.folder else ""
+        say(f"stopped: {finished} kept{where}{at}. The same command goes on from there{state}")

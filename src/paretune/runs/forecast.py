@@ -1,0 +1,74 @@
+"""How long a run will take on this machine, said before its first stage."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from paretune.core.errors import ParetuneError
+from paretune.core.progress import in_words
+from paretune.core.work_log import Planned
+from paretune.data.dataset import ScoredDataset
+from paretune.planning.work import Stage
+from paretune.runs.config import RunConfig
+from paretune.runs.estimate import estimate
+from paretune.runs.plan import plan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The plan of a run in time.
+
+    Attributes:
+        parts: Its parts, in order.
+        sentence: The whole time in words, with what it rests on.
+    """
+
+    parts: tuple[Planned, ...]
+    sentence: str
+
+    @property
+    def seconds(self) -> float:
+        """Time of all parts."""
+        return sum(part.seconds for part in self.parts)
+
+
+def forecast(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -> Forecast | None:
+    """Return how long a run will take on this machine, by its plan; None where it cannot be planned, which is said.
+
+    Args:
+        config: Settings of the run.
+        splits: Its data, where they are read already.
+    """
+    try:
+        planned = plan(config, splits)
+        estimated = estimate(planned, config, config.model)
+    except ParetuneError as error:
+        logger.warning("how long the run takes is not known: %s", error)
+        return None
+    stages = {stage.name: stage for stage in planned.stages}
+    parts = tuple(
+        Planned(row.name, row.cost.seconds, _trainings(stages.get(row.name))) for row in estimated.rows
+    )
+    seconds = sum(part.seconds for part in parts)
+    assumption = estimated.device.assumptions
+    if assumption.startswith("data sheet"):
+        origin = f"by the data sheet of {estimated.device.title}, and not by a measurement"
+    elif "so not kept" in assumption:
+        origin = "by a plan with a measurement of it while other programs used it, so it may be less"
+    else:
+        origin = "by a plan with its measured speed"
+    if config.processes and config.processes > 1:
+        origin += f", for one process; {config.processes} share the work"
+    sentence = (
+        f"{config.name}: about {in_words(seconds)} on {estimated.device.title}, {origin}. Stages that are found finished take no "
+        f"time; paretune plan shows the parts"
+    )
+    return Forecast(parts, sentence)
+
+
+def _trainings(stage: Stage | None) -> int:
+    return 0 if stage is None else len(stage.columns)

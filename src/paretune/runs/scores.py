@@ -1,0 +1,81 @@
+"""What a run says of its scores: those of every single answer, and how far each scorer can be trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from paretune.core.files import write_text
+from paretune.evaluation.judge import Judgement
+from paretune.fronts.front import Interval
+from paretune.fronts.record_facts import ScorerFacts
+from paretune.scoring.bradley_terry import load_head
+from paretune.scoring.function_scorer import FunctionScorer
+from paretune.scoring.scorer import Scorer
+
+
+def write_scores(judgement: Judgement, scorers: Mapping[str, ScorerFacts], file: Path) -> None:
+    """Write one line of JSON for each answer: of every policy, the base model and the corners, also off the simplex.
+
+    Args:
+        judgement: What was measured.
+        scorers: Objective -> what gave its scores.
+        file: The file to write, which :func:`paretune.data.score_files.read_scores` reads.
+    """
+    write_text(file, "".join(_lines(judgement, scorers)))
+
+
+def _lines(judgement: Judgement, scorers: Mapping[str, ScorerFacts]) -> Iterator[str]:
+    objectives = judgement.objectives
+    marks = {objective: scorers[objective].fingerprint for objective in objectives}
+    evaluations = [*judgement.everything.values(), *judgement.extrapolations.values()]
+    for evaluation in evaluations:
+        for preference, point in zip(evaluation.preferences, evaluation.points, strict=True):
+            weights = preference.over(objectives).as_dict()
+            for prompt, answers in zip(evaluation.prompts, point.scores.tolist(), strict=True):
+                for sample, scores in enumerate(answers):
+                    row = {
+                        "policy": evaluation.name,
+                        "preference": weights,
+                        "prompt": prompt,
+                        "sample": sample,
+                        "scores": dict(zip(objectives, scores, strict=True)),
+                        "scorer": marks,
+                    }
+                    yield json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def scorer_facts(scorer: Scorer, prompts: Collection[str]) -> ScorerFacts:
+    """Return what is known of a scorer that judges answers to ``prompts``, the keys of the held-out prompts."""
+    if not isinstance(scorer, FunctionScorer) or not scorer.head:
+        return ScorerFacts(fingerprint=scorer.fingerprint)
+    head = load_head(scorer.head)
+    fit = head.report
+    return ScorerFacts(
+        fingerprint=scorer.fingerprint,
+        accuracy=Interval(fit.accuracy, fit.low, fit.high),
+        train_accuracy=fit.train_accuracy,
+        longer_accuracy=fit.longer_accuracy,
+        pairs=fit.test_pairs,
+        prompts=fit.test_prompts,
+        seen=None if head.prompts is None else len(head.prompts & set(prompts)),
+    )
+
+
+def scorer_cautions(scorers: Mapping[str, ScorerFacts]) -> tuple[str, ...]:
+    """Return what cannot be believed of scores: of a head that judges prompts it was fitted on, or is not shown to beat chance."""
+    cautions = []
+    for objective, facts in scorers.items():
+        if facts.seen:
+            cautions.append(
+                f"The head that scores {objective} was fitted on {facts.seen} of this run's held-out prompts, so its scores there "
+                "are too sure. Fit it on other data, or hold other prompts out."
+            )
+        if facts.accuracy is not None and facts.accuracy.low <= 0.5:
+            cautions.append(
+                f"The head that scores {objective} ranks {facts.accuracy.value:.0%} of {facts.pairs} held-out pairs as people did "
+                f"[{facts.accuracy.low:.0%}, {facts.accuracy.high:.0%}], which is not shown to be better than chance. Give it more "
+                "comparisons."
+            )
+    return tuple(cautions)

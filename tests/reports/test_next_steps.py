@@ -1,0 +1,108 @@
+"""What to do next: each cause that a record knows has its finding, its cure, and its number; a run without one has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paretune.fronts.record import FrontRecord
+from paretune.reports.next_steps import commands, next_steps, what_next
+from support.records import figure, point, policy, record
+from support.records import test as paired
+
+ENDS = ({"concise": 1.0, "warm": 0.0}, {"concise": 0.5, "warm": 0.5}, {"concise": 0.0, "warm": 1.0})
+
+
+def moved(value: float, width: float) -> dict[str, Any]:
+    return {
+        "moved": {"concise": figure(value, width), "warm": figure(value, width)},
+        "along": figure(value, width),
+        "across": figure(0.0, 0.0),
+    }
+
+
+def made(movement: float = 2.0, cut: float = 0.0, spread: float = 1.0, **rest: Any) -> FrontRecord:
+    """Return a record of one policy that moves both objectives by ``movement``, its ends ``spread`` apart."""
+    points = []
+    for n, weights in enumerate(ENDS):
+        mean = [-4.0 - spread * n, -5.0 + spread * n]
+        low, high = [m - 0.3 for m in mean], [m + 0.3 for m in mean]
+        points.append(point(weights, mean, low, high, cut_rate=cut, movement=moved(movement, 0.5)))
+    values = record(["concise", "warm"], [policy("modpo", points)], **rest)
+    values["base"]["cut_rate"] = cut
+    return FrontRecord.model_validate(values)
+
+
+def told(of: FrontRecord) -> str:
+    return " ".join(f"{step.finding} {step.cure}" for step in next_steps(of))
+
+
+def test_a_good_run_has_nothing_to_do_but_its_commands() -> None:
+    assert next_steps(made()) == []
+    page = what_next(made())
+    assert "Nothing that this page knows of stands in the way" in page
+    assert "paretune export . exported -p concise=0.5,warm=0.5" in page
+
+
+def test_cut_answers_ask_for_longer_ones() -> None:
+    text = told(made(cut=0.672, sampling={"max_new_tokens": 48}))
+    assert "67 % of the answers were cut at 48 tokens" in text
+    assert "Raise sampling.max_new_tokens to 96 or more" in text
+    assert "max_new_tokens" not in told(made(cut=0.1, sampling={"max_new_tokens": 48}))
+
+
+def test_no_movement_asks_for_steps_and_says_how_many_prompts_would_show_it() -> None:
+    # A half width of 0.5 at 60 prompts: a movement of 0.2 is shown by 60 * (0.5 / 0.2)**2 = 375.
+    text = told(made(movement=0.2))
+    assert (
+        "modpo shows no movement on concise or warm; 60 held-out prompts leave 0.50 deviations open" in text
+    )
+    assert (
+        "about 380 held-out prompts would show the movement of concise as measured (0.20 deviations)" in text
+    )
+    assert "more held-out prompts would not help" in told(made(movement=-0.2))
+    assert "the wrong way" in told(made(movement=-2.0))
+
+
+def test_a_preference_without_effect_is_named_whatever_shows_it() -> None:
+    assert "modpo answers the same at every preference" in told(made(spread=0.0))
+    assert "60 prompts do not tell apart" in told(made(spread=0.1))
+    weak = made().model_dump(mode="json")
+    weak["policies"][0]["steerability"] = {"model.layers.0.q_proj": 1e-6}
+    assert "hardly follow the preference" in told(FrontRecord.model_validate(weak))
+
+
+def test_differences_that_could_not_be_seen_say_how_many_prompts_would_show_them() -> None:
+    tests = [
+        paired("modpo", "base", 0.1, "no difference shown", enough_prompts=412),
+        paired("modpo", "mixture of corners", 0.01, "no difference shown", enough_prompts=None),
+    ]
+    text = told(made(comparisons=tests))
+    assert "2 of 2 comparisons show no difference; 60 held-out prompts could have shown one of 0.31" in text
+    assert "About 410 held-out prompts would show the difference of modpo and base model as measured" in text
+    assert "more prompts would not show it" in told(made(comparisons=tests[1:]))
+    assert told(made(comparisons=[paired("modpo", "base", 0.9, "modpo above")])) == ""
+
+
+def test_collapsed_answers_ask_for_less_training() -> None:
+    broken = made().model_dump(mode="json")
+    broken["policies"][0]["points"][1]["collapse_rate"] = 0.5
+    text = told(FrontRecord.model_validate(broken))
+    assert (
+        "modpo: answers collapse at 1 of 3 preferences (up to 50 %)" in text and "methods.modpo.beta" in text
+    )
+
+
+def test_commands_name_the_run_and_its_best_policy() -> None:
+    values = made().model_dump(mode="json")
+    values["policies"].append({**values["policies"][0], "name": "mod"})
+    values["comparisons"] = [
+        paired("mod", "base", 0.9, "mod above"),
+        paired("modpo", "base", 0.1, "modpo above"),
+    ]
+    lines = [line for line, _ in commands(FrontRecord.model_validate(values), "runs/mine")]
+    assert lines == [
+        "paretune serve runs/mine",
+        "paretune choose runs/mine --policy mod",
+        "paretune export runs/mine runs/mine-exported --policy mod -p concise=0.5,warm=0.5",
+        "paretune status runs/mine",
+    ]
