@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import griffe
 import pytest
 import yaml
 
@@ -57,7 +58,8 @@ def test_the_site_builds_without_a_warning_and_shows_every_public_name(
     monkeypatch.setattr(site, "OUT", tmp_path / "build/docs")
     pages = site.lay_out()
     done = build(tmp_path, site)
-    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and "No issues found" in said and "griffe:" not in said, said
     made = tmp_path / "build/site"
     for page in pages:
         name = page.relative_to(site.OUT).with_suffix("")
@@ -117,3 +119,26 @@ def test_links_in_code_and_to_other_servers_are_left_alone(site: ModuleType) -> 
     assert (
         site.linked("[e](../CONTRIBUTING.md#a-rule)", ROOT / "docs/data.md") == "[e](contributing.md#a-rule)"
     )
+
+
+def test_docstrings_of_public_names_are_read_as_they_are_meant() -> None:
+    """An entry of Raises, Args or Attributes that goes on in a line without indent would be shown as two."""
+    package = griffe.load("paretune", search_paths=[str(ROOT / "src")], resolve_aliases=True)
+    wrong = []
+    for name in NAMED:
+        found = package[name]
+        target = found.final_target if found.is_alias else found
+        members = (
+            [m for m in target.members.values() if not m.is_alias and not m.name.startswith("_")]
+            if target.is_class
+            else []
+        )
+        for one in [target, *members]:
+            for part in one.docstring.parse("google", warnings=False) if one.docstring else []:
+                if part.kind.value not in ("raises", "attributes", "parameters"):
+                    continue
+                for entry in part.value:
+                    shown = str(getattr(entry, "name", None) or entry.annotation)
+                    if not re.fullmatch(r"[\w*.,]+(, [\w*.]+)*", shown):
+                        wrong.append(f"{one.path}: {shown}")
+    assert wrong == []

@@ -40,7 +40,7 @@ class ScoredDataset:
 
     Raises:
         DataError: An objective named twice, one that a preference could not name, or one used by a row but
-        not listed.
+            not listed.
     """
 
     objectives: tuple[str, ...]

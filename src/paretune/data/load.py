@@ -74,7 +74,7 @@ def load_data(
 
     Raises:
         DataError: Nothing there, an unknown form or key, a missing column, a column that looks like data and
-        is not read, a malformed line; with ``file:line``.
+            is not read, a malformed line; with ``file:line``.
     """
     if isinstance(spec, Mapping):
         return _load_mapping(spec, split, path, objective, directions)

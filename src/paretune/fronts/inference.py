@@ -148,7 +148,7 @@ def compare(
 
     Raises:
         ParetuneError: other prompts or objectives, no common preference, fewer than two prompts, scores that are all
-        the same, or one training seed where seeds are asked for.
+            the same, or one training seed where seeds are asked for.
 
     Example: ``compare(policy, base, reference=np.array([-9.0, 0.0])).verdict``
     """

@@ -232,7 +232,7 @@ def interval(
 
     Raises:
         ParetuneError: fewer than two prompts, an objective on which no score varies, or no point that could be above
-        the reference.
+            the reference.
     """
     sample = gather(front)
     reference = reference_of(reference, sample.objectives)

@@ -66,7 +66,7 @@ class Backend(Protocol):
         ``on_event`` receives the number of the job with each piece, and for each job one End after at most ``timeout`` seconds.
 
         Raises:
-            Overloaded, PromptTooLong, Unavailable, UpstreamFailed, Unsupported.
+                Overloaded, PromptTooLong, Unavailable, UpstreamFailed, Unsupported.
         """
 
     def upstream_name(self, preference: Preference) -> str | None:
