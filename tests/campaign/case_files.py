@@ -67,7 +67,7 @@ def _other_type(value: Any) -> Any:
         return "perhaps"
     if isinstance(value, (int, float)):
         return "much"
-    return 7 if isinstance(value, str) else "text"
+    return 7  # a text in place of messages can be right
 
 
 VALUES: Mapping[str, Callable[[Any], Any]] = {
@@ -95,6 +95,12 @@ COLUMNS: Mapping[str, Callable[[str], str]] = {
 MORE: Mapping[str, Any] = {"system": "Be brief.", "history": [["a", "b"]], "score": 0.5, "scores_x": [1, 2], "notes": "mine",
 "tools": [{"name": "f"}], "images": ["x.png"], "weight": 2.0, "rejected_2": "worse", "score_chosen": 3.0}  # fmt: skip
 """Columns that a form does not have."""
+READ: Mapping[str, Sequence[str]] = {
+    "system": ["Be brief."],
+    "history": ['"a"', '"b"'],
+    "weight": ['"weight": 2.0'],
+}
+"""Columns among them that every form reads, and what a row then holds."""
 
 
 def write(path: Path, records: Sequence[Record]) -> Path:
@@ -114,7 +120,11 @@ def write(path: Path, records: Sequence[Record]) -> Path:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        pq.write_table(pa.Table.from_pylist(list(records)), path)
+        names = dict.fromkeys(
+            name for record in records for name in record
+        )  # pyarrow takes those of the first alone
+        whole = [{name: record.get(name) for name in names} for record in records]
+        pq.write_table(pa.Table.from_pylist(whole), path)
     else:
         path.write_text(lines)
     return path
@@ -202,6 +212,8 @@ def wrong(bench: Bench, rest: str) -> str:
         done(ended)
         rows = rows_of(bench.folder / "out.jsonl")
         silent = not any(word in ended.text for word in (*SAID, column))
+        if change == "more" and column in READ:
+            silent = not all(text in json.dumps(rows[-1]) for text in READ[column])
         whole = write(bench.folder / "whole.jsonl", FORMS[name].records)
         done(convert(bench, whole, "whole-out.jsonl"))
         same = rows == rows_of(bench.folder / "whole-out.jsonl")

@@ -749,3 +749,27 @@ def test_a_split_of_a_file_without_splits_is_refused(tmp_path: Path) -> None:
         ):
             load_data(file, split)
     assert len(load_data(file, "train").rows) == 1, "as in a folder, a file without a name is for training"
+
+
+def test_a_split_is_the_folder_of_its_name(tmp_path: Path) -> None:
+    for name in ("train/part", "train_extra/part", "held-out/part", "mine.hard"):
+        file = tmp_path / f"{name}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"prompt": name}) + "\n")
+    for split, name in (
+        ("train_extra", "train_extra/part"),
+        ("held-out", "held-out/part"),
+        ("hard", "mine.hard"),
+    ):
+        (row,) = load_data(tmp_path, split).rows
+        assert row.prompt[0].content == name
+    assert load_data(tmp_path).rows[0].prompt[0].content == "train/part"
+
+
+def test_a_column_map_names_each_column_of_responses_once(tmp_path: Path) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text('{"q": "a", "r": "b"}\n')
+    same = ({"responses": ["r", "r"]}, {"chosen": "r", "rejected": "r", "objective": "h"})
+    for named in same:
+        with pytest.raises(DataError, match="the responses are the columns r, r; expected each column once"):
+            load_data({"path": str(file), "prompt": "q", **named})

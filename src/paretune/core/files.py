@@ -120,15 +120,15 @@ def new_file(target: str | Path, what: str) -> None:
         ParetuneError: Something lies at ``target``, or its name is too long; ``what`` says what was to be written.
     """
     path = Path(target)
-    if os.path.isdir(path):
+    if len(os.fsencode(path.name)) > LONGEST_FILE:
+        raise ParetuneError(
+            f"{str(path)!r:.60}...: the name is longer than {LONGEST_FILE} bytes; choose a shorter one"
+        )
+    if path.is_dir():
         raise ParetuneError(f"{path}: is a folder; expected a target that is a new file")
     if os.path.lexists(path):
         raise ParetuneError(
             f"{path}: exists already, and {what} to a new file only; name another, or move it away"
-        )
-    if len(os.fsencode(path.name)) > LONGEST_FILE:
-        raise ParetuneError(
-            f"{str(path)!r:.60}...: the name is longer than {LONGEST_FILE} bytes; choose a shorter one"
         )
 
 

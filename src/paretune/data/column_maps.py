@@ -86,6 +86,10 @@ class ColumnMap:
                 )
             compared, responses = str(given["objective"]), [given["chosen"], given["rejected"]]
         texts = _responses(responses)
+        if isinstance(texts, tuple) and len(set(texts)) < len(texts):
+            raise DataError(
+                f"data: the responses are the columns {', '.join(texts)}; expected each column once"
+            )
         scores = {
             _named("scores", name): _scores(name, columns, texts)
             for name, columns in _mapping("scores", given)

@@ -82,6 +82,8 @@ def _files_of(path: Path, split: str | None, skip: str) -> dict[Path, str]:
     wanted = split or "train"
     marks = {file: _mark(below) for file, below in files.items()}
     chosen = [file for file, mark in marks.items() if mark and mark.name == wanted.lower()]
+    if not chosen and split is not None:  # a folder, or a part of a name, that no word gives away as a split
+        chosen = [file for file, below in files.items() if split.lower() in _pieces(below)]
     if not chosen:
         chosen = [file for file, mark in marks.items() if mark and _means(wanted, mark)]
         variants = sorted({_tail(mark.name, wanted) for file in chosen if (mark := marks[file])})
@@ -139,6 +141,12 @@ def _mark(below: str) -> Mark | None:
         if any(word in SPLIT_WORDS for word in _words(piece))
     ]
     return found[-1] if found else None
+
+
+def _pieces(below: str) -> set[str]:
+    """Return the folders of a path and the parts of its file's name between dots."""
+    *folders, name = below.lower().split("/")
+    return {*folders, *name.removesuffix(suffix_of(name)).split(".")}
 
 
 def _words(name: str) -> list[str]:
