@@ -29,7 +29,9 @@ def test_judge_prints_verdicts_and_writes_only_where_it_is_asked(table, tmp_path
     assert {path.name for path in (tmp_path / "judged").iterdir()} == {
         "front.json", "front.png", "report.html", "paretune.json"
     }  # fmt: skip
-    assert call(monkeypatch, capsys, "judge", table, "--out", tmp_path / "judged")[0] == 0, "its own is replaced"
+    assert call(monkeypatch, capsys, "judge", table, "--out", tmp_path / "judged")[0] == 0, (
+        "its own is replaced"
+    )
 
 
 def test_judge_leaves_a_folder_of_the_user_alone(table, tmp_path, monkeypatch, capsys):
@@ -85,7 +87,9 @@ def test_bad_rows_are_named_by_file_and_line(table, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", ["front.svg", "front.pdf", "front.png"])
-def test_figures_are_pictures_of_a_column_and_the_same_bytes_again(table, tmp_path, monkeypatch, capsys, name):
+def test_figures_are_pictures_of_a_column_and_the_same_bytes_again(
+    table, tmp_path, monkeypatch, capsys, name
+):
     call(monkeypatch, capsys, "judge", table, "--out", tmp_path / "judged")
     made = []
     for n in (1, 2):

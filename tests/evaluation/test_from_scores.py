@@ -25,7 +25,11 @@ def test_verdicts_are_those_of_comparing_the_fronts_judged_together():
     table = read_table(score_rows(lift=1.5))
     fronts, record = table.fronts(), judge_scores(table, resamples=50)
     corners = fronts["corners"]
-    pairs = [(fronts[name], other) for name in "ab" for other in (fronts["base"], mixture(corners, fronts[name].preferences))]
+    pairs = [
+        (fronts[name], other)
+        for name in "ab"
+        for other in (fronts["base"], mixture(corners, fronts[name].preferences))
+    ]
     expected = holm([compare(*pair) for pair in [*pairs, (fronts["a"], fronts["b"])]])
     assert [(test.verdict, test.difference, test.low, test.adjusted) for test in record.comparisons] == [
         (test.verdict, test.difference, test.low, test.adjusted) for test in expected
@@ -52,7 +56,11 @@ def test_a_record_report_and_picture_are_made_of_what_there_is(tmp_path, base, c
 def test_base_and_corners_may_have_any_name():
     rows = score_rows()
     named = {"base": "sft", "corners": "none"}
-    rows = [{**row, "policy": named.get(row["policy"], row["policy"])} for row in rows if row["policy"] != "corners"]
+    rows = [
+        {**row, "policy": named.get(row["policy"], row["policy"])}
+        for row in rows
+        if row["policy"] != "corners"
+    ]
     for objective in ("warm", "concise"):
         rows += [
             {k: v for k, v in row.items() if k != "preference"} | {"policy": f"only-{objective}"}
@@ -114,5 +122,7 @@ def test_prompts_that_are_left_out_are_counted():
 
 
 def test_judging_scores_loads_no_torch():
-    code = "import sys, paretune; paretune.judge_scores; paretune.read_scores; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, paretune; paretune.judge_scores; paretune.read_scores; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

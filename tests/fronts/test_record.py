@@ -90,7 +90,9 @@ def test_a_record_is_written_as_it_was_read(facts, tmp_path):
 def test_a_record_of_format_3_or_4_is_read_without_what_was_not_kept(facts, number):
     facts["format"] = number
     record = FrontRecord.parse(facts)
-    assert record.format == FORMAT and record.policies[0].points[0].response_scores == () and not record.scorers
+    assert (
+        record.format == FORMAT and record.policies[0].points[0].response_scores == () and not record.scorers
+    )
 
 
 def test_each_answer_has_one_score_per_objective_or_none_has_any(facts):

@@ -46,12 +46,22 @@ def test_preferences_are_read_as_objects_as_text_and_as_columns(form):
 
 def test_columns_of_other_names_are_read_where_they_are_named():
     rows = [
-        {"model": r["policy"], "id": r["prompt"], "w": r["preference"], "rm": r["warm"], "concise": r["concise"]}
+        {
+            "model": r["policy"],
+            "id": r["prompt"],
+            "w": r["preference"],
+            "rm": r["warm"],
+            "concise": r["concise"],
+        }
         for r in ROWS
     ]
     columns = {"policy": "model", "prompt": "id", "preference": "w", "warm": "rm"}
-    assert np.array_equal(read_table(rows, columns).fronts()["a"].scores, read_table(ROWS).fronts()["a"].scores)
-    with pytest.raises(DataError, match=r"no column 'policy'; the columns are model, id, .*--column policy=NAME"):
+    assert np.array_equal(
+        read_table(rows, columns).fronts()["a"].scores, read_table(ROWS).fronts()["a"].scores
+    )
+    with pytest.raises(
+        DataError, match=r"no column 'policy'; the columns are model, id, .*--column policy=NAME"
+    ):
         read_table(rows)
     with pytest.raises(ConfigError, match="did you mean 'model'"):
         read_table(rows, {"policy": "mode"})
@@ -114,13 +124,17 @@ def test_a_row_without_a_score_is_refused_by_file_and_line():
 
 
 def test_an_answer_that_stands_twice_is_refused():
-    with pytest.raises(DataError, match=r"s.jsonl:121: a second answer of 'a' to prompt 'q0'.*s.jsonl:1\); number"):
+    with pytest.raises(
+        DataError, match=r"s.jsonl:121: a second answer of 'a' to prompt 'q0'.*s.jsonl:1\); number"
+    ):
         read_table(placed([*ROWS, ROWS[0]])).policies()
 
 
 def test_policies_on_different_prompts_are_refused_or_judged_on_the_common_ones():
     rows = ROWS[:-1]
-    with pytest.raises(DataError, match=r"s.jsonl:20: 'a' answers prompt 'q19', but 'b' at .*--common-prompts"):
+    with pytest.raises(
+        DataError, match=r"s.jsonl:20: 'a' answers prompt 'q19', but 'b' at .*--common-prompts"
+    ):
         read_table(placed(rows)).policies()
     assert len(read_table(rows).policies(common_prompts=True)["a"].prompts) == 19
     with pytest.raises(DataError, match="no prompt is answered by all policies"):

@@ -19,8 +19,8 @@ from paretune.core.preference import Preference, preference_grid, simplex_grid
 from paretune.core.sampling import Sampling
 from paretune.data.pairs import labelled_pairs, pairs
 from paretune.evaluation.evaluate import HeldOut, evaluate
-from paretune.evaluation.judged import Evaluation, Judged
 from paretune.evaluation.judge import judge
+from paretune.evaluation.judged import Evaluation, Judged
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
 from paretune.methods import METHODS, dpo, dpo_lw, mod, modpo, morlhf, panacea, rewarded_soup

@@ -93,7 +93,10 @@ def judge_scores(
         shown=0,
     )
     left = len({row.prompt for row in table.rows}) - judgement.num_prompts
-    notes = (*table.notes, *([f"left out: {left} prompt{'s' * (left > 1)} that not all policies answered"] if left else []))
+    notes = (
+        *table.notes,
+        *([f"left out: {left} prompt{'s' * (left > 1)} that not all policies answered"] if left else []),
+    )
     return _record(judgement, table, notes, name, model)
 
 
@@ -166,7 +169,9 @@ def _corners(
             f"--corner: none for {missing!r}; name the single-objective model of each objective: --corner {missing}=POLICY"
         )
     if asked and CORNERS in {*policies} - {*asked.values()}:
-        raise ConfigError(f"--corner: a policy is called {CORNERS!r} beside those named; give that one another name")
+        raise ConfigError(
+            f"--corner: a policy is called {CORNERS!r} beside those named; give that one another name"
+        )
     if not asked and CORNERS not in policies:
         return None
     ends = [Preference.one_hot(objective, objectives) for objective in objectives]

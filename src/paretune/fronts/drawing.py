@@ -126,5 +126,12 @@ def _named(axes: Axes, across: str, up: str) -> Axes:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.locator_params(nbins=5)
-    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.2)
+    axes.legend(
+        frameon=False,
+        fontsize="small",
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=2,
+        columnspacing=1.2,
+    )
     return axes
