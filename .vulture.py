@@ -48,3 +48,6 @@ modified
 
 # Read as a key of a manifest.
 prompt_ends_with
+
+# Called by users alone: what a notebook starts with.
+to_frame
