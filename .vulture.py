@@ -51,3 +51,5 @@ prompt_ends_with
 
 # Read by rich: how a column's cells wrap.
 overflow
+# Called by users alone: what a notebook starts with.
+to_frame

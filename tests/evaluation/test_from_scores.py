@@ -105,7 +105,7 @@ def test_a_constant_objective_is_a_caution_and_scores_that_never_vary_are_refuse
     rows = score_rows()
     record = judge_scores(read_table([{**row, "warm": 1.0} for row in rows]), resamples=50)
     assert "has the score 1 on warm" in record.cautions[0]
-    with pytest.raises(DataError, match="row 1: every answer has the scores .* so they rank nothing"):
+    with pytest.raises(DataError, match=r"row 1: every answer has the scores .* so they rank nothing"):
         judge_scores(read_table([{**row, "warm": 1.0, "concise": 0.0} for row in rows]))
 
 

@@ -119,7 +119,7 @@ def test_a_bad_cell_is_refused_by_file_and_line(case):
 
 def test_a_row_without_a_score_is_refused_by_file_and_line():
     rows = [*ROWS[:3], {k: v for k, v in ROWS[3].items() if k != "concise"}, *ROWS[4:]]
-    with pytest.raises(DataError, match="s.jsonl:4: no score on 'concise'"):
+    with pytest.raises(DataError, match=r"s.jsonl:4: no score on 'concise'"):
         read_table(placed(rows))
 
 

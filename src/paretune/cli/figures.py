@@ -111,8 +111,9 @@ def _picture(record: FrontRecord, out: Path, objectives: str | None) -> None:
     from paretune.core.files import write_bytes
     from paretune.fronts.drawing import COLUMN
 
-    pairs = [tuple(name.strip() for name in objectives.split(","))] if objectives is not None else []
-    pairs = pairs or list(combinations(record.objectives, 2))[:MOST_PANELS]
+    pairs: Sequence[Sequence[str]] = list(combinations(record.objectives, 2))[:MOST_PANELS]
+    if objectives is not None:
+        pairs = [tuple(name.strip() for name in objectives.split(","))]
     kind, raw = out.suffix.lower().removeprefix("."), io.BytesIO()
     with matplotlib.rc_context(PRINT):
         figure = Figure(figsize=(COLUMN[0], COLUMN[1] * len(pairs)), layout="constrained")

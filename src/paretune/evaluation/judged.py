@@ -61,7 +61,8 @@ class Judged:
     def of_scores(cls, scores: np.ndarray) -> Judged:
         """Return answers of which only the scores ``[P, S, M]`` are known: no text, no length, all else NaN."""
         unknown = np.full(scores.shape[:2], np.nan)
-        return cls(scores, *[unknown] * 2, np.zeros(unknown.shape, dtype=int), *[unknown] * 3, [], np.nan)
+        none = np.zeros(unknown.shape, dtype=int)
+        return cls(scores, unknown, unknown, none, unknown, unknown, unknown, [], np.nan)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, which a run keeps in ``fronts/``."""

@@ -113,7 +113,7 @@ def _line(
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     reach = np.abs(np.stack([means - low, high - means]))
     axes.errorbar(
-        *means.T, xerr=reach[..., 0], yerr=reach[..., 1], color=colour, marker=marker, markersize=4, linewidth=1.1,
+        means[:, 0], means[:, 1], xerr=reach[..., 0], yerr=reach[..., 1], color=colour, marker=marker, markersize=4, linewidth=1.1,
         elinewidth=0.6, markeredgecolor="white", markeredgewidth=0.5, zorder=3, label=label,
     )  # fmt: skip
 

@@ -63,8 +63,8 @@ def _points(record: FrontRecord) -> Iterator[dict[str, Any]]:
         yield from _of_point(record, BASE, "base model", record.base)
     for policy in record.policies:
         for n, point in enumerate(policy.points):
-            more = {"point": n, "non_dominated": policy.non_dominated[n], "extrapolated": False}
-            yield from _of_point(record, policy.name, policy.label, point, **more)
+            rests = policy.non_dominated[n]
+            yield from _of_point(record, policy.name, policy.label, point, n, non_dominated=rests)
         yield from _beyond(record, policy)
 
 

@@ -127,8 +127,9 @@ def _heading(figure: Figure, record: FrontRecord) -> float:
         for i, name in enumerate(names)
     ]
     if has_base(record):
-        style = {"marker": "x", "markersize": 8, "markeredgewidth": 2.4, "linewidth": 0}
-        handles.append(Line2D([], [], color=INK, label="base model", **style))
+        base = Line2D([], [], color=INK, marker="x", markersize=8, markeredgewidth=2.4, linewidth=0)
+        base.set_label("base model")
+        handles.append(base)
     if has_mixture(record):
         label = f"{MIXTURE} (single-objective models)"
         handles.append(Line2D([], [], color=QUIET, linestyle=(0, (4, 3)), linewidth=1.6, label=label))

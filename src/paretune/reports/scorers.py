@@ -29,7 +29,7 @@ def judged_by(record: FrontRecord) -> str:
         "Can the judge be trusted?",
         table(columns, rows, range(1, len(columns))),
         "A fitted head gives these scores. Right is the share of pairs that it ranks as people did: on pairs that it never saw, "
-        "with the 95 % interval, and on those it was fitted on. One that is right far more often on the latter knows them by heart. "
+        "with the 95 % interval, and on those it was fitted on. One that is right far more often on these knows them by heart. "
         "Preferring the longer response is what it has to beat. A head that was fitted on prompts of this run is too sure of them.",
     )
 

@@ -146,7 +146,10 @@ def compare_runs(folders: Sequence[str | Path], policies: Sequence[str] = ()) ->
             continue
         notes += _differences(first, second)
         for each in _pairs(first, second, policies):
-            (found if isinstance(each, Comparison) else uncompared).append(each)  # type: ignore[attr-defined]
+            if isinstance(each, Comparison):
+                found.append(each)
+            else:
+                uncompared.append(each)
     if not found:
         raise ParetuneError(
             "; ".join(f"{pair.first} and {pair.second} do not compare: {pair.reason}" for pair in uncompared)
