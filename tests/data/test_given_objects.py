@@ -16,7 +16,10 @@ PAIRS = {"prompt": ["a", "b"], "chosen": ["x y", "z"], "rejected": ["w", "v v"]}
 def test_a_data_set_in_memory_is_read_as_its_file_is(tmp_path: Path) -> None:
     given = datasets.Dataset.from_dict(PAIRS)
     given.to_json(tmp_path / "pairs.jsonl")
-    read, from_file = load_data(given, objective="helpful"), load_data(tmp_path / "pairs.jsonl", objective="helpful")
+    read, from_file = (
+        load_data(given, objective="helpful"),
+        load_data(tmp_path / "pairs.jsonl", objective="helpful"),
+    )
     assert read.fingerprint == from_file.fingerprint and read.rows[0].source.endswith(":1")
     assert load_data(given.to_iterable_dataset(), objective="helpful").fingerprint == read.fingerprint
     by_split = datasets.DatasetDict({"train": given, "test": given.select([0])})
@@ -47,5 +50,8 @@ def test_a_data_set_of_the_hub_stands_where_a_path_could(monkeypatch: pytest.Mon
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     read = load_data("hub:team/pairs", objective="helpful")
     assert read.objectives == ("helpful",) and asked == [("team/pairs", "train")]
-    assert load_data({"hub": "team/pairs", "objective": "helpful", "split": "test"}).fingerprint == read.fingerprint
+    assert (
+        load_data({"hub": "team/pairs", "objective": "helpful", "split": "test"}).fingerprint
+        == read.fingerprint
+    )
     assert asked[1] == ("team/pairs", "test")

@@ -85,7 +85,9 @@ def load_data(
     records = from_object(spec, split)
     if records is not None:
         if path is not None:
-            raise DataError(f"path={path} is where the files of a known set lie; leave it out with a data set given")
+            raise DataError(
+                f"path={path} is where the files of a known set lie; leave it out with a data set given"
+            )
         dataset = read_form(records, objective, ())
         return _nonempty(_directed(dataset, directions or {}), "the data set given")
     if isinstance(spec, str) and spec.startswith(HUB):

@@ -228,7 +228,9 @@ def from_object(value: object, split: str | None) -> Records | None:
     if isinstance(value, datasets.DatasetDict | datasets.IterableDatasetDict):
         wanted = split or "train"
         if wanted not in value:
-            raise DataError(f"the data sets given: no split {wanted!r}; {suggest(wanted, list(map(str, value)))}")
+            raise DataError(
+                f"the data sets given: no split {wanted!r}; {suggest(wanted, list(map(str, value)))}"
+            )
         value, split = value[wanted], None
     if not isinstance(value, datasets.Dataset | datasets.IterableDataset):
         return None
