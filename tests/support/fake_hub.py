@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from huggingface_hub.utils import EntryNotFoundError, filter_repo_objects
+from huggingface_hub.utils import LocalEntryNotFoundError, filter_repo_objects
 
 
 @dataclass
@@ -24,10 +24,12 @@ class FakeHub:
     root: Path
     branches: dict[tuple[str, str], str] = field(default_factory=dict)
     private: dict[str, bool] = field(default_factory=dict)
+    made: int = 0
 
     def commit(self, name: str, folder: Path, branch: str = "main") -> str:
         """Make a commit of all files in a folder, and return it."""
-        commit = hashlib.sha1(f"{name}{len(list((self.root / 'repos').glob('*/*/*')))}".encode()).hexdigest()
+        self.made += 1
+        commit = hashlib.sha1(f"{name}{self.made}".encode()).hexdigest()
         shutil.copytree(folder, self.root / "repos" / name / commit)
         self.branches[name, branch] = commit
         return commit
@@ -42,7 +44,7 @@ class FakeHub:
         commit = self.branches.get((name, revision or "main"), revision or "")
         source = self.root / "repos" / name / commit
         if not commit or not source.is_dir():
-            raise EntryNotFoundError(f"Repository Not Found: {name} at {revision}")
+            raise LocalEntryNotFoundError(f"Repository Not Found: {name} at {revision}")
         target = self.root / "cache" / f"models--{name.replace('/', '--')}" / "snapshots" / commit
         target.mkdir(parents=True, exist_ok=True)
         paths = [str(file.relative_to(source)) for file in source.rglob("*") if file.is_file()]

@@ -1,8 +1,8 @@
 """Preference data in every form people have it, as one `ScoredDataset`.
 
 `load_data` takes the path of a file or folder, the name of a public data set (`paretune.data.known.KNOWN`), a list of
-these (their rows in order, over the union of the objectives), or a mapping, which is also what a run's YAML
-holds::
+these (their rows in order, over the union of the objectives), an object of the ``datasets`` library, or a mapping, which is
+also what a run's YAML holds::
 
     data:
       - helpsteer2                                  # a known set, from the hub
@@ -47,12 +47,15 @@ from paretune.data.columns import Records
 from paretune.data.dataset import ScoredDataset, concatenate
 from paretune.data.formats import read_form
 from paretune.data.known import KNOWN, Dropped
-from paretune.data.places import from_hub, left_out, streams
+from paretune.data.places import from_hub, from_object, left_out, streams
 from paretune.data.row_store import changed, gather
 from paretune.data.rows import Row
 from paretune.data.shipped import SHIPPED, shipped_file
 
 KEYS = ("name", "path", "hub", "config", "split", "objective", "directions", "ignore", *MAPPED)
+
+HUB = "hub:"
+"""What the name of a data set on the hub begins with where a path could stand: ``hub:owner/name``."""
 
 Spec = str | Path | Mapping[str, Any] | Sequence[Any]
 
@@ -67,6 +70,9 @@ def load_data(
 ) -> ScoredDataset:
     """Return the preference data that ``spec`` names (see the module), higher is better for every score.
 
+    ``spec`` may be an object of the ``datasets`` library too, and so may ``path`` in a column map; ``hub:owner/name`` is a data
+    set on the hub, wherever a path could stand.
+
     ``path`` is a file or folder with the files of a known set, instead of the hub. ``split`` picks the files
     whose name or folder names it, or the split on the hub; without it a folder or the hub gives ``train``.
     ``objective`` names what the labels of a form mean. ``directions`` has ``lower`` for objectives whose
@@ -76,6 +82,16 @@ def load_data(
         DataError: Nothing there, an unknown form or key, a missing column, a column that looks like data and
             is not read, a malformed line; with ``file:line``.
     """
+    records = from_object(spec, split)
+    if records is not None:
+        if path is not None:
+            raise DataError(
+                f"path={path} is where the files of a known set lie; leave it out with a data set given"
+            )
+        dataset = read_form(records, objective, ())
+        return _nonempty(_directed(dataset, directions or {}), "the data set given")
+    if isinstance(spec, str) and spec.startswith(HUB):
+        spec = {"hub": spec.removeprefix(HUB)}
     if isinstance(spec, Mapping):
         return _load_mapping(spec, split, path, objective, directions)
     if isinstance(spec, list | tuple):
@@ -162,12 +178,14 @@ def _load_mapping(
         records = from_hub(source, str(given.get("config", "")), "", given.get("split") or "train")
         parts: Iterable[tuple[str, Records]] = [("", records)]
     else:
-        source = str(given["path"])
-        _check_exists(Path(source))
-        if columns is None:
+        source = str(given["path"]) if isinstance(given["path"], str | Path) else "the data set given"
+        held = from_object(given["path"], given.get("split"))
+        if held is None:
+            _check_exists(Path(source))
+        if held is None and columns is None:
             dataset = _read_forms(Path(source), given.get("split"), given.get("objective"), ignored)
             return _nonempty(_directed(dataset, given.get("directions") or {}), source)
-        parts = streams(Path(source), given.get("split"))
+        parts = streams(Path(source), given.get("split")) if held is None else [("", held)]
     if columns is not None:
         dataset = concatenate(read_mapped(records, columns) for _, records in parts)
     else:
@@ -181,6 +199,8 @@ def _check_keys(given: Mapping[str, Any]) -> None:
             raise DataError(f"data: unknown key {key!r}; {suggest(str(key), KEYS)}")
     for key in ("name", "path", "hub", "config", "split", "objective"):
         value = given.get(key)
+        if key == "path" and from_object(value, given.get("split")) is not None:
+            continue
         if key in given and (not isinstance(value, str | Path) or not str(value) or "\0" in str(value)):
             raise DataError(f"data: {key}: expected text, got {value!r:.60}")
     if not isinstance(given.get("directions") or {}, Mapping):

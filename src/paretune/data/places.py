@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -217,6 +218,34 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, got {value!r:.60}; save the data again")
     return value
+
+
+def from_object(value: object, split: str | None) -> Records | None:
+    """Return the records of an object of the ``datasets`` library; None for any other value.
+
+    Args:
+        value: A ``Dataset`` or ``IterableDataset``, or a dictionary of these by split.
+        split: The split; by default ``train`` of a dictionary, and all of a data set.
+
+    Raises:
+        DataError: There is no such split.
+    """
+    datasets = sys.modules.get("datasets")  # whoever holds such an object has loaded it
+    if datasets is None:
+        return None
+    if isinstance(value, datasets.DatasetDict | datasets.IterableDatasetDict):
+        wanted = split or "train"
+        if wanted not in value:
+            raise DataError(
+                f"the data sets given: no split {wanted!r}; {suggest(wanted, list(map(str, value)))}"
+            )
+        value, split = value[wanted], None
+    if not isinstance(value, datasets.Dataset | datasets.IterableDataset):
+        return None
+    if split is not None and value.split is not None and split != str(value.split):
+        raise DataError(f"the data set given: is of the split {value.split}, not {split!r}; leave split out")
+    name = value.info.dataset_name or "dataset"
+    return ((f"{name}:{number}", dict(record)) for number, record in enumerate(value, start=1))
 
 
 def from_hub(hub: str, config: str, part: str, split: str) -> Records:
