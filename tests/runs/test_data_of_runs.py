@@ -58,7 +58,7 @@ def test_rows_in_no_part_and_beyond_the_limit_are_counted(tmp_path: Path) -> Non
 
 def test_a_head_is_fitted_under_the_default_splits_and_seed(tmp_path: Path) -> None:
     rows = [
-        {"prompt": f"p{n}", "responses": ["a", "b"], "labels": {"warm": [[0, 1, n % 2]]}} for n in range(120)
+        {"prompt": f"p{n}", "responses": ["a", "b"], "labels": {"warm": [[0, 1, 1.0]]}} for n in range(571)
     ]
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
