@@ -48,3 +48,6 @@ modified
 
 # Read as a key of a manifest.
 prompt_ends_with
+
+# Read as a key of a stage.json.
+itself
