@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the store needs paretune[serve]")
 
-from paretune.core.errors import DataError, StoreError
+from paretune.core.errors import DataError, ParetuneError, StoreError
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
@@ -131,7 +131,7 @@ def test_a_file_that_exists_is_never_overwritten(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store.sqlite"))
     store.add_vote("ann", vote("a", "b", "first"))
     (tmp_path / "mine.jsonl").write_text("precious")
-    with pytest.raises(DataError, match=r"mine\.jsonl: exists already"):
+    with pytest.raises(ParetuneError, match=r"mine\.jsonl: exists already"):
         from_votes(str(tmp_path / "store.sqlite"), tmp_path / "mine.jsonl")
     assert (tmp_path / "mine.jsonl").read_text() == "precious"
     store.close()
