@@ -49,12 +49,9 @@ modified
 # Read as a key of a manifest.
 prompt_ends_with
 
-<<<<<<< HEAD
 # Read by rich: how a column's cells wrap.
 overflow
 # Called by users alone: what a notebook starts with.
 to_frame
-=======
 # Read as a key of a stage.json.
 itself
->>>>>>> mend
