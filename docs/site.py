@@ -66,15 +66,15 @@ def convert(notebook: Path, out: Path) -> None:
     """Write a notebook as Markdown to ``out``, with its pictures beside it."""
     exporter = MarkdownExporter()  # type: ignore[no-untyped-call]
     resources = {"output_files_dir": f"{notebook.stem}_files"}
-    body, made = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
+    content = nbformat.read(notebook, as_version=4)
+    body, made = exporter.from_notebook_node(content, resources)
     for name, data in made["outputs"].items():
         picture = out.parent / name
         picture.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(data)
-    note = (
-        f"*A notebook: [its source]({repository()}/blob/main/{notebook.relative_to(ROOT).as_posix()}). "
-        "The outputs are of a real run.*\n\n"
-    )
+    source = f"{repository()}/blob/main/{notebook.relative_to(ROOT).as_posix()}"
+    ran = any(cell.get("outputs") for cell in content.cells)
+    note = f"*A notebook: [its source]({source}).{' The outputs are of a real run.' if ran else ''}*\n\n"
     first, rest = linked(body, notebook).split("\n", 1)
     out.write_text(f"{first}\n\n{note}{rest}", encoding="utf-8")
 

@@ -49,17 +49,21 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(
     cell.source = of_size(cell.source, {**TINY, "model": str(model)})
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()  # raises where a cell does
-    assert "no difference shown" in outputs(notebook)
+    assert {"compare": "by test in", "own-data": "reachable: "}[file.stem] in outputs(notebook)
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
-def test_a_notebook_has_the_outputs_of_one_whole_run(file: Path) -> None:
+def test_saved_outputs_are_those_of_one_whole_run(file: Path) -> None:
     notebook = nbformat.read(file, as_version=4)
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    counts = [cell.execution_count for cell in cells]
+    if any(counts):
+        assert counts == list(range(1, len(cells) + 1))
+    else:
+        assert not any(cell.outputs for cell in cells)
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
-    assert "paretune quickstart" not in outputs(notebook) and str(ROOT) not in nbformat.writes(notebook)
+    assert str(Path.home()) not in outputs(notebook) and "/tmp/" not in outputs(notebook)
 
 
 def test_the_notebooks_of_the_navigation_are_there() -> None:
