@@ -183,7 +183,7 @@ def test_what_cannot_be_served(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="did you mean 'modpo'"):
         find_sources(run, ["modop"])
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ModelError, match="not a manifest"):
+    with pytest.raises(ModelError, match="it is no manifest of exported LoRAs"):
         find_sources(tmp_path)
     assert [source.name for source in find_sources(run, ["mod", "dpo-soup"])] == ["mod", "dpo-soup"]
     assert find_sources(run / "policies/modpo")[0].anchors
