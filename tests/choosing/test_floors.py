@@ -765,7 +765,7 @@ def test_a_run_without_scored_samples_has_no_dual(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("nothing", "cannot read"),
+        ("nothing", "no front.json; expected the folder"),
         ("[]", "not the front.json of a run"),
         ('{"policies": []}', "not the front.json of a run"),
         (json.dumps(records.record(["a"], [])), "no policy was measured"),

@@ -169,7 +169,7 @@ def test_an_architecture_that_packed_batches_cannot_run_is_refused(tmp_path: Pat
 
 @pytest.mark.parametrize("device", ["cuda:99", "quantum", "meta", "mps"])
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path, device: str) -> None:
-    with pytest.raises(ModelError, match=f"device '{device}' is not on this machine; expected .*'cpu'"):
+    with pytest.raises(ModelError, match=f"device '{device}' is not (on this machine|known)"):
         load(str(tmp_path), "float32", device)
 
 

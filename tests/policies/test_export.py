@@ -198,5 +198,7 @@ def test_a_manifest_names_no_folder_elsewhere(policies: dict[str, Policy], tmp_p
     manifest = json.loads(file.read_text())
     manifest["adapters"] = {name: next(iter(manifest["adapters"].values()))}
     file.write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match=r"manifest\.json: the LoRA .*the name of a folder; choose another name"):
+    with pytest.raises(
+        ModelError, match=r"manifest\.json: the LoRA .*the name of a folder; choose another name"
+    ):
         exported(tmp_path / "loras")

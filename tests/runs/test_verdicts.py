@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from paretune.cli.verdicts import render
+from paretune.core.errors import DataError
 from paretune.core.preference import Preference, simplex_grid
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
@@ -195,14 +196,19 @@ def test_scores_that_say_nothing_end_in_a_report_that_says_so(
     assert surface.expected(surface.preference(0)).mean["good"] is not None
 
 
-def test_a_run_with_one_held_out_prompt_and_a_constant_scorer_ends_in_a_report(lm, tmp_path) -> None:
+def test_one_held_out_prompt_is_refused_and_two_end_in_a_report_that_claims_nothing(lm, tmp_path) -> None:
     make_dataset(30).select([]).write(tmp_path / "data.jsonl")
+    (tmp_path / "test.jsonl").write_text('{"prompt": "the only one"}\n', encoding="utf-8")
     config = {
         "folder": str(tmp_path / "run"),
         "model": lm.name,
         "dtype": "float32",
         "device": "cpu",
-        "data": {"source": str(tmp_path / "data.jsonl")},
+        "data": {
+            "source": str(tmp_path / "data.jsonl"),
+            "test": str(tmp_path / "test.jsonl"),
+            "splits": {"train": 0.8, "validation": 0.2},
+        },
         "score": [
             {"objective": "good", "rule": "regex", "pattern": "good"},
             {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
@@ -211,15 +217,16 @@ def test_a_run_with_one_held_out_prompt_and_a_constant_scorer_ends_in_a_report(l
         "preferences": 3,
         "train": {"steps": 2, "batch_pairs": 2, "rank": 2},
         "sampling": {"max_new_tokens": 4},
-        "evaluate": {"prompts": 1, "resamples": 50},
+        "evaluate": {"resamples": 50},
     }
-    page = run(parse_config(config)).read_text()
-    assert "One held-out prompt shows no spread" in page
+    with pytest.raises(DataError, match=r"test\.jsonl:1: 1 held-out prompt; expected at least 2"):
+        run(parse_config(config))
+    assert not (tmp_path / "run" / "adapters").exists(), "refused before training"
+    (tmp_path / "test.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n', encoding="utf-8")
+    run(parse_config(config))
     record = FrontRecord.read(tmp_path / "run/front.json")
-    assert not record.comparisons and len(record.uncompared) == 2
-    assert all(
-        point.movement is None or math.isnan(point.movement.along.low) for point in record.policies[0].points
-    )
+    assert len(record.comparisons) + len(record.uncompared) == 2
+    assert all(test.verdict == "no difference shown" for test in record.comparisons)
 
 
 # The distance from the base model

@@ -85,7 +85,7 @@ def vote(table: PairTable, preference: Preference) -> PairTable:
     return table.stamp(
         weight=torch.from_numpy((weights * (signs > 0)).sum(1)) * table.weight,
         reversed_weight=torch.from_numpy((weights * (signs < 0)).sum(1)) * table.weight,
-        margin=table.margin * one_way,
+        margin=table.margin * one_way + 0.0,  # -0.0 is other bytes than 0.0, and so another key of the stage
     )
 
 
