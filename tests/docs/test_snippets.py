@@ -10,7 +10,8 @@ import numpy as np
 import openai
 import pytest
 
-from paretune import Front, load_config, run
+from paretune import Front, Preference, load_config, load_policy, run
+from paretune.policies.export import export
 from support.chat_models import CHATML, write_chat_model
 from support.server_process import process
 
@@ -121,6 +122,33 @@ def test_the_page_on_votes_keeps_a_vote(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_page_on_data_has_a_scorer_that_scores() -> None:
     politeness = execute(snippets("docs/data.md")[0], "data.md")["politeness"]
     assert politeness([[], []], ["Please, please", "No"]) == [2.0, 0.0]
+
+
+def test_the_page_on_sharing_loads_a_policy_from_three_places(there: Path) -> None:
+    code = snippets("docs/sharing.md")[0].replace('"policies/', '"runs/quickstart/policies/')
+    policy = execute(code.replace("/models/smollm2", str(there / "model")), "sharing.md")["policy"]
+    assert policy.lm.model.dtype.is_floating_point and policy.objectives == ("concise", "warm")
+
+
+def test_the_page_on_sharing_exports_for_peft_and_reads_a_data_set(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy("runs/quickstart/policies/dpo-soup")
+    export(policy, Preference.uniform(policy.objectives), tmp_path / "OUT", "lora")
+    monkeypatch.chdir(tmp_path)
+    assert execute(snippets("docs/sharing.md")[1], "sharing.md")["model"].peft_config
+    assert len(execute(snippets("docs/sharing.md")[2], "sharing.md")["data"].rows) == 1
+    assert (tmp_path / "warm.jsonl").is_file()
+
+
+def test_the_page_on_runs_as_data_has_frames_and_judges_a_table(
+    there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = execute(snippets("docs/runs-as-data.md")[0], "runs-as-data.md")
+    assert all(len(made[name]) for name in ("points", "answers", "figures"))
+    assert len(made["tests"]) == len(made["record"].comparisons)
+    execute(snippets("docs/runs-as-data.md")[1], "runs-as-data.md")
+    assert "ours is above theirs" in capsys.readouterr().out
 
 
 def test_the_questions_have_a_check_that_holds() -> None:
