@@ -48,7 +48,8 @@ def test_starting_is_told_and_waited_for(run: Path, tmp_path: Path) -> None:
         (["--floor", "short=0.6", "--floor", "good=0.6"], "sum to 1.2"),
         (["--preference", "short=1", "--floor", "good=0.2"], "default preference of soup"),
         (["--api-key-file", "nowhere"], "cannot read the API keys"),
-        (["--upstream", "http://127.0.0.1:1"], "give a run folder, or"),
+        (["--upstream", "http://127.0.0.1:1"], "--upstream needs --manifest FILE"),
+        (["--upstream", "http://127.0.0.1:1", "--manifest", "m.json"], "give a run folder, or"),
     ],
 )
 def test_what_keeps_it_from_starting(
@@ -73,7 +74,9 @@ def test_a_model_that_cannot_be_loaded_ends_it(run: Path, tmp_path: Path) -> Non
     code = "import sys; from paretune.cli.main import main; main()"
     command = [sys.executable, "-c", code, "serve", str(tmp_path), "--no-store", "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2 and "cannot load the model" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    said = f"its base model {tmp_path / 'none'} is not on this machine, and its name on the hub is not known"
+    assert said in done.stderr and "--model FOLDER_OR_HUB_NAME" in done.stderr
 
 
 def test_a_taken_port(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def test_own_scores_are_learned_from(client: httpx.Client) -> None:
 def test_answers_are_scored_by_the_scorers_of_the_run(tmp_path: Path) -> None:
     backend = FakeBackend()
     rule = {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"}
-    backend.facts = RunFacts(tmp_path, ("a prompt",), (rule, {"objective": "good", "function": "x:y"}))
+    backend.facts = RunFacts(tmp_path, ("a prompt",), score=(rule, {"objective": "good", "function": "x:y"}))
     with live(fake_service(tmp_path, backend)) as address:
         answers = [{"text": "one two three"}, {"text": "one"}]
         scored = httpx.post(f"{address}/api/score", json={"messages": USER, "answers": answers}).json()
