@@ -65,7 +65,9 @@ def test_no_movement_asks_for_steps_and_says_how_many_prompts_would_show_it() ->
 
 
 def test_a_preference_without_effect_is_named_whatever_shows_it() -> None:
-    assert "modpo answers the same at every preference" in told(made(spread=0.0))
+    same = told(made(spread=0.0))
+    assert "modpo: the answers are the same at every preference" in same
+    assert "such as dpo-soup." in same, "the method complained about is no cure"
     assert "60 prompts do not tell apart" in told(made(spread=0.1))
     weak = made().model_dump(mode="json")
     weak["policies"][0]["steerability"] = {"model.layers.0.q_proj": 1e-6}

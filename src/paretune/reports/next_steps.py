@@ -152,21 +152,30 @@ def _enough(prompts: int, half: float, value: float) -> str | None:
 
 
 def _ignoring(record: FrontRecord) -> Iterator[NextStep]:
-    """Yield what to do about a policy whose answers do not change with the preference."""
+    """Yield what to do about policies whose answers do not change with the preference, those of one finding together."""
+    found: dict[str, list[MeasuredPolicy]] = {}
     for policy in record.policies:
         ratios = sorted(math.inf if ratio is None else ratio for ratio in policy.steerability.values())
         if len(policy.points) > 1 and len({point.mean for point in policy.points}) == 1:
-            why = "answers the same at every preference"
+            why = "the answers are the same at every preference"
         elif ratios and ratios[len(ratios) // 2] < STEERABLE:
-            why = "has singular values that hardly follow the preference"
+            why = "the singular values hardly follow the preference"
         elif len(policy.points) > 1 and not any(_apart(policy, m) for m in range(len(record.objectives))):
-            why = f"gives scores at its ends that {record.num_prompts} prompts do not tell apart"
+            why = f"{record.num_prompts} prompts do not tell apart the scores at the ends"
         else:
             continue
+        found.setdefault(why, []).append(policy)
+    for why, policies in found.items():
+        cure = "Train longer (train.steps), and check with `paretune data inspect` that the objectives disagree on a fair share of the "
+            "pairs"
+        others = [name for name in ("dpo-soup", "modpo") if name not in {policy.name for policy in policies}]
+        if others:
+            cure += (
+                f"; or take a method that trains each objective by itself, such as {listing(others, 'or')}"
+            )
         yield NextStep(
-            f"{policy.label} {why}: the preference has no effect that is shown.",
-            "Train longer (train.steps), check with `paretune data inspect` that the objectives disagree on a fair share of the "
-            "pairs, or take a method that trains each objective by itself, such as dpo-soup or modpo.",
+            f"{listing([policy.label for policy in policies])}: {why}, so no effect of the preference is shown.",
+            f"{cure}.",
         )
 
 
