@@ -166,8 +166,10 @@ def _ignoring(record: FrontRecord) -> Iterator[NextStep]:
             continue
         found.setdefault(why, []).append(policy)
     for why, policies in found.items():
-        cure = "Train longer (train.steps), and check with `paretune data inspect` that the objectives disagree on a fair share of the "
-            "pairs"
+        cure = (
+            "Train longer (train.steps), and check with `paretune data inspect` that the objectives disagree on a fair "
+            "share of the pairs"
+        )
         others = [name for name in ("dpo-soup", "modpo") if name not in {policy.name for policy in policies}]
         if others:
             cure += (
