@@ -125,7 +125,8 @@ def test_the_file_of_0_1_is_still_written_and_read(policies: dict[str, Policy], 
         "mixing": {"divergence": "reverse-kl", "alpha": 0.5, "candidates": 1},
         "dtype": "float32",
     }
-    assert json.loads((tmp_path / "p/policy.json").read_text()) == written
+    since = {"hub": "", "revision": "", "weights": lm.origin.weights}
+    assert json.loads((tmp_path / "p/policy.json").read_text()) == {**written, **since}
     (tmp_path / "p/policy.json").write_text(
         json.dumps(
             {**written, "mix": "soup", "objectives": ["a", "b", "c"], "anchors": []} | {"dtype": "auto"}
@@ -139,7 +140,9 @@ def test_the_file_of_0_1_is_still_written_and_read(policies: dict[str, Policy], 
     [
         ({"mix": "stew"}, r"policy\.json: mix: Input should be 'base', 'soup'"),
         ({"objectives": 3}, r"policy\.json: objectives: "),
-        ({"base": "other"}, "made for base model"),
+        ({"base": "other", "weights": "other"}, "p: made for the base model .* has other weights"),
+        ({"base": "other", "weights": ""}, "p: made for the base model "),
+        ({"base": "other"}, "adapter-0: trained on base model .*, but the model in use is other"),
         ({"name": None}, r"policy\.json: name: "),
         ({"dtype": "int8"}, r"policy\.json: dtype: "),
         ({"adapters": -1}, r"policy\.json: adapters: "),
