@@ -45,7 +45,7 @@ def find_config(path: str | Path) -> Path:
         ConfigError: There is neither.
     """
     path = Path(path)
-    if "\0" in str(path) or path.exists():  # no file has such a name; reading says so
+    if "\0" in str(path) or (path.exists() and not path.is_dir()):  # no file has such a name; reading says so
         return path
     if path.name == str(path):  # a name alone: a path with folders is the user's own
         shipped = folder() / (path.name.removesuffix(SUFFIX) + SUFFIX)

@@ -72,28 +72,33 @@ def sweep(config: RunConfig, address: str | None = None, performed_by: Perform =
         TrainingError: The data cannot be prepared.
     """
     config = expanded(config)
-    with at_work(config, shared=True), told(config):
-        return _sweep(config, address, performed_by)
+    # The cluster comes first: where none answers, no folder is made.
+    with (
+        _queue(config.sweep, address, performed_by) as queue,
+        at_work(config, shared=True),
+        told(config),
+        _board(address is not None) as tell,
+    ):
+        return _sweep(config, queue, tell)
 
 
-def _sweep(config: RunConfig, address: str | None, performed_by: Perform) -> Swept:
+def _sweep(config: RunConfig, queue: Queue, tell: Tell) -> Swept:
     known = Progress()
-    with _queue(config.sweep, address, performed_by) as queue, _board(address is not None) as tell:
 
-        def do(tasks: Sequence[Task]) -> None:
-            jobs = [Job(task.name, order(config, task)) for task in tasks]
-            outcomes = queue(jobs, tell) if jobs else []
-            known.outcomes.extend(outcomes)
-            for task, outcome in zip(tasks, outcomes, strict=True):
-                if outcome.value is not None:
-                    known.values[task] = outcome.value
+    def do(tasks: Sequence[Task]) -> None:
+        jobs = [Job(task.name, order(config, task)) for task in tasks]
+        outcomes = queue(jobs, tell) if jobs else []
+        known.outcomes.extend(outcomes)
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            if outcome.value is not None:
+                known.values[task] = outcome.value
 
-        do([Task("prepare")])
-        if known.failed:
-            raise TrainingError(f"the sweep cannot start: {known.failed[0].error}")
-        here = world(config.model_dump_json())
-        here.config.extrapolations(here.objectives)  # a wrong one is reported before training, not after it
-        reused = _do_all(here, known, do)
+    do([Task("prepare")])
+    if known.failed:
+        raise TrainingError(f"the sweep cannot start: {known.failed[0].error}")
+    here = world(config.model_dump_json())
+    here.config.extrapolations(here.objectives)  # a wrong one is reported before training, not after it
+    reused = _do_all(here, known, do)
     return _gathered(here, known, reused)
 
 

@@ -135,7 +135,7 @@ class Stages:
             ConfigError: ``name`` is no kind of stage and a name that can be that of a folder, such as ``adapters/dpo-warm``.
             ModelError: The folder is there and holds files that no stage wrote.
         """
-        path_component(name.partition("/")[2], f"{name}: the name", LONGEST_MADE)
+        path_component(name.partition("/")[2] or name, f"{name}: the name", LONGEST_MADE)
         name = self.own_name(name, key)
         with self.alone(name):
             finished = self.team.once(lambda: self._finished(name, key, content))
