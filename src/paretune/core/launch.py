@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def one_voice() -> Iterator[None]:
     """Silence all processes but the first, and all failures but the first, which causes the others.
 
     Raises:
-        SystemExit: Another process failed before and has printed its error.
+        SystemExit: Another process failed before and has printed its error, or the launcher ended this one.
         ParetuneError: Another process ended without an error message.
     """
     if launched() == 1:
@@ -81,8 +82,11 @@ def one_voice() -> Iterator[None]:
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
+            if _ended(error):
+                raise SystemExit(128 + signal.SIGTERM) from None
             if not _first_to_fail():
-                time.sleep(GRACE)
+                with suppress(Exception):  # the launcher's signal, where it comes as an exception
+                    time.sleep(GRACE)
                 raise SystemExit(2 if isinstance(error, ParetuneError) else 1) from None
             if _lost(error):
                 raise ParetuneError(
@@ -90,6 +94,13 @@ def one_voice() -> Iterator[None]:
                     f"continues from the last checkpoint. Process {rank()} noticed this: {str(error).splitlines()[0]}"
                 ) from None
             raise
+
+
+def _ended(error: BaseException) -> bool:
+    """Return whether an error is the launcher's signal to end, which is an exception in processes forked from the launcher."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    return isinstance(error, SignalException)
 
 
 def _lost(error: BaseException) -> bool:
