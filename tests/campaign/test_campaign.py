@@ -38,7 +38,7 @@ PART = {
         "run config.yaml train.stepps=3",
         "generate run/policies/dpo-soup red sun --max-new-tokens 3 --preference=good=0.5",
         "export run out -p good=0.5,kind=0.5 --grid=-5",
-        "serve run --no-store --port=-5",
+        "serve run --no-store --port=-1",
         "choose run --between=good,nonsense",
         "data inspect run/report.html",
     ],

@@ -81,8 +81,10 @@ class Ended:
 
     @property
     def messages(self) -> list[str]:
-        """The error messages."""
-        return re.findall(r"^(?:paretune: (?!stopped).*|Error: .*|╭─ Error.*)$", self.err, re.MULTILINE)
+        """The error messages; a line with a clock tells where the run is."""
+        return re.findall(
+            r"^(?:paretune: (?!stopped|\[\d+:\d\d:\d\d\] ).*|Error: .*|╭─ Error.*)$", self.err, re.MULTILINE
+        )
 
     @property
     def last_line(self) -> str:
