@@ -436,6 +436,7 @@ def test_what_cannot_be_planned_is_said(tmp_path: Path) -> None:
         device_of("tpu")
     bare = [replace(row, responses=(), scores={}, truncated=()) for row in make_dataset(12).rows]
     replace(make_dataset(12), rows=tuple(bare)).write(tmp_path / "data.jsonl")
+    replace(make_dataset(12), rows=tuple(bare[:3])).write(tmp_path / "held.jsonl")
     with pytest.raises(DataError, match=r"rows have no response; set data\.sample"):
         plan(
             config_of(
@@ -444,7 +445,7 @@ def test_what_cannot_be_planned_is_said(tmp_path: Path) -> None:
                 data={
                     "source": str(tmp_path / "data.jsonl"),
                     "splits": {"train": 0.5, "validation": 0.5},
-                    "test": str(tmp_path / "data.jsonl"),
+                    "test": str(tmp_path / "held.jsonl"),
                 },
             )
         )
