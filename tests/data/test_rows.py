@@ -300,3 +300,18 @@ def test_records_of_every_suffix_are_the_same(tmp_path) -> None:
     (tmp_path / "d.csv").write_text("a\n1\n2\n")
     for path in tmp_path.iterdir():
         assert [record for _, record in read_records(path)] == [{"a": "1"}, {"a": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("role", "content", "message"),
+    [
+        ("robot", "Hi", "unknown role 'robot'; expected one of: system, user, assistant, tool"),
+        ("users", "Hi", "unknown role 'users'; did you mean 'user'"),
+        (None, "Hi", "unknown role None"),
+        ("user", None, "message of the user: expected text, got "),
+        ("tool", ["Hi"], "message of the tool: expected text, got "),
+    ],
+)
+def test_what_is_no_message_is_refused_when_it_is_made(role, content, message) -> None:
+    with pytest.raises(DataError, match=message):
+        Message(role, content)

@@ -563,7 +563,6 @@ BAD_VOTES = [
     ({"policy": "p" * 201}, StoreError, "at most 200 characters"),
     ({"objective": "a=b"}, PreferenceError, "'a=b' cannot be a name"),
     ({"prompt": ()}, DataError, "vote: column 'prompt': empty prompt"),
-    ({"prompt": (Message("robot", "Hi"),)}, DataError, "unknown role 'robot'"),
     (
         {"prompt": (Message("user", "Hi"), Message("assistant", "Ho"))},
         DataError,
