@@ -42,7 +42,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "preferences": 2,
         "train": {"steps": 2, "batch_pairs": 1, "rank": 2},
         "sampling": {"max_new_tokens": 3},
-        "evaluate": {"prompts": 2, "resamples": 10},
+        "evaluate": {"prompts": 2, "resamples": 20},
     }
 
 
@@ -93,8 +93,10 @@ def test_a_run_goes_on_with_its_tokens_numbers_and_files(
 
     # Without its config, a run would be served without its bounds.
     (folder / "config.yaml").write_text("")
-    for _ in range(2):
-        with pytest.raises(ConfigError, match=r"config.yaml: is missing or empty"):
+    for state in ("empty", "missing"):
+        with pytest.raises(
+            ConfigError, match=rf"config\.yaml: is {state}, so the minimum weights .* not known"
+        ):
             ServeConfig.read(folder, {})
         (folder / "config.yaml").unlink(missing_ok=True)
 
