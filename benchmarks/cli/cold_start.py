@@ -170,7 +170,7 @@ class Server:
 
 def starts(run: Path, arguments: argparse.Namespace) -> dict[str, Server | Script]:
     """Return what is started and asked for an answer."""
-    folder, port = locate(arguments.model), arguments.port
+    folder, port = str(locate(arguments.model)), arguments.port
     ours = [*command("paretune"), "serve", str(run), "--port", str(port), "--dtype", "float32", "--no-store"]
     theirs = [
         *command("transformers"),
