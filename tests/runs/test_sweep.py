@@ -107,23 +107,22 @@ def test_seeds_are_variants_side_by_side(settings: dict[str, Any], tmp_path: Pat
 
 
 def test_a_failing_task_is_reported_and_the_others_are_kept(settings: dict[str, Any], tmp_path: Path) -> None:
-    """MODPO on pairs of one objective cannot be trained where that objective has less than the minimum weight."""
+    """The folder of one adapter holds files of somebody else, which its stage does not overwrite."""
+    settings["methods"] = {"modpo": {}}
+    sweep(parse_config({**settings, "folder": str(tmp_path / "elsewhere")}))
+    (adapter,) = (tmp_path / "elsewhere/adapters").glob("modpo-short=0.5,good=0.5-*")
+    theirs = tmp_path / "run/adapters" / adapter.name / "notes.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
     config = tmp_path / "config.yaml"
-    config.write_text(
-        yaml.safe_dump(
-            {
-                **settings,
-                "methods": {"modpo": {"objective": "short", "min_weight": 0.6}},
-                "sweep": {"retries": 1},
-            }
-        )
-    )
+    config.write_text(yaml.safe_dump({**settings, "sweep": {"retries": 1}}))
     command = [sys.executable, "-m", "paretune", "sweep", str(config)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1, result.stderr
-    assert "failed after 2 tries: modpo@short=0.5,good=0.5" in result.stderr and "min_weight" in result.stderr
+    assert "failed after 2 tries: modpo@short=0.5,good=0.5" in result.stderr and "notes.txt" in result.stderr
     assert "Report: " in result.stdout and "Traceback" not in result.stderr
     assert [point[0]["short"] for point in front(tmp_path / "run")["modpo"]] == [1.0, 0.0]
+    assert theirs.read_text() == "mine"
 
 
 def test_a_job_is_tried_again_and_its_neighbours_go_on() -> None:
