@@ -209,10 +209,16 @@ def test_truncation_and_empty_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"url": "localhost:8000"}, {"url": "http://"}, {"url": "http://x:99999/"}, {"concurrency": 0}]
+    ("values", "message"),
+    [
+        ({"url": "localhost:8000"}, "the endpoint 'localhost:8000' is no address"),
+        ({"url": "http://"}, "the endpoint 'http://' is no address"),
+        ({"url": "http://x:99999/"}, "the endpoint 'http://x:99999/' is no address"),
+        ({"concurrency": 0}, "^concurrency must be at least 1, got 0$"),
+    ],
 )
-def test_settings_that_cannot_be(values: dict) -> None:
-    with pytest.raises(ConfigError, match="endpoint"):
+def test_settings_that_cannot_be(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Endpoint(**{"url": "http://x/v1", **values})
 
 
@@ -392,7 +398,7 @@ def test_a_run_draws_its_responses_by_its_endpoint(lm: LanguageModel, tmp_path: 
             "data": {
                 "source": str(tmp_path / "bare.jsonl"),
                 "sample": 2,
-                "splits": {"train": 0.5, "validation": 0.5},
+                "splits": {"train": 0.25, "validation": 0.25, "test": 0.5},
             },
             "score": [
                 {"objective": "short", "direction": "lower", **rule},
@@ -402,9 +408,11 @@ def test_a_run_draws_its_responses_by_its_endpoint(lm: LanguageModel, tmp_path: 
         }
         for _ in range(2):
             splits, _ = prepare_data(parse_config(values), Lab(lm, tmp_path / "run"))
-            assert len(server.bodies) == 16, "the second run asks nothing"
+            assert len(server.bodies) == 12, "the second run asks nothing, and none asks for the test prompts"
+    assert {part: len(rows.rows) for part, rows in splits.items()} == {"train": 2, "validation": 4, "test": 2}
+    assert not any(row.responses for row in splits.pop("test").rows)
     texts = {row.prompt[-1].content: row.responses for part in splits.values() for row in part.rows}
-    assert len(texts) == 8
+    assert len(texts) == 6
     for prompt, responses in texts.items():
         assert len(responses) == 2 and all(text.startswith(prompt) for text in responses)
 
@@ -412,9 +420,10 @@ def test_a_run_draws_its_responses_by_its_endpoint(lm: LanguageModel, tmp_path: 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"endpoint": {"model": "tiny"}}, r"endpoint\.url: (Field required|Missing required argument)"),
+        ({"endpoint": {"model": "tiny"}}, r"endpoint\.url is missing"),
         ({"endpoint": {"url": "http://x/v1", "modle": "a"}}, "did you mean 'model'"),
         ({"endpoint": {"url": "x"}}, "is no address"),
+        ({"endpoint": {"url": "http://x/v1", "concurrency": 0}}, r"endpoint\.concurrency must be at least 1"),
         ({"endpoint": {"url": "http://x/v1", "policies": {"modpoo": "m@"}}}, "did you mean 'modpo'"),
         ({"methods": {"morlhf": {"endpoint": {"url": "http://x/v1"}}}}, "no endpoint can sample them"),
     ],

@@ -216,18 +216,23 @@ def test_only_rows_without_responses_are_drawn(lm: LanguageModel, tmp_path: Path
         "data": {
             "source": str(tmp_path / "mixed.jsonl"),
             "sample": 2,
-            "splits": {"train": 0.5, "validation": 0.5},
+            "splits": {"train": 0.25, "validation": 0.25, "test": 0.5},
         },
         "score": [{"objective": "short", **scorer}, {"objective": "long", **scorer, "direction": "higher"}],
         "sampling": {"max_new_tokens": 6, "batch_size": 4},
     }
     splits, _ = prepare_data(parse_config(values), Lab(lm, tmp_path / "run", TRAINING))
-    found = {row.key: row for part in splits.values() for row in part.rows}
-    assert len(found) == 8
+    found = {row.key: (part, row) for part, rows in splits.items() for row in rows.rows}
+    assert len(found) == 8 and {part for part, _ in found.values()} == {"train", "validation", "test"}
+    drawn = 0
     for given in mixed:
-        assert len(found[given.key].responses) >= 1
-        if given.responses:
-            assert found[given.key].responses == given.responses
+        part, row = found[given.key]
+        if given.responses or part == "test":  # a held-out prompt is answered by the policies
+            assert row.responses == given.responses
+        else:
+            assert len(row.responses) >= 1
+            drawn += 1
+    assert drawn
 
 
 @pytest.mark.model

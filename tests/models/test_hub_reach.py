@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from paretune.models.loading import locate
 from paretune.planning.shapes import shape_of
 
 NOWHERE = "http://127.0.0.1:9"
+COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
 @pytest.fixture
@@ -36,9 +38,23 @@ def test_a_path_that_is_no_name_of_a_hub_is_not_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("no_hub")
-def test_a_model_in_the_cache_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "/cache/config.json")
-    assert locate("owner/model") == "owner/model"
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_a_model_in_the_cache_needs_no_hub(
+    revision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--owner--model" / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    branch = tmp_path / "models--owner--model" / "refs" / "main"
+    branch.parent.mkdir()
+    branch.write_text(COMMIT)
+    began = time.monotonic()
+    assert locate("owner/model", revision) == folder
+    assert time.monotonic() - began < 3 * hub_reach.HUB_TIMEOUT
+    with pytest.raises(ModelError, match=r"not in the hub's cache.*no answer"):
+        locate("owner/model", "elsewhere")
 
 
 def test_a_hub_that_is_switched_off_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
