@@ -231,7 +231,9 @@ def from_object(value: object, split: str | None) -> Records | None:
         DataError: There is no such split.
     """
     datasets = sys.modules.get("datasets")  # whoever holds such an object has loaded it
-    if datasets is None or not hasattr(datasets, "IterableDatasetDict"):  # not loaded, or another module of this name
+    if datasets is None or not hasattr(
+        datasets, "IterableDatasetDict"
+    ):  # not loaded, or another module of this name
         return None
     if isinstance(value, datasets.DatasetDict | datasets.IterableDatasetDict):
         wanted = split or "train"
