@@ -33,7 +33,7 @@ def test_a_vote_carries_the_scores_of_its_very_answers(two: tuple[str, Service],
     page = here.page
     profile(here, "own scores")
     here.ask("red sun")
-    page.wait_for_selector(".answer.a .figures .mine:text-matches('^[−0]')")
+    page.wait_for_selector(".answer.a .figures .mine:text-matches('^−')")
     heads = page.locator(".answer.a .figures thead th").all_text_contents()
     assert heads == ["this answer", "expected (mean of 60 prompts)"]
     assert "expected (mean of 60 prompts)" in (page.text_content(".dial.a .outlook") or "")
