@@ -201,7 +201,8 @@ def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) 
     asked = [n for n, row in enumerate(dataset.rows) if split == "test" or not row.responses]
     if positions is None or not asked:
         return dataset
-    lengths = {n: len(lab.lm.encode_prompt(dataset.rows[n].prompt)) for n in asked}
+    rows = ((n, dataset.rows[n]) for n in asked)
+    lengths = {n: len(lab.lm.encode_prompt(row.prompt, row.source)) for n, row in rows}
     short = [n for n in asked if lengths[n] + new > positions]
     gone = {n for n in short if rule == "drop" or lengths[n] >= positions}
     if not short:

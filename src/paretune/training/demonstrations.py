@@ -17,7 +17,7 @@ from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.steering import trained
 from paretune.training.learner import OneAdapter, one_adapter
 from paretune.training.loop import Group, Record, TrainingRun, batch_rows, fit
-from paretune.training.token_tables import Limit, TooLong
+from paretune.training.token_tables import Limit, TooLong, say_markers
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def tokenise_demonstrations(
     """
     kept, limit = [], Limit(lm, max_tokens, too_long)
     for item in items:
-        prompt = tuple(lm.encode_prompt(item.prompt))
+        prompt = tuple(lm.encode_prompt(item.prompt, item.where))
         response = tuple(lm.encode_response(item.response, item.truncated))
         if fitted := limit.fit(prompt, [response], item.where or f"prompt {item.prompt[-1].content[:40]!r}"):
             kept.append((prompt, fitted[0], item.where))
@@ -76,6 +76,7 @@ def tokenise_demonstrations(
             "raise train.max_tokens"
         )
     limit.say_cut(len(items), "responses")
+    say_markers(lm, [response for _, response, _ in kept])
     prompts, responses, wheres = zip(*kept, strict=True)
     return DemonstrationTable(prompts, responses, wheres), len(items) - len(kept)
 

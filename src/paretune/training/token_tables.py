@@ -250,7 +250,7 @@ def tokenise_responses(
             )
         spread = scores.std(0, correction=0)
         standardised = (scores - scores.mean(0)) / torch.where(spread > 0, spread, torch.ones_like(spread))
-        prompt = tuple(lm.encode_prompt(row.prompt))
+        prompt = tuple(lm.encode_prompt(row.prompt, row.source or f"row {number}"))
         for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True)):
             where = f"{row.source or f'row {number}'} (response {k})"
             if fitted := limit.fit(prompt, [tuple(lm.encode_response(text, cut))], where):
@@ -263,6 +263,7 @@ def tokenise_responses(
             f"no prompt has two scored responses that fit {limit} with it; sample more, or raise max_tokens"
         )
     limit.say_cut(len(kept), "responses")
+    say_markers(lm, [response for _, response, _ in kept])
     prompts, responses, rows = zip(*kept, strict=True)
     unknown = torch.full((len(kept),), float("nan"))
     return ResponseTable(prompts, responses, rows, unknown, torch.stack(advantages).float()), long
@@ -297,6 +298,7 @@ def tokenise(
             f"all {len(pairs)} pairs{' of ' * bool(objective)}{named(objective)} are longer than {limit} and none is left; {cure}"
         )
     limit.say_cut(len(pairs), "pairs")
+    say_markers(lm, [ids for _, chosen, rejected, _ in kept for ids in (chosen, rejected)])
     count = len(kept)
     prompts, chosen_ids, rejected_ids, used = zip(*kept, strict=True)
     table = PairTable(
@@ -313,6 +315,22 @@ def tokenise(
     return table, len(pairs) - count
 
 
+def say_markers(lm: LanguageModel, responses: Sequence[Sequence[int]]) -> None:
+    """Log how many responses hold a token that ends or begins something, before their own end: data often keep such markers."""
+    tokenizer = lm.tokenizer
+    markers = {lm.turn_end, *tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    found = [next((i for i in response[:-1] if i in markers), None) for response in responses]
+    held = [number for number in found if number is not None]
+    if held:
+        logger.warning(
+            "%d of %d responses hold the text of a special token, such as %r, which the model reads as the token itself; take it out "
+            "of the data where it is no part of the answer",
+            len(held),
+            len(found),
+            tokenizer.convert_ids_to_tokens(held[0]),
+        )
+
+
 def named(objective: str) -> str:
     """Return an objective as messages name it, "" for none."""
     return f"the objective {objective!r}" if objective else ""
@@ -320,10 +338,10 @@ def named(objective: str) -> str:
 
 def fitted_pair(limit: Limit, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
     """Return the token ids of prompt, chosen and rejected as :meth:`Limit.fit` leaves them; None where it leaves them out."""
-    prompt = tuple(limit.lm.encode_prompt(pair.prompt))
+    where = f"row {pair.row} (prompt {pair.prompt[-1].content[:40]!r})"
+    prompt = tuple(limit.lm.encode_prompt(pair.prompt, where))
     chosen = tuple(limit.lm.encode_response(pair.chosen, pair.chosen_truncated))
     rejected = tuple(limit.lm.encode_response(pair.rejected, pair.rejected_truncated))
-    where = f"row {pair.row} (prompt {pair.prompt[-1].content[:40]!r})"
     fitted = limit.fit(prompt, (chosen, rejected), where)
     return (prompt, fitted[0], fitted[1]) if fitted else None
 
