@@ -11,6 +11,7 @@ from typing import Any
 from paretune.choosing.bounds import Bounds
 from paretune.core.errors import ConfigError, ModelError, ParetuneError, suggest
 from paretune.core.preference import Preference
+from paretune.fronts.score_table import SEED_MARK
 from paretune.methods import METHODS
 from paretune.models.devices import device_named
 from paretune.planning.shapes import ALL_LINEAR, KNOWN
@@ -217,6 +218,10 @@ def _check_sweep_and_endpoint(config: RunConfig) -> None:
 
 
 def _check_serving(config: RunConfig, known: Sequence[str] | None) -> None:
+    served = [*config.methods, *(f"{name}{SEED_MARK}{seed}" for name in config.methods for seed in config.sweep.seeds)]
+    for number, name in enumerate(config.serve.policies):
+        if name not in served and not (config.run_folder / "policies" / name).is_dir():
+            raise ConfigError(f"serve.policies[{number}]: the run makes no policy {name!r}; {suggest(name, served)}")
     if known is None:
         return
     with _under("serve.floors"):
