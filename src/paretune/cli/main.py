@@ -218,7 +218,7 @@ def sweep(
     typer.echo(counts, err=as_json)
     for outcome in swept.failed:
         reason = outcome.error.strip().splitlines()[-1]
-        typer.secho(f"failed after {outcome.tries} tries: {outcome.name}: {reason}", fg="red", err=True)
+        typer.secho(f"failed after {outcome.tries} {'try' if outcome.tries == 1 else 'tries'}: {outcome.name}: {reason}", fg="red", err=True)
     if swept.report is not None:
         tell_report(swept.report, as_json)
     else:

@@ -13,6 +13,7 @@ from paretune.core.errors import ConfigError, ModelError, ParetuneError, suggest
 from paretune.core.preference import Preference
 from paretune.methods import METHODS
 from paretune.models.devices import device_named
+from paretune.planning.shapes import ALL_LINEAR, KNOWN
 from paretune.runs.config import EvaluateConfig, RunConfig
 from paretune.runs.names import check_names
 from paretune.runs.sizes import check_sizes
@@ -40,6 +41,7 @@ def check_config(config: RunConfig) -> None:
     _check_serving(config, known)
     if known is not None:
         _check_methods(config, known)
+    _check_targets(config)
     check_sizes(config)
 
 
@@ -254,6 +256,18 @@ def _check_entry(config: RunConfig, name: str) -> None:
             "parameters that only this process has, with another preference in every row, so no endpoint can sample them"
         )
     config.entry(name)
+
+
+def _check_targets(config: RunConfig) -> None:
+    """Raise a ConfigError where a target names no layer of a model that is known without reading it."""
+    shape = KNOWN.get(config.model.lower())
+    for key, training in config.trainings() if shape is not None else ():
+        for target in training.targets:
+            leaf = target.partition("@")[0].rpartition(".")[2]
+            if leaf not in (ALL_LINEAR, *shape.linears):
+                raise ConfigError(
+                    f"{key}.targets: {config.model} has no linear layer {leaf!r}; {suggest(leaf, shape.linears)}, or {ALL_LINEAR}"
+                )
 
 
 def _check_stages(config: RunConfig, name: str) -> None:

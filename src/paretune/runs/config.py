@@ -35,7 +35,8 @@ class DataConfig(_Part):
         path: Local folder of a known set.
         split: Split of the source to train on.
         test: Source of the held-out prompts; by default a share of ``source``.
-        splits: Shares of prompts for train, validation and test (test only where there is no ``test`` source).
+        splits: Shares of prompts for train, validation and test (test only where there is no ``test`` source); by default 0.7, 0.1
+            and 0.2, or 0.9 and 0.1 beside a ``test`` source.
         limit: Largest number of rows that are used, 0 for all.
         sample: Number of responses to sample from the base model for rows that have none; 0 refuses such rows.
         too_long: What happens to texts beyond ``train.max_tokens``, and to texts and answers beyond the positions of the model:
@@ -47,10 +48,17 @@ class DataConfig(_Part):
     path: str | None = None
     split: str | None = None
     test: Any = None
-    splits: dict[str, float] = Field(default_factory=lambda: {"train": 0.7, "validation": 0.1, "test": 0.2})
+    splits: dict[str, float] = Field(default_factory=lambda given: _shares(given.get("test") is not None))
     limit: Natural = 0
     sample: Natural = 0
     too_long: TooLong = "drop"
+
+
+def _shares(held_out: bool) -> dict[str, float]:
+    """Return the default shares of prompts; ``held_out``: the held-out prompts have a source of their own."""
+    return (
+        {"train": 0.9, "validation": 0.1} if held_out else {"train": 0.7, "validation": 0.1, "test": 0.2}
+    )
 
 
 class EvaluateConfig(_Part):
@@ -190,6 +198,11 @@ class RunConfig(_Part):
         if not isinstance(changes, Mapping):
             raise ConfigError(f"{where}: expected settings such as {{steps: 50}}, got {changes!r}")
         return parse(Training, {**dataclasses.asdict(self.train), "seed": self.seed, **changes}, where)
+
+    def trainings(self) -> list[tuple[str, Training]]:
+        """Return each key that states how adapters are trained, with what follows from it: that of the run, and of each entry."""
+        entries = [(f"methods.{name}.train", self.training(name)) for name in self.methods]
+        return [("train", self.training()), *entries]
 
     def corners(self) -> tuple[DPOConfig, Training]:
         """Return how the single-objective models are trained, between which the mixture chooses.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from paretune.core.errors import ConfigError, DataError
+from paretune.core.errors import ConfigError, DataError, NoteWarning
 from paretune.core.files import fingerprint, write_json
 from paretune.core.progress import stage
 from paretune.data.dataset import ScoredDataset, concatenate
@@ -54,7 +55,9 @@ def read_sources(config: RunConfig) -> Sources:
             "score: is empty; name a scorer for each objective, by which the held-out answers are judged"
         )
     scorers = tuple(None if spec.get("head") == "fit" else build_scorer(spec) for spec in config.score)
-    splits = load_splits(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoteWarning)  # prepare_data says the notes
+        splits = load_splits(config)
     for name in ("train", "validation"):
         check_responses(config, splits[name])
     _check_fit(config, splits)

@@ -182,11 +182,13 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
     continue_as_before(lab, before)
     fix_date(lab)
-    for (
-        name
-    ) in config.methods:  # batches that cannot be divided are refused before the first stage, not after it
+    for key, training in config.trainings():  # refused before the first stage, not after it
+        try:
+            target_shapes(lm.model, training.targets)
+        except ModelError as error:
+            raise ConfigError(f"{key}.targets: {error}") from error
+    for name in config.methods:
         training = config.training(name)
-        target_shapes(lm.model, training.targets)
         WorkSplit.of(lab.team, training.accumulate, training.batch_pairs)
     return lab
 

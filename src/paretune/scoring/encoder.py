@@ -85,8 +85,15 @@ def _snapshot(name: str, cure: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    from paretune.models import hub_reach
+
+    answers, _ = hub_reach.hub()  # its client would try for long before it looks into its cache
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=["*/*"]))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=_WANTED, ignore_patterns=["*/*"], local_files_only=not answers
+            )
+        )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
