@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from paretune.cli import serving as serve_commands
 from paretune.cli.output import JsonOption, tell
 from paretune.core.bounds import SEEDS
+
+if TYPE_CHECKING:
+    from paretune.runs.named_sources import NamedSource
 
 data = typer.Typer(help="Inspect, convert, sample and select preference data.", no_args_is_help=True)
 score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
@@ -20,7 +25,7 @@ score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
 Source = Annotated[
     str,
     typer.Argument(
-        help="A file or folder, a known data set (quickstart, hh-rlhf, ...), or a YAML column map."
+        help="A file or folder, a known data set (quickstart, hh-rlhf, ...), hub:owner/name, or a YAML column map."
     ),
 ]
 ObjectiveOption = Annotated[
@@ -230,6 +235,24 @@ def column_map(file: str) -> dict[str, Any]:
     ):
         return {**spec, "path": str(beside)}
     return spec
+
+
+def named_sources(texts: Sequence[str]) -> list[NamedSource]:
+    """Return what ``SOURCE`` or ``OBJECTIVE=SOURCE`` on the command line names; a .yaml file is a column map.
+
+    Raises:
+        ParetuneError: A column map cannot be read.
+    """
+    from paretune.runs.named_sources import NamedSource
+
+    found = []
+    for text in texts:
+        name, sign, place = text.partition("=")
+        if not sign or not re.fullmatch(r"[\w-]+", name) or Path(text).exists():
+            name, place = "", text
+        spec = column_map(place) if place.endswith((".yaml", ".yml")) else place
+        found.append(NamedSource(spec, place, name))
+    return found
 
 
 def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
