@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from paretune.data.known import KNOWN
@@ -11,6 +12,8 @@ from paretune.data.shipped import SHIPPED
 from paretune.reports.card import About
 
 _ENGLISH = ("en",)
+IN_PYTHON = "data given in Python"
+"""The name of data that lay in no file."""
 
 
 def about_data(*sources: Any) -> About:
@@ -25,6 +28,26 @@ def about_data(*sources: Any) -> About:
     )
     english = names and all(name in KNOWN or name in SHIPPED for name in names)
     return About(datasets=tuple(filter(None, hubs)), languages=_ENGLISH if english else ())
+
+
+def sources_of(*sources: Any) -> tuple[tuple[str, str], ...]:
+    """Return (name, licence) of the data sets of a run; of a file the last part of its path, and no licence.
+
+    Args:
+        sources: Entries of ``data`` in a config, see :func:`about_data`.
+    """
+    found: dict[str, str] = {}
+    for source in sources:
+        for entry in source if isinstance(source, list | tuple) else [source]:
+            (known, *_) = [*_names(entry), ""]
+            if known in SHIPPED:
+                found[f"{known}, which ships with paretune"] = "Apache-2.0"
+            elif known:
+                found[known.removeprefix(HUB)] = KNOWN[known].licence if known in KNOWN else ""
+            elif entry is not None:
+                place = str(entry.get("path") if isinstance(entry, Mapping) else entry)
+                found[IN_PYTHON if Path(place).name.startswith("given-") else Path(place).name] = ""
+    return tuple(found.items())
 
 
 def _names(source: Any) -> Iterator[str]:

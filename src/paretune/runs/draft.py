@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from paretune.core.errors import ConfigError
+from paretune.core.errors import ConfigError, DataError
 from paretune.data.summary import Inspection, inspect
 from paretune.reports.wording import duration
 from paretune.runs.estimate import estimate
@@ -135,7 +135,10 @@ def draft(
     }
     config = parse_config(yaml.safe_load(_text(subject, scored, model, name, sizes, "")))
     splits = load_splits(config)
-    check_splits(config, splits)
+    try:
+        check_splits(config, splits)
+    except DataError as error:
+        raise DataError(f"{error}. Or say what else judges: --objective 'NAME={{rule: ...}}'") from error
     while True:
         text = _text(subject, scored, model, name, sizes, "")
         config = parse_config(yaml.safe_load(text))
