@@ -594,7 +594,7 @@ def test_models_that_cannot_be_reward_models(models, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         sequence_classifier("good", str(tmp_path / "empty"))
-    with pytest.raises(ModelError, match="neither a folder nor available"):
+    with pytest.raises(ModelError, match="no such file or folder, not in the hub's cache"):
         sequence_classifier("good", str(Path("no") / "such-model-anywhere"))
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from paretune.choosing.bounds import Bounds
 from paretune.core.errors import ConfigError, ModelError, ParetuneError, suggest
 from paretune.core.preference import Preference
+from paretune.data.dataset import ScoredDataset
+from paretune.data.places import is_object
 from paretune.methods import METHODS
 from paretune.models.devices import device_named
 from paretune.planning.shapes import ALL_LINEAR, KNOWN
@@ -109,6 +111,8 @@ def _check_source(key: str, source: Any, optional: bool = False) -> None:
     sources = source if isinstance(source, list) else [source]
     for number, entry in enumerate(sources):
         place = f"{key}[{number}]" if isinstance(source, list) else key
+        if isinstance(entry, ScoredDataset) or is_object(entry):
+            continue
         if not (isinstance(entry, (str, dict)) and entry) or (isinstance(entry, str) and "\0" in entry):
             raise ConfigError(
                 f"{place}: expected a file, a folder, a known set or a column map, or a list of these, got {entry!r:.60}"

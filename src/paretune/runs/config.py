@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from paretune.core.bounds import Count, Natural, NotNegative, Positive, Seed
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference, preference_grid
 from paretune.core.sampling import Sampling
 from paretune.core.settings import parse
+from paretune.data.dataset import ScoredDataset
+from paretune.data.places import is_object
 from paretune.generation.endpoint import Endpoint
 from paretune.methods import METHODS
 from paretune.methods.base import DPOConfig, Method, Traits
@@ -31,7 +33,9 @@ class DataConfig(_Part):
     """The source of the preference data.
 
     Attributes:
-        source: Path, name of a known public set, ``quickstart``, ``quickstart-prompts``, column map, or a list of these.
+        source: Path, name of a known public set, ``quickstart``, ``quickstart-prompts``, ``hub:owner/name``, column map, or a list
+            of these. In Python also a data set of the ``datasets`` library or a ``ScoredDataset``, which the run keeps in its
+            folder.
         path: Local folder of a known set.
         split: Split of the source to train on.
         test: Source of the held-out prompts; by default a share of ``source``.
@@ -133,7 +137,8 @@ class RunConfig(_Part):
         sharding: Place of the base model's parameters: ``none``, in every process; ``fsdp``, divided among the processes, for a
             model that does not fit.
         seed: Seed of sampling, splits and training.
-        data: Preference data.
+        data: Preference data. In Python a data set of the ``datasets`` library, a ``ScoredDataset``, or a list of these, stands
+            for ``{source: ...}``.
         score: Scorers, one per objective, see `paretune.scoring.scorer.build_scorer`.
         objectives: Names of the objectives, in order; by default those of the data, then those of the scorers.
         train: Settings of training.
@@ -171,6 +176,12 @@ class RunConfig(_Part):
     serve: ServeConfig = ServeConfig()
     sweep: SweepConfig = SweepConfig()
     endpoint: Endpoint | None = None
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _of_source(cls, value: Any) -> Any:
+        entries = value if isinstance(value, list) and value else [value]
+        return {"source": value} if all(map(_is_data, entries)) else value
 
     @property
     def run_folder(self) -> Path:
@@ -267,6 +278,10 @@ class Entry:
     def traits(self) -> Traits:
         """What the method is under these settings."""
         return self.method.traits(self.settings)
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, ScoredDataset) or is_object(value)
 
 
 def _grid(key: str, count: int, objectives: Sequence[str]) -> list[Preference]:

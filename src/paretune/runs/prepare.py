@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from paretune.core.errors import ConfigError, DataError, NoteWarning
+from paretune.core.errors import ConfigError, DataError, ModelError, NoteWarning
 from paretune.core.files import fingerprint, write_json
 from paretune.core.progress import stage
 from paretune.data.dataset import ScoredDataset, concatenate
@@ -18,10 +18,12 @@ from paretune.data.load import load_data
 from paretune.data.row_store import taken
 from paretune.generation.sample import sample_dataset, sample_remotely
 from paretune.models.devices import present
+from paretune.models.hub_reach import check_hub
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.runs.names import check_objectives
 from paretune.runs.scores import scorer_cautions, scorer_facts
+from paretune.scoring import encoder
 from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
@@ -58,6 +60,18 @@ def read_sources(config: RunConfig) -> Sources:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoteWarning)  # prepare_data says the notes
         splits = load_splits(config)
+    objectives = check_splits(config, splits)
+    _check_encoder(config)
+    return Sources(splits, scorers, objectives)
+
+
+def check_splits(config: RunConfig, splits: dict[str, ScoredDataset]) -> tuple[str, ...]:
+    """Return the names of the objectives of a run on these data, after a check of what it needs of them.
+
+    Raises:
+        DataError: Data that are too few, or rows without a response.
+        ConfigError: Objectives or preferences that cannot be.
+    """
     for name in ("train", "validation"):
         check_responses(config, splits[name])
     _check_fit(config, splits)
@@ -70,7 +84,7 @@ def read_sources(config: RunConfig) -> Sources:
     objectives = _objectives(config, splits)
     config.grid(objectives)
     config.fine_grid(objectives)
-    return Sources(splits, scorers, tuple(objectives))
+    return tuple(objectives)
 
 
 def prepare_data(
@@ -281,9 +295,26 @@ def _check_fit(config: RunConfig, splits: dict[str, ScoredDataset]) -> None:
     from paretune.scoring.bradley_terry import parts_of
 
     labelled = concatenate([splits["train"], splits["validation"]])
-    for spec in config.score:
-        if spec.get("head") == "fit":
-            parts_of(labelled, str(spec["objective"]), None, _fit_seed(config))
+    for objective in _fitted(config):
+        parts_of(labelled, objective, None, _fit_seed(config))
+
+
+def _check_encoder(config: RunConfig) -> None:
+    """Raise a ModelError where a head is to be fitted, and what reads its texts can be had neither here nor from the hub."""
+    fitted = _fitted(config)
+    if not fitted or encoder.is_at_hand():
+        return
+    try:
+        check_hub(encoder.DEFAULT_HUB_NAME)
+    except ModelError as error:
+        raise ModelError(
+            f"score: head: fit ({', '.join(fitted)}) reads texts by a small encoder that is not on this machine, and the hub cannot "
+            f"be asked for it: {encoder.INSTALL}"
+        ) from error
+
+
+def _fitted(config: RunConfig) -> list[str]:
+    return [str(spec["objective"]) for spec in config.score if spec.get("head") == "fit"]
 
 
 def _objectives(config: RunConfig, splits: dict[str, ScoredDataset]) -> list[str]:

@@ -29,6 +29,7 @@ from paretune.policies.alike import alike
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.forecast import forecast as expect
+from paretune.runs.given import keep_given, read_given
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import Sources, prepare_data, read_sources
@@ -52,9 +53,11 @@ def run(config: RunConfig, forecast: bool = False) -> Path:
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
     """
+    config = read_given(config)
     sources = read_sources(config)  # before anything is written
     with at_work(config):
         refuse_other_run(config, sources.objectives)
+        config = keep_given(config)
         with told(config) as log:
             if forecast and log is not None and (expected := expect(config, sources.splits)) is not None:
                 log.plan(expected.parts)
@@ -128,6 +131,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: An objective without adapter, or an adapter without objective.
         ModelError: An adapter of another base model, or of another divergence.
     """
+    config = read_given(config)
     sources = read_sources(config)  # before anything is written
     if set(adapters) != set(sources.objectives):
         raise ConfigError(
@@ -136,6 +140,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         )
     with at_work(config):
         refuse_other_run(config, sources.objectives)
+        config = keep_given(config)
         with told(config):
             return _front(config, sources, adapters, by, mixing)
 

