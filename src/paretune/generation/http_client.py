@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -24,6 +25,8 @@ PASSING = {408, 409, 425, 429}
 REFUSING = {400, 413, 422}
 """Statuses by which a server refuses one prompt, such as one that is too long."""
 
+Result = TypeVar("Result")
+
 Read = Callable[[httpx.Response], Any]
 """Reader of a response of status 200; raises ValueError, LookupError or TypeError where it is not as expected."""
 
@@ -31,12 +34,29 @@ Read = Callable[[httpx.Response], Any]
 class Failed(Exception):  # noqa: N818 - one failed try, not yet an error
     """A try that failed: why, whether another may succeed, the seconds the server asks to wait, and its status.
 
-    The status is 200 for an answer that a filter withheld.
+    The status is 200 for an answer that a filter withheld. ``unread`` marks an answer that is not as expected.
     """
 
-    def __init__(self, message: str, passing: bool = True, after: float = 0.0, status: int = 0) -> None:
+    def __init__(
+        self,
+        message: str,
+        passing: bool = True,
+        after: float = 0.0,
+        status: int = 0,
+        unread: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.passing, self.after, self.status = passing, after, status
+        self.passing, self.after, self.status, self.unread = passing, after, status, unread
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Return what ``work`` returns; where a loop of events runs already, as in a notebook, it runs in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 def is_refusal(error: EndpointError) -> bool:
@@ -46,7 +66,7 @@ def is_refusal(error: EndpointError) -> bool:
 
 
 @asynccontextmanager
-async def connected(endpoint: Endpoint) -> AsyncIterator[Client]:
+async def connected(endpoint: Endpoint, speaks: str = "OpenAI's API") -> AsyncIterator[Client]:
     """Yield a client with open connections, which sends the key of the endpoint with every request."""
     key = os.environ.get(endpoint.key, "").strip()
     async with httpx.AsyncClient(
@@ -55,7 +75,7 @@ async def connected(endpoint: Endpoint) -> AsyncIterator[Client]:
         timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
         limits=httpx.Limits(max_connections=endpoint.concurrency),
     ) as http:
-        yield Client(endpoint, http)
+        yield Client(endpoint, http, speaks)
 
 
 @dataclass(frozen=True)
@@ -70,7 +90,7 @@ class Client:
 
     endpoint: Endpoint
     http: httpx.AsyncClient
-    speaks: str = "OpenAI's API"
+    speaks: str
 
     async def patiently(self, method: str, path: str, where: str, body: Any, read: Read) -> Any:
         """Send a request until it succeeds, at most ``1 + retries`` times; raise an EndpointError when it does not."""
@@ -93,7 +113,8 @@ class Client:
                 # Random, so that requests that failed together are not repeated together.
                 wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(max(wait, last.after))
-        raise Failed(f"{last}, at the last of {tries} tries", status=last.status) from last
+        message = f"{last}, at the last of {tries} tries"
+        raise Failed(message, status=last.status, unread=last.unread) from last
 
     async def _once(self, method: str, path: str, body: Any, read: Read) -> Any:
         """Send a request once; return the value that ``read`` gives for the response."""
@@ -113,7 +134,8 @@ class Client:
         try:
             return read(response)
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise Failed(f"not an answer of {self.speaks} ({error}), but {response.text[:120]!r}") from error
+            reason = f"not an answer of {self.speaks} ({error}), but {response.text[:120]!r}"
+            raise Failed(reason, unread=True) from error
 
     def _refused(self, response: httpx.Response, listing: bool) -> Failed:
         """Return the failure that a status other than 200 means."""

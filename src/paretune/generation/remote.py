@@ -16,7 +16,7 @@ from paretune.core.files import fingerprint
 from paretune.core.progress import Advance, progress
 from paretune.core.sampling import Sampling
 from paretune.generation.endpoint import LORA_PREFIX, Answer, Endpoint, LoRA, Question
-from paretune.generation.http_client import CONNECT_SECONDS, Client, Failed, connected, is_refusal
+from paretune.generation.http_client import CONNECT_SECONDS, Client, Failed, connected, is_refusal, run
 from paretune.generation.resumable import Part, split
 
 PART = 64
@@ -45,7 +45,7 @@ def draw(
     skip: bool = False,
 ) -> list[Answer]:
     """Return one answer per question, see :func:`paretune.generation.sample.ask`."""
-    return asyncio.run(_draw(endpoint, questions, sampling, folder, description, lora, skip))
+    return run(_draw(endpoint, questions, sampling, folder, description, lora, skip))
 
 
 async def _draw(
