@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from paretune.scoring.function_scorer import (
 from paretune.scoring.usage import Usage
 
 APIS = ("classify", "score", "rerank", "pooling", "path")
-OWN_FORMS = APIS[:-1]
-Unscored = Literal["stop", "leave-out"]
+AGAIN = "the same command asks for them again; set unscored: leave-out to go on without them"
+"""What helps where a server gave no score."""
 
 
 def endpoint(
@@ -192,5 +192,5 @@ def _rated(
             if np.isnan(scores[row]) and row not in reasons
         }
     if reasons:
-        raise UnscoredError(scores, reasons, final=asked.failure is not None)
+        raise UnscoredError(scores, reasons, AGAIN, final=asked.failure is not None)
     return scores

@@ -39,13 +39,16 @@ class UnscoredError(ScoreError):
     Attributes:
         scores: ``[n]`` float64, NaN where there is none.
         reasons: Row within the call -> why it has none.
+        cure: What to do about them.
         final: Whether further calls would fail too, such as without a server.
     """
 
-    def __init__(self, scores: np.ndarray, reasons: Mapping[int, str], final: bool = False) -> None:
+    def __init__(
+        self, scores: np.ndarray, reasons: Mapping[int, str], cure: str, final: bool = False
+    ) -> None:
         row = min(reasons, default=0)
         super().__init__(f"row {row}: {reasons.get(row, '')}")
-        self.scores, self.reasons, self.final = scores, dict(reasons), final
+        self.scores, self.reasons, self.cure, self.final = scores, dict(reasons), cure, final
 
 
 @dataclass(frozen=True)

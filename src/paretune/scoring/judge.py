@@ -12,7 +12,7 @@ from paretune.core.errors import ConfigError
 from paretune.core.files import fingerprint
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
-from paretune.scoring.endpoint_scorer import served
+from paretune.scoring.endpoint_scorer import AGAIN, served
 from paretune.scoring.function_scorer import (
     Comparing,
     FunctionScorer,
@@ -24,6 +24,9 @@ from paretune.scoring.function_scorer import (
 from paretune.scoring.judge_model import JudgeModel, local_judge, remote_judge
 from paretune.scoring.rubric import Rubric, read_rubric
 from paretune.scoring.usage import Usage, prices_of
+
+MORE = "look at the rubric, raise tries, which asks for more answers to these alone, or set unscored: leave-out"
+"""What helps where no answer of a judge can be read."""
 
 
 def judge(
@@ -51,8 +54,8 @@ def judge(
 ) -> FunctionScorer:
     """Score with a language model that judges by a rubric (LLM-as-a-judge, arXiv 2306.05685), here or behind a server.
 
-    Its answers are kept by their content in the cache folder (``$PARETUNE_CACHE``), so that nothing is asked, or paid for, twice. An
-    answer that states no grade of the scale is asked for again; if none can be read, the response has no score.
+    Its answers are kept by their content in the cache folder (``$PARETUNE_CACHE``), so that nothing is asked, or paid for, twice.
+    An answer that states no grade of the scale is asked for again; if none can be read, the response has no score.
 
     Args:
         objective: Name of the objective.
@@ -170,7 +173,8 @@ def grades(
     for row, grade in values.items():
         found[row] = grade
     if reasons:
-        raise UnscoredError(sign * found, reasons, final=failure is not None)
+        cure = AGAIN if failure is not None else MORE
+        raise UnscoredError(sign * found, reasons, cure, final=failure is not None)
     return found
 
 

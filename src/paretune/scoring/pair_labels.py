@@ -53,8 +53,8 @@ def label_dataset(dataset: ScoredDataset, scorer: FunctionScorer) -> tuple[Score
                 labels.setdefault(number, []).append((a, b, preference))
     if places and not labels:
         raise ScoreError(
-            f"objective {scorer.objective!r}: none of {len(places)} pairs got a verdict from {scorer.judge}; look at its rubric, or "
-            "take another model"
+            f"objective {scorer.objective!r}: none of {len(places)} pairs got a verdict from {scorer.judge}; look at its "
+            "rubric, or take another model"
         )
     rows = gather(
         replace(row, labels={**row.labels, scorer.objective: tuple(labels.get(number, ()))})

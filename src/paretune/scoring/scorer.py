@@ -20,6 +20,7 @@ from paretune.core.progress import progress
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Prompt
 from paretune.scoring.cache import ScoreCache
+from paretune.scoring.endpoint_scorer import endpoint
 from paretune.scoring.function_scorer import (
     FunctionScorer,
     RowScoreError,
@@ -27,7 +28,6 @@ from paretune.scoring.function_scorer import (
     checked,
     choice,
 )
-from paretune.scoring.endpoint_scorer import endpoint
 from paretune.scoring.judge import judge
 from paretune.scoring.neural import bradley_terry, implicit_reward, sequence_classifier
 from paretune.scoring.python_function import function_name, python_function
@@ -66,6 +66,8 @@ KINDS: dict[str, Callable[..., FunctionScorer]] = {
     "judge": judge,
 }
 """Key of a config -> function that makes the scorer from the objective, the key's value and the options."""
+NAME_MODELS = ("endpoint", "judge")
+"""Kinds with an option ``model``, which is then no kind of its own."""
 
 
 def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
@@ -89,7 +91,7 @@ def checked_spec(spec: Mapping[str, Any]) -> str:
     """Return the objective of a config entry that states a scorer, checked as far as that needs no file, model or user's code.
 
     Raises:
-        ConfigError: See :func:`build_scorer`; a rule's options are checked whole.
+        ConfigError: See :func:`build_scorer`; the options of a rule and of a server are checked whole.
     """
     kinds = kinds_of(spec)
     objective = spec.get("objective")
@@ -117,7 +119,7 @@ def checked_spec(spec: Mapping[str, Any]) -> str:
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name not in options:
             raise ConfigError(f"scorer of {objective!r}: {subject} needs the key {parameter.name!r}")
-    if kind == "rule":
+    if kind in ("rule", "endpoint"):  # made of its settings alone
         try:
             make(*given, **options)
         except ConfigError as error:
@@ -128,9 +130,9 @@ def checked_spec(spec: Mapping[str, Any]) -> str:
 
 
 def kinds_of(spec: Mapping[str, Any]) -> list[str]:
-    """Return the kinds of scorer that an entry states, of which there should be one; ``model`` beside a server or a judge is theirs."""
+    """Return the kinds of scorer that an entry states; there should be one."""
     kinds = [kind for kind in ("rule", *KINDS) if kind in spec]
-    return [kind for kind in kinds if kind != "model" or not {"endpoint", "judge"} & set(kinds)]
+    return [kind for kind in kinds if kind != "model" or not set(NAME_MODELS) & set(kinds)]
 
 
 def _parts(
@@ -185,7 +187,7 @@ def score_texts(
     first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
     todo = sorted(first.values())
     unscored: dict[int, str] = {}
-    stopped = False
+    stopped, cure = False, ""
     with progress(f"scoring {scorer.objective}", len(todo)) as advance:
         for start in range(0, len(todo), _ROWS_PER_CALL):
             rows = todo[start : start + _ROWS_PER_CALL]
@@ -200,7 +202,7 @@ def score_texts(
                 i = rows[error.row]
                 raise ScoreError(f"{sources[i] if sources else f'row {i}'}: {error.reason}") from error
             except UnscoredError as error:
-                scores, stopped = error.scores, error.final
+                scores, stopped, cure = error.scores, error.final, error.cure
                 unscored |= {rows[row]: reason for row, reason in error.reasons.items()}
             new = {keys[i]: float(s) for i, s in zip(rows, scores, strict=True) if not np.isnan(s)}
             if cache is not None:
@@ -210,7 +212,7 @@ def score_texts(
                 break
             advance(len(rows))
     if unscored and (stopped or not _left_out(scorer)):
-        raise ScoreError(_failures(scorer.objective, unscored, len(todo), sources, cache is not None))
+        raise ScoreError(_failures(scorer.objective, unscored, len(todo), sources, cure))
     return np.array([known.get(key, np.nan) for key in keys], dtype=np.float64)
 
 
@@ -219,15 +221,14 @@ def _left_out(scorer: Scorer) -> bool:
 
 
 def _failures(
-    objective: str, unscored: Mapping[int, str], asked: int, sources: Sequence[str] | None, cached: bool
+    objective: str, unscored: Mapping[int, str], asked: int, sources: Sequence[str] | None, cure: str
 ) -> str:
     """Return the message on rows that got no score: how many, the first three, and what to do."""
     shown = "; ".join(
         f"{sources[row] if sources else f'row {row}'}: {unscored[row]}" for row in sorted(unscored)[:3]
     )
     more = f"; and {len(unscored) - 3} more" if len(unscored) > 3 else ""
-    kept = "; scores that came are kept, and the same command asks for the others again" if cached else ""
-    return f"objective {objective!r}: {len(unscored)} of {asked} responses got no score: {shown}{more}{kept}"
+    return f"objective {objective!r}: {len(unscored)} of {asked} responses got no score: {shown}{more}. The others are kept; {cure}"
 
 
 def release(scorers: Sequence[Scorer | None]) -> None:
