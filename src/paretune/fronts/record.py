@@ -289,7 +289,7 @@ class FrontRecord(Value):
     """
 
     _folder: Path | None = PrivateAttr(default=None)
-    format: Literal[5]
+    format: Literal[6]
     name: str
     version: str
     created: str
