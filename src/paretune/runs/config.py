@@ -60,9 +60,7 @@ class DataConfig(_Part):
 
 def _shares(held_out: bool) -> dict[str, float]:
     """Return the default shares of prompts; ``held_out``: the held-out prompts have a source of their own."""
-    return (
-        {"train": 0.9, "validation": 0.1} if held_out else {"train": 0.7, "validation": 0.1, "test": 0.2}
-    )
+    return {"train": 0.9, "validation": 0.1} if held_out else {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
 class EvaluateConfig(_Part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,12 @@ from paretune.models.hub_reach import check_hub
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.runs.names import check_objectives
+from paretune.runs.scorer_usage import keep_usage, usage_lines
 from paretune.runs.scores import scorer_cautions, scorer_facts
 from paretune.scoring import encoder
-from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
+from paretune.scoring.function_scorer import FunctionScorer
+from paretune.scoring.pair_labels import label_dataset
+from paretune.scoring.scorer import Scorer, build_scorer, release, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
 
@@ -106,7 +110,7 @@ def prepare_data(
     splits = {name: _with_room(part, config, lab, name) for name, part in parts.items()}
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
-    scorers, cache = _scorers(config, sources, lab, splits), lab.score_cache
+    scorers = _scorers(config, sources, lab, splits)
     keys = {row.key for row in splits["test"].rows}
     for caution in scorer_cautions({scorer.objective: scorer_facts(scorer, keys) for scorer in scorers}):
         lab.say(caution)
@@ -116,7 +120,8 @@ def prepare_data(
             silent = [
                 s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)
             ]
-            splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))
+            splits[name] = lab.team.once(partial(_scored, splits[name], silent, lab))
+    release(scorers)
     for name, part in splits.items():
         kept = [objective for objective in objectives if objective in part.objectives]
         splits[name] = part.select(kept) if name != "test" else part
@@ -133,6 +138,42 @@ def prepare_data(
             Standardisation.of(splits["train"].select(scored)).to_dict(),
         )
     return splits, scorers
+
+
+def _scored(dataset: ScoredDataset, scorers: Sequence[Scorer], lab: Lab) -> ScoredDataset:
+    """Return the data with scores, or with labels by scorers that compare pairs; rows that are left out are said.
+
+    Raises:
+        ScoreError, EndpointError: A scorer failed; what it asked until then is counted.
+        DataError: No row is left.
+    """
+    comparing = [s for s in scorers if isinstance(s, FunctionScorer) and s.comparing is not None]
+    try:
+        dataset = score_dataset(dataset, [s for s in scorers if s not in comparing], lab.score_cache)
+        for scorer in comparing:
+            dataset, missing = label_dataset(dataset, scorer)
+            if missing:
+                lab.leave_out(f"{missing} pairs got no verdict for {scorer.objective} and have no label")
+    finally:
+        for line in usage_lines(scorers, keep_usage(lab.folder, scorers)):
+            lab.say(line)
+    return _with_all_scores(dataset, [s.objective for s in scorers if s not in comparing], lab)
+
+
+def _with_all_scores(dataset: ScoredDataset, objectives: Sequence[str], lab: Lab) -> ScoredDataset:
+    """Return the rows all of whose responses were scored: a scorer may leave out what has no score."""
+    kept = [
+        n
+        for n, row in enumerate(dataset.rows)
+        if not any(np.isnan(row.scores.get(o, (np.nan,) * len(row.responses))).any() for o in objectives)
+    ]
+    gone = len(dataset.rows) - len(kept)
+    if not gone:
+        return dataset
+    if not kept:
+        raise DataError(f"none of {gone} rows has scores of all its responses; see which scorer fails")
+    lab.leave_out(f"{gone} of {len(dataset.rows)} rows have a response that got no score, and were left out")
+    return replace(dataset, rows=taken(dataset.rows, np.array(kept, dtype=np.int64)))
 
 
 def _uses(part: ScoredDataset) -> tuple[str, ...]:

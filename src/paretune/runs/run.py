@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -34,8 +35,9 @@ from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import Sources, prepare_data, read_sources
 from paretune.runs.run_folder import BASE, UNNAMED, VERSIONS, at_work, bases_before, refuse_other_run, told
+from paretune.runs.scorer_usage import keep_usage
 from paretune.runs.sizes import check_sizes
-from paretune.scoring.scorer import Scorer
+from paretune.scoring.scorer import Scorer, release
 from paretune.training.lab import Lab
 
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
@@ -255,9 +257,13 @@ def train(
     """Train one entry of ``methods`` by the lab's settings of training, and return its policy."""
     entry, endpoint = config.entry(name), config.endpoint_of(name)
     parts = splits["train"], splits["validation"]
-    return entry.method.train(
-        Inputs(lab, *parts, preferences, scorers, config.sampling, endpoint), entry.settings
-    )
+    try:
+        return entry.method.train(
+            Inputs(lab, *parts, preferences, scorers, config.sampling, endpoint), entry.settings
+        )
+    finally:
+        release(scorers)
+        lab.team.once(partial(keep_usage, lab.folder, scorers))
 
 
 def versions() -> dict[str, str]:
