@@ -18,6 +18,7 @@ from paretune.generation.mixing import Mixing
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.targets import target_shapes
+from paretune.policies.policy_file import BaseChoice
 from paretune.policies.catalogue import find_sources
 from paretune.policies.policy import Policy
 from paretune.serving.address import Address
@@ -109,8 +110,7 @@ def studio(
     backend = LocalBackend(
         [source for source in sources if source.name in served],
         served,
-        "float32",
-        "cpu",
+        BaseChoice(dtype="float32", device="cpu"),
         EngineLimits(max_prompt_tokens=200),
     )
     kept = Store.open(f"sqlite:///{run / 'store.sqlite'}") if store else None

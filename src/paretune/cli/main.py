@@ -20,7 +20,7 @@ from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
 from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
-from paretune.cli.serving import DeviceOption, DtypeOption, ModelOption, RevisionOption
+from paretune.cli.serving import DeviceOption, DtypeOption, ModelOption, QuantizationOption, RevisionOption
 from paretune.cli.usage import Commands
 from paretune.core.bounds import SEEDS
 
@@ -302,13 +302,14 @@ def generate(
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
     from paretune.core.preference import Preference
     from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
-    from paretune.policies.policy_file import PolicyFile
+    from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
     from paretune.policies.shared import policy_folder
 
@@ -316,7 +317,8 @@ def generate(
     objectives = PolicyFile.read(folder).objectives
     preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
-    loaded = load_policy(folder, model=model, revision=revision, device=device, dtype=dtype)
+    base = BaseChoice(model, revision, device, dtype, quantization)
+    loaded = load_policy(folder, **vars(base))
     answers = loaded.generate(
         [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
     )
@@ -351,6 +353,10 @@ def export_command(
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="Write a dense model of a quantised base model, dequantised.")
+    ] = False,
     allow_extrapolation: ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
@@ -358,12 +364,14 @@ def export_command(
     from paretune.core.preference import Preference, preference_grid
     from paretune.policies.catalogue import find_policy
     from paretune.policies.export import export, export_grid
-    from paretune.policies.policy_file import PolicyFile
+    from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
     from paretune.policies.shared import front_of
 
     if (preference is None) == (grid == 0):
         raise ConfigError("give either --preference or --grid")
+    if dequantize and form != "dense":
+        raise ConfigError("--dequantize writes a dense model; give --format dense with it")
     if form not in ("lora", "dense") or (grid and form == "dense"):
         raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
     if grid == 1 or grid < 0:
@@ -380,9 +388,9 @@ def export_command(
     points = preference_grid(objectives, grid - 1) if grid else []
     if len(points) > MOST_LORAS:
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
-    loaded = load_policy(source, model=model, revision=revision, device=device, dtype=dtype)
+    loaded = load_policy(source, **vars(BaseChoice(model, revision, device, dtype, quantization)))
     if asked is not None:
-        used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
+        used = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
         typer.echo(
             f"{folder}: {loaded.name} at {used}"
             + ("" if used == asked else f", the anchor nearest to {asked}")

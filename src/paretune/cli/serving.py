@@ -21,6 +21,12 @@ DtypeOption = Annotated[
     str | None,
     typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
 ]
+QuantizationOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How the base model's matrices are held: none, nf4 (4 bits) or int8; by default as in the run."
+    ),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -130,6 +136,7 @@ def serve(
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
     upstream: Annotated[
         str | None, typer.Option(help="The URL of a LoRA server that generates the text; needs --manifest.")
     ] = None,
@@ -174,6 +181,7 @@ def chat(
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
 ) -> None:
     """Talk to a policy in the terminal; PageUp and PageDown change the preference."""
     try:
@@ -182,7 +190,7 @@ def chat(
         raise ConfigError(f"{error}; {NEEDS}") from error
     from paretune.policies.policy_file import BaseChoice
 
-    talk(run, policy, preference, max_tokens, temperature, seed, BaseChoice(model, revision, device, dtype))
+    talk(run, policy, preference, max_tokens, temperature, seed, BaseChoice(model, revision, device, dtype, quantization))
 
 
 def choose(

@@ -23,6 +23,12 @@ MOST_POINTS = 10_000
 """Largest number of preferences of a run; each is a model to train, or a point to measure on every held-out prompt."""
 
 
+SHARDED_QUANTISED = (
+    "sharding: fsdp divides matrices of floats, and those of a quantised model are none; set sharding: none, as a model in 4 bits "
+    "takes a quarter of the memory in every process, or quantization: none"
+)
+
+
 def check_config(config: RunConfig) -> None:
     """Raise a ConfigError for whatever in a config would stop its run, and can be known without data and without a model.
 
@@ -64,6 +70,8 @@ def _check_names(config: RunConfig) -> None:
             device_named(config.device)
         except ModelError as error:  # it begins with the key
             raise ConfigError(str(error)) from error
+    if config.sharding != "none" and config.quantization in ("nf4", "int8"):
+        raise ConfigError(SHARDED_QUANTISED)
     if not config.methods:
         raise ConfigError(f"methods: is empty; name at least one of {', '.join(METHODS)}")
     trackers = _trackers()

@@ -18,6 +18,7 @@ from paretune.core.settings import parse
 from paretune.generation.endpoint import Endpoint
 from paretune.methods import METHODS
 from paretune.methods.base import DPOConfig, Method, Traits
+from paretune.models.quantised import Quantization
 from paretune.serving.config import ServeConfig
 from paretune.training.loop import Training
 from paretune.training.token_tables import TooLong
@@ -119,6 +120,8 @@ class RunConfig(_Part):
         folder: Run folder; by default ``runs/<name>``.
         model: Embedded name, hub name, folder or GGUF file of the base model.
         dtype: Number format of the base model: ``auto``, ``float32`` or ``bfloat16``.
+        quantization: How the base model's frozen matrices are held: ``nf4`` or ``int8`` in 4 or 8 bits by bitsandbytes
+            (``pip install 'paretune[quantization]'``), ``none`` in the number format, ``auto`` as the model's folder holds them.
         device: Torch device; by default an accelerator where there is one.
         processes: Number of processes that you launch (``torchrun --nproc_per_node N``); with another number the run stops at
             once. By default any number.
@@ -147,6 +150,7 @@ class RunConfig(_Part):
     folder: str = ""
     model: str = "smollm2-135m"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Quantization = "auto"
     device: str | None = None
     processes: Count | None = None
     sharding: Literal["none", "fsdp"] = "none"

@@ -33,6 +33,7 @@ from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.prepare import Sources, prepare_data, read_sources
 from paretune.runs.run_folder import BASE, UNNAMED, VERSIONS, at_work, bases_before, refuse_other_run, told
+from paretune.runs.checks import SHARDED_QUANTISED
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
@@ -172,11 +173,11 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         if not (folder / FILE).is_file():
             write_text(folder / "config.yaml", to_yaml(config))
     if config.sharding == "none":
-        lm = load(config.model, config.dtype, config.device)
-    else:
-        lm = load(
-            config.model, str(kind).removeprefix("torch."), "cpu"
-        )  # layer by layer to the device, as shards
+        lm = load(config.model, config.dtype, config.device, quantization=config.quantization)
+    else:  # layer by layer to the device, as shards
+        lm = load(config.model, str(kind).removeprefix("torch."), "cpu", quantization=config.quantization)
+        if lm.quantization != "none":
+            raise ConfigError(SHARDED_QUANTISED)
         shard_weights(lm.model, device)
     check_sizes(config, memory_of(device), _shape(lm))
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)

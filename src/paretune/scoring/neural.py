@@ -145,7 +145,8 @@ def implicit_reward(
     def loaded() -> LanguageModel:
         from paretune.models.language_model import load
 
-        return load(base, dtype, device)
+        held = str(adapter.info.get("quantization", "none"))
+        return load(base, dtype, device, quantization="auto" if held in ("none", "fp4") else held)
 
     def function(
         prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]

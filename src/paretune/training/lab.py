@@ -407,6 +407,8 @@ class Lab:
         stage = self.own_name(f"adapters/{name}", key)
         before = facts.get("stages", start.info.get("stages", []) if start else [])
         facts = facts | {"stage": stage, "stages": [*before, stage]}
+        if self.lm.quantization != "none":
+            facts["quantization"] = self.lm.quantization
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
         for other in [] if self.shared else of_other_runs(checkpoint, name):
             self.say(f"{name}: {other} {CANNOT_GO_ON}")
