@@ -58,7 +58,10 @@ def test_all_matrices_of_the_layers_are_held_in_few_bits_and_near_the_model(
     share = 0.15 if quantised.quantization == "nf4" else 0.005
     for path, layer in held.items():
         weight = plain[f"{path}.weight"]
-        assert layer.weight.element_size() == 1 and layer.weight.numel() in (weight.numel() // 2, weight.numel())
+        assert layer.weight.element_size() == 1 and layer.weight.numel() in (
+            weight.numel() // 2,
+            weight.numel(),
+        )
         assert (layer.dense(torch.float32) - weight).abs().max() <= share * weight.abs().max()
         assert not torch.equal(layer.dense(torch.float32), weight)
 
@@ -115,7 +118,10 @@ def test_a_model_quantised_by_its_owner_trains_too() -> None:
     model = make_tiny_llama()
     layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4")
     layer.weight = bitsandbytes.nn.Params4bit(
-        model.model.layers[0].self_attn.q_proj.weight.data, requires_grad=False, quant_type="nf4", module=layer
+        model.model.layers[0].self_attn.q_proj.weight.data,
+        requires_grad=False,
+        quant_type="nf4",
+        module=layer,
     ).to("cpu")
     model.model.layers[0].self_attn.q_proj = layer
     steering = Steering.attach(model.train(), ["q_proj"], 2)
@@ -139,7 +145,10 @@ def test_a_folder_that_was_saved_quantised_loads_as_it_is(folder: Path, tmp_path
 
     four = how == "nf4"
     settings = BitsAndBytesConfig(
-        load_in_4bit=four, load_in_8bit=not four, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=four,
+        load_in_8bit=not four,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
     saved = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=settings, device_map={"": "cpu"}, dtype=torch.float32

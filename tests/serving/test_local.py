@@ -17,10 +17,10 @@ from paretune.core.preference import Preference, preference_grid
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
 from paretune.models.language_model import LanguageModel
-from paretune.policies.policy_file import BaseChoice
 from paretune.policies.catalogue import find_sources
 from paretune.policies.export import export_grid
 from paretune.policies.policy import Policy
+from paretune.policies.policy_file import BaseChoice
 from paretune.serving.config import ServeConfig
 from paretune.serving.events import Job
 from paretune.serving.local import LocalBackend

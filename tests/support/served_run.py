@@ -12,8 +12,8 @@ from paretune.methods import dpo, modpo
 from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.modpo import MODPOConfig
 from paretune.models.language_model import LanguageModel
-from paretune.policies.policy_file import BaseChoice
 from paretune.policies.policy import Policy
+from paretune.policies.policy_file import BaseChoice
 from paretune.serving.config import ServeConfig
 from paretune.serving.local import LocalBackend
 from paretune.serving.service import Service

@@ -18,9 +18,9 @@ from paretune.generation.mixing import Mixing
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.targets import target_shapes
-from paretune.policies.policy_file import BaseChoice
 from paretune.policies.catalogue import find_sources
 from paretune.policies.policy import Policy
+from paretune.policies.policy_file import BaseChoice
 from paretune.serving.address import Address
 from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.local import LocalBackend

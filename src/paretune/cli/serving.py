@@ -190,7 +190,15 @@ def chat(
         raise ConfigError(f"{error}; {NEEDS}") from error
     from paretune.policies.policy_file import BaseChoice
 
-    talk(run, policy, preference, max_tokens, temperature, seed, BaseChoice(model, revision, device, dtype, quantization))
+    talk(
+        run,
+        policy,
+        preference,
+        max_tokens,
+        temperature,
+        seed,
+        BaseChoice(model, revision, device, dtype, quantization),
+    )
 
 
 def choose(

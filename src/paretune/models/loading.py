@@ -61,7 +61,7 @@ class Held:
     """
 
     kind: torch.dtype
-    device: torch.device = torch.device("cpu")
+    device: torch.device
     quantization: str = "auto"
 
 
@@ -143,7 +143,9 @@ def check_folder(folder: Path) -> None:
 
 def _refuse_unnamed_formats(folder: Path) -> None:
     """Raise a ModelError where weights are no floats, though the config says nothing of a quantisation."""
-    for name, kind in ((n, k) for f in sorted(folder.glob("*.safetensors")) for n, k in tensor_formats(f).items()):
+    for name, kind in (
+        (n, k) for f in sorted(folder.glob("*.safetensors")) for n, k in tensor_formats(f).items()
+    ):
         if kind not in ("F64", "F32", "F16", "BF16") and name.endswith(
             ("weight", "bias", "qweight", "weight_packed")
         ):

@@ -71,7 +71,9 @@ def loaded_as(quantization: str, asked: str | None) -> str:
     """
     if asked is not None:
         return asked
-    return "auto" if quantization == "fp4" else quantization  # fp4 is had from a folder that is saved so alone
+    return (
+        "auto" if quantization == "fp4" else quantization
+    )  # fp4 is had from a folder that is saved so alone
 
 
 class PolicyFile(BaseModel):

@@ -150,8 +150,8 @@ def load_policy(
         device: The device, such as ``cuda``; by default an accelerator where there is one.
         dtype: The base model's number format: ``auto``, ``float32`` or ``bfloat16``; by default that of the run, in which the
             policy was trained and measured.
-        quantization: How the base model's matrices are held: ``nf4`` or ``int8`` for 4 or 8 bits, ``none`` for the number format; by
-            default as in the run. Another way than that is said, as answers then differ a little.
+        quantization: How the base model's matrices are held: ``nf4`` or ``int8`` for 4 or 8 bits, ``none`` for the number format;
+            by default as in the run. Another way than that is said, as answers then differ a little.
 
     Raises:
         ModelError: There is no such policy, or its base model cannot be loaded or has other weights.
@@ -159,4 +159,6 @@ def load_policy(
     folder = policy_folder(folder_or_repository)
     facts = PolicyFile.read(folder)
     held = loaded_as(facts.quantization, quantization)
-    return load(folder, load_base(facts.named_base, folder, dtype or facts.dtype, device, model, revision, held))
+    return load(
+        folder, load_base(facts.named_base, folder, dtype or facts.dtype, device, model, revision, held)
+    )

@@ -17,6 +17,8 @@ from paretune.runs.config import EvaluateConfig, RunConfig
 from paretune.runs.names import check_names
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import checked_spec
+from paretune.training.rl.goal import RLSettings
+from paretune.training.rl.task import check_forwards
 
 PARTS = ("train", "validation", "test")
 MOST_POINTS = 10_000
@@ -261,7 +263,10 @@ def _check_entry(config: RunConfig, name: str) -> None:
             f"for the methods that endpoint.stages lists (of {_staged()}); answers that a method samples while it trains come from "
             "parameters that only this process has, with another preference in every row, so no endpoint can sample them"
         )
-    config.entry(name)
+    entry = config.entry(name)
+    if isinstance(entry.settings, RLSettings):
+        with _under(f"methods.{name}.train"):
+            check_forwards(entry.training)
 
 
 def _check_stages(config: RunConfig, name: str) -> None:

@@ -40,8 +40,9 @@ class DataConfig(_Part):
         limit: Largest number of rows that are used, 0 for all.
         sample: Number of responses to sample from the base model for rows that have none; 0 refuses such rows.
         too_long: What happens to texts beyond ``train.max_tokens``, and to texts and answers beyond the positions of the model:
-            ``drop`` leaves them out, ``cut`` cuts them at their end (a prompt is never cut), ``refuse`` stops the run. It is said
-            how many they are.
+            ``drop`` leaves them out, ``cut`` cuts responses at their end, ``prompt-left`` cuts prompts at their beginning (the
+            oldest turns first, then words of the last one; a system message stays), ``refuse`` stops the run. It is said how many
+            they are.
     """
 
     source: Any = "quickstart"

@@ -158,9 +158,7 @@ class LocalBackend:
 
         first, base = self.sources[0], self.base
         named, place = first.named_base, first.folder
-        lm = load_base(
-            named, place, self.dtype, base.device, base.model, base.revision, self.quantization
-        )
+        lm = load_base(named, place, self.dtype, base.device, base.model, base.revision, self.quantization)
         policies = {source.name: _policy(source, lm) for source in self.sources}
         engine = Engine(policies, self.limits)
         engine.start()
