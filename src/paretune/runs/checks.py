@@ -20,10 +20,18 @@ from paretune.runs.config import EvaluateConfig, RunConfig
 from paretune.runs.names import check_names
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import checked_spec
+from paretune.training.rl.goal import RLSettings
+from paretune.training.rl.task import check_forwards
 
 PARTS = ("train", "validation", "test")
 MOST_POINTS = 10_000
 """Largest number of preferences of a run; each is a model to train, or a point to measure on every held-out prompt."""
+
+
+SHARDED_QUANTISED = (
+    "sharding: fsdp divides matrices of floats, and those of a quantised model are none; set sharding: none, as a model in 4 bits "
+    "takes a quarter of the memory in every process, or quantization: none"
+)
 
 
 def check_config(config: RunConfig) -> None:
@@ -68,6 +76,8 @@ def _check_names(config: RunConfig) -> None:
             device_named(config.device)
         except ModelError as error:  # it begins with the key
             raise ConfigError(str(error)) from error
+    if config.sharding != "none" and config.quantization in ("nf4", "int8"):
+        raise ConfigError(SHARDED_QUANTISED)
     if not config.methods:
         raise ConfigError(f"methods: is empty; name at least one of {', '.join(METHODS)}")
     trackers = _trackers()
@@ -259,7 +269,10 @@ def _check_entry(config: RunConfig, name: str) -> None:
             f"for the methods that endpoint.stages lists (of {_staged()}); answers that a method samples while it trains come from "
             "parameters that only this process has, with another preference in every row, so no endpoint can sample them"
         )
-    config.entry(name)
+    entry = config.entry(name)
+    if isinstance(entry.settings, RLSettings):
+        with _under(f"methods.{name}.train"):
+            check_forwards(entry.training)
 
 
 def _check_targets(config: RunConfig) -> None:

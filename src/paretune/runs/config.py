@@ -20,6 +20,7 @@ from paretune.data.places import is_object
 from paretune.generation.endpoint import Endpoint
 from paretune.methods import METHODS
 from paretune.methods.base import DPOConfig, Method, Traits
+from paretune.models.quantised import Quantization
 from paretune.serving.config import ServeConfig
 from paretune.training.loop import Training
 from paretune.training.token_tables import TooLong
@@ -44,8 +45,9 @@ class DataConfig(_Part):
         limit: Largest number of rows that are used, 0 for all.
         sample: Number of responses to sample from the base model for rows that have none; 0 refuses such rows.
         too_long: What happens to texts beyond ``train.max_tokens``, and to texts and answers beyond the positions of the model:
-            ``drop`` leaves them out, ``cut`` cuts them at their end (a prompt is never cut), ``refuse`` stops the run. It is said
-            how many they are.
+            ``drop`` leaves them out, ``cut`` cuts responses at their end, ``prompt-left`` cuts prompts at their beginning (the
+            oldest turns first, then words of the last one; a system message stays), ``refuse`` stops the run. It is said how many
+            they are.
     """
 
     source: Any = "quickstart"
@@ -129,6 +131,8 @@ class RunConfig(_Part):
         folder: Run folder; by default ``runs/<name>``.
         model: Embedded name, hub name, folder or GGUF file of the base model.
         dtype: Number format of the base model: ``auto``, ``float32`` or ``bfloat16``.
+        quantization: How the base model's frozen matrices are held: ``nf4`` or ``int8`` in 4 or 8 bits by bitsandbytes
+            (``pip install 'paretune[quantization]'``), ``none`` in the number format, ``auto`` as the model's folder holds them.
         device: Torch device; by default an accelerator where there is one.
         processes: Number of processes that you launch (``torchrun --nproc_per_node N``); with another number the run stops at
             once. By default any number.
@@ -158,6 +162,7 @@ class RunConfig(_Part):
     folder: str = ""
     model: str = "smollm2-135m"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Quantization = "auto"
     device: str | None = None
     processes: Count | None = None
     sharding: Literal["none", "fsdp"] = "none"

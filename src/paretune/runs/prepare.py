@@ -31,6 +31,7 @@ from paretune.scoring.pair_labels import label_dataset
 from paretune.scoring.scorer import Scorer, build_scorer, release, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
+from paretune.training.prompt_cuts import cut_at_start
 
 
 @dataclass(frozen=True)
@@ -258,26 +259,32 @@ def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) 
         return dataset
     lengths = {n: len(lab.lm.encode_prompt(dataset.rows[n].prompt)) for n in asked}
     short = [n for n in asked if lengths[n] + new > positions]
-    gone = {n for n in short if rule == "drop" or lengths[n] >= positions}
     if not short:
         return dataset
+    cut = {}
+    if rule == "prompt-left":
+        ends = {n: cut_at_start(lab.lm, dataset.rows[n].prompt, positions - new) for n in short}
+        cut = {n: replace(dataset.rows[n], prompt=end) for n, end in ends.items() if end is not None}
+    gone = {n for n in short if n not in cut and (rule != "cut" or lengths[n] >= positions)}
     first, what = (
         dataset.rows[short[0]],
         f"leave fewer than sampling.max_new_tokens={new} of the model's {positions} positions",
     )
     where = f"{first.source or f'row {short[0]}'}: {lengths[short[0]]} tokens"
-    cure = "lower sampling.max_new_tokens, shorten the prompts, or set data.too_long to drop or cut"
+    cure = (
+        "lower sampling.max_new_tokens, shorten the prompts, or set data.too_long to drop, cut or prompt-left"
+    )
     if rule == "refuse" or len(gone) == len(dataset.rows):
         raise DataError(f"{where}; {len(short)} of {len(asked)} prompts ({split}) {what}: {cure}")
     left = f"{len(gone)} were left out" + (
         f", {len(short) - len(gone)} answers end at the last position" if rule == "cut" else ""
     )
+    left += f", {len(cut)} were cut at their beginning" if rule == "prompt-left" else ""
     lab.leave_out(f"{len(short)} of {len(asked)} prompts ({split}) {what}: {left}")
-    return (
-        replace(dataset, rows=tuple(row for n, row in enumerate(dataset.rows) if n not in gone))
-        if gone
-        else dataset
-    )
+    if not gone and not cut:
+        return dataset
+    rows = enumerate(dataset.rows)
+    return replace(dataset, rows=tuple(cut.get(n, row) for n, row in rows if n not in gone))
 
 
 def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:

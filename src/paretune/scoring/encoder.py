@@ -97,7 +97,9 @@ def _snapshot(name: str, cure: str) -> Path:
 
     from paretune.models import hub_reach
 
-    hub_reach.check_hub(name, cure)  # the hub's own client tries for long, also before it looks into its cache
+    hub_reach.check_hub(
+        name, cure
+    )  # the hub's own client tries for long, also before it looks into its cache
     answers, _ = hub_reach.hub()
     try:
         return Path(

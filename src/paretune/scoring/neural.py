@@ -163,7 +163,8 @@ def implicit_reward(
     def loading() -> LanguageModel:
         from paretune.models.language_model import load
 
-        return load(base, dtype, device)
+        held = str(adapter.info.get("quantization", "none"))
+        return load(base, dtype, device, quantization="auto" if held in ("none", "fp4") else held)
 
     model = shared_model(fingerprint("language model", base, dtype, str(device)), loading)
 
