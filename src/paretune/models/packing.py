@@ -9,33 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
 from paretune.core.errors import ModelError, TrainingError
 from paretune.models.frozen_linear import FrozenLinear, freeze
-
-ATTENTION = "paretune"
-"""Name under which the packed attention is registered with transformers; without a layout it is plain SDPA."""
+from paretune.models.packed_attention.backends import capability_of, choose
+from paretune.models.packed_attention.interface import implementation
+from paretune.models.packed_attention.layout import PackedLayout
 
 HEAD_CHUNK = 256
 """Positions projected to the vocabulary at a time: bounds the logits to HEAD_CHUNK x V."""
 
 TokenGroup = tuple[Sequence[int], Sequence[Sequence[int]]]
 """Token ids of one prompt and of each of its responses."""
-
-PROMPT_BLOCK = 64
-"""Prompt tokens that are attended together: keys behind a block are left out, where a causal kernel computes and hides most."""
-
-Layout = tuple[tuple[tuple[Tensor, ...], tuple[Tensor, ...]], ...]
-"""See :class:`PackedBatch`."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +35,7 @@ class PackedBatch:
     Attributes:
         input_ids: int64 ``[1, T]``.
         position_ids: int64 ``[1, T]``, counted within each prompt + response.
-        layout: Attention biases of each group: those (0 or -inf) of its prompt's blocks of n tokens, ``[n, end of the block]``,
-            and of its responses of r tokens, ``[r, prompt + r]``.
+        layout: Which tokens see which.
         predictors: int64 ``[S]``, the token whose hidden state predicts each target (a response's first token is
             predicted by the last token of its prompt).
         targets: int64 ``[S]``.
@@ -57,7 +46,7 @@ class PackedBatch:
 
     input_ids: Tensor
     position_ids: Tensor
-    layout: Layout
+    layout: PackedLayout
     predictors: Tensor
     targets: Tensor
     responses: Tensor
@@ -65,18 +54,14 @@ class PackedBatch:
     lengths: Tensor
 
 
-def pack(
-    groups: Sequence[TokenGroup], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> PackedBatch:
-    """Pack groups of token ids; ``dtype`` is that of the model, which the attention bias must match (on the CPU it is fp32).
+def pack(groups: Sequence[TokenGroup], device: torch.device | str = "cpu") -> PackedBatch:
+    """Pack groups of token ids for a model on ``device``.
 
     Raises:
         TrainingError: A prompt or a response without tokens.
     """
-    bias_dtype = torch.float32 if torch.device(device).type == "cpu" else dtype
     ids: list[int] = []
     positions: list[int] = []
-    layout: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
     predictors: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
@@ -100,11 +85,6 @@ def pack(
             ids.extend(response)
             positions.extend(range(len(prompt), len(prompt) + len(response)))
         group_of.extend([number] * (len(ids) - start))
-        blocks = range(0, len(prompt), PROMPT_BLOCK)
-        texts = [(first, min(PROMPT_BLOCK, len(prompt) - first)) for first in blocks]
-        texts += [(len(prompt), len(response)) for response in responses]
-        biases = [_bias(seen, length, bias_dtype).to(device) for seen, length in texts]
-        layout.append((tuple(biases[: len(blocks)]), tuple(biases[len(blocks) :])))
 
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
@@ -112,19 +92,17 @@ def pack(
     return PackedBatch(
         input_ids=tensor(ids)[None],
         position_ids=tensor(positions)[None],
-        layout=tuple(layout),
+        layout=PackedLayout(
+            tuple(
+                (len(prompt), tuple(len(response) for response in responses)) for prompt, responses in groups
+            )
+        ),
         predictors=tensor(predictors),
         targets=tensor(targets),
         responses=tensor(owners),
         groups=tensor(group_of),
         lengths=tensor(lengths),
     )
-
-
-def _bias(seen: int, length: int, dtype: torch.dtype) -> Tensor:
-    """Return the attention bias ``[length, seen + length]`` of a text: it sees all before it, and itself up to each token."""
-    hidden = torch.ones(length, seen + length, dtype=torch.bool).triu(seen + 1)
-    return torch.zeros(length, seen + length, dtype=dtype).masked_fill(hidden, float("-inf"))
 
 
 def packed_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
@@ -184,82 +162,7 @@ class _TargetLogps(torch.autograd.Function):
         return (outputs[0][:, None].to(gradient.dtype) * gradient), None, None
 
 
-def _attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    packed_layout: Layout | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Return the attention within each group of a packed batch; plain SDPA where no layout is given (generation, padded batches).
-
-    Prompts and responses are attended one by one: no work is done where a mask would hide it. They are cut by ``split``,
-    whose backward is one concatenation; that of a slice is a full tensor of zeros for each.
-    """
-    if packed_layout is None and query.shape[2] == 1:
-        return _decoding_attention(query, key, value, attention_mask, kwargs.get("scaling")), None
-    kind = query.dtype
-    if query.device.type == "cpu":
-        # The backward pass of bfloat16 attention on the CPU takes longer than that of float32. Without gradients, and where
-        # nothing is packed, too: all that reads a text is to round alike.
-        query, key, value = query.float(), key.float(), value.float()
-    if packed_layout is None:
-        if attention_mask is not None and attention_mask.is_floating_point():
-            attention_mask = attention_mask.to(query.dtype)
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        return out.to(kind), None
-    window = kwargs.get("sliding_window")
-    if window is not None and any(
-        bias.shape[1] > window for texts in packed_layout for part in texts for bias in part
-    ):
-        raise ModelError(
-            f"a text is longer than the model's sliding window of {window} tokens; set a smaller train.max_tokens and "
-            "sampling.max_new_tokens, or leave out long texts"
-        )
-    attend = partial(
-        F.scaled_dot_product_attention,
-        scale=kwargs.get("scaling"),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    sizes = [bias.shape[0] for blocks, biases in packed_layout for bias in (*blocks, *biases)]
-    texts = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
-    pieces = []
-    for blocks, biases in packed_layout:
-        parts = [next(texts) for _ in blocks]
-        prompt_k, prompt_v = (torch.cat([part[slot] for part in parts], dim=2) for slot in (1, 2))
-        for (q, _, _), bias in zip(parts, blocks, strict=True):
-            end = bias.shape[1]
-            pieces.append(attend(q, prompt_k[:, :, :end], prompt_v[:, :, :end], attn_mask=bias))
-        for bias in biases:
-            q, k, v = next(texts)
-            k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
-            pieces.append(attend(q, k, v, attn_mask=bias))
-    return torch.cat(pieces, dim=2).transpose(1, 2).to(kind), None
-
-
-def _decoding_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None
-) -> Tensor:
-    """Return the attention ``[B, 1, H, d]`` of one query position ``[B, H, 1, d]`` over keys ``[B, G, T, d]``.
-
-    The H / G heads that share keys are queries of one head: a single query in bfloat16 takes the CPU several times as long
-    (``benchmarks/pieces.py``).
-    """
-    B, H, _, d = query.shape
-    grouped, kind = query.reshape(B, key.shape[1], -1, d), query.dtype
-    if key.shape[1] == H and kind == torch.bfloat16 and query.device.type == "cpu":
-        grouped, key, value = grouped.float(), key.float(), value.float()
-    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
-    return out.to(kind).reshape(B, 1, H, d)
-
-
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
-def prepare(model: PreTrainedModel, prepack: bool = True) -> None:
+def prepare(model: PreTrainedModel, prepack: bool = True, attention: str = "auto") -> None:
     """Freeze the linear layers of ``model`` and switch it to the packed attention.
 
     One small batch proves that it still computes the same. ``prepack`` see :class:`paretune.models.frozen_linear.FrozenLinear`.
@@ -270,7 +173,7 @@ def prepare(model: PreTrainedModel, prepack: bool = True) -> None:
     """
     try:
         freeze(model, prepack)
-        model.set_attn_implementation(ATTENTION)
+        model.set_attn_implementation(implementation(choose(attention, capability_of(model))[0].name))
         packed, plain = _probed(model)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -297,7 +200,7 @@ def _probed(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
         [i % size for i in range(20, 23)],
     )
     device = model.device
-    packed = packed_logps(model, pack([(prompt, [first, second]), (second, [prompt])], device, model.dtype))
+    packed = packed_logps(model, pack([(prompt, [first, second]), (second, [prompt])], device))
     plain = []
     for context, response in [(prompt, first), (prompt, second), (second, prompt)]:
         ids = torch.tensor([context + response], device=device)
