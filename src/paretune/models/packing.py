@@ -7,8 +7,9 @@ group, and its positions go on from the prompt's end, so each log-probability eq
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,10 +17,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from paretune.core.errors import ModelError, TrainingError
+from paretune.models.architecture import Reading, check_kind, read_plainly, shallow_in_float32, short_windows
 from paretune.models.frozen_linear import FrozenLinear, freeze
-from paretune.models.packed_attention.backends import capability_of, choose
+from paretune.models.packed_attention.backends import BACKENDS, Backend, capability_of, choose
 from paretune.models.packed_attention.interface import implementation
 from paretune.models.packed_attention.layout import PackedLayout
+
+logger = logging.getLogger(__name__)
 
 HEAD_CHUNK = 256
 """Positions projected to the vocabulary at a time: bounds the logits to HEAD_CHUNK x V."""
@@ -162,48 +166,112 @@ class _TargetLogps(torch.autograd.Function):
         return (outputs[0][:, None].to(gradient.dtype) * gradient), None, None
 
 
+TEXTS = (
+    (range(1, 6), (range(7, 11), range(20, 23))),
+    (range(7, 11), (range(1, 6),)),
+)
+"""Token ids of the groups that prove a model: each prompt with its responses."""
+ROWS = 64
+"""Number of tokens in the vocabulary of these."""
+FEW_LAYERS, WHOLE, ROUNDED = 1e-4, 1e-3, 0.25
+"""Largest difference of a log-probability as a share of the spread: over the first layers in float32, over a whole model in float32,
+and of half of the tokens over a whole model in a number format that rounds more."""
+
+
 def prepare(model: PreTrainedModel, prepack: bool = True, attention: str = "auto") -> None:
     """Freeze the linear layers of ``model`` and switch it to the packed attention.
 
-    One small batch proves that it still computes the same. ``prepack`` see :class:`paretune.models.frozen_linear.FrozenLinear`.
+    A small batch proves that it still computes what the model itself does, with transformers' eager attention: the first layers
+    in float32, and the whole model in its own number format.
+
+    Args:
+        model: A decoder on its device.
+        prepack: See :class:`paretune.models.frozen_linear.FrozenLinear`.
+        attention: Backend, see :mod:`paretune.models.packed_attention.backends`; with ``auto`` a backend that fails the proof is
+            left for the next, and a warning says so.
 
     Raises:
-        ModelError: The architecture does something between the decoder and the logits (soft caps, logit scales) or in
-            its attention that a packed batch would miss.
+        ModelError: The architecture does something that a packed batch would miss, or ``attention`` cannot run here.
     """
+    check_kind(model)
+    backends = choose(attention, capability_of(model))
     try:
-        freeze(model, prepack)
-        model.set_attn_implementation(implementation(choose(attention, capability_of(model))[0].name))
-        packed, plain = _probed(model)
+        with short_windows(model):
+            _prove_first_layers(model)
+            plain = read_plainly(model, _texts(model))
+            freeze(model, prepack)
+            _first_that_agrees(model, backends, plain)
+    except ModelError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
             f"{type(model).__name__} cannot run packed batches ({reason}); this architecture is not supported, give a decoder "
-            "such as Llama, Qwen, Mistral or Phi-3"
+            "such as Llama, Qwen3, Mistral, Phi-3 or Gemma 3"
         ) from error
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.5
-    worst = float((packed - plain).abs().max())
-    if not worst <= tolerance:
-        raise ModelError(
-            f"{type(model).__name__} computes other log-probabilities in a packed batch (off by {worst:.3g} nats, "
-            f"allowed {tolerance}); this architecture is not supported"
-        )
+
+
+def _prove_first_layers(model: PreTrainedModel) -> None:
+    """Compare the first layers in float32, in which a difference that the model's own number format hides is seen."""
+    backend = BACKENDS["blocks" if model.device.type == "cpu" else "sdpa"]
+    with shallow_in_float32(model, _rows(model)):
+        plain = read_plainly(model, _texts(model))
+        _check(model, float(_packed_errors(model, backend, plain).max()), FEW_LAYERS)
+
+
+def _first_that_agrees(model: PreTrainedModel, backends: Sequence[Backend], plain: Reading) -> None:
+    """Switch the model to the first backend that computes what it does itself."""
+    for backend, following in zip(backends, [*backends[1:], None], strict=True):
+        try:
+            errors = _packed_errors(model, backend, plain)
+            exact = model.dtype == torch.float32
+            return _check(model, float(errors.max() if exact else errors.median()), WHOLE if exact else ROUNDED)
+        except Exception as error:
+            if following is None:
+                raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            logger.warning(
+                "attention %r does not run here (%s); %r is taken", backend.name, reason, following.name
+            )
 
 
 @torch.no_grad()
-def _probed(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of three small texts, read packed and one by one."""
-    size = min(model.get_output_embeddings().weight.shape[0], 64)
-    prompt, first, second = (
-        [i % size for i in range(1, 6)],
-        [i % size for i in range(7, 11)],
-        [i % size for i in range(20, 23)],
-    )
-    device = model.device
-    packed = packed_logps(model, pack([(prompt, [first, second]), (second, [prompt])], device))
-    plain = []
-    for context, response in [(prompt, first), (prompt, second), (second, prompt)]:
-        ids = torch.tensor([context + response], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 : -1]
-        plain.append(logits.float().log_softmax(-1).gather(-1, ids[0, len(context) :, None]).sum())
-    return packed, torch.stack(plain)
+def _packed_errors(model: PreTrainedModel, backend: Backend, plain: Reading) -> Tensor:
+    """Switch the model to a backend, and return how far packed log-probabilities ``[S]`` are from ``plain``, in its spread.
+
+    Raises:
+        ModelError: The architecture does not ask the backend, or the backend does not compute attention.
+    """
+    model.set_attn_implementation(implementation(backend.name))
+    groups = [(_ids(model, prompt), [_ids(model, each) for each in responses]) for prompt, responses in TEXTS]
+    batch = pack(groups, model.device)
+    found: list[float] = []
+    logps = packed_token_logps(model, replace(batch, layout=replace(batch.layout, errors=found)))
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has an attention of its own, which cannot be replaced by that of packed batches; this "
+            "architecture is not supported"
+        )
+    if not max(found) <= 1:
+        raise ModelError(f"attention {backend.name!r} is off by {max(found):.2g} times what its rounding explains")
+    return plain.errors(logps)
+
+
+def _check(model: PreTrainedModel, error: float, allowed: float) -> None:
+    if not error <= allowed:
+        raise ModelError(
+            f"{type(model).__name__} computes other log-probabilities in a packed batch (off by {error:.2g} of their spread over "
+            f"the vocabulary, allowed {allowed}); this architecture is not supported"
+        )
+
+
+def _texts(model: PreTrainedModel) -> list[tuple[list[int], list[int]]]:
+    return [(_ids(model, prompt), _ids(model, each)) for prompt, responses in TEXTS for each in responses]
+
+
+def _ids(model: PreTrainedModel, numbers: Sequence[int]) -> list[int]:
+    return [number % _rows(model) for number in numbers]
+
+
+def _rows(model: PreTrainedModel) -> int:
+    return min(model.get_output_embeddings().weight.shape[0], ROWS)

@@ -27,7 +27,7 @@ class Capability:
         device: Kind of the device.
         dtype: Number format of the model.
         compute: Compute capability of a CUDA device, (0, 0) for others.
-        head_dim: Largest width of a head.
+        head_dim: Largest width of a head, 0 where the architecture does not state it.
         sinks: Whether the softmax has a sink for each head (gpt-oss).
         compiler: Whether Triton is there, which compiles kernels for CUDA.
     """
@@ -142,16 +142,13 @@ def choose(asked: str, has: Capability) -> list[Backend]:
 
 def capability_of(model: PreTrainedModel) -> Capability:
     """Return what the device and the architecture of a model allow."""
-    device, text = model.device, model.config.get_text_config()
-    plain = int(getattr(text, "hidden_size", 0) or 0) // int(getattr(text, "num_attention_heads", 0) or 1)
-    widths = (
-        getattr(text, key, None) for key in ("head_dim", "global_head_dim", "qk_head_dim", "v_head_dim")
-    )
+    device = model.device
+    widths = [module.head_dim for module in model.modules() if isinstance(getattr(module, "head_dim", None), int)]
     return Capability(
         device.type,
         model.dtype,
         torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0),
-        max([int(width) for width in widths if width] or [plain]),
+        max(widths, default=0),
         any(name.endswith(".sinks") for name, _ in model.named_parameters()),
         find_spec("triton") is not None,
     )

@@ -14,6 +14,7 @@ from transformers.masking_utils import sdpa_mask
 
 from paretune.core.errors import ModelError
 from paretune.models.packed_attention.backends import BACKENDS, Backend
+from paretune.models.packed_attention.check import backend_error
 from paretune.models.packed_attention.layout import PackedLayout, expanded, with_sink
 
 UNKNOWN = {"softcap": "a soft cap on the scores", "position_bias": "a bias of positions"}
@@ -54,7 +55,11 @@ def attention(
         # nothing is packed, too: all that reads a text is to round alike.
         query, key, value = query.float(), key.float(), value.float()
     if packed_layout is not None:
-        out = backend.attend(packed_layout, query, key, value, scale, kwargs.get("sliding_window"), sinks)
+        window = kwargs.get("sliding_window")
+        if packed_layout.errors is not None:
+            states = (query, key, value)
+            packed_layout.errors.append(backend_error(backend, packed_layout, states, scale, window, sinks))
+        out = backend.attend(packed_layout, query, key, value, scale, window, sinks)
         return out.to(kind), None
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.to(query.dtype)

@@ -21,9 +21,11 @@ class PackedLayout:
 
     Attributes:
         groups: Number of tokens of each prompt, with those of its responses; all at least 1.
+        errors: Filled by each layer where it is a list: the error of its backend, see :mod:`paretune.models.packed_attention.check`.
     """
 
     groups: tuple[tuple[int, tuple[int, ...]], ...]
+    errors: list[float] | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @property
