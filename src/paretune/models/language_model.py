@@ -192,7 +192,11 @@ class LanguageModel:
 
 
 def load(
-    name: str = EMBEDDED, dtype: str = "auto", device: str | None = None, revision: str | None = None
+    name: str = EMBEDDED,
+    dtype: str = "auto",
+    device: str | None = None,
+    revision: str | None = None,
+    attention: str = "auto",
 ) -> LanguageModel:
     """Load a causal language model for training and sampling.
 
@@ -204,9 +208,11 @@ def load(
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes it natively.
         device: ``cpu``, ``cuda``, ...; by default an accelerator when there is one.
         revision: The branch, tag or commit of a model on the hub; by default its main branch.
+        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``, ``flex``
+            and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
 
     Raises:
-        ModelError: Not found, not loadable, or of an architecture that packed batches cannot run.
+        ModelError: Not found, not loadable, or of an architecture that packed batches cannot run; or ``attention`` cannot run here.
     """
     from transformers.utils import logging
 
@@ -225,7 +231,7 @@ def load(
         raise ModelError(
             f"{name}: does not fit on the device {resolved} ({str(error).splitlines()[0]}); set device, or a smaller model"
         ) from error
-    prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0")
+    prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0", attention=attention)
     return lm
 
 

@@ -194,13 +194,13 @@ def prepare(model: PreTrainedModel, prepack: bool = True, attention: str = "auto
         ModelError: The architecture does something that a packed batch would miss, or ``attention`` cannot run here.
     """
     check_kind(model)
-    backends = choose(attention, capability_of(model))
+    backends = choose(attention, capability_of(model.device, model.dtype, model))
     try:
         with short_windows(model):
             _prove_first_layers(model)
             plain = read_plainly(model, _texts(model))
             freeze(model, prepack)
-            _first_that_agrees(model, backends, plain)
+            _take_first(model, backends, plain)
     except ModelError:
         raise
     except Exception as error:
@@ -219,12 +219,22 @@ def _prove_first_layers(model: PreTrainedModel) -> None:
         _check(model, float(_packed_errors(model, backend, plain).max()), FEW_LAYERS)
 
 
-def _first_that_agrees(model: PreTrainedModel, backends: Sequence[Backend], plain: Reading) -> None:
-    """Switch the model to the first backend that computes what it does itself."""
+def switch_attention(model: PreTrainedModel, attention: str = "auto") -> None:
+    """Switch a prepared model that was moved to another device to an attention of that device.
+
+    Raises:
+        ModelError: ``attention`` cannot run there.
+    """
+    with short_windows(model):
+        _take_first(model, choose(attention, capability_of(model.device, model.dtype, model)), None)
+
+
+def _take_first(model: PreTrainedModel, backends: Sequence[Backend], plain: Reading | None) -> None:
+    """Switch the model to the first backend that computes attention, and where ``plain`` is given what the model itself does."""
+    exact = model.dtype == torch.float32
     for backend, following in zip(backends, [*backends[1:], None], strict=True):
         try:
             errors = _packed_errors(model, backend, plain)
-            exact = model.dtype == torch.float32
             return _check(model, float(errors.max() if exact else errors.median()), WHOLE if exact else ROUNDED)
         except Exception as error:
             if following is None:
@@ -236,7 +246,7 @@ def _first_that_agrees(model: PreTrainedModel, backends: Sequence[Backend], plai
 
 
 @torch.no_grad()
-def _packed_errors(model: PreTrainedModel, backend: Backend, plain: Reading) -> Tensor:
+def _packed_errors(model: PreTrainedModel, backend: Backend, plain: Reading | None) -> Tensor:
     """Switch the model to a backend, and return how far packed log-probabilities ``[S]`` are from ``plain``, in its spread.
 
     Raises:
@@ -254,7 +264,7 @@ def _packed_errors(model: PreTrainedModel, backend: Backend, plain: Reading) -> 
         )
     if not max(found) <= 1:
         raise ModelError(f"attention {backend.name!r} is off by {max(found):.2g} times what its rounding explains")
-    return plain.errors(logps)
+    return torch.zeros(1) if plain is None else plain.errors(logps)
 
 
 def _check(model: PreTrainedModel, error: float, allowed: float) -> None:

@@ -23,6 +23,7 @@ from paretune.models.adapter import Adapter
 from paretune.models.devices import memory_of
 from paretune.models.distributed import WorkSplit, shard_weights, start
 from paretune.models.language_model import LanguageModel, computing, load
+from paretune.models.packing import switch_attention
 from paretune.models.targets import target_shapes
 from paretune.planning.shapes import Shape, of_config
 from paretune.policies.alike import alike
@@ -172,12 +173,13 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         if not (folder / FILE).is_file():
             write_text(folder / "config.yaml", to_yaml(config))
     if config.sharding == "none":
-        lm = load(config.model, config.dtype, config.device)
+        lm = load(config.model, config.dtype, config.device, attention=config.attention)
     else:
         lm = load(
             config.model, str(kind).removeprefix("torch."), "cpu"
         )  # layer by layer to the device, as shards
         shard_weights(lm.model, device)
+        switch_attention(lm.model, config.attention)
     check_sizes(config, memory_of(device), _shape(lm))
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
     continue_as_before(lab, before)

@@ -27,7 +27,7 @@ class Capability:
         device: Kind of the device.
         dtype: Number format of the model.
         compute: Compute capability of a CUDA device, (0, 0) for others.
-        head_dim: Largest width of a head, 0 where the architecture does not state it.
+        head_dim: Largest width of a head, 0 where it is not known.
         sinks: Whether the softmax has a sink for each head (gpt-oss).
         compiler: Whether Triton is there, which compiles kernels for CUDA.
     """
@@ -35,7 +35,7 @@ class Capability:
     device: str
     dtype: torch.dtype
     compute: tuple[int, int] = (0, 0)
-    head_dim: int = 64
+    head_dim: int = 0
     sinks: bool = False
     compiler: bool = True
 
@@ -140,15 +140,16 @@ def choose(asked: str, has: Capability) -> list[Backend]:
     return [BACKENDS[asked]]
 
 
-def capability_of(model: PreTrainedModel) -> Capability:
-    """Return what the device and the architecture of a model allow."""
-    device = model.device
-    widths = [module.head_dim for module in model.modules() if isinstance(getattr(module, "head_dim", None), int)]
+def capability_of(device: torch.device, dtype: torch.dtype, model: PreTrainedModel | None = None) -> Capability:
+    """Return what a device in a number format allows, and the architecture of ``model`` where it is loaded."""
+    modules = () if model is None else model.modules()
+    parameters = () if model is None else model.named_parameters()
+    widths = [module.head_dim for module in modules if isinstance(getattr(module, "head_dim", None), int)]
     return Capability(
         device.type,
-        model.dtype,
+        dtype,
         torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0),
         max(widths, default=0),
-        any(name.endswith(".sinks") for name, _ in model.named_parameters()),
+        any(name.endswith(".sinks") for name, _ in parameters),
         find_spec("triton") is not None,
     )
