@@ -20,6 +20,8 @@ from paretune.data.row_store import taken
 from paretune.generation.sample import sample_dataset, sample_remotely
 from paretune.models.devices import present
 from paretune.models.hub_reach import check_hub
+from paretune.models.language_model import computing
+from paretune.models.packed_attention.backends import capability_of, choose
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.runs.names import check_objectives
@@ -57,6 +59,7 @@ def read_sources(config: RunConfig) -> Sources:
     """
     check_config(config)
     present(config.device)
+    choose(config.attention, capability_of(*computing(config.dtype, config.device)))
     if not config.score:
         raise ConfigError(
             "score: is empty; name a scorer for each objective, by which the held-out answers are judged"

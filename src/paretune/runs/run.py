@@ -24,6 +24,7 @@ from paretune.models.adapter import Adapter
 from paretune.models.devices import memory_of
 from paretune.models.distributed import shard_weights, start
 from paretune.models.language_model import LanguageModel, computing, load
+from paretune.models.packing import switch_attention
 from paretune.models.targets import target_shapes
 from paretune.planning.shapes import Shape, of_config
 from paretune.policies.alike import alike
@@ -190,12 +191,19 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         if not (folder / FILE).is_file():
             write_text(folder / "config.yaml", to_yaml(config))
     if config.sharding == "none":
-        lm = load(config.model, config.dtype, config.device, quantization=config.quantization)
+        lm = load(
+            config.model,
+            config.dtype,
+            config.device,
+            quantization=config.quantization,
+            attention=config.attention,
+        )
     else:  # layer by layer to the device, as shards
         lm = load(config.model, str(kind).removeprefix("torch."), "cpu", quantization=config.quantization)
         if lm.quantization != "none":
             raise ConfigError(SHARDED_QUANTISED)
         shard_weights(lm.model, device)
+        switch_attention(lm.model, config.attention)
     check_sizes(config, memory_of(device), shape_in(lm))
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
     continue_as_before(lab, before)
