@@ -21,6 +21,7 @@ from paretune.cli.ending import open_streams, run_to_end
 from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
 from paretune.cli.serving import DeviceOption, DtypeOption, ModelOption, RevisionOption
+from paretune.cli.threads import wait_briefly
 from paretune.cli.usage import Commands
 from paretune.core.bounds import SEEDS
 
@@ -440,4 +441,5 @@ def main() -> None:
     open_streams()
     keep_freed_memory()
     limit_kernels()
+    wait_briefly()
     sys.exit(run_to_end(app))
