@@ -21,6 +21,7 @@ from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
 from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
+from paretune.cli.threads import wait_briefly
 from paretune.cli.usage import Commands
 
 if TYPE_CHECKING:
@@ -456,4 +457,5 @@ def main() -> None:
     open_streams()
     keep_freed_memory()
     limit_kernels()
+    wait_briefly()
     sys.exit(run_to_end(app))
