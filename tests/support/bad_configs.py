@@ -171,6 +171,8 @@ def _by_hand() -> Iterator[BadConfig]:
         ("device", 0, "device"),
         ("dtype", "float99", "dtype"),
         ("dtype", 32, "dtype"),
+        ("attention", "eager", "attention"),
+        ("attention", None, "attention"),
         ("sharding", "ddp", "sharding"),
         ("data.splits", {"train": 2, "test": 1}, "data.splits"),
         ("data.splits", {"train": 0.7, "test": 0.3}, "validation"),

@@ -11,6 +11,8 @@ from typing import Any
 from paretune.choosing.bounds import Bounds
 from paretune.core.errors import ConfigError, ModelError, ParetuneError, suggest
 from paretune.core.preference import Preference
+from paretune.data.dataset import ScoredDataset
+from paretune.data.places import is_object
 from paretune.fronts.score_table import SEED_MARK
 from paretune.methods import METHODS
 from paretune.models.devices import device_named
@@ -19,10 +21,18 @@ from paretune.runs.config import EvaluateConfig, RunConfig
 from paretune.runs.names import check_names
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import checked_spec
+from paretune.training.rl.goal import RLSettings
+from paretune.training.rl.task import check_forwards
 
 PARTS = ("train", "validation", "test")
 MOST_POINTS = 10_000
 """Largest number of preferences of a run; each is a model to train, or a point to measure on every held-out prompt."""
+
+
+SHARDED_QUANTISED = (
+    "sharding: fsdp divides matrices of floats, and those of a quantised model are none; set sharding: none, as a model in 4 bits "
+    "takes a quarter of the memory in every process, or quantization: none"
+)
 
 
 def check_config(config: RunConfig) -> None:
@@ -67,6 +77,8 @@ def _check_names(config: RunConfig) -> None:
             device_named(config.device)
         except ModelError as error:  # it begins with the key
             raise ConfigError(str(error)) from error
+    if config.sharding != "none" and config.quantization in ("nf4", "int8"):
+        raise ConfigError(SHARDED_QUANTISED)
     if not config.methods:
         raise ConfigError(f"methods: is empty; name at least one of {', '.join(METHODS)}")
     trackers = _trackers()
@@ -110,6 +122,8 @@ def _check_source(key: str, source: Any, optional: bool = False) -> None:
     sources = source if isinstance(source, list) else [source]
     for number, entry in enumerate(sources):
         place = f"{key}[{number}]" if isinstance(source, list) else key
+        if isinstance(entry, ScoredDataset) or is_object(entry):
+            continue
         if not (isinstance(entry, (str, dict)) and entry) or (isinstance(entry, str) and "\0" in entry):
             raise ConfigError(
                 f"{place}: expected a file, a folder, a known set or a column map, or a list of these, got {entry!r:.60}"
@@ -260,7 +274,10 @@ def _check_entry(config: RunConfig, name: str) -> None:
             f"for the methods that endpoint.stages lists (of {_staged()}); answers that a method samples while it trains come from "
             "parameters that only this process has, with another preference in every row, so no endpoint can sample them"
         )
-    config.entry(name)
+    entry = config.entry(name)
+    if isinstance(entry.settings, RLSettings):
+        with _under(f"methods.{name}.train"):
+            check_forwards(entry.training)
 
 
 def _check_targets(config: RunConfig) -> None:
