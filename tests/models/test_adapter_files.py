@@ -116,7 +116,10 @@ def test_a_pointer_of_git_lfs_is_no_damage(tmp_path: Path) -> None:
     [
         ({"rank_pattern": {"q_proj(": 4}}, r"rank_pattern: 'q_proj\(' is no regular expression"),
         ({"alpha_pattern": {"*q_proj": 4}}, r"alpha_pattern: '\*q_proj' is no regular expression"),
-        ({"lora_alpha": 1e-300, "alpha_pattern": {"q_proj": 1e308}}, "lora_B at its scale holds numbers that are NaN"),
+        (
+            {"lora_alpha": 1e-300, "alpha_pattern": {"q_proj": 1e308}},
+            "lora_B at its scale holds numbers that are NaN",
+        ),
         ({"lora_alpha": 1e40}, "expected finite numbers in float32"),
     ],
 )
@@ -139,6 +142,9 @@ def test_modules_that_are_switched_off_stay_off_beside_others(tmp_path: Path) ->
     read = from_peft(tmp_path / "lora")
     for path, (U, V) in read.factors.items():
         update = read.scale * U @ V
-        first, second = load_file(tmp_path / "lora/adapter_model.safetensors"), f"base_model.model.{path}.lora_"
+        first, second = (
+            load_file(tmp_path / "lora/adapter_model.safetensors"),
+            f"base_model.model.{path}.lora_",
+        )
         expected = 2 * first[f"{second}B.weight"] @ first[f"{second}A.weight"]
         torch.testing.assert_close(update, expected if path.endswith("q_proj") else torch.zeros_like(update))

@@ -165,7 +165,11 @@ def ending_in(folder: Path, *tokens: str) -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "first"),
-    [(("text", "</s>"), "U"), (("<|begin|>", "text", "</s>"), "<|begin|>"), (("<|begin|>", "text"), "<|begin|>")],
+    [
+        (("text", "</s>"), "U"),
+        (("<|begin|>", "text", "</s>"), "<|begin|>"),
+        (("<|begin|>", "text"), "<|begin|>"),
+    ],
 )
 def test_a_tokenizer_that_ends_texts_does_not_end_the_prompt_before_its_answer(
     tmp_path: Path, tokens: tuple[str, ...], first: str
@@ -238,8 +242,10 @@ def test_responses_with_the_text_of_an_end_of_turn_are_counted(
 
 
 @pytest.mark.parametrize("eos", ['"x"', '["</s>"]', "true"])
-def test_an_end_that_is_no_number_of_a_token_is_refused_when_the_model_is_loaded(tmp_path: Path, eos: str) -> None:
+def test_an_end_that_is_no_number_of_a_token_is_refused_when_the_model_is_loaded(
+    tmp_path: Path, eos: str
+) -> None:
     folder = write_chat_model(tmp_path, None, eos="</s>")
-    (folder / "generation_config.json").write_text('{"eos_token_id": %s}' % eos)
-    with pytest.raises(ModelError, match="generation_config.json|cannot load the model"):
+    (folder / "generation_config.json").write_text(f'{{"eos_token_id": {eos}}}')
+    with pytest.raises(ModelError, match=r"generation_config\.json|cannot load the model"):
         load(str(folder), "float32", "cpu")

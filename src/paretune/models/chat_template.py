@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 _ANSWER = "paretune"
 _MARKER = r"<\S+>|\[\S+\]"
 _NOW = re.compile(r"\bstrftime_now\b")
-_DIRECTIVES = [f"%{letter}" for letter in "aAbBcCdDeFgGhHIjklmMpPrRsSTuUVwWxXyYzZ"] + [f"%-{letter}" for letter in "deHIjklmMSUVWy"]
+_DIRECTIVES = [f"%{letter}" for letter in "aAbBcCdDeFgGhHIjklmMpPrRsSTuUVwWxXyYzZ"] + [
+    f"%-{letter}" for letter in "deHIjklmMSUVWy"
+]
 _THOUGHT = "</think>"
 """The end of reasoning, which templates leave out of earlier answers on purpose."""
 
@@ -193,8 +195,8 @@ class ChatTemplate:
             )
         except Exception as error:
             raise DataError(
-                f"the chat template of {self.name} refuses the prompt {list(messages)!r:.200} ({error}); leave such prompts out, or "
-                "give the model a template that writes them (chat_template in its tokenizer_config.json)"
+                f"the chat template of {self.name} refuses the prompt {list(messages)!r:.200} ({error}); leave such prompts out, "
+                "or give the model a template that writes them (chat_template in its tokenizer_config.json)"
             ) from error
 
 

@@ -99,7 +99,9 @@ class LanguageModel:
         except DataError as error:
             raise DataError(f"{where}: {error}" if where else str(error)) from error
         reader, numbers = self._reader
-        ids = self._begun(text) if self.template.lacks_bos else reader(text, add_special_tokens=False).input_ids
+        ids = (
+            self._begun(text) if self.template.lacks_bos else reader(text, add_special_tokens=False).input_ids
+        )
         # A template that cuts something out of a text may break a tag, or make one out of what a user wrote.
         written = sum(message.content.count(tag) for message in prompt for tag in self.tags)
         read = sum(i in numbers for i in ids)
@@ -116,7 +118,7 @@ class LanguageModel:
         return [numbers.get(i, i) for i in self._begun(text)]
 
     def _begun(self, text: str) -> list[int]:
-        """Return the numbers of a text that the tokenizer begins, with a BOS where it knows one, and does not end: an answer follows."""
+        """Return the numbers of a text as the tokenizer begins it, with a BOS where it knows one, and without its end."""
         reader, _ = self._reader
         ids = list(reader(text).input_ids)
         return ids[: len(ids) - self._closing] if self._closing else ids

@@ -102,7 +102,8 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
     for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
         if isinstance(end, bool) or not isinstance(end, int):
             raise ModelError(
-                f"{source / 'generation_config.json'}: eos_token_id {ends!r:.60}: expected the number of a token, or a list of these"
+                f"{source / 'generation_config.json'}: eos_token_id {ends!r:.60}: expected the number of a token, or a list of "
+                "these"
             )
     _refuse_another_model(name, report)
     check_finite(dict(model.named_parameters()), name)

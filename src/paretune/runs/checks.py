@@ -232,10 +232,15 @@ def _check_sweep_and_endpoint(config: RunConfig) -> None:
 
 
 def _check_serving(config: RunConfig, known: Sequence[str] | None) -> None:
-    served = [*config.methods, *(f"{name}{SEED_MARK}{seed}" for name in config.methods for seed in config.sweep.seeds)]
+    served = [
+        *config.methods,
+        *(f"{name}{SEED_MARK}{seed}" for name in config.methods for seed in config.sweep.seeds),
+    ]
     for number, name in enumerate(config.serve.policies):
         if name not in served and not (config.run_folder / "policies" / name).is_dir():
-            raise ConfigError(f"serve.policies[{number}]: the run makes no policy {name!r}; {suggest(name, served)}")
+            raise ConfigError(
+                f"serve.policies[{number}]: the run makes no policy {name!r}; {suggest(name, served)}"
+            )
     if known is None:
         return
     with _under("serve.floors"):

@@ -365,8 +365,8 @@ def say_markers(lm: LanguageModel, responses: Sequence[Sequence[int]], say: Say)
     if held:
         shown = tokenizer.convert_ids_to_tokens(held[0])
         say(
-            f"{len(held)} of {len(found)} responses hold the text of a special token, such as {shown!r}, which the model reads as the "
-            "token itself; take it out of the data where it is no part of the answer"
+            f"{len(held)} of {len(found)} responses hold the text of a special token, such as {shown!r}, which the model reads as "
+            "the token itself; take it out of the data where it is no part of the answer"
         )
 
 
