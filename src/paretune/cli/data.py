@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from paretune.cli import serving as serve_commands
+from paretune.cli.options import DeviceOption
 from paretune.cli.output import JsonOption, tell
 from paretune.core.bounds import SEEDS
 
@@ -119,6 +120,7 @@ def data_sample(
     limit: Annotated[int, typer.Option(help="The largest number of prompts to use; 0 for all.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)] = 0,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
+    device: DeviceOption = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -149,7 +151,7 @@ def data_sample(
     parts = target.with_name(target.name + ".parts")
     counted = ""
     if endpoint is None:
-        sampled = sample_dataset(load(model, dtype), dataset, responses, sampling, seed, parts)
+        sampled = sample_dataset(load(model, dtype, device), dataset, responses, sampling, seed, parts)
     else:
         server = Endpoint(endpoint, endpoint_model, concurrency)
         sampled, tokens = sample_remotely(server, dataset, responses, sampling, seed, parts)
@@ -200,11 +202,12 @@ def score_fit(
     folder: Annotated[Path, typer.Option(help="The new folder to write the head to.")],
     path: PathOption = None,
     split: SplitOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Fit a Bradley-Terry head on pairs over frozen embeddings, and show its held-out accuracy."""
     from paretune.scoring.bradley_terry import fit_head
 
-    typer.echo(str(fit_head(_load(source, path, objective, split), objective, folder)))
+    typer.echo(str(fit_head(_load(source, path, objective, split), objective, folder, device=device)))
 
 
 def column_map(file: str) -> dict[str, Any]:

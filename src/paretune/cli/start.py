@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from paretune.cli import serving as serve_commands
+from paretune.cli.options import RunDeviceOption, RunDtypeOption, with_options
 from paretune.cli.output import JsonOption, tell, tell_report
 from paretune.core.errors import ConfigError
 
@@ -33,6 +34,8 @@ def quickstart(
     serve: Annotated[
         bool, typer.Option("--serve", help="Serve the policies afterwards, with the studio in the browser.")
     ] = False,
+    device: RunDeviceOption = None,
+    dtype: RunDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train three methods between concise and warm answers, measure their fronts, and write a report; no file is needed."""
@@ -42,10 +45,11 @@ def quickstart(
             raise ConfigError(f"--serve: no package {lacking[0]} here; {serve_commands.NEEDS}")
     from paretune.runs.keys import read_values
 
-    read_values("quickstart", overrides or [])  # a typo is said before torch is loaded
+    changes = with_options(overrides, device, dtype)
+    read_values("quickstart", changes)  # a typo is said before torch is loaded
     from paretune.cli.quickstart import quickstart as run_quickstart
 
-    report = run_quickstart(overrides or [], model, smoke)
+    report = run_quickstart(changes, model, smoke)
     tell_report(report, as_json)
     if serve:
         serve_commands.serve(report.parent)
