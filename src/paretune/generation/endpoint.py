@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from paretune.core.bounds import Count, Natural, Positive, check_bounds
@@ -32,6 +33,7 @@ class Endpoint:
         stages: Methods of the run whose answers between stages of training the server samples: RiC's online stage and
             ParetoHqD's stage 2 from LoRAs that it loads while it runs, SIPO's reviews from ``model``; see
             :mod:`paretune.training.remote_stages`.
+        chat_template: Arguments of the server's chat template, sent as ``chat_template_kwargs``; by default those of the run.
     """
 
     url: str
@@ -42,6 +44,7 @@ class Endpoint:
     key: str = "PARETUNE_ENDPOINT_KEY"
     policies: Mapping[str, str] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
+    chat_template: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:

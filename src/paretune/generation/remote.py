@@ -92,7 +92,9 @@ async def _draw(
             offered = await server.offered()
             model = server.chosen(offered)
             questions = [replace(question, model=question.model or model) for question in questions]
-        parts = [_opened(folder, numbers, questions, sampling) for numbers in split(len(questions), PART)]
+        parts = [
+            _opened(folder, numbers, questions, sampling, endpoint) for numbers in split(len(questions), PART)
+        ]
         wanted = {questions[number].model for part in parts for number in part.missing}
         if wanted:
             offered = await server.offered() if offered is None else offered
@@ -171,13 +173,16 @@ def _is_refusal(error: EndpointError) -> bool:
     return isinstance(cause, _Failed) and (cause.status in REFUSING or cause.status == 200)
 
 
-def _opened(folder: Path, numbers: range, questions: Sequence[Question], sampling: Sampling) -> Part:
+def _opened(
+    folder: Path, numbers: range, questions: Sequence[Question], sampling: Sampling, endpoint: Endpoint
+) -> Part:
     """Return the part of some questions with the answers that are on disk."""
     asked = [
         [question.model, [[m.role, m.content] for m in question.prompt], question.seed]
         for question in (questions[number] for number in numbers)
     ]
-    name = fingerprint("endpoint", asked, sampling.identity())
+    template = [dict(endpoint.chat_template)] if endpoint.chat_template else []
+    name = fingerprint("endpoint", asked, sampling.identity(), *template)
     return Part.open(folder / f"{name}.json", numbers, ANSWER_VALUES, more=1)
 
 
@@ -198,6 +203,8 @@ class _Server:
             "top_p": sampling.top_p,
             "seed": question.seed,
         }
+        if self.endpoint.chat_template:
+            body["chat_template_kwargs"] = dict(self.endpoint.chat_template)
         return await self._patiently("POST", "chat/completions", where, body, _answer)
 
     async def offered(self) -> list[str]:

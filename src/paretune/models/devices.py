@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import resource
+from functools import cache
 
 import psutil
 import torch
+from torch import Tensor
 
 from paretune.core.errors import ModelError, suggest
 
@@ -47,6 +49,36 @@ def present(name: str | None) -> torch.device:
             f"device {name!r} is not on this machine, which has {found}; leave device out to use what there is, or set device: cpu"
         )
     return device
+
+
+@cache
+def computes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether ``device`` multiplies matrices of the number format ``dtype``; natively or not."""
+    try:
+        ones = torch.ones(2, 2, dtype=dtype, device=device)
+        return (ones @ ones).tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    except (RuntimeError, TypeError):  # what Apple's devices say of fp64
+        return False
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Return whether ``device`` computes bfloat16 in hardware, as far as that can be known."""
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("amx_tile") or capabilities.get("avx512_bf16"))
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return computes(device, torch.bfloat16)
+
+
+def double_device(device: torch.device) -> torch.device:
+    """Return where numbers of ``device`` are computed with in fp64: there, or on the CPU where it has no fp64 (Apple's)."""
+    return device if computes(device, torch.float64) else torch.device("cpu")
+
+
+def double(values: Tensor) -> Tensor:
+    """Return ``values`` in fp64, on the device of :func:`double_device`."""
+    return values.to(double_device(values.device)).double()
 
 
 def memory_of(device: torch.device) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from paretune.core.files import fingerprint
 from paretune.data.rows import Prompt
 from paretune.models.adapter import Adapter
 from paretune.models.chat_template import PLAIN_TEMPLATE, ChatTemplate
-from paretune.models.devices import present
+from paretune.models.devices import computes, native_bfloat16, present
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB
 from paretune.models.loading import UNREAD, Origin, locate, origin_of, read_model
 from paretune.models.packing import prepare
@@ -34,6 +35,7 @@ class LanguageModel:
         tags: Texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
             The model knows them with an adapter that has a row for each (``Adapter.tokens``); responses never hold one.
         date: The time that the chat template writes as today's, if it writes one; None for the present.
+        chat_template: Arguments of the chat template, such as ``{"enable_thinking": False}``.
         origin: Where the model comes from.
     """
 
@@ -43,6 +45,7 @@ class LanguageModel:
     fingerprint: str
     tags: tuple[str, ...] = ()
     date: datetime | None = None
+    chat_template: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin = UNREAD
 
     @property
@@ -53,7 +56,7 @@ class LanguageModel:
     @cached_property
     def template(self) -> ChatTemplate:
         """The chat template of the tokenizer."""
-        return ChatTemplate(self.tokenizer, self.name, self.date)
+        return ChatTemplate(self.tokenizer, self.name, self.date, self.chat_template)
 
     @cached_property
     def turn_end(self) -> int:
@@ -134,7 +137,10 @@ class LanguageModel:
         """All fingerprints that mean this model: the present one first, then those that earlier versions gave it."""
         if not self.origin.weights:
             return (self.fingerprint,)
-        return tuple(_identity(each, self.tokenizer) for each in (self.origin.weights, *self.origin.earlier))
+        return tuple(
+            _identity(each, self.tokenizer, self.chat_template)
+            for each in (self.origin.weights, *self.origin.earlier)
+        )
 
     @property
     def hub_name(self) -> str:
@@ -168,11 +174,13 @@ class LanguageModel:
     def encode_response(self, text: str, truncated: bool = False) -> list[int]:
         """Return the token ids of a response, closed by the end of turn unless the response was cut.
 
-        It is read behind what stands before it in the template, so that its tokens are those that the model itself would write.
+        It is read behind what stands before it in the template, so that its tokens are those that the model itself would write:
+        with its thought, or with what the template writes in place of one.
         """
         before, space = self.template.opening
         if self.template.trims:
             text = text.lstrip() if truncated else text.strip()
+        text = self.template.written(text)
         lead = before + ("" if text.startswith(space) else space)
         opening = self._opening
         ids = list(self.tokenizer(lead + text, add_special_tokens=False).input_ids)
@@ -187,12 +195,24 @@ class LanguageModel:
         return list(self.tokenizer(self.template.opening[0], add_special_tokens=False).input_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of response tokens without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Return the text of response tokens without special tokens, with its whole thought where there is one."""
+        return self.template.answer(self.text(ids).strip())
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens without special tokens, but for those of which the markers of thought are made."""
+        kept = self.template.kept
+        if not kept.intersection(ids):
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        special = set(self.tokenizer.all_special_ids) - kept
+        return str(self.tokenizer.decode([i for i in ids if i not in special], skip_special_tokens=False))
 
 
 def load(
-    name: str = EMBEDDED, dtype: str = "auto", device: str | None = None, revision: str | None = None
+    name: str = EMBEDDED,
+    dtype: str = "auto",
+    device: str | None = None,
+    revision: str | None = None,
+    chat_template: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a causal language model for training and sampling.
 
@@ -204,9 +224,11 @@ def load(
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes it natively.
         device: ``cpu``, ``cuda``, ...; by default an accelerator when there is one.
         revision: The branch, tag or commit of a model on the hub; by default its main branch.
+        chat_template: Arguments of the chat template, such as ``{"enable_thinking": False}``.
 
     Raises:
-        ModelError: Not found, not loadable, or of an architecture that packed batches cannot run.
+        ModelError: Not found, not loadable, without these arguments in its chat template, or of an architecture that packed batches
+            cannot run.
     """
     from transformers.utils import logging
 
@@ -217,7 +239,16 @@ def load(
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     origin = origin_of(source)
-    lm = LanguageModel(model, tokenizer, name, _identity(origin.weights, tokenizer), origin=origin)
+    given = dict(chat_template or {})
+    lm = LanguageModel(
+        model,
+        tokenizer,
+        name,
+        _identity(origin.weights, tokenizer, given),
+        chat_template=given,
+        origin=origin,
+    )
+    lm.template.check_options()
     _ = lm.turn_end, lm.template.opening  # a template that writes no answer is refused now
     try:
         model.eval().requires_grad_(False).to(resolved)
@@ -229,15 +260,17 @@ def load(
     return lm
 
 
-def _identity(weights: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    return fingerprint(weights, fingerprint(tokenizer.chat_template, len(tokenizer)))
+def _identity(weights: str, tokenizer: PreTrainedTokenizerBase, chat_template: Mapping[str, Any]) -> str:
+    arguments = [dict(chat_template)] if chat_template else []
+    return fingerprint(weights, fingerprint(tokenizer.chat_template, len(tokenizer), *arguments))
 
 
 def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype]:
     """Return the device and the number format that :func:`load` chooses.
 
     Raises:
-        ModelError: A number format that is not known, or a device that is not or that this machine lacks.
+        ModelError: A number format that is not known or that the device does not compute in, or a device that is not known or that
+            this machine lacks.
     """
     resolved = present(device or None)
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
@@ -245,12 +278,9 @@ def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype
         if dtype != "auto":
             raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
         kind = torch.bfloat16 if native_bfloat16(resolved) else torch.float32
+    if not computes(resolved, kind):
+        raise ModelError(
+            f"dtype {dtype!r}: the device {resolved} does not compute in {dtype}; set dtype: float32 (--dtype float32), or another "
+            "device"
+        )
     return resolved, kind
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Return whether ``device`` computes bfloat16 in hardware."""
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("amx_tile") or capabilities.get("avx512_bf16"))
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ def load_base(
         ModelError: It cannot be loaded. Where it is not on this machine and not on the hub, the message says how to name it.
     """
     if model is not None:
-        return load(model, dtype, device, revision)
+        return load(model, dtype, device, revision, named.chat_template)
     local = named.model == EMBEDDED or expanded(named.model, "model").exists()
     if local and not revision:
-        return load(named.model, dtype, device)
+        return load(named.model, dtype, device, chat_template=named.chat_template)
     name = named.hub or named.model
     if not is_name(name):
         raise ModelError(
@@ -49,7 +50,7 @@ def load_base(
             else f"{where}: revision {revision!r}: its base model {named.model} is a folder here; leave revision out, or {CURE}"
         )
     asked = [revision] if revision else [named.revision or None, None]
-    missing = _load_first(name, dict.fromkeys(asked), dtype, device)
+    missing = _load_first(name, dict.fromkeys(asked), dtype, device, named.chat_template)
     if isinstance(missing, LanguageModel):
         return missing
     other = f"{named.model} is not on this machine, and on the hub: " if name != named.model else ""
@@ -57,13 +58,17 @@ def load_base(
 
 
 def _load_first(
-    name: str, revisions: dict[str | None, Any], dtype: str, device: str | None
+    name: str,
+    revisions: dict[str | None, Any],
+    dtype: str,
+    device: str | None,
+    chat_template: Mapping[str, Any],
 ) -> LanguageModel | ModelError:
     """Return the model of the hub at the first of some revisions that can be had, or why the first cannot."""
     first: ModelError | None = None
     for revision in revisions:
         try:
-            return load(name, dtype, device, revision)
+            return load(name, dtype, device, revision, chat_template)
         except ModelError as error:
             first = first or error
     assert first is not None

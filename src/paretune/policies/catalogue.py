@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,7 @@ class Manifest(TypedDict):
     model: NotRequired[str]
     revision: NotRequired[str]
     dtype: NotRequired[Literal["auto", "float32", "bfloat16"]]
+    chat_template: NotRequired[dict[str, Any]]
     objectives: list[str]
     adapters: dict[str, ManifestEntry]
 
@@ -73,6 +74,7 @@ class Source:
         title: The name for people, such as ``DPO soups``.
         dtype: The number format in which it was trained and measured.
         revision: The base model's commit on the hub; empty where it is not known.
+        chat_template: The arguments of the base model's chat template.
     """
 
     name: str
@@ -89,11 +91,13 @@ class Source:
     title: str = ""
     dtype: str = "auto"
     revision: str = ""
+    chat_template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def named_base(self) -> NamedBase:
         """The base model as the policy's file or the manifest names it."""
-        return NamedBase(self.model, self.base_name if self.base_name != self.model else "", self.revision)
+        hub = self.base_name if self.base_name != self.model else ""
+        return NamedBase(self.model, hub, self.revision, self.chat_template)
 
     def used(self, preference: Preference) -> Preference:
         """Return the preference that is really served."""
@@ -180,6 +184,7 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
             ),
             prompt_ends=tuple(adapters[lora].get("prompt_ends_with", "") for lora in loras),
             dtype=facts.get("dtype", "auto"),
+            chat_template=facts.get("chat_template", {}),
         )
 
     return source(facts["policy"], list(preferences)), [source(name, [name]) for name in preferences]
@@ -219,6 +224,7 @@ def _policy(folder: Path, record: FrontRecord | None) -> Source:
         surface=Surface.of(record, name) if record and measured else None,
         title=record.policy(name).title if record and measured else "",
         dtype=facts.dtype,
+        chat_template=facts.chat_template,
     )
 
 

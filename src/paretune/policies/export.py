@@ -40,7 +40,9 @@ def export(policy: Policy, preference: Preference, folder: Path, form: Format = 
     adapter = stack(policy.adapters)
     if form == "lora":
         base, commit = policy.lm.portable_name, policy.lm.origin.hub.commit
-        card = lora_card(policy.name, str(used), base, commit, policy.prompt_end(used))
+        card = lora_card(
+            policy.name, str(used), base, commit, policy.prompt_end(used), policy.lm.chat_template
+        )
         to_peft(adapter, folder, gates[0], base, commit, card)
     else:
         with attached(policy.lm, adapter) as steering:
@@ -80,6 +82,7 @@ def export_grid(
         "model": policy.lm.name,
         "revision": policy.lm.origin.hub.commit,
         "dtype": str(policy.lm.model.dtype).removeprefix("torch."),
+        **({"chat_template": dict(policy.lm.chat_template)} if policy.lm.chat_template else {}),
         "objectives": list(policy.objectives),
         "adapters": adapters,
     }

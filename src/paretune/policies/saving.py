@@ -60,6 +60,7 @@ def save(policy: Policy, folder: str | Path) -> None:
                 "adapters": len(policy.adapters),
                 "mixing": vars(mixing),
                 "dtype": str(lm.model.dtype).removeprefix("torch."),
+                **({"chat_template": dict(lm.chat_template)} if lm.chat_template else {}),
             },
         )
 

@@ -120,6 +120,8 @@ class RunConfig(_Part):
         model: Embedded name, hub name, folder or GGUF file of the base model.
         dtype: Number format of the base model: ``auto``, ``float32`` or ``bfloat16``.
         device: Torch device; by default an accelerator where there is one.
+        chat_template: Arguments of the model's chat template, such as ``{enable_thinking: false}``; every prompt is written with
+            them, in the run and wherever its policies are used.
         processes: Number of processes that you launch (``torchrun --nproc_per_node N``); with another number the run stops at
             once. By default any number.
         sharding: Place of the base model's parameters: ``none``, in every process; ``fsdp``, divided among the processes, for a
@@ -148,6 +150,7 @@ class RunConfig(_Part):
     model: str = "smollm2-135m"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str | None = None
+    chat_template: dict[str, Any] = Field(default_factory=dict)
     processes: Count | None = None
     sharding: Literal["none", "fsdp"] = "none"
     seed: Seed = 0
@@ -206,7 +209,14 @@ class RunConfig(_Part):
 
     def endpoint_of(self, name: str) -> Endpoint | None:
         """Return the endpoint where it samples the answers between the stages of this method, else None."""
-        return self.endpoint if self.endpoint and name in self.endpoint.stages else None
+        return self.server if self.server and name in self.server.stages else None
+
+    @property
+    def server(self) -> Endpoint | None:
+        """The endpoint, which writes prompts with the run's arguments of the chat template where it states none of its own."""
+        if self.endpoint is None or self.endpoint.chat_template or not self.chat_template:
+            return self.endpoint
+        return dataclasses.replace(self.endpoint, chat_template=self.chat_template)
 
     def grid(self, objectives: Sequence[str]) -> list[Preference]:
         """Return the preferences of this run over ``objectives``."""

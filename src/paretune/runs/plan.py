@@ -5,6 +5,7 @@ Nothing is loaded but the data and a tokenizer. A training run that ends early (
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
@@ -68,7 +69,7 @@ def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -
 
 def planned(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -> Work:
     """Load the data of a run, unless they are given, and return its lengths, with nothing trained or scored so far."""
-    splits, count = splits or load_splits(config), counter(config.model)
+    splits, count = splits or load_splits(config), counter(config.model, json.dumps(config.chat_template))
     objectives = _objectives(config, splits)
     config.extrapolations(objectives)
     rows = {name: of_rows(part.rows, count) for name, part in splits.items()}

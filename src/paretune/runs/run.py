@@ -172,10 +172,10 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         if not (folder / FILE).is_file():
             write_text(folder / "config.yaml", to_yaml(config))
     if config.sharding == "none":
-        lm = load(config.model, config.dtype, config.device)
+        lm = load(config.model, config.dtype, config.device, chat_template=config.chat_template)
     else:
         lm = load(
-            config.model, str(kind).removeprefix("torch."), "cpu"
+            config.model, str(kind).removeprefix("torch."), "cpu", chat_template=config.chat_template
         )  # layer by layer to the device, as shards
         shard_weights(lm.model, device)
     check_sizes(config, memory_of(device), _shape(lm))

@@ -136,6 +136,7 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
     import torch
     import transformers
 
+    from paretune.models.devices import computes
     from paretune.models.language_model import computing
     from paretune.models.tensors import check_finite
 
@@ -151,7 +152,7 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            dtype=torch.float32 if target.type == "cpu" else "auto",
+            dtype="auto" if target.type != "cpu" and computes(target, torch.bfloat16) else torch.float32,
         )
     except Exception as error:
         raise ModelError(

@@ -36,6 +36,7 @@ class FunctionScorer:
         function: Function from prompts, responses and truncation marks to ``[n]`` numbers, higher is better.
         across_prompts: Whether scores of responses to different prompts can be compared.
         head: Folder of the fitted head that it scores with; empty where it has none.
+        thinking: Whether the thought before an answer is scored too.
     """
 
     objective: str
@@ -43,6 +44,7 @@ class FunctionScorer:
     function: ScoreFunction
     across_prompts: bool = True
     head: str = ""
+    thinking: bool = False
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,6 +109,7 @@ def implicit_reward(
     beta: float | None = None,
     dtype: str = "auto",
     device: str | None = None,
+    chat_template: Mapping[str, Any] | None = None,
 ) -> FunctionScorer:
     """Score with the reward that a preference-trained adapter implies: beta (log pi - log pi_ref), in units of reward.
 
@@ -123,6 +124,7 @@ def implicit_reward(
         beta: Strength of the KL penalty in training; by default the value stored with the adapter.
         dtype: Data type, as in :func:`paretune.models.language_model.load`.
         device: Torch device, as there.
+        chat_template: Arguments of the chat template that it was trained with, as there.
 
     Raises:
         ModelError: There is no such adapter, or it was trained on another base model.
@@ -145,7 +147,7 @@ def implicit_reward(
     def loaded() -> LanguageModel:
         from paretune.models.language_model import load
 
-        return load(base, dtype, device)
+        return load(base, dtype, device, chat_template=chat_template)
 
     def function(
         prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
@@ -163,5 +165,11 @@ def implicit_reward(
         ratios = [float(p[0]) - float(r[0]) for p, r in zip(policy, reference, strict=True)]
         return strength * np.array(ratios, dtype=np.float64)
 
-    identity = ["implicit", adapter.fingerprint, adapter.base, float(strength), dtype]
+    identity = [
+        "implicit",
+        adapter.fingerprint,
+        adapter.base,
+        float(strength),
+        dtype,
+    ]  # the base knows the chat template
     return from_function(objective, fingerprint(identity), function, across_prompts=False)
