@@ -22,6 +22,9 @@ CROSSING = ("aten::_to_copy", "aten::copy_", "aten::index.Tensor", "aten::index_
 """Operations that take tensors of two devices."""
 
 
+LIBRARY = torch.library.Library("aten", "IMPL")
+
+
 class AppleTensor(torch.Tensor):
     """A tensor on the device; ``here`` is what it holds, on the CPU."""
 
@@ -87,18 +90,24 @@ def _run(func, args, kwargs):
     return return_and_correct_aliasing(func, args, kwargs, out)
 
 
-_tensor = torch.tensor
+def _empty(size, stride, dtype=None, layout=None, device=None, pin_memory=None) -> AppleTensor:
+    """Return memory of the device, for operations that make it where no dispatch mode sees them: lists as indices, ``torch.tensor``."""
+    return AppleTensor(torch.empty_strided(size, stride, dtype=dtype))
 
 
-def _made(data, *, device=None, **options):
-    """Return what ``torch.tensor`` does, which fills a tensor of any device where no dispatch mode sees it."""
-    made = _tensor(data, **options)
-    return made if device is None else made.to(device)
+def _copied(source, target, non_blocking=False) -> torch.Tensor:
+    """Copy numbers between the device and the CPU, there too."""
+    inside = [each.here if isinstance(each, AppleTensor) else each for each in (target, source)]
+    inside[0].copy_(inside[1])
+    return target
 
 
 @functools.cache
-def _registered() -> None:
+def register() -> None:
+    """Let PyTorch know the device; before the first backward pass, which counts the devices there are."""
     _setup_privateuseone_for_python_backend(APPLE)
+    LIBRARY.impl("empty_strided", _empty, "PrivateUse1")
+    LIBRARY.impl("_copy_from", _copied, "PrivateUse1")
 
 
 @contextmanager
@@ -106,13 +115,12 @@ def apple() -> Iterator[torch.device]:
     """Give this machine one such device for the length of the context."""
     from paretune.models import devices
 
-    _registered()
+    register()
     device = torch.device(f"{APPLE}:0")
     with (
         mock.patch.object(devices, "KINDS", (*devices.KINDS, APPLE)),
         mock.patch.object(torch.accelerator, "current_accelerator", lambda check_available=False: device),
         mock.patch.object(torch.accelerator, "device_count", lambda: 1),
-        mock.patch.object(torch, "tensor", _made),
         _Factories(),
     ):
         devices.computes.cache_clear()

@@ -21,7 +21,7 @@ from paretune.models.adapter import stack
 from paretune.models.devices import double_device
 from paretune.models.gates import soup_gates
 from paretune.models.language_model import LanguageModel, load
-from support.apple import apple
+from support.apple import apple, register
 from support.random_models import random_adapter
 from support.runs_world import small_run
 from support.world import TAGS, WORDS, write_model
@@ -75,6 +75,7 @@ def whole_run(folder: Path, device: str) -> dict[str, Any]:
 
 def main(folder: Path) -> dict[str, Any]:
     """Return what each trial saw."""
+    register()
     model = write_model(folder / "model", words=[*WORDS, *TAGS])
     seen: dict[str, Any] = {"cpu": sampled(load(str(model), "float32", "cpu"))}
     seen["run on cpu"] = whole_run(folder, "cpu")

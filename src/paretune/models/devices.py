@@ -82,9 +82,11 @@ def double(values: Tensor) -> Tensor:
 
 
 def memory_of(device: torch.device) -> float:
-    """Return the bytes of memory that a process can have on a device."""
+    """Return the bytes of memory that a process can have on a device; Apple's is the machine's own."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[1])
+    if device.type == "xpu":
+        return float(torch.xpu.get_device_properties(device).total_memory)
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     total = float(psutil.virtual_memory().total)
     return total if limit == resource.RLIM_INFINITY else min(total, float(limit))
