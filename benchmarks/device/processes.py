@@ -41,7 +41,8 @@ def two_processes(alone: Measured, size: str, device: torch.device, kind: torch.
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
-        raise RuntimeError(f"two processes ended with {done.returncode}: {done.stderr[-250:]}")
+        said = [line.strip() for line in done.stderr.splitlines() if "Error" in line]
+        raise RuntimeError(f"two processes ended with {done.returncode}: {(said or [done.stderr[-250:]])[0]}")
     found = json.loads(lines[-1])
     if not abs(found["loss"] - alone.loss) <= LOOSE * abs(alone.loss):
         raise RuntimeError(f"the loss of two processes is {found['loss']:.6g}, that of one {alone.loss:.6g}")

@@ -104,6 +104,8 @@ def library_step(
     with tempfile.TemporaryDirectory() as folder:
         run = TrainingRun(lm, settings, here, Path(folder, "checkpoint"), "benchmark", "", log=log)
         fit_pairs(replace(run, notify=lambda text: None), table, None, PairLoss(BETA))
+    if not records:  # the first process alone has them
+        return Measured(math.nan, None, math.nan)
     steps = [after - before for before, after in pairwise(ends[1:])]
     return Measured(statistics.median(steps), peak(lm.device), float(records[0]["loss"]))
 

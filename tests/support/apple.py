@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from unittest import mock
 
 import torch
@@ -91,8 +91,42 @@ def _run(func, args, kwargs):
 
 
 def _empty(size, stride, dtype=None, layout=None, device=None, pin_memory=None) -> AppleTensor:
-    """Return memory of the device, for operations that make it where no dispatch mode sees them: lists as indices, ``torch.tensor``."""
+    """Return memory of the device, for what makes it where no dispatch mode sees it: lists as indices, ``torch.tensor``."""
     return AppleTensor(torch.empty_strided(size, stride, dtype=dtype))
+
+
+class _Module:
+    """What PyTorch asks of ``torch.DEVICE``; its random numbers are the CPU's, as nothing is drawn on the device."""
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def is_available(self) -> bool:
+        return True
+
+    def current_device(self) -> int:
+        return 0
+
+    def device_count(self) -> int:
+        return 1
+
+    def device(self, number: object) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def manual_seed_all(self, seed: int) -> None:
+        pass
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.float16]
+
+    def get_rng_state(self, number: object = 0) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: torch.Tensor, number: object = 0) -> None:
+        torch.set_rng_state(state)
 
 
 def _copied(source, target, non_blocking=False) -> torch.Tensor:
@@ -105,7 +139,7 @@ def _copied(source, target, non_blocking=False) -> torch.Tensor:
 @functools.cache
 def register() -> None:
     """Let PyTorch know the device; before the first backward pass, which counts the devices there are."""
-    _setup_privateuseone_for_python_backend(APPLE)
+    _setup_privateuseone_for_python_backend(APPLE, _Module())
     LIBRARY.impl("empty_strided", _empty, "PrivateUse1")
     LIBRARY.impl("_copy_from", _copied, "PrivateUse1")
 
