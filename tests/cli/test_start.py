@@ -179,7 +179,13 @@ def test_a_file_of_pairs_for_each_objective_makes_a_config_that_runs(
     assert "    - {path: harmless.jsonl, objective: kind}\n" in text and "helpful (150 comparisons)" in text
     config = load_config("helpful-kind.yaml")
     assert config.name == "helpful-kind" and config.objectives == ["helpful", "kind"]
-    small = ["train.steps=1", "evaluate.prompts=2", "evaluate.resamples=20", "preferences=2", "sampling.max_new_tokens=2"]
+    small = [
+        "train.steps=1",
+        "evaluate.prompts=2",
+        "evaluate.resamples=20",
+        "preferences=2",
+        "sampling.max_new_tokens=2",
+    ]
     rules = "score=[{objective: helpful, rule: length, unit: words}, {objective: kind, rule: sentiment}]"
     code, out, err = call(monkeypatch, capsys, "run", "helpful-kind.yaml", rules, "device=cpu", *small)
     assert code == 0 and "Report: runs/helpful-kind/report.html" in out, err
@@ -193,7 +199,11 @@ def test_data_too_few_for_their_judge_are_refused_before_a_config_is_written(
     monkeypatch.chdir(tmp_path)
     file = trl_pairs(tmp_path, 12)
     code, _, err = call(monkeypatch, capsys, "init", file.name, "--model", model)
-    assert code == 2 and "add prompts with comparisons of 'preferred'" in err and "--objective 'NAME={rule: ...}'" in err, err
+    assert (
+        code == 2
+        and "add prompts with comparisons of 'preferred'" in err
+        and "--objective 'NAME={rule: ...}'" in err
+    ), err
     assert not Path("pairs.yaml").exists()
 
 

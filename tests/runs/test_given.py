@@ -84,7 +84,10 @@ def test_a_run_on_data_in_memory_is_kept_continued_and_read_from_its_config(tmp_
 def test_a_data_set_stands_for_its_source(form: str) -> None:
     one = make_dataset(20)
     given = datasets.Dataset.from_list(
-        [{"prompt": r.prompt[0].content, "responses": list(r.responses), "scores": r.scores} for r in one.rows]
+        [
+            {"prompt": r.prompt[0].content, "responses": list(r.responses), "scores": r.scores}
+            for r in one.rows
+        ]
     )
     data: Any = {"alone": given, "list": [given], "source": {"source": given}, "scored": one}[form]
     config = RunConfig(data=data)
@@ -127,7 +130,10 @@ def test_the_split_of_the_source_holds_for_each_of_its_entries(tmp_path: Path) -
 def test_data_that_are_read_already_take_no_path_split_or_objective() -> None:
     data = make_dataset(4)
     assert load_data(data).fingerprint == data.fingerprint
-    assert load_data(data, directions={"good": "lower"}).rows[0].scores["good"][0] == -data.rows[0].scores["good"][0]
+    assert (
+        load_data(data, directions={"good": "lower"}).rows[0].scores["good"][0]
+        == -data.rows[0].scores["good"][0]
+    )
     for options in ({"path": "x"}, {"split": "test"}, {"objective": "good"}):
         with pytest.raises(DataError, match="read already; leave out"):
             load_data(data, **options)  # type: ignore[arg-type]

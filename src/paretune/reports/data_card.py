@@ -14,19 +14,37 @@ from paretune.reports.markdown import cell, table
 ROWS, ANSWERS = "rows", "answers"
 """The two parts of a run's data: what was trained on and held out, and what the policies answered."""
 
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
 _COLUMNS = {
     ROWS: (
         ("prompt", "messages with role and content"),
         ("responses", "K texts that reply to the prompt"),
-        ("scores", "objective -> K numbers, one for each response; null where there is none. Higher is better"),
-        ("labels", "objective -> comparisons [a, b, p] of the responses a and b: p = 1 prefers a, -1 prefers b, 0 is a tie"),
+        (
+            "scores",
+            "objective -> K numbers, one for each response; null where there is none. Higher is better",
+        ),
+        (
+            "labels",
+            "objective -> comparisons [a, b, p] of the responses a and b: p = 1 prefers a, -1 prefers b, 0 is a tie",
+        ),
         ("truncated", "for each response, whether a token limit cut it"),
         ("source", "file and line, or data set and number, that the row was read from"),
-        ("weight, margin", "what multiplies the loss of a pair of the row, and by how much the chosen response should be ahead"),
+        (
+            "weight, margin",
+            "what multiplies the loss of a pair of the row, and by how much the chosen response should be ahead",
+        ),
     ),
     ANSWERS: (
-        ("policy", "who answered: a policy of the run, base (the model before training), or corners (the single-objective models)"),
+        (
+            "policy",
+            "who answered: a policy of the run, base (the model before training), or corners (the single-objective models)",
+        ),
         ("preference", "objective -> weight that was asked for; they sum to 1"),
         ("prompt", "messages with role and content, of the split test"),
         ("prompt_id", "key of the prompt, as in scores.jsonl of the run"),
@@ -132,9 +150,18 @@ def _code(facts: DataFacts) -> str:
 
 
 def _splits(record: FrontRecord, facts: DataFacts) -> str:
-    meanings = {"train": "trained on", "validation": "chose when training ends", "test": "held out: fronts are measured on it"}
+    meanings = {
+        "train": "trained on",
+        "validation": "chose when training ends",
+        "test": "held out: fronts are measured on it",
+    }
     rows = [
-        [split, f"{count:,}", f"{record.splits[split]:,}" if split in record.splits else "-", meanings.get(split, "")]
+        [
+            split,
+            f"{count:,}",
+            f"{record.splits[split]:,}" if split in record.splits else "-",
+            meanings.get(split, ""),
+        ]
         for split, count in facts.rows.items()
     ]
     return f"## Splits\n\nBy prompt: no prompt is in two.\n\n{table(['split', 'rows', 'different prompts', 'use'], rows, (1, 2))}"
@@ -147,7 +174,12 @@ def _objectives(record: FrontRecord) -> str:
         scores = known.get(name)
         counts = [f"{scores.comparisons:,}", f"{scores.missing:,}"] if scores else ["-", "-"]
         rows.append([name, record.objectives_info.get(name) or "not stated", *counts])
-    columns = ["objective", "what gives its scores", "comparisons (train)", "responses without a score (train)"]
+    columns = [
+        "objective",
+        "what gives its scores",
+        "comparisons (train)",
+        "responses without a score (train)",
+    ]
     return f"## Objectives\n\n{table(columns, rows, (2, 3))}"
 
 

@@ -34,7 +34,9 @@ def write_answers(judgement: Judgement, rows: Iterable[Row], file: Path) -> int:
     asked = {prompt for evaluation in evaluations for prompt in evaluation.prompts}
     known = {row.key: row for row in rows if row.key in asked}
     write_jsonl(file, _answers(evaluations, judgement.objectives, known))
-    return sum(len(texts) for evaluation in evaluations for point in evaluation.points for texts in point.responses)
+    return sum(
+        len(texts) for evaluation in evaluations for point in evaluation.points for texts in point.responses
+    )
 
 
 def _answers(

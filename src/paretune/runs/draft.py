@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "warm": {"rule": "sentiment"},
 }
 """Objectives by a rule, for data that compare fewer than two."""
+
 
 @dataclass(frozen=True)
 class Subject:

@@ -33,7 +33,11 @@ def read_given(config: RunConfig) -> RunConfig:
         )
 
     # The split is that of the source, so where its data are read it is stated beside the entries that are not.
-    changes = {"source": _each(data.source, read(data.split)), "test": _each(data.test, read(None)), "split": None}
+    changes = {
+        "source": _each(data.source, read(data.split)),
+        "test": _each(data.test, read(None)),
+        "split": None,
+    }
     return _with_data(config, data.model_copy(update=changes))
 
 
@@ -77,7 +81,9 @@ def _is_read(entry: Any) -> bool:
 
 def _given(entry: Any) -> bool:
     """Return whether an entry of ``data.source`` is a data set of Python, or a column map over one."""
-    return _is_read(entry) or is_object(entry) or (isinstance(entry, Mapping) and is_object(entry.get("path")))
+    return (
+        _is_read(entry) or is_object(entry) or (isinstance(entry, Mapping) and is_object(entry.get("path")))
+    )
 
 
 def _of_split(entry: Any, split: str | None) -> Any:

@@ -38,7 +38,9 @@ class NamedSource:
         ('Helpful-base', 'polite')
         """
         spec = self.source
-        place = str(spec if isinstance(spec, str) else spec.get("path") or spec.get("hub") or spec.get("name"))
+        place = str(
+            spec if isinstance(spec, str) else spec.get("path") or spec.get("hub") or spec.get("name")
+        )
         if place.startswith(HUB):
             place = place.partition("@")[0]
         return re.sub(r"[^\w-]+", "-", Path(place).name.split(".")[0]).strip("-")
