@@ -854,3 +854,22 @@ def test_a_column_map_reads_an_object_of_responses(tmp_path: Path) -> None:
         file.write_text(json.dumps({**records[0], column: value}) + "\n")
         with pytest.raises(DataError, match=words):
             load_data(spec)
+
+
+def test_a_column_map_of_pairs(tmp_path: Path) -> None:
+    """The first column always wins: no column says so."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"q": "Hi", "replies": {"warm": "Hello!", "short": "Hi."}}\n')
+    spec = {
+        "path": str(file), "prompt": "q", "chosen": "replies.warm", "rejected": "replies.short", "objective": "kind",
+    }  # fmt: skip
+    (row,) = load_data(spec).rows
+    assert row.responses == ("Hello!", "Hi.") and row.labels == {"kind": ((0, 1, 1.0),)}
+    for change, words in (
+        ({"rejected": None}, "chosen and rejected: expected both"),
+        ({"objective": None}, "name it, as in objective: helpful"),
+        ({"rejected": "replies.warm"}, "expected each column once"),
+    ):
+        changed = {key: value for key, value in {**spec, **change}.items() if value is not None}
+        with pytest.raises(DataError, match=words):
+            load_data(changed)
