@@ -41,8 +41,15 @@ class FakeHub:
         return {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
 
     def snapshot_download(
-        self, name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str] | None
+        self,
+        name: str,
+        *,
+        revision: str | None,
+        allow_patterns: list[str],
+        ignore_patterns: list[str] | None,
+        local_files_only: bool,
     ) -> str:
+        assert not local_files_only
         commit = self.branches.get((name, revision or "main"), revision or "")
         source = self.root / "repos" / name / commit
         if not commit or not source.is_dir():

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from paretune.cli import options
 from paretune.cli.output import JsonOption, tell
+
+if TYPE_CHECKING:
+    from paretune.core.preference import Preference
+    from paretune.generation.generate import Response
 
 
 def generate(
@@ -38,6 +42,7 @@ def generate(
     revision: options.RevisionOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
     allow_extrapolation: options.ExtrapolationOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,7 +50,7 @@ def generate(
     from paretune.core.preference import Preference
     from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
-    from paretune.policies.policy_file import PolicyFile
+    from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
     from paretune.policies.shared import policy_folder
 
@@ -53,29 +58,23 @@ def generate(
     objectives = PolicyFile.read(folder).objectives
     preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
-    loaded = load_policy(folder, model=model, revision=revision, device=device, dtype=dtype)
+    loaded = load_policy(folder, **vars(BaseChoice(model, revision, device, dtype, quantization)))
     answers = loaded.generate(
         [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
     )
     served = loaded.used(preferences)
     if as_json:
         rows = zip(preferences, served, answers, strict=True)
-        tell(
-            [
-                {
-                    "preference": w.as_dict(),
-                    "used": v.as_dict(),
-                    "text": answer.text,
-                    "truncated": answer.truncated,
-                }
-                for w, v, answer in rows
-            ],
-            True,
-            str,
-        )
+        tell([_facts(asked, used, answer) for asked, used, answer in rows], True, str)
         return
     for asked, used, answer in zip(preferences, served, answers, strict=True):
         note = "" if asked == used else f" (served by the anchor {used})"
         note += " (extrapolated: off the simplex)" if asked.extrapolated else ""
         typer.secho(f"{asked}{note}", bold=True)
         typer.echo(answer.text + ("..." if answer.truncated else "") + "\n")
+
+
+def _facts(asked: Preference, used: Preference, answer: Response) -> dict[str, Any]:
+    """Return an answer as JSON values."""
+    where = {"preference": asked.as_dict(), "used": used.as_dict()}
+    return {**where, "text": answer.text, "truncated": answer.truncated}

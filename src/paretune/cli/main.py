@@ -22,6 +22,7 @@ from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
 from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
+from paretune.cli.threads import wait_briefly
 from paretune.cli.usage import Commands
 
 if TYPE_CHECKING:
@@ -221,7 +222,11 @@ def sweep(
     typer.echo(counts, err=as_json)
     for outcome in swept.failed:
         reason = outcome.error.strip().splitlines()[-1]
-        typer.secho(f"failed after {outcome.tries} tries: {outcome.name}: {reason}", fg="red", err=True)
+        typer.secho(
+            f"failed after {outcome.tries} {'try' if outcome.tries == 1 else 'tries'}: {outcome.name}: {reason}",
+            fg="red",
+            err=True,
+        )
     if swept.report is not None:
         tell_report(swept.report, as_json)
     else:
@@ -306,6 +311,10 @@ def export_command(
     revision: options.RevisionOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="Write a dense model of a quantised base model, dequantised.")
+    ] = False,
     allow_extrapolation: options.ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
@@ -313,12 +322,14 @@ def export_command(
     from paretune.core.preference import Preference, preference_grid
     from paretune.policies.catalogue import find_policy
     from paretune.policies.export import export, export_grid
-    from paretune.policies.policy_file import PolicyFile
+    from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
     from paretune.policies.shared import front_of
 
     if (preference is None) == (grid == 0):
         raise ConfigError("give either --preference or --grid")
+    if dequantize and form != "dense":
+        raise ConfigError("--dequantize writes a dense model; give --format dense with it")
     if form not in ("lora", "dense") or (grid and form == "dense"):
         raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
     if grid == 1 or grid < 0:
@@ -335,9 +346,9 @@ def export_command(
     points = preference_grid(objectives, grid - 1) if grid else []
     if len(points) > MOST_LORAS:
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
-    loaded = load_policy(source, model=model, revision=revision, device=device, dtype=dtype)
+    loaded = load_policy(source, **vars(BaseChoice(model, revision, device, dtype, quantization)))
     if asked is not None:
-        used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
+        used = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
         typer.echo(
             f"{folder}: {loaded.name} at {used}"
             + ("" if used == asked else f", the anchor nearest to {asked}")
@@ -395,4 +406,5 @@ def main() -> None:
     open_streams()
     keep_freed_memory()
     limit_kernels()
+    wait_briefly()
     sys.exit(run_to_end(app))

@@ -40,7 +40,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paretune.core.errors import DataError, DataWarning, suggest
+from paretune.core.errors import DataError, DataWarning, NoteWarning, suggest
 from paretune.data.column_maps import KEYS as MAPPED
 from paretune.data.column_maps import ColumnMap, read_mapped
 from paretune.data.columns import Records
@@ -283,7 +283,7 @@ def _load_known(name: str, path: str | Path | None, split: str | None) -> Scored
             f"{name}: left out {sum(dropped.values())} unusable records, {len(rows)} rows remain: {listed}",
             *notes,
         )
-        warnings.warn(notes[0], DataWarning, stacklevel=3)
+        warnings.warn(notes[0], NoteWarning, stacklevel=3)
     objectives = tuple(objective for objective in source.objectives if objective in present)
     lower = {objective: way for objective, way in source.objectives.items() if objective in present}
     return _directed(ScoredDataset(objectives, rows, notes), lower)
