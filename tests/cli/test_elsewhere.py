@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,15 +12,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from paretune.core.preference import Preference
+from paretune.core.sampling import Sampling
+from paretune.data.rows import Message
 from support.server_process import process
 
 MAIN = "import sys; from paretune.cli.main import main; main()"
+PROMPT = "good moon"
 ELSEWHERE = ("--device", "cpu", "--dtype", "float32")
 
 
 @pytest.fixture(scope="module")
-def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run with one policy, and the folder to which its base model was moved."""
+def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int, str]:
+    """A run with one policy, the folder to which its base model was moved, and a seed with its answer before that."""
     import torch
 
     from paretune.models.adapter import Adapter
@@ -42,9 +47,14 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         for _ in OBJECTIVES
     ]
     run, place = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("elsewhere") / "copy"
-    Policy.soup("soup", lm, OBJECTIVES, adapters).save(run / "policies/soup")
+    policy = Policy.soup("soup", lm, OBJECTIVES, adapters)
+    policy.save(run / "policies/soup")
     shutil.move(model, place)
-    return run, place
+    asked, at = (Message("user", PROMPT),), Preference.parse("short=0.2,good=0.8", OBJECTIVES)
+    texts = [policy.generate([asked], [at], Sampling(6, 1.0, 0.95), [seed])[0].text for seed in range(20)]
+    seed = max(range(20), key=lambda n: len(texts[n]))  # a random model often ends at once
+    assert len(texts[seed].split()) > 2
+    return run, place, seed, texts[seed]
 
 
 def command(*arguments: object, text: str = "") -> subprocess.CompletedProcess[str]:
@@ -55,42 +65,32 @@ def command(*arguments: object, text: str = "") -> subprocess.CompletedProcess[s
     )  # fmt: skip
 
 
-def test_serve_and_chat_and_generate_answer_alike_with_the_model_at_another_place(
-    moved: tuple[Path, Path],
+def test_serve_and_chat_and_generate_answer_as_before_with_the_model_at_another_place(
+    moved: tuple[Path, Path, int, str],
 ) -> None:
-    run, place = moved
-    ask = ("-p", "short=0.2,good=0.8", "--temperature", 0)
-    generated = command(
-        "generate",
-        run / "policies/soup",
-        "good moon",
-        *ask,
-        "--max-new-tokens",
-        6,
-        "--model",
-        place,
-        *ELSEWHERE,
-    )
+    run, place, seed, answer = moved
+    ask = ("-p", "short=0.2,good=0.8", "--temperature", 1, "--seed", seed, "--model", place, *ELSEWHERE)
+    generated = command("generate", run / "policies/soup", PROMPT, "--max-new-tokens", 6, "--json", *ask)
     assert generated.returncode == 0, generated.stderr
-    answer = generated.stdout.splitlines()[1].removesuffix("...")
-    assert answer.strip()
+    (said,) = json.loads(generated.stdout)
+    assert said["text"] == answer and said["preference"] == {"short": 0.2, "good": 0.8}
     with process(run, "--model", place, *ELSEWHERE, "--no-store") as (_, address):
         body = {
-            "model": "soup", "messages": [{"role": "user", "content": "good moon"}], "temperature": 0, "max_tokens": 6,
-            "preference": {"short": 0.2, "good": 0.8},
+            "model": "soup", "messages": [{"role": "user", "content": PROMPT}], "temperature": 1, "max_tokens": 6,
+            "top_p": 0.95, "seed": seed, "preference": {"short": 0.2, "good": 0.8},
         }  # fmt: skip
         served = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=120).json()
     assert served["choices"][0]["message"]["content"] == answer, served
-    chatted = command(
-        "chat", run, *ask, "--max-tokens", 6, "--model", place, *ELSEWHERE, text="good moon\n/p short=2\n"
-    )
+    chatted = command("chat", run, "--max-tokens", 6, *ask, text=f"{PROMPT}\n/p short=2\n")
     assert chatted.returncode == 0 and answer in chatted.stdout, chatted.stdout + chatted.stderr
-    assert "sum" in chatted.stdout, "a preference that is none is said, and the chat goes on"
+    assert "2" in chatted.stdout.rpartition(answer)[2], (
+        "a preference that is none is said, and the chat goes on"
+    )
 
 
-def test_without_the_model_each_command_says_what_to_give(moved: tuple[Path, Path]) -> None:
-    run, _ = moved
-    done = command("chat", run, text="good moon\n")
+def test_without_the_model_a_command_says_what_to_give(moved: tuple[Path, Path, int, str]) -> None:
+    run = moved[0]
+    done = command("chat", run, text=f"{PROMPT}\n")
     assert done.returncode == 2 and done.stderr.count("\n") <= 2, done.stderr
     assert "--model" in done.stderr or "model=" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
