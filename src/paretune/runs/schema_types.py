@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 Schema = Mapping[str, Any]
 
 _PLAIN: Mapping[str, Any] = {"integer": int, "number": float, "string": str, "boolean": bool, "null": None}
-_BOUNDS = {"minimum": Ge, "exclusiveMinimum": Gt, "maximum": Le, "exclusiveMaximum": Lt}
+_BOUNDS: Mapping[str, Any] = {"minimum": Ge, "exclusiveMinimum": Gt, "maximum": Le, "exclusiveMaximum": Lt}
 
 
 def type_of(part: Schema) -> Any:
@@ -29,9 +29,12 @@ def type_of(part: Schema) -> Any:
     if "const" in part or "enum" in part:
         return Literal[tuple(part["enum"] if "enum" in part else [part["const"]])]
     name = part.get("type")
-    if name in _PLAIN:
-        bounds = tuple(kind(part[key]) for key, kind in _BOUNDS.items() if key in part)
-        return Annotated[(_PLAIN[name], *bounds)] if bounds else _PLAIN[name]  # type: ignore[return-value]
+    if isinstance(name, str) and name in _PLAIN:
+        kind: Any = _PLAIN[name]
+        for key, bound in _BOUNDS.items():
+            if key in part:
+                kind = Annotated[kind, bound(part[key])]
+        return kind
     if name == "array":
         return list[type_of(part.get("items", {}))]  # type: ignore[misc]
     values = part.get("additionalProperties")
