@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from paretune.choosing.bounds import Bounds
@@ -124,7 +125,7 @@ def _check_source(key: str, source: Any, optional: bool = False) -> None:
         place = f"{key}[{number}]" if isinstance(source, list) else key
         if isinstance(entry, ScoredDataset) or is_object(entry):
             continue
-        if not (isinstance(entry, (str, dict)) and entry) or (isinstance(entry, str) and "\0" in entry):
+        if not (isinstance(entry, (str, dict, Path)) and entry) or (isinstance(entry, str) and "\0" in entry):
             raise ConfigError(
                 f"{place}: expected a file, a folder, a known set or a column map, or a list of these, got {entry!r:.60}"
             )

@@ -362,8 +362,8 @@ def _check_encoder(config: RunConfig) -> None:
         check_hub(encoder.DEFAULT_HUB_NAME)
     except ModelError as error:
         raise ModelError(
-            f"score: head: fit ({', '.join(fitted)}) reads texts by a small encoder that is not on this machine, and the hub cannot "
-            f"be asked for it: {encoder.INSTALL}"
+            f"score: head: fit ({', '.join(fitted)}) reads texts by a small encoder that is not on this machine, and the hub "
+            f"cannot be asked for it: {encoder.INSTALL}"
         ) from error
 
 
