@@ -25,7 +25,9 @@ from paretune.scoring.judge_model import JudgeModel, local_judge, remote_judge
 from paretune.scoring.rubric import Rubric, read_rubric
 from paretune.scoring.usage import Usage, prices_of
 
-MORE = "look at the rubric, raise tries, which asks for more answers to these alone, or set unscored: leave-out"
+MORE = (
+    "look at the rubric, raise tries, which asks for more answers to these alone, or set unscored: leave-out"
+)
 """What helps where no answer of a judge can be read."""
 
 

@@ -26,9 +26,7 @@ _GRADE = re.compile(
     r"score[\"'*_`]*\s*(?:[:=]|is)\s*[\"'*_`]*\s*(-?\d+(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?", re.IGNORECASE
 )
 _BARE = re.compile(r"[\s\"'*_`]*(-?\d+(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?[\s\"'*_`.]*")
-_VERDICT = re.compile(
-    r"verdict[\"'*_`]*\s*(?:[:=]|is)[\s\"'*_`\[]*(?:answer\s+)?(a|b|tie)\b", re.IGNORECASE
-)
+_VERDICT = re.compile(r"verdict[\"'*_`]*\s*(?:[:=]|is)[\s\"'*_`\[]*(?:answer\s+)?(a|b|tie)\b", re.IGNORECASE)
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
