@@ -35,6 +35,8 @@ def render(estimate: Estimate, runs: int) -> Group:
     lines = [
         f"Memory at the peak: {_size(estimate.peak)}{lacking} ({_parts(estimate.memory)})",
         f"Disk: {_size(sum(estimate.disk.values()))} ({_parts(estimate.disk)})",
+        *(["Asked of judges and servers:"] if estimate.asked else []),
+        *(f"  - {asking}" for asking in estimate.asked),
         "Assumed:",
         *(f"  - {assumption}" for assumption in estimate.assumptions),
     ]

@@ -14,6 +14,7 @@ from paretune.planning.calibrate import here
 from paretune.planning.cost import (
     OPTIMISER,
     Cost,
+    Decoding,
     Model,
     Passes,
     adapter_bytes,
@@ -28,8 +29,10 @@ from paretune.planning.devices import HERE, Device, device_of, several
 from paretune.planning.devices import KNOWN as DEVICES
 from paretune.planning.shapes import Shape, shape_of
 from paretune.planning.work import SCORING_TOKENS, Stage
+from paretune.runs.asking import Asking
 from paretune.runs.config import RunConfig
 from paretune.runs.plan import Plan
+from paretune.scoring.scorer import kinds_of
 
 LIBRARIES = 0.6e9
 """Bytes of a process that has loaded the libraries and no model."""
@@ -85,6 +88,7 @@ class Estimate:
         memory: Bytes at the peak, by what holds them; the largest of the stages' needs counts.
         disk: Bytes in the run folder, by what they are.
         assumptions: All that was assumed.
+        asked: What judges and scoring servers will be asked.
     """
 
     model: str
@@ -96,6 +100,7 @@ class Estimate:
     memory: dict[str, float]
     disk: dict[str, float]
     assumptions: tuple[str, ...]
+    asked: tuple[Asking, ...] = ()
 
     @property
     def cost(self) -> Cost:
@@ -120,6 +125,7 @@ class Estimate:
             "total": vars(self.cost),
             "memory": {**self.memory, "peak": self.peak, "device": self.device.memory},
             "disk": {**self.disk, "total": sum(self.disk.values())},
+            "asked": [asking.to_dict() for asking in self.asked],
             "assumptions": list(self.assumptions),
         }
 
@@ -196,6 +202,7 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         memory,
         disk,
         (*assumptions, machine.assumptions),
+        plan.asked,
     )
 
 
@@ -203,7 +210,7 @@ def _cost(stage: Stage, plan: Plan, config: RunConfig, model: Model, device: Dev
     rates = device.rates[model.dtype]
     works = [packed(work, model, rates) for work in stage.passes]
     works += [decoded(work, model, rates) for work in stage.decodings]
-    works += [_judging(spec, stage.judged, plan.judged_tokens, model, device) for spec in config.score]
+    works += [_judging(spec, stage.judged, plan, model, device) for spec in _once_each(config.score)]
     if stage.embedded:
         fits = sum(spec.get("head") == "fit" for spec in config.score)
         works += [_read_by_encoder(stage.embedded, plan.judged_tokens, model, device)]
@@ -219,10 +226,26 @@ def _read_by_encoder(texts: float, tokens: float, model: Model, device: Device) 
     return packed(read, replace(model, shape=ENCODER, targets=(), dtype=dtype), device.rates[dtype])
 
 
-def _judging(spec: dict[str, Any], answers: float, tokens: float, model: Model, device: Device) -> Cost:
+def _once_each(score: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of ``score`` without further heads of a reward model: it reads a text once for all of them."""
+    known: set[str] = set()
+    entries = []
+    for spec in score:
+        name = str(spec["model"]) if kinds_of(spec) == ["model"] else ""
+        if not name or name not in known:
+            entries.append(spec)
+        known.add(name)
+    return entries
+
+
+def _judging(spec: dict[str, Any], answers: float, plan: Plan, model: Model, device: Device) -> Cost:
     """Return the cost of one scorer's ratings."""
     if not answers:
         return Cost()
+    tokens = plan.judged_tokens
+    for asking in plan.asked:
+        if asking.objective == spec.get("objective"):
+            return _asking(asking, spec, answers, model, device)
     if "head" in spec:
         return _read_by_encoder(
             2 * answers, tokens, model, device
@@ -235,6 +258,19 @@ def _judging(spec: dict[str, Any], answers: float, tokens: float, model: Model, 
     forwards = answers * tokens / SCORING_TOKENS
     read = Passes(answers * tokens * passes, 0, answers * tokens**2 * passes, forwards, 2 * answers)
     return packed(read, judge, device.rates[model.dtype])
+
+
+def _asking(asking: Asking, spec: dict[str, Any], answers: float, model: Model, device: Device) -> Cost:
+    """Return the cost of the ratings of a judge or a server; a judge here is of the shape that it has."""
+    if asking.remote:
+        return Cost(seconds=answers * asking.seconds)
+    read, written = (
+        tokens / max(1.0, asking.questions) for tokens in (asking.input_tokens, asking.output_tokens)
+    )
+    shape = replace(model, shape=shape_of(str(spec["model"])), targets=())
+    batch = float(spec.get("batch_size", 16))
+    longest = min(2 * written, float(spec.get("max_new_tokens", 512)))
+    return decoded(Decoding(answers, read, written, longest, batch), shape, device.rates[model.dtype])
 
 
 def _report_seconds(config: RunConfig) -> float:

@@ -333,7 +333,7 @@ def test_a_server_that_reads_prompts_otherwise_is_refused(
         step(of)
 
 
-def test_gates_that_follow_each_row_are_no_lora(live: Live) -> None:
+def test_gates_that_follow_each_row_are_no_lora(lm: LanguageModel, live: Live, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"endpoint\.stages: morlhf: with condition: gates .* no LoRA server takes"
     ):
@@ -344,4 +344,4 @@ def test_gates_that_follow_each_row_are_no_lora(live: Live) -> None:
             }
         )
     with pytest.raises(TrainingError, match="gates that follow the preference"):
-        goal(live, preference=None)
+        Lab(lm, tmp_path, SETTINGS).fit_on_policy("run", goal(live, preference=None))

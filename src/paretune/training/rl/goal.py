@@ -103,11 +103,6 @@ class Reward:
                 f"hidden: {self.conditioning.hidden} features bend the gates, and responses are sampled at straight ones; set "
                 "hidden to 0"
             )
-        gated = self.preference is None and self.prompting is None
-        if self.server is not None and gated:
-            raise TrainingError(
-                "a server samples from a LoRA, and gates that follow the preference of each row are none; sample here"
-            )
         if self.settings.estimator == "grpo" and self.conditioning.aggregation != "linear":
             raise ConfigError(
                 f"scalarisation {self.conditioning.aggregation} needs estimator rloo: grpo divides by the deviation of the "

@@ -60,6 +60,10 @@ def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Ad
         BatchError: A reward function failed. What was trained so far is saved.
     """
     if goal.preference is None and goal.prompting is None:
+        if goal.server is not None:
+            raise TrainingError(
+                f"{run.name}: a server samples from a LoRA, and gates that follow the preference of each row are none; sample here"
+            )
         learner: Learner = conditioned_adapter(run, len(goal.objectives), goal.conditioning)
     else:
         learner = one_adapter(run)
