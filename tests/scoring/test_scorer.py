@@ -538,7 +538,7 @@ def test_models_that_cannot_be_reward_models(models, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         sequence_classifier("good", str(tmp_path / "empty"))
-    with pytest.raises(ModelError, match="neither a folder nor available"):
+    with pytest.raises(ModelError, match="no such file or folder, not in the hub's cache"):
         sequence_classifier("good", str(Path("no") / "such-model-anywhere"))
 
 
@@ -554,3 +554,45 @@ def test_below_enough_words_shorter_is_no_better() -> None:
         build_scorer({"objective": "concise", "rule": "length", "enough": -1})
     with pytest.raises(ConfigError, match="is for direction lower"):
         build_scorer({"objective": "long", "rule": "length", "direction": "higher", "enough": 3})
+
+
+def test_below_the_least_words_each_missing_one_costs_as_much_as_one_too_many() -> None:
+    scorer = build_scorer({"objective": "concise", "rule": "length", "per": 10, "enough": 6, "least": 4})
+    counts = [0, 1, 3, 4, 5, 6, 7, 16]
+    texts = [" ".join(["word"] * count) for count in counts]
+    scores = scorer([PROMPT] * len(texts), texts, [False] * len(texts))
+    assert scores.tolist() == pytest.approx([-1.0, -0.9, -0.7, -0.6, -0.6, -0.6, -0.7, -1.6])
+    without = build_scorer({"objective": "concise", "rule": "length", "per": 10, "enough": 6})
+    assert without([PROMPT], ["word"], [False]).tolist() == pytest.approx([-0.6])
+    assert scorer.fingerprint != without.fingerprint
+    for wrong in (-1, 7, True, "4", float("nan")):
+        with pytest.raises(ConfigError, match=r"least: .*expected a count from 0 to enough \(6\)"):
+            build_scorer({"objective": "concise", "rule": "length", "enough": 6, "least": wrong})
+    with pytest.raises(ConfigError, match="least: 4"):
+        build_scorer({"objective": "long", "rule": "length", "direction": "higher", "least": 4})
+
+
+def test_sentiment_beyond_enough_gains_nothing() -> None:
+    kind, kinder, neutral = "That is good.", "THAT IS GREAT, WONDERFUL AND LOVELY!!!", "The bus is red."
+    plain = build_scorer({"objective": "warm", "rule": "sentiment"})
+    capped = build_scorer({"objective": "warm", "rule": "sentiment", "enough": 0.4})
+    low, high = plain([PROMPT] * 2, [kind, kinder], [False] * 2)
+    assert 0.4 < low < high  # so both reach what is enough
+    texts = [kind, kinder, neutral, f"{kinder} {neutral}", "That is bad."]
+    scores = capped([PROMPT] * len(texts), texts, [False] * len(texts)).tolist()
+    assert scores[:4] == pytest.approx([0.4, 0.4, 0.0, 0.2])
+    assert scores[4] == pytest.approx(plain([PROMPT], ["That is bad."], [False])[0])  # below 0 as it was
+    total = build_scorer({"objective": "warm", "rule": "sentiment", "how": "sum", "enough": 0.4})
+    assert total([PROMPT], [f"{kinder} {kind} {neutral}"], [False])[0] == pytest.approx(0.8)
+    whole = build_scorer({"objective": "warm", "rule": "sentiment", "how": "compound", "enough": 0.4})
+    assert whole([PROMPT], [kinder], [False])[0] == pytest.approx(0.4)
+    cold = build_scorer({"objective": "cold", "rule": "sentiment", "direction": "lower", "enough": 0.4})
+    scores = cold([PROMPT] * 2, ["That is terrible and awful.", kind], [False] * 2)
+    assert scores.tolist() == pytest.approx([0.4, -low])
+    assert len({scorer.fingerprint for scorer in (plain, capped, total, whole, cold)}) == 5
+    assert (
+        plain.fingerprint == build_scorer({"objective": "warm", "rule": "sentiment", "enough": 1}).fingerprint
+    )
+    for wrong in (0, 1.1, -1, True, "1", float("nan")):
+        with pytest.raises(ConfigError, match="enough: .*above 0 and at most 1"):
+            build_scorer({"objective": "warm", "rule": "sentiment", "enough": wrong})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paretune.cli.data import ObjectiveOption, PathOption, Source, SplitOption, load_source
+from paretune.cli.options import DeviceOption
 from paretune.cli.output import JsonOption, tell
 
 if TYPE_CHECKING:
@@ -32,11 +33,12 @@ def score_fit(
     folder: Annotated[Path, typer.Option(help="The new folder to write the head to.")],
     path: PathOption = None,
     split: SplitOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Fit a Bradley-Terry head on pairs over frozen embeddings, and show its held-out accuracy."""
     from paretune.scoring.bradley_terry import fit_head
 
-    typer.echo(str(fit_head(load_source(source, path, objective, split), objective, folder)))
+    typer.echo(str(fit_head(load_source(source, path, objective, split), objective, folder, device=device)))
 
 
 @score.command("rate")

@@ -39,6 +39,8 @@ from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
 from paretune.runs.about_data import about_data
 from paretune.runs.config import RunConfig
+from paretune.runs.data_files import ANSWERS_FILE, write_answers, write_card_beside
+from paretune.runs.data_files import FOLDER as DATA
 from paretune.runs.scorer_usage import keep_usage, usage_lines
 from paretune.runs.scores import scorer_cautions, scorer_facts, write_scores
 from paretune.scoring.cache import ScoreCache
@@ -83,7 +85,14 @@ def write_front(
     record = _record(config, lab, judgement, audited, splits, facts)
     about = about_data(config.data.source, config.data.test)
     about = replace(about, base_model=lab.lm.hub_name or config.model)
-    return lab.team.once(partial(_write, record, judgement, lab.folder, about))
+    data = (config.data.source, config.data.test)
+
+    def write() -> Path:
+        answers = write_answers(judgement, splits["test"].rows, lab.folder / DATA / ANSWERS_FILE)
+        write_card_beside(record, splits, answers, data, lab.folder)
+        return _write(record, judgement, lab.folder, about)
+
+    return lab.team.once(write)
 
 
 def _write(record: FrontRecord, judgement: Judgement, folder: Path, about: About) -> Path:
