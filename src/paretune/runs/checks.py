@@ -276,9 +276,8 @@ def _check_entry(config: RunConfig, name: str) -> None:
         )
     if "endpoint" in values:
         raise ConfigError(
-            f"methods.{name}.endpoint: a run has one endpoint, under endpoint:. It can sample answers between stages of training, "
-            f"for the methods that endpoint.stages lists (of {_staged()}); answers that a method samples while it trains come from "
-            "parameters that only this process has, with another preference in every row, so no endpoint can sample them"
+            f"methods.{name}.endpoint: a run has one endpoint, under endpoint:. It can sample the answers that methods train on, "
+            f"for those that endpoint.stages lists (of {_staged()})"
         )
     entry = config.entry(name)
     if isinstance(entry.settings, RLSettings):
@@ -299,13 +298,13 @@ def _check_targets(config: RunConfig) -> None:
 
 
 def _check_stages(config: RunConfig, name: str) -> None:
-    """Raise a ConfigError unless an endpoint can sample the answers between the stages of the entry ``name``."""
+    """Raise a ConfigError unless an endpoint can sample the answers that are trained on by the entry ``name``."""
     if name not in config.methods:
         raise ConfigError(f"endpoint.stages: no method {name!r}; {suggest(name, config.methods)}")
     entry = config.entry(name)
     if not entry.method.staged:
         raise ConfigError(
-            f"endpoint.stages: {name} has no answers between its stages that an endpoint could sample; expected methods among "
+            f"endpoint.stages: {name} trains on no answers that an endpoint could sample; expected methods among "
             f"{_staged()}"
         )
     if entry.traits.refusal:

@@ -155,7 +155,9 @@ def _scored(dataset: ScoredDataset, scorers: Sequence[Scorer], lab: Lab) -> Scor
     """
     comparing = [s for s in scorers if isinstance(s, FunctionScorer) and s.comparing is not None]
     try:
-        dataset = score_dataset(dataset, [s for s in scorers if s not in comparing], lab.score_cache)
+        dataset = score_dataset(
+            dataset, [s for s in scorers if s not in comparing], lab.score_cache, leave_out=True
+        )
         for scorer in comparing:
             dataset, missing = label_dataset(dataset, scorer)
             if missing:
