@@ -278,6 +278,7 @@ def _chosen(config: RunConfig, lab: Lab, shape: Shape | None, splits: Mapping[st
 def _bound(config: RunConfig, model: Model) -> float:
     """Return more bytes than training needs, by the settings alone: where they are there, no plan has to be made."""
     most, columns = 0.0, model.rank
+    process = (LIBRARIES + KERNEL_BYTES * _kernel_limit()) * model.host
     objectives = max(2, len(config.objectives or config.score))
     for name in config.methods:
         entry = config.entry(name)
@@ -287,7 +288,7 @@ def _bound(config: RunConfig, model: Model) -> float:
             columns = max(columns, entry.traits.conditioning.columns(objectives))
         step = Step(tokens, tokens, tokens * entry.training.max_tokens)
         most = max(most, training_bytes(replace(model, rank=columns, checkpointing=False), step, HEAD_CHUNK))
-    return frozen_bytes(model) + most
+    return (frozen_bytes(model) + most + process) * (SLACK if model.host else 1.0)
 
 
 @contextmanager
