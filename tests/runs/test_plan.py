@@ -150,7 +150,7 @@ def test_autograd_keeps_what_the_memory_formula_says(dtype: torch.dtype, targets
             return x
 
         ids = list(range(lengths))
-        batch = pack([(ids, [ids, ids])], dtype=dtype)
+        batch = pack([(ids, [ids, ids])])
         with (
             steering.at(torch.full((4,), 2.0)),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from paretune.cli.options import DeviceOption, DtypeOption, ModelOption, QuantizationOption, RevisionOption
 from paretune.cli.output import JsonOption, tell
 from paretune.core.bounds import SEEDS
 from paretune.core.errors import ConfigError
@@ -16,33 +17,6 @@ Run = Annotated[
     typer.Argument(
         help="A run's folder, the folder of one policy or its name on the hub, or exported LoRAs."
     ),
-]
-DtypeOption = Annotated[
-    str | None,
-    typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
-]
-QuantizationOption = Annotated[
-    str | None,
-    typer.Option(
-        help="How the base model's matrices are held: none, nf4 (4 bits) or int8; by default as in the run."
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="The base model's folder or hub name here, where it is another than the policy names; its weights must be the same.",
-    ),
-]
-RevisionOption = Annotated[
-    str | None,
-    typer.Option(
-        help="The branch, tag or commit of the base model on the hub, by default the one that was trained on."
-    ),
-]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(help="The device, such as cpu or cuda; by default an accelerator where there is one."),
 ]
 NEEDS = "this needs more packages: pip install 'paretune[serve]'"
 

@@ -63,6 +63,10 @@ class DataWarning(UserWarning):
     """Records that were left out, and why; or an objective that names nothing."""
 
 
+class NoteWarning(DataWarning):
+    """What the notes of a data set say too: one who says the notes need not hear it."""
+
+
 def suggest(given: str, options: Iterable[str]) -> str:
     """Return ``did you mean 'x'? expected one of: ...`` for a name that is not among ``options``."""
     options = [str(o) for o in options]

@@ -6,6 +6,7 @@ what prepacking gains, most with the few rows of decoding. It sums the same prod
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from typing import Any
 
@@ -142,6 +143,7 @@ def _is_llama_norm(module: nn.Module) -> bool:
         not isinstance(weight, Tensor)
         or not hasattr(module, "variance_epsilon")
         or weight.device.type == "meta"
+        or len(inspect.signature(module.forward).parameters) != 1
     ):
         return False
     probe = torch.linspace(-1, 2, weight.numel(), device=weight.device, dtype=weight.dtype).expand(1, 1, -1)

@@ -210,6 +210,7 @@ def load(
     device: str | None = None,
     revision: str | None = None,
     quantization: Quantization | str = "auto",
+    attention: str = "auto",
 ) -> LanguageModel:
     """Load a causal language model for training and sampling.
 
@@ -223,9 +224,11 @@ def load(
         revision: The branch, tag or commit of a model on the hub; by default its main branch.
         quantization: How the frozen matrices are held: ``nf4`` or ``int8`` for 4 or 8 bits by bitsandbytes, ``none`` for the number
             format, or ``auto`` for what the model's folder holds.
+        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``, ``flex``
+            and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
 
     Raises:
-        ModelError: Not found, not loadable, or of an architecture that packed batches cannot run.
+        ModelError: Not found, not loadable, or of an architecture that packed batches cannot run; or ``attention`` cannot run here.
     """
     from transformers.utils import logging
 
@@ -248,7 +251,7 @@ def load(
         raise ModelError(
             f"{name}: does not fit on the device {resolved} ({str(error).splitlines()[0]}); set device, or a smaller model"
         ) from error
-    prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0")
+    prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0", attention=attention)
     return lm
 
 

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -23,6 +24,7 @@ from paretune.models.adapter import Adapter
 from paretune.models.devices import memory_of
 from paretune.models.distributed import shard_weights, start
 from paretune.models.language_model import LanguageModel, computing, load
+from paretune.models.packing import switch_attention
 from paretune.models.targets import target_shapes
 from paretune.planning.shapes import Shape, of_config
 from paretune.policies.alike import alike
@@ -30,6 +32,7 @@ from paretune.policies.policy import Policy
 from paretune.runs.checks import SHARDED_QUANTISED
 from paretune.runs.config import RunConfig
 from paretune.runs.forecast import forecast as expect
+from paretune.runs.given import keep_given, read_given
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
 from paretune.runs.memory import memory_told, settle_checkpointing
@@ -44,8 +47,9 @@ from paretune.runs.run_folder import (
     refuse_other_run,
     told,
 )
+from paretune.runs.scorer_usage import keep_usage
 from paretune.runs.sizes import check_sizes
-from paretune.scoring.scorer import Scorer
+from paretune.scoring.scorer import Scorer, release
 from paretune.training.lab import Lab
 
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
@@ -63,9 +67,11 @@ def run(config: RunConfig, forecast: bool = False) -> Path:
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
     """
+    config = read_given(config)
     sources = read_sources(config)  # before anything is written
     with at_work(config):
         refuse_other_run(config, sources.objectives)
+        config = keep_given(config)
         with told(config) as log, memory_told(config, sources.splits):
             if forecast and log is not None and (expected := expect(config, sources.splits)) is not None:
                 log.plan(expected.parts)
@@ -140,6 +146,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: An objective without adapter, or an adapter without objective.
         ModelError: An adapter of another base model, or of another divergence.
     """
+    config = read_given(config)
     sources = read_sources(config)  # before anything is written
     if set(adapters) != set(sources.objectives):
         raise ConfigError(
@@ -148,6 +155,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         )
     with at_work(config):
         refuse_other_run(config, sources.objectives)
+        config = keep_given(config)
         with told(config), memory_told(config, sources.splits):
             return _front(config, sources, adapters, by, mixing)
 
@@ -183,21 +191,30 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
         if not (folder / FILE).is_file():
             write_text(folder / "config.yaml", to_yaml(config))
     if config.sharding == "none":
-        lm = load(config.model, config.dtype, config.device, quantization=config.quantization)
+        lm = load(
+            config.model,
+            config.dtype,
+            config.device,
+            quantization=config.quantization,
+            attention=config.attention,
+        )
     else:  # layer by layer to the device, as shards
         lm = load(config.model, str(kind).removeprefix("torch."), "cpu", quantization=config.quantization)
         if lm.quantization != "none":
             raise ConfigError(SHARDED_QUANTISED)
         shard_weights(lm.model, device)
+        switch_attention(lm.model, config.attention)
     check_sizes(config, memory_of(device), shape_in(lm))
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
     continue_as_before(lab, before)
     fix_date(lab)
-    for (
-        name
-    ) in config.methods:  # batches that cannot be divided are refused before the first stage, not after it
+    for key, training in config.trainings():  # refused before the first stage, not after it
+        try:
+            target_shapes(lm.model, training.targets)
+        except ModelError as error:
+            raise ConfigError(f"{key}.targets: {error}") from error
+    for name in config.methods:
         training = config.training(name)
-        target_shapes(lm.model, training.targets)
         training.share(lab.team)
     return lab
 
@@ -259,9 +276,13 @@ def train(
     """Train one entry of ``methods`` by the lab's settings of training, and return its policy."""
     entry, endpoint = config.entry(name), config.endpoint_of(name)
     parts = splits["train"], splits["validation"]
-    return entry.method.train(
-        Inputs(lab, *parts, preferences, scorers, config.sampling, endpoint), entry.settings
-    )
+    try:
+        return entry.method.train(
+            Inputs(lab, *parts, preferences, scorers, config.sampling, endpoint), entry.settings
+        )
+    finally:
+        release(scorers)
+        lab.team.once(partial(keep_usage, lab.folder, scorers))
 
 
 def versions() -> dict[str, str]:

@@ -60,6 +60,10 @@ def configured(options: Mapping[str, Any]) -> tuple[ServeConfig, Address]:
     if (run is None) == (upstream is None):
         given = "got both" if run is not None else "got neither"
         raise ConfigError(f"give a run folder, or --upstream URL with --manifest FILE; {given}")
+    if options.get("no_store") and options.get("store"):
+        raise ConfigError(
+            f"--no-store and --store {options['store']} contradict each other; give one of them"
+        )
     renamed = {
         "policies": options["policy"] or None,
         "floors": parse_bounds(options["floor"]) if options["floor"] else None,

@@ -182,7 +182,7 @@ class ConditionedTask:
                     owners.append((j, t))
                     groups += self._group(table, row)
         index = torch.tensor([j for j, _ in owners], device=self.run.lm.device)
-        batch = pack(groups, self.run.lm.device, self.run.lm.model.dtype)
+        batch = pack(groups, self.run.lm.device)
         with self.learner.steering.at(self.learner.gates(weights), index=index[batch.groups]):
             logps = packed_logps(self.run.lm.model, batch)
             losses = torch.zeros(n, M, device=logps.device)

@@ -144,7 +144,7 @@ class DemonstrationTask:
 
     def _loss(self, table: DemonstrationTable, rows: Sequence[int]) -> tuple[Tensor, int, int]:
         """Return the summed negative log-likelihood of ``rows``, its tokens, and all tokens of the one forward."""
-        batch = pack(table.groups(rows), self.run.lm.device, self.run.lm.model.dtype)
+        batch = pack(table.groups(rows), self.run.lm.device)
         loss = -packed_logps(self.run.lm.model, batch).sum()
         return loss, sum(len(table.responses[row]) for row in rows), batch.input_ids.numel()
 

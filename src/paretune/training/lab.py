@@ -33,7 +33,7 @@ from paretune.training.preference_pairs import PairLoss, fit_pairs
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.rl.task import fit_on_policy
-from paretune.training.short_pairs import chosen_pairs, rows_replaced
+from paretune.training.short_pairs import chosen_pairs, what_gave_way
 from paretune.training.stages import CAUSES, StageRecord, Stages
 from paretune.training.token_tables import (
     Limit,
@@ -131,8 +131,8 @@ class Lab:
         return Limit(self.lm, self.training.max_tokens, self.too_long)
 
     def _replaced(self, chosen: Sequence[Pair], objective: str) -> None:
-        if rows := rows_replaced(chosen):
-            self._long(f"the widest pairs of {rows} rows", "and their next ones are taken", objective)
+        if gave_way := what_gave_way(chosen):
+            self._long(*gave_way, objective)
 
     def _long(self, what: str, end: str, objective: str = "") -> None:
         of = f" of {named(objective)}" if objective else ""

@@ -103,7 +103,7 @@ class PairTask:
 
     def losses(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
         """Return the loss ``[B]`` and beta * log-ratio ``[B, 2]`` (DPO's reward) of ``rows``, and the tokens of the one forward."""
-        batch = pack(table.groups(rows), self.run.lm.device, self.run.lm.model.dtype)
+        batch = pack(table.groups(rows), self.run.lm.device)
         logps = packed_logps(self.run.lm.model, batch).view(-1, 2)
         index = torch.tensor(rows)
 

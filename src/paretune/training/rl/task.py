@@ -263,7 +263,7 @@ class OnPolicyTask:
         return [groups[self._part(micro)] for micro in range(self.run.settings.accumulate)]
 
     def _pack(self, groups: Sequence[TokenGroup]) -> PackedBatch:
-        return pack(groups, self.run.lm.device, self.run.lm.model.dtype)
+        return pack(groups, self.run.lm.device)
 
     def _logps(self, packed: PackedBatch) -> Tensor:
         """Return the log-probabilities of response tokens ``[S]``, always with gradients on.
