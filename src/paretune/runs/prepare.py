@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -195,10 +195,13 @@ def _uses(part: ScoredDataset) -> tuple[str, ...]:
     )
 
 
-def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
+def load_splits(
+    config: RunConfig, load: Callable[..., ScoredDataset] = load_data
+) -> dict[str, ScoredDataset]:
     """Load the sources and split them by prompt; ``notes`` of the parts say what was left out.
 
-    Rows of a held-out prompt are no training data, where the held-out prompts have a source of their own.
+    Rows of a held-out prompt are no training data, where the held-out prompts have a source of their own. ``load`` reads a source,
+    as :func:`load_data` does.
 
     Raises:
         DataError: See :func:`load_data`; or all prompts of the source are held out.
@@ -207,7 +210,7 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if isinstance(spec, list) and spec:
             return concatenate([source(entry, split) for entry in spec])
-        return load_data(spec, split, path=config.data.path)
+        return load(spec, split, path=config.data.path)
 
     dataset = source(config.data.source, config.data.split)
     if config.data.limit and len(dataset.rows) > config.data.limit:
