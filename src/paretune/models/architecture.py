@@ -112,7 +112,11 @@ def read_plainly(model: PreTrainedModel, texts: Sequence[tuple[list[int], list[i
 def short_windows(model: PreTrainedModel) -> Iterator[None]:
     """Let every sliding window of a model have :data:`WINDOW` tokens inside this context."""
     holders = [*model.modules(), *_configs(model.config)]
-    narrowed = [(holder, holder.__dict__["sliding_window"]) for holder in holders if "sliding_window" in holder.__dict__]
+    narrowed = [
+        (holder, holder.__dict__["sliding_window"])
+        for holder in holders
+        if "sliding_window" in holder.__dict__
+    ]
     narrowed = [(holder, window) for holder, window in narrowed if isinstance(window, int)]
     try:
         for holder, _ in narrowed:

@@ -208,8 +208,8 @@ def load(
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes it natively.
         device: ``cpu``, ``cuda``, ...; by default an accelerator when there is one.
         revision: The branch, tag or commit of a model on the hub; by default its main branch.
-        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``, ``flex``
-            and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
+        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``,
+            ``flex`` and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
 
     Raises:
         ModelError: Not found, not loadable, or of an architecture that packed batches cannot run; or ``attention`` cannot run here.

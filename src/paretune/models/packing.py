@@ -174,8 +174,8 @@ TEXTS = (
 ROWS = 64
 """Number of tokens in the vocabulary of these."""
 FEW_LAYERS, WHOLE, ROUNDED = 1e-4, 1e-3, 0.25
-"""Largest difference of a log-probability as a share of the spread: over the first layers in float32, over a whole model in float32,
-and of half of the tokens over a whole model in a number format that rounds more."""
+"""Largest difference of a log-probability as a share of the spread: over the first layers in float32, over a whole model in
+float32, and of half of the tokens over a whole model in a number format that rounds more."""
 
 
 def prepare(model: PreTrainedModel, prepack: bool = True, attention: str = "auto") -> None:
@@ -235,7 +235,8 @@ def _take_first(model: PreTrainedModel, backends: Sequence[Backend], plain: Read
     for backend, following in zip(backends, [*backends[1:], None], strict=True):
         try:
             errors = _packed_errors(model, backend, plain)
-            return _check(model, float(errors.max() if exact else errors.median()), WHOLE if exact else ROUNDED)
+            _check(model, float(errors.max() if exact else errors.median()), WHOLE if exact else ROUNDED)
+            return
         except Exception as error:
             if following is None:
                 raise
@@ -263,7 +264,9 @@ def _packed_errors(model: PreTrainedModel, backend: Backend, plain: Reading | No
             "architecture is not supported"
         )
     if not max(found) <= 1:
-        raise ModelError(f"attention {backend.name!r} is off by {max(found):.2g} times what its rounding explains")
+        raise ModelError(
+            f"attention {backend.name!r} is off by {max(found):.2g} times what its rounding explains"
+        )
     return torch.zeros(1) if plain is None else plain.errors(logps)
 
 

@@ -140,7 +140,9 @@ def choose(asked: str, has: Capability) -> list[Backend]:
     return [BACKENDS[asked]]
 
 
-def capability_of(device: torch.device, dtype: torch.dtype, model: PreTrainedModel | None = None) -> Capability:
+def capability_of(
+    device: torch.device, dtype: torch.dtype, model: PreTrainedModel | None = None
+) -> Capability:
     """Return what a device in a number format allows, and the architecture of ``model`` where it is loaded."""
     modules = () if model is None else model.modules()
     parameters = () if model is None else model.named_parameters()

@@ -21,7 +21,7 @@ class PackedLayout:
 
     Attributes:
         groups: Number of tokens of each prompt, with those of its responses; all at least 1.
-        errors: Filled by each layer where it is a list: the error of its backend, see :mod:`paretune.models.packed_attention.check`.
+        errors: Where it is a list, each layer appends the error of its backend (:mod:`paretune.models.packed_attention.check`).
     """
 
     groups: tuple[tuple[int, tuple[int, ...]], ...]
@@ -86,4 +86,4 @@ def with_sink(key: Tensor, value: Tensor, mask: Tensor, sinks: Tensor) -> tuple[
 def expanded(states: Tensor, heads: int) -> Tensor:
     """Return keys or values ``[B, G, t, d]`` with each of the G heads as often as the ``heads`` queries need: ``[B, H, t, d]``."""
     B, G, t, d = states.shape
-    return states if G == heads else states[:, :, None].expand(B, G, heads // G, t, d).reshape(B, heads, t, d)
+    return states if heads == G else states[:, :, None].expand(B, G, heads // G, t, d).reshape(B, heads, t, d)
