@@ -141,5 +141,5 @@ def test_all_that_is_wrong_is_named_at_once() -> None:
 
 
 def test_gpt2_has_nothing_that_an_adapter_attaches_to() -> None:
-    with pytest.raises(ModelError, match="none are nn.Linear"):
+    with pytest.raises(ModelError, match=r"none are nn\.Linear"):
         Steering.attach(make_architecture("gpt2"), ["all-linear"], 2)
