@@ -40,7 +40,10 @@ def score_fit(
     from paretune.scoring.bradley_terry import fit_head
 
     fitted = fit_head(load_source(source, path, objective, split), objective, folder, device=device)
-    tell(fitted, as_json, str)
+    if as_json:
+        tell(fitted, True, str)
+    else:
+        typer.echo(str(fitted))
 
 
 @score.command("rate")

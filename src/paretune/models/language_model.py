@@ -246,8 +246,8 @@ def load(
         revision: The branch, tag or commit of a model on the hub; by default its main branch.
         quantization: How the frozen matrices are held: ``nf4`` or ``int8`` for 4 or 8 bits by bitsandbytes, ``none`` for the number
             format, or ``auto`` for what the model's folder holds.
-        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``, ``flex``
-            and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
+        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``,
+            ``flex`` and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
 
     Raises:
         ModelError: Not found, not loadable, or of an architecture that packed batches cannot run; or ``attention`` cannot run here.
