@@ -31,7 +31,7 @@ class DataConfig(_Part):
     """The source of the preference data.
 
     Attributes:
-        source: Path, name of a known public set, ``quickstart``, ``quickstart-prompts``, column map, or a list of these.
+        source: Path, name of a known public set, ``quickstart``, ``quickstart-written``, ``quickstart-prompts``, column map, or a list of these.
         path: Local folder of a known set.
         split: Split of the source to train on.
         test: Source of the held-out prompts; by default a share of ``source``.

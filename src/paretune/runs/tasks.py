@@ -16,6 +16,7 @@ from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.preference import Preference
 from paretune.core.settings import as_values
 from paretune.data.dataset import ScoredDataset
+from paretune.methods.base import Inputs
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measure_points
@@ -132,7 +133,7 @@ def _do(here: SweepContext, task: Task) -> dict[str, Any]:
         dpo, training = config.corners()
         (objective,) = (name for name, weight in asked.as_dict().items() if weight)
         with lab.trained_by(training):
-            adapter = lab.dpo(objective, here.splits["train"], here.splits["validation"], dpo.beta, dpo.pairs)
+            adapter = Inputs(lab, here.splits["train"], here.splits["validation"]).corner(objective, dpo)
         return _measured(here, Policy.anchors("corners", lab.lm, objectives, [adapter], [asked]), asked)
     asked_for = [Preference.parse(task.preference, objectives)] if task.preference else []
     trained_for = asked_for if asked_for and separable(config, task.method) else config.grid(objectives)
@@ -172,7 +173,8 @@ def _key(here: SweepContext, task: Task) -> str:
         entry = config.entry(task.method)
         method = [as_values(entry.settings), asdict(entry.training), whole]
     elif task.kind in ("corner", "prepare"):
-        method = [asdict(part) for part in config.corners()]
+        dpo, training = config.corners()
+        method = [as_values(dpo), asdict(training)]
     return fingerprint(
         asdict(task),
         method,
