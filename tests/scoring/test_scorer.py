@@ -33,6 +33,7 @@ from paretune.scoring.scorer import (
     score_texts,
 )
 from paretune.scoring.standardise import Standardisation
+from support.reward_models import SMALL, bert, llama, tokenizer
 
 PROMPT = (Message("user", "How are you?"),)
 
@@ -444,63 +445,6 @@ def test_standardisation_refuses():
 
 # Reward models
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "User", "Assistant", "How", "are", "you", "?", "fine", "thanks"]
-WORDS += ["and", "what", "about", "the", "cat", "dog"]
-SMALL = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "initializer_range": 0.5,  # large enough for the scores to differ
-}
-CHAT = "{% for m in messages %}{{ m['role'] | capitalize }} {{ m['content'] }} [SEP] {% endfor %}"
-
-
-def tokenizer(folder, **settings):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    settings = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", **settings}
-    made = PreTrainedTokenizerFast(tokenizer_object=core, **settings)
-    made.save_pretrained(folder)
-    return made
-
-
-def llama(folder, pad, side="right", num_labels=2):
-    import torch
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        **SMALL, max_position_embeddings=64, num_labels=num_labels, pad_token_id=0 if pad else None
-    )
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    settings = {"pad_token": "[PAD]"} if pad else {}
-    made = tokenizer(folder, padding_side=side, model_input_names=["input_ids", "attention_mask"], **settings)
-    made.chat_template = CHAT
-    made.save_pretrained(folder)
-    return folder
-
-
-def bert(folder):
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    config = BertConfig(**SMALL, max_position_embeddings=24, num_labels=1)
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer(folder, pad_token="[PAD]", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
-    return folder
-
-
 TEXTS = ["fine", "fine thanks and you ?", "the cat", "what about the dog and the cat and the dog", "thanks"]
 
 
@@ -549,7 +493,7 @@ def test_reward_direction_index_and_fingerprint(models):
     assert score(lower, *TEXTS) == [-s for s in score(first, *TEXTS)]
     assert len({first.fingerprint, second.fingerprint, lower.fingerprint}) == 3
     with pytest.raises(ModelError, match=r"index 2: the model has 2 outputs"):
-        score(sequence_classifier("good", folder, index=2), "fine")
+        sequence_classifier("good", folder, index=2)
 
 
 def test_a_long_dialogue_loses_its_beginning(models, caplog):
@@ -594,7 +538,7 @@ def test_models_that_cannot_be_reward_models(models, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         sequence_classifier("good", str(tmp_path / "empty"))
-    with pytest.raises(ModelError, match="neither a folder nor available"):
+    with pytest.raises(ModelError, match="no such file or folder, not in the hub's cache"):
         sequence_classifier("good", str(Path("no") / "such-model-anywhere"))
 
 

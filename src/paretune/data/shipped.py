@@ -10,8 +10,8 @@ SHIPPED = {
     "quickstart-written": "written.jsonl",
     "quickstart-prompts": "prompts.jsonl",
 }
-"""Prompts with four responses of the embedded model each; some of them with three responses written for this package (concise, warm
-and brief, warm); prompts held out from all of them."""
+"""Prompts with four responses of the embedded model each; some of them with three responses that were written for this package
+(concise, warm and brief, warm); prompts held out from all of these."""
 
 
 def shipped_file(name: str = "quickstart") -> Path:

@@ -24,7 +24,9 @@ def meaning(spec: Mapping[str, Any]) -> str:
                 return f"+1 for {each} more"
             enough, least = float(options["enough"]), float(options["least"])
             floor = f", down to {enough:g} {unit}" if enough else ""
-            return f"+1 for {each} fewer{floor}" + (f"; below {least:g}, −1 for {each} fewer" if least else "")
+            return f"+1 for {each} fewer{floor}" + (
+                f"; below {least:g}, −1 for {each} fewer" if least else ""
+            )
         case "sentiment":
             value = {
                 "sum": "the sum over sentences of how {} each sounds, from −1 to +1 (VADER)",

@@ -137,7 +137,9 @@ def rule_sentiment(
     choice("how", how, ("compound", *SENTIMENT_SUMMARIES))
     sign = sign_of(direction)
     if isinstance(enough, bool) or not isinstance(enough, (int, float)) or not (0 < enough <= 1):
-        raise ConfigError(f"enough: {enough!r}: expected a number above 0 and at most 1, VADER's largest value")
+        raise ConfigError(
+            f"enough: {enough!r}: expected a number above 0 and at most 1, VADER's largest value"
+        )
 
     @functools.cache
     def analyser() -> Any:
