@@ -66,7 +66,7 @@ def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -
     for entry in entries:
         stages += entry.method.work(work, entry.name, entry.settings, entry.training)
     corners, training = config.corners()
-    stages += work.corners(corners.beta, corners.pairs, training)
+    stages += work.corners(corners.beta, corners.pairs, training, nll=corners.nll)
     stages += _front(config, work, entries)
     policies = tuple(_columns(work, entry) for entry in entries)
     tokens = work.test.prompt + work.answer
