@@ -288,7 +288,9 @@ def _check_entry(config: RunConfig, name: str) -> None:
 def _check_targets(config: RunConfig) -> None:
     """Raise a ConfigError where a target names no layer of a model that is known without reading it."""
     shape = KNOWN.get(config.model.lower())
-    for key, training in config.trainings() if shape is not None else ():
+    if shape is None:
+        return
+    for key, training in config.trainings():
         for target in training.targets:
             leaf = target.partition("@")[0].rpartition(".")[2]
             if leaf not in (ALL_LINEAR, *shape.linears):

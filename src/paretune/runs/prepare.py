@@ -294,8 +294,8 @@ def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) 
     lab.leave_out(f"{len(short)} of {len(asked)} prompts ({split}) {what}: {left}")
     if not gone and not cut:
         return dataset
-    rows = enumerate(dataset.rows)
-    return replace(dataset, rows=tuple(cut.get(n, row) for n, row in rows if n not in gone))
+    kept = tuple(cut.get(n, row) for n, row in enumerate(dataset.rows) if n not in gone)
+    return replace(dataset, rows=kept)
 
 
 def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
