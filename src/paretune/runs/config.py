@@ -35,8 +35,8 @@ class DataConfig(_Part):
 
     Attributes:
         source: Path, name of a known public set, ``quickstart``, ``quickstart-written``, ``quickstart-prompts``, a column map,
-            ``hub:owner/name``, or a list of these. In Python also a data set of the ``datasets`` library or a ``ScoredDataset``, which the
-            run keeps in its folder.
+            ``hub:owner/name``, or a list of these. In Python also a data set of the ``datasets`` library or a
+            ``ScoredDataset``, which the run keeps in its folder.
         path: Local folder of a known set.
         split: Split of the source to train on.
         test: Source of the held-out prompts; by default a share of ``source``.
