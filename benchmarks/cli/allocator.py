@@ -45,7 +45,7 @@ def work(lm: LanguageModel) -> dict[str, Callable[[], object]]:
         steering = Steering.attach(lm.model, ["q_proj", "k_proj", "v_proj", "o_proj"], 16, lm.fingerprint)
         try:
             with steering.at(torch.full((16,), 2.0)):
-                loss = packed_logps(lm.model, pack(groups, lm.device, lm.model.dtype)).mean()
+                loss = packed_logps(lm.model, pack(groups, lm.device)).mean()
                 loss.backward()
         finally:
             steering.detach()

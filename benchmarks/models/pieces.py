@@ -22,8 +22,10 @@ from torch import Tensor
 
 from benchmarks.side_by_side import RESULTS, clocked, figure, in_turn, start
 from paretune.core.files import write_json
-from paretune.models import packing
 from paretune.models.frozen_linear import FrozenLinear, product
+from paretune.models.head import HEAD_CHUNK, target_logps
+from paretune.models.packed_attention.interface import decoding_attention
+from paretune.models.packed_attention.layout import bias, hidden
 
 HEADS, SHARED, WIDTH, VOCABULARY = 9, 3, 64, 49_152
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -60,7 +62,7 @@ def decoding(dtype: torch.dtype, rows: int, positions: int) -> dict[str, Callabl
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
         return out.transpose(1, 2)
 
-    return {"ours": lambda: packing._decoding_attention(query, key, value, mask, None), "plain": plain}
+    return {"ours": lambda: decoding_attention(query, key, value, mask, None), "plain": plain}
 
 
 def attending(tokens: int, seen: int) -> dict[str, Callable[[], Tensor]]:
@@ -68,13 +70,13 @@ def attending(tokens: int, seen: int) -> dict[str, Callable[[], Tensor]]:
     texts = [
         torch.randn(1, n, t, WIDTH, dtype=torch.bfloat16) for n, t in ((HEADS, tokens), *[(SHARED, seen)] * 2)
     ]
-    bias = packing._bias(seen - tokens, tokens, torch.float32)
+    mask = bias(hidden(seen - tokens, tokens), torch.device("cpu"), torch.float32)
 
     def way(dtype: torch.dtype) -> Callable[[], Tensor]:
         def run() -> Tensor:
             query, key, value = (x.clone().requires_grad_() for x in texts)
             wide = (x.to(dtype) for x in (query, key, value))
-            out = F.scaled_dot_product_attention(*wide, attn_mask=bias.to(dtype), enable_gqa=True)
+            out = F.scaled_dot_product_attention(*wide, attn_mask=mask.to(dtype), enable_gqa=True)
             out.to(torch.bfloat16).sum().backward()
             return query.grad
 
@@ -86,22 +88,15 @@ def attending(tokens: int, seen: int) -> dict[str, Callable[[], Tensor]]:
 def heads(dtype: torch.dtype, chunk: int) -> dict[str, Callable[[], Tensor]]:
     """Return the log-probabilities and gradients of 600 positions in chunks as they are, and in others."""
     head = FrozenLinear(torch.nn.Linear(576, VOCABULARY, False, dtype=dtype).requires_grad_(False))
-    hidden, targets = (
+    states, targets = (
         torch.randn(600, 576, dtype=dtype, requires_grad=True),
         torch.randint(VOCABULARY, (600,)),
     )
 
     def way(size: int) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            kept, packing.HEAD_CHUNK = packing.HEAD_CHUNK, size
-            try:
-                return packing._TargetLogps.apply(hidden, head, targets).detach()
-            finally:
-                packing.HEAD_CHUNK = kept
+        return lambda: target_logps(states, head, targets, size).detach()
 
-        return run
-
-    return {"ours": way(packing.HEAD_CHUNK), "plain": way(chunk)}
+    return {"ours": way(HEAD_CHUNK), "plain": way(chunk)}
 
 
 def repeated(run: Callable[[], Tensor], times: int) -> Callable[[], object]:
@@ -146,7 +141,7 @@ def main(given: Sequence[str] | None = None) -> None:
             what = f"{name}, one token over {positions}, {rows} rows"
             done.append(compared(what, decoding(dtype, rows, positions), arguments.rounds, 50, dtype))
         for chunk in (32, 64, 128):
-            what = f"{name}, head by {packing.HEAD_CHUNK} against {chunk}"
+            what = f"{name}, head by {HEAD_CHUNK} against {chunk}"
             done.append(compared(what, heads(dtype, chunk), arguments.rounds, 1, dtype))
     for tokens, seen in ((75, 250), (64, 175)):
         what = f"attention and backward, {tokens} over {seen}, float32 against bfloat16"

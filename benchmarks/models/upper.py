@@ -64,7 +64,7 @@ def entering(lm: LanguageModel, block: int, batch: PackedBatch) -> Tensor:
 def ways(lm: LanguageModel, arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
     """Return the steps; each returns its loss."""
     table = pair_table(lm, arguments)
-    batch = pack(table.groups(range(len(table))), "cpu", lm.model.dtype)
+    batch = pack(table.groups(range(len(table))))
     half = lm.model.config.num_hidden_layers // 2
     hidden = entering(lm, half, batch)
 

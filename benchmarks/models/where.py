@@ -61,7 +61,7 @@ def taken(lm, arguments: argparse.Namespace) -> tuple[dict[str, float], float, i
     table = pair_table(lm, arguments)
     steering = Steering.attach_adapter(lm.model, random_lora(lm, arguments.targets, seed=1), trainable=True)
     optimizer = torch.optim.AdamW(steering.parameters(), lr=1e-6)
-    batch = pack(table.groups(range(len(table))), "cpu", lm.model.dtype)
+    batch = pack(table.groups(range(len(table))))
 
     def step() -> None:
         optimizer.zero_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from paretune.models.frozen_linear import FrozenLinear, FrozenNorm, freeze
-from paretune.models.packing import _decoding_attention
+from paretune.models.packed_attention.interface import decoding_attention
 from paretune.models.steering import Steering
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -199,4 +199,4 @@ def test_attention_of_one_query_position(heads: int, masked: bool, dtype: torch.
     if mask is not None:
         mask[..., -1] = True
     plain = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
-    close(_decoding_attention(query, key, value, mask, 0.3), plain.transpose(1, 2), dtype)
+    close(decoding_attention(query, key, value, mask, 0.3), plain.transpose(1, 2), dtype)

@@ -168,7 +168,7 @@ def test_reference_and_policy_round_alike(tiny_llama, dtype: torch.dtype) -> Non
     """Where an adapter adds nothing, log-probabilities with gradients are those without, bit for bit."""
     model = tiny_llama().to(dtype).requires_grad_(False)
     prepare(model)
-    batch = pack([(list(range(3, 90)), [[7, 8, 9], [10, 11]]), ([5, 6], [[4] * 20])], dtype=dtype)
+    batch = pack([(list(range(3, 90)), [[7, 8, 9], [10, 11]]), ([5, 6], [[4] * 20])])
     with torch.no_grad():
         reference = packed_logps(model, batch)
     steering = Steering.attach(model, ["all-linear"], 4)

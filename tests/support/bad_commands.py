@@ -125,6 +125,8 @@ def _by_hand() -> Iterator[BadCommand]:
         (("run", "{place}/config.yaml", "--device", "quantum"), "quantum"),
         (("run", "{place}/config.yaml", "--dtype", "float99"), "float99"),
         (("run", "{place}/config.yaml", "device=xpu:99"), "xpu:99"),
+        (("run", "{place}/config.yaml", "device=cpu", "attention=varlen"), "varlen"),
+        (("run", "{place}/config.yaml", "device=cpu", "attention=flex"), "flex"),
         (("run", "{place}/config.yaml", "data.source={place}/none.jsonl"), "none.jsonl"),
         (("run", "{place}/config.yaml", "data.source={place}/mine.txt"), "mine.txt"),
         (

@@ -12,8 +12,10 @@ import paretune
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import figures as figure_commands
+from paretune.cli import generate as generate_commands
 from paretune.cli import judge as judge_commands
 from paretune.cli import options
+from paretune.cli import score as score_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli import share as share_commands
 from paretune.cli import start as start_commands
@@ -21,6 +23,7 @@ from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
 from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
+from paretune.cli.threads import wait_briefly
 from paretune.cli.usage import Commands
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands.data, name="data")
-app.add_typer(data_commands.score, name="score")
+app.add_typer(score_commands.score, name="score")
 app.add_typer(config_commands.config, name="config")
 
 # Modules that load torch are imported inside the commands, so that --help answers at once.
@@ -220,7 +223,11 @@ def sweep(
     typer.echo(counts, err=as_json)
     for outcome in swept.failed:
         reason = outcome.error.strip().splitlines()[-1]
-        typer.secho(f"failed after {outcome.tries} tries: {outcome.name}: {reason}", fg="red", err=True)
+        typer.secho(
+            f"failed after {outcome.tries} {'try' if outcome.tries == 1 else 'tries'}: {outcome.name}: {reason}",
+            fg="red",
+            err=True,
+        )
     if swept.report is not None:
         tell_report(swept.report, as_json)
     else:
@@ -278,57 +285,7 @@ def front(
     tell_report(report, as_json)
 
 
-@app.command()
-def generate(
-    policy: Annotated[
-        Path,
-        typer.Argument(
-            help="The folder of a policy, for example runs/quickstart/policies/modpo, or its name on the hub."
-        ),
-    ],
-    prompt: Annotated[str, typer.Argument(help="The prompt to answer.")],
-    preference: Annotated[
-        list[str],
-        typer.Option(
-            "--preference",
-            "-p",
-            help="A preference to answer at, such as concise=0.7,warm=0.3, or concise+warm for equal weights; repeat to compare.",
-        ),
-    ],
-    max_new_tokens: Annotated[
-        int, typer.Option(help="The length limit of an answer, in tokens.", min=1)
-    ] = 160,
-    temperature: Annotated[
-        float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
-    ] = 0.7,
-    seed: options.SeedOption = 0,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
-    device: options.DeviceOption = None,
-    dtype: options.DtypeOption = None,
-    allow_extrapolation: options.ExtrapolationOption = False,
-) -> None:
-    """Answer one prompt at one or more preferences, all in one batch."""
-    from paretune.core.preference import Preference
-    from paretune.core.sampling import Sampling
-    from paretune.data.rows import Message
-    from paretune.policies.policy_file import PolicyFile
-    from paretune.policies.saving import load_policy
-    from paretune.policies.shared import policy_folder
-
-    folder = policy_folder(policy)
-    objectives = PolicyFile.read(folder).objectives
-    preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
-    sampling = Sampling(max_new_tokens, temperature, 0.95)
-    loaded = load_policy(folder, model=model, revision=revision, device=device, dtype=dtype)
-    answers = loaded.generate(
-        [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
-    )
-    for asked, used, answer in zip(preferences, loaded.used(preferences), answers, strict=True):
-        note = "" if asked == used else f" (served by the anchor {used})"
-        note += " (extrapolated: off the simplex)" if asked.extrapolated else ""
-        typer.secho(f"{asked}{note}", bold=True)
-        typer.echo(answer.text + ("..." if answer.truncated else "") + "\n")
+app.command()(generate_commands.generate)
 
 
 @app.command("export")
@@ -355,6 +312,10 @@ def export_command(
     revision: options.RevisionOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="Write a dense model of a quantised base model, dequantised.")
+    ] = False,
     allow_extrapolation: options.ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
@@ -362,12 +323,14 @@ def export_command(
     from paretune.core.preference import Preference, preference_grid
     from paretune.policies.catalogue import find_policy
     from paretune.policies.export import export, export_grid
-    from paretune.policies.policy_file import PolicyFile
+    from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
     from paretune.policies.shared import front_of
 
     if (preference is None) == (grid == 0):
         raise ConfigError("give either --preference or --grid")
+    if dequantize and form != "dense":
+        raise ConfigError("--dequantize writes a dense model; give --format dense with it")
     if form not in ("lora", "dense") or (grid and form == "dense"):
         raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
     if grid == 1 or grid < 0:
@@ -384,9 +347,9 @@ def export_command(
     points = preference_grid(objectives, grid - 1) if grid else []
     if len(points) > MOST_LORAS:
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
-    loaded = load_policy(source, model=model, revision=revision, device=device, dtype=dtype)
+    loaded = load_policy(source, **vars(BaseChoice(model, revision, device, dtype, quantization)))
     if asked is not None:
-        used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
+        used = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
         typer.echo(
             f"{folder}: {loaded.name} at {used}"
             + ("" if used == asked else f", the anchor nearest to {asked}")
@@ -444,4 +407,5 @@ def main() -> None:
     open_streams()
     keep_freed_memory()
     limit_kernels()
+    wait_briefly()
     sys.exit(run_to_end(app))

@@ -32,6 +32,12 @@ DtypeOption = Annotated[
     str | None,
     typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
 ]
+QuantizationOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How the base model's matrices are held: none, nf4 (4 bits) or int8; by default as in the run."
+    ),
+]
 RunDeviceOption = Annotated[
     str | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from paretune.cli.options import DeviceOption, DtypeOption, ModelOption, RevisionOption
+from paretune.cli.options import DeviceOption, DtypeOption, ModelOption, QuantizationOption, RevisionOption
 from paretune.cli.output import JsonOption, tell
 from paretune.core.bounds import SEEDS
 from paretune.core.errors import ConfigError
@@ -110,6 +110,7 @@ def serve(
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
     upstream: Annotated[
         str | None, typer.Option(help="The URL of a LoRA server that generates the text; needs --manifest.")
     ] = None,
@@ -154,6 +155,7 @@ def chat(
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
 ) -> None:
     """Talk to a policy in the terminal; PageUp and PageDown change the preference."""
     try:
@@ -162,7 +164,15 @@ def chat(
         raise ConfigError(f"{error}; {NEEDS}") from error
     from paretune.policies.policy_file import BaseChoice
 
-    talk(run, policy, preference, max_tokens, temperature, seed, BaseChoice(model, revision, device, dtype))
+    talk(
+        run,
+        policy,
+        preference,
+        max_tokens,
+        temperature,
+        seed,
+        BaseChoice(model, revision, device, dtype, quantization),
+    )
 
 
 def choose(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -15,6 +16,10 @@ from paretune.core.errors import ConfigError
 
 SERVING = ("alembic", "fastapi", "plotly", "prometheus_client", "sqlalchemy", "uvicorn")
 """Modules that ``serve`` needs."""
+SOURCES = (
+    "A file or folder, a known data set (hh-rlhf, ...), hub:owner/name, or a YAML column map. Several are read as one, such as a "
+    "file of pairs for each objective: OBJECTIVE=FILE, or the name of the file names it."
+)
 
 
 def quickstart(
@@ -57,10 +62,8 @@ def quickstart(
 
 def init(
     data: Annotated[
-        str | None,
-        typer.Argument(
-            help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map; asked at a terminal."
-        ),
+        list[str] | None,
+        typer.Argument(help=f"{SOURCES} Asked at a terminal."),
     ] = None,
     objective: Annotated[
         list[str] | None,
@@ -84,15 +87,19 @@ def init(
     """Write a commented config for your own data, with sizes that this machine can do; three questions at a terminal."""
     from paretune.cli.init import init as write_config
 
-    config = write_config(data, objective or [], model, out, minutes)
-    typer.echo(f"Written: {config}\nNext: paretune run {config}    # its plan: paretune plan {config}")
+    config = write_config(data or [], objective or [], model, out, minutes)
+    shown = shlex.quote(str(config))
+    typer.echo(f"Written: {config}")
+    if "head: fit" in config.read_text(encoding="utf-8"):
+        from paretune.scoring import encoder
+
+        if not encoder.is_at_hand():
+            typer.echo(f"First: {encoder.INSTALL}    # reads texts for the judges of head: fit")
+    typer.echo(f"Next: paretune run {shown}    # its plan: paretune plan {shown}")
 
 
 def advise(
-    data: Annotated[
-        str,
-        typer.Argument(help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map."),
-    ],
+    data: Annotated[list[str], typer.Argument(help=SOURCES)],
     run: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="The folder of a finished pilot run, whose effect and spread give the numbers."),
@@ -104,8 +111,7 @@ def advise(
 ) -> None:
     """Say which method fits your data first, and how many prompts and steps it takes; by rules, or by a pilot run."""
     from paretune.cli.advise import render
-    from paretune.cli.data import column_map
+    from paretune.cli.data import named_sources
     from paretune.runs.advice import advise as advice_on
 
-    source = column_map(data) if data.endswith((".yaml", ".yml")) else data
-    tell(advice_on(source, run, reward), as_json, render)
+    tell(advice_on(named_sources(data), run, reward), as_json, render)

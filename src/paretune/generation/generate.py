@@ -218,7 +218,7 @@ def response_logps(
         logps = []
         with exclusive(lm.model), progress(description, sum(map(len, some))) as advance:
             for part in some:
-                batch = pack([groups[number] for number in part], lm.device, lm.model.dtype)
+                batch = pack([groups[number] for number in part], lm.device)
                 context: AbstractContextManager[None] = gated(steering, gates)
                 if steering is not None and gates is not None and gates.ndim == 2:
                     context = steering.at(gates[part], index=batch.groups)

@@ -21,8 +21,9 @@ from paretune.models.adapter import Adapter
 from paretune.models.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from paretune.models.devices import computes, native_bfloat16, present
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB
-from paretune.models.loading import UNREAD, Origin, locate, origin_of, read_model
+from paretune.models.loading import UNREAD, Held, Origin, locate, origin_of, read_model
 from paretune.models.packing import prepare
+from paretune.models.quantised import Quantization, check_quantization
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class LanguageModel:
 
     Attributes:
         name: Name as the user gave it.
-        fingerprint: Identity of parameters, tokenizer and template; adapters and cached log-probabilities carry it.
+        fingerprint: Identity of parameters (quantised ones are others), tokenizer and template; adapters and cached
+            log-probabilities carry it.
         tags: Texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
             The model knows them with an adapter that has a row for each (``Adapter.tokens``); responses never hold one.
         date: The time that the chat template writes as today's, if it writes one; None for the present.
         chat_template: Arguments of the chat template, such as ``{"enable_thinking": False}``.
         origin: Where the model comes from.
+        quantization: How the frozen matrices are held: ``none``, ``nf4``, ``int8``, or ``fp4`` of a folder saved so.
     """
 
     model: PreTrainedModel
@@ -47,6 +50,7 @@ class LanguageModel:
     date: datetime | None = None
     chat_template: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin = UNREAD
+    quantization: str = "none"
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +71,7 @@ class LanguageModel:
     def context(self) -> int | None:
         """The number of positions that the model has, for a prompt and its answer together; None where it states none."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(positions) if positions else None
+        return int(positions) if positions and positions > 0 else None
 
     def room(self, most: int) -> int:
         """Return the limit of tokens for prompt and response together: ``most``, or fewer where the model has fewer positions."""
@@ -81,17 +85,26 @@ class LanguageModel:
         eos = self.tokenizer.eos_token_id
         return frozenset([self.turn_end, *listed, *([] if eos is None else [int(eos)])])
 
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, where: str = "") -> list[int]:
         """Return the token ids of a prompt, ready for the assistant's answer (one BOS at most).
+
+        Args:
+            prompt: The messages.
+            where: Where the prompt comes from, such as ``file:line``; messages begin with it.
 
         Raises:
             DataError: The chat template refuses the prompt, drops, changes or repeats a text of it, or changes the number of its
                 tags.
         """
         messages = [{"role": message.role, "content": message.content} for message in prompt]
-        text = self.template.prompt(messages)
+        try:
+            text = self.template.prompt(messages)
+        except DataError as error:
+            raise DataError(f"{where}: {error}" if where else str(error)) from error
         reader, numbers = self._reader
-        ids = reader(text, add_special_tokens=self.template.lacks_bos).input_ids
+        ids = (
+            self._begun(text) if self.template.lacks_bos else reader(text, add_special_tokens=False).input_ids
+        )
         # A template that cuts something out of a text may break a tag, or make one out of what a user wrote.
         written = sum(message.content.count(tag) for message in prompt for tag in self.tags)
         read = sum(i in numbers for i in ids)
@@ -104,8 +117,21 @@ class LanguageModel:
 
     def encode_text(self, text: str) -> list[int]:
         """Return the token ids of a text that is no conversation, as the tokenizer begins one."""
-        reader, numbers = self._reader
-        return [numbers.get(i, i) for i in reader(text).input_ids]
+        _, numbers = self._reader
+        return [numbers.get(i, i) for i in self._begun(text)]
+
+    def _begun(self, text: str) -> list[int]:
+        """Return the numbers of a text as the tokenizer begins it, with a BOS where it knows one, and without its end."""
+        reader, _ = self._reader
+        ids = list(reader(text).input_ids)
+        return ids[: len(ids) - self._closing] if self._closing else ids
+
+    @cached_property
+    def _closing(self) -> int:
+        """The number of tokens with which the tokenizer ends a text, such as an EOS."""
+        plain, whole = (list(self.tokenizer("x", add_special_tokens=add).input_ids) for add in (False, True))
+        start = next((n for n in range(len(whole)) if whole[n : n + len(plain)] == plain), 0)
+        return max(0, len(whole) - start - len(plain))
 
     @cached_property
     def _reader(self) -> tuple[PreTrainedTokenizerBase, dict[int, int]]:
@@ -135,12 +161,12 @@ class LanguageModel:
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:
         """All fingerprints that mean this model: the present one first, then those that earlier versions gave it."""
-        if not self.origin.weights:
-            return (self.fingerprint,)
-        return tuple(
-            _identity(each, self.tokenizer, self.chat_template)
-            for each in (self.origin.weights, *self.origin.earlier)
-        )
+        return self.fingerprints_in(self.quantization) if self.origin.weights else (self.fingerprint,)
+
+    def fingerprints_in(self, quantization: str) -> tuple[str, ...]:
+        """Return the :attr:`fingerprints` that this model has where its matrices are held in ``quantization``."""
+        known = (self.origin.weights, *self.origin.earlier)
+        return tuple(_identity(each, self.tokenizer, quantization, self.chat_template) for each in known)
 
     @property
     def hub_name(self) -> str:
@@ -158,6 +184,12 @@ class LanguageModel:
         Raises:
             ModelError: It belongs to another base model; ``name`` says in the message what it is.
         """
+        trained = str(adapter.info.get("quantization", "none"))
+        if trained != self.quantization and adapter.base in self.fingerprints_in(trained):
+            raise ModelError(
+                f"{name}: was trained on {self.name} with quantization: {trained}, and the model is held in "
+                f"{self.quantization} here; set quantization: {trained}"
+            )
         if adapter.base not in self.fingerprints:
             adapter.check_base(self.fingerprint, name)
         return replace(adapter, base=self.fingerprint)
@@ -212,6 +244,8 @@ def load(
     dtype: str = "auto",
     device: str | None = None,
     revision: str | None = None,
+    quantization: Quantization | str = "auto",
+    attention: str = "auto",
     chat_template: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a causal language model for training and sampling.
@@ -224,45 +258,51 @@ def load(
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes it natively.
         device: ``cpu``, ``cuda``, ...; by default an accelerator when there is one.
         revision: The branch, tag or commit of a model on the hub; by default its main branch.
+        quantization: How the frozen matrices are held: ``nf4`` or ``int8`` for 4 or 8 bits by bitsandbytes, ``none`` for the number
+            format, or ``auto`` for what the model's folder holds.
+        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``,
+            ``flex`` and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
         chat_template: Arguments of the chat template, such as ``{"enable_thinking": False}``.
 
     Raises:
         ModelError: Not found, not loadable, without these arguments in its chat template, or of an architecture that packed batches
-            cannot run.
+            cannot run; or ``attention`` cannot run here.
     """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    check_quantization(quantization)
     resolved, kind = computing(dtype, device)
     source = locate(name, revision)
-    _, model, tokenizer = read_model(source, name, kind)
+    held, model, tokenizer = read_model(source, name, Held(kind, resolved, quantization))
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     origin = origin_of(source)
     given = dict(chat_template or {})
+    identity = _identity(origin.weights, tokenizer, held, given)
     lm = LanguageModel(
-        model,
-        tokenizer,
-        name,
-        _identity(origin.weights, tokenizer, given),
-        chat_template=given,
-        origin=origin,
+        model, tokenizer, name, identity, chat_template=given, origin=origin, quantization=held
     )
     lm.template.check_options()
     _ = lm.turn_end, lm.template.opening  # a template that writes no answer is refused now
     try:
-        model.eval().requires_grad_(False).to(resolved)
+        model.eval().requires_grad_(False)
+        if held == "none":  # a quantised one is there already
+            model.to(resolved)
     except RuntimeError as error:
         raise ModelError(
             f"{name}: does not fit on the device {resolved} ({str(error).splitlines()[0]}); set device, or a smaller model"
         ) from error
-    prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0")
+    prepare(model, prepack=os.environ.get("PARETUNE_PREPACK") != "0", attention=attention)
     return lm
 
 
-def _identity(weights: str, tokenizer: PreTrainedTokenizerBase, chat_template: Mapping[str, Any]) -> str:
+def _identity(
+    weights: str, tokenizer: PreTrainedTokenizerBase, quantization: str, chat_template: Mapping[str, Any]
+) -> str:
+    held = [] if quantization == "none" else [quantization]
     arguments = [dict(chat_template)] if chat_template else []
-    return fingerprint(weights, fingerprint(tokenizer.chat_template, len(tokenizer), *arguments))
+    return fingerprint(weights, fingerprint(tokenizer.chat_template, len(tokenizer), *arguments), *held)
 
 
 def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype]:

@@ -7,35 +7,27 @@ group, and its positions go on from the prompt's end, so each log-probability eq
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
 from paretune.core.errors import ModelError, TrainingError
+from paretune.models.architecture import Reading, check_kind, read_plainly, shallow_in_float32, short_windows
 from paretune.models.frozen_linear import FrozenLinear, freeze
+from paretune.models.head import target_logps
+from paretune.models.kernels import fuse, kernels_for
+from paretune.models.packed_attention.backends import BACKENDS, Backend, capability_of, choose
+from paretune.models.packed_attention.interface import implementation
+from paretune.models.packed_attention.layout import PackedLayout
 
-ATTENTION = "paretune"
-"""Name under which the packed attention is registered with transformers; without a layout it is plain SDPA."""
-
-HEAD_CHUNK = 256
-"""Positions projected to the vocabulary at a time: bounds the logits to HEAD_CHUNK x V."""
+logger = logging.getLogger(__name__)
 
 TokenGroup = tuple[Sequence[int], Sequence[Sequence[int]]]
 """Token ids of one prompt and of each of its responses."""
-
-PROMPT_BLOCK = 64
-"""Prompt tokens that are attended together: keys behind a block are left out, where a causal kernel computes and hides most."""
-
-Layout = tuple[tuple[tuple[Tensor, ...], tuple[Tensor, ...]], ...]
-"""See :class:`PackedBatch`."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +37,7 @@ class PackedBatch:
     Attributes:
         input_ids: int64 ``[1, T]``.
         position_ids: int64 ``[1, T]``, counted within each prompt + response.
-        layout: Attention biases of each group: those (0 or -inf) of its prompt's blocks of n tokens, ``[n, end of the block]``,
-            and of its responses of r tokens, ``[r, prompt + r]``.
+        layout: Which tokens see which.
         predictors: int64 ``[S]``, the token whose hidden state predicts each target (a response's first token is
             predicted by the last token of its prompt).
         targets: int64 ``[S]``.
@@ -57,7 +48,7 @@ class PackedBatch:
 
     input_ids: Tensor
     position_ids: Tensor
-    layout: Layout
+    layout: PackedLayout
     predictors: Tensor
     targets: Tensor
     responses: Tensor
@@ -65,18 +56,14 @@ class PackedBatch:
     lengths: Tensor
 
 
-def pack(
-    groups: Sequence[TokenGroup], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> PackedBatch:
-    """Pack groups of token ids; ``dtype`` is that of the model, which the attention bias must match (on the CPU it is fp32).
+def pack(groups: Sequence[TokenGroup], device: torch.device | str = "cpu") -> PackedBatch:
+    """Pack groups of token ids for a model on ``device``.
 
     Raises:
         TrainingError: A prompt or a response without tokens.
     """
-    bias_dtype = torch.float32 if torch.device(device).type == "cpu" else dtype
     ids: list[int] = []
     positions: list[int] = []
-    layout: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
     predictors: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
@@ -100,11 +87,6 @@ def pack(
             ids.extend(response)
             positions.extend(range(len(prompt), len(prompt) + len(response)))
         group_of.extend([number] * (len(ids) - start))
-        blocks = range(0, len(prompt), PROMPT_BLOCK)
-        texts = [(first, min(PROMPT_BLOCK, len(prompt) - first)) for first in blocks]
-        texts += [(len(prompt), len(response)) for response in responses]
-        biases = [_bias(seen, length, bias_dtype).to(device) for seen, length in texts]
-        layout.append((tuple(biases[: len(blocks)]), tuple(biases[len(blocks) :])))
 
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
@@ -112,19 +94,17 @@ def pack(
     return PackedBatch(
         input_ids=tensor(ids)[None],
         position_ids=tensor(positions)[None],
-        layout=tuple(layout),
+        layout=PackedLayout(
+            tuple(
+                (len(prompt), tuple(len(response) for response in responses)) for prompt, responses in groups
+            )
+        ),
         predictors=tensor(predictors),
         targets=tensor(targets),
         responses=tensor(owners),
         groups=tensor(group_of),
         lengths=tensor(lengths),
     )
-
-
-def _bias(seen: int, length: int, dtype: torch.dtype) -> Tensor:
-    """Return the attention bias ``[length, seen + length]`` of a text: it sees all before it, and itself up to each token."""
-    hidden = torch.ones(length, seen + length, dtype=torch.bool).triu(seen + 1)
-    return torch.zeros(length, seen + length, dtype=dtype).masked_fill(hidden, float("-inf"))
 
 
 def packed_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
@@ -153,154 +133,129 @@ def packed_token_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     ).last_hidden_state[0]
     head = model.get_output_embeddings()
     assert isinstance(head, FrozenLinear)
-    return _TargetLogps.apply(hidden[batch.predictors], head, batch.targets)
+    return target_logps(hidden[batch.predictors], head, batch.targets)
 
 
-class _TargetLogps(torch.autograd.Function):
-    """Log-softmax at the targets, in chunks; the gradient is formed in the forward pass, so no logits are kept.
-
-    The head is frozen, so d logp_t / d h_t = W[target] - softmax(h_t W^T) W is known at once and is as small as h.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: FrozenLinear, targets: Tensor) -> Tensor:  # type: ignore[override]
-        logps = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        wanted = hidden.requires_grad
-        gradient = torch.empty_like(hidden) if wanted else None
-        for start in range(0, len(targets), HEAD_CHUNK):
-            part = slice(start, start + HEAD_CHUNK)
-            all_logps = head.product(hidden[part]).float().log_softmax(-1)
-            logps[part] = all_logps.gather(-1, targets[part, None])[:, 0]
-            if gradient is not None:
-                probabilities = all_logps.exp_()
-                pushed = head.transposed_product(probabilities.to(hidden.dtype))
-                gradient[part] = head.weight[targets[part]] - pushed
-        ctx.save_for_backward(gradient) if wanted else None
-        return logps
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return (outputs[0][:, None].to(gradient.dtype) * gradient), None, None
+TEXTS = (
+    (range(1, 6), (range(7, 11), range(20, 23))),
+    (range(7, 11), (range(1, 6),)),
+)
+"""Token ids of the groups that prove a model: each prompt with its responses."""
+ROWS = 64
+"""Number of tokens in the vocabulary of these."""
+FEW_LAYERS, WHOLE, ROUNDED = 1e-4, 1e-3, 0.25
+"""Largest difference of a log-probability as a share of the spread: over the first layers in float32, over a whole model in
+float32, and of half of the tokens over a whole model in a number format that rounds more."""
 
 
-def _attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    packed_layout: Layout | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Return the attention within each group of a packed batch; plain SDPA where no layout is given (generation, padded batches).
-
-    Prompts and responses are attended one by one: no work is done where a mask would hide it. They are cut by ``split``,
-    whose backward is one concatenation; that of a slice is a full tensor of zeros for each.
-    """
-    if packed_layout is None and query.shape[2] == 1:
-        return _decoding_attention(query, key, value, attention_mask, kwargs.get("scaling")), None
-    kind = query.dtype
-    if query.device.type == "cpu":
-        # The backward pass of bfloat16 attention on the CPU takes longer than that of float32. Without gradients, and where
-        # nothing is packed, too: all that reads a text is to round alike.
-        query, key, value = query.float(), key.float(), value.float()
-    if packed_layout is None:
-        if attention_mask is not None and attention_mask.is_floating_point():
-            attention_mask = attention_mask.to(query.dtype)
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        return out.to(kind), None
-    window = kwargs.get("sliding_window")
-    if window is not None and any(
-        bias.shape[1] > window for texts in packed_layout for part in texts for bias in part
-    ):
-        raise ModelError(
-            f"a text is longer than the model's sliding window of {window} tokens; set a smaller train.max_tokens and "
-            "sampling.max_new_tokens, or leave out long texts"
-        )
-    attend = partial(
-        F.scaled_dot_product_attention,
-        scale=kwargs.get("scaling"),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    sizes = [bias.shape[0] for blocks, biases in packed_layout for bias in (*blocks, *biases)]
-    texts = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
-    pieces = []
-    for blocks, biases in packed_layout:
-        parts = [next(texts) for _ in blocks]
-        prompt_k, prompt_v = (torch.cat([part[slot] for part in parts], dim=2) for slot in (1, 2))
-        for (q, _, _), bias in zip(parts, blocks, strict=True):
-            end = bias.shape[1]
-            pieces.append(attend(q, prompt_k[:, :, :end], prompt_v[:, :, :end], attn_mask=bias))
-        for bias in biases:
-            q, k, v = next(texts)
-            k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
-            pieces.append(attend(q, k, v, attn_mask=bias))
-    return torch.cat(pieces, dim=2).transpose(1, 2).to(kind), None
-
-
-def _decoding_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None
-) -> Tensor:
-    """Return the attention ``[B, 1, H, d]`` of one query position ``[B, H, 1, d]`` over keys ``[B, G, T, d]``.
-
-    The H / G heads that share keys are queries of one head: a single query in bfloat16 takes the CPU several times as long
-    (``benchmarks/pieces.py``).
-    """
-    B, H, _, d = query.shape
-    grouped, kind = query.reshape(B, key.shape[1], -1, d), query.dtype
-    if key.shape[1] == H and kind == torch.bfloat16 and query.device.type == "cpu":
-        grouped, key, value = grouped.float(), key.float(), value.float()
-    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
-    return out.to(kind).reshape(B, 1, H, d)
-
-
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
-def prepare(model: PreTrainedModel, prepack: bool = True) -> None:
+def prepare(model: PreTrainedModel, prepack: bool = True, attention: str = "auto") -> None:
     """Freeze the linear layers of ``model`` and switch it to the packed attention.
 
-    One small batch proves that it still computes the same. ``prepack`` see :class:`paretune.models.frozen_linear.FrozenLinear`.
+    A small batch proves that it still computes what the model itself does, with transformers' eager attention: the first layers
+    in float32, and the whole model in its own number format.
+
+    Args:
+        model: A decoder on its device.
+        prepack: See :class:`paretune.models.frozen_linear.FrozenLinear`.
+        attention: Backend, see :mod:`paretune.models.packed_attention.backends`; with ``auto`` a backend that fails the proof is
+            left for the next, and a warning says so.
 
     Raises:
-        ModelError: The architecture does something between the decoder and the logits (soft caps, logit scales) or in
-            its attention that a packed batch would miss.
+        ModelError: The architecture does something that a packed batch would miss, or ``attention`` cannot run here.
     """
+    check_kind(model)
+    backends = choose(attention, capability_of(model.device, model.dtype, model))
     try:
-        freeze(model, prepack)
-        model.set_attn_implementation(ATTENTION)
-        packed, plain = _probed(model)
+        with short_windows(model):
+            _prove_first_layers(model)
+            plain = read_plainly(model, _texts(model))
+            freeze(model, prepack)
+            fuse(model, kernels_for(model.device), model.device, model.dtype)
+            _take_first(model, backends, plain)
+    except ModelError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
             f"{type(model).__name__} cannot run packed batches ({reason}); this architecture is not supported, give a decoder "
-            "such as Llama, Qwen, Mistral or Phi-3"
+            "such as Llama, Qwen3, Mistral, Phi-3 or Gemma 3"
         ) from error
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.5
-    worst = float((packed - plain).abs().max())
-    if not worst <= tolerance:
-        raise ModelError(
-            f"{type(model).__name__} computes other log-probabilities in a packed batch (off by {worst:.3g} nats, "
-            f"allowed {tolerance}); this architecture is not supported"
-        )
+
+
+def _prove_first_layers(model: PreTrainedModel) -> None:
+    """Compare the first layers in float32, in which a difference that the model's own number format hides is seen."""
+    backend = BACKENDS["blocks" if model.device.type == "cpu" else "sdpa"]
+    with shallow_in_float32(model, _rows(model)):
+        plain = read_plainly(model, _texts(model))
+        _check(model, float(_packed_errors(model, backend, plain).max()), FEW_LAYERS)
+
+
+def switch_attention(model: PreTrainedModel, attention: str = "auto") -> None:
+    """Switch a prepared model that was moved to another device to an attention of that device.
+
+    Raises:
+        ModelError: ``attention`` cannot run there.
+    """
+    with short_windows(model):
+        _take_first(model, choose(attention, capability_of(model.device, model.dtype, model)), None)
+
+
+def _take_first(model: PreTrainedModel, backends: Sequence[Backend], plain: Reading | None) -> None:
+    """Switch the model to the first backend that computes attention, and where ``plain`` is given what the model itself does."""
+    exact = model.dtype == torch.float32
+    for backend, following in zip(backends, [*backends[1:], None], strict=True):
+        try:
+            errors = _packed_errors(model, backend, plain)
+            _check(model, float(errors.max() if exact else errors.median()), WHOLE if exact else ROUNDED)
+            return
+        except Exception as error:
+            if following is None:
+                raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            logger.warning(
+                "attention %r does not run here (%s); %r is taken", backend.name, reason, following.name
+            )
 
 
 @torch.no_grad()
-def _probed(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of three small texts, read packed and one by one."""
-    size = min(model.get_output_embeddings().weight.shape[0], 64)
-    prompt, first, second = (
-        [i % size for i in range(1, 6)],
-        [i % size for i in range(7, 11)],
-        [i % size for i in range(20, 23)],
-    )
-    device = model.device
-    packed = packed_logps(model, pack([(prompt, [first, second]), (second, [prompt])], device, model.dtype))
-    plain = []
-    for context, response in [(prompt, first), (prompt, second), (second, prompt)]:
-        ids = torch.tensor([context + response], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 : -1]
-        plain.append(logits.float().log_softmax(-1).gather(-1, ids[0, len(context) :, None]).sum())
-    return packed, torch.stack(plain)
+def _packed_errors(model: PreTrainedModel, backend: Backend, plain: Reading | None) -> Tensor:
+    """Switch the model to a backend, and return how far packed log-probabilities ``[S]`` are from ``plain``, in its spread.
+
+    Raises:
+        ModelError: The architecture does not ask the backend, or the backend does not compute attention.
+    """
+    model.set_attn_implementation(implementation(backend.name))
+    groups = [(_ids(model, prompt), [_ids(model, each) for each in responses]) for prompt, responses in TEXTS]
+    batch = pack(groups, model.device)
+    found: list[float] = []
+    logps = packed_token_logps(model, replace(batch, layout=replace(batch.layout, errors=found)))
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has an attention of its own, which cannot be replaced by that of packed batches; this "
+            "architecture is not supported"
+        )
+    if not max(found) <= 1:
+        raise ModelError(
+            f"attention {backend.name!r} is off by {max(found):.2g} times what its rounding explains"
+        )
+    return torch.zeros(1) if plain is None else plain.errors(logps)
+
+
+def _check(model: PreTrainedModel, error: float, allowed: float) -> None:
+    if not error <= allowed:
+        raise ModelError(
+            f"{type(model).__name__} computes other log-probabilities in a packed batch (off by {error:.2g} of their spread over "
+            f"the vocabulary, allowed {allowed}); this architecture is not supported"
+        )
+
+
+def _texts(model: PreTrainedModel) -> list[tuple[list[int], list[int]]]:
+    return [(_ids(model, prompt), _ids(model, each)) for prompt, responses in TEXTS for each in responses]
+
+
+def _ids(model: PreTrainedModel, numbers: Sequence[int]) -> list[int]:
+    return [number % _rows(model) for number in numbers]
+
+
+def _rows(model: PreTrainedModel) -> int:
+    return min(model.get_output_embeddings().weight.shape[0], ROWS)

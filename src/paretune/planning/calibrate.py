@@ -121,7 +121,7 @@ def _training(model: PreTrainedModel, count: int, length: int) -> float:
     """Return the seconds of a packed forward and backward on ``count`` prompts with two responses, all of ``length``."""
     steering = Steering.attach(model, TARGETS, RANK)
     ids = torch.arange(length).remainder(60).tolist()
-    batch = pack([(ids, [ids, ids])] * count, model.device, model.dtype)
+    batch = pack([(ids, [ids, ids])] * count, model.device)
     gate = torch.full((RANK,), 2.0)
 
     def step() -> None:
@@ -168,7 +168,7 @@ def _launch(device: torch.device, kind: torch.dtype) -> float:
     """Return the seconds of an operation that has next to nothing to do."""
     model = _llama(32, 32, 2, 1, device, kind)
     prepare(model)
-    batch = pack([([1, 2], [[3]])], device, kind)
+    batch = pack([([1, 2], [[3]])], device)
     shape = Shape("tiny", 32, 32, 2, 2, 1, 16, 64, True)
     work = Passes(3, 1, 5, 1, 2)
 

@@ -17,9 +17,29 @@ from paretune.planning.lengths import Counter, Texts, any_pair, of_pairs
 from paretune.training.conditioning import Conditioning
 from paretune.training.loop import Training
 from paretune.training.rl.goal import RLSettings
+from paretune.training.token_tables import TooLong
 
 SCORING_TOKENS = 1024
 """Tokens of one forward that scores responses, see :func:`paretune.generation.generate.response_logps`."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A forward with gradients, the largest of a stage.
+
+    Attributes:
+        tokens: Number of tokens.
+        targets: Number of scored positions among them.
+        seen: Number of positions that its tokens attend to, summed over tokens.
+    """
+
+    tokens: float = 0.0
+    targets: float = 0.0
+    seen: float = 0.0
+
+    def scaled(self, factor: float) -> Step:
+        """Return a step of so many times as many texts."""
+        return Step(self.tokens * factor, self.targets * factor, self.seen * factor)
 
 
 @dataclass(frozen=True)
@@ -33,7 +53,7 @@ class Stage:
         judged: Answers that every scorer rates.
         embedded: Texts that the encoder of heads reads before they are fitted.
         columns: Columns of each adapter that the stage saves.
-        step: Tokens and scored positions of its largest forward with gradients.
+        step: Its largest forward with gradients.
     """
 
     name: str
@@ -42,7 +62,7 @@ class Stage:
     decodings: tuple[Decoding, ...] = ()
     judged: float = 0.0
     columns: tuple[float, ...] = ()
-    step: tuple[float, float] = (0.0, 0.0)
+    step: Step = Step()
     embedded: float = 0.0
 
     @property
@@ -92,6 +112,7 @@ class Work:
         max_tokens: Longest prompt and response that is trained on.
         sampled: Responses that are sampled for each row without any; 0 where every row has some.
         assumptions: What the plan assumes, for people.
+        too_long: What happens to longer pairs, see :class:`paretune.training.token_tables.Limit`.
     """
 
     splits: Mapping[str, ScoredDataset]
@@ -105,6 +126,7 @@ class Work:
     max_tokens: int
     sampled: int = 0
     assumptions: list[str] = field(default_factory=list)
+    too_long: TooLong = "drop"
     _trained: set[Any] = field(init=False, default_factory=set)
     _read: dict[Any, tuple[float, float]] = field(init=False, default_factory=dict)
     _asked: dict[Any, float] = field(init=False, default_factory=dict)
@@ -117,13 +139,27 @@ class Work:
         key = (part, objective if objective in self.splits[part].objectives else "", choose)
         if key not in self._pairs:
             self._pairs[key] = self._pair_texts(*key)
+            self._say_long(self._pairs[key], key[1])
         return self._pairs[key]
+
+    def _say_long(self, texts: Texts, objective: str) -> None:
+        """Say once for an objective how many of its pairs are too long, and what happens to them."""
+        ends = {
+            "drop": "are left out",
+            "cut": "lose the end of their responses",
+            "prompt-left": "lose the beginning of their prompts",
+            "refuse": "would stop the run",
+        }
+        of = f" of {objective}" if objective else ""
+        said = f"about {texts.long:.2g} of the pairs{of} have more than {self.max_tokens} tokens and {ends[self.too_long]}"
+        if texts.long and not any(f"of the pairs{of} have more than" in one for one in self.assumptions):
+            self.assumptions.append(said)
 
     def _pair_texts(self, part: str, objective: str, choose: Choose) -> Texts:
         dataset, limit = self.splits[part], self.max_tokens
         if objective:
-            return of_pairs(pairs(dataset, objective, choose), self.count, limit)
-        texts = any_pair(dataset, self.count, limit)
+            return of_pairs(pairs(dataset, objective, choose), self.count, limit, self.too_long)
+        texts = any_pair(dataset, self.count, limit, self.too_long)
         K = self.rows[part].responses
         if not texts.count and self.sampled:
             texts = replace(self.rows[part], responses=2)
@@ -133,7 +169,7 @@ class Work:
     def labelled(self, part: str) -> Texts:
         """Return all pairs that some objective labels."""
         if set(self.objectives) & set(self.splits[part].objectives):
-            return of_pairs(labelled_pairs(self.splits[part]), self.count, self.max_tokens)
+            return of_pairs(labelled_pairs(self.splits[part]), self.count, self.max_tokens, self.too_long)
         return self.pair_texts(part, "", "all")
 
     def demonstrations(self, part: str) -> Texts:
@@ -221,31 +257,54 @@ class Work:
             others: Passes beside those of training.
         """
         training, texts, runs, held_out = fits.training, fits.texts, fits.runs, fits.held_out
-        groups = fits.groups or training.batch_pairs * fits.tables
+        groups, pairs = fits.groups or training.batch_pairs * fits.tables, float(training.batch_pairs)
+        if training.batch_tokens:
+            pairs = min(pairs, self.bounded(training.batch_tokens, texts, fits.tables))
+            groups = min(groups, pairs * fits.tables)
         forwards = runs * training.steps * training.accumulate
         every = training.validate_every or max(1, training.steps // 4)
         times = ceil(training.steps / every)
         works = [passes(replace(texts, count=forwards * groups), forwards, fits.columns, True)]
         if held_out is not None and held_out.count:
-            batches = ceil(held_out.count / training.batch_pairs)
+            batches = ceil(held_out.count / pairs)
             validated = replace(held_out, count=held_out.count * fits.tables * times * runs)
             works.append(passes(validated, batches * times * runs, fits.columns))
         # The largest of many forwards is well above the mean one.
         deviation = (groups * texts.spread**2 + (texts.tokens * fits.groups_spread) ** 2) ** 0.5
         tokens = groups * texts.tokens + 2 * deviation
+        if training.batch_tokens:
+            alone = fits.tables * texts.tokens + 2 * fits.tables**0.5 * texts.spread
+            tokens = min(tokens, max(float(training.batch_tokens), alone))
+        share = tokens / max(texts.tokens, 1)
         return Stage(
             name,
             f"{runs} run{'s' * (runs != 1)} of {training.steps} steps, {what}",
             (*others, *works),
             columns=(fits.columns,) * runs,
-            step=(tokens, tokens * texts.targets / max(texts.tokens, 1)),
+            step=Step(tokens, share * texts.targets, share * texts.seen),
         )
 
+    def bounded(self, tokens: int, texts: Texts, tables: int) -> float:
+        """Return the mean number of rows of each table in forwards of at most ``tokens``, and say it.
+
+        A forward ends before the group that would be too much, so half of one is missing on average.
+        """
+        rows = max(1.0, tokens / max(1.0, tables * texts.tokens) - 0.5)
+        said = f"train.batch_tokens={tokens} lets a forward have about {rows * tables:.3g} pairs of {texts.tokens:.0f} tokens"
+        if said not in self.assumptions:
+            self.assumptions.append(said)
+        return rows
+
     def corners(
-        self, beta: float, choose: Choose, training: Training, divergence: Divergence = "reverse-kl"
+        self,
+        beta: float,
+        choose: Choose,
+        training: Training,
+        divergence: Divergence = "reverse-kl",
+        nll: float = 0.0,
     ) -> list[Stage]:
         """Return the stages that score pairs for the single-objective models and train these; none where they are there."""
-        if not self.once("dpo", beta, choose, training, divergence):
+        if not self.once("dpo", beta, choose, training, divergence, nll):
             return []
         stages = []
         reference: list[Passes] = []

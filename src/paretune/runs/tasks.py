@@ -16,14 +16,17 @@ from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.preference import Preference
 from paretune.core.settings import as_values
 from paretune.data.dataset import ScoredDataset
+from paretune.methods.base import Inputs
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measure_points
+from paretune.runs.memory import memory_told, settle_checkpointing
 from paretune.runs.prepare import prepare_data, read_sources
-from paretune.runs.run import opened, train
+from paretune.runs.run import opened, shape_in, train
 from paretune.runs.run_folder import at_work
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
+from paretune.training.loop import Training
 from paretune.training.remote_stages import identity
 
 
@@ -78,6 +81,7 @@ def world(config: str) -> SweepContext:
     settings = RunConfig.model_validate_json(config)
     sources = read_sources(settings)
     lab = opened(settings, shared=True)
+    settle_checkpointing(settings, lab, shape_in(lab.lm), sources.splits)
     return SweepContext(settings, lab, *prepare_data(settings, lab, sources))
 
 
@@ -96,7 +100,8 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
         if (done := finished(here, task)) is not None:
             return done
         began = time.perf_counter()
-        value = _do(here, task)
+        with memory_told(here.config, here.splits):
+            value = _do(here, task)
         seconds = time.perf_counter() - began
         write_json(_record(here, task), {"key": _key(here, task), "seconds": seconds, "value": value})
         return value
@@ -132,7 +137,7 @@ def _do(here: SweepContext, task: Task) -> dict[str, Any]:
         dpo, training = config.corners()
         (objective,) = (name for name, weight in asked.as_dict().items() if weight)
         with lab.trained_by(training):
-            adapter = lab.dpo(objective, here.splits["train"], here.splits["validation"], dpo.beta, dpo.pairs)
+            adapter = Inputs(lab, here.splits["train"], here.splits["validation"]).corner(objective, dpo)
         return _measured(here, Policy.anchors("corners", lab.lm, objectives, [adapter], [asked]), asked)
     asked_for = [Preference.parse(task.preference, objectives)] if task.preference else []
     trained_for = asked_for if asked_for and separable(config, task.method) else config.grid(objectives)
@@ -163,6 +168,10 @@ def _record(here: SweepContext, task: Task) -> Path:
     return here.lab.folder / "tasks" / f"{task.name}.json"
 
 
+def _trained_by(training: Training) -> dict[str, Any]:
+    return {**training.decisive, "checkpoint_every": training.checkpoint_every}
+
+
 def _key(here: SweepContext, task: Task) -> str:
     """Return the fingerprint of all that decides what a task does."""
     config, lab = here.config, here.lab
@@ -170,9 +179,10 @@ def _key(here: SweepContext, task: Task) -> str:
     if task.method:
         whole = [] if separable(config, task.method) else [str(w) for w in config.grid(here.objectives)]
         entry = config.entry(task.method)
-        method = [as_values(entry.settings), asdict(entry.training), whole]
+        method = [as_values(entry.settings), _trained_by(entry.training), whole]
     elif task.kind in ("corner", "prepare"):
-        method = [asdict(part) for part in config.corners()]
+        dpo, training = config.corners()
+        method = [as_values(dpo), _trained_by(training)]
     return fingerprint(
         asdict(task),
         method,
