@@ -18,11 +18,14 @@ from benchmarks.device.rows import Figures, freed, peak, seconds_of, wait
 from paretune.data.pairs import Pair
 from paretune.data.rows import Message
 from paretune.generation.generate import response_logps
+from paretune.models.head import HEAD_CHUNK
 from paretune.models.language_model import LanguageModel
 from paretune.planning.calibrate import measure
-from paretune.planning.cost import Model, Passes, frozen_bytes, packed, training_bytes
+from paretune.planning.cost import Model, Passes, packed
 from paretune.planning.devices import KNOWN, Rates
+from paretune.planning.memory import frozen_bytes, training_bytes
 from paretune.planning.shapes import Shape
+from paretune.planning.work import Step
 from paretune.training.loop import Record, Training, TrainingRun
 from paretune.training.preference_pairs import PairLoss, fit_pairs
 from paretune.training.token_tables import PairTable
@@ -162,18 +165,14 @@ def figures_of(
     }
     if measured.memory is None:
         return {**figures, "peak of memory": "the CPU keeps no count"}
-    planned = frozen_bytes(model) + training_bytes(model, passes.tokens, passes.targets, _chunk())
+    planned = frozen_bytes(model) + training_bytes(
+        model, Step(passes.tokens, passes.targets, passes.seen), HEAD_CHUNK
+    )
     return {
         **figures,
         "peak of memory, GB": measured.memory / 1e9,
         "memory that the plan says, as a share of the measured": planned / measured.memory,
     }
-
-
-def _chunk() -> int:
-    from paretune.models.packing import HEAD_CHUNK
-
-    return HEAD_CHUNK
 
 
 @dataclass(frozen=True)

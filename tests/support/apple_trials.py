@@ -31,7 +31,7 @@ METHODS: dict[str, Any] = {
     "mod": {},
     "panacea": {"rank": 2},
     "morlhf": {"responses": 2, "epochs": 1},
-    "ric": {"form": "levels", "prompts": 7, "online_steps": 2, "quantile": 0.0},
+    "ric": {"form": "levels", "iterations": 0},
 }
 """Methods of each place at which a preference enters: gates, the distribution, the prompt; and the one that samples in training."""
 
@@ -60,7 +60,7 @@ def whole_run(folder: Path, device: str) -> dict[str, Any]:
     run = small_run(
         folder / device,
         folder / "model",
-        dtype="auto",
+        dtype="float32" if device == "cpu" else "auto",
         device=device,
         methods=METHODS,
         train={"gradient_checkpointing": True},
