@@ -198,10 +198,10 @@ def test_the_command_names_settings_parts_and_savings(
     )
     code, out, _ = call(monkeypatch, capsys, "plan", file, "--model", "8b", "--device", "rtx4090")
     out = " ".join(out.split())
-    assert code == 0 and "quantization=none, train.gradient_checkpointing=true (auto)" in out
+    assert code == 0 and "It fits on 2 rtx4090 with: quantization=none, train.gradient_checkpointing=true (auto)" in out
     assert "train.batch_tokens=10000 lets a forward have about" in out
     assert "Each alone would save: quantization=nf4 (about 10" in out
-    assert "It fits on one rtx4090 with: quantization=nf4" in out
+    assert "It would fit on one rtx4090 with: quantization=nf4" in out
     code, out, _ = call(
         monkeypatch,
         capsys,
