@@ -27,7 +27,7 @@ from paretune.runs import memory
 from paretune.runs.config import RunConfig
 from paretune.runs.estimate import estimate
 from paretune.runs.memory import fitting, held, planned_model, savings
-from paretune.runs.parse import parse_config
+from paretune.runs.parse import load_config, parse_config
 from paretune.runs.plan import plan
 from paretune.runs.run import run
 from paretune.training import loop
@@ -217,6 +217,37 @@ def test_the_command_names_settings_parts_and_savings(
     (found,) = json.loads(out)
     assert found["fits"] and found["devices"] == 1 and found["fitting"] == []
     assert {"weights", "activations", "logits"} <= set(found["memory"])
+
+
+@pytest.mark.parametrize("name", ["ultrafeedback", "helpsteer2", "safe-rlhf"])
+def test_the_configs_for_24_gigabytes_fit_and_ask_nobody(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked a server"))
+    config = load_config(name, ["data.limit=600"])
+    found = estimate(plan(config), config, "8b", "rtx4090")
+    assert found.device.count == 1 and found.fits and found.peak < 0.7 * 24e9
+    assert {"quantization=nf4", "train.gradient_checkpointing=true (auto)", "train.batch_tokens=8192"} <= set(
+        found.settings
+    )
+    assert "attention" in found.memory
+    said = " ".join(found.assumptions)
+    assert "is not on this machine: 600 prompts of about" in said and "train.batch_tokens=8192 lets" in said
+
+
+def test_a_plan_says_how_many_texts_are_too_long_and_what_happens(tmp_path: Path) -> None:
+    train = {"steps": 3, "max_tokens": 30}
+    for rule, end in {
+        "drop": "are left out",
+        "cut": "lose the end of their responses",
+        "prompt-left": "lose the beginning of their prompts",
+    }.items():
+        config = config_of(
+            tmp_path, "x", train=train, data={"source": str(tmp_path / "data.jsonl"), "too_long": rule}
+        )
+        (said,) = [one for one in plan(config).assumptions if "have more than 30 tokens" in one]
+        assert said.startswith("about 0.") and said.endswith(end)
 
 
 # Checkpointing by itself
