@@ -193,7 +193,8 @@ def test_the_command_names_settings_parts_and_savings(
     config_of(tmp_path, "smollm2-135m")  # for its data
     file = tmp_path / "config.yaml"
     file.write_text(
-        f"data: {{source: {tmp_path / 'data.jsonl'}}}\nscore: {json.dumps(SCORE)}\ntrain: {{steps: 3, batch_pairs: 256, batch_tokens: 10000}}\n"
+        f"data: {{source: {tmp_path / 'data.jsonl'}}}\nscore: {json.dumps(SCORE)}\n"
+        "train: {steps: 3, batch_pairs: 256, batch_tokens: 10000}\n"
         "methods: {dpo-soup: {}}\n"
     )
     code, out, _ = call(monkeypatch, capsys, "plan", file, "--model", "8b", "--device", "rtx4090")

@@ -296,10 +296,15 @@ class Work:
         return rows
 
     def corners(
-        self, beta: float, choose: Choose, training: Training, divergence: Divergence = "reverse-kl"
+        self,
+        beta: float,
+        choose: Choose,
+        training: Training,
+        divergence: Divergence = "reverse-kl",
+        nll: float = 0.0,
     ) -> list[Stage]:
         """Return the stages that score pairs for the single-objective models and train these; none where they are there."""
-        if not self.once("dpo", beta, choose, training, divergence):
+        if not self.once("dpo", beta, choose, training, divergence, nll):
             return []
         stages = []
         reference: list[Passes] = []

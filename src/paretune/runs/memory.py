@@ -12,7 +12,7 @@ from paretune.core.errors import ParetuneError, lacks_memory
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.data.dataset import ScoredDataset
 from paretune.models.devices import memory_of
-from paretune.models.packing import HEAD_CHUNK
+from paretune.models.head import HEAD_CHUNK
 from paretune.planning.cost import Model
 from paretune.planning.memory import (
     Parts,
@@ -109,7 +109,10 @@ def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
 
 
 def _trainings(planned: Plan, model: Model, shrunk: float = 1.0) -> list[tuple[str, Parts]]:
-    """Return the name of each stage of training, with what it adds to the model."""
+    """Return the name of each stage of training, with what it adds to the model.
+
+    The head's logits count at the chunk of a CPU: an accelerator takes larger chunks only of what is free.
+    """
     return [
         (
             stage.name,

@@ -17,6 +17,7 @@ from paretune.data.typical import SIZES, is_here, stand_in
 from paretune.evaluation.token_kl import AUDITED
 from paretune.planning.lengths import counter, of_rows
 from paretune.planning.work import Stage, Work, inner, passes, reading
+from paretune.runs.asking import Asking, asked
 from paretune.runs.config import Entry, RunConfig
 from paretune.runs.prepare import check_responses, load_splits
 
@@ -33,12 +34,14 @@ class Plan:
         policies: Columns of the adapters that each saved policy holds.
         judged_tokens: Mean tokens of an answer that is rated, with its prompt.
         assumptions: What was assumed of the run.
+        asked: What judges and scoring servers will be asked.
     """
 
     stages: tuple[Stage, ...]
     policies: tuple[tuple[int, ...], ...]
     judged_tokens: float
     assumptions: tuple[str, ...]
+    asked: tuple[Asking, ...] = ()
 
     @property
     def runs(self) -> int:
@@ -63,10 +66,30 @@ def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -
     for entry in entries:
         stages += entry.method.work(work, entry.name, entry.settings, entry.training)
     corners, training = config.corners()
-    stages += work.corners(corners.beta, corners.pairs, training)
+    stages += work.corners(corners.beta, corners.pairs, training, nll=corners.nll)
     stages += _front(config, work, entries)
     policies = tuple(_columns(work, entry) for entry in entries)
-    return Plan(tuple(stages), policies, work.test.prompt + work.answer, tuple(work.assumptions))
+    tokens = work.test.prompt + work.answer
+    asking = asked(config, stages, tokens, _compared(config, work))
+    if asking:
+        work.assumptions.append(
+            "a judge's answer has 150 tokens and can be read, and none is in the cache; servers answer at once what they are sent "
+            "together"
+        )
+    return Plan(tuple(stages), policies, tokens, tuple(work.assumptions), asking)
+
+
+def _compared(config: RunConfig, work: Work) -> dict[str, float]:
+    """Return objective -> pairs of training responses that its judge compares, where the data say nothing of the objective."""
+    pairs = {
+        str(spec.get("objective")): int(spec.get("pairs", 0)) for spec in config.score if "judge" in spec
+    }
+    parts = [work.rows[name] for name in ("train", "validation")]
+    return {
+        objective: sum(part.count * min(most, part.responses * (part.responses - 1) / 2) for part in parts)
+        for objective, most in pairs.items()
+        if most and objective not in work.splits["train"].objectives
+    }
 
 
 def planned(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -> Work:
