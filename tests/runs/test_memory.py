@@ -17,6 +17,7 @@ from paretune.planning.memory import (
     attention_bytes,
     frozen_bytes,
     matrix_at_work,
+    positions,
     training_bytes,
     training_parts,
 )
@@ -71,14 +72,18 @@ def config_of(folder: Path, model: Path | str, **changes: object) -> RunConfig:
 
 def test_parts_add_up_and_each_follows_what_it_is_made_of() -> None:
     step = Step(4000, 2000, 4000 * 900)
-    parts = training_parts(EIGHT, step, 256)
-    assert sum(parts.values()) == training_bytes(EIGHT, step, 256)
+    parts = training_parts(EIGHT, step)
+    assert sum(parts.values()) == training_bytes(EIGHT, step)
     # Two matrices of 32 blocks: 4096 + 4096 and 4096 + 1024 numbers a column, 16 columns, 4 bytes; four further copies.
     assert parts["adapter"] == 4 * 16 * 32 * (8192 + 5120) and parts["optimiser"] == 4 * parts["adapter"]
     # A chunk of 256 positions in bfloat16 and twice in float32, and the states of 2000 positions with their gradients.
     assert parts["logits"] == 256 * 128_256 * 10 + 2 * 2000 * 4096 * 2
     assert parts["attention"] == attention_bytes(EIGHT, step) == 2 * 4000 * 900
-    less = training_parts(replace(EIGHT, checkpointing=True), step, 256)
+    # An accelerator forms as many at a time as fill an eighth of what the model leaves free: 8 GB here, and so 512.
+    roomy = replace(EIGHT, memory=frozen_bytes(EIGHT) + 8e9)
+    assert positions(roomy) == 512 and positions(EIGHT) == 256
+    assert training_parts(roomy, step)["logits"] - parts["logits"] == 256 * 128_256 * 10
+    less = training_parts(replace(EIGHT, checkpointing=True), step)
     assert less["activations"] < 0.15 * parts["activations"]
     assert {name: value for name, value in less.items() if name != "activations"} == {
         name: value for name, value in parts.items() if name != "activations"
@@ -157,7 +162,7 @@ def test_savings_are_those_of_the_plan_with_the_setting(tmp_path: Path) -> None:
 def test_what_fits_is_found_and_really_fits(tmp_path: Path) -> None:
     config = config_of(tmp_path, "smollm2-135m", dtype="bfloat16", train={"steps": 6, "batch_pairs": 512})
     planned, memory_there = plan(config), DEVICES["rtx4090"].memory
-    device = planned_model(config, SHAPES["8b"], "bfloat16", False)
+    device = planned_model(config, SHAPES["8b"], "bfloat16", False, memory_there)
     chosen = fitting(planned, config, device, memory_there)
     assert chosen[:2] == ["train.gradient_checkpointing=true", "quantization=nf4"]
     asked = {
@@ -199,7 +204,10 @@ def test_the_command_names_settings_parts_and_savings(
     )
     code, out, _ = call(monkeypatch, capsys, "plan", file, "--model", "8b", "--device", "rtx4090")
     out = " ".join(out.split())
-    assert code == 0 and "It fits on 2 rtx4090 with: quantization=none, train.gradient_checkpointing=true (auto)" in out
+    assert (
+        code == 0
+        and "It fits on 2 rtx4090 with: quantization=none, train.gradient_checkpointing=true (auto)" in out
+    )
     assert "train.batch_tokens=10000 lets a forward have about" in out
     assert "Each alone would save: quantization=nf4 (about 10" in out
     assert "It would fit on one rtx4090 with: quantization=nf4" in out
