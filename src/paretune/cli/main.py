@@ -15,6 +15,7 @@ from paretune.cli import figures as figure_commands
 from paretune.cli import generate as generate_commands
 from paretune.cli import judge as judge_commands
 from paretune.cli import options
+from paretune.cli import score as score_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli import share as share_commands
 from paretune.cli import start as start_commands
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands.data, name="data")
-app.add_typer(data_commands.score, name="score")
+app.add_typer(score_commands.score, name="score")
 app.add_typer(config_commands.config, name="config")
 
 # Modules that load torch are imported inside the commands, so that --help answers at once.
