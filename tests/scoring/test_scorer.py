@@ -590,7 +590,9 @@ def test_sentiment_beyond_enough_gains_nothing() -> None:
     scores = cold([PROMPT] * 2, ["That is terrible and awful.", kind], [False] * 2)
     assert scores.tolist() == pytest.approx([0.4, -low])
     assert len({scorer.fingerprint for scorer in (plain, capped, total, whole, cold)}) == 5
-    assert plain.fingerprint == build_scorer({"objective": "warm", "rule": "sentiment", "enough": 1}).fingerprint
+    assert (
+        plain.fingerprint == build_scorer({"objective": "warm", "rule": "sentiment", "enough": 1}).fingerprint
+    )
     for wrong in (0, 1.1, -1, True, "1", float("nan")):
         with pytest.raises(ConfigError, match="enough: .*above 0 and at most 1"):
             build_scorer({"objective": "warm", "rule": "sentiment", "enough": wrong})
