@@ -16,7 +16,8 @@ export TOKENIZERS_PARALLELISM = false
 export PYTHONDONTWRITEBYTECODE =
 PIP := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: install demo quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve campaign docs notebooks clean
+.PHONY: install demo quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve campaign docs notebooks \
+	pythons clean
 
 install: $(VENV)/.installed
 
@@ -81,6 +82,10 @@ notebooks: install
 # Kills, damaged files, full disks, people's files and bad input, all that a run must survive; about 40 minutes on two cores.
 campaign: install
 	PYTHONPATH=tests $(BIN)/python -m campaign --jobs 2 $(ARGS)
+
+# The wheel on every other version of Python that is on this machine: PYTHONS="3.10 3.13" for some of them.
+pythons:
+	.ci/pythons $(PYTHONS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -594,5 +594,5 @@ def test_sentiment_beyond_enough_gains_nothing() -> None:
         plain.fingerprint == build_scorer({"objective": "warm", "rule": "sentiment", "enough": 1}).fingerprint
     )
     for wrong in (0, 1.1, -1, True, "1", float("nan")):
-        with pytest.raises(ConfigError, match="enough: .*above 0 and at most 1"):
+        with pytest.raises(ConfigError, match=r"enough: .*above 0 and at most 1"):
             build_scorer({"objective": "warm", "rule": "sentiment", "enough": wrong})

@@ -136,6 +136,7 @@ def _by_hand() -> Iterator[BadConfig]:
         ("methods.modpo", {"link": "linear"}, "methods.modpo.link"),
         ("methods.modpo", {"train": {"rank": 0}}, "methods.modpo.train.rank"),
         ("methods.modpo", {"train": 3}, "methods.modpo.train"),
+        ("serve", {"policies": ["nonsense"]}, "serve.policies[0]"),
         ("methods.modpo", {"train": {"targets": ["nonsense"]}}, "methods.modpo.train.targets"),
         ("train", {"targets": ["nonsense"]}, "train.targets"),
         ("train", {"targets": ["q_proj", "q_poj@3-"]}, "q_proj"),

@@ -38,6 +38,8 @@ def render(estimate: Estimate, runs: int) -> Group:
         f"With: {', '.join(estimate.settings)}",
         *_advice(estimate),
         f"Disk: {_size(sum(estimate.disk.values()))} ({_parts(estimate.disk)})",
+        *(["Asked of judges and servers:"] if estimate.asked else []),
+        *(f"  - {asking}" for asking in estimate.asked),
         "Assumed:",
         *(f"  - {assumption}" for assumption in estimate.assumptions),
     ]

@@ -61,7 +61,7 @@ class Inputs:
         preferences: Preferences to train for; a method of one adapter for all preferences does not read them.
         scorers: One scorer per objective, for new answers and for data without scores.
         sampling: How answers are sampled while a method trains.
-        endpoint: Server that draws the answers between stages of training; None draws them here.
+        endpoint: Server that draws the answers that the method trains on; None draws them here.
     """
 
     lab: Lab
@@ -145,7 +145,7 @@ class Traits:
         candidates: Answers sampled for each answer that is returned.
         corners: Settings of the single-objective models that the policy is at one-hot preferences; None where it is not.
         beta: Strength of its KL penalty on the scale of DPO's; None on another scale.
-        refusal: Reason why no endpoint can draw its answers between stages of training; empty where one can.
+        refusal: Reason why no endpoint can draw the answers that it trains on; empty where one can.
     """
 
     adapters: Literal["objective", "preference", "all"] = "objective"
@@ -202,7 +202,7 @@ class Method(Generic[Config]):
         card: What a user must know to choose it.
         traits: What the rest of the library must know of it under given settings.
         fixed: Settings that its name decides, key -> value.
-        staged: It samples answers between stages of training, which an endpoint can draw.
+        staged: It samples answers to train on, between its stages or at every step, which an endpoint can draw.
         grows: Another objective in the run is one more adapter, and those of the others stay as they are.
         lends_corners: The single-objective models of a run, between which the mixture is drawn, are those of its first such entry.
         check: Raises a ConfigError where settings do not fit the objectives and preferences of a run, before anything is read.

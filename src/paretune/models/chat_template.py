@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 
 _ANSWER = "paretune"
 _MARKER = r"<\S+>|\[\S+\]"
-_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_NOW = re.compile(r"\bstrftime_now\b")
+_DIRECTIVES = [f"%{letter}" for letter in "aAbBcCdDeFgGhHIjklmMpPrRsSTuUVwWxXyYzZ"] + [
+    f"%-{letter}" for letter in "deHIjklmMSUVWy"
+]
 _THOUGHT = "</think>"
 """The end of reasoning, which templates leave out of earlier answers on purpose."""
 
@@ -77,7 +80,7 @@ class ChatTemplate:
     def lacks_bos(self) -> bool:
         """Whether the tokenizer, and not the template, writes the token of the beginning."""
         text = self._render([{"role": "user", "content": "x"}], False)
-        return not text.startswith(str(self.tokenizer.bos_token or ""))
+        return not text.lstrip().startswith(str(self.tokenizer.bos_token or "").strip())
 
     @cached_property
     def turn_end(self) -> int:
@@ -124,12 +127,15 @@ class ChatTemplate:
 
     @cached_property
     def _at_date(self) -> str:
-        """The template with its date in place of the calls for the present: transformers hands no function to a template."""
+        """The template behind a macro that writes its date in place of the present: transformers hands no function to a template.
+
+        The environment takes away the line break behind the macro, so that the template begins as it did.
+        """
         date = self.date or datetime.now()
-        return _NOW.sub(
-            lambda call: json.dumps(date.strftime(call[2]), ensure_ascii=False),
-            str(self.tokenizer.get_chat_template()),
-        )
+        parts = {directive: date.strftime(directive) for directive in _DIRECTIVES}
+        written = "".join(f" | replace({a!r}, {b!r})" for a, b in [("%%", "\0"), *parts.items(), ("\0", "%")])
+        macro = f"{{% macro strftime_now(format) %}}{{{{ format{written} }}}}{{% endmacro %}}\n"
+        return macro + str(self.tokenizer.get_chat_template())
 
     @cached_property
     def trims(self) -> bool:
@@ -189,7 +195,8 @@ class ChatTemplate:
             )
         except Exception as error:
             raise DataError(
-                f"the chat template of {self.name} refuses the prompt {list(messages)!r:.200}: {error}"
+                f"the chat template of {self.name} refuses the prompt {list(messages)!r:.200} ({error}); leave such prompts out, "
+                "or give the model a template that writes them (chat_template in its tokenizer_config.json)"
             ) from error
 
 

@@ -68,7 +68,7 @@ class LanguageModel:
     def context(self) -> int | None:
         """The number of positions that the model has, for a prompt and its answer together; None where it states none."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(positions) if positions else None
+        return int(positions) if positions and positions > 0 else None
 
     def room(self, most: int) -> int:
         """Return the limit of tokens for prompt and response together: ``most``, or fewer where the model has fewer positions."""
@@ -82,17 +82,26 @@ class LanguageModel:
         eos = self.tokenizer.eos_token_id
         return frozenset([self.turn_end, *listed, *([] if eos is None else [int(eos)])])
 
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, where: str = "") -> list[int]:
         """Return the token ids of a prompt, ready for the assistant's answer (one BOS at most).
+
+        Args:
+            prompt: The messages.
+            where: Where the prompt comes from, such as ``file:line``; messages begin with it.
 
         Raises:
             DataError: The chat template refuses the prompt, drops, changes or repeats a text of it, or changes the number of its
                 tags.
         """
         messages = [{"role": message.role, "content": message.content} for message in prompt]
-        text = self.template.prompt(messages)
+        try:
+            text = self.template.prompt(messages)
+        except DataError as error:
+            raise DataError(f"{where}: {error}" if where else str(error)) from error
         reader, numbers = self._reader
-        ids = reader(text, add_special_tokens=self.template.lacks_bos).input_ids
+        ids = (
+            self._begun(text) if self.template.lacks_bos else reader(text, add_special_tokens=False).input_ids
+        )
         # A template that cuts something out of a text may break a tag, or make one out of what a user wrote.
         written = sum(message.content.count(tag) for message in prompt for tag in self.tags)
         read = sum(i in numbers for i in ids)
@@ -105,8 +114,21 @@ class LanguageModel:
 
     def encode_text(self, text: str) -> list[int]:
         """Return the token ids of a text that is no conversation, as the tokenizer begins one."""
-        reader, numbers = self._reader
-        return [numbers.get(i, i) for i in reader(text).input_ids]
+        _, numbers = self._reader
+        return [numbers.get(i, i) for i in self._begun(text)]
+
+    def _begun(self, text: str) -> list[int]:
+        """Return the numbers of a text as the tokenizer begins it, with a BOS where it knows one, and without its end."""
+        reader, _ = self._reader
+        ids = list(reader(text).input_ids)
+        return ids[: len(ids) - self._closing] if self._closing else ids
+
+    @cached_property
+    def _closing(self) -> int:
+        """The number of tokens with which the tokenizer ends a text, such as an EOS."""
+        plain, whole = (list(self.tokenizer("x", add_special_tokens=add).input_ids) for add in (False, True))
+        start = next((n for n in range(len(whole)) if whole[n : n + len(plain)] == plain), 0)
+        return max(0, len(whole) - start - len(plain))
 
     @cached_property
     def _reader(self) -> tuple[PreTrainedTokenizerBase, dict[int, int]]:
@@ -224,8 +246,8 @@ def load(
         revision: The branch, tag or commit of a model on the hub; by default its main branch.
         quantization: How the frozen matrices are held: ``nf4`` or ``int8`` for 4 or 8 bits by bitsandbytes, ``none`` for the number
             format, or ``auto`` for what the model's folder holds.
-        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``, ``flex``
-            and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
+        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``,
+            ``flex`` and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
 
     Raises:
         ModelError: Not found, not loadable, or of an architecture that packed batches cannot run; or ``attention`` cannot run here.

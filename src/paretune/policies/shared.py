@@ -166,8 +166,8 @@ def send(
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ParetuneError(
-            f"{repository}: the hub did not take it ({reason_of(error)}); a token with the right to write is read from HF_TOKEN, or "
-            "from what `hf auth login` kept"
+            f"{repository}: the hub did not take it ({reason_of(error)}); a token with the right to write is read from HF_TOKEN, "
+            "or from what `hf auth login` kept"
         ) from error
     return str(made)
 

@@ -34,9 +34,9 @@ class DataConfig(_Part):
     """The source of the preference data.
 
     Attributes:
-        source: Path, name of a known public set, ``quickstart``, ``quickstart-written``, ``quickstart-prompts``, ``hub:owner/name``,
-            column map, or a list of these. In Python also a data set of the ``datasets`` library or a ``ScoredDataset``, which the
-            run keeps in its folder.
+        source: Path, name of a known public set, ``quickstart``, ``quickstart-written``, ``quickstart-prompts``, a column map,
+            ``hub:owner/name``, or a list of these. In Python also a data set of the ``datasets`` library or a
+            ``ScoredDataset``, which the run keeps in its folder.
         path: Local folder of a known set.
         split: Split of the source to train on.
         test: Source of the held-out prompts; by default a share of ``source``.
@@ -134,8 +134,8 @@ class RunConfig(_Part):
         quantization: How the base model's frozen matrices are held: ``nf4`` or ``int8`` in 4 or 8 bits by bitsandbytes
             (``pip install 'paretune[quantization]'``), ``none`` in the number format, ``auto`` as the model's folder holds them.
         device: Torch device; by default an accelerator where there is one.
-        attention: Attention over packed batches: ``auto`` takes the best that the device has; ``blocks``, one call for each text, the
-            CPU's; ``varlen``, FlashAttention; ``flex``, FlexAttention; ``sdpa``, one call under a mask.
+        attention: Attention over packed batches: ``auto``, the best that the device has; ``blocks``, one call for each text, as on
+            the CPU; ``varlen``, FlashAttention; ``flex``, FlexAttention; ``sdpa``, one call under a mask.
         processes: Number of processes that you launch (``torchrun --nproc_per_node N``); with another number the run stops at
             once. By default any number.
         sharding: Place of the base model's parameters: ``none``, in every process; ``fsdp``, divided among the processes, for a

@@ -47,7 +47,7 @@ def sequence_classifier(
         device: Torch device; by default an accelerator if there is one.
         across_prompts: Whether its scores can be compared across prompts. False for a model trained on comparisons alone, whose
             scores have an arbitrary part that depends on the prompt.
-        quantization: ``int8`` keeps the matrices of the model in 8 bits, which takes about half the memory; by default as they are.
+        quantization: ``int8`` or ``nf4`` holds the matrices of the model in 8 or 4 bits; by default as they are.
 
     Raises:
         ModelError: There is no such model, it has no trained head, or no logit ``index``.
@@ -60,7 +60,7 @@ def sequence_classifier(
     if not isinstance(across_prompts, bool):
         raise ConfigError(f"across_prompts: {across_prompts!r}: expected true or false")
     if quantization is not None:
-        choice("quantization", quantization, ("int8",))
+        choice("quantization", quantization, ("int8", "nf4"))
     folder = encode.locate(name_or_folder)
     if index >= (heads := encode.heads_of(folder)):
         raise ModelError(f"index {index}: {folder} has {heads} outputs, expected 0..{heads - 1}")

@@ -156,6 +156,7 @@ def score_texts(
     truncated: Sequence[bool] | None = None,
     cache: ScoreCache | None = None,
     sources: Sequence[str] | None = None,
+    leave_out: bool = False,
 ) -> np.ndarray:
     """Return the scorer's raw scores ``[n]`` float64; equal rows (prompt, response, truncation) are scored once.
 
@@ -166,11 +167,11 @@ def score_texts(
         truncated: Whether each response was cut by the token limit; by default none was.
         cache: Scores on disk, read and added to; None keeps none.
         sources: Names of the rows in errors.
+        leave_out: Whether rows without a score are NaN, where the scorer's settings leave such rows out.
 
     Raises:
         ScoreError: The scorer failed; the message names the objective and the row. Scores before the failure are in the cache.
-            Where single rows got none, all others are scored first, and the message counts them; a scorer that leaves such rows
-            out returns NaN for them instead.
+            Where single rows got none, all others are scored first, and the message counts them.
     """
     count = len(responses)
     truncated = [False] * count if truncated is None else truncated
@@ -211,12 +212,12 @@ def score_texts(
             if stopped:
                 break
             advance(len(rows))
-    if unscored and (stopped or not _left_out(scorer)):
+    if unscored and (stopped or not (leave_out and _leaves_out(scorer))):
         raise ScoreError(_failures(scorer.objective, unscored, len(todo), sources, cure))
     return np.array([known.get(key, np.nan) for key in keys], dtype=np.float64)
 
 
-def _left_out(scorer: Scorer) -> bool:
+def _leaves_out(scorer: Scorer) -> bool:
     return isinstance(scorer, FunctionScorer) and scorer.leaves_out
 
 
@@ -239,9 +240,14 @@ def release(scorers: Sequence[Scorer | None]) -> None:
 
 
 def score_dataset(
-    dataset: ScoredDataset, scorers: Sequence[Scorer], cache: ScoreCache | None = None
+    dataset: ScoredDataset,
+    scorers: Sequence[Scorer],
+    cache: ScoreCache | None = None,
+    leave_out: bool = False,
 ) -> ScoredDataset:
     """Return the data set with each scorer's raw scores of every response, in place of older scores of its objective.
+
+    With ``leave_out`` a response without a score is NaN, where the scorer's settings leave such rows out.
 
     Raises:
         ScoreError: Two scorers rate one objective, or a scorer failed (the row is named).
@@ -259,7 +265,7 @@ def score_dataset(
     prompts, responses = [item[0] for item in flat], [item[1] for item in flat]
     truncated, sources = [item[2] for item in flat], [item[3] for item in flat]
     for scorer in scorers:
-        scores = iter(score_texts(scorer, prompts, responses, truncated, cache, sources).tolist())
+        scores = iter(score_texts(scorer, prompts, responses, truncated, cache, sources, leave_out).tolist())
         dataset = dataset.with_scores(
             scorer.objective, [[next(scores) for _ in row.responses] for row in dataset.rows]
         )
