@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paretune.models.packed_attention.backends import BACKENDS
 
 from benchmarks.device.decoding import decoding
 from benchmarks.device.equality import equality
@@ -31,6 +30,7 @@ from benchmarks.device.rows import Figures, NotHereError, Outcome, Row, freed, m
 from benchmarks.device.step import Ceiling, Measured, Work, figures_of, library_step
 from paretune.core.files import write_json, write_text
 from paretune.models.devices import memory_of, present
+from paretune.models.packed_attention.backends import BACKENDS
 
 BEGIN, END = "<!-- written by benchmarks/gpu.py -->", "<!-- end of the accelerator's table -->"
 PACKAGES = ("paretune", "torch", "transformers", "trl", "peft", "bitsandbytes", "liger-kernel")
