@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +29,13 @@ class NamedBase:
         model: The name or folder under which it was loaded.
         hub: Its name on the hub; empty where it is not known.
         revision: The commit on the hub; empty likewise.
+        chat_template: The arguments of its chat template.
     """
 
     model: str
     hub: str = ""
     revision: str = ""
+    chat_template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def is_embedded(self) -> bool:
@@ -95,6 +98,7 @@ class PolicyFile(BaseModel):
         hub: The base model's name on the hub; empty where it is not known, and in files of paretune 0.1.
         revision: The commit on the hub; empty likewise.
         quantization: How the base model's matrices were held in the run; ``none`` in files of paretune 0.1.
+        chat_template: The arguments of the base model's chat template; empty for most.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -111,6 +115,7 @@ class PolicyFile(BaseModel):
     hub: str = ""
     revision: str = ""
     quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    chat_template: dict[str, Any] = {}
 
     @classmethod
     def read(cls, folder: Path) -> PolicyFile:
@@ -138,7 +143,7 @@ class PolicyFile(BaseModel):
     @property
     def named_base(self) -> NamedBase:
         """The base model as this file names it."""
-        return NamedBase(self.model, self.hub, self.revision)
+        return NamedBase(self.model, self.hub, self.revision, self.chat_template)
 
     @property
     def anchor_preferences(self) -> tuple[Preference, ...]:
