@@ -109,6 +109,8 @@ def test_sampling_reads_a_source_as_inspecting_does(
     ]
     (folder / "train.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
     (folder / "validation.jsonl").unlink()
-    code, _, said = call(monkeypatch, capsys, "data", "sample", "hh-rlhf", "h.jsonl", "--path", folder, *short)
+    code, _, said = call(
+        monkeypatch, capsys, "data", "sample", "hh-rlhf", "h.jsonl", "--path", folder, *short
+    )
     assert code == 0, said
     assert [row.prompt[0].content for row in ScoredDataset.read("h.jsonl").rows] == ["0?", "1?"]

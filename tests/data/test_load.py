@@ -788,7 +788,9 @@ def test_a_column_of_a_map_that_no_record_has_is_refused(tmp_path: Path, key: st
     file.write_text(json.dumps({**record, "beside": {"x": values[key]}}) + "\n")
     within = load_data({**mapped, key: "beside.x"}).rows[0]
     assert (within.prompt, within.weight, within.margin) == (read[1].prompt, read[1].weight, read[1].margin)
-    with pytest.raises(DataError, match=r"d\.jsonl:1: no record has the column 'X' that the map names; found 'q'"):
+    with pytest.raises(
+        DataError, match=r"d\.jsonl:1: no record has the column 'X' that the map names; found 'q'"
+    ):
         load_data({**mapped, key: "X"})
 
 
