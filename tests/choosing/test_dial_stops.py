@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from paretune.choosing.dial import Dial, dial_stops
+from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference, simplex_grid
 from paretune.serving.http.front import dial_facts
 from support.front_world import circle, quickstart, surface
@@ -22,6 +24,12 @@ def test_on_a_good_front_all_stops_are_kept() -> None:
     found = dial_stops(front, 21)
     assert found.by == "scores" and not found.why
     assert list(found.stops) == Dial.of(front).steps(21)
+
+
+@pytest.mark.parametrize("count", [1, 10_001, 10**30])
+def test_a_number_of_steps_that_cannot_be_is_refused_at_once(count: int) -> None:
+    with pytest.raises(ParetuneError, match=f"a dial of {count} steps; give at (least 2|most 10,000)"):
+        dial_stops(circle(), count)
 
 
 def test_where_one_preference_is_best_on_everything_the_dial_turns_by_weights_and_says_so() -> None:

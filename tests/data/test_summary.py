@@ -85,7 +85,19 @@ def test_prompts_alone_and_nothing_at_all(rows) -> None:
     assert "rows" in _rendered(found)
 
 
-def _rendered(found) -> str:
-    console = Console(file=io.StringIO(), width=140)
+def _rendered(found, width: int = 140) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(render(found))
     return console.file.getvalue()
+
+
+def test_tables_of_many_objectives_fit_80_columns() -> None:
+    """Eight objectives of long names: no word is broken, and those that disagree most come first."""
+    names = [f"instruction_following_{n}" for n in range(8)]
+    scores = {name: (float(n), float(7 - n), 1.5) for n, name in enumerate(names)}
+    rows = tuple(Row(ask(f"q{n}"), ("a", "b", "c"), scores) for n in range(1200))
+    text = _rendered(inspect(ScoredDataset(tuple(names), rows)), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(text.count(name) >= 2 for name in names) and "13 more, which disagree less" in text
+    (worst, *_) = (line for line in text.splitlines() if "100.0 %" in line)
+    assert "instruction_following_0, instruction_following_" in worst

@@ -11,10 +11,16 @@ import pytest
 
 from paretune.core.errors import ParetuneError
 from paretune.methods import METHODS
-from paretune.runs.advice import Advice, advise, enough
+from paretune.runs import advice
+from paretune.runs.advice import Advice, enough
+from paretune.runs.named_sources import NamedSource
 from support.command import call
 from support.records import figure, point, policy, record
 from support.records import test as paired
+
+
+def advise(source: str, run: Path | None = None, reward: bool = False) -> Advice:
+    return advice.advise([NamedSource(source, source)], run, reward)
 
 
 def data(file: Path, rows: int = 60, responses: int = 2, **row: Any) -> str:
@@ -48,9 +54,9 @@ def fitting(advice: Advice) -> list[str]:
 
 
 def test_every_method_is_spoken_of_once(tmp_path: Path) -> None:
-    advice = advise(data(tmp_path / "a.jsonl"))
-    assert sorted(choice.method for choice in advice.methods) == sorted(METHODS)
-    assert all(choice.why for choice in advice.methods)
+    given = advise(data(tmp_path / "a.jsonl"))
+    assert sorted(choice.method for choice in given.methods) == sorted(METHODS)
+    assert all(choice.why for choice in given.methods)
 
 
 def test_the_method_follows_from_what_the_data_hold(tmp_path: Path) -> None:
@@ -108,8 +114,8 @@ def test_steps_follow_from_the_movement_and_its_interval(
 
 
 def test_without_a_pilot_the_rules_are_called_rules(tmp_path: Path) -> None:
-    advice = advise(data(tmp_path / "a.jsonl", scores={"warm": [1, 2], "concise": [2, 1]}))
-    assert "rule of thumb" in advice.steps[0] and "make a pilot" in advice.unknown[0]
+    given = advise(data(tmp_path / "a.jsonl", scores={"warm": [1, 2], "concise": [2, 1]}))
+    assert "rule of thumb" in given.steps[0] and "make a pilot" in given.unknown[0]
 
 
 def test_a_folder_that_is_no_run_is_one_message(tmp_path: Path) -> None:

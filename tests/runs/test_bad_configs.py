@@ -34,8 +34,9 @@ def test_there_are_many_of_them() -> None:
 def test_the_config_that_they_change_is_right(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_bytes(changed("train", {"targets": "all-linear", "steps": "7", "alpha": 3}))
-    config = load_config(file, ["sweep.seeds=[0,1]", "methods.dpo-soup.train.rank=4"])
+    config = load_config(file, ["sweep.seeds=[0,1]", "methods.dpo-soup.train.rank=4", "seed='3'"])
     assert config.train.targets == ("all-linear",) and config.train.steps == 7
+    assert config.seed == 3 and config.training().seed == 3 and type(config.seed) is int
     assert config.run_folder == Path.cwd() / "runs" / BASE["name"]
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paretune.core.errors import DataError
+from paretune.core.errors import DataError, DataWarning
 from paretune.data.dataset import concatenate
 from paretune.runs.config import RunConfig
-from paretune.runs.prepare import _check_fit, _fit_seed, load_splits
+from paretune.runs.prepare import _check_fit, _fit_seed, load_splits, read_sources
 from paretune.scoring.bradley_terry import parts_of
 
 
@@ -34,6 +35,40 @@ def test_rows_of_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
     assert "10 of 40 rows of data.source are of held-out prompts (data.test) and are not trained on" in (
         parts["train"].notes
     )
+
+
+def test_no_share_is_held_out_of_the_source_by_default_where_the_test_prompts_have_their_own(tmp_path: Path) -> None:
+    train, test = source(tmp_path / "a.jsonl", range(100)), source(tmp_path / "b.jsonl", range(200, 210))
+    parts = splits(source=train, test=test)
+    assert len(parts["train"].rows) + len(parts["validation"].rows) == 100 and not parts["train"].notes
+    assert 5 <= len(parts["validation"].rows) <= 20 and len(parts["test"].rows) == 10
+    alone = {name: len(part.rows) for name, part in splits(source=train).items()}
+    assert sum(alone.values()) == 100 and alone["test"] > 5, "without a test source a fifth of the source is held out"
+    stated = splits(source=train, test=test, splits={"train": 0.7, "validation": 0.1, "test": 0.2})
+    assert len(stated["train"].rows) == alone["train"], "shares that are stated hold"
+    assert "rows are in no part" in stated["train"].notes[0]
+
+
+def test_a_run_says_what_was_left_out_of_a_known_set_once(tmp_path: Path) -> None:
+    """The notes are said where the data are prepared, so reading warns of nothing that they hold."""
+    folder = tmp_path / "helpful-base"
+    folder.mkdir()
+    records = [
+        {"chosen": f"\n\nHuman: {n}?\n\nAssistant: good", "rejected": f"\n\nHuman: {n}?\n\nAssistant: bad"}
+        for n in range(60)
+    ]
+    records[7]["rejected"] = "\n\nHuman: another?\n\nAssistant: bad"
+    (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    score = [{"objective": name, "rule": "length"} for name in ("helpful", "harmless")]
+    data = {"source": "hh-rlhf", "path": str(folder)}
+    config = RunConfig.model_validate({"data": data, "score": score, "methods": {"dpo-soup": {}}})
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        parts = read_sources(config).splits
+    (note,) = [note for note in parts["train"].notes if "left out" in note]
+    assert "left out 1 unusable records" in note and note not in [str(one.message) for one in heard]
+    with pytest.warns(DataWarning, match="left out 1 unusable records"):
+        load_splits(config)
 
 
 def test_a_source_that_is_wholly_held_out_is_refused(tmp_path: Path) -> None:

@@ -19,16 +19,15 @@ from paretune.planning.cost import (
     Passes,
     cache_bytes,
     decoded,
-    frozen_bytes,
-    kept_bytes,
     packed,
     traffic,
-    training_bytes,
 )
 from paretune.planning.devices import KNOWN as DEVICES
 from paretune.planning.devices import Device, Rates, device_of
+from paretune.planning.memory import frozen_bytes, kept_bytes, training_bytes
 from paretune.planning.shapes import KNOWN as SHAPES
 from paretune.planning.shapes import Shape, of_config, shape_of
+from paretune.planning.work import Step
 from paretune.runs.config import RunConfig
 from paretune.runs.estimate import _read_by_encoder, estimate
 from paretune.runs.parse import load_config, parse_config
@@ -113,7 +112,10 @@ def test_parameters_are_those_of_a_real_llama(tied: bool) -> None:
 
 
 def test_known_shapes_are_of_their_size() -> None:
-    billions = {"smollm2-135m": 0.1345, "1b": 1.236, "8b": 8.030, "70b": 70.55}
+    billions = {
+        **{"smollm2-135m": 0.1345, "0.5b": 0.494, "0.6b": 0.596, "1b": 1.236, "1.7b": 1.721, "3b": 3.213},
+        **{"4b": 4.022, "7b": 7.615, "8b": 8.030, "14b": 14.768, "32b": 32.762, "70b": 70.55},
+    }
     for name, size in billions.items():
         assert SHAPES[name].parameters / 1e9 == pytest.approx(size, rel=1e-3)
 
@@ -314,9 +316,10 @@ def test_checkpointing_takes_time_and_gives_memory() -> None:
     model = Model(SHAPES["8b"], "bfloat16", tuple(SHAPES["8b"].targeted(["q_proj"])), 16)
     less = replace(model, checkpointing=True)
     work = Passes(4000, 2000, 4000 * 300, 1, 12, 16, True)
+    step = Step(4000, 2000, 4000 * 300)
     rates = DEVICES["h100"].rates["bfloat16"]
     assert packed(work, less, rates).seconds > packed(work, model, rates).seconds
-    assert training_bytes(less, 4000, 2000, 256) < 0.5 * training_bytes(model, 4000, 2000, 256)
+    assert training_bytes(less, step, 256) < 0.5 * training_bytes(model, step, 256)
     assert traffic(model, 2, True) == 2 * traffic(model, 1, True)
 
 
@@ -426,7 +429,7 @@ def test_the_command_says_what_is_known(
 
 
 def test_what_cannot_be_planned_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="Expected one of smollm2-135m, 1b, 8b, 70b"):
+    with pytest.raises(ModelError, match=r"Expected one of smollm2-135m, 0\.5b, .*8b, 14b, 32b, 70b"):
         shape_of(str(tmp_path / "nothing"))
     with pytest.raises(ModelError, match="num_local_experts = 8"):
         of_config("moe", {"num_local_experts": 8})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import errno
 import json
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
-from paretune.core.errors import ConfigError
+from paretune.core.errors import ConfigError, DataError, ScoreError, TrainingError
 from paretune.fronts.refinement import next_preferences
 from paretune.runs import workers
 from paretune.runs.parse import parse_config
@@ -138,6 +139,25 @@ def test_a_job_is_tried_again_and_its_neighbours_go_on() -> None:
     outcomes = in_order(perform, 2)(jobs, lambda name, state: None)
     assert [(o.value is None, o.tries) for o in outcomes] == [(False, 2), (True, 3), (False, 1)]
     assert "RuntimeError: never" in outcomes[1].error
+
+
+def test_an_error_that_would_come_again_is_not_tried_again() -> None:
+    """A row of the data stays as it is; a disk, a network or a process may be well at the next try."""
+
+    def perform(order: str) -> dict[str, Any]:
+        try:
+            if order == "read":
+                raise OSError(errno.EIO, "the disk")
+            if order == "number":
+                int("x")
+        except (OSError, ValueError) as error:
+            raise DataError(order) from error
+        raise {"data": DataError, "config": ConfigError, "loss": TrainingError, "score": ScoreError}[order](order)
+
+    jobs = [Job(name, name) for name in ("data", "config", "loss", "number", "read", "score")]
+    outcomes = in_order(perform, 2)(jobs, lambda name, state: None)
+    assert [o.tries for o in outcomes] == [1, 1, 1, 1, 3, 3]
+    assert [o.error for o in outcomes] == [o.name for o in outcomes]
 
 
 # Locks

@@ -37,6 +37,33 @@ def nothing(p, r): return None
 def too_few(p, r): return [1.0]
 def nested(p, r): return [[1.0]] * len(r)
 def interrupts(p, r): raise KeyboardInterrupt
+def by_response(p, r): return dict.fromkeys(range(len(r)), 1.0)
+def unordered(p, r): return {float(len(x)) for x in r}
+def one_text(p, r): return "12"
+def endless(p, r):
+    while True: yield 1.0
+def fails_while_it_yields(p, r):
+    for x in r:
+        if x == "bb": raise TypeError("no " + x)
+        yield 1.0
+async def later(p, r): return [1.0] * len(r)
+def one_array(p, r):
+    import numpy as np
+    return np.float64(3)
+def column(p, r):
+    import numpy as np
+    return np.ones((len(r), 1))
+def leaves_a_child(p, r):
+    if os.fork():
+        os._exit(5)
+    time.sleep(60)
+def writes_elsewhere(p, r):
+    os.write(int(sys.argv[3]), b"a line of its own\\n")
+    return [1.0] * len(r)
+class Nameless(Exception):
+    def __str__(self): raise RuntimeError("no words")
+def has_no_words(p, r): raise Nameless
+def asks(p, r): input("continue?")
 
 def forks(p, r):
     os.fork()
@@ -98,6 +125,18 @@ def scorer(name: str, limit: float = 30.0) -> FunctionScorer:
         ("not_a_number", "returned nan, expected a finite number"),
         ("nothing", "returned None, expected a list of 2 numbers"),
         ("too_few", r"returned shape \(1,\) for 2 responses"),
+        ("by_response", r"returned \{0: 1.0, 1: 1.0\}, expected a list of 2 numbers"),
+        ("unordered", r"returned \{1.0, 2.0\}, expected a list of 2 numbers"),
+        ("one_text", r"returned '12', expected a list of 2 numbers"),
+        ("endless", r"returned shape \(3,\) or more for 2 responses"),
+        ("fails_while_it_yields", r"raised TypeError: no bb"),
+        ("later", r"returned <coroutine object later.*expected a list"),
+        ("one_array", r"returned .*3.*expected a list of 2 numbers"),
+        ("column", r"returned shape \(2, 1\) for 2 responses"),
+        ("leaves_a_child", "ended its process with exit code 5"),
+        ("writes_elsewhere", "wrote into the pipe by which it answers"),
+        ("has_no_words", "ended its process with exit code 1 .*no words"),
+        ("asks", "raised EOFError"),
         ("nested", r"returned \[1.0\], expected a number"),
     ],
 )

@@ -18,6 +18,12 @@ from paretune.scoring.scorer import build_scorer
             "a " * 30,
             "a " * 20,
         ),
+        (
+            {"rule": "length", "per": 10, "enough": 30, "least": 20},
+            "+1 for every 10 words fewer, down to 30 words; below 20, −1 for every 10 words fewer",
+            "a " * 10,
+            "a " * 25,
+        ),
         ({"rule": "length"}, "+1 for every word fewer", "a b c", "a b"),
         (
             {"rule": "length", "unit": "sentences", "direction": "higher"},
@@ -44,6 +50,9 @@ def test_a_point_is_what_the_words_say(spec, words, worse, better):
 def test_other_scorers_show_their_settings():
     assert meaning({"objective": "warm", "rule": "sentiment", "how": "sum"}).startswith(
         "the sum over sentences"
+    )
+    assert meaning({"objective": "warm", "rule": "sentiment", "enough": 0.5}).endswith(
+        "(VADER); more than 0.5 counts as 0.5"
     )
     assert "negative" in meaning({"objective": "cold", "rule": "sentiment", "direction": "lower"})
     assert "easier" in meaning({"objective": "easy", "rule": "readability", "formula": "lix"})

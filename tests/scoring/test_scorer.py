@@ -33,6 +33,7 @@ from paretune.scoring.scorer import (
     score_texts,
 )
 from paretune.scoring.standardise import Standardisation
+from support.reward_models import SMALL, bert, llama, tokenizer
 
 PROMPT = (Message("user", "How are you?"),)
 
@@ -444,63 +445,6 @@ def test_standardisation_refuses():
 
 # Reward models
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "User", "Assistant", "How", "are", "you", "?", "fine", "thanks"]
-WORDS += ["and", "what", "about", "the", "cat", "dog"]
-SMALL = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "initializer_range": 0.5,  # large enough for the scores to differ
-}
-CHAT = "{% for m in messages %}{{ m['role'] | capitalize }} {{ m['content'] }} [SEP] {% endfor %}"
-
-
-def tokenizer(folder, **settings):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    settings = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", **settings}
-    made = PreTrainedTokenizerFast(tokenizer_object=core, **settings)
-    made.save_pretrained(folder)
-    return made
-
-
-def llama(folder, pad, side="right", num_labels=2):
-    import torch
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        **SMALL, max_position_embeddings=64, num_labels=num_labels, pad_token_id=0 if pad else None
-    )
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    settings = {"pad_token": "[PAD]"} if pad else {}
-    made = tokenizer(folder, padding_side=side, model_input_names=["input_ids", "attention_mask"], **settings)
-    made.chat_template = CHAT
-    made.save_pretrained(folder)
-    return folder
-
-
-def bert(folder):
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    config = BertConfig(**SMALL, max_position_embeddings=24, num_labels=1)
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer(folder, pad_token="[PAD]", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
-    return folder
-
-
 TEXTS = ["fine", "fine thanks and you ?", "the cat", "what about the dog and the cat and the dog", "thanks"]
 
 
@@ -549,7 +493,7 @@ def test_reward_direction_index_and_fingerprint(models):
     assert score(lower, *TEXTS) == [-s for s in score(first, *TEXTS)]
     assert len({first.fingerprint, second.fingerprint, lower.fingerprint}) == 3
     with pytest.raises(ModelError, match=r"index 2: the model has 2 outputs"):
-        score(sequence_classifier("good", folder, index=2), "fine")
+        sequence_classifier("good", folder, index=2)
 
 
 def test_a_long_dialogue_loses_its_beginning(models, caplog):
@@ -594,7 +538,7 @@ def test_models_that_cannot_be_reward_models(models, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         sequence_classifier("good", str(tmp_path / "empty"))
-    with pytest.raises(ModelError, match="neither a folder nor available"):
+    with pytest.raises(ModelError, match="no such file or folder, not in the hub's cache"):
         sequence_classifier("good", str(Path("no") / "such-model-anywhere"))
 
 
@@ -610,3 +554,43 @@ def test_below_enough_words_shorter_is_no_better() -> None:
         build_scorer({"objective": "concise", "rule": "length", "enough": -1})
     with pytest.raises(ConfigError, match="is for direction lower"):
         build_scorer({"objective": "long", "rule": "length", "direction": "higher", "enough": 3})
+
+
+def test_below_the_least_words_each_missing_one_costs_as_much_as_one_too_many() -> None:
+    scorer = build_scorer({"objective": "concise", "rule": "length", "per": 10, "enough": 6, "least": 4})
+    counts = [0, 1, 3, 4, 5, 6, 7, 16]
+    texts = [" ".join(["word"] * count) for count in counts]
+    scores = scorer([PROMPT] * len(texts), texts, [False] * len(texts))
+    assert scores.tolist() == pytest.approx([-1.0, -0.9, -0.7, -0.6, -0.6, -0.6, -0.7, -1.6])
+    without = build_scorer({"objective": "concise", "rule": "length", "per": 10, "enough": 6})
+    assert without([PROMPT], ["word"], [False]).tolist() == pytest.approx([-0.6])
+    assert scorer.fingerprint != without.fingerprint
+    for wrong in (-1, 7, True, "4", float("nan")):
+        with pytest.raises(ConfigError, match=r"least: .*expected a count from 0 to enough \(6\)"):
+            build_scorer({"objective": "concise", "rule": "length", "enough": 6, "least": wrong})
+    with pytest.raises(ConfigError, match="least: 4"):
+        build_scorer({"objective": "long", "rule": "length", "direction": "higher", "least": 4})
+
+
+def test_sentiment_beyond_enough_gains_nothing() -> None:
+    kind, kinder, neutral = "That is good.", "THAT IS GREAT, WONDERFUL AND LOVELY!!!", "The bus is red."
+    plain = build_scorer({"objective": "warm", "rule": "sentiment"})
+    capped = build_scorer({"objective": "warm", "rule": "sentiment", "enough": 0.4})
+    low, high = plain([PROMPT] * 2, [kind, kinder], [False] * 2)
+    assert 0.4 < low < high  # so both reach what is enough
+    texts = [kind, kinder, neutral, f"{kinder} {neutral}", "That is bad."]
+    scores = capped([PROMPT] * len(texts), texts, [False] * len(texts)).tolist()
+    assert scores[:4] == pytest.approx([0.4, 0.4, 0.0, 0.2])
+    assert scores[4] == pytest.approx(plain([PROMPT], ["That is bad."], [False])[0])  # below 0 as it was
+    total = build_scorer({"objective": "warm", "rule": "sentiment", "how": "sum", "enough": 0.4})
+    assert total([PROMPT], [f"{kinder} {kind} {neutral}"], [False])[0] == pytest.approx(0.8)
+    whole = build_scorer({"objective": "warm", "rule": "sentiment", "how": "compound", "enough": 0.4})
+    assert whole([PROMPT], [kinder], [False])[0] == pytest.approx(0.4)
+    cold = build_scorer({"objective": "cold", "rule": "sentiment", "direction": "lower", "enough": 0.4})
+    scores = cold([PROMPT] * 2, ["That is terrible and awful.", kind], [False] * 2)
+    assert scores.tolist() == pytest.approx([0.4, -low])
+    assert len({scorer.fingerprint for scorer in (plain, capped, total, whole, cold)}) == 5
+    assert plain.fingerprint == build_scorer({"objective": "warm", "rule": "sentiment", "enough": 1}).fingerprint
+    for wrong in (0, 1.1, -1, True, "1", float("nan")):
+        with pytest.raises(ConfigError, match="enough: .*above 0 and at most 1"):
+            build_scorer({"objective": "warm", "rule": "sentiment", "enough": wrong})

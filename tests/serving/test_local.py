@@ -20,6 +20,7 @@ from paretune.models.language_model import LanguageModel
 from paretune.policies.catalogue import find_sources
 from paretune.policies.export import export_grid
 from paretune.policies.policy import Policy
+from paretune.policies.policy_file import BaseChoice
 from paretune.serving.config import ServeConfig
 from paretune.serving.events import Job
 from paretune.serving.local import LocalBackend
@@ -238,7 +239,7 @@ def test_the_number_format_is_that_of_the_run_unless_another_is_asked_for(
     run: Path, asked: str | None
 ) -> None:
     config = ServeConfig()
-    assert LocalBackend.of(run, config, asked).dtype == (asked or "float32")
+    assert LocalBackend.of(run, config, BaseChoice(dtype=asked)).dtype == (asked or "float32")
 
 
 def test_policies_of_several_number_formats_ask_for_one(run: Path, tmp_path: Path) -> None:
@@ -247,5 +248,5 @@ def test_policies_of_several_number_formats_ask_for_one(run: Path, tmp_path: Pat
     file.write_text(file.read_text().replace("float32", "bfloat16"))
     with pytest.raises(ModelError, match="number formats bfloat16, float32; choose one with --dtype"):
         LocalBackend.of(tmp_path, ServeConfig())
-    assert LocalBackend.of(tmp_path, ServeConfig(), "auto").dtype == "auto"
+    assert LocalBackend.of(tmp_path, ServeConfig(), BaseChoice(dtype="auto")).dtype == "auto"
     assert LocalBackend.of(tmp_path, ServeConfig(policies=("mod",))).dtype == "bfloat16"

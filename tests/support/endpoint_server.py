@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from paretune.generation import remote
+from paretune.generation import http_client, remote
 
 
 def completion(text: object, reason: object = "stop", tokens: object = 3) -> bytes:
@@ -105,8 +105,8 @@ def serving(server: Server) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(remote, "LONGEST_ASKED", 0.05)
+    monkeypatch.setattr(http_client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http_client, "LONGEST_ASKED", 0.05)
     monkeypatch.setattr(remote, "PART", 4)
 
 

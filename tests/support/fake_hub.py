@@ -19,11 +19,13 @@ class FakeHub:
         root: Folder with the repositories, ``owner/name/COMMIT``, and the cache.
         branches: (repository, branch) -> commit.
         private: Repository -> whether it was made a private one.
+        kinds: Repository -> ``model`` or ``dataset``.
     """
 
     root: Path
     branches: dict[tuple[str, str], str] = field(default_factory=dict)
     private: dict[str, bool] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
     made: int = 0
 
     def commit(self, name: str, folder: Path, branch: str = "main") -> str:
@@ -39,8 +41,15 @@ class FakeHub:
         return {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
 
     def snapshot_download(
-        self, name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str] | None
+        self,
+        name: str,
+        *,
+        revision: str | None,
+        allow_patterns: list[str],
+        ignore_patterns: list[str] | None,
+        local_files_only: bool,
     ) -> str:
+        assert not local_files_only
         commit = self.branches.get((name, revision or "main"), revision or "")
         source = self.root / "repos" / name / commit
         if not commit or not source.is_dir():
@@ -55,13 +64,14 @@ class FakeHub:
             shutil.copyfile(source / path, target / path)
         return str(target)
 
-    def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> str:
+    def create_repo(self, name: str, *, private: bool, exist_ok: bool, repo_type: str) -> str:
         assert exist_ok
+        self.kinds[name] = repo_type
         self.private.setdefault(name, private)
         return f"https://hub.test/{name}"
 
-    def create_branch(self, name: str, *, branch: str, exist_ok: bool) -> None:
-        assert exist_ok
+    def create_branch(self, name: str, *, branch: str, exist_ok: bool, repo_type: str) -> None:
+        assert exist_ok and repo_type == self.kinds[name]
         self.branches.setdefault((name, branch), self.branches.get((name, "main"), ""))
 
     def upload_folder(
@@ -72,8 +82,9 @@ class FakeHub:
         revision: str | None,
         commit_message: str,
         delete_patterns: list[str],
+        repo_type: str,
     ) -> None:
-        assert commit_message
+        assert commit_message and repo_type == self.kinds[repo_id]
         branch, staged = revision or "main", self.root / "staged"
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()

@@ -13,6 +13,7 @@ from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.modpo import MODPOConfig
 from paretune.models.language_model import LanguageModel
 from paretune.policies.policy import Policy
+from paretune.policies.policy_file import BaseChoice
 from paretune.serving.config import ServeConfig
 from paretune.serving.local import LocalBackend
 from paretune.serving.service import Service
@@ -39,7 +40,7 @@ def trained_run(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> 
 def service_of(place: Path, folder: Path, **settings: object) -> Service:
     """A service as ``paretune serve PLACE`` makes it, with its store in ``folder``."""
     config = ServeConfig(**{"max_prompt_tokens": 64, **settings})  # type: ignore[arg-type]
-    backend = LocalBackend.of(place, config, "float32", "cpu")
+    backend = LocalBackend.of(place, config, BaseChoice(dtype="float32", device="cpu"))
     return Service(backend, Store.open(f"sqlite:///{folder / 'store.sqlite'}"), config)
 
 

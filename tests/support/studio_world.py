@@ -20,6 +20,7 @@ from paretune.models.language_model import LanguageModel
 from paretune.models.targets import target_shapes
 from paretune.policies.catalogue import find_sources
 from paretune.policies.policy import Policy
+from paretune.policies.policy_file import BaseChoice
 from paretune.serving.address import Address
 from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.local import LocalBackend
@@ -109,8 +110,7 @@ def studio(
     backend = LocalBackend(
         [source for source in sources if source.name in served],
         served,
-        "float32",
-        "cpu",
+        BaseChoice(dtype="float32", device="cpu"),
         EngineLimits(max_prompt_tokens=200),
     )
     kept = Store.open(f"sqlite:///{run / 'store.sqlite'}") if store else None

@@ -74,6 +74,33 @@ def test_a_row_whose_widest_pair_is_too_long_gives_its_next_one(small: LanguageM
     assert cut.pair_table(cut.pairs(data, "x", "extremes")).pairs[0].chosen == long
 
 
+def test_neighbours_of_a_response_that_is_too_long_are_paired(small: LanguageModel, tmp_path: Path) -> None:
+    """Of b > LONG > c > d, the pairs without a response in between are b > c and c > d once LONG is out."""
+    long = "red " * 100
+    rows = [Row(PROMPT, ("b", long, "c", "d"), {"x": (9.0, 2.0, 1.0, 0.0)}, {}, (False,) * 4)]
+    rows.append(Row(PROMPT, ("e", "f", "g"), {"x": (2.0, 1.0, 0.0)}, {}, (False,) * 3))
+    rows.append(Row(PROMPT, (long, "h"), {"x": (1.0, 0.0)}, {}, (False,) * 2))
+    rows.append(Row(PROMPT, (long, long + "i", "k"), {"x": (2.0, 1.0, 0.0)}, {}, (False,) * 3))
+    data = ScoredDataset(("x",), tuple(rows))
+    lab = Lab(small, tmp_path)
+    for table in (
+        lab.train_table(lab.pairs(data, "x", "adjacent"), "x"),
+        lab.pair_table(lab.pairs(data, "x", "adjacent"), "x"),
+    ):
+        assert [(pair.chosen, pair.rejected) for pair in table.pairs] == [
+            ("b", "c"),
+            ("c", "d"),
+            ("e", "f"),
+            ("f", "g"),
+        ]
+    limit = "are longer than the 64 positions of"
+    assert lab.left_out[0].startswith(f"1 of 5 pairs of the objective 'x' {limit}")
+    assert lab.left_out[1].startswith(f"some responses of 2 rows of the objective 'x' {limit}")
+    assert lab.left_out[1].endswith("and the others are paired without them")
+    cut = Lab(small, tmp_path, too_long="cut")
+    assert [pair.rejected for pair in cut.pairs(data, "x", "adjacent")][:3] == [long, "c", "d"]
+
+
 def test_texts_are_cut_at_their_end_and_teach_no_end_of_turn(
     small: LanguageModel, caplog: pytest.LogCaptureFixture
 ) -> None:

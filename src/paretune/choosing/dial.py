@@ -14,6 +14,8 @@ from paretune.fronts.surface import EQUAL, Surface, as_preference
 
 DIAL_POINTS = 1001
 """The number of points at which a dial reads the front; measured preferences on its path are added."""
+MOST_STEPS = 10_000
+"""Largest number of steps that a dial is divided in."""
 FEWEST = 3
 """Fewest different stops for which the steps of a dial are those of scores."""
 
@@ -136,10 +138,12 @@ class Dial:
         """Return ``count`` evenly spaced positions with their preferences: equal steps in expected scores.
 
         Raises:
-            ParetuneError: ``count`` is less than 2.
+            ParetuneError: ``count`` is less than 2, or more than :data:`MOST_STEPS`.
         """
         if count < 2:
             raise ParetuneError(f"a dial of {count} steps; give at least 2, its ends")
+        if count > MOST_STEPS:
+            raise ParetuneError(f"a dial of {count} steps; give at most {MOST_STEPS:,}")
         return [(k / (count - 1), self.preference(k / (count - 1))) for k in range(count)]
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from paretune.cli import serving as serve_commands
+from paretune.cli.options import DeviceOption
 from paretune.cli.output import JsonOption, tell
 from paretune.core.bounds import SEEDS
+
+if TYPE_CHECKING:
+    from paretune.runs.named_sources import NamedSource
 
 data = typer.Typer(help="Inspect, convert, sample and select preference data.", no_args_is_help=True)
 score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
@@ -20,7 +26,7 @@ score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
 Source = Annotated[
     str,
     typer.Argument(
-        help="A file or folder, a known data set (quickstart, hh-rlhf, ...), or a YAML column map."
+        help="A file or folder, a known data set (quickstart, hh-rlhf, ...), hub:owner/name, or a YAML column map."
     ),
 ]
 ObjectiveOption = Annotated[
@@ -119,6 +125,7 @@ def data_sample(
     limit: Annotated[int, typer.Option(help="The largest number of prompts to use; 0 for all.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)] = 0,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
+    device: DeviceOption = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -149,7 +156,7 @@ def data_sample(
     parts = target.with_name(target.name + ".parts")
     counted = ""
     if endpoint is None:
-        sampled = sample_dataset(load(model, dtype), dataset, responses, sampling, seed, parts)
+        sampled = sample_dataset(load(model, dtype, device), dataset, responses, sampling, seed, parts)
     else:
         server = Endpoint(endpoint, endpoint_model, concurrency)
         sampled, tokens = sample_remotely(server, dataset, responses, sampling, seed, parts)
@@ -200,11 +207,12 @@ def score_fit(
     folder: Annotated[Path, typer.Option(help="The new folder to write the head to.")],
     path: PathOption = None,
     split: SplitOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Fit a Bradley-Terry head on pairs over frozen embeddings, and show its held-out accuracy."""
     from paretune.scoring.bradley_terry import fit_head
 
-    typer.echo(str(fit_head(_load(source, path, objective, split), objective, folder)))
+    typer.echo(str(fit_head(_load(source, path, objective, split), objective, folder, device=device)))
 
 
 def column_map(file: str) -> dict[str, Any]:
@@ -230,6 +238,24 @@ def column_map(file: str) -> dict[str, Any]:
     ):
         return {**spec, "path": str(beside)}
     return spec
+
+
+def named_sources(texts: Sequence[str]) -> list[NamedSource]:
+    """Return what ``SOURCE`` or ``OBJECTIVE=SOURCE`` on the command line names; a .yaml file is a column map.
+
+    Raises:
+        ParetuneError: A column map cannot be read.
+    """
+    from paretune.runs.named_sources import NamedSource
+
+    found = []
+    for text in texts:
+        name, sign, place = text.partition("=")
+        if not sign or not re.fullmatch(r"[\w-]+", name) or Path(text).exists():
+            name, place = "", text
+        spec = column_map(place) if place.endswith((".yaml", ".yml")) else place
+        found.append(NamedSource(spec, place, name))
+    return found
 
 
 def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import typer
 
-from paretune.core.errors import ParetuneError
+from paretune.core.errors import ParetuneError, lacks_memory
 from paretune.core.files import cache_folder
 from paretune.core.launch import one_voice
 
@@ -24,14 +24,6 @@ MISTAKE, UNEXPECTED, STOPPED = 2, 1, 130
 
 OUTPUT = (errno.ENOSPC, errno.EPIPE, errno.EBADF, errno.EIO)
 """How writing to the terminal, a file or a pipe fails, where the error names no file."""
-
-NO_MEMORY = (
-    "can't allocate memory",
-    "cannot allocate memory",
-    "out of memory",
-    "failed to map segment",
-    "not enough memory",
-)
 
 
 def run_to_end(command: Callable[[], object]) -> int:
@@ -93,7 +85,7 @@ def _unexpected(error: Exception) -> int:
         return _told(_output(error), MISTAKE)
     if isinstance(error, OSError) and error.filename is not None:
         return _told(f"{error.filename}: {error.strerror}", MISTAKE)
-    if any(words in str(error).lower() for words in NO_MEMORY):
+    if lacks_memory(error):
         return _told(_memory(error), MISTAKE)
     words = " ".join(str(error).split())
     kind = type(error).__name__

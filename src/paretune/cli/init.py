@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import typer
 
-from paretune.cli.data import column_map
+from paretune.cli.data import named_sources
 from paretune.core.errors import ConfigError
 from paretune.core.files import write_text
 from paretune.models.embedded import EMBEDDED
 from paretune.runs.draft import Subject, draft, look, scorers
+from paretune.runs.named_sources import NamedSource
 from paretune.runs.shipped import names
+
+LONGEST = 60
+"""Characters of the longest name that is made of those of several sources."""
 
 
 def init(
-    data: str | None, objectives: Sequence[str], model: str | None, out: Path | None, minutes: float
+    data: Sequence[str], objectives: Sequence[str], model: str | None, out: Path | None, minutes: float
 ) -> Path:
     """Write a first config and return its path; what is not given is asked at a terminal.
 
     Args:
-        data: A file or folder, a known set, or a YAML column map.
-        objectives: ``NAME`` of the data, or ``NAME={rule: ...}``; empty takes those of the data.
+        data: Files or folders, known sets, names on the hub or YAML column maps, each also as ``OBJECTIVE=SOURCE``.
+        objectives: ``NAME`` of the data, or ``NAME={rule: ...}``; empty takes those of the data. For a single source whose labels
+            name no objective, the first name is theirs.
         model: The base model.
         out: The new file; by default the name of the data with ``.yaml``.
         minutes: Time that the run may take on this machine.
@@ -35,19 +42,25 @@ def init(
     asks = sys.stdin.isatty()
     if out is not None:
         _check_new(out)
-    if data is None:
+    if not data:
         if not asks:
             raise ConfigError(
-                "which data? There is no terminal to ask at; give paretune init DATA: a file or folder, a known set or a column map"
+                "which data? There is no terminal to ask at; give paretune init DATA: files or folders, a known set, "
+                "hub:owner/name or a column map"
             )
-        data = typer.prompt(
-            "Your data (a file or folder, a known set, or a column map)", default="quickstart"
+        asked = typer.prompt(
+            "Your data (a file or folder, or one for each objective; a known set, hub:owner/name, a column map)",
+            default="quickstart",
         )
-    name = _name(data)
+        data = [asked] if Path(asked).exists() else shlex.split(asked)
+    sources = named_sources(data)
+    name = _name(sources)
     target = out or Path(f"{name}.yaml")
     _check_new(target)
-    source = column_map(data) if data.endswith((".yaml", ".yml")) else data
-    subject = look(source, next((text for text in objectives if "=" not in text), None))
+    if len(sources) == 1 and not sources[0].objective:
+        named = next((text for text in objectives if "=" not in text), "")
+        sources = [replace(sources[0], objective=named)]
+    subject = look(*sources)
     if asks:
         _show(subject)
     if not objectives and asks:
@@ -71,16 +84,18 @@ def _check_new(target: Path) -> None:
         raise ConfigError(f"{target}: exists already and is not overwritten; name another file with --out")
 
 
-def _name(data: str) -> str:
-    """Return a run's name for data.
+def _name(sources: Sequence[NamedSource]) -> str:
+    """Return a run's name for data: the names of the files, or of the objectives where these are stated.
 
-    >>> _name("downloads/My data.jsonl.gz"), _name("hh-rlhf")
+    >>> _name([NamedSource("downloads/My data.jsonl.gz", "")]), _name([NamedSource("hh-rlhf", "")])
     ('My-data', 'hh-rlhf')
-    >>> _name("quickstart")  # the folder of that run is taken
+    >>> _name([NamedSource("a.jsonl", "", "warm"), NamedSource("kind.jsonl", "")])
+    'warm-kind'
+    >>> _name([NamedSource("quickstart", "")])  # the folder of that run is taken
     'my-quickstart'
     """
-    stem = Path(data).name.split(".")[0]
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "run"
+    stems = [source.stem if len(sources) == 1 else source.objective or source.stem for source in sources]
+    name = "-".join(dict.fromkeys(filter(None, stems)))[:LONGEST].strip("-") or "run"
     return f"my-{name}" if name in names() else name
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from paretune.data.summary import Inspection
 
 if TYPE_CHECKING:
     from rich.console import Group
+
+MOST_CONFLICTS = 15
+"""The most pairs of objectives that are listed."""
 
 
 def render(inspection: Inspection) -> Group:
@@ -40,38 +44,23 @@ def render(inspection: Inspection) -> Group:
     for label, lengths in (("prompt", inspection.prompt_words), ("response", inspection.response_words)):
         words.add_row(label, *map(_number, (lengths.mean, lengths.p50, lengths.p95)), f"{lengths.longest:,}")
 
+    counts = table("Objectives", ["objective", "scores", "missing", "comparisons", "ties"])
     scores = table(
-        "Objectives (higher is better)",
-        [
-            "objective",
-            "scores",
-            "missing",
-            "mean",
-            "std",
-            "min",
-            "25 %",
-            "50 %",
-            "75 %",
-            "max",
-            "comparisons",
-            "ties",
-        ],
+        "Scores (higher is better)", ["objective", "mean", "std", "min", "25 %", "50 %", "75 %", "max"]
     )
     for summary in inspection.objectives:
-        figures = (summary.mean, summary.std, summary.low, *summary.quartiles, summary.high)
-        scores.add_row(
-            Text(summary.objective),
-            f"{summary.count:,}",
-            f"{summary.missing:,}",
-            *map(_number, figures),
-            f"{summary.comparisons:,}",
-            f"{summary.ties:,}",
-        )
+        amounts = (summary.count, summary.missing, summary.comparisons, summary.ties)
+        counts.add_row(Text(summary.objective), *(f"{amount:,}" for amount in amounts))
+        if summary.count:
+            figures = (summary.mean, summary.std, summary.low, *summary.quartiles, summary.high)
+            scores.add_row(Text(summary.objective), *map(_number, figures))
 
-    names = [summary.objective for summary in inspection.objectives]
-    conflicts = table("Pairs on which two objectives disagree", ["", *map(_escaped, names)])
-    for name, shares in zip(names, inspection.conflicts, strict=True):
-        conflicts.add_row(Text(name), *map(_percent, shares))
+    conflicts = table("Pairs on which two objectives disagree", ["objectives", "share"])
+    shares = _conflicts(inspection)
+    for names, share in shares[:MOST_CONFLICTS]:
+        conflicts.add_row(Text(names), _percent(share))
+    if len(shares) > MOST_CONFLICTS:
+        conflicts.add_row(f"{len(shares) - MOST_CONFLICTS} more, which disagree less", "")
 
     fronts = table("Pareto layers of responses with every score", ["layer", "to their prompt", "overall"])
     depth = max(len(inspection.layers_by_prompt), len(inspection.layers_overall))
@@ -83,7 +72,7 @@ def render(inspection: Inspection) -> Group:
     if depth > 10:
         rest = [sum(counts[10:]) for counts in (inspection.layers_by_prompt, inspection.layers_overall)]
         fronts.add_row("10 and more", *[f"{count:,}" for count in rest])
-    shown = [overview, words, *([scores] if names else []), *([conflicts] if len(names) > 1 else [])]
+    shown = [overview, words, *(part for part in (counts, scores, conflicts) if part.row_count)]
     notes = [Text(f"Note: {note}", style="yellow") for note in inspection.notes]
     return Group(*shown, *([fronts] if depth else []), *notes)
 
@@ -96,5 +85,10 @@ def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
-def _escaped(name: str) -> str:
-    return name.replace("[", r"\[")  # an objective's name is text, not markup
+def _conflicts(inspection: Inspection) -> list[tuple[str, float]]:
+    """Return (two objectives, share of the pairs on which they disagree), those that disagree most first; unknown ones last."""
+    names = [summary.objective for summary in inspection.objectives]
+    shares = [
+        (f"{names[i]}, {names[j]}", inspection.conflicts[i][j]) for i, j in combinations(range(len(names)), 2)
+    ]
+    return sorted(shares, key=lambda pair: (math.isnan(pair[1]), -pair[1]))

@@ -13,6 +13,7 @@ from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import figures as figure_commands
 from paretune.cli import judge as judge_commands
+from paretune.cli import options
 from paretune.cli import serving as serve_commands
 from paretune.cli import share as share_commands
 from paretune.cli import start as start_commands
@@ -20,9 +21,8 @@ from paretune.cli.allocator import keep_freed_memory, limit_kernels
 from paretune.cli.ending import open_streams, run_to_end
 from paretune.cli.log import configure
 from paretune.cli.output import JsonOption, show, tell, tell_report
-from paretune.cli.serving import DeviceOption, DtypeOption, ModelOption, RevisionOption
+from paretune.cli.threads import wait_briefly
 from paretune.cli.usage import Commands
-from paretune.core.bounds import SEEDS
 
 if TYPE_CHECKING:
     from paretune.runs.config import RunConfig
@@ -43,11 +43,6 @@ LONGEST_NAME = 200
 """Bytes of the longest name of a folder; the file system allows 255, and files beside it add some."""
 MOST_LORAS = 10_000
 """Largest number of LoRAs of an export."""
-
-SeedOption = Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)]
-ExtrapolationOption = Annotated[
-    bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -89,10 +84,12 @@ def run(
         bool,
         typer.Option("--dry-run", help="Print the plan of the run on this machine and stop."),
     ] = False,
+    device: options.RunDeviceOption = None,
+    dtype: options.RunDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run everything the config asks for: data, scores, training, front, report; a stopped run continues."""
-    settings = _settings(config, overrides)
+    settings = _settings(config, options.with_options(overrides, device, dtype))
     if dry_run:
         _plan(settings, [], "here", as_json)
         return
@@ -123,6 +120,8 @@ def add_objective_command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change, as key=value, for example preferences=4.")
     ] = None,
+    device: options.RunDeviceOption = None,
+    dtype: options.RunDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one more adapter for a new objective; those of the others are reused, and the front is measured anew."""
@@ -136,7 +135,9 @@ def add_objective_command(
         raise ConfigError(f"--score {score!r:.80}: {error}") from error
     if not isinstance(scorer, dict):
         raise ConfigError(f"--score {score!r}: expected a mapping such as '{{rule: length, unit: words}}'")
-    report = add_objective(run, objective, scorer, overrides or [], forecast=True)
+    report = add_objective(
+        run, objective, scorer, options.with_options(overrides, device, dtype), forecast=True
+    )
     tell_report(report, as_json)
 
 
@@ -207,10 +208,12 @@ def sweep(
             envvar="RAY_ADDRESS", help="Ray cluster to run on: host:port, auto or local; by default none."
         ),
     ] = None,
+    device: options.RunDeviceOption = None,
+    dtype: options.RunDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a config as a queue of tasks (methods x preferences x seeds), here or on a Ray cluster, and write one report."""
-    settings = _settings(config, overrides)
+    settings = _settings(config, options.with_options(overrides, device, dtype))
     from paretune.runs.sweep import sweep as sweep_all
 
     swept = sweep_all(settings, ray or None)
@@ -218,7 +221,11 @@ def sweep(
     typer.echo(counts, err=as_json)
     for outcome in swept.failed:
         reason = outcome.error.strip().splitlines()[-1]
-        typer.secho(f"failed after {outcome.tries} tries: {outcome.name}: {reason}", fg="red", err=True)
+        typer.secho(
+            f"failed after {outcome.tries} {'try' if outcome.tries == 1 else 'tries'}: {outcome.name}: {reason}",
+            fg="red",
+            err=True,
+        )
     if swept.report is not None:
         tell_report(swept.report, as_json)
     else:
@@ -250,10 +257,12 @@ def front(
         ),
     ] = "reverse-kl",
     alpha: Annotated[float, typer.Option(help="The alpha of the alpha divergence, between 0 and 1.")] = 0.5,
+    device: options.RunDeviceOption = None,
+    dtype: options.RunDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the front of any adapters, one per objective, as a soup and by multi-objective decoding."""
-    settings = _settings(config, overrides)
+    settings = _settings(config, options.with_options(overrides, device, dtype))
     from paretune.core.errors import ConfigError
     from paretune.generation.mixing import Mixing
     from paretune.models.adapter import load_any
@@ -297,18 +306,19 @@ def generate(
     temperature: Annotated[
         float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
     ] = 0.7,
-    seed: SeedOption = 0,
-    model: ModelOption = None,
-    revision: RevisionOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    allow_extrapolation: ExtrapolationOption = False,
+    seed: options.SeedOption = 0,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
+    allow_extrapolation: options.ExtrapolationOption = False,
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
     from paretune.core.preference import Preference
     from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
-    from paretune.policies.policy_file import PolicyFile
+    from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
     from paretune.policies.shared import policy_folder
 
@@ -316,7 +326,8 @@ def generate(
     objectives = PolicyFile.read(folder).objectives
     preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
-    loaded = load_policy(folder, model=model, revision=revision, device=device, dtype=dtype)
+    base = BaseChoice(model, revision, device, dtype, quantization)
+    loaded = load_policy(folder, **vars(base))
     answers = loaded.generate(
         [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
     )
@@ -347,23 +358,29 @@ def export_command(
     form: Annotated[
         str, typer.Option("--format", help="The format to write: lora (PEFT) or dense (transformers).")
     ] = "lora",
-    model: ModelOption = None,
-    revision: RevisionOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    allow_extrapolation: ExtrapolationOption = False,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="Write a dense model of a quantised base model, dequantised.")
+    ] = False,
+    allow_extrapolation: options.ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
     from paretune.core.errors import ConfigError
     from paretune.core.preference import Preference, preference_grid
     from paretune.policies.catalogue import find_policy
     from paretune.policies.export import export, export_grid
-    from paretune.policies.policy_file import PolicyFile
+    from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
     from paretune.policies.shared import front_of
 
     if (preference is None) == (grid == 0):
         raise ConfigError("give either --preference or --grid")
+    if dequantize and form != "dense":
+        raise ConfigError("--dequantize writes a dense model; give --format dense with it")
     if form not in ("lora", "dense") or (grid and form == "dense"):
         raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
     if grid == 1 or grid < 0:
@@ -380,9 +397,9 @@ def export_command(
     points = preference_grid(objectives, grid - 1) if grid else []
     if len(points) > MOST_LORAS:
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
-    loaded = load_policy(source, model=model, revision=revision, device=device, dtype=dtype)
+    loaded = load_policy(source, **vars(BaseChoice(model, revision, device, dtype, quantization)))
     if asked is not None:
-        used = export(loaded, asked, folder, form)  # type: ignore[arg-type]
+        used = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
         typer.echo(
             f"{folder}: {loaded.name} at {used}"
             + ("" if used == asked else f", the anchor nearest to {asked}")
@@ -440,4 +457,5 @@ def main() -> None:
     open_streams()
     keep_freed_memory()
     limit_kernels()
+    wait_briefly()
     sys.exit(run_to_end(app))

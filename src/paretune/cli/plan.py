@@ -32,13 +32,25 @@ def render(estimate: Estimate, runs: int) -> Group:
     cost = estimate.cost
     table.add_row("all", "", _short(cost.tokens), _short(cost.flops), duration(cost.seconds))
     lacking = "" if estimate.fits else f", which is more than the {_size(estimate.device.memory)} there are"
+    at = f", in {estimate.where}" if estimate.where else ""
     lines = [
-        f"Memory at the peak: {_size(estimate.peak)}{lacking} ({_parts(estimate.memory)})",
+        f"Memory at the peak: {_size(estimate.peak)}{lacking}{at} ({_parts(estimate.memory)})",
+        f"With: {', '.join(estimate.settings)}",
+        *_advice(estimate),
         f"Disk: {_size(sum(estimate.disk.values()))} ({_parts(estimate.disk)})",
         "Assumed:",
         *(f"  - {assumption}" for assumption in estimate.assumptions),
     ]
     return Group(table, Text("\n".join(lines)))
+
+
+def _advice(estimate: Estimate) -> list[str]:
+    """Return what would bring the memory down."""
+    less = ", ".join(map(str, estimate.savings))
+    lines = [f"Each alone would save: {less}"] if less else []
+    if estimate.fitting:
+        lines.append(f"It fits on one {estimate.device.kind} with: {' '.join(estimate.fitting)}")
+    return lines
 
 
 def _parts(parts: dict[str, float]) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from paretune.cli.options import DeviceOption, DtypeOption, ModelOption, QuantizationOption, RevisionOption
 from paretune.cli.output import JsonOption, tell
 from paretune.core.bounds import SEEDS
 from paretune.core.errors import ConfigError
@@ -16,27 +17,6 @@ Run = Annotated[
     typer.Argument(
         help="A run's folder, the folder of one policy or its name on the hub, or exported LoRAs."
     ),
-]
-DtypeOption = Annotated[
-    str | None,
-    typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="The base model's folder or hub name here, where it is another than the policy names; its weights must be the same.",
-    ),
-]
-RevisionOption = Annotated[
-    str | None,
-    typer.Option(
-        help="The branch, tag or commit of the base model on the hub, by default the one that was trained on."
-    ),
-]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(help="The device, such as cpu or cuda; by default an accelerator where there is one."),
 ]
 NEEDS = "this needs more packages: pip install 'paretune[serve]'"
 
@@ -130,6 +110,7 @@ def serve(
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
     upstream: Annotated[
         str | None, typer.Option(help="The URL of a LoRA server that generates the text; needs --manifest.")
     ] = None,
@@ -174,6 +155,7 @@ def chat(
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
 ) -> None:
     """Talk to a policy in the terminal; PageUp and PageDown change the preference."""
     try:
@@ -182,7 +164,15 @@ def chat(
         raise ConfigError(f"{error}; {NEEDS}") from error
     from paretune.policies.policy_file import BaseChoice
 
-    talk(run, policy, preference, max_tokens, temperature, seed, BaseChoice(model, revision, device, dtype))
+    talk(
+        run,
+        policy,
+        preference,
+        max_tokens,
+        temperature,
+        seed,
+        BaseChoice(model, revision, device, dtype, quantization),
+    )
 
 
 def choose(

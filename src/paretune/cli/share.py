@@ -37,13 +37,34 @@ def push(
         list[str] | None, typer.Option(help="A data set on the hub for the card; repeat for several.")
     ] = None,
     message: Annotated[str | None, typer.Option(help="The message of the commit.")] = None,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data",
+            help="Send the data of the run in place of a policy: prompts, responses and answers with their scores, as a data set.",
+        ),
+    ] = False,
 ) -> None:
-    """Send a policy to the model hub with a card and the figures of its front; no data, answers or paths are sent."""
+    """Send a policy to the model hub with a card and the figures of its front; no data, answers or paths are sent.
+
+    With --data the texts of the run are sent instead, as a data set.
+    """
+    from paretune.core.errors import ConfigError
     from paretune.policies.catalogue import find_policy
     from paretune.policies.shared import push as send
     from paretune.reports.card import About
 
     about = About(datasets=tuple(dataset or ()), languages=tuple(language or ()), licence=licence or "")
+    if data:
+        for option, given in (("--policy", name), ("--base", base)):
+            if given is not None:
+                raise ConfigError(f"{option}: is for a policy; leave it out with --data")
+        from paretune.runs.share_data import push_data
+
+        address, counts = push_data(policy, repository, about, public, revision, message)
+        sent = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+        typer.echo(f"{address}: {sent}\nNext: paretune init hub:{repository}")
+        return
     address = send(find_policy(policy, name), repository, about, base, public, revision, message)
     typer.echo(f"{address}\nNext: paretune generate {repository} 'a prompt' -p WEIGHTS")
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from paretune.cli import serving as serve_commands
+from paretune.cli.options import RunDeviceOption, RunDtypeOption, with_options
 from paretune.cli.output import JsonOption, tell, tell_report
 from paretune.core.errors import ConfigError
 
 SERVING = ("alembic", "fastapi", "plotly", "prometheus_client", "sqlalchemy", "uvicorn")
 """Modules that ``serve`` needs."""
+SOURCES = (
+    "A file or folder, a known data set (hh-rlhf, ...), hub:owner/name, or a YAML column map. Several are read as one, such as a "
+    "file of pairs for each objective: OBJECTIVE=FILE, or the name of the file names it."
+)
 
 
 def quickstart(
@@ -33,6 +39,8 @@ def quickstart(
     serve: Annotated[
         bool, typer.Option("--serve", help="Serve the policies afterwards, with the studio in the browser.")
     ] = False,
+    device: RunDeviceOption = None,
+    dtype: RunDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train three methods between concise and warm answers, measure their fronts, and write a report; no file is needed."""
@@ -42,10 +50,11 @@ def quickstart(
             raise ConfigError(f"--serve: no package {lacking[0]} here; {serve_commands.NEEDS}")
     from paretune.runs.keys import read_values
 
-    read_values("quickstart", overrides or [])  # a typo is said before torch is loaded
+    changes = with_options(overrides, device, dtype)
+    read_values("quickstart", changes)  # a typo is said before torch is loaded
     from paretune.cli.quickstart import quickstart as run_quickstart
 
-    report = run_quickstart(overrides or [], model, smoke)
+    report = run_quickstart(changes, model, smoke)
     tell_report(report, as_json)
     if serve:
         serve_commands.serve(report.parent)
@@ -53,10 +62,8 @@ def quickstart(
 
 def init(
     data: Annotated[
-        str | None,
-        typer.Argument(
-            help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map; asked at a terminal."
-        ),
+        list[str] | None,
+        typer.Argument(help=f"{SOURCES} Asked at a terminal."),
     ] = None,
     objective: Annotated[
         list[str] | None,
@@ -80,15 +87,19 @@ def init(
     """Write a commented config for your own data, with sizes that this machine can do; three questions at a terminal."""
     from paretune.cli.init import init as write_config
 
-    config = write_config(data, objective or [], model, out, minutes)
-    typer.echo(f"Written: {config}\nNext: paretune run {config}    # its plan: paretune plan {config}")
+    config = write_config(data or [], objective or [], model, out, minutes)
+    shown = shlex.quote(str(config))
+    typer.echo(f"Written: {config}")
+    if "head: fit" in config.read_text(encoding="utf-8"):
+        from paretune.scoring import encoder
+
+        if not encoder.is_at_hand():
+            typer.echo(f"First: {encoder.INSTALL}    # reads texts for the judges of head: fit")
+    typer.echo(f"Next: paretune run {shown}    # its plan: paretune plan {shown}")
 
 
 def advise(
-    data: Annotated[
-        str,
-        typer.Argument(help="A file or folder, a known data set (hh-rlhf, ...), or a YAML column map."),
-    ],
+    data: Annotated[list[str], typer.Argument(help=SOURCES)],
     run: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="The folder of a finished pilot run, whose effect and spread give the numbers."),
@@ -100,8 +111,7 @@ def advise(
 ) -> None:
     """Say which method fits your data first, and how many prompts and steps it takes; by rules, or by a pilot run."""
     from paretune.cli.advise import render
-    from paretune.cli.data import column_map
+    from paretune.cli.data import named_sources
     from paretune.runs.advice import advise as advice_on
 
-    source = column_map(data) if data.endswith((".yaml", ".yml")) else data
-    tell(advice_on(source, run, reward), as_json, render)
+    tell(advice_on(named_sources(data), run, reward), as_json, render)

@@ -42,8 +42,29 @@ class StoreError(ParetuneError):
     """The store of votes, presets and the audit cannot be opened, read or written."""
 
 
+NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "failed to map segment",
+    "not enough memory",
+)
+"""How the messages of libraries say that there is no memory left, on a processor and on accelerators."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether something failed because there is no memory left."""
+    if isinstance(error, ParetuneError):
+        return False
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
+
+
 class DataWarning(UserWarning):
     """Records that were left out, and why; or an objective that names nothing."""
+
+
+class NoteWarning(DataWarning):
+    """What the notes of a data set say too: one who says the notes need not hear it."""
 
 
 def suggest(given: str, options: Iterable[str]) -> str:

@@ -49,6 +49,10 @@ KNOWN_COLUMNS = tuple(
 )  # fmt: skip
 
 
+class UnnamedObjectiveError(DataError):
+    """Labels of a form that does not say what they compare, and no name is given for it."""
+
+
 @dataclass(frozen=True)
 class Form:
     """A form of records.
@@ -113,7 +117,7 @@ def read_form(
             for name in KNOWN_COLUMNS
             if name in columns and name not in (*ASKED, *TALKS, "system", "history")
         ]
-        raise DataError(
+        raise UnnamedObjectiveError(
             f"{where}: columns {', '.join(said)} hold labels of one objective; "
             "name it with objective=, for example objective=helpful"
         )

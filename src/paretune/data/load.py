@@ -40,12 +40,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paretune.core.errors import DataError, DataWarning, suggest
+from paretune.core.errors import DataError, DataWarning, NoteWarning, suggest
 from paretune.data.column_maps import KEYS as MAPPED
 from paretune.data.column_maps import ColumnMap, read_mapped
 from paretune.data.columns import Records
 from paretune.data.dataset import ScoredDataset, concatenate
-from paretune.data.formats import read_form
+from paretune.data.formats import UnnamedObjectiveError, read_form
 from paretune.data.known import KNOWN, Dropped
 from paretune.data.places import from_hub, from_object, left_out, streams
 from paretune.data.row_store import changed, gather
@@ -57,7 +57,7 @@ KEYS = ("name", "path", "hub", "config", "split", "objective", "directions", "ig
 HUB = "hub:"
 """What the name of a data set on the hub begins with where a path could stand: ``hub:owner/name``."""
 
-Spec = str | Path | Mapping[str, Any] | Sequence[Any]
+Spec = str | Path | Mapping[str, Any] | Sequence[Any] | ScoredDataset
 
 
 def load_data(
@@ -70,8 +70,8 @@ def load_data(
 ) -> ScoredDataset:
     """Return the preference data that ``spec`` names (see the module), higher is better for every score.
 
-    ``spec`` may be an object of the ``datasets`` library too, and so may ``path`` in a column map; ``hub:owner/name`` is a data
-    set on the hub, wherever a path could stand.
+    ``spec`` may be an object of the ``datasets`` library too, and so may ``path`` in a column map; ``hub:owner/name`` (or
+    ``hub:owner/name@revision``) is a data set on the hub, wherever a path could stand. A :class:`ScoredDataset` stands for itself.
 
     ``path`` is a file or folder with the files of a known set, instead of the hub. ``split`` picks the files
     whose name or folder names it, or the split on the hub; without it a folder or the hub gives ``train``.
@@ -82,6 +82,11 @@ def load_data(
         DataError: Nothing there, an unknown form or key, a missing column, a column that looks like data and
             is not read, a malformed line; with ``file:line``.
     """
+    if isinstance(spec, ScoredDataset):
+        for what, given in (("path", path), ("split", split), ("objective", objective)):
+            if given is not None:
+                raise DataError(f"a ScoredDataset is data that are read already; leave out {what}={given}")
+        return _nonempty(_directed(spec, directions or {}), "the data set given")
     records = from_object(spec, split)
     if records is not None:
         if path is not None:
@@ -118,6 +123,19 @@ def load_data(
         _check_exists(Path(spec))
         dataset = _read_forms(Path(spec), split, objective)
     return _nonempty(_directed(dataset, directions or {}), str(spec))
+
+
+def load_named(spec: Spec, objective: str) -> tuple[Spec, ScoredDataset]:
+    """Return a source and its data; labels that name no objective get ``objective``, and the source then says so.
+
+    Raises:
+        DataError: See :func:`load_data`.
+    """
+    try:
+        return spec, load_data(spec)
+    except UnnamedObjectiveError:
+        named = {**(spec if isinstance(spec, Mapping) else {"path": spec}), "objective": objective}
+        return named, load_data(named)
 
 
 def _refuse_path(spec: str | Path, path: str | Path) -> None:
@@ -168,6 +186,8 @@ def _load_mapping(
         )
     if ("path" in given) == ("hub" in given):
         raise DataError("data: give one of name, path, hub")
+    if str(given.get("path")).startswith(HUB):
+        given["hub"] = str(given.pop("path")).removeprefix(HUB)
     named = sorted(set(MAPPED) & set(given) - {"weight", "margin", "system", "history"})
     if named and "prompt" not in given:
         raise DataError("data: a column map needs 'prompt', the column with the prompt")
@@ -263,7 +283,7 @@ def _load_known(name: str, path: str | Path | None, split: str | None) -> Scored
             f"{name}: left out {sum(dropped.values())} unusable records, {len(rows)} rows remain: {listed}",
             *notes,
         )
-        warnings.warn(notes[0], DataWarning, stacklevel=3)
+        warnings.warn(notes[0], NoteWarning, stacklevel=3)
     objectives = tuple(objective for objective in source.objectives if objective in present)
     lower = {objective: way for objective, way in source.objectives.items() if objective in present}
     return _directed(ScoredDataset(objectives, rows, notes), lower)

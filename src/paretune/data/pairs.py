@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Literal, get_args, overload
@@ -51,7 +51,11 @@ class Pair:
 
 
 def pairs(
-    dataset: ScoredDataset, objective: str, choose: Choose = "extremes", min_gap: float = 0.0
+    dataset: ScoredDataset,
+    objective: str,
+    choose: Choose = "extremes",
+    min_gap: float = 0.0,
+    among: Callable[[int, Row], Sequence[int]] | None = None,
 ) -> Sequence[Pair]:
     """Return the (chosen, rejected) pairs of one objective, in the order of the rows.
 
@@ -61,7 +65,8 @@ def pairs(
     its scores (gap: their difference, in the scale of the scores). Ties, equal texts and gaps below
     ``min_gap`` are dropped, and a truncated response is never the chosen one. ``choose`` takes from each row
     the pair of the largest gap (among equals the one with most other comparisons won and lost, then the
-    first), all pairs, or those with no response in between.
+    first), all pairs, or those with no response in between. ``among`` takes the number of a row and the row, and
+    returns the responses that count; the others are as if they were not there.
 
     Raises:
         DataError: An objective the data does not have, or a negative ``min_gap``.
@@ -74,7 +79,8 @@ def pairs(
         raise DataError(f"min_gap {min_gap} is not a number of at least 0")
     places = array("q")
     for position, row in enumerate(dataset.rows):
-        for a, b in _chosen(row, objective, choose, min_gap):
+        responses = among(position, row) if among else None
+        for a, b in _chosen(row, objective, choose, min_gap, responses):
             places.extend((position, a, b))
     return _made(dataset, objective, places)
 
@@ -100,8 +106,9 @@ def _chosen(
         if gaps[a, b] > 0 and gaps[a, b] >= min_gap and row.responses[a] != row.responses[b]
     ]
     if choose == "adjacent":
+        between = np.array(among)
         better = gaps > 0
-        ordered = [(a, b) for a, b in ordered if not np.any(better[a, :] & better[:, b])]
+        ordered = [(a, b) for a, b in ordered if not np.any(better[a, between] & better[between, b])]
     ordered = [(a, b) for a, b in ordered if not row.truncated[a]]
     if choose == "extremes" and ordered:
         wins = np.sum(gaps > 0, axis=1) - np.sum(gaps < 0, axis=1)

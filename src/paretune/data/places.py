@@ -220,6 +220,23 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
+def is_object(value: object) -> bool:
+    """Return whether a value is a data set of the ``datasets`` library, or a dictionary of these by split."""
+    datasets = _library()
+    if datasets is None:
+        return False
+    return isinstance(
+        value,
+        datasets.Dataset | datasets.IterableDataset | datasets.DatasetDict | datasets.IterableDatasetDict,
+    )
+
+
+def _library() -> Any:
+    """Return the ``datasets`` library where it is loaded, as it is wherever there is an object of it; else None."""
+    found = sys.modules.get("datasets")
+    return found if hasattr(found, "IterableDatasetDict") else None  # another module may have this name
+
+
 def from_object(value: object, split: str | None) -> Records | None:
     """Return the records of an object of the ``datasets`` library; None for any other value.
 
@@ -230,29 +247,30 @@ def from_object(value: object, split: str | None) -> Records | None:
     Raises:
         DataError: There is no such split.
     """
-    datasets = sys.modules.get("datasets")  # whoever holds such an object has loaded it
-    if datasets is None or not hasattr(
-        datasets, "IterableDatasetDict"
-    ):  # not loaded, or another module of this name
+    if not is_object(value):
         return None
-    if isinstance(value, datasets.DatasetDict | datasets.IterableDatasetDict):
+    given: Any = value
+    datasets = _library()
+    if isinstance(given, datasets.DatasetDict | datasets.IterableDatasetDict):
         wanted = split or "train"
-        if wanted not in value:
+        if wanted not in given:
             raise DataError(
-                f"the data sets given: no split {wanted!r}; {suggest(wanted, list(map(str, value)))}"
+                f"the data sets given: no split {wanted!r}; {suggest(wanted, list(map(str, given)))}"
             )
-        value, split = value[wanted], None
-    if not isinstance(value, datasets.Dataset | datasets.IterableDataset):
-        return None
-    if split is not None and value.split is not None and split != str(value.split):
-        raise DataError(f"the data set given: is of the split {value.split}, not {split!r}; leave split out")
-    name = value.info.dataset_name or "dataset"
-    return ((f"{name}:{number}", dict(record)) for number, record in enumerate(value, start=1))
+        given, split = given[wanted], None
+    if split is not None and given.split is not None and split != str(given.split):
+        raise DataError(f"the data set given: is of the split {given.split}, not {split!r}; leave split out")
+    name = given.info.dataset_name or "dataset"
+    return ((f"{name}:{number}", dict(record)) for number, record in enumerate(given, start=1))
 
 
 def from_hub(hub: str, config: str, part: str, split: str) -> Records:
-    """Return the records of a data set on the hub, or raise a DataError that says how else to get them."""
+    """Return the records of a data set on the hub, or raise a DataError that says how else to get them.
+
+    ``hub`` is ``owner/name``, or ``owner/name@revision`` for a branch, a tag or a commit.
+    """
     cure = "download its files and give their folder as path="
+    name, _, revision = hub.partition("@")
     try:
         import datasets  # optional, and slow to import
     except ImportError as error:
@@ -260,7 +278,9 @@ def from_hub(hub: str, config: str, part: str, split: str) -> Records:
             f"{hub}: reading from the hub needs the 'datasets' package (paretune[hub]); or {cure}"
         ) from error
     try:
-        table = datasets.load_dataset(hub, name=config or None, data_dir=part or None, split=split)
+        table = datasets.load_dataset(
+            name, name=config or None, data_dir=part or None, split=split, revision=revision or None
+        )
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"{hub}: cannot read split {split!r} from the hub ({reason:.200}); {cure}") from error

@@ -89,6 +89,11 @@ class Judgement:
         return self._any.objectives
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """Ids of the held-out prompts."""
+        return self._any.prompts
+
+    @property
     def num_prompts(self) -> int:
         """The number of held-out prompts."""
         return len(self._any.prompts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ Table = list[list[float]]
 class StoredPoint(TypedDict):
     """What a run keeps of a point in ``fronts/``, see :class:`Judged`; ``together`` names the files of its batch."""
 
-    scores: list[Table]
+    scores: list[list[list[float | None]]]
     logps: Table
     base_logps: Table
     lengths: list[list[int]]
@@ -37,7 +38,7 @@ class Judged:
     """The answers of a policy at one preference, S to each of P prompts, and how they were judged.
 
     Attributes:
-        scores: Raw scores ``[P, S, M]``, higher is better.
+        scores: Raw scores ``[P, S, M]``, higher is better; NaN where a scorer that leaves such answers out gave none.
         logps, base_logps: Log-probabilities ``[P, S]`` of the answers under the policy and the base model, in nats.
         lengths: Lengths ``[P, S]`` in tokens, the end of turn included.
         truncated: Whether the token limit cut the answer ``[P, S]``.
@@ -66,10 +67,20 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, which a run keeps in ``fronts/``."""
-        return {
+        values = {
             key: value.tolist() if isinstance(value, np.ndarray) else value
             for key, value in vars(self).items()
         }
+        known = np.where(np.isnan(self.scores), None, self.scores.astype(object))
+        return values | {"scores": known.tolist()}
+
+    def at(self, places: np.ndarray) -> Judged:
+        """Return the answers to some of the prompts, by their numbers."""
+        parts = {
+            key: value[places] if isinstance(value, np.ndarray) else value
+            for key, value in vars(self).items()
+        }
+        return Judged(**parts | {"responses": [self.responses[p] for p in places] if self.responses else []})
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """Raise a ValueError unless these are S answers to each of P prompts on M objectives, for ``shape`` P, S, M."""
@@ -90,7 +101,7 @@ class Judged:
             ValueError: A list of lists of different lengths.
         """
         return cls(
-            scores=np.array(value["scores"]),
+            scores=np.array(value["scores"], dtype=np.float64),
             logps=np.array(value["logps"]),
             base_logps=np.array(value["base_logps"]),
             lengths=np.array(value["lengths"]),
@@ -134,3 +145,18 @@ class Evaluation:
             self.prompts,
             any(preference.extrapolated for preference in self.preferences),
         )
+
+
+def scored_prompts(evaluations: Iterable[Evaluation]) -> np.ndarray:
+    """Return the numbers of the prompts all of whose answers have all scores, in every evaluation of the same prompts."""
+    missing = [np.isnan(point.scores).any((1, 2)) for each in evaluations for point in each.points]
+    return np.flatnonzero(~np.any(missing, axis=0))
+
+
+def at_prompts(evaluation: Evaluation, places: np.ndarray) -> Evaluation:
+    """Return an evaluation on some of its prompts, by their numbers."""
+    return replace(
+        evaluation,
+        prompts=tuple(evaluation.prompts[p] for p in places),
+        points=[point.at(places) for point in evaluation.points],
+    )

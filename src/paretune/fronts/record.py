@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-FORMAT: Literal[5] = 5
+FORMAT: Literal[6] = 6
 """The format written here. Earlier records are read as well, see :mod:`paretune.fronts.earlier_records`."""
 FILE = "front.json"
 """The name of the record in a run's folder."""
@@ -289,7 +289,7 @@ class FrontRecord(Value):
     """
 
     _folder: Path | None = PrivateAttr(default=None)
-    format: Literal[5]
+    format: Literal[6]
     name: str
     version: str
     created: str

@@ -101,6 +101,32 @@ class ScoreSummary(MethodFacts):
     comparisons: int
 
 
+class Asked(Value):
+    """What a judge or a scoring server was asked for a run.
+
+    Attributes:
+        judge: Who was asked, and by which rubric.
+        asked, kept: Answers that were asked for, and that were read from the cache.
+        unread, refused: Ratings and comparisons without a result because no answer could be read, and rows that were refused.
+        compared, turned: Pairs that were compared in both orders, and those whose verdict changed with the order.
+        input_tokens, output_tokens: Tokens read and written for the answers that were asked for; 0 where they are not counted.
+        money: What these cost by the stated prices; None without prices.
+        currency: What the prices are in.
+    """
+
+    judge: str
+    asked: int = 0
+    kept: int = 0
+    unread: int = 0
+    refused: int = 0
+    compared: int = 0
+    turned: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    money: Number | None = None
+    currency: str = ""
+
+
 class ScorerFacts(Value):
     """What gave the scores on one objective, and how far it can be trusted.
 
@@ -111,6 +137,7 @@ class ScorerFacts(Value):
         longer_accuracy: That of preferring the longer response, on the held-out pairs.
         pairs, prompts: How many held-out pairs the accuracy is of, and their prompts.
         seen: How many of the held-out prompts of this run the head was fitted on; None where that is not known.
+        asked: What was asked of a judge or a server; None for a scorer that asks nobody.
     """
 
     fingerprint: str
@@ -120,6 +147,7 @@ class ScorerFacts(Value):
     pairs: int | None = None
     prompts: int | None = None
     seen: int | None = None
+    asked: Asked | None = None
 
 
 class WordCounts(MethodFacts):

@@ -1,1 +1,1 @@
-"""Sampling text: draw, mixing, batch, generate; then whole data sets: resumable, endpoint, remote, sample."""
+"""Sampling text: draw, mixing, batch, generate; then whole data sets: resumable, endpoint, http_client, remote, sample."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -19,6 +16,7 @@ from paretune.core.files import fingerprint
 from paretune.core.progress import Advance, progress
 from paretune.core.sampling import Sampling
 from paretune.generation.endpoint import LORA_PREFIX, Answer, Endpoint, LoRA, Question
+from paretune.generation.http_client import CONNECT_SECONDS, Client, Failed, connected, is_refusal, run
 from paretune.generation.resumable import Part, split
 
 PART = 64
@@ -26,14 +24,6 @@ PART = 64
 ANSWER_VALUES = len(fields(Answer)) - 1
 """Values of an answer in a part; a refused one has one more, the reason."""
 
-FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 0.5, 30.0, 60.0
-"""Longest waits in seconds: before the second try, before any try, and before a try that the server delays."""
-
-CONNECT_SECONDS = 10.0
-PASSING = {408, 409, 425, 429}
-"""Statuses below 500 for which another try may succeed."""
-REFUSING = {400, 413, 422}
-"""Statuses by which a server refuses one prompt, such as one that is too long."""
 MOST_REFUSED = 64
 """Prompts that may be refused before any was answered; then it is the server that cannot be used so."""
 
@@ -43,17 +33,6 @@ and entrypoints/openai/models/serving.py of vLLM), SGLang beside it (srt/entrypo
 
 LOADED = ("already been loaded", "already loaded", "already exists")
 """Messages, with status 400, about a LoRA that is loaded under its name already: the first is vLLM's, the others SGLang's."""
-
-
-class _Failed(Exception):  # noqa: N818 - one failed try, not yet an error
-    """A try that failed: why, whether another may succeed, the seconds the server asks to wait, and its status.
-
-    The status is 200 for an answer that a filter withheld.
-    """
-
-    def __init__(self, message: str, passing: bool = True, after: float = 0.0, status: int = 0) -> None:
-        super().__init__(message)
-        self.passing, self.after, self.status = passing, after, status
 
 
 def draw(
@@ -66,7 +45,7 @@ def draw(
     skip: bool = False,
 ) -> list[Answer]:
     """Return one answer per question, see :func:`paretune.generation.sample.ask`."""
-    return asyncio.run(_draw(endpoint, questions, sampling, folder, description, lora, skip))
+    return run(_draw(endpoint, questions, sampling, folder, description, lora, skip))
 
 
 async def _draw(
@@ -79,13 +58,7 @@ async def _draw(
     skip: bool,
 ) -> list[Answer]:
     """Name the model, read the answers that are kept, and request the rest."""
-    key = os.environ.get(endpoint.key, "").strip()
-    async with httpx.AsyncClient(
-        base_url=endpoint.url.rstrip("/") + "/",
-        headers={"authorization": f"Bearer {key}"} if key else {},
-        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-        limits=httpx.Limits(max_connections=endpoint.concurrency),
-    ) as client:
+    async with connected(endpoint) as client:
         server = _Server(endpoint, client)
         offered: list[str] | None = None
         if not all(question.model for question in questions):
@@ -137,7 +110,7 @@ async def _ask_all(
                 part.put(number, astuple(answer)[:ANSWER_VALUES])
                 answered = True
             except EndpointError as error:
-                if not _is_refusal(error):
+                if not is_refusal(error):
                     raise
                 refused.append((part, number, error))
                 if not answered and len(refused) >= MOST_REFUSED:
@@ -165,12 +138,6 @@ async def _ask_all(
             part.save()
 
 
-def _is_refusal(error: EndpointError) -> bool:
-    """Return whether the server refused this one prompt: by a status, or by a filter that withheld the answer."""
-    cause = error.__cause__
-    return isinstance(cause, _Failed) and (cause.status in REFUSING or cause.status == 200)
-
-
 def _opened(folder: Path, numbers: range, questions: Sequence[Question], sampling: Sampling) -> Part:
     """Return the part of some questions with the answers that are on disk."""
     asked = [
@@ -186,7 +153,7 @@ class _Server:
     """The endpoint with its open connections."""
 
     endpoint: Endpoint
-    client: httpx.AsyncClient
+    client: Client
 
     async def answer(self, question: Question, sampling: Sampling, where: str) -> Answer:
         """Draw one answer."""
@@ -198,11 +165,11 @@ class _Server:
             "top_p": sampling.top_p,
             "seed": question.seed,
         }
-        return await self._patiently("POST", "chat/completions", where, body, _answer)
+        return await self.client.patiently("POST", "chat/completions", where, body, _answer)
 
     async def offered(self) -> list[str]:
         """Return the names of the models that are served."""
-        return await self._patiently("GET", "models", "the list of models", None, _names)
+        return await self.client.patiently("GET", "models", "the list of models", None, _names)
 
     def chosen(self, offered: Sequence[str]) -> str:
         """Return the only model, not counting LoRAs that a killed run has left loaded."""
@@ -220,7 +187,9 @@ class _Server:
             if model in offered:
                 continue
             try:
-                response = await self.client.get(f"models/{quote(model, safe='')}", timeout=CONNECT_SECONDS)
+                response = await self.client.http.get(
+                    f"models/{quote(model, safe='')}", timeout=CONNECT_SECONDS
+                )
                 known = response.status_code == 200
             except httpx.HTTPError:
                 known = False
@@ -240,7 +209,7 @@ class _Server:
         finally:
             # One try, as the answers have arrived or an error is being raised. A LoRA that stays loaded only takes room.
             with suppress(httpx.HTTPError):
-                await self.client.post(
+                await self.client.http.post(
                     address.replace(LOADING, f"un{LOADING}"),
                     json={"lora_name": lora.served},
                     timeout=CONNECT_SECONDS,
@@ -255,8 +224,8 @@ class _Server:
         for address in (LOADING, beside):
             try:
                 # vLLM answers 500 where a LoRA does not fit: another try would not help.
-                await self._tries("POST", address, body, lambda content: None, settled=500)
-            except _Failed as failed:
+                await self.client.tries("POST", address, body, lambda content: None, settled=500)
+            except Failed as failed:
                 unknown = failed.status in (404, 405) and lora.served not in str(failed)
                 if unknown:
                     continue
@@ -272,75 +241,6 @@ class _Server:
             f"--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment, or SGLang with --enable-lora, {cure}"
         )
 
-    async def _patiently(self, method: str, path: str, where: str, body: Any, read: Read) -> Any:
-        """Send a request until it succeeds, at most ``1 + retries`` times; raise an EndpointError when it does not."""
-        try:
-            return await self._tries(method, path, body, read)
-        except _Failed as failed:
-            raise EndpointError(f"{self.endpoint.url}, {where}: {failed}") from failed
-
-    async def _tries(self, method: str, path: str, body: Any, read: Read, settled: int | None = None) -> Any:
-        """Send a request as :meth:`_patiently` does, but raise the last failure; the status ``settled`` is not retried."""
-        tries = 1 + self.endpoint.retries
-        for attempt in range(tries):
-            try:
-                return await self._once(method, path, body, read)
-            except _Failed as failed:
-                if not failed.passing or failed.status == settled:
-                    raise
-                last = failed
-            if attempt + 1 < tries:
-                # Random, so that requests that failed together are not repeated together.
-                wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1.0)
-                await asyncio.sleep(max(wait, last.after))
-        raise _Failed(f"{last}, at the last of {tries} tries", status=last.status) from last
-
-    async def _once(self, method: str, path: str, body: Any, read: Read) -> Any:
-        """Send a request once; return the value that ``read`` gives for the response."""
-        seconds = self.endpoint.timeout
-        try:
-            response = await asyncio.wait_for(self.client.request(method, path, json=body), seconds)
-        except asyncio.TimeoutError as error:
-            raise _Failed(f"no answer in {seconds:g} seconds") from error
-        except httpx.ConnectError as error:
-            # The first request fails: the address is wrong, rather than the server away for a moment.
-            first = method == "GET"
-            raise _Failed(
-                f"cannot be reached ({error}); is the server running?", passing=not first
-            ) from error
-        except httpx.HTTPError as error:
-            raise _Failed(f"the connection broke ({type(error).__name__}: {error})") from error
-        if response.status_code != 200:
-            raise self._refused(response, listing=body is None)
-        try:
-            return read(response)
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise _Failed(f"not an answer of OpenAI's API ({error}), but {response.text[:120]!r}") from error
-
-    def _refused(self, response: httpx.Response, listing: bool) -> _Failed:
-        """Return the failure that a status other than 200 means."""
-        status, reason = response.status_code, response.text[:500]
-        try:
-            error = response.json()
-            error = error.get("error", error)
-            reason = str(error.get("message", reason) if isinstance(error, dict) else error)[:500]
-        except (ValueError, AttributeError):
-            pass  # not JSON, or no object: the reason is the text itself
-        message = f"status {status}: {reason or 'without a message'}"
-        if status in (401, 403):
-            have = "is refused" if self.endpoint.key in os.environ else "is missing"
-            message = f"{message}; the key in the variable {self.endpoint.key} {have}"
-            return _Failed(message, passing=False, status=status)
-        if listing and status in (404, 405):
-            return _Failed(f"{message}; does the address lack its /v1?", passing=False, status=status)
-        wait = response.headers.get("retry-after", "")
-        after = min(LONGEST_ASKED, float(wait)) if wait.isdecimal() else 0.0
-        return _Failed(message, status in PASSING or status >= 500, after, status)
-
-
-Read = Callable[[httpx.Response], Any]
-"""Reader of a response of status 200; raises ValueError, LookupError or TypeError where it is not as expected."""
-
 
 def _names(response: httpx.Response) -> list[str]:
     names = [entry["id"] for entry in response.json()["data"]]
@@ -354,7 +254,7 @@ def _answer(response: httpx.Response) -> Answer:
     (choice,) = content["choices"]
     text, reason = choice["message"]["content"], choice["finish_reason"]
     if reason == "content_filter":
-        raise _Failed(
+        raise Failed(
             "finish_reason is 'content_filter': a filter withheld the answer", passing=False, status=200
         )
     if not isinstance(text, str | None):

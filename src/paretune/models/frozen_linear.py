@@ -7,6 +7,7 @@ what prepacking gains, most with the few rows of decoding. It sums the same prod
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -19,7 +20,35 @@ LAYOUT_ROWS = 1024
 PREPACKED = (torch.float32, torch.bfloat16)
 
 
-class FrozenLinear(nn.Linear):
+class FrozenLayer(nn.Linear):
+    """A linear layer ``x W^T + b`` that is not trained: its products without a graph, and their gradient for x.
+
+    Attributes:
+        quantization: How the weight is held: ``none`` in the number format of the model, else in fewer bits.
+    """
+
+    quantization = "none"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return ``input W^T + b``; differentiable with respect to ``input [..., in]`` alone."""
+        if torch.is_grad_enabled() and input.requires_grad:
+            return _Frozen.apply(input, self)
+        return self.product(input)
+
+    @abstractmethod
+    def product(self, x: Tensor) -> Tensor:
+        """Return ``x W^T + b [..., out]`` without a graph."""
+
+    @abstractmethod
+    def transposed_product(self, y: Tensor) -> Tensor:
+        """Return ``y W [..., in]`` without a graph: the gradient of x where ``y`` is that of the output."""
+
+    @abstractmethod
+    def dense(self, kind: torch.dtype) -> Tensor:
+        """Return the weight ``[out, in]`` that products are formed with, in the number format ``kind``."""
+
+
+class FrozenLinear(FrozenLayer):
     """A linear layer with the weight and bias of another (the same tensors), which are not trained.
 
     The prepacked copies are made when they are first needed: of the weight in a forward pass, of its transpose in a backward
@@ -38,9 +67,7 @@ class FrozenLinear(nn.Linear):
         """Return ``input W^T + b``; differentiable with respect to ``input [..., in]`` alone."""
         if self.weight.requires_grad:
             return F.linear(input, self.weight, self.bias)
-        if torch.is_grad_enabled() and input.requires_grad:
-            return _Frozen.apply(input, self)
-        return self.product(input)
+        return super().forward(input)
 
     def product(self, x: Tensor) -> Tensor:
         """Return ``x W^T + b [..., out]`` without a graph."""
@@ -53,6 +80,10 @@ class FrozenLinear(nn.Linear):
         if self._prepacks(y):
             return _onednn(y, self._layout(True))
         return y @ self.weight
+
+    def dense(self, kind: torch.dtype) -> Tensor:
+        """Return the weight ``[out, in]`` in the number format ``kind``."""
+        return self.weight.to(kind)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without prepacked tensors, which a copy makes itself: tensors in oneDNN's layout cannot be copied."""
@@ -133,7 +164,7 @@ class _Frozen(torch.autograd.Function):
     """``x W^T + b``, differentiable with respect to x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, layer: FrozenLayer) -> Tensor:  # type: ignore[override]
         ctx.layer = layer
         return layer.product(x)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from paretune.core.errors import ModelError
-from paretune.models.frozen_linear import FrozenLinear, product
+from paretune.models.frozen_linear import FrozenLayer, FrozenLinear, product
 
 _NO_STATE = (
     "the model has gated layers, but no preference is set. Run forward and backward inside "
@@ -158,7 +158,7 @@ class GatedLinear(nn.Module):
         gate = gates[self.path]
         U, V = (self.U, self.V) if gate.span is None else (self.U[:, gate.span], self.V[gate.span])
         g = gate.for_input(x)
-        if isinstance(self.base, FrozenLinear):
+        if isinstance(self.base, FrozenLayer):
             if torch.is_grad_enabled():
                 return _Gated.apply(x, U, V, g, self.base)
             if x.numel() <= FEW * x.shape[-1]:
@@ -166,15 +166,18 @@ class GatedLinear(nn.Module):
                 return self.base(x).add_(F.linear(z, U))
             return _gated(x, U, V, g, self.base)[0]
         z = (F.linear(x, V.to(x.dtype)) * g).to(x.dtype)
-        return _add(self.base(x), z, U)
+        if type(self.base) is nn.Linear:
+            return _add(self.base(x), z, U)
+        # What another layer returns may be a view that autograd lets nobody write into, or a tensor that it keeps.
+        return self.base(x) + F.linear(z, U.to(z.dtype))
 
     def merged(self, gate: Tensor) -> nn.Linear:
         """Return a plain layer of weight ``W0 + U diag(g) V``, summed in fp32, in the base's dtype."""
         base = self.base
         if type(base) not in (nn.Linear, FrozenLinear) or not base.weight.is_floating_point():
             raise ModelError(
-                f"{self.path}: cannot merge into {type(base).__name__} with {base.weight.dtype} weights; "
-                "load the base model unquantised"
+                f"{self.path}: cannot merge into {type(base).__name__} with {base.weight.dtype} weights; load the base model with "
+                "quantization: none, or dequantise it"
             )
         with torch.no_grad():
             update = (self.U * gate.to(self.U.device)) @ self.V
@@ -192,7 +195,7 @@ def _add(y: Tensor, z: Tensor, U: Tensor) -> Tensor:
     return y
 
 
-def _gated(x: Tensor, U: Tensor, V: Tensor, g: Tensor, base: FrozenLinear) -> tuple[Tensor, Tensor, Tensor]:
+def _gated(x: Tensor, U: Tensor, V: Tensor, g: Tensor, base: FrozenLayer) -> tuple[Tensor, Tensor, Tensor]:
     """Return the layer's output, ``x V^T``, and this gated."""
     inner = product(x, V.to(x.dtype))
     z = (inner * g).to(x.dtype)  # the product in fp32: 0.3 is not a bf16 number
@@ -212,7 +215,7 @@ class _Gated(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, U: Tensor, V: Tensor, g: Tensor, base: FrozenLinear) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, U: Tensor, V: Tensor, g: Tensor, base: FrozenLayer) -> Tensor:  # type: ignore[override]
         y, inner, z = _gated(x, U, V, g, base)
         ctx.base = base
         ctx.save_for_backward(x, U, V, g, inner if g.requires_grad else None, z)

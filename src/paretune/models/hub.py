@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paretune.core.errors import ModelError
+from paretune.models import hub_reach
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -105,9 +106,14 @@ def fetched(
     """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    answers, _ = hub_reach.hub()  # its client would try for long before it looks into its cache
     try:
         place = api().snapshot_download(
-            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=None if below else ["*/*"]
+            name,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=None if below else ["*/*"],
+            local_files_only=not answers,
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         at = f" at the revision {revision}" if revision else ""

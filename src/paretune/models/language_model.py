@@ -20,8 +20,9 @@ from paretune.models.adapter import Adapter
 from paretune.models.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from paretune.models.devices import present
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB
-from paretune.models.loading import UNREAD, Origin, locate, origin_of, read_model
+from paretune.models.loading import UNREAD, Held, Origin, locate, origin_of, read_model
 from paretune.models.packing import prepare
+from paretune.models.quantised import Quantization, check_quantization
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class LanguageModel:
 
     Attributes:
         name: Name as the user gave it.
-        fingerprint: Identity of parameters, tokenizer and template; adapters and cached log-probabilities carry it.
+        fingerprint: Identity of parameters (quantised ones are others), tokenizer and template; adapters and cached
+            log-probabilities carry it.
         tags: Texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
             The model knows them with an adapter that has a row for each (``Adapter.tokens``); responses never hold one.
         date: The time that the chat template writes as today's, if it writes one; None for the present.
         origin: Where the model comes from.
+        quantization: How the frozen matrices are held: ``none``, ``nf4``, ``int8``, or ``fp4`` of a folder saved so.
     """
 
     model: PreTrainedModel
@@ -44,6 +47,7 @@ class LanguageModel:
     tags: tuple[str, ...] = ()
     date: datetime | None = None
     origin: Origin = UNREAD
+    quantization: str = "none"
 
     @property
     def device(self) -> torch.device:
@@ -132,9 +136,12 @@ class LanguageModel:
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:
         """All fingerprints that mean this model: the present one first, then those that earlier versions gave it."""
-        if not self.origin.weights:
-            return (self.fingerprint,)
-        return tuple(_identity(each, self.tokenizer) for each in (self.origin.weights, *self.origin.earlier))
+        return self.fingerprints_in(self.quantization) if self.origin.weights else (self.fingerprint,)
+
+    def fingerprints_in(self, quantization: str) -> tuple[str, ...]:
+        """Return the :attr:`fingerprints` that this model has where its matrices are held in ``quantization``."""
+        known = (self.origin.weights, *self.origin.earlier)
+        return tuple(_identity(each, self.tokenizer, quantization) for each in known)
 
     @property
     def hub_name(self) -> str:
@@ -152,6 +159,12 @@ class LanguageModel:
         Raises:
             ModelError: It belongs to another base model; ``name`` says in the message what it is.
         """
+        trained = str(adapter.info.get("quantization", "none"))
+        if trained != self.quantization and adapter.base in self.fingerprints_in(trained):
+            raise ModelError(
+                f"{name}: was trained on {self.name} with quantization: {trained}, and the model is held in "
+                f"{self.quantization} here; set quantization: {trained}"
+            )
         if adapter.base not in self.fingerprints:
             adapter.check_base(self.fingerprint, name)
         return replace(adapter, base=self.fingerprint)
@@ -196,6 +209,7 @@ def load(
     dtype: str = "auto",
     device: str | None = None,
     revision: str | None = None,
+    quantization: Quantization | str = "auto",
     attention: str = "auto",
 ) -> LanguageModel:
     """Load a causal language model for training and sampling.
@@ -208,6 +222,8 @@ def load(
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes it natively.
         device: ``cpu``, ``cuda``, ...; by default an accelerator when there is one.
         revision: The branch, tag or commit of a model on the hub; by default its main branch.
+        quantization: How the frozen matrices are held: ``nf4`` or ``int8`` for 4 or 8 bits by bitsandbytes, ``none`` for the number
+            format, or ``auto`` for what the model's folder holds.
         attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``,
             ``flex`` and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
 
@@ -217,16 +233,20 @@ def load(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    check_quantization(quantization)
     resolved, kind = computing(dtype, device)
     source = locate(name, revision)
-    _, model, tokenizer = read_model(source, name, kind)
+    held, model, tokenizer = read_model(source, name, Held(kind, resolved, quantization))
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     origin = origin_of(source)
-    lm = LanguageModel(model, tokenizer, name, _identity(origin.weights, tokenizer), origin=origin)
+    identity = _identity(origin.weights, tokenizer, held)
+    lm = LanguageModel(model, tokenizer, name, identity, origin=origin, quantization=held)
     _ = lm.turn_end, lm.template.opening  # a template that writes no answer is refused now
     try:
-        model.eval().requires_grad_(False).to(resolved)
+        model.eval().requires_grad_(False)
+        if held == "none":  # a quantised one is there already
+            model.to(resolved)
     except RuntimeError as error:
         raise ModelError(
             f"{name}: does not fit on the device {resolved} ({str(error).splitlines()[0]}); set device, or a smaller model"
@@ -235,8 +255,9 @@ def load(
     return lm
 
 
-def _identity(weights: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    return fingerprint(weights, fingerprint(tokenizer.chat_template, len(tokenizer)))
+def _identity(weights: str, tokenizer: PreTrainedTokenizerBase, quantization: str) -> str:
+    held = [] if quantization == "none" else [quantization]
+    return fingerprint(weights, fingerprint(tokenizer.chat_template, len(tokenizer)), *held)
 
 
 def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype]:

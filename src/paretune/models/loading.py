@@ -28,6 +28,7 @@ from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
 from paretune.models.hub import NOWHERE, HubPlace, other_commits, place_of, snapshot, weight_files
 from paretune.models.hub_reach import check_hub
+from paretune.models.quantised import check_files_finite, chosen, hold, loading_options, refusal, stored_as
 from paretune.models.tensors import check_finite
 
 EXPECTED = f"Expected {EMBEDDED!r}, a hub name that can be reached from here, a folder with safetensors weights, or a .gguf file"
@@ -49,31 +50,49 @@ _BUFFERS = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|rotary_
 """Buffers of old checkpoints, which the model computes itself."""
 
 
-def read_model(
-    source: Path, name: str, kind: torch.dtype
-) -> tuple[Any, PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return config, model and tokenizer of ``source``, on the CPU in the number format ``kind``.
+@dataclass(frozen=True)
+class Held:
+    """How a model is held in memory.
+
+    Attributes:
+        kind: Number format.
+        device: Device for which it is read. A quantised model is put there at once, another stays on the CPU.
+        quantization: How the frozen matrices are held, see :data:`paretune.models.quantised.Quantization`.
+    """
+
+    kind: torch.dtype
+    device: torch.device
+    quantization: str = "auto"
+
+
+def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return how the matrices of the model of ``source`` are held, the model and its tokenizer.
 
     Args:
         source: The folder, see :func:`locate`.
         name: Name as the user gave it, for messages.
-        kind: Number format.
+        how: How it is to be held.
 
     Raises:
-        ModelError: The model or a part of it is missing, unreadable, cut or damaged, its parameters are quantised or not finite,
-            its architecture is not known, or its tokenizer has more tokens than it has embeddings.
+        ModelError: The model or a part of it is missing, unreadable, cut or damaged, its parameters are not finite or quantised in
+            a way that cannot be trained on, its architecture is not known, or its tokenizer has more tokens than it has embeddings.
     """
-    check_folder(source)
     plain: dict[str, Any] = {"trust_remote_code": False}
+    check_folder(source)
     try:
         config = AutoConfig.from_pretrained(source, **plain)
-        quantised = getattr(config, "quantization_config", None)
-        if quantised is not None:
-            raise ModelError(_quantised(name, _method(quantised)))
+        stored = stored_as(config, name)
+        if stored == "none":
+            _refuse_unnamed_formats(source)
+        held = chosen(how.quantization, stored, name)
+        if held != "none":
+            check_files_finite(source, name)
+        plain |= loading_options(config, held, stored, how.kind, how.device)
         model, report = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=kind, use_safetensors=True, output_loading_info=True, **plain
+            source, config=config, dtype=how.kind, use_safetensors=True, output_loading_info=True, **plain
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, **plain)
+        hold(model)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except ParetuneError:
         raise
     except Exception as error:
@@ -88,7 +107,7 @@ def read_model(
             f"{name}: the tokenizer has tokens up to number {most - 1}, but the model has embeddings of {rows} tokens; give the "
             "tokenizer that belongs to the model, or enlarge the model with resize_token_embeddings and save it"
         )
-    return config, model, tokenizer
+    return held, model, tokenizer
 
 
 def check_folder(folder: Path) -> None:
@@ -120,11 +139,17 @@ def check_folder(folder: Path) -> None:
         parts = _json(index).get("weight_map")
         for part in sorted(set(map(str, parts.values()))) if isinstance(parts, dict) else ():
             check_readable(folder / part, f"{index.name} names it; copy or download it again")
-    for name, kind in formats.items():
+
+
+def _refuse_unnamed_formats(folder: Path) -> None:
+    """Raise a ModelError where weights are no floats, though the config says nothing of a quantisation."""
+    for name, kind in (
+        (n, k) for f in sorted(folder.glob("*.safetensors")) for n, k in tensor_formats(f).items()
+    ):
         if kind not in ("F64", "F32", "F16", "BF16") and name.endswith(
             ("weight", "bias", "qweight", "weight_packed")
         ):
-            raise ModelError(_quantised(str(folder), f"{name} is in the number format {kind}"))
+            raise ModelError(refusal(str(folder), f"{name} is in the number format {kind}"))
 
 
 def _json(file: Path) -> Any:
@@ -133,18 +158,6 @@ def _json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file}: is no valid JSON ({error}); copy or download it again") from error
-
-
-def _quantised(name: str, how: str) -> str:
-    return (
-        f"{name}: the checkpoint is quantised ({how}), so its layers cannot be trained or merged; give the same model in float32, "
-        "float16 or bfloat16"
-    )
-
-
-def _method(quantised: Any) -> str:
-    method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-    return str(method or getattr(quantised, "quant_method", "") or "quantization_config in config.json")
 
 
 def _refuse_another_model(name: str, report: dict[str, Any]) -> None:

@@ -22,11 +22,18 @@ from paretune.core.folder_form import EXPORT, write_marker
 from paretune.models.adapter import Adapter
 from paretune.models.gated_linear import Gate, GatedLinear, Recomputation, Setting, State
 from paretune.models.gates import Gates, block_gates, gate_of
+from paretune.models.quantised import dequantised, is_quantised
 from paretune.models.tag_embeddings import NOT_PORTABLE, TokenEmbedding
 from paretune.models.targets import layer_names, linear_layers, targeted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+QUANTISED = (
+    "the base model is quantised, which a dense model is not: dequantise it to write what was trained (--dequantize), or load the "
+    "policy on the unquantised base model to merge the update into that (--quantization none), whose answers differ a little"
+)
 
 
 class Steering:
@@ -265,9 +272,19 @@ class Steering:
         return block_gates(self.blocks)
 
     def save_dense(
-        self, folder: str | Path, gates: Gates | None = None, tokenizer: PreTrainedTokenizerBase | None = None
+        self,
+        folder: str | Path,
+        gates: Gates | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        dequantise: bool = False,
     ) -> None:
         """Write the whole model with the update at ``gates [R]`` merged in, for plain transformers to load.
+
+        Args:
+            folder: New folder, or one of an earlier export.
+            gates: Gates of the update.
+            tokenizer: Tokenizer that is written beside the model.
+            dequantise: Whether a quantised base model is written in its number format, dequantised; else it is refused.
 
         Raises:
             ModelError: The base model is quantised, the adapter has tokens of its own, or ``folder`` holds anything but an
@@ -275,7 +292,11 @@ class Steering:
         """
         if self.embedding is not None:
             raise ModelError(NOT_PORTABLE)
-        with atomic_path(folder, EXPORT) as temporary, self.merged(gates) as model:
+        quantised = is_quantised(self.model)
+        if quantised and not dequantise:
+            raise ModelError(QUANTISED)
+        whole = dequantised(self.model) if quantised else nullcontext()
+        with atomic_path(folder, EXPORT) as temporary, whole, self.merged(gates) as model:
             temporary.mkdir()
             model.save_pretrained(temporary)
             if tokenizer is not None:

@@ -16,6 +16,9 @@ from paretune.planning.shapes import Shape
 
 BYTES = {"float32": 4, "bfloat16": 2}
 """Bytes of one number."""
+BITS = {"nf4": 4.127, "fp4": 4.127, "int8": 8.01}
+"""Bits that a number of a quantised matrix takes with its scales: NF4's for 64 numbers are quantised to 8 bits themselves, with
+further ones for 256 of them; int8's are one for a row."""
 MASTER = 4
 """Bytes of a number of an adapter, of its gradient and of its moments, which are float32 whatever the model is."""
 
@@ -32,6 +35,7 @@ class Model:
         checkpointing: Whether activations are computed again in backward.
         host: Whether it runs on a CPU, with prepacked copies of its frozen matrices
             (:mod:`paretune.models.frozen_linear`) and attention in float32.
+        quantization: How the matrices of the blocks are held: ``none`` in the number format, else one of :data:`BITS`.
     """
 
     shape: Shape
@@ -40,6 +44,17 @@ class Model:
     rank: int
     checkpointing: bool = False
     host: bool = False
+    quantization: str = "none"
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the matrices of the blocks are held in fewer bits than the number format has."""
+        return self.quantization != "none"
+
+    @property
+    def matrix_bytes(self) -> float:
+        """Bytes of the matrices of all blocks as they are held."""
+        return self.shape.matrices * (BITS[self.quantization] / 8 if self.quantised else self.size)
 
     @property
     def size(self) -> int:
@@ -141,9 +156,15 @@ def packed(work: Passes, model: Model, rates: Rates) -> Cost:
     attention = attention_flops(shape, work.seen) * (1 + 2.5 * back + again)
     seconds = (matrices + adapters + head) / rates.matmul + attention / rates.attention
     seconds += traffic(model, work.tokens, back, again) / rates.traffic
+    seconds += dequantising(model) * work.forwards * (1 + back + again) / rates.traffic
     seconds += LOGIT_PASSES * work.targets * shape.vocabulary * MASTER / rates.traffic
     seconds += rates.launch * operations(model, work, back)
     return Cost(work.tokens, matrices + adapters + head + attention, seconds)
+
+
+def dequantising(model: Model) -> float:
+    """Return the bytes that one pass over all blocks reads and writes to dequantise their matrices, and to read them again."""
+    return model.matrix_bytes + 2 * model.shape.matrices * model.size if model.quantised else 0.0
 
 
 def attention_flops(shape: Shape, seen: float) -> float:
@@ -223,86 +244,14 @@ def weight_bytes(model: Model, columns: float) -> float:
     """Return the bytes that one decoding step reads: all matrices, the head, the adapters (and their cast copies)."""
     shape = model.shape
     cast = 0 if model.dtype == "float32" else 2 * model.size
-    frozen = (shape.matrices + shape.hidden * shape.vocabulary) * model.size
+    matrices = dequantising(model) if model.quantised else model.matrix_bytes
+    frozen = matrices + shape.hidden * shape.vocabulary * model.size
     return frozen + model.column * columns * (MASTER + cast)
 
 
 def cache_bytes(model: Model) -> float:
     """Return the bytes of keys and values of one position."""
     return 2 * model.shape.keys * model.shape.layers * model.size
-
-
-# Memory
-
-
-PREPACKED_COPIES = 2
-"""Copies of the frozen matrices and the head on a CPU, one for each direction."""
-
-
-def frozen_bytes(model: Model) -> float:
-    """Return the bytes of the base model with its prepacked copies."""
-    shape = model.shape
-    copies = PREPACKED_COPIES * model.host
-    return model.size * (shape.parameters + copies * (shape.matrices + shape.vocabulary * shape.hidden))
-
-
-def adapter_bytes(model: Model, columns: float) -> float:
-    """Return the bytes of the factors of an adapter."""
-    return MASTER * model.column * columns
-
-
-OPTIMISER = 5
-"""Copies of a trained adapter that are held: itself, its gradient, Adam's two moments, and its best parameters so far."""
-
-
-def kept_bytes(model: Model) -> float:
-    """Return the bytes that autograd keeps for a token of one block.
-
-    Frozen layers keep no input. Kept are what norms, rotated queries and keys, values, attention and the gated
-    activation need for their own gradients, and the inputs of adapted layers.
-    """
-    shape = model.shape
-    plain = 4 * shape.hidden + 5 * shape.keys + 3 * shape.intermediate + model.rank * len(model.targets)
-    if model.wide:
-        plain += shape.hidden + shape.intermediate
-    attention = 2 * shape.hidden + 5 * shape.keys
-    widened = (MASTER - model.size) * attention if model.host else 0
-    return model.size * (plain + 2 * shape.hidden) + widened  # the last: the inputs of the norms
-
-
-def training_bytes(model: Model, tokens: float, targets: float, chunk: int) -> float:
-    """Return what a step on ``tokens`` holds above the frozen model: adapter, optimiser, activations, logits.
-
-    Args:
-        model: Model that is trained.
-        tokens: Number of tokens in one forward.
-        targets: Number of positions scored among them.
-        chunk: Number of positions whose logits are held at a time.
-    """
-    shape = model.shape
-    blocks = kept_bytes(model) * (1 if model.checkpointing else shape.layers)
-    inputs = shape.layers * shape.hidden * model.size if model.checkpointing else 0
-    working = WORKING * shape.intermediate * model.size
-    head = 2 * targets * shape.hidden * model.size + logit_bytes(model, min(chunk, targets))
-    return OPTIMISER * adapter_bytes(model, model.rank) + tokens * (blocks + inputs + working) + head
-
-
-WORKING = 6
-"""Tensors of the feed-forward width that a block holds while it runs."""
-
-
-def logit_bytes(model: Model, rows: float) -> float:
-    """Return the bytes of the logits of some positions: as computed, and float32 with its exponential."""
-    return rows * model.shape.vocabulary * (model.size + 2 * MASTER)
-
-
-def decoding_bytes(model: Model, work: Decoding) -> float:
-    """Return what a batch holds above the frozen model: adapters, keys and values, the prompt's activations, logits."""
-    shape = model.shape
-    rows = min(work.batch, work.rows)
-    cache = rows * (work.prompt + work.longest) * cache_bytes(model)
-    block = rows * work.prompt * (WORKING * shape.intermediate + 8 * shape.hidden) * model.size
-    return adapter_bytes(model, work.columns) + cache + max(block, logit_bytes(model, rows))
 
 
 def _dot(first: Sequence[float], second: Sequence[float]) -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from paretune.core.errors import ModelError, suggest
 from paretune.core.files import expanded
 from paretune.models.hub_reach import check_hub
+from paretune.models.quantised import stored_as
 
 ALL_LINEAR = "all-linear"
 
@@ -26,6 +28,7 @@ class Shape:
         head_dim: Width of a head.
         vocabulary: Number V of rows of the embedding.
         tied: Whether the head is the embedding.
+        stored: How its folder holds the matrices of the blocks: ``none`` in a number format, or quantised.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Shape:
     head_dim: int
     vocabulary: int
     tied: bool
+    stored: str = "none"
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -93,18 +97,27 @@ class Shape:
 
 KNOWN: dict[str, Shape] = {
     "smollm2-135m": Shape("smollm2-135m", 576, 1536, 30, 9, 3, 64, 49_152, True),
+    "0.5b": Shape("0.5b", 896, 4864, 24, 14, 2, 64, 151_936, True),
+    "0.6b": Shape("0.6b", 1024, 3072, 28, 16, 8, 128, 151_936, True),
     "1b": Shape("1b", 2048, 8192, 16, 32, 8, 64, 128_256, True),
+    "1.7b": Shape("1.7b", 2048, 6144, 28, 16, 8, 128, 151_936, True),
+    "3b": Shape("3b", 3072, 8192, 28, 24, 8, 128, 128_256, True),
+    "4b": Shape("4b", 2560, 9728, 36, 32, 8, 128, 151_936, True),
+    "7b": Shape("7b", 3584, 18_944, 28, 28, 4, 128, 152_064, False),
     "8b": Shape("8b", 4096, 14_336, 32, 32, 8, 128, 128_256, False),
+    "14b": Shape("14b", 5120, 17_408, 40, 40, 8, 128, 151_936, False),
+    "32b": Shape("32b", 5120, 25_600, 64, 64, 8, 128, 151_936, False),
     "70b": Shape("70b", 8192, 28_672, 80, 64, 8, 128, 128_256, False),
 }
-"""Typical shapes: the embedded model, and those of meta-llama/Llama-3.2-1B, Llama-3.1-8B and Llama-3.1-70B (config.json)."""
+"""Typical shapes by the config.json of models: the embedded one; Qwen2.5-0.5B and -7B; Qwen3-0.6B, -1.7B, -4B, -14B and -32B;
+Llama-3.2-1B and -3B, Llama-3.1-8B and -70B."""
 
 
 def shape_of(name: str) -> Shape:
     """Return the shape of a size that is known, or of a model by its configuration; no parameters are read.
 
     Args:
-        name: ``1b``, ``8b``, ``70b``, the embedded name, a folder, a GGUF file, or a hub name that can be reached.
+        name: A size such as ``8b``, the embedded name, a folder, a ``config.json``, a GGUF file, or a hub name that can be reached.
 
     Raises:
         ModelError: None of these, or a configuration that is not of a dense decoder.
@@ -142,6 +155,7 @@ def of_config(name: str, values: Mapping[str, Any]) -> Shape:
         values.get("head_dim") or hidden // heads,
         vocabulary,
         bool(values.get("tie_word_embeddings", False)),
+        stored_as(SimpleNamespace(**values), name),
     )
 
 

@@ -23,6 +23,25 @@ SCORING_TOKENS = 1024
 
 
 @dataclass(frozen=True)
+class Step:
+    """A forward with gradients, the largest of a stage.
+
+    Attributes:
+        tokens: Number of tokens.
+        targets: Number of scored positions among them.
+        seen: Number of positions that its tokens attend to, summed over tokens.
+    """
+
+    tokens: float = 0.0
+    targets: float = 0.0
+    seen: float = 0.0
+
+    def scaled(self, factor: float) -> Step:
+        """Return a step of so many times as many texts."""
+        return Step(self.tokens * factor, self.targets * factor, self.seen * factor)
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of a run.
 
@@ -33,7 +52,7 @@ class Stage:
         judged: Answers that every scorer rates.
         embedded: Texts that the encoder of heads reads before they are fitted.
         columns: Columns of each adapter that the stage saves.
-        step: Tokens and scored positions of its largest forward with gradients.
+        step: Its largest forward with gradients.
     """
 
     name: str
@@ -42,7 +61,7 @@ class Stage:
     decodings: tuple[Decoding, ...] = ()
     judged: float = 0.0
     columns: tuple[float, ...] = ()
-    step: tuple[float, float] = (0.0, 0.0)
+    step: Step = Step()
     embedded: float = 0.0
 
     @property
@@ -221,25 +240,43 @@ class Work:
             others: Passes beside those of training.
         """
         training, texts, runs, held_out = fits.training, fits.texts, fits.runs, fits.held_out
-        groups = fits.groups or training.batch_pairs * fits.tables
+        groups, pairs = fits.groups or training.batch_pairs * fits.tables, float(training.batch_pairs)
+        if training.batch_tokens:
+            pairs = min(pairs, self.bounded(training.batch_tokens, texts, fits.tables))
+            groups = min(groups, pairs * fits.tables)
         forwards = runs * training.steps * training.accumulate
         every = training.validate_every or max(1, training.steps // 4)
         times = ceil(training.steps / every)
         works = [passes(replace(texts, count=forwards * groups), forwards, fits.columns, True)]
         if held_out is not None and held_out.count:
-            batches = ceil(held_out.count / training.batch_pairs)
+            batches = ceil(held_out.count / pairs)
             validated = replace(held_out, count=held_out.count * fits.tables * times * runs)
             works.append(passes(validated, batches * times * runs, fits.columns))
         # The largest of many forwards is well above the mean one.
         deviation = (groups * texts.spread**2 + (texts.tokens * fits.groups_spread) ** 2) ** 0.5
         tokens = groups * texts.tokens + 2 * deviation
+        if training.batch_tokens:
+            alone = fits.tables * texts.tokens + 2 * fits.tables**0.5 * texts.spread
+            tokens = min(tokens, max(float(training.batch_tokens), alone))
+        share = tokens / max(texts.tokens, 1)
         return Stage(
             name,
             f"{runs} run{'s' * (runs != 1)} of {training.steps} steps, {what}",
             (*others, *works),
             columns=(fits.columns,) * runs,
-            step=(tokens, tokens * texts.targets / max(texts.tokens, 1)),
+            step=Step(tokens, share * texts.targets, share * texts.seen),
         )
+
+    def bounded(self, tokens: int, texts: Texts, tables: int) -> float:
+        """Return the mean number of rows of each table in forwards of at most ``tokens``, and say it.
+
+        A forward ends before the group that would be too much, so half of one is missing on average.
+        """
+        rows = max(1.0, tokens / max(1.0, tables * texts.tokens) - 0.5)
+        said = f"train.batch_tokens={tokens} lets a forward have about {rows * tables:.3g} pairs of {texts.tokens:.0f} tokens"
+        if said not in self.assumptions:
+            self.assumptions.append(said)
+        return rows
 
     def corners(
         self, beta: float, choose: Choose, training: Training, divergence: Divergence = "reverse-kl"

@@ -22,6 +22,7 @@ def load_base(
     device: str | None = None,
     model: str | None = None,
     revision: str | None = None,
+    quantization: str = "auto",
 ) -> LanguageModel:
     """Load the base model that a file names, from where it is on this machine.
 
@@ -32,15 +33,16 @@ def load_base(
         device: The device; by default an accelerator where there is one.
         model: Another name or folder of the same weights, in place of the named one.
         revision: The branch, tag or commit on the hub; by default the one that was trained on, else the main branch.
+        quantization: How the matrices are held, see :func:`paretune.models.language_model.load`.
 
     Raises:
         ModelError: It cannot be loaded. Where it is not on this machine and not on the hub, the message says how to name it.
     """
     if model is not None:
-        return load(model, dtype, device, revision)
+        return load(model, dtype, device, revision, quantization)
     local = named.model == EMBEDDED or expanded(named.model, "model").exists()
     if local and not revision:
-        return load(named.model, dtype, device)
+        return load(named.model, dtype, device, None, quantization)
     name = named.hub or named.model
     if not is_name(name):
         raise ModelError(
@@ -49,7 +51,7 @@ def load_base(
             else f"{where}: revision {revision!r}: its base model {named.model} is a folder here; leave revision out, or {CURE}"
         )
     asked = [revision] if revision else [named.revision or None, None]
-    missing = _load_first(name, dict.fromkeys(asked), dtype, device)
+    missing = _load_first(name, dict.fromkeys(asked), dtype, device, quantization)
     if isinstance(missing, LanguageModel):
         return missing
     other = f"{named.model} is not on this machine, and on the hub: " if name != named.model else ""
@@ -57,13 +59,13 @@ def load_base(
 
 
 def _load_first(
-    name: str, revisions: dict[str | None, Any], dtype: str, device: str | None
+    name: str, revisions: dict[str | None, Any], dtype: str, device: str | None, quantization: str
 ) -> LanguageModel | ModelError:
     """Return the model of the hub at the first of some revisions that can be had, or why the first cannot."""
     first: ModelError | None = None
     for revision in revisions:
         try:
-            return load(name, dtype, device, revision)
+            return load(name, dtype, device, revision, quantization)
         except ModelError as error:
             first = first or error
     assert first is not None
@@ -71,7 +73,7 @@ def _load_first(
 
 
 def check_weights(where: Path, base: str, weights: str, named: NamedBase, lm: LanguageModel) -> bool:
-    """Return whether a file was made for this very base model; False where only its tokenizer or template is another.
+    """Return whether a file was made for this very base model; False where its tokenizer, template or quantisation is another.
 
     Args:
         where: The file's folder, for messages.

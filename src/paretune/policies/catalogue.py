@@ -50,6 +50,7 @@ class Manifest(TypedDict):
     model: NotRequired[str]
     revision: NotRequired[str]
     dtype: NotRequired[Literal["auto", "float32", "bfloat16"]]
+    quantization: NotRequired[Literal["none", "nf4", "fp4", "int8"]]
     objectives: list[str]
     adapters: dict[str, ManifestEntry]
 
@@ -73,6 +74,8 @@ class Source:
         title: The name for people, such as ``DPO soups``.
         dtype: The number format in which it was trained and measured.
         revision: The base model's commit on the hub; empty where it is not known.
+        quantization: How the base model's matrices were held in training, see
+            :func:`paretune.policies.policy_file.loaded_as`.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Source:
     title: str = ""
     dtype: str = "auto"
     revision: str = ""
+    quantization: str = "none"
 
     @property
     def named_base(self) -> NamedBase:
@@ -180,6 +184,7 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
             ),
             prompt_ends=tuple(adapters[lora].get("prompt_ends_with", "") for lora in loras),
             dtype=facts.get("dtype", "auto"),
+            quantization=facts.get("quantization", "none"),
         )
 
     return source(facts["policy"], list(preferences)), [source(name, [name]) for name in preferences]
@@ -219,6 +224,7 @@ def _policy(folder: Path, record: FrontRecord | None) -> Source:
         surface=Surface.of(record, name) if record and measured else None,
         title=record.policy(name).title if record and measured else "",
         dtype=facts.dtype,
+        quantization=facts.quantization,
     )
 
 

@@ -23,15 +23,18 @@ RUN = "versions.json"
 _UNSAFE = re.compile(r"[^\w.]")
 
 
-def export(policy: Policy, preference: Preference, folder: Path, form: Format = "lora") -> Preference:
+def export(
+    policy: Policy, preference: Preference, folder: Path, form: Format = "lora", dequantise: bool = False
+) -> Preference:
     """Write the policy at one preference and return the preference it really serves (anchors snap).
 
     ``lora`` writes a plain LoRA that PEFT and LoRA servers load onto the base model, ``dense`` the whole model for plain
-    transformers, with its tokenizer. Both compute what the policy computes, up to the rounding of the sums.
+    transformers, with its tokenizer. Both compute what the policy computes, up to the rounding of the sums. A dense model of a
+    quantised base model is written only with ``dequantise``, in the number format of the model.
 
     Raises:
-        ModelError: No single update does what the policy does (the base model, a mixed policy), or ``folder`` holds
-            something else.
+        ModelError: No single update does what the policy does (the base model, a mixed policy), ``folder`` holds something else, or
+            the base model of a dense model is quantised.
     """
     gates = policy.gates([preference])
     if policy.no_export or gates is None:
@@ -44,7 +47,7 @@ def export(policy: Policy, preference: Preference, folder: Path, form: Format = 
         to_peft(adapter, folder, gates[0], base, commit, card)
     else:
         with attached(policy.lm, adapter) as steering:
-            steering.save_dense(folder, gates[0], policy.lm.tokenizer)
+            steering.save_dense(folder, gates[0], policy.lm.tokenizer, dequantise)
     return used
 
 
@@ -80,6 +83,7 @@ def export_grid(
         "model": policy.lm.name,
         "revision": policy.lm.origin.hub.commit,
         "dtype": str(policy.lm.model.dtype).removeprefix("torch."),
+        "quantization": policy.lm.quantization,
         "objectives": list(policy.objectives),
         "adapters": adapters,
     }

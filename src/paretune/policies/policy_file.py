@@ -52,12 +52,28 @@ class BaseChoice:
         revision: The branch, tag or commit on the hub; None for that which the policy names, else the main branch.
         device: The device; None for an accelerator where there is one.
         dtype: The number format; None for that of the run.
+        quantization: How the matrices are held (``none``, ``nf4``, ``int8``); None for how they were in the run.
     """
 
     model: str | None = None
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
+    quantization: str | None = None
+
+
+def loaded_as(quantization: str, asked: str | None) -> str:
+    """Return the quantisation in which the base model of a policy is loaded.
+
+    Args:
+        quantization: That in which it was trained.
+        asked: That which is wanted; None for the same.
+    """
+    if asked is not None:
+        return asked
+    return (
+        "auto" if quantization == "fp4" else quantization
+    )  # fp4 is had from a folder that is saved so alone
 
 
 class PolicyFile(BaseModel):
@@ -76,6 +92,7 @@ class PolicyFile(BaseModel):
         weights: The identity of the base model's weights, wherever they lie.
         hub: The base model's name on the hub; empty where it is not known, and in files of paretune 0.1.
         revision: The commit on the hub; empty likewise.
+        quantization: How the base model's matrices were held in the run; ``none`` in files of paretune 0.1.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -91,6 +108,7 @@ class PolicyFile(BaseModel):
     weights: str = ""
     hub: str = ""
     revision: str = ""
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
 
     @classmethod
     def read(cls, folder: Path) -> PolicyFile:

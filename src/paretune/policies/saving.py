@@ -18,7 +18,7 @@ from paretune.models.language_model import LanguageModel
 from paretune.policies.base_model import check_weights, load_base
 from paretune.policies.mixed import MixedPolicy
 from paretune.policies.policy import Policy
-from paretune.policies.policy_file import FILE, PolicyFile
+from paretune.policies.policy_file import FILE, PolicyFile, loaded_as
 from paretune.policies.shared import policy_folder
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def save(policy: Policy, folder: str | Path) -> None:
                 "adapters": len(policy.adapters),
                 "mixing": vars(mixing),
                 "dtype": str(lm.model.dtype).removeprefix("torch."),
+                "quantization": lm.quantization,
             },
         )
 
@@ -78,7 +79,14 @@ def load(folder: str | Path, lm: LanguageModel) -> Policy:
     """
     folder = Path(folder)
     facts = PolicyFile.read(folder)
-    if not check_weights(folder, facts.base, facts.weights, facts.named_base, lm):
+    same = check_weights(folder, facts.base, facts.weights, facts.named_base, lm)
+    if not same and facts.quantization != lm.quantization:
+        logger.warning(
+            "%s: was trained and measured on %s with quantization %s, and it is loaded with %s, so answers may differ; "
+            "load it with quantization=%s (--quantization) for those that were measured",
+            folder, lm.name, facts.quantization, lm.quantization, facts.quantization,
+        )  # fmt: skip
+    elif not same:
         logger.warning(
             "%s: %s has the weights of its base model, but another tokenizer or chat template than in training, so answers may "
             "differ; name the model that it was trained on with model= or revision= (--model, --revision)",
@@ -128,6 +136,7 @@ def load_policy(
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    quantization: str | None = None,
 ) -> Policy:
     """Load a policy together with its base model, which its ``policy.json`` names.
 
@@ -141,10 +150,15 @@ def load_policy(
         device: The device, such as ``cuda``; by default an accelerator where there is one.
         dtype: The base model's number format: ``auto``, ``float32`` or ``bfloat16``; by default that of the run, in which the
             policy was trained and measured.
+        quantization: How the base model's matrices are held: ``nf4`` or ``int8`` for 4 or 8 bits, ``none`` for the number format;
+            by default as in the run. Another way than that is said, as answers then differ a little.
 
     Raises:
         ModelError: There is no such policy, or its base model cannot be loaded or has other weights.
     """
     folder = policy_folder(folder_or_repository)
     facts = PolicyFile.read(folder)
-    return load(folder, load_base(facts.named_base, folder, dtype or facts.dtype, device, model, revision))
+    held = loaded_as(facts.quantization, quantization)
+    return load(
+        folder, load_base(facts.named_base, folder, dtype or facts.dtype, device, model, revision, held)
+    )

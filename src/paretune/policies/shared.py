@@ -75,7 +75,7 @@ def pull(repository: str, folder: Path, revision: str | None = None) -> PolicyFi
         ModelError: ``folder`` holds files, the repository cannot be reached, or it holds no policy.
     """
     name, stated = split_revision(repository)
-    _check_name(name)
+    check_repository(name)
     refuse_foreign(folder, None)
     source = _fetched(name, revision or stated)
     facts = PolicyFile.read(source)
@@ -114,40 +114,66 @@ def push(
         ModelError: ``source`` holds no policy.
         ParetuneError: The hub refuses.
     """
-    _check_name(repository)
+    check_repository(repository)
     facts = PolicyFile.read(source)
     facts = _portable(facts, source, base)
     about = replace(about, base_model=facts.hub, policy=facts.name, place=repository)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "policy"
         _write(source, facts, about, folder)
-        return _send(folder, repository, public, revision, message or f"{facts.name}: a paretune policy")
+        return send(folder, repository, public, revision, message or f"{facts.name}: a paretune policy")
 
 
-def _send(folder: Path, repository: str, public: bool, revision: str | None, message: str) -> str:
+def send(
+    folder: Path,
+    repository: str,
+    public: bool,
+    revision: str | None,
+    message: str,
+    kind: str = "model",
+    replaced: Sequence[str] = (FRONT, PICTURE, *ADAPTERS),
+) -> str:
+    """Send a folder to the hub, and return its address there.
+
+    Args:
+        folder: What is sent.
+        repository: The name on the hub, ``owner/name``; it is made where there is none.
+        public: Whether a new repository is one that everybody sees.
+        revision: The branch to write, which is made where there is none; None for the main branch.
+        message: The message of the commit.
+        kind: ``model`` or ``dataset``.
+        replaced: Patterns of files that an earlier commit had and this one may not have.
+
+    Raises:
+        ConfigError: ``repository`` is no name of the hub.
+        ParetuneError: The hub refuses.
+    """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    check_repository(repository)
     client = api()
     try:
-        made = client.create_repo(repository, private=not public, exist_ok=True)
+        made = client.create_repo(repository, private=not public, exist_ok=True, repo_type=kind)
         if revision:
-            client.create_branch(repository, branch=revision, exist_ok=True)
+            client.create_branch(repository, branch=revision, exist_ok=True, repo_type=kind)
         client.upload_folder(
             repo_id=repository,
             folder_path=folder,
             revision=revision,
             commit_message=message,
-            delete_patterns=[FRONT, PICTURE, *ADAPTERS],  # what an earlier policy had and this one has not
+            delete_patterns=list(replaced),
+            repo_type=kind,
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ParetuneError(
-            f"{repository}: the hub did not take the policy ({reason_of(error)}); a token with the right to write is read from "
-            "HF_TOKEN, or from what `hf auth login` kept"
+            f"{repository}: the hub did not take it ({reason_of(error)}); a token with the right to write is read from HF_TOKEN, or "
+            "from what `hf auth login` kept"
         ) from error
     return str(made)
 
 
-def _check_name(repository: str) -> None:
+def check_repository(repository: str) -> None:
+    """Raise a ConfigError unless this can be the name of a repository on the hub."""
     if not is_name(repository):
         raise ConfigError(f"{repository!r:.80}: expected the name of a repository on the hub, owner/name")
 
@@ -155,7 +181,7 @@ def _check_name(repository: str) -> None:
 def _portable(facts: PolicyFile, source: Path, base: str | None) -> PolicyFile:
     """Return the facts with the base model's name on the hub in place of what it is called here."""
     if base is not None:
-        _check_name(base)
+        check_repository(base)
     named = base or facts.named_base.hub_name
     if not is_name(named) or (named == facts.model and not facts.hub and Path(named).exists()):
         raise ConfigError(

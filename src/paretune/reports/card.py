@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from paretune.core.files import write_text
 from paretune.core.preference import Preference
 from paretune.fronts.record import FrontRecord, Point
+from paretune.reports.markdown import cell, table
 from paretune.reports.wording import (
     MIXTURE,
     chance,
@@ -76,7 +77,7 @@ def write_card(record: FrontRecord, file: str | Path, about: About = NOTHING) ->
             record,
             about,
         ),
-        f"# {_cell(record.name)}\n\n{_cell(summary(record))}\n\n![The measured front](front.png)",
+        f"# {cell(record.name)}\n\n{cell(summary(record))}\n\n![The measured front](front.png)",
         _objectives(record),
         _policies(record, alone=bool(about.place)),
         _front(record),
@@ -105,7 +106,7 @@ def write_card_of_policy(name: str, objectives: Sequence[str], file: str | Path,
     preference = Preference.uniform(tuple(objectives))
     parts = [
         _head(_facts(about, "", "", [name])),
-        f"# {_cell(name)}\n\nOne language model that follows a preference over {_cell(', '.join(objectives))}, trained with "
+        f"# {cell(name)}\n\nOne language model that follows a preference over {cell(', '.join(objectives))}, trained with "
         "paretune. No measured front comes with it.",
         _code(about.place or f"policies/{name}", str(preference)),
     ]
@@ -116,19 +117,24 @@ _PATH = re.compile(r"^[~./]|^[A-Za-z]:|\\|/.*/|\.gguf$")
 """What a base model's name has that is a place on a machine, and no name on the hub."""
 
 
+def licence_entries(licence: str) -> dict[str, str]:
+    """Return the entries of a card's head that state a licence: by its name on the hub, or as another one with its own name."""
+    stated = licence.strip().lower()
+    if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", stated) or not stated:
+        return {"license": stated}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", stated).strip("-")}
+
+
 def _facts(about: About, model: str, licence: str, policies: Sequence[str]) -> dict[str, Any]:
     """Return the entries of a card's head: those that are known."""
     base = about.base_model or model
-    stated = (about.licence or licence).strip().lower()
-    known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", stated) is not None
     facts = {
         "base_model": "" if _PATH.search(base) else base,
         "base_model_relation": "" if _PATH.search(base) or not base else "adapter",
         "datasets": list(about.datasets),
         "language": list(about.languages),
         "library_name": "paretune",
-        "license": (stated if known else "other") if stated else "",
-        "license_name": "" if known else re.sub(r"[^a-z0-9.]+", "-", stated).strip("-"),
+        **licence_entries(about.licence or licence),
         "pipeline_tag": "text-generation",
         "tags": list(dict.fromkeys(["paretune", "multi-objective", "lora", *policies])),
     }
@@ -167,26 +173,12 @@ def _results(record: FrontRecord, about: About) -> list[EvalResult]:
     ]
 
 
-def _cell(value: object) -> str:
-    """Return text that is plain text in Markdown: no table cell, tag or line ends early."""
-    text = " ".join(str(value).split())
-    for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;")):
-        text = text.replace(character, safe)
-    return text
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> str:
-    rule = ["---:" if k in numbers else "---" for k in range(len(columns))]
-    lines = [map(_cell, columns), rule, *(map(_cell, row) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _objectives(record: FrontRecord) -> str:
     rows = [
         [objective, "higher", record.objectives_info.get(objective) or "not stated"]
         for objective in record.objectives
     ]
-    return f"## Objectives\n\n{_table(['objective', 'better is', 'what it measures'], rows)}"
+    return f"## Objectives\n\n{table(['objective', 'better is', 'what it measures'], rows)}"
 
 
 def _policies(record: FrontRecord, alone: bool) -> str:
@@ -202,7 +194,7 @@ def _policies(record: FrontRecord, alone: bool) -> str:
             policy.paper,
         ])  # fmt: skip
     columns = ["method", "folder", "where the preference enters", "training runs", "training time", "paper"]
-    return f"## Policies\n\n{_table(columns, rows, (3, 4))}"
+    return f"## Policies\n\n{table(columns, rows, (3, 4))}"
 
 
 def _front(record: FrontRecord) -> str:
@@ -231,13 +223,13 @@ def _front(record: FrontRecord) -> str:
     return (
         f"## Front\n\nMean scores on {record.num_prompts} held-out prompts, in brackets the 95 % interval "
         "over prompts. On the front: the chance that no other point of the policy is clearly better on every objective.\n\n"
-        f"{_table(columns, rows, range(2, len(columns)))}"
+        f"{table(columns, rows, range(2, len(columns)))}"
     )
 
 
 def _trades(record: FrontRecord) -> str:
     lines = [
-        f"- {_cell(policy.label)}, {_cell(trade_off(record, point))}."
+        f"- {cell(policy.label)}, {cell(trade_off(record, point))}."
         for policy in record.policies
         for point in chosen_points(record, policy)
     ]
@@ -245,12 +237,12 @@ def _trades(record: FrontRecord) -> str:
 
 
 def _verdicts(record: FrontRecord) -> str:
-    lines = [f"- {_cell(line)}" for line in sentences(record)]
+    lines = [f"- {cell(line)}" for line in sentences(record)]
     if not lines:
         return ""
     return (
         "## Which differences are real\n\nAbove means that, averaged over all tastes, the answers score higher. All are judged "
-        f"together. {_cell(luck(record))}\n\n" + "\n".join(lines)
+        f"together. {cell(luck(record))}\n\n" + "\n".join(lines)
     )
 
 
@@ -264,8 +256,8 @@ def _hypervolumes(record: FrontRecord) -> str:
     rows.append([f"{MIXTURE} (single-objective models)", interval(record.mixture.hypervolume)])
     rows.append(["base model", interval(record.base.hypervolume)])
     return (
-        f"## Hypervolume\n\nReference point: {_cell(point)}. Corrected for the luck of the best points; a figure, not a verdict."
-        f"\n\n{_table(['', 'hypervolume'], rows, (1,))}"
+        f"## Hypervolume\n\nReference point: {cell(point)}. Corrected for the luck of the best points; a figure, not a verdict."
+        f"\n\n{table(['', 'hypervolume'], rows, (1,))}"
     )
 
 
@@ -275,8 +267,8 @@ def _data(record: FrontRecord) -> str:
         return ""
     splits = ", ".join(f"{name} {count:,}" for name, count in record.splits.items())
     text = f"## Data\n\n{data.rows:,} training rows with {data.responses:,} responses"
-    text += f"; prompts in each split: {_cell(splits)}." if splits else "."
-    return f"{text} Licence: {_cell(record.licence or 'not stated')}."
+    text += f"; prompts in each split: {cell(splits)}." if splits else "."
+    return f"{text} Licence: {cell(record.licence or 'not stated')}."
 
 
 def _use(record: FrontRecord, place: str) -> str:
@@ -304,13 +296,13 @@ def _limits(record: FrontRecord, alone: bool) -> str:
     sampling = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in record.sampling.items())
     lines = [
         "A score is what its scorer measures, not what its name promises"
-        + (f" ({_cell(meanings)})." if meanings else "."),
-        *map(_cell, record.cautions),
-        _cell(luck(record)),
-        f"Measured with {_cell(sampling)}; other sampling gives other scores." if sampling else "",
+        + (f" ({cell(meanings)})." if meanings else "."),
+        *map(cell, record.cautions),
+        cell(luck(record)),
+        f"Measured with {cell(sampling)}; other sampling gives other scores." if sampling else "",
         "The prompts are of the same kind as the training data; elsewhere the front is unknown.",
         "No safety evaluation is part of this run beyond the objectives above.",
-        f"Made with paretune {_cell(record.version)} on {_cell(record.created)}"
+        f"Made with paretune {cell(record.version)} on {cell(record.created)}"
         + ("." if alone else "; `report.html` beside this file shows everything."),
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines if line)

@@ -28,7 +28,7 @@ from paretune.reports.page import badge, plain_badge, section, table
 from paretune.reports.plots import parallel
 from paretune.reports.response_plots import along, ternary
 from paretune.reports.scatter import View, scatter
-from paretune.reports.scorers import judged_by
+from paretune.reports.scorers import asked_of, judged_by
 from paretune.reports.verdicts import comparisons, side_effects, trade_offs
 from paretune.reports.wording import (
     MIXTURE,
@@ -75,6 +75,7 @@ def write_report(record: FrontRecord, folder: str | Path) -> Path:
         hypervolumes(record),
         sense(record),
         judged_by(record),
+        asked_of(record),
         training_data(record),
         made_data(record),
         cost(record),

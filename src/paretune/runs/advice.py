@@ -6,15 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from paretune.core.errors import DataError, ParetuneError
+from paretune.core.errors import ParetuneError
 from paretune.core.yaml_text import read_yaml
-from paretune.data.load import load_data
 from paretune.data.summary import Inspection, inspect
 from paretune.fronts.record import FILE, FrontRecord
+from paretune.runs.named_sources import NamedSource, load_together
 
 FEW = 100
 """Comparisons of an objective below which training and heads on them tell little: a rule of thumb."""
@@ -67,11 +66,11 @@ class Advice:
     unknown: tuple[str, ...]
 
 
-def advise(source: str | Mapping[str, Any], run: Path | None = None, reward: bool = False) -> Advice:
+def advise(sources: Sequence[NamedSource], run: Path | None = None, reward: bool = False) -> Advice:
     """Return what to do with data.
 
     Args:
-        source: A file or folder, a known set, or a column map.
+        sources: One source or more, such as a file of pairs for each objective.
         run: The folder of a finished pilot run on such data.
         reward: Whether there is a function or model that scores any answer.
 
@@ -79,7 +78,7 @@ def advise(source: str | Mapping[str, Any], run: Path | None = None, reward: boo
         DataError: The data cannot be read.
         ParetuneError: ``run`` is no finished run.
     """
-    facts = _inspected(source)
+    facts = inspect(load_together(sources)[1])
     pilot = None if run is None else _pilot(run)
     held_out = round(HELD_OUT * facts.prompts)
     return Advice(
@@ -90,16 +89,6 @@ def advise(source: str | Mapping[str, Any], run: Path | None = None, reward: boo
         "rules" if pilot is None else "pilot",
         _unknown(pilot),
     )
-
-
-def _inspected(source: str | Mapping[str, Any]) -> Inspection:
-    try:
-        return inspect(load_data(source))
-    except DataError:
-        named = {"path": source} if isinstance(source, str) else source
-        if "objective" in named or not Path(str(named.get("path"))).exists():
-            raise
-        return inspect(load_data({**named, "objective": "preferred"}))  # labels that name no objective
 
 
 # The data

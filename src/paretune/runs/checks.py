@@ -11,16 +11,27 @@ from typing import Any
 from paretune.choosing.bounds import Bounds
 from paretune.core.errors import ConfigError, ModelError, ParetuneError, suggest
 from paretune.core.preference import Preference
+from paretune.data.dataset import ScoredDataset
+from paretune.data.places import is_object
 from paretune.methods import METHODS
 from paretune.models.devices import device_named
+from paretune.planning.shapes import ALL_LINEAR, KNOWN
 from paretune.runs.config import EvaluateConfig, RunConfig
 from paretune.runs.names import check_names
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import checked_spec
+from paretune.training.rl.goal import RLSettings
+from paretune.training.rl.task import check_forwards
 
 PARTS = ("train", "validation", "test")
 MOST_POINTS = 10_000
 """Largest number of preferences of a run; each is a model to train, or a point to measure on every held-out prompt."""
+
+
+SHARDED_QUANTISED = (
+    "sharding: fsdp divides matrices of floats, and those of a quantised model are none; set sharding: none, as a model in 4 bits "
+    "takes a quarter of the memory in every process, or quantization: none"
+)
 
 
 def check_config(config: RunConfig) -> None:
@@ -40,6 +51,7 @@ def check_config(config: RunConfig) -> None:
     _check_serving(config, known)
     if known is not None:
         _check_methods(config, known)
+    _check_targets(config)
     check_sizes(config)
 
 
@@ -64,6 +76,8 @@ def _check_names(config: RunConfig) -> None:
             device_named(config.device)
         except ModelError as error:  # it begins with the key
             raise ConfigError(str(error)) from error
+    if config.sharding != "none" and config.quantization in ("nf4", "int8"):
+        raise ConfigError(SHARDED_QUANTISED)
     if not config.methods:
         raise ConfigError(f"methods: is empty; name at least one of {', '.join(METHODS)}")
     trackers = _trackers()
@@ -107,6 +121,8 @@ def _check_source(key: str, source: Any, optional: bool = False) -> None:
     sources = source if isinstance(source, list) else [source]
     for number, entry in enumerate(sources):
         place = f"{key}[{number}]" if isinstance(source, list) else key
+        if isinstance(entry, ScoredDataset) or is_object(entry):
+            continue
         if not (isinstance(entry, (str, dict)) and entry) or (isinstance(entry, str) and "\0" in entry):
             raise ConfigError(
                 f"{place}: expected a file, a folder, a known set or a column map, or a list of these, got {entry!r:.60}"
@@ -253,7 +269,22 @@ def _check_entry(config: RunConfig, name: str) -> None:
             f"for the methods that endpoint.stages lists (of {_staged()}); answers that a method samples while it trains come from "
             "parameters that only this process has, with another preference in every row, so no endpoint can sample them"
         )
-    config.entry(name)
+    entry = config.entry(name)
+    if isinstance(entry.settings, RLSettings):
+        with _under(f"methods.{name}.train"):
+            check_forwards(entry.training)
+
+
+def _check_targets(config: RunConfig) -> None:
+    """Raise a ConfigError where a target names no layer of a model that is known without reading it."""
+    shape = KNOWN.get(config.model.lower())
+    for key, training in config.trainings() if shape is not None else ():
+        for target in training.targets:
+            leaf = target.partition("@")[0].rpartition(".")[2]
+            if leaf not in (ALL_LINEAR, *shape.linears):
+                raise ConfigError(
+                    f"{key}.targets: {config.model} has no linear layer {leaf!r}; {suggest(leaf, shape.linears)}, or {ALL_LINEAR}"
+                )
 
 
 def _check_stages(config: RunConfig, name: str) -> None:

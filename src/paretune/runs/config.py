@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from paretune.core.bounds import Count, Natural, NotNegative, Positive, Seed
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference, preference_grid
 from paretune.core.sampling import Sampling
 from paretune.core.settings import parse
+from paretune.data.dataset import ScoredDataset
+from paretune.data.places import is_object
 from paretune.generation.endpoint import Endpoint
 from paretune.methods import METHODS
 from paretune.methods.base import DPOConfig, Method, Traits
+from paretune.models.quantised import Quantization
 from paretune.serving.config import ServeConfig
 from paretune.training.loop import Training
 from paretune.training.token_tables import TooLong
@@ -31,26 +34,35 @@ class DataConfig(_Part):
     """The source of the preference data.
 
     Attributes:
-        source: Path, name of a known public set, ``quickstart``, ``quickstart-prompts``, column map, or a list of these.
+        source: Path, name of a known public set, ``quickstart``, ``quickstart-prompts``, ``hub:owner/name``, column map, or a list
+            of these. In Python also a data set of the ``datasets`` library or a ``ScoredDataset``, which the run keeps in its
+            folder.
         path: Local folder of a known set.
         split: Split of the source to train on.
         test: Source of the held-out prompts; by default a share of ``source``.
-        splits: Shares of prompts for train, validation and test (test only where there is no ``test`` source).
+        splits: Shares of prompts for train, validation and test (test only where there is no ``test`` source); by default 0.7, 0.1
+            and 0.2, or 0.9 and 0.1 beside a ``test`` source.
         limit: Largest number of rows that are used, 0 for all.
         sample: Number of responses to sample from the base model for rows that have none; 0 refuses such rows.
         too_long: What happens to texts beyond ``train.max_tokens``, and to texts and answers beyond the positions of the model:
-            ``drop`` leaves them out, ``cut`` cuts them at their end (a prompt is never cut), ``refuse`` stops the run. It is said
-            how many they are.
+            ``drop`` leaves them out, ``cut`` cuts responses at their end, ``prompt-left`` cuts prompts at their beginning (the
+            oldest turns first, then words of the last one; a system message stays), ``refuse`` stops the run. It is said how many
+            they are.
     """
 
     source: Any = "quickstart"
     path: str | None = None
     split: str | None = None
     test: Any = None
-    splits: dict[str, float] = Field(default_factory=lambda: {"train": 0.7, "validation": 0.1, "test": 0.2})
+    splits: dict[str, float] = Field(default_factory=lambda given: _shares(given.get("test") is not None))
     limit: Natural = 0
     sample: Natural = 0
     too_long: TooLong = "drop"
+
+
+def _shares(held_out: bool) -> dict[str, float]:
+    """Return the default shares of prompts; ``held_out``: the held-out prompts have a source of their own."""
+    return {"train": 0.9, "validation": 0.1} if held_out else {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
 class EvaluateConfig(_Part):
@@ -119,6 +131,8 @@ class RunConfig(_Part):
         folder: Run folder; by default ``runs/<name>``.
         model: Embedded name, hub name, folder or GGUF file of the base model.
         dtype: Number format of the base model: ``auto``, ``float32`` or ``bfloat16``.
+        quantization: How the base model's frozen matrices are held: ``nf4`` or ``int8`` in 4 or 8 bits by bitsandbytes
+            (``pip install 'paretune[quantization]'``), ``none`` in the number format, ``auto`` as the model's folder holds them.
         device: Torch device; by default an accelerator where there is one.
         attention: Attention over packed batches: ``auto``, the best that the device has; ``blocks``, one call for each text, as on
             the CPU; ``varlen``, FlashAttention; ``flex``, FlexAttention; ``sdpa``, one call under a mask.
@@ -127,7 +141,8 @@ class RunConfig(_Part):
         sharding: Place of the base model's parameters: ``none``, in every process; ``fsdp``, divided among the processes, for a
             model that does not fit.
         seed: Seed of sampling, splits and training.
-        data: Preference data.
+        data: Preference data. In Python a data set of the ``datasets`` library, a ``ScoredDataset``, or a list of these, stands
+            for ``{source: ...}``.
         score: Scorers, one per objective, see `paretune.scoring.scorer.build_scorer`.
         objectives: Names of the objectives, in order; by default those of the data, then those of the scorers.
         train: Settings of training.
@@ -149,6 +164,7 @@ class RunConfig(_Part):
     folder: str = ""
     model: str = "smollm2-135m"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Quantization = "auto"
     device: str | None = None
     attention: Literal["auto", "blocks", "sdpa", "flex", "varlen"] = "auto"
     processes: Count | None = None
@@ -166,6 +182,12 @@ class RunConfig(_Part):
     serve: ServeConfig = ServeConfig()
     sweep: SweepConfig = SweepConfig()
     endpoint: Endpoint | None = None
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _of_source(cls, value: Any) -> Any:
+        entries = value if isinstance(value, list) and value else [value]
+        return {"source": value} if all(map(_is_data, entries)) else value
 
     @property
     def run_folder(self) -> Path:
@@ -193,6 +215,11 @@ class RunConfig(_Part):
         if not isinstance(changes, Mapping):
             raise ConfigError(f"{where}: expected settings such as {{steps: 50}}, got {changes!r}")
         return parse(Training, {**dataclasses.asdict(self.train), "seed": self.seed, **changes}, where)
+
+    def trainings(self) -> list[tuple[str, Training]]:
+        """Return each key that states how adapters are trained, with what follows from it: that of the run, and of each entry."""
+        entries = [(f"methods.{name}.train", self.training(name)) for name in self.methods]
+        return [("train", self.training()), *entries]
 
     def corners(self) -> tuple[DPOConfig, Training]:
         """Return how the single-objective models are trained, between which the mixture chooses.
@@ -257,6 +284,10 @@ class Entry:
     def traits(self) -> Traits:
         """What the method is under these settings."""
         return self.method.traits(self.settings)
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, ScoredDataset) or is_object(value)
 
 
 def _grid(key: str, count: int, objectives: Sequence[str]) -> list[Preference]:

@@ -6,19 +6,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
 from paretune.core.errors import ConfigError, DataError
-from paretune.data.load import load_data
 from paretune.data.summary import Inspection, inspect
 from paretune.reports.wording import duration
 from paretune.runs.estimate import estimate
+from paretune.runs.named_sources import NamedSource, load_together
 from paretune.runs.parse import parse_config
 from paretune.runs.plan import plan
+from paretune.runs.prepare import check_splits, load_splits
 from paretune.scoring.scorer import build_scorer
 
 TOKENS_PER_WORD = 1.6
@@ -34,8 +34,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "warm": {"rule": "sentiment"},
 }
 """Objectives by a rule, for data that compare fewer than two."""
-NAME = "preferred"
-"""The objective of labels that name none."""
 
 
 @dataclass(frozen=True)
@@ -69,26 +67,16 @@ class Subject:
         return summary.comparisons or summary.count
 
 
-def look(source: str | Mapping[str, Any], objective: str | None = None) -> Subject:
+def look(*sources: NamedSource) -> Subject:
     """Read data, and return what a config must know of them.
-
-    Args:
-        source: A file or folder, a known set, or a column map.
-        objective: The name of what the labels compare, where they do not name it.
 
     Raises:
         DataError: The data cannot be read.
+        ConfigError: Two files whose labels name no objective have the same name.
     """
-    shown = source if isinstance(source, str) else str(source.get("path") or source.get("hub"))
-    try:
-        dataset = load_data(source)
-    except DataError:
-        named = {"path": source} if isinstance(source, str) else source
-        if "objective" in named or not Path(str(named.get("path"))).exists():
-            raise
-        source = {**named, "objective": objective or NAME}
-        dataset = load_data(source)
-    return Subject(source, shown, inspect(dataset))
+    specs, dataset = load_together(sources)
+    shown = ", ".join(source.shown for source in sources)
+    return Subject(specs[0] if len(specs) == 1 else specs, shown, inspect(dataset))
 
 
 def scorers(subject: Subject, objectives: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -137,7 +125,7 @@ def draft(
         minutes: Time that the run may take; the smallest sizes may take more, and the config says so.
 
     Raises:
-        ParetuneError: The config cannot be planned, such as for data with too few prompts.
+        ParetuneError: The config cannot be run, such as for data with too few prompts.
     """
     held = [objective for objective in scored if objective in subject.objectives]
     pairs = min((subject.comparisons(objective) for objective in held), default=2 * subject.facts.prompts)
@@ -145,10 +133,16 @@ def draft(
         "steps": _within("steps", math.ceil(2 * pairs / 4)),
         "prompts": _within("prompts", max(1, subject.facts.prompts // 5)),
     }
+    config = parse_config(yaml.safe_load(_text(subject, scored, model, name, sizes, "")))
+    splits = load_splits(config)
+    try:
+        check_splits(config, splits)
+    except DataError as error:
+        raise DataError(f"{error}. Or say what else judges: --objective 'NAME={{rule: ...}}'") from error
     while True:
         text = _text(subject, scored, model, name, sizes, "")
         config = parse_config(yaml.safe_load(text))
-        seconds = estimate(plan(config), config, model).cost.seconds
+        seconds = estimate(plan(config, splits), config, model).cost.seconds
         smaller = {key: max(SIZES[key][0], size // 2) for key, size in sizes.items()}
         if seconds <= 60 * minutes or all(smaller[key] >= sizes[key] for key in sizes):
             return _text(subject, scored, model, name, sizes, _planned(seconds, minutes))
@@ -189,7 +183,7 @@ def _text(
         f"name: {_flow(name)}",
         f"model: {_flow(model)}    # an embedded name, a hub name, a folder with safetensors, or a GGUF file",
         "data:",
-        f"  source: {_flow(subject.source)}",
+        *_source(subject.source),
         "  splits: {train: 0.7, validation: 0.1, test: 0.2}    # by prompt; fronts are measured on test",
     ]
     if not facts.responses:
@@ -219,6 +213,13 @@ def _text(
         f"evaluate: {{prompts: {sizes['prompts']}}}    # held-out prompts; more make intervals narrower",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _source(source: Any) -> list[str]:
+    """Return the lines of ``data.source``: one for each of several sources."""
+    if not isinstance(source, list):
+        return [f"  source: {_flow(source)}"]
+    return ["  source:", *(f"    - {_flow(one)}" for one in source)]
 
 
 def _why(subject: Subject, objective: str, scorer: Mapping[str, Any]) -> str:

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
 from paretune.core.errors import ModelError
-from paretune.models.packing import HEAD_CHUNK
 from paretune.planning.calibrate import here
-from paretune.planning.cost import (
-    OPTIMISER,
-    Cost,
-    Model,
-    Passes,
-    adapter_bytes,
-    decoded,
-    decoding_bytes,
-    frozen_bytes,
-    packed,
-    total,
-    training_bytes,
-)
+from paretune.planning.cost import Cost, Model, Passes, decoded, packed, total
 from paretune.planning.devices import HERE, Device, device_of, several
 from paretune.planning.devices import KNOWN as DEVICES
+from paretune.planning.memory import OPTIMISER, adapter_bytes, frozen_bytes
 from paretune.planning.shapes import Shape, shape_of
 from paretune.planning.work import SCORING_TOKENS, Stage
 from paretune.runs.config import RunConfig
+from paretune.runs.memory import HEADROOM, Saving, fitting, held, planned_model, savings, usable
 from paretune.runs.plan import Plan
 
-LIBRARIES = 0.6e9
-"""Bytes of a process that has loaded the libraries and no model."""
-SLACK = 1.15
-"""Memory of a process over what its tensors need: freed pieces that fit nothing."""
-KERNEL_BYTES = 2.5e6
-"""Bytes of a product that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
-KERNELS = 1024
-"""Largest number of kernels that it keeps, unless the variables below set another."""
-KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
-HEADROOM = 0.9
-"""Share of an accelerator's memory that tensors can have."""
 START_SECONDS, REPORT_SECONDS = 6.0, 1.5
 """Seconds to import the libraries; seconds to draw pictures and write the report."""
 LOADING = 1e9
@@ -83,6 +60,10 @@ class Estimate:
         fits: Whether the device has the memory of the run.
         rows: Cost of each stage.
         memory: Bytes at the peak, by what holds them; the largest of the stages' needs counts.
+        where: Name of the stage with the peak.
+        settings: Settings that decide the memory, as they are in force.
+        fitting: Settings with which the run would fit on one device; none where it fits, or where none do.
+        savings: What settings would save, the largest first.
         disk: Bytes in the run folder, by what they are.
         assumptions: All that was assumed.
     """
@@ -96,6 +77,10 @@ class Estimate:
     memory: dict[str, float]
     disk: dict[str, float]
     assumptions: tuple[str, ...]
+    where: str = ""
+    settings: tuple[str, ...] = ()
+    fitting: tuple[str, ...] = ()
+    savings: tuple[Saving, ...] = ()
 
     @property
     def cost(self) -> Cost:
@@ -119,6 +104,10 @@ class Estimate:
             "stages": [{"name": row.name, "what": row.what, **vars(row.cost)} for row in self.rows],
             "total": vars(self.cost),
             "memory": {**self.memory, "peak": self.peak, "device": self.device.memory},
+            "peak_stage": self.where,
+            "settings": list(self.settings),
+            "fitting": list(self.fitting),
+            "savings": {one.setting: one.saved for one in self.savings},
             "disk": {**self.disk, "total": sum(self.disk.values())},
             "assumptions": list(self.assumptions),
         }
@@ -158,25 +147,25 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         machine, dtype = device_of(device), "bfloat16" if config.dtype == "auto" else config.dtype
     if dtype not in machine.rates:
         raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
-    asked = Model(
-        shape,
-        dtype,
-        tuple(shape.targeted(config.train.targets)),
-        config.train.rank,
-        config.train.gradient_checkpointing,
-        machine.host,
-    )
-    memory = _memory(plan, asked, machine.host)
+    asked = planned_model(config, shape, dtype, machine.host)
+    room = usable(machine.memory, machine.host)
+    if config.train.gradient_checkpointing == "auto" and held(plan, asked).peak > room:
+        asked = replace(asked, checkpointing=True)
+    holds = held(plan, asked)
     assumptions = [*plan.assumptions]
     if any("@" in target for target in config.train.targets):
         assumptions.append(
             "train.targets adapts some blocks alone; all are counted here, so time and memory are upper bounds"
         )
-    needed = ceil(sum(memory.values()) / (HEADROOM * machine.memory / machine.count))
+    one = machine.memory / machine.count
+    needed = ceil(holds.peak / (HEADROOM * one))
+    cures = tuple[str, ...]()
+    if holds.peak > room:
+        cures = tuple(fitting(plan, config, asked, one))
     if not machine.host and needed > machine.count:
         assumptions.append(f"it takes {needed} x {machine.kind}; {machine.count} would not hold it")
         machine = several(machine if machine.count == 1 else DEVICES[machine.kind], needed)
-    fits = not machine.host or sum(memory.values()) <= machine.memory
+    fits = not machine.host or holds.peak <= machine.memory
     rows = (
         CostLine("start", "libraries, model", Cost(seconds=START_SECONDS + frozen_bytes(asked) / LOADING)),
         *(
@@ -193,9 +182,28 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         dtype,
         fits,
         rows,
-        memory,
+        dict(holds.parts),
         disk,
         (*assumptions, machine.assumptions),
+        holds.where,
+        _in_force(config, asked),
+        cures,
+        tuple(savings(plan, config, asked)),
+    )
+
+
+def _in_force(config: RunConfig, model: Model) -> tuple[str, ...]:
+    """Return the settings that decide the memory, as the plan has them."""
+    train = config.train
+    auto = " (auto)" if train.gradient_checkpointing == "auto" else ""
+    tokens = [f"train.batch_tokens={train.batch_tokens}"] if train.batch_tokens else []
+    return (
+        f"quantization={model.quantization}",
+        f"train.gradient_checkpointing={str(model.checkpointing).lower()}{auto}",
+        f"train.batch_pairs={train.batch_pairs}",
+        *tokens,
+        f"train.max_tokens={train.max_tokens}",
+        f"sampling.batch_size={config.sampling.batch_size}",
     )
 
 
@@ -239,40 +247,6 @@ def _judging(spec: dict[str, Any], answers: float, tokens: float, model: Model, 
 
 def _report_seconds(config: RunConfig) -> float:
     return REPORT_SECONDS + RESAMPLE_SECONDS * config.evaluate.resamples * (len(config.methods) + 1)
-
-
-def _memory(plan: Plan, model: Model, host: bool) -> dict[str, float]:
-    """Return what is held at the peak: the model, and the most that any stage adds."""
-    steps = [
-        (training_bytes(replace(model, rank=int(max(stage.columns))), *stage.step, HEAD_CHUNK), stage.name)
-        for stage in plan.stages
-        if stage.columns
-    ]
-    sampled = [(decoding_bytes(model, work), stage.name) for stage in plan.stages for work in stage.decodings]
-    most, where = max([*steps, *sampled], default=(0.0, "stages"))
-    held = {"model": frozen_bytes(model), where: most}
-    if host:
-        held["kernels by shape"] = KERNEL_BYTES * min(_kernels(plan, model), _kernel_limit())
-    if host:
-        held["libraries"] = LIBRARIES
-        held["not in use"] = (SLACK - 1) * sum(held.values())
-    return held
-
-
-def _kernels(plan: Plan, model: Model) -> float:
-    """Return the shapes of products of a run: those of a block's matrices, and of adapters, for each length of a batch."""
-    shapes = len(set(model.shape.linears.values())) + 2 * len(set(model.targets))
-    packed_ = sum(work.forwards * (1 + work.backward) for stage in plan.stages for work in stage.passes)
-    # Rows leave a batch one by one, so it has every size once.
-    sizes = max(
-        (min(work.rows, work.batch) for stage in plan.stages for work in stage.decodings), default=0.0
-    )
-    return shapes * (packed_ + sizes)
-
-
-def _kernel_limit() -> float:
-    # Two caches hold the same kernels, so the larger decides.
-    return max(float(os.environ.get(name) or KERNELS) for name in KERNEL_LIMITS)
 
 
 def _disk(plan: Plan, model: Model) -> dict[str, float]:

@@ -6,6 +6,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import psutil
+import torch
+
 from paretune.core.errors import ParetuneError
 from paretune.core.progress import in_words
 from paretune.core.work_log import Planned
@@ -16,6 +19,9 @@ from paretune.runs.estimate import estimate
 from paretune.runs.plan import plan
 
 logger = logging.getLogger(__name__)
+
+SLOWER = 1.3
+"""How many times longer a run must take beside other work for it to be said."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +56,27 @@ def forecast(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = Non
         logger.warning("how long the run takes is not known: %s", error)
         return None
     stages = {stage.name: stage for stage in planned.stages}
+    assumption, threads = estimated.device.assumptions, torch.get_num_threads()
+    # Rates that were measured by the clock, beside what runs now, have its part in them already.
+    counted = "so not kept" in assumption and threads > 1
+    tasks = other_tasks() if estimated.device.host and not counted else 0.0
+    slower = slowdown(tasks, threads, psutil.cpu_count() or 1)
     parts = tuple(
-        Planned(row.name, row.cost.seconds, _trainings(stages.get(row.name))) for row in estimated.rows
+        Planned(row.name, slower * row.cost.seconds, _trainings(stages.get(row.name)))
+        for row in estimated.rows
     )
     seconds = sum(part.seconds for part in parts)
-    assumption = estimated.device.assumptions
     if assumption.startswith("data sheet"):
         origin = f"by the data sheet of {estimated.device.title}, and not by a measurement"
     elif "so not kept" in assumption:
         origin = "by a plan with a measurement of it while other programs used it, so it may be less"
     else:
         origin = "by a plan with its measured speed"
+    if slower >= SLOWER:
+        origin += (
+            f", beside the other work that runs on it now, about {tasks:.0f} task{'s' * (round(tasks) != 1)} at a time "
+            f"({in_words(seconds / slower)} without it)"
+        )
     if config.processes and config.processes > 1:
         origin += f", for one process; {config.processes} share the work"
     sentence = (
@@ -72,3 +88,17 @@ def forecast(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = Non
 
 def _trainings(stage: Stage | None) -> int:
     return 0 if stage is None else len(stage.columns)
+
+
+def other_tasks() -> float:
+    """Return how many tasks of other programs wanted a processor at a time, over the last minute."""
+    return max(0.0, psutil.getloadavg()[0] - 1)  # one of them is this process, which has read its data
+
+
+def slowdown(tasks: float, threads: int, processors: int) -> float:
+    """Return how many times longer a run of ``threads`` takes beside ``tasks``, where all get an equal share of the processors.
+
+    >>> slowdown(0, 2, 2), slowdown(2, 2, 2), slowdown(1, 1, 2)
+    (1.0, 2.0, 1.0)
+    """
+    return max(1.0, (tasks + threads) / max(threads, processors))

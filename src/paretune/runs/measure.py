@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import TypedDict
 
-from paretune.core.errors import ConfigError, ParetuneError
+from paretune.core.errors import ConfigError, ParetuneError, ScoreError
 from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.preference import Preference
 from paretune.core.progress import found_finished, stage
@@ -24,7 +24,7 @@ from paretune.data.rows import Row
 from paretune.data.summary import inspect
 from paretune.evaluation.evaluate import HeldOut, evaluate
 from paretune.evaluation.judge import Judgement, judge, mean_interval
-from paretune.evaluation.judged import Evaluation, Judged, StoredPoint
+from paretune.evaluation.judged import Evaluation, Judged, StoredPoint, at_prompts, scored_prompts
 from paretune.evaluation.remote import drawn_by
 from paretune.evaluation.token_kl import audit
 from paretune.fronts.front import Interval, reference_point
@@ -39,10 +39,13 @@ from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
 from paretune.runs.about_data import about_data
 from paretune.runs.config import RunConfig
+from paretune.runs.data_files import ANSWERS_FILE, write_answers, write_card_beside
+from paretune.runs.data_files import FOLDER as DATA
+from paretune.runs.scorer_usage import keep_usage, usage_lines
 from paretune.runs.scores import scorer_cautions, scorer_facts, write_scores
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.meaning import meaning
-from paretune.scoring.scorer import Scorer
+from paretune.scoring.scorer import Scorer, release
 from paretune.training.lab import Lab
 from paretune.training.stages import StageRecord
 
@@ -75,11 +78,21 @@ def write_front(
         _audited(config, lab, judgement, policies[entry.name], splits["test"], entry) for entry in measured
     )
     keys = {row.key for row in _judged_rows(config, splits["test"])}
-    facts = {scorer.objective: scorer_facts(scorer, keys) for scorer in scorers}
+    used = lab.team.once(partial(keep_usage, lab.folder, scorers))
+    facts = {scorer.objective: scorer_facts(scorer, keys, used.get(scorer.objective)) for scorer in scorers}
+    for line in usage_lines(scorers, used):
+        lab.say(line)
     record = _record(config, lab, judgement, audited, splits, facts)
     about = about_data(config.data.source, config.data.test)
     about = replace(about, base_model=lab.lm.hub_name or config.model)
-    return lab.team.once(partial(_write, record, judgement, lab.folder, about))
+    data = (config.data.source, config.data.test)
+
+    def write() -> Path:
+        answers = write_answers(judgement, splits["test"].rows, lab.folder / DATA / ANSWERS_FILE)
+        write_card_beside(record, splits, answers, data, lab.folder)
+        return _write(record, judgement, lab.folder, about)
+
+    return lab.team.once(write)
 
 
 def _write(record: FrontRecord, judgement: Judgement, folder: Path, about: About) -> Path:
@@ -116,6 +129,9 @@ def measure(
     extrapolations = {
         name: measured(policy, beyond) for name, policy in policies.items() if beyond and policy.extrapolates
     }
+    every = {"base": base, "corners": ends}, evaluations, extrapolations
+    (both, evaluations, extrapolations) = _fully_scored(lab, *every)
+    base, ends = both["base"], both["corners"]
     stated = config.evaluate.reference_point
     if stated is None:
         reference = reference_point(base.front, ends.front, *(e.front for e in evaluations.values()))
@@ -123,6 +139,27 @@ def measure(
         reference = np.array([_stated(stated, objective) for objective in objectives])
     judgement = judge(evaluations, base, ends, reference, config.evaluate.resamples)
     return replace(judgement, extrapolations=extrapolations, shown=config.evaluate.shown)
+
+
+def _fully_scored(lab: Lab, *groups: dict[str, Evaluation]) -> list[dict[str, Evaluation]]:
+    """Return evaluations on the prompts all of whose answers have scores, so that all are judged on the same.
+
+    Raises:
+        ScoreError: Fewer than two prompts are left.
+    """
+    every = [evaluation for group in groups for evaluation in group.values()]
+    places, count = scored_prompts(every), len(every[0].prompts)
+    if len(places) == count:
+        return list(groups)
+    lab.leave_out(
+        f"{count - len(places)} of {count} held-out prompts have an answer that got no score, and were left out of the measurement"
+    )
+    if len(places) < 2:
+        raise ScoreError(
+            f"{len(places)} of {count} held-out prompts have scores of all their answers; expected at least 2. See which scorer "
+            "fails, or measure on more prompts"
+        )
+    return [{name: at_prompts(each, places) for name, each in group.items()} for group in groups]
 
 
 def measured_at(config: RunConfig, policy: Policy) -> list[Preference]:
@@ -176,6 +213,8 @@ def measure_points(
             for key in new if lab.team.first else ():
                 write_json(files[key], known[key].to_dict() | {"together": [files[e].name for e in new]})
         evaluation = evaluate(policy, asked, held_out, known=known, draw=draw)
+    release(scorers)
+    lab.team.once(partial(keep_usage, lab.folder, scorers))
     seconds = time.perf_counter() - start
     lab.stages.append(StageRecord(name, seconds, reused))
     if reused:
@@ -291,8 +330,9 @@ def _audited(
     other = policy.stand_in()
     if other is None:
         return entry
-    prompts = [row.prompt for row in _judged_rows(config, test)]
     evaluation = judgement.evaluations[policy.name]
+    known = {row.key: row.prompt for row in _judged_rows(config, test)}
+    prompts = [known[key] for key in evaluation.prompts]
     pairs = [(policy.effective(w), other.effective(w)) for w in evaluation.preferences]
     key = fingerprint(pairs, [point.responses for point in evaluation.points])
 
@@ -323,7 +363,8 @@ def _record(
     scorers: dict[str, ScorerFacts],
 ) -> FrontRecord:
     """Return all that the report, the picture and the model card are made of."""
-    texts = list({row.key: row.prompt[-1].content for row in splits["test"].rows}.values())
+    known = {row.key: row.prompt[-1].content for row in splits["test"].rows}
+    texts = [known[key] for key in judgement.prompts]
     meanings = {str(spec.get("objective")): meaning(spec) for spec in config.score}
     return FrontRecord(
         format=FORMAT,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from paretune.core.errors import ConfigError, DataError
+from paretune.core.errors import ConfigError, DataError, ModelError, NoteWarning
 from paretune.core.files import fingerprint, write_json
 from paretune.core.progress import stage
 from paretune.data.dataset import ScoredDataset, concatenate
@@ -17,15 +19,21 @@ from paretune.data.load import load_data
 from paretune.data.row_store import taken
 from paretune.generation.sample import sample_dataset, sample_remotely
 from paretune.models.devices import present
+from paretune.models.hub_reach import check_hub
 from paretune.models.language_model import computing
 from paretune.models.packed_attention.backends import capability_of, choose
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.runs.names import check_objectives
+from paretune.runs.scorer_usage import keep_usage, usage_lines
 from paretune.runs.scores import scorer_cautions, scorer_facts
-from paretune.scoring.scorer import Scorer, build_scorer, score_dataset
+from paretune.scoring import encoder
+from paretune.scoring.function_scorer import FunctionScorer
+from paretune.scoring.pair_labels import label_dataset
+from paretune.scoring.scorer import Scorer, build_scorer, release, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
+from paretune.training.prompt_cuts import cut_at_start
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,21 @@ def read_sources(config: RunConfig) -> Sources:
             "score: is empty; name a scorer for each objective, by which the held-out answers are judged"
         )
     scorers = tuple(None if spec.get("head") == "fit" else build_scorer(spec) for spec in config.score)
-    splits = load_splits(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoteWarning)  # prepare_data says the notes
+        splits = load_splits(config)
+    objectives = check_splits(config, splits)
+    _check_encoder(config)
+    return Sources(splits, scorers, objectives)
+
+
+def check_splits(config: RunConfig, splits: dict[str, ScoredDataset]) -> tuple[str, ...]:
+    """Return the names of the objectives of a run on these data, after a check of what it needs of them.
+
+    Raises:
+        DataError: Data that are too few, or rows without a response.
+        ConfigError: Objectives or preferences that cannot be.
+    """
     for name in ("train", "validation"):
         check_responses(config, splits[name])
     _check_fit(config, splits)
@@ -70,7 +92,7 @@ def read_sources(config: RunConfig) -> Sources:
     objectives = _objectives(config, splits)
     config.grid(objectives)
     config.fine_grid(objectives)
-    return Sources(splits, scorers, tuple(objectives))
+    return tuple(objectives)
 
 
 def prepare_data(
@@ -92,7 +114,7 @@ def prepare_data(
     splits = {name: _with_room(part, config, lab, name) for name, part in parts.items()}
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
-    scorers, cache = _scorers(config, sources, lab, splits), lab.score_cache
+    scorers = _scorers(config, sources, lab, splits)
     keys = {row.key for row in splits["test"].rows}
     for caution in scorer_cautions({scorer.objective: scorer_facts(scorer, keys) for scorer in scorers}):
         lab.say(caution)
@@ -102,7 +124,8 @@ def prepare_data(
             silent = [
                 s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)
             ]
-            splits[name] = lab.team.once(partial(score_dataset, splits[name], silent, cache))
+            splits[name] = lab.team.once(partial(_scored, splits[name], silent, lab))
+    release(scorers)
     for name, part in splits.items():
         kept = [objective for objective in objectives if objective in part.objectives]
         splits[name] = part.select(kept) if name != "test" else part
@@ -119,6 +142,42 @@ def prepare_data(
             Standardisation.of(splits["train"].select(scored)).to_dict(),
         )
     return splits, scorers
+
+
+def _scored(dataset: ScoredDataset, scorers: Sequence[Scorer], lab: Lab) -> ScoredDataset:
+    """Return the data with scores, or with labels by scorers that compare pairs; rows that are left out are said.
+
+    Raises:
+        ScoreError, EndpointError: A scorer failed; what it asked until then is counted.
+        DataError: No row is left.
+    """
+    comparing = [s for s in scorers if isinstance(s, FunctionScorer) and s.comparing is not None]
+    try:
+        dataset = score_dataset(dataset, [s for s in scorers if s not in comparing], lab.score_cache)
+        for scorer in comparing:
+            dataset, missing = label_dataset(dataset, scorer)
+            if missing:
+                lab.leave_out(f"{missing} pairs got no verdict for {scorer.objective} and have no label")
+    finally:
+        for line in usage_lines(scorers, keep_usage(lab.folder, scorers)):
+            lab.say(line)
+    return _with_all_scores(dataset, [s.objective for s in scorers if s not in comparing], lab)
+
+
+def _with_all_scores(dataset: ScoredDataset, objectives: Sequence[str], lab: Lab) -> ScoredDataset:
+    """Return the rows all of whose responses were scored: a scorer may leave out what has no score."""
+    kept = [
+        n
+        for n, row in enumerate(dataset.rows)
+        if not any(np.isnan(row.scores.get(o, (np.nan,) * len(row.responses))).any() for o in objectives)
+    ]
+    gone = len(dataset.rows) - len(kept)
+    if not gone:
+        return dataset
+    if not kept:
+        raise DataError(f"none of {gone} rows has scores of all its responses; see which scorer fails")
+    lab.leave_out(f"{gone} of {len(dataset.rows)} rows have a response that got no score, and were left out")
+    return replace(dataset, rows=taken(dataset.rows, np.array(kept, dtype=np.int64)))
 
 
 def _uses(part: ScoredDataset) -> tuple[str, ...]:
@@ -203,26 +262,32 @@ def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) 
         return dataset
     lengths = {n: len(lab.lm.encode_prompt(dataset.rows[n].prompt)) for n in asked}
     short = [n for n in asked if lengths[n] + new > positions]
-    gone = {n for n in short if rule == "drop" or lengths[n] >= positions}
     if not short:
         return dataset
+    cut = {}
+    if rule == "prompt-left":
+        ends = {n: cut_at_start(lab.lm, dataset.rows[n].prompt, positions - new) for n in short}
+        cut = {n: replace(dataset.rows[n], prompt=end) for n, end in ends.items() if end is not None}
+    gone = {n for n in short if n not in cut and (rule != "cut" or lengths[n] >= positions)}
     first, what = (
         dataset.rows[short[0]],
         f"leave fewer than sampling.max_new_tokens={new} of the model's {positions} positions",
     )
     where = f"{first.source or f'row {short[0]}'}: {lengths[short[0]]} tokens"
-    cure = "lower sampling.max_new_tokens, shorten the prompts, or set data.too_long to drop or cut"
+    cure = (
+        "lower sampling.max_new_tokens, shorten the prompts, or set data.too_long to drop, cut or prompt-left"
+    )
     if rule == "refuse" or len(gone) == len(dataset.rows):
         raise DataError(f"{where}; {len(short)} of {len(asked)} prompts ({split}) {what}: {cure}")
     left = f"{len(gone)} were left out" + (
         f", {len(short) - len(gone)} answers end at the last position" if rule == "cut" else ""
     )
+    left += f", {len(cut)} were cut at their beginning" if rule == "prompt-left" else ""
     lab.leave_out(f"{len(short)} of {len(asked)} prompts ({split}) {what}: {left}")
-    return (
-        replace(dataset, rows=tuple(row for n, row in enumerate(dataset.rows) if n not in gone))
-        if gone
-        else dataset
-    )
+    if not gone and not cut:
+        return dataset
+    rows = enumerate(dataset.rows)
+    return replace(dataset, rows=tuple(cut.get(n, row) for n, row in rows if n not in gone))
 
 
 def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
@@ -281,9 +346,26 @@ def _check_fit(config: RunConfig, splits: dict[str, ScoredDataset]) -> None:
     from paretune.scoring.bradley_terry import parts_of
 
     labelled = concatenate([splits["train"], splits["validation"]])
-    for spec in config.score:
-        if spec.get("head") == "fit":
-            parts_of(labelled, str(spec["objective"]), None, _fit_seed(config))
+    for objective in _fitted(config):
+        parts_of(labelled, objective, None, _fit_seed(config))
+
+
+def _check_encoder(config: RunConfig) -> None:
+    """Raise a ModelError where a head is to be fitted, and what reads its texts can be had neither here nor from the hub."""
+    fitted = _fitted(config)
+    if not fitted or encoder.is_at_hand():
+        return
+    try:
+        check_hub(encoder.DEFAULT_HUB_NAME)
+    except ModelError as error:
+        raise ModelError(
+            f"score: head: fit ({', '.join(fitted)}) reads texts by a small encoder that is not on this machine, and the hub cannot "
+            f"be asked for it: {encoder.INSTALL}"
+        ) from error
+
+
+def _fitted(config: RunConfig) -> list[str]:
+    return [str(spec["objective"]) for spec in config.score if spec.get("head") == "fit"]
 
 
 def _objectives(config: RunConfig, splits: dict[str, ScoredDataset]) -> list[str]:

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -21,21 +22,34 @@ from paretune.generation.mixing import Mixing
 from paretune.methods.base import Inputs
 from paretune.models.adapter import Adapter
 from paretune.models.devices import memory_of
-from paretune.models.distributed import WorkSplit, shard_weights, start
+from paretune.models.distributed import shard_weights, start
 from paretune.models.language_model import LanguageModel, computing, load
 from paretune.models.packing import switch_attention
 from paretune.models.targets import target_shapes
 from paretune.planning.shapes import Shape, of_config
 from paretune.policies.alike import alike
 from paretune.policies.policy import Policy
+from paretune.runs.checks import SHARDED_QUANTISED
 from paretune.runs.config import RunConfig
 from paretune.runs.forecast import forecast as expect
+from paretune.runs.given import keep_given, read_given
 from paretune.runs.measure import measured_at as served_at
 from paretune.runs.measure import write_front
+from paretune.runs.memory import memory_told, settle_checkpointing
 from paretune.runs.prepare import Sources, prepare_data, read_sources
-from paretune.runs.run_folder import BASE, UNNAMED, VERSIONS, at_work, bases_before, refuse_other_run, told
+from paretune.runs.run_folder import (
+    BASE,
+    UNNAMED,
+    VERSIONS,
+    at_work,
+    bases_before,
+    choices_before,
+    refuse_other_run,
+    told,
+)
+from paretune.runs.scorer_usage import keep_usage
 from paretune.runs.sizes import check_sizes
-from paretune.scoring.scorer import Scorer
+from paretune.scoring.scorer import Scorer, release
 from paretune.training.lab import Lab
 
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
@@ -53,15 +67,18 @@ def run(config: RunConfig, forecast: bool = False) -> Path:
     Raises:
         ParetuneError: A step cannot be done; the message names the cure.
     """
+    config = read_given(config)
     sources = read_sources(config)  # before anything is written
     with at_work(config):
         refuse_other_run(config, sources.objectives)
-        with told(config) as log:
+        config = keep_given(config)
+        with told(config) as log, memory_told(config, sources.splits):
             if forecast and log is not None and (expected := expect(config, sources.splits)) is not None:
                 log.plan(expected.parts)
                 announce(expected.sentence)
             with stage("start"):
                 lab = opened(config)
+                settle_checkpointing(config, lab, shape_in(lab.lm), sources.splits)
             splits, scorers = prepare_data(config, lab, sources)
             preferences = config.grid(splits["train"].objectives)
             return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))
@@ -129,6 +146,7 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         ConfigError: An objective without adapter, or an adapter without objective.
         ModelError: An adapter of another base model, or of another divergence.
     """
+    config = read_given(config)
     sources = read_sources(config)  # before anything is written
     if set(adapters) != set(sources.objectives):
         raise ConfigError(
@@ -137,7 +155,8 @@ def run_front(config: RunConfig, adapters: Mapping[str, Adapter], by: Sequence[s
         )
     with at_work(config):
         refuse_other_run(config, sources.objectives)
-        with told(config):
+        config = keep_given(config)
+        with told(config), memory_told(config, sources.splits):
             return _front(config, sources, adapters, by, mixing)
 
 
@@ -166,30 +185,37 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
     )  # of global generators, which nothing here draws from but a model might
     before = bases_before(folder) if first else []
     if first:
-        write_json(
-            folder / VERSIONS, versions() | ({} if UNNAMED in before or not before else {BASE: before[0]})
-        )
+        base = {} if UNNAMED in before or not before else {BASE: before[0]}
+        write_json(folder / VERSIONS, versions() | base | choices_before(folder))
         # Until there is another front, the settings are those of the front that is there.
         if not (folder / FILE).is_file():
             write_text(folder / "config.yaml", to_yaml(config))
     if config.sharding == "none":
-        lm = load(config.model, config.dtype, config.device, attention=config.attention)
-    else:
         lm = load(
-            config.model, str(kind).removeprefix("torch."), "cpu"
-        )  # layer by layer to the device, as shards
+            config.model,
+            config.dtype,
+            config.device,
+            quantization=config.quantization,
+            attention=config.attention,
+        )
+    else:  # layer by layer to the device, as shards
+        lm = load(config.model, str(kind).removeprefix("torch."), "cpu", quantization=config.quantization)
+        if lm.quantization != "none":
+            raise ConfigError(SHARDED_QUANTISED)
         shard_weights(lm.model, device)
         switch_attention(lm.model, config.attention)
-    check_sizes(config, memory_of(device), _shape(lm))
+    check_sizes(config, memory_of(device), shape_in(lm))
     lab = Lab(lm, folder, config.training(), tuple(config.trackers), shared, too_long=config.data.too_long)
     continue_as_before(lab, before)
     fix_date(lab)
-    for (
-        name
-    ) in config.methods:  # batches that cannot be divided are refused before the first stage, not after it
+    for key, training in config.trainings():  # refused before the first stage, not after it
+        try:
+            target_shapes(lm.model, training.targets)
+        except ModelError as error:
+            raise ConfigError(f"{key}.targets: {error}") from error
+    for name in config.methods:
         training = config.training(name)
-        target_shapes(lm.model, training.targets)
-        WorkSplit.of(lab.team, training.accumulate, training.batch_pairs)
+        training.share(lab.team)
     return lab
 
 
@@ -205,13 +231,13 @@ def continue_as_before(lab: Lab, before: Sequence[str]) -> None:
         base = next(
             (name for name in before if name in known), earlier if UNNAMED in before else lab.lm.fingerprint
         )
-        write_json(lab.folder / VERSIONS, versions() | {BASE: base})
+        write_json(lab.folder / VERSIONS, versions() | {BASE: base} | choices_before(lab.folder))
         return base
 
     lab.lm = replace(lab.lm, fingerprint=lab.team.once(chosen))
 
 
-def _shape(lm: LanguageModel) -> Shape | None:
+def shape_in(lm: LanguageModel) -> Shape | None:
     """Return the shape of a loaded model, None where a plan does not know its kind."""
     try:
         return of_config(lm.name, lm.model.config.to_dict())
@@ -250,9 +276,13 @@ def train(
     """Train one entry of ``methods`` by the lab's settings of training, and return its policy."""
     entry, endpoint = config.entry(name), config.endpoint_of(name)
     parts = splits["train"], splits["validation"]
-    return entry.method.train(
-        Inputs(lab, *parts, preferences, scorers, config.sampling, endpoint), entry.settings
-    )
+    try:
+        return entry.method.train(
+            Inputs(lab, *parts, preferences, scorers, config.sampling, endpoint), entry.settings
+        )
+    finally:
+        release(scorers)
+        lab.team.once(partial(keep_usage, lab.folder, scorers))
 
 
 def versions() -> dict[str, str]:

@@ -33,6 +33,9 @@ OVERWRITTEN = (
 )  # fmt: skip
 """Files that a run writes under names which a folder of somebody else may hold too."""
 
+CHECKPOINTING = "gradient_checkpointing"
+"""The key of that file with what was chosen where ``train.gradient_checkpointing`` is ``auto``."""
+
 _DEEPEST = 3
 """Levels below the run folder in which stages write."""
 
@@ -108,6 +111,14 @@ def refuse_other(folder: Path) -> None:
             f"{folder}: holds {', '.join(theirs)}, and is no run's folder (no {VERSIONS} of a run in it); the run would overwrite "
             "that. Give the run a new folder (folder=PATH), or move these files away"
         )
+
+
+def choices_before(folder: Path) -> dict[str, Any]:
+    """Return what a run has chosen so far where its config says ``auto``, as its :data:`VERSIONS` has it."""
+    with suppress(ParetuneError):
+        stated = read_json(folder / VERSIONS, dict[str, Any])
+        return {CHECKPOINTING: stated[CHECKPOINTING]} if CHECKPOINTING in stated else {}
+    return {}
 
 
 def bases_before(folder: Path) -> list[str]:

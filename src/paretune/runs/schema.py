@@ -17,7 +17,7 @@ from paretune.methods import METHODS
 from paretune.methods.base import Method
 from paretune.runs.config import RunConfig
 from paretune.scoring.rules import RULES
-from paretune.scoring.scorer import KINDS
+from paretune.scoring.scorer import KINDS, NAME_MODELS
 from paretune.training.loop import Training
 
 Schema = dict[str, Any]
@@ -82,12 +82,18 @@ def _scorers() -> Schema:
             "objective": {"type": "string", "description": "Name of what it rates."},
             "rule": {"enum": list(RULES)},
         },
-        "oneOf": [{"required": [kind]} for kind in kinds],
+        "oneOf": [_of_kind(kind) for kind in kinds],
         "allOf": [
             *(_where("rule", name, {"$ref": f"#/$defs/rule-{name}"}) for name in RULES),
-            *({"if": {"required": [kind]}, "then": {"$ref": f"#/$defs/scorer-{kind}"}} for kind in KINDS),
+            *({"if": _of_kind(kind), "then": {"$ref": f"#/$defs/scorer-{kind}"}} for kind in KINDS),
         ],
     }
+
+
+def _of_kind(kind: str) -> Schema:
+    """Return what tells the entries of a kind; ``model`` beside a server or a judge is theirs."""
+    others = [{"required": [other]} for other in NAME_MODELS] if kind == "model" else []
+    return {"required": [kind], **({"not": {"anyOf": others}} if others else {})}
 
 
 def _scorer_schema(kind: str, make: Any, rule: str = "") -> Schema:

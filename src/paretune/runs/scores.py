@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from paretune.core.files import write_text
 from paretune.evaluation.judge import Judgement
 from paretune.fronts.front import Interval
-from paretune.fronts.record_facts import ScorerFacts
+from paretune.fronts.record_facts import Asked, ScorerFacts
 from paretune.scoring.bradley_terry import load_head
 from paretune.scoring.function_scorer import FunctionScorer
 from paretune.scoring.scorer import Scorer
+from paretune.scoring.usage import Usage
 
 
 def write_scores(judgement: Judgement, scorers: Mapping[str, ScorerFacts], file: Path) -> None:
@@ -46,10 +48,22 @@ def _lines(judgement: Judgement, scorers: Mapping[str, ScorerFacts]) -> Iterator
                     yield json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def scorer_facts(scorer: Scorer, prompts: Collection[str]) -> ScorerFacts:
-    """Return what is known of a scorer that judges answers to ``prompts``, the keys of the held-out prompts."""
-    if not isinstance(scorer, FunctionScorer) or not scorer.head:
+def scorer_facts(scorer: Scorer, prompts: Collection[str], used: Usage | None = None) -> ScorerFacts:
+    """Return what is known of a scorer that judges answers to ``prompts``, the keys of the held-out prompts.
+
+    Args:
+        scorer: The scorer.
+        prompts: Keys of the held-out prompts.
+        used: What it asked, where it asks a judge or a server.
+    """
+    if not isinstance(scorer, FunctionScorer) or not (scorer.head or scorer.judge):
         return ScorerFacts(fingerprint=scorer.fingerprint)
+    if scorer.judge:
+        counts = used or Usage()
+        money = scorer.prices.of(counts.input_tokens, counts.output_tokens)
+        currency = "" if money is None else scorer.prices.currency
+        asked = Asked(judge=scorer.judge, money=money, currency=currency, **asdict(counts))
+        return ScorerFacts(fingerprint=scorer.fingerprint, asked=asked)
     head = load_head(scorer.head)
     fit = head.report
     return ScorerFacts(
@@ -71,6 +85,11 @@ def scorer_cautions(scorers: Mapping[str, ScorerFacts]) -> tuple[str, ...]:
             cautions.append(
                 f"The head that scores {objective} was fitted on {facts.seen} of this run's held-out prompts, so its scores there "
                 "are too sure. Fit it on other data, or hold other prompts out."
+            )
+        if facts.asked is not None and facts.asked.turned * 4 > facts.asked.compared:
+            cautions.append(
+                f"The judge of {objective} changed its verdict with the order of the answers on {facts.asked.turned} of "
+                f"{facts.asked.compared} pairs; these count as ties, or as half a preference."
             )
         if facts.accuracy is not None and facts.accuracy.low <= 0.5:
             cautions.append(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from paretune.core.errors import ConfigError, ModelError
-from paretune.planning.cost import MASTER, OPTIMISER
+from paretune.planning.cost import MASTER
+from paretune.planning.memory import OPTIMISER
 from paretune.planning.shapes import KNOWN, Shape
 from paretune.runs.config import Entry, RunConfig
 from paretune.training.loop import Training

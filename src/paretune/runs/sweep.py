@@ -18,6 +18,7 @@ from paretune.fronts.record import FILE, FrontRecord
 from paretune.fronts.refinement import next_preferences
 from paretune.fronts.score_table import SEED_MARK
 from paretune.runs.config import RunConfig, SweepConfig
+from paretune.runs.given import keep_given, read_given
 from paretune.runs.run import finish
 from paretune.runs.run_folder import at_work, told
 from paretune.runs.tasks import SweepContext, Task, finished, order, perform, separable, world
@@ -71,7 +72,7 @@ def sweep(config: RunConfig, address: str | None = None, performed_by: Perform =
         ConfigError: No cluster answers, or settings that cannot be.
         TrainingError: The data cannot be prepared.
     """
-    config = expanded(config)
+    config = read_given(expanded(config))
     # The cluster comes first: where none answers, no folder is made.
     with (
         _queue(config.sweep, address, performed_by) as queue,
@@ -79,7 +80,7 @@ def sweep(config: RunConfig, address: str | None = None, performed_by: Perform =
         told(config),
         _board(address is not None) as tell,
     ):
-        return _sweep(config, queue, tell)
+        return _sweep(keep_given(config), queue, tell)
 
 
 def _sweep(config: RunConfig, queue: Queue, tell: Tell) -> Swept:

@@ -19,11 +19,13 @@ from paretune.data.dataset import ScoredDataset
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measure_points
+from paretune.runs.memory import memory_told, settle_checkpointing
 from paretune.runs.prepare import prepare_data, read_sources
-from paretune.runs.run import opened, train
+from paretune.runs.run import opened, shape_in, train
 from paretune.runs.run_folder import at_work
 from paretune.scoring.scorer import Scorer
 from paretune.training.lab import Lab
+from paretune.training.loop import Training
 from paretune.training.remote_stages import identity
 
 
@@ -78,6 +80,7 @@ def world(config: str) -> SweepContext:
     settings = RunConfig.model_validate_json(config)
     sources = read_sources(settings)
     lab = opened(settings, shared=True)
+    settle_checkpointing(settings, lab, shape_in(lab.lm), sources.splits)
     return SweepContext(settings, lab, *prepare_data(settings, lab, sources))
 
 
@@ -96,7 +99,8 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
         if (done := finished(here, task)) is not None:
             return done
         began = time.perf_counter()
-        value = _do(here, task)
+        with memory_told(here.config, here.splits):
+            value = _do(here, task)
         seconds = time.perf_counter() - began
         write_json(_record(here, task), {"key": _key(here, task), "seconds": seconds, "value": value})
         return value
@@ -163,6 +167,10 @@ def _record(here: SweepContext, task: Task) -> Path:
     return here.lab.folder / "tasks" / f"{task.name}.json"
 
 
+def _trained_by(training: Training) -> dict[str, Any]:
+    return {**training.decisive, "checkpoint_every": training.checkpoint_every}
+
+
 def _key(here: SweepContext, task: Task) -> str:
     """Return the fingerprint of all that decides what a task does."""
     config, lab = here.config, here.lab
@@ -170,9 +178,10 @@ def _key(here: SweepContext, task: Task) -> str:
     if task.method:
         whole = [] if separable(config, task.method) else [str(w) for w in config.grid(here.objectives)]
         entry = config.entry(task.method)
-        method = [as_values(entry.settings), asdict(entry.training), whole]
+        method = [as_values(entry.settings), _trained_by(entry.training), whole]
     elif task.kind in ("corner", "prepare"):
-        method = [asdict(part) for part in config.corners()]
+        dpo, training = config.corners()
+        method = [asdict(dpo), _trained_by(training)]
     return fingerprint(
         asdict(task),
         method,

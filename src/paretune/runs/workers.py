@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from paretune.core.errors import ConfigError, ParetuneError
+from paretune.core.errors import ConfigError, DataError, ParetuneError, PreferenceError, TrainingError
 
 Perform = Callable[[Any], dict[str, Any]]
 """Does a job: from its order, which can be pickled, to JSON values. It is a function of a module, as workers import it."""
@@ -25,7 +25,7 @@ Tell = Callable[[str, str], None]
 """Receives the name of a job and its state."""
 
 Queue = Callable[[Sequence["Job"], Tell], "list[Outcome]"]
-"""Runs jobs, with their retries, and returns their outcomes in the same order."""
+"""Runs jobs, with their retries (none where another try would end alike), and returns their outcomes in the same order."""
 
 PATIENCE = 30.0
 """Seconds in which a cluster must answer."""
@@ -50,16 +50,37 @@ class Outcome:
     seconds: float
 
 
-def attempt(perform: Perform, order: Any, folder: str) -> tuple[dict[str, Any] | None, str]:
-    """Return the value of a job, or None and what went wrong; paths in its order are relative to ``folder``."""
+class Attempt(NamedTuple):
+    """The outcome of one try: the value of a job, or why it failed, and whether the same order would fail in the same way again."""
+
+    value: dict[str, Any] | None
+    error: str = ""
+    lasting: bool = False
+
+
+def attempt(perform: Perform, order: Any, folder: str) -> Attempt:
+    """Try a job; paths in its order are relative to ``folder``."""
     try:
         if os.getcwd() != folder:  # noqa: PTH109
             os.chdir(folder)
-        return perform(order), ""
+        return Attempt(perform(order))
     except ParetuneError as error:
-        return None, str(error)
+        return Attempt(None, str(error), lasting(error))
     except Exception:  # noqa: BLE001 - however a job fails, the others go on
-        return None, traceback.format_exc()
+        return Attempt(None, traceback.format_exc())
+
+
+def lasting(error: BaseException) -> bool:
+    """Return whether an error is one of data or settings alone, so that another try would end in the same way.
+
+    One that something outside has caused (a disk, the network, a process) may pass.
+    """
+    cause = error.__cause__
+    while cause is not None:
+        if not isinstance(cause, (ValueError, TypeError, LookupError)):
+            return False
+        cause = cause.__cause__
+    return isinstance(error, (ConfigError, DataError, PreferenceError, TrainingError))
 
 
 def in_order(perform: Perform, retries: int) -> Queue:
@@ -72,8 +93,8 @@ def in_order(perform: Perform, retries: int) -> Queue:
         for tries in range(1, retries + 2):
             tell(job.name, "running" if tries == 1 else f"running, try {tries}")
             began = time.perf_counter()
-            value, error = attempt(perform, job.order, os.getcwd())  # noqa: PTH109
-            if not error:
+            value, error, last = attempt(perform, job.order, os.getcwd())  # noqa: PTH109
+            if not error or last:
                 break
         outcome = Outcome(job.name, value, error, tries, time.perf_counter() - began)
         tell(job.name, "failed" if error else "done")
@@ -115,10 +136,10 @@ def on_ray(address: str, perform: Perform, retries: int, cpus: float, gpus: floa
             for reference in ray.wait(list(running), num_returns=1)[0]:
                 job, tries, began = running.pop(reference)
                 try:
-                    value, error = ray.get(reference)
+                    value, error, last = ray.get(reference)
                 except ray.exceptions.RayError as lost:
-                    value, error = None, f"its worker ended: {str(lost).strip().splitlines()[0]}"
-                if error and tries <= retries:
+                    value, error, last = None, f"its worker ended: {str(lost).strip().splitlines()[0]}", False
+                if error and not last and tries <= retries:
                     tell(job.name, f"waiting for try {tries + 1}")
                     again = remote.remote(perform, job.order, folder)
                     running[again] = (job, tries + 1, time.perf_counter())

@@ -1,18 +1,16 @@
-"""Scores on disk by content: a text is scored once, whichever file it comes from."""
+"""Scores, and answers of judges, on disk by content: a text is scored once, whichever file it comes from."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from paretune.core.errors import ScoreError
 
-_APPLICATION_ID = (
-    0x70746E73  # "ptns", in the header of the SQLite file: a database of another program is never written to
-)
-_VERSION = 1
 _PER_QUERY = 500  # SQLite allows 999 parameters in older builds
 
 
@@ -27,32 +25,85 @@ class ScoreCache:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with self._connection():
+        self._table = _Table(self.path, 0x70746E73, "score cache", "REAL", "the scores are computed again")
+        with self._table.connection():
             pass
 
     def get(self, keys: Sequence[str]) -> dict[str, float]:
         """Return the known scores of ``keys``; unknown keys are absent."""
-        scores: dict[str, float] = {}
-        with self._connection() as connection:
-            for start in range(0, len(keys), _PER_QUERY):
-                part = list(keys[start : start + _PER_QUERY])
-                marks = ",".join("?" * len(part))
-                scores.update(
-                    connection.execute(f"SELECT key, value FROM scores WHERE key IN ({marks})", part)
-                )
-        return scores
+        return self._table.get(keys)
 
     def put(self, scores: Mapping[str, float]) -> None:
         """Store finite scores in one transaction: all of them or none."""
-        with self._connection() as connection, connection:
-            connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", list(scores.items()))
+        self._table.put(scores)
 
     def __len__(self) -> int:
-        with self._connection() as connection:
+        return self._table.count()
+
+
+class AnswerCache:
+    """A map from content keys to answers of judges, as JSON texts; else as :class:`ScoreCache`.
+
+    Raises:
+        ScoreError: See there.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._table = _Table(self.path, 0x70746E61, "cache of answers", "TEXT", "the answers are asked again")
+
+    def get(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return the known answers of ``keys``; unknown keys are absent."""
+        return self._table.get(keys)
+
+    def put(self, answers: Mapping[str, str]) -> None:
+        """Store answers in one transaction: all of them or none."""
+        self._table.put(answers)
+
+    def __len__(self) -> int:
+        return self._table.count()
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The one table of a file.
+
+    Attributes:
+        path: The file.
+        owner: Number in the header of the SQLite file: a database of another program is never written to.
+        what: What the file is, in words of a message.
+        kind: SQLite's type of the values.
+        lost: What happens where the file is deleted.
+    """
+
+    path: Path
+    owner: int
+    what: str
+    kind: str
+    lost: str
+    version: int = 1
+
+    def get(self, keys: Sequence[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        with self.connection() as connection:
+            for start in range(0, len(keys), _PER_QUERY):
+                part = list(keys[start : start + _PER_QUERY])
+                marks = ",".join("?" * len(part))
+                found.update(
+                    connection.execute(f"SELECT key, value FROM scores WHERE key IN ({marks})", part)
+                )
+        return found
+
+    def put(self, values: Mapping[str, Any]) -> None:
+        with self.connection() as connection, connection:
+            connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", list(values.items()))
+
+    def count(self) -> int:
+        with self.connection() as connection:
             return int(connection.execute("SELECT count(*) FROM scores").fetchone()[0])
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def connection(self) -> Iterator[sqlite3.Connection]:
         connection = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,23 +112,23 @@ class ScoreCache:
             yield connection
         except sqlite3.OperationalError as error:
             raise ScoreError(
-                f"{self.path}: the score cache cannot be used ({error}); {_cure(str(error))}"
+                f"{self.path}: the {self.what} cannot be used ({error}); {_cure(str(error))}"
             ) from error
         except sqlite3.DatabaseError as error:
             raise ScoreError(
-                f"{self.path}: the score cache is damaged ({error}); delete the file (and the one beside "
-                f"it ending in -journal): the scores are computed again"
+                f"{self.path}: the {self.what} is damaged ({error}); delete the file (and the one beside "
+                f"it ending in -journal): {self.lost}"
             ) from error
         except OSError as error:
             raise ScoreError(
-                f"{self.path}: the score cache cannot be created ({error.strerror or error})"
+                f"{self.path}: the {self.what} cannot be created ({error.strerror or error})"
             ) from error
         finally:
             if connection is not None:
                 connection.close()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        ours = (_APPLICATION_ID, _VERSION)
+        ours = (self.owner, self.version)
         if _mark(connection) == ours:
             return
         with connection:
@@ -87,14 +138,14 @@ class ScoreCache:
                 return
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 raise ScoreError(
-                    f"{self.path}: not a score cache of this version (expected id {_APPLICATION_ID:#x}, "
-                    f"version {_VERSION}; found {owner:#x}, {version}); name another file, or delete this one"
+                    f"{self.path}: not a {self.what} of this version (expected id {self.owner:#x}, "
+                    f"version {self.version}; found {owner:#x}, {version}); name another file, or delete this one"
                 )
             connection.execute(
-                "CREATE TABLE scores (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID"
+                f"CREATE TABLE scores (key TEXT PRIMARY KEY, value {self.kind} NOT NULL) WITHOUT ROWID"
             )
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute(f"PRAGMA application_id = {self.owner}")
+            connection.execute(f"PRAGMA user_version = {self.version}")
 
 
 def _mark(connection: sqlite3.Connection) -> tuple[int, int]:

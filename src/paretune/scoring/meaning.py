@@ -22,15 +22,22 @@ def meaning(spec: Mapping[str, Any]) -> str:
             each = f"every {unit.removesuffix('s')}" if per == "1" else f"every {per} {unit}"
             if not lower:
                 return f"+1 for {each} more"
-            enough = float(options["enough"])
-            return f"+1 for {each} fewer" + (f", down to {enough:g} {unit}" if enough else "")
+            enough, least = float(options["enough"]), float(options["least"])
+            floor = f", down to {enough:g} {unit}" if enough else ""
+            return f"+1 for {each} fewer{floor}" + (
+                f"; below {least:g}, −1 for {each} fewer" if least else ""
+            )
         case "sentiment":
             value = {
                 "sum": "the sum over sentences of how {} each sounds, from −1 to +1 (VADER)",
                 "mean": "how {} its sentences sound on average, from −1 to +1 (VADER)",
                 "compound": "how {} the whole text sounds, from −1 to +1 (VADER)",
             }.get(str(options["how"]))
-            return value.format("negative" if lower else "positive") if value else _settings(spec)
+            if value is None:
+                return _settings(spec)
+            value = value.format("negative" if lower else "positive")
+            most = float(options["enough"])
+            return value if most == 1 else f"{value}; more than {most:g} counts as {most:g}"
         case "readability":
             return f"+1 for every step of {options['formula']} that the text is {'easier' if lower else 'harder'}"
         case "regex":
@@ -41,8 +48,8 @@ def meaning(spec: Mapping[str, Any]) -> str:
 
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "length": {"direction": "lower", "unit": "words", "per": 1.0, "enough": 0.0},
-    "sentiment": {"how": "mean"},
+    "length": {"direction": "lower", "unit": "words", "per": 1.0, "enough": 0.0, "least": 0.0},
+    "sentiment": {"how": "mean", "enough": 1.0},
     "readability": {"direction": "lower", "formula": "automated_readability_index"},
     "regex": {"how": "match"},
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,8 @@ from paretune.core.files import fingerprint
 from paretune.data.rows import Prompt
 from paretune.scoring import bradley_terry as bt
 from paretune.scoring import encoder as encode
-from paretune.scoring.function_scorer import FunctionScorer, from_function, sign_of
+from paretune.scoring.function_scorer import FunctionScorer, choice, from_function, sign_of
+from paretune.scoring.shared_model import SharedModel, shared_model
 
 if TYPE_CHECKING:
     from paretune.models.language_model import LanguageModel
@@ -28,11 +29,13 @@ def sequence_classifier(
     max_length: int | None = None,
     device: str | None = None,
     across_prompts: bool = True,
+    quantization: str | None = None,
 ) -> FunctionScorer:
     """Score with logit ``index`` of a sequence-classification model, negated for direction "lower".
 
     The model is loaded at the first call; see :func:`paretune.scoring.encoder.rewards` for the text that it reads. Up to
-    rounding, scores do not depend on ``batch_size`` or on the order of the rows.
+    rounding, scores do not depend on ``batch_size`` or on the order of the rows. Scorers of one model share it: it is in memory
+    once, and reads a text once for all of its logits that are asked for.
 
     Args:
         objective: Name of the objective.
@@ -44,9 +47,10 @@ def sequence_classifier(
         device: Torch device; by default an accelerator if there is one.
         across_prompts: Whether its scores can be compared across prompts. False for a model trained on comparisons alone, whose
             scores have an arbitrary part that depends on the prompt.
+        quantization: ``int8`` keeps the matrices of the model in 8 bits, which takes about half the memory; by default as they are.
 
     Raises:
-        ModelError: There is no such model, or it has no trained head.
+        ModelError: There is no such model, it has no trained head, or no logit ``index``.
     """
     sign = sign_of(direction)
     length = 1 if max_length is None else max_length
@@ -55,19 +59,29 @@ def sequence_classifier(
             raise ConfigError(f"{name}: {value!r}: expected a whole number of at least {least}")
     if not isinstance(across_prompts, bool):
         raise ConfigError(f"across_prompts: {across_prompts!r}: expected true or false")
+    if quantization is not None:
+        choice("quantization", quantization, ("int8",))
     folder = encode.locate(name_or_folder)
+    if index >= (heads := encode.heads_of(folder)):
+        raise ModelError(f"index {index}: {folder} has {heads} outputs, expected 0..{heads - 1}")
+    content = encode.content_fingerprint(folder)
+    eight = [] if quantization is None else [quantization]
+    model: SharedModel[encode.Frozen] = shared_model(
+        fingerprint("classifier", content, str(device), *eight),
+        lambda: encode.load_classifier(folder, device, quantization),
+    )
 
-    @functools.cache
-    def loaded() -> encode.Frozen:
-        return encode.load_classifier(folder, device)
+    def read(classifier: encode.Frozen, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        return encode.rewards(classifier, prompts, responses, batch_size, max_length)
 
     def function(
         prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
     ) -> np.ndarray:
-        return sign * encode.rewards(loaded(), prompts, responses, index, batch_size, max_length)
+        return sign * model.rows(prompts, responses, max_length, read)[:, index]
 
-    identity = ["classifier", encode.content_fingerprint(folder), index, direction, max_length]
-    return from_function(objective, fingerprint(identity), function, across_prompts)
+    identity = ["classifier", content, index, direction, max_length, *eight]
+    scorer = from_function(objective, fingerprint(identity), function, across_prompts)
+    return replace(scorer, release=model.free)
 
 
 def bradley_terry(
@@ -83,14 +97,18 @@ def bradley_terry(
     """
     head = bt.load_head(folder)
 
-    @functools.cache
-    def loaded() -> encode.Frozen:
-        return bt.load_encoder_of(head, device)
+    encoder: SharedModel[encode.Frozen] = shared_model(
+        fingerprint("encoder", head.report.encoder, head.report.encoder_fingerprint, str(device)),
+        lambda: bt.load_encoder_of(head, device),
+    )
+
+    def read(frozen: encode.Frozen, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        return bt.features(frozen, prompts, responses, batch_size)
 
     def function(
         prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
     ) -> np.ndarray:
-        features = bt.features(loaded(), prompts, responses, batch_size).astype(np.float64)
+        features = encoder.rows(prompts, responses, "features", read).astype(np.float64)
         if features.shape[1] != len(head.weight):
             raise ModelError(
                 f"{folder}: the head is for {len(head.weight)} features, but its encoder gives {features.shape[1]}; fit it again "
@@ -99,7 +117,8 @@ def bradley_terry(
         return features @ head.weight
 
     identity = ["head", head.report.encoder_fingerprint, head.weight.tolist()]
-    return from_function(objective, fingerprint(identity), function, across_prompts=False, head=str(folder))
+    scorer = from_function(objective, fingerprint(identity), function, across_prompts=False, head=str(folder))
+    return replace(scorer, release=encoder.free)
 
 
 def implicit_reward(
@@ -141,18 +160,20 @@ def implicit_reward(
     if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not strength > 0:
         raise ConfigError(f"beta: {strength!r}: expected a number above 0, as {folder} was trained with")
 
-    @functools.cache
-    def loaded() -> LanguageModel:
+    def loading() -> LanguageModel:
         from paretune.models.language_model import load
 
-        return load(base, dtype, device)
+        held = str(adapter.info.get("quantization", "none"))
+        return load(base, dtype, device, quantization="auto" if held in ("none", "fp4") else held)
+
+    model = shared_model(fingerprint("language model", base, dtype, str(device)), loading)
 
     def function(
         prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
     ) -> np.ndarray:
         from paretune.generation.generate import attached, response_logps
 
-        lm = loaded()
+        lm = model.get()
         groups = [
             (lm.encode_prompt(prompt), [lm.encode_response(response, cut)])
             for prompt, response, cut in zip(prompts, responses, truncated, strict=True)
@@ -164,4 +185,5 @@ def implicit_reward(
         return strength * np.array(ratios, dtype=np.float64)
 
     identity = ["implicit", adapter.fingerprint, adapter.base, float(strength), dtype]
-    return from_function(objective, fingerprint(identity), function, across_prompts=False)
+    scorer = from_function(objective, fingerprint(identity), function, across_prompts=False)
+    return replace(scorer, release=model.free)

@@ -30,6 +30,9 @@ from paretune.scoring.function_scorer import FunctionScorer, RowScoreError, from
 TIME_LIMIT = 600.0
 """Seconds that one call of the function may take; a call is about at most 512 responses."""
 
+GLANCE = 1.0
+"""Seconds between two looks at whether the process is still there."""
+
 
 def python_function(objective: str, function: str, time_limit: float = TIME_LIMIT) -> FunctionScorer:
     """Score with a Python function named ``module:function``; the working folder is searched too.
@@ -198,14 +201,29 @@ class FunctionProcess:
         """
         deadline, pipe, read = time.monotonic() + self.limit, self._pipes[0], b""
         while not read.endswith(b"\n"):
-            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+            left = max(0.0, deadline - time.monotonic())
+            ready, _, _ = select.select([pipe], [], [], min(left, GLANCE))
+            if not ready and left:
+                # A process that it has started may hold the pipe open when it has ended itself.
+                if self._process is None or self._process.poll() is not None:
+                    self._ended()
+                continue
             if not ready:
                 self._late()
             part = os.read(pipe, 1 << 20)
             if not part:
                 self._ended()
             read += part
-        answer: dict[str, Any] = json.loads(read)
+        try:
+            answer = json.loads(read)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            self.end()
+            raise ScoreError(
+                "wrote into the pipe by which it answers, a file that it did not open; let it write to standard output, or to files "
+                "that it opens"
+            )
         return answer
 
     def _late(self) -> None:

@@ -72,9 +72,16 @@ LENGTH_UNITS: dict[str, Callable[[str], int]] = {
 
 
 def rule_length(
-    objective: str, unit: str = "words", direction: str = "lower", per: float = 1.0, enough: float = 0.0
+    objective: str,
+    unit: str = "words",
+    direction: str = "lower",
+    per: float = 1.0,
+    enough: float = 0.0,
+    least: float = 0.0,
 ) -> FunctionScorer:
     """Score length: ``-count / per`` for direction "lower" (concise), ``count / per`` for "higher" (long).
+
+    With ``enough`` and ``least``, "lower" is ``-(max(count, enough) + max(0, least - count)) / per``.
 
     Args:
         objective: Name of the objective.
@@ -82,6 +89,8 @@ def rule_length(
         direction: ``lower`` or ``higher`` is better.
         per: Count that makes one point.
         enough: For "lower", a smaller count scores as this one, so that nearly empty responses gain nothing.
+        least: For "lower", the smallest count of a response that says something, at most ``enough``: each one missing costs as
+            much as one too many.
     """
     count = LENGTH_UNITS[choice("unit", unit, LENGTH_UNITS)]
     sign = sign_of(direction)
@@ -93,8 +102,17 @@ def rule_length(
         raise ConfigError(
             f"enough: {enough!r} is for direction lower; {direction} rewards more at any length"
         )
-    identity = ["length", unit, direction, float(per), float(enough)]
-    return _rule(objective, identity, lambda text: sign * max(count(text), enough) / per)
+    if isinstance(least, bool) or not isinstance(least, (int, float)) or not (0 <= least <= enough):
+        raise ConfigError(
+            f"least: {least!r}: expected a count from 0 to enough ({enough:g}), below which a response is too short"
+        )
+    identity = ["length", unit, direction, float(per), float(enough), *([float(least)] if least else [])]
+
+    def rate(text: str) -> float:
+        size = count(text)
+        return sign * (max(size, enough) + max(0.0, least - size)) / per
+
+    return _rule(objective, identity, rate)
 
 
 SENTIMENT_SUMMARIES: dict[str, Callable[[Sequence[float]], float]] = {
@@ -103,7 +121,9 @@ SENTIMENT_SUMMARIES: dict[str, Callable[[Sequence[float]], float]] = {
 }
 
 
-def rule_sentiment(objective: str, how: str = "mean", direction: str = "higher") -> FunctionScorer:
+def rule_sentiment(
+    objective: str, how: str = "mean", direction: str = "higher", enough: float = 1.0
+) -> FunctionScorer:
     """Score how positive a response sounds, by VADER's compound value in [-1, 1] (Hutto and Gilbert 2014).
 
     Args:
@@ -111,9 +131,15 @@ def rule_sentiment(objective: str, how: str = "mean", direction: str = "higher")
         how: ``mean`` or ``sum`` over the sentences (:func:`split_sentences`), or ``compound`` of the whole text, which
             saturates near 1 for long friendly texts. A text without words is neutral and scores 0.
         direction: ``higher`` or ``lower`` is better.
+        enough: A sentence (for ``compound`` the text) that sounds more positive than this counts as this, so that superlatives
+            and exclamation marks gain nothing; for "lower", one that sounds more negative than minus this. Above 0, at most 1.
     """
     choice("how", how, ("compound", *SENTIMENT_SUMMARIES))
     sign = sign_of(direction)
+    if isinstance(enough, bool) or not isinstance(enough, (int, float)) or not (0 < enough <= 1):
+        raise ConfigError(
+            f"enough: {enough!r}: expected a number above 0 and at most 1, VADER's largest value"
+        )
 
     @functools.cache
     def analyser() -> Any:
@@ -121,16 +147,17 @@ def rule_sentiment(objective: str, how: str = "mean", direction: str = "higher")
 
         return SentimentIntensityAnalyzer()
 
-    def compound(text: str) -> float:
-        return float(analyser().polarity_scores(text)["compound"])
+    def value(text: str) -> float:
+        return min(sign * float(analyser().polarity_scores(text)["compound"]), enough)
 
     def rate(text: str) -> float:
         if how == "compound":
-            return sign * compound(text)
-        return sign * SENTIMENT_SUMMARIES[how]([compound(sentence) for sentence in split_sentences(text)])
+            return value(text)
+        return SENTIMENT_SUMMARIES[how]([value(sentence) for sentence in split_sentences(text)])
 
     version = importlib.metadata.version("vaderSentiment")
-    return _rule(objective, ["sentiment", how, direction, version], rate)
+    identity = ["sentiment", how, direction, version, *([float(enough)] if enough < 1 else [])]
+    return _rule(objective, identity, rate)
 
 
 def rule_readability(

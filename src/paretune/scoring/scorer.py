@@ -20,7 +20,15 @@ from paretune.core.progress import progress
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Prompt
 from paretune.scoring.cache import ScoreCache
-from paretune.scoring.function_scorer import FunctionScorer, RowScoreError, checked, choice
+from paretune.scoring.endpoint_scorer import endpoint
+from paretune.scoring.function_scorer import (
+    FunctionScorer,
+    RowScoreError,
+    UnscoredError,
+    checked,
+    choice,
+)
+from paretune.scoring.judge import judge
 from paretune.scoring.neural import bradley_terry, implicit_reward, sequence_classifier
 from paretune.scoring.python_function import function_name, python_function
 from paretune.scoring.rules import RULES
@@ -54,8 +62,12 @@ KINDS: dict[str, Callable[..., FunctionScorer]] = {
     "head": bradley_terry,
     "implicit": implicit_reward,
     "function": python_function,
+    "endpoint": endpoint,
+    "judge": judge,
 }
 """Key of a config -> function that makes the scorer from the objective, the key's value and the options."""
+NAME_MODELS = ("endpoint", "judge")
+"""Kinds with an option ``model``, which is then no kind of its own."""
 
 
 def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
@@ -79,9 +91,9 @@ def checked_spec(spec: Mapping[str, Any]) -> str:
     """Return the objective of a config entry that states a scorer, checked as far as that needs no file, model or user's code.
 
     Raises:
-        ConfigError: See :func:`build_scorer`; a rule's options are checked whole.
+        ConfigError: See :func:`build_scorer`; the options of a rule and of a server are checked whole.
     """
-    kinds = [kind for kind in ("rule", *KINDS) if kind in spec]
+    kinds = kinds_of(spec)
     objective = spec.get("objective")
     if not isinstance(objective, str) or not objective:
         raise ConfigError(
@@ -107,7 +119,7 @@ def checked_spec(spec: Mapping[str, Any]) -> str:
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name not in options:
             raise ConfigError(f"scorer of {objective!r}: {subject} needs the key {parameter.name!r}")
-    if kind == "rule":
+    if kind in ("rule", "endpoint"):  # made of its settings alone
         try:
             make(*given, **options)
         except ConfigError as error:
@@ -117,11 +129,17 @@ def checked_spec(spec: Mapping[str, Any]) -> str:
     return objective
 
 
+def kinds_of(spec: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of scorer that an entry states; there should be one."""
+    kinds = [kind for kind in ("rule", *KINDS) if kind in spec]
+    return [kind for kind in kinds if kind != "model" or not set(NAME_MODELS) & set(kinds)]
+
+
 def _parts(
     spec: Mapping[str, Any],
 ) -> tuple[Callable[..., FunctionScorer], tuple[object, ...], dict[str, Any]]:
     """Return the function that makes the scorer of an entry, what it is given by position, and by name."""
-    kind = next(kind for kind in ("rule", *KINDS) if kind in spec)
+    (kind,) = kinds_of(spec)
     options = {key: value for key, value in spec.items() if key not in ("objective", kind)}
     if kind == "rule":
         return RULES[spec[kind]], (spec["objective"],), options
@@ -151,6 +169,8 @@ def score_texts(
 
     Raises:
         ScoreError: The scorer failed; the message names the objective and the row. Scores before the failure are in the cache.
+            Where single rows got none, all others are scored first, and the message counts them; a scorer that leaves such rows
+            out returns NaN for them instead.
     """
     count = len(responses)
     truncated = [False] * count if truncated is None else truncated
@@ -166,6 +186,8 @@ def score_texts(
     known = cache.get(sorted(set(keys))) if cache is not None and count else {}
     first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
     todo = sorted(first.values())
+    unscored: dict[int, str] = {}
+    stopped, cure = False, ""
     with progress(f"scoring {scorer.objective}", len(todo)) as advance:
         for start in range(0, len(todo), _ROWS_PER_CALL):
             rows = todo[start : start + _ROWS_PER_CALL]
@@ -179,12 +201,41 @@ def score_texts(
             except RowScoreError as error:
                 i = rows[error.row]
                 raise ScoreError(f"{sources[i] if sources else f'row {i}'}: {error.reason}") from error
-            new = {keys[i]: float(s) for i, s in zip(rows, scores, strict=True)}
+            except UnscoredError as error:
+                scores, stopped, cure = error.scores, error.final, error.cure
+                unscored |= {rows[row]: reason for row, reason in error.reasons.items()}
+            new = {keys[i]: float(s) for i, s in zip(rows, scores, strict=True) if not np.isnan(s)}
             if cache is not None:
                 cache.put(new)
             known.update(new)
+            if stopped:
+                break
             advance(len(rows))
-    return np.array([known[key] for key in keys], dtype=np.float64)
+    if unscored and (stopped or not _left_out(scorer)):
+        raise ScoreError(_failures(scorer.objective, unscored, len(todo), sources, cure))
+    return np.array([known.get(key, np.nan) for key in keys], dtype=np.float64)
+
+
+def _left_out(scorer: Scorer) -> bool:
+    return isinstance(scorer, FunctionScorer) and scorer.leaves_out
+
+
+def _failures(
+    objective: str, unscored: Mapping[int, str], asked: int, sources: Sequence[str] | None, cure: str
+) -> str:
+    """Return the message on rows that got no score: how many, the first three, and what to do."""
+    shown = "; ".join(
+        f"{sources[row] if sources else f'row {row}'}: {unscored[row]}" for row in sorted(unscored)[:3]
+    )
+    more = f"; and {len(unscored) - 3} more" if len(unscored) > 3 else ""
+    return f"objective {objective!r}: {len(unscored)} of {asked} responses got no score: {shown}{more}. The others are kept; {cure}"
+
+
+def release(scorers: Sequence[Scorer | None]) -> None:
+    """Give back the memory of the models of scorers; the next score loads them again."""
+    for scorer in scorers:
+        if isinstance(scorer, FunctionScorer):
+            scorer.release()
 
 
 def score_dataset(

@@ -10,6 +10,7 @@ from typing import Any
 
 from paretune.choosing.bounds import parse_bounds
 from paretune.core.errors import ConfigError
+from paretune.policies.policy_file import BaseChoice
 from paretune.policies.shared import policy_folder
 from paretune.serving.address import Address, Keys
 from paretune.serving.backend import Backend
@@ -59,6 +60,10 @@ def configured(options: Mapping[str, Any]) -> tuple[ServeConfig, Address]:
     if (run is None) == (upstream is None):
         given = "got both" if run is not None else "got neither"
         raise ConfigError(f"give a run folder, or --upstream URL with --manifest FILE; {given}")
+    if options.get("no_store") and options.get("store"):
+        raise ConfigError(
+            f"--no-store and --store {options['store']} contradict each other; give one of them"
+        )
     renamed = {
         "policies": options["policy"] or None,
         "floors": parse_bounds(options["floor"]) if options["floor"] else None,
@@ -81,8 +86,8 @@ def open_service(options: Mapping[str, Any], config: ServeConfig) -> Service:
     run: Path | None = options["run"]
     backend: Backend
     if run is not None:
-        choice = (options[name] for name in ("dtype", "device", "model", "revision"))
-        backend = LocalBackend.of(run, config, *choice)
+        choice = BaseChoice(**{field.name: options[field.name] for field in fields(BaseChoice)})
+        backend = LocalBackend.of(run, config, choice)
         folder = run if run.exists() else Path()  # a policy on the hub has no folder of its own
     else:
         manifest: Path = options["manifest"]

@@ -135,8 +135,8 @@ def _section(place: Path, floors_given: bool) -> dict[str, Any]:
     """Return the section ``serve`` of the config of a run, or of the run that a policy's folder is in; empty where there is none.
 
     Raises:
-        ConfigError: The config cannot be read; or ``paretune run`` made the folder and the minimum weights are missing from its
-            config, so that the server would have no bounds, and the options do not state any.
+        ConfigError: The config cannot be read; or ``paretune run`` made the folder and minimum weights are missing from its
+            config, so that the server would have fewer bounds, and the options do not state any.
     """
     run = run_folder(place)
     if run is None:
@@ -146,14 +146,26 @@ def _section(place: Path, floors_given: bool) -> dict[str, Any]:
     section = values.get("serve") or {}
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: serve: {section!r}: expected keys such as max_tokens with their values")
-    whole = bool(values) and ("floors" in section or not (run / VERSIONS).is_file())
-    if not whole and not floors_given:
-        state = "is missing" if not file.is_file() else "has no serve.floors" if values else "is empty"
+    if (run / VERSIONS).is_file() and not floors_given and (state := _lost(file, values, section)):
         raise ConfigError(
             f"{file}: {state}, so the minimum weights that requests must keep are not known; restore the file, or state them with "
             "--floor OBJECTIVE=WEIGHT (a weight of 0 is no bound)"
         )
     return dict(section)
+
+
+def _lost(file: Path, values: Mapping[str, Any], section: Mapping[str, Any]) -> str:
+    """Return in which state a run's config has lost minimum weights; empty where it has all.
+
+    A run writes sections behind ``serve``, so a file that ends within it was cut: a weight may lack, or have lost its last digits.
+    """
+    if not file.is_file():
+        return "is missing"
+    if not values:
+        return "is empty"
+    if "floors" not in section:
+        return "has no serve.floors"
+    return "ends within the section serve, as a file does that was cut" if list(values)[-1] == "serve" else ""
 
 
 def _placed(line: str, run: Path | None, options: set[str]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from paretune.core.errors import ModelError
 from paretune.core.preference import Preference
 from paretune.policies.catalogue import Source, find_sources
+from paretune.policies.policy_file import BaseChoice, loaded_as
 from paretune.serving.backend import Served
 from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.events import Cancellable, End, Event, Job, PromptTooLong, Unavailable, written
@@ -42,16 +43,13 @@ class LocalBackend:
         self,
         sources: Sequence[Source],
         served: Mapping[str, Served],
-        dtype: str | None = None,
-        device: str | None = None,
+        base: BaseChoice = BaseChoice(),  # noqa: B008 - it is frozen
         limits: EngineLimits = EngineLimits(),  # noqa: B008 - it is frozen
-        model: str | None = None,
-        revision: str | None = None,
     ) -> None:
-        """Keep what :meth:`start` loads; the number format and the base model are by default those of the run.
+        """Keep what :meth:`start` loads; the base model, its number format and its quantisation are by default those of the run.
 
         Raises:
-            ModelError: The sources have different base models or, where none is given, different number formats.
+            ModelError: The sources have different base models or, where none is given, number formats or quantisations.
         """
         models = {source.model for source in sources}
         if len(models) > 1:
@@ -60,13 +58,20 @@ class LocalBackend:
             )
         self.sources, self.served = list(sources), dict(served)
         formats = {source.dtype for source in sources}
-        if dtype is None and len(formats) > 1:
+        if base.dtype is None and len(formats) > 1:
             raise ModelError(
                 f"the policies were made in the number formats {', '.join(sorted(formats))}; choose one with --dtype, or policies "
                 "of one with --policy"
             )
-        self.dtype, self.device, self.limits = dtype or next(iter(formats), "auto"), device, limits
-        self.model, self.revision = model, revision
+        held = {source.quantization for source in sources}
+        if base.quantization is None and len(held) > 1:
+            raise ModelError(
+                f"the policies were made with the quantisations {', '.join(sorted(held))} of the base model; choose one with "
+                "--quantization, or policies of one with --policy"
+            )
+        self.base, self.limits = base, limits
+        self.dtype = base.dtype or next(iter(formats), "auto")
+        self.quantization = loaded_as(next(iter(held), "none"), base.quantization)
         self.facts = RunFacts.of(self.sources[0].folder) if self.sources else RunFacts()
         self.engine: Engine | None = None
         self.failure = ""
@@ -76,10 +81,7 @@ class LocalBackend:
         cls,
         run: Path,
         config: ServeConfig,
-        dtype: str | None = None,
-        device: str | None = None,
-        model: str | None = None,
-        revision: str | None = None,
+        base: BaseChoice = BaseChoice(),  # noqa: B008 - it is frozen
     ) -> LocalBackend:
         """Find what a run folder, a policy's folder or a folder of exported LoRAs has to serve.
 
@@ -91,7 +93,7 @@ class LocalBackend:
         for source in sources:
             stated = Preference.parse(config.preference, source.objectives) if config.preference else None
             served[source.name] = serve_source(source, config.floors, stated)
-        return cls(sources, served, dtype, device, config.engine_limits, model, revision)
+        return cls(sources, served, base, config.engine_limits)
 
     async def start(self) -> None:
         """Load model and adapters, and start the engine."""
@@ -154,8 +156,9 @@ class LocalBackend:
         from paretune.policies.base_model import load_base
         from paretune.serving.engine.engine import Engine
 
-        first = self.sources[0]
-        lm = load_base(first.named_base, first.folder, self.dtype, self.device, self.model, self.revision)
+        first, base = self.sources[0], self.base
+        named, place = first.named_base, first.folder
+        lm = load_base(named, place, self.dtype, base.device, base.model, base.revision, self.quantization)
         policies = {source.name: _policy(source, lm) for source in self.sources}
         engine = Engine(policies, self.limits)
         engine.start()

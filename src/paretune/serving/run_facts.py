@@ -66,15 +66,12 @@ def settings(run: Path) -> dict[str, Any]:
     """Return the settings in a run's config; empty where there is no config, or nothing in it.
 
     Raises:
-        ConfigError: The file cannot be read, or does not hold settings.
+        ConfigError: The file cannot be read, gives a key twice, or does not hold settings.
     """
-    import yaml
+    from paretune.core.yaml_text import read_yaml
 
     file = run / CONFIG
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot read the config ({error})") from error
+    values = read_yaml(file) if file.is_file() else None
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{file}: expected a mapping of settings, got {type(values).__name__}")
     return values or {}

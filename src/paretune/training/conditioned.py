@@ -16,9 +16,10 @@ from paretune.models.adapter import Adapter
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.singular_gates import orthogonality
 from paretune.models.steering import trained
+from paretune.training.batches import Batches, group_tokens, spans
 from paretune.training.conditioning import Conditioning, draw_preferences
 from paretune.training.learner import ConditionedAdapter, conditioned_adapter
-from paretune.training.loop import Group, Record, TrainingRun, batch_rows, fit, learned
+from paretune.training.loop import Group, Record, TrainingRun, fit, learned
 from paretune.training.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_loss
 from paretune.training.scalarise import aggregate
 from paretune.training.token_tables import PairTable, ResponseTable
@@ -87,7 +88,7 @@ def fit_conditioned(
             table.require_reference(run.name)
     conditioning.check_means()
     learner = conditioned_adapter(run, len(train.objectives), conditioning)
-    with trained(learner.steering, run.settings.gradient_checkpointing):
+    with trained(learner.steering, run.settings.checkpointing):
         history = fit(ConditionedTask(run, learner, train, validation, beta), run)
         return learner.adapter(run.info), history
 
@@ -106,7 +107,8 @@ class ConditionedTask:
         self.run, self.learner, self.beta = run, learner, beta
         self.train, self.validation = train, validation
         self.share, self.conditioning = run.share(), learner.conditioning
-        self.orders = [run.settings.order(len(table), number) for number, table in enumerate(train.tables)]
+        orders = [run.settings.order(len(table), number) for number, table in enumerate(train.tables)]
+        self.batches = Batches.of(run, orders, lambda n: self._cost(train, [order[n] for order in orders]))
         ideal = self.conditioning.ideal or 0.0
         self.ideal = torch.full((len(train.objectives),), ideal, device=run.lm.device)
 
@@ -117,8 +119,8 @@ class ConditionedTask:
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Draw preferences, yield the aggregated loss of the next pairs of every objective, and each objective's own."""
-        count, M = self.run.settings.batch_pairs, len(self.train.objectives)
-        rows = [batch_rows(order, step, micro, self.run.settings) for order in self.orders]
+        rows = self.batches.rows(step, micro)
+        count, M = len(rows[0]), len(self.train.objectives)
         one = self.conditioning.per == "batch"
         # Corners of resting objectives alone leave nothing to learn from: another draw.
         for attempt in itertools.count():
@@ -140,7 +142,7 @@ class ConditionedTask:
             else:
                 loss = self.share.mean(self._aggregate(losses, weights * present))
             loss = loss + self.share.mean(self._penalty())
-            record: Record = {"tokens": tokens}
+            record: Record = {"tokens": tokens, **self.batches.metrics(rows)}
             weighted = self.share.total((weights * losses.detach() * present).sum(0)) / count.clamp(min=1)
             for i, objective in enumerate(self.train.objectives):
                 weight = float(weights[:, i].mean())
@@ -196,6 +198,11 @@ class ConditionedTask:
                 columns = slice(None) if data.labelled else slice(t, t + 1)
                 losses[js, columns], present[js, columns] = values, exist
             yield losses, present, batch.input_ids.numel()
+
+    def _cost(self, data: ObjectiveData, rows: Sequence[int | None]) -> int:
+        """Return the tokens of one row of each table, in a forward of them all; None where a table has no further row."""
+        tables = zip(data.tables, rows, strict=True)
+        return sum(group_tokens(self._group(table, row)) for table, row in tables if row is not None)
 
     def _group(self, table: PairTable | ResponseTable, row: int) -> list[TokenGroup]:
         if isinstance(table, ResponseTable):
@@ -287,11 +294,15 @@ class ConditionedTask:
         )
         sums, weight, count = torch.zeros(3, len(objectives), device=self.run.lm.device)
         by_preference = torch.zeros(2, len(grid), len(objectives), device=self.run.lm.device)
-        size = self.run.settings.batch_pairs
-        for start in self.share.team.part(range(0, max(map(len, self.validation.tables)), size)):
-            rows = [range(start, min(start + size, len(table))) for table in self.validation.tables]
-            width = max(map(len, rows))
-            index = torch.arange(start, start + width, device=grid.device) % len(grid)
+        settings, tables = self.run.settings, self.validation.tables
+
+        def cost(n: int) -> int:
+            return self._cost(self.validation, [n if n < len(table) else None for table in tables])  # type: ignore[arg-type]
+
+        most = max(map(len, tables))
+        for part in self.share.team.part(spans(most, settings.batch_pairs, settings.batch_tokens, cost)):
+            rows = [range(part.start, min(part.stop, len(table))) for table in tables]
+            index = torch.arange(part.start, part.stop, device=grid.device) % len(grid)
             weights = grid[index]
             everywhere = torch.ones_like(weights).bool()
             with self._losses(self.validation, rows, weights, everywhere) as (losses, present, _):

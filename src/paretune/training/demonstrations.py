@@ -15,9 +15,10 @@ from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.steering import trained
+from paretune.training.batches import Batches, held_out
 from paretune.training.learner import OneAdapter, one_adapter
-from paretune.training.loop import Group, Record, TrainingRun, batch_rows, fit
-from paretune.training.token_tables import Limit, TooLong
+from paretune.training.loop import Group, Record, TrainingRun, fit
+from paretune.training.token_tables import Limit, Say, TooLong, logger
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,21 @@ class DemonstrationTable:
     def __len__(self) -> int:
         return len(self.responses)
 
+    def groups(self, rows: Sequence[int]) -> list[TokenGroup]:
+        """Return the token groups of ``rows``."""
+        return [(self.prompts[row], [self.responses[row]]) for row in rows]
+
 
 def tokenise_demonstrations(
-    lm: LanguageModel, items: Sequence[Demonstration], max_tokens: int, too_long: TooLong = "drop"
+    lm: LanguageModel,
+    items: Sequence[Demonstration],
+    max_tokens: int,
+    too_long: TooLong = "drop",
+    say: Say = logger.warning,
 ) -> tuple[DemonstrationTable, int]:
     """Tokenise demonstrations; return the table and how many were left out because they are too long, see :class:`Limit`.
+
+    ``say`` takes a sentence on how many were cut.
 
     Labels come from token counts, not from a search for a template: the prompt is never imitated, the end of turn is.
 
@@ -66,16 +77,16 @@ def tokenise_demonstrations(
     """
     kept, limit = [], Limit(lm, max_tokens, too_long)
     for item in items:
-        prompt = tuple(lm.encode_prompt(item.prompt))
         response = tuple(lm.encode_response(item.response, item.truncated))
-        if fitted := limit.fit(prompt, [response], item.where or f"prompt {item.prompt[-1].content[:40]!r}"):
-            kept.append((prompt, fitted[0], item.where))
+        where = item.where or f"prompt {item.prompt[-1].content[:40]!r}"
+        if fitted := limit.fit(item.prompt, [response], where):
+            kept.append((fitted[0], fitted[1][0], item.where))
     if not kept:
         raise TrainingError(
             f"none of {len(items)} responses to imitate has at most {limit.most} tokens with its prompt ({limit}); give some, or "
             "raise train.max_tokens"
         )
-    limit.say_cut(len(items), "responses")
+    limit.say_cut(len(items), "responses", say)
     prompts, responses, wheres = zip(*kept, strict=True)
     return DemonstrationTable(prompts, responses, wheres), len(items) - len(kept)
 
@@ -92,7 +103,7 @@ def fit_demonstrations(
         TrainingError: A loss or gradient is not finite; run, step and responses are named.
     """
     learner = one_adapter(run)
-    with trained(learner.steering, run.settings.gradient_checkpointing):
+    with trained(learner.steering, run.settings.checkpointing):
         history = fit(DemonstrationTask(run, learner, table, validation), run)
         return learner.adapter(run.info), history
 
@@ -109,7 +120,7 @@ class DemonstrationTask:
     ) -> None:
         self.run, self.learner, self.table, self.validation = run, learner, table, validation
         self.share, self.gate = run.share(), learner.gate
-        self.order = run.settings.order(len(table))
+        self.batches = Batches.of_table(run, table)
 
     def groups(self) -> list[Group]:
         """Return the trainable parameters, among them the embeddings of tags."""
@@ -118,7 +129,8 @@ class DemonstrationTask:
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Yield the mean loss per token of the next responses in the order of the data."""
-        rows = self.share.rows(batch_rows(self.order, step, micro, self.run.settings))
+        (drawn,) = self.batches.rows(step, micro)
+        rows = self.share.rows(drawn)
         with self.learner.steering.at(self.gate):
             loss, targets, tokens = self._loss(self.table, rows)
             if not bool(loss.isfinite()):
@@ -128,12 +140,11 @@ class DemonstrationTask:
                     "at these responses"
                 )
             count = self.share.total(torch.tensor(float(targets), device=loss.device))
-            yield self.share.total(loss) / count, {"tokens": tokens}
+            yield self.share.total(loss) / count, {"tokens": tokens, **self.batches.metrics([rows])}
 
     def _loss(self, table: DemonstrationTable, rows: Sequence[int]) -> tuple[Tensor, int, int]:
         """Return the summed negative log-likelihood of ``rows``, its tokens, and all tokens of the one forward."""
-        groups: list[TokenGroup] = [(table.prompts[row], [table.responses[row]]) for row in rows]
-        batch = pack(groups, self.run.lm.device)
+        batch = pack(table.groups(rows), self.run.lm.device)
         loss = -packed_logps(self.run.lm.model, batch).sum()
         return loss, sum(len(table.responses[row]) for row in rows), batch.input_ids.numel()
 
@@ -143,8 +154,7 @@ class DemonstrationTask:
         if self.validation is None:
             return None
         sums = torch.zeros(2, device=self.run.lm.device)
-        for start in self.share.team.part(range(0, len(self.validation), self.run.settings.batch_pairs)):
-            rows = range(start, min(len(self.validation), start + self.run.settings.batch_pairs))
+        for rows in self.share.team.part(held_out(self.run.settings, self.validation)):
             with self.learner.steering.at(self.gate):
                 loss, count, _ = self._loss(self.validation, rows)
             sums += torch.tensor([float(loss), count], device=sums.device)

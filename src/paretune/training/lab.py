@@ -33,7 +33,7 @@ from paretune.training.preference_pairs import PairLoss, fit_pairs
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.rl.task import fit_on_policy
-from paretune.training.short_pairs import chosen_pairs, rows_replaced
+from paretune.training.short_pairs import chosen_pairs, what_gave_way
 from paretune.training.stages import CAUSES, StageRecord, Stages
 from paretune.training.token_tables import (
     Limit,
@@ -63,6 +63,7 @@ class Lab:
         left_out: Sentences on what of the data is left out, for the report.
         scoring_forwards: Responses scored by frozen models so far (cached ones do not count).
         too_long: What happens to long texts, see :class:`paretune.training.token_tables.Limit`.
+        checkpointing: Whether ``train.gradient_checkpointing=auto`` means that activations are computed again.
     """
 
     lm: LanguageModel
@@ -73,6 +74,7 @@ class Lab:
     left_out: list[str] = field(default_factory=list)
     scoring_forwards: int = 0
     too_long: TooLong = "drop"
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder).absolute()
@@ -101,7 +103,8 @@ class Lab:
 
     def pair_table(self, chosen: Sequence[Pair], objective: str = "") -> PairTable:
         """Tokenise pairs and fill in their reference log-probabilities (cached), or raise a TrainingError if all are too long."""
-        table, dropped = tokenise(self.lm, chosen, self.training.max_tokens, self.too_long, objective)
+        most, rule = self.training.max_tokens, self.too_long
+        table, dropped = tokenise(self.lm, chosen, most, rule, objective, self.leave_out)
         if dropped:
             self._long(f"{dropped} of {len(chosen)} pairs", "and were dropped", objective)
         self._replaced(chosen, objective)
@@ -128,8 +131,8 @@ class Lab:
         return Limit(self.lm, self.training.max_tokens, self.too_long)
 
     def _replaced(self, chosen: Sequence[Pair], objective: str) -> None:
-        if rows := rows_replaced(chosen):
-            self._long(f"the widest pairs of {rows} rows", "and their next ones are taken", objective)
+        if gave_way := what_gave_way(chosen):
+            self._long(*gave_way, objective)
 
     def _long(self, what: str, end: str, objective: str = "") -> None:
         of = f" of {named(objective)}" if objective else ""
@@ -141,7 +144,8 @@ class Lab:
         Raises:
             TrainingError: A score is missing, or no prompt has two responses that are short enough.
         """
-        table, dropped = tokenise_responses(self.lm, dataset, self.training.max_tokens, self.too_long)
+        most = self.training.max_tokens
+        table, dropped = tokenise_responses(self.lm, dataset, most, self.too_long, self.leave_out)
         if dropped:
             self._long(f"{dropped} responses with their prompt", "and were left out")
         groups: list[TokenGroup] = [(p, [r]) for p, r in zip(table.prompts, table.responses, strict=True)]
@@ -198,15 +202,9 @@ class Lab:
     def _score(self, groups: Sequence[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
         if adapter is None:
             return response_logps(self.lm, groups, description="reference log-probabilities", team=self.team)
+        gates, what = adapter.gates(), "margin log-probabilities"
         with attached(self.lm, adapter) as steering:
-            return response_logps(
-                self.lm,
-                groups,
-                steering,
-                adapter.gates(),
-                description="margin log-probabilities",
-                team=self.team,
-            )
+            return response_logps(self.lm, groups, steering, gates, description=what, team=self.team)
 
     def fit(
         self,
@@ -341,7 +339,7 @@ class Lab:
         """
         lm = replace(self.lm, tags=tuple(tags))
         most = self.training.max_tokens
-        table, dropped = tokenise_demonstrations(lm, items, most, self.too_long)
+        table, dropped = tokenise_demonstrations(lm, items, most, self.too_long, self.leave_out)
         if dropped:
             self._long(f"{name}: {dropped} of {len(items)} responses with their prompt", "and were left out")
         kept = tokenise_demonstrations(lm, held_out, most, self.too_long)[0] if held_out else None
@@ -400,18 +398,19 @@ class Lab:
         Its ``info["stages"]`` names all stages of training that led to it: those before in ``facts``, or else of ``start``.
         """
         path_component(name, "the adapter", LONGEST_MADE)
-        training = asdict(self.training)
-        training.pop("checkpoint_every")
-        model = training, self.lm.fingerprint, str(self.lm.model.dtype)
+        settings = self.training.settled(self.checkpointing)
+        model = settings.decisive, self.lm.fingerprint, str(self.lm.model.dtype)
         key = fingerprint(inputs, *model)
         stage = self.own_name(f"adapters/{name}", key)
         before = facts.get("stages", start.info.get("stages", []) if start else [])
         facts = facts | {"stage": stage, "stages": [*before, stage]}
+        if self.lm.quantization != "none":
+            facts["quantization"] = self.lm.quantization
         checkpoint = self.folder / "checkpoints" / f"{name}-{key}.safetensors"
         for other in [] if self.shared else of_other_runs(checkpoint, name):
             self.say(f"{name}: {other} {CANNOT_GO_ON}")
         run = TrainingRun(
-            self.lm, self.training, self.accelerator, checkpoint, name, key, start, facts, notify=self.say
+            self.lm, settings, self.accelerator, checkpoint, name, key, start, facts, notify=self.say
         )
 
         def make(folder: Path) -> None:
@@ -439,7 +438,7 @@ class Lab:
         return self._stages.made(name, key, make, together, content)
 
     def leave_out(self, message: str) -> None:
-        """Say once what of the data is left out, and keep it for the report."""
+        """Say once what of the data is left out or cut, and keep it for the report."""
         if message not in self.left_out:
             self.left_out.append(message)
             self.say(message)

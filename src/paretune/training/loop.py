@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from paretune.core.bounds import Count, Natural, NotNegative, Positive, Seed, Share, check_bounds
-from paretune.core.errors import ConfigError, TrainingError
+from paretune.core.errors import ConfigError, TrainingError, lacks_memory
 from paretune.core.progress import progress
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import ProcessGroup, WorkSplit
@@ -28,7 +28,7 @@ from paretune.training.checkpoint import Progress
 
 Record = dict[str, float]
 
-COUNTS = ("tokens", "sampled_tokens")
+COUNTS = ("tokens", "sampled_tokens", "pairs")
 """Metrics that are summed over the forwards of a step; every other is their mean."""
 
 
@@ -51,7 +51,9 @@ class Training:
 
     Attributes:
         steps: Optimiser steps.
-        batch_pairs: Pairs in one forward.
+        batch_pairs: Most pairs in one forward.
+        batch_tokens: Most tokens in one forward, which then has fewer pairs where they are long; 0 for any number. A pair that has
+            more alone is a forward by itself.
         accumulate: Forwards per optimiser step.
         learning_rate: Peak of AdamW's learning rate.
         warmup_ratio: Share of ``steps`` with a rising rate; then it falls to 0 by a half cosine.
@@ -67,12 +69,14 @@ class Training:
             training on an easy objective (shorter answers) continues long after its pairs are separated, and the text suffers.
             Where one adapter is trained for several objectives, a learned one pauses until its validation loss rises above again.
         checkpoint_every: Optimiser steps between checkpoints, from which a killed run continues.
-        gradient_checkpointing: Recompute activations in backward: less memory, about a third more time.
+        gradient_checkpointing: Recompute activations in backward: less memory, about a third more time, the same numbers. ``auto``
+            does where the plan of the run needs more memory than the device has; the run keeps to what was chosen first.
         seed: Seed of the adapter's start and of the data order.
     """
 
     steps: Count = 100
     batch_pairs: Count = 4
+    batch_tokens: Natural = 0
     accumulate: Count = 1
     learning_rate: Annotated[float, Gt(0), Le(1)] = 2e-4
     warmup_ratio: Share = 0.1
@@ -85,7 +89,7 @@ class Training:
     validate_every: Natural = 0
     stop_below: Positive | None = None
     checkpoint_every: Count = 25
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -103,8 +107,35 @@ class Training:
 
     @property
     def draws(self) -> int:
-        """Rows that all forwards of the run read together."""
+        """The most rows that all forwards of the run read together."""
         return self.steps * self.accumulate * self.batch_pairs
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are computed again; ``auto`` that nobody has decided is not."""
+        return self.gradient_checkpointing is True
+
+    def settled(self, checkpointing: bool) -> Training:
+        """Return the settings with ``checkpointing`` in place of ``gradient_checkpointing: auto``."""
+        auto = self.gradient_checkpointing == "auto"
+        return replace(self, gradient_checkpointing=checkpointing) if auto else self
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the trained numbers, as the key of a stage has them.
+
+        Checkpoints, and activations that are computed again, change no number. What an earlier version did not know is left out
+        where it is not used, so that its stages are found.
+        """
+        values = asdict(self) | {"gradient_checkpointing": False}
+        values.pop("checkpoint_every")
+        if not self.batch_tokens:
+            values.pop("batch_tokens")
+        return values
+
+    def share(self, team: ProcessGroup, divisible: bool = True) -> WorkSplit:
+        """Return the part of each step that this process of ``team`` runs; forwards bounded by tokens are not divided."""
+        return WorkSplit.of(team, self.accumulate, self.batch_pairs, divisible and not self.batch_tokens)
 
     def order(self, count: int, stream: int = 0) -> list[int]:
         """Return the :func:`data_order` of the run for ``count`` rows; each ``stream`` has its own."""
@@ -141,8 +172,7 @@ class TrainingRun:
 
     def share(self, divisible: bool = True) -> WorkSplit:
         """Return the part of each step that this process runs, see :meth:`WorkSplit.of`."""
-        team = ProcessGroup.of(self.accelerator, self.lm.model)
-        return WorkSplit.of(team, self.settings.accumulate, self.settings.batch_pairs, divisible)
+        return self.settings.share(ProcessGroup.of(self.accelerator, self.lm.model), divisible)
 
 
 def learning_rate(step: int, settings: Training) -> float:
@@ -161,12 +191,6 @@ def data_order(count: int, draws: int, seed: int) -> list[int]:
     while len(order) < draws:
         order.extend(torch.randperm(count, generator=generator).tolist())
     return order[:draws]
-
-
-def batch_rows(order: Sequence[int], step: int, micro: int, settings: Training) -> list[int]:
-    """Return the rows of forward ``micro`` of optimiser step ``step`` (both from 0) in an order of :func:`data_order`."""
-    first = (step * settings.accumulate + micro) * settings.batch_pairs
-    return list(order[first : first + settings.batch_pairs])
 
 
 def attach(lm: LanguageModel, settings: Training, start: Adapter | None = None) -> tuple[Steering, float]:
@@ -239,7 +263,7 @@ def fit(task: Task, run: TrainingRun) -> list[Record]:
     """Train the task's parameters in place and return one record of metrics per optimiser step.
 
     The parameters of the lowest validation loss are kept, or the last ones where nothing is held out. ``settings.stop_below``
-    ends the run early. A run that was killed continues from its checkpoint and ends with the same weights.
+    ends the run early. A run that was killed, or found no memory, continues from its checkpoint and ends with the same weights.
 
     Raises:
         TrainingError: A loss or gradient is not finite, or the checkpoint cannot be used.
@@ -253,8 +277,9 @@ def fit(task: Task, run: TrainingRun) -> list[Record]:
         while state.step < settings.steps and not state.learned:
             try:
                 record = loop.step(state.step, state.held_out)
-            except BatchError:
-                if state.step and team.first:  # before the first step there is nothing to save
+            except Exception as error:
+                kept = (isinstance(error, BatchError) or lacks_memory(error)) and not loop.updating
+                if kept and state.step and team.first:  # before the first step there is nothing to save
                     _save(loop, state, run)
                 raise
             state.step += 1
@@ -277,7 +302,13 @@ def fit(task: Task, run: TrainingRun) -> list[Record]:
 
 
 class _Loop:
-    """A task with its optimiser."""
+    """A task with its optimiser.
+
+    Attributes:
+        updating: Whether parameters are being changed: what fails meanwhile leaves them half done.
+    """
+
+    updating = False
 
     def __init__(self, task: Task, run: TrainingRun) -> None:
         self.task, self.run, self.settings = task, run, run.settings
@@ -311,7 +342,9 @@ class _Loop:
             raise TrainingError(
                 f"{self.run.name}: the gradient is not finite at step {step + 1}; lower train.learning_rate"
             )
+        self.updating = True
         self.optimizer.step()
+        self.updating = False
         return record | {"grad_norm": norm, "learning_rate": rate}
 
     def judge(self, state: Progress, held_out: Record) -> None:

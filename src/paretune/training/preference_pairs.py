@@ -13,8 +13,9 @@ from paretune.core.errors import TrainingError
 from paretune.models.adapter import Adapter
 from paretune.models.packing import pack, packed_logps
 from paretune.models.steering import trained
+from paretune.training.batches import Batches, held_out
 from paretune.training.learner import OneAdapter, one_adapter
-from paretune.training.loop import Group, Record, TrainingRun, batch_rows, fit
+from paretune.training.loop import Group, Record, TrainingRun, fit
 from paretune.training.losses import REVERSE_KL, Link, Penalty, divergence_gap, nll_loss, pair_loss
 from paretune.training.token_tables import PairTable
 
@@ -54,7 +55,7 @@ def fit_pairs(
         if part is not None:
             part.require_reference(run.name)
     learner = one_adapter(run)
-    with trained(learner.steering, run.settings.gradient_checkpointing):
+    with trained(learner.steering, run.settings.checkpointing):
         history = fit(PairTask(run, learner, table, validation, loss), run)
         return learner.adapter(run.info), history
 
@@ -73,7 +74,7 @@ class PairTask:
         self.run, self.learner, self.loss = run, learner, loss
         self.table, self.validation = table, validation
         self.share, self.gate = run.share(), learner.gate
-        self.order = run.settings.order(len(table))
+        self.batches = Batches.of_table(run, table)
 
     def groups(self) -> list[Group]:
         """Return the trainable parameters."""
@@ -82,7 +83,8 @@ class PairTask:
     @contextmanager
     def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
         """Yield the mean loss of the next pairs in the order of the data, and their rewards."""
-        rows = self.share.rows(batch_rows(self.order, step, micro, self.run.settings))
+        (drawn,) = self.batches.rows(step, micro)
+        rows = self.share.rows(drawn)
         with self.learner.steering.at(self.gate):
             loss, reward, tokens = self.losses(self.table, rows)
             if not bool(loss.isfinite().all()):
@@ -90,7 +92,14 @@ class PairTask:
                     f"{self.run.name}: the loss is not finite at step {step + 1}, on {self.table.where(rows)}; "
                     "lower train.learning_rate, or look at these rows"
                 )
-            yield self.share.mean(loss), {**reward_metrics(reward), "tokens": tokens}
+            yield (
+                self.share.mean(loss),
+                {
+                    **reward_metrics(reward),
+                    "tokens": tokens,
+                    **self.batches.metrics([rows]),
+                },
+            )
 
     def losses(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
         """Return the loss ``[B]`` and beta * log-ratio ``[B, 2]`` (DPO's reward) of ``rows``, and the tokens of the one forward."""
@@ -121,8 +130,7 @@ class PairTask:
         if self.validation is None:
             return None
         total = torch.zeros((), device=self.run.lm.device)
-        for start in self.share.team.part(range(0, len(self.validation), self.run.settings.batch_pairs)):
-            rows = range(start, min(len(self.validation), start + self.run.settings.batch_pairs))
+        for rows in self.share.team.part(held_out(self.run.settings, self.validation)):
             with self.learner.steering.at(self.gate):
                 total += self.losses(self.validation, rows)[0].sum()
         return {"validation_loss": float(self.share.reduce_sums(total)) / len(self.validation)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -14,14 +14,23 @@ from paretune.core.errors import TrainingError
 from paretune.core.files import fingerprint
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair
+from paretune.data.rows import Prompt
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.training.loop import Training, data_order
+from paretune.training.prompt_cuts import cut_at_start
 
 logger = logging.getLogger(__name__)
 
-TooLong: TypeAlias = Literal["drop", "cut", "refuse"]
-"""What happens to a text that is too long: it is left out, cut at its end, or refused."""
+TooLong: TypeAlias = Literal["drop", "cut", "prompt-left", "refuse"]
+"""What happens to a text that is too long: it is left out, its response is cut at its end or its prompt at its beginning, or it is
+refused."""
+
+Fitted: TypeAlias = tuple[tuple[int, ...], list[tuple[int, ...]]]
+"""Token ids of a prompt and of responses to it."""
+
+Say: TypeAlias = Callable[[str], None]
+"""What takes a sentence for the user."""
 
 COLUMNS = ("margin", "scale", "weight", "reversed_weight")
 """Columns a method may stamp, with the meaning they have in :func:`paretune.training.losses.pair_loss`."""
@@ -174,8 +183,9 @@ class Limit:
     Attributes:
         lm: The model, whose positions bound the limit.
         max_tokens: The limit of ``train.max_tokens``.
-        too_long: What happens to longer texts. One that is cut teaches no end of turn. Prompts are never cut: a text of which the
-            prompt alone is too long is left out.
+        too_long: What happens to longer texts. A response that is cut teaches no end of turn. With ``cut`` a text of which the
+            prompt alone is too long is left out, with ``prompt-left`` one of which the response is
+            (:mod:`paretune.training.prompt_cuts`).
         cut: Number of texts that were cut so far.
     """
 
@@ -194,37 +204,63 @@ class Limit:
         return f"max_tokens={self.most}" if own else f"the {self.most} positions of {self.lm.name}"
 
     def fit(
-        self, prompt: tuple[int, ...], responses: Sequence[tuple[int, ...]], where: str
-    ) -> list[tuple[int, ...]] | None:
-        """Return the responses to a prompt, cut where they are to be; None where they are left out.
+        self,
+        prompt: Prompt,
+        responses: Sequence[tuple[int, ...]],
+        where: str,
+        ids: tuple[int, ...] | None = None,
+    ) -> Fitted | None:
+        """Return a prompt and the responses to it as token ids, cut where they are to be; None where they are left out.
+
+        Args:
+            prompt: The prompt.
+            responses: Token ids of the responses.
+            where: Their name, for messages.
+            ids: Token ids of the prompt, where they are known.
 
         Raises:
             TrainingError: They are too long and to be refused; ``where`` names them.
         """
-        room, longest = self.most - len(prompt), max(map(len, responses))
+        ids = tuple(self.lm.encode_prompt(prompt)) if ids is None else ids
+        room, longest = self.most - len(ids), max(map(len, responses))
         if longest <= room:
-            return list(responses)
+            return ids, list(responses)
         if self.too_long == "refuse":
             raise TrainingError(
-                f"{where}: {len(prompt) + longest} tokens with the prompt, more than {self}; shorten it, raise train.max_tokens "
-                "where the model has more positions, or set data.too_long to drop or cut"
+                f"{where}: {len(ids) + longest} tokens with the prompt, more than {self}; shorten it, raise train.max_tokens "
+                "where the model has more positions, or set data.too_long to drop, cut or prompt-left"
             )
+        if self.too_long == "drop":
+            return None
+        if self.too_long == "prompt-left":
+            shorter = cut_at_start(self.lm, prompt, self.most - longest)
+            if shorter is None:
+                return None
+            self.cut += 1
+            return tuple(self.lm.encode_prompt(shorter)), list(responses)
         cut = [response[: max(room, 0)] for response in responses]
-        if self.too_long == "drop" or room < 1 or len(set(cut)) < len(set(responses)):
+        if room < 1 or len(set(cut)) < len(set(responses)):
             return None
         self.cut += 1
-        return cut
+        return ids, cut
 
-    def say_cut(self, total: int, what: str) -> None:
-        """Log how many of ``total`` texts were cut, if any."""
+    def say_cut(self, total: int, what: str, say: Say) -> None:
+        """Say how many of ``total`` texts were cut, if any."""
         if self.cut:
-            logger.warning(
-                "%d of %d %s are longer than %s and were cut at their end", self.cut, total, what, self
+            end = (
+                "their prompts were cut at the beginning"
+                if self.too_long == "prompt-left"
+                else "were cut at their end"
             )
+            say(f"{self.cut} of {total} {what} are longer than {self} and {end}")
 
 
 def tokenise_responses(
-    lm: LanguageModel, dataset: ScoredDataset, max_tokens: int, too_long: TooLong = "drop"
+    lm: LanguageModel,
+    dataset: ScoredDataset,
+    max_tokens: int,
+    too_long: TooLong = "drop",
+    say: Say = logger.warning,
 ) -> tuple[ResponseTable, int]:
     """Tokenise all responses with their advantages; return the table and how many responses were left out for their length.
 
@@ -232,7 +268,7 @@ def tokenise_responses(
 
     Rows with fewer than two responses have nothing to compare and are left out. For responses that exceed ``max_tokens`` or the
     model's positions with their prompt, see :class:`Limit`. An objective on which all responses to a prompt score alike has
-    advantage 0 there.
+    advantage 0 there. ``say`` takes a sentence on how many were cut.
 
     Raises:
         TrainingError: A score is missing, or no row is left.
@@ -253,8 +289,8 @@ def tokenise_responses(
         prompt = tuple(lm.encode_prompt(row.prompt))
         for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True)):
             where = f"{row.source or f'row {number}'} (response {k})"
-            if fitted := limit.fit(prompt, [tuple(lm.encode_response(text, cut))], where):
-                kept.append((prompt, fitted[0], (number, k)))
+            if fitted := limit.fit(row.prompt, [tuple(lm.encode_response(text, cut))], where, prompt):
+                kept.append((fitted[0], fitted[1][0], (number, k)))
                 advantages.append(standardised[k])
             else:
                 long += 1
@@ -262,18 +298,23 @@ def tokenise_responses(
         raise TrainingError(
             f"no prompt has two scored responses that fit {limit} with it; sample more, or raise max_tokens"
         )
-    limit.say_cut(len(kept), "responses")
+    limit.say_cut(len(kept), "responses", say)
     prompts, responses, rows = zip(*kept, strict=True)
     unknown = torch.full((len(kept),), float("nan"))
     return ResponseTable(prompts, responses, rows, unknown, torch.stack(advantages).float()), long
 
 
 def tokenise(
-    lm: LanguageModel, pairs: Sequence[Pair], max_tokens: int, too_long: TooLong = "drop", objective: str = ""
+    lm: LanguageModel,
+    pairs: Sequence[Pair],
+    max_tokens: int,
+    too_long: TooLong = "drop",
+    objective: str = "",
+    say: Say = logger.warning,
 ) -> tuple[PairTable, int]:
     """Tokenise pairs; return the table (reference log-probabilities still NaN) and how many pairs were dropped.
 
-    Margin and weight are those of the data. ``objective`` is named in messages.
+    Margin and weight are those of the data. ``objective`` is named in messages. ``say`` takes a sentence on how many were cut.
 
     By default a pair of which prompt and longer response exceed ``max_tokens`` or the model's positions is dropped, not cut: a
     cut response ends where its author did not end it. See :class:`Limit`.
@@ -296,7 +337,7 @@ def tokenise(
         raise TrainingError(
             f"all {len(pairs)} pairs{' of ' * bool(objective)}{named(objective)} are longer than {limit} and none is left; {cure}"
         )
-    limit.say_cut(len(pairs), "pairs")
+    limit.say_cut(len(pairs), f"pairs{' of ' * bool(objective)}{named(objective)}", say)
     count = len(kept)
     prompts, chosen_ids, rejected_ids, used = zip(*kept, strict=True)
     table = PairTable(
@@ -320,12 +361,11 @@ def named(objective: str) -> str:
 
 def fitted_pair(limit: Limit, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
     """Return the token ids of prompt, chosen and rejected as :meth:`Limit.fit` leaves them; None where it leaves them out."""
-    prompt = tuple(limit.lm.encode_prompt(pair.prompt))
     chosen = tuple(limit.lm.encode_response(pair.chosen, pair.chosen_truncated))
     rejected = tuple(limit.lm.encode_response(pair.rejected, pair.rejected_truncated))
     where = f"row {pair.row} (prompt {pair.prompt[-1].content[:40]!r})"
-    fitted = limit.fit(prompt, (chosen, rejected), where)
-    return (prompt, fitted[0], fitted[1]) if fitted else None
+    fitted = limit.fit(pair.prompt, (chosen, rejected), where)
+    return (fitted[0], *fitted[1]) if fitted else None  # type: ignore[return-value]
 
 
 def drawn_pairs(limit: Limit, pairs: Sequence[Pair], training: Training) -> tuple[list[Pair], int]:

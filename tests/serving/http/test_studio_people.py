@@ -33,13 +33,19 @@ def test_a_vote_carries_the_scores_of_its_very_answers(two: tuple[str, Service],
     page = here.page
     profile(here, "own scores")
     here.ask("red sun")
-    page.wait_for_selector(".answer.a .figures .mine:text-matches('^−')")
+    page.wait_for_selector(".answer.a .figures .mine:text-matches('[0-9]')")
+    shown = page.locator(".answer.a .figures .mine").all_text_contents()
     heads = page.locator(".answer.a .figures thead th").all_text_contents()
     assert heads == ["this answer", "expected (mean of 60 prompts)"]
     assert "expected (mean of 60 prompts)" in (page.text_content(".dial.a .outlook") or "")
     page.click("#vote-first")
     page.wait_for_selector("#learned .small:text-matches('^1 vote')")
     (vote,) = two[1].store.votes("own scores", "soup")  # type: ignore[union-attr]
+    assert vote.first.scores is not None
+    assert [float(text.replace("−", "-")) for text in shown] == [
+        vote.first.scores["concise"],
+        vote.first.scores["warm"],
+    ]
     for answer in (vote.first, vote.second):
         assert answer.scores is not None
         assert answer.scores["concise"] == -len(answer.text.split()), (
@@ -67,7 +73,7 @@ def test_a_mis_click_is_taken_back_and_a_person_is_forgotten(two: tuple[str, Ser
     page.wait_for_selector("#vote-list li")
     assert "B is better" in (page.text_content("#vote-list") or "")
     assert "red sun" in (page.text_content("#vote-list") or "")
-    assert "scored concise −" in (page.text_content("#vote-list") or "")
+    assert "scored concise " in (page.text_content("#vote-list") or "")
     page.get_by_label("Delete the vote on red sun").click()
     page.wait_for_selector("#vote-list", state="detached")
     assert store.votes("forgetful", "soup") == []
@@ -81,6 +87,36 @@ def test_a_mis_click_is_taken_back_and_a_person_is_forgotten(two: tuple[str, Ser
     page.wait_for_function("() => document.getElementById('profile').value === 'default'")
     assert not any(one.name == "forgetful" for one in store.profiles())
     assert page.locator("#profile option[value=forgetful]").count() == 0
+
+
+def test_keys_pressed_while_a_vote_is_saved_act_after_it(two: tuple[str, Service], visit: Open) -> None:
+    here = visit(two[0])
+    page, store = here.page, two[1].store
+    assert store is not None
+    profile(here, "in a hurry")
+    waiting: list[Route] = []
+
+    def vote_then(key: str) -> None:
+        """Vote, press a key before the server has the vote, and only then let the vote through."""
+        page.route("**/api/votes", lambda route: waiting.append(route), times=1)
+        page.click("#vote-first")
+        page.keyboard.press(key)
+        page.wait_for_selector("#vote-first[aria-pressed=true]")
+        while not waiting:
+            page.wait_for_timeout(10)
+        assert len(store.votes("in a hurry", "soup")) == before
+        waiting.pop().continue_()
+
+    before = 0
+    here.ask("red sun")
+    vote_then("n")
+    here.answered()
+    assert len(store.votes("in a hurry", "soup")) == 1
+    page.click("#halt")
+    before = 1
+    vote_then("u")
+    page.wait_for_selector("#vote-first[aria-disabled=false][aria-pressed=false]")
+    assert len(store.votes("in a hurry", "soup")) == 1
 
 
 def test_at_one_preference_both_are_seen_and_no_vote_is_possible(

@@ -103,7 +103,7 @@ def train(inputs: Inputs, config: SIPOConfig) -> Policy:
         )
         return _served(lab, objectives, adapters, config)
     taken = spread_pairs(conflicts, config.conflicts, lab.training.seed)
-    table, dropped = tokenise(lab.lm, taken, lab.training.max_tokens, lab.too_long)
+    table, dropped = tokenise(lab.lm, taken, lab.training.max_tokens, lab.too_long, say=lab.leave_out)
     if dropped:
         lab.leave_out(
             f"sipo: {dropped} of {len(taken)} conflicting pairs are longer than train.max_tokens; left out"

@@ -8,7 +8,9 @@ import { byId, element, listing, number, preferenceText } from "./words.js";
 const BUTTONS = { first: "vote-first", tie: "vote-tie", second: "vote-second" };
 const DONE_AFTER = 900;
 
-const learning = { posterior: null, on: false, off: null, busy: false, undone: null };
+const learning = { posterior: null, on: false, off: null, busy: false };
+/** Settles once the last vote is saved or has failed. Keys pressed meanwhile act after it, as people vote and go on at once. */
+let saving = Promise.resolve();
 let tools = null;
 
 /** Fetch what the votes so far reveal; a server without a store or a front returns the reason. */
@@ -30,6 +32,7 @@ export async function reload() {
 
 /** Set A and B to the pair whose vote teaches most, and ask both. */
 export async function next() {
+  await saving;
   if (learning.busy || pair.running) return;
   const prompt = tools.prompt();
   if (!prompt) {
@@ -67,25 +70,30 @@ export async function vote(winner) {
   const voted = (answer) => ({
     text: answer.text, preference: answer.about.preference, truncated: answer.reason === "length", ...(answer.own ? { scores: answer.own } : {}),
   });
-  learning.busy = true;
-  showVote(winner);
-  try {
-    // What is learned from a vote is learned from the scores of these very answers.
-    await asked.scoring;
-    const body = { profile: state.profile, policy: asked.policy.name, messages: [{ role: "user", content: asked.prompt }], first: voted(asked.a), second: voted(asked.b), winner };
-    const made = await call("POST", "/api/votes", body);
-    changed("votes");
-    if (state.policy === asked.policy) learning.posterior = made.posterior ?? learning.posterior;
-    tools.say(`Vote ${learning.posterior?.votes ?? ""} is saved. ${inWords()}`);
-  } catch (error) {
-    if (pair.asked === asked) showVote(null);
-    tools.report(error, () => vote(winner));
-    return;
-  } finally {
-    learning.busy = false;
-    draw();
-  }
-  if (!learning.on) return;
+  const profile = state.profile;
+  const save = async () => {
+    learning.busy = true;
+    showVote(winner);
+    try {
+      // What is learned from a vote is learned from the scores of these very answers.
+      await asked.scoring;
+      const body = { profile, policy: asked.policy.name, messages: [{ role: "user", content: asked.prompt }], first: voted(asked.a), second: voted(asked.b), winner };
+      const made = await call("POST", "/api/votes", body);
+      changed("votes");
+      if (state.policy === asked.policy && state.profile === profile) learning.posterior = made.posterior ?? learning.posterior;
+      tools.say(`Vote ${learning.posterior?.votes ?? ""} is saved. ${inWords()}`);
+      return true;
+    } catch (error) {
+      if (pair.asked === asked) showVote(null);
+      tools.report(error, () => vote(winner));
+      return false;
+    } finally {
+      learning.busy = false;
+      draw();
+    }
+  };
+  saving = save();
+  if (!(await saving) || !learning.on) return;
   if (learning.posterior?.done) {
     learning.on = false;
     draw();
@@ -96,6 +104,7 @@ export async function vote(winner) {
 
 /** Take back the person's last vote on this policy; the answers on the page can then be voted on again. */
 export async function undo() {
+  await saving;
   if (learning.busy || !learning.posterior?.votes) return;
   const [policy, profile] = [state.policy, state.profile];
   learning.busy = true;

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paretune.core.errors import TrainingError
+from paretune.core.errors import ConfigError, TrainingError
 from paretune.data.rows import Prompt
 from paretune.generation.generate import generate
 from paretune.models.adapter import Adapter
@@ -25,7 +25,7 @@ from paretune.models.steering import trained
 from paretune.scoring.cache import ScoreCache
 from paretune.training.conditioning import draw_preferences
 from paretune.training.learner import Learner, conditioned_adapter, one_adapter
-from paretune.training.loop import BatchError, Group, Record, TrainingRun, data_order, fit
+from paretune.training.loop import BatchError, Group, Record, Training, TrainingRun, data_order, fit
 from paretune.training.losses import grpo_loss, rloo_loss
 from paretune.training.rl.advantages import (
     combined,
@@ -42,6 +42,16 @@ WATCHED = 10
 """Forwards over which the mean covariance must be negative before the user is notified."""
 
 
+def check_forwards(settings: Training) -> None:
+    """Raise a ConfigError where forwards are to be bounded by tokens that are not sampled yet."""
+    if settings.batch_tokens:
+        raise ConfigError(
+            f"batch_tokens={settings.batch_tokens}: a run on its own responses knows their lengths only when they are sampled; set "
+            "batch_tokens: 0 in the train of this method, where batch_pairs prompts with their responses of at most "
+            "sampling.max_new_tokens bound a forward"
+        )
+
+
 def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Adapter, list[Record]]:
     """Train one adapter on its own responses; return it with one record of metrics per optimiser step.
 
@@ -56,12 +66,14 @@ def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Ad
     Raises:
         TrainingError: A loss is not finite.
         BatchError: A reward function failed. What was trained so far is saved.
+        ConfigError: ``batch_tokens`` is set: how long a response gets is not known before it is sampled.
     """
+    check_forwards(run.settings)
     if goal.preference is None and goal.prompting is None:
         learner: Learner = conditioned_adapter(run, len(goal.objectives), goal.conditioning)
     else:
         learner = one_adapter(run)
-    with trained(learner.steering, run.settings.gradient_checkpointing):
+    with trained(learner.steering, run.settings.checkpointing):
         history = fit(OnPolicyTask(run, learner, goal, cache), run)
         return learner.adapter(run.info), history
 

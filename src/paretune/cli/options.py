@@ -1,0 +1,63 @@
+"""Options that several commands share: which base model, on which device, in which number format; seed and extrapolation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from paretune.core.bounds import SEEDS
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="The base model's folder or hub name here, where it is another than the policy names; its weights must be the same.",
+    ),
+]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The branch, tag or commit of the base model on the hub, by default the one that was trained on."
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="The device, such as cpu, cuda or mps; by default an accelerator where there is one."),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the run."),
+]
+QuantizationOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How the base model's matrices are held: none, nf4 (4 bits) or int8; by default as in the run."
+    ),
+]
+RunDeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The device, such as cpu, cuda or mps; by default that of the config, else an accelerator where there is one."
+    ),
+]
+RunDtypeOption = Annotated[
+    str | None,
+    typer.Option(help="The number format: auto, float32 or bfloat16; by default that of the config."),
+]
+
+SeedOption = Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)]
+ExtrapolationOption = Annotated[
+    bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
+]
+
+
+def with_options(overrides: Sequence[str] | None, device: str | None, dtype: str | None) -> list[str]:
+    """Return the overrides of a config with those that ``--device`` and ``--dtype`` stand for behind them."""
+    options = {"device": device, "dtype": dtype}
+    return [
+        *(overrides or ()),
+        *(f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None),
+    ]

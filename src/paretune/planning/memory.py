@@ -1,0 +1,115 @@
+"""The memory of a transformer's work, by what holds it: weights, adapters, optimiser, activations, attention, logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paretune.planning.cost import MASTER, Decoding, Model, cache_bytes
+from paretune.planning.work import Step
+
+PREPACKED_COPIES = 2
+"""Copies of the frozen matrices and the head on a CPU, one for each direction; quantised matrices have none."""
+
+OPTIMISER = 5
+"""Copies of a trained adapter that are held: itself, its gradient, Adam's two moments, and its best parameters so far."""
+
+WORKING = 6
+"""Tensors of the feed-forward width that a block holds while it runs."""
+
+Parts = Mapping[str, float]
+"""What holds memory -> bytes."""
+
+
+def frozen_bytes(model: Model) -> float:
+    """Return the bytes of the base model with its prepacked copies."""
+    shape = model.shape
+    head = shape.vocabulary * shape.hidden
+    plain = shape.parameters - shape.matrices
+    copied = head + (0 if model.quantised else shape.matrices)
+    return model.matrix_bytes + model.size * (plain + PREPACKED_COPIES * model.host * copied)
+
+
+def adapter_bytes(model: Model, columns: float) -> float:
+    """Return the bytes of the factors of an adapter."""
+    return MASTER * model.column * columns
+
+
+def kept_bytes(model: Model) -> float:
+    """Return the bytes that autograd keeps for a token of one block.
+
+    Frozen layers keep no input. Kept are what norms, rotated queries and keys, values, attention and the gated
+    activation need for their own gradients, and the inputs of adapted layers.
+    """
+    shape = model.shape
+    plain = 4 * shape.hidden + 5 * shape.keys + 3 * shape.intermediate + model.rank * len(model.targets)
+    if model.wide:
+        plain += shape.hidden + shape.intermediate
+    attention = 2 * shape.hidden + 5 * shape.keys
+    widened = (MASTER - model.size) * attention if model.host else 0
+    return model.size * (plain + 2 * shape.hidden) + widened  # the last: the inputs of the norms
+
+
+def attention_bytes(model: Model, step: Step) -> float:
+    """Return the bytes that attention holds for a step beside its inputs and outputs, which :func:`kept_bytes` counts.
+
+    That is the bias of every text, a number for each position that a token sees; all blocks share it.
+    """
+    return (MASTER if model.host else model.size) * step.seen
+
+
+def matrix_at_work(model: Model) -> float:
+    """Return the bytes of the largest matrix that is dequantised while a product needs it; 0 where none is quantised."""
+    return max(inside * out for inside, out in model.shape.linears.values()) * model.size * model.quantised
+
+
+def training_parts(model: Model, step: Step, chunk: int) -> Parts:
+    """Return what a step holds above the frozen model.
+
+    Args:
+        model: Model that is trained.
+        step: The largest forward with gradients.
+        chunk: Number of positions whose logits are held at a time.
+    """
+    shape, tokens = model.shape, step.tokens
+    blocks = kept_bytes(model) * (1 if model.checkpointing else shape.layers)
+    inputs = shape.layers * shape.hidden * model.size if model.checkpointing else 0
+    working = WORKING * shape.intermediate * model.size
+    states = 2 * step.targets * shape.hidden * model.size
+    adapter = adapter_bytes(model, model.rank)
+    return {
+        "adapter": adapter,
+        "optimiser": (OPTIMISER - 1) * adapter,
+        "activations": tokens * (blocks + inputs + working) + matrix_at_work(model),
+        "attention": attention_bytes(model, step),
+        "logits": states + logit_bytes(model, min(chunk, step.targets)),
+    }
+
+
+def training_bytes(model: Model, step: Step, chunk: int) -> float:
+    """Return the sum of :func:`training_parts`."""
+    return sum(training_parts(model, step, chunk).values())
+
+
+def logit_bytes(model: Model, rows: float) -> float:
+    """Return the bytes of the logits of some positions: as computed, and float32 with its exponential."""
+    return rows * model.shape.vocabulary * (model.size + 2 * MASTER)
+
+
+def decoding_parts(model: Model, work: Decoding) -> Parts:
+    """Return what a batch of sampling holds above the frozen model: a prompt's activations and logits are not held together."""
+    shape = model.shape
+    rows = min(work.batch, work.rows)
+    cache = rows * (work.prompt + work.longest) * cache_bytes(model)
+    block = rows * work.prompt * (WORKING * shape.intermediate + 8 * shape.hidden) * model.size
+    logits = logit_bytes(model, rows)
+    return {
+        "adapter": adapter_bytes(model, work.columns),
+        "keys and values": cache,
+        "activations": (block if block >= logits else 0.0) + matrix_at_work(model),
+        "logits": logits if logits > block else 0.0,
+    }
+
+
+def decoding_bytes(model: Model, work: Decoding) -> float:
+    """Return the sum of :func:`decoding_parts`."""
+    return sum(decoding_parts(model, work).values())

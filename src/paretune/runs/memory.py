@@ -1,0 +1,297 @@
+"""The memory of a run on a device by its plan, what each setting would save of it, and whether activations are computed again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from paretune.core.errors import ParetuneError, lacks_memory
+from paretune.core.files import fingerprint, read_json, write_json
+from paretune.data.dataset import ScoredDataset
+from paretune.models.devices import memory_of
+from paretune.models.head import HEAD_CHUNK
+from paretune.planning.cost import Decoding, Model
+from paretune.planning.memory import (
+    decoding_parts,
+    frozen_bytes,
+    training_bytes,
+    training_parts,
+)
+from paretune.planning.shapes import Shape, shape_of
+from paretune.planning.work import Stage, Step
+from paretune.runs.config import RunConfig
+from paretune.runs.plan import Plan, plan
+from paretune.runs.run_folder import CHECKPOINTING, VERSIONS
+from paretune.runs.sizes import in_units
+from paretune.training.lab import Lab
+
+LIBRARIES = 0.6e9
+"""Bytes of a process that has loaded the libraries and no model."""
+SLACK = 1.15
+"""Memory of a process over what its tensors need: freed pieces that fit nothing."""
+KERNEL_BYTES = 2.5e6
+"""Bytes of a product that oneDNN keeps for the next of its shape. Every length of a packed batch has shapes of its own."""
+KERNELS = 1024
+"""Largest number of kernels that it keeps, unless the variables below set another."""
+KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+HEADROOM = 0.9
+"""Share of an accelerator's memory that tensors can have."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a run holds at its peak.
+
+    Attributes:
+        where: Name of the stage.
+        parts: What holds memory -> bytes.
+    """
+
+    where: str
+    parts: Mapping[str, float]
+
+    @property
+    def peak(self) -> float:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a setting would save.
+
+    Attributes:
+        setting: Key and value, as on the command line.
+        saved: Bytes less at the peak.
+    """
+
+    setting: str
+    saved: float
+
+    def __str__(self) -> str:
+        return f"{self.setting} (about {in_units(self.saved)} less)"
+
+
+def planned_model(config: RunConfig, shape: Shape, dtype: str, host: bool) -> Model:
+    """Return the model of a run as a plan counts it; checkpointing that is ``auto`` is off.
+
+    Raises:
+        ModelError: Targets that no layer has.
+    """
+    quantization = shape.stored if config.quantization == "auto" else config.quantization
+    targets = tuple(shape.targeted(config.train.targets))
+    rank, checkpointing = config.train.rank, config.train.checkpointing
+    return Model(shape, dtype, targets, rank, checkpointing, host, quantization)
+
+
+def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
+    """Return what is held at the peak: the model, and the most that any stage adds.
+
+    Args:
+        planned: Plan of the run.
+        model: Model of the run.
+        shrunk: Factor on the texts of a step and on the rows of a batch.
+    """
+    trainings = [
+        (_training(stage, model, stage.step.scaled(shrunk)), stage.name)
+        for stage in planned.stages
+        if stage.columns
+    ]
+    samplings = [
+        (_sampling(work, model, shrunk), stage.name) for stage in planned.stages for work in stage.decodings
+    ]
+    most, where = max([*trainings, *samplings], key=lambda one: sum(one[0].values()), default=({}, ""))
+    parts = {"weights": frozen_bytes(model), **most}
+    if model.host:
+        parts["kernels by shape"] = KERNEL_BYTES * min(_kernels(planned, model), _kernel_limit())
+        parts["libraries"] = LIBRARIES
+        parts["not in use"] = (SLACK - 1) * sum(parts.values())
+    return Held(where, parts)
+
+
+def _training(stage: Stage, model: Model, step: Step) -> Mapping[str, float]:
+    return training_parts(replace(model, rank=int(max(stage.columns))), step, HEAD_CHUNK)
+
+
+def _sampling(work: Decoding, model: Model, shrunk: float) -> Mapping[str, float]:
+    return decoding_parts(model, replace(work, batch=max(1.0, shrunk * min(work.batch, work.rows))))
+
+
+def _kernels(planned: Plan, model: Model) -> float:
+    """Return the shapes of products of a run: those of a block's matrices, and of adapters, for each length of a batch."""
+    shapes = len(set(model.shape.linears.values())) + 2 * len(set(model.targets))
+    packed_ = sum(work.forwards * (1 + work.backward) for stage in planned.stages for work in stage.passes)
+    # Rows leave a batch one by one, so it has every size once.
+    sizes = max(
+        (min(work.rows, work.batch) for stage in planned.stages for work in stage.decodings), default=0.0
+    )
+    return shapes * (packed_ + sizes)
+
+
+def _kernel_limit() -> float:
+    # Two caches hold the same kernels, so the larger decides.
+    return max(float(os.environ.get(name) or KERNELS) for name in KERNEL_LIMITS)
+
+
+def usable(memory: float, host: bool) -> float:
+    """Return the bytes of a device's memory that a run can have."""
+    return memory if host else HEADROOM * memory
+
+
+def savings(planned: Plan, config: RunConfig, model: Model) -> list[Saving]:
+    """Return what each of the settings that bound memory would save alone, the largest first."""
+    now = held(planned, model)
+    found = [Saving(_smaller_steps(planned, config), now.peak - held(planned, model, 0.5).peak)]
+    if not model.checkpointing:
+        less = held(planned, replace(model, checkpointing=True))
+        found.append(Saving("train.gradient_checkpointing=true", now.peak - less.peak))
+    if not model.quantised:
+        less = held(planned, replace(model, quantization="nf4"))
+        found.append(Saving("quantization=nf4", now.peak - less.peak))
+    if model.quantised or model.checkpointing:
+        rows = max(1, config.sampling.batch_size // 2)
+        less = max(0.0, now.peak - held(planned, model, 0.5).peak) if "keys and values" in now.parts else 0.0
+        found.append(Saving(f"sampling.batch_size={rows}", less))
+    return sorted(found, key=lambda one: -one.saved)[:3]
+
+
+def _smaller_steps(planned: Plan, config: RunConfig) -> str:
+    """Return the setting that halves the steps of training."""
+    longest = max((stage.step.tokens for stage in planned.stages), default=0.0)
+    tokens = max(256, 256 * round(min(longest, config.train.batch_tokens or longest) / 512))
+    return f"train.batch_tokens={tokens}"
+
+
+def fitting(planned: Plan, config: RunConfig, model: Model, memory: float) -> list[str]:
+    """Return the settings with which a run fits into ``memory``, tried in the order of what they cost; none where it does not.
+
+    Gradient checkpointing costs time, 4 bits a little accuracy, and smaller steps change what is trained.
+    """
+    wanted, chosen = usable(memory, model.host), list[str]()
+    if not model.checkpointing:
+        model, chosen = replace(model, checkpointing=True), ["train.gradient_checkpointing=true"]
+    if held(planned, model).peak > wanted and not model.quantised:
+        model, chosen = replace(model, quantization="nf4"), [*chosen, "quantization=nf4"]
+    factor = 1.0
+    while held(planned, model, factor).peak > wanted and factor > 1 / 64:
+        factor /= 2
+    if held(planned, model, factor).peak > wanted:
+        return []
+    if factor < 1:
+        longest = max((stage.step.tokens for stage in planned.stages), default=0.0)
+        chosen += [f"train.batch_tokens={max(256, 256 * int(factor * longest / 256))}"]
+        chosen += [f"sampling.batch_size={max(1, int(factor * config.sampling.batch_size))}"]
+    return chosen
+
+
+def settle_checkpointing(
+    config: RunConfig, lab: Lab, shape: Shape | None, splits: Mapping[str, ScoredDataset]
+) -> None:
+    """Decide ``train.gradient_checkpointing: auto`` for a run by its plan, once: later processes in its folder find the choice.
+
+    Args:
+        config: Settings of the run.
+        lab: Lab of the run, which receives the choice.
+        shape: Shape of its model, None where a plan does not know it.
+        splits: Its data.
+    """
+    trainings = [config.training(name) for name in (None, *config.methods)]
+    if any(training.gradient_checkpointing == "auto" for training in trainings):
+        lab.checkpointing = lab.team.once(lambda: _kept_or_chosen(config, lab, shape, splits))
+
+
+def _kept_or_chosen(
+    config: RunConfig, lab: Lab, shape: Shape | None, splits: Mapping[str, ScoredDataset]
+) -> bool:
+    bounds = [
+        [one.batch_pairs, one.batch_tokens, one.max_tokens, one.rank, list(one.targets)]
+        for one in (config.training(name) for name in (None, *config.methods))
+    ]
+    key = fingerprint(lab.lm.fingerprint, str(lab.lm.model.dtype), bounds)
+    file = lab.folder / VERSIONS
+    stated = read_json(file, dict[str, Any])
+    choices = stated.get(CHECKPOINTING)
+    if isinstance(choices, dict) and isinstance(choices.get(key), bool):
+        return bool(choices[key])
+    chosen = _chosen(config, lab, shape, splits)
+    write_json(file, stated | {CHECKPOINTING: {key: chosen}})
+    return chosen
+
+
+def _chosen(config: RunConfig, lab: Lab, shape: Shape | None, splits: Mapping[str, ScoredDataset]) -> bool:
+    off = "gradient checkpointing stays off, as the memory of this run is not known"
+    device = lab.lm.device
+    memory, host = memory_of(device), device.type == "cpu"
+    if shape is None:
+        lab.say(f"{off}: a plan does not count such a model; train.gradient_checkpointing=true turns it on")
+        return False
+    try:
+        dtype = str(lab.lm.model.dtype).removeprefix("torch.")
+        model = replace(planned_model(config, shape, dtype, host), quantization=lab.lm.quantization)
+        if _bound(config, model) <= usable(memory, host):
+            return False
+        without = held(plan(config, splits), replace(model, checkpointing=False))
+    except ParetuneError as error:
+        lab.say(f"{off}: {error}")
+        return False
+    chosen = without.peak > usable(memory, host)
+    if chosen:
+        lab.say(
+            f"gradient checkpointing is on: without it the plan has {in_units(without.peak)} at the peak, and {device} has "
+            f"{in_units(memory)} (train.gradient_checkpointing=false turns it off)"
+        )
+    return chosen
+
+
+def _bound(config: RunConfig, model: Model) -> float:
+    """Return more bytes than training needs, by the settings alone: where they are there, no plan has to be made."""
+    most, columns = 0.0, model.rank
+    objectives = max(2, len(config.objectives or config.score))
+    for name in config.methods:
+        entry = config.entry(name)
+        groups = entry.training.batch_pairs * max(objectives, getattr(entry.settings, "responses", 1))
+        tokens = 2.0 * groups * entry.training.max_tokens
+        if entry.traits.conditioning is not None:
+            columns = max(columns, entry.traits.conditioning.columns(objectives))
+        step = Step(tokens, tokens, tokens * entry.training.max_tokens)
+        most = max(most, training_bytes(replace(model, rank=columns, checkpointing=False), step, HEAD_CHUNK))
+    return frozen_bytes(model) + most
+
+
+@contextmanager
+def memory_told(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> Iterator[None]:
+    """End what finds no memory inside the context in one message: the settings that help, and what each saves by the plan.
+
+    Args:
+        config: Settings of the run.
+        splits: Its data.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ParetuneError(
+            f"out of memory ({reason}); what is finished is kept, and the same command goes on from there. {_help(config, splits)}"
+        ) from error
+
+
+def _help(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> str:
+    """Return the three settings that take less memory, with what each saves where that can be planned."""
+    from paretune.models.language_model import computing
+
+    try:
+        device, kind = computing(config.dtype, config.device)
+        dtype = str(kind).removeprefix("torch.")
+        model = planned_model(config, shape_of(config.model), dtype, device.type == "cpu")
+        found = savings(plan(config, splits), config, model)
+    except (ParetuneError, MemoryError, OSError):
+        return (
+            "Less is needed with train.batch_tokens (or fewer train.batch_pairs), with train.gradient_checkpointing=true, and with "
+            "quantization=nf4; how much less is not known, as this run cannot be planned"
+        )
+    return f"By the plan of this run, less is needed with {'; '.join(map(str, found))}"
