@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from paretune.models.head import HEAD_CHUNK
 from paretune.planning.devices import Rates
 from paretune.planning.shapes import Shape
 
@@ -35,6 +36,8 @@ class Model:
         checkpointing: Whether activations are computed again in backward.
         host: Whether it runs on a CPU, with prepacked copies of its frozen matrices
             (:mod:`paretune.models.frozen_linear`) and attention in float32.
+        attention: Backend of the attention over packed batches.
+        head_chunk: Number of positions whose logits are held at a time.
         quantization: How the matrices of the blocks are held: ``none`` in the number format, else one of :data:`BITS`.
     """
 
@@ -45,6 +48,8 @@ class Model:
     checkpointing: bool = False
     host: bool = False
     quantization: str = "none"
+    attention: str = "blocks"
+    head_chunk: int = HEAD_CHUNK
 
     @property
     def quantised(self) -> bool:

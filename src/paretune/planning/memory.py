@@ -16,6 +16,12 @@ OPTIMISER = 5
 WORKING = 6
 """Tensors of the feed-forward width that a block holds while it runs."""
 
+ROW_BIAS = 3
+"""Bias of a row of ``sdpa``, where each token has one for all tokens of its group, over that for what it sees.
+
+For a pair of responses as long as their prompt it is 9 to 3.5.
+"""
+
 Parts = Mapping[str, float]
 """What holds memory -> bytes."""
 
@@ -52,9 +58,20 @@ def kept_bytes(model: Model) -> float:
 def attention_bytes(model: Model, step: Step) -> float:
     """Return the bytes that attention holds for a step beside its inputs and outputs, which :func:`kept_bytes` counts.
 
-    That is the bias of every text, a number for each position that a token sees; all blocks share it.
+    A bias is a number for each position that a token sees, and all blocks share it. Each block keeps what its backend needs for
+    the backward pass (:mod:`paretune.models.packed_attention`): ``varlen`` the gathered keys and values, ``sdpa`` copies for every
+    head, ``blocks`` on an accelerator the scores in float32, and those but ``blocks`` a float32 sum for each token and head.
     """
-    return (MASTER if model.host else model.size) * step.seen
+    shape, size = model.shape, MASTER if model.host else model.size
+    bias, sums = size * step.seen, MASTER * shape.heads * step.tokens
+    kept = {
+        "blocks": 0.0 if model.host else MASTER * shape.heads * step.seen,
+        "varlen": 2 * size * shape.keys * step.keys + sums,
+        "flex": sums,
+        "sdpa": 3 * size * shape.queries * step.tokens + sums,
+    }[model.attention]
+    biases = {"blocks": bias, "sdpa": ROW_BIAS * bias}.get(model.attention, 0.0)
+    return biases + kept * (1 if model.checkpointing else shape.layers)
 
 
 def matrix_at_work(model: Model) -> float:

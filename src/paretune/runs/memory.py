@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from paretune.core.errors import ParetuneError, lacks_memory
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.data.dataset import ScoredDataset
 from paretune.models.devices import memory_of
-from paretune.models.head import HEAD_CHUNK
+from paretune.models.head import HEAD_CHUNK, chunk_for
+from paretune.models.packed_attention.backends import Capability, capability_of, choose
 from paretune.planning.cost import Decoding, Model
 from paretune.planning.memory import (
     decoding_parts,
@@ -37,6 +40,8 @@ KERNEL_BYTES = 2.5e6
 KERNELS = 1024
 """Largest number of kernels that it keeps, unless the variables below set another."""
 KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+SHEET = Capability("cuda", torch.bfloat16, (8, 0))
+"""What the devices that a plan knows by their data sheets allow at least: an A100 has compute capability 8.0."""
 HEADROOM = 0.9
 """Share of an accelerator's memory that tensors can have."""
 
@@ -75,16 +80,37 @@ class Saving:
         return f"{self.setting} (about {in_units(self.saved)} less)"
 
 
-def planned_model(config: RunConfig, shape: Shape, dtype: str, host: bool) -> Model:
+def planned_model(
+    config: RunConfig,
+    shape: Shape,
+    dtype: str,
+    host: bool,
+    memory: float | None = None,
+    device: torch.device | None = None,
+) -> Model:
     """Return the model of a run as a plan counts it; checkpointing that is ``auto`` is off.
 
+    Args:
+        config: Settings of the run.
+        shape: Shape of its model.
+        dtype: Number format.
+        host: Whether it runs on a CPU.
+        memory: Bytes of the device, None where they are not known.
+        device: Device of this machine, None for one that is known by its data sheet.
+
     Raises:
-        ModelError: Targets that no layer has.
+        ModelError: Targets that no layer has, or an attention that cannot run on the device.
     """
+    kind = getattr(torch, dtype)
+    has = SHEET if device is None and not host else capability_of(device or torch.device("cpu"), kind)
+    attention = choose(config.attention, replace(has, dtype=kind, head_dim=shape.head_dim))[0].name
     quantization = shape.stored if config.quantization == "auto" else config.quantization
     targets = tuple(shape.targeted(config.train.targets))
     rank, checkpointing = config.train.rank, config.train.checkpointing
-    return Model(shape, dtype, targets, rank, checkpointing, host, quantization)
+    chunk = (
+        HEAD_CHUNK if host or memory is None else chunk_for(memory, memory, shape.vocabulary, kind.itemsize)
+    )
+    return Model(shape, dtype, targets, rank, checkpointing, host, quantization, attention, chunk)
 
 
 def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
@@ -113,7 +139,7 @@ def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
 
 
 def _training(stage: Stage, model: Model, step: Step) -> Mapping[str, float]:
-    return training_parts(replace(model, rank=int(max(stage.columns))), step, HEAD_CHUNK)
+    return training_parts(replace(model, rank=int(max(stage.columns))), step, model.head_chunk)
 
 
 def _sampling(work: Decoding, model: Model, shrunk: float) -> Mapping[str, float]:
@@ -230,7 +256,9 @@ def _chosen(config: RunConfig, lab: Lab, shape: Shape | None, splits: Mapping[st
         return False
     try:
         dtype = str(lab.lm.model.dtype).removeprefix("torch.")
-        model = replace(planned_model(config, shape, dtype, host), quantization=lab.lm.quantization)
+        model = replace(
+            planned_model(config, shape, dtype, host, memory, device), quantization=lab.lm.quantization
+        )
         if _bound(config, model) <= usable(memory, host):
             return False
         without = held(plan(config, splits), replace(model, checkpointing=False))
@@ -257,7 +285,9 @@ def _bound(config: RunConfig, model: Model) -> float:
         if entry.traits.conditioning is not None:
             columns = max(columns, entry.traits.conditioning.columns(objectives))
         step = Step(tokens, tokens, tokens * entry.training.max_tokens)
-        most = max(most, training_bytes(replace(model, rank=columns, checkpointing=False), step, HEAD_CHUNK))
+        most = max(
+            most, training_bytes(replace(model, rank=columns, checkpointing=False), step, model.head_chunk)
+        )
     return frozen_bytes(model) + most
 
 
@@ -287,7 +317,8 @@ def _help(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> str:
     try:
         device, kind = computing(config.dtype, config.device)
         dtype = str(kind).removeprefix("torch.")
-        model = planned_model(config, shape_of(config.model), dtype, device.type == "cpu")
+        host, memory = device.type == "cpu", memory_of(device)
+        model = planned_model(config, shape_of(config.model), dtype, host, memory, device)
         found = savings(plan(config, splits), config, model)
     except (ParetuneError, MemoryError, OSError):
         return (
