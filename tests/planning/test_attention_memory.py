@@ -70,14 +70,6 @@ def test_a_backend_that_the_device_lacks_is_refused() -> None:
         planned_model(RunConfig(attention="varlen"), KNOWN["8b"], "float32", False)
 
 
-def test_the_head_of_a_plan_takes_the_chunk_of_the_device() -> None:
-    chunks = [
-        planned_model(RunConfig(), KNOWN["8b"], "bfloat16", False, gb * 1e9).head_chunk for gb in (24, 80)
-    ]
-    assert chunks == [256, 512]
-    assert planned_model(RunConfig(), KNOWN["8b"], "bfloat16", True, 24e9).head_chunk == 256
-
-
 @pytest.mark.parametrize("name", ["sdpa", "varlen"])
 def test_what_is_counted_is_what_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that autograd keeps between queries, keys and values and the output, beside these.

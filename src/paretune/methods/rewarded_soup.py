@@ -47,7 +47,9 @@ def train(inputs: Inputs, config: RewardedSoupConfig) -> Policy:
     """
     lab, objectives = inputs.lab, inputs.objectives
     scorers = inputs.scorers_of(objectives, "rewarded-soup")
-    reward, _ = measured_reward(lab, inputs.train, scorers, inputs.sampling, config, CONDITIONING)
+    reward, _ = measured_reward(
+        lab, inputs.train, scorers, inputs.sampling, config, CONDITIONING, inputs.endpoint
+    )
     adapters = [fit_anchor(lab, reward, corner) for corner in corners(objectives)]
     return Policy.soup("rewarded-soup", lab.lm, objectives, adapters)
 
@@ -75,5 +77,6 @@ METHOD = Method(
         enters="gates: the sum of one update per objective, weighted by the preference",
     ),
     fixed={"aggregation": "sum"},
+    staged=True,
     grows=True,
 )

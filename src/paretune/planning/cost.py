@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paretune.models.head import HEAD_CHUNK
 from paretune.planning.devices import Rates
 from paretune.planning.shapes import Shape
 
@@ -36,9 +35,9 @@ class Model:
         checkpointing: Whether activations are computed again in backward.
         host: Whether it runs on a CPU, with prepacked copies of its frozen matrices
             (:mod:`paretune.models.frozen_linear`) and attention in float32.
-        attention: Backend of the attention over packed batches.
-        head_chunk: Number of positions whose logits are held at a time.
         quantization: How the matrices of the blocks are held: ``none`` in the number format, else one of :data:`BITS`.
+        memory: Bytes of the accelerator that it runs on, which decide how many logits it forms at a time; 0 on a CPU.
+        attention: Backend of the attention over packed batches.
     """
 
     shape: Shape
@@ -48,8 +47,8 @@ class Model:
     checkpointing: bool = False
     host: bool = False
     quantization: str = "none"
+    memory: float = 0.0
     attention: str = "blocks"
-    head_chunk: int = HEAD_CHUNK
 
     @property
     def quantised(self) -> bool:
