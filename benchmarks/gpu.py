@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paretune.models.packed_attention.backends import BACKENDS
 
 from benchmarks.device.decoding import decoding
 from benchmarks.device.equality import equality
@@ -31,6 +30,7 @@ from benchmarks.device.rows import Figures, NotHereError, Outcome, Row, freed, m
 from benchmarks.device.step import Ceiling, Measured, Work, figures_of, library_step
 from paretune.core.files import write_json, write_text
 from paretune.models.devices import memory_of, present
+from paretune.models.packed_attention.backends import BACKENDS
 
 BEGIN, END = "<!-- written by benchmarks/gpu.py -->", "<!-- end of the accelerator's table -->"
 PACKAGES = ("paretune", "torch", "transformers", "trl", "peft", "bitsandbytes", "liger-kernel")
@@ -194,7 +194,7 @@ def main(given: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    torch.backends.cuda.matmul.allow_tf32 = False  # what is called float32 is to be float32
+    torch.set_float32_matmul_precision("highest")  # what is called float32 is to be float32
     bench = Bench(device, arguments.tiny)
     rows = [row for row in bench.rows() if arguments.only in row.name]
     freed(device)
