@@ -14,7 +14,7 @@ from paretune.core.sampling import Sampling
 from paretune.generation.draw import draw, uniforms
 from paretune.generation.mixing import Mixture, mix
 from paretune.models.devices import double_device
-from paretune.models.kv_cache import growing_cache, rows_join, rows_leave
+from paretune.models.kv_cache import given_cache, growing_cache, rows_join, rows_leave
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 
@@ -200,10 +200,10 @@ class Batch:
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=(columns >= left).long(),
                 position_ids=(columns[-added:] - left).clamp(min=0),
-                past_key_values=self._cache,
                 use_cache=True,
                 # An index, not a count: the slice of a count is not contiguous, and the head would be copied for every row.
                 logits_to_keep=torch.tensor([added - 1], device=device),
+                **given_cache(self._lm.model, self._cache),
             ).logits
         self._width += added
         return logits[:, -1].float()

@@ -22,7 +22,7 @@ from paretune.core.errors import ParetuneError
 from paretune.core.files import cache_folder, fingerprint, read_json, write_json
 from paretune.models.devices import memory_of
 from paretune.models.frozen_linear import FrozenLinear
-from paretune.models.kv_cache import growing_cache
+from paretune.models.kv_cache import given_cache, growing_cache
 from paretune.models.language_model import computing
 from paretune.models.packing import pack, packed_logps, prepare
 from paretune.models.steering import Steering
@@ -153,8 +153,8 @@ def _decoding(model: PreTrainedModel, shape: Shape) -> float:
             model(
                 input_ids=torch.ones(rows, 1, dtype=torch.long, device=model.device),
                 attention_mask=torch.ones(rows, held + 1, dtype=torch.long, device=model.device),
-                past_key_values=cache,
                 use_cache=True,
+                **given_cache(model, cache),
             )
 
         return run

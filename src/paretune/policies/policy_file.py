@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from paretune.core.errors import ModelError
+from paretune.core.bounds import Natural
+from paretune.core.errors import ModelError, PreferenceError
 from paretune.core.files import read_json
 from paretune.core.preference import Preference
+from paretune.core.settings import explained
 from paretune.models.embedded import EMBEDDED, hub_name
 
 FILE = "policy.json"
@@ -106,7 +108,7 @@ class PolicyFile(BaseModel):
     objectives: tuple[str, ...]
     mix: Kind
     anchors: tuple[dict[str, float], ...] = ()
-    adapters: int = Field(default=0, ge=0)
+    adapters: Natural = 0
     mixing: dict[str, Any] = {}
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     weights: str = ""
@@ -127,14 +129,16 @@ class PolicyFile(BaseModel):
             raise ModelError(
                 f"{folder}: no {FILE}; expected the folder of a policy, such as RUN/policies/modpo"
             )
+        saved = "expected a policy saved by paretune, save it again"
         try:
-            return cls.model_validate(read_json(file))
+            read = cls.model_validate(read_json(file, dict[str, Any]))
+            Preference.checked(read.objectives)
+            _ = read.anchor_preferences
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "the whole file"
-            raise ModelError(
-                f"{file}: {key}: {first['msg']}; expected a policy saved by paretune, save it again"
-            ) from error
+            raise ModelError(f"{file}: {'; '.join(explained(error, cls))}; {saved}") from error
+        except PreferenceError as error:
+            raise ModelError(f"{file}: {error}; {saved}") from error
+        return read
 
     @property
     def named_base(self) -> NamedBase:
