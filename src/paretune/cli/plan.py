@@ -49,7 +49,11 @@ def render(estimate: Estimate, runs: int) -> Group:
 def _fit(estimate: Estimate) -> str:
     """Return whether the run fits, as the beginning of a line with its settings."""
     count = estimate.device.count
-    return f"It fits on {'one' if count == 1 else count} {estimate.device.kind} with" if estimate.fits else "With"
+    return (
+        f"It fits on {'one' if count == 1 else count} {estimate.device.kind} with"
+        if estimate.fits
+        else "With"
+    )
 
 
 def _advice(estimate: Estimate) -> list[str]:
