@@ -135,8 +135,3 @@ def decoding_parts(model: Model, work: Decoding) -> Parts:
         "activations": (block if block >= logits else 0.0) + matrix_at_work(model),
         "logits": logits if logits > block else 0.0,
     }
-
-
-def decoding_bytes(model: Model, work: Decoding) -> float:
-    """Return the sum of :func:`decoding_parts`."""
-    return sum(decoding_parts(model, work).values())
