@@ -19,6 +19,6 @@ def test_every_key_of_the_schema_is_on_the_page() -> None:
     text, whole = config_reference(), schema()
     parts = [whole, *whole["$defs"].values()]
     keys = {key for part in parts for key in part.get("properties", {})}
-    kinds = {"rule", "head", "implicit", "function", "score", "methods", "method", "objective"}
+    kinds = {"rule", "head", "implicit", "function", "judge", "score", "methods", "method", "objective"}
     assert {key for key in keys if f"| `{key}` |" not in text} <= kinds | set(whole["properties"]) | {"train"}
     assert all(f"## `{name}`" in text for name in ("data", "train", "sampling", "score", "methods"))
