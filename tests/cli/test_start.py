@@ -287,7 +287,7 @@ def test_a_smaller_time_makes_a_smaller_run(
     make_dataset(400).write(tmp_path / "data.jsonl")
     subject = draft.look(NamedSource(str(tmp_path / "data.jsonl"), "data.jsonl"))
     scored = draft.scorers(subject, [])
-    monkeypatch.setattr(draft, "plan", lambda config: config)
+    monkeypatch.setattr(draft, "plan", lambda config, splits: config)
 
     class Cost:
         def __init__(self, config: Any) -> None:
@@ -316,7 +316,7 @@ def test_three_questions_are_asked_at_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make_dataset(30).write(Path("mine.jsonl"))
+    make_dataset(90).write(Path("mine.jsonl"))
     answers, asked = iter(["mine.jsonl", "good, short", model]), []
 
     def answer(question: str, default: str) -> str:
@@ -328,6 +328,6 @@ def test_three_questions_are_asked_at_a_terminal(
     code, out, err = call(monkeypatch, capsys, "init")
     assert code == 0, err
     assert [default for _, default in asked] == ["quickstart", "short good", "smollm2-135m"]
-    assert "30 different prompts" in out
+    assert "90 different prompts" in out
     config = load_config("mine.yaml")
     assert config.objectives == ["good", "short"] and config.model == model

@@ -13,10 +13,12 @@ import paretune
 from paretune.core.errors import DataError
 from paretune.data.dataset import ScoredDataset
 from paretune.data.load import load_data
+from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.runs.given import keep_given, read_given
 from paretune.runs.parse import load_config
 from paretune.runs.prepare import load_splits
+from paretune.runs.run import to_yaml
 from support.runs_world import tiny_model
 from support.world import make_dataset
 
@@ -125,6 +127,14 @@ def test_the_split_of_the_source_holds_for_each_of_its_entries(tmp_path: Path) -
     assert load_data(read.data.source[1]).rows[0].prompt[0].content == "of test"
     with pytest.raises(DataError, match="no split 'tests'; did you mean 'test'"):
         read_given(RunConfig(data={"source": by_split, "split": "tests"}))  # type: ignore[arg-type]
+
+
+def test_a_path_of_python_is_a_source(tmp_path: Path) -> None:
+    make_dataset(20).write(tmp_path / "mine.jsonl")
+    config = RunConfig(**settings(tmp_path / "run", tmp_path, {"source": tmp_path / "mine.jsonl"}))
+    check_config(config)
+    assert yaml.safe_load(to_yaml(config))["data"]["source"] == str(tmp_path / "mine.jsonl")
+    assert load_splits(config)["train"].objectives == ("short", "good")
 
 
 def test_data_that_are_read_already_take_no_path_split_or_objective() -> None:

@@ -72,7 +72,7 @@ def test_a_data_set_of_the_hub_is_named_by_its_repository(
     asked = []
 
     def load_dataset(hub: str, **options: object) -> object:
-        asked.append((hub, options["revision"]))
+        asked.append((hub, options.get("revision")))
         return datasets.Dataset.from_dict({"prompt": ["a"], "chosen": ["x y"], "rejected": ["w"]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -34,11 +34,16 @@ def score_fit(
     path: PathOption = None,
     split: SplitOption = None,
     device: DeviceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Fit a Bradley-Terry head on pairs over frozen embeddings, and show its held-out accuracy."""
     from paretune.scoring.bradley_terry import fit_head
 
-    typer.echo(str(fit_head(load_source(source, path, objective, split), objective, folder, device=device)))
+    fitted = fit_head(load_source(source, path, objective, split), objective, folder, device=device)
+    if as_json:
+        tell(fitted, True, str)
+    else:
+        typer.echo(str(fitted))
 
 
 @score.command("rate")

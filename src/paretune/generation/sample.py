@@ -41,7 +41,9 @@ def sample_dataset(
 
     def plan(numbers: range) -> tuple[str, Callable[[], list[Drawn]]]:
         first, last = numbers.start // count, numbers.stop // count
-        prompts = [lm.encode_prompt(row.prompt) for row in dataset.rows[first:last] for _ in range(count)]
+        prompts = [
+            lm.encode_prompt(row.prompt, row.source) for row in dataset.rows[first:last] for _ in range(count)
+        ]
         seeds = [_seed(seed, number) for number in numbers]
         name = fingerprint(lm.fingerprint, str(lm.model.dtype), prompts, seeds, vars(sampling))
 

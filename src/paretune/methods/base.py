@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-from paretune.core.bounds import Positive, check_bounds
+from paretune.core.bounds import NotNegative, Positive, check_bounds
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
-from paretune.core.settings import parse
+from paretune.core.settings import later, parse
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose
 from paretune.generation.endpoint import Endpoint
@@ -37,10 +37,14 @@ class DPOConfig:
     Attributes:
         beta: Strength of the KL penalty, above 0; 0.1 as in the MODPO recipes.
         pairs: Choice of the pairs of a prompt's responses.
+        nll: Weight of imitating the chosen response, per mean nat of a token, beside DPO's loss (iterative RPO's alpha, Pang et
+            al. 2024, arXiv 2404.19733, Eq. 1). DPO alone only moves probability from rejected to chosen, so a small model soon
+            writes what is neither; 0 is DPO.
     """
 
     beta: Positive = 0.1
     pairs: Choose = "extremes"
+    nll: NotNegative = later(0.0)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -78,11 +82,13 @@ class Inputs:
 
         Under another ``penalty`` than DPO's they are those of f-DPO.
         """
-        return [self._corner(objective, dpo, penalty) for objective in self.objectives]
+        return [self.corner(objective, dpo, penalty) for objective in self.objectives]
 
-    def _corner(self, objective: str, dpo: DPOConfig, penalty: Penalty) -> Adapter:
+    def corner(self, objective: str, dpo: DPOConfig, penalty: Penalty = REVERSE_KL) -> Adapter:
+        """Return the single-objective model of one objective, see :meth:`corners`."""
         try:
-            return self.lab.dpo(objective, self.train, self.validation, dpo.beta, dpo.pairs, penalty)
+            parts = self.train, self.validation
+            return self.lab.dpo(objective, *parts, dpo.beta, dpo.pairs, penalty, dpo.nll)
         except TrainingError as error:
             raise TrainingError(f"the model for {objective!r} alone: {error}") from error
 
