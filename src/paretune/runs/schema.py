@@ -98,8 +98,9 @@ def _of_kind(kind: str) -> Schema:
 
 def _scorer_schema(kind: str, make: Any, rule: str = "") -> Schema:
     """Return the settings of one scorer: the parameters of the function that makes it."""
-    schema = _untitled(TypeAdapter(make).json_schema())
-    for key, text in _described_in(inspect.getdoc(make) or "", "Args").items():
+    schema = _untitled(TypeAdapter(make).json_schema()) | {"additionalProperties": False}
+    doc = inspect.getdoc(make) or ""
+    for key, text in (_described_in(doc, "Args") | _described_in(doc, "Attributes")).items():
         if key in schema["properties"]:
             schema["properties"][key]["description"] = text
     if rule:
