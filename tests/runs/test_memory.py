@@ -17,6 +17,7 @@ from paretune.planning.memory import (
     attention_bytes,
     frozen_bytes,
     matrix_at_work,
+    positions,
     training_bytes,
     training_parts,
 )
@@ -27,7 +28,7 @@ from paretune.runs import memory
 from paretune.runs.config import RunConfig
 from paretune.runs.estimate import estimate
 from paretune.runs.memory import fitting, held, planned_model, savings
-from paretune.runs.parse import parse_config
+from paretune.runs.parse import load_config, parse_config
 from paretune.runs.plan import plan
 from paretune.runs.run import run
 from paretune.training import loop
@@ -71,14 +72,18 @@ def config_of(folder: Path, model: Path | str, **changes: object) -> RunConfig:
 
 def test_parts_add_up_and_each_follows_what_it_is_made_of() -> None:
     step = Step(4000, 2000, 4000 * 900)
-    parts = training_parts(EIGHT, step, 256)
-    assert sum(parts.values()) == training_bytes(EIGHT, step, 256)
+    parts = training_parts(EIGHT, step)
+    assert sum(parts.values()) == training_bytes(EIGHT, step)
     # Two matrices of 32 blocks: 4096 + 4096 and 4096 + 1024 numbers a column, 16 columns, 4 bytes; four further copies.
     assert parts["adapter"] == 4 * 16 * 32 * (8192 + 5120) and parts["optimiser"] == 4 * parts["adapter"]
     # A chunk of 256 positions in bfloat16 and twice in float32, and the states of 2000 positions with their gradients.
     assert parts["logits"] == 256 * 128_256 * 10 + 2 * 2000 * 4096 * 2
     assert parts["attention"] == attention_bytes(EIGHT, step) == 2 * 4000 * 900
-    less = training_parts(replace(EIGHT, checkpointing=True), step, 256)
+    # An accelerator forms as many at a time as fill an eighth of what the model leaves free: 8 GB here, and so 512.
+    roomy = replace(EIGHT, memory=frozen_bytes(EIGHT) + 8e9)
+    assert positions(roomy) == 512 and positions(EIGHT) == 256
+    assert training_parts(roomy, step)["logits"] - parts["logits"] == 256 * 128_256 * 10
+    less = training_parts(replace(EIGHT, checkpointing=True), step)
     assert less["activations"] < 0.15 * parts["activations"]
     assert {name: value for name, value in less.items() if name != "activations"} == {
         name: value for name, value in parts.items() if name != "activations"
@@ -157,7 +162,7 @@ def test_savings_are_those_of_the_plan_with_the_setting(tmp_path: Path) -> None:
 def test_what_fits_is_found_and_really_fits(tmp_path: Path) -> None:
     config = config_of(tmp_path, "smollm2-135m", dtype="bfloat16", train={"steps": 6, "batch_pairs": 512})
     planned, memory_there = plan(config), DEVICES["rtx4090"].memory
-    device = planned_model(config, SHAPES["8b"], "bfloat16", False)
+    device = planned_model(config, SHAPES["8b"], "bfloat16", False, memory_there)
     chosen = fitting(planned, config, device, memory_there)
     assert chosen[:2] == ["train.gradient_checkpointing=true", "quantization=nf4"]
     asked = {
@@ -199,10 +204,13 @@ def test_the_command_names_settings_parts_and_savings(
     )
     code, out, _ = call(monkeypatch, capsys, "plan", file, "--model", "8b", "--device", "rtx4090")
     out = " ".join(out.split())
-    assert code == 0 and "quantization=none, train.gradient_checkpointing=true (auto)" in out
+    assert (
+        code == 0
+        and "It fits on 2 rtx4090 with: quantization=none, train.gradient_checkpointing=true (auto)" in out
+    )
     assert "train.batch_tokens=10000 lets a forward have about" in out
     assert "Each alone would save: quantization=nf4 (about 10" in out
-    assert "It fits on one rtx4090 with: quantization=nf4" in out
+    assert "It would fit on one rtx4090 with: quantization=nf4" in out
     code, out, _ = call(
         monkeypatch,
         capsys,
@@ -218,6 +226,37 @@ def test_the_command_names_settings_parts_and_savings(
     (found,) = json.loads(out)
     assert found["fits"] and found["devices"] == 1 and found["fitting"] == []
     assert {"weights", "activations", "logits"} <= set(found["memory"])
+
+
+@pytest.mark.parametrize("name", ["ultrafeedback", "helpsteer2", "safe-rlhf"])
+def test_the_configs_for_24_gigabytes_fit_and_ask_nobody(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked a server"))
+    config = load_config(name, ["data.limit=600"])
+    found = estimate(plan(config), config, "8b", "rtx4090")
+    assert found.device.count == 1 and found.fits and found.peak < 0.7 * 24e9
+    assert {"quantization=nf4", "train.gradient_checkpointing=true (auto)", "train.batch_tokens=8192"} <= set(
+        found.settings
+    )
+    assert "attention" in found.memory
+    said = " ".join(found.assumptions)
+    assert "is not on this machine: 600 prompts of about" in said and "train.batch_tokens=8192 lets" in said
+
+
+def test_a_plan_says_how_many_texts_are_too_long_and_what_happens(tmp_path: Path) -> None:
+    train = {"steps": 3, "max_tokens": 30}
+    for rule, end in {
+        "drop": "are left out",
+        "cut": "lose the end of their responses",
+        "prompt-left": "lose the beginning of their prompts",
+    }.items():
+        config = config_of(
+            tmp_path, "x", train=train, data={"source": str(tmp_path / "data.jsonl"), "too_long": rule}
+        )
+        (said,) = [one for one in plan(config).assumptions if "have more than 30 tokens" in one]
+        assert said.startswith("about 0.") and said.endswith(end)
 
 
 # Checkpointing by itself

@@ -168,7 +168,9 @@ def test_exports_say_how_the_base_was_held(finished: Path, tmp_path: Path) -> No
         tokens = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)[
             0
         ]
-    assert policy.lm.decode(tokens[ids.shape[1] :].tolist()) == answer(policy)
+    # transformers does not know where the template ends a turn, and goes on.
+    assert policy.lm.decode(tokens[ids.shape[1] :].tolist()).startswith(answer(policy))
+    assert answer(policy)
 
 
 def test_commands_take_the_quantisation(

@@ -169,6 +169,8 @@ def _by_hand() -> Iterator[BadConfig]:
         ("device", "gpu", "cuda"),
         ("device", "cuda:x", "cuda:x"),
         ("device", 0, "device"),
+        ("chat_template", "no thinking", "chat_template"),
+        ("chat_template", {"enable thinking": False}, "enable thinking"),
         ("dtype", "float99", "dtype"),
         ("dtype", 32, "dtype"),
         ("attention", "eager", "attention"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from paretune.cli import serving as serve_commands
-from paretune.cli.options import DeviceOption
+from paretune.cli.options import ChatTemplateOption, DeviceOption, template_arguments
 from paretune.cli.output import JsonOption, tell
 from paretune.core.bounds import SEEDS
 
@@ -125,6 +125,7 @@ def data_sample(
     seed: Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)] = 0,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
     device: DeviceOption = None,
+    chat_template: ChatTemplateOption = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -149,15 +150,19 @@ def data_sample(
     from paretune.models.language_model import load
 
     new_data_file(target, "samples are written")
-    sampling = Sampling(max_new_tokens, temperature, top_p, batch_size)
+    sampling, template = (
+        Sampling(max_new_tokens, temperature, top_p, batch_size),
+        template_arguments(chat_template),
+    )
     dataset = load_source(source, path, objective, split)
     dataset = replace(dataset, rows=dataset.rows[: limit or None])
     parts = target.with_name(target.name + ".parts")
     counted = ""
     if endpoint is None:
-        sampled = sample_dataset(load(model, dtype, device), dataset, responses, sampling, seed, parts)
+        lm = load(model, dtype, device, chat_template=template)
+        sampled = sample_dataset(lm, dataset, responses, sampling, seed, parts)
     else:
-        server = Endpoint(endpoint, endpoint_model, concurrency)
+        server = Endpoint(endpoint, endpoint_model, concurrency, chat_template=template)
         sampled, tokens = sample_remotely(server, dataset, responses, sampling, seed, parts)
         counted = f", {tokens} tokens"
     sampled.write(target)

@@ -13,6 +13,7 @@ from torch import Tensor
 from paretune.core.sampling import Sampling
 from paretune.generation.draw import draw, uniforms
 from paretune.generation.mixing import Mixture, mix
+from paretune.models.devices import double_device
 from paretune.models.kv_cache import given_cache, growing_cache, rows_join, rows_leave
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
@@ -71,7 +72,10 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class _Mixed:
-    """Rows of a batch that are mixed by one rule: ``rows [b]``, their ``copies [n]``, and the arguments of :func:`mix`."""
+    """Rows of a batch that are mixed by one rule: ``rows [b]``, their ``copies [n]``, and the arguments of :func:`mix`.
+
+    Rows and copies are on the device of the logits, what remains is on the CPU.
+    """
 
     rows: Tensor
     copies: Tensor
@@ -213,7 +217,9 @@ class Batch:
                 logits[part.rows], log_z = mix(copies[part.copies], part.owners, part.kinds, part.mixture)
                 normalisers.update(zip(part.rows.tolist(), log_z.tolist(), strict=True))
         uniform = torch.tensor(
-            [row.uniform(len(row.tokens)) for row in self.rows], dtype=torch.float64, device=logits.device
+            [row.uniform(len(row.tokens)) for row in self.rows],
+            dtype=torch.float64,
+            device=double_device(logits.device),
         )
         if len(self._settings) == 1:
             tokens = draw(logits, uniform, *next(iter(self._settings)))
@@ -264,8 +270,8 @@ class Batch:
         return _Mixed(
             torch.tensor(numbers, device=device),
             torch.tensor([copy for row in rows for copy in places[row]], device=device),
-            torch.tensor([owner for owner, row in enumerate(rows) for _ in row.kinds], device=device),
-            torch.tensor([kind for row in rows for kind in row.kinds], device=device),
+            torch.tensor([owner for owner, row in enumerate(rows) for _ in row.kinds]),
+            torch.tensor([kind for row in rows for kind in row.kinds]),
             Mixture(torch.cat([mixture.coefficients for mixture in mixtures]), mixtures[0].rule),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from paretune.core.bounds import Count, Natural, Positive, check_bounds
@@ -36,6 +37,7 @@ class Endpoint:
         load_every: Rollouts of such training that are sampled from one load of the parameters; all but the first are sampled under
             older ones, for which their weights in the gradient correct.
         ratio_cap: Largest such weight: how much more likely a response may count as than it was where it was sampled.
+        chat_template: Arguments of the server's chat template, sent as ``chat_template_kwargs``; by default those of the run.
     """
 
     url: str
@@ -48,6 +50,7 @@ class Endpoint:
     stages: tuple[str, ...] = ()
     load_every: Count = 1
     ratio_cap: Positive = 2.0
+    chat_template: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:

@@ -74,7 +74,8 @@ async def _draw(
             model = server.chosen(offered)
             questions = [replace(question, model=question.model or model) for question in questions]
         parts = [
-            _opened(folder, numbers, questions, sampling, tokens) for numbers in split(len(questions), PART)
+            _opened(folder, numbers, questions, sampling, endpoint, tokens)
+            for numbers in split(len(questions), PART)
         ]
         wanted = {questions[number].model for part in parts for number in part.missing}
         if wanted:
@@ -155,14 +156,20 @@ async def _ask_all(
 
 
 def _opened(
-    folder: Path, numbers: range, questions: Sequence[Question], sampling: Sampling, tokens: bool
+    folder: Path,
+    numbers: range,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    endpoint: Endpoint,
+    tokens: bool,
 ) -> Part:
     """Return the part of some questions with the answers that are on disk."""
     asked = [
         [question.model, [[m.role, m.content] for m in question.prompt], question.seed]
         for question in (questions[number] for number in numbers)
     ]
-    name = fingerprint("endpoint", asked, sampling.identity(), *(["tokens"] if tokens else []))
+    template = [dict(endpoint.chat_template)] if endpoint.chat_template else []
+    name = fingerprint("endpoint", asked, sampling.identity(), *template, *(["tokens"] if tokens else []))
     more = len(fields(Answer)) - ANSWER_VALUES if tokens else 1
     return Part.open(folder / f"{name}.json", numbers, ANSWER_VALUES, more)
 
@@ -186,6 +193,8 @@ class _Server:
             "seed": question.seed,
             **self.more,
         }
+        if self.endpoint.chat_template:
+            body["chat_template_kwargs"] = dict(self.endpoint.chat_template)
         return await self.client.patiently("POST", "chat/completions", where, body, _answer)
 
     async def offered(self) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -117,12 +117,12 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
 
 def given_cache(model: PreTrainedModel, cache: DynamicCache) -> dict[str, DynamicCache]:
     """Return a cache as the argument of a model's forward pass, whose name is another from transformers 5.24 on."""
-    return {_name_of_cache(type(model)): cache}
+    return {_name_of_cache(type(model).forward): cache}
 
 
 @functools.cache
-def _name_of_cache(kind: type[PreTrainedModel]) -> str:
-    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
+def _name_of_cache(forward: Callable[..., Any]) -> str:
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def position_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -78,8 +79,11 @@ class Texts:
 
 
 @cache
-def counter(model: str) -> Counter:
-    """Return the counter of a model, whose parameters are not read; nothing is downloaded."""
+def counter(model: str, chat_template: str = "{}") -> Counter:
+    """Return the counter of a model, whose parameters are not read; nothing is downloaded.
+
+    ``chat_template`` holds the arguments of its chat template as JSON.
+    """
     from transformers import AutoTokenizer
 
     path = embedded_gguf() if model == EMBEDDED else expanded(model, "model")
@@ -99,7 +103,13 @@ def counter(model: str) -> Counter:
         )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
-    reader = LanguageModel(None, tokenizer, model, "")  # type: ignore[arg-type] # encoding needs no parameters
+    reader = LanguageModel(
+        None,
+        tokenizer,
+        model,
+        "",
+        chat_template=json.loads(chat_template),  # type: ignore[arg-type] # no parameters are needed
+    )
     return Counter(
         lambda prompt: len(reader.encode_prompt(prompt)),
         lambda text, cut: len(reader.encode_response(text, cut)),

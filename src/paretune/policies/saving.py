@@ -61,6 +61,7 @@ def save(policy: Policy, folder: str | Path) -> None:
                 "mixing": vars(mixing),
                 "dtype": str(lm.model.dtype).removeprefix("torch."),
                 "quantization": lm.quantization,
+                **({"chat_template": dict(lm.chat_template)} if lm.chat_template else {}),
             },
         )
 

@@ -117,7 +117,13 @@ def push(
     check_repository(repository)
     facts = PolicyFile.read(source)
     facts = _portable(facts, source, base)
-    about = replace(about, base_model=facts.hub, policy=facts.name, place=repository)
+    about = replace(
+        about,
+        base_model=facts.hub,
+        policy=facts.name,
+        place=repository,
+        chat_template=facts.chat_template,
+    )
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "policy"
         _write(source, facts, about, folder)

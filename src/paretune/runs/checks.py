@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,27 @@ def _check_names(config: RunConfig) -> None:
             raise ConfigError(str(error)) from error
     if config.sharding != "none" and config.quantization in ("nf4", "int8"):
         raise ConfigError(SHARDED_QUANTISED)
+    _check_template(config.chat_template)
     if not config.methods:
         raise ConfigError(f"methods: is empty; name at least one of {', '.join(METHODS)}")
     trackers = _trackers()
     for tracker in config.trackers:
         if tracker not in trackers:
             raise ConfigError(f"trackers: unknown tracker {tracker!r}; {suggest(tracker, trackers)}")
+
+
+def _check_template(arguments: Mapping[str, Any]) -> None:
+    for key, value in arguments.items():
+        if not isinstance(key, str) or not key.isidentifier():
+            raise ConfigError(
+                f"chat_template: {key!r:.60} is no name of an argument; write for example {{enable_thinking: false}}"
+            )
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"chat_template.{key}: {value!r:.60}: expected true, false, a number, text, or lists and mappings of these"
+            ) from error
 
 
 def _trackers() -> list[str]:
@@ -230,6 +246,8 @@ def _check_sweep_and_endpoint(config: RunConfig) -> None:
             raise ConfigError(f"endpoint.policies: no method {name!r}; {suggest(name, config.methods)}")
     for name in config.endpoint.stages:
         _check_stages(config, name)
+    with _under("endpoint"):
+        _check_template(config.endpoint.chat_template)
 
 
 def _check_serving(config: RunConfig, known: Sequence[str] | None) -> None:

@@ -152,7 +152,7 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         machine, dtype = device_of(device), "bfloat16" if config.dtype == "auto" else config.dtype
     if dtype not in machine.rates:
         raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
-    asked = planned_model(config, shape, dtype, machine.host)
+    asked = planned_model(config, shape, dtype, machine.host, machine.memory)
     room = usable(machine.memory, machine.host)
     if config.train.gradient_checkpointing == "auto" and held(plan, asked).peak > room:
         asked = replace(asked, checkpointing=True)

@@ -12,7 +12,6 @@ from paretune.core.errors import ParetuneError, lacks_memory
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.data.dataset import ScoredDataset
 from paretune.models.devices import memory_of
-from paretune.models.head import HEAD_CHUNK
 from paretune.planning.cost import Model
 from paretune.planning.memory import (
     Parts,
@@ -79,8 +78,15 @@ class Saving:
         return f"{self.setting} (about {in_units(self.saved)} less {self.where})"
 
 
-def planned_model(config: RunConfig, shape: Shape, dtype: str, host: bool) -> Model:
+def planned_model(config: RunConfig, shape: Shape, dtype: str, host: bool, memory: float = 0.0) -> Model:
     """Return the model of a run as a plan counts it; checkpointing that is ``auto`` is off.
+
+    Args:
+        config: Settings of the run.
+        shape: Shape of the model.
+        dtype: Number format.
+        host: Whether it runs on a CPU.
+        memory: Bytes of the accelerator otherwise.
 
     Raises:
         ModelError: Targets that no layer has.
@@ -88,7 +94,7 @@ def planned_model(config: RunConfig, shape: Shape, dtype: str, host: bool) -> Mo
     quantization = shape.stored if config.quantization == "auto" else config.quantization
     targets = tuple(shape.targeted(config.train.targets))
     rank, checkpointing = config.train.rank, config.train.checkpointing
-    return Model(shape, dtype, targets, rank, checkpointing, host, quantization)
+    return Model(shape, dtype, targets, rank, checkpointing, host, quantization, 0.0 if host else memory)
 
 
 def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
@@ -116,9 +122,7 @@ def _trainings(planned: Plan, model: Model, shrunk: float = 1.0) -> list[tuple[s
     return [
         (
             stage.name,
-            training_parts(
-                replace(model, rank=int(max(stage.columns))), stage.step.scaled(shrunk), HEAD_CHUNK
-            ),
+            training_parts(replace(model, rank=int(max(stage.columns))), stage.step.scaled(shrunk)),
         )
         for stage in planned.stages
         if stage.columns
@@ -262,7 +266,7 @@ def _chosen(config: RunConfig, lab: Lab, shape: Shape | None, splits: Mapping[st
         return False
     try:
         dtype = str(lab.lm.model.dtype).removeprefix("torch.")
-        model = replace(planned_model(config, shape, dtype, host), quantization=lab.lm.quantization)
+        model = replace(planned_model(config, shape, dtype, host, memory), quantization=lab.lm.quantization)
         if _bound(config, model) <= usable(memory, host):
             return False
         without = held(plan(config, splits), replace(model, checkpointing=False))
@@ -290,7 +294,7 @@ def _bound(config: RunConfig, model: Model) -> float:
         if entry.traits.conditioning is not None:
             columns = max(columns, entry.traits.conditioning.columns(objectives))
         step = Step(tokens, tokens, tokens * entry.training.max_tokens)
-        most = max(most, training_bytes(replace(model, rank=columns, checkpointing=False), step, HEAD_CHUNK))
+        most = max(most, training_bytes(replace(model, rank=columns, checkpointing=False), step))
     return (frozen_bytes(model) + most + process) * (SLACK if model.host else 1.0)
 
 
@@ -320,7 +324,7 @@ def _help(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> str:
     try:
         device, kind = computing(config.dtype, config.device)
         dtype = str(kind).removeprefix("torch.")
-        model = planned_model(config, shape_of(config.model), dtype, device.type == "cpu")
+        model = planned_model(config, shape_of(config.model), dtype, device.type == "cpu", memory_of(device))
         found = savings(plan(config, splits), config, model)
     except (ParetuneError, MemoryError, OSError):
         return (

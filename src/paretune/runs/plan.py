@@ -5,6 +5,7 @@ Nothing is loaded but the data and a tokenizer. A training run that ends early (
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
@@ -95,7 +96,8 @@ def _compared(config: RunConfig, work: Work) -> dict[str, float]:
 def planned(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -> Work:
     """Load the data of a run, unless they are given, and return its lengths, with nothing trained or scored so far."""
     said: list[str] = []
-    splits, count = splits or load_splits(config, _reader(config, said)), counter(config.model)
+    count = counter(config.model, json.dumps(config.chat_template))
+    splits = splits or load_splits(config, _reader(config, said))
     objectives = _objectives(config, splits)
     config.extrapolations(objectives)
     rows = {name: of_rows(part.rows, count) for name, part in splits.items()}

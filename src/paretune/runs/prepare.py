@@ -35,6 +35,7 @@ from paretune.scoring.scorer import Scorer, build_scorer, release, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
 from paretune.training.prompt_cuts import cut_at_start
+from paretune.training.remote_stages import identity
 
 
 @dataclass(frozen=True)
@@ -307,17 +308,17 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
     def make(folder: Path) -> None:
         parts, asked = lab.folder / "cache" / "samples", replace(dataset, rows=tuple(bare))
         how = (config.data.sample, config.sampling, config.seed, parts)
-        if config.endpoint is None:
+        if config.server is None:
             sampled = sample_dataset(lab.lm, asked, *how)
         else:
-            remotely = partial(sample_remotely, config.endpoint, asked, *how)
+            remotely = partial(sample_remotely, config.server, asked, *how)
             # Where the weights are divided all are here, and one asks; else the first is here alone.
             sampled, _ = lab.team.once(remotely) if lab.team.sharded else remotely()
         drawn = iter(sampled.rows)
         rows = tuple(row if row.responses else next(drawn) for row in dataset.rows)
         replace(dataset, rows=rows).write(folder / "sampled.jsonl.gz")
 
-    who = lab.lm.fingerprint if config.endpoint is None else ["endpoint", config.endpoint.model]
+    who = lab.lm.fingerprint if config.server is None else identity(config.server)[0]
     key = fingerprint(dataset.fingerprint, who, config.data.sample, config.sampling.identity(), config.seed)
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
 

@@ -176,6 +176,7 @@ def _load(
     import torch
     import transformers
 
+    from paretune.models.devices import computes
     from paretune.models.language_model import computing
     from paretune.models.tensors import check_finite
 
@@ -195,7 +196,7 @@ def _load(
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            dtype=torch.float32 if target.type == "cpu" else "auto",
+            dtype="auto" if target.type != "cpu" and computes(target, torch.bfloat16) else torch.float32,
             **settings,
         )
     except Exception as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from paretune.core.errors import ConfigError, ScoreError, suggest
 from paretune.core.files import fingerprint
 from paretune.core.progress import progress
+from paretune.core.thought import without_thought
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Prompt
 from paretune.scoring.cache import ScoreCache
@@ -51,6 +53,10 @@ class Scorer(Protocol):
     def across_prompts(self) -> bool:
         """Whether scores of responses to different prompts can be compared."""
 
+    @property
+    def thinking(self) -> bool:
+        """Whether it is given the thought before an answer too; else it is given the answer alone."""
+
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
     ) -> np.ndarray:
@@ -73,6 +79,8 @@ NAME_MODELS = ("endpoint", "judge")
 def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
     """Return the scorer of a config entry: ``objective``, ``rule`` or a key of ``KINDS``, and the options of that scorer.
 
+    With ``thinking: true`` it scores the thought before an answer too (:mod:`paretune.core.thought`).
+
     Example: ``build_scorer({"objective": "concise", "rule": "length", "unit": "words"})``.
 
     Raises:
@@ -82,9 +90,12 @@ def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
     objective = checked_spec(spec)
     make, given, options = _parts(spec)
     try:
-        return make(*given, **options)
+        scorer = make(*given, **options)
     except ConfigError as error:
         raise ConfigError(f"scorer of {objective!r}: {error}") from error
+    if not spec.get("thinking", False):
+        return scorer
+    return replace(scorer, thinking=True, fingerprint=fingerprint(scorer.fingerprint, "thinking"))
 
 
 def checked_spec(spec: Mapping[str, Any]) -> str:
@@ -109,12 +120,16 @@ def checked_spec(spec: Mapping[str, Any]) -> str:
         choice(f"scorer of {objective!r}: rule", subject, RULES)
     elif not isinstance(subject, str) or not subject:
         raise ConfigError(f"scorer of {objective!r}: {kind}: {subject!r}: expected a name")
+    if not isinstance(spec.get("thinking", False), bool):
+        raise ConfigError(
+            f"scorer of {objective!r}: thinking: {spec['thinking']!r}: expected true or false (whether thought is scored)"
+        )
     make, given, options = _parts(spec)
     parameters = list(inspect.signature(make).parameters.values())[len(given) :]
     for key in options:
         if key not in (names := [p.name for p in parameters]):
             raise ConfigError(
-                f"scorer of {objective!r}: unknown key {key!r}: {suggest(str(key), ['objective', kind, *names])}"
+                f"scorer of {objective!r}: unknown key {key!r}: {suggest(str(key), ['objective', kind, 'thinking', *names])}"
             )
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name not in options:
@@ -140,7 +155,7 @@ def _parts(
 ) -> tuple[Callable[..., FunctionScorer], tuple[object, ...], dict[str, Any]]:
     """Return the function that makes the scorer of an entry, what it is given by position, and by name."""
     (kind,) = kinds_of(spec)
-    options = {key: value for key, value in spec.items() if key not in ("objective", kind)}
+    options = {key: value for key, value in spec.items() if key not in ("objective", kind, "thinking")}
     if kind == "rule":
         return RULES[spec[kind]], (spec["objective"],), options
     return KINDS[kind], (spec["objective"], spec[kind]), options
@@ -159,6 +174,8 @@ def score_texts(
     leave_out: bool = False,
 ) -> np.ndarray:
     """Return the scorer's raw scores ``[n]`` float64; equal rows (prompt, response, truncation) are scored once.
+
+    What a response thinks is left out, unless the scorer wants it; of one that was cut in its thought nothing is left.
 
     Args:
         scorer: The scorer.
@@ -180,6 +197,8 @@ def score_texts(
             f"objective {scorer.objective!r}: {len(prompts)} prompts, {count} responses, {len(truncated)} "
             f"truncation marks, {'no' if sources is None else len(sources)} sources; expected equally many"
         )
+    if not scorer.thinking:
+        responses = [without_thought(response) for response in responses]
     keys = [
         fingerprint(scorer.fingerprint, [[m.role, m.content] for m in p], r, bool(t))
         for p, r, t in zip(prompts, responses, truncated, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from paretune.core.sampling import Sampling
@@ -15,7 +16,10 @@ from paretune.training.served_loras import written
 
 def identity(endpoint: Endpoint | None) -> list[list[str]]:
     """Return what the key of a stage that ``endpoint`` samples holds beside its inputs: the address may change."""
-    return [["endpoint", endpoint.model]] if endpoint else []
+    if endpoint is None:
+        return []
+    template = [json.dumps(dict(endpoint.chat_template), sort_keys=True)] if endpoint.chat_template else []
+    return [["endpoint", endpoint.model, *template]]
 
 
 def ask_stage(
