@@ -364,11 +364,14 @@ def test_what_is_measured_on_a_busy_machine_is_not_kept(
 ) -> None:
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path))
     rates = calibrate.Rates(1e11, 1e10, 1e10, 1e10, 1e-5, 1e10)
-    monkeypatch.setattr(calibrate, "measure", lambda *_: rates)
+    measured = []
+    monkeypatch.setattr(calibrate, "measure", lambda *_: measured.append(1) or rates)
     monkeypatch.setattr(calibrate, "_others", lambda before, after: 0.5)
     first, _ = calibrate.here("float32", "cpu")
+    assert calibrate.here("float32", "cpu") == (first, "float32") and len(measured) == 1, "once in a command"
     assert "measured while other programs used 50% of the processors, so not kept" in first.assumptions
     assert not list(tmp_path.rglob("*.json"))
+    calibrate._measured_now.cache_clear()  # another command
     monkeypatch.setattr(calibrate, "_others", lambda before, after: 0.0)
     assert "not kept" not in calibrate.here("float32", "cpu")[0].assumptions
     assert len(list(tmp_path.rglob("*.json"))) == 1
