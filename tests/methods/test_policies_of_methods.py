@@ -23,15 +23,28 @@ from paretune.evaluation.judge import judge
 from paretune.evaluation.judged import Evaluation, Judged
 from paretune.generation.draw import draw
 from paretune.generation.generate import generate
-from paretune.methods import METHODS, dpo, dpo_lw, mod, modpo, morlhf, panacea, rewarded_soup
+from paretune.methods import (
+    METHODS,
+    dpo,
+    dpo_lw,
+    linear_alignment,
+    mod,
+    modpo,
+    morlhf,
+    panacea,
+    prompting,
+    rewarded_soup,
+)
 from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.dpo_lw import DPOLWConfig, vote
+from paretune.methods.linear_alignment import LinearAlignmentConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.morlhf import MORLHFConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import method as paretohqd
 from paretune.methods.paretohqd.method import ParetoHqDConfig
+from paretune.methods.prompting import PromptingConfig
 from paretune.methods.rewarded_soup import RewardedSoupConfig
 from paretune.methods.ric import method as ric
 from paretune.methods.ric.method import RiCConfig
@@ -55,6 +68,10 @@ SCORERS = [
     {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
     {"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"},
 ]
+
+
+ASKED = {"short": "red red", "good": "good kind good"}
+UNTRAINED = {"prompting", "linear-alignment"}
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +118,8 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         "rewarded-soup": rewarded_soup.train(
             Inputs(lab, data[0], data[0], (), scorers, sampling), RewardedSoupConfig(responses=4)
         ),
+        "prompting": prompting.train(Inputs(lab, *data), PromptingConfig(ASKED)),
+        "linear-alignment": linear_alignment.train(Inputs(lab, *data), LinearAlignmentConfig(ASKED)),
     }
 
 
@@ -137,7 +156,9 @@ def test_permuting_objectives_permutes_the_policy(policies: dict[str, Policy], n
     assert [r.tokens for r in one] == [r.tokens for r in two]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if name not in UNTRAINED]
+)  # a random model understands no words
 def test_a_corner_serves_its_objective(policies: dict[str, Policy], name: str) -> None:
     """Each objective scores better at its own corner than at the other's, in deviations, on average over both."""
     prompts = [row.prompt for row in make_dataset(16, seed=5).rows]
@@ -163,6 +184,12 @@ def test_saved_policy_is_the_same_policy(policies: dict[str, Policy], name: str,
         assert loaded.effective(preference) == policy.effective(preference)
     groups = [([3, 4, 5], [[6, 7, 2]])] * 5
     preferences = preference_grid(OBJECTIVES, 4)
+    if name == "linear-alignment":  # token ids of one prompt do not tell those of the others
+        prompt = make_dataset(1).rows[0].prompt
+        assert policy.generate([prompt] * 5, preferences, GREEDY) == loaded.generate(
+            [prompt] * 5, preferences, GREEDY
+        )
+        return
     for a, b in zip(policy.logps(groups, preferences), loaded.logps(groups, preferences), strict=True):
         assert torch.equal(a, b)
 
@@ -467,7 +494,7 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
     methods = {
         name: {k: v for k, v in own.items() if k != "train"} for name, own in shipped["methods"].items()
     }
-    assert set(methods) == set(METHODS) - {"morlhf", "gdpo", "rewarded-soup"}, (
+    assert set(methods) == set(METHODS) - {"morlhf", "gdpo", "rewarded-soup"} - UNTRAINED, (
         "all methods that train on given answers are compared"
     )
     methods["panacea"] |= {"rank": 2, "train": {"steps": 6}}

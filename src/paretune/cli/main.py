@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import figures as figure_commands
 from paretune.cli import judge as judge_commands
+from paretune.cli import methods as method_commands
 from paretune.cli import options
 from paretune.cli import serving as serve_commands
 from paretune.cli import share as share_commands
@@ -318,6 +319,7 @@ def generate(
     from paretune.core.preference import Preference
     from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
+    from paretune.policies.policy import is_interpolated
     from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
     from paretune.policies.shared import policy_folder
@@ -333,6 +335,7 @@ def generate(
     )
     for asked, used, answer in zip(preferences, loaded.used(preferences), answers, strict=True):
         note = "" if asked == used else f" (served by the anchor {used})"
+        note += " (interpolated: a soup of the adapters around it)" if is_interpolated(loaded, used) else ""
         note += " (extrapolated: off the simplex)" if asked.extrapolated else ""
         typer.secho(f"{asked}{note}", bold=True)
         typer.echo(answer.text + ("..." if answer.truncated else "") + "\n")
@@ -425,23 +428,7 @@ app.command()(judge_commands.compare)
 app.command()(figure_commands.figures)
 
 
-@app.command()
-def methods(as_json: JsonOption = False) -> None:
-    """List the methods with their paper, needs and cost."""
-    from paretune.methods import METHODS
-
-    tell(METHODS.cards(), as_json, _methods)
-
-
-def _methods(cards: dict[str, dict[str, str]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="Methods (M objectives, N preferences)")
-    for column in ("name", "title", "paper", "needs", "training runs", "where the preference enters"):
-        table.add_column(column)
-    for name, card in cards.items():
-        table.add_row(name, *(card[field] for field in ("title", "paper", "needs", "runs", "enters")))
-    return table
+app.command()(method_commands.methods)
 
 
 @app.command()
