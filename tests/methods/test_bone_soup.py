@@ -150,7 +150,7 @@ def test_an_interpolated_point_is_marked(lab: Lab) -> None:
 def test_two_adapters_of_one_preference_make_no_soup(lm: LanguageModel, lab: Lab) -> None:
     inputs = Inputs(lab, make_dataset(), make_dataset(4, seed=9), [Preference.uniform(TWO)])
     (adapter,) = dpo_lw.train(inputs, DPOLWConfig()).adapters
-    with pytest.raises(ModelError, match="one adapter per preference; short=0.5,good=0.5 has several"):
+    with pytest.raises(ModelError, match=r"one adapter per preference; short=0.5,good=0.5 has several"):
         Policy.anchors("x", lm, TWO, [adapter, adapter], [Preference.uniform(TWO)] * 2, "soup")
 
 
@@ -165,7 +165,7 @@ def test_backbones_that_are_all_alike_are_refused(main: float, objectives: tuple
 
 
 def test_numbers_out_of_bounds_and_soups_of_one_adapter_are_refused() -> None:
-    with pytest.raises(ConfigError, match="main_weight must be above 0 and at most 1, got 1.2"):
+    with pytest.raises(ConfigError, match=r"main_weight must be above 0 and at most 1, got 1.2"):
         BoneSoupConfig(main_weight=1.2)
     with pytest.raises(ConfigError, match="between: soup is of anchors"):
         MORLHFConfig(form="conditioned", between="soup")

@@ -118,10 +118,9 @@ def test_the_one_forward_computes_both_losses(lab: Lab, tmp_path) -> None:  # ty
     try:
         with trial.learner.steering.at(trial.gate):  # type: ignore[attr-defined]
             pairs, responses, tokens = trial.losses(made, rows)
-        lone = [made.responses.groups([n])[0] for n in rows[1]]
-        base = torch.cat(lab.response_logps(lone))
     finally:
         trial.learner.steering.detach()  # type: ignore[attr-defined]
+    base = torch.cat(lab.response_logps([made.responses.groups([n])[0] for n in rows[1]]))
     assert pairs.tolist() == pytest.approx([0.25 * np.log(2)] * 2, rel=1e-4)
     lengths = torch.tensor([len(made.responses.responses[n]) for n in rows[1]])
     torch.testing.assert_close(

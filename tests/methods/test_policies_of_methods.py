@@ -25,8 +25,10 @@ from paretune.generation.draw import draw
 from paretune.generation.generate import generate
 from paretune.methods import (
     METHODS,
+    bone_soup,
     dpo,
     dpo_lw,
+    hpo,
     linear_alignment,
     mod,
     modpo,
@@ -34,9 +36,12 @@ from paretune.methods import (
     panacea,
     prompting,
     rewarded_soup,
+    spo,
 )
 from paretune.methods.base import DPOConfig, Inputs
+from paretune.methods.bone_soup import BoneSoupConfig
 from paretune.methods.dpo_lw import DPOLWConfig, vote
+from paretune.methods.hpo import HPOConfig
 from paretune.methods.linear_alignment import LinearAlignmentConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
@@ -50,6 +55,7 @@ from paretune.methods.ric import method as ric
 from paretune.methods.ric.method import RiCConfig
 from paretune.methods.sipo import method as sipo
 from paretune.methods.sipo.method import SIPOConfig
+from paretune.methods.spo import SPOConfig
 from paretune.models.language_model import LanguageModel, load
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
@@ -72,6 +78,7 @@ SCORERS = [
 
 ASKED = {"short": "red red", "good": "good kind good"}
 UNTRAINED = {"prompting", "linear-alignment"}
+NEIGHBOURS = {"spo", "hpo", *UNTRAINED}
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +125,11 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         "rewarded-soup": rewarded_soup.train(
             Inputs(lab, data[0], data[0], (), scorers, sampling), RewardedSoupConfig(responses=4)
         ),
+        "bone-soup": bone_soup.train(
+            Inputs(lab, data[0], data[0], (), scorers, sampling), BoneSoupConfig(responses=4)
+        ),
+        "spo": spo.train(Inputs(lab, *data, grid), SPOConfig()),
+        "hpo": hpo.train(Inputs(lab, *data, grid), HPOConfig()),
         "prompting": prompting.train(Inputs(lab, *data), PromptingConfig(ASKED)),
         "linear-alignment": linear_alignment.train(Inputs(lab, *data), LinearAlignmentConfig(ASKED)),
     }
@@ -494,8 +506,8 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
     methods = {
         name: {k: v for k, v in own.items() if k != "train"} for name, own in shipped["methods"].items()
     }
-    assert set(methods) == set(METHODS) - {"morlhf", "gdpo", "rewarded-soup"} - UNTRAINED, (
-        "all methods that train on given answers are compared"
+    assert set(methods) == set(METHODS) - {"morlhf", "gdpo", "rewarded-soup", "bone-soup"} - NEIGHBOURS, (
+        "all methods that train on given answers are compared, but for the neighbours"
     )
     methods["panacea"] |= {"rank": 2, "train": {"steps": 6}}
     methods["paretohqd"] |= {"k": 4, "steps": 2, "stage2_steps": 1, "prompts": 3, "drop_collapsed": False}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt, Le
@@ -104,17 +104,17 @@ def train(inputs: Inputs, config: SPOConfig) -> Policy:
             return first[last.objective]
         if (name := f"spo-{last.preference}") not in done:
             models = [fit(so_far[:n]) for n in range(1, len(so_far))]
-            parts = [
-                next_round(table, [lab.logps(table, model) for model in models], so_far, config.beta)
-                for table in tables(last.objective)
-            ]
+            table, held_out = (
+                next_round(part, [lab.logps(part, model) for model in models], so_far, config.beta)
+                for part in tables(last.objective)
+            )
             info = {
                 "method": "spo",
                 "preference": last.preference.as_dict(),
                 "objective": last.objective,
                 "lambdas": last.lambdas,
             }
-            done[name] = lab.fit(name, *parts, config.beta, info=info, start=models[-1])
+            done[name] = lab.fit(name, table, held_out, config.beta, info=info, start=models[-1])
         return done[name]
 
     adapters = [fit(rounds(preference, order)) for preference in inputs.preferences]
@@ -151,7 +151,7 @@ def weighted(lambdas: dict[str, float], rewards: dict[str, Tensor], like: Tensor
 def work(run: Work, name: str, config: SPOConfig, training: Training) -> list[Stage]:
     """Return the stages that train the single-objective models, read pairs by the rounds before, and train the others."""
     stages = run.corners(config.beta, config.pairs, training)
-    order, trained, read = config.order or run.objectives, 0, list[Passes]()
+    order, trained, read = config.order or tuple(run.objectives), 0, list[Passes]()
     for preference in run.preferences:
         so_far = rounds(preference, order)
         for n, last in list(enumerate(so_far))[1:]:
@@ -159,7 +159,14 @@ def work(run: Work, name: str, config: SPOConfig, training: Training) -> list[St
                 continue
             trained += 1
             for before in so_far[:n]:
-                model = ("spo", str(before.preference), order, config.beta, config.pairs, training)
+                model: tuple[Any, ...] = (
+                    "spo",
+                    str(before.preference),
+                    order,
+                    config.beta,
+                    config.pairs,
+                    training,
+                )
                 if not before.lambdas:
                     model = ("dpo", before.objective, config.beta, config.pairs, training)
                 for part, limit in (("train", training.draws), ("validation", None)):
