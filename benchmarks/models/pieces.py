@@ -22,8 +22,8 @@ from torch import Tensor
 
 from benchmarks.side_by_side import RESULTS, clocked, figure, in_turn, start
 from paretune.core.files import write_json
-from paretune.models import packing
 from paretune.models.frozen_linear import FrozenLinear, product
+from paretune.models.head import HEAD_CHUNK, target_logps
 from paretune.models.packed_attention.interface import decoding_attention
 from paretune.models.packed_attention.layout import bias, hidden
 
@@ -94,16 +94,9 @@ def heads(dtype: torch.dtype, chunk: int) -> dict[str, Callable[[], Tensor]]:
     )
 
     def way(size: int) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            kept, packing.HEAD_CHUNK = packing.HEAD_CHUNK, size
-            try:
-                return packing._TargetLogps.apply(states, head, targets).detach()
-            finally:
-                packing.HEAD_CHUNK = kept
+        return lambda: target_logps(states, head, targets, size).detach()
 
-        return run
-
-    return {"ours": way(packing.HEAD_CHUNK), "plain": way(chunk)}
+    return {"ours": way(HEAD_CHUNK), "plain": way(chunk)}
 
 
 def repeated(run: Callable[[], Tensor], times: int) -> Callable[[], object]:
@@ -148,7 +141,7 @@ def main(given: Sequence[str] | None = None) -> None:
             what = f"{name}, one token over {positions}, {rows} rows"
             done.append(compared(what, decoding(dtype, rows, positions), arguments.rounds, 50, dtype))
         for chunk in (32, 64, 128):
-            what = f"{name}, head by {packing.HEAD_CHUNK} against {chunk}"
+            what = f"{name}, head by {HEAD_CHUNK} against {chunk}"
             done.append(compared(what, heads(dtype, chunk), arguments.rounds, 1, dtype))
     for tokens, seen in ((75, 250), (64, 175)):
         what = f"attention and backward, {tokens} over {seen}, float32 against bfloat16"

@@ -107,6 +107,8 @@ def base(made: World) -> dict[str, tuple[str, ...]]:
         "data sample": (data, "out.jsonl", "--model", model, "--responses", "1", "--max-new-tokens", "2", "--limit", "2"),
         "data select": (data, "--k", "2"),
         "score fit": (str(made.folder / "many.jsonl"), "--objective", "good", "--folder", "head"),
+        "score rate": (data, "rated.jsonl", "--scorer", "{objective: short, rule: length, unit: words}"),
+        "score pairs": (data, "pairs.jsonl", "--scorer", "{objective: kind, judge: kind.md, model: m, pairs: 1}"),
         "config schema": (),
         "methods": (),
     }  # fmt: skip

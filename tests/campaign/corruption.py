@@ -51,8 +51,8 @@ class Target:
 FILES: Mapping[str, Sequence[str]] = {
     "dpo-soup": (
         "README.md", "adapters/adapter.json", "adapters/adapter.safetensors", "adapters/history.json", "adapters/stage.json",
-        "cache/logps.sqlite", "cache/scores.sqlite", "config.yaml", "data/test.jsonl.gz", "data/train.jsonl.gz",
-        "data/validation.jsonl.gz",
+        "cache/logps.sqlite", "cache/scores.sqlite", "config.yaml", "data/README.md", "data/answers.jsonl.gz",
+        "data/test.jsonl.gz", "data/train.jsonl.gz", "data/validation.jsonl.gz",
         "front.json", "front.png", "fronts/*.json", "locks/progress.json", "locks/run.json",
         "policies/adapter.json", "policies/adapter.safetensors", "policies/policy.json",
         "report.html", "scores.jsonl", "scores/standardisation.json", "versions.json",

@@ -156,7 +156,7 @@ def special(config: dict[str, Any]) -> list[Bad]:
     """Return configs that only their meaning forbids, and files that are no config."""
     text = yaml.safe_dump(config, sort_keys=False)
     put_in = [
-        ("seed", -1), ("seed", 2**32), ("seed", 10**20), ("sweep.seeds", [-1]), ("sweep.seeds", []), ("sweep.seeds", [0, 0]),
+        ("seed", -1), ("seed", 2**32), ("seed", 10**20), ("sweep.seeds", [-1]), ("sweep.seeds", [0, 0]),
         ("device", "cuda"), ("device", "gpu"), ("device", "quantum"), ("device", "mps"), ("device", "meta"), ("device", "cuda:99"),
         ("dtype", "float64"), ("dtype", "int8"), ("dtype", "nonsense"),
         ("methods", {}), ("methods", []), ("methods", {"nonsense": {}}), ("methods", {"a/b": {"method": "dpo-soup"}}),

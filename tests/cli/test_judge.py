@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from paretune.data.score_files import read_scores
+from paretune.fronts.score_records import read_table
 from support.command import call
 from support.score_rows import score_rows
 
@@ -113,3 +115,19 @@ def test_figures_refuses_what_it_cannot_write(table, tmp_path, monkeypatch, caps
     ):
         code, _, error = call(monkeypatch, capsys, "figures", *arguments)
         assert code == 2 and message in " ".join(error.split()), error
+
+
+def test_judge_reads_a_data_set_of_the_hub_and_one_in_memory(table, monkeypatch, capsys):
+    datasets = pytest.importorskip("datasets")
+    given = datasets.Dataset.from_list(score_rows(lift=1.5))
+    asked = []
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda hub, **options: asked.append((hub, options)) or given
+    )
+    code, out, error = call(monkeypatch, capsys, "judge", "hub:team/scores@v1", "--resamples", "50", "--json")
+    assert code == 0 and asked[0][0] == "team/scores" and asked[0][1]["revision"] == "v1", error
+    of_file = call(monkeypatch, capsys, "judge", table, "--resamples", "50", "--json")[1]
+    assert json.loads(out)["verdicts"] == json.loads(of_file)["verdicts"]
+    in_memory = read_scores(given)
+    assert [row.scores for row in in_memory.rows] == [row.scores for row in read_scores(table).rows]
+    assert len(read_table(given).rows) == len(in_memory.rows) == len(given)

@@ -180,3 +180,26 @@ def test_a_warning_about_data_is_a_message_of_this_program(tmp_path: Path) -> No
     assert "Warning" not in done.stderr and ".py:" not in done.stderr
     quiet = [*command[:3], "-q", *command[3:5], str(data), "quiet.jsonl", *command[-2:]]
     assert not subprocess.run(quiet, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "word", "completed"),
+    [
+        ("paretune ju", 1, ["judge"]),
+        ("paretune judge --res", 2, ["--resamples"]),
+        ("paretune data in", 2, ["inspect"]),
+    ],
+)
+def test_a_shell_completes_commands_and_options(
+    line: str,
+    word: int,
+    completed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As the script does that --install-completion writes."""
+    monkeypatch.setenv("_PARETUNE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(word))
+    code, out, err = call(monkeypatch, capsys)
+    assert code == 0 and out.split() == completed, out + err

@@ -179,7 +179,13 @@ def test_a_file_of_pairs_for_each_objective_makes_a_config_that_runs(
     assert "    - {path: harmless.jsonl, objective: kind}\n" in text and "helpful (150 comparisons)" in text
     config = load_config("helpful-kind.yaml")
     assert config.name == "helpful-kind" and config.objectives == ["helpful", "kind"]
-    small = ["train.steps=1", "evaluate.prompts=2", "evaluate.resamples=20", "preferences=2", "sampling.max_new_tokens=2"]
+    small = [
+        "train.steps=1",
+        "evaluate.prompts=2",
+        "evaluate.resamples=20",
+        "preferences=2",
+        "sampling.max_new_tokens=2",
+    ]
     rules = "score=[{objective: helpful, rule: length, unit: words}, {objective: kind, rule: sentiment}]"
     code, out, err = call(monkeypatch, capsys, "run", "helpful-kind.yaml", rules, "device=cpu", *small)
     assert code == 0 and "Report: runs/helpful-kind/report.html" in out, err
@@ -193,7 +199,11 @@ def test_data_too_few_for_their_judge_are_refused_before_a_config_is_written(
     monkeypatch.chdir(tmp_path)
     file = trl_pairs(tmp_path, 12)
     code, _, err = call(monkeypatch, capsys, "init", file.name, "--model", model)
-    assert code == 2 and "add prompts with comparisons of 'preferred'" in err and "--objective 'NAME={rule: ...}'" in err, err
+    assert (
+        code == 2
+        and "add prompts with comparisons of 'preferred'" in err
+        and "--objective 'NAME={rule: ...}'" in err
+    ), err
     assert not Path("pairs.yaml").exists()
 
 
@@ -277,7 +287,7 @@ def test_a_smaller_time_makes_a_smaller_run(
     make_dataset(400).write(tmp_path / "data.jsonl")
     subject = draft.look(NamedSource(str(tmp_path / "data.jsonl"), "data.jsonl"))
     scored = draft.scorers(subject, [])
-    monkeypatch.setattr(draft, "plan", lambda config: config)
+    monkeypatch.setattr(draft, "plan", lambda config, splits: config)
 
     class Cost:
         def __init__(self, config: Any) -> None:
@@ -306,7 +316,7 @@ def test_three_questions_are_asked_at_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make_dataset(30).write(Path("mine.jsonl"))
+    make_dataset(90).write(Path("mine.jsonl"))
     answers, asked = iter(["mine.jsonl", "good, short", model]), []
 
     def answer(question: str, default: str) -> str:
@@ -318,6 +328,6 @@ def test_three_questions_are_asked_at_a_terminal(
     code, out, err = call(monkeypatch, capsys, "init")
     assert code == 0, err
     assert [default for _, default in asked] == ["quickstart", "short good", "smollm2-135m"]
-    assert "30 different prompts" in out
+    assert "90 different prompts" in out
     config = load_config("mine.yaml")
     assert config.objectives == ["good", "short"] and config.model == model

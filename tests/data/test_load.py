@@ -773,3 +773,103 @@ def test_a_column_map_names_each_column_of_responses_once(tmp_path: Path) -> Non
     for named in same:
         with pytest.raises(DataError, match="the responses are the columns r, r; expected each column once"):
             load_data({"path": str(file), "prompt": "q", **named})
+
+
+def test_a_column_map_reads_inside_columns(tmp_path: Path) -> None:
+    """Objects and lists by dots; what is not read inside them is listed; a column of the whole name comes first."""
+    record = {
+        "ask": {"text": "Hi", "lang": "en"},
+        "candidates": [{"text": "a", "help": 1}, {"text": "b", "help": 2}],
+        "meta": {"cost": {"a": 3, "b": 4}, "who": "x", "empty": None},
+        "plain.name": "kept",
+    }
+    file = tmp_path / "nested.jsonl"
+    file.write_text(json.dumps(record) + "\n")
+    spec = {
+        "path": str(file),
+        "prompt": "ask.text",
+        "responses": ["candidates.0.text", "candidates.1.text"],
+        "scores": {
+            "help": ["candidates.0.help", "candidates.1.help"],
+            "cost": ["meta.cost.a", "meta.cost.b"],
+        },
+        "directions": {"cost": "lower"},
+    }
+    data = load_data(spec)
+    (row,) = data.rows
+    assert row.prompt[0].content == "Hi" and row.responses == ("a", "b")
+    assert row.scores == {"help": (1.0, 2.0), "cost": (-3.0, -4.0)}
+    assert {note.split("'")[1] for note in data.notes} == {"ask.lang", "meta.who", "plain.name"}
+    assert load_data({**spec, "prompt": "plain.name"}).rows[0].prompt[0].content == "kept"
+    for change, words in (
+        (
+            {"prompt": "ask.txt"},
+            r"nested.jsonl:1: column 'ask.txt': no 'txt' in 'ask', which holds 'text', 'lang'",
+        ),
+        (
+            {"responses": ["candidates.0.text", "candidates.2.text"]},
+            r"no '2' in 'candidates', which holds 2 items",
+        ),
+        ({"prompt": "asked.text"}, r"column 'asked.text' is missing; found 'ask'"),
+        ({"prompt": "ask.text.more"}, r"no 'more' in 'ask.text', which holds 'Hi'"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load_data({**spec, **change})
+
+
+def test_a_column_map_reads_inside_the_json_of_a_csv_cell(tmp_path: Path) -> None:
+    file = tmp_path / "nested.csv"
+    file.write_text('q,a,b,meta\nHi,x,y,"{""help"": [1, 2]}"\n')
+    spec = {
+        "path": str(file), "prompt": "q", "responses": ["a", "b"], "scores": {"help": ["meta.help.0", "meta.help.1"]},
+    }  # fmt: skip
+    assert load_data(spec).rows[0].scores == {"help": (1.0, 2.0)}
+
+
+def test_a_column_map_reads_an_object_of_responses(tmp_path: Path) -> None:
+    """Each record has its own names; scores go by name, whatever their order."""
+    records = [
+        {"q": "p", "answers": {"llama": "a", "gpt": "b"}, "help": {"gpt": 2, "llama": 1}},
+        {"q": "r", "answers": {"gpt": "c", "own": "d", "llama": None}, "help": {"gpt": 5, "llama": None}},
+    ]
+    file = tmp_path / "named.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    spec = {"path": str(file), "prompt": "q", "responses": "answers", "scores": {"help": "help"}}
+    first, second = load_data(spec).rows
+    assert first.responses == ("a", "b") and first.scores["help"] == (1.0, 2.0)
+    assert (
+        second.responses == ("c", "d")
+        and second.scores["help"][0] == 5
+        and math.isnan(second.scores["help"][1])
+    )
+    for column, value, words in (
+        (
+            "help",
+            {"gpt": 1, "lama": 2},
+            "column 'help': a score of 'lama', which is no response; there are llama, gpt",
+        ),
+        ("answers", {}, "column 'answers': no response in it"),
+        ("answers", 3, "expected text, a list of texts or an object of texts, got 3"),
+    ):
+        file.write_text(json.dumps({**records[0], column: value}) + "\n")
+        with pytest.raises(DataError, match=words):
+            load_data(spec)
+
+
+def test_a_column_map_of_pairs(tmp_path: Path) -> None:
+    """The first column always wins: no column says so."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"q": "Hi", "replies": {"warm": "Hello!", "short": "Hi."}}\n')
+    spec = {
+        "path": str(file), "prompt": "q", "chosen": "replies.warm", "rejected": "replies.short", "objective": "kind",
+    }  # fmt: skip
+    (row,) = load_data(spec).rows
+    assert row.responses == ("Hello!", "Hi.") and row.labels == {"kind": ((0, 1, 1.0),)}
+    for change, words in (
+        ({"rejected": None}, "chosen and rejected: expected both"),
+        ({"objective": None}, "name it, as in objective: helpful"),
+        ({"rejected": "replies.warm"}, "expected each column once"),
+    ):
+        changed = {key: value for key, value in {**spec, **change}.items() if value is not None}
+        with pytest.raises(DataError, match=words):
+            load_data(changed)

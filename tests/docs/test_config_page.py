@@ -6,6 +6,7 @@ from pathlib import Path
 
 from paretune.runs.keys import schema
 from paretune.runs.reference import config_reference
+from paretune.scoring.scorer import KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "config.md"
 
@@ -19,6 +20,6 @@ def test_every_key_of_the_schema_is_on_the_page() -> None:
     text, whole = config_reference(), schema()
     parts = [whole, *whole["$defs"].values()]
     keys = {key for part in parts for key in part.get("properties", {})}
-    kinds = {"rule", "head", "implicit", "function", "score", "methods", "method", "objective"}
+    kinds = {"rule", *KINDS, "score", "methods", "method", "objective"}
     assert {key for key in keys if f"| `{key}` |" not in text} <= kinds | set(whole["properties"]) | {"train"}
     assert all(f"## `{name}`" in text for name in ("data", "train", "sampling", "score", "methods"))

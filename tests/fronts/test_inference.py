@@ -116,6 +116,9 @@ def test_prompts_needed_by_hand():
     assert prompts_needed(found, difference=found.detectable) in (50, 51)
     assert prompts_needed(replace(found, difference=0.0)) is None
     assert prompts_needed(replace(found, seed_error=1.0)) is None
+    assert prompts_needed(replace(found, difference=1e-17)) is None, (
+        "a difference of rounding, not one that 1e30 prompts show"
+    )
 
 
 def test_sentences():

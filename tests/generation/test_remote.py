@@ -180,6 +180,15 @@ def test_where_no_prompt_may_be_missing_the_error_names_the_refused_row(tmp_path
         assert len(server.bodies) == 11
 
 
+def test_arguments_of_the_chat_template_are_sent_and_decide_what_is_kept(tmp_path: Path) -> None:
+    with serving(Server()) as server:
+        for arguments in ({}, {"enable_thinking": False}, {"enable_thinking": False}):
+            endpoint = Endpoint(server.url, chat_template=arguments)
+            ask(endpoint, questions(2), SAMPLING, tmp_path, "asking")
+        sent = [body.get("chat_template_kwargs") for body in server.bodies]
+    assert sent.count(None) == 2 and sent.count({"enable_thinking": False}) == 2, "the third time all is kept"
+
+
 def test_a_server_that_goes_away_for_good(tmp_path: Path) -> None:
     """Connections are refused in the middle: what came is kept."""
     with serving(Server()) as server:

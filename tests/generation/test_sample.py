@@ -24,7 +24,7 @@ from paretune.generation.sample import sample_dataset
 from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.kv_cache import ROOM, growing_cache
 from paretune.models.language_model import LanguageModel, load
-from paretune.runs.parse import parse_config
+from paretune.runs.parse import load_config, parse_config
 from paretune.runs.prepare import prepare_data
 from paretune.scoring.scorer import build_scorer, score_texts
 from paretune.training.lab import Lab
@@ -197,7 +197,7 @@ def test_a_tracker_that_is_not_installed_is_refused(
 
 
 def test_the_quickstart_ships_its_answers() -> None:
-    data, held_out = (ScoredDataset.read(shipped_file(name)) for name in SHIPPED)
+    data, written, held_out = (ScoredDataset.read(shipped_file(name)) for name in SHIPPED)
     assert len(data.rows) >= 150 and all(2 <= len(row.responses) <= 4 for row in data.rows)
     assert len(held_out.rows) >= 100 and not any(row.responses for row in held_out.rows)
     keys = [row.key for row in (*data.rows, *held_out.rows)]
@@ -205,6 +205,22 @@ def test_the_quickstart_ships_its_answers() -> None:
     assert not any("/" in row.source for row in data.rows), "no path of the machine that drew them"
     cut = [flag for row in data.rows for flag in row.truncated]
     assert sum(cut) / len(cut) < 0.5
+    assert {row.key for row in written.rows} < {row.key for row in data.rows} and len(written.rows) == 100
+
+
+def test_the_written_responses_are_what_the_quickstart_asks_for() -> None:
+    """The first is concise and neutral, the second brief and warm, the third warm; by the quickstart's own rules."""
+    rows = ScoredDataset.read(shipped_file("quickstart-written")).rows
+    scorers = [build_scorer(spec) for spec in load_config("quickstart").score]
+    scores = np.array(
+        [[scorer([row.prompt] * 3, row.responses, [False] * 3) for scorer in scorers] for row in rows]
+    )
+    assert scores.shape == (100, 2, 3)
+    (brief, both, long), (neutral, warm, warmest) = scores.mean(0)
+    assert brief > both > long + 2 and warmest > warm > neutral + 0.5
+    concise, friendly = scores[:, 0], scores[:, 1]
+    assert (concise[:, :2].min(1) > concise[:, 2] + 1.5).all()  # the third costs every row
+    assert (friendly[:, 1:].min(1) > friendly[:, 0]).mean() >= 0.95
 
 
 def test_only_rows_without_responses_are_drawn(lm: LanguageModel, tmp_path: Path) -> None:

@@ -114,6 +114,19 @@ def test_the_optimum_on_a_model(lm: LanguageModel, tmp_path: Path) -> None:
     assert 0.5 * float((learned.exp() - best.exp()).abs().sum()) < 0.02
 
 
+def test_gradient_checkpointing_changes_no_answer_and_no_adapter(lm: LanguageModel, tmp_path: Path) -> None:
+    """A model in training with checkpoints keeps no keys and values, without which nothing can be sampled."""
+    made = [
+        Lab(lm, tmp_path / str(saving), replace(SETTINGS, gradient_checkpointing=saving)).fit_on_policy(
+            "one", goal()
+        )
+        for saving in (False, True)
+    ]
+    for path, factors in made[0].factors.items():
+        for one, other in zip(factors, made[1].factors[path], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_a_raw_reward_times_ten_changes_nothing(lm: LanguageModel, tmp_path: Path) -> None:
     """Its scale is measured, so preferences mean the same whatever unit a reward is in."""
     louder = from_function("short", "louder", lambda *of: 10.0 * SHORT(*of))

@@ -84,7 +84,9 @@ def test_the_margin_models_of_modpo_are_trained_with_them(lm: LanguageModel, tmp
     assert first_loss(lab, "dpo-short")["loss"] == pytest.approx(WEIGHT * STATED, abs=1e-5)
 
 
-def test_loss_weighting_asks_the_margin_of_the_response_that_is_preferred(lm: LanguageModel, tmp_path: Path) -> None:
+def test_loss_weighting_asks_the_margin_of_the_response_that_is_preferred(
+    lm: LanguageModel, tmp_path: Path
+) -> None:
     """Both for chosen, both ways, a tie with rejected, rejected alone (twice): w_j 5/4 a vote, times the row's weight."""
     lab = Lab(lm, tmp_path, TRAINING)
     table = lab.pair_table(labelled_pairs(stating(make_dataset(6))))
@@ -120,8 +122,12 @@ def scored(row: Any) -> Any:
     return replace(row, scores={"short": values, "good": values}, labels={})
 
 
-@pytest.mark.parametrize("options", [{}, {"data": "labelled"}, {"per": "row"}, {"aggregation": "tchebycheff"}])
-def test_panacea_starts_at_the_loss_of_the_data(lm: LanguageModel, tmp_path: Path, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"data": "labelled"}, {"per": "row"}, {"aggregation": "tchebycheff"}]
+)
+def test_panacea_starts_at_the_loss_of_the_data(
+    lm: LanguageModel, tmp_path: Path, options: dict[str, Any]
+) -> None:
     lab = Lab(lm, tmp_path, TRAINING)
     panacea.train(Inputs(lab, *map(stating, DATA)), PanaceaConfig(rank=3, **options))
     record = first_loss(lab, "panacea")
@@ -142,9 +148,13 @@ def test_panaceas_loss_of_modpo_asks_the_margin_of_each_objectives_own_reward(
     learner = conditioned_adapter(run, 2, config)
     task = ConditionedTask(run, learner, data, None, config.beta)
     weights, rows = torch.tensor([[0.25, 0.75], [0.8, 0.2]]), [range(2), range(2)]
-    with trained(learner.steering, False), torch.no_grad():
-        with task._losses(data, rows, weights, torch.ones(2, 2).bool()) as (losses, _, _):
-            found = losses.tolist()
+    everywhere = torch.ones(2, 2).bool()
+    with (
+        trained(learner.steering, False),
+        torch.no_grad(),
+        task._losses(data, rows, weights, everywhere) as (losses, _, _),
+    ):
+        found = losses.tolist()
     for row, (w, values) in enumerate(zip(weights.tolist(), found, strict=True)):
         for t, value in enumerate(values):
             z = -w[1 - t] * 0.3 / w[t] - MARGIN

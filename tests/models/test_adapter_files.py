@@ -109,3 +109,42 @@ def test_a_pointer_of_git_lfs_is_no_damage(tmp_path: Path) -> None:
     (tmp_path / "a/adapter.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ModelError, match=r"adapter.safetensors: is a pointer of git-lfs"):
         Adapter.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rank_pattern": {"q_proj(": 4}}, r"rank_pattern: 'q_proj\(' is no regular expression"),
+        ({"alpha_pattern": {"*q_proj": 4}}, r"alpha_pattern: '\*q_proj' is no regular expression"),
+        (
+            {"lora_alpha": 1e-300, "alpha_pattern": {"q_proj": 1e308}},
+            "lora_B at its scale holds numbers that are NaN",
+        ),
+        ({"lora_alpha": 1e40}, "expected finite numbers in float32"),
+    ],
+)
+def test_scales_that_no_lora_has_are_refused(tmp_path: Path, values: dict[str, object], message: str) -> None:
+    to_peft(random_adapter(make_tiny_llama()), tmp_path / "lora")
+    file = tmp_path / "lora/adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    with pytest.raises(ModelError, match=message):
+        from_peft(tmp_path / "lora")
+
+
+def test_modules_that_are_switched_off_stay_off_beside_others(tmp_path: Path) -> None:
+    """alpha 0 for most modules, and 8 for one of rank 4: an update of zeros, and one of scale 2."""
+    whole = random_adapter(make_tiny_llama())
+    to_peft(whole, tmp_path / "lora")
+    file = tmp_path / "lora/adapter_config.json"
+    values = json.loads(file.read_text())
+    alpha = 2 * values["r"]
+    file.write_text(json.dumps(values | {"lora_alpha": 0, "alpha_pattern": {"q_proj": alpha}}))
+    read = from_peft(tmp_path / "lora")
+    for path, (U, V) in read.factors.items():
+        update = read.scale * U @ V
+        first, second = (
+            load_file(tmp_path / "lora/adapter_model.safetensors"),
+            f"base_model.model.{path}.lora_",
+        )
+        expected = 2 * first[f"{second}B.weight"] @ first[f"{second}A.weight"]
+        torch.testing.assert_close(update, expected if path.endswith("q_proj") else torch.zeros_like(update))

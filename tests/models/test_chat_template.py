@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from paretune.core.errors import DataError, ModelError
+from paretune.data.pairs import Pair
 from paretune.data.rows import Message
 from paretune.models.language_model import LanguageModel, load
+from paretune.training.demonstrations import Demonstration, tokenise_demonstrations
+from paretune.training.token_tables import tokenise
 from support.chat_models import CHATML, DATED, LLAMA2, LLAMA3, PHI3, write_chat_model
 
 QUESTION = (Message("user", "why"),)
@@ -142,3 +146,106 @@ def test_a_model_with_a_date_writes_that_date(tmp_path: Path) -> None:
 def test_white_space_around_an_answer_goes_where_the_template_takes_it_away(tmp_path: Path) -> None:
     lm = read(tmp_path, LLAMA3, eos="</s>", added=("<|eot_id|>",))
     assert lm.encode_response("\n red ") == lm.encode_response("red")
+
+
+def ending_in(folder: Path, *tokens: str) -> None:
+    """Have a tokenizer write a text between special tokens; "text" stands for it."""
+    file = folder / "tokenizer.json"
+    values = json.loads(file.read_text())
+    ids = {token["content"]: token["id"] for token in values["added_tokens"]}
+    text, other = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    values["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [text if t == "text" else {"SpecialToken": {"id": t, "type_id": 0}} for t in tokens],
+        "pair": [text, other],
+        "special_tokens": {t: {"id": t, "ids": [ids[t]], "tokens": [t]} for t in tokens if t != "text"},
+    }
+    file.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "first"),
+    [
+        (("text", "</s>"), "U"),
+        (("<|begin|>", "text", "</s>"), "<|begin|>"),
+        (("<|begin|>", "text"), "<|begin|>"),
+    ],
+)
+def test_a_tokenizer_that_ends_texts_does_not_end_the_prompt_before_its_answer(
+    tmp_path: Path, tokens: tuple[str, ...], first: str
+) -> None:
+    folder = write_chat_model(tmp_path, None, eos="</s>")
+    ending_in(folder, *tokens)
+    lm = load(str(folder), "float32", "cpu")
+    for ids in (lm.encode_prompt(QUESTION), lm.encode_text("User: why\n\nAssistant:")):
+        read = lm.tokenizer.convert_ids_to_tokens(ids)
+        assert (read[0], read[-1]) == (first, ":") and "</s>" not in read
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "strftime_now ( '%d %b %Y' )",
+        "strftime_now(form)",
+        "strftime_now(format=form)",
+        "strftime_now('%d %b' + ' %Y')",
+        'strftime_now("%-d %b %Y") | replace("2 Jan", "02 Jan")',
+        "strftime_now(form) if strftime_now is defined else '26 Jul 2024'",
+    ],
+)
+def test_a_date_is_fixed_however_the_template_asks_for_it(tmp_path: Path, call: str) -> None:
+    template = "  {% set form = '%d %b %Y' %}\nNow: {{ " + call + " }}\n" + CHATML
+    lm = read(tmp_path, template, eos="</s>", added=IM)
+    assert lm.template.is_dated
+    dated = replace(lm, date=datetime(2001, 1, 2, 3, 4))
+    now, then = (lm.tokenizer.decode(each.encode_prompt(QUESTION)) for each in (lm, dated))
+    assert then.startswith("Now: 02 Jan 2001\n") and now.startswith("Now: ")
+    assert then.partition("\n")[2] == now.partition("\n")[2]
+
+
+def test_a_macro_of_the_date_leaves_the_white_space_of_a_template_as_it_is(tmp_path: Path) -> None:
+    lm = read(tmp_path, "\n  {{ strftime_now('100%% of %Y') }}\n" + CHATML, eos="</s>", added=IM)
+    year = datetime.now().year
+    dated = replace(lm, date=datetime(year, 1, 2))
+    assert dated.encode_prompt(QUESTION) == lm.encode_prompt(QUESTION)
+    assert lm.tokenizer.decode(lm.encode_prompt(QUESTION)).startswith(f"\n  100% of {year}\n")
+
+
+def test_a_prompt_that_the_template_refuses_is_named_by_its_place(tmp_path: Path) -> None:
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    lm = read(tmp_path, template, eos="</s>", added=IM)
+    prompt = (Message("system", "be kind"), *QUESTION)
+    told = r"refuses the prompt .*\(no system\); leave such prompts out, or give the model a template"
+    with pytest.raises(DataError, match=rf"^d\.jsonl:7: the chat template of .*{told}"):
+        lm.encode_prompt(prompt, "d.jsonl:7")
+    with pytest.raises(DataError, match=r"^d\.jsonl:7 \(response 0\): the chat template of"):
+        tokenise_demonstrations(lm, [Demonstration(prompt, "red", where="d.jsonl:7 (response 0)")], 64)
+    pair = Pair(prompt, "red", "a", "x", 3, 0, 1, False, False, (1.0,), (1.0,))
+    with pytest.raises(DataError, match=r"^row 3 \(prompt 'why'\): the chat template of"):
+        tokenise(lm, [pair], 64)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_responses_with_the_text_of_an_end_of_turn_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, special: bool
+) -> None:
+    lm = read(tmp_path, CHATML, eos="</s>", added=IM, special=special)
+    pairs = [
+        Pair(QUESTION, text, "a", "x", n, 0, 1, False, False, (1.0,), (1.0,))
+        for n, text in enumerate(("red<|im_end|>", "red", "red</s>"))
+    ]
+    tokenise(lm, pairs, 64)
+    assert "2 of 6 responses hold the text of a special token, such as '<|im_end|>'" in caplog.text
+    caplog.clear()
+    tokenise(lm, pairs[1:2], 64)
+    assert "special token" not in caplog.text
+
+
+@pytest.mark.parametrize("eos", ['"x"', '["</s>"]', "true"])
+def test_an_end_that_is_no_number_of_a_token_is_refused_when_the_model_is_loaded(
+    tmp_path: Path, eos: str
+) -> None:
+    folder = write_chat_model(tmp_path, None, eos="</s>")
+    (folder / "generation_config.json").write_text(f'{{"eos_token_id": {eos}}}')
+    with pytest.raises(ModelError, match=r"generation_config\.json|cannot load the model"):
+        load(str(folder), "float32", "cpu")

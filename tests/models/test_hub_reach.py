@@ -85,7 +85,10 @@ def test_files_of_a_cached_repository_are_given_at_once_and_others_refused_at_on
     """The hub's client would try for 20 s before it looks into its cache."""
     cached(tmp_path, monkeypatch)
     began = time.monotonic()
-    assert fetched("owner/model", revision, ["*.json"], "") == tmp_path / "models--owner--model/snapshots" / COMMIT
+    assert (
+        fetched("owner/model", revision, ["*.json"], "")
+        == tmp_path / "models--owner--model/snapshots" / COMMIT
+    )
     with pytest.raises(ModelError, match=r"cannot load the model 'owner/other' at the revision 0123"):
         fetched("owner/other", COMMIT, ["*.json"], "")
     asked: list[bool] = []

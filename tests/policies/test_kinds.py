@@ -125,7 +125,7 @@ def test_the_file_of_0_1_is_still_written_and_read(policies: dict[str, Policy], 
         "mixing": {"divergence": "reverse-kl", "alpha": 0.5, "candidates": 1},
         "dtype": "float32",
     }
-    since = {"hub": "", "revision": "", "weights": lm.origin.weights}
+    since = {"hub": "", "revision": "", "weights": lm.origin.weights, "quantization": "none"}
     assert json.loads((tmp_path / "p/policy.json").read_text()) == {**written, **since}
     (tmp_path / "p/policy.json").write_text(
         json.dumps(
@@ -138,14 +138,14 @@ def test_the_file_of_0_1_is_still_written_and_read(policies: dict[str, Policy], 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mix": "stew"}, r"policy\.json: mix: Input should be 'base', 'soup'"),
+        ({"mix": "stew"}, r"policy\.json: mix: unknown value 'stew'; expected one of: base, soup"),
         ({"objectives": 3}, r"policy\.json: objectives: "),
         ({"base": "other", "weights": "other"}, "p: made for the base model .* has other weights"),
         ({"base": "other", "weights": ""}, "p: made for the base model "),
         ({"base": "other"}, "adapter-0: trained on base model .*, but the model in use is other"),
         ({"name": None}, r"policy\.json: name: "),
         ({"dtype": "int8"}, r"policy\.json: dtype: "),
-        ({"adapters": -1}, r"policy\.json: adapters: "),
+        ({"adapters": -1}, r"policy\.json: adapters must be at least 0, got -1"),
         (
             {"mix": "conditioned", "adapters": 0},
             r"policy\.json: adapters: 0; a policy of the kind conditioned has one",

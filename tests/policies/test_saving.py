@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from paretune.core.errors import ConfigError, ModelError
+from paretune.core.errors import ConfigError, ModelError, ParetuneError
 from paretune.core.preference import Preference, preference_grid
 from paretune.models.adapter import Adapter, to_peft
 from paretune.models.language_model import LanguageModel, load
 from paretune.policies.catalogue import exported
 from paretune.policies.export import export, export_grid
 from paretune.policies.policy import Policy
+from paretune.policies.policy_file import PolicyFile
 from support.world import write_model
 
 
@@ -153,3 +154,27 @@ def test_a_manifest_of_another_form_is_named(tmp_path: Path, entries: object) ->
     (tmp_path / "manifest.json").write_text(json.dumps(facts if entries else entries))
     with pytest.raises(ModelError, match=r"manifest\.json.*export them again with --grid"):
         exported(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"objectives": ["good", "good"]}, r"objective 'good' is listed twice"),
+        ({"objectives": []}, "objective"),
+        ({"mix": "sauce"}, r"mix: unknown value 'sauce'; expected one of: base, soup"),
+        ({"adapters": -1}, r"adapters must be at least 0, got -1"),
+        ({"adapters": ["../../etc"]}, r"adapters: expected a whole number"),
+        ({"mix": "anchors", "anchors": [{"short": 1.0, "kind": 0.0}]}, r"kind"),
+        ({"mix": "anchors", "anchors": [{"short": 0.9, "good": 0.9}]}, r"sum to 1\.8"),
+        (None, r"the whole file: expected an object, but it is"),
+    ],
+)
+def test_a_policy_file_that_cannot_be_is_named_in_words(
+    policy: Policy, tmp_path: Path, values: dict[str, object] | None, message: str
+) -> None:
+    policy.save(tmp_path / "p")
+    file = tmp_path / "p/policy.json"
+    file.write_text(json.dumps([] if values is None else json.loads(file.read_text()) | values))
+    with pytest.raises(ParetuneError, match=message) as refusal:
+        PolicyFile.read(tmp_path / "p")
+    assert str(refusal.value).startswith(str(file)) and "Input should" not in str(refusal.value)

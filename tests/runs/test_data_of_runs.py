@@ -37,13 +37,17 @@ def test_rows_of_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
     )
 
 
-def test_no_share_is_held_out_of_the_source_by_default_where_the_test_prompts_have_their_own(tmp_path: Path) -> None:
+def test_no_share_is_held_out_of_the_source_by_default_where_the_test_prompts_have_their_own(
+    tmp_path: Path,
+) -> None:
     train, test = source(tmp_path / "a.jsonl", range(100)), source(tmp_path / "b.jsonl", range(200, 210))
     parts = splits(source=train, test=test)
     assert len(parts["train"].rows) + len(parts["validation"].rows) == 100 and not parts["train"].notes
     assert 5 <= len(parts["validation"].rows) <= 20 and len(parts["test"].rows) == 10
     alone = {name: len(part.rows) for name, part in splits(source=train).items()}
-    assert sum(alone.values()) == 100 and alone["test"] > 5, "without a test source a fifth of the source is held out"
+    assert sum(alone.values()) == 100 and alone["test"] > 5, (
+        "without a test source a fifth of the source is held out"
+    )
     stated = splits(source=train, test=test, splits={"train": 0.7, "validation": 0.1, "test": 0.2})
     assert len(stated["train"].rows) == alone["train"], "shares that are stated hold"
     assert "rows are in no part" in stated["train"].notes[0]

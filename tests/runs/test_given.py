@@ -13,10 +13,12 @@ import paretune
 from paretune.core.errors import DataError
 from paretune.data.dataset import ScoredDataset
 from paretune.data.load import load_data
+from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.runs.given import keep_given, read_given
 from paretune.runs.parse import load_config
 from paretune.runs.prepare import load_splits
+from paretune.runs.run import to_yaml
 from support.runs_world import tiny_model
 from support.world import make_dataset
 
@@ -84,7 +86,10 @@ def test_a_run_on_data_in_memory_is_kept_continued_and_read_from_its_config(tmp_
 def test_a_data_set_stands_for_its_source(form: str) -> None:
     one = make_dataset(20)
     given = datasets.Dataset.from_list(
-        [{"prompt": r.prompt[0].content, "responses": list(r.responses), "scores": r.scores} for r in one.rows]
+        [
+            {"prompt": r.prompt[0].content, "responses": list(r.responses), "scores": r.scores}
+            for r in one.rows
+        ]
     )
     data: Any = {"alone": given, "list": [given], "source": {"source": given}, "scored": one}[form]
     config = RunConfig(data=data)
@@ -124,10 +129,21 @@ def test_the_split_of_the_source_holds_for_each_of_its_entries(tmp_path: Path) -
         read_given(RunConfig(data={"source": by_split, "split": "tests"}))  # type: ignore[arg-type]
 
 
+def test_a_path_of_python_is_a_source(tmp_path: Path) -> None:
+    make_dataset(20).write(tmp_path / "mine.jsonl")
+    config = RunConfig(**settings(tmp_path / "run", tmp_path, {"source": tmp_path / "mine.jsonl"}))
+    check_config(config)
+    assert yaml.safe_load(to_yaml(config))["data"]["source"] == str(tmp_path / "mine.jsonl")
+    assert load_splits(config)["train"].objectives == ("short", "good")
+
+
 def test_data_that_are_read_already_take_no_path_split_or_objective() -> None:
     data = make_dataset(4)
     assert load_data(data).fingerprint == data.fingerprint
-    assert load_data(data, directions={"good": "lower"}).rows[0].scores["good"][0] == -data.rows[0].scores["good"][0]
+    assert (
+        load_data(data, directions={"good": "lower"}).rows[0].scores["good"][0]
+        == -data.rows[0].scores["good"][0]
+    )
     for options in ({"path": "x"}, {"split": "test"}, {"objective": "good"}):
         with pytest.raises(DataError, match="read already; leave out"):
             load_data(data, **options)  # type: ignore[arg-type]

@@ -46,7 +46,10 @@ def test_data_that_name_their_objectives_keep_them(tmp_path: Path) -> None:
 
 def test_two_files_of_one_name_must_be_told_apart(tmp_path: Path) -> None:
     first, second = pairs(tmp_path / "a/pairs.jsonl"), pairs(tmp_path / "b/pairs.jsonl")
-    with pytest.raises(ConfigError, match=r"both would be 'pairs' by their names; say what each compares: pairs=.* OBJECTIVE="):
+    with pytest.raises(
+        ConfigError,
+        match=r"both would be 'pairs' by their names; say what each compares: pairs=.* OBJECTIVE=",
+    ):
         specs(first, second)
     assert specs(f"warm={first}", second)[1].objectives == ("warm", "pairs")
 
@@ -62,12 +65,14 @@ def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path, monkeypatch: pytes
     assert NamedSource("hub:team/warm-pairs", "").stem == "warm-pairs"
 
 
-def test_a_data_set_of_the_hub_is_named_by_its_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_data_set_of_the_hub_is_named_by_its_repository(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     datasets = pytest.importorskip("datasets")
     asked = []
 
     def load_dataset(hub: str, **options: object) -> object:
-        asked.append((hub, options["revision"]))
+        asked.append((hub, options.get("revision")))
         return datasets.Dataset.from_dict({"prompt": ["a"], "chosen": ["x y"], "rejected": ["w"]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -64,7 +64,14 @@ def test_the_card_beside_the_data_of_a_run_says_what_they_are(run: Path) -> None
     for name in ("train", "validation", "test"):
         rows = len(ScoredDataset.read(run / f"data/{name}.jsonl.gz").rows)
         assert f"| {name} | {rows} | {record.splits[name]} |" in text
-    for words in ("`train.jsonl.gz`", "`answers.jsonl.gz`", "small.jsonl", "not stated", "| prompt_id |", "Higher is better"):
+    for words in (
+        "`train.jsonl.gz`",
+        "`answers.jsonl.gz`",
+        "small.jsonl",
+        "not stated",
+        "| prompt_id |",
+        "Higher is better",
+    ):
         assert words in text
 
 
@@ -75,7 +82,11 @@ def test_pushed_data_are_a_data_set_with_two_parts(run: Path, hub: FakeHub, tmp_
     assert address == "https://hub.test/anna/data" and hub.kinds == {"anna/data": "dataset"}
     assert hub.private == {"anna/data": False}
     files = hub.files("anna/data", "v1")
-    assert set(files) == {"README.md", "answers/test.parquet", *(f"rows/{n}.parquet" for n in ("train", "validation", "test"))}
+    assert set(files) == {
+        "README.md",
+        "answers/test.parquet",
+        *(f"rows/{n}.parquet" for n in ("train", "validation", "test")),
+    }
     facts = head(files["README.md"])
     assert (facts.license, facts.language, facts.source_datasets) == ("cc-by-4.0", ["en"], ["team/source"])
     assert facts.size_categories == ["n<1K"] and "preference" in facts.get("tags")
@@ -93,9 +104,15 @@ def test_pushed_data_are_a_data_set_with_two_parts(run: Path, hub: FakeHub, tmp_
 
 
 def test_what_cannot_be_sent_is_one_message(
-    run: Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    hub: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(ConfigError, match="--public: the data hold texts, whose licence the run does not know"):
+    with pytest.raises(
+        ConfigError, match="--public: the data hold texts, whose licence the run does not know"
+    ):
         push_data(run, "anna/data", About(), public=True)
     with pytest.raises(ConfigError, match="expected the name of a repository on the hub"):
         push_data(run, "data", About())
@@ -116,11 +133,19 @@ def test_a_run_of_an_earlier_version_sends_its_rows(run: Path, hub: FakeHub, tmp
     (old / "data/answers.jsonl.gz").unlink()
     _, counts = push_data(old, "anna/data", About())
     assert set(counts) == {"rows/train", "rows/validation", "rows/test"}
-    assert [part["config_name"] for part in head(hub.files("anna/data")["README.md"]).get("configs")] == ["rows"]
+    assert [part["config_name"] for part in head(hub.files("anna/data")["README.md"]).get("configs")] == [
+        "rows"
+    ]
 
 
 def test_sources_are_named_with_the_licence_that_is_known() -> None:
-    given = ["hh-rlhf", {"hub": "team/pairs@v2"}, {"path": "/home/anna/mine.jsonl"}, "hub:team/more", {"name": "helpsteer2"}]
+    given = [
+        "hh-rlhf",
+        {"hub": "team/pairs@v2"},
+        {"path": "/home/anna/mine.jsonl"},
+        "hub:team/more",
+        {"name": "helpsteer2"},
+    ]
     assert sources_of(given, None) == (
         ("hh-rlhf", "MIT"),
         ("team/pairs@v2", ""),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import errno
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -152,7 +152,9 @@ def test_an_error_that_would_come_again_is_not_tried_again() -> None:
                 int("x")
         except (OSError, ValueError) as error:
             raise DataError(order) from error
-        raise {"data": DataError, "config": ConfigError, "loss": TrainingError, "score": ScoreError}[order](order)
+        raise {"data": DataError, "config": ConfigError, "loss": TrainingError, "score": ScoreError}[order](
+            order
+        )
 
     jobs = [Job(name, name) for name in ("data", "config", "loss", "number", "read", "score")]
     outcomes = in_order(perform, 2)(jobs, lambda name, state: None)

@@ -64,7 +64,7 @@ def asked(url: str) -> dict:
 
 
 def rated(scorer, rows=ROWS, cache=None) -> np.ndarray:
-    return score_texts(scorer, [p for p, _ in rows], [r for _, r in rows], cache=cache)
+    return score_texts(scorer, [p for p, _ in rows], [r for _, r in rows], cache=cache, leave_out=True)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +163,10 @@ def test_a_scorer_may_leave_out_what_has_no_score(server: str, here: list[np.nda
     found = rated(build_scorer(spec(server, index=1, unscored="leave-out")))
     assert np.isnan(found[3])
     assert np.allclose(np.delete(found, 3), np.delete(here[1], 3), atol=1e-5)
+    with pytest.raises(
+        ScoreError, match="1 of 1 responses got no score"
+    ):  # where every score is needed, as in training
+        score_texts(build_scorer(spec(server, unscored="leave-out")), [PROMPTS[0]], ["dog"])
 
 
 def test_one_refused_text_costs_its_batch_nothing(server: str, here: list[np.ndarray]) -> None:

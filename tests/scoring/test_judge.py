@@ -75,7 +75,7 @@ def judge(rubric: str, server: Server, **options: object) -> FunctionScorer:
 
 
 def rated(scorer: FunctionScorer, *responses: str, cache: ScoreCache | None = None) -> list[float]:
-    return score_texts(scorer, [PROMPT] * len(responses), responses, cache=cache).tolist()
+    return score_texts(scorer, [PROMPT] * len(responses), responses, cache=cache, leave_out=True).tolist()
 
 
 # Rubrics

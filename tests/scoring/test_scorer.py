@@ -590,7 +590,33 @@ def test_sentiment_beyond_enough_gains_nothing() -> None:
     scores = cold([PROMPT] * 2, ["That is terrible and awful.", kind], [False] * 2)
     assert scores.tolist() == pytest.approx([0.4, -low])
     assert len({scorer.fingerprint for scorer in (plain, capped, total, whole, cold)}) == 5
-    assert plain.fingerprint == build_scorer({"objective": "warm", "rule": "sentiment", "enough": 1}).fingerprint
+    assert (
+        plain.fingerprint == build_scorer({"objective": "warm", "rule": "sentiment", "enough": 1}).fingerprint
+    )
     for wrong in (0, 1.1, -1, True, "1", float("nan")):
-        with pytest.raises(ConfigError, match="enough: .*above 0 and at most 1"):
+        with pytest.raises(ConfigError, match=r"enough: .*above 0 and at most 1"):
             build_scorer({"objective": "warm", "rule": "sentiment", "enough": wrong})
+
+
+# Thought
+
+
+def test_thought_is_not_scored_unless_the_scorer_wants_it(tmp_path):
+    spec = {"objective": "short", "rule": "length", "unit": "words", "direction": "higher"}
+    answer, whole = build_scorer(spec), build_scorer({**spec, "thinking": True})
+    texts = ["<think>let me see</think>two words", "two words", "<think>let me", "see\n</think>\n\ntwo words"]
+    cache = ScoreCache(tmp_path / "scores.sqlite")
+    for _ in range(2):  # the second time from the cache
+        assert score_texts(answer, [PROMPT] * 4, texts, cache=cache).tolist() == [2, 2, 0, 2]
+    assert score_texts(whole, [PROMPT] * 4, texts, cache=cache).tolist() == [4, 2, 2, 4]
+    assert answer.fingerprint != whole.fingerprint
+    assert answer.fingerprint == build_scorer({**spec, "thinking": False}).fingerprint
+    assert len(cache) == 2 + 4, "the same answer behind another thought is scored once"
+
+
+def test_thinking_is_true_or_false():
+    spec = {"objective": "short", "rule": "length", "thinking": "yes"}
+    with pytest.raises(ConfigError, match="scorer of 'short': thinking: 'yes': expected true or false"):
+        build_scorer(spec)
+    with pytest.raises(ConfigError, match=r"unknown key 'thinkin'.*'thinking'"):
+        build_scorer({"objective": "short", "rule": "length", "thinkin": True})

@@ -144,6 +144,6 @@ def test_a_head_of_another_width_is_one_message(
 def test_what_a_model_cannot_be_asked(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"index 3: .* has 3 outputs, expected 0\.\.2"):
         build_scorer({"objective": "a", "model": str(folder), "index": 3})
-    with pytest.raises(ConfigError, match=r"quantization: 'int4'.*int8"):
+    with pytest.raises(ConfigError, match=r"quantization: 'int4'.*int8, nf4"):
         build_scorer({"objective": "a", "model": str(folder), "quantization": "int4"})
     assert encode.heads_of(folder) == len(json.loads((folder / "config.json").read_text())["id2label"])

@@ -119,7 +119,9 @@ def test_a_config_that_was_cut_anywhere_before_its_floors_end_is_not_served(tmp_
             states["cut" if "ends within the section serve" in str(error) else "other"] += 1
     assert min(states["served"], states["cut"], states["other"]) > 5, states
     (run / "config.yaml").write_text(text[: text.index("0.125") + 3])
-    with pytest.raises(ConfigError, match=r"ends within the section serve, as a file does that was cut.* --floor"):
+    with pytest.raises(
+        ConfigError, match=r"ends within the section serve, as a file does that was cut.* --floor"
+    ):
         ServeConfig.read(run, {})
     assert ServeConfig.read(run, {"floors": {"short": 0.1}}).floors == {"short": 0.1}
 

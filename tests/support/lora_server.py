@@ -15,8 +15,18 @@ from pathlib import Path
 from typing import Any
 
 BASE = "base"
-CONTROL = {"style": "vllm", "rank": 16, "most": 1_000_000, "unloads": True}
-"""What the server is: vllm, sglang, or neither; the largest rank it takes; how many answers it gives; whether it unloads."""
+CONTROL = {
+    "style": "vllm",
+    "rank": 16,
+    "most": 1_000_000,
+    "unloads": True,
+    "tells": "all",
+    "shift": 0.0,
+    "reads": 0,
+}
+"""What the server is: vllm, sglang, or neither; the largest rank it takes; how many answers it gives; whether it unloads; what it
+tells of the tokens of an answer (all, their ids, or nothing); what it adds to their log-probabilities, and to the count of those
+that it reads."""
 
 
 class Refused(Exception):  # noqa: N818 - an answer
@@ -95,7 +105,19 @@ class Model:
         text = self.tokenizer.decode(made, skip_special_tokens=True)
         message = {"role": "assistant", "content": text}
         choice = {"message": message, "finish_reason": "stop" if made[-1] in stops else "length"}
-        return {"choices": [choice], "usage": {"completion_tokens": len(made)}}
+        tells = self.control["tells"]
+        if body.get("return_token_ids") and tells != "nothing":
+            choice["token_ids"] = made
+        if body.get("logprobs") and tells == "all":
+            with torch.no_grad(), model.disable_adapter() if self.peft and not name else nullcontext():
+                whole = torch.cat([ids, torch.tensor([made])], dim=1)
+                logits = model(input_ids=whole).logits[0, ids.shape[1] - 1 : -1].float().log_softmax(-1)
+            logps = (logits.gather(1, torch.tensor(made)[:, None])[:, 0] + self.control["shift"]).tolist()
+            choice["logprobs"] = {
+                "content": [{"token": str(t), "logprob": p} for t, p in zip(made, logps, strict=True)]
+            }
+        read = ids.shape[1] + self.control["reads"]
+        return {"choices": [choice], "usage": {"completion_tokens": len(made), "prompt_tokens": read}}
 
 
 class Handler(BaseHTTPRequestHandler):

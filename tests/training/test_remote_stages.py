@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
 
@@ -36,7 +32,6 @@ from paretune.scoring.scorer import build_scorer
 from paretune.training.lab import Lab
 from paretune.training.loop import attach
 from paretune.training.remote_stages import ask_stage
-from support import lora_server
 from support.adapters import TRAINING, adapters_equal
 from support.endpoint_server import (  # noqa: F401 - a fixture
     Behaviour,
@@ -44,6 +39,7 @@ from support.endpoint_server import (  # noqa: F401 - a fixture
     impatient,
     serving,
 )
+from support.live_lora import Live, fresh_server, started_process  # noqa: F401 - fixtures
 from support.world import make_dataset
 
 OBJECTIVES = ("short", "good")
@@ -59,43 +55,6 @@ SCORE = [
     {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
     {"objective": "good", "rule": "regex", "pattern": "good|kind", "how": "count"},
 ]
-
-
-class Live:
-    """The program `lora_server.py` on the tiny model."""
-
-    def __init__(self, address: str) -> None:
-        self.address, self.url = address, f"{address}/v1"
-
-    def be(self, **control: object) -> None:
-        """Make it a fresh server of this kind, which remembers no question."""
-        for name in self.told()["loaded"]:
-            for root in ("/v1", ""):
-                self.client().post(f"{root}/unload_lora_adapter", json={"lora_name": name})
-        self.client().post("/control", json=control)
-
-    def told(self) -> dict[str, Any]:
-        return self.client().get("/control").json()  # type: ignore[no-any-return]
-
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.address)
-
-
-@pytest.fixture(scope="module")
-def process(lm: LanguageModel) -> Iterator[Live]:
-    command = [sys.executable, lora_server.__file__, lm.name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as made:
-        try:
-            assert made.stdout is not None
-            yield Live(f"http://127.0.0.1:{int(made.stdout.readline())}")
-        finally:
-            made.kill()
-
-
-@pytest.fixture
-def live(process: Live) -> Live:
-    process.be()
-    return process
 
 
 @pytest.fixture(scope="module")
@@ -385,7 +344,7 @@ def _answers(folder: Path) -> list[tuple[str, ...]]:
     ("methods", "stages", "message"),
     [
         ({"ric": {}}, ["rik"], "endpoint.stages: no method 'rik'; did you mean 'ric'"),
-        ({"modpo": {}}, ["modpo"], "modpo has no answers between its stages.*paretohqd, ric, sipo"),
+        ({"modpo": {}}, ["modpo"], "modpo trains on no answers.*gdpo, morlhf, .*paretohqd, .*ric, sipo"),
         (
             {"mine": {"method": "ric", "form": "tokens"}},
             ["mine"],

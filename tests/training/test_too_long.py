@@ -113,7 +113,8 @@ def test_texts_are_cut_at_their_end_and_teach_no_end_of_turn(
 
 def test_texts_are_refused_with_their_place(small: LanguageModel) -> None:
     with pytest.raises(
-        TrainingError, match=r"row 0 \(prompt 'a'\): \d+ tokens .* set data.too_long to drop or cut"
+        TrainingError,
+        match=r"row 0 \(prompt 'a'\): \d+ tokens .* set data.too_long to drop, cut or prompt-left",
     ):
         tokenise(small, [pair(100)], 1024, "refuse")
     row = Row(PROMPT, ("red " * 100, "a"), {"x": (1.0, 0.0)}, {}, (False, False), "d.jsonl:7")

@@ -1,4 +1,4 @@
-"""``paretune data ...`` and ``paretune score ...``: inspect, convert, sample and select preference data; fit reward heads."""
+"""``paretune data ...``: inspect, convert, sample and select preference data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from paretune.cli import serving as serve_commands
-from paretune.cli.options import DeviceOption
+from paretune.cli.options import ChatTemplateOption, DeviceOption, template_arguments
 from paretune.cli.output import JsonOption, tell
 from paretune.core.bounds import SEEDS
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from paretune.runs.named_sources import NamedSource
 
 data = typer.Typer(help="Inspect, convert, sample and select preference data.", no_args_is_help=True)
-score = typer.Typer(help="Fit reward heads on pairs.", no_args_is_help=True)
 
 # Modules that load torch are imported inside the commands, so that --help answers at once. Typer reads the options of a command
 # from its signature, so a command has as many parameters as it has options.
@@ -100,7 +99,7 @@ def data_convert(
     from paretune.data.dataset import new_data_file
 
     new_data_file(target, "data are written")
-    dataset = _load(source, path, objective, split)
+    dataset = load_source(source, path, objective, split)
     dataset.write(target)
     typer.echo(f"{target}: {len(dataset.rows)} rows, objectives {', '.join(dataset.objectives) or '(none)'}")
 
@@ -126,6 +125,7 @@ def data_sample(
     seed: Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)] = 0,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
     device: DeviceOption = None,
+    chat_template: ChatTemplateOption = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -150,15 +150,19 @@ def data_sample(
     from paretune.models.language_model import load
 
     new_data_file(target, "samples are written")
-    sampling = Sampling(max_new_tokens, temperature, top_p, batch_size)
-    dataset = _load(source, path, objective, split)
+    sampling, template = (
+        Sampling(max_new_tokens, temperature, top_p, batch_size),
+        template_arguments(chat_template),
+    )
+    dataset = load_source(source, path, objective, split)
     dataset = replace(dataset, rows=dataset.rows[: limit or None])
     parts = target.with_name(target.name + ".parts")
     counted = ""
     if endpoint is None:
-        sampled = sample_dataset(load(model, dtype, device), dataset, responses, sampling, seed, parts)
+        lm = load(model, dtype, device, chat_template=template)
+        sampled = sample_dataset(lm, dataset, responses, sampling, seed, parts)
     else:
-        server = Endpoint(endpoint, endpoint_model, concurrency)
+        server = Endpoint(endpoint, endpoint_model, concurrency, chat_template=template)
         sampled, tokens = sample_remotely(server, dataset, responses, sampling, seed, parts)
         counted = f", {tokens} tokens"
     sampled.write(target)
@@ -192,27 +196,12 @@ def data_select(
     """Choose the responses that ParetoHqD would train on, and show pool, rays and choice."""
     from paretune.cli.select import render_selection, select_command
 
-    dataset = _load(source, path, objective, split)
+    dataset = load_source(source, path, objective, split)
     facts = select_command(dataset, k, preferences, layers, normalize, out, jsonl)  # type: ignore[arg-type]
     tell(facts, as_json, render_selection)
 
 
 data.command("from-votes")(serve_commands.from_votes)
-
-
-@score.command("fit")
-def score_fit(
-    source: Source,
-    objective: Annotated[str, typer.Option(help="The objective whose pairs the head learns.")],
-    folder: Annotated[Path, typer.Option(help="The new folder to write the head to.")],
-    path: PathOption = None,
-    split: SplitOption = None,
-    device: DeviceOption = None,
-) -> None:
-    """Fit a Bradley-Terry head on pairs over frozen embeddings, and show its held-out accuracy."""
-    from paretune.scoring.bradley_terry import fit_head
-
-    typer.echo(str(fit_head(_load(source, path, objective, split), objective, folder, device=device)))
 
 
 def column_map(file: str) -> dict[str, Any]:
@@ -258,7 +247,7 @@ def named_sources(texts: Sequence[str]) -> list[NamedSource]:
     return found
 
 
-def _load(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
+def load_source(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
     """Load data, and say what of them is left out."""
     from paretune.core.progress import announce
 

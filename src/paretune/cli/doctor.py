@@ -12,9 +12,9 @@ import psutil
 import torch
 
 from paretune.core.files import cache_folder
+from paretune.models.devices import native_bfloat16
 from paretune.models.embedded import EMBEDDED, EMBEDDED_INSTALL, embedded_gguf
 from paretune.models.hub_reach import hub
-from paretune.models.language_model import native_bfloat16
 
 if TYPE_CHECKING:
     from rich.table import Table

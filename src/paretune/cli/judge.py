@@ -22,7 +22,7 @@ def judge(
     scores: Annotated[
         list[Path],
         typer.Argument(
-            help="Files of scores (JSONL, JSON, CSV, Parquet or Arrow), or folders of runs; several count as one table."
+            help="Files of scores (JSONL, JSON, CSV, Parquet or Arrow), hub:owner/name, or folders of runs; several are one table."
         ),
     ],
     out: Annotated[

@@ -12,9 +12,11 @@ import paretune
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import figures as figure_commands
+from paretune.cli import generate as generate_commands
 from paretune.cli import judge as judge_commands
 from paretune.cli import methods as method_commands
 from paretune.cli import options
+from paretune.cli import score as score_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli import share as share_commands
 from paretune.cli import start as start_commands
@@ -35,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands.data, name="data")
-app.add_typer(data_commands.score, name="score")
+app.add_typer(score_commands.score, name="score")
 app.add_typer(config_commands.config, name="config")
 
 # Modules that load torch are imported inside the commands, so that --help answers at once.
@@ -284,61 +286,7 @@ def front(
     tell_report(report, as_json)
 
 
-@app.command()
-def generate(
-    policy: Annotated[
-        Path,
-        typer.Argument(
-            help="The folder of a policy, for example runs/quickstart/policies/modpo, or its name on the hub."
-        ),
-    ],
-    prompt: Annotated[str, typer.Argument(help="The prompt to answer.")],
-    preference: Annotated[
-        list[str],
-        typer.Option(
-            "--preference",
-            "-p",
-            help="A preference to answer at, such as concise=0.7,warm=0.3, or concise+warm for equal weights; repeat to compare.",
-        ),
-    ],
-    max_new_tokens: Annotated[
-        int, typer.Option(help="The length limit of an answer, in tokens.", min=1)
-    ] = 160,
-    temperature: Annotated[
-        float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
-    ] = 0.7,
-    seed: options.SeedOption = 0,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
-    device: options.DeviceOption = None,
-    dtype: options.DtypeOption = None,
-    quantization: options.QuantizationOption = None,
-    allow_extrapolation: options.ExtrapolationOption = False,
-) -> None:
-    """Answer one prompt at one or more preferences, all in one batch."""
-    from paretune.core.preference import Preference
-    from paretune.core.sampling import Sampling
-    from paretune.data.rows import Message
-    from paretune.policies.policy import is_interpolated
-    from paretune.policies.policy_file import BaseChoice, PolicyFile
-    from paretune.policies.saving import load_policy
-    from paretune.policies.shared import policy_folder
-
-    folder = policy_folder(policy)
-    objectives = PolicyFile.read(folder).objectives
-    preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
-    sampling = Sampling(max_new_tokens, temperature, 0.95)
-    base = BaseChoice(model, revision, device, dtype, quantization)
-    loaded = load_policy(folder, **vars(base))
-    answers = loaded.generate(
-        [(Message("user", prompt),)] * len(preferences), preferences, sampling, [seed] * len(preferences)
-    )
-    for asked, used, answer in zip(preferences, loaded.used(preferences), answers, strict=True):
-        note = "" if asked == used else f" (served by the anchor {used})"
-        note += " (interpolated: a soup of the adapters around it)" if is_interpolated(loaded, used) else ""
-        note += " (extrapolated: off the simplex)" if asked.extrapolated else ""
-        typer.secho(f"{asked}{note}", bold=True)
-        typer.echo(answer.text + ("..." if answer.truncated else "") + "\n")
+app.command()(generate_commands.generate)
 
 
 @app.command("export")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from paretune.core.bounds import SEEDS
+from paretune.core.errors import ConfigError
 
 ModelOption = Annotated[
     str | None,
@@ -52,6 +53,31 @@ SeedOption = Annotated[int, typer.Option(help="The seed of the sampling.", min=0
 ExtrapolationOption = Annotated[
     bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
 ]
+
+
+ChatTemplateOption = Annotated[
+    str | None,
+    typer.Option(help="Arguments of the model's chat template, such as '{enable_thinking: false}'."),
+]
+
+
+def template_arguments(text: str | None) -> dict[str, Any]:
+    """Return what ``--chat-template`` states.
+
+    Raises:
+        ConfigError: It is no mapping.
+    """
+    from paretune.core.yaml_text import parse_yaml
+
+    try:
+        values = parse_yaml(text) if text else {}
+    except ConfigError as error:
+        raise ConfigError(f"--chat-template {text!r:.80}: {error}") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(
+            f"--chat-template {text!r:.80}: expected a mapping such as '{{enable_thinking: false}}'"
+        )
+    return values
 
 
 def with_options(overrides: Sequence[str] | None, device: str | None, dtype: str | None) -> list[str]:

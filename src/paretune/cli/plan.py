@@ -35,13 +35,25 @@ def render(estimate: Estimate, runs: int) -> Group:
     at = f", in {estimate.where}" if estimate.where else ""
     lines = [
         f"Memory at the peak: {_size(estimate.peak)}{lacking}{at} ({_parts(estimate.memory)})",
-        f"With: {', '.join(estimate.settings)}",
+        f"{_fit(estimate)}: {', '.join(estimate.settings)}",
         *_advice(estimate),
         f"Disk: {_size(sum(estimate.disk.values()))} ({_parts(estimate.disk)})",
+        *(["Asked of judges and servers:"] if estimate.asked else []),
+        *(f"  - {asking}" for asking in estimate.asked),
         "Assumed:",
         *(f"  - {assumption}" for assumption in estimate.assumptions),
     ]
     return Group(table, Text("\n".join(lines)))
+
+
+def _fit(estimate: Estimate) -> str:
+    """Return whether the run fits, as the beginning of a line with its settings."""
+    count = estimate.device.count
+    return (
+        f"It fits on {'one' if count == 1 else count} {estimate.device.kind} with"
+        if estimate.fits
+        else "With"
+    )
 
 
 def _advice(estimate: Estimate) -> list[str]:
@@ -49,7 +61,7 @@ def _advice(estimate: Estimate) -> list[str]:
     less = ", ".join(map(str, estimate.savings))
     lines = [f"Each alone would save: {less}"] if less else []
     if estimate.fitting:
-        lines.append(f"It fits on one {estimate.device.kind} with: {' '.join(estimate.fitting)}")
+        lines.append(f"It would fit on one {estimate.device.kind} with: {' '.join(estimate.fitting)}")
     return lines
 
 

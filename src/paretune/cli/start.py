@@ -43,7 +43,7 @@ def quickstart(
     dtype: RunDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train three methods between concise and warm answers, measure their fronts, and write a report; no file is needed."""
+    """Train two methods between concise and warm answers, measure their fronts, and write a report; no file is needed."""
     if serve:  # what lacks is said now, and not after the training
         lacking = [name for name in SERVING if importlib.util.find_spec(name) is None]
         if lacking:

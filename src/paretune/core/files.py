@@ -220,8 +220,9 @@ def parse_json(text: str, where: str, form: Any = None, cure: str = REMAKE) -> A
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the whole file"
+        told = first["msg"].replace("Input should be", "expected")
         raise ParetuneError(
-            f"{where}: not as expected ({key}: {first['msg']}, but it is {_short(first['input'])}); {cure}"
+            f"{where}: not as expected ({key}: {told}, but it is {_short(first['input'])}); {cure}"
         ) from error
 
 

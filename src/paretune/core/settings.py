@@ -101,6 +101,15 @@ def parse(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
         raise ConfigError("; ".join(explained(error, kind, where))) from error
 
 
+def check_value(hint: Any, value: Any, where: str) -> None:
+    """Raise a ConfigError unless a value is one that a type admits; the message begins with ``where``, its key."""
+    _check_plain(hint, value, where)
+    try:
+        TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError("; ".join(explained(error, hint, where))) from error
+
+
 def as_values(settings: Any) -> dict[str, Any]:
     """Return settings as the values that a file would give: fingerprints are made of these."""
     groups = flat_fields(settings)
@@ -164,8 +173,11 @@ def _nested(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def explained(error: ValidationError, kind: type, where: str = "") -> list[str]:
-    """Return pydantic's findings on settings of class ``kind``, each with its key, what was expected and what was given."""
+def explained(error: ValidationError, kind: Any, where: str = "") -> list[str]:
+    """Return pydantic's findings on settings of class ``kind``, or on a value of this type.
+
+    Each begins with its key, and says what was expected and what was given.
+    """
     found = [(*_located(kind, finding["loc"], where), finding) for finding in error.errors()]
     keys = [key for key, _, _ in found]
     lines = [
@@ -176,7 +188,7 @@ def explained(error: ValidationError, kind: type, where: str = "") -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _explained(kind: type, key: str, hint: Any, finding: Any) -> str:
+def _explained(kind: Any, key: str, hint: Any, finding: Any) -> str:
     value = finding.get("input")
     match finding["type"]:
         case "value_error":  # a message of ours holds what was given
@@ -191,7 +203,7 @@ def _explained(kind: type, key: str, hint: Any, finding: Any) -> str:
     return f"{key}: {complaint(hint, value)}".removeprefix(": ")
 
 
-def _located(kind: type, location: Sequence[Any], where: str) -> tuple[str, Any]:
+def _located(kind: Any, location: Sequence[Any], where: str) -> tuple[str, Any]:
     """Return the key of a finding as the file has it, with the type of its value."""
     key, hint, parts = where, kind, list(location)
     while parts:

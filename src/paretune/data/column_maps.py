@@ -45,7 +45,8 @@ class ColumnMap:
 
     Attributes:
         prompt, system, history, weight, margin: Names of columns; "" for none but of the prompt.
-        responses: One column per response, or the name of one column: a list, or one response per record.
+        responses: One column per response, or the name of one column: a list, an object with a text for each name, or one response
+            per record.
         scores: Objective -> a column per response, or the column beside one response or one list.
         labels: Objective -> the column that compares two responses.
         compared: The objective under which the first response is chosen, and the second rejected; "" for none.
@@ -210,14 +211,14 @@ def _mapped(records: Records, columns: ColumnMap, left: Left) -> Iterator[Row]:
         prompt = with_earlier(
             fields, prompt_from(value, columns.prompt, where), columns.history, (columns.system,)
         )
-        texts = _texts(fields, columns.responses)
+        texts, names = _texts(fields, columns.responses)
         weight = fields.optional_number(columns.weight, 1.0) if columns.weight else 1.0
         margin = fields.optional_number(columns.margin, 0.0) if columns.margin else 0.0
         single = isinstance(texts, str)
         row = Row(
             prompt,
             (texts,) if isinstance(texts, str) else tuple(texts),
-            {name: _numbers(fields, column, single) for name, column in columns.scores.items()},
+            {name: _numbers(fields, column, single, names) for name, column in columns.scores.items()},
             _labels(fields, columns, single, len(texts)),
             source=where,
             weight=weight,
@@ -239,26 +240,46 @@ def _mapped(records: Records, columns: ColumnMap, left: Left) -> Iterator[Row]:
         yield Row(prompt, responses, scores, source=wheres[0])
 
 
-def _texts(fields: Fields, wanted: str | tuple[str, ...]) -> str | Sequence[str]:
+def _texts(
+    fields: Fields, wanted: str | tuple[str, ...]
+) -> tuple[str | Sequence[str], tuple[str, ...] | None]:
+    """Return the response of a record, or its responses; and their names, where the column holds an object of named ones."""
+    where = fields.where
     if not isinstance(wanted, str):
-        return [answer_of(fields.take(column), column, fields.where) for column in wanted]
+        return [answer_of(fields.take(column), column, where) for column in wanted], None
     value = fields.take(wanted)
     if isinstance(value, list):
-        return [answer_of(item, f"{wanted}[{k}]", fields.where) for k, item in enumerate(value)]
-    if not isinstance(value, str):
+        return [answer_of(item, f"{wanted}[{k}]", where) for k, item in enumerate(value)], None
+    if isinstance(value, dict) and not {"role", "content"} <= set(value):
+        named = {
+            str(name): text for name, text in value.items() if text is not None
+        }  # Parquet has null for what is not there
+        if not named:
+            raise DataError(f"{where}: column {wanted!r}: no response in it; leave the record out")
+        return [answer_of(text, f"{wanted}.{name}", where) for name, text in named.items()], tuple(named)
+    if not isinstance(value, str | dict):
         raise DataError(
-            f"{fields.where}: column {wanted!r}: expected text or a list of texts, got {value!r:.60}"
+            f"{where}: column {wanted!r}: expected text, a list of texts or an object of texts, got {value!r:.60}"
         )
-    return answer_of(value, wanted, fields.where)
+    return answer_of(value, wanted, where), None
 
 
-def _numbers(fields: Fields, columns: str | tuple[str, ...], single: bool) -> tuple[float, ...]:
+def _numbers(
+    fields: Fields, columns: str | tuple[str, ...], single: bool, names: tuple[str, ...] | None
+) -> tuple[float, ...]:
     where = fields.where
     if not isinstance(columns, str):
         return tuple(number_of(fields.take(column), column, where) for column in columns)
     value = fields.take(columns)
     if single:
         return (number_of(value, columns, where),)
+    if isinstance(value, dict) and names is not None:
+        strange = [name for name, number in value.items() if name not in names and number is not None]
+        if strange:
+            raise DataError(
+                f"{where}: column {columns!r}: a score of {strange[0]!r}, which is no response; there are {', '.join(names)}"
+            )
+        return tuple(number_of(value.get(name), f"{columns}.{name}", where) for name in names)
     if not isinstance(value, list):
         raise DataError(f"{where}: column {columns!r}: expected one number per response, got {value!r:.60}")
     return tuple(number_of(item, columns, where) for item in value)

@@ -144,22 +144,50 @@ class Fields:
         record: The record.
         where: Its origin, for messages.
         read: Names of the columns read so far.
+        inside: Column -> places inside it that were read, such as ``meta.help`` or ``answers.0.text``.
     """
 
-    __slots__ = ("read", "record", "where")
+    __slots__ = ("inside", "read", "record", "where")
 
     def __init__(self, where: str, record: Record) -> None:
         self.where, self.record = where, record
         self.read: set[str] = set()
+        self.inside: dict[str, set[str]] = {}
 
     def take(self, column: str) -> Any:
-        """Return a column's value; a missing column is a DataError."""
-        self.read.add(column)
-        return take(self.record, column, self.where)
+        """Return a column's value, or that of a place inside a column, as ``meta.help``; a missing one is a DataError."""
+        outer, dot, _ = column.partition(".")
+        if column in self.record or not dot or outer not in self.record:
+            self.read.add(column)
+            return take(self.record, column, self.where)
+        self.inside.setdefault(outer, set()).add(column)
+        return self._inside(outer, column)
+
+    def _inside(self, outer: str, column: str) -> Any:
+        value, place = self.record[outer], outer
+        for key in column.split(".")[1:]:
+            if isinstance(value, Cell) and value[:1] in ("{", "["):  # CSV has no objects of its own
+                value = parse_json(value, f"{self.where}: column {place!r}")
+            if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+                value = value[int(key)]
+            elif isinstance(value, dict) and key in value:
+                value = value[key]
+            else:
+                held = f"{len(value)} items" if isinstance(value, list) else f"{value!r:.60}"
+                if isinstance(value, dict):
+                    held = ", ".join(map(repr, value)) or "nothing"
+                raise DataError(
+                    f"{self.where}: column {column!r}: no {key!r} in {place!r}, which holds {held}"
+                )
+            place = f"{place}.{key}"
+        return value
 
     def get(self, column: str) -> Any:
         """Return a column's value, or None where the record has no such column or it says nothing."""
         if column not in self.record:
+            if column.partition(".")[0] in self.record and "." in column:
+                value = self.take(column)
+                return None if is_empty(value) else value
             return None
         self.read.add(column)
         value = self.record[column]

@@ -278,9 +278,8 @@ def from_hub(hub: str, config: str, part: str, split: str) -> Records:
             f"{hub}: reading from the hub needs the 'datasets' package (paretune[hub]); or {cure}"
         ) from error
     try:
-        table = datasets.load_dataset(
-            name, name=config or None, data_dir=part or None, split=split, revision=revision or None
-        )
+        stated = {"revision": revision} if revision else {}
+        table = datasets.load_dataset(name, name=config or None, data_dir=part or None, split=split, **stated)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"{hub}: cannot read split {split!r} from the hub ({reason:.200}); {cure}") from error

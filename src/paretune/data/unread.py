@@ -99,6 +99,9 @@ class Left:
         for column, value in fields.record.items():
             if column in fields.read or is_empty(value):
                 continue
+            if column in fields.inside:
+                self._inside(column, value, fields)
+                continue
             what = looks_like(column, value) if cure and column not in self.ignored else ""
             if what and cure:
                 likely = column.strip().lower()
@@ -109,6 +112,15 @@ class Left:
                 )
             self._unread[column] += 1
             self._first.setdefault(column, fields.where)
+
+    def _inside(self, column: str, value: object, fields: Fields) -> None:
+        """Count the parts of a column that were not read, where others were."""
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            place = f"{column}.{key}"
+            read = any(f"{path}.".startswith(f"{place}.") for path in fields.inside[column])
+            if not read and not is_empty(inner):
+                self._unread[place] += 1
+                self._first.setdefault(place, fields.where)
 
     def fact(self, what: str, where: str) -> None:
         """Count a record of which ``what`` is true, a clause."""

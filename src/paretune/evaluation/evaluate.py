@@ -134,7 +134,8 @@ def _judge(
     scorers, cache = held_out.scorers_of(policy.objectives), held_out.cache
     scores = team.once(
         lambda: np.stack(
-            [score_texts(scorer, prompts, texts, truncated, cache) for scorer in scorers], axis=1
+            [score_texts(scorer, prompts, texts, truncated, cache, leave_out=True) for scorer in scorers],
+            axis=1,
         )
     )
     base_logps = _base_logps(policy.lm, prompts, responses, team)

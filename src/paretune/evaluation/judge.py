@@ -16,6 +16,7 @@ import numpy as np
 
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference, simplex_grid
+from paretune.core.thought import without_thought
 from paretune.evaluation.judged import RESAMPLES, Evaluation, Judged
 from paretune.fronts.front import Front, Interval, mean_intervals, mixture
 from paretune.fronts.indicators import knee, non_dominated
@@ -245,10 +246,11 @@ def _facts(evaluation: Evaluation, n: int, shown: int) -> dict[str, Any]:
 
 
 def _words(point: Judged) -> np.ndarray:
-    """Return the lengths of the answers in words ``[P, S]``; NaN where the texts are not known."""
+    """Return the lengths of the answers, without thought, in words ``[P, S]``; NaN where the texts are not known."""
     if not point.responses:
         return np.full(point.scores.shape[:2], np.nan)
-    return np.array([[len(text.split()) for text in texts] for texts in point.responses], dtype=np.float64)
+    counts = [[len(without_thought(text).split()) for text in texts] for texts in point.responses]
+    return np.array(counts, dtype=np.float64)
 
 
 def _movements(

@@ -71,7 +71,8 @@ class Judged:
             key: value.tolist() if isinstance(value, np.ndarray) else value
             for key, value in vars(self).items()
         }
-        known = np.where(np.isnan(self.scores), None, self.scores.astype(object))
+        known = self.scores.astype(object)
+        known[np.isnan(self.scores)] = None
         return values | {"scores": known.tolist()}
 
     def at(self, places: np.ndarray) -> Judged:

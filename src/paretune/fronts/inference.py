@@ -41,6 +41,8 @@ POWER = 0.8
 """Chance with which a difference that "could have been seen" is seen."""
 MOST_PROMPTS = 100_000
 """Where more prompts would be needed, their number says no more than that the difference is next to nothing."""
+ROUNDING = 1e15
+"""Number of prompts from which on a difference is one of rounding; none at all would show it."""
 _TASTES, _FINEST = 2000, 1679
 """Most points of a lattice of tastes, and its divisions with two objectives: 1680 has the divisors that grids have."""
 
@@ -358,7 +360,8 @@ def prompts_needed(
     c = comparison
     wanted = abs(c.difference if difference is None else difference)
     room = (wanted / (c._t + float(special.stdtrit(c.freedom, power)))) ** 2 - c.seed_error**2
-    return max(2, math.ceil(c.prompts * c.prompt_error**2 / room)) if room > 0 else None
+    needed = c.prompts * c.prompt_error**2 / room if room > 0 else math.inf
+    return max(2, math.ceil(needed)) if needed < ROUNDING else None
 
 
 def sentence(comparison: Comparison | PairedTest, called: Callable[[str], str] = str) -> str:

@@ -34,7 +34,8 @@ def read_table(
     object ``scores``), and, where there are any, ``sample`` (which of several answers), ``seed`` (the training seed), ``scorer``.
 
     Args:
-        records: Records, or ``(where, record)`` pairs, where ``where`` is ``file:line``; or a data frame of pandas.
+        records: Records, or ``(where, record)`` pairs, where ``where`` is ``file:line``; or a data frame of pandas, or a
+            data set of the ``datasets`` library.
         columns: Role or objective -> the name of its column in ``records``.
         objectives: The M objectives; by default those that preferences, ``scores`` or ``weight_`` columns name.
         unseeded: Policies whose training seeds count as answers, such as the base model, which has none.
@@ -62,8 +63,10 @@ def _pairs(records: Any) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Yield ``(where, record)`` of records, pairs or a data frame."""
     if isinstance(records, Mapping):
         raise DataError("a table of scores: got one mapping, expected a list of them, one for each answer")
-    to_dict = getattr(records, "to_dict", None)
-    for number, entry in enumerate(records if to_dict is None else to_dict("records"), start=1):
+    framed = hasattr(records, "to_dict") and hasattr(
+        records, "iterrows"
+    )  # a data set of Python has the first alone
+    for number, entry in enumerate(records.to_dict("records") if framed else records, start=1):
         where, record = entry if isinstance(entry, tuple) and len(entry) == 2 else (f"row {number}", entry)
         if not isinstance(record, Mapping):
             raise DataError(f"{where}: {record!r:.60} is no row; expected a mapping of columns to values")

@@ -13,7 +13,8 @@ from torch import Tensor
 from paretune.core.sampling import Sampling
 from paretune.generation.draw import draw, uniforms
 from paretune.generation.mixing import Mixture, mix
-from paretune.models.kv_cache import growing_cache, rows_join, rows_leave
+from paretune.models.devices import double_device
+from paretune.models.kv_cache import given_cache, growing_cache, rows_join, rows_leave
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 
@@ -82,7 +83,10 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class _Mixed:
-    """Rows of a batch that are mixed by one rule: ``rows [b]``, their ``copies [n]``, and the arguments of :func:`mix`."""
+    """Rows of a batch that are mixed by one rule: ``rows [b]``, their ``copies [n]``, and the arguments of :func:`mix`.
+
+    Rows and copies are on the device of the logits, what remains is on the CPU.
+    """
 
     rows: Tensor
     copies: Tensor
@@ -207,10 +211,10 @@ class Batch:
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=(columns >= left).long(),
                 position_ids=(columns[-added:] - left).clamp(min=0),
-                past_key_values=self._cache,
                 use_cache=True,
                 # An index, not a count: the slice of a count is not contiguous, and the head would be copied for every row.
                 logits_to_keep=torch.tensor([added - 1], device=device),
+                **given_cache(self._lm.model, self._cache),
             ).logits
         self._width += added
         return logits[:, -1].float()
@@ -224,7 +228,9 @@ class Batch:
                 logits[part.rows], log_z = mix(copies[part.copies], part.owners, part.kinds, part.mixture)
                 normalisers.update(zip(part.rows.tolist(), log_z.tolist(), strict=True))
         uniform = torch.tensor(
-            [row.uniform(len(row.tokens)) for row in self.rows], dtype=torch.float64, device=logits.device
+            [row.uniform(len(row.tokens)) for row in self.rows],
+            dtype=torch.float64,
+            device=double_device(logits.device),
         )
         if len(self._settings) == 1:
             tokens = draw(logits, uniform, *next(iter(self._settings)))
@@ -277,8 +283,8 @@ class Batch:
         return _Mixed(
             torch.tensor(numbers, device=device),
             torch.tensor([copy for row in rows for copy in places[row]], device=device),
-            torch.tensor([owner for owner, row in enumerate(rows) for _ in row.kinds], device=device),
-            torch.tensor([kind for row in rows for kind in row.kinds], device=device),
+            torch.tensor([owner for owner, row in enumerate(rows) for _ in row.kinds]),
+            torch.tensor([kind for row in rows for kind in row.kinds]),
             Mixture(
                 torch.cat([mixture.coefficients for mixture in mixtures]),
                 mixtures[0].rule,

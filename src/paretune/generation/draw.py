@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from paretune.models.devices import double
+
 NUCLEUS = (64, 512)
 """Numbers of most likely tokens examined for top-p, one after the other; a row with a wider nucleus is sorted in full."""
 
@@ -46,6 +48,7 @@ def _draw_nucleus(top: Tensor, tokens: Tensor, uniform: Tensor, top_p: float) ->
 
 def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
     """Return the index ``[B]`` at which the cumulative weight passes ``uniform`` times the total; its weight is never zero."""
-    cumulative = weights.double().cumsum(-1)
+    cumulative = double(weights).cumsum(-1)
     level = uniform.to(cumulative.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, level, right=True)[:, 0].clamp(max=weights.shape[-1] - 1)
+    index = torch.searchsorted(cumulative, level, right=True)[:, 0].clamp(max=weights.shape[-1] - 1)
+    return index.to(weights.device)

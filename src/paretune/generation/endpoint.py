@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from paretune.core.bounds import Count, Natural, Positive, check_bounds
@@ -29,9 +30,14 @@ class Endpoint:
         key: Environment variable that holds the API key.
         policies: Name of a run's policy -> source of its held-out answers: the ``manifest.json`` of its LoRAs, which the
             server has loaded under their names, or ``NAME@`` for a ``paretune serve``, which receives the preference.
-        stages: Methods of the run whose answers between stages of training the server samples: RiC's online stage and
-            ParetoHqD's stage 2 from LoRAs that it loads while it runs, SIPO's reviews from ``model``; see
-            :mod:`paretune.training.remote_stages`.
+        stages: Methods of the run whose answers the server samples, instead of this machine: RiC's online stage and ParetoHqD's
+            stage 2 from LoRAs that it loads while it runs, SIPO's reviews from ``model`` (see
+            :mod:`paretune.training.remote_stages`), and the responses that MORLHF, GDPO and rewarded soups train on, from a LoRA of
+            the parameters of the moment (see :mod:`paretune.training.rl.served`).
+        load_every: Rollouts of such training that are sampled from one load of the parameters; all but the first are sampled under
+            older ones, for which their weights in the gradient correct.
+        ratio_cap: Largest such weight: how much more likely a response may count as than it was where it was sampled.
+        chat_template: Arguments of the server's chat template, sent as ``chat_template_kwargs``; by default those of the run.
     """
 
     url: str
@@ -42,6 +48,9 @@ class Endpoint:
     key: str = "PARETUNE_ENDPOINT_KEY"
     policies: Mapping[str, str] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
+    load_every: Count = 1
+    ratio_cap: Positive = 2.0
+    chat_template: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:
@@ -94,10 +103,15 @@ class Question:
 class Answer:
     """A response; ``tokens`` is the server's count, None where it gives none.
 
-    ``refused`` states why the server gave no response to this prompt; the text is then empty.
+    ``refused`` states why the server gave no response to this prompt; the text is then empty. Where they were asked for, ``ids``
+    are its tokens, and ``logps`` their log-probabilities as the server sampled them, in nats; empty where it does not tell.
+    ``read`` counts the tokens of the prompt.
     """
 
     text: str
     truncated: bool
     tokens: int | None
     refused: str = ""
+    ids: tuple[int, ...] = ()
+    logps: tuple[float, ...] = ()
+    read: int | None = None

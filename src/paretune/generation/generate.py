@@ -102,7 +102,7 @@ def respond(
     check_room(lm, sampling)
     _end_within_context(lm, rows, sampling)
     order = sorted(rows, key=lambda row: row.longest)
-    with exclusive(lm.model), progress(description, len(rows)) as advance:
+    with exclusive(lm.model), _caching(lm.model), progress(description, len(rows)) as advance:
         for start in range(0, len(order), sampling.batch_size):
             part = order[start : start + sampling.batch_size]
             batch = Batch(lm, steering, part)
@@ -122,6 +122,17 @@ def respond(
         )
         for row in rows
     ]
+
+
+@contextmanager
+def _caching(model: torch.nn.Module) -> Iterator[None]:
+    """Let a model keep keys and values: in training with gradient checkpointing it does not."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def check_room(lm: LanguageModel, sampling: Sampling) -> None:
@@ -146,7 +157,7 @@ def _end_within_context(lm: LanguageModel, rows: Sequence[Slot], sampling: Sampl
     for row, room in zip(rows, rooms, strict=True):
         if room < 1:
             raise DataError(
-                f"a prompt of {row.longest} tokens, {lm.decode(row.prompt)[:40]!r}, leaves none of the {lm.context} positions of "
+                f"a prompt of {row.longest} tokens, {lm.text(row.prompt)[:40]!r}, leaves none of the {lm.context} positions of "
                 f"{lm.name} for an answer; shorten it or leave it out"
             )
         if room < most:
@@ -219,7 +230,7 @@ def response_logps(
         longest = len(prompt) + max(map(len, responses), default=0)
         if lm.context is not None and longest > lm.context:
             raise DataError(
-                f"a text of {longest} tokens with its prompt, {lm.decode(prompt)[:40]!r}, is longer than the {lm.context} "
+                f"a text of {longest} tokens with its prompt, {lm.text(prompt)[:40]!r}, is longer than the {lm.context} "
                 f"positions of {lm.name}; shorten it or leave it out"
             )
     forwards = _forwards(groups, budget)

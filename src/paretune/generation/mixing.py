@@ -23,6 +23,7 @@ from torch import Tensor
 
 from paretune.core.bounds import check_bounds
 from paretune.core.errors import ConfigError, ModelError
+from paretune.models.devices import double
 
 Divergence = Literal["reverse-kl", "forward-kl", "alpha", "jensen-shannon"]
 DIVERGENCES: tuple[Divergence, ...] = ("reverse-kl", "forward-kl", "alpha", "jensen-shannon")
@@ -172,11 +173,11 @@ def combine_general(
         divergence: The divergence from the reference, see :func:`slope`.
         alpha: Parameter of the alpha divergence.
     """
-    reference = reference.double()
+    kind, place, reference = logps.dtype, logps.device, double(reference)
     possible = reference > -torch.inf
     log_inverse, top = _inverse(divergence, alpha)
-    difference = torch.where(possible[:, None], logps.double() - reference[:, None], -torch.inf)
-    total = weighted(slope(difference, divergence, alpha), coefficients.double().to(difference)).sum(1)
+    difference = torch.where(possible[:, None], double(logps) - reference[:, None], -torch.inf)
+    total = weighted(slope(difference, divergence, alpha), coefficients.to(difference)).sum(1)
     largest = total.max(-1, keepdim=True).values
     low, high = largest - top, largest - slope(torch.zeros_like(largest), divergence, alpha)
     for _ in range(BISECTIONS):
@@ -184,7 +185,7 @@ def combine_general(
         mass = (reference + log_inverse(total - middle)).logsumexp(-1, keepdim=True)
         low, high = torch.where(mass > 0, middle, low), torch.where(mass > 0, high, middle)
     mixed = reference + log_inverse(total - high)
-    return mixed.log_softmax(-1).to(logps), high[:, 0].to(logps)
+    return mixed.log_softmax(-1).to(place, kind), high[:, 0].to(place, kind)
 
 
 def slope(log_ratio: Tensor, divergence: Divergence, alpha: float = 0.5) -> Tensor:
@@ -218,26 +219,30 @@ def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tupl
 
     Args:
         logits: Logits ``[n, V]`` fp32 of all copies, those of a row side by side.
-        owners: Row of each copy, int64 ``[n]``.
-        kinds: Column of each copy in ``mixture.coefficients``, int64 ``[n]``.
-        mixture: The mixture of the B rows.
+        owners: Row of each copy, int64 ``[n]``, on the CPU.
+        kinds: Column of each copy in ``mixture.coefficients``, int64 ``[n]``, on the CPU.
+        mixture: The mixture of the B rows, on the CPU.
     """
     B = len(mixture.coefficients)
     counts = torch.bincount(owners, minlength=B)
     first = counts.cumsum(0) - counts
-    exponent = mixture.coefficients.to(logits.device)[owners, kinds]
+    exponent = mixture.coefficients[owners, kinds]
     alone = (counts == 1) & (exponent[first] == 1) & (mixture.nucleus is None)
-    mixed, normaliser = logits[first], torch.zeros(B, device=logits.device)
+    device = logits.device
+    mixed, normaliser = logits[first.to(device)], torch.zeros(B, device=device)
     for count in counts[~alone].unique().tolist():
         rows = ((counts == count) & ~alone).nonzero()[:, 0]
-        index = first[rows, None] + torch.arange(count, device=logits.device)
-        logps = logits[index].log_softmax(-1)
+        index = first[rows, None] + torch.arange(count)
+        logps = logits[index.to(device)].log_softmax(-1)
+        places = rows.to(device)
         if mixture.nucleus is not None:
-            mixed[rows], normaliser[rows] = _inside(logps, exponent[index], kinds[index] > 0, mixture.nucleus)
+            mixed[places], normaliser[places] = _inside(
+                logps, exponent[index].to(device), (kinds[index] > 0).to(device), mixture.nucleus
+            )
         elif mixture.rule.divergence == "reverse-kl":
-            mixed[rows], normaliser[rows] = combine(logps, exponent[index])
+            mixed[places], normaliser[places] = combine(logps, exponent[index])
         else:
-            mixed[rows], normaliser[rows] = combine_general(
+            mixed[places], normaliser[places] = combine_general(
                 logps[:, 1:], exponent[index[:, 1:]], logps[:, 0], mixture.rule.divergence, mixture.rule.alpha
             )
     return mixed, normaliser

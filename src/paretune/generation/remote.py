@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -21,8 +22,13 @@ from paretune.generation.resumable import Part, split
 
 PART = 64
 """Questions whose answers are kept together."""
-ANSWER_VALUES = len(fields(Answer)) - 1
-"""Values of an answer in a part; a refused one has one more, the reason."""
+ANSWER_VALUES = 3
+"""Values of an answer in a part; a refused one has one more, the reason, and one with its tokens all of them."""
+
+WHOLE = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Settings of vLLM and SGLang that sample from the whole distribution; by default both take those of the model's publisher."""
+TOKENS = {"logprobs": True, "return_token_ids": True}
+"""Keys of a request for the tokens of an answer (vLLM, entrypoints/openai/protocol.py) and their log-probabilities (OpenAI)."""
 
 MOST_REFUSED = 64
 """Prompts that may be refused before any was answered; then it is the server that cannot be used so."""
@@ -43,9 +49,10 @@ def draw(
     description: str,
     lora: LoRA | None = None,
     skip: bool = False,
+    tokens: bool = False,
 ) -> list[Answer]:
     """Return one answer per question, see :func:`paretune.generation.sample.ask`."""
-    return run(_draw(endpoint, questions, sampling, folder, description, lora, skip))
+    return run(_draw(endpoint, questions, sampling, folder, description, lora, skip, tokens))
 
 
 async def _draw(
@@ -56,16 +63,20 @@ async def _draw(
     description: str,
     lora: LoRA | None,
     skip: bool,
+    tokens: bool,
 ) -> list[Answer]:
     """Name the model, read the answers that are kept, and request the rest."""
     async with connected(endpoint) as client:
-        server = _Server(endpoint, client)
+        server = _Server(endpoint, client, {**TOKENS, **WHOLE} if tokens else {})
         offered: list[str] | None = None
         if not all(question.model for question in questions):
             offered = await server.offered()
             model = server.chosen(offered)
             questions = [replace(question, model=question.model or model) for question in questions]
-        parts = [_opened(folder, numbers, questions, sampling) for numbers in split(len(questions), PART)]
+        parts = [
+            _opened(folder, numbers, questions, sampling, endpoint, tokens)
+            for numbers in split(len(questions), PART)
+        ]
         wanted = {questions[number].model for part in parts for number in part.missing}
         if wanted:
             offered = await server.offered() if offered is None else offered
@@ -76,7 +87,13 @@ async def _draw(
                 with progress(description, len(questions), done) as advance:
                     named = [replace(question, model=name or question.model) for question in questions]
                     await _ask_all(server, parts, named, sampling, advance, skip)
-    return [Answer(*values) for part in parts for values in part.drawn]
+    return [_kept(values) for part in parts for values in part.drawn]
+
+
+def _kept(values: Sequence[Any]) -> Answer:
+    """Return an answer from its values in a part."""
+    answer = Answer(*values)
+    return replace(answer, ids=tuple(answer.ids), logps=tuple(answer.logps))
 
 
 async def _ask_all(
@@ -107,7 +124,7 @@ async def _ask_all(
             source = f" ({questions[number].source})" if questions[number].source else ""
             try:
                 answer = await server.answer(questions[number], sampling, f"answer {number + 1}{source}")
-                part.put(number, astuple(answer)[:ANSWER_VALUES])
+                part.put(number, astuple(answer)[: None if server.more else ANSWER_VALUES])
                 answered = True
             except EndpointError as error:
                 if not is_refusal(error):
@@ -138,22 +155,32 @@ async def _ask_all(
             part.save()
 
 
-def _opened(folder: Path, numbers: range, questions: Sequence[Question], sampling: Sampling) -> Part:
+def _opened(
+    folder: Path,
+    numbers: range,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    endpoint: Endpoint,
+    tokens: bool,
+) -> Part:
     """Return the part of some questions with the answers that are on disk."""
     asked = [
         [question.model, [[m.role, m.content] for m in question.prompt], question.seed]
         for question in (questions[number] for number in numbers)
     ]
-    name = fingerprint("endpoint", asked, sampling.identity())
-    return Part.open(folder / f"{name}.json", numbers, ANSWER_VALUES, more=1)
+    template = [dict(endpoint.chat_template)] if endpoint.chat_template else []
+    name = fingerprint("endpoint", asked, sampling.identity(), *template, *(["tokens"] if tokens else []))
+    more = len(fields(Answer)) - ANSWER_VALUES if tokens else 1
+    return Part.open(folder / f"{name}.json", numbers, ANSWER_VALUES, more)
 
 
 @dataclass(frozen=True)
 class _Server:
-    """The endpoint with its open connections."""
+    """The endpoint with its open connections, and what is added to every request."""
 
     endpoint: Endpoint
     client: Client
+    more: Mapping[str, Any]
 
     async def answer(self, question: Question, sampling: Sampling, where: str) -> Answer:
         """Draw one answer."""
@@ -164,7 +191,10 @@ class _Server:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": question.seed,
+            **self.more,
         }
+        if self.endpoint.chat_template:
+            body["chat_template_kwargs"] = dict(self.endpoint.chat_template)
         return await self.client.patiently("POST", "chat/completions", where, body, _answer)
 
     async def offered(self) -> list[str]:
@@ -261,7 +291,23 @@ def _answer(response: httpx.Response) -> Answer:
         raise TypeError(f"content is {type(text).__name__}")
     if reason not in ("stop", "length"):
         raise ValueError(f"finish_reason is {reason!r}")
-    tokens = (content.get("usage") or {}).get("completion_tokens")
+    usage = content.get("usage") or {}
+    tokens, read = usage.get("completion_tokens"), usage.get("prompt_tokens")
+    ids, logps = _tokens(choice)
     text = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair is not text
     # Stripped, as this library's decoder strips its texts.
-    return Answer(text.strip(), reason == "length", tokens if isinstance(tokens, int) else None)
+    return Answer(
+        text.strip(),
+        reason == "length",
+        tokens if isinstance(tokens, int) else None,
+        ids=ids,
+        logps=logps,
+        read=read if isinstance(read, int) else None,
+    )
+
+
+def _tokens(choice: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return the tokens of an answer and their log-probabilities, as far as the server tells them."""
+    ids = tuple(map(int, choice.get("token_ids") or ()))
+    told = (choice.get("logprobs") or {}).get("content") or ()
+    return ids, tuple(float(token["logprob"]) for token in told)

@@ -137,5 +137,9 @@ class Part:
 def _is_drawn(value: object, width: int, more: int) -> bool:
     if not isinstance(value, list):
         return value is None
-    plain = all(each is None or isinstance(each, (str, bool, int, float)) for each in value)
+    plain = all(_is_plain(each) or (isinstance(each, list) and all(map(_is_plain, each))) for each in value)
     return width <= len(value) <= width + more and isinstance(value[0], str) and plain
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (str, bool, int, float))

@@ -41,7 +41,9 @@ def sample_dataset(
 
     def plan(numbers: range) -> tuple[str, Callable[[], list[Drawn]]]:
         first, last = numbers.start // count, numbers.stop // count
-        prompts = [lm.encode_prompt(row.prompt) for row in dataset.rows[first:last] for _ in range(count)]
+        prompts = [
+            lm.encode_prompt(row.prompt, row.source) for row in dataset.rows[first:last] for _ in range(count)
+        ]
         seeds = [_seed(seed, number) for number in numbers]
         name = fingerprint(lm.fingerprint, str(lm.model.dtype), prompts, seeds, vars(sampling))
 
@@ -97,6 +99,7 @@ def ask(
     description: str = "sampling",
     lora: LoRA | None = None,
     skip: bool = False,
+    tokens: bool = False,
 ) -> list[Answer]:
     """Return one answer per question; those in ``folder`` are not requested again.
 
@@ -112,6 +115,8 @@ def ask(
         lora: The LoRA that answers all questions, which name it; where an answer is missing the server loads it first.
         skip: Whether a prompt that the server refuses, as too long or by a filter, gets an answer that states so; otherwise it is
             an error once all others are answered.
+        tokens: Whether to ask for the tokens of each answer and their log-probabilities, in the dialect of vLLM and SGLang, and for
+            sampling from the whole distribution, whatever the model's own defaults are.
 
     Raises:
         EndpointError: The server cannot be reached, refuses the key, lacks the model, cannot load the LoRA, refuses a
@@ -125,7 +130,7 @@ def ask(
         raise ConfigError(
             f"{error}; an endpoint needs more packages: pip install 'paretune[serve]'"
         ) from error
-    return remote.draw(endpoint, questions, sampling, folder, description, lora, skip)
+    return remote.draw(endpoint, questions, sampling, folder, description, lora, skip, tokens)
 
 
 def _seed(seed: int, number: int) -> int:

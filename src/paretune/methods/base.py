@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-from paretune.core.bounds import Positive, check_bounds
+from paretune.core.bounds import NotNegative, Positive, check_bounds
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
-from paretune.core.settings import parse
+from paretune.core.settings import later, parse
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose
 from paretune.generation.endpoint import Endpoint
@@ -39,10 +39,14 @@ class DPOConfig:
     Attributes:
         beta: Strength of the KL penalty, above 0; 0.1 as in the MODPO recipes.
         pairs: Choice of the pairs of a prompt's responses.
+        nll: Weight of imitating the chosen response, per mean nat of a token, beside DPO's loss (iterative RPO's alpha, Pang et
+            al. 2024, arXiv 2404.19733, Eq. 1). DPO alone only moves probability from rejected to chosen, so a small model soon
+            writes what is neither; 0 is DPO.
     """
 
     beta: Positive = 0.1
     pairs: Choose = "extremes"
+    nll: NotNegative = later(0.0)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -59,7 +63,7 @@ class Inputs:
         preferences: Preferences to train for; a method of one adapter for all preferences does not read them.
         scorers: One scorer per objective, for new answers and for data without scores.
         sampling: How answers are sampled while a method trains.
-        endpoint: Server that draws the answers between stages of training; None draws them here.
+        endpoint: Server that draws the answers that the method trains on; None draws them here.
     """
 
     lab: Lab
@@ -80,11 +84,13 @@ class Inputs:
 
         Under another ``penalty`` than DPO's they are those of f-DPO.
         """
-        return [self._corner(objective, dpo, penalty) for objective in self.objectives]
+        return [self.corner(objective, dpo, penalty) for objective in self.objectives]
 
-    def _corner(self, objective: str, dpo: DPOConfig, penalty: Penalty) -> Adapter:
+    def corner(self, objective: str, dpo: DPOConfig, penalty: Penalty = REVERSE_KL) -> Adapter:
+        """Return the single-objective model of one objective, see :meth:`corners`."""
         try:
-            return self.lab.dpo(objective, self.train, self.validation, dpo.beta, dpo.pairs, penalty)
+            parts = self.train, self.validation
+            return self.lab.dpo(objective, *parts, dpo.beta, dpo.pairs, penalty, dpo.nll)
         except TrainingError as error:
             raise TrainingError(f"the model for {objective!r} alone: {error}") from error
 
@@ -160,7 +166,7 @@ class Traits:
         corners: Settings of the single-objective models that the policy is at one-hot preferences; None where it is not.
         corner: Those of the one that it is with all weight on one certain objective, where it is no other; else None.
         beta: Strength of its KL penalty on the scale of DPO's; None on another scale.
-        refusal: Reason why no endpoint can draw its answers between stages of training; empty where one can.
+        refusal: Reason why no endpoint can draw the answers that it trains on; empty where one can.
     """
 
     adapters: Literal["objective", "preference", "all", "none"] = "objective"
@@ -227,7 +233,7 @@ class Method(Generic[Config]):
         card: What a user must know to choose it.
         traits: What the rest of the library must know of it under given settings.
         fixed: Settings that its name decides, key -> value.
-        staged: It samples answers between stages of training, which an endpoint can draw.
+        staged: It samples answers to train on, between its stages or at every step, which an endpoint can draw.
         grows: Another objective in the run is one more adapter, and those of the others stay as they are.
         lends_corners: The single-objective models of a run, between which the mixture is drawn, are those of its first such entry.
         check: Raises a ConfigError where settings do not fit the objectives and preferences of a run, before anything is read.

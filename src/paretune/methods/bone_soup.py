@@ -54,7 +54,9 @@ def train(inputs: Inputs, config: BoneSoupConfig) -> Policy:
     """
     lab, objectives = inputs.lab, inputs.objectives
     scorers = inputs.scorers_of(objectives, "bone-soup")
-    reward, _ = measured_reward(lab, inputs.train, scorers, inputs.sampling, config, ONE_PREFERENCE)
+    reward, _ = measured_reward(
+        lab, inputs.train, scorers, inputs.sampling, config, ONE_PREFERENCE, inputs.endpoint
+    )
     mixed = backbones(objectives, config.main_weight)
     adapters = [fit_anchor(lab, reward, preference) for preference in mixed]
     return Policy.anchors("bone-soup", lab.lm, objectives, adapters, mixed, "soup")
@@ -100,5 +102,6 @@ METHOD = Method(
     ),
     traits=lambda config: Traits(),
     fixed={"aggregation": "sum"},
+    staged=True,
     check=check,
 )

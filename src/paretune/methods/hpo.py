@@ -25,6 +25,7 @@ from annotated_types import Ge
 from paretune.core.bounds import Positive
 from paretune.core.errors import ConfigError, suggest
 from paretune.core.preference import Preference
+from paretune.core.settings import later
 from paretune.data.dataset import ScoredDataset
 from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
 from paretune.models.adapter import Adapter
@@ -59,7 +60,7 @@ class HPOConfig(DPOConfig):
     gamma: Positive = 1.0
     alpha: Positive = 1.0
     most: Annotated[float, Ge(1)] = 20.0
-    between: BetweenAnchors = "nearest"
+    between: BetweenAnchors = later("nearest")
 
 
 def train(inputs: Inputs, config: HPOConfig) -> Policy:
@@ -90,7 +91,8 @@ def train(inputs: Inputs, config: HPOConfig) -> Policy:
     def fit(preference: Preference) -> Adapter:
         w = preference.over(inputs.objectives)
         if w[k] == 1:
-            return inputs.corners(DPOConfig(config.beta, config.pairs))[inputs.objectives.index(k)]
+            dpo = DPOConfig(config.beta, config.pairs, config.nll)
+            return inputs.corners(dpo)[inputs.objectives.index(k)]
         pairs = [table.stamp(weight=table.weight * w[k]) for table in tables()] if w[k] else [None, None]
         share = torch.tensor([w[name] for name in others], dtype=torch.float64)
         data, held_out = (
@@ -98,9 +100,8 @@ def train(inputs: Inputs, config: HPOConfig) -> Policy:
             for table, part, u in zip(pairs, parts, map(torch.from_numpy, weights), strict=True)
         )
         info = {"method": "hpo", "preference": w.as_dict(), "objective": k, "gamma": config.gamma}
-        return fit_hybrid(
-            lab, f"hpo-{preference}", data, held_out, PairLoss(config.beta), {**info, "alpha": config.alpha}
-        )
+        loss = PairLoss(config.beta, nll=config.nll * w[k])
+        return fit_hybrid(lab, f"hpo-{preference}", data, held_out, loss, {**info, "alpha": config.alpha})
 
     adapters = [fit(preference) for preference in inputs.preferences]
     return Policy.anchors("hpo", lab.lm, inputs.objectives, adapters, inputs.preferences, config.between)
@@ -154,7 +155,7 @@ def work(run: Work, name: str, config: HPOConfig, training: Training) -> list[St
     """Return the stages that train the single-objective models, if k's is served, and an adapter for each other preference."""
     k = config.objective or run.objectives[0]
     weights = [preference[k] for preference in run.preferences]
-    stages = run.corners(config.beta, config.pairs, training) if 1 in weights else []
+    stages = run.corners(config.beta, config.pairs, training, nll=config.nll) if 1 in weights else []
     pairs, held_out = (run.pair_texts(part, k, config.pairs) for part in ("train", "validation"))
     reference = (
         *run.scored("base", "train", (k, config.pairs), pairs, 0, training.draws),
@@ -209,7 +210,7 @@ METHOD = Method(
     traits=lambda config: Traits(
         "preference",
         separable=True,
-        corner=DPOConfig(config.beta, config.pairs),
+        corner=DPOConfig(config.beta, config.pairs, config.nll),
         beta=config.beta,
         between=config.between,
     ),

@@ -2,12 +2,15 @@
 
     for t = 1..T:
         draw prompts x, and for each a preference w (or the one w of this run)
-        sample K responses y to each from pi_theta(. | x, w)
+        sample K responses y to each from pi_theta(. | x, w)                                       (here, or by a server)
         R(y) = sum_i w_i (r_i(x, y) - mean_i) / std_i - beta log(pi_theta(y) / pi_ref(y))
         step on the policy gradient with R(y) less the mean R of the other responses to x            (RLOO)
 
 The optimum is pi_ref(y|x) exp(w.r / beta) / Z, which MODPO (arXiv 2310.03708) claims to reach without sampling. Rewards are
 put on one scale by constants measured once on the data's responses.
+
+A server that ``endpoint.stages`` names the method for loads the adapter of every step as a LoRA and samples from it; see
+:mod:`paretune.training.rl.served` for the weights that correct for what it samples otherwise.
 
 ``form: anchors`` is a run for each preference. ``form: conditioned`` is one run for all, with w drawn for each prompt: in the
 gates (Panacea's RLHF form, arXiv 2402.02030; also Tchebycheff) or, ours, in the prompt as Rewards-in-Context writes it.
@@ -101,7 +104,9 @@ def train(inputs: Inputs, config: MORLHFConfig) -> Policy:
     """
     lab, objectives, name = inputs.lab, inputs.objectives, config.name
     scorers = inputs.scorers_of(objectives, name)
-    reward, raw = measured_reward(lab, inputs.train, scorers, inputs.sampling, config, config.drawn)
+    reward, raw = measured_reward(
+        lab, inputs.train, scorers, inputs.sampling, config, config.drawn, inputs.endpoint
+    )
     if config.form == "anchors":
         adapters = [fit_anchor(lab, reward, preference) for preference in inputs.preferences]
         return Policy.anchors(name, lab.lm, objectives, adapters, inputs.preferences, config.between)
@@ -125,8 +130,17 @@ def traits(config: MORLHFConfig) -> Traits:
     if config.form == "anchors":
         return Traits("preference", separable=True, between=config.between)
     return Traits(
-        "all", conditioning=config.conditioning if config.gated else None, prompted=not config.gated
+        "all",
+        conditioning=config.conditioning if config.gated else None,
+        prompted=not config.gated,
+        refusal=OF_GATES if config.gated else "",
     )
+
+
+OF_GATES = (
+    "with condition: gates every response has a preference of its own in the gates, which no LoRA server takes; use form: anchors "
+    "or condition: prompt, or take the method out of endpoint.stages"
+)
 
 
 METHOD = Method(
@@ -143,6 +157,7 @@ METHOD = Method(
     ),
     traits,
     fixed={"aggregation": "sum"},
+    staged=True,
 )
 
 GDPO = replace(

@@ -43,7 +43,9 @@ def train(inputs: Inputs, config: RewardedSoupConfig) -> Policy:
     """
     lab, objectives = inputs.lab, inputs.objectives
     scorers = inputs.scorers_of(objectives, "rewarded-soup")
-    reward, _ = measured_reward(lab, inputs.train, scorers, inputs.sampling, config, ONE_PREFERENCE)
+    reward, _ = measured_reward(
+        lab, inputs.train, scorers, inputs.sampling, config, ONE_PREFERENCE, inputs.endpoint
+    )
     adapters = [fit_anchor(lab, reward, corner) for corner in corners(objectives)]
     return Policy.soup("rewarded-soup", lab.lm, objectives, adapters)
 
@@ -72,5 +74,6 @@ METHOD = Method(
         family="sampled",
     ),
     fixed={"aggregation": "sum"},
+    staged=True,
     grows=True,
 )

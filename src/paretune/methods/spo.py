@@ -89,7 +89,9 @@ def train(inputs: Inputs, config: SPOConfig) -> Policy:
     """
     lab, order = inputs.lab, config.order or inputs.objectives
     check(config, inputs.objectives, inputs.preferences)
-    first = dict(zip(inputs.objectives, inputs.corners(DPOConfig(config.beta, config.pairs)), strict=True))
+    first = dict(
+        zip(inputs.objectives, inputs.corners(DPOConfig(config.beta, config.pairs, config.nll)), strict=True)
+    )
     done: dict[str, Adapter] = {}
 
     def tables(objective: str) -> tuple[PairTable, PairTable]:
@@ -114,7 +116,9 @@ def train(inputs: Inputs, config: SPOConfig) -> Policy:
                 "objective": last.objective,
                 "lambdas": last.lambdas,
             }
-            done[name] = lab.fit(name, table, held_out, config.beta, info=info, start=models[-1])
+            done[name] = lab.fit(
+                name, table, held_out, config.beta, info=info, start=models[-1], nll=config.nll
+            )
         return done[name]
 
     adapters = [fit(rounds(preference, order)) for preference in inputs.preferences]
@@ -150,12 +154,14 @@ def weighted(lambdas: dict[str, float], rewards: dict[str, Tensor], like: Tensor
 
 def work(run: Work, name: str, config: SPOConfig, training: Training) -> list[Stage]:
     """Return the stages that train the single-objective models, read pairs by the rounds before, and train the others."""
-    stages = run.corners(config.beta, config.pairs, training)
+    stages = run.corners(config.beta, config.pairs, training, nll=config.nll)
     order, trained, read = config.order or tuple(run.objectives), 0, list[Passes]()
     for preference in run.preferences:
         so_far = rounds(preference, order)
         for n, last in list(enumerate(so_far))[1:]:
-            if not run.once("spo", str(last.preference), order, config.beta, config.pairs, training):
+            if not run.once(
+                "spo", str(last.preference), order, config.beta, config.pairs, training, config.nll
+            ):
                 continue
             trained += 1
             for before in so_far[:n]:
@@ -225,7 +231,7 @@ METHOD = Method(
     traits=lambda config: Traits(
         "preference",
         separable=True,
-        corners=DPOConfig(config.beta, config.pairs),
+        corners=DPOConfig(config.beta, config.pairs, config.nll),
         beta=config.beta,
         between=config.between,
     ),

@@ -24,13 +24,14 @@ from paretune.core.tensor_file import check_readable
 from paretune.models.gates import Gates, block_gates, gate_of
 from paretune.models.lora_variants import refuse_variants
 from paretune.models.tag_embeddings import NOT_PORTABLE
-from paretune.models.tensors import FLOATS, read_tensors
+from paretune.models.tensors import FLOATS, check_finite, read_tensors
 
 FILES = ("adapter.json", "adapter.safetensors")
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 FORM = FolderForm(FILES[0], ("format", "base", "scale", "blocks"), FILES)
 """The form of the folder of an adapter."""
 _FORMAT = 1
+_LARGEST = torch.finfo(torch.float32).max
 _TOKENS = "tokens"  # key of the embeddings beside PATH.U and PATH.V
 
 
@@ -69,8 +70,8 @@ class Adapter:
             raise ModelError(
                 f"blocks of ranks {list(self.ranks)} do not add up to the adapter's rank {self.rank}"
             )
-        if not all(map(math.isfinite, self.scales)):
-            raise ModelError(f"scales {list(self.scales)} of an adapter; expected finite numbers")
+        if not all(abs(scale) <= _LARGEST for scale in self.scales):
+            raise ModelError(f"scales {list(self.scales)} of an adapter; expected finite numbers in float32")
 
     @property
     def rank(self) -> int:
@@ -269,7 +270,9 @@ def from_peft(folder: str | Path, base: str = "") -> Adapter:
             )
         alpha = alpha_of.get(_pattern_key(alpha_of, path), settings["lora_alpha"])
         scales[path] = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-    scale = max(scales.values(), key=list(scales.values()).count)
+    # Where a scale is folded into U, it is a multiple of the most frequent one that is not 0.
+    listed = [scale for scale in scales.values() if scale] or [1.0]
+    scale = max(listed, key=listed.count)
     widest = max(V.shape[0] for _, V in pairs.values())
     factors = {}
     for path, (U, V) in pairs.items():
@@ -279,6 +282,7 @@ def from_peft(folder: str | Path, base: str = "") -> Adapter:
             torch.nn.functional.pad(U * factor, (0, missing)),
             torch.nn.functional.pad(V, (0, 0, 0, missing)),
         )
+    check_finite({f"{path}.lora_B at its scale": U for path, (U, _) in factors.items()}, str(weights))
     info = {"format": "peft", "base_model": settings.get("base_model_name_or_path") or ""}
     return Adapter(factors=factors, scale=scale, base=base, info=info)
 
@@ -374,6 +378,13 @@ def _patterns(settings: Mapping[str, Any], name: str, default: str) -> Mapping[s
                 f"{PEFT_FILES[0]}: {default} is {value!r}; expected a finite number, and a rank of at least 1; save the adapter "
                 "again with PEFT"
             )
+    for key in patterns if isinstance(patterns, Mapping) else ():
+        try:
+            re.compile(str(key))
+        except re.error as error:
+            raise ModelError(
+                f"{PEFT_FILES[0]}: {name}_pattern: {key!r} is no regular expression ({error}); save the adapter again with PEFT"
+            ) from error
     return patterns
 
 

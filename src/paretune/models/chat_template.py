@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
+from jinja2.meta import find_undeclared_variables
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from paretune.core.errors import DataError, ModelError
+from paretune.core.errors import DataError, ModelError, suggest
+from paretune.core.thought import MARKERS, has_thought, without_thought
 
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
@@ -24,10 +29,12 @@ PLAIN_TEMPLATE = (
 logger = logging.getLogger(__name__)
 
 _ANSWER = "paretune"
+_QUESTION = [{"role": "user", "content": "x"}]
 _MARKER = r"<\S+>|\[\S+\]"
-_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
-_THOUGHT = "</think>"
-"""The end of reasoning, which templates leave out of earlier answers on purpose."""
+_NOW = re.compile(r"\bstrftime_now\b")
+_DIRECTIVES = [f"%{letter}" for letter in "aAbBcCdDeFgGhHIjklmMpPrRsSTuUVwWxXyYzZ"] + [
+    f"%-{letter}" for letter in "deHIjklmMSUVWy"
+]
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,28 @@ class ChatTemplate:
         tokenizer: The tokenizer.
         name: Name of the model, for messages.
         date: The time that a template writes as today's; None for the present.
+        options: Arguments of the template, such as ``{"enable_thinking": False}``; every text is written with them.
     """
 
     tokenizer: PreTrainedTokenizerBase
     name: str
     date: datetime | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_options(self) -> None:
+        """Check that the template knows its arguments.
+
+        Raises:
+            ModelError: One of them is no variable of the template, so that it would do nothing, or is set by this library itself.
+        """
+        known = _variables(str(self.tokenizer.get_chat_template())) if self.options else set()
+        free = known - _own_arguments(self.tokenizer)
+        for key in self.options:
+            if key not in free:
+                have = suggest(key, sorted(free)) if free else "it has no arguments"
+                raise ModelError(
+                    f"chat_template: {key!r} is no argument of the chat template of {self.name}; {have}; leave it out, or rename it"
+                )
 
     @property
     def is_dated(self) -> bool:
@@ -55,14 +79,18 @@ class ChatTemplate:
         Raises:
             DataError: The template refuses the conversation, or drops, changes or repeats one of its texts.
         """
-        text = self._render(messages, True)
+        try:
+            text = self._render(messages, True)
+        except DataError as error:
+            self._refuse_role(messages, error)
+            raise
         counts = self._written(tuple(message["role"] for message in messages))
         flat = _flat(text)
         for message, count in zip(messages, counts, strict=True):
             content = _flat(message["content"])
             forms = [content, json.dumps(content, ensure_ascii=False)[1:-1]]
-            if _THOUGHT in content:
-                forms.append(content.rpartition(_THOUGHT)[2].strip())
+            if has_thought(content):  # templates leave the thought of earlier answers out on purpose
+                forms.append(_flat(without_thought(content)))
             lost = count == 0 or not any(form in flat for form in forms)
             if content and (lost or count > 1):
                 what = "does not write" if lost else f"writes {count} times"
@@ -73,11 +101,80 @@ class ChatTemplate:
                 )
         return text
 
+    def _refuse_role(self, messages: Sequence[Mapping[str, str]], error: DataError) -> None:
+        """Raise a DataError that names the role for which a template has no place, where it is the role that it refuses."""
+        for role in ("system", "tool"):
+            if any(message["role"] == role for message in messages):
+                turns = [{"role": "user", "content": "x"}]
+                place = 0 if role == "system" else 1
+                turns.insert(place, {"role": role, "content": "x"})
+                try:
+                    self._render(turns, True)
+                except DataError:
+                    content = next(message["content"] for message in messages if message["role"] == role)
+                    raise DataError(
+                        f"the chat template of {self.name} has no place for the role {role}, which says {content[:60]!r}; put the "
+                        "text into a user turn, leave it out, or give the model a template with this role (chat_template in its "
+                        "tokenizer_config.json)"
+                    ) from error
+
+    @cached_property
+    def begun(self) -> str:
+        """The thought that a prompt begins, such as ``<think>`` and a line break; empty where it begins none."""
+        prompt = self._render(_QUESTION, True)
+        for begin, _ in MARKERS:
+            at = prompt.rfind(begin)
+            if at >= 0 and not prompt[at + len(begin) :].strip():
+                return prompt[at:]
+        return ""
+
+    @cached_property
+    def header(self) -> str:
+        """What stands between a prompt and an answer without thought; empty where the answer follows at once.
+
+        It is a thought without content, the end of the one that the prompt began, or the name of a channel.
+        """
+        prompt, before = self._render(_QUESTION, True), self._answered().rpartition(_ANSWER)[0]
+        if before.startswith(prompt):
+            between = before[len(prompt) :]
+            return between if between.strip() else ""
+        end = next((end for begin, end in MARKERS if self.begun.startswith(begin)), "")
+        return f"{end}\n\n" if self.begun else ""
+
+    def answer(self, text: str) -> str:
+        """Return what a model wrote as a text of its own: without the header, and with the thought that the prompt began."""
+        header = self.header.strip()
+        if header and text.startswith(header):
+            return text[len(header) :].lstrip()
+        return self.begun + text
+
+    def written(self, answer: str) -> str:
+        """Return the text behind a prompt that is this answer: :meth:`answer` read backwards."""
+        begun = self.begun.strip()
+        if begun and answer.startswith(begun):
+            return answer[len(begun) :].removeprefix("\n")
+        return answer if has_thought(answer) else self.header + answer
+
+    @cached_property
+    def kept(self) -> frozenset[int]:
+        """The special tokens of which the markers of thought are made; a text keeps them."""
+        tokens = {
+            token.content: number
+            for number, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
+        ids: set[int] = set()
+        for begin, end in MARKERS:
+            parts = [text for text in tokens if text in begin + end]
+            if any(begin.startswith(part) for part in parts):
+                ids.update(tokens[part] for part in parts)
+        return frozenset(ids)
+
     @cached_property
     def lacks_bos(self) -> bool:
         """Whether the tokenizer, and not the template, writes the token of the beginning."""
         text = self._render([{"role": "user", "content": "x"}], False)
-        return not text.startswith(str(self.tokenizer.bos_token or ""))
+        return not text.lstrip().startswith(str(self.tokenizer.bos_token or "").strip())
 
     @cached_property
     def turn_end(self) -> int:
@@ -112,8 +209,7 @@ class ChatTemplate:
         An answer is read behind both, as word pieces depend on what is before them. The first is empty where the prompt ends
         with a token of its own, behind which a text begins anew.
         """
-        question = [{"role": "user", "content": "x"}]
-        prompt, text = self._render(question, True), self._answered()
+        prompt, text = self._render(_QUESTION, True), self._answered()
         between = text[len(prompt) : text.rfind(_ANSWER)] if text.startswith(prompt) else ""
         space = "" if between.strip() else between
         end = prompt
@@ -124,12 +220,15 @@ class ChatTemplate:
 
     @cached_property
     def _at_date(self) -> str:
-        """The template with its date in place of the calls for the present: transformers hands no function to a template."""
+        """The template behind a macro that writes its date in place of the present: transformers hands no function to a template.
+
+        The environment takes away the line break behind the macro, so that the template begins as it did.
+        """
         date = self.date or datetime.now()
-        return _NOW.sub(
-            lambda call: json.dumps(date.strftime(call[2]), ensure_ascii=False),
-            str(self.tokenizer.get_chat_template()),
-        )
+        parts = {directive: date.strftime(directive) for directive in _DIRECTIVES}
+        written = "".join(f" | replace({a!r}, {b!r})" for a, b in [("%%", "\0"), *parts.items(), ("\0", "%")])
+        macro = f"{{% macro strftime_now(format) %}}{{{{ format{written} }}}}{{% endmacro %}}\n"
+        return macro + str(self.tokenizer.get_chat_template())
 
     @cached_property
     def trims(self) -> bool:
@@ -137,7 +236,7 @@ class ChatTemplate:
         return f"\n {_ANSWER}" not in self._answered(f"\n {_ANSWER}")
 
     def _answered(self, answer: str = _ANSWER) -> str:
-        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
+        messages = [*_QUESTION, {"role": "assistant", "content": answer}]
         try:
             text = self._render(messages, False)
         except DataError as error:
@@ -180,7 +279,7 @@ class ChatTemplate:
         return {}
 
     def _render(self, messages: Sequence[Mapping[str, str]], answering: bool) -> str:
-        options: dict[str, Any] = {} if self.date is None else {"chat_template": self._at_date}
+        options = {**self.options, **({} if self.date is None else {"chat_template": self._at_date})}
         try:
             return str(
                 self.tokenizer.apply_chat_template(
@@ -189,8 +288,29 @@ class ChatTemplate:
             )
         except Exception as error:
             raise DataError(
-                f"the chat template of {self.name} refuses the prompt {list(messages)!r:.200}: {error}"
+                f"the chat template of {self.name} refuses the prompt {list(messages)!r:.200} ({error}); leave such prompts out, "
+                "or give the model a template that writes them (chat_template in its tokenizer_config.json)"
             ) from error
+
+
+def _variables(template: str) -> set[str]:
+    """Return the names that a template takes from outside."""
+    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+    text = re.sub(
+        r"{%-?\s*(end)?generation\s*-?%}", "", template
+    )  # the blocks of transformers, for masks of answers
+    try:
+        return find_undeclared_variables(environment.parse(text))
+    except TemplateError:
+        return set()
+
+
+def _own_arguments(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Return the names that transformers or this library gives to a template itself."""
+    return {
+        "messages", "documents", "tools", "add_generation_prompt", "raise_exception", "strftime_now", "range", "namespace",
+        *tokenizer.special_tokens_map, *inspect.signature(tokenizer.apply_chat_template).parameters,
+    }  # fmt: skip
 
 
 def _flat(text: str) -> str:

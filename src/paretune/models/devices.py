@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import resource
+from functools import cache
 
 import psutil
 import torch
+from torch import Tensor
 
 from paretune.core.errors import ModelError, suggest
 
@@ -49,10 +51,42 @@ def present(name: str | None) -> torch.device:
     return device
 
 
+@cache
+def computes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether ``device`` multiplies matrices of the number format ``dtype``; natively or not."""
+    try:
+        ones = torch.ones(2, 2, dtype=dtype, device=device)
+        return (ones @ ones).tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    except (RuntimeError, TypeError):  # what Apple's devices say of fp64
+        return False
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Return whether ``device`` computes bfloat16 in hardware, as far as that can be known."""
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("amx_tile") or capabilities.get("avx512_bf16"))
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return computes(device, torch.bfloat16)
+
+
+def double_device(device: torch.device) -> torch.device:
+    """Return where numbers of ``device`` are computed with in fp64: there, or on the CPU where it has no fp64 (Apple's)."""
+    return device if computes(device, torch.float64) else torch.device("cpu")
+
+
+def double(values: Tensor) -> Tensor:
+    """Return ``values`` in fp64, on the device of :func:`double_device`."""
+    return values.to(double_device(values.device)).double()
+
+
 def memory_of(device: torch.device) -> float:
-    """Return the bytes of memory that a process can have on a device."""
+    """Return the bytes of memory that a process can have on a device; Apple's is the machine's own."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[1])
+    if device.type == "xpu":
+        return float(torch.xpu.get_device_properties(device).total_memory)
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     total = float(psutil.virtual_memory().total)
     return total if limit == resource.RLIM_INFINITY else min(total, float(limit))

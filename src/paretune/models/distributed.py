@@ -36,6 +36,17 @@ _SINGLE = (*LAUNCHER, "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _TAKEN = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 
 
+def check_processes(processes: int | None) -> None:
+    """Raise a ConfigError where another number of processes was started than the config asks for; None takes any number."""
+    count = launched()
+    if processes is not None and processes != count:
+        raise ConfigError(
+            f"processes: the config asks for {processes}, but {count} {'was' if count == 1 else 'were'} started; start them with "
+            f"`torchrun --nproc_per_node {processes} -m paretune run CONFIG`, or set processes={count} "
+            "(`accelerate launch --cpu` starts one, whatever its options)"
+        )
+
+
 def start(device: torch.device, processes: int | None = None) -> Accelerator:
     """Join the processes of this run and return accelerate's view of them.
 
@@ -53,12 +64,7 @@ def start(device: torch.device, processes: int | None = None) -> Accelerator:
     else:
         for name in _SINGLE:  # left over from another job, and taken for a launcher by accelerate
             os.environ.pop(name, None)
-    if processes is not None and processes != count:
-        raise ConfigError(
-            f"processes: the config asks for {processes}, but {count} {'was' if count == 1 else 'were'} started; start them with "
-            f"`torchrun --nproc_per_node {processes} -m paretune run CONFIG`, or set processes={count} "
-            "(`accelerate launch --cpu` starts one, whatever its options)"
-        )
+    check_processes(processes)
     for variable, name in _TAKEN.items():
         if os.environ.get(variable, "").lower() in ("1", "true"):
             raise ConfigError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from paretune.core.errors import ModelError
+from paretune.models.devices import double
 
 Gates: TypeAlias = "Tensor | Mapping[str, Tensor]"
 """One gate for all adapted matrices, or one for each module path."""
@@ -32,9 +33,10 @@ def soup_gates(preferences: Tensor, ranks: Sequence[int], scales: Sequence[float
             "scales; "
             "give preferences [B, M] with one column, one rank and one scale for each stacked adapter"
         )
-    device = preferences.device
-    weights = preferences.double() * torch.tensor(list(scales), dtype=torch.float64, device=device)
-    return weights.repeat_interleave(torch.tensor(list(ranks), device=device), dim=1).float()
+    weights = double(preferences)
+    weights = weights * torch.tensor(list(scales), dtype=torch.float64, device=weights.device)
+    gates = weights.repeat_interleave(torch.tensor(list(ranks), device=weights.device), dim=1)
+    return gates.float().to(preferences.device)
 
 
 def block_gates(blocks: Sequence[tuple[int, float]]) -> Tensor:
@@ -78,7 +80,7 @@ def nearest_anchor(preferences: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor
             f"preferences {list(preferences.shape)} and anchors {list(anchors.shape)}; "
             "give [B, M] and at least one anchor [K, M] over the same objectives"
         )
-    distances = (preferences.double()[:, None] - anchors.double()[None]).abs().sum(-1).round(decimals=6)
+    distances = (double(preferences)[:, None] - double(anchors)[None]).abs().sum(-1).round(decimals=6)
     distance, choice = distances.min(dim=1)
     first = (distances == distance[:, None]).int().argmax(dim=1)
     return first.to(choice.dtype), distance

@@ -5,12 +5,14 @@ Rows end at the same position and are padded on the left, so a position more is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from paretune.core.errors import ModelError
@@ -111,6 +113,16 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
             )
     cache.layers = [GrowingLayer() for _ in cache.layers]
     return cache
+
+
+def given_cache(model: PreTrainedModel, cache: DynamicCache) -> dict[str, DynamicCache]:
+    """Return a cache as the argument of a model's forward pass, whose name is another from transformers 5.24 on."""
+    return {_name_of_cache(type(model).forward): cache}
+
+
+@functools.cache
+def _name_of_cache(forward: Callable[..., Any]) -> str:
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def position_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from paretune.core.files import fingerprint
 from paretune.data.rows import Prompt
 from paretune.models.adapter import Adapter
 from paretune.models.chat_template import PLAIN_TEMPLATE, ChatTemplate
-from paretune.models.devices import present
+from paretune.models.devices import computes, native_bfloat16, present
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB
 from paretune.models.loading import UNREAD, Held, Origin, locate, origin_of, read_model
 from paretune.models.packing import prepare
@@ -36,6 +37,7 @@ class LanguageModel:
         tags: Texts that a prompt's encoding turns into one token each, numbered on from the end of the input embedding.
             The model knows them with an adapter that has a row for each (``Adapter.tokens``); responses never hold one.
         date: The time that the chat template writes as today's, if it writes one; None for the present.
+        chat_template: Arguments of the chat template, such as ``{"enable_thinking": False}``.
         origin: Where the model comes from.
         quantization: How the frozen matrices are held: ``none``, ``nf4``, ``int8``, or ``fp4`` of a folder saved so.
     """
@@ -46,6 +48,7 @@ class LanguageModel:
     fingerprint: str
     tags: tuple[str, ...] = ()
     date: datetime | None = None
+    chat_template: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin = UNREAD
     quantization: str = "none"
 
@@ -57,7 +60,7 @@ class LanguageModel:
     @cached_property
     def template(self) -> ChatTemplate:
         """The chat template of the tokenizer."""
-        return ChatTemplate(self.tokenizer, self.name, self.date)
+        return ChatTemplate(self.tokenizer, self.name, self.date, self.chat_template)
 
     @cached_property
     def turn_end(self) -> int:
@@ -68,7 +71,7 @@ class LanguageModel:
     def context(self) -> int | None:
         """The number of positions that the model has, for a prompt and its answer together; None where it states none."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(positions) if positions else None
+        return int(positions) if positions and positions > 0 else None
 
     def room(self, most: int) -> int:
         """Return the limit of tokens for prompt and response together: ``most``, or fewer where the model has fewer positions."""
@@ -82,17 +85,26 @@ class LanguageModel:
         eos = self.tokenizer.eos_token_id
         return frozenset([self.turn_end, *listed, *([] if eos is None else [int(eos)])])
 
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, where: str = "") -> list[int]:
         """Return the token ids of a prompt, ready for the assistant's answer (one BOS at most).
+
+        Args:
+            prompt: The messages.
+            where: Where the prompt comes from, such as ``file:line``; messages begin with it.
 
         Raises:
             DataError: The chat template refuses the prompt, drops, changes or repeats a text of it, or changes the number of its
                 tags.
         """
         messages = [{"role": message.role, "content": message.content} for message in prompt]
-        text = self.template.prompt(messages)
+        try:
+            text = self.template.prompt(messages)
+        except DataError as error:
+            raise DataError(f"{where}: {error}" if where else str(error)) from error
         reader, numbers = self._reader
-        ids = reader(text, add_special_tokens=self.template.lacks_bos).input_ids
+        ids = (
+            self._begun(text) if self.template.lacks_bos else reader(text, add_special_tokens=False).input_ids
+        )
         # A template that cuts something out of a text may break a tag, or make one out of what a user wrote.
         written = sum(message.content.count(tag) for message in prompt for tag in self.tags)
         read = sum(i in numbers for i in ids)
@@ -105,8 +117,21 @@ class LanguageModel:
 
     def encode_text(self, text: str) -> list[int]:
         """Return the token ids of a text that is no conversation, as the tokenizer begins one."""
-        reader, numbers = self._reader
-        return [numbers.get(i, i) for i in reader(text).input_ids]
+        _, numbers = self._reader
+        return [numbers.get(i, i) for i in self._begun(text)]
+
+    def _begun(self, text: str) -> list[int]:
+        """Return the numbers of a text as the tokenizer begins it, with a BOS where it knows one, and without its end."""
+        reader, _ = self._reader
+        ids = list(reader(text).input_ids)
+        return ids[: len(ids) - self._closing] if self._closing else ids
+
+    @cached_property
+    def _closing(self) -> int:
+        """The number of tokens with which the tokenizer ends a text, such as an EOS."""
+        plain, whole = (list(self.tokenizer("x", add_special_tokens=add).input_ids) for add in (False, True))
+        start = next((n for n in range(len(whole)) if whole[n : n + len(plain)] == plain), 0)
+        return max(0, len(whole) - start - len(plain))
 
     @cached_property
     def _reader(self) -> tuple[PreTrainedTokenizerBase, dict[int, int]]:
@@ -141,7 +166,7 @@ class LanguageModel:
     def fingerprints_in(self, quantization: str) -> tuple[str, ...]:
         """Return the :attr:`fingerprints` that this model has where its matrices are held in ``quantization``."""
         known = (self.origin.weights, *self.origin.earlier)
-        return tuple(_identity(each, self.tokenizer, quantization) for each in known)
+        return tuple(_identity(each, self.tokenizer, quantization, self.chat_template) for each in known)
 
     @property
     def hub_name(self) -> str:
@@ -181,11 +206,13 @@ class LanguageModel:
     def encode_response(self, text: str, truncated: bool = False) -> list[int]:
         """Return the token ids of a response, closed by the end of turn unless the response was cut.
 
-        It is read behind what stands before it in the template, so that its tokens are those that the model itself would write.
+        It is read behind what stands before it in the template, so that its tokens are those that the model itself would write:
+        with its thought, or with what the template writes in place of one.
         """
         before, space = self.template.opening
         if self.template.trims:
             text = text.lstrip() if truncated else text.strip()
+        text = self.template.written(text)
         lead = before + ("" if text.startswith(space) else space)
         opening = self._opening
         ids = list(self.tokenizer(lead + text, add_special_tokens=False).input_ids)
@@ -200,8 +227,16 @@ class LanguageModel:
         return list(self.tokenizer(self.template.opening[0], add_special_tokens=False).input_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of response tokens without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Return the text of response tokens without special tokens, with its whole thought where there is one."""
+        return self.template.answer(self.text(ids).strip())
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens without special tokens, but for those of which the markers of thought are made."""
+        kept = self.template.kept
+        if not kept.intersection(ids):
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        special = set(self.tokenizer.all_special_ids) - kept
+        return str(self.tokenizer.decode([i for i in ids if i not in special], skip_special_tokens=False))
 
 
 def load(
@@ -211,6 +246,7 @@ def load(
     revision: str | None = None,
     quantization: Quantization | str = "auto",
     attention: str = "auto",
+    chat_template: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a causal language model for training and sampling.
 
@@ -224,11 +260,13 @@ def load(
         revision: The branch, tag or commit of a model on the hub; by default its main branch.
         quantization: How the frozen matrices are held: ``nf4`` or ``int8`` for 4 or 8 bits by bitsandbytes, ``none`` for the number
             format, or ``auto`` for what the model's folder holds.
-        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``, ``flex``
-            and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
+        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``,
+            ``flex`` and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
+        chat_template: Arguments of the chat template, such as ``{"enable_thinking": False}``.
 
     Raises:
-        ModelError: Not found, not loadable, or of an architecture that packed batches cannot run; or ``attention`` cannot run here.
+        ModelError: Not found, not loadable, without these arguments in its chat template, or of an architecture that packed batches
+            cannot run; or ``attention`` cannot run here.
     """
     from transformers.utils import logging
 
@@ -240,8 +278,12 @@ def load(
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     origin = origin_of(source)
-    identity = _identity(origin.weights, tokenizer, held)
-    lm = LanguageModel(model, tokenizer, name, identity, origin=origin, quantization=held)
+    given = dict(chat_template or {})
+    identity = _identity(origin.weights, tokenizer, held, given)
+    lm = LanguageModel(
+        model, tokenizer, name, identity, chat_template=given, origin=origin, quantization=held
+    )
+    lm.template.check_options()
     _ = lm.turn_end, lm.template.opening  # a template that writes no answer is refused now
     try:
         model.eval().requires_grad_(False)
@@ -255,16 +297,20 @@ def load(
     return lm
 
 
-def _identity(weights: str, tokenizer: PreTrainedTokenizerBase, quantization: str) -> str:
+def _identity(
+    weights: str, tokenizer: PreTrainedTokenizerBase, quantization: str, chat_template: Mapping[str, Any]
+) -> str:
     held = [] if quantization == "none" else [quantization]
-    return fingerprint(weights, fingerprint(tokenizer.chat_template, len(tokenizer)), *held)
+    arguments = [dict(chat_template)] if chat_template else []
+    return fingerprint(weights, fingerprint(tokenizer.chat_template, len(tokenizer), *arguments), *held)
 
 
 def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype]:
     """Return the device and the number format that :func:`load` chooses.
 
     Raises:
-        ModelError: A number format that is not known, or a device that is not or that this machine lacks.
+        ModelError: A number format that is not known or that the device does not compute in, or a device that is not known or that
+            this machine lacks.
     """
     resolved = present(device or None)
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
@@ -272,12 +318,9 @@ def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype
         if dtype != "auto":
             raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
         kind = torch.bfloat16 if native_bfloat16(resolved) else torch.float32
+    if not computes(resolved, kind):
+        raise ModelError(
+            f"dtype {dtype!r}: the device {resolved} does not compute in {dtype}; set dtype: float32 (--dtype float32), or another "
+            "device"
+        )
     return resolved, kind
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Return whether ``device`` computes bfloat16 in hardware."""
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("amx_tile") or capabilities.get("avx512_bf16"))
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)

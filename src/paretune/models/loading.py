@@ -98,6 +98,13 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(f"cannot load the model {name!r}: {reason}. {EXPECTED}") from error
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+        if isinstance(end, bool) or not isinstance(end, int):
+            raise ModelError(
+                f"{source / 'generation_config.json'}: eos_token_id {ends!r:.60}: expected the number of a token, or a list of "
+                "these"
+            )
     _refuse_another_model(name, report)
     check_finite(dict(model.named_parameters()), name)
     rows = model.get_input_embeddings().weight.shape[0]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,14 +18,13 @@ from transformers import PreTrainedModel
 from paretune.core.errors import ModelError, TrainingError
 from paretune.models.architecture import Reading, check_kind, read_plainly, shallow_in_float32, short_windows
 from paretune.models.frozen_linear import FrozenLinear, freeze
+from paretune.models.head import target_logps
+from paretune.models.kernels import fuse, kernels_for
 from paretune.models.packed_attention.backends import BACKENDS, Backend, capability_of, choose
 from paretune.models.packed_attention.interface import implementation
 from paretune.models.packed_attention.layout import PackedLayout
 
 logger = logging.getLogger(__name__)
-
-HEAD_CHUNK = 256
-"""Positions projected to the vocabulary at a time: bounds the logits to HEAD_CHUNK x V."""
 
 TokenGroup = tuple[Sequence[int], Sequence[Sequence[int]]]
 """Token ids of one prompt and of each of its responses."""
@@ -135,35 +133,7 @@ def packed_token_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     ).last_hidden_state[0]
     head = model.get_output_embeddings()
     assert isinstance(head, FrozenLinear)
-    return _TargetLogps.apply(hidden[batch.predictors], head, batch.targets)
-
-
-class _TargetLogps(torch.autograd.Function):
-    """Log-softmax at the targets, in chunks; the gradient is formed in the forward pass, so no logits are kept.
-
-    The head is frozen, so d logp_t / d h_t = W[target] - softmax(h_t W^T) W is known at once and is as small as h.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: FrozenLinear, targets: Tensor) -> Tensor:  # type: ignore[override]
-        logps = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        wanted = hidden.requires_grad
-        gradient = torch.empty_like(hidden) if wanted else None
-        for start in range(0, len(targets), HEAD_CHUNK):
-            part = slice(start, start + HEAD_CHUNK)
-            all_logps = head.product(hidden[part]).float().log_softmax(-1)
-            logps[part] = all_logps.gather(-1, targets[part, None])[:, 0]
-            if gradient is not None:
-                probabilities = all_logps.exp_()
-                pushed = head.transposed_product(probabilities.to(hidden.dtype))
-                gradient[part] = head.weight[targets[part]] - pushed
-        ctx.save_for_backward(gradient) if wanted else None
-        return logps
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return (outputs[0][:, None].to(gradient.dtype) * gradient), None, None
+    return target_logps(hidden[batch.predictors], head, batch.targets)
 
 
 TEXTS = (
@@ -174,8 +144,8 @@ TEXTS = (
 ROWS = 64
 """Number of tokens in the vocabulary of these."""
 FEW_LAYERS, WHOLE, ROUNDED = 1e-4, 1e-3, 0.25
-"""Largest difference of a log-probability as a share of the spread: over the first layers in float32, over a whole model in float32,
-and of half of the tokens over a whole model in a number format that rounds more."""
+"""Largest difference of a log-probability as a share of the spread: over the first layers in float32, over a whole model in
+float32, and of half of the tokens over a whole model in a number format that rounds more."""
 
 
 def prepare(model: PreTrainedModel, prepack: bool = True, attention: str = "auto") -> None:
@@ -200,6 +170,7 @@ def prepare(model: PreTrainedModel, prepack: bool = True, attention: str = "auto
             _prove_first_layers(model)
             plain = read_plainly(model, _texts(model))
             freeze(model, prepack)
+            fuse(model, kernels_for(model.device), model.device, model.dtype)
             _take_first(model, backends, plain)
     except ModelError:
         raise
@@ -235,9 +206,8 @@ def _take_first(model: PreTrainedModel, backends: Sequence[Backend], plain: Read
     for backend, following in zip(backends, [*backends[1:], None], strict=True):
         try:
             errors = _packed_errors(model, backend, plain)
-            return _check(
-                model, float(errors.max() if exact else errors.median()), WHOLE if exact else ROUNDED
-            )
+            _check(model, float(errors.max() if exact else errors.median()), WHOLE if exact else ROUNDED)
+            return
         except Exception as error:
             if following is None:
                 raise

@@ -57,6 +57,16 @@ class SingularGates:
         shared = ((self.rank, 1.0),) if self.rank else ()
         return (*shared, *((self.groups, 1.0),) * self.objectives)
 
+    def to(self, device: torch.device) -> SingularGates:
+        """Return these gates on ``device``, where they are trained."""
+
+        def moved(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+            return {path: nn.Parameter(each.detach().to(device)) for path, each in parameters.items()}
+
+        bend = self.features and tuple(moved(dict(zip("Aa", self.features, strict=True))).values())
+        scale, heads = moved(self.scale), moved(self.heads)
+        return SingularGates(moved(self.sigma), scale, self.objectives, self.groups, bend, heads)  # type: ignore[arg-type]
+
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Return ``path.sigma`` (where k > 0), ``path.scale`` and ``path.head`` of every module, in a fixed order."""
         named = {}

@@ -20,8 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from paretune.core.errors import ParetuneError
 from paretune.core.files import cache_folder, fingerprint, read_json, write_json
+from paretune.models.devices import memory_of
 from paretune.models.frozen_linear import FrozenLinear
-from paretune.models.kv_cache import growing_cache
+from paretune.models.kv_cache import given_cache, growing_cache
 from paretune.models.language_model import computing
 from paretune.models.packing import pack, packed_logps, prepare
 from paretune.models.steering import Steering
@@ -67,7 +68,7 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
         title = f"this machine, {threads} thread{'s' * (threads > 1)}"
         memory = float(psutil.virtual_memory().total)
     else:
-        title, memory = f"this machine's {resolved.type}", float(torch.cuda.mem_get_info(resolved)[1])
+        title, memory = f"this machine's {resolved.type}", memory_of(resolved)
     assumptions = (
         f"measured here in {name} on a small block with the run's own code: {rates.matmul / 1e9:.0f} GFLOP/s in products, "
         f"{rates.attention / 1e9:.0f} in attention over packed texts and {rates.decoding / 1e9:.1f} over a cache, "
@@ -152,8 +153,8 @@ def _decoding(model: PreTrainedModel, shape: Shape) -> float:
             model(
                 input_ids=torch.ones(rows, 1, dtype=torch.long, device=model.device),
                 attention_mask=torch.ones(rows, held + 1, dtype=torch.long, device=model.device),
-                past_key_values=cache,
                 use_cache=True,
+                **given_cache(model, cache),
             )
 
         return run
@@ -240,6 +241,6 @@ def _identity(device: torch.device, dtype: str) -> str:
     if (facts := Path("/proc/cpuinfo")).is_file():
         names = [line for line in facts.read_text().splitlines() if line.startswith("model name")]
         processor = names[0] if names else processor
-    kind = processor if device.type == "cpu" else torch.cuda.get_device_name(device)
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
     versions = [importlib.metadata.version(name) for name in ("paretune", "torch", "transformers")]
     return fingerprint(kind, str(device), dtype, torch.get_num_threads(), platform.node(), versions)

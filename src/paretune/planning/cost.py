@@ -36,6 +36,7 @@ class Model:
         host: Whether it runs on a CPU, with prepacked copies of its frozen matrices
             (:mod:`paretune.models.frozen_linear`) and attention in float32.
         quantization: How the matrices of the blocks are held: ``none`` in the number format, else one of :data:`BITS`.
+        memory: Bytes of the accelerator that it runs on, which decide how many logits it forms at a time; 0 on a CPU.
     """
 
     shape: Shape
@@ -45,6 +46,7 @@ class Model:
     checkpointing: bool = False
     host: bool = False
     quantization: str = "none"
+    memory: float = 0.0
 
     @property
     def quantised(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from paretune.data.rows import Prompt, Row
 from paretune.models.chat_template import PLAIN_TEMPLATE
 from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.language_model import LanguageModel
+from paretune.training.token_tables import TooLong
 
 LOOKED_AT = 256
 """Number of rows, spread evenly, whose texts are counted."""
@@ -49,6 +51,7 @@ class Texts:
         responses: Number of responses in a group.
         spread: Standard deviation of the tokens of a group.
         longest: Length of the longest prompt.
+        long: Share of the pairs that were too long, whatever happened to them.
     """
 
     count: float
@@ -57,6 +60,7 @@ class Texts:
     responses: float
     spread: float = 0.0
     longest: float = 0.0
+    long: float = 0.0
 
     @property
     def tokens(self) -> float:
@@ -75,8 +79,11 @@ class Texts:
 
 
 @cache
-def counter(model: str) -> Counter:
-    """Return the counter of a model, whose parameters are not read; nothing is downloaded."""
+def counter(model: str, chat_template: str = "{}") -> Counter:
+    """Return the counter of a model, whose parameters are not read; nothing is downloaded.
+
+    ``chat_template`` holds the arguments of its chat template as JSON.
+    """
     from transformers import AutoTokenizer
 
     path = embedded_gguf() if model == EMBEDDED else expanded(model, "model")
@@ -96,7 +103,13 @@ def counter(model: str) -> Counter:
         )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
-    reader = LanguageModel(None, tokenizer, model, "")  # type: ignore[arg-type] # encoding needs no parameters
+    reader = LanguageModel(
+        None,
+        tokenizer,
+        model,
+        "",
+        chat_template=json.loads(chat_template),  # type: ignore[arg-type] # no parameters are needed
+    )
     return Counter(
         lambda prompt: len(reader.encode_prompt(prompt)),
         lambda text, cut: len(reader.encode_response(text, cut)),
@@ -115,34 +128,51 @@ def of_rows(rows: Sequence[Row], count: Counter) -> Texts:
     return _texts(len(rows), prompts, responses)
 
 
-def of_pairs(pairs: Sequence[Pair], count: Counter, limit: int) -> Texts:
-    """Return pairs, without those whose prompt and longer response have more than ``limit`` tokens."""
+def of_pairs(pairs: Sequence[Pair], count: Counter, limit: int, rule: TooLong = "drop") -> Texts:
+    """Return pairs; ``rule`` is what happens to those whose prompt and longer response have more than ``limit`` tokens."""
     some = _spread_evenly(pairs)
-    prompts = [count.prompt(pair.prompt) for pair in some]
-    both = [
-        [
-            count.response(pair.chosen, pair.chosen_truncated),
-            count.response(pair.rejected, pair.rejected_truncated),
-        ]
+    read = [
+        (
+            count.prompt(pair.prompt),
+            [
+                count.response(pair.chosen, pair.chosen_truncated),
+                count.response(pair.rejected, pair.rejected_truncated),
+            ],
+        )
         for pair in some
     ]
-    kept = [n for n in range(len(some)) if prompts[n] + max(both[n]) <= limit]
-    share = len(kept) / max(1, len(some))
-    return _texts(len(pairs) * share, [prompts[n] for n in kept], [both[n] for n in kept])
+    return _within(len(pairs), read, limit, rule)
 
 
-def any_pair(part: ScoredDataset, count: Counter, limit: int) -> Texts:
+def any_pair(part: ScoredDataset, count: Counter, limit: int, rule: TooLong = "drop") -> Texts:
     """Return two of the responses of each row: before scoring it is not known which pair is trained on."""
     several = sum(len(row.responses) > 1 for row in part.rows)
     some = [row for row in _spread_evenly(part.rows) if len(row.responses) > 1]
-    texts = of_rows(some, count)
-    short = [
-        count.prompt(row.prompt) + max(map(count.response, row.responses, row.truncated)) <= limit
-        for row in some
-    ]
-    share = sum(short) / max(1, len(short))
+    read = [(count.prompt(row.prompt), [*map(count.response, row.responses, row.truncated)]) for row in some]
+    texts = _within(several, read, limit, rule)
     spread = texts.spread * (2 / max(texts.responses, 2)) ** 0.5
-    return Texts(several * share, texts.prompt, texts.response, 2, spread, texts.longest)
+    return replace(texts, responses=2, spread=spread)
+
+
+def _within(total: int, read: Sequence[tuple[int, list[int]]], limit: int, rule: TooLong) -> Texts:
+    """Return texts of which ``read`` has the tokens of some, prompt and responses, after ``rule`` was applied to long ones."""
+    fitted = [_fitted(prompt, responses, limit, rule) for prompt, responses in read]
+    kept = [one for one in fitted if one is not None]
+    long = sum(prompt + max(responses) > limit for prompt, responses in read)
+    count = total * len(kept) / max(1, len(read))
+    texts = _texts(count, [prompt for prompt, _ in kept], [responses for _, responses in kept])
+    return replace(texts, long=long / max(1, len(read)))
+
+
+def _fitted(prompt: int, responses: list[int], limit: int, rule: TooLong) -> tuple[int, list[int]] | None:
+    longest = max(responses)
+    if prompt + longest <= limit or rule == "refuse":
+        return prompt, responses
+    if rule == "cut" and prompt < limit:
+        return prompt, [min(length, limit - prompt) for length in responses]
+    if rule == "prompt-left" and longest + TEMPLATE < limit:
+        return limit - longest, responses
+    return None
 
 
 def _texts(count: float, prompts: Sequence[int], responses: Sequence[Sequence[int]]) -> Texts:

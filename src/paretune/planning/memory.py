@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from paretune.models.head import HEAD_CHUNK, chunk_for
 from paretune.planning.cost import MASTER, Decoding, Model, cache_bytes
 from paretune.planning.work import Step
 
@@ -62,13 +63,18 @@ def matrix_at_work(model: Model) -> float:
     return max(inside * out for inside, out in model.shape.linears.values()) * model.size * model.quantised
 
 
-def training_parts(model: Model, step: Step, chunk: int) -> Parts:
+def positions(model: Model) -> int:
+    """Return the number of positions whose logits are held at a time, see :mod:`paretune.models.head`."""
+    free = model.memory - frozen_bytes(model)
+    return chunk_for(max(free, 0.0), model.shape.vocabulary, model.size) if model.memory else HEAD_CHUNK
+
+
+def training_parts(model: Model, step: Step) -> Parts:
     """Return what a step holds above the frozen model.
 
     Args:
         model: Model that is trained.
         step: The largest forward with gradients.
-        chunk: Number of positions whose logits are held at a time.
     """
     shape, tokens = model.shape, step.tokens
     blocks = kept_bytes(model) * (1 if model.checkpointing else shape.layers)
@@ -81,13 +87,13 @@ def training_parts(model: Model, step: Step, chunk: int) -> Parts:
         "optimiser": (OPTIMISER - 1) * adapter,
         "activations": tokens * (blocks + inputs + working) + matrix_at_work(model),
         "attention": attention_bytes(model, step),
-        "logits": states + logit_bytes(model, min(chunk, step.targets)),
+        "logits": states + logit_bytes(model, min(positions(model), step.targets)),
     }
 
 
-def training_bytes(model: Model, step: Step, chunk: int) -> float:
+def training_bytes(model: Model, step: Step) -> float:
     """Return the sum of :func:`training_parts`."""
-    return sum(training_parts(model, step, chunk).values())
+    return sum(training_parts(model, step).values())
 
 
 def logit_bytes(model: Model, rows: float) -> float:

@@ -17,6 +17,7 @@ from paretune.planning.lengths import Counter, Texts, any_pair, of_pairs
 from paretune.training.conditioning import Conditioning
 from paretune.training.loop import Training
 from paretune.training.rl.goal import RLSettings
+from paretune.training.token_tables import TooLong
 
 SCORING_TOKENS = 1024
 """Tokens of one forward that scores responses, see :func:`paretune.generation.generate.response_logps`."""
@@ -111,6 +112,7 @@ class Work:
         max_tokens: Longest prompt and response that is trained on.
         sampled: Responses that are sampled for each row without any; 0 where every row has some.
         assumptions: What the plan assumes, for people.
+        too_long: What happens to longer pairs, see :class:`paretune.training.token_tables.Limit`.
     """
 
     splits: Mapping[str, ScoredDataset]
@@ -124,6 +126,7 @@ class Work:
     max_tokens: int
     sampled: int = 0
     assumptions: list[str] = field(default_factory=list)
+    too_long: TooLong = "drop"
     _trained: set[Any] = field(init=False, default_factory=set)
     _read: dict[Any, tuple[float, float]] = field(init=False, default_factory=dict)
     _asked: dict[Any, float] = field(init=False, default_factory=dict)
@@ -136,13 +139,27 @@ class Work:
         key = (part, objective if objective in self.splits[part].objectives else "", choose)
         if key not in self._pairs:
             self._pairs[key] = self._pair_texts(*key)
+            self._say_long(self._pairs[key], key[1])
         return self._pairs[key]
+
+    def _say_long(self, texts: Texts, objective: str) -> None:
+        """Say once for an objective how many of its pairs are too long, and what happens to them."""
+        ends = {
+            "drop": "are left out",
+            "cut": "lose the end of their responses",
+            "prompt-left": "lose the beginning of their prompts",
+            "refuse": "would stop the run",
+        }
+        of = f" of {objective}" if objective else ""
+        said = f"about {texts.long:.2g} of the pairs{of} have more than {self.max_tokens} tokens and {ends[self.too_long]}"
+        if texts.long and not any(f"of the pairs{of} have more than" in one for one in self.assumptions):
+            self.assumptions.append(said)
 
     def _pair_texts(self, part: str, objective: str, choose: Choose) -> Texts:
         dataset, limit = self.splits[part], self.max_tokens
         if objective:
-            return of_pairs(pairs(dataset, objective, choose), self.count, limit)
-        texts = any_pair(dataset, self.count, limit)
+            return of_pairs(pairs(dataset, objective, choose), self.count, limit, self.too_long)
+        texts = any_pair(dataset, self.count, limit, self.too_long)
         K = self.rows[part].responses
         if not texts.count and self.sampled:
             texts = replace(self.rows[part], responses=2)
@@ -152,7 +169,7 @@ class Work:
     def labelled(self, part: str) -> Texts:
         """Return all pairs that some objective labels."""
         if set(self.objectives) & set(self.splits[part].objectives):
-            return of_pairs(labelled_pairs(self.splits[part]), self.count, self.max_tokens)
+            return of_pairs(labelled_pairs(self.splits[part]), self.count, self.max_tokens, self.too_long)
         return self.pair_texts(part, "", "all")
 
     def demonstrations(self, part: str) -> Texts:
@@ -279,10 +296,15 @@ class Work:
         return rows
 
     def corners(
-        self, beta: float, choose: Choose, training: Training, divergence: Divergence = "reverse-kl"
+        self,
+        beta: float,
+        choose: Choose,
+        training: Training,
+        divergence: Divergence = "reverse-kl",
+        nll: float = 0.0,
     ) -> list[Stage]:
         """Return the stages that score pairs for the single-objective models and train these; none where they are there."""
-        if not self.once("dpo", beta, choose, training, divergence):
+        if not self.once("dpo", beta, choose, training, divergence, nll):
             return []
         stages = []
         reference: list[Passes] = []

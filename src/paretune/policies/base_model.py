@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,10 @@ def load_base(
         ModelError: It cannot be loaded. Where it is not on this machine and not on the hub, the message says how to name it.
     """
     if model is not None:
-        return load(model, dtype, device, revision, quantization)
+        return load(model, dtype, device, revision, quantization, chat_template=named.chat_template)
     local = named.model == EMBEDDED or expanded(named.model, "model").exists()
     if local and not revision:
-        return load(named.model, dtype, device, None, quantization)
+        return load(named.model, dtype, device, None, quantization, chat_template=named.chat_template)
     name = named.hub or named.model
     if not is_name(name):
         raise ModelError(
@@ -51,7 +53,8 @@ def load_base(
             else f"{where}: revision {revision!r}: its base model {named.model} is a folder here; leave revision out, or {CURE}"
         )
     asked = [revision] if revision else [named.revision or None, None]
-    missing = _load_first(name, dict.fromkeys(asked), dtype, device, quantization)
+    loading = partial(load, name, dtype, device, quantization=quantization, chat_template=named.chat_template)
+    missing = _load_first(loading, dict.fromkeys(asked))
     if isinstance(missing, LanguageModel):
         return missing
     other = f"{named.model} is not on this machine, and on the hub: " if name != named.model else ""
@@ -59,13 +62,13 @@ def load_base(
 
 
 def _load_first(
-    name: str, revisions: dict[str | None, Any], dtype: str, device: str | None, quantization: str
+    loading: Callable[..., LanguageModel], revisions: dict[str | None, Any]
 ) -> LanguageModel | ModelError:
     """Return the model of the hub at the first of some revisions that can be had, or why the first cannot."""
     first: ModelError | None = None
     for revision in revisions:
         try:
-            return load(name, dtype, device, revision, quantization)
+            return loading(revision=revision)
         except ModelError as error:
             first = first or error
     assert first is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,7 @@ class Manifest(TypedDict):
     revision: NotRequired[str]
     dtype: NotRequired[Literal["auto", "float32", "bfloat16"]]
     quantization: NotRequired[Literal["none", "nf4", "fp4", "int8"]]
+    chat_template: NotRequired[dict[str, Any]]
     objectives: list[str]
     adapters: dict[str, ManifestEntry]
 
@@ -77,6 +78,7 @@ class Source:
         revision: The base model's commit on the hub; empty where it is not known.
         quantization: How the base model's matrices were held in training, see
             :func:`paretune.policies.policy_file.loaded_as`.
+        chat_template: The arguments of the base model's chat template.
     """
 
     name: str
@@ -95,11 +97,13 @@ class Source:
     revision: str = ""
     quantization: str = "none"
     trained: tuple[Preference, ...] = ()
+    chat_template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def named_base(self) -> NamedBase:
         """The base model as the policy's file or the manifest names it."""
-        return NamedBase(self.model, self.base_name if self.base_name != self.model else "", self.revision)
+        hub = self.base_name if self.base_name != self.model else ""
+        return NamedBase(self.model, hub, self.revision, self.chat_template)
 
     def used(self, preference: Preference) -> Preference:
         """Return the preference that is really served."""
@@ -187,6 +191,7 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
             prompt_ends=tuple(adapters[lora].get("prompt_ends_with", "") for lora in loras),
             dtype=facts.get("dtype", "auto"),
             quantization=facts.get("quantization", "none"),
+            chat_template=facts.get("chat_template", {}),
         )
 
     return source(facts["policy"], list(preferences)), [source(name, [name]) for name in preferences]
@@ -228,6 +233,7 @@ def _policy(folder: Path, record: FrontRecord | None) -> Source:
         dtype=facts.dtype,
         quantization=facts.quantization,
         trained=facts.trained_preferences,
+        chat_template=facts.chat_template,
     )
 
 

@@ -43,7 +43,9 @@ def export(
     adapter = stack(policy.adapters)
     if form == "lora":
         base, commit = policy.lm.portable_name, policy.lm.origin.hub.commit
-        card = lora_card(policy.name, str(used), base, commit, policy.prompt_end(used))
+        card = lora_card(
+            policy.name, str(used), base, commit, policy.prompt_end(used), policy.lm.chat_template
+        )
         to_peft(adapter, folder, gates[0], base, commit, card)
     else:
         with attached(policy.lm, adapter) as steering:
@@ -84,6 +86,7 @@ def export_grid(
         "revision": policy.lm.origin.hub.commit,
         "dtype": str(policy.lm.model.dtype).removeprefix("torch."),
         "quantization": policy.lm.quantization,
+        **({"chat_template": dict(policy.lm.chat_template)} if policy.lm.chat_template else {}),
         "objectives": list(policy.objectives),
         "adapters": adapters,
     }

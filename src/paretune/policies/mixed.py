@@ -209,13 +209,11 @@ class MixedPolicy(Policy):
         with attached(self.lm, stack(self.adapters)) as steering, steering.at(gates[owners, kinds]):
             logits = one_pass.logits_before(self.lm, prompt, response, len(kinds))  # [copies, T, V]
         T = len(response)
-        rows = torch.arange(T, device=logits.device).repeat_interleave(
-            len(kinds)
-        )  # every token is a row of its own
+        rows = torch.arange(T).repeat_interleave(len(kinds))  # every token is a row of its own
         mixed, _ = mix(
             logits.transpose(0, 1).flatten(0, 1),
             rows,
-            kinds.to(logits.device).repeat(T),
+            kinds.repeat(T),
             mixture[[0] * T],
         )
         return mixed.log_softmax(-1)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from paretune.core.errors import ModelError
+from paretune.core.bounds import Natural
+from paretune.core.errors import ModelError, PreferenceError
 from paretune.core.files import read_json
 from paretune.core.preference import Preference
+from paretune.core.settings import explained
 from paretune.models.embedded import EMBEDDED, hub_name
 
 FILE = "policy.json"
@@ -26,11 +29,13 @@ class NamedBase:
         model: The name or folder under which it was loaded.
         hub: Its name on the hub; empty where it is not known.
         revision: The commit on the hub; empty likewise.
+        chat_template: The arguments of its chat template.
     """
 
     model: str
     hub: str = ""
     revision: str = ""
+    chat_template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def is_embedded(self) -> bool:
@@ -96,6 +101,7 @@ class PolicyFile(BaseModel):
         hub: The base model's name on the hub; empty where it is not known, and in files of paretune 0.1.
         revision: The commit on the hub; empty likewise.
         quantization: How the base model's matrices were held in the run; ``none`` in files of paretune 0.1.
+        chat_template: The arguments of the base model's chat template; empty for most.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -106,7 +112,7 @@ class PolicyFile(BaseModel):
     mix: Kind
     anchors: tuple[dict[str, float], ...] = ()
     trained: tuple[dict[str, float], ...] = ()
-    adapters: int = Field(default=0, ge=0)
+    adapters: Natural = 0
     mixing: dict[str, Any] = {}
     principles: dict[str, Any] = {}
     guidance: dict[str, Any] | None = None
@@ -115,6 +121,7 @@ class PolicyFile(BaseModel):
     hub: str = ""
     revision: str = ""
     quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    chat_template: dict[str, Any] = {}
 
     @classmethod
     def read(cls, folder: Path) -> PolicyFile:
@@ -128,19 +135,21 @@ class PolicyFile(BaseModel):
             raise ModelError(
                 f"{folder}: no {FILE}; expected the folder of a policy, such as RUN/policies/modpo"
             )
+        saved = "expected a policy saved by paretune, save it again"
         try:
-            return cls.model_validate(read_json(file))
+            read = cls.model_validate(read_json(file, dict[str, Any]))
+            Preference.checked(read.objectives)
+            _ = read.anchor_preferences
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "the whole file"
-            raise ModelError(
-                f"{file}: {key}: {first['msg']}; expected a policy saved by paretune, save it again"
-            ) from error
+            raise ModelError(f"{file}: {'; '.join(explained(error, cls))}; {saved}") from error
+        except PreferenceError as error:
+            raise ModelError(f"{file}: {error}; {saved}") from error
+        return read
 
     @property
     def named_base(self) -> NamedBase:
         """The base model as this file names it."""
-        return NamedBase(self.model, self.hub, self.revision)
+        return NamedBase(self.model, self.hub, self.revision, self.chat_template)
 
     @property
     def anchor_preferences(self) -> tuple[Preference, ...]:

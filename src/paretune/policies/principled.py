@@ -199,7 +199,7 @@ class PrincipledPolicy(Policy):
         logits = torch.cat(
             [one_pass.logits_before(self.lm, ids, response) for ids in copies]
         )  # [copies, T, V]
-        T, kinds = len(response), mixture.copies[0].nonzero()[:, 0].to(logits.device)
-        rows = torch.arange(T, device=logits.device).repeat_interleave(len(kinds))
+        T, kinds = len(response), mixture.copies[0].nonzero()[:, 0]
+        rows = torch.arange(T).repeat_interleave(len(kinds))  # every token is a row of its own
         mixed, _ = mix(logits.transpose(0, 1).flatten(0, 1), rows, kinds.repeat(T), mixture[[0] * T])
         return mixed.log_softmax(-1)

@@ -66,6 +66,7 @@ def save(policy: Policy, folder: str | Path) -> None:
                 "dtype": str(lm.model.dtype).removeprefix("torch."),
                 "quantization": lm.quantization,
                 **_own(policy),
+                **({"chat_template": dict(lm.chat_template)} if lm.chat_template else {}),
             },
         )
 

@@ -117,7 +117,13 @@ def push(
     check_repository(repository)
     facts = PolicyFile.read(source)
     facts = _portable(facts, source, base)
-    about = replace(about, base_model=facts.hub, policy=facts.name, place=repository)
+    about = replace(
+        about,
+        base_model=facts.hub,
+        policy=facts.name,
+        place=repository,
+        chat_template=facts.chat_template,
+    )
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "policy"
         _write(source, facts, about, folder)
@@ -166,8 +172,8 @@ def send(
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ParetuneError(
-            f"{repository}: the hub did not take it ({reason_of(error)}); a token with the right to write is read from HF_TOKEN, or "
-            "from what `hf auth login` kept"
+            f"{repository}: the hub did not take it ({reason_of(error)}); a token with the right to write is read from HF_TOKEN, "
+            "or from what `hf auth login` kept"
         ) from error
     return str(made)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ class About:
         licence: The licence of the policy, as the hub writes it (``apache-2.0``); empty takes that of the record.
         policy: The policy that the card is of; empty for a run with all its policies.
         place: What :func:`paretune.load_policy` is given to load it; empty for the folder of the policy in its run.
+        chat_template: The arguments of the base model's chat template.
     """
 
     base_model: str = ""
@@ -54,6 +56,7 @@ class About:
     licence: str = ""
     policy: str = ""
     place: str = ""
+    chat_template: Mapping[str, Any] = field(default_factory=dict)
 
 
 NOTHING = About()
@@ -85,7 +88,7 @@ def write_card(record: FrontRecord, file: str | Path, about: About = NOTHING) ->
         _verdicts(record),
         _hypervolumes(record),
         _data(record),
-        _use(record, about.place),
+        _use(record, about),
         _limits(record, alone=bool(about.place)),
     ]
     write_text(file, "\n\n".join(part for part in parts if part) + "\n")
@@ -108,7 +111,7 @@ def write_card_of_policy(name: str, objectives: Sequence[str], file: str | Path,
         _head(_facts(about, "", "", [name])),
         f"# {cell(name)}\n\nOne language model that follows a preference over {cell(', '.join(objectives))}, trained with "
         "paretune. No measured front comes with it.",
-        _code(about.place or f"policies/{name}", str(preference)),
+        _code(about.place or f"policies/{name}", str(preference), about.chat_template),
     ]
     write_text(file, "\n\n".join(parts) + "\n")
 
@@ -271,13 +274,13 @@ def _data(record: FrontRecord) -> str:
     return f"{text} Licence: {cell(record.licence or 'not stated')}."
 
 
-def _use(record: FrontRecord, place: str) -> str:
+def _use(record: FrontRecord, about: About) -> str:
     policy = record.policies[0]
     text = str(Preference.of(policy.points[policy.knee].preference))
-    return _code(place or f"policies/{policy.name}", text)
+    return _code(about.place or f"policies/{policy.name}", text, about.chat_template)
 
 
-def _code(place: str, preference: str) -> str:
+def _code(place: str, preference: str, chat_template: Mapping[str, Any]) -> str:
     where = "From this folder, in Python" if place.startswith("policies/") else "In Python"
     return (
         f"## Use\n\n{where}, with `pip install paretune`:\n\n```python\n"
@@ -288,6 +291,11 @@ def _code(place: str, preference: str) -> str:
         "print(policy.generate([prompt], [preference])[0].text)\n```\n\n"
         "The base model is loaded with it, and is refused where its weights are others than those in training. Where it lies "
         "elsewhere, say so: `load_policy(..., model=FOLDER_OR_HUB_NAME)`."
+        + (
+            f" Prompts are written with the arguments `{json.dumps(dict(chat_template))}` of its chat template, as in training."
+            if chat_template
+            else ""
+        )
     )
 
 

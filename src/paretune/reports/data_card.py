@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from paretune.core.files import write_text
 from paretune.fronts.record import FrontRecord
@@ -114,7 +115,7 @@ def _head(record: FrontRecord, facts: DataFacts) -> str:
         }
         for part, files in facts.files.items()
     ]
-    entries = {
+    entries: dict[str, Any] = {
         "language": list(about.languages),
         **licence_entries(about.licence),
         "pretty_name": f"Data of {record.name}",

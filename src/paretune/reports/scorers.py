@@ -72,9 +72,9 @@ def asked_of(record: FrontRecord) -> str:
         "asked",
         "Who judged?",
         table(columns, rows, range(2, len(columns))),
-        "A model gave these scores by a rubric, or a server did. An answer without a result could not be read, or was refused; it is "
-        "never a score. A pair is compared in both orders, and a verdict that changes with the order is no preference. Tokens and "
-        "cost are those of the answers that were asked for, as the judge counts them.",
+        "A model gave these scores by a rubric, or a server did. An answer without a result could not be read, or was refused; it "
+        "is never a score. A pair is compared in both orders, and a verdict that changes with the order is no preference. Tokens "
+        "and cost are those of the answers that were asked for, as the judge counts them.",
     )
 
 

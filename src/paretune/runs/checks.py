@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from paretune.choosing.bounds import Bounds
@@ -13,6 +15,7 @@ from paretune.core.errors import ConfigError, ModelError, ParetuneError, suggest
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.data.places import is_object
+from paretune.fronts.score_table import SEED_MARK
 from paretune.methods import METHODS
 from paretune.models.devices import device_named
 from paretune.planning.shapes import ALL_LINEAR, KNOWN
@@ -78,12 +81,27 @@ def _check_names(config: RunConfig) -> None:
             raise ConfigError(str(error)) from error
     if config.sharding != "none" and config.quantization in ("nf4", "int8"):
         raise ConfigError(SHARDED_QUANTISED)
+    _check_template(config.chat_template)
     if not config.methods:
         raise ConfigError(f"methods: is empty; name at least one of {', '.join(METHODS)}")
     trackers = _trackers()
     for tracker in config.trackers:
         if tracker not in trackers:
             raise ConfigError(f"trackers: unknown tracker {tracker!r}; {suggest(tracker, trackers)}")
+
+
+def _check_template(arguments: Mapping[str, Any]) -> None:
+    for key, value in arguments.items():
+        if not isinstance(key, str) or not key.isidentifier():
+            raise ConfigError(
+                f"chat_template: {key!r:.60} is no name of an argument; write for example {{enable_thinking: false}}"
+            )
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"chat_template.{key}: {value!r:.60}: expected true, false, a number, text, or lists and mappings of these"
+            ) from error
 
 
 def _trackers() -> list[str]:
@@ -123,7 +141,7 @@ def _check_source(key: str, source: Any, optional: bool = False) -> None:
         place = f"{key}[{number}]" if isinstance(source, list) else key
         if isinstance(entry, ScoredDataset) or is_object(entry):
             continue
-        if not (isinstance(entry, (str, dict)) and entry) or (isinstance(entry, str) and "\0" in entry):
+        if not (isinstance(entry, (str, dict, Path)) and entry) or (isinstance(entry, str) and "\0" in entry):
             raise ConfigError(
                 f"{place}: expected a file, a folder, a known set or a column map, or a list of these, got {entry!r:.60}"
             )
@@ -228,9 +246,20 @@ def _check_sweep_and_endpoint(config: RunConfig) -> None:
             raise ConfigError(f"endpoint.policies: no method {name!r}; {suggest(name, config.methods)}")
     for name in config.endpoint.stages:
         _check_stages(config, name)
+    with _under("endpoint"):
+        _check_template(config.endpoint.chat_template)
 
 
 def _check_serving(config: RunConfig, known: Sequence[str] | None) -> None:
+    served = [
+        *config.methods,
+        *(f"{name}{SEED_MARK}{seed}" for name in config.methods for seed in config.sweep.seeds),
+    ]
+    for number, name in enumerate(config.serve.policies):
+        if name not in served and not (config.run_folder / "policies" / name).is_dir():
+            raise ConfigError(
+                f"serve.policies[{number}]: the run makes no policy {name!r}; {suggest(name, served)}"
+            )
     if known is None:
         return
     with _under("serve.floors"):
@@ -265,9 +294,8 @@ def _check_entry(config: RunConfig, name: str) -> None:
         )
     if "endpoint" in values:
         raise ConfigError(
-            f"methods.{name}.endpoint: a run has one endpoint, under endpoint:. It can sample answers between stages of training, "
-            f"for the methods that endpoint.stages lists (of {_staged()}); answers that a method samples while it trains come from "
-            "parameters that only this process has, with another preference in every row, so no endpoint can sample them"
+            f"methods.{name}.endpoint: a run has one endpoint, under endpoint:. It can sample the answers that methods train on, "
+            f"for those that endpoint.stages lists (of {_staged()})"
         )
     entry = config.entry(name)
     if isinstance(entry.settings, RLSettings):
@@ -278,7 +306,9 @@ def _check_entry(config: RunConfig, name: str) -> None:
 def _check_targets(config: RunConfig) -> None:
     """Raise a ConfigError where a target names no layer of a model that is known without reading it."""
     shape = KNOWN.get(config.model.lower())
-    for key, training in config.trainings() if shape is not None else ():
+    if shape is None:
+        return
+    for key, training in config.trainings():
         for target in training.targets:
             leaf = target.partition("@")[0].rpartition(".")[2]
             if leaf not in (ALL_LINEAR, *shape.linears):
@@ -288,13 +318,13 @@ def _check_targets(config: RunConfig) -> None:
 
 
 def _check_stages(config: RunConfig, name: str) -> None:
-    """Raise a ConfigError unless an endpoint can sample the answers between the stages of the entry ``name``."""
+    """Raise a ConfigError unless an endpoint can sample the answers that are trained on by the entry ``name``."""
     if name not in config.methods:
         raise ConfigError(f"endpoint.stages: no method {name!r}; {suggest(name, config.methods)}")
     entry = config.entry(name)
     if not entry.method.staged:
         raise ConfigError(
-            f"endpoint.stages: {name} has no answers between its stages that an endpoint could sample; expected methods among "
+            f"endpoint.stages: {name} trains on no answers that an endpoint could sample; expected methods among "
             f"{_staged()}"
         )
     if entry.traits.refusal:

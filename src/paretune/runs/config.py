@@ -34,9 +34,9 @@ class DataConfig(_Part):
     """The source of the preference data.
 
     Attributes:
-        source: Path, name of a known public set, ``quickstart``, ``quickstart-prompts``, ``hub:owner/name``, column map, or a list
-            of these. In Python also a data set of the ``datasets`` library or a ``ScoredDataset``, which the run keeps in its
-            folder.
+        source: Path, name of a known public set, ``quickstart``, ``quickstart-written``, ``quickstart-prompts``, a column map,
+            ``hub:owner/name``, or a list of these. In Python also a data set of the ``datasets`` library or a
+            ``ScoredDataset``, which the run keeps in its folder.
         path: Local folder of a known set.
         split: Split of the source to train on.
         test: Source of the held-out prompts; by default a share of ``source``.
@@ -135,8 +135,10 @@ class RunConfig(_Part):
         quantization: How the base model's frozen matrices are held: ``nf4`` or ``int8`` in 4 or 8 bits by bitsandbytes
             (``pip install 'paretune[quantization]'``), ``none`` in the number format, ``auto`` as the model's folder holds them.
         device: Torch device; by default an accelerator where there is one.
-        attention: Attention over packed batches: ``auto`` takes the best that the device has; ``blocks``, one call for each text, the
-            CPU's; ``varlen``, FlashAttention; ``flex``, FlexAttention; ``sdpa``, one call under a mask.
+        attention: Attention over packed batches: ``auto``, the best that the device has; ``blocks``, one call for each text, as on
+            the CPU; ``varlen``, FlashAttention; ``flex``, FlexAttention; ``sdpa``, one call under a mask.
+        chat_template: Arguments of the model's chat template, such as ``{enable_thinking: false}``; every prompt is written with
+            them, in the run and wherever its policies are used.
         processes: Number of processes that you launch (``torchrun --nproc_per_node N``); with another number the run stops at
             once. By default any number.
         sharding: Place of the base model's parameters: ``none``, in every process; ``fsdp``, divided among the processes, for a
@@ -168,6 +170,7 @@ class RunConfig(_Part):
     quantization: Quantization = "auto"
     device: str | None = None
     attention: Literal["auto", "blocks", "sdpa", "flex", "varlen"] = "auto"
+    chat_template: dict[str, Any] = Field(default_factory=dict)
     processes: Count | None = None
     sharding: Literal["none", "fsdp"] = "none"
     seed: Seed = 0
@@ -242,7 +245,14 @@ class RunConfig(_Part):
 
     def endpoint_of(self, name: str) -> Endpoint | None:
         """Return the endpoint where it samples the answers between the stages of this method, else None."""
-        return self.endpoint if self.endpoint and name in self.endpoint.stages else None
+        return self.server if self.server and name in self.server.stages else None
+
+    @property
+    def server(self) -> Endpoint | None:
+        """The endpoint, which writes prompts with the run's arguments of the chat template where it states none of its own."""
+        if self.endpoint is None or self.endpoint.chat_template or not self.chat_template:
+            return self.endpoint
+        return dataclasses.replace(self.endpoint, chat_template=self.chat_template)
 
     def grid(self, objectives: Sequence[str]) -> list[Preference]:
         """Return the preferences of this run over ``objectives``."""

@@ -9,15 +9,17 @@ from typing import Any
 
 from paretune.core.errors import ModelError
 from paretune.planning.calibrate import here
-from paretune.planning.cost import Cost, Model, Passes, decoded, packed, total
+from paretune.planning.cost import Cost, Decoding, Model, Passes, decoded, packed, total
 from paretune.planning.devices import HERE, Device, device_of, several
 from paretune.planning.devices import KNOWN as DEVICES
 from paretune.planning.memory import OPTIMISER, adapter_bytes, frozen_bytes
 from paretune.planning.shapes import Shape, shape_of
 from paretune.planning.work import SCORING_TOKENS, Stage
+from paretune.runs.asking import Asking
 from paretune.runs.config import RunConfig
 from paretune.runs.memory import HEADROOM, Saving, fitting, held, planned_model, savings, usable
 from paretune.runs.plan import Plan
+from paretune.scoring.scorer import kinds_of
 
 START_SECONDS, REPORT_SECONDS = 6.0, 1.5
 """Seconds to import the libraries; seconds to draw pictures and write the report."""
@@ -66,6 +68,7 @@ class Estimate:
         savings: What settings would save, the largest first.
         disk: Bytes in the run folder, by what they are.
         assumptions: All that was assumed.
+        asked: What judges and scoring servers will be asked.
     """
 
     model: str
@@ -81,6 +84,7 @@ class Estimate:
     settings: tuple[str, ...] = ()
     fitting: tuple[str, ...] = ()
     savings: tuple[Saving, ...] = ()
+    asked: tuple[Asking, ...] = ()
 
     @property
     def cost(self) -> Cost:
@@ -109,6 +113,7 @@ class Estimate:
             "fitting": list(self.fitting),
             "savings": {one.setting: one.saved for one in self.savings},
             "disk": {**self.disk, "total": sum(self.disk.values())},
+            "asked": [asking.to_dict() for asking in self.asked],
             "assumptions": list(self.assumptions),
         }
 
@@ -147,7 +152,7 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         machine, dtype = device_of(device), "bfloat16" if config.dtype == "auto" else config.dtype
     if dtype not in machine.rates:
         raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
-    asked = planned_model(config, shape, dtype, machine.host)
+    asked = planned_model(config, shape, dtype, machine.host, machine.memory)
     room = usable(machine.memory, machine.host)
     if config.train.gradient_checkpointing == "auto" and held(plan, asked).peak > room:
         asked = replace(asked, checkpointing=True)
@@ -189,6 +194,7 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         _in_force(config, asked),
         cures,
         tuple(savings(plan, config, asked)),
+        plan.asked,
     )
 
 
@@ -211,7 +217,7 @@ def _cost(stage: Stage, plan: Plan, config: RunConfig, model: Model, device: Dev
     rates = device.rates[model.dtype]
     works = [packed(work, model, rates) for work in stage.passes]
     works += [decoded(work, model, rates) for work in stage.decodings]
-    works += [_judging(spec, stage.judged, plan.judged_tokens, model, device) for spec in config.score]
+    works += [_judging(spec, stage.judged, plan, model, device) for spec in _once_each(config.score)]
     if stage.embedded:
         fits = sum(spec.get("head") == "fit" for spec in config.score)
         works += [_read_by_encoder(stage.embedded, plan.judged_tokens, model, device)]
@@ -227,10 +233,26 @@ def _read_by_encoder(texts: float, tokens: float, model: Model, device: Device) 
     return packed(read, replace(model, shape=ENCODER, targets=(), dtype=dtype), device.rates[dtype])
 
 
-def _judging(spec: dict[str, Any], answers: float, tokens: float, model: Model, device: Device) -> Cost:
+def _once_each(score: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of ``score`` without further heads of a reward model: it reads a text once for all of them."""
+    known: set[str] = set()
+    entries = []
+    for spec in score:
+        name = str(spec["model"]) if kinds_of(spec) == ["model"] else ""
+        if not name or name not in known:
+            entries.append(spec)
+        known.add(name)
+    return entries
+
+
+def _judging(spec: dict[str, Any], answers: float, plan: Plan, model: Model, device: Device) -> Cost:
     """Return the cost of one scorer's ratings."""
     if not answers:
         return Cost()
+    tokens = plan.judged_tokens
+    for asking in plan.asked:
+        if asking.objective == spec.get("objective"):
+            return _asking(asking, spec, answers, model, device)
     if "head" in spec:
         return _read_by_encoder(
             2 * answers, tokens, model, device
@@ -243,6 +265,19 @@ def _judging(spec: dict[str, Any], answers: float, tokens: float, model: Model, 
     forwards = answers * tokens / SCORING_TOKENS
     read = Passes(answers * tokens * passes, 0, answers * tokens**2 * passes, forwards, 2 * answers)
     return packed(read, judge, device.rates[model.dtype])
+
+
+def _asking(asking: Asking, spec: dict[str, Any], answers: float, model: Model, device: Device) -> Cost:
+    """Return the cost of the ratings of a judge or a server; a judge here is of the shape that it has."""
+    if asking.remote:
+        return Cost(seconds=answers * asking.seconds)
+    read, written = (
+        tokens / max(1.0, asking.questions) for tokens in (asking.input_tokens, asking.output_tokens)
+    )
+    shape = replace(model, shape=shape_of(str(spec["model"])), targets=())
+    batch = float(spec.get("batch_size", 16))
+    longest = min(2 * written, float(spec.get("max_new_tokens", 512)))
+    return decoded(Decoding(answers, read, written, longest, batch), shape, device.rates[model.dtype])
 
 
 def _report_seconds(config: RunConfig) -> float:

@@ -1,4 +1,4 @@
-"""The keys of a config, checked against its schema before anything heavy is loaded: a typo is said at once."""
+"""The keys and values of a config, checked against its schema before anything heavy is loaded: a mistake is said at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from paretune.core.errors import ConfigError, ParetuneError, suggest
+from paretune.core.settings import check_value
 from paretune.core.settings_words import shown
 from paretune.core.yaml_text import parse_yaml, read_yaml
+from paretune.runs.schema_types import type_of
 from paretune.runs.shipped import find_config, folder
 from paretune.scoring.scorer import checked_spec
 
@@ -75,7 +77,10 @@ def schema() -> Schema:
 
 
 def check_keys(values: Mapping[str, Any]) -> None:
-    """Raise a ConfigError where a key is unknown, or a scorer cannot be; values are checked later, with the settings' classes."""
+    """Raise a ConfigError where a key is unknown, a value is not of its type or out of bounds, or a scorer cannot be.
+
+    What depends on several values is checked later, by the settings' classes.
+    """
     whole = schema()
     properties = whole["properties"]
     for key, value in values.items():
@@ -101,9 +106,11 @@ def check_keys(values: Mapping[str, Any]) -> None:
 
 
 def _check(value: Any, part: Schema, where: str, unsaid: Sequence[str] = ()) -> None:
-    """Check the keys of a group of settings; ``unsaid`` are those that its class does not have itself."""
-    part = _group(part)
+    """Check the keys and values of a group of settings, or a value; ``unsaid`` are keys that its class does not have itself."""
+    stated, part = part, _group(part)
     known = part.get("properties", {})
+    if not known:
+        check_value(type_of(stated), value, where)
     if not isinstance(value, Mapping) or part.get("additionalProperties") is not False:
         return
     for key, inner in value.items():

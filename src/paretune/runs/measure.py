@@ -42,11 +42,12 @@ from paretune.runs.config import RunConfig
 from paretune.runs.data_files import ANSWERS_FILE, write_answers, write_card_beside
 from paretune.runs.data_files import FOLDER as DATA
 from paretune.runs.scorer_usage import keep_usage, usage_lines
-from paretune.runs.scores import scorer_cautions, scorer_facts, write_scores
+from paretune.runs.scores import scorer_cautions, scorer_facts, thought_cautions, write_scores
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.meaning import meaning
 from paretune.scoring.scorer import Scorer, release
 from paretune.training.lab import Lab
+from paretune.training.remote_stages import identity
 from paretune.training.stages import StageRecord
 
 
@@ -84,7 +85,7 @@ def write_front(
         lab.say(line)
     record = _record(config, lab, judgement, audited, splits, facts)
     about = about_data(config.data.source, config.data.test)
-    about = replace(about, base_model=lab.lm.hub_name or config.model)
+    about = replace(about, base_model=lab.lm.hub_name or config.model, chat_template=config.chat_template)
     data = (config.data.source, config.data.test)
 
     def write() -> Path:
@@ -180,11 +181,15 @@ def measure_points(
     Points are kept in ``fronts/`` under everything that decides them, and shared by policies that compute the same there.
     """
     held_out = _held_out(config, lab, test, scorers)
-    endpoint = config.endpoint
+    endpoint = config.server
     draw, sampler = None, []
     if endpoint is not None and policy.name in endpoint.policies:
         draw = drawn_by(endpoint, policy, lab.folder / "cache" / "samples", lab.team)
-        sampler = ["endpoint", endpoint.policies[policy.name]]  # it has its own random numbers
+        sampler = [
+            *identity(endpoint)[0][:1],
+            endpoint.policies[policy.name],
+            *identity(endpoint)[0][2:],
+        ]  # it has its own random numbers
     conditions = fingerprint(
         list(held_out.ids),
         config.sampling.identity(),
@@ -381,10 +386,14 @@ def _record(
         mixture=judgement.recorded_mixture(),
         comparisons=judgement.recorded_tests(),
         uncompared=tuple(judgement.uncompared),
-        cautions=(*judgement.cautions, *scorer_cautions(scorers)),
+        cautions=(*judgement.cautions, *scorer_cautions(scorers), *thought_cautions(config, judgement)),
         objectives_info={objective: meanings.get(objective, "") for objective in judgement.objectives},
         scorers={objective: scorers[objective] for objective in judgement.objectives},
-        sampling={**vars(config.sampling), "samples": config.evaluate.samples},
+        sampling={
+            **vars(config.sampling),
+            "samples": config.evaluate.samples,
+            **({"chat_template": config.chat_template} if config.chat_template else {}),
+        },
         data=DataSummary.model_validate(inspect(splits["train"]).to_dict() | {"notes": list(lab.left_out)}),
         splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},
         stages=tuple(Stage(**vars(stage)) for stage in lab.stages),

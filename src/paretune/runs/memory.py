@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,16 +12,17 @@ from paretune.core.errors import ParetuneError, lacks_memory
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.data.dataset import ScoredDataset
 from paretune.models.devices import memory_of
-from paretune.models.packing import HEAD_CHUNK
-from paretune.planning.cost import Decoding, Model
+from paretune.planning.cost import Model
 from paretune.planning.memory import (
+    Parts,
     decoding_parts,
     frozen_bytes,
+    matrix_at_work,
     training_bytes,
     training_parts,
 )
 from paretune.planning.shapes import Shape, shape_of
-from paretune.planning.work import Stage, Step
+from paretune.planning.work import Step
 from paretune.runs.config import RunConfig
 from paretune.runs.plan import Plan, plan
 from paretune.runs.run_folder import CHECKPOINTING, VERSIONS
@@ -61,22 +62,31 @@ class Held:
 
 @dataclass(frozen=True)
 class Saving:
-    """What a setting would save.
+    """What a setting would save alone.
 
     Attributes:
         setting: Key and value, as on the command line.
-        saved: Bytes less at the peak.
+        saved: Bytes less at the peak of ``where``.
+        where: ``in training``, ``in sampling``, or ``everywhere``.
     """
 
     setting: str
     saved: float
+    where: str
 
     def __str__(self) -> str:
-        return f"{self.setting} (about {in_units(self.saved)} less)"
+        return f"{self.setting} (about {in_units(self.saved)} less {self.where})"
 
 
-def planned_model(config: RunConfig, shape: Shape, dtype: str, host: bool) -> Model:
+def planned_model(config: RunConfig, shape: Shape, dtype: str, host: bool, memory: float = 0.0) -> Model:
     """Return the model of a run as a plan counts it; checkpointing that is ``auto`` is off.
+
+    Args:
+        config: Settings of the run.
+        shape: Shape of the model.
+        dtype: Number format.
+        host: Whether it runs on a CPU.
+        memory: Bytes of the accelerator otherwise.
 
     Raises:
         ModelError: Targets that no layer has.
@@ -84,7 +94,7 @@ def planned_model(config: RunConfig, shape: Shape, dtype: str, host: bool) -> Mo
     quantization = shape.stored if config.quantization == "auto" else config.quantization
     targets = tuple(shape.targeted(config.train.targets))
     rank, checkpointing = config.train.rank, config.train.checkpointing
-    return Model(shape, dtype, targets, rank, checkpointing, host, quantization)
+    return Model(shape, dtype, targets, rank, checkpointing, host, quantization, 0.0 if host else memory)
 
 
 def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
@@ -95,15 +105,7 @@ def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
         model: Model of the run.
         shrunk: Factor on the texts of a step and on the rows of a batch.
     """
-    trainings = [
-        (_training(stage, model, stage.step.scaled(shrunk)), stage.name)
-        for stage in planned.stages
-        if stage.columns
-    ]
-    samplings = [
-        (_sampling(work, model, shrunk), stage.name) for stage in planned.stages for work in stage.decodings
-    ]
-    most, where = max([*trainings, *samplings], key=lambda one: sum(one[0].values()), default=({}, ""))
+    where, most = _most([*_trainings(planned, model, shrunk), *_samplings(planned, model, shrunk)])
     parts = {"weights": frozen_bytes(model), **most}
     if model.host:
         parts["kernels by shape"] = KERNEL_BYTES * min(_kernels(planned, model), _kernel_limit())
@@ -112,12 +114,36 @@ def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
     return Held(where, parts)
 
 
-def _training(stage: Stage, model: Model, step: Step) -> Mapping[str, float]:
-    return training_parts(replace(model, rank=int(max(stage.columns))), step, HEAD_CHUNK)
+def _trainings(planned: Plan, model: Model, shrunk: float = 1.0) -> list[tuple[str, Parts]]:
+    """Return the name of each stage of training, with what it adds to the model.
+
+    The head's logits count at the chunk of a CPU: an accelerator takes larger chunks only of what is free.
+    """
+    return [
+        (
+            stage.name,
+            training_parts(replace(model, rank=int(max(stage.columns))), stage.step.scaled(shrunk)),
+        )
+        for stage in planned.stages
+        if stage.columns
+    ]
 
 
-def _sampling(work: Decoding, model: Model, shrunk: float) -> Mapping[str, float]:
-    return decoding_parts(model, replace(work, batch=max(1.0, shrunk * min(work.batch, work.rows))))
+def _samplings(planned: Plan, model: Model, shrunk: float = 1.0) -> list[tuple[str, Parts]]:
+    """Return the name of each stage that samples, with what a batch of it adds to the model."""
+    return [
+        (
+            stage.name,
+            decoding_parts(model, replace(work, batch=max(1.0, shrunk * min(work.batch, work.rows)))),
+        )
+        for stage in planned.stages
+        for work in stage.decodings
+    ]
+
+
+def _most(stages: Sequence[tuple[str, Parts]]) -> tuple[str, Parts]:
+    """Return the stage that adds the most, and what it adds."""
+    return max(stages, key=lambda one: sum(one[1].values()), default=("", {}))
 
 
 def _kernels(planned: Plan, model: Model) -> float:
@@ -142,20 +168,30 @@ def usable(memory: float, host: bool) -> float:
 
 
 def savings(planned: Plan, config: RunConfig, model: Model) -> list[Saving]:
-    """Return what each of the settings that bound memory would save alone, the largest first."""
-    now = held(planned, model)
-    found = [Saving(_smaller_steps(planned, config), now.peak - held(planned, model, 0.5).peak)]
+    """Return what the three settings that help most would save, the largest first."""
+
+    def total(stages: Sequence[tuple[str, Parts]]) -> float:
+        return sum(_most(stages)[1].values())
+
+    here, rows, rank = "in training", max(1, config.sampling.batch_size // 2), max(1, model.rank // 2)
+    _, step = _most(_trainings(planned, model))
+    now, sampled = sum(step.values()), total(_samplings(planned, model))
+    factors = step.get("adapter", 0.0) + step.get("optimiser", 0.0)
+    found = [
+        Saving(_smaller_steps(planned, config), now - total(_trainings(planned, model, 0.5)), here),
+        Saving(
+            f"sampling.batch_size={rows}", sampled - total(_samplings(planned, model, 0.5)), "in sampling"
+        ),
+        Saving(f"train.rank={rank}", factors * (1 - rank / model.rank), here),
+    ]
     if not model.checkpointing:
-        less = held(planned, replace(model, checkpointing=True))
-        found.append(Saving("train.gradient_checkpointing=true", now.peak - less.peak))
+        less = now - total(_trainings(planned, replace(model, checkpointing=True)))
+        found.append(Saving("train.gradient_checkpointing=true", less, here))
     if not model.quantised:
-        less = held(planned, replace(model, quantization="nf4"))
-        found.append(Saving("quantization=nf4", now.peak - less.peak))
-    if model.quantised or model.checkpointing:
-        rows = max(1, config.sampling.batch_size // 2)
-        less = max(0.0, now.peak - held(planned, model, 0.5).peak) if "keys and values" in now.parts else 0.0
-        found.append(Saving(f"sampling.batch_size={rows}", less))
-    return sorted(found, key=lambda one: -one.saved)[:3]
+        few = replace(model, quantization="nf4")
+        less = frozen_bytes(model) - frozen_bytes(few) - matrix_at_work(few)
+        found.append(Saving("quantization=nf4", less, "everywhere"))
+    return sorted((one for one in found if one.saved > 0), key=lambda one: -one.saved)[:3]
 
 
 def _smaller_steps(planned: Plan, config: RunConfig) -> str:
@@ -230,7 +266,7 @@ def _chosen(config: RunConfig, lab: Lab, shape: Shape | None, splits: Mapping[st
         return False
     try:
         dtype = str(lab.lm.model.dtype).removeprefix("torch.")
-        model = replace(planned_model(config, shape, dtype, host), quantization=lab.lm.quantization)
+        model = replace(planned_model(config, shape, dtype, host, memory), quantization=lab.lm.quantization)
         if _bound(config, model) <= usable(memory, host):
             return False
         without = held(plan(config, splits), replace(model, checkpointing=False))
@@ -249,6 +285,7 @@ def _chosen(config: RunConfig, lab: Lab, shape: Shape | None, splits: Mapping[st
 def _bound(config: RunConfig, model: Model) -> float:
     """Return more bytes than training needs, by the settings alone: where they are there, no plan has to be made."""
     most, columns = 0.0, model.rank
+    process = (LIBRARIES + KERNEL_BYTES * _kernel_limit()) * model.host
     objectives = max(2, len(config.objectives or config.score))
     for name in config.methods:
         entry = config.entry(name)
@@ -257,8 +294,8 @@ def _bound(config: RunConfig, model: Model) -> float:
         if entry.traits.conditioning is not None:
             columns = max(columns, entry.traits.conditioning.columns(objectives))
         step = Step(tokens, tokens, tokens * entry.training.max_tokens)
-        most = max(most, training_bytes(replace(model, rank=columns, checkpointing=False), step, HEAD_CHUNK))
-    return frozen_bytes(model) + most
+        most = max(most, training_bytes(replace(model, rank=columns, checkpointing=False), step))
+    return (frozen_bytes(model) + most + process) * (SLACK if model.host else 1.0)
 
 
 @contextmanager
@@ -287,7 +324,7 @@ def _help(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> str:
     try:
         device, kind = computing(config.dtype, config.device)
         dtype = str(kind).removeprefix("torch.")
-        model = planned_model(config, shape_of(config.model), dtype, device.type == "cpu")
+        model = planned_model(config, shape_of(config.model), dtype, device.type == "cpu", memory_of(device))
         found = savings(plan(config, splits), config, model)
     except (ParetuneError, MemoryError, OSError):
         return (

@@ -5,15 +5,20 @@ Nothing is loaded but the data and a tokenizer. A training run that ends early (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Any
 
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
+from paretune.data.load import load_data
+from paretune.data.typical import SIZES, is_here, stand_in
 from paretune.evaluation.token_kl import AUDITED
 from paretune.planning.lengths import counter, of_rows
 from paretune.planning.work import Stage, Work, inner, passes, reading
+from paretune.runs.asking import Asking, asked
 from paretune.runs.config import Entry, RunConfig
 from paretune.runs.prepare import check_responses, load_splits
 
@@ -30,12 +35,14 @@ class Plan:
         policies: Columns of the adapters that each saved policy holds.
         judged_tokens: Mean tokens of an answer that is rated, with its prompt.
         assumptions: What was assumed of the run.
+        asked: What judges and scoring servers will be asked.
     """
 
     stages: tuple[Stage, ...]
     policies: tuple[tuple[int, ...], ...]
     judged_tokens: float
     assumptions: tuple[str, ...]
+    asked: tuple[Asking, ...] = ()
 
     @property
     def runs(self) -> int:
@@ -61,15 +68,37 @@ def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -
         stages += entry.method.work(work, entry.name, entry.settings, entry.training)
     if not config.untrained:
         corners, training = config.corners()
-        stages += work.corners(corners.beta, corners.pairs, training)
+        stages += work.corners(corners.beta, corners.pairs, training, nll=corners.nll)
     stages += _front(config, work, entries)
     policies = tuple(_columns(work, entry) for entry in entries)
-    return Plan(tuple(stages), policies, work.test.prompt + work.answer, tuple(work.assumptions))
+    tokens = work.test.prompt + work.answer
+    asking = asked(config, stages, tokens, _compared(config, work))
+    if asking:
+        work.assumptions.append(
+            "a judge's answer has 150 tokens and can be read, and none is in the cache; servers answer at once what they are sent "
+            "together"
+        )
+    return Plan(tuple(stages), policies, tokens, tuple(work.assumptions), asking)
+
+
+def _compared(config: RunConfig, work: Work) -> dict[str, float]:
+    """Return objective -> pairs of training responses that its judge compares, where the data say nothing of the objective."""
+    pairs = {
+        str(spec.get("objective")): int(spec.get("pairs", 0)) for spec in config.score if "judge" in spec
+    }
+    parts = [work.rows[name] for name in ("train", "validation")]
+    return {
+        objective: sum(part.count * min(most, part.responses * (part.responses - 1) / 2) for part in parts)
+        for objective, most in pairs.items()
+        if most and objective not in work.splits["train"].objectives
+    }
 
 
 def planned(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -> Work:
     """Load the data of a run, unless they are given, and return its lengths, with nothing trained or scored so far."""
-    splits, count = splits or load_splits(config), counter(config.model)
+    said: list[str] = []
+    count = counter(config.model, json.dumps(config.chat_template))
+    splits = splits or load_splits(config, _reader(config, said))
     objectives = _objectives(config, splits)
     config.extrapolations(objectives)
     rows = {name: of_rows(part.rows, count) for name, part in splits.items()}
@@ -82,6 +111,7 @@ def planned(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None
     prompts = min(unique, config.evaluate.prompts or unique)
     test = replace(rows["test"], count=prompts, responses=float(config.evaluate.samples), response=answer)
     assumptions = [
+        *said,
         f"token counts: {count.note}",
         f"a sampled answer has {answer:.0f} tokens, the mean of the data's responses, and one of every batch has all {most}",
         "training runs take all their steps, and no stage is found finished in the run folder",
@@ -94,8 +124,27 @@ def planned(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None
         )
     return Work(
         splits, objectives, config.grid(objectives), count, rows, answer, test, config.sampling,
-        config.train.max_tokens, config.data.sample, assumptions,
+        config.train.max_tokens, config.data.sample, assumptions, config.data.too_long,
     )  # fmt: skip
+
+
+def _reader(config: RunConfig, said: list[str]) -> Callable[..., ScoredDataset]:
+    """Return what reads the data of a plan: a known set that is not on this machine is not fetched for it.
+
+    Texts of its typical lengths stand for it, which is added to ``said``.
+    """
+
+    def load(spec: Any, split: str | None, *, path: str | None = None) -> ScoredDataset:
+        if not (isinstance(spec, str) and spec in SIZES) or path is not None or is_here(spec):
+            return load_data(spec, split, path=path)
+        dataset, sizes = stand_in(spec, config.data.limit), SIZES[spec]
+        said.append(
+            f"{spec} is not on this machine: {len(dataset.rows)} prompts of about {sizes.prompt} characters with {sizes.responses} "
+            f"responses of {sizes.response} stand for it"
+        )
+        return dataset
+
+    return load
 
 
 def _objectives(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> list[str]:

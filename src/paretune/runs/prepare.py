@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from paretune.data.load import load_data
 from paretune.data.row_store import taken
 from paretune.generation.sample import sample_dataset, sample_remotely
 from paretune.models.devices import present
+from paretune.models.distributed import check_processes
 from paretune.models.hub_reach import check_hub
 from paretune.models.language_model import computing
 from paretune.models.packed_attention.backends import capability_of, choose
@@ -34,6 +35,7 @@ from paretune.scoring.scorer import Scorer, build_scorer, release, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
 from paretune.training.prompt_cuts import cut_at_start
+from paretune.training.remote_stages import identity
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def read_sources(config: RunConfig) -> Sources:
     """
     check_config(config)
     present(config.device)
+    check_processes(config.processes)
     choose(config.attention, capability_of(*computing(config.dtype, config.device)))
     if not config.score:
         raise ConfigError(
@@ -153,7 +156,9 @@ def _scored(dataset: ScoredDataset, scorers: Sequence[Scorer], lab: Lab) -> Scor
     """
     comparing = [s for s in scorers if isinstance(s, FunctionScorer) and s.comparing is not None]
     try:
-        dataset = score_dataset(dataset, [s for s in scorers if s not in comparing], lab.score_cache)
+        dataset = score_dataset(
+            dataset, [s for s in scorers if s not in comparing], lab.score_cache, leave_out=True
+        )
         for scorer in comparing:
             dataset, missing = label_dataset(dataset, scorer)
             if missing:
@@ -191,10 +196,13 @@ def _uses(part: ScoredDataset) -> tuple[str, ...]:
     )
 
 
-def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
+def load_splits(
+    config: RunConfig, load: Callable[..., ScoredDataset] = load_data
+) -> dict[str, ScoredDataset]:
     """Load the sources and split them by prompt; ``notes`` of the parts say what was left out.
 
-    Rows of a held-out prompt are no training data, where the held-out prompts have a source of their own.
+    Rows of a held-out prompt are no training data, where the held-out prompts have a source of their own. ``load`` reads a source,
+    as :func:`load_data` does.
 
     Raises:
         DataError: See :func:`load_data`; or all prompts of the source are held out.
@@ -203,7 +211,7 @@ def load_splits(config: RunConfig) -> dict[str, ScoredDataset]:
     def source(spec: Any, split: str | None) -> ScoredDataset:
         if isinstance(spec, list) and spec:
             return concatenate([source(entry, split) for entry in spec])
-        return load_data(spec, split, path=config.data.path)
+        return load(spec, split, path=config.data.path)
 
     dataset = source(config.data.source, config.data.split)
     if config.data.limit and len(dataset.rows) > config.data.limit:
@@ -260,7 +268,8 @@ def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) 
     asked = [n for n, row in enumerate(dataset.rows) if split == "test" or not row.responses]
     if positions is None or not asked:
         return dataset
-    lengths = {n: len(lab.lm.encode_prompt(dataset.rows[n].prompt)) for n in asked}
+    rows = ((n, dataset.rows[n]) for n in asked)
+    lengths = {n: len(lab.lm.encode_prompt(row.prompt, row.source)) for n, row in rows}
     short = [n for n in asked if lengths[n] + new > positions]
     if not short:
         return dataset
@@ -286,8 +295,8 @@ def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) 
     lab.leave_out(f"{len(short)} of {len(asked)} prompts ({split}) {what}: {left}")
     if not gone and not cut:
         return dataset
-    rows = enumerate(dataset.rows)
-    return replace(dataset, rows=tuple(cut.get(n, row) for n, row in rows if n not in gone))
+    kept = tuple(cut.get(n, row) for n, row in enumerate(dataset.rows) if n not in gone)
+    return replace(dataset, rows=kept)
 
 
 def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
@@ -299,17 +308,17 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
     def make(folder: Path) -> None:
         parts, asked = lab.folder / "cache" / "samples", replace(dataset, rows=tuple(bare))
         how = (config.data.sample, config.sampling, config.seed, parts)
-        if config.endpoint is None:
+        if config.server is None:
             sampled = sample_dataset(lab.lm, asked, *how)
         else:
-            remotely = partial(sample_remotely, config.endpoint, asked, *how)
+            remotely = partial(sample_remotely, config.server, asked, *how)
             # Where the weights are divided all are here, and one asks; else the first is here alone.
             sampled, _ = lab.team.once(remotely) if lab.team.sharded else remotely()
         drawn = iter(sampled.rows)
         rows = tuple(row if row.responses else next(drawn) for row in dataset.rows)
         replace(dataset, rows=rows).write(folder / "sampled.jsonl.gz")
 
-    who = lab.lm.fingerprint if config.endpoint is None else ["endpoint", config.endpoint.model]
+    who = lab.lm.fingerprint if config.server is None else identity(config.server)[0]
     key = fingerprint(dataset.fingerprint, who, config.data.sample, config.sampling.identity(), config.seed)
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
 
@@ -359,8 +368,8 @@ def _check_encoder(config: RunConfig) -> None:
         check_hub(encoder.DEFAULT_HUB_NAME)
     except ModelError as error:
         raise ModelError(
-            f"score: head: fit ({', '.join(fitted)}) reads texts by a small encoder that is not on this machine, and the hub cannot "
-            f"be asked for it: {encoder.INSTALL}"
+            f"score: head: fit ({', '.join(fitted)}) reads texts by a small encoder that is not on this machine, and the hub "
+            f"cannot be asked for it: {encoder.INSTALL}"
         ) from error
 
 

@@ -206,9 +206,13 @@ def opened(config: RunConfig, shared: bool = False) -> Lab:
             config.device,
             quantization=config.quantization,
             attention=config.attention,
+            chat_template=config.chat_template,
         )
     else:  # layer by layer to the device, as shards
-        lm = load(config.model, str(kind).removeprefix("torch."), "cpu", quantization=config.quantization)
+        name = str(kind).removeprefix("torch.")
+        lm = load(
+            config.model, name, "cpu", quantization=config.quantization, chat_template=config.chat_template
+        )
         if lm.quantization != "none":
             raise ConfigError(SHARDED_QUANTISED)
         shard_weights(lm.model, device)

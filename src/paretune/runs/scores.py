@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from paretune.core.files import write_text
+from paretune.core.thought import has_thought, is_unfinished
 from paretune.evaluation.judge import Judgement
 from paretune.fronts.front import Interval
 from paretune.fronts.record_facts import Asked, ScorerFacts
+from paretune.runs.config import RunConfig
 from paretune.scoring.bradley_terry import load_head
 from paretune.scoring.function_scorer import FunctionScorer
 from paretune.scoring.scorer import Scorer
@@ -98,3 +100,30 @@ def scorer_cautions(scorers: Mapping[str, ScorerFacts]) -> tuple[str, ...]:
                 "comparisons."
             )
     return tuple(cautions)
+
+
+def thought_cautions(config: RunConfig, judgement: Judgement) -> tuple[str, ...]:
+    """Return how many of the measured answers think before they answer, and how many were cut before an answer began."""
+    evaluations = [*judgement.everything.values(), *judgement.extrapolations.values()]
+    texts = [
+        text
+        for evaluation in evaluations
+        for point in evaluation.points
+        for answers in point.responses
+        for text in answers
+    ]
+    thinking = sum(map(has_thought, texts))
+    if not thinking:
+        return ()
+    scored = [str(spec["objective"]) for spec in config.score if spec.get("thinking", False)]
+    whole = f"; it is scored on {', '.join(scored)} (thinking: true)" if scored else ""
+    cut = sum(map(is_unfinished, texts))
+    cure = (
+        f" {cut} of them were cut within their thought, so that nothing was left to score: raise sampling.max_new_tokens, or let "
+        "the model answer at once, such as by chat_template: {enable_thinking: false}."
+        if cut
+        else ""
+    )
+    return (
+        f"{thinking} of {len(texts)} answers think first. Their thought is not part of what is scored{whole}.{cure}",
+    )

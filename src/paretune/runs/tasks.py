@@ -16,6 +16,7 @@ from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.preference import Preference
 from paretune.core.settings import as_values
 from paretune.data.dataset import ScoredDataset
+from paretune.methods.base import Inputs
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
 from paretune.runs.measure import measure_points
@@ -139,7 +140,7 @@ def _do(here: SweepContext, task: Task) -> dict[str, Any]:
         dpo, training = config.corners()
         (objective,) = (name for name, weight in asked.as_dict().items() if weight)
         with lab.trained_by(training):
-            adapter = lab.dpo(objective, here.splits["train"], here.splits["validation"], dpo.beta, dpo.pairs)
+            adapter = Inputs(lab, here.splits["train"], here.splits["validation"]).corner(objective, dpo)
         return _measured(here, Policy.anchors("corners", lab.lm, objectives, [adapter], [asked]), asked)
     asked_for = [Preference.parse(task.preference, objectives)] if task.preference else []
     trained_for = asked_for if asked_for and separable(config, task.method) else config.grid(objectives)
@@ -188,7 +189,7 @@ def _key(here: SweepContext, task: Task) -> str:
         method = [as_values(config.entry(next(iter(config.methods))).settings)]
     elif task.kind in ("corner", "prepare"):
         dpo, training = config.corners()
-        method = [asdict(dpo), _trained_by(training)]
+        method = [as_values(dpo), _trained_by(training)]
     return fingerprint(
         asdict(task),
         method,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paretune.core.errors import ConfigError, ModelError
+from paretune.core.errors import ModelError
 from paretune.core.files import expanded, file_digest, fingerprint, read_json
 from paretune.core.tensor_file import check_readable, tensor_formats
 
@@ -149,11 +149,11 @@ def load_classifier(folder: Path, device: str | None = None, quantization: str |
     Args:
         folder: Folder of the model.
         device: Torch device; by default an accelerator if there is one.
-        quantization: ``int8`` keeps its matrices in 8 bits; None as they are.
+        quantization: ``int8`` or ``nf4`` holds its matrices in 8 or 4 bits; None as they are.
 
     Raises:
-        ModelError: The model cannot be loaded, weights such as the classification head are missing, or the head has another width.
-        ConfigError: The package that 8 bits need is not installed.
+        ModelError: The model cannot be loaded, weights such as the classification head are missing, the head has another width, or
+            the package that fewer bits need is not installed.
     """
     return _load(folder, "AutoModelForSequenceClassification", device, (), quantization)
 
@@ -176,6 +176,7 @@ def _load(
     import torch
     import transformers
 
+    from paretune.models.devices import computes
     from paretune.models.language_model import computing
     from paretune.models.tensors import check_finite
 
@@ -183,8 +184,8 @@ def _load(
         transformers.utils.logging.disable_progress_bar()
     for file in sorted(folder.glob("*.safetensors")):
         tensor_formats(file)
-    target, _ = computing("auto", device)
-    settings = {} if quantization is None else _in_8_bits(target)
+    target, number_format = computing("auto", device)
+    settings = {} if quantization is None else _held(folder, quantization, number_format, target)
     said = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # what does not fit is said below
     try:
@@ -195,7 +196,7 @@ def _load(
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            dtype=torch.float32 if target.type == "cpu" else "auto",
+            dtype="auto" if target.type != "cpu" and computes(target, torch.bfloat16) else torch.float32,
             **settings,
         )
     except Exception as error:
@@ -220,18 +221,19 @@ def _load(
     return Frozen(model.eval().requires_grad_(False), tokenizer, _limit(folder, model, tokenizer))
 
 
-def _in_8_bits(target: torch.device) -> dict[str, Any]:
-    """Return what ``from_pretrained`` needs to keep matrices in 8 bits (LLM.int8(), arXiv 2208.07339).
+def _held(folder: Path, quantization: str, kind: torch.dtype, target: torch.device) -> dict[str, Any]:
+    """Return what ``from_pretrained`` needs to hold the matrices of a model in fewer bits.
 
     Raises:
-        ConfigError: bitsandbytes is not installed.
+        ModelError: bitsandbytes is not installed, or the folder is quantised in another way.
     """
-    from transformers import BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
+    from transformers import AutoConfig
 
-    if not is_bitsandbytes_available():
-        raise ConfigError("quantization: int8 needs bitsandbytes: pip install 'paretune[quantised]'")
-    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": target}}
+    from paretune.models.quantised import chosen, loading_options, stored_as
+
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    stored = stored_as(config, str(folder))
+    return loading_options(config, chosen(quantization, stored, str(folder)), stored, kind, target)
 
 
 def _limit(folder: Path, model: Any, tokenizer: Any) -> int:

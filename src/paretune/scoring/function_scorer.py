@@ -82,6 +82,7 @@ class FunctionScorer:
         comparing: How it compares pairs, where training data are to be compared rather than scored.
         leaves_out: Whether a row without a score is left out, rather than an error.
         release: Gives back the memory of its model; the next call loads it again.
+        thinking: Whether the thought before an answer is scored too.
     """
 
     objective: str
@@ -95,6 +96,7 @@ class FunctionScorer:
     comparing: Comparing | None = None
     leaves_out: bool = False
     release: Callable[[], None] = field(default=lambda: None, compare=False)
+    thinking: bool = False
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]

@@ -50,6 +50,7 @@ def judge(
     key: str = "PARETUNE_JUDGE_KEY",
     dtype: str = "auto",
     device: str | None = None,
+    quantization: str = "auto",
     batch_size: int = 16,
     across_prompts: bool = True,
     unscored: str = "stop",
@@ -79,6 +80,7 @@ def judge(
         key: Environment variable that holds the API key.
         dtype: Number format of a judge here.
         device: Torch device of a judge here.
+        quantization: How a judge here is held: ``auto``, ``none``, ``nf4`` or ``int8``.
         batch_size: Questions that a judge here answers together.
         across_prompts: Whether its grades can be compared across prompts.
         unscored: What becomes of a response without a score, once all others are scored: ``stop`` ends the run with a message that
@@ -110,7 +112,10 @@ def judge(
         server = served(url, model, concurrency, retries, timeout, key)
         answering = remote_judge(server, body or {}, sampling, tries, seed)
     else:
-        answering = local_judge(model, dtype, device, sampling, tries, seed)
+        from paretune.models.quantised import check_quantization  # it loads torch
+
+        check_quantization(quantization)
+        answering = local_judge(model, dtype, device, quantization, sampling, tries, seed)
     usage = Usage()
     decides = [answering.identity, criteria.fingerprint, sampling.identity(), tries, seed]
 

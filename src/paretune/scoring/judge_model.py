@@ -171,7 +171,13 @@ def _reply(text: str) -> Reply:
 
 
 def local_judge(
-    model: str, dtype: str, device: str | None, sampling: Sampling, tries: int, seed: int
+    model: str,
+    dtype: str,
+    device: str | None,
+    quantization: str,
+    sampling: Sampling,
+    tries: int,
+    seed: int,
 ) -> JudgeModel:
     """Return a judge that is a language model in this process, loaded when it is first asked.
 
@@ -185,9 +191,10 @@ def local_judge(
     def loading() -> LanguageModel:
         from paretune.models.language_model import load
 
-        return load(model, dtype, device)
+        return load(model, dtype, device, quantization=quantization)
 
-    held = shared_model(fingerprint("language model", model, dtype, str(device)), loading)
+    fewer = [] if quantization == "auto" else [quantization]
+    held = shared_model(fingerprint("language model", model, dtype, str(device), *fewer), loading)
 
     def ask(
         questions: Sequence[Prompt],
@@ -210,7 +217,9 @@ def local_judge(
                 keep(start + row, reply)
         return Replied(replies, {})
 
-    return JudgeModel(Path(model).name, fingerprint(weights, dtype), ask, sampling, tries, seed, held.free)
+    return JudgeModel(
+        Path(model).name, fingerprint(weights, dtype, *fewer), ask, sampling, tries, seed, held.free
+    )
 
 
 def remote_judge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 
@@ -13,6 +14,8 @@ def meaning(spec: Mapping[str, Any]) -> str:
     '+1 for every 10 words fewer, down to 15 words'
     >>> meaning({"objective": "safe", "model": "owner/reward", "index": 1})
     'model owner/reward, index 1'
+    >>> meaning({"objective": "kind", "judge": "rubrics/kind.md", "model": "big", "direction": "lower"})
+    'the grade of big by the rubric kind.md, lower is better'
     """
     options = {"direction": "higher", **_DEFAULTS.get(str(spec.get("rule")), {}), **spec}
     lower = options["direction"] == "lower"
@@ -44,6 +47,9 @@ def meaning(spec: Mapping[str, Any]) -> str:
             sign = "−1" if lower else "+1"
             often = "every time that" if options["how"] == "count" else "a text in which"
             return f"{sign} for {often} {options.get('pattern')} occurs"
+    if "judge" in spec:
+        better = "lower" if lower else "higher"
+        return f"the grade of {options.get('model')} by the rubric {PurePath(str(spec['judge'])).name}, {better} is better"
     return _settings(spec)
 
 

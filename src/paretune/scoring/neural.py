@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def sequence_classifier(
         device: Torch device; by default an accelerator if there is one.
         across_prompts: Whether its scores can be compared across prompts. False for a model trained on comparisons alone, whose
             scores have an arbitrary part that depends on the prompt.
-        quantization: ``int8`` keeps the matrices of the model in 8 bits, which takes about half the memory; by default as they are.
+        quantization: ``int8`` or ``nf4`` holds the matrices of the model in 8 or 4 bits; by default as they are.
 
     Raises:
         ModelError: There is no such model, it has no trained head, or no logit ``index``.
@@ -60,7 +60,7 @@ def sequence_classifier(
     if not isinstance(across_prompts, bool):
         raise ConfigError(f"across_prompts: {across_prompts!r}: expected true or false")
     if quantization is not None:
-        choice("quantization", quantization, ("int8",))
+        choice("quantization", quantization, ("int8", "nf4"))
     folder = encode.locate(name_or_folder)
     if index >= (heads := encode.heads_of(folder)):
         raise ModelError(f"index {index}: {folder} has {heads} outputs, expected 0..{heads - 1}")
@@ -128,6 +128,7 @@ def implicit_reward(
     beta: float | None = None,
     dtype: str = "auto",
     device: str | None = None,
+    chat_template: Mapping[str, Any] | None = None,
 ) -> FunctionScorer:
     """Score with the reward that a preference-trained adapter implies: beta (log pi - log pi_ref), in units of reward.
 
@@ -142,6 +143,7 @@ def implicit_reward(
         beta: Strength of the KL penalty in training; by default the value stored with the adapter.
         dtype: Data type, as in :func:`paretune.models.language_model.load`.
         device: Torch device, as there.
+        chat_template: Arguments of the chat template that it was trained with, as there.
 
     Raises:
         ModelError: There is no such adapter, or it was trained on another base model.
@@ -164,9 +166,11 @@ def implicit_reward(
         from paretune.models.language_model import load
 
         held = str(adapter.info.get("quantization", "none"))
-        return load(base, dtype, device, quantization="auto" if held in ("none", "fp4") else held)
+        held = "auto" if held in ("none", "fp4") else held
+        return load(base, dtype, device, quantization=held, chat_template=chat_template)
 
-    model = shared_model(fingerprint("language model", base, dtype, str(device)), loading)
+    named = "language model", base, dtype, str(device), *([dict(chat_template)] if chat_template else [])
+    model = shared_model(fingerprint(*named), loading)
 
     def function(
         prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from paretune.core.errors import ScoreError
+from paretune.core.thought import without_thought
 from paretune.data.dataset import ScoredDataset
 from paretune.data.row_store import gather
 from paretune.data.rows import Comparison, Row
@@ -72,8 +73,9 @@ def _compared(
     if scorer.comparing is None:  # label_dataset has checked it
         return []
     rows = [(dataset.rows[number], a, b) for number, a, b in places]
+    said = str if scorer.thinking else without_thought
     return scorer.comparing.function(
         [row.prompt for row, _, _ in rows],
-        [(row.responses[a], row.responses[b]) for row, a, b in rows],
+        [(said(row.responses[a]), said(row.responses[b])) for row, a, b in rows],
         [(row.truncated[a], row.truncated[b]) for row, a, b in rows],
     )

@@ -221,8 +221,8 @@ class FunctionProcess:
         if not isinstance(answer, dict):
             self.end()
             raise ScoreError(
-                "wrote into the pipe by which it answers, a file that it did not open; let it write to standard output, or to files "
-                "that it opens"
+                "wrote into the pipe by which it answers, a file that it did not open; let it write to standard output, or to "
+                "files that it opens"
             )
         return answer
 

@@ -149,7 +149,8 @@ def _values(file: Path, text: str) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ConfigError(f"expected settings with the text under rubric:, got {values!r:.60}")
         return values
-    head, body = {}, text
+    head: Any = {}
+    body = text
     if match := re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n", text, re.DOTALL | re.MULTILINE):
         head, body = parse_yaml(match[1]) or {}, text[match.end() :]
         if not isinstance(head, dict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from paretune.core.errors import ConfigError, ScoreError, suggest
 from paretune.core.files import fingerprint
 from paretune.core.progress import progress
+from paretune.core.thought import without_thought
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Prompt
 from paretune.scoring.cache import ScoreCache
@@ -51,6 +53,10 @@ class Scorer(Protocol):
     def across_prompts(self) -> bool:
         """Whether scores of responses to different prompts can be compared."""
 
+    @property
+    def thinking(self) -> bool:
+        """Whether it is given the thought before an answer too; else it is given the answer alone."""
+
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
     ) -> np.ndarray:
@@ -73,6 +79,8 @@ NAME_MODELS = ("endpoint", "judge")
 def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
     """Return the scorer of a config entry: ``objective``, ``rule`` or a key of ``KINDS``, and the options of that scorer.
 
+    With ``thinking: true`` it scores the thought before an answer too (:mod:`paretune.core.thought`).
+
     Example: ``build_scorer({"objective": "concise", "rule": "length", "unit": "words"})``.
 
     Raises:
@@ -82,9 +90,12 @@ def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
     objective = checked_spec(spec)
     make, given, options = _parts(spec)
     try:
-        return make(*given, **options)
+        scorer = make(*given, **options)
     except ConfigError as error:
         raise ConfigError(f"scorer of {objective!r}: {error}") from error
+    if not spec.get("thinking", False):
+        return scorer
+    return replace(scorer, thinking=True, fingerprint=fingerprint(scorer.fingerprint, "thinking"))
 
 
 def checked_spec(spec: Mapping[str, Any]) -> str:
@@ -109,12 +120,16 @@ def checked_spec(spec: Mapping[str, Any]) -> str:
         choice(f"scorer of {objective!r}: rule", subject, RULES)
     elif not isinstance(subject, str) or not subject:
         raise ConfigError(f"scorer of {objective!r}: {kind}: {subject!r}: expected a name")
+    if not isinstance(spec.get("thinking", False), bool):
+        raise ConfigError(
+            f"scorer of {objective!r}: thinking: {spec['thinking']!r}: expected true or false (whether thought is scored)"
+        )
     make, given, options = _parts(spec)
     parameters = list(inspect.signature(make).parameters.values())[len(given) :]
     for key in options:
         if key not in (names := [p.name for p in parameters]):
             raise ConfigError(
-                f"scorer of {objective!r}: unknown key {key!r}: {suggest(str(key), ['objective', kind, *names])}"
+                f"scorer of {objective!r}: unknown key {key!r}: {suggest(str(key), ['objective', kind, 'thinking', *names])}"
             )
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name not in options:
@@ -140,7 +155,7 @@ def _parts(
 ) -> tuple[Callable[..., FunctionScorer], tuple[object, ...], dict[str, Any]]:
     """Return the function that makes the scorer of an entry, what it is given by position, and by name."""
     (kind,) = kinds_of(spec)
-    options = {key: value for key, value in spec.items() if key not in ("objective", kind)}
+    options = {key: value for key, value in spec.items() if key not in ("objective", kind, "thinking")}
     if kind == "rule":
         return RULES[spec[kind]], (spec["objective"],), options
     return KINDS[kind], (spec["objective"], spec[kind]), options
@@ -156,8 +171,11 @@ def score_texts(
     truncated: Sequence[bool] | None = None,
     cache: ScoreCache | None = None,
     sources: Sequence[str] | None = None,
+    leave_out: bool = False,
 ) -> np.ndarray:
     """Return the scorer's raw scores ``[n]`` float64; equal rows (prompt, response, truncation) are scored once.
+
+    What a response thinks is left out, unless the scorer wants it; of one that was cut in its thought nothing is left.
 
     Args:
         scorer: The scorer.
@@ -166,11 +184,11 @@ def score_texts(
         truncated: Whether each response was cut by the token limit; by default none was.
         cache: Scores on disk, read and added to; None keeps none.
         sources: Names of the rows in errors.
+        leave_out: Whether rows without a score are NaN, where the scorer's settings leave such rows out.
 
     Raises:
         ScoreError: The scorer failed; the message names the objective and the row. Scores before the failure are in the cache.
-            Where single rows got none, all others are scored first, and the message counts them; a scorer that leaves such rows
-            out returns NaN for them instead.
+            Where single rows got none, all others are scored first, and the message counts them.
     """
     count = len(responses)
     truncated = [False] * count if truncated is None else truncated
@@ -179,6 +197,8 @@ def score_texts(
             f"objective {scorer.objective!r}: {len(prompts)} prompts, {count} responses, {len(truncated)} "
             f"truncation marks, {'no' if sources is None else len(sources)} sources; expected equally many"
         )
+    if not scorer.thinking:
+        responses = [without_thought(response) for response in responses]
     keys = [
         fingerprint(scorer.fingerprint, [[m.role, m.content] for m in p], r, bool(t))
         for p, r, t in zip(prompts, responses, truncated, strict=True)
@@ -211,12 +231,12 @@ def score_texts(
             if stopped:
                 break
             advance(len(rows))
-    if unscored and (stopped or not _left_out(scorer)):
+    if unscored and (stopped or not (leave_out and _leaves_out(scorer))):
         raise ScoreError(_failures(scorer.objective, unscored, len(todo), sources, cure))
     return np.array([known.get(key, np.nan) for key in keys], dtype=np.float64)
 
 
-def _left_out(scorer: Scorer) -> bool:
+def _leaves_out(scorer: Scorer) -> bool:
     return isinstance(scorer, FunctionScorer) and scorer.leaves_out
 
 
@@ -239,9 +259,14 @@ def release(scorers: Sequence[Scorer | None]) -> None:
 
 
 def score_dataset(
-    dataset: ScoredDataset, scorers: Sequence[Scorer], cache: ScoreCache | None = None
+    dataset: ScoredDataset,
+    scorers: Sequence[Scorer],
+    cache: ScoreCache | None = None,
+    leave_out: bool = False,
 ) -> ScoredDataset:
     """Return the data set with each scorer's raw scores of every response, in place of older scores of its objective.
+
+    With ``leave_out`` a response without a score is NaN, where the scorer's settings leave such rows out.
 
     Raises:
         ScoreError: Two scorers rate one objective, or a scorer failed (the row is named).
@@ -259,7 +284,7 @@ def score_dataset(
     prompts, responses = [item[0] for item in flat], [item[1] for item in flat]
     truncated, sources = [item[2] for item in flat], [item[3] for item in flat]
     for scorer in scorers:
-        scores = iter(score_texts(scorer, prompts, responses, truncated, cache, sources).tolist())
+        scores = iter(score_texts(scorer, prompts, responses, truncated, cache, sources, leave_out).tolist())
         dataset = dataset.with_scores(
             scorer.objective, [[next(scores) for _ in row.responses] for row in dataset.rows]
         )

@@ -122,6 +122,14 @@ def validation_error(findings: Sequence[Mapping[str, Any]]) -> ApiError:
     return ApiError(422, f"{param or 'the request'}:{value} {told}", "invalid_value", param)
 
 
+def unreadable_body(cause: BaseException) -> str:
+    """Return why the body of a request cannot be read as JSON, with what to send."""
+    reason = {UnicodeDecodeError: "it is not UTF-8", RecursionError: "it is nested too deeply"}.get(
+        type(cause), " ".join(str(cause).partition(":")[0].split())[:100] or type(cause).__name__
+    )
+    return f"the body is not valid JSON ({reason}); send JSON in UTF-8 that is not compressed"
+
+
 def _field(finding: Mapping[str, Any]) -> str:
     """Return the path of a field as people write it, without the names of the types that it may have."""
     path = [str(part)[:100] for part in finding.get("loc", ()) if part not in ("body", "query", "path")]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LEFT_OUT = {
     "function": "its scorer is a Python function, and a server runs no code that a run's folder names",
     "implicit": "its scorer needs a second copy of the base model",
+    "endpoint": "its scorer sends texts to another server, and what people write here stays here",
+    "judge": "its scorer is a judge, which sends texts to another server or needs a second language model",
 }
 """Kind of scorer -> why a server does not use it."""
 

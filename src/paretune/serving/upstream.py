@@ -78,8 +78,10 @@ class Upstream:
         kind: Kind,
         config: ServeConfig,
         key: str | None = None,
+        chat_template: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep address and LoRAs; ``loras`` is preference -> (name, text that its prompts end with)."""
+        self._chat_template = dict(chat_template or {})
         self.served = dict(served)
         self._loras, self._base, self._kind = dict(loras), base_model, kind
         self._max_running, self._held = config.max_rows + config.queue, 0
@@ -111,7 +113,8 @@ class Upstream:
         loras = dict(
             zip(together.anchors, zip(together.loras, together.prompt_ends, strict=True), strict=True)
         )
-        return cls(url, served, loras, together.base_name, kind, config, key)  # type: ignore[arg-type]
+        template = together.chat_template
+        return cls(url, served, loras, together.base_name, kind, config, key, template)  # type: ignore[arg-type]
 
     async def start(self) -> None:
         """List the LoRAs of a llama.cpp server, which numbers them; other servers take names in the request."""
@@ -232,6 +235,8 @@ class Upstream:
         if isinstance(job.prompt, str):
             return "/completions", {**body, "prompt": job.prompt + end}
         messages = [{"role": m.role, "content": m.content} for m in _ended(job.prompt, end)]
+        if self._chat_template:
+            body["chat_template_kwargs"] = self._chat_template
         return "/chat/completions", {**body, "messages": messages}
 
 

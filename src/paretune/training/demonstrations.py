@@ -18,7 +18,7 @@ from paretune.models.steering import trained
 from paretune.training.batches import Batches, held_out
 from paretune.training.learner import OneAdapter, one_adapter
 from paretune.training.loop import Group, Record, TrainingRun, fit
-from paretune.training.token_tables import Limit, Say, TooLong, logger
+from paretune.training.token_tables import Limit, Say, TooLong, logger, say_markers
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def tokenise_demonstrations(
             "raise train.max_tokens"
         )
     limit.say_cut(len(items), "responses", say)
+    say_markers(lm, [response for _, response, _ in kept], say)
     prompts, responses, wheres = zip(*kept, strict=True)
     return DemonstrationTable(prompts, responses, wheres), len(items) - len(kept)
 

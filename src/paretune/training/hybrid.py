@@ -199,6 +199,9 @@ class HybridTask:
         }
         gap = log_ratio_gap(logps[:count].view(-1, 2), table.reference[index].to(logps.device))
         pairs = pair_loss(gap, self.loss.beta, link=self.loss.link, **columns)
+        if self.loss.nll:
+            lengths = batch.lengths[:count].view(-1, 2)
+            pairs = pairs + self.loss.nll * nll_loss(logps[:count].view(-1, 2)[:, 0], lengths[:, 0])
         return pairs, imitated, batch.input_ids.numel()
 
     @torch.no_grad()

@@ -265,6 +265,7 @@ class Lab:
         beta: float,
         choose: Choose = "extremes",
         penalty: Penalty = REVERSE_KL,
+        nll: float = 0.0,
     ) -> Adapter:
         """Return the DPO adapter of one objective: the member of soups and of MOD, and the start of SIPO, trained once.
 
@@ -274,14 +275,13 @@ class Lab:
             beta: Strength of the KL penalty, > 0.
             choose: Rule that selects pairs among a prompt's responses.
             penalty: Divergence from the base model that ``beta`` weighs; another one than DPO's is f-DPO's.
+            nll: Weight of imitating chosen, per mean nat of a token.
         """
         table = self.train_table(self.pairs(train, objective, choose), objective)
         held_out = self.pair_table(self.pairs(validation, objective, choose), objective)
         info = {"method": "dpo", "objective": objective}
-        under = "" if penalty == REVERSE_KL else f"-{penalty.divergence}"
-        return self._fit_pairs(
-            f"dpo-{objective}{under}", table, held_out, PairLoss(beta, penalty=penalty), info
-        )
+        name = f"dpo-{objective}" + ("" if penalty == REVERSE_KL else f"-{penalty.divergence}")
+        return self._fit_pairs(name, table, held_out, PairLoss(beta, nll=nll, penalty=penalty), info)
 
     def fit_conditioned(
         self,

@@ -125,7 +125,6 @@ def conditioned_adapter(run: TrainingRun, objectives: int, conditioning: Conditi
         init=conditioning.init,
         seed=settings.seed,
     )
-    for parameter in singular.named_parameters().values():
-        parameter.data = parameter.data.to(lm.device)
+    singular = singular.to(lm.device)
     steering = Steering.attach_adapter(lm.model, replace(start, base=lm.fingerprint), trainable=True)
     return ConditionedAdapter(steering, singular, conditioning, settings.weight_decay)

@@ -190,3 +190,16 @@ def grpo_loss(
     log_ratio = logps - old_logps
     penalty = log_ratio.exp() * kl_estimate(logps, reference_logps)
     return beta * penalty - surrogate(log_ratio, advantages, clip)
+
+
+def importance(old_logps: Tensor, drawn_logps: Tensor, cap: float) -> Tensor:
+    """Return the weights ``min(pi_old / mu, cap)`` of what was drawn from mu, elementwise and without gradient.
+
+    Truncated importance sampling (Ionides 2008): below the cap the weighted gradient is that under ``pi_old`` without bias.
+
+    Args:
+        old_logps: Log-probabilities under the policy before the step, in nats: sums over a response, or of a token.
+        drawn_logps: The same where they were drawn.
+        cap: Largest weight, > 0.
+    """
+    return (old_logps - drawn_logps).detach().exp().clamp(max=cap)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
-from paretune.core.files import fingerprint
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
-from paretune.generation.endpoint import LORA_PREFIX, Answer, Endpoint, LoRA, Question
+from paretune.generation.endpoint import Answer, Endpoint, Question
 from paretune.generation.sample import ask
-from paretune.models.adapter import Adapter, to_peft
+from paretune.models.adapter import Adapter
 from paretune.training.lab import Lab
+from paretune.training.served_loras import written
 
 
 def identity(endpoint: Endpoint | None) -> list[list[str]]:
     """Return what the key of a stage that ``endpoint`` samples holds beside its inputs: the address may change."""
-    return [["endpoint", endpoint.model]] if endpoint else []
+    if endpoint is None:
+        return []
+    template = [json.dumps(dict(endpoint.chat_template), sort_keys=True)] if endpoint.chat_template else []
+    return [["endpoint", endpoint.model, *template]]
 
 
 def ask_stage(
@@ -48,19 +52,10 @@ def ask_stage(
     """
 
     def draw() -> list[Answer]:
-        lora = None if adapter is None else _written(lab, endpoint, adapter)
+        lora = None if adapter is None else written(lab.folder / "cache" / "loras", lab.lm, endpoint, adapter)
         model = lora.name if lora else endpoint.model
         questions = [Question(model, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         return ask(endpoint, questions, sampling, lab.folder / "cache" / "samples", title, lora)
 
     # Where the weights are divided all are here, and one asks; else the first is here alone.
     return lab.team.once(draw) if lab.team.sharded else draw()
-
-
-def _written(lab: Lab, endpoint: Endpoint, adapter: Adapter) -> LoRA:
-    """Write the adapter as a LoRA, unless it is there: a server may be reading it."""
-    name = LORA_PREFIX + fingerprint(adapter.fingerprint, lab.lm.fingerprint, endpoint.model)
-    folder = (lab.folder / "cache" / "loras" / name).resolve()
-    if not folder.is_dir():
-        to_peft(adapter, folder, base_name=lab.lm.portable_name)
-    return LoRA(name, folder, adapter.rank)

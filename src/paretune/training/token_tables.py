@@ -221,7 +221,7 @@ class Limit:
         Raises:
             TrainingError: They are too long and to be refused; ``where`` names them.
         """
-        ids = tuple(self.lm.encode_prompt(prompt)) if ids is None else ids
+        ids = tuple(self.lm.encode_prompt(prompt, where)) if ids is None else ids
         room, longest = self.most - len(ids), max(map(len, responses))
         if longest <= room:
             return ids, list(responses)
@@ -286,7 +286,7 @@ def tokenise_responses(
             )
         spread = scores.std(0, correction=0)
         standardised = (scores - scores.mean(0)) / torch.where(spread > 0, spread, torch.ones_like(spread))
-        prompt = tuple(lm.encode_prompt(row.prompt))
+        prompt = tuple(lm.encode_prompt(row.prompt, row.source or f"row {number}"))
         for k, (text, cut) in enumerate(zip(row.responses, row.truncated, strict=True)):
             where = f"{row.source or f'row {number}'} (response {k})"
             if fitted := limit.fit(row.prompt, [tuple(lm.encode_response(text, cut))], where, prompt):
@@ -299,6 +299,7 @@ def tokenise_responses(
             f"no prompt has two scored responses that fit {limit} with it; sample more, or raise max_tokens"
         )
     limit.say_cut(len(kept), "responses", say)
+    say_markers(lm, [response for _, response, _ in kept], say)
     prompts, responses, rows = zip(*kept, strict=True)
     unknown = torch.full((len(kept),), float("nan"))
     return ResponseTable(prompts, responses, rows, unknown, torch.stack(advantages).float()), long
@@ -338,6 +339,7 @@ def tokenise(
             f"all {len(pairs)} pairs{' of ' * bool(objective)}{named(objective)} are longer than {limit} and none is left; {cure}"
         )
     limit.say_cut(len(pairs), f"pairs{' of ' * bool(objective)}{named(objective)}", say)
+    say_markers(lm, [ids for _, chosen, rejected, _ in kept for ids in (chosen, rejected)], say)
     count = len(kept)
     prompts, chosen_ids, rejected_ids, used = zip(*kept, strict=True)
     table = PairTable(
@@ -352,6 +354,20 @@ def tokenise(
         reversed_weight=torch.zeros(count),
     )
     return table, len(pairs) - count
+
+
+def say_markers(lm: LanguageModel, responses: Sequence[Sequence[int]], say: Say) -> None:
+    """Say how many responses hold a token that ends or begins something, before their own end: data often keep such markers."""
+    tokenizer = lm.tokenizer
+    markers = {lm.turn_end, *tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    found = [next((i for i in response[:-1] if i in markers), None) for response in responses]
+    held = [number for number in found if number is not None]
+    if held:
+        shown = tokenizer.convert_ids_to_tokens(held[0])
+        say(
+            f"{len(held)} of {len(found)} responses hold the text of a special token, such as {shown!r}, which the model reads as "
+            "the token itself; take it out of the data where it is no part of the answer"
+        )
 
 
 def named(objective: str) -> str:

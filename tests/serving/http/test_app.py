@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import time
@@ -176,6 +177,25 @@ def test_damaged_json(address: str, raw: bytes) -> None:
         f"{address}/v1/chat/completions", content=raw, headers={"content-type": "application/json"}
     )
     assert response.status_code in (400, 422) and response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ('{"messages": "café"}'.encode("latin-1"), "it is not UTF-8"),
+        (gzip.compress(b"{}"), "it is not UTF-8"),
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+    ],
+    ids=["latin-1", "compressed", "deep", "digits"],
+)
+def test_a_body_that_cannot_be_read_says_why(address: str, raw: bytes, reason: str) -> None:
+    headers = {"content-type": "application/json"}
+    response = httpx.post(f"{address}/v1/chat/completions", content=raw, headers=headers)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "invalid_json")
+    assert error["message"].startswith(f"the body is not valid JSON ({reason}")
+    assert error["message"].endswith("send JSON in UTF-8 that is not compressed")
 
 
 def test_nan_in_the_body(address: str) -> None:

@@ -1,4 +1,4 @@
-"""Attention in one call of FlexAttention: compiled for the device from a rule of who sees whom, with blocks left out that it hides."""
+"""Attention in one call of FlexAttention: compiled for the device from a rule of who sees whom, which leaves hidden blocks out."""
 
 from __future__ import annotations
 

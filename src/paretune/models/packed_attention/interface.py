@@ -28,12 +28,12 @@ def implementation(name: str) -> str:
 
 def backend_of(model: PreTrainedModel) -> Backend | None:
     """Return the backend of a prepared model; None where the model is not prepared."""
-    name = str(model.config.get_text_config()._attn_implementation).removeprefix("paretune_")
-    return BACKENDS.get(name)
+    known = {implementation(name): backend for name, backend in BACKENDS.items()}
+    return known.get(model.config.get_text_config()._attn_implementation)
 
 
 def attention(
-    backend: Backend,
+    name: str,
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -42,9 +42,12 @@ def attention(
     packed_layout: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Return the attention ``[B, T, H, d]`` within the texts of a packed batch; without a layout plain SDPA under the mask."""
-    for name, what in UNKNOWN.items():
-        if kwargs.get(name) is not None:
+    """Return the attention ``[B, T, H, d]`` of the backend ``name`` within the texts of a packed batch.
+
+    Without a layout it is plain SDPA under the mask.
+    """
+    for argument, what in UNKNOWN.items():
+        if kwargs.get(argument) is not None:
             raise ModelError(f"{type(module).__name__} has {what}, which packed batches do not know")
     sinks, scale = kwargs.pop("s_aux", None), kwargs.get("scaling")
     if packed_layout is None and query.shape[2] == 1 and sinks is None:
@@ -55,7 +58,7 @@ def attention(
         # nothing is packed, too: all that reads a text is to round alike.
         query, key, value = query.float(), key.float(), value.float()
     if packed_layout is not None:
-        window = kwargs.get("sliding_window")
+        backend, window = BACKENDS[name], kwargs.get("sliding_window")
         if packed_layout.errors is not None:
             states = (query, key, value)
             packed_layout.errors.append(backend_error(backend, packed_layout, states, scale, window, sinks))
@@ -102,6 +105,6 @@ def _with_sinks(
     return F.scaled_dot_product_attention(query, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
-for _backend in BACKENDS.values():
-    AttentionInterface.register(implementation(_backend.name), partial(attention, _backend))
-    AttentionMaskInterface.register(implementation(_backend.name), sdpa_mask)
+for _name in BACKENDS:
+    AttentionInterface.register(implementation(_name), partial(attention, _name))
+    AttentionMaskInterface.register(implementation(_name), sdpa_mask)

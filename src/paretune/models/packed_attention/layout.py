@@ -21,7 +21,7 @@ class PackedLayout:
 
     Attributes:
         groups: Number of tokens of each prompt, with those of its responses; all at least 1.
-        errors: Filled by each layer where it is a list: the error of its backend, see :mod:`paretune.models.packed_attention.check`.
+        errors: Where it is a list, each layer appends the error of its backend (:mod:`paretune.models.packed_attention.check`).
     """
 
     groups: tuple[tuple[int, tuple[int, ...]], ...]

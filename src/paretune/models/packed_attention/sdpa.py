@@ -1,7 +1,7 @@
 """Attention in one call under a mask, a group to a row: for devices without a kernel that knows texts of uneven length.
 
-Keys that several heads of queries share are copied for each of them. A mask together with ``enable_gqa`` would leave only the kernel
-that keeps the scores; so it is the memory-efficient one.
+Keys that several heads of queries share are copied for each of them. A mask together with ``enable_gqa`` would leave only the
+kernel that keeps the scores; so it is the memory-efficient one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _width(layout: PackedLayout) -> int:
 
 
 def _rows(layout: PackedLayout, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the token at each place of the rows ``[groups, L]`` (token 0 where there is none), and the place of each token ``[T]``."""
+    """Return the token at each place of the rows ``[groups, L]``, 0 where there is none, and the place of each token ``[T]``."""
     sizes = [prompt + sum(responses) for prompt, responses in layout.groups]
     width, start = _width(layout), 0
     rows = torch.zeros(len(sizes), width, dtype=torch.long)

@@ -202,7 +202,7 @@ class Engine:
             )
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        return str(self.lm.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return self.lm.text(tokens)
 
     # Called from the engine's thread
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from paretune import __version__
 from paretune.core.errors import ParetuneError, StoreError
 from paretune.serving.address import Address
-from paretune.serving.api_errors import ApiError, Failure, validation_error
+from paretune.serving.api_errors import ApiError, Failure, unreadable_body, validation_error
 from paretune.serving.http import audit, front, openai, profiles, scores, studio, votes
 from paretune.serving.metrics import CONTENT_TYPE
 from paretune.serving.service import Service
@@ -156,6 +156,8 @@ def _answer_errors(app: FastAPI) -> None:
             404: ("no such address", "not_found"),
             405: (f"{request.method} is not possible here", "method_not_allowed"),
         }.get(error.status_code, (str(error.detail), "invalid_request"))
+        if error.status_code == 400 and error.__cause__ is not None:
+            message, code = unreadable_body(error.__cause__), "invalid_json"
         response = answer(ApiError(error.status_code, message, code))
         response.headers.update(error.headers or {})
         return response

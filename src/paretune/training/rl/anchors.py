@@ -14,6 +14,7 @@ import numpy as np
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
+from paretune.generation.endpoint import Endpoint
 from paretune.models.adapter import Adapter
 from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
@@ -32,6 +33,7 @@ def measured_reward(
     sampling: Sampling,
     settings: RLSettings,
     conditioning: Conditioning,
+    server: Endpoint | None = None,
 ) -> tuple[Reward, np.ndarray]:
     """Return the reward without a preference, and the raw scores ``[N, M]`` of the data's responses that fix its scale.
 
@@ -42,6 +44,7 @@ def measured_reward(
         sampling: Length of responses, and rows decoded together.
         settings: How the policy learns; an object of a subclass is read as far as it is these settings.
         conditioning: Rule by which preferences are drawn and M rewards combined; its ``clip`` is that of the settings.
+        server: Server that samples the responses; None samples them here.
 
     Raises:
         ScoreError: The data's responses cannot be scored, or all score alike.
@@ -60,6 +63,7 @@ def measured_reward(
         settings=RLSettings(**{field.name: getattr(settings, field.name) for field in fields(RLSettings)}),
         conditioning=replace(conditioning, clip=settings.clip),
         ideal=tuple(scale.apply(raw).max(axis=0).tolist() if ideal is None else [ideal] * len(objectives)),
+        server=server,
     )
     return reward, raw
 

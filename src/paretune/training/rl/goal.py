@@ -14,6 +14,7 @@ from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
+from paretune.generation.endpoint import Endpoint
 from paretune.models.language_model import LanguageModel
 from paretune.policies.prompts import Prompting
 from paretune.scoring.scorer import Scorer
@@ -68,6 +69,7 @@ class Reward:
         conditioning: Draws of preferences, gates that follow them, and the aggregation of M objectives.
         prompting: Form of the preference in the prompt, where it is not in the gates.
         ideal: Standardised reward of each objective that is not exceeded, for the Tchebycheff forms.
+        server: Server that samples the responses from a LoRA, see :mod:`paretune.training.rl.served`; None samples them here.
     """
 
     prompts: tuple[Prompt, ...]
@@ -79,6 +81,7 @@ class Reward:
     conditioning: Conditioning = field(default_factory=Conditioning)
     prompting: Prompting | None = None
     ideal: tuple[float, ...] = ()
+    server: Endpoint | None = None
 
     def __post_init__(self) -> None:
         names = tuple(scorer.objective for scorer in self.scorers)
@@ -151,7 +154,12 @@ class Reward:
             asdict(self.conditioning),
             self.prompting.to_dict() if self.prompting else None,
             list(self.ideal),
+            *self._sampler(),
         ]
+
+    def _sampler(self) -> list[Any]:
+        """Return who samples, where that is a server: its address may change."""
+        return [["endpoint", s.model, s.load_every, s.ratio_cap]] if (s := self.server) else []
 
     def content(self) -> list[Any] | None:
         """Return what a run for one objective alone reads of :meth:`identity`, as JSON values; None for another run.
@@ -163,9 +171,10 @@ class Reward:
         if self.preference is None or not one or self.conditioning.aggregation != "linear" or self.prompting:
             return None
         m = self.preference.weights.index(1)
-        prompts, scorers, _, length, settings, _, conditioning, _, _ = self.identity()
+        prompts, scorers, _, length, settings, _, conditioning, *_ = self.identity()
         scale = [f"{float(values[m]):.12g}" for values in (self.scale.mean, self.scale.std)]
-        return ["on-policy", prompts, scorers[m], scale, length, settings, self.objectives[m], conditioning]
+        known = ["on-policy", prompts, scorers[m], scale, length, settings, self.objectives[m], conditioning]
+        return known + self._sampler()
 
     def facts(self) -> dict[str, Any]:
         """Return what is stored with the adapter."""

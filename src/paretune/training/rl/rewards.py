@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from paretune.core.errors import ScoreError
 from paretune.data.rows import Prompt
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import Scorer, score_texts
@@ -62,7 +61,7 @@ def _rated(
         )
 
     try:
-        return _all_scored(_within(limit, lambda: score(range(len(responses)))))
+        return _within(limit, lambda: score(range(len(responses))))
     except Exception as error:
         row, reason = _culprit(score, len(responses), limit)
         shown = prompts[row or 0][-1].content[:SHOWN]
@@ -73,15 +72,6 @@ def _rated(
             f"the reward function of {scorer.objective!r} failed on {where}: {_reason(reason or error)}. What was trained so far "
             "is saved; correct the function and run the same command again"
         ) from error
-
-
-def _all_scored(scores: np.ndarray) -> np.ndarray:
-    """Return scores, none of which is missing: a step needs those of all its responses."""
-    if missing := int(np.isnan(scores).sum()):
-        raise ScoreError(
-            f"{missing} of {len(scores)} responses got no score, and training on own responses leaves none out"
-        )
-    return scores
 
 
 def _reason(error: Exception) -> str:
@@ -101,7 +91,7 @@ def _culprit(
     def one_by_one() -> None:
         nonlocal at
         for at in range(count):
-            _all_scored(score([at]))
+            score([at])
 
     try:
         _within(limit, one_by_one)

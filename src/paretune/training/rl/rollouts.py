@@ -17,6 +17,9 @@ from paretune.core.files import atomic_path
 from paretune.generation.generate import Response
 from paretune.models.packing import TokenGroup
 
+NOTHING = torch.zeros(0)
+"""Log-probabilities that are not needed."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
@@ -28,12 +31,15 @@ class Rollout:
         logps: fp32 ``[N]``, their log-probabilities under the policy that sampled them, in nats, as decoding found them.
         old_logps: fp32 ``[S]``, the same of every response token as a training forward finds them; empty where the responses
             serve for one step only, whose own forward finds them.
+        drawn_logps: fp32 ``[S]``, the same where they were drawn: by a server, or under the parameters that it had loaded; empty
+            where they were drawn from the policy itself.
     """
 
     responses: tuple[tuple[int, ...], ...]
     truncated: tuple[bool, ...]
     logps: Tensor
     old_logps: Tensor
+    drawn_logps: Tensor = NOTHING
 
     @classmethod
     def of(cls, drawn: Sequence[Response], old_logps: Tensor) -> Rollout:
@@ -55,6 +61,8 @@ class Rollout:
             "logps": self.logps,
             "old_logps": self.old_logps,
         }
+        if len(self.drawn_logps):
+            tensors["drawn_logps"] = self.drawn_logps
         with atomic_path(file) as temporary:
             save_file(tensors, temporary, metadata={"paretune": json.dumps({"key": key})})
 
@@ -72,13 +80,14 @@ class Rollout:
             lengths = tensors["lengths"]
             shapes = [tensors[name].shape for name in ("truncated", "logps")]
             kinds = [lengths.dtype, tensors["tokens"].dtype, tensors["truncated"].dtype]
-            floats = [tensors[name].dtype for name in ("logps", "old_logps")]
-            old = tensors["old_logps"].numel()
+            drawn = tensors.setdefault("drawn_logps", NOTHING)
+            floats = [tensors[name].dtype for name in ("logps", "old_logps", "drawn_logps")]
+            counts = {tensors["old_logps"].numel(), drawn.numel()}
             if (
                 shapes != [lengths.shape] * 2
                 or kinds != [torch.int64, torch.int64, torch.bool]
-                or floats != [torch.float32] * 2
-                or old not in (0, tensors["tokens"].numel())
+                or floats != [torch.float32] * 3
+                or not counts <= {0, tensors["tokens"].numel()}
             ):
                 raise ValueError("its tensors do not fit together")
             parts = tensors["tokens"].split(lengths.tolist())
@@ -87,6 +96,7 @@ class Rollout:
                 tuple(tensors["truncated"].tolist()),
                 tensors["logps"],
                 tensors["old_logps"],
+                drawn,
             )
         except Exception as error:
             raise TrainingError(
@@ -108,7 +118,8 @@ class Sampled:
         groups: Prompts as the policy reads them, with their responses.
         raw, rewards: fp32 ``[G, K, M]``, as the functions gave them and standardised.
         reference: fp32 ``[S]`` of each forward: log-probabilities of response tokens under the base model.
-        old: The same under the policy that sampled them; empty where the training forward itself finds them.
+        old: The same under the policy before the first step on them; empty where the training forward itself finds them.
+        drawn: The same where they were drawn, if a server drew them; else empty.
         combined: ``[G, K]``, one reward a response.
         strength: ``[G, 1]``, what the penalty weighs beside it.
         cut: Share of responses cut by the token limit.
@@ -120,6 +131,7 @@ class Sampled:
     rewards: Tensor
     reference: list[Tensor]
     old: list[Tensor]
+    drawn: list[Tensor]
     combined: Tensor
     strength: Tensor
     cut: float

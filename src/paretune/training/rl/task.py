@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ from paretune.scoring.cache import ScoreCache
 from paretune.training.conditioning import draw_preferences
 from paretune.training.learner import Learner, conditioned_adapter, one_adapter
 from paretune.training.loop import BatchError, Group, Record, Training, TrainingRun, data_order, fit
-from paretune.training.losses import grpo_loss, rloo_loss
+from paretune.training.losses import grpo_loss, importance, rloo_loss
 from paretune.training.rl.advantages import (
     combined,
     covariances,
@@ -36,7 +36,8 @@ from paretune.training.rl.advantages import (
 )
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rewards import rate
-from paretune.training.rl.rollouts import Rollout, Sampled, drop_rollouts, rollout_folder
+from paretune.training.rl.rollouts import NOTHING, Rollout, Sampled, drop_rollouts, rollout_folder
+from paretune.training.rl.served import Drawn, Server
 
 WATCHED = 10
 """Forwards over which the mean covariance must be negative before the user is notified."""
@@ -65,11 +66,16 @@ def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Ad
 
     Raises:
         TrainingError: A loss is not finite.
+        EndpointError: The server cannot be used; what was trained so far is saved.
         BatchError: A reward function failed. What was trained so far is saved.
         ConfigError: ``batch_tokens`` is set: how long a response gets is not known before it is sampled.
     """
     check_forwards(run.settings)
     if goal.preference is None and goal.prompting is None:
+        if goal.server is not None:
+            raise TrainingError(
+                f"{run.name}: a server samples from a LoRA, and gates that follow the preference of each row are none; sample here"
+            )
         learner: Learner = conditioned_adapter(run, len(goal.objectives), goal.conditioning)
     else:
         learner = one_adapter(run)
@@ -78,17 +84,25 @@ def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Ad
         return learner.adapter(run.info), history
 
 
+def grouped(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], each: int
+) -> list[TokenGroup]:
+    """Return prompts with their responses, of which ``each`` belong to one prompt."""
+    return [(ids, responses[g * each : (g + 1) * each]) for g, ids in enumerate(prompts)]
+
+
 class OnPolicyTask:
     """One adapter on responses of its own (a :class:`paretune.training.loop.Task`)."""
 
     def __init__(self, run: TrainingRun, learner: Learner, goal: Reward, cache: ScoreCache) -> None:
         self.run, self.learner, self.goal, self.cache = run, learner, goal, cache
         self.folder = rollout_folder(run.checkpoint)
+        self.server = None if goal.server is None else Server(goal.server, self.folder, run.notify)
         self.prompts = goal.prompts
         self.share = run.share(divisible=False)
         self.size = run.settings.accumulate * run.settings.batch_pairs
-        rollouts = math.ceil(run.settings.steps / goal.settings.epochs)
-        self.order = data_order(len(self.prompts), rollouts * self.size, run.settings.seed)
+        self.rollouts = math.ceil(run.settings.steps / goal.settings.epochs)
+        self.order = data_order(len(self.prompts), self.rollouts * self.size, run.settings.seed)
         self._sampled: tuple[int, Sampled] | None = None
         self._watched: dict[str, deque[float]] = {o: deque(maxlen=WATCHED) for o in goal.objectives}
 
@@ -111,13 +125,15 @@ class OnPolicyTask:
             logps = self._logps(packed)
             old = sampled.old[micro] if sampled.old else logps.detach()
             advantages = self._advantages(sampled, part, old - sampled.reference[micro], packed)
-            loss = self._loss(logps, old, sampled.reference[micro], advantages, packed)
+            drawn = sampled.drawn[micro] if sampled.drawn else None
+            loss = self._loss(logps, old, sampled.reference[micro], advantages, packed, drawn)
             if not bool(loss.isfinite()):
                 rows = self._rows(number)[part]
                 raise TrainingError(
                     f"{self.run.name}: the loss is not finite at step {step + 1}, on {self._where(rows)}; lower train.learning_rate"
                 )
-            yield loss, self._record(sampled, part, advantages, logps.detach(), old, micro, packed, epoch)
+            record = self._record(sampled, part, advantages, logps.detach(), old, micro, packed, epoch)
+            yield loss, record | self._weighed(number, old, drawn, packed)
 
     # Sampling
 
@@ -138,41 +154,45 @@ class OnPolicyTask:
             for prompt, w in zip(prompts, weights, strict=True)
         ]
 
-        def grouped(of: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[TokenGroup]:
-            return [(ids, responses[g * K : (g + 1) * K]) for g, ids in enumerate(of)]
-
         team, file = self.share.team, self.folder / f"{number:06d}.safetensors"
         rollout = team.once(lambda: Rollout.load(file, self.run.key) if file.is_file() else None)
-        if rollout is None and epoch:
+        if epoch and (rollout is None or not len(rollout.old_logps)):
             raise TrainingError(
                 f"{file}: the responses of step {step + 1} are gone, and the policy that drew them too; delete {self.folder} and "
                 "the checkpoint beside it to start this run again"
             )
+        kept = rollout
         if rollout is None:
-            rollout = self._rollout(number, asked, weights, grouped)
-            if team.first:
-                rollout.save(file, self.run.key)
-                every = self.run.settings.checkpoint_every
-                drop_rollouts(self.folder, step // every * every // goal.settings.epochs)
+            rollout = self._rollout(number, asked, weights) if self.server is None else self._served(number)
+        if not epoch and goal.settings.epochs > 1 and not len(rollout.old_logps):
+            rollout = replace(rollout, old_logps=self._found(asked, weights, rollout.responses))
+        if team.first and rollout is not kept:
+            rollout.save(file, self.run.key)
+        if team.first and not epoch:
+            every = self.run.settings.checkpoint_every
+            drop_rollouts(self.folder, step // every * every // goal.settings.epochs)
         scores = team.once(lambda: self._scores(prompts, rollout, step))
         shape, device = (self.size, K, -1), self.run.lm.device
         raw = torch.from_numpy(scores).float().view(shape).to(device)
         rewards = torch.from_numpy(goal.scale.apply(scores)).float().view(shape).to(device)
         plain = asked if goal.prompting is None else [self.run.lm.encode_prompt(prompt) for prompt in prompts]
-        parts = team.part(self._parts(grouped(plain, rollout.responses)))
+        parts = team.part(self._parts(grouped(plain, rollout.responses, K)))
         with self.learner.steering.off():
             logps = [self._logps(self._pack(part)).detach().cpu() for part in parts]
         reference = [values.to(device) for values in team.merge(logps)]
-        old: list[Tensor] = []
-        if len(rollout.old_logps):
-            old = list(rollout.old_logps.to(device).split([len(logps) for logps in reference]))
+        counts = [len(logps) for logps in reference]
+        old, drawn = (
+            list(values.to(device).split(counts)) if len(values) else []
+            for values in (rollout.old_logps, rollout.drawn_logps)
+        )
         sampled = Sampled(
             weights.to(device),
-            grouped(asked, rollout.responses),
+            grouped(asked, rollout.responses, K),
             raw,
             rewards,
             reference,
             old,
+            drawn,
             raw.new_zeros(self.size, K),
             raw.new_zeros(self.size, 1),
             sum(rollout.truncated) / len(rollout.truncated),
@@ -189,16 +209,9 @@ class OnPolicyTask:
         except BatchError as error:
             raise BatchError(f"{self.run.name}, step {step + 1}: {error}") from error
 
-    def _rollout(
-        self,
-        number: int,
-        asked: Sequence[Sequence[int]],
-        weights: Tensor,
-        grouped: Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], list[TokenGroup]],
-    ) -> Rollout:
+    def _rollout(self, number: int, asked: Sequence[Sequence[int]], weights: Tensor) -> Rollout:
         """Sample the responses of all prompts: each process decodes a part of the rows, whose texts are theirs alone."""
-        K, team, settings = self.goal.settings.responses, self.share.team, self.goal.settings
-        first = (self.run.settings.seed * 1_000_003 + number * self.size) * K
+        K, team = self.goal.settings.responses, self.share.team
         rows = team.part(range(self.size * K))
         sampling = replace(self.goal.sampling, temperature=1.0, top_p=1.0)
         with self.learner.decoding(weights[[row // K for row in rows]]) as gates:
@@ -206,21 +219,68 @@ class OnPolicyTask:
                 self.run.lm,
                 [asked[row // K] for row in rows],
                 sampling,
-                [first + row for row in rows],
+                [self._seed(number) + row for row in rows],
                 self.learner.steering,
                 gates,
             )
-        responses = team.merge(drawn)
-        old = torch.zeros(0)
-        if settings.epochs > 1:
-            parts = self._parts(grouped(asked, [response.tokens for response in responses]))
-            logps = []
-            for micro in team.part(range(len(parts))):
-                packed = self._pack(parts[micro])
-                with self._at(weights[self._part(micro)], packed):
-                    logps.append(self._logps(packed).detach().cpu())
-            old = torch.cat(team.merge(logps))
-        return Rollout.of(responses, old)
+        return Rollout.of(team.merge(drawn), NOTHING)
+
+    def _served(self, number: int) -> Rollout:
+        """Let the server sample the responses of this rollout, and of those behind it that are sampled from the same load."""
+        goal, team, K = self.goal, self.share.team, self.goal.settings.responses
+        if self.server is None:  # the caller has asked
+            raise TrainingError("no server samples this run")
+        every = self.server.endpoint.load_every
+        numbers = range(number, min((number // every + 1) * every, self.rollouts))
+        read = [
+            [goal.asked(self.prompts[row], w) for row, w in zip(self._rows(n), self._weights(n), strict=True)]
+            for n in numbers
+        ]
+        adapter = self.learner.adapter(self.run.info)
+        prompts = [prompt for part in read for prompt in part for _ in range(K)]
+        seeds = [self._seed(n) + row for n in numbers for row in range(self.size * K)]
+        server = self.server
+        drawn = team.once(lambda: server.draw(self.run.lm, adapter, prompts, goal.sampling, seeds))
+        made = []
+        for place, n in enumerate(numbers):
+            part = drawn[place * self.size * K : (place + 1) * self.size * K]
+            asked = [self.run.lm.encode_prompt(prompt) for prompt in read[place]]
+            made.append(self._of_server(n, asked, part, alone=len(numbers) == 1))
+            if team.first and n > number:
+                made[-1].save(self.folder / f"{n:06d}.safetensors", self.run.key)
+        return made[0]
+
+    def _of_server(
+        self, number: int, asked: Sequence[Sequence[int]], drawn: Sequence[Drawn], alone: bool
+    ) -> Rollout:
+        """Return what a server drew from the parameters of now, with the log-probabilities where it was drawn."""
+        responses = tuple(response.tokens for response in drawn)
+        lengths = [len(response) for response in responses]
+        stated = all(len(response.logps) == len(response.tokens) for response in drawn)
+        if stated:
+            logps = torch.tensor([logp for response in drawn for logp in response.logps])
+        else:
+            logps = self._found(asked, self._weights(number), responses)
+        sums = torch.stack([part.sum() for part in logps.split(lengths)])
+        # Drawn now and not stated: the forward of the step itself finds the same.
+        kept = logps if stated or not alone else NOTHING
+        return Rollout(responses, tuple(response.truncated for response in drawn), sums, NOTHING, kept)
+
+    def _found(
+        self, asked: Sequence[Sequence[int]], weights: Tensor, responses: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Return the log-probabilities ``[S]`` of response tokens under the parameters of now, as a training forward finds them."""
+        parts, team = self._parts(grouped(asked, responses, self.goal.settings.responses)), self.share.team
+        logps = []
+        for micro in team.part(range(len(parts))):
+            packed = self._pack(parts[micro])
+            with self._at(weights[self._part(micro)], packed):
+                logps.append(self._logps(packed).detach().cpu())
+        return torch.cat(team.merge(logps))
+
+    def _seed(self, number: int) -> int:
+        """Return the seed of the first response of a rollout."""
+        return (self.run.settings.seed * 1_000_003 + number * self.size) * self.goal.settings.responses
 
     def _combined(self, sampled: Sampled, logps: Tensor) -> Sampled:
         """Fill in the one reward of each response and the weight of the penalty beside it."""
@@ -287,14 +347,47 @@ class OnPolicyTask:
         return rloo_advantages(one, token_sums(log_ratios, packed).view_as(one), sampled.strength[part])
 
     def _loss(
-        self, logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, packed: PackedBatch
+        self,
+        logps: Tensor,
+        old: Tensor,
+        reference: Tensor,
+        advantages: Tensor,
+        packed: PackedBatch,
+        drawn: Tensor | None = None,
     ) -> Tensor:
-        """Return the mean loss over responses from log-probabilities of their tokens ``[S]``."""
+        """Return the mean loss over responses from log-probabilities of their tokens ``[S]``; ``drawn`` are those of a server."""
         settings, flat = self.goal.settings, advantages.flatten()
         if settings.estimator == "rloo":
-            return rloo_loss(token_sums(logps, packed), token_sums(old, packed), flat, settings.clip).mean()
+            sums = token_sums(old, packed)
+            losses = rloo_loss(token_sums(logps, packed), sums, flat, settings.clip)
+            if drawn is not None:
+                losses = self._weights_of(sums, token_sums(drawn, packed)) * losses
+            return losses.mean()
         losses = grpo_loss(logps, old, reference, flat[packed.responses], settings.beta, settings.clip)
+        if drawn is not None:
+            losses = self._weights_of(old, drawn) * losses
         return (token_sums(losses, packed) / packed.lengths).mean()
+
+    def _weights_of(self, old: Tensor, drawn: Tensor) -> Tensor:
+        """Return the importance weights of what a server drew, of whole responses or of tokens, as the estimator's ratios are."""
+        return importance(old, drawn, math.inf if self.goal.server is None else self.goal.server.ratio_cap)
+
+    def _weighed(self, number: int, old: Tensor, drawn: Tensor | None, packed: PackedBatch) -> Record:
+        """Return the metrics of what a server drew: mean weight, share of cut weights, and nats a token between it and here."""
+        if drawn is None or self.server is None:
+            return {}
+        gap = float((old - drawn).abs().mean())
+        if number % self.server.endpoint.load_every == 0:
+            self.server.check(gap)
+        if self.goal.settings.estimator == "rloo":
+            old, drawn = token_sums(old, packed), token_sums(drawn, packed)
+        weights = self._weights_of(old, drawn)
+        cut = importance(old, drawn, math.inf) > weights
+        return {
+            "importance": float(weights.mean()),
+            "capped": float(cut.float().mean()),
+            "server_gap": gap,
+        }
 
     def _record(
         self,

@@ -1,0 +1,164 @@
+"""``paretune score ...``: score data by any scorer, compare pairs by a judge, and fit reward heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paretune.cli.data import ObjectiveOption, PathOption, Source, SplitOption, load_source
+from paretune.cli.options import DeviceOption
+from paretune.cli.output import JsonOption, tell
+
+if TYPE_CHECKING:
+    from paretune.data.dataset import ScoredDataset
+    from paretune.scoring.function_scorer import FunctionScorer
+
+score = typer.Typer(help="Score data, compare pairs, and fit reward heads.", no_args_is_help=True)
+
+ScorerOption = Annotated[
+    str,
+    typer.Option(
+        "--scorer",
+        help="A scorer as in a config: '{objective: kind, judge: kind.md, model: NAME, url: http://HOST:8000/v1}'.",
+    ),
+]
+
+
+@score.command("fit")
+def score_fit(
+    source: Source,
+    objective: Annotated[str, typer.Option(help="The objective whose pairs the head learns.")],
+    folder: Annotated[Path, typer.Option(help="The new folder to write the head to.")],
+    path: PathOption = None,
+    split: SplitOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a Bradley-Terry head on pairs over frozen embeddings, and show its held-out accuracy."""
+    from paretune.scoring.bradley_terry import fit_head
+
+    fitted = fit_head(load_source(source, path, objective, split), objective, folder, device=device)
+    if as_json:
+        tell(fitted, True, str)
+    else:
+        typer.echo(str(fitted))
+
+
+@score.command("rate")
+def score_rate(
+    source: Source,
+    target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    scorer: ScorerOption,
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: SplitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score every response of a data set, to a new file; a stopped command goes on."""
+    from paretune.data.dataset import new_data_file
+    from paretune.scoring.cache import ScoreCache
+    from paretune.scoring.scorer import score_dataset
+
+    new_data_file(target, "scores are written")
+    made, dataset = _scorer(scorer), load_source(source, path, objective, split)
+    cache = target.with_name(target.name + ".scores")
+    try:
+        scored = score_dataset(dataset, [made], ScoreCache(cache), leave_out=True)
+    finally:
+        _say_usage(made)
+    missing = sum(
+        score != score for row in scored.rows for score in row.scores.get(made.objective, ())
+    ) + sum(len(row.responses) for row in scored.rows if made.objective not in row.scores)
+    scored.write(target)
+    cache.unlink(missing_ok=True)
+    facts = {"file": str(target), "objective": made.objective, **_counts(scored), "without_score": missing}
+    tell(facts, as_json, _rated)
+
+
+@score.command("pairs")
+def score_pairs(
+    source: Source,
+    target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    scorer: ScorerOption,
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: SplitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a judge compare the responses to each prompt, each pair in both orders, and write the labels to a new file."""
+    from paretune.core.errors import ConfigError
+    from paretune.data.dataset import new_data_file
+    from paretune.scoring.pair_labels import label_dataset
+
+    new_data_file(target, "labels are written")
+    made = _scorer(scorer)
+    if made.comparing is None:
+        raise ConfigError(
+            f"--scorer {scorer!r:.80}: compares no pairs; expected a judge with pairs, the largest number for each prompt, such as "
+            "'{objective: kind, judge: kind.md, model: NAME, pairs: 3}'"
+        )
+    dataset = load_source(source, path, objective, split)
+    try:
+        labelled, missing = label_dataset(dataset, made)
+    finally:
+        _say_usage(made)
+    labelled.write(target)
+    labels = [label for row in labelled.rows for label in row.labels.get(made.objective, ())]
+    facts = {
+        "file": str(target),
+        "objective": made.objective,
+        **_counts(labelled),
+        "pairs": len(labels),
+        "ties": sum(preference == 0 for _, _, preference in labels),
+        "without_verdict": missing,
+    }
+    tell(facts, as_json, _compared)
+
+
+def _scorer(text: str) -> FunctionScorer:
+    """Return the scorer that an option states.
+
+    Raises:
+        ConfigError: It is no mapping, or no scorer.
+    """
+    from paretune.core.errors import ConfigError
+    from paretune.core.yaml_text import parse_yaml
+    from paretune.scoring.scorer import build_scorer
+
+    try:
+        spec = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"--scorer {text!r:.80}: {error}") from error
+    if not isinstance(spec, dict):
+        raise ConfigError(
+            f"--scorer {text!r:.80}: expected a mapping such as '{{objective: short, rule: length, unit: words}}'"
+        )
+    return build_scorer(spec)
+
+
+def _say_usage(scorer: FunctionScorer) -> None:
+    """Say whom a scorer asked, how much, and what it cost, also where the command fails."""
+    from paretune.core.progress import announce
+    from paretune.scoring.usage import in_words
+
+    if scorer.judge and scorer.usage:
+        announce(f"{scorer.objective}: judged by {scorer.judge}: {in_words(scorer.usage, scorer.prices)}")
+
+
+def _counts(dataset: ScoredDataset) -> dict[str, int]:
+    return {"prompts": len(dataset.rows), "responses": sum(len(row.responses) for row in dataset.rows)}
+
+
+def _rated(facts: dict[str, Any]) -> str:
+    missing = f", {facts['without_score']} without a score" if facts["without_score"] else ""
+    return f"{facts['file']}: {facts['prompts']} prompts, {facts['responses']} responses scored on {facts['objective']}{missing}"
+
+
+def _compared(facts: dict[str, Any]) -> str:
+    missing = f", {facts['without_verdict']} without a verdict" if facts["without_verdict"] else ""
+    return (
+        f"{facts['file']}: {facts['prompts']} prompts, {facts['pairs']} pairs compared on {facts['objective']}, "
+        f"{facts['ties']} of them ties{missing}"
+    )

@@ -1,0 +1,98 @@
+"""The benchmark of an accelerator: each row ends in one of three ways, and wrong numbers fail before any time is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from benchmarks.device import equality as of_equality
+from benchmarks.device.equality import Reading, UnequalError, equality
+from benchmarks.device.models import SIZES, language_model, shape_of
+from benchmarks.device.rows import NotHereError, Outcome, Row, measure, table
+from benchmarks.device.step import Work, library_step
+
+CPU = torch.device("cpu")
+
+
+def refuse() -> dict[str, float]:
+    raise NotHereError("there is one device")
+
+
+def broken() -> dict[str, float]:
+    raise ValueError("two | three")
+
+
+def test_a_row_that_fails_costs_no_other() -> None:
+    said: list[Outcome] = []
+    rows = [
+        Row("broken", broken, 1),
+        Row("not here", refuse, 1),
+        Row("long", lambda: {"a": 1.0}, 1000),
+        Row("well", lambda: {"seconds": 0.123456, "work": "two pairs"}, 1),
+    ]
+    outcomes = measure(rows, 60, said.append, CPU)
+    assert outcomes == said
+    assert [outcome.status for outcome in outcomes] == ["failed", "left out", "left out", "done"]
+    assert outcomes[0].message == "ValueError: two | three"
+    assert (
+        "60 were left" in outcomes[2].message
+        or "of 60 were left, and it takes about 1000" in outcomes[2].message
+    )
+    lines = table(outcomes, "Measured here.").splitlines()
+    assert lines[0] == "Measured here."
+    assert "| broken | failed | ValueError: two / three |" in lines
+    assert "| not here | left out | there is one device |" in lines
+    assert lines[-2:] == ["| well | seconds | 0.1235 |", "|  | work | two pairs |"]
+
+
+def test_packed_and_padded_compute_the_same() -> None:
+    figures = equality("tiny", [(24, (9, 7)), (1, (6, 2))], CPU, "auto")
+    exact = [value for label, value in figures.items() if label.startswith("float32")]
+    assert len(exact) == 2 and max(exact) < 1e-5
+    rounded = [value for label, value in figures.items() if label.startswith("bfloat16")]
+    assert len(rounded) == 2 and min(rounded) > 1e-4, "bfloat16 rounds, or another model was read"
+
+
+@pytest.mark.parametrize("part", ["logps", "gradients"])
+def test_a_wrong_packed_batch_fails(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    right = of_equality.packed
+
+    def wrong(*arguments: object) -> Reading:
+        found = right(*arguments)  # type: ignore[arg-type]
+        return Reading(**{**vars(found), part: getattr(found, part) * 1.01})
+
+    monkeypatch.setattr(of_equality, "packed", wrong)
+    with pytest.raises(
+        UnequalError, match="float32, " + {"logps": "log-prob", "gradients": "gradients"}[part]
+    ):
+        equality("tiny", [(24, (9, 7)), (1, (6, 2))], CPU, "auto")
+
+
+def test_the_step_is_that_of_the_library() -> None:
+    """At the start policy and reference are one, so the loss of DPO is log 2."""
+    measured = library_step(language_model("tiny", CPU, torch.float32), Work(2, 24, 9))
+    assert measured.loss == pytest.approx(0.693147, abs=1e-4)
+    assert measured.seconds > 0 and measured.memory is None
+
+
+@pytest.mark.parametrize(("size", "billions"), [("0.5b", 0.494), ("4b", 4.02), ("8b", 8.03)])
+def test_sizes_are_those_of_real_models(size: str, billions: float) -> None:
+    assert size in SIZES
+    assert shape_of(size).parameters / 1e9 == pytest.approx(billions, abs=0.005)
+
+
+def test_the_table_stands_between_its_marks() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+    written = gpu.placed(page, "| a |")
+    assert written.count("| a |") == 1 and gpu.placed(written, "| b |").count("| a |") == 0
+    assert written.partition(gpu.BEGIN)[0] == page.partition(gpu.BEGIN)[0]
+    with pytest.raises(SystemExit, match="no place for the table"):
+        gpu.placed("nothing", "| a |")
+
+
+def test_without_an_accelerator_it_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--device", "cpu"]) == 2
+    assert "--tiny" in capsys.readouterr().err

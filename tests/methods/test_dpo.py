@@ -1,0 +1,93 @@
+"""The setting by which DPO also imitates the chosen response reaches every method that trains single-objective models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from paretune.core.errors import ConfigError
+from paretune.core.preference import Preference, simplex_grid
+from paretune.core.settings import as_values, parse
+from paretune.data.pairs import pairs
+from paretune.generation.generate import attached, response_logps
+from paretune.methods import dpo, mod, modpo
+from paretune.methods.base import DPOConfig, Inputs
+from paretune.methods.mod import MODConfig
+from paretune.methods.modpo import MODPOConfig
+from paretune.models.adapter import Adapter
+from paretune.models.language_model import LanguageModel
+from paretune.training import lab as labs
+from paretune.training.lab import Lab
+from support.adapters import TRAINING, adapters_equal
+from support.world import make_dataset
+
+DATA, HELD_OUT = make_dataset(), make_dataset(4, seed=9)
+
+
+def inputs(lm: LanguageModel, folder: Path) -> Inputs:
+    preferences = [Preference(DATA.objectives, tuple(w)) for w in simplex_grid(2, 2).tolist()]
+    return Inputs(Lab(lm, folder, TRAINING), DATA, HELD_OUT, preferences)
+
+
+def chosen_nats(lm: LanguageModel, adapter: Adapter) -> float:
+    """Return the mean log-probability of the chosen responses of the first objective, per token."""
+    groups = [
+        (lm.encode_prompt(pair.prompt), [lm.encode_response(pair.chosen, pair.chosen_truncated)])
+        for pair in pairs(DATA, DATA.objectives[0])
+    ]
+    with attached(lm, adapter) as steering:
+        sums = torch.cat(response_logps(lm, groups, steering, adapter.gates()))
+    return float((sums / torch.tensor([len(responses[0]) for _, responses in groups])).mean())
+
+
+def test_imitating_raises_the_chosen_responses(lm: LanguageModel, tmp_path: Path) -> None:
+    plain, again, imitating = (
+        inputs(lm, tmp_path / name).corners(config)[0]
+        for name, config in (
+            ("plain", DPOConfig(0.5)),
+            ("again", DPOConfig(0.5, nll=0)),
+            ("imitating", DPOConfig(0.5, nll=2)),
+        )
+    )
+    assert adapters_equal(plain, again) and not adapters_equal(plain, imitating)
+    assert chosen_nats(lm, imitating) > chosen_nats(lm, plain) + 0.05
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "trainings"),
+    [(dpo, DPOConfig(nll=0.7), 2), (mod, MODConfig(nll=0.7), 2), (modpo, MODPOConfig(nll=0.7), 3)],
+)
+def test_every_single_objective_model_of_a_method_imitates(
+    method: ModuleType,
+    config: DPOConfig,
+    trainings: int,
+    lm: LanguageModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights, train = [], labs.fit_pairs
+
+    def fit_pairs(run, table, validation, loss):
+        weights.append(loss.nll)
+        return train(run, table, validation, loss)
+
+    monkeypatch.setattr(labs, "fit_pairs", fit_pairs)
+    given = inputs(lm, tmp_path)
+    method.train(given, config)
+    assert weights == [0.7] * trainings
+    # The mixture's single-objective models are those of the method, and are not trained again.
+    corners = method.METHOD.traits(config).corners
+    assert corners == DPOConfig(nll=0.7)
+    given.corners(corners)
+    assert len(weights) == trainings
+
+
+def test_the_default_is_dpo_and_keeps_its_name_in_stages() -> None:
+    assert as_values(DPOConfig()) == {"beta": 0.1, "pairs": "extremes"}
+    assert as_values(DPOConfig(nll=1))["nll"] == 1
+    for wrong in (-0.1, float("nan"), "much"):
+        with pytest.raises(ConfigError, match="nll"):
+            parse(DPOConfig, {"nll": wrong}, "methods.dpo-soup")
