@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -118,15 +119,19 @@ class Between:
         if self.affine:
             found = np.linalg.solve(rows.T, weights.T).T
         else:
-            found = barycentric(rows, triangulate(rows), weights)
+            found = barycentric(rows, self._cells, weights)
             outside = np.isnan(found).any(axis=1)
             choice, _ = nearest_anchor(torch.from_numpy(weights[outside]), torch.from_numpy(rows))
             found[outside] = np.eye(len(rows))[choice.numpy()]
         return np.round(found, DIGITS) + 0.0  # at a trained preference exactly that adapter
 
-    @property
+    @cached_property
     def _rows(self) -> np.ndarray:
         return np.stack([preference.array() for preference in self.trained])
+
+    @cached_property
+    def _cells(self) -> np.ndarray:
+        return triangulate(self._rows)
 
 
 @dataclass(frozen=True)
