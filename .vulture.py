@@ -58,3 +58,6 @@ overflow
 to_frame
 # Read as a key of a stage.json.
 itself
+
+# Offered to users of Python: the exact distribution of linear alignment, which tests compare decoding with.
+distribution_behind

@@ -255,7 +255,7 @@ class Lab:
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_pairs(run, table, validation, loss)
 
-        return self._trained(name, inputs, facts, train, start, read)
+        return self.fit_stage(name, inputs, facts, train, start, read)
 
     def dpo(
         self,
@@ -312,7 +312,7 @@ class Lab:
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_conditioned(run, data, validation, beta, conditioning)
 
-        return self._trained(name, inputs, facts, train)
+        return self.fit_stage(name, inputs, facts, train)
 
     def fit_demonstrations(
         self,
@@ -354,7 +354,7 @@ class Lab:
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_demonstrations(replace(run, lm=lm), table, kept)
 
-        return self._trained(name, inputs, facts, train, start)
+        return self.fit_stage(name, inputs, facts, train, start)
 
     def fit_on_policy(self, name: str, goal: Reward, info: dict[str, Any] | None = None) -> Adapter:
         """Train an adapter on its own responses, or return the finished one of an earlier run with the same inputs.
@@ -380,9 +380,9 @@ class Lab:
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_on_policy(run, within, self.score_cache)
 
-        return self._trained(name, inputs, facts, train, content=goal.content())
+        return self.fit_stage(name, inputs, facts, train, content=goal.content())
 
-    def _trained(
+    def fit_stage(
         self,
         name: str,
         inputs: list[Any],
