@@ -844,6 +844,30 @@ def test_a_column_map_reads_inside_columns(tmp_path: Path) -> None:
             load_data({**spec, **change})
 
 
+def test_a_column_map_reads_system_history_and_weight_inside_columns(tmp_path: Path) -> None:
+    record = {
+        "q": "why",
+        "a": "yes",
+        "b": "no",
+        "meta": {"system": "be kind", "turns": [["hi", "hello"]], "trust": 0.5},
+    }
+    file = tmp_path / "inside.jsonl"
+    file.write_text(
+        json.dumps(record)
+        + "\n"
+        + json.dumps({**record, "q": "how", "meta": {"system": None, "turns": None, "trust": None}})
+        + "\n"
+    )
+    spec = {
+        "path": str(file), "prompt": "q", "chosen": "a", "rejected": "b", "objective": "h",
+        "system": "meta.system", "history": "meta.turns", "weight": "meta.trust",
+    }  # fmt: skip
+    first, second = load_data(spec).rows
+    assert [message.content for message in first.prompt] == ["be kind", "hi", "hello", "why"]
+    assert first.weight == 0.5 and second.weight == 1.0
+    assert [message.content for message in second.prompt] == ["how"]
+
+
 def test_a_column_map_reads_inside_the_json_of_a_csv_cell(tmp_path: Path) -> None:
     file = tmp_path / "nested.csv"
     file.write_text('q,a,b,meta\nHi,x,y,"{""help"": [1, 2]}"\n')

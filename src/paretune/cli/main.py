@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from paretune.cli import data as data_commands
 from paretune.cli import figures as figure_commands
 from paretune.cli import generate as generate_commands
 from paretune.cli import judge as judge_commands
+from paretune.cli import methods as method_commands
 from paretune.cli import options
 from paretune.cli import score as score_commands
 from paretune.cli import serving as serve_commands
@@ -356,13 +359,22 @@ def export_command(
         )
         if end := loaded.prompt_end(used):
             typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
+        _say_template(loaded.lm.chat_template)
         return
     manifest = export_grid(loaded, points, folder, front_of(source))
+    _say_template(loaded.lm.chat_template)
     made = list(manifest["adapters"].values())
     scored = sum(entry["scores"] is not None for entry in made)
     typer.echo(
         f"{folder}: {len(made)} LoRAs of {loaded.name} and manifest.json, with measured scores of {scored} of them"
     )
+
+
+def _say_template(arguments: Mapping[str, Any]) -> None:
+    if arguments:
+        typer.echo(
+            f"Its prompts are written with these arguments of the chat template: {json.dumps(dict(arguments))}"
+        )
 
 
 app.command()(serve_commands.serve)
@@ -375,23 +387,7 @@ app.command()(judge_commands.compare)
 app.command()(figure_commands.figures)
 
 
-@app.command()
-def methods(as_json: JsonOption = False) -> None:
-    """List the methods with their paper, needs and cost."""
-    from paretune.methods import METHODS
-
-    tell(METHODS.cards(), as_json, _methods)
-
-
-def _methods(cards: dict[str, dict[str, str]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="Methods (M objectives, N preferences)")
-    for column in ("name", "title", "paper", "needs", "training runs", "where the preference enters"):
-        table.add_column(column)
-    for name, card in cards.items():
-        table.add_row(name, *(card[field] for field in ("title", "paper", "needs", "runs", "enters")))
-    return table
+app.command()(method_commands.methods)
 
 
 @app.command()

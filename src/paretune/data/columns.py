@@ -193,6 +193,11 @@ class Fields:
         value = self.record[column]
         return None if is_empty(value) else value
 
+    def has(self, column: str) -> bool:
+        """Return whether the record has a column, or the column that a place such as ``meta.help`` is in."""
+        outer, dot, _ = column.partition(".")
+        return column in self.record or (bool(dot) and outer in self.record)
+
     def text(self, column: str) -> str:
         """Return a column that must hold text, and some."""
         self.read.add(column)
