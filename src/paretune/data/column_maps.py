@@ -230,7 +230,6 @@ def _mapped(records: Records, columns: ColumnMap, left: Left) -> Iterator[Row]:
             margin=margin,
         )
         left.columns(fields, None)
-        unseen -= fields.read.union(*fields.inside.values())
         if not single:
             yield row
             continue
