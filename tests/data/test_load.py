@@ -924,3 +924,15 @@ def test_a_column_map_of_pairs(tmp_path: Path) -> None:
         changed = {key: value for key, value in {**spec, **change}.items() if value is not None}
         with pytest.raises(DataError, match=words):
             load_data(changed)
+
+
+def test_an_objective_may_name_one_of_those_that_the_data_name(tmp_path: Path) -> None:
+    """As ``score fit DATA --objective good`` does, where the data have other objectives too."""
+    file = tmp_path / "d.jsonl"
+    scores = {"short": [1, 2], "good": [2, 1]}
+    file.write_text(json.dumps({"prompt": "why", "responses": ["a", "b"], "scores": scores}) + "\n")
+    assert load_data(str(file), objective="good").objectives == ("short", "good")
+    with pytest.raises(
+        DataError, match=r"these data name their objectives \(short, good\), so objective=warm"
+    ):
+        load_data(str(file), objective="warm")

@@ -93,7 +93,7 @@ def read_form(
         if any(source.named and source.named <= columns for source in KNOWN.values()):
             raise DataError(f"{where}: not the canonical form; {_cure(columns)()}")
         dataset = from_records(kept, flat="responses" not in columns if flat is None else flat)
-        if objective is not None and dataset.objectives and dataset.objectives != (objective,):
+        if objective is not None and dataset.objectives and objective not in dataset.objectives:
             raise DataError(
                 f"{where}: these data name their objectives ({', '.join(dataset.objectives)}), so objective={objective} has no "
                 "meaning; leave it out"
