@@ -38,8 +38,8 @@ def config_schema() -> Schema:
         definitions[f"method-{name}"] = _method_schema(name, method)
     for name, make in RULES.items():
         definitions[f"rule-{name}"] = _scorer_schema("rule", make, name)
-    for kind, make in KINDS.items():
-        definitions[f"scorer-{kind}"] = _scorer_schema(kind, make)
+    for kind, scorer in KINDS.items():
+        definitions[f"scorer-{kind}"] = _scorer_schema(kind, scorer)
     root["properties"]["methods"] |= _methods()
     root["properties"]["score"]["items"] = _scorers()
     return {"$schema": DIALECT, "title": "paretune", **root, "$defs": dict(sorted(definitions.items()))}
