@@ -211,12 +211,12 @@ def _in_force(config: RunConfig, model: Model) -> tuple[str, ...]:
     tokens = [f"train.batch_tokens={train.batch_tokens}"] if train.batch_tokens else []
     return (
         f"quantization={model.quantization}",
-        f"attention={model.attention}",
         f"train.gradient_checkpointing={str(model.checkpointing).lower()}{auto}",
         f"train.batch_pairs={train.batch_pairs}",
         *tokens,
         f"train.max_tokens={train.max_tokens}",
         f"sampling.batch_size={config.sampling.batch_size}",
+        f"attention={model.attention}",
     )
 
 
