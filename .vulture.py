@@ -10,6 +10,9 @@ depends_on
 isolation_level
 _known
 
+# Set on a module or a configuration of transformers, which reads it.
+sliding_window
+
 # Loaded by name from METHODS.
 GDPO
 
@@ -55,3 +58,6 @@ overflow
 to_frame
 # Read as a key of a stage.json.
 itself
+
+# Offered to users of Python: the exact distribution of linear alignment, which tests compare decoding with.
+distribution_behind

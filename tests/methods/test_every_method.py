@@ -48,6 +48,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "responses": 2,
         "epochs": 2,
     },  # fewer prompts than there are: none is drawn twice in a batch
+    "bone-soup": {"responses": 2, "epochs": 2},
+    "prompting": {"place": "user", "principles": {"good": "good red", "kind": "kind blue sun"}},
+    "linear-alignment": {"principles": {"good": "good red", "kind": "kind blue sun"}, "strength": 1.0},
 }
 
 
@@ -199,12 +202,14 @@ def test_a_second_run_reuses_every_stage(trial: Trial) -> None:
         patch.setattr(loop._Loop, "step", None)  # nothing is trained
         runs.run(trial.config)
     after = trial.record
-    assert all(stage.reused for stage in after.stages) and len(after.stages) > 3
+    assert all(stage.reused for stage in after.stages) and len(after.stages) >= 3
     assert after.policies[0].points == before.policies[0].points and after.comparisons == before.comparisons
 
 
 def test_a_killed_run_ends_with_the_same_bytes(trial: Trial, tmp_path: Path) -> None:
     """Killed in the middle of its training steps, past a checkpoint, and started again."""
+    if not trial.steps:
+        pytest.skip("nothing is trained")
     config = trial.config.model_copy(update={"folder": str(tmp_path)})
     step, calls = loop._Loop.step, list[int]()
 
@@ -238,7 +243,7 @@ def test_a_saved_policy_has_what_the_traits_state(trial: Trial) -> None:
     assert traits.anchored == bool(policy.anchor_preferences)
     assert traits.extrapolates == policy.extrapolates
     assert traits.columns(entry.training.rank, 2, 3) == tuple(adapter.rank for adapter in policy.adapters)
-    assert (policy.passes, policy.candidates) == (2 if traits.mixed else 1, traits.candidates)
+    assert (policy.passes, policy.candidates) == (traits.copies(2), traits.candidates)
     if traits.corners is not None:
         folder, training = trial.report.parent, trial.config.corners()[1]
         assert trial.config.corners()[0] == traits.corners and training == entry.training
@@ -317,7 +322,7 @@ def check_work(trial: Trial) -> None:
     entry = trial.config.entry(trial.name)
     stages = entry.method.work(planned(trial.config), entry.name, entry.settings, entry.training)
     assert vars(total(stages)) == pytest.approx(vars(trial.training))
-    assert trial.training.trained > 0
+    assert bool(trial.training.trained) == bool(trial.policy().adapters)
 
 
 def test_the_plan_of_a_run_is_what_the_model_does(trial: Trial) -> None:
@@ -333,7 +338,7 @@ def check_plan(trial: Trial) -> None:
     mixed = trial.config.entry(trial.name).traits
     assert prompts > read if mixed.mixed and mixed.corners is None else prompts == read
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    folders = list((trial.report.parent / "adapters").iterdir())
+    folders = list((trial.report.parent / "adapters").glob("*"))
     assert whole.runs == len(folders)
     assert whole.policies == (tuple(adapter.rank for adapter in trial.policy().adapters),)
     assert f"front: {trial.name}" in [stage.name for stage in whole.stages]

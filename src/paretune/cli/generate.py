@@ -50,6 +50,7 @@ def generate(
     from paretune.core.preference import Preference
     from paretune.core.sampling import Sampling
     from paretune.data.rows import Message
+    from paretune.policies.policy import is_interpolated
     from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
     from paretune.policies.shared import policy_folder
@@ -65,10 +66,15 @@ def generate(
     served = loaded.used(preferences)
     if as_json:
         rows = zip(preferences, served, answers, strict=True)
-        tell([_facts(asked, used, answer) for asked, used, answer in rows], True, str)
+        facts = [
+            _facts(asked, used, answer) | ({"interpolated": True} if is_interpolated(loaded, used) else {})
+            for asked, used, answer in rows
+        ]
+        tell(facts, True, str)
         return
     for asked, used, answer in zip(preferences, served, answers, strict=True):
         note = "" if asked == used else f" (served by the anchor {used})"
+        note += " (interpolated: a soup of the adapters around it)" if is_interpolated(loaded, used) else ""
         note += " (extrapolated: off the simplex)" if asked.extrapolated else ""
         typer.secho(f"{asked}{note}", bold=True)
         typer.echo(answer.text + ("..." if answer.truncated else "") + "\n")

@@ -16,6 +16,7 @@ from paretune.cli import data as data_commands
 from paretune.cli import figures as figure_commands
 from paretune.cli import generate as generate_commands
 from paretune.cli import judge as judge_commands
+from paretune.cli import methods as method_commands
 from paretune.cli import options
 from paretune.cli import score as score_commands
 from paretune.cli import serving as serve_commands
@@ -386,23 +387,7 @@ app.command()(judge_commands.compare)
 app.command()(figure_commands.figures)
 
 
-@app.command()
-def methods(as_json: JsonOption = False) -> None:
-    """List the methods with their paper, needs and cost."""
-    from paretune.methods import METHODS
-
-    tell(METHODS.cards(), as_json, _methods)
-
-
-def _methods(cards: dict[str, dict[str, str]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="Methods (M objectives, N preferences)")
-    for column in ("name", "title", "paper", "needs", "training runs", "where the preference enters"):
-        table.add_column(column)
-    for name, card in cards.items():
-        table.add_row(name, *(card[field] for field in ("title", "paper", "needs", "runs", "enters")))
-    return table
+app.command()(method_commands.methods)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from paretune.generation.generate import Response, response_logps
 from paretune.models.distributed import ProcessGroup
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
-from paretune.policies.policy import Policy
+from paretune.policies.policy import Policy, is_interpolated
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.repetition import is_collapsed
 from paretune.scoring.scorer import Scorer, score_texts
@@ -111,6 +111,7 @@ def evaluate(
         policy.used(preferences),
         tuple(held_out.ids),
         [known[key] for key in keys],
+        tuple(is_interpolated(policy, preference) for preference in preferences),
     )
 
 
@@ -139,7 +140,7 @@ def _judge(
     )
     base_logps = _base_logps(policy.lm, prompts, responses, team)
     # Without an update the same numbers, not the same up to rounding: the base model is at no distance from itself.
-    logps = np.array([response.logp for response in responses]) if policy.adapters else base_logps
+    logps = base_logps if policy.kind == "base" else np.array([response.logp for response in responses])
     columns = {
         "scores": scores,
         "logps": logps,

@@ -230,6 +230,7 @@ def _facts(evaluation: Evaluation, n: int, shown: int) -> dict[str, Any]:
     return {
         "preference": evaluation.preferences[n].as_dict(),
         "used": evaluation.used[n].as_dict(),
+        **({"interpolated": True} if any(evaluation.interpolated[n : n + 1]) else {}),
         "mean": point.scores.mean(axis=(0, 1)),
         "collapse_rate": float(point.collapsed.mean()),
         "cut_rate": float(point.truncated.mean()),

@@ -125,6 +125,7 @@ class Evaluation:
         used: N preferences really served (anchors snap).
         prompts: P ids.
         points: N judgements, one per preference.
+        interpolated: N times whether a soup of anchors answered of which none was trained for the preference; empty for none.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Evaluation:
     used: list[Preference]
     prompts: tuple[str, ...]
     points: list[Judged]
+    interpolated: tuple[bool, ...] = ()
 
     @property
     def front(self) -> Front:

@@ -10,7 +10,7 @@ import numpy as np
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
-from paretune.data.rows import Prompt
+from paretune.data.rows import Message, Prompt
 from paretune.evaluation.evaluate import Draw
 from paretune.generation.endpoint import Endpoint, Question
 from paretune.generation.generate import Response
@@ -27,11 +27,17 @@ def drawn_by(endpoint: Endpoint, policy: Policy, folder: Path, team: ProcessGrou
     ``folder``. Of several processes the first sends the requests, and all read the answers.
 
     Raises:
-        ConfigError: The manifest is of another policy, or the policy is none that a LoRA can be. When sampling: a preference
+        ConfigError: The manifest is of another policy, or the policy is none that a LoRA can be, or reads several prompts at
+            once. When sampling: a preference
             was not exported.
         EndpointError, DataError: When sampling, see :func:`paretune.generation.sample.ask`.
     """
     source = endpoint.policies[policy.name]
+    if policy.asked_of_copies((Message("user", ""),), Preference.uniform(policy.objectives)):
+        raise ConfigError(
+            f"endpoint.policies.{policy.name}: it reads several prompts at once, so how likely a server's answers are cannot be "
+            "computed here; take it out of endpoint.policies, and it is sampled here"
+        )
     name = _named(source[:-1], policy) if source.endswith("@") else _exported(Path(source), policy)
 
     def draw(

@@ -79,6 +79,7 @@ class Point(Value):
         on_front: The chance that no other point of the policy is better on every objective by a tenth of a
             deviation; None where it was not measured.
         movement: How far the answers are from the base model's; None where no attribute of its answers varies.
+        interpolated: Whether a soup of anchors answered, of which none was trained for the preference.
     """
 
     preference: dict[str, float]
@@ -99,6 +100,7 @@ class Point(Value):
     shrunk: tuple[float, ...] = ()
     on_front: float | None = None
     movement: Movement | None = None
+    interpolated: bool = False
 
     def score(self, m: int) -> Interval:
         """Return the mean score on objective number ``m`` with its interval."""

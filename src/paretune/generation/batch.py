@@ -35,6 +35,7 @@ class Slot:
         tokens: Tokens so far, end of turn included.
         logp: Log-probability of the tokens at temperature 1 and without top-p, in nats.
         normalisers: Log Z of each token of a mixture.
+        prompts: Token ids of the prompt of each copy, in the order of ``kinds``, where copies read different ones; otherwise none.
     """
 
     prompt: Sequence[int]
@@ -45,6 +46,16 @@ class Slot:
     tokens: list[int] = field(default_factory=list)
     logp: float = 0.0
     normalisers: list[float] = field(default_factory=list)
+    prompts: Sequence[Sequence[int]] = ()
+
+    def read_by(self, kind: int) -> Sequence[int]:
+        """Return the token ids of the prompt that the copy of a kind reads."""
+        return self.prompts[self.kinds.index(kind)] if self.prompts else self.prompt
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt of its copies."""
+        return max(map(len, self.prompts)) if self.prompts else len(self.prompt)
 
     @cached_property
     def kinds(self) -> list[int]:
@@ -98,7 +109,7 @@ class Batch:
     def __init__(self, lm: LanguageModel, steering: Steering | None, rows: Sequence[Slot] = ()) -> None:
         self.rows: list[Slot] = list(rows)
         self._lm, self._steering = lm, steering
-        self._width, self.unread = 0, max((len(row.prompt) for row in rows), default=0)
+        self._width, self.unread = 0, max((row.longest for row in rows), default=0)
         self._cache = growing_cache(lm.model.config)
         self._arrange([(row, kind) for row in rows for kind in row.kinds])
 
@@ -117,13 +128,13 @@ class Batch:
         """Read the next ``columns`` of the left-padded prompts, or all that remain.
 
         After the last column each row draws its first token. If all columns are read at once, a prompt is read once for all
-        copies with the same gates: several answers at one preference, or mixtures of the same policies at any weights.
+        copies with the same gates and prompt: several answers at one preference, or mixtures of the same policies at any weights.
         """
         added = self.unread if columns is None else min(columns, self.unread)
         readers, sources = self._readers() if added == self.unread and not self._width else ([], [])
         places = readers or range(len(self._copies))
         whole = self._width + self.unread
-        prompts = [self._copies[number][0].prompt for number in places]
+        prompts = [self._copies[number][0].read_by(self._copies[number][1]) for number in places]
         pads = [whole - len(prompt) for prompt in prompts]
         span = range(self._width, self._width + added)
         filler = self._lm.turn_end
@@ -144,7 +155,7 @@ class Batch:
     def step(self) -> None:
         """Draw the next token of every row."""
         width = self._width + 1
-        pads = [width - len(row.prompt) - len(row.tokens) for row, _ in self._copies]
+        pads = [width - len(row.read_by(kind)) - len(row.tokens) for row, kind in self._copies]
         self._take(self._forward([[row.tokens[-1]] for row, _ in self._copies], pads, self._gates))
 
     @torch.no_grad()
@@ -168,7 +179,7 @@ class Batch:
             self._width, self.unread, self._cache = 0, 0, growing_cache(self._lm.model.config)
             self._arrange([])
             return
-        needed = max(len(row.prompt) + max(len(row.tokens) - 1, 0) for row in self.rows if row not in gone)
+        needed = max(row.longest + max(len(row.tokens) - 1, 0) for row in self.rows if row not in gone)
         surplus = self._width + self.unread - needed
         trimmed = min(surplus, self._width)
         order = rows_leave(self._cache, kept, trimmed) if self._width else kept
@@ -182,8 +193,8 @@ class Batch:
         numbers: dict[object, int] = {}
         sources = []
         gates = None if self._gates is None else self._gates.tolist()
-        for number, (row, _) in enumerate(self._copies):
-            key = (tuple(row.prompt), None if gates is None else tuple(gates[number]))
+        for number, (row, kind) in enumerate(self._copies):
+            key = (tuple(row.read_by(kind)), None if gates is None else tuple(gates[number]))
             if key not in numbers:
                 numbers[key] = len(readers)
                 readers.append(number)
@@ -228,9 +239,10 @@ class Batch:
             for setting, rows in self._settings.items():
                 tokens[rows] = draw(logits[rows], uniform[rows], *setting)
         logps = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-        for number, (token, logp) in enumerate(zip(tokens.tolist(), logps.tolist(), strict=True)):
+        # One transfer from the device a step; float32 holds the number of every token.
+        for number, (token, logp) in enumerate(torch.stack([tokens.float(), logps], dim=1).tolist()):
             row = self.rows[number]
-            row.tokens.append(token)
+            row.tokens.append(int(token))
             row.logp += logp
             if number in normalisers:
                 row.normalisers.append(normalisers[number])
@@ -246,11 +258,13 @@ class Batch:
         self._first = torch.tensor([places[row][0] for row in self.rows], dtype=torch.long, device=device)
         self._gates = self._gate_rows(copies)
         settings: dict[tuple[float, float], list[int]] = {}
-        rules: dict[tuple[object, int], list[int]] = {}
+        rules: dict[tuple[object, object, int], list[int]] = {}
         for number, row in enumerate(self.rows):
             settings.setdefault((row.sampling.temperature, row.sampling.top_p), []).append(number)
             if row.mixture is not None:
-                rules.setdefault((row.mixture.rule, row.mixture.coefficients.shape[1]), []).append(number)
+                mixture = row.mixture
+                rule = mixture.rule, mixture.nucleus, mixture.coefficients.shape[1]
+                rules.setdefault(rule, []).append(number)
         self._settings = settings
         self._mixed = [self._mixed_rows(numbers, places) for numbers in rules.values()]
 
@@ -272,7 +286,11 @@ class Batch:
             torch.tensor([copy for row in rows for copy in places[row]], device=device),
             torch.tensor([owner for owner, row in enumerate(rows) for _ in row.kinds]),
             torch.tensor([kind for row in rows for kind in row.kinds]),
-            Mixture(torch.cat([mixture.coefficients for mixture in mixtures]), mixtures[0].rule),
+            Mixture(
+                torch.cat([mixture.coefficients for mixture in mixtures]),
+                mixtures[0].rule,
+                mixtures[0].nucleus,
+            ),
         )
 
 

@@ -73,13 +73,35 @@ def generate(
         DataError: A prompt leaves no position of the model for an answer. One that leaves fewer than ``max_new_tokens`` is
             answered within these; a warning counts them.
     """
-    check_room(lm, sampling)
-    within = _within_context(lm, prompts, sampling)
     rows = [
-        _row(prompt, within[number], seed, None if gates is None else gates[number], mixture, number)
+        _row(prompt, sampling, seed, None if gates is None else gates[number], mixture, number)
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
-    order = sorted(rows, key=lambda row: len(row.prompt))
+    return respond(lm, rows, sampling, steering, description)
+
+
+def respond(
+    lm: LanguageModel,
+    rows: Sequence[Slot],
+    sampling: Sampling,
+    steering: Steering | None = None,
+    description: str = "sampling",
+) -> list[Response]:
+    """Sample the responses of rows that were made one by one, such as those whose copies read different prompts.
+
+    Args:
+        lm: The model.
+        rows: B rows without a token; each has the ``sampling``.
+        sampling: Length, temperature, top-p and batch size.
+        steering: Adapters attached to the model, or None for a bare model.
+        description: Title of the progress bar.
+
+    Raises:
+        DataError: As :func:`generate`.
+    """
+    check_room(lm, sampling)
+    _end_within_context(lm, rows, sampling)
+    order = sorted(rows, key=lambda row: row.longest)
     with exclusive(lm.model), _caching(lm.model), progress(description, len(rows)) as advance:
         for start in range(0, len(order), sampling.batch_size):
             part = order[start : start + sampling.batch_size]
@@ -128,29 +150,28 @@ def check_room(lm: LanguageModel, sampling: Sampling) -> None:
         )
 
 
-def _within_context(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling
-) -> list[Sampling]:
-    """Return the sampling of each row, which ends at the model's last position at the latest."""
+def _end_within_context(lm: LanguageModel, rows: Sequence[Slot], sampling: Sampling) -> None:
+    """Let every row end at the model's last position at the latest."""
     most = sampling.max_new_tokens
-    rooms = [most if lm.context is None else min(most, lm.context - len(prompt)) for prompt in prompts]
-    for prompt, room in zip(prompts, rooms, strict=True):
+    rooms = [most if lm.context is None else min(most, lm.context - row.longest) for row in rows]
+    for row, room in zip(rows, rooms, strict=True):
         if room < 1:
             raise DataError(
-                f"a prompt of {len(prompt)} tokens, {lm.text(prompt)[:40]!r}, leaves none of the {lm.context} positions of "
+                f"a prompt of {row.longest} tokens, {lm.text(row.prompt)[:40]!r}, leaves none of the {lm.context} positions of "
                 f"{lm.name} for an answer; shorten it or leave it out"
             )
+        if room < most:
+            row.sampling = replace(sampling, max_new_tokens=room)
     short = sum(room < most for room in rooms)
     if short:
         logger.warning(
             "%d of %d prompts leave fewer than max_new_tokens=%d of the %d positions of %s; their answers end at the last one",
             short,
-            len(prompts),
+            len(rows),
             most,
             lm.context,
             lm.name,
         )
-    return [sampling if room == most else replace(sampling, max_new_tokens=room) for room in rooms]
 
 
 def _row(

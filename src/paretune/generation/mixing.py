@@ -4,6 +4,9 @@ Shi et al. 2024 (arXiv 2406.18853). Policies pi_i that are each optimal for r_i 
 optimum for sum_i w_i r_i without training: ``f'(pi_w / pi_ref) = sum_i w_i f'(pi_i / pi_ref) - c``, where the dual constant c
 makes pi_w sum to 1. For the reverse KL that is the geometric mixture prod_i pi_i^{w_i}, and c is the log of its normaliser.
 The paper's rule for other divergences drops c; here it is solved for.
+
+A mixture may reach beyond the policies that it mixes: coefficients above 1 on them and below 0 on the reference move away from
+the reference, as linear alignment does (:func:`contrast`). Its tokens are then chosen inside a :class:`Nucleus`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from paretune.core.bounds import check_bounds
@@ -58,6 +61,25 @@ class Mixing:
             )
 
 
+@dataclass(frozen=True)
+class Nucleus:
+    """The tokens that a mixture chooses among: the smallest set of likeliest ones whose probability reaches ``top_p``.
+
+    Likely is what the weighted geometric mean of the policies finds likely, without the reference (for one policy alone, that
+    policy): beyond it, the difference of two small probabilities says nothing. Linear alignment's code has top-p 0.8.
+
+    Attributes:
+        top_p: Probability of the set, above 0; 1 is the whole vocabulary.
+        temperature: Temperature of the distribution whose set it is.
+    """
+
+    top_p: Annotated[float, Gt(0), Le(1)] = 0.8
+    temperature: Annotated[float, Gt(0)] = 0.5
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """The mixtures of B rows from copies of each row under different gates.
@@ -66,10 +88,12 @@ class Mixture:
         coefficients: ``[B, 1 + M]`` fp64; column 0 belongs to the reference model, the others to the M policies. Under the
             reverse KL they are exponents; under another divergence column 0 is not used.
         rule: The rule of mixing.
+        nucleus: The tokens that are chosen among; None for all.
     """
 
     coefficients: Tensor
     rule: Mixing = field(default_factory=Mixing)
+    nucleus: Nucleus | None = None
 
     def __post_init__(self) -> None:
         if self.coefficients.ndim != 2 or not bool(self.coefficients.isfinite().all()):
@@ -91,7 +115,7 @@ class Mixture:
 
     def __getitem__(self, rows: Tensor | list[int]) -> Mixture:
         """Return the mixture of some rows."""
-        return Mixture(self.coefficients[rows], self.rule)
+        return Mixture(self.coefficients[rows], self.rule, self.nucleus)
 
 
 def exponents(weights: Tensor, ratios: Tensor | None = None) -> Tensor:
@@ -104,6 +128,15 @@ def exponents(weights: Tensor, ratios: Tensor | None = None) -> Tensor:
     rest = 1 - scaled.sum(1, keepdim=True)
     rest = torch.where(rest.abs() < 1e-6, torch.zeros_like(rest), rest)
     return torch.cat([rest, scaled], dim=1)
+
+
+def contrast(weights: Tensor, strength: float) -> Tensor:
+    """Return the coefficients ``[B, 1 + M]`` fp64 of linear alignment (arXiv 2401.11458) at preferences ``[B, M]``.
+
+    ``l = l_0 + (1 + k) sum_i w_i (l_i - l_0)`` with l_0 the logits without a principle, l_i those with principle i, and k the
+    ``strength``. With all weight on one principle it is the released ``(1 + k) l_with - k l_without``.
+    """
+    return exponents(weights, torch.full((weights.shape[1],), 1 + strength, dtype=torch.float64))
 
 
 def combine(logps: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,7 +214,8 @@ def _inverse(name: Divergence, alpha: float) -> tuple[Callable[[Tensor], Tensor]
 def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
     """Return for each row the logits ``[B, V]`` of its mixture and the log of its step normaliser ``[B]``.
 
-    A row of a single copy of coefficient 1 keeps that copy's logits bit for bit, and its normaliser is 0.
+    A row of a single copy of coefficient 1 keeps that copy's logits bit for bit, and its normaliser is 0. Tokens outside a nucleus
+    have logit -inf; the normaliser is then that of the mean whose nucleus it is, so that it still measures a conflict.
 
     Args:
         logits: Logits ``[n, V]`` fp32 of all copies, those of a row side by side.
@@ -193,7 +227,7 @@ def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tupl
     counts = torch.bincount(owners, minlength=B)
     first = counts.cumsum(0) - counts
     exponent = mixture.coefficients[owners, kinds]
-    alone = (counts == 1) & (exponent[first] == 1)
+    alone = (counts == 1) & (exponent[first] == 1) & (mixture.nucleus is None)
     device = logits.device
     mixed, normaliser = logits[first.to(device)], torch.zeros(B, device=device)
     for count in counts[~alone].unique().tolist():
@@ -201,13 +235,35 @@ def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tupl
         index = first[rows, None] + torch.arange(count)
         logps = logits[index.to(device)].log_softmax(-1)
         places = rows.to(device)
-        if mixture.rule.divergence == "reverse-kl":
+        if mixture.nucleus is not None:
+            mixed[places], normaliser[places] = _inside(
+                logps, exponent[index].to(device), (kinds[index] > 0).to(device), mixture.nucleus
+            )
+        elif mixture.rule.divergence == "reverse-kl":
             mixed[places], normaliser[places] = combine(logps, exponent[index])
         else:
             mixed[places], normaliser[places] = combine_general(
                 logps[:, 1:], exponent[index[:, 1:]], logps[:, 0], mixture.rule.divergence, mixture.rule.alpha
             )
     return mixed, normaliser
+
+
+def _inside(logps: Tensor, exponent: Tensor, policies: Tensor, nucleus: Nucleus) -> tuple[Tensor, Tensor]:
+    """Return the mixture ``[B, V]`` of ``logps [B, C, V]`` inside the nucleus of its policies, and their log Z ``[B]``.
+
+    ``exponent [B, C]``; ``policies`` bool ``[B, C]`` tells the policies from the reference.
+    """
+    weights = torch.where(policies, exponent, torch.zeros_like(exponent))
+    mean, log_z = combine(logps, weights / weights.sum(-1, keepdim=True))
+    mixed, _ = combine(logps, exponent)
+    return mixed.masked_fill(~likeliest(mean / nucleus.temperature, nucleus.top_p), -torch.inf), log_z
+
+
+def likeliest(logits: Tensor, top_p: float) -> Tensor:
+    """Return bool ``[B, V]``: the smallest set of likeliest tokens whose probability reaches ``top_p``; never empty."""
+    probabilities, tokens = logits.softmax(-1).sort(-1, descending=True)
+    before = probabilities.cumsum(-1) - probabilities
+    return torch.zeros_like(before, dtype=torch.bool).scatter(-1, tokens, before < top_p)
 
 
 def resample(log_weights: Tensor, uniforms: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The methods, one paper per file or folder; :data:`METHODS` is where a new one is added.
 
-Reading order: base (what all share); dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, rewarded_soup.
+Reading order: base (what all share); dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, rewarded_soup, bone_soup;
+spo, hpo; prompting, linear_alignment.
 """
 
 from __future__ import annotations
@@ -86,5 +87,10 @@ METHODS = Methods(
         "morlhf": "morlhf",
         "gdpo": "morlhf:GDPO",
         "rewarded-soup": "rewarded_soup",
+        "bone-soup": "bone_soup",
+        "spo": "spo",
+        "hpo": "hpo",
+        "prompting": "prompting",
+        "linear-alignment": "linear_alignment",
     }
 )

@@ -20,7 +20,9 @@ from paretune.data.pairs import Choose
 from paretune.generation.endpoint import Endpoint
 from paretune.models.adapter import Adapter
 from paretune.planning.work import Stage, Work
+from paretune.policies.gating import BetweenAnchors
 from paretune.policies.policy import Policy
+from paretune.policies.principles import Principles
 from paretune.scoring.scorer import Scorer
 from paretune.training.conditioning import Conditioning
 from paretune.training.lab import Lab
@@ -111,6 +113,19 @@ class Inputs:
                 )
         return [by_objective[objective] for objective in objectives]
 
+    def say_unnamed(self, method: str, words: Principles) -> None:
+        """Say which objectives are asked for by their names alone, as no principle is given for them."""
+        for name, sentence in words.unnamed(self.objectives).items():
+            self.lab.say(
+                f"{method}: no principle for {name!r}, so the model is told {sentence!r}; say it better under "
+                f"methods.{method}.principles.{name}"
+            )
+
+
+Family = Literal["pairs", "scores", "sampled", "untrained"]
+"""What a method learns from: ``pairs`` of the data, ``scores`` of the data's responses, responses that are ``sampled`` and scored
+while it trains, or nothing."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -122,6 +137,7 @@ class Card:
         needs: The data that it trains on.
         runs: Number of training runs for M objectives and N preferences.
         enters: Where the preference enters the policy.
+        family: What it learns from.
     """
 
     title: str
@@ -129,6 +145,7 @@ class Card:
     needs: str
     runs: str
     enters: str
+    family: Family
 
 
 @dataclass(frozen=True)
@@ -136,38 +153,52 @@ class Traits:
     """What sweeps, endpoints, plans and fronts must know of a method under given settings.
 
     Attributes:
-        adapters: Number of its adapters: one per ``objective``, one per ``preference`` (anchors), or one for ``all``.
+        adapters: Number of its adapters: one per ``objective``, one per ``preference`` (anchors), one for ``all``, or ``none``.
         conditioning: How its one adapter follows the preference in its gates; None where it is a plain LoRA.
         prompted: The preference stands in the prompt.
         separable: The model for one preference is trained without those for others, so a sweep makes each of them a task.
         mixed: At an inner preference every row is run once per objective, as decoding mixes their distributions.
         reference: And once by the reference model, whose distribution enters the mixture.
+        between: What answers between its anchors: the ``nearest``, or a ``soup`` of those around.
+        guided: At every preference each row is run once per objective with weight, with a prompt of its own, and once without.
+        asks: Text that is written into prompts, for estimates of their length.
         candidates: Answers sampled for each answer that is returned.
         corners: Settings of the single-objective models that the policy is at one-hot preferences; None where it is not.
+        corner: Those of the one that it is with all weight on one certain objective, where it is no other; else None.
         beta: Strength of its KL penalty on the scale of DPO's; None on another scale.
         refusal: Reason why no endpoint can draw the answers that it trains on; empty where one can.
     """
 
-    adapters: Literal["objective", "preference", "all"] = "objective"
+    adapters: Literal["objective", "preference", "all", "none"] = "objective"
     conditioning: Conditioning | None = None
     prompted: bool = False
     separable: bool = False
     mixed: bool = False
     reference: bool = False
+    between: BetweenAnchors = "nearest"
+    guided: bool = False
+    asks: str = ""
     candidates: int = 1
     corners: DPOConfig | None = None
+    corner: DPOConfig | None = None
     beta: float | None = None
     refusal: str = ""
 
     @property
     def anchored(self) -> bool:
         """Whether the policy has one adapter per preference, and is measured at these preferences and not between them."""
-        return self.adapters == "preference"
+        return self.adapters == "preference" and self.between == "nearest"
+
+    def copies(self, objectives: int) -> int:
+        """Return how often a row is run where ``objectives`` of them have weight."""
+        if self.guided:
+            return objectives + 1
+        return objectives + self.reference if self.mixed and objectives > 1 else 1
 
     @property
     def extrapolates(self) -> bool:
         """Whether the policy answers off the simplex, see :attr:`paretune.policies.policy.Policy.extrapolates`."""
-        return not self.anchored and not self.prompted
+        return self.adapters != "preference" and not self.prompted
 
     def columns(self, rank: int, objectives: int, preferences: int) -> tuple[int, ...]:
         """Return the columns of each adapter of the policy.
@@ -177,7 +208,7 @@ class Traits:
             objectives: M.
             preferences: N.
         """
-        count = {"objective": objectives, "preference": preferences, "all": 1}[self.adapters]
+        count = {"objective": objectives, "preference": preferences, "all": 1, "none": 0}[self.adapters]
         return (rank if self.conditioning is None else self.conditioning.columns(objectives),) * count
 
 

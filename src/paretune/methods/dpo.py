@@ -33,6 +33,7 @@ METHOD = Method(
         needs="pairs for each objective",
         runs="M",
         enters="gates: the sum of one update per objective, weighted by the preference",
+        family="pairs",
     ),
     traits=lambda config: Traits(corners=config, beta=config.beta),
     grows=True,

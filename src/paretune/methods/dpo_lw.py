@@ -19,9 +19,11 @@ import torch
 from paretune.core.bounds import Positive, check_bounds
 from paretune.core.errors import TrainingError
 from paretune.core.preference import Preference
+from paretune.core.settings import later
 from paretune.data.pairs import labelled_pairs
 from paretune.methods.base import Card, Inputs, Method, Traits
 from paretune.planning.work import Fits, Stage, Work
+from paretune.policies.gating import BetweenAnchors
 from paretune.policies.policy import Policy
 from paretune.training.loop import Training
 from paretune.training.token_tables import PairTable
@@ -33,9 +35,12 @@ class DPOLWConfig:
 
     Attributes:
         beta: Strength of the KL penalty.
+        between: What answers at a preference without an adapter: the ``nearest`` one, or a ``soup`` of those around it, which is
+            marked as interpolated.
     """
 
     beta: Positive = 0.1
+    between: BetweenAnchors = later("nearest")
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -67,7 +72,7 @@ def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
         )
         for preference in inputs.preferences
     ]
-    return Policy.anchors("dpo-lw", lab.lm, inputs.objectives, adapters, inputs.preferences)
+    return Policy.anchors("dpo-lw", lab.lm, inputs.objectives, adapters, inputs.preferences, config.between)
 
 
 def vote(table: PairTable, preference: Preference) -> PairTable:
@@ -110,6 +115,7 @@ METHOD = Method(
         needs="pairs labelled by one or more objectives",
         runs="N",
         enters="gates: one adapter per preference, the nearest is used",
+        family="pairs",
     ),
-    traits=lambda config: Traits("preference", separable=True, beta=config.beta),
+    traits=lambda config: Traits("preference", separable=True, beta=config.beta, between=config.between),
 )

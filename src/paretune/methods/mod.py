@@ -92,6 +92,7 @@ METHOD = Method(
         needs="pairs for each objective",
         runs="M, those of the soup; under another divergence M of its own",
         enters="next-token distribution: those of one adapter per objective are mixed",
+        family="pairs",
     ),
     traits,
     grows=True,

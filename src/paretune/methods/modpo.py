@@ -33,6 +33,7 @@ from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
 from paretune.models.adapter import Adapter
 from paretune.planning.cost import Passes
 from paretune.planning.work import Fits, Stage, Work, inner
+from paretune.policies.gating import BetweenAnchors
 from paretune.policies.policy import Policy
 from paretune.scoring.scorer import Scorer, score_dataset, score_texts
 from paretune.scoring.standardise import Standardisation
@@ -59,6 +60,8 @@ class MODPOConfig(DPOConfig):
         min_weight: Smallest w_k that is trained; below it 1 / w_k saturates the loss.
         scale_loss: Whether the loss is multiplied by w_k: same minimiser, gradients bounded by beta at every w.
         link: Link function: ``sigmoid``, or the ``hinge`` of the reference implementation.
+        between: What answers at a preference without an adapter: the ``nearest`` one, or a ``soup`` of those around it, which is
+            marked as interpolated.
     """
 
     margin: Literal["implicit", "scores"] = "implicit"
@@ -69,6 +72,7 @@ class MODPOConfig(DPOConfig):
     min_weight: Annotated[float, Gt(0), Le(1)] = 0.05
     scale_loss: bool = False
     link: Link = "sigmoid"
+    between: BetweenAnchors = later("nearest")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,7 +144,7 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
         return lab.fit(f"modpo-{preference}", *parts, config.beta, config.link, info=info, nll=config.nll)
 
     adapters = [fit(preference, k) for preference, k in targets]
-    return Policy.anchors("modpo", lab.lm, inputs.objectives, adapters, inputs.preferences)
+    return Policy.anchors("modpo", lab.lm, inputs.objectives, adapters, inputs.preferences, config.between)
 
 
 def lacking(inputs: Inputs, margins: Collection[str]) -> dict[str, Scorer]:
@@ -292,7 +296,7 @@ def rated_anew(run: Work) -> float:
 def traits(config: MODPOConfig) -> Traits:
     """Return what the rest of the library must know of MODPO."""
     corners = DPOConfig(config.beta, config.pairs, config.nll) if config.link == "sigmoid" else None
-    return Traits("preference", separable=True, corners=corners, beta=config.beta)
+    return Traits("preference", separable=True, corners=corners, beta=config.beta, between=config.between)
 
 
 def check(config: MODPOConfig, objectives: Sequence[str], preferences: Sequence[Preference]) -> None:
@@ -322,6 +326,7 @@ METHOD = Method(
         needs="pairs for each objective, or pairs for one and scores for the others",
         runs="M + one for each preference that is not one-hot",
         enters="gates: one adapter per preference, the nearest is used",
+        family="pairs",
     ),
     traits,
     check=check,

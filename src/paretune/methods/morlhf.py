@@ -25,9 +25,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from paretune.core.errors import ConfigError
-from paretune.core.settings import flat
+from paretune.core.settings import flat, later
 from paretune.methods.base import Card, Inputs, Method, Traits
 from paretune.planning.work import Stage, Work
+from paretune.policies.gating import BetweenAnchors
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting
 from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning
@@ -50,6 +51,8 @@ class MORLHFConfig(RLSettings):
             others, and ``aggregation`` is called ``scalarisation``. A form that is not linear needs ``estimator: rloo``, and
             ``per: batch`` in a conditioned run. ``ideal`` is a reward in deviations that no objective exceeds; by default each
             objective's best among the data's responses.
+        between: What answers at a preference without an adapter, with ``anchors``: the ``nearest`` one, or a ``soup`` of those
+            around it, which is marked as interpolated.
     """
 
     form: Literal["anchors", "conditioned"] = "anchors"
@@ -60,11 +63,16 @@ class MORLHFConfig(RLSettings):
         without=("hidden", "orthogonality", "loss", "clip"),
         later=("own_scales",),
     )
+    between: BetweenAnchors = later("nearest")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.estimator == "grpo" and self.conditioning.aggregation != "linear":
             raise ConfigError(f"scalarisation: {self.conditioning.aggregation} needs estimator: rloo")
+        if self.form == "conditioned" and self.between == "soup":
+            raise ConfigError(
+                "between: soup is of anchors, and form: conditioned has one adapter for all preferences; leave it out"
+            )
         if self.form == "conditioned":  # anchors have one preference throughout
             self.conditioning.check_means()
 
@@ -101,7 +109,7 @@ def train(inputs: Inputs, config: MORLHFConfig) -> Policy:
     )
     if config.form == "anchors":
         adapters = [fit_anchor(lab, reward, preference) for preference in inputs.preferences]
-        return Policy.anchors(name, lab.lm, objectives, adapters, inputs.preferences)
+        return Policy.anchors(name, lab.lm, objectives, adapters, inputs.preferences, config.between)
     if config.condition == "prompt":
         prompting = Prompting.of(objectives, raw, form="levels")
         adapter = fit_reward(lab, f"{name}-prompt", replace(reward, prompting=prompting))
@@ -120,7 +128,7 @@ def work(run: Work, name: str, config: MORLHFConfig, training: Training) -> list
 def traits(config: MORLHFConfig) -> Traits:
     """Return what the rest of the library must know of MORLHF."""
     if config.form == "anchors":
-        return Traits("preference", separable=True)
+        return Traits("preference", separable=True, between=config.between)
     return Traits(
         "all",
         conditioning=config.conditioning if config.gated else None,
@@ -145,6 +153,7 @@ METHOD = Method(
         needs="prompts with some responses, and a scorer for each objective",
         runs="N, or 1 conditioned",
         enters="gates: one adapter per preference, or one whose gates follow it; or the prompt",
+        family="sampled",
     ),
     traits,
     fixed={"aggregation": "sum"},
@@ -159,6 +168,7 @@ GDPO = replace(
         needs="prompts with some responses, and a scorer for each objective",
         runs="N, or 1 conditioned",
         enters="as in MORLHF; each reward is normalised within its group first",
+        family="sampled",
     ),
     fixed={"aggregation": "decoupled"},
 )

@@ -174,6 +174,7 @@ METHOD = Method(
         needs="pairs for each objective, or pairs labelled by all",
         runs="1",
         enters="gates: the singular values of one update, of which one per objective follows the preference",
+        family="pairs",
     ),
     traits=lambda config: Traits("all", conditioning=config, beta=config.beta),
 )

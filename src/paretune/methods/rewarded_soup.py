@@ -12,19 +12,15 @@ preference, so the two methods share it. :mod:`paretune.methods.dpo` is the form
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from paretune.core.preference import Preference
 from paretune.methods.base import Card, Inputs, Method
 from paretune.planning.work import Stage, Work
 from paretune.policies.policy import Policy
-from paretune.training.conditioning import LORA_PER_OBJECTIVE
 from paretune.training.loop import Training
-from paretune.training.rl.anchors import fit_anchor, measured_reward
+from paretune.training.rl.anchors import ONE_PREFERENCE, fit_anchor, measured_reward
 from paretune.training.rl.goal import RLSettings
-
-CONDITIONING = replace(LORA_PER_OBJECTIVE, per="batch")
-"""That of MORLHF's anchors, as far as a linear reward at one preference has any; it is part of the identity of their adapters."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ def train(inputs: Inputs, config: RewardedSoupConfig) -> Policy:
     lab, objectives = inputs.lab, inputs.objectives
     scorers = inputs.scorers_of(objectives, "rewarded-soup")
     reward, _ = measured_reward(
-        lab, inputs.train, scorers, inputs.sampling, config, CONDITIONING, inputs.endpoint
+        lab, inputs.train, scorers, inputs.sampling, config, ONE_PREFERENCE, inputs.endpoint
     )
     adapters = [fit_anchor(lab, reward, corner) for corner in corners(objectives)]
     return Policy.soup("rewarded-soup", lab.lm, objectives, adapters)
@@ -62,7 +58,7 @@ def corners(objectives: Sequence[str]) -> list[Preference]:
 def work(run: Work, name: str, config: RewardedSoupConfig, training: Training) -> list[Stage]:
     """Return the stage that samples, reads the answers by the base model, and trains, but for adapters that MORLHF has trained."""
     asked = corners(run.objectives)
-    return run.anchors(name, "one per objective", config, CONDITIONING, training, asked)
+    return run.anchors(name, "one per objective", config, ONE_PREFERENCE, training, asked)
 
 
 METHOD = Method(
@@ -75,6 +71,7 @@ METHOD = Method(
         needs="prompts with some responses, and a scorer for each objective",
         runs="M",
         enters="gates: the sum of one update per objective, weighted by the preference",
+        family="sampled",
     ),
     fixed={"aggregation": "sum"},
     staged=True,

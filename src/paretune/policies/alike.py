@@ -32,10 +32,10 @@ def alike(policy: Policy, preferences: Sequence[Preference]) -> list[list[Prefer
 
 
 def _computed(policy: Policy, columns: Sequence[tuple[str, Tensor]], preference: Preference) -> object:
-    """Return a key of what a policy computes at a preference: the prompt's end, and each different copy with its exponent."""
+    """Return a key of what a policy computes at a preference: without an update its own, else the prompt's end and each copy."""
     gates, mixture = policy.gates([preference]), policy.mixture([preference])
     if gates is None:
-        return ()
+        return policy.effective(preference)
     if mixture is None:
         return policy.prompt_end(preference), _update(columns, gates[0])
     (used,) = mixture.copies

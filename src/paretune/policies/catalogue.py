@@ -70,6 +70,7 @@ class Source:
         kind: The policy's kind as in ``policy.json``; ``anchors`` for LoRAs.
         exportable: Whether one LoRA does what it does at one preference.
         anchors: The preferences it answers with, if only these.
+        trained: The preferences between which it interpolates, if it is a soup of anchors.
         surface: What was measured.
         prompt_ends: The text that the prompt of each exported LoRA has to end with.
         title: The name for people, such as ``DPO soups``.
@@ -95,6 +96,7 @@ class Source:
     dtype: str = "auto"
     revision: str = ""
     quantization: str = "none"
+    trained: tuple[Preference, ...] = ()
     chat_template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -230,6 +232,7 @@ def _policy(folder: Path, record: FrontRecord | None) -> Source:
         title=record.policy(name).title if record and measured else "",
         dtype=facts.dtype,
         quantization=facts.quantization,
+        trained=facts.trained_preferences,
         chat_template=facts.chat_template,
     )
 

@@ -1,10 +1,11 @@
-"""From preferences to the gates of one low-rank update: the four rules by which a policy follows its preference in the weights."""
+"""From preferences to the gates of one low-rank update: the five rules by which a policy follows its preference in the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from functools import cached_property
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -12,9 +13,17 @@ from torch import Tensor
 
 from paretune.core.errors import ModelError
 from paretune.core.preference import Preference
+from paretune.fronts.triangulation import barycentric, triangulate
 from paretune.models.adapter import Adapter
 from paretune.models.gates import anchor_gates, nearest_anchor, soup_gates
 from paretune.models.singular_gates import features
+
+BetweenAnchors: TypeAlias = Literal["nearest", "soup"]
+"""What answers between the preferences of anchors: the nearest anchor, or a soup of those around the preference."""
+SINGULAR = 1e-9
+"""Determinant below which M preferences do not span the simplex."""
+DIGITS = 6
+"""Decimals of shares: weights are given to six, and a share below is rounding."""
 
 
 class Gating(Protocol):
@@ -75,6 +84,54 @@ class Anchors:
         rows = np.stack([anchor.array() for anchor in self.anchors])
         choice, _ = nearest_anchor(weights, torch.tensor(rows, dtype=torch.float32))
         return choice
+
+
+@dataclass(frozen=True)
+class Between:
+    """The soup of the adapters whose preferences a preference lies between, by its barycentric coordinates there.
+
+    At the preference of an adapter it is that adapter alone. M adapters at preferences that span the simplex make one affine map,
+    also beyond them: Bone Soup's ``B^-T w``, with the preferences in the rows of B (arXiv 2502.10762). More of them are divided
+    into cells by a Delaunay triangulation; a preference outside all of them is answered by the nearest.
+
+    Attributes:
+        trained: The K preferences that the adapters were trained for, over the policy's objectives.
+    """
+
+    trained: tuple[Preference, ...]
+    kind: ClassVar[str] = "between"
+    anchors: ClassVar[tuple[Preference, ...]] = ()
+
+    @property
+    def affine(self) -> bool:
+        """Whether it is one affine map of the preference."""
+        rows = self._rows
+        return len(rows) == rows.shape[1] and abs(float(np.linalg.det(rows))) > SINGULAR
+
+    def gates(self, adapters: Sequence[Adapter], weights: Tensor) -> Tensor | None:
+        """Return scale times share on the block of each adapter."""
+        shares = torch.from_numpy(self.shares(weights.double().numpy()))
+        return soup_gates(shares, _ranks(adapters), _scales(adapters))
+
+    def shares(self, weights: np.ndarray) -> np.ndarray:
+        """Return the shares ``[B, K]`` of the adapters, rows summing to 1, at preferences ``[B, M]``."""
+        rows = self._rows
+        if self.affine:
+            found = np.linalg.solve(rows.T, weights.T).T
+        else:
+            found = barycentric(rows, self._cells, weights)
+            outside = np.isnan(found).any(axis=1)
+            choice, _ = nearest_anchor(torch.from_numpy(weights[outside]), torch.from_numpy(rows))
+            found[outside] = np.eye(len(rows))[choice.numpy()]
+        return np.round(found, DIGITS) + 0.0  # at a trained preference exactly that adapter
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return np.stack([preference.array() for preference in self.trained])
+
+    @cached_property
+    def _cells(self) -> np.ndarray:
+        return triangulate(self._rows)
 
 
 @dataclass(frozen=True)

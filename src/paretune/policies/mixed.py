@@ -103,6 +103,10 @@ class MixedPolicy(Policy):
         return list(prompts)
 
     @override
+    def asked_of_copies(self, prompt: Prompt, preference: Preference) -> list[Prompt]:
+        return []
+
+    @override
     def effective(self, preference: Preference) -> str:
         gates, mixture = self.gates([preference]), self.mixture([preference])
         (used,) = mixture.copies

@@ -1,8 +1,9 @@
 """A policy maps (prompt, preference) to text; whoever holds one need not know which method made it, nor of which kind it is.
 
 :class:`Policy` is what everybody else works with. Of its kinds, :class:`GatedPolicy` follows the preference by the gates of one
-update, :class:`paretune.policies.mixed.MixedPolicy` mixes several copies of a row while decoding, and
-:class:`paretune.policies.prompted.PromptedPolicy` writes the preference into the prompt.
+update, :class:`paretune.policies.mixed.MixedPolicy` mixes several copies of a row while decoding,
+:class:`paretune.policies.prompted.PromptedPolicy` writes the preference into the prompt, and
+:class:`paretune.policies.principled.PrincipledPolicy` asks the base model for it in words.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.policies import one_pass
 from paretune.policies.batch_checks import check_groups, check_rows
-from paretune.policies.gating import Anchors, Conditioned, Gating, NoUpdate, Soup
+from paretune.policies.gating import Anchors, Between, BetweenAnchors, Conditioned, Gating, NoUpdate, Soup
+from paretune.policies.principles import Guidance, Principles
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,18 +79,32 @@ class Policy(ABC):
         objectives: Sequence[str],
         adapters: Sequence[Adapter],
         preferences: Sequence[Preference],
+        between: BetweenAnchors = "nearest",
     ) -> Policy:
-        """Return the policy that answers each preference with the adapter trained nearest to it.
+        """Return the policy that answers each preference with the adapter trained nearest to it, or with a soup of those around it.
+
+        Args:
+            name: The name of the method, or one that the user chose.
+            lm: The frozen base model.
+            objectives: M names.
+            adapters: K updates.
+            preferences: The K different preferences that they were trained for.
+            between: ``nearest`` or ``soup``, see :class:`paretune.policies.gating.Between`.
 
         Raises:
-            ModelError: The number of adapters is not that of preferences, or there are none.
+            ModelError: The number of adapters is not that of preferences, there are none, or two of a soup are of one preference.
         """
         if len(adapters) != len(preferences) or not adapters:
             raise ModelError(
                 f"anchors need one adapter per preference: {len(adapters)} adapters for {len(preferences)} preferences"
             )
-        anchors = Anchors(tuple(preference.over(objectives) for preference in preferences))
-        return GatedPolicy(name, lm, tuple(objectives), tuple(adapters), anchors)
+        over = tuple(preference.over(objectives) for preference in preferences)
+        if between == "soup" and len(set(over)) < len(over):
+            raise ModelError(
+                f"a soup of anchors needs one adapter per preference; {next(w for w in over if over.count(w) > 1)} has several"
+            )
+        gating = Between(over) if between == "soup" else Anchors(over)
+        return GatedPolicy(name, lm, tuple(objectives), tuple(adapters), gating)
 
     @staticmethod
     def conditioned(name: str, lm: LanguageModel, objectives: Sequence[str], adapter: Adapter) -> Policy:
@@ -121,6 +137,19 @@ class Policy(ABC):
         from paretune.policies.prompted import PromptedPolicy
 
         return PromptedPolicy.of(name, lm, objectives, adapter)
+
+    @staticmethod
+    def principled(
+        name: str,
+        lm: LanguageModel,
+        objectives: Sequence[str],
+        principles: Principles,
+        guidance: Guidance | None = None,
+    ) -> Policy:
+        """Return the base model asked in words, see :meth:`paretune.policies.principled.PrincipledPolicy.of`."""
+        from paretune.policies.principled import PrincipledPolicy
+
+        return PrincipledPolicy.of(name, lm, objectives, principles, guidance)
 
     @staticmethod
     def load(folder: str | Path, lm: LanguageModel) -> Policy:
@@ -165,10 +194,21 @@ class Policy(ABC):
     def asked(self, prompts: Sequence[Prompt], preferences: Sequence[Preference]) -> list[Prompt]:
         """Return the prompts as the model reads them: with the wanted scores where the preference enters there."""
 
+    @abstractmethod
+    def asked_of_copies(self, prompt: Prompt, preference: Preference) -> list[Prompt]:
+        """Return the prompt that each copy of a row reads, in the order of the copies that :meth:`mixture` runs.
+
+        Empty where all of them read what is :meth:`asked`.
+        """
+
+    def around(self, preference: Preference) -> tuple[str, str]:
+        """Return what this policy writes before and behind a prompt that is plain text; often nothing."""
+        (asked,) = self.asked([(Message("user", ""),)], [preference])
+        return plain(asked[:-1]), asked[-1].content
+
     def prompt_end(self, preference: Preference) -> str:
         """Return what this policy appends to the last user turn of a prompt; often nothing."""
-        (asked,) = self.asked([(Message("user", ""),)], [preference])
-        return asked[-1].content
+        return self.around(preference)[1]
 
     @abstractmethod
     def effective(self, preference: Preference) -> str:
@@ -288,6 +328,8 @@ class GatedPolicy(Policy):
     @property
     @override
     def answers_with(self) -> str:
+        if isinstance(self.gating, Between) and not self.gating.affine:
+            return "soups of the adapters around a preference"
         return "the nearest of its anchors" if self.anchor_preferences else ""
 
     @property
@@ -305,6 +347,10 @@ class GatedPolicy(Policy):
     @override
     def asked(self, prompts: Sequence[Prompt], preferences: Sequence[Preference]) -> list[Prompt]:
         return list(prompts)
+
+    @override
+    def asked_of_copies(self, prompt: Prompt, preference: Preference) -> list[Prompt]:
+        return []
 
     @override
     def effective(self, preference: Preference) -> str:
@@ -365,6 +411,24 @@ class GatedPolicy(Policy):
     @override
     def distribution(self, prompt: Sequence[int], response: Sequence[int], preference: Preference) -> Tensor:
         return one_pass.distribution(self.lm, self.adapters, self.gates([preference]), prompt, response)
+
+
+def trained_preferences(policy: Policy) -> tuple[Preference, ...]:
+    """Return the preferences that a soup of anchors interpolates between; none for other policies."""
+    if isinstance(policy, GatedPolicy) and isinstance(policy.gating, Between):
+        return policy.gating.trained
+    return ()
+
+
+def is_interpolated(policy: Policy, preference: Preference) -> bool:
+    """Return whether a soup of anchors answers, of which none was trained for the preference."""
+    trained = trained_preferences(policy)
+    return bool(trained) and preference.over(policy.objectives) not in trained
+
+
+def plain(messages: Sequence[Message]) -> str:
+    """Return the texts of messages as they stand before a prompt that is plain text."""
+    return "".join(f"{message.content}\n\n" for message in messages)
 
 
 def check_objectives(trained: Sequence[str], objectives: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from paretune.models.embedded import EMBEDDED, hub_name
 
 FILE = "policy.json"
 
-Kind = Literal["base", "soup", "anchors", "conditioned", "mod", "prompt"]
+Kind = Literal["base", "soup", "anchors", "between", "conditioned", "mod", "prompt", "principles"]
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,11 @@ class PolicyFile(BaseModel):
         objectives: M names.
         mix: The policy's kind.
         anchors: The preferences of its anchors, empty for other kinds.
+        trained: The preferences of the adapters of a soup between anchors, empty for other kinds.
         adapters: The number of adapters, in the folders ``adapter-0``, ``adapter-1``, ...
         mixing: The rule of MOD, see :class:`paretune.generation.mixing.Mixing`; other kinds ignore it.
+        principles: The words of a policy that asks in words, see :class:`paretune.policies.principles.Principles`.
+        guidance: Its strength of linear alignment, see :class:`paretune.policies.principles.Guidance`; None is plain prompting.
         dtype: The number format of the base model in the run.
         weights: The identity of the base model's weights, wherever they lie.
         hub: The base model's name on the hub; empty where it is not known, and in files of paretune 0.1.
@@ -108,8 +111,11 @@ class PolicyFile(BaseModel):
     objectives: tuple[str, ...]
     mix: Kind
     anchors: tuple[dict[str, float], ...] = ()
+    trained: tuple[dict[str, float], ...] = ()
     adapters: Natural = 0
     mixing: dict[str, Any] = {}
+    principles: dict[str, Any] = {}
+    guidance: dict[str, Any] | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     weights: str = ""
     hub: str = ""
@@ -151,6 +157,11 @@ class PolicyFile(BaseModel):
         return tuple(Preference.of(weights, self.objectives) for weights in self.anchors)
 
     @property
+    def trained_preferences(self) -> tuple[Preference, ...]:
+        """The preferences that a soup of anchors interpolates between; otherwise none."""
+        return tuple(Preference.of(weights, self.objectives) for weights in self.trained)
+
+    @property
     def exportable(self) -> bool:
         """Whether one LoRA does what the policy does at one preference."""
-        return self.mix not in ("base", "mod")
+        return self.mix not in ("base", "mod", "principles")

@@ -79,6 +79,10 @@ class PromptedPolicy(Policy):
         ]
 
     @override
+    def asked_of_copies(self, prompt: Prompt, preference: Preference) -> list[Prompt]:
+        return []
+
+    @override
     def effective(self, preference: Preference) -> str:
         update = one_pass.active(self.adapters, self.gates([preference])[0])
         return fingerprint(self.lm.fingerprint, update, self.prompting.targets(preference))

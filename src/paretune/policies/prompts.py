@@ -210,7 +210,7 @@ class Prompting:
                     f"the prompt already holds the tag {tag[0]!r}, which stands for wanted scores; remove it, or write it "
                     "otherwise"
                 )
-        return _with_turn(prompt, lambda text: text + self._text(values))
+        return with_last_turn(prompt, lambda text: text + self._text(values))
 
     def read(self, text: str) -> tuple[float, ...]:
         """Return the M scores that the tags at the end of ``text`` show.
@@ -234,7 +234,7 @@ class Prompting:
             self.read(text)
             return self._tags.sub("", text)
 
-        return _with_turn(prompt, without)
+        return with_last_turn(prompt, without)
 
     # A mark is the text of one score: "1.2", or "7".
 
@@ -396,7 +396,7 @@ def _finite(scores: np.ndarray) -> np.ndarray:
     return values
 
 
-def _with_turn(prompt: Prompt, change: Callable[[str], str]) -> Prompt:
+def with_last_turn(prompt: Prompt, change: Callable[[str], str]) -> Prompt:
     """Return ``prompt`` with the text of its last user turn changed, or of its last message where there is no user turn."""
     users = [number for number, message in enumerate(prompt) if message.role == "user"]
     last = users[-1] if users else len(prompt) - 1

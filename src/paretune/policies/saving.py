@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from paretune.core.errors import ModelError, ParetuneError
 from paretune.core.files import atomic_path, write_json
@@ -17,9 +17,13 @@ from paretune.models.adapter import FILES, Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.policies.base_model import check_weights, load_base
 from paretune.policies.mixed import MixedPolicy
-from paretune.policies.policy import Policy
+from paretune.policies.policy import Policy, trained_preferences
 from paretune.policies.policy_file import FILE, PolicyFile, loaded_as
+from paretune.policies.principled import PrincipledPolicy
+from paretune.policies.principles import Guidance, Principles
 from paretune.policies.shared import policy_folder
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +65,20 @@ def save(policy: Policy, folder: str | Path) -> None:
                 "mixing": vars(mixing),
                 "dtype": str(lm.model.dtype).removeprefix("torch."),
                 "quantization": lm.quantization,
+                **_own(policy),
                 **({"chat_template": dict(lm.chat_template)} if lm.chat_template else {}),
             },
         )
+
+
+def _own(policy: Policy) -> dict[str, Any]:
+    """Return what the file of a soup between anchors, or of a policy that asks in words, has beside that of others."""
+    if trained := trained_preferences(policy):
+        return {"trained": [preference.as_dict() for preference in trained]}
+    if not isinstance(policy, PrincipledPolicy):
+        return {}
+    guidance = None if policy.guidance is None else asdict(policy.guidance)
+    return {"principles": asdict(policy.principles), "guidance": guidance}
 
 
 def refuse_strange(folder: Path) -> None:
@@ -110,18 +125,24 @@ def load(folder: str | Path, lm: LanguageModel) -> Policy:
             return Policy.soup(*whose, adapters)
         case "anchors":
             return Policy.anchors(*whose, adapters, facts.anchor_preferences)
+        case "between":
+            return Policy.anchors(*whose, adapters, facts.trained_preferences, "soup")
         case "conditioned":
             return Policy.conditioned(*whose, adapters[0])
         case "mod":
-            return Policy.mod(*whose, adapters, _mixing(facts.mixing, folder / FILE))
+            return Policy.mod(*whose, adapters, _stated(Mixing, facts.mixing, "mixing", folder / FILE))
         case "prompt":
             return Policy.prompted(*whose, adapters[0])
+        case "principles":
+            words = _stated(Principles, facts.principles, "principles", folder / FILE)
+            strength = facts.guidance and _stated(Guidance, facts.guidance, "guidance", folder / FILE)
+            return Policy.principled(*whose, words, strength or None)
 
 
-def _mixing(values: Mapping[str, Any], file: Path) -> Mixing:
-    """Return the rule of MOD that a ``policy.json`` states."""
+def _stated(kind: type[T], values: Mapping[str, Any], key: str, file: Path) -> T:
+    """Return what a ``policy.json`` states under a key."""
     try:
-        return parse(Mixing, values, "mixing")
+        return parse(kind, values, key)
     except ParetuneError as error:
         raise ModelError(f"{file}: {error}; save the policy again") from error
 

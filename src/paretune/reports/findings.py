@@ -100,8 +100,10 @@ def _bounds(figures: Iterable[Interval]) -> list[float]:
 
 
 def remarks(record: FrontRecord, point: Point) -> list[str]:
-    """Return what is wrong with the text of a point: it collapses, or is far less likely under the base model."""
+    """Return what to know of the text of a point: it collapses, is far less likely under the base model, or is interpolated."""
     problems = []
+    if point.interpolated:
+        problems.append("interpolated: a soup of the adapters around this preference")
     if known(point.collapse_rate) and point.collapse_rate > COLLAPSE_FLAG:
         problems.append(f"collapses: {percent(point.collapse_rate)} of answers")
     gap = record.base.base_logp - point.base_logp

@@ -177,6 +177,13 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
         "where objectives conflict often: it makes better pairs itself, which takes time",
         pairs,
     )
+    add("spo", several, "one objective after the other, where the first must not be lost", pairs)
+    add(
+        "hpo",
+        bool(compared) and (several or bool(mixed) or reward),
+        "pairs for one objective and any scores for the others, of responses that need not be paired",
+        pairs,
+    )
     single = bool(scored) and len(scored) >= 2 and per >= 1
     scores = "it needs a score of every response on two objectives"
     add(
@@ -200,6 +207,20 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
     )
     add("gdpo", reward, "as morlhf, with each reward scaled by itself", function)
     add("rewarded-soup", reward, "one on-policy training for each objective, mixed as a soup", function)
+    add(
+        "bone-soup",
+        reward,
+        "as rewarded-soup, with each objective trained beside a little of the others",
+        function,
+    )
+    words = "it needs two objectives with a scorer each; say --reward if you have functions or models that score any answer"
+    add(
+        "prompting",
+        M >= 2 or reward,
+        "nothing is trained: it asks for the objectives in words, and shows what training has to beat",
+        words,
+    )
+    add("linear-alignment", M >= 2 or reward, "nothing is trained: it goes beyond what the words do", words)
     if reward and per == 0:
         made.sort(key=lambda choice: choice.method not in ("rewarded-soup", "morlhf", "gdpo"))
     return sorted(made, key=lambda choice: not choice.fits)

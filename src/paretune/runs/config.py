@@ -43,7 +43,8 @@ class DataConfig(_Part):
         splits: Shares of prompts for train, validation and test (test only where there is no ``test`` source); by default 0.7, 0.1
             and 0.2, or 0.9 and 0.1 beside a ``test`` source.
         limit: Largest number of rows that are used, 0 for all.
-        sample: Number of responses to sample from the base model for rows that have none; 0 refuses such rows.
+        sample: Number of responses to sample from the base model for rows that have none; 0 refuses such rows where
+            something is trained.
         too_long: What happens to texts beyond ``train.max_tokens``, and to texts and answers beyond the positions of the model:
             ``drop`` leaves them out, ``cut`` cuts responses at their end, ``prompt-left`` cuts prompts at their beginning (the
             oldest turns first, then words of the last one; a system message stays), ``refuse`` stops the run. It is said how many
@@ -223,6 +224,11 @@ class RunConfig(_Part):
         """Return each key that states how adapters are trained, with what follows from it: that of the run, and of each entry."""
         entries = [(f"methods.{name}.train", self.training(name)) for name in self.methods]
         return [("train", self.training()), *entries]
+
+    @property
+    def untrained(self) -> bool:
+        """Whether nothing is trained, so that the corners are those of the first policy and responses are not needed."""
+        return all(self.entry(name).traits.adapters == "none" for name in self.methods)
 
     def corners(self) -> tuple[DPOConfig, Training]:
         """Return how the single-objective models are trained, between which the mixture chooses.

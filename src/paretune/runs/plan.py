@@ -66,8 +66,9 @@ def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -
     stages = _data(config, work)
     for entry in entries:
         stages += entry.method.work(work, entry.name, entry.settings, entry.training)
-    corners, training = config.corners()
-    stages += work.corners(corners.beta, corners.pairs, training, nll=corners.nll)
+    if not config.untrained:
+        corners, training = config.corners()
+        stages += work.corners(corners.beta, corners.pairs, training, nll=corners.nll)
     stages += _front(config, work, entries)
     policies = tuple(_columns(work, entry) for entry in entries)
     tokens = work.test.prompt + work.answer
@@ -102,7 +103,7 @@ def planned(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None
     config.extrapolations(objectives)
     rows = {name: of_rows(part.rows, count) for name, part in splits.items()}
     most = config.sampling.max_new_tokens
-    if _bare(config, splits):
+    if _bare(config, splits) and config.data.sample:
         sampled = {"responses": float(config.data.sample), "response": ANSWER_SHARE * most}
         rows |= {name: replace(rows[name], **sampled) for name in ("train", "validation")}
     answer = min(rows["train"].response or ANSWER_SHARE * most, most)
@@ -198,23 +199,27 @@ def _columns(work: Work, entry: Entry) -> tuple[int, ...]:
 def _front(config: RunConfig, work: Work, entries: list[Entry]) -> Iterator[Stage]:
     """Yield the measurement of the base model, of the single-objective models and of every policy."""
     M, fine = len(work.objectives), config.fine_grid(work.objectives)
-    measured = config.corners()
+    corners = None if config.untrained else config.corners()
     yield _measured(work, "front: base", 1, 0)
-    yield _measured(work, "front: corners", M, M * config.train.rank)
+    if corners is None:
+        yield replace(_ends(work, entries[0], M), name="front: corners")
+    else:
+        yield _measured(work, "front: corners", M, M * config.train.rank)
     for entry in entries:
         traits, columns = entry.traits, sum(_columns(work, entry))
         preferences: list[Preference] = list(work.preferences) if traits.anchored else fine
         between = inner(preferences)
-        # Corners that are the single-objective models are measured already.
-        ends = 0 if (traits.corners, entry.training) == measured else len(preferences) - between
+        # Corners that are the single-objective models, or those of the first policy, are measured already.
+        known = entry == entries[0] if corners is None else (traits.corners, entry.training) == corners
+        ends = 0 if known else len(preferences) - between - ((traits.corner, entry.training) == corners)
         beyond = len(config.evaluate.extrapolations) * traits.extrapolates
-        copies = M + traits.reference if traits.mixed else 1
-        parts = [
-            _measured(work, "", count, columns, many, traits.candidates)
-            for count, many in ((between + beyond, copies), (ends, 1))
-            if count
-        ]
-        if copies > 1 and between:
+        copies, words = traits.copies(M), _words(work, entry)
+        parts = []
+        if between + beyond:
+            parts.append(_measured(work, "", between + beyond, columns, copies, traits.candidates, words))
+        if ends:
+            parts.append(_ends(work, entry, ends))
+        if traits.mixed and copies > 1 and between:
             parts.append(_audited(work, between, columns, copies))
         yield Stage(
             f"front: {entry.name}",
@@ -225,8 +230,30 @@ def _front(config: RunConfig, work: Work, entries: list[Entry]) -> Iterator[Stag
         )
 
 
+def _ends(work: Work, entry: Entry, points: int) -> Stage:
+    """Return the measurement of a policy at so many one-hot preferences."""
+    traits, columns, words = entry.traits, sum(_columns(work, entry)), _words(work, entry)
+    stage = _measured(work, "", points, columns, traits.copies(1), traits.candidates, words)
+    if not traits.guided:
+        return stage
+    # Each copy with a principle reads a prompt of its own, and those without read the same one.
+    shared = work.test.responses * 2 * points / (points + 1)
+    return replace(stage, decodings=tuple(replace(one, shared=shared) for one in stage.decodings))
+
+
+def _words(work: Work, entry: Entry) -> int:
+    """Return how many tokens of words the policy of an entry writes into a prompt."""
+    return work.count.response(entry.traits.asks, True) if entry.traits.asks else 0
+
+
 def _measured(
-    work: Work, name: str, points: int, columns: int, copies: int = 1, candidates: int = 1
+    work: Work,
+    name: str,
+    points: int,
+    columns: int,
+    copies: int = 1,
+    candidates: int = 1,
+    words: int = 0,
 ) -> Stage:
     """Return the sampling and judging of ``points`` preferences on the held-out prompts.
 
@@ -237,6 +264,7 @@ def _measured(
         columns: Columns of the adapters in force.
         copies: Copies of a row that its mixture runs.
         candidates: Answers sampled for each one that is judged.
+        words: Tokens that the policy writes into a prompt; the base model reads the answers without them.
     """
     test, size = work.test, work.sampling.batch_size
     answers = test.count * test.responses
@@ -245,7 +273,8 @@ def _measured(
     # Answers at one preference share the reading of their prompt; by a mixed policy, whose copies are the same at every preference,
     # all answers do.
     shared = test.responses * candidates * (points / rounds if copies > 1 else 1)
-    sampled = work.decoding(points * answers * candidates / rounds, test, columns, copies, shared)
+    asked = replace(test, prompt=test.prompt + words, longest=test.longest + words)
+    sampled = work.decoding(points * answers * candidates / rounds, asked, columns, copies, shared)
     sampled = replace(sampled, rows=sampled.rows * rounds)
     group = replace(test, count=test.count * rounds, responses=points * test.responses / rounds)
     read = reading(group, 0)

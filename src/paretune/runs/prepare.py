@@ -249,9 +249,9 @@ def _without(dataset: ScoredDataset, test: ScoredDataset) -> ScoredDataset:
 
 
 def check_responses(config: RunConfig, dataset: ScoredDataset) -> None:
-    """Raise a DataError where rows have no response and ``data.sample`` does not ask for some."""
+    """Raise a DataError where rows have no response, something is to be trained, and ``data.sample`` does not ask for some."""
     bare = [row for row in dataset.rows if not row.responses]
-    if bare and not config.data.sample:
+    if bare and not config.data.sample and not config.untrained:
         raise DataError(
             f"{bare[0].source or 'the data'}: {len(bare)} of {len(dataset.rows)} rows have no response; set data.sample to draw "
             "some from the base model, for example data.sample=4"
@@ -302,7 +302,7 @@ def _with_room(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) 
 def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: str) -> ScoredDataset:
     """Draw responses from the base model for the rows that have none."""
     bare = [row for row in dataset.rows if not row.responses]
-    if not bare:
+    if not bare or not config.data.sample:
         return dataset
 
     def make(folder: Path) -> None:
@@ -400,4 +400,6 @@ def _speaks(dataset: ScoredDataset, objective: str) -> bool:
 
 
 def _fully_scored(dataset: ScoredDataset) -> list[str]:
+    if not any(row.responses for row in dataset.rows):
+        return []
     return [name for name in dataset.objectives if all(name in row.scores for row in dataset.rows)]

@@ -105,14 +105,23 @@ def finish(
         with lab.trained_by(config.training(name)):
             policies[name] = replace(train(name, config, lab, splits, preferences, scorers), name=name)
         report_alike(lab, policies[name], (measured_at or {}).get(name) or served_at(config, policies[name]))
-    dpo, training = config.corners()
-    with lab.trained_by(training):
-        adapters = Inputs(lab, splits["train"], splits["validation"]).corners(dpo)
-    corners = Policy.soup("corners", lab.lm, splits["train"].objectives, adapters)
+    corners = (
+        replace(next(iter(policies.values())), name="corners")
+        if config.untrained
+        else single_models(config, lab, splits)
+    )
     if lab.team.first:
         for name, policy in policies.items():
             policy.save(lab.folder / "policies" / name)
     return _written(config, lab, write_front(config, lab, policies, corners, splits, scorers, measured_at))
+
+
+def single_models(config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Policy:
+    """Return the soup of the single-objective models, between which the mixture chooses."""
+    dpo, training = config.corners()
+    with lab.trained_by(training):
+        adapters = Inputs(lab, splits["train"], splits["validation"]).corners(dpo)
+    return Policy.soup("corners", lab.lm, splits["train"].objectives, adapters)
 
 
 def _written(config: RunConfig, lab: Lab, report: Path) -> Path:

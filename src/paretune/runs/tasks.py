@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -134,6 +134,9 @@ def _do(here: SweepContext, task: Task) -> dict[str, Any]:
         return _measured(here, Policy.base(lab.lm, objectives), Preference.uniform(objectives))
     if task.kind == "corner":
         asked = Preference.parse(task.preference, objectives)
+        if config.untrained:
+            first = train(next(iter(config.methods)), config, lab, here.splits, [asked], here.scorers)
+            return _measured(here, replace(first, name="corners"), asked)
         dpo, training = config.corners()
         (objective,) = (name for name, weight in asked.as_dict().items() if weight)
         with lab.trained_by(training):
@@ -152,6 +155,8 @@ def _reference_pass(here: SweepContext) -> None:
     The first task that needs the pass would do it; but a forward is packed of what is requested together, so the order of the
     passes can show in the last digits, and must be the same in every sweep.
     """
+    if here.config.untrained:
+        return
     dpo, training = here.config.corners()
     with here.lab.trained_by(training):
         for objective in here.objectives:
@@ -180,6 +185,8 @@ def _key(here: SweepContext, task: Task) -> str:
         whole = [] if separable(config, task.method) else [str(w) for w in config.grid(here.objectives)]
         entry = config.entry(task.method)
         method = [as_values(entry.settings), _trained_by(entry.training), whole]
+    elif task.kind == "corner" and config.untrained:
+        method = [as_values(config.entry(next(iter(config.methods))).settings)]
     elif task.kind in ("corner", "prepare"):
         dpo, training = config.corners()
         method = [as_values(dpo), _trained_by(training)]

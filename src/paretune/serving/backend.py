@@ -34,6 +34,10 @@ class Served:
     surface: Surface | None
     facts: Mapping[str, Any]
 
+    def is_interpolated(self, used: Preference) -> bool:
+        """Return whether a soup of anchors answers, of which none was trained for the preference."""
+        return "trained" in self.facts and used.as_dict() not in self.facts["trained"]
+
 
 class Backend(Protocol):
     """A backend generates the text. All methods, and all callbacks, run in the server's event loop.

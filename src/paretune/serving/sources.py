@@ -37,4 +37,6 @@ def serve_source(source: Source, floors: Mapping[str, float], stated: Preference
         facts["title"] = source.title
     if source.anchors:
         facts["anchors"] = [anchor.as_dict() for anchor in source.anchors]
+    if source.trained:
+        facts["trained"] = [preference.as_dict() for preference in source.trained]
     return Served(source.name, source.objectives, default, source.used, source.surface, facts)

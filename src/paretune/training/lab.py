@@ -255,7 +255,7 @@ class Lab:
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_pairs(run, table, validation, loss)
 
-        return self._trained(name, inputs, facts, train, start, read)
+        return self.fit_stage(name, inputs, facts, train, start, read)
 
     def dpo(
         self,
@@ -312,7 +312,7 @@ class Lab:
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_conditioned(run, data, validation, beta, conditioning)
 
-        return self._trained(name, inputs, facts, train)
+        return self.fit_stage(name, inputs, facts, train)
 
     def fit_demonstrations(
         self,
@@ -354,7 +354,7 @@ class Lab:
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_demonstrations(replace(run, lm=lm), table, kept)
 
-        return self._trained(name, inputs, facts, train, start)
+        return self.fit_stage(name, inputs, facts, train, start)
 
     def fit_on_policy(self, name: str, goal: Reward, info: dict[str, Any] | None = None) -> Adapter:
         """Train an adapter on its own responses, or return the finished one of an earlier run with the same inputs.
@@ -368,20 +368,21 @@ class Lab:
             BatchError: A reward function failed; what was trained so far is saved.
             TrainingError: No prompt leaves room for a response.
         """
+        limit = self.limit
+        goal = goal.cut(self.lm, limit, self.leave_out)
         facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
-        cache = self.score_cache
         inputs = ["on-policy", *goal.identity()]
-        within = goal.short_enough(self.lm, limit := Limit(self.lm, self.training.max_tokens))
+        within = goal.short_enough(self.lm, limit)
         if dropped := len(goal.prompts) - len(within.prompts):
             room = f"room for {goal.sampling.max_new_tokens} new tokens within {limit}"
             self.leave_out(f"{dropped} of {len(goal.prompts)} prompts leave no {room} and were left out")
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
-            return fit_on_policy(run, within, cache)
+            return fit_on_policy(run, within, self.score_cache)
 
-        return self._trained(name, inputs, facts, train, content=goal.content())
+        return self.fit_stage(name, inputs, facts, train, content=goal.content())
 
-    def _trained(
+    def fit_stage(
         self,
         name: str,
         inputs: list[Any],

@@ -26,6 +26,7 @@ from paretune.core.bounds import Count, Natural
 from paretune.core.errors import ConfigError, DataError
 from paretune.core.files import fingerprint, write_json
 from paretune.core.preference import Preference
+from paretune.core.settings import later
 from paretune.data.dataset import ScoredDataset
 from paretune.data.row_store import taken
 from paretune.data.rows import Prompt, Row
@@ -34,6 +35,7 @@ from paretune.methods.base import Card, Inputs, Method, Traits
 from paretune.methods.paretohqd.rays import Rays, Selection, candidates, select
 from paretune.models.adapter import Adapter
 from paretune.planning.work import Fits, Stage, Work
+from paretune.policies.gating import BetweenAnchors
 from paretune.policies.policy import Policy
 from paretune.scoring.prompt_means import PromptMeans
 from paretune.scoring.repetition import is_collapsed
@@ -62,6 +64,8 @@ class ParetoHqDConfig(Rays):
             there are fewer.
         held_out: Validation responses, chosen by the same rays, whose loss picks the best weights; 0, as in the paper,
             trains all steps and keeps the last.
+        between: What answers at a preference without an adapter: the ``nearest`` one, or a ``soup`` of those around it, which is
+            marked as interpolated.
     """
 
     drop_collapsed: bool = True
@@ -70,6 +74,7 @@ class ParetoHqDConfig(Rays):
     stage2_steps: Count | None = None
     prompts: Count = 10_000
     held_out: Natural = 0
+    between: BetweenAnchors = later("nearest")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,7 +129,8 @@ def train(inputs: Inputs, config: ParetoHqDConfig) -> Policy:
                     info = _info(preference, 2) | {"start": start.info["stage"], "stages": stages}
                     name = f"paretohqd-{preference}-stage-2"
                     adapters[preference] = lab.fit_demonstrations(name, items, kept, start, info)
-    return Policy.anchors("paretohqd", lab.lm, inputs.objectives, [adapters[w] for w in anchors], anchors)
+    trained = [adapters[w] for w in anchors]
+    return Policy.anchors("paretohqd", lab.lm, inputs.objectives, trained, anchors, config.between)
 
 
 def trained_first(
@@ -339,7 +345,8 @@ METHOD = Method(
         needs="scored responses, and scorers for stage 2",
         runs="N, each in two stages",
         enters="gates: one adapter per preference, the nearest is used",
+        family="scores",
     ),
-    traits=lambda config: Traits("preference"),
+    traits=lambda config: Traits("preference", between=config.between),
     staged=True,
 )

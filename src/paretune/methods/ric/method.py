@@ -266,6 +266,7 @@ METHOD = Method(
         needs="scored responses, and scorers for the online stage",
         runs="1, in an offline and an online stage",
         enters="prompt: the scores that a preference asks for",
+        family="scores",
     ),
     traits,
     staged=True,

@@ -277,6 +277,7 @@ METHOD = Method(
         needs="pairs labelled by all objectives",
         runs="M of the soup, and M more",
         enters="next-token distribution, as in MOD (or gates, as in a soup)",
+        family="pairs",
     ),
     traits,
     staged=True,

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from paretune.core.errors import ConfigError, ModelError, PreferenceError, suggest
+from paretune.data.rows import Message
 from paretune.generation.batch import Slot
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.policies.mixed import candidate_seed
-from paretune.policies.policy import Policy
+from paretune.policies.policy import Policy, plain
 from paretune.serving.config import EngineLimits
 from paretune.serving.events import Job, PromptTooLong
 
@@ -107,9 +108,10 @@ class Intake:
         if gates is not None and not bool(gates.isfinite().all()):
             raise ModelError(f"{job.policy}: gates at {job.preference} are not finite; train it again")
         mixture = policy.mixture([job.preference])
-        prompt = self._prompt(policy, job)
+        prompts = self._prompts(policy, job)
+        copies = prompts if len(prompts) > 1 else ()
         rows = [
-            Slot(prompt, job.sampling, candidate_seed(job.seed, number), mixture=mixture)
+            Slot(prompts[0], job.sampling, candidate_seed(job.seed, number), mixture=mixture, prompts=copies)
             for number in range(policy.candidates)
         ]
         if gates is not None:
@@ -120,22 +122,28 @@ class Intake:
                 row.gates = common
         return rows
 
-    def _prompt(self, policy: Policy, job: Job) -> list[int]:
+    def _prompts(self, policy: Policy, job: Job) -> list[list[int]]:
+        """Return the token ids of the prompt, or of each copy's where they differ."""
         if isinstance(job.prompt, str):
-            prompt = policy.lm.encode_text(job.prompt + policy.prompt_end(job.preference))
+            copies = policy.asked_of_copies((Message("user", job.prompt),), job.preference)
+            before, end = policy.around(job.preference)
+            texts = [plain(copy[:-1]) + copy[-1].content for copy in copies]
+            prompts = [policy.lm.encode_text(text) for text in texts or [before + job.prompt + end]]
         else:
-            (conversation,) = policy.asked([job.prompt], [job.preference])
-            prompt = policy.lm.encode_prompt(conversation)
-        prompt = prompt or [self.lm.turn_end]  # the model needs at least one token
-        if len(prompt) > self.max_prompt_tokens:
+            copies = policy.asked_of_copies(job.prompt, job.preference)
+            conversations = copies or policy.asked([job.prompt], [job.preference])
+            prompts = [policy.lm.encode_prompt(conversation) for conversation in conversations]
+        prompts = [prompt or [self.lm.turn_end] for prompt in prompts]  # the model needs at least one token
+        longest = max(map(len, prompts))
+        if longest > self.max_prompt_tokens:
             raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens, but at most {self.max_prompt_tokens} are accepted; shorten it"
+                f"the prompt has {longest} tokens, but at most {self.max_prompt_tokens} are accepted; shorten it"
             )
         answer = job.sampling.max_new_tokens
         most = min(self.context, self.max_cached_tokens // self.most_rows(job.policy))
-        if len(prompt) + answer > most:
+        if longest + answer > most:
             raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens and the answer up to {answer}, together more than {most}; "
+                f"the prompt has {longest} tokens and the answer up to {answer}, together more than {most}; "
                 "shorten the prompt, or ask for fewer tokens"
             )
-        return prompt
+        return prompts

@@ -91,6 +91,7 @@ class Generation:
             "preference": self.resolved.used.as_dict(),
             "asked": self.resolved.asked.as_dict(),
             "snapped": self.resolved.asked != self.resolved.used,
+            **({"interpolated": True} if self.resolved.served.is_interpolated(self.resolved.used) else {}),
             "expected": expected,
             "measured": measured,
             "seed": self.seed,

@@ -18,9 +18,12 @@ from paretune.generation.endpoint import Endpoint
 from paretune.models.adapter import Adapter
 from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
-from paretune.training.conditioning import Conditioning
+from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning
 from paretune.training.lab import Lab
 from paretune.training.rl.goal import Reward, RLSettings
+
+ONE_PREFERENCE = replace(LORA_PER_OBJECTIVE, per="batch")
+"""That of MORLHF's anchors, as far as a linear reward at one preference has any; it is part of the identity of their adapters."""
 
 
 def measured_reward(
