@@ -10,6 +10,9 @@ depends_on
 isolation_level
 _known
 
+# Set on a module or a configuration of transformers, which reads it.
+sliding_window
+
 # Loaded by name from METHODS.
 GDPO
 

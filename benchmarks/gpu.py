@@ -194,7 +194,7 @@ def main(given: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    torch.backends.cuda.matmul.allow_tf32 = False  # what is called float32 is to be float32
+    torch.set_float32_matmul_precision("highest")  # what is called float32 is to be float32
     bench = Bench(device, arguments.tiny)
     rows = [row for row in bench.rows() if arguments.only in row.name]
     freed(device)

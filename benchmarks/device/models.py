@@ -163,7 +163,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer that is enough for a model that reads token ids."""
     words = {word: number for number, word in enumerate(["<s>", "</s>", "a", "b"])}
     made = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="a")), bos_token="<s>", eos_token="</s>"
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="a")),
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
     )
     made.chat_template = PLAIN_TEMPLATE
     return made

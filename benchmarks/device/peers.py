@@ -91,10 +91,8 @@ def trl_step(size: str, device: torch.device, kind: torch.dtype, work: Work) -> 
         )
         text = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " a"}])
         lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
-        words = tokenizer()
-        words.pad_token = words.eos_token
         trainer = DPOTrainer(
-            model, args=settings, train_dataset=text, processing_class=words, peft_config=lora
+            model, args=settings, train_dataset=text, processing_class=tokenizer(), peft_config=lora
         )
         trainer.train_dataset = Dataset.from_list(
             [

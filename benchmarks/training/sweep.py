@@ -42,7 +42,7 @@ from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel, load
 from paretune.scoring.scorer import build_scorer, score_dataset
 from paretune.training.lab import Lab
-from paretune.training.loop import Training, attach, batch_rows, data_order, learning_rate
+from paretune.training.loop import Training, attach, data_order, learning_rate
 from paretune.training.token_tables import PairTable, tokenise
 
 RULES = (
@@ -186,7 +186,8 @@ def modpo_run(
     order = data_order(len(table), settings.steps * settings.batch_pairs, settings.seed)
     losses = []
     for number in range(settings.steps):
-        batch = official.padded(table, batch_rows(order, number, 0, settings))
+        rows = order[number * settings.batch_pairs : (number + 1) * settings.batch_pairs]
+        batch = official.padded(table, rows)
         losses.append(float(official.step(model, optimizer, batch, weight, BETA)[0].mean()))
         rates.step()
     model.save_pretrained(out, selected_adapters=["default"])

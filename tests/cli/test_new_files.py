@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from paretune.data.dataset import ScoredDataset
 from paretune.generation.resumable import remove_parts
 from paretune.serving.store.store import Store
 from support.command import call
@@ -83,3 +85,32 @@ def test_what_is_not_read_of_the_data_is_said(
         make_dataset(12).write(place / "folder" / name)
     code, _, said = call(monkeypatch, capsys, "data", "convert", place / "folder", "o.jsonl")
     assert code == 0 and "data files that are not read: 1 (notes.jsonl)" in " ".join(said.split())
+
+
+def test_sampling_reads_a_source_as_inspecting_does(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--split, --objective and --path mean what they mean elsewhere."""
+    model = write_model(place / "model")
+    short = ("--model", model, "--responses", 1, "--max-new-tokens", 2)
+    folder = place / "helpful-base"
+    folder.mkdir()
+    for split, count in (("train", 3), ("validation", 2)):
+        pairs = [{"prompt": f"{split} {n}", "chosen": "good", "rejected": "bad"} for n in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    named = ("--split", "validation", "--objective", "warm")
+    code, _, said = call(monkeypatch, capsys, "data", "sample", folder, "o.jsonl", *named, *short)
+    assert code == 0, said
+    drawn = ScoredDataset.read("o.jsonl")
+    assert [row.prompt[0].content for row in drawn.rows] == ["validation 0", "validation 1"]
+    talks = [
+        {name: f"\n\nHuman: {n}?\n\nAssistant: {text}" for name, text in (("chosen", "a"), ("rejected", "b"))}
+        for n in range(2)
+    ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
+    (folder / "validation.jsonl").unlink()
+    code, _, said = call(
+        monkeypatch, capsys, "data", "sample", "hh-rlhf", "h.jsonl", "--path", folder, *short
+    )
+    assert code == 0, said
+    assert [row.prompt[0].content for row in ScoredDataset.read("h.jsonl").rows] == ["0?", "1?"]

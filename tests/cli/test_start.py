@@ -162,6 +162,7 @@ def test_labels_without_a_name_get_the_one_that_is_asked_for(
         assert code == 0, err
         config = load_config(options[-1])
         assert config.data.source == {"path": "pairs.jsonl", "objective": name}
+        assert config.name == options[-1].removesuffix(".yaml"), "the file names the run"
         assert config.objectives == [name, "concise"], "a front needs two objectives: a rule is the second"
         assert "150 comparisons: few" in Path(options[-1]).read_text()
 

@@ -45,9 +45,9 @@ def told(row: Row) -> list[Any]:
 
 def read(file: Path, split: str | None) -> ScoredDataset:
     if file.suffix == ".yaml":
-        from paretune.cli.data import _load
+        from paretune.cli.data import load_source
 
-        return _load(str(file), None, None, split)
+        return load_source(str(file), None, None, split)
     return load_data(file, split, objective="h")
 
 

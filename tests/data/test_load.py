@@ -348,7 +348,7 @@ def test_every_known_set_round_trips_and_names_a_missing_column(name, tmp_path) 
 def test_every_known_set_loads_from_the_hub(name, tmp_path, monkeypatch) -> None:
     asked = []
 
-    def load_dataset(hub, name=None, data_dir=None, split=None):
+    def load_dataset(hub, name=None, data_dir=None, split=None, revision=None):
         asked.append((hub, name, data_dir, split))
         return EXAMPLES[known]
 
@@ -817,6 +817,30 @@ def test_a_column_map_reads_inside_columns(tmp_path: Path) -> None:
             load_data({**spec, **change})
 
 
+def test_a_column_map_reads_system_history_and_weight_inside_columns(tmp_path: Path) -> None:
+    record = {
+        "q": "why",
+        "a": "yes",
+        "b": "no",
+        "meta": {"system": "be kind", "turns": [["hi", "hello"]], "trust": 0.5},
+    }
+    file = tmp_path / "inside.jsonl"
+    file.write_text(
+        json.dumps(record)
+        + "\n"
+        + json.dumps({**record, "q": "how", "meta": {"system": None, "turns": None, "trust": None}})
+        + "\n"
+    )
+    spec = {
+        "path": str(file), "prompt": "q", "chosen": "a", "rejected": "b", "objective": "h",
+        "system": "meta.system", "history": "meta.turns", "weight": "meta.trust",
+    }  # fmt: skip
+    first, second = load_data(spec).rows
+    assert [message.content for message in first.prompt] == ["be kind", "hi", "hello", "why"]
+    assert first.weight == 0.5 and second.weight == 1.0
+    assert [message.content for message in second.prompt] == ["how"]
+
+
 def test_a_column_map_reads_inside_the_json_of_a_csv_cell(tmp_path: Path) -> None:
     file = tmp_path / "nested.csv"
     file.write_text('q,a,b,meta\nHi,x,y,"{""help"": [1, 2]}"\n')
@@ -873,3 +897,26 @@ def test_a_column_map_of_pairs(tmp_path: Path) -> None:
         changed = {key: value for key, value in {**spec, **change}.items() if value is not None}
         with pytest.raises(DataError, match=words):
             load_data(changed)
+
+
+@pytest.mark.parametrize("key", ["system", "history", "weight", "margin"])
+def test_a_column_of_a_map_that_no_record_has_is_refused(tmp_path: Path, key: str) -> None:
+    """A slip in its name would leave out every system message, say; a record alone may lack it."""
+    values = {"system": "be kind", "history": [["a", "b"]], "weight": 0.5, "margin": 1.0}
+    record = {"q": "why", "good": "yes", "bad": "no"}
+    file = tmp_path / "d.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in (record, {**record, "x": values[key]})))
+    mapped = {"path": str(file), "prompt": "q", "chosen": "good", "rejected": "bad", "objective": "h"}
+    assert len(load_data({**mapped, key: "x"}).rows) == 2
+    with pytest.raises(
+        DataError, match=r"d\.jsonl:2: no record has the column 'X' that the map names; found 'q'"
+    ):
+        load_data({**mapped, key: "X"})
+
+
+def test_names_that_are_spelt_otherwise_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text('{"Prompt": "why", "Chosen": "yes", "rejected ": "no"}\n')
+    told = "rename 'Chosen' to 'chosen', 'Prompt' to 'prompt', 'rejected ' to 'rejected', or map"
+    with pytest.raises(DataError, match=told):
+        load_data(str(file), objective="h")

@@ -500,6 +500,22 @@ def test_settings_that_cannot_be_are_refused() -> None:
         task.short_enough(FakeModel(), Limit(FakeModel(), 64))  # type: ignore[arg-type]
 
 
+def test_prompts_without_room_for_an_answer_are_cut_where_that_is_asked_for(
+    lm: LanguageModel, tmp_path: Path
+) -> None:
+    long, end = (Message("user", "red " * 200 + "sun"),), "red sun"
+    aim = goal(prompts=(*PROMPTS, long), preference=Preference.one_hot("good", OBJECTIVES))
+    lab = Lab(lm, tmp_path, SETTINGS, too_long="prompt-left")
+    adapter = lab.fit_on_policy("run", aim)
+    (said,) = lab.left_out
+    assert said.startswith("1 of 13 prompts with 5 new tokens are longer than max_tokens=")
+    assert said.endswith("their prompts were cut at the beginning")
+    (shorter,) = aim.cut(lm, lab.limit, lambda text: None).prompts[-1]
+    assert shorter.content.endswith(end) and len(shorter.content) < 200 * 4
+    whole = replace(aim, prompts=(*PROMPTS, (shorter,)))
+    assert adapters_equal(adapter, Lab(lm, tmp_path / "whole", SETTINGS).fit_on_policy("run", whole))
+
+
 def test_prompts_without_room_for_an_answer_are_left_out_and_told(lm: LanguageModel, tmp_path: Path) -> None:
     """Also where the adapter is there already: the report of every run has the same sentence."""
     long = (Message("user", "red " * 200),)

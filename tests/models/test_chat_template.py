@@ -215,7 +215,9 @@ def test_a_prompt_that_the_template_refuses_is_named_by_its_place(tmp_path: Path
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     lm = read(tmp_path, template, eos="</s>", added=IM)
     prompt = (Message("system", "be kind"), *QUESTION)
-    told = r"refuses the prompt .*\(no system\); leave such prompts out, or give the model a template"
+    told = (
+        r"has no place for the role system, which says 'be kind' \(no system\); put the text into a user turn"
+    )
     with pytest.raises(DataError, match=rf"^d\.jsonl:7: the chat template of .*{told}"):
         lm.encode_prompt(prompt, "d.jsonl:7")
     with pytest.raises(DataError, match=r"^d\.jsonl:7 \(response 0\): the chat template of"):

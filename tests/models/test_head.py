@@ -24,20 +24,21 @@ def test_the_chunk_changes_nothing(chunk: int | None) -> None:
     torch.testing.assert_close(slope, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_chunk_fills_an_eighth_of_what_is_free() -> None:
-    """A position of 128,256 tokens in bfloat16 has 1.28 MB of logits: 8 GB hold 780 in an eighth, so 512 are taken."""
+def test_a_chunk_fills_a_share_of_the_memory() -> None:
+    """A position of 128,256 tokens in bfloat16 has 1.28 MB of logits: a 64th of 24 GB holds 292, of 80 GB 974."""
     assert logit_bytes(128_256, 2) == 1_282_560
-    assert chunk_for(8e9, 128_256, 2) == 512
-    assert chunk_for(80e9, 128_256, 2) == 4096
-    assert chunk_for(0, 128_256, 2) == chunk_for(-1e9, 128_256, 2) == FEWEST
-    assert chunk_for(1e15, 128_256, 2) == MOST
+    assert chunk_for(24e9, 8e9, 128_256, 2) == 256
+    assert chunk_for(80e9, 60e9, 128_256, 2) == 512
+    assert chunk_for(80e9, 1.5e9, 128_256, 2) == 128, "an eighth of what is free holds 146"
+    assert chunk_for(80e9, 0, 128_256, 2) == chunk_for(80e9, -1e9, 128_256, 2) == FEWEST
+    assert chunk_for(1e15, 1e15, 128_256, 2) == MOST
 
 
 def test_a_device_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         chunk_of(torch.device("cpu"), 1000, 4) == chunk_of(torch.device("mps"), 1000, 4) == HEAD_CHUNK == 256
     )
-    free = iter([(6e9, 24e9), (1e6, 24e9)])
+    free = iter([(6e9, 80e9), (1e6, 80e9)])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: next(free))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 12e9)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10e9)

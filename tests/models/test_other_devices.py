@@ -32,6 +32,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_device_of_the_tests_refuses_float64(seen: dict[str, Any]) -> None:
     assert "float64" in seen["float64"]
+    assert "float64" in seen["numbers drawn on the device"], (
+        "random numbers in float64 on the device would have been seen"
+    )
 
 
 def test_the_number_format_is_one_that_the_device_computes(seen: dict[str, Any]) -> None:

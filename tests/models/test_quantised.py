@@ -169,6 +169,37 @@ def test_a_folder_that_was_saved_quantised_loads_as_it_is(folder: Path, tmp_path
             load(str(tmp_path / how), "float32", "cpu", quantization=asked)
 
 
+def saved_with(folder: Path, place: Path, skipped: list[str]) -> Path:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=[*skipped, "lm_head"]
+    )
+    saved = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=settings, device_map={"": "cpu"}, dtype=torch.float32
+    )
+    saved.save_pretrained(place)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(place)
+    return place
+
+
+def test_a_model_of_which_little_is_quantised_is_told_apart(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(str(folder), "float32", "cpu", quantization="nf4")
+    assert not caplog.records
+    attention = [f"{name}_proj" for name in "qkvo"]
+    lm = load(
+        str(saved_with(folder, tmp_path / "part", [*attention, "up_proj", "gate_proj"])), "float32", "cpu"
+    )
+    assert len(layers(lm.model)) == 2
+    # Of a block 64 x 64 twice, 32 x 64 twice and 96 x 64 three times, of which one; and the norms.
+    assert "20 % of the numbers in its blocks are quantised" in caplog.text
+    every = [*attention, "up_proj", "gate_proj", "down_proj"]
+    with pytest.raises(ModelError, match="has no linear layer that bitsandbytes quantises"):
+        load(str(saved_with(folder, tmp_path / "none", every)), "float32", "cpu")
+
+
 def test_what_cannot_be_loaded_is_one_message(folder: Path, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(ModelError, match="quantization 'int4' is not known; did you mean 'int8'"):
         load(str(folder), "float32", "cpu", quantization="int4")

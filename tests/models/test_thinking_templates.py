@@ -115,7 +115,7 @@ def test_an_argument_that_the_template_does_not_know_is_refused_with_the_nearest
 def test_a_template_without_a_role_is_named_with_the_text(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"has no place for the role system, which says 'be kind'; put the text into a user turn",
+        match=r"has no place for the role system, which says 'be kind' \(.*\); put the text into a user turn",
     ):
         read(tmp_path / "a", "gemma").encode_prompt(SYSTEM)
     strict = (
@@ -123,7 +123,7 @@ def test_a_template_without_a_role_is_named_with_the_text(tmp_path: Path) -> Non
         "{{ m['content'] }}{% endfor %}"
     )
     lm = load(str(write_chat_model(tmp_path / "b", strict, eos="</s>")), "float32", "cpu")
-    with pytest.raises(DataError, match=r"has no place for the role tool, which says '42'"):
+    with pytest.raises(DataError, match=r"has no place for the role tool, which says '42' \(no tools\)"):
         lm.encode_prompt((*QUESTION, Message("tool", "42")))
 
 

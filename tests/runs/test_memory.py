@@ -246,7 +246,7 @@ def test_the_configs_for_24_gigabytes_fit_and_ask_nobody(
 
 
 def test_a_plan_says_how_many_texts_are_too_long_and_what_happens(tmp_path: Path) -> None:
-    train = {"steps": 3, "max_tokens": 30}
+    train = {"steps": 3, "max_tokens": 35}
     for rule, end in {
         "drop": "are left out",
         "cut": "lose the end of their responses",
@@ -255,7 +255,7 @@ def test_a_plan_says_how_many_texts_are_too_long_and_what_happens(tmp_path: Path
         config = config_of(
             tmp_path, "x", train=train, data={"source": str(tmp_path / "data.jsonl"), "too_long": rule}
         )
-        (said,) = [one for one in plan(config).assumptions if "have more than 30 tokens" in one]
+        (said,) = [one for one in plan(config).assumptions if "have more than 35 tokens" in one]
         assert said.startswith("about 0.") and said.endswith(end)
 
 

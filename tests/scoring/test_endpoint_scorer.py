@@ -209,10 +209,10 @@ def test_a_server_is_asked_from_within_a_loop_of_events_too(server: str) -> None
     [
         ({"api": "clasify"}, "did you mean 'classify'"),
         ({"endpoint": "127.0.0.1:80"}, "is no address"),
-        ({"index": -1}, "index: -1: expected a whole number of at least 0"),
-        ({"retries": 1.5}, "retries: 1.5: expected a whole number"),
+        ({"index": -1}, "index must be at least 0, got -1"),
+        ({"retries": 1.5}, "retries: expected a whole number"),
         ({"retries": -1}, "retries must be at least 0"),
-        ({"timeout": "long"}, "timeout: 'long': expected a number of seconds"),
+        ({"timeout": "long"}, "timeout: expected a number, got 'long'"),
         ({"activation": "yes"}, "activation: 'yes': expected true or false"),
         ({"unscored": "zero"}, "unscored: 'zero'.*stop, leave-out"),
         ({"answer": "data[0]"}, "answer: belongs to api: path"),

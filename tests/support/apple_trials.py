@@ -9,12 +9,14 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from paretune.core.errors import ModelError
 from paretune.core.sampling import Sampling
 from paretune.fronts.record import FrontRecord
+from paretune.generation import batch
 from paretune.generation.generate import attached, generate
 from paretune.generation.mixing import Mixing, Mixture
 from paretune.models.adapter import stack
@@ -84,6 +86,11 @@ def main(folder: Path) -> dict[str, Any]:
         seen["place"] = [str(lm.device), str(lm.model.dtype), str(double_device(device))]
         seen["apple"] = sampled(lm)
         seen["run on apple"] = whole_run(folder, "apple")
+        try:
+            with mock.patch.object(batch, "double_device", lambda device: device):
+                generate(lm, [[3, 7]], Sampling(2), [0])
+        except TypeError as error:
+            seen["numbers drawn on the device"] = str(error)
         try:
             load(str(model), "bfloat16")
         except ModelError as error:

@@ -32,7 +32,7 @@ def init(
         objectives: ``NAME`` of the data, or ``NAME={rule: ...}``; empty takes those of the data. For a single source whose labels
             name no objective, the first name is theirs.
         model: The base model.
-        out: The new file; by default the name of the data with ``.yaml``.
+        out: The new file, which names the run too; by default the name of the data with ``.yaml``.
         minutes: Time that the run may take on this machine.
 
     Raises:
@@ -54,7 +54,7 @@ def init(
         )
         data = [asked] if Path(asked).exists() else shlex.split(asked)
     sources = named_sources(data)
-    name = _name(sources)
+    name = _name(sources if out is None else [NamedSource(out.name, "")])
     target = out or Path(f"{name}.yaml")
     _check_new(target)
     if len(sources) == 1 and not sources[0].objective:

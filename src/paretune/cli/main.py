@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -357,13 +359,22 @@ def export_command(
         )
         if end := loaded.prompt_end(used):
             typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
+        _say_template(loaded.lm.chat_template)
         return
     manifest = export_grid(loaded, points, folder, front_of(source))
+    _say_template(loaded.lm.chat_template)
     made = list(manifest["adapters"].values())
     scored = sum(entry["scores"] is not None for entry in made)
     typer.echo(
         f"{folder}: {len(made)} LoRAs of {loaded.name} and manifest.json, with measured scores of {scored} of them"
     )
+
+
+def _say_template(arguments: Mapping[str, Any]) -> None:
+    if arguments:
+        typer.echo(
+            f"Its prompts are written with these arguments of the chat template: {json.dumps(dict(arguments))}"
+        )
 
 
 app.command()(serve_commands.serve)

@@ -78,7 +78,9 @@ def init(
     ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="The new config; by default the name of the data with .yaml. Never overwritten."),
+        typer.Option(
+            help="The new config, whose name is the run's; by default that of the data with .yaml. Never overwritten."
+        ),
     ] = None,
     minutes: Annotated[
         float, typer.Option(help="The time that the run may take on this machine.", min=1)

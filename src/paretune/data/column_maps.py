@@ -205,8 +205,13 @@ def read_mapped(records: Records, columns: ColumnMap) -> ScoredDataset:
 
 def _mapped(records: Records, columns: ColumnMap, left: Left) -> Iterator[Row]:
     groups: dict[Prompt, list[tuple[str, str, dict[str, float]]]] = {}
+    # A record may lack one of these; a source in which none has it was meant otherwise.
+    unseen = {columns.system, columns.history, columns.weight, columns.margin} - {""}
+    where = ""
+    record: dict[str, Any] = {}
     for where, record in records:
         fields = Fields(where, record)
+        unseen = {column for column in unseen if not fields.has(column)}
         value = parsed_cell(fields.take(columns.prompt), where)
         prompt = with_earlier(
             fields, prompt_from(value, columns.prompt, where), columns.history, (columns.system,)
@@ -234,6 +239,12 @@ def _mapped(records: Records, columns: ColumnMap, left: Left) -> Iterator[Row]:
             )
         numbers = {name: row.scores.get(name, (math.nan,))[0] for name in columns.scores}
         groups.setdefault(row.prompt, []).append((where, row.responses[0], numbers))
+    if record and unseen:
+        found = ", ".join(map(repr, record))
+        raise DataError(
+            f"{where}: no record has the column {min(unseen)!r} that the map names; found {found}; correct the name, or take it "
+            "out of the map"
+        )
     for prompt, answers in groups.items():
         wheres, responses, numbers_K = zip(*answers, strict=True)
         scores = {name: tuple(n[name] for n in numbers_K) for name in columns.scores}

@@ -193,6 +193,11 @@ class Fields:
         value = self.record[column]
         return None if is_empty(value) else value
 
+    def has(self, column: str) -> bool:
+        """Return whether the record has a column, or the column that a place such as ``meta.help`` is in."""
+        outer, dot, _ = column.partition(".")
+        return column in self.record or (bool(dot) and outer in self.record)
+
     def text(self, column: str) -> str:
         """Return a column that must hold text, and some."""
         self.read.add(column)
@@ -203,7 +208,8 @@ class Fields:
 
     def optional_text(self, column: str) -> str:
         """Return a column that may hold text, "" where it says nothing."""
-        return "" if self.get(column) is None else text_of(self.record, column, self.where)
+        value = self.get(column)
+        return "" if value is None else text_of({column: value}, column, self.where)
 
     def answer(self, column: str) -> str:
         """Return a column that must hold an answer."""

@@ -104,6 +104,7 @@ def read_form(
         raise DataError(
             f"{where}: unknown form, found columns {', '.join(map(repr, record)) or 'none'}; expected "
             "prompt and responses, chosen and rejected, prompt, completion and label, messages, or prompt; "
+            + _spelt_otherwise(columns)
             + (
                 "if the first line holds no names of columns, add a line that does; "
                 if _is_csv(record)
@@ -133,6 +134,13 @@ def _fields(records: Records, ignored: Collection[str]) -> Iterator[Fields]:
             where,
             {name: value for name, value in record.items() if name not in ignored} if ignored else record,
         )
+
+
+def _spelt_otherwise(columns: set[str]) -> str:
+    """Return the known names of columns that differ in capitals or spaces, as the beginning of a cure."""
+    near = {name: name.strip().lower() for name in sorted(columns) if name not in KNOWN_COLUMNS}
+    known = [f"{name!r} to {plain!r}" for name, plain in near.items() if plain in KNOWN_COLUMNS]
+    return f"names of columns are read as they are spelt: rename {', '.join(known)}, " if known else ""
 
 
 def _is_csv(record: Record) -> bool:

@@ -44,8 +44,9 @@ SIZES = {
 
 def is_here(name: str) -> bool:
     """Return whether a known set was downloaded already, as far as the cache of the ``datasets`` library shows."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")).expanduser()
+    from huggingface_hub.constants import HF_HOME
+
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets").expanduser()
     wanted = _letters(KNOWN[name].hub)
     return cache.is_dir() and any(_letters(folder.name) == wanted for folder in cache.iterdir())
 

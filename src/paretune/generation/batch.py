@@ -239,9 +239,10 @@ class Batch:
             for setting, rows in self._settings.items():
                 tokens[rows] = draw(logits[rows], uniform[rows], *setting)
         logps = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-        for number, (token, logp) in enumerate(zip(tokens.tolist(), logps.tolist(), strict=True)):
+        # One transfer from the device a step; float32 holds the number of every token.
+        for number, (token, logp) in enumerate(torch.stack([tokens.float(), logps], dim=1).tolist()):
             row = self.rows[number]
-            row.tokens.append(token)
+            row.tokens.append(int(token))
             row.logp += logp
             if number in normalisers:
                 row.normalisers.append(normalisers[number])

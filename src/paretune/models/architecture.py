@@ -133,11 +133,11 @@ def _configs(config: PreTrainedConfig) -> list[PreTrainedConfig]:
 
 
 @contextmanager
-def shallow_in_float32(model: PreTrainedModel, rows: int) -> Iterator[None]:
+def shallow_in_float32(model: PreTrainedModel, rows: int) -> Iterator[bool]:
     """Let a model have its first layers alone, one of each kind at least, and compute them in float32 inside this context.
 
     Its head has the first ``rows`` tokens alone. Embeddings stay as they are, and what they return is widened. Quantised parameters
-    stay too.
+    stay too: then the context gives False, as their products are those of another number format.
     """
     head = model.get_output_embeddings()
     small = nn.Linear(head.in_features, rows, bias=False, device="meta")
@@ -154,7 +154,7 @@ def shallow_in_float32(model: PreTrainedModel, rows: int) -> Iterator[None]:
                 stack.callback(module.register_forward_hook(_widened).remove)
             else:
                 _widen(module, stack)
-        yield
+        yield all(parameter.is_floating_point() for parameter in model.parameters())
 
 
 def _widened(module: nn.Module, inputs: object, output: Tensor) -> Tensor:

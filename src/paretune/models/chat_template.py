@@ -113,9 +113,9 @@ class ChatTemplate:
                 except DataError:
                     content = next(message["content"] for message in messages if message["role"] == role)
                     raise DataError(
-                        f"the chat template of {self.name} has no place for the role {role}, which says {content[:60]!r}; put the "
-                        "text into a user turn, leave it out, or give the model a template with this role (chat_template in its "
-                        "tokenizer_config.json)"
+                        f"the chat template of {self.name} has no place for the role {role}, which says {content[:60]!r} "
+                        f"({error.__cause__}); put the text into a user turn, leave it out, or give the model a template with this "
+                        "role (chat_template in its tokenizer_config.json)"
                     ) from error
 
     @cached_property

@@ -12,21 +12,24 @@ from paretune.models.frozen_linear import FrozenLinear
 
 HEAD_CHUNK = 256
 """Positions projected to the vocabulary at a time on a CPU: what its caches hold."""
-SHARE = 1 / 8
-"""Share of an accelerator's free memory that the logits of a chunk may fill."""
+SHARE, TIGHT = 1 / 64, 1 / 8
+"""Shares of an accelerator's memory, and of what is free of it, that the logits of a chunk may fill."""
 FEWEST, MOST = 64, 8192
 """Positions of a chunk at least, and at most."""
 
 
-def chunk_for(free: float, vocabulary: int, size: int) -> int:
-    """Return how many positions an accelerator projects at a time: a power of two, so that runs on one device do alike.
+def chunk_for(memory: float, free: float, vocabulary: int, size: int) -> int:
+    """Return how many positions an accelerator projects at a time.
+
+    It is a power of two by the device's memory, so that runs on it do alike, and less where little is free.
 
     Args:
-        free: Bytes that are free on the device beside the model.
+        memory: Bytes of the device.
+        free: Bytes that are free beside the model.
         vocabulary: Number of tokens.
         size: Bytes of a number of the model.
     """
-    most = SHARE * free / logit_bytes(vocabulary, size)
+    most = min(SHARE * memory, TIGHT * free) / logit_bytes(vocabulary, size)
     chunk = FEWEST
     while chunk < MOST and 2 * chunk <= most:
         chunk *= 2
@@ -43,9 +46,9 @@ def chunk_of(device: torch.device, vocabulary: int, size: int) -> int:
     """Return how many positions ``device`` projects at a time; asked once, when the model has its place there."""
     if device.type != "cuda":
         return HEAD_CHUNK
-    free = torch.cuda.mem_get_info(device)[0]
+    free, memory = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return chunk_for(free + reserved, vocabulary, size)
+    return chunk_for(memory, free + reserved, vocabulary, size)
 
 
 def target_logps(hidden: Tensor, head: FrozenLinear, targets: Tensor, chunk: int | None = None) -> Tensor:

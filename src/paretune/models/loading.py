@@ -28,7 +28,15 @@ from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
 from paretune.models.hub import NOWHERE, HubPlace, other_commits, place_of, snapshot, weight_files
 from paretune.models.hub_reach import check_hub
-from paretune.models.quantised import check_files_finite, chosen, hold, loading_options, refusal, stored_as
+from paretune.models.quantised import (
+    check_files_finite,
+    chosen,
+    hold,
+    loading_options,
+    refusal,
+    say_share,
+    stored_as,
+)
 from paretune.models.tensors import check_finite
 
 EXPECTED = f"Expected {EMBEDDED!r}, a hub name that can be reached from here, a folder with safetensors weights, or a .gguf file"
@@ -92,6 +100,8 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
             source, config=config, dtype=how.kind, use_safetensors=True, output_loading_info=True, **plain
         )
         hold(model)
+        if held != "none":
+            say_share(model, name)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except ParetuneError:
         raise

@@ -27,6 +27,8 @@ from paretune.models.tensors import check_finite
 Quantization: TypeAlias = Literal["auto", "none", "nf4", "int8"]
 """How the frozen matrices are held: as the model's folder holds them, in the number format of the model, or in 4 or 8 bits."""
 
+logger = logging.getLogger(__name__)
+
 CHOICES = ("auto", "none", "nf4", "int8")
 PACKAGE = "bitsandbytes"
 INSTALL = "pip install 'paretune[quantization]'"
@@ -92,9 +94,9 @@ def _require(name: str, held: str) -> None:
             f"{name} in {held}: this needs one more package, {PACKAGE}: {INSTALL}; or give the model unquantised with "
             "quantization: none"
         )
-    logger = logging.getLogger(PACKAGE)
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # at import it warns of fused kernels, which are not used here
+    theirs = logging.getLogger(PACKAGE)
+    level = theirs.level
+    theirs.setLevel(logging.ERROR)  # at import it warns of fused kernels, which are not used here
     try:
         import bitsandbytes  # noqa: F401
     except Exception as error:
@@ -103,7 +105,7 @@ def _require(name: str, held: str) -> None:
             f"another version ({INSTALL}), or give the model unquantised with quantization: none"
         ) from error
     finally:
-        logger.setLevel(level)
+        theirs.setLevel(level)
 
 
 def loading_options(
@@ -198,6 +200,32 @@ def hold(model: PreTrainedModel) -> None:
             if module is head:
                 held = dense_linear(held, model.dtype)
             _replace(model, path, held)
+
+
+def say_share(model: PreTrainedModel, name: str) -> None:
+    """Warn where less than half of what the blocks hold is quantised: some architectures keep matrices that are no linear layers.
+
+    Raises:
+        ModelError: No layer is.
+    """
+    layers = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
+    ends = {model.get_input_embeddings(), model.get_output_embeddings()}
+    outside = {id(parameter) for end in ends if end is not None for parameter in end.parameters()}
+    held = {id(layer.weight) for layer in layers}
+    plain = sum(p.numel() for p in model.parameters() if id(p) not in held | outside)
+    few = sum(layer.in_features * layer.out_features for layer in layers)
+    if not layers:
+        raise ModelError(
+            f"{name}: has no linear layer that {PACKAGE} quantises; set quantization: none, or give a model such as Llama or Qwen"
+        )
+    if few < plain:
+        logger.warning(
+            "%s: %.0f %% of the numbers in its blocks are quantised; the others are no linear layers that %s knows, and take as "
+            "much memory as without",
+            name,
+            100 * few / (few + plain),
+            PACKAGE,
+        )
 
 
 def dense_linear(layer: FrozenLayer, kind: torch.dtype) -> nn.Linear:

@@ -337,7 +337,7 @@ class Steering:
                 f"index of shape {list(index.shape)} and {index.dtype} for gates {list(gate.shape)}; "
                 "expected integers [T] that choose a row of gates [B, R]"
             )
-        low, high = int(index.min()), int(index.max())
+        low, high = torch.stack(index.aminmax()).tolist()
         if low < 0 or high >= gate.shape[0]:
             raise ModelError(f"index from {low} to {high}, but there are {gate.shape[0]} rows of gates")
         return Gate(values[index.to(device)], span, tokens=index.numel())

@@ -1,1 +1,1 @@
-"""What work costs: shapes, devices, cost, lengths, calibrate, work."""
+"""What work costs: shapes, devices, cost, memory, lengths, calibrate, work."""

@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
@@ -40,7 +41,7 @@ BUSY = 0.25
 def here(dtype: str, device: str | None) -> tuple[Device, str]:
     """Return this machine as measured in a run's number format, and that format; measured once, then read from the cache.
 
-    What is measured while others use the machine is not kept: the next plan measures again.
+    What is measured while others use the machine is not kept for other commands: the next one measures again.
 
     Args:
         dtype, device: Number format and device of the run's config.
@@ -57,9 +58,8 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
         if min(asdict(rates).values()) <= 0:
             raise ParetuneError(f"{file}: not as expected (rates above 0); {AGAIN}")
     else:
-        before = _used()
-        rates = measure(resolved, kind)
-        if (others := _others(before, _used())) <= BUSY:
+        rates, others = _measured_now(file, resolved, kind)
+        if others <= BUSY:
             write_json(file, asdict(rates))
         else:
             kept = f"measured while other programs used {others:.0%} of the processors, so not kept"
@@ -76,6 +76,14 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
         + (f"(kept in {file.parent}; delete it to measure again)" if kept == "kept" else f"({kept})")
     )
     return Device(HERE, HERE, title, memory, 1, {name: rates}, resolved.type == "cpu", assumptions), name
+
+
+@lru_cache(maxsize=8)
+def _measured_now(file: Path, device: torch.device, kind: torch.dtype) -> tuple[Rates, float]:
+    """Return the rates, and the share of the processors that others used meanwhile; a command measures once for each ``file``."""
+    before = _used()
+    rates = measure(device, kind)
+    return rates, _others(before, _used())
 
 
 def measure(device: torch.device, kind: torch.dtype) -> Rates:

@@ -37,6 +37,7 @@ class Model:
             (:mod:`paretune.models.frozen_linear`) and attention in float32.
         quantization: How the matrices of the blocks are held: ``none`` in the number format, else one of :data:`BITS`.
         memory: Bytes of the accelerator that it runs on, which decide how many logits it forms at a time; 0 on a CPU.
+        attention: Backend of the attention over packed batches.
     """
 
     shape: Shape
@@ -47,6 +48,7 @@ class Model:
     host: bool = False
     quantization: str = "none"
     memory: float = 0.0
+    attention: str = "blocks"
 
     @property
     def quantised(self) -> bool:

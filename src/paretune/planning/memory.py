@@ -17,6 +17,12 @@ OPTIMISER = 5
 WORKING = 6
 """Tensors of the feed-forward width that a block holds while it runs."""
 
+ROW_BIAS = 3
+"""Bias of a row of ``sdpa``, where each token has one for all tokens of its group, over that for what it sees.
+
+For a pair of responses as long as their prompt it is 9 to 3.5.
+"""
+
 Parts = Mapping[str, float]
 """What holds memory -> bytes."""
 
@@ -53,9 +59,20 @@ def kept_bytes(model: Model) -> float:
 def attention_bytes(model: Model, step: Step) -> float:
     """Return the bytes that attention holds for a step beside its inputs and outputs, which :func:`kept_bytes` counts.
 
-    That is the bias of every text, a number for each position that a token sees; all blocks share it.
+    A bias is a number for each position that a token sees, and all blocks share it. Each block keeps what its backend needs for
+    the backward pass (:mod:`paretune.models.packed_attention`): ``varlen`` the gathered keys and values, ``sdpa`` copies for every
+    head, ``blocks`` on an accelerator the scores in float32, and those but ``blocks`` a float32 sum for each token and head.
     """
-    return (MASTER if model.host else model.size) * step.seen
+    shape, size = model.shape, MASTER if model.host else model.size
+    bias, sums = size * step.seen, MASTER * shape.heads * step.tokens
+    kept = {
+        "blocks": 0.0 if model.host else MASTER * shape.heads * step.seen,
+        "varlen": 2 * size * shape.keys * step.keys + sums,
+        "flex": sums,
+        "sdpa": 3 * size * shape.queries * step.tokens + sums,
+    }[model.attention]
+    biases = {"blocks": bias, "sdpa": ROW_BIAS * bias}.get(model.attention, 0.0)
+    return biases + kept * (1 if model.checkpointing else shape.layers)
 
 
 def matrix_at_work(model: Model) -> float:
@@ -66,7 +83,11 @@ def matrix_at_work(model: Model) -> float:
 def positions(model: Model) -> int:
     """Return the number of positions whose logits are held at a time, see :mod:`paretune.models.head`."""
     free = model.memory - frozen_bytes(model)
-    return chunk_for(max(free, 0.0), model.shape.vocabulary, model.size) if model.memory else HEAD_CHUNK
+    return (
+        chunk_for(model.memory, max(free, 0.0), model.shape.vocabulary, model.size)
+        if model.memory
+        else HEAD_CHUNK
+    )
 
 
 def training_parts(model: Model, step: Step) -> Parts:
@@ -114,8 +135,3 @@ def decoding_parts(model: Model, work: Decoding) -> Parts:
         "activations": (block if block >= logits else 0.0) + matrix_at_work(model),
         "logits": logits if logits > block else 0.0,
     }
-
-
-def decoding_bytes(model: Model, work: Decoding) -> float:
-    """Return the sum of :func:`decoding_parts`."""
-    return sum(decoding_parts(model, work).values())

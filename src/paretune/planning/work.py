@@ -31,15 +31,22 @@ class Step:
         tokens: Number of tokens.
         targets: Number of scored positions among them.
         seen: Number of positions that its tokens attend to, summed over tokens.
+        responses: Number of responses that share a prompt.
     """
 
     tokens: float = 0.0
     targets: float = 0.0
     seen: float = 0.0
+    responses: float = 2.0
+
+    @property
+    def keys(self) -> float:
+        """Number of keys of all texts together: a prompt's are those of each of its responses too."""
+        return self.tokens + self.responses * max(0.0, self.tokens - self.targets)
 
     def scaled(self, factor: float) -> Step:
         """Return a step of so many times as many texts."""
-        return Step(self.tokens * factor, self.targets * factor, self.seen * factor)
+        return Step(self.tokens * factor, self.targets * factor, self.seen * factor, self.responses)
 
 
 @dataclass(frozen=True)
@@ -281,7 +288,7 @@ class Work:
             f"{runs} run{'s' * (runs != 1)} of {training.steps} steps, {what}",
             (*others, *works),
             columns=(fits.columns,) * runs,
-            step=Step(tokens, share * texts.targets, share * texts.seen),
+            step=Step(tokens, share * texts.targets, share * texts.seen, texts.responses),
         )
 
     def bounded(self, tokens: int, texts: Texts, tables: int) -> float:

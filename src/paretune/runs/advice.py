@@ -207,7 +207,12 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
     )
     add("gdpo", reward, "as morlhf, with each reward scaled by itself", function)
     add("rewarded-soup", reward, "one on-policy training for each objective, mixed as a soup", function)
-    add("bone-soup", reward, "as rewarded-soup, with each objective trained beside a little of the others", function)
+    add(
+        "bone-soup",
+        reward,
+        "as rewarded-soup, with each objective trained beside a little of the others",
+        function,
+    )
     words = "it needs two objectives with a scorer each; say --reward if you have functions or models that score any answer"
     add(
         "prompting",

@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any
 
 from paretune.core.errors import ModelError
+from paretune.models.devices import present
 from paretune.planning.calibrate import here
 from paretune.planning.cost import Cost, Decoding, Model, Passes, decoded, packed, total
 from paretune.planning.devices import HERE, Device, device_of, several
@@ -152,7 +153,8 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         machine, dtype = device_of(device), "bfloat16" if config.dtype == "auto" else config.dtype
     if dtype not in machine.rates:
         raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
-    asked = planned_model(config, shape, dtype, machine.host, machine.memory)
+    place = present(config.device) if device == HERE else None
+    asked = planned_model(config, shape, dtype, machine.host, machine.memory, place)
     room = usable(machine.memory, machine.host)
     if config.train.gradient_checkpointing == "auto" and held(plan, asked).peak > room:
         asked = replace(asked, checkpointing=True)
@@ -161,6 +163,10 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
     if any("@" in target for target in config.train.targets):
         assumptions.append(
             "train.targets adapts some blocks alone; all are counted here, so time and memory are upper bounds"
+        )
+    if asked.attention == "blocks" and not machine.host:
+        assumptions.append(
+            "attention=blocks keeps the scores of every head on an accelerator, in memory's attention; attention=auto does not"
         )
     one = machine.memory / machine.count
     needed = ceil(holds.peak / (HEADROOM * one))
@@ -205,6 +211,7 @@ def _in_force(config: RunConfig, model: Model) -> tuple[str, ...]:
     tokens = [f"train.batch_tokens={train.batch_tokens}"] if train.batch_tokens else []
     return (
         f"quantization={model.quantization}",
+        f"attention={model.attention}",
         f"train.gradient_checkpointing={str(model.checkpointing).lower()}{auto}",
         f"train.batch_pairs={train.batch_pairs}",
         *tokens,

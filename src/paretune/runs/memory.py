@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from paretune.core.errors import ParetuneError, lacks_memory
 from paretune.core.files import fingerprint, read_json, write_json
 from paretune.data.dataset import ScoredDataset
 from paretune.models.devices import memory_of
+from paretune.models.packed_attention.backends import Capability, capability_of, choose
 from paretune.planning.cost import Model
 from paretune.planning.memory import (
     Parts,
@@ -38,6 +41,8 @@ KERNEL_BYTES = 2.5e6
 KERNELS = 1024
 """Largest number of kernels that it keeps, unless the variables below set another."""
 KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+SHEET = Capability("cuda", torch.bfloat16, (8, 0))
+"""What the devices that a plan knows by their data sheets allow at least: an A100 has compute capability 8.0."""
 HEADROOM = 0.9
 """Share of an accelerator's memory that tensors can have."""
 
@@ -78,7 +83,14 @@ class Saving:
         return f"{self.setting} (about {in_units(self.saved)} less {self.where})"
 
 
-def planned_model(config: RunConfig, shape: Shape, dtype: str, host: bool, memory: float = 0.0) -> Model:
+def planned_model(
+    config: RunConfig,
+    shape: Shape,
+    dtype: str,
+    host: bool,
+    memory: float = 0.0,
+    device: torch.device | None = None,
+) -> Model:
     """Return the model of a run as a plan counts it; checkpointing that is ``auto`` is off.
 
     Args:
@@ -87,14 +99,19 @@ def planned_model(config: RunConfig, shape: Shape, dtype: str, host: bool, memor
         dtype: Number format.
         host: Whether it runs on a CPU.
         memory: Bytes of the accelerator otherwise.
+        device: Device of this machine, None for one that is known by its data sheet.
 
     Raises:
-        ModelError: Targets that no layer has.
+        ModelError: Targets that no layer has, or an attention that cannot run on the device.
     """
+    kind = getattr(torch, dtype)
+    has = SHEET if device is None and not host else capability_of(device or torch.device("cpu"), kind)
+    attention = choose(config.attention, replace(has, dtype=kind, head_dim=shape.head_dim))[0].name
     quantization = shape.stored if config.quantization == "auto" else config.quantization
     targets = tuple(shape.targeted(config.train.targets))
     rank, checkpointing = config.train.rank, config.train.checkpointing
-    return Model(shape, dtype, targets, rank, checkpointing, host, quantization, 0.0 if host else memory)
+    held_by = 0.0 if host else memory
+    return Model(shape, dtype, targets, rank, checkpointing, host, quantization, held_by, attention)
 
 
 def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
@@ -266,7 +283,8 @@ def _chosen(config: RunConfig, lab: Lab, shape: Shape | None, splits: Mapping[st
         return False
     try:
         dtype = str(lab.lm.model.dtype).removeprefix("torch.")
-        model = replace(planned_model(config, shape, dtype, host, memory), quantization=lab.lm.quantization)
+        planned = planned_model(config, shape, dtype, host, memory, device)
+        model = replace(planned, quantization=lab.lm.quantization)
         if _bound(config, model) <= usable(memory, host):
             return False
         without = held(plan(config, splits), replace(model, checkpointing=False))
@@ -324,7 +342,8 @@ def _help(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> str:
     try:
         device, kind = computing(config.dtype, config.device)
         dtype = str(kind).removeprefix("torch.")
-        model = planned_model(config, shape_of(config.model), dtype, device.type == "cpu", memory_of(device))
+        host, memory = device.type == "cpu", memory_of(device)
+        model = planned_model(config, shape_of(config.model), dtype, host, memory, device)
         found = savings(plan(config, splits), config, model)
     except (ParetuneError, MemoryError, OSError):
         return (

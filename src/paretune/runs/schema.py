@@ -38,8 +38,8 @@ def config_schema() -> Schema:
         definitions[f"method-{name}"] = _method_schema(name, method)
     for name, make in RULES.items():
         definitions[f"rule-{name}"] = _scorer_schema("rule", make, name)
-    for kind, make in KINDS.items():
-        definitions[f"scorer-{kind}"] = _scorer_schema(kind, make)
+    for kind, made in KINDS.items():
+        definitions[f"scorer-{kind}"] = _scorer_schema(kind, made)
     root["properties"]["methods"] |= _methods()
     root["properties"]["score"]["items"] = _scorers()
     return {"$schema": DIALECT, "title": "paretune", **root, "$defs": dict(sorted(definitions.items()))}
@@ -98,8 +98,9 @@ def _of_kind(kind: str) -> Schema:
 
 def _scorer_schema(kind: str, make: Any, rule: str = "") -> Schema:
     """Return the settings of one scorer: the parameters of the function that makes it."""
-    schema = _untitled(TypeAdapter(make).json_schema())
-    for key, text in _described_in(inspect.getdoc(make) or "", "Args").items():
+    schema = _untitled(TypeAdapter(make).json_schema()) | {"additionalProperties": False}
+    doc = inspect.getdoc(make) or ""
+    for key, text in (_described_in(doc, "Args") | _described_in(doc, "Attributes")).items():
         if key in schema["properties"]:
             schema["properties"][key]["description"] = text
     if rule:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -178,3 +179,18 @@ def choice(name: str, given: object, options: Iterable[str]) -> str:
 def sign_of(direction: str) -> int:
     """Return +1 for direction "higher", -1 for "lower"; anything else is a ConfigError."""
     return 1 if choice("direction", direction, ("higher", "lower")) == "higher" else -1
+
+
+def check_choices(settings: Any) -> None:
+    """Check the texts, choices and flags of a scorer's settings by the types of the class; numbers have their own check.
+
+    Raises:
+        ConfigError: A value of another type, or none of the choices; the message begins with its name.
+    """
+    for name, kind in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if get_origin(kind) is Literal:
+            choice(name, value, get_args(kind))
+        elif kind in (str, bool) and not isinstance(value, kind):
+            expected = "text" if kind is str else "true or false"
+            raise ConfigError(f"{name}: {value!r:.60}: expected {expected}")

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge, Le
 
+from paretune.core.bounds import Count, Natural, Positive, Seed, check_bounds
 from paretune.core.errors import ConfigError
 from paretune.core.files import fingerprint
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
-from paretune.scoring.endpoint_scorer import AGAIN, served
+from paretune.generation.endpoint import Endpoint
+from paretune.scoring.endpoint_scorer import AGAIN, Unscored
 from paretune.scoring.function_scorer import (
     Comparing,
     FunctionScorer,
     UnscoredError,
-    choice,
+    check_choices,
     from_function,
     sign_of,
 )
-from paretune.scoring.judge_model import JudgeModel, local_judge, remote_judge
+from paretune.scoring.judge_model import Held, JudgeModel, local_judge, remote_judge
 from paretune.scoring.rubric import Rubric, read_rubric
 from paretune.scoring.usage import Usage, prices_of
 
@@ -31,36 +34,14 @@ MORE = (
 """What helps where no answer of a judge can be read."""
 
 
-def judge(
-    objective: str,
-    rubric: str,
-    model: str,
-    url: str = "",
-    pairs: int = 0,
-    direction: str = "higher",
-    max_new_tokens: int = 512,
-    temperature: float = 0.0,
-    tries: int = 3,
-    seed: int = 0,
-    body: dict[str, Any] | None = None,
-    prices: dict[str, Any] | None = None,
-    concurrency: int = 16,
-    retries: int = 6,
-    timeout: float = 300.0,
-    key: str = "PARETUNE_JUDGE_KEY",
-    dtype: str = "auto",
-    device: str | None = None,
-    quantization: str = "auto",
-    batch_size: int = 16,
-    across_prompts: bool = True,
-    unscored: str = "stop",
-) -> FunctionScorer:
+@dataclass(frozen=True)
+class Judge:
     """Score with a language model that judges by a rubric (LLM-as-a-judge, arXiv 2306.05685), here or behind a server.
 
     Its answers are kept by their content in the cache folder (``$PARETUNE_CACHE``), so that nothing is asked, or paid for, twice.
     An answer that states no grade of the scale is asked for again; if none can be read, the response has no score.
 
-    Args:
+    Attributes:
         objective: Name of the objective.
         rubric: Markdown or YAML file that says what to look for, see :mod:`paretune.scoring.rubric`.
         model: Model that judges: with ``url`` its name at the server, else an embedded name, a hub name, a folder or a GGUF file.
@@ -87,92 +68,121 @@ def judge(
             counts them, ``leave-out`` leaves it out of training data and its prompt out of the measurement, which is counted too.
 
     Raises:
-        ConfigError: No rubric, or settings that cannot be.
-        ModelError: There is no such model here.
+        ConfigError: Settings that cannot be.
     """
-    sign = sign_of(direction)
-    choice("unscored", unscored, ("stop", "leave-out"))
-    for name, value, least in (("pairs", pairs, 0), ("tries", tries, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name}: {value!r}: expected a whole number of at least {least}")
-    if not isinstance(across_prompts, bool):
-        raise ConfigError(f"across_prompts: {across_prompts!r}: expected true or false")
-    if not isinstance(model, str) or not model:
-        raise ConfigError(f"model: {model!r}: expected the name of the model that judges")
-    if body is not None and not isinstance(body, dict):
-        raise ConfigError(
-            f"body: {body!r:.60}: expected keys of a request, such as {{reasoning_effort: low}}"
-        )
-    if body and not url:
-        raise ConfigError("body: belongs to a judge behind a server; give url, or leave it out")
-    cost = prices_of(prices)
-    sampling = _sampling(max_new_tokens, temperature, batch_size)
-    criteria = read_rubric(rubric)
-    if url:
-        server = served(url, model, concurrency, retries, timeout, key)
-        answering = remote_judge(server, body or {}, sampling, tries, seed)
-    else:
-        from paretune.models.quantised import check_quantization  # it loads torch
 
-        check_quantization(quantization)
-        answering = local_judge(model, dtype, device, quantization, sampling, tries, seed)
-    usage = Usage()
-    decides = [answering.identity, criteria.fingerprint, sampling.identity(), tries, seed]
+    objective: str
+    rubric: str
+    model: str
+    url: str = ""
+    pairs: Natural = 0
+    direction: Literal["higher", "lower"] = "higher"
+    max_new_tokens: Count = 512
+    temperature: Annotated[float, Ge(0), Le(100)] = 0.0
+    tries: Count = 3
+    seed: Seed = 0
+    body: dict[str, Any] | None = None
+    prices: dict[str, Any] | None = None
+    concurrency: Count = 16
+    retries: Natural = 6
+    timeout: Positive = 300.0
+    key: str = "PARETUNE_JUDGE_KEY"
+    dtype: str = "auto"
+    device: str | None = None
+    quantization: Literal["auto", "none", "nf4", "int8"] = "auto"
+    batch_size: Count = 16
+    across_prompts: bool = True
+    unscored: Unscored = "stop"
 
-    def function(
-        prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
-    ) -> np.ndarray:
-        return sign * grades(answering, criteria, prompts, responses, truncated, usage, objective, sign)
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_bounds(self)
+        if not self.model:
+            raise ConfigError("model: is empty; expected the name of the model that judges")
+        if self.body is not None and not isinstance(self.body, dict):
+            raise ConfigError(
+                f"body: {self.body!r:.60}: expected keys of a request, such as {{reasoning_effort: low}}"
+            )
+        if self.body and not self.url:
+            raise ConfigError("body: belongs to a judge behind a server; give url, or leave it out")
+        prices_of(self.prices)
+        _ = self._server
 
-    def compare(
-        prompts: Sequence[Prompt],
-        given: Sequence[tuple[str, str]],
-        truncated: Sequence[tuple[bool, bool]],
-    ) -> list[float]:
-        return [
-            sign * verdict
-            for verdict in preferences(answering, criteria, prompts, given, truncated, usage, objective)
+    def scorer(self) -> FunctionScorer:
+        """Return the scorer, which asks nothing before it is called.
+
+        Raises:
+            ConfigError: The rubric cannot be read.
+            ModelError: There is no such model here.
+        """
+        rubric, answering, usage = read_rubric(self.rubric), self._model(), Usage()
+        sign, objective = sign_of(self.direction), self.objective
+
+        def function(
+            prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
+        ) -> np.ndarray:
+            rows = list(zip(prompts, responses, truncated, strict=True))
+            return sign * grades(answering, rubric, rows, usage, objective, sign)
+
+        def compare(
+            prompts: Sequence[Prompt],
+            pairs: Sequence[tuple[str, str]],
+            truncated: Sequence[tuple[bool, bool]],
+        ) -> list[float]:
+            rows = list(zip(prompts, pairs, truncated, strict=True))
+            return [sign * found for found in preferences(answering, rubric, rows, usage, objective)]
+
+        decides = [
+            answering.identity,
+            rubric.fingerprint,
+            answering.sampling.identity(),
+            self.tries,
+            self.seed,
+            self.direction,
         ]
+        made = from_function(objective, fingerprint(["judge", *decides]), function, self.across_prompts)
+        comparing = Comparing(compare, self.pairs, fingerprint(["pairs", *decides])) if self.pairs else None
+        return replace(
+            made,
+            judge=f"{answering.name}{f' at {self.url}' if self.url else ''} by {rubric.name}",
+            usage=usage,
+            prices=prices_of(self.prices),
+            comparing=comparing,
+            leaves_out=self.unscored == "leave-out",
+            release=answering.free,
+        )
 
-    scorer = from_function(objective, fingerprint(["judge", *decides, direction]), function, across_prompts)
-    return replace(
-        scorer,
-        judge=f"{answering.name}{f' at {url}' if url else ''} by {criteria.name}",
-        usage=usage,
-        prices=cost,
-        comparing=Comparing(compare, pairs, fingerprint(["pairs", *decides, direction])) if pairs else None,
-        leaves_out=unscored == "leave-out",
-        release=answering.free,
-    )
+    def _model(self) -> JudgeModel:
+        """Return whoever answers the questions."""
+        sampling = Sampling(self.max_new_tokens, float(self.temperature), 1.0, self.batch_size)
+        server = self._server
+        if server is None:
+            how = Held(self.dtype, self.device, self.quantization)
+            return local_judge(self.model, how, sampling, self.tries, self.seed)
+        return remote_judge(server, self.body or {}, sampling, self.tries, self.seed)
 
-
-def _sampling(max_new_tokens: int, temperature: float, batch_size: int) -> Sampling:
-    values = {"max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size}
-    for name, value in values.items():
-        whole = name != "temperature"
-        right = isinstance(value, int) if whole else isinstance(value, (int, float))
-        if isinstance(value, bool) or not right:
-            raise ConfigError(f"{name}: {value!r}: expected a {'whole ' if whole else ''}number")
-    return Sampling(max_new_tokens, float(temperature), 1.0, batch_size)
+    @property
+    def _server(self) -> Endpoint | None:
+        if not self.url:
+            return None
+        return Endpoint(self.url, self.model, self.concurrency, self.retries, self.timeout, self.key)
 
 
 def grades(
     answering: JudgeModel,
     rubric: Rubric,
-    prompts: Sequence[Prompt],
-    responses: Sequence[str],
-    truncated: Sequence[bool],
+    rows: Sequence[tuple[Prompt, str, bool]],
     usage: Usage,
     objective: str,
     sign: int = 1,
 ) -> np.ndarray:
-    """Return the grades ``[n]`` of n responses, on the scale of the rubric.
+    """Return the grades ``[n]`` of n responses (prompt, response, whether it was cut), on the scale of the rubric.
 
     Raises:
         UnscoredError: Responses without a grade; it has the grades of the others, times ``sign``.
         EndpointError: No response was graded, as the server cannot be used.
     """
-    questions = [rubric.rating(*row) for row in zip(prompts, responses, truncated, strict=True)]
+    questions = [rubric.rating(*row) for row in rows]
     values, reasons, failure = answering.read(questions, rubric.grade, usage, f"judging {objective}")
     if failure is not None and not values:
         raise failure
@@ -188,9 +198,7 @@ def grades(
 def preferences(
     answering: JudgeModel,
     rubric: Rubric,
-    prompts: Sequence[Prompt],
-    pairs: Sequence[tuple[str, str]],
-    truncated: Sequence[tuple[bool, bool]],
+    rows: Sequence[tuple[Prompt, tuple[str, str], tuple[bool, bool]]],
     usage: Usage,
     objective: str,
 ) -> list[float]:
@@ -202,13 +210,13 @@ def preferences(
         EndpointError: The server cannot be used; verdicts so far are kept.
     """
     questions = []
-    for prompt, (first, second), (cut, other) in zip(prompts, pairs, truncated, strict=True):
+    for prompt, (first, second), (cut, other) in rows:
         questions.append(rubric.comparison(prompt, (first, second), (cut, other)))
         questions.append(rubric.comparison(prompt, (second, first), (other, cut)))
     values, _, failure = answering.read(questions, rubric.verdict, usage, f"comparing for {objective}")
     if failure is not None:
         raise failure
-    verdicts = [(values.get(2 * n), values.get(2 * n + 1)) for n in range(len(pairs))]
+    verdicts = [(values.get(2 * n), values.get(2 * n + 1)) for n in range(len(rows))]
     known = [(there, back) for there, back in verdicts if there is not None and back is not None]
     usage.add(compared=len(known), turned=sum(there != -back for there, back in known))
     return [np.nan if there is None or back is None else (there - back) / 2 for there, back in verdicts]

@@ -170,15 +170,16 @@ def _reply(text: str) -> Reply:
     return Reply(**json.loads(text))
 
 
-def local_judge(
-    model: str,
-    dtype: str,
-    device: str | None,
-    quantization: str,
-    sampling: Sampling,
-    tries: int,
-    seed: int,
-) -> JudgeModel:
+@dataclass(frozen=True)
+class Held:
+    """How a judge here is held: its number format, its device, and whether in fewer bits."""
+
+    dtype: str
+    device: str | None
+    quantization: str
+
+
+def local_judge(model: str, how: Held, sampling: Sampling, tries: int, seed: int) -> JudgeModel:
     """Return a judge that is a language model in this process, loaded when it is first asked.
 
     Raises:
@@ -191,10 +192,10 @@ def local_judge(
     def loading() -> LanguageModel:
         from paretune.models.language_model import load
 
-        return load(model, dtype, device, quantization=quantization)
+        return load(model, how.dtype, how.device, quantization=how.quantization)
 
-    fewer = [] if quantization == "auto" else [quantization]
-    held = shared_model(fingerprint("language model", model, dtype, str(device), *fewer), loading)
+    fewer = [] if how.quantization == "auto" else [how.quantization]
+    held = shared_model(fingerprint("language model", model, how.dtype, str(how.device), *fewer), loading)
 
     def ask(
         questions: Sequence[Prompt],
@@ -218,7 +219,7 @@ def local_judge(
         return Replied(replies, {})
 
     return JudgeModel(
-        Path(model).name, fingerprint(weights, dtype, *fewer), ask, sampling, tries, seed, held.free
+        Path(model).name, fingerprint(weights, how.dtype, *fewer), ask, sampling, tries, seed, held.free
     )
 
 

@@ -22,7 +22,7 @@ from paretune.core.thought import without_thought
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Prompt
 from paretune.scoring.cache import ScoreCache
-from paretune.scoring.endpoint_scorer import endpoint
+from paretune.scoring.endpoint_scorer import ScoringServer
 from paretune.scoring.function_scorer import (
     FunctionScorer,
     RowScoreError,
@@ -30,7 +30,7 @@ from paretune.scoring.function_scorer import (
     checked,
     choice,
 )
-from paretune.scoring.judge import judge
+from paretune.scoring.judge import Judge
 from paretune.scoring.neural import bradley_terry, implicit_reward, sequence_classifier
 from paretune.scoring.python_function import function_name, python_function
 from paretune.scoring.rules import RULES
@@ -63,15 +63,22 @@ class Scorer(Protocol):
         """Return ``[n]`` finite float64, higher is better, or raise a ScoreError."""
 
 
-KINDS: dict[str, Callable[..., FunctionScorer]] = {
+class ScorerSettings(Protocol):
+    """The settings of a scorer with many of them."""
+
+    def scorer(self) -> FunctionScorer:
+        """Return the scorer."""
+
+
+KINDS: dict[str, Callable[..., FunctionScorer | ScorerSettings]] = {
     "model": sequence_classifier,
     "head": bradley_terry,
     "implicit": implicit_reward,
     "function": python_function,
-    "endpoint": endpoint,
-    "judge": judge,
+    "endpoint": ScoringServer,
+    "judge": Judge,
 }
-"""Key of a config -> function that makes the scorer from the objective, the key's value and the options."""
+"""Key of a config -> function, or class of settings, that makes the scorer from the objective, the key's value and the options."""
 NAME_MODELS = ("endpoint", "judge")
 """Kinds with an option ``model``, which is then no kind of its own."""
 
@@ -90,7 +97,8 @@ def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
     objective = checked_spec(spec)
     make, given, options = _parts(spec)
     try:
-        scorer = make(*given, **options)
+        made = make(*given, **options)
+        scorer = made if isinstance(made, FunctionScorer) else made.scorer()
     except ConfigError as error:
         raise ConfigError(f"scorer of {objective!r}: {error}") from error
     if not spec.get("thinking", False):
@@ -134,7 +142,7 @@ def checked_spec(spec: Mapping[str, Any]) -> str:
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name not in options:
             raise ConfigError(f"scorer of {objective!r}: {subject} needs the key {parameter.name!r}")
-    if kind in ("rule", "endpoint"):  # made of its settings alone
+    if kind in ("rule", *NAME_MODELS):  # made of its settings alone
         try:
             make(*given, **options)
         except ConfigError as error:
@@ -152,7 +160,7 @@ def kinds_of(spec: Mapping[str, Any]) -> list[str]:
 
 def _parts(
     spec: Mapping[str, Any],
-) -> tuple[Callable[..., FunctionScorer], tuple[object, ...], dict[str, Any]]:
+) -> tuple[Callable[..., FunctionScorer | ScorerSettings], tuple[object, ...], dict[str, Any]]:
     """Return the function that makes the scorer of an entry, what it is given by position, and by name."""
     (kind,) = kinds_of(spec)
     options = {key: value for key, value in spec.items() if key not in ("objective", kind, "thinking")}

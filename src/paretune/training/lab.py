@@ -368,16 +368,17 @@ class Lab:
             BatchError: A reward function failed; what was trained so far is saved.
             TrainingError: No prompt leaves room for a response.
         """
+        limit = self.limit
+        goal = goal.cut(self.lm, limit, self.leave_out)
         facts = goal.facts() | dict(info or {}) | {"seed": self.training.seed}
-        cache = self.score_cache
         inputs = ["on-policy", *goal.identity()]
-        within = goal.short_enough(self.lm, limit := Limit(self.lm, self.training.max_tokens))
+        within = goal.short_enough(self.lm, limit)
         if dropped := len(goal.prompts) - len(within.prompts):
             room = f"room for {goal.sampling.max_new_tokens} new tokens within {limit}"
             self.leave_out(f"{dropped} of {len(goal.prompts)} prompts leave no {room} and were left out")
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
-            return fit_on_policy(run, within, cache)
+            return fit_on_policy(run, within, self.score_cache)
 
         return self.fit_stage(name, inputs, facts, train, content=goal.content())
 

@@ -138,3 +138,21 @@ def test_what_cannot_become_a_stop_string_is_not_held_back() -> None:
         "",
     ]
     assert text.stopped and text.finish() == ""
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_header_is_no_part_of_the_text(size: int) -> None:
+    """What a template writes in place of a thought: left out whole, and anything that only begins so is text."""
+    header = "<think>\n\n</think>"
+
+    def shown(whole: str) -> str:
+        text = StoppableText(["STOP"], header)
+        pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
+        return "".join([*map(text.push, pieces), text.finish()])
+
+    assert shown(f"{header}\n\nBlue.") == "Blue."
+    assert shown("<think>\nwhy</think>\n\nBlue.") == "<think>\nwhy</think>\n\nBlue."
+    assert shown("<think>") == "<think>"
+    assert shown(f"{header}Blue.STOP more") == "Blue."
+    assert shown("Blue.") == "Blue."
+    assert shown(f" {header} {header}") == header, "only at the beginning"

@@ -30,6 +30,7 @@ class Capability:
         head_dim: Largest width of a head, 0 where it is not known.
         sinks: Whether the softmax has a sink for each head (gpt-oss).
         compiler: Whether Triton is there, which compiles kernels for CUDA.
+        lacking: Why torch has no kernel for texts of uneven length; "" where it has.
     """
 
     device: str
@@ -38,6 +39,7 @@ class Capability:
     head_dim: int = 0
     sinks: bool = False
     compiler: bool = True
+    lacking: str = ""
 
 
 class Attend(Protocol):
@@ -102,7 +104,7 @@ def _varlen_missing(has: Capability) -> str:
         return f"its kernel is for heads of at most 256 numbers, and this model's have {has.head_dim}"
     if has.sinks:
         return "its kernel knows no attention sinks"
-    return varlen.missing()
+    return has.lacking
 
 
 BACKENDS = {
@@ -154,4 +156,5 @@ def capability_of(
         max(widths, default=0),
         any(name.endswith(".sinks") for name, _ in parameters),
         find_spec("triton") is not None,
+        varlen.missing(),
     )

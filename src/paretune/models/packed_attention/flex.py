@@ -59,12 +59,12 @@ def block_mask(layout: PackedLayout, window: int | None, device: torch.device) -
     It is made for one block of queries after the other: the whole mask ``[T, T]`` would fill gigabytes.
     """
     group, text, position = (part.to(device) for part in _places(layout))
-    near = len(group) if window is None else window
 
     def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         same = (group[q] == group[k]) & ((text[k] == 0) | (text[k] == text[q]))
         back = position[q] - position[k]
-        return same & (back >= 0) & (back < near)
+        earlier = same & (back >= 0)
+        return earlier if window is None else earlier & (back < window)
 
     every, none = torch.arange(len(group), device=device), torch.zeros((), dtype=torch.long, device=device)
     some, whole = [], []

@@ -47,16 +47,17 @@ class Characters:
 
 
 class StoppableText:
-    """A text that ends before a stop string and has no white space at its two ends.
+    """A text that ends before a stop string, begins behind a header, and has no white space at its two ends.
 
-    Text that could become a stop string, and white space at the end so far, is held back.
+    Text that could become a stop string or the header, and white space at the end so far, is held back.
 
     Attributes:
         stopped: Whether a stop string was met; the text ends before it.
     """
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
+    def __init__(self, stops: Sequence[str] = (), header: str = "") -> None:
         self._stops = [stop for stop in stops if stop]
+        self._header = header
         self._held = ""
         self._begun = False
         self.stopped = False
@@ -66,6 +67,10 @@ class StoppableText:
         if self.stopped:
             return ""
         self._held = self._held + piece if self._begun else (self._held + piece).lstrip()
+        if self._header and not self._begun:
+            if len(self._held) < len(self._header) and self._header.startswith(self._held):
+                return ""
+            self._held, self._header = self._held.removeprefix(self._header).lstrip(), ""
         matches = [(self._held.find(stop), len(stop)) for stop in self._stops]
         # The stop string that is complete first, however the text is split into pieces.
         met = min(((start + length, start) for start, length in matches if start >= 0), default=None)

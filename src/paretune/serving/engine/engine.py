@@ -151,7 +151,9 @@ class Engine:
             for row in rows:
                 _ = row.uniforms  # sampled here, not while other rows wait for their tokens
             stream = Stream(len(rows[0].prompt), on_event, self._wake)
-            text, characters = StoppableText(job.stop), Characters(self._decode)
+            # What the template writes in place of a thought is no part of an answer; raw text has no template.
+            header = "" if isinstance(job.prompt, str) else self.lm.template.header.strip()
+            text, characters = StoppableText(job.stop, header), Characters(self._decode)
             requests.append(Request(job, stream, rows, text, characters, deadline))
         with self._changed:
             self._require_room([request.copies for request in requests])

@@ -1,1 +1,1 @@
-"""On-policy training: advantages, rewards, goal, rollouts, task, anchors."""
+"""On-policy training: advantages, rewards, goal, rollouts, served, task, anchors."""

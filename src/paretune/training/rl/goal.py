@@ -20,8 +20,9 @@ from paretune.policies.prompts import Prompting
 from paretune.scoring.scorer import Scorer
 from paretune.scoring.standardise import Standardisation
 from paretune.training.conditioning import Conditioning
+from paretune.training.prompt_cuts import cut_at_start
 from paretune.training.rl.advantages import Combine
-from paretune.training.token_tables import Limit
+from paretune.training.token_tables import Limit, Say
 
 
 @dataclass(frozen=True)
@@ -123,17 +124,34 @@ class Reward:
         )
         return self.prompting.prompt(prompt, self.prompting.targets(asked))
 
+    def cut(self, lm: LanguageModel, limit: Limit, say: Say) -> Reward:
+        """Return the goal with the prompts that leave no room for a response cut at their beginning, where ``limit`` says so."""
+        if limit.too_long != "prompt-left":
+            return self
+        room, prompts = limit.most - self.sampling.max_new_tokens, []
+        for prompt in self.prompts:
+            asked = self._asked_tokens(lm, prompt)
+            # What states the preference stands in the prompt too, and stays.
+            beside = asked - len(lm.encode_prompt(prompt))
+            shorter = cut_at_start(lm, prompt, room - beside) if asked > room else None
+            limit.cut += shorter is not None
+            prompts.append(shorter or prompt)
+        limit.say_cut(len(prompts), f"prompts with {self.sampling.max_new_tokens} new tokens", say)
+        return replace(self, prompts=tuple(prompts))
+
+    def _asked_tokens(self, lm: LanguageModel, prompt: Prompt) -> int:
+        """Return the tokens of a prompt as the policy reads it, at equal weights."""
+        uniform = torch.full((len(self.objectives),), 1 / len(self.objectives))
+        return len(lm.encode_prompt(self.asked(prompt, uniform)))
+
     def short_enough(self, lm: LanguageModel, limit: Limit) -> Reward:
         """Return the goal with the prompts that leave room for a response within ``limit``.
 
         Raises:
             TrainingError: There is none.
         """
-        new, uniform = (
-            self.sampling.max_new_tokens,
-            torch.full((len(self.objectives),), 1 / len(self.objectives)),
-        )
-        kept = [p for p in self.prompts if len(lm.encode_prompt(self.asked(p, uniform))) <= limit.most - new]
+        new = self.sampling.max_new_tokens
+        kept = [prompt for prompt in self.prompts if self._asked_tokens(lm, prompt) <= limit.most - new]
         if not kept:
             raise TrainingError(
                 f"none of {len(self.prompts)} prompts leaves room for {new} new tokens within {limit}; raise train.max_tokens, "
