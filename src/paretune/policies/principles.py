@@ -38,12 +38,12 @@ class Principles:
             has no system message.
     """
 
-    principles: Mapping[str, str] = field(default_factory=dict)
+    principles: Mapping[str, str] | None = None
     provider: str = ""
     place: Literal["system", "user"] = "system"
 
     def __post_init__(self) -> None:
-        texts = {f"principles.{name}": text for name, text in self.principles.items()}
+        texts = {f"principles.{name}": text for name, text in self.stated.items()}
         for key, text in (texts | {"provider": self.provider}).items():
             if not isinstance(text, str) or (key != "provider" and not text.strip()):
                 raise ConfigError(f"{key}: expected a sentence, such as 'Be brief.', got {text!r:.60}")
@@ -58,27 +58,32 @@ class Principles:
                 "provider out, or set place: system"
             )
 
+    @property
+    def stated(self) -> Mapping[str, str]:
+        """The principles that are given."""
+        return self.principles or {}
+
     def check(self, objectives: Sequence[str]) -> None:
         """Check that every principle is that of an objective.
 
         Raises:
             ConfigError: One is of another name.
         """
-        for name in self.principles:
+        for name in self.stated:
             if name not in objectives:
                 raise ConfigError(f"principles: unknown objective {name!r}; {suggest(name, objectives)}")
 
     def principle(self, objective: str) -> str:
         """Return the sentence that asks for an objective."""
-        return self.principles.get(objective, f"Your answer should be {objective.replace('_', ' ')}.")
+        return self.stated.get(objective, f"Your answer should be {objective.replace('_', ' ')}.")
 
     def unnamed(self, objectives: Sequence[str]) -> dict[str, str]:
         """Return objective -> the sentence made of its name, for objectives that have no principle."""
-        return {name: self.principle(name) for name in objectives if name not in self.principles}
+        return {name: self.principle(name) for name in objectives if name not in self.stated}
 
     def longest(self) -> str:
         """Return the longest of what is written into a prompt, as far as the settings tell: for plans."""
-        return BREAK.join(filter(None, [self.provider, max(self.principles.values(), key=len, default="")]))
+        return BREAK.join(filter(None, [self.provider, max(self.stated.values(), key=len, default="")]))
 
     def words(self, preference: Preference) -> str:
         """Return the principles of a preference: one as it is, several with their shares in whole hundredths.
