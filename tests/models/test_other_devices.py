@@ -52,7 +52,7 @@ def test_the_same_tokens_are_drawn_on_every_device(seen: dict[str, Any], how: st
 def test_a_run_trains_and_measures_every_kind_of_policy(seen: dict[str, Any]) -> None:
     here, there = seen["run on cpu"], seen["run on apple"]
     assert there["policies"] == here["policies"]
-    assert {"dpo-soup", "mod", "panacea", "morlhf", "ric"} <= set(there["policies"])
+    assert {"dpo-soup", "mod", "panacea", "morlhf", "linear-alignment", "ric"} <= set(there["policies"])
     assert there["answers"] == here["answers"]
 
 

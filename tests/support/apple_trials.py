@@ -33,6 +33,7 @@ METHODS: dict[str, Any] = {
     "mod": {},
     "panacea": {"rank": 2},
     "morlhf": {"responses": 2, "epochs": 1},
+    "linear-alignment": {"principles": {"good": "good red", "short": "kind blue sun"}, "strength": 1.0},
     "ric": {"form": "levels", "iterations": 0},
 }
 """Methods of each place at which a preference enters: gates, the distribution, the prompt; and the one that samples in training."""

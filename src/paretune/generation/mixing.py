@@ -237,7 +237,7 @@ def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tupl
         places = rows.to(device)
         if mixture.nucleus is not None:
             mixed[places], normaliser[places] = _inside(
-                logps, exponent[index].to(device), (kinds[index] > 0).to(device), mixture.nucleus
+                logps, exponent[index], kinds[index] > 0, mixture.nucleus
             )
         elif mixture.rule.divergence == "reverse-kl":
             mixed[places], normaliser[places] = combine(logps, exponent[index])
@@ -251,7 +251,7 @@ def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tupl
 def _inside(logps: Tensor, exponent: Tensor, policies: Tensor, nucleus: Nucleus) -> tuple[Tensor, Tensor]:
     """Return the mixture ``[B, V]`` of ``logps [B, C, V]`` inside the nucleus of its policies, and their log Z ``[B]``.
 
-    ``exponent [B, C]``; ``policies`` bool ``[B, C]`` tells the policies from the reference.
+    ``exponent [B, C]``; ``policies`` bool ``[B, C]`` tells the policies from the reference; both on the CPU.
     """
     weights = torch.where(policies, exponent, torch.zeros_like(exponent))
     mean, log_z = combine(logps, weights / weights.sum(-1, keepdim=True))
