@@ -38,7 +38,7 @@ from paretune.methods import (
     rewarded_soup,
     spo,
 )
-from paretune.methods.base import DPOConfig, Inputs
+from paretune.methods.base import DPOConfig, Inputs, Traits
 from paretune.methods.bone_soup import BoneSoupConfig
 from paretune.methods.dpo_lw import DPOLWConfig, vote
 from paretune.methods.hpo import HPOConfig
@@ -671,7 +671,7 @@ def test_a_method_that_ignores_the_preference_is_reported(
         adapters = [adapter, adapter, other]
         return Policy.anchors("blind", inputs.lab.lm, inputs.objectives, adapters, inputs.preferences)
 
-    blind = replace(dpo.METHOD, train=train, traits=dpo_lw.METHOD.traits, lends_corners=False)
+    blind = replace(dpo.METHOD, train=train, traits=lambda config: Traits("preference"), lends_corners=False)
     module = ModuleType("paretune.methods.blind")
     module.METHOD = blind  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "paretune.methods.blind", module)
