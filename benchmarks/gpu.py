@@ -27,7 +27,7 @@ from benchmarks.device.models import language_model, shape_of
 from benchmarks.device.peers import padded_step, trl_step
 from benchmarks.device.processes import two_processes
 from benchmarks.device.rows import Figures, NotHereError, Outcome, Row, freed, measure, table
-from benchmarks.device.step import Ceiling, Measured, Work, figures_of, library_step
+from benchmarks.device.training_step import Ceiling, Measured, Work, figures_of, library_step
 from paretune.core.files import write_json, write_text
 from paretune.models.devices import memory_of, present
 from paretune.models.packed_attention.backends import BACKENDS

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from benchmarks.device.equality import groups_of, padded_logps
 from benchmarks.device.models import random_model, tokenizer
 from benchmarks.device.rows import NotHereError, freed, peak, wait
-from benchmarks.device.step import BETA, RANK, RATE, STEPS, Measured, Work
+from benchmarks.device.training_step import BETA, RANK, RATE, STEPS, Measured, Work
 from paretune.models.steering import Steering
 
 

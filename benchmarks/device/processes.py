@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.device.models import language_model
 from benchmarks.device.rows import Figures, NotHereError
-from benchmarks.device.step import Measured, Work, library_step
+from benchmarks.device.training_step import Measured, Work, library_step
 from paretune.models.distributed import start
 
 LOOSE = 0.02

@@ -35,12 +35,12 @@ PART = {
         "of the table 1",
     ],
     bad_commands.KIND: [
-        "run config.yaml train.stepps=3",
-        "generate run/policies/dpo-soup red sun --max-new-tokens 3 --preference=good=0.5",
+        "run config.yaml train.steps=many",
+        "generate run/policies/dpo-soup red sun --max-new-tokens 3 --preference=good=0.5,good=0.5",
         "export run out -p good=0.5,kind=0.5 --grid=-5",
         "serve run --no-store --port=-1",
         "choose run --between=good,nonsense",
-        "data inspect run/report.html",
+        "data inspect world/data.jsonl --split=nonsense",
     ],
     requests.KIND: ["block-0"],
     case_files.KIND: [

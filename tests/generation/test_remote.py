@@ -434,7 +434,10 @@ def test_a_run_draws_its_responses_by_its_endpoint(lm: LanguageModel, tmp_path: 
         ({"endpoint": {"url": "x"}}, "is no address"),
         ({"endpoint": {"url": "http://x/v1", "concurrency": 0}}, r"endpoint\.concurrency must be at least 1"),
         ({"endpoint": {"url": "http://x/v1", "policies": {"modpoo": "m@"}}}, "did you mean 'modpo'"),
-        ({"methods": {"morlhf": {"endpoint": {"url": "http://x/v1"}}}}, "a run has one endpoint, under endpoint:"),
+        (
+            {"methods": {"morlhf": {"endpoint": {"url": "http://x/v1"}}}},
+            "a run has one endpoint, under endpoint:",
+        ),
     ],
 )
 def test_what_a_config_may_not_ask_of_an_endpoint(values: dict, message: str) -> None:

@@ -100,8 +100,9 @@ def test_6_each_stage_trains_on_what_the_algorithm_says(run: tuple[Lab, Spy, Pol
         info = policy.adapters[0].info["online"][number - 1]
         assert info["drawn"] == 16 == info["empty"] + info["cut"] + info["collapsed"] + len(found.items)
         assert set(info["gap"]) == set(OBJECTIVES) and min(info["gap"].values()) > 0
-    assert [line.split(":")[0] for line in spy.said] == ["ric, iteration 1", "ric, iteration 2"]
-    assert "asked and obtained scores differ by short" in spy.said[0]
+    told = [line for line in spy.said if "special token" not in line]  # a random model draws such tokens
+    assert [line.split(":")[0] for line in told] == ["ric, iteration 1", "ric, iteration 2"]
+    assert "asked and obtained scores differ by short" in told[0]
     assert policy.adapters[0].info["stage"] == "adapters/ric-online-2"
 
 

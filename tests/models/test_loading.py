@@ -93,7 +93,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "quantised by its config": (
         lambda f: edit_config(f, quantization_config={"quant_method": "gptq", "bits": 4}),
-        "the checkpoint is quantised .*gptq.*; give the same model in float32",
+        "the checkpoint is quantised .*gptq.*; give the same model in one of these",
     ),
     "quantised by its numbers": (
         lambda f: edit(f, lambda t: t | {LAYER: t[LAYER].to(torch.int8)}),
