@@ -89,7 +89,8 @@ class ChatTemplate:
         for message, count in zip(messages, counts, strict=True):
             content = _flat(message["content"])
             forms = [content, json.dumps(content, ensure_ascii=False)[1:-1]]
-            if has_thought(content):  # templates leave the thought of earlier answers out on purpose
+            # Templates leave the thought of earlier answers out on purpose.
+            if message["role"] == "assistant" and has_thought(content):
                 forms.append(_flat(without_thought(content)))
             lost = count == 0 or not any(form in flat for form in forms)
             if content and (lost or count > 1):
