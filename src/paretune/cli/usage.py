@@ -19,6 +19,8 @@ REFUSAL: type[Exception] = next(
 )
 """What all mistakes in options are; typer gives its subclasses out, but not this class."""
 
+PROGRAM = "paretune"
+"""Its name in usage lines and for completion, however it is started."""
 _KINDS = {"int": int, "float": float, "bool": bool}
 _BOUNDS = {"ge": Ge, "gt": Gt, "le": Le, "lt": Lt}
 
@@ -37,7 +39,7 @@ class Commands(TyperGroup):
     ) -> Any:
         """Run a command and end the process, or return what it returned where ``standalone_mode`` is off."""
         try:
-            result = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+            result = super().main(args, prog_name or PROGRAM, complete_var, False, windows_expand_args, **extra)
         except typer.Abort:
             result = 1
         except REFUSAL as error:
