@@ -36,5 +36,5 @@ def test_a_set_is_here_where_its_library_keeps_it(tmp_path: Path, monkeypatch: p
     (tmp_path / "datasets/openbmb___ultra_feedback").mkdir(parents=True)
     assert is_here("ultrafeedback") and not is_here("helpsteer2")
     monkeypatch.delenv("HF_DATASETS_CACHE")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     assert is_here("ultrafeedback")
