@@ -39,7 +39,9 @@ class Commands(TyperGroup):
     ) -> Any:
         """Run a command and end the process, or return what it returned where ``standalone_mode`` is off."""
         try:
-            result = super().main(args, prog_name or PROGRAM, complete_var, False, windows_expand_args, **extra)
+            result = super().main(
+                args, prog_name or PROGRAM, complete_var, False, windows_expand_args, **extra
+            )
         except typer.Abort:
             result = 1
         except REFUSAL as error:
