@@ -12,7 +12,7 @@ from benchmarks.device import equality as of_equality
 from benchmarks.device.equality import Reading, UnequalError, equality
 from benchmarks.device.models import SIZES, language_model, shape_of
 from benchmarks.device.rows import NotHereError, Outcome, Row, measure, table
-from benchmarks.device.step import Work, library_step
+from benchmarks.device.training_step import Work, library_step
 
 CPU = torch.device("cpu")
 

@@ -65,11 +65,11 @@ def test_uvicorn_is_held_to_one_minor_version_while_a_private_class_of_it_is_use
     assert private and int(high) == int(low) + 1 and PINNED["uvicorn"].startswith(f"0.{low}.")
 
 
-def test_the_extra_all_has_every_extra_but_those_made_of_others_and_the_docs() -> None:
+def test_the_extra_all_has_every_extra_but_those_made_of_others_the_docs_and_what_needs_cuda() -> None:
     section = PROJECT.split("[project.optional-dependencies]")[1].split("\n[")[0]
     extras = re.findall(r"^(\w+) = \[", section, re.MULTILINE)
     (everything,) = re.findall(r'^all = \["paretune\[(.+)\]"\]', section, re.MULTILINE)
-    assert sorted(everything.split(",")) == sorted(set(extras) - {"all", "docs", "quickstart"})
+    assert sorted(everything.split(",")) == sorted(set(extras) - {"all", "docs", "kernels", "quickstart"})
 
 
 def test_a_release_is_signed_and_waits_for_the_tests() -> None:
