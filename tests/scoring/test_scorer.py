@@ -141,7 +141,9 @@ def test_regex_by_hand():
 
 def test_an_expression_that_would_never_end_is_stopped(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rules, "REGEX_SECONDS", 0.2)
-    with pytest.raises(ScoreError, match=r"row 1: objective 'x': the pattern '.*' was not done .* of 61 char"):
+    with pytest.raises(
+        ScoreError, match=r"row 1: objective 'x': the pattern '.*' was not done .* of 61 char"
+    ):
         score(rule_regex("x", r"(?:a|aa|aaa)+\d(?:b|bb)"), "aa1b", "a" * 60 + "!")
 
 
