@@ -67,7 +67,7 @@ def bench(
 @pytest.mark.parametrize("name", CASES)
 def test_it_runs_and_writes_its_figures(bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     module, run = bench(name)
-    if name == "memory":  # one child only: TRL takes seconds to import
+    if name == "training.memory":  # one child only: TRL takes seconds to import
         child, held = module.child, {"peak": 3e8, "before": 1e8}
 
         def either(way: str, given: list[str]) -> dict:
