@@ -133,7 +133,9 @@ def test_an_export_replaces_an_earlier_one_but_not_a_text_that_was_edited(
     before = (out / "adapter_model.safetensors").read_bytes()
     card = out / "README.md"
     card.write_text(card.read_text() + "\nMeasured on our own questions: good.\n")
-    with pytest.raises(ModelError, match=r"lora: holds other files \(README\.md as it was edited\), which wo"):
+    with pytest.raises(
+        ModelError, match=r"lora: holds other files \(README\.md as it was edited\), which wo"
+    ):
         export(policy, Preference(policy.objectives, (0.5, 0.5)), out)
     assert "our own questions" in card.read_text()
     assert (out / "adapter_model.safetensors").read_bytes() == before

@@ -294,7 +294,9 @@ def train(
         )
     finally:
         release(scorers)
-        if lab.team.first:  # and nobody waits for it: after an error of one process the others do not come here
+        if (
+            lab.team.first
+        ):  # and nobody waits for it: after an error of one process the others do not come here
             keep_usage(lab.folder, scorers)
 
 
