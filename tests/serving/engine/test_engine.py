@@ -692,7 +692,7 @@ def test_random_joins_leaves_and_cancels(lm: LanguageModel, policies: dict[str, 
 
 
 def held() -> int:
-    """Bytes of all tensors that are alive, but those without storage: in oneDNN's own layout (frozen weights), or of shapes alone."""
+    """Bytes of all tensors that are alive, but those without storage: in oneDNN's own layout (frozen weights), or a shape alone."""
     storages = {
         thing.untyped_storage().data_ptr(): thing.untyped_storage().nbytes()
         for thing in gc.get_objects()
