@@ -32,7 +32,7 @@ FASTER = 1.3
 
 @cache
 def slow_bfloat16() -> bool:
-    """Return whether this processor multiplies many rows faster in float32 than in bfloat16; measured once, in a twentieth of a second.
+    """Return whether this processor multiplies many rows faster in float32 than in bfloat16; measured once, in 0.05 s.
 
     Some have instructions for bfloat16 but no unit of their own for it. Others (with AMX, or AMD's) are twice to five times as fast
     in bfloat16, so the answer does not depend on luck.
@@ -89,9 +89,9 @@ class FrozenLinear(FrozenLayer):
     pass. Each takes the weight's memory once more. On another device than the CPU, or with ``prepack`` False, products are the
     plain ones.
 
-    Where the processor is slow at bfloat16 (:func:`slow_bfloat16`), products of many rows are formed in float32 from the same numbers, and
-    only their sums are rounded: for :data:`MANY_ROWS` without a copy, for fewer by a prepacked copy, which takes the weight's
-    memory twice.
+    Where the processor is slow at bfloat16 (:func:`slow_bfloat16`), products of many rows are formed in float32 from the same
+    numbers, and only their sums are rounded: for :data:`MANY_ROWS` without a copy, for fewer by a prepacked copy, which takes the
+    weight's memory twice.
     """
 
     def __init__(self, linear: nn.Linear, prepack: bool = True) -> None:

@@ -74,9 +74,11 @@ class _TargetLogps(torch.autograd.Function):
         wanted = hidden.requires_grad
         gradient = torch.empty_like(hidden) if wanted else None
         rows = chunk or chunk_of(hidden.device, head.out_features, hidden.element_size())
-        product, transposed_product, kind = head.product, head.transposed_product, hidden.dtype
-        if head.widens(hidden):
-            (product, transposed_product), kind = head.wide_products(), torch.float32
+        wide = head.widens(hidden)
+        kind = torch.float32 if wide else hidden.dtype
+        product, transposed_product = (
+            head.wide_products() if wide else (head.product, head.transposed_product)
+        )
         for start in range(0, len(targets), rows):
             part = slice(start, start + rows)
             all_logps = product(hidden[part].to(kind)).float().log_softmax(-1)
