@@ -33,6 +33,7 @@ from paretune.methods import (
     mod,
     modpo,
     morlhf,
+    mrpo,
     panacea,
     prompting,
     rewarded_soup,
@@ -46,6 +47,7 @@ from paretune.methods.linear_alignment import LinearAlignmentConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.morlhf import MORLHFConfig
+from paretune.methods.mrpo import MRPOConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import method as paretohqd
 from paretune.methods.paretohqd.method import ParetoHqDConfig
@@ -78,7 +80,7 @@ SCORERS = [
 
 ASKED = {"short": "red red", "good": "good kind good"}
 UNTRAINED = {"prompting", "linear-alignment"}
-NEIGHBOURS = {"spo", "hpo", *UNTRAINED}
+NEIGHBOURS = {"spo", "hpo", "mrpo", *UNTRAINED}
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         ),
         "spo": spo.train(Inputs(lab, *data, grid), SPOConfig()),
         "hpo": hpo.train(Inputs(lab, *data, grid), HPOConfig()),
+        "mrpo": mrpo.train(Inputs(lab, *data), MRPOConfig()),
         "prompting": prompting.train(Inputs(lab, *data), PromptingConfig(ASKED)),
         "linear-alignment": linear_alignment.train(Inputs(lab, *data), LinearAlignmentConfig(ASKED)),
     }

@@ -184,6 +184,12 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
         "pairs for one objective and any scores for the others, of responses that need not be paired",
         pairs,
     )
+    add(
+        "mrpo",
+        several,
+        "as the soup, held near the other objectives' models or near references that you name",
+        pairs,
+    )
     single = bool(scored) and len(scored) >= 2 and per >= 1
     scores = "it needs a score of every response on two objectives"
     add(

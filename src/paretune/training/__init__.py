@@ -1,6 +1,6 @@
 """How one adapter learns.
 
 Reading order: losses, scalarise, token_tables, prompt_cuts, short_pairs, checkpoint, loop, batches, preference_pairs,
-demonstrations; conditioning, learner, conditioned; rl (on-policy training); stages, trackers, lab, hybrid, served_loras,
-remote_stages.
+demonstrations; conditioning, learner, conditioned; rl (on-policy training); stages, trackers, lab, hybrid, references,
+served_loras, remote_stages.
 """
