@@ -29,6 +29,7 @@ from paretune.methods import (
     dpo,
     dpo_lw,
     hpo,
+    knowpat,
     linear_alignment,
     mod,
     modpo,
@@ -43,6 +44,7 @@ from paretune.methods.base import DPOConfig, Inputs, Traits
 from paretune.methods.bone_soup import BoneSoupConfig
 from paretune.methods.dpo_lw import DPOLWConfig, vote
 from paretune.methods.hpo import HPOConfig
+from paretune.methods.knowpat import KnowPATConfig
 from paretune.methods.linear_alignment import LinearAlignmentConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
@@ -80,7 +82,7 @@ SCORERS = [
 
 ASKED = {"short": "red red", "good": "good kind good"}
 UNTRAINED = {"prompting", "linear-alignment"}
-NEIGHBOURS = {"spo", "hpo", "mrpo", *UNTRAINED}
+NEIGHBOURS = {"spo", "hpo", "mrpo", "knowpat", *UNTRAINED}
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         ),
         "spo": spo.train(Inputs(lab, *data, grid), SPOConfig()),
         "hpo": hpo.train(Inputs(lab, *data, grid), HPOConfig()),
+        "knowpat": knowpat.train(Inputs(lab, *data, grid), KnowPATConfig()),
         "mrpo": mrpo.train(Inputs(lab, *data), MRPOConfig()),
         "prompting": prompting.train(Inputs(lab, *data), PromptingConfig(ASKED)),
         "linear-alignment": linear_alignment.train(Inputs(lab, *data), LinearAlignmentConfig(ASKED)),

@@ -190,6 +190,12 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
         "as the soup, held near the other objectives' models or near references that you name",
         pairs,
     )
+    add(
+        "knowpat",
+        several and per > 2,
+        "each objective ranks all responses to a prompt, and whole lists are trained on",
+        "it needs lists: more than two responses to a prompt, ranked by each objective",
+    )
     single = bool(scored) and len(scored) >= 2 and per >= 1
     scores = "it needs a score of every response on two objectives"
     add(
