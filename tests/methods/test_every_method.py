@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "paretohqd": {"k": 4, "steps": 3, "stage2_steps": 2, "prompts": 6},
     "ric": {"form": "levels", "prompts": 7, "online_steps": 2, "quantile": 0.0},
     "sipo": {"refine": False, "conflicts": 6, "steps": 2},
+    "spa": {"tolerance": 1.0, "smooth": 0.2, "doubtful": 0.5, "begin": 0.0, "window": 2, "extrapolate": 0.5},
     "morlhf": {"responses": 3, "epochs": 2},
     "gdpo": {"responses": 2, "form": "conditioned", "groups": 3},
     "rewarded-soup": {

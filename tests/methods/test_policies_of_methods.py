@@ -38,6 +38,7 @@ from paretune.methods import (
     panacea,
     prompting,
     rewarded_soup,
+    spa,
     spo,
 )
 from paretune.methods.base import DPOConfig, Inputs, Traits
@@ -59,6 +60,7 @@ from paretune.methods.ric import method as ric
 from paretune.methods.ric.method import RiCConfig
 from paretune.methods.sipo import method as sipo
 from paretune.methods.sipo.method import SIPOConfig
+from paretune.methods.spa import SPAConfig
 from paretune.methods.spo import SPOConfig
 from paretune.models.language_model import LanguageModel, load
 from paretune.policies.policy import Policy
@@ -82,7 +84,7 @@ SCORERS = [
 
 ASKED = {"short": "red red", "good": "good kind good"}
 UNTRAINED = {"prompting", "linear-alignment"}
-NEIGHBOURS = {"spo", "hpo", "mrpo", "knowpat", *UNTRAINED}
+NEIGHBOURS = {"spo", "hpo", "mrpo", "knowpat", "spa", *UNTRAINED}
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         "spo": spo.train(Inputs(lab, *data, grid), SPOConfig()),
         "hpo": hpo.train(Inputs(lab, *data, grid), HPOConfig()),
         "knowpat": knowpat.train(Inputs(lab, *data, grid), KnowPATConfig()),
+        "spa": spa.train(Inputs(lab, *data, sampling=sampling), SPAConfig(rounds=1, tolerance=1.0)),
         "mrpo": mrpo.train(Inputs(lab, *data), MRPOConfig()),
         "prompting": prompting.train(Inputs(lab, *data), PromptingConfig(ASKED)),
         "linear-alignment": linear_alignment.train(Inputs(lab, *data), LinearAlignmentConfig(ASKED)),

@@ -196,6 +196,12 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
         "each objective ranks all responses to a prompt, and whole lists are trained on",
         "it needs lists: more than two responses to a prompt, ranked by each objective",
     )
+    add(
+        "spa",
+        several,
+        "where few pairs are labelled: it samples and labels more itself, which takes time",
+        pairs,
+    )
     single = bool(scored) and len(scored) >= 2 and per >= 1
     scores = "it needs a score of every response on two objectives"
     add(

@@ -230,9 +230,9 @@ class Lab:
             start: Adapter to continue from; None starts at the base model.
             nll: Weight of imitating chosen, per mean nat of a token.
         """
-        return self._fit_pairs(name, table, validation, PairLoss(beta, link, nll), info, start)
+        return self.fit_pairs(name, table, validation, PairLoss(beta, link, nll), info, start)
 
-    def _fit_pairs(
+    def fit_pairs(
         self,
         name: str,
         table: PairTable,
@@ -241,16 +241,16 @@ class Lab:
         info: dict[str, Any] | None,
         start: Adapter | None = None,
     ) -> Adapter:
-        """Do what :meth:`fit` does, with the whole loss."""
+        """Do what :meth:`fit` does, with the whole loss of a pair."""
         under = loss.penalty.facts()
         facts = dict(info or {}) | {"beta": loss.beta, "link": loss.link, "pairs": len(table)} | under
         held_out = (validation.fingerprint, validation.content) if validation else ("", "")
         begun = start.fingerprint if start else ""
         inputs: list[Any] = [table.fingerprint, held_out[0], loss.beta, loss.link]
-        if start is not None or loss.nll:
-            inputs += [begun, loss.nll]
+        inputs += [begun, loss.nll] if start is not None or loss.nll else []
         inputs += [under] if under else []
-        read = [name, table.content, held_out[1], asdict(loss), begun]
+        inputs += [asdict(loss.smoothing)] if loss.smoothing else []
+        read = [name, table.content, held_out[1], loss.facts(), begun]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_pairs(run, table, validation, loss)
@@ -281,7 +281,7 @@ class Lab:
         held_out = self.pair_table(self.pairs(validation, objective, choose), objective)
         info = {"method": "dpo", "objective": objective}
         name = f"dpo-{objective}" + ("" if penalty == REVERSE_KL else f"-{penalty.divergence}")
-        return self._fit_pairs(name, table, held_out, PairLoss(beta, nll=nll, penalty=penalty), info)
+        return self.fit_pairs(name, table, held_out, PairLoss(beta, nll=nll, penalty=penalty), info)
 
     def fit_conditioned(
         self,
