@@ -145,14 +145,14 @@ def test_the_other_objective_s_model_is_the_reference(
     policy = mrpo.train(inputs, MRPOConfig(eta=0.001))
     assert [adapter.info["references"] for adapter in policy.adapters] == [["good"], ["short"]]
     assert "were clipped" in capsys.readouterr().err
-    table, short = table_of(lab, inputs), inputs.corner("short", mrpo.dpo_of(MRPOConfig()))
+    table, short = table_of(lab, inputs), inputs.corner("short", MRPOConfig().single)
     made = referred(lab, table, [Reference("short", short)], MRPOConfig(weight=0.25, eta=9.0))
     assert torch.equal(made.reference, mixed(table.reference, [lab.logps(table, short)], 0.25, "harmonic"))
 
 
 def test_all_weight_on_the_base_model_is_dpo(lab: Lab, inputs: Inputs) -> None:
     policy = mrpo.train(inputs, MRPOConfig(weight=1.0))
-    corners = inputs.corners(mrpo.dpo_of(MRPOConfig()))
+    corners = inputs.corners(MRPOConfig().single)
     for ours, dpo in zip(policy.adapters, corners, strict=True):
         for path in dpo.factors:
             torch.testing.assert_close(ours.factors[path][0], dpo.factors[path][0], rtol=1e-3, atol=1e-5)
@@ -161,7 +161,7 @@ def test_all_weight_on_the_base_model_is_dpo(lab: Lab, inputs: Inputs) -> None:
 def test_named_references_are_adapters_and_models(
     lab: Lab, inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    inputs.corner("short", mrpo.dpo_of(MRPOConfig()))
+    inputs.corner("short", MRPOConfig().single)
     folder = lab.folder / "adapters" / "dpo-short" / "adapter"
     adapter = open_reference(lab, str(folder))
     table = table_of(lab, inputs)

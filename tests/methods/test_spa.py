@@ -71,7 +71,7 @@ def test_a_round_takes_the_next_prompts() -> None:
 
 def test_samples_are_drawn_once_and_kept(lab: Lab, inputs: Inputs) -> None:
     """All samples of a prompt at one preference and from different seeds; the next round's are others."""
-    corners, prompts = inputs.corners(spa.dpo_of(SPAConfig())), [row.prompt for row in inputs.train.rows]
+    corners, prompts = inputs.corners(SPAConfig().single), [row.prompt for row in inputs.train.rows]
     first = spa.draw(inputs, SPAConfig(), 1, prompts, corners)
     assert [len(part) for part in first] == [2] * 12 and len({text for part in first for text, _ in part}) > 6
     assert spa.draw(inputs, SPAConfig(), 2, prompts, corners) != first
@@ -99,7 +99,7 @@ def test_texts_that_would_not_do_are_counted(lab: Lab) -> None:
 def test_labels_are_those_of_the_implicit_rewards(lab: Lab, inputs: Inputs) -> None:
     """Against a table of the same pairs: chosen is ahead by the gap that the pair holds, under its own objective's policy."""
     config = SPAConfig(responses=3)
-    policies = dict(zip(NAMES, inputs.corners(spa.dpo_of(config)), strict=True))
+    policies = dict(zip(NAMES, inputs.corners(config.single), strict=True))
     made = own_labels(inputs, config, 1, policies)
     for i, (name, policy) in enumerate(policies.items()):
         pairs = made[name]
@@ -128,9 +128,9 @@ def test_a_round_goes_on_from_the_policy_before_and_refers_to_it(
     monkeypatch.setattr(Lab, "fit_pairs", noted)
     config = SPAConfig(rounds=1, tolerance=1.0, steps=2, rate=0.5)
     policy = spa.train(inputs, config)
-    corners = inputs.corners(spa.dpo_of(config))
+    corners = inputs.corners(config.single)
     for (table, held_out, loss, start), corner in zip(seen, corners, strict=True):
-        assert adapters_equal(start, corner) and loss == config.loss
+        assert adapters_equal(start, corner) and loss == config.round_loss
         for part in (table, held_out):
             assert torch.equal(part.reference, lab.logps(part, corner))
     assert [adapter.info["round"] for adapter in policy.adapters] == [1, 1]
@@ -178,8 +178,8 @@ def test_samples_that_cannot_be_labelled_leave_the_policies(
 
 
 def test_without_smoothing_the_loss_is_plain() -> None:
-    assert SPAConfig(smooth=0.0).loss.smoothing is None
-    assert SPAConfig(smooth=0.2, window=7).loss.smoothing == spa.Smoothing(0.2, 0.1, 7)
+    assert SPAConfig(smooth=0.0).round_loss.smoothing is None
+    assert SPAConfig(smooth=0.2, window=7).round_loss.smoothing == spa.Smoothing(0.2, 0.1, 7)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def train(inputs: Inputs, config: MRPOConfig) -> Policy:
             lab.say(
                 f"mrpo: the reference {reference.name} reads prompts in the chat template of {lab.lm.name}, not in its own"
             )
-    corners = {} if named else dict(zip(inputs.objectives, inputs.corners(dpo_of(config)), strict=True))
+    corners = {} if named else dict(zip(inputs.objectives, inputs.corners(config.single), strict=True))
 
     def fit(objective: str) -> Adapter:
         others = named or [Reference(name, model) for name, model in corners.items() if name != objective]
@@ -108,14 +108,9 @@ def train(inputs: Inputs, config: MRPOConfig) -> Policy:
             "eta": config.eta,
         }
         table, kept = (referred(lab, table, others, config) for table in tables)
-        return lab.fit(f"mrpo-{objective}", table, kept, config.beta, info=info, nll=config.nll)
+        return lab.fit_pairs(f"mrpo-{objective}", table, kept, config.loss, info)
 
     return Policy.soup("mrpo", lab.lm, inputs.objectives, [fit(name) for name in inputs.objectives])
-
-
-def dpo_of(config: MRPOConfig) -> DPOConfig:
-    """Return the settings of the single-objective models."""
-    return DPOConfig(config.beta, config.pairs, config.nll)
 
 
 def referred(lab: Lab, table: PairTable, others: Sequence[Reference], config: MRPOConfig) -> PairTable:
@@ -134,7 +129,11 @@ def referred(lab: Lab, table: PairTable, others: Sequence[Reference], config: MR
 
 def work(run: Work, name: str, config: MRPOConfig, training: Training) -> list[Stage]:
     """Return the stages that train the single-objective models (without named references), read the pairs, and train."""
-    stages = [] if config.references else run.corners(config.beta, config.pairs, training, nll=config.nll)
+    stages = (
+        []
+        if config.references
+        else run.corners(config.beta, config.pairs, training, nll=config.nll, anchor=config.anchor)
+    )
     read: list[Passes] = []
     for objective in run.objectives:
         models: list[tuple[Any, int]] = [("base", 0)]

@@ -82,10 +82,10 @@ class SPAConfig(DPOConfig):
     serve: Literal["soup", "mod"] = "soup"
 
     @property
-    def loss(self) -> PairLoss:
+    def round_loss(self) -> PairLoss:
         """The loss of a pair that the model labelled."""
         smoothing = Smoothing(self.smooth, self.doubtful, self.window, self.begin, self.extrapolate)
-        return PairLoss(self.beta, nll=self.nll, smoothing=smoothing if self.smooth else None)
+        return replace(self.loss, smoothing=smoothing if self.smooth else None)
 
 
 def train(inputs: Inputs, config: SPAConfig) -> Policy:
@@ -95,7 +95,7 @@ def train(inputs: Inputs, config: SPAConfig) -> Policy:
         TrainingError: An objective has no pair that people labelled, or none that is held out.
     """
     lab, names = inputs.lab, inputs.objectives
-    policies = dict(zip(names, inputs.corners(dpo_of(config)), strict=True))
+    policies = dict(zip(names, inputs.corners(config.single), strict=True))
     kept = {name: lab.pair_table(lab.pairs(inputs.validation, name, config.pairs), name) for name in names}
     agreed = {name: agreement(lab, kept[name], policies[name], config.beta) for name in names}
     for name, table in kept.items():
@@ -128,11 +128,6 @@ def train(inputs: Inputs, config: SPAConfig) -> Policy:
     return served("spa", lab.lm, names, list(policies.values()))
 
 
-def dpo_of(config: SPAConfig) -> DPOConfig:
-    """Return the settings of the single-objective models."""
-    return DPOConfig(config.beta, config.pairs, config.nll)
-
-
 def fine_tuning(training: Training, config: SPAConfig) -> Training:
     """Return the settings of a round's fine-tuning."""
     return replace(
@@ -160,7 +155,7 @@ def refit(
         table = lab.train_table(pairs, objective)
         parts = [replace(part, reference=lab.logps(part, policy)) for part in (table, held_out)]
         info = {"method": "spa", "objective": objective, "round": number}
-        return lab.fit_pairs(f"spa-{number}-{objective}", parts[0], parts[1], config.loss, info, policy)
+        return lab.fit_pairs(f"spa-{number}-{objective}", parts[0], parts[1], config.round_loss, info, policy)
 
 
 def own_labels(
@@ -294,7 +289,7 @@ def report(lab: Lab, number: int, made: dict[str, list[Pair]]) -> None:
 
 def work(run: Work, name: str, config: SPAConfig, training: Training) -> list[Stage]:
     """Return the stages that train on what people labelled, and for each round those that sample, label and fine-tune."""
-    stages = run.corners(config.beta, config.pairs, training, nll=config.nll)
+    stages = run.corners(config.beta, config.pairs, training, nll=config.nll, anchor=config.anchor)
     M, rows, K = len(run.objectives), run.rows["train"], config.responses
     count = min(config.prompts, rows.count) if config.prompts else rows.count
     texts = replace(rows, count=count, responses=float(K), response=run.answer)

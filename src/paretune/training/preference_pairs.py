@@ -17,9 +17,20 @@ from paretune.models.steering import trained
 from paretune.training.batches import Batches, held_out
 from paretune.training.learner import OneAdapter, one_adapter
 from paretune.training.loop import Group, Record, TrainingRun, fit
-from paretune.training.losses import REVERSE_KL, Link, Penalty, divergence_gap, nll_loss, pair_loss
+from paretune.training.losses import (
+    REVERSE_KL,
+    Link,
+    Penalty,
+    anchor_loss,
+    divergence_gap,
+    nll_loss,
+    pair_loss,
+)
 from paretune.training.smoothing import Smoother, Smoothing
 from paretune.training.token_tables import PairTable
+
+TERMS = ("anchor", "smoothing")
+"""Terms of the loss that are no part of a stage's identity where they are not used, so that earlier stages are found."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class PairLoss:
         link: ``sigmoid`` or ``hinge``.
         nll: Weight of imitating the chosen response, per mean nat of a token.
         penalty: The divergence from the reference that ``beta`` weighs.
+        anchor: Weight of mDPO's anchor term, see :func:`paretune.training.losses.anchor_loss`.
         smoothing: How labels are smoothed that the policy of a step doubts; None leaves them as they are.
     """
 
@@ -38,13 +50,30 @@ class PairLoss:
     link: Link = "sigmoid"
     nll: float = 0.0
     penalty: Penalty = REVERSE_KL
+    anchor: float = 0.0
     smoothing: Smoothing | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return what is part of a stage's identity; a term that is left out of the loss is no part of it."""
-        return {
-            name: value for name, value in asdict(self).items() if name != "smoothing" or value is not None
-        }
+        return {name: value for name, value in asdict(self).items() if name not in TERMS} | self.terms()
+
+    def terms(self) -> dict[str, Any]:
+        """Return those of :data:`TERMS` that are used."""
+        return {name: value for name, value in asdict(self).items() if name in TERMS and value}
+
+    def beside(self, logps: Tensor, reference: Tensor, lengths: Tensor) -> Tensor | float:
+        """Return what is added to the loss of pairs ``[B]``: imitation of chosen and the anchor term, each where it has weight.
+
+        Args:
+            logps, reference: ``[B, 2]`` sums over response tokens: chosen, rejected.
+            lengths: ``[B, 2]`` numbers of these tokens.
+        """
+        added: Tensor | float = 0.0
+        if self.nll:
+            added = added + self.nll * nll_loss(logps[:, 0], lengths[:, 0])
+        if self.anchor:
+            added = added + self.anchor * anchor_loss(logps[:, 0], reference[:, 0], self.beta)
+        return added
 
 
 def fit_pairs(
@@ -142,8 +171,7 @@ class PairTask:
             reversed_weight=reversed_weight,
             link=self.loss.link,
         )
-        if self.loss.nll:
-            loss = loss + self.loss.nll * nll_loss(logps[:, 0], batch.lengths.view(-1, 2)[:, 0])
+        loss = loss + self.loss.beside(logps, reference, batch.lengths.view(-1, 2))
         return loss, self.loss.beta * (logps.detach() - reference), batch.input_ids.numel()
 
     @torch.no_grad()
