@@ -108,7 +108,10 @@ def train(inputs: Inputs, config: SPAConfig) -> Policy:
         labelled = own_labels(inputs, config, number, policies)
         for name in list(open_):
             if not labelled[name]:
-                lab.say(f"spa round {number}: no sample can be labelled for {name!r}, which stays as it is")
+                lab.say(
+                    f"spa round {number}: no sample can be labelled for {name!r}, which stays as it is; raise "
+                    "sampling.max_new_tokens where samples were cut, or sampling.temperature where they were repeated"
+                )
                 open_.remove(name)
                 continue
             made = refit(inputs, config, number, policies[name], labelled[name], kept[name])
