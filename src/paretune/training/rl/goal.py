@@ -13,6 +13,7 @@ from paretune.core.bounds import Count, NotNegative, Positive, check_bounds
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
+from paretune.core.settings import as_values
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
 from paretune.models.language_model import LanguageModel
@@ -169,7 +170,7 @@ class Reward:
             self.sampling.max_new_tokens,
             settings,
             self.preference.as_dict() if self.preference else None,
-            asdict(self.conditioning),
+            as_values(self.conditioning),
             self.prompting.to_dict() if self.prompting else None,
             list(self.ideal),
             *self._sampler(),
@@ -200,7 +201,7 @@ class Reward:
         if self.preference is not None:
             facts["preference"] = self.preference.as_dict()
         else:
-            facts["conditioning"] = asdict(self.conditioning)
+            facts["conditioning"] = as_values(self.conditioning)
         if self.prompting is not None:
             facts["prompting"] = self.prompting.to_dict()
         return facts | asdict(self.settings)
