@@ -61,14 +61,13 @@ class MORLHFConfig(RLSettings):
         LORA_PER_OBJECTIVE,
         rename={"aggregation": "scalarisation"},
         without=("hidden", "orthogonality", "loss", "clip"),
-        later=("own_scales",),
+        later=("own_scales", "gradients", "correction"),
     )
     between: BetweenAnchors = later("nearest")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.estimator == "grpo" and self.conditioning.aggregation != "linear":
-            raise ConfigError(f"scalarisation: {self.conditioning.aggregation} needs estimator: rloo")
+        self.check(self.conditioning)
         if self.form == "conditioned" and self.between == "soup":
             raise ConfigError(
                 "between: soup is of anchors, and form: conditioned has one adapter for all preferences; leave it out"

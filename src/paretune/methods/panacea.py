@@ -6,6 +6,7 @@ Zhong et al. 2024 (arXiv 2402.02030). Every adapted matrix is W(w) = W0 + U diag
         draw a preference w from the simplex and embed it in the singular values                     (Algorithm 1)
         for each objective i: L_i = its own loss on its own data under pi_w  (here DPO, SFT, or MODPO's)
         step on sum_i w_i L_i                                  (linear scalarisation, or the Tchebycheff forms)
+        or along what ``gradients`` makes of the gradients of all L_i                                (RACO and others, ours)
 
 Where the paper's choice is not known to us (k, the start, the ideal point, rates), the default is documented at its
 setting. Preferences by row, several directions per objective and the smooth Tchebycheff form are ours.
@@ -123,7 +124,8 @@ def work(run: Work, name: str, config: PanaceaConfig, training: Training) -> lis
     if config.separate:
         groups, spread = forward_groups(config, training, M)
     tables = M if config.separate else 1
-    fits = Fits(training, table, config.columns(M), 1, held_out, tables, groups, spread)
+    backwards = backward_passes(config, training, M)
+    fits = Fits(training, table, config.columns(M), 1, held_out, tables, groups, spread, backwards)
     what = f"for all preferences, {groups:.2g} groups per forward"
     return [*stages, run.trained(f"train: {name}", what, fits, read)]
 
@@ -162,6 +164,13 @@ def forward_groups(config: PanaceaConfig, training: Training, objectives: int) -
     counts = (draw_preferences(config, DRAWS, objectives, [training.seed]) > 0).sum(1)
     alike = rows if config.per == "batch" else rows**0.5
     return float(rows * counts.mean()), float(alike * counts.std())
+
+
+def backward_passes(config: PanaceaConfig, training: Training, objectives: int) -> float:
+    """Return the mean number of backward passes through a forward: one, or one for each objective with weight."""
+    if not config.rule.apart:
+        return 1.0
+    return float((draw_preferences(config, DRAWS, objectives, [training.seed]) > 0).sum(1).mean())
 
 
 METHOD = Method(

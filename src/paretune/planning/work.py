@@ -91,6 +91,7 @@ class Fits:
         tables: Number of tables that a forward draws ``training.batch_pairs`` groups from each.
         groups: Mean number of groups in a forward of training; 0 is all that it draws.
         groups_spread: Standard deviation of that number.
+        backwards: Mean number of backward passes through a forward of training.
     """
 
     training: Training
@@ -101,6 +102,7 @@ class Fits:
     tables: int = 1
     groups: float = 0.0
     groups_spread: float = 0.0
+    backwards: float = 1.0
 
 
 @dataclass(eq=False)
@@ -271,7 +273,8 @@ class Work:
         forwards = runs * training.steps * training.accumulate
         every = training.validate_every or max(1, training.steps // 4)
         times = ceil(training.steps / every)
-        works = [passes(replace(texts, count=forwards * groups), forwards, fits.columns, True)]
+        read = passes(replace(texts, count=forwards * groups), forwards, fits.columns, True)
+        works = [replace(read, backwards=fits.backwards)]
         if held_out is not None and held_out.count:
             batches = ceil(held_out.count / pairs)
             validated = replace(held_out, count=held_out.count * fits.tables * times * runs)

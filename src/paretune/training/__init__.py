@@ -1,6 +1,7 @@
 """How one adapter learns.
 
-Reading order: losses, scalarise, token_tables, prompt_cuts, short_pairs, checkpoint, loop, batches, preference_pairs,
-demonstrations; conditioning, learner, conditioned; rl (on-policy training); stages, trackers, lab, hybrid, served_loras,
+Reading order: losses, scalarise, token_tables, prompt_cuts, short_pairs, checkpoint, gradients, apart, loop, conflicts,
+batches, preference_pairs,
+demonstrations; conditioning, learner, conditioned; rl (on-policy training); stages, trackers, lab, hybrid, votes, served_loras,
 remote_stages.
 """

@@ -16,8 +16,10 @@ from paretune.models.adapter import Adapter
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.singular_gates import orthogonality
 from paretune.models.steering import trained
+from paretune.training.apart import Apart
 from paretune.training.batches import Batches, group_tokens, spans
 from paretune.training.conditioning import Conditioning, draw_preferences
+from paretune.training.conflicts import conflicts
 from paretune.training.learner import ConditionedAdapter, conditioned_adapter
 from paretune.training.loop import Group, Record, TrainingRun, fit, learned
 from paretune.training.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_loss
@@ -90,7 +92,7 @@ def fit_conditioned(
     learner = conditioned_adapter(run, len(train.objectives), conditioning)
     with trained(learner.steering, run.settings.checkpointing):
         history = fit(ConditionedTask(run, learner, train, validation, beta), run)
-        return learner.adapter(run.info), history
+        return learner.adapter({**run.info, **conflicts(history)}), history
 
 
 class ConditionedTask:
@@ -117,14 +119,18 @@ class ConditionedTask:
         return self.learner.groups()
 
     @contextmanager
-    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
-        """Draw preferences, yield the aggregated loss of the next pairs of every objective, and each objective's own."""
+    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor | Apart, Record]]:
+        """Draw preferences, yield the aggregated loss of the next pairs of every objective, and each objective's own.
+
+        Where the gradients of the objectives are kept apart, yield the losses; all forwards of the step have one preference.
+        """
         rows = self.batches.rows(step, micro)
         count, M = len(rows[0]), len(self.train.objectives)
-        one = self.conditioning.per == "batch"
+        one, rule = self.conditioning.per == "batch", self.conditioning.rule
         # Corners of resting objectives alone leave nothing to learn from: another draw.
         for attempt in itertools.count():
-            seed = (self.run.settings.seed, step, micro, *([attempt] if attempt else []))
+            drawn_for = (step,) if rule.apart else (step, micro)
+            seed = (self.run.settings.seed, *drawn_for, *([attempt] if attempt else []))
             drawn = draw_preferences(self.conditioning, 1 if one else count, M, seed)
             weights = torch.tensor(drawn, dtype=torch.float32, device=self.run.lm.device).expand(count, M)
             wanted = self._wanted(weights, held_out)
@@ -142,6 +148,7 @@ class ConditionedTask:
             else:
                 loss = self.share.mean(self._aggregate(losses, weights * present))
             loss = loss + self.share.mean(self._penalty())
+            taking_part = tuple((weights[0] * wanted[0]).tolist())
             record: Record = {"tokens": tokens, **self.batches.metrics(rows)}
             weighted = self.share.total((weights * losses.detach() * present).sum(0)) / count.clamp(min=1)
             for i, objective in enumerate(self.train.objectives):
@@ -149,7 +156,7 @@ class ConditionedTask:
                 record[f"loss/{objective}"] = float(means[i].detach())
                 record[f"weight/{objective}"] = weight
                 record[f"weighted_loss/{objective}"] = float(weighted[i])
-            yield loss, record
+            yield Apart(means, taking_part, self.train.objectives, rule) if rule.apart else loss, record
 
     def _wanted(self, weights: Tensor, held_out: Record) -> Tensor:
         """Return which losses are to be run, ``[n, M]``, under ``weights`` ``[n, M]``.

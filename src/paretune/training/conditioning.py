@@ -11,7 +11,9 @@ import numpy as np
 from paretune.core.bounds import Count, Natural, NotNegative, Positive, Share, check_bounds
 from paretune.core.errors import ConfigError
 from paretune.core.preference import sample_simplex, simplex_grid
+from paretune.core.settings import later
 from paretune.models.singular_gates import Init
+from paretune.training.gradients import Correction, GradientRule, Rule
 from paretune.training.scalarise import Aggregation
 
 Draw = Literal["uniform", "dirichlet", "grid", "corners"]
@@ -49,6 +51,10 @@ class Conditioning:
             objectives as cached margins (arXiv 2310.03708, Eq. 11), ours, linear only. Every objective's loss then has
             the same optimum, and the aggregate's weight w_i cancels the 1 / w_i in it: gradients are bounded by beta.
         clip: Width of the trust region of the policy gradient.
+        gradients: Way from the gradients of the objectives to one step, see :func:`paretune.training.gradients.coefficients`. Any
+            other than ``linear`` takes a backward pass for each objective with weight, draws one preference for all forwards of a
+            step, so it needs ``per: batch``, and replaces the aggregation, which stays linear.
+        correction: c of ``raco`` and ``cagrad``: their largest correction, as a share of the length of the weighted gradient.
     """
 
     rank: Natural = 8
@@ -70,9 +76,12 @@ class Conditioning:
     rho: NotNegative = 0.05
     loss: ObjectiveLoss = "dpo"
     clip: Positive = 0.2
+    gradients: Rule = later("linear")
+    correction: Correction = later(0.4)
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        self._check_gradients()
         if self.loss == "policy-gradient" and self.aggregation != "linear" and self.ideal is None:
             raise ConfigError(
                 f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
@@ -84,12 +93,42 @@ class Conditioning:
                 "for it; use linear"
             )
 
+    @property
+    def rule(self) -> GradientRule:
+        """How the gradients of the objectives become one."""
+        return GradientRule(self.gradients, self.correction)
+
+    def _check_gradients(self) -> None:
+        self.rule.check()
+        if not self.rule.apart:
+            return
+        against = {
+            f"aggregation: {self.aggregation}": self.aggregation != "linear",
+            f"orthogonality: {self.orthogonality:g}": self.orthogonality > 0,
+            "loss: modpo": self.loss == "modpo",
+        }
+        reasons = {
+            "aggregation": "has one number for all losses, and gradients are of each by itself; use aggregation: linear",
+            "orthogonality": "adds a loss that is no objective's; set it to 0",
+            "loss": "holds all objectives in each loss, so they have no gradients of their own; use another loss",
+        }
+        for given, wrong in against.items():
+            if wrong:
+                raise ConfigError(
+                    f"gradients: {self.gradients} with {given}: the latter {reasons[given.split(':')[0]]}"
+                )
+
     def check_means(self) -> None:
         """Check that a Tchebycheff form has the mean loss of each objective at one preference.
 
         Raises:
-            ConfigError: A preference per row with an aggregation that is not linear.
+            ConfigError: A preference per row with an aggregation that is not linear, or with gradients that are kept apart.
         """
+        if self.per == "row" and self.rule.apart:
+            raise ConfigError(
+                f"gradients: {self.gradients} with per: row: a step has one gradient for each objective, so its rows share a "
+                "preference; use per: batch"
+            )
         if self.per == "row" and self.aggregation != "linear":
             raise ConfigError(
                 f"aggregation {self.aggregation} with per: row: it takes the maximum over the mean loss of each objective, and a "

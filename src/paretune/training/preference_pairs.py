@@ -103,26 +103,27 @@ class PairTask:
 
     def losses(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
         """Return the loss ``[B]`` and beta * log-ratio ``[B, 2]`` (DPO's reward) of ``rows``, and the tokens of the one forward."""
+        logps, lengths, tokens = self.read(table, rows)
+        reward = self.loss.beta * (logps.detach() - _column(table.reference, rows, logps))
+        return self.values(table, rows, logps, lengths), reward, tokens
+
+    def read(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
+        """Return log-probabilities and lengths ``[B, 2]`` of the responses of ``rows``, and the tokens of the one forward."""
         batch = pack(table.groups(rows), self.run.lm.device)
-        logps = packed_logps(self.run.lm.model, batch).view(-1, 2)
-        index = torch.tensor(rows)
+        logps = packed_logps(self.run.lm.model, batch)
+        return logps.view(-1, 2), batch.lengths.view(-1, 2), batch.input_ids.numel()
 
-        def column(values: Tensor) -> Tensor:
-            return values[index].to(logps.device)
-
-        reference = column(table.reference)
-        loss = pair_loss(
-            divergence_gap(logps, reference, self.loss.penalty),
-            self.loss.beta,
-            margin=column(table.margin),
-            scale=column(table.scale),
-            weight=column(table.weight),
-            reversed_weight=column(table.reversed_weight),
-            link=self.loss.link,
-        )
+    def values(self, table: PairTable, rows: Sequence[int], logps: Tensor, lengths: Tensor) -> Tensor:
+        """Return the loss ``[B]`` of ``rows``, as the table is stamped, from what :meth:`read` found."""
+        columns = {
+            name: _column(getattr(table, name), rows, logps)
+            for name in ("margin", "scale", "weight", "reversed_weight")
+        }
+        gap = divergence_gap(logps, _column(table.reference, rows, logps), self.loss.penalty)
+        loss = pair_loss(gap, self.loss.beta, link=self.loss.link, **columns)
         if self.loss.nll:
-            loss = loss + self.loss.nll * nll_loss(logps[:, 0], batch.lengths.view(-1, 2)[:, 0])
-        return loss, self.loss.beta * (logps.detach() - reference), batch.input_ids.numel()
+            loss = loss + self.loss.nll * nll_loss(logps[:, 0], lengths[:, 0])
+        return loss
 
     @torch.no_grad()
     def validate(self) -> Record | None:
@@ -134,6 +135,11 @@ class PairTask:
             with self.learner.steering.at(self.gate):
                 total += self.losses(self.validation, rows)[0].sum()
         return {"validation_loss": float(self.share.reduce_sums(total)) / len(self.validation)}
+
+
+def _column(values: Tensor, rows: Sequence[int], like: Tensor) -> Tensor:
+    """Return a table's values of ``rows`` where a forward of them ran."""
+    return values[torch.tensor(rows)].to(like.device)
 
 
 def reward_metrics(reward: Tensor) -> Record:

@@ -69,6 +69,17 @@ def rloo_advantages(rewards: Tensor, log_ratios: Tensor, strength: Tensor | floa
     return leave_one_out(rewards - strength * log_ratios)
 
 
+def best_and_worst(rewards: Tensor) -> Tensor:
+    """Return 1 at the best and -1 at the worst of each group's rewards ``[G, K]``, 0 elsewhere and where all of a group are alike.
+
+    Of equal ones the first is taken. Online DPO prefers the one to the other (arXiv 2402.04792, with K = 2).
+    """
+    choice = torch.zeros_like(rewards)
+    choice.scatter_(1, rewards.argmin(1, keepdim=True), -1.0)
+    choice.scatter_(1, rewards.argmax(1, keepdim=True), 1.0)
+    return choice * (rewards.amax(1, keepdim=True) > rewards.amin(1, keepdim=True))
+
+
 def effective_weights(
     means: Tensor, weights: Tensor, kind: Aggregation, ideal: Tensor, mu: float = 0.1, rho: float = 0.05
 ) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from paretune.core.bounds import Count, NotNegative, Positive, check_bounds
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
+from paretune.core.settings import as_values
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
 from paretune.models.language_model import LanguageModel
@@ -36,7 +37,8 @@ class RLSettings:
             that is trained.
         estimator: Estimator of the gradient. ``rloo``: leave-one-out baseline, one ratio per response, the penalty in the
             reward; its optimum is ``pi_ref exp(w.r / beta)``. ``grpo``: advantages divided by the group's deviation, ratios and
-            penalty per token; its strength follows that deviation.
+            penalty per token; its strength follows that deviation. ``dpo``: DPO's loss on the best and the worst of the K
+            responses (online DPO), whose ``beta`` is DPO's, above 0, in nats; it knows who wins, not by how much.
         aggregation: Way from M rewards to one: ``sum`` or ``decoupled``, see
             :func:`paretune.training.rl.advantages.combined`.
         epochs: Optimiser steps on the same responses; from the second on ratios differ from 1 and are clipped.
@@ -46,7 +48,7 @@ class RLSettings:
 
     beta: NotNegative = 0.05
     responses: Annotated[int, Ge(2)] = 8
-    estimator: Literal["rloo", "grpo"] = "rloo"
+    estimator: Literal["rloo", "grpo", "dpo"] = "rloo"
     aggregation: Combine = "sum"
     epochs: Count = 1
     clip: Positive = 0.2
@@ -54,6 +56,28 @@ class RLSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.estimator == "dpo" and not self.beta:
+            raise ConfigError(
+                "beta: 0 with estimator: dpo, which divides by it; set beta above 0, such as 0.1"
+            )
+
+    def check(self, conditioning: Conditioning) -> None:
+        """Check that rewards of several objectives can be combined as ``conditioning`` says under this estimator.
+
+        Raises:
+            ConfigError: They cannot.
+        """
+        if self.estimator != "rloo" and conditioning.aggregation != "linear":
+            why = {
+                "grpo": "grpo divides by the deviation of the group, which takes the weight out of it",
+                "dpo": "dpo knows only which response is the best",
+            }[self.estimator]
+            raise ConfigError(f"scalarisation: {conditioning.aggregation} needs estimator: rloo; {why}")
+        if self.estimator != "rloo" and conditioning.rule.apart:
+            raise ConfigError(
+                f"gradients: {conditioning.gradients} needs estimator: rloo, whose loss is the weighted sum of those of the "
+                f"objectives; with estimator: {self.estimator} it is not"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +128,7 @@ class Reward:
                 f"hidden: {self.conditioning.hidden} features bend the gates, and responses are sampled at straight ones; set "
                 "hidden to 0"
             )
-        if self.settings.estimator == "grpo" and self.conditioning.aggregation != "linear":
-            raise ConfigError(
-                f"scalarisation {self.conditioning.aggregation} needs estimator rloo: grpo divides by the deviation of the "
-                "group, which takes the weight out of it"
-            )
+        self.settings.check(self.conditioning)
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -161,7 +181,7 @@ class Reward:
 
     def identity(self) -> list[Any]:
         """Return what decides the run, as JSON values."""
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "time_limit"}
+        settings = {name: value for name, value in as_values(self.settings).items() if name != "time_limit"}
         return [
             [[[message.role, message.content] for message in prompt] for prompt in self.prompts],
             [scorer.fingerprint for scorer in self.scorers],
@@ -169,7 +189,7 @@ class Reward:
             self.sampling.max_new_tokens,
             settings,
             self.preference.as_dict() if self.preference else None,
-            asdict(self.conditioning),
+            as_values(self.conditioning),
             self.prompting.to_dict() if self.prompting else None,
             list(self.ideal),
             *self._sampler(),
@@ -200,7 +220,7 @@ class Reward:
         if self.preference is not None:
             facts["preference"] = self.preference.as_dict()
         else:
-            facts["conditioning"] = asdict(self.conditioning)
+            facts["conditioning"] = as_values(self.conditioning)
         if self.prompting is not None:
             facts["prompting"] = self.prompting.to_dict()
-        return facts | asdict(self.settings)
+        return facts | as_values(self.settings)

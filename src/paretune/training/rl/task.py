@@ -23,17 +23,13 @@ from paretune.models.adapter import Adapter
 from paretune.models.packing import PackedBatch, TokenGroup, pack, packed_token_logps, token_sums
 from paretune.models.steering import trained
 from paretune.scoring.cache import ScoreCache
+from paretune.training.apart import Apart
 from paretune.training.conditioning import draw_preferences
+from paretune.training.conflicts import conflicts
 from paretune.training.learner import Learner, conditioned_adapter, one_adapter
 from paretune.training.loop import BatchError, Group, Record, Training, TrainingRun, data_order, fit
-from paretune.training.losses import grpo_loss, importance, rloo_loss
-from paretune.training.rl.advantages import (
-    combined,
-    covariances,
-    effective_weights,
-    grpo_advantages,
-    rloo_advantages,
-)
+from paretune.training.rl.advantages import combined, covariances, effective_weights
+from paretune.training.rl.estimators import Estimator, Forward
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rewards import rate
 from paretune.training.rl.rollouts import NOTHING, Rollout, Sampled, drop_rollouts, rollout_folder
@@ -81,7 +77,7 @@ def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Ad
         learner = one_adapter(run)
     with trained(learner.steering, run.settings.checkpointing):
         history = fit(OnPolicyTask(run, learner, goal, cache), run)
-        return learner.adapter(run.info), history
+        return learner.adapter({**run.info, **conflicts(history, goal.preference)}), history
 
 
 def grouped(
@@ -103,6 +99,9 @@ class OnPolicyTask:
         self.size = run.settings.accumulate * run.settings.batch_pairs
         self.rollouts = math.ceil(run.settings.steps / goal.settings.epochs)
         self.order = data_order(len(self.prompts), self.rollouts * self.size, run.settings.seed)
+        self.estimator = Estimator(goal)
+        one = goal.preference is not None and max(goal.preference.weights) == 1
+        self.apart = goal.conditioning.rule.apart and not one
         self._sampled: tuple[int, Sampled] | None = None
         self._watched: dict[str, deque[float]] = {o: deque(maxlen=WATCHED) for o in goal.objectives}
 
@@ -115,7 +114,7 @@ class OnPolicyTask:
         return
 
     @contextmanager
-    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
+    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor | Apart, Record]]:
         """Sample the responses of this step unless an epoch before did, and yield the loss on those of forward ``micro``."""
         number, epoch = divmod(step, self.goal.settings.epochs)
         sampled = self._of(number, epoch, step)
@@ -124,16 +123,18 @@ class OnPolicyTask:
         with self._at(sampled.weights[part], packed):
             logps = self._logps(packed)
             old = sampled.old[micro] if sampled.old else logps.detach()
-            advantages = self._advantages(sampled, part, old - sampled.reference[micro], packed)
             drawn = sampled.drawn[micro] if sampled.drawn else None
-            loss = self._loss(logps, old, sampled.reference[micro], advantages, packed, drawn)
+            forward = Forward(logps, old, sampled.reference[micro], packed, drawn)
+            advantages = self.estimator.advantages(sampled, part, forward)
+            apart = self.estimator.apart(sampled, part, forward) if self.apart else None
+            loss = self.estimator.loss(forward, advantages) if apart is None else apart.value
             if not bool(loss.isfinite()):
                 rows = self._rows(number)[part]
                 raise TrainingError(
                     f"{self.run.name}: the loss is not finite at step {step + 1}, on {self._where(rows)}; lower train.learning_rate"
                 )
-            record = self._record(sampled, part, advantages, logps.detach(), old, micro, packed, epoch)
-            yield loss, record | self._weighed(number, old, drawn, packed)
+            record = self._record(sampled, part, advantages, forward, epoch)
+            yield loss if apart is None else apart, record | self._served_metrics(number, forward)
 
     # Sampling
 
@@ -338,82 +339,37 @@ class OnPolicyTask:
         with self.learner.steering.at(self.learner.gates(weights), index=packed.groups):
             yield
 
-    def _advantages(self, sampled: Sampled, part: slice, log_ratios: Tensor, packed: PackedBatch) -> Tensor:
-        """Return the advantages ``[g, K]`` of one forward; ``log_ratios`` ``[S]`` are to the reference, when they were sampled."""
-        settings = self.goal.settings
-        if settings.estimator == "grpo":
-            return grpo_advantages(sampled.rewards, sampled.weights, settings.aggregation)[part]
-        one = sampled.combined[part]
-        return rloo_advantages(one, token_sums(log_ratios, packed).view_as(one), sampled.strength[part])
-
-    def _loss(
-        self,
-        logps: Tensor,
-        old: Tensor,
-        reference: Tensor,
-        advantages: Tensor,
-        packed: PackedBatch,
-        drawn: Tensor | None = None,
-    ) -> Tensor:
-        """Return the mean loss over responses from log-probabilities of their tokens ``[S]``; ``drawn`` are those of a server."""
-        settings, flat = self.goal.settings, advantages.flatten()
-        if settings.estimator == "rloo":
-            sums = token_sums(old, packed)
-            losses = rloo_loss(token_sums(logps, packed), sums, flat, settings.clip)
-            if drawn is not None:
-                losses = self._weights_of(sums, token_sums(drawn, packed)) * losses
-            return losses.mean()
-        losses = grpo_loss(logps, old, reference, flat[packed.responses], settings.beta, settings.clip)
-        if drawn is not None:
-            losses = self._weights_of(old, drawn) * losses
-        return (token_sums(losses, packed) / packed.lengths).mean()
-
-    def _weights_of(self, old: Tensor, drawn: Tensor) -> Tensor:
-        """Return the importance weights of what a server drew, of whole responses or of tokens, as the estimator's ratios are."""
-        return importance(old, drawn, math.inf if self.goal.server is None else self.goal.server.ratio_cap)
-
-    def _weighed(self, number: int, old: Tensor, drawn: Tensor | None, packed: PackedBatch) -> Record:
-        """Return the metrics of what a server drew: mean weight, share of cut weights, and nats a token between it and here."""
-        if drawn is None or self.server is None:
+    def _served_metrics(self, number: int, forward: Forward) -> Record:
+        """Return the metrics of what a server drew: importance weights, and nats a token between it and here."""
+        if forward.drawn is None or self.server is None:
             return {}
-        gap = float((old - drawn).abs().mean())
+        gap = float((forward.old - forward.drawn).abs().mean())
         if number % self.server.endpoint.load_every == 0:
             self.server.check(gap)
-        if self.goal.settings.estimator == "rloo":
-            old, drawn = token_sums(old, packed), token_sums(drawn, packed)
-        weights = self._weights_of(old, drawn)
-        cut = importance(old, drawn, math.inf) > weights
-        return {
-            "importance": float(weights.mean()),
-            "capped": float(cut.float().mean()),
-            "server_gap": gap,
-        }
+        return {**self.estimator.importances(forward), "server_gap": gap}
 
     def _record(
-        self,
-        sampled: Sampled,
-        part: slice,
-        advantages: Tensor,
-        logps: Tensor,
-        old: Tensor,
-        micro: int,
-        packed: PackedBatch,
-        epoch: int,
+        self, sampled: Sampled, part: slice, advantages: Tensor, forward: Forward, epoch: int
     ) -> Record:
         """Return the metrics of one forward; the KL is of whole responses, in nats."""
-        weights, raw = sampled.weights[part], sampled.raw[part]
-        kl = token_sums(logps - sampled.reference[micro], packed).view(advantages.shape).mean(1)
-        moved = logps - old
-        if self.goal.settings.estimator == "rloo":
-            moved = token_sums(moved, packed)
+        weights, raw, packed = sampled.weights[part], sampled.raw[part], forward.packed
+        logps = forward.logps.detach()
+        kl = forward.sums(logps - forward.reference).view(advantages.shape).mean(1)
         record: Record = {
             "tokens": packed.input_ids.numel(),
             "sampled_tokens": 0 if epoch else int(packed.lengths.sum()),
             "kl": float(kl.mean()),
             "response_tokens": float(packed.lengths.float().mean()),
             "cut": sampled.cut,
-            "clipped": float(((moved.exp() - 1).abs() > self.goal.settings.clip).float().mean()),
         }
+        if self.goal.settings.estimator == "dpo":
+            record["ties"] = float((advantages.abs().sum(1) == 0).float().mean())
+        else:
+            moved = logps - forward.old
+            if self.goal.settings.estimator == "rloo":
+                moved = forward.sums(moved)
+            beyond = (moved.exp() - 1).abs() > self.goal.settings.clip
+            record["clipped"] = float(beyond.float().mean())
         covariance = covariances(sampled.rewards[part], advantages)
         for i, name in enumerate(self.goal.objectives):
             weight = weights[:, i]
