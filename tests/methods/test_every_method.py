@@ -44,6 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sipo": {"refine": False, "conflicts": 6, "steps": 2},
     "morlhf": {"responses": 3, "epochs": 2},
     "gdpo": {"responses": 2, "form": "conditioned", "groups": 3},
+    "mo-odpo": {"epochs": 2},
     "rewarded-soup": {
         "responses": 2,
         "epochs": 2,

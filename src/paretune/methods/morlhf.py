@@ -31,7 +31,7 @@ from paretune.planning.work import Stage, Work
 from paretune.policies.gating import BetweenAnchors
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting
-from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning
+from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning, mean_backward_passes
 from paretune.training.loop import Training
 from paretune.training.rl.anchors import family, fit_anchor, fit_reward, measured_reward
 from paretune.training.rl.goal import RLSettings
@@ -120,8 +120,11 @@ def work(run: Work, name: str, config: MORLHFConfig, training: Training) -> list
     """Return the stage that samples, reads the answers by the base model, and trains."""
     if config.form == "anchors":
         return run.anchors(name, "one per preference", config, config.drawn, training, run.preferences)
-    columns = config.conditioning.columns(len(run.objectives)) if config.gated else training.rank
-    return [run.on_policy(name, "for all preferences", config, training, columns)]
+    M = len(run.objectives)
+    columns = config.conditioning.columns(M) if config.gated else training.rank
+    asked, backwards = 0 if config.gated else run.asked_tokens(), mean_backward_passes(config.conditioning, M)
+    what = "for all preferences"
+    return [run.on_policy(name, what, config, training, columns, asked=asked, backwards=backwards)]
 
 
 def traits(config: MORLHFConfig) -> Traits:

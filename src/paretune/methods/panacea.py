@@ -33,7 +33,7 @@ from paretune.planning.lengths import Texts
 from paretune.planning.work import Fits, Stage, Work, reading
 from paretune.policies.policy import Policy
 from paretune.training.conditioned import ObjectiveData
-from paretune.training.conditioning import Conditioning, draw_preferences
+from paretune.training.conditioning import Conditioning, draw_preferences, mean_backward_passes
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
 from paretune.training.token_tables import PairTable
@@ -124,7 +124,7 @@ def work(run: Work, name: str, config: PanaceaConfig, training: Training) -> lis
     if config.separate:
         groups, spread = forward_groups(config, training, M)
     tables = M if config.separate else 1
-    backwards = backward_passes(config, training, M)
+    backwards = mean_backward_passes(config, M)
     fits = Fits(training, table, config.columns(M), 1, held_out, tables, groups, spread, backwards)
     what = f"for all preferences, {groups:.2g} groups per forward"
     return [*stages, run.trained(f"train: {name}", what, fits, read)]
@@ -164,13 +164,6 @@ def forward_groups(config: PanaceaConfig, training: Training, objectives: int) -
     counts = (draw_preferences(config, DRAWS, objectives, [training.seed]) > 0).sum(1)
     alike = rows if config.per == "batch" else rows**0.5
     return float(rows * counts.mean()), float(alike * counts.std())
-
-
-def backward_passes(config: PanaceaConfig, training: Training, objectives: int) -> float:
-    """Return the mean number of backward passes through a forward: one, or one for each objective with weight."""
-    if not config.rule.apart:
-        return 1.0
-    return float((draw_preferences(config, DRAWS, objectives, [training.seed]) > 0).sum(1).mean())
 
 
 METHOD = Method(

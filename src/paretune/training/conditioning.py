@@ -159,3 +159,10 @@ def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: 
         cornered = random.random(count) < settings.corner_share
         weights[cornered] = np.eye(objectives)[random.integers(objectives, size=int(cornered.sum()))]
     return weights
+
+
+def mean_backward_passes(settings: Conditioning, objectives: int) -> float:
+    """Return the mean number of backward passes through a forward: one, or one for each objective that a draw gives weight."""
+    if not settings.rule.apart:
+        return 1.0
+    return float((draw_preferences(settings, 2000, objectives, [0]) > 0).sum(1).mean())

@@ -73,9 +73,9 @@ def family(settings: RLSettings) -> str:
     return "gdpo" if settings.aggregation == "decoupled" else "morlhf"
 
 
-def fit_reward(lab: Lab, name: str, reward: Reward) -> Adapter:
-    """Return the adapter that was trained on its own responses, as stage ``name``."""
-    info: dict[str, Any] = {"method": family(reward.settings)}
+def fit_reward(lab: Lab, name: str, reward: Reward, method: str = "") -> Adapter:
+    """Return the adapter that was trained on its own responses, as stage ``name``; of ``method``, where it has its own name."""
+    info: dict[str, Any] = {"method": method or family(reward.settings)}
     return lab.fit_on_policy(name, reward, info)
 
 

@@ -61,6 +61,11 @@ class RLSettings:
                 "beta: 0 with estimator: dpo, which divides by it; set beta above 0, such as 0.1"
             )
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the log-probabilities before the first step are needed at later ones on the same responses."""
+        return self.epochs > 1 and self.estimator != "dpo"
+
     def check(self, conditioning: Conditioning) -> None:
         """Check that rewards of several objectives can be combined as ``conditioning`` says under this estimator.
 

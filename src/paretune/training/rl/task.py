@@ -157,7 +157,8 @@ class OnPolicyTask:
 
         team, file = self.share.team, self.folder / f"{number:06d}.safetensors"
         rollout = team.once(lambda: Rollout.load(file, self.run.key) if file.is_file() else None)
-        if epoch and (rollout is None or not len(rollout.old_logps)):
+        remembers = goal.settings.remembers
+        if epoch and (rollout is None or (remembers and not len(rollout.old_logps))):
             raise TrainingError(
                 f"{file}: the responses of step {step + 1} are gone, and the policy that drew them too; delete {self.folder} and "
                 "the checkpoint beside it to start this run again"
@@ -165,7 +166,7 @@ class OnPolicyTask:
         kept = rollout
         if rollout is None:
             rollout = self._rollout(number, asked, weights) if self.server is None else self._served(number)
-        if not epoch and goal.settings.epochs > 1 and not len(rollout.old_logps):
+        if not epoch and remembers and not len(rollout.old_logps):
             rollout = replace(rollout, old_logps=self._found(asked, weights, rollout.responses))
         if team.first and rollout is not kept:
             rollout.save(file, self.run.key)
