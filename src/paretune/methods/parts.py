@@ -32,4 +32,32 @@ PARTS: dict[str, Part] = {
         "dpo-lw, panacea, morlhf, gdpo",
         "gradients: raco",
     ),
+    "gd2po": Part(
+        "GD2PO",
+        "arXiv 2606.16771",
+        "leaves out responses on which standardised rewards disagree, and weighs prompts by how many are left",
+        "gdpo",
+        "aggregation: gd2po, estimator: grpo",
+    ),
+    "dvao": Part(
+        "DVAO",
+        "arXiv 2605.25604",
+        "weighs standardised rewards by their deviation within the group",
+        "gdpo",
+        "aggregation: dvao",
+    ),
+    "guarded": Part(
+        "Covariance-guarded weights (CTWA)",
+        "arXiv 2602.06869",
+        "raises the weight of a reward that the advantage does not follow",
+        "morlhf",
+        "aggregation: guarded",
+    ),
+    "floors": Part(
+        "Floors in training (MOPO)",
+        "arXiv 2505.10892",
+        "holds the mean of an objective above a floor by a multiplier that climbs while it is missed",
+        "morlhf",
+        "floors: {OBJECTIVE: SCORE}",
+    ),
 }

@@ -393,9 +393,13 @@ class Work:
         conditioning: Conditioning,
         training: Training,
         preferences: Sequence[Preference],
+        beside: str = "",
     ) -> list[Stage]:
-        """Return the stage that trains the on-policy adapters of these preferences that are not there yet; none where all are."""
-        learning = tuple(getattr(settings, field.name) for field in fields(RLSettings))
+        """Return the stage that trains the on-policy adapters of these preferences that are not there yet; none where all are.
+
+        ``beside`` is what decides an adapter beside ``settings`` and ``conditioning``, in words.
+        """
+        learning = (*(getattr(settings, field.name) for field in fields(RLSettings)), beside)
         made = [w for w in preferences if self.once("on-policy", learning, conditioning, str(w), training)]
         if not made:
             return []

@@ -22,6 +22,8 @@ from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning
 from paretune.training.lab import Lab
 from paretune.training.rl.goal import Reward, RLSettings
 
+OF_GDPO = ("decoupled", "gd2po", "dvao")
+"""Aggregations that look at the spread of each reward within its group, as GDPO does."""
 ONE_PREFERENCE = replace(LORA_PER_OBJECTIVE, per="batch")
 """That of MORLHF's anchors, as far as a linear reward at one preference has any; it is part of the identity of their adapters."""
 
@@ -70,7 +72,7 @@ def measured_reward(
 
 def family(settings: RLSettings) -> str:
     """Return the method whose adapters these are; it begins the names of their stages."""
-    return "gdpo" if settings.aggregation == "decoupled" else "morlhf"
+    return "gdpo" if settings.aggregation in OF_GDPO else "morlhf"
 
 
 def fit_reward(lab: Lab, name: str, reward: Reward, method: str = "") -> Adapter:

@@ -53,7 +53,8 @@ class Estimator:
         """Return what each response counts ``[g, K]``; for ``dpo`` 1 for the best, -1 for the worst and 0 for the others."""
         settings = self.goal.settings
         if settings.estimator == "grpo":
-            return grpo_advantages(sampled.rewards, sampled.weights, settings.aggregation)[part]
+            how, consensus = settings.aggregation, self.goal.consensus
+            return grpo_advantages(sampled.rewards, sampled.counted, how, consensus)[part]
         one = sampled.combined[part]
         if settings.estimator == "dpo":
             return best_and_worst(one)

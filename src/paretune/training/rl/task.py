@@ -28,12 +28,19 @@ from paretune.training.conditioning import draw_preferences
 from paretune.training.conflicts import conflicts
 from paretune.training.learner import Learner, conditioned_adapter, one_adapter
 from paretune.training.loop import BatchError, Group, Record, Training, TrainingRun, data_order, fit
-from paretune.training.rl.advantages import combined, covariances, effective_weights
+from paretune.training.rl.advantages import (
+    combined,
+    covariances,
+    effective_weights,
+    grpo_advantages,
+    rloo_advantages,
+)
 from paretune.training.rl.estimators import Estimator, Forward
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rewards import rate
 from paretune.training.rl.rollouts import NOTHING, Rollout, Sampled, drop_rollouts, rollout_folder
 from paretune.training.rl.served import Drawn, Server
+from paretune.training.rl.weighing import State, States, floor_facts, missed
 
 WATCHED = 10
 """Forwards over which the mean covariance must be negative before the user is notified."""
@@ -77,7 +84,11 @@ def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Ad
         learner = one_adapter(run)
     with trained(learner.steering, run.settings.checkpointing):
         history = fit(OnPolicyTask(run, learner, goal, cache), run)
-        return learner.adapter({**run.info, **conflicts(history, goal.preference)}), history
+        found = conflicts(history, goal.preference)
+        found |= floor_facts(goal.floors.floors, history, str(goal.preference))
+        for sentence in missed(found):
+            run.notify(f"{run.name}: {sentence}")
+        return learner.adapter({**run.info, **found}), history
 
 
 def grouped(
@@ -100,6 +111,7 @@ class OnPolicyTask:
         self.rollouts = math.ceil(run.settings.steps / goal.settings.epochs)
         self.order = data_order(len(self.prompts), self.rollouts * self.size, run.settings.seed)
         self.estimator = Estimator(goal)
+        self.states = States(self.folder, len(goal.objectives))
         one = goal.preference is not None and max(goal.preference.weights) == 1
         self.apart = goal.conditioning.rule.apart and not one
         self._sampled: tuple[int, Sampled] | None = None
@@ -189,6 +201,7 @@ class OnPolicyTask:
         )
         sampled = Sampled(
             weights.to(device),
+            weights.to(device),
             grouped(asked, rollout.responses, K),
             raw,
             rewards,
@@ -199,7 +212,7 @@ class OnPolicyTask:
             raw.new_zeros(self.size, 1),
             sum(rollout.truncated) / len(rollout.truncated),
         )
-        return self._combined(sampled, rollout.logps.to(device).view(self.size, K))
+        return self._combined(number, sampled, rollout.logps.to(device).view(self.size, K))
 
     def _scores(self, prompts: Sequence[Prompt], rollout: Rollout, step: int) -> np.ndarray:
         """Return the raw scores ``[N, M]`` of sampled responses."""
@@ -284,22 +297,50 @@ class OnPolicyTask:
         """Return the seed of the first response of a rollout."""
         return (self.run.settings.seed * 1_000_003 + number * self.size) * self.goal.settings.responses
 
-    def _combined(self, sampled: Sampled, logps: Tensor) -> Sampled:
-        """Fill in the one reward of each response and the weight of the penalty beside it."""
+    def _combined(self, number: int, sampled: Sampled, logps: Tensor) -> Sampled:
+        """Fill in what each objective counts, the one reward of each response, and the weight of the penalty beside it."""
         goal, c = self.goal, self.goal.conditioning
-        weights = sampled.weights
+        weights, beta = sampled.weights, goal.settings.beta
+        strength = beta * weights.sum(1, keepdim=True)
         if c.aggregation != "linear":
-            parts = zip(self._parts(sampled.groups), sampled.reference, strict=True)
-            sums = torch.cat([token_sums(values, self._pack(part)) for part, values in parts])
-            penalised = sampled.rewards - goal.settings.beta * (logps - sums.view_as(logps))[..., None]
+            penalised = sampled.rewards - beta * self._log_ratios(sampled, logps)[..., None]
             means = penalised.mean((0, 1)).expand_as(weights)
             ideal = torch.tensor(goal.ideal, device=weights.device)
             weights = effective_weights(means, weights, c.aggregation, ideal, c.mu, c.rho)
-        return replace(
+            strength = beta * weights.sum(1, keepdim=True)
+        state = self.states.before(number) if goal.adaptive else None
+        if state is not None:  # the penalty stays that of the preference
+            weights = state.weights(weights)
+        made = replace(
             sampled,
+            counted=weights,
             combined=combined(sampled.rewards, weights, goal.settings.aggregation),
-            strength=goal.settings.beta * weights.sum(1, keepdim=True),
+            strength=strength,
         )
+        if state is not None:
+            self._adapt(number, state, made, self._log_ratios(sampled, logps))
+        return made
+
+    def _log_ratios(self, sampled: Sampled, logps: Tensor) -> Tensor:
+        """Return the log-ratios ``[G, K]`` of whole responses to the base model, from ``logps`` of the same shape."""
+        parts = zip(self._parts(sampled.groups), sampled.reference, strict=True)
+        sums = torch.cat([token_sums(values, self._pack(part)) for part, values in parts])
+        return logps - sums.view_as(logps)
+
+    def _adapt(self, number: int, state: State, sampled: Sampled, log_ratios: Tensor) -> None:
+        """Note what the weights are before the next rollout."""
+        goal, settings = self.goal, self.goal.settings
+        if settings.aggregation == "guarded":
+            if settings.estimator == "grpo":
+                advantages = grpo_advantages(sampled.rewards, sampled.counted)
+            else:
+                advantages = rloo_advantages(sampled.combined, log_ratios, sampled.strength)
+            state = state.guarded(goal.guard, sampled.rewards, advantages)
+        if goal.floors.floors:
+            raw = np.array([[goal.floors.floors.get(name, np.nan) for name in goal.objectives]])
+            floors = torch.from_numpy(goal.scale.apply(raw)[0]).float()
+            state = state.held(goal.floors.rate, floors, sampled.rewards)
+        self.states.put(number + 1, state, self.share.team.first)
 
     def _weights(self, number: int) -> Tensor:
         """Return the preferences ``[G, M]`` of rollout ``number``: a function of seed and number."""
@@ -378,6 +419,10 @@ class OnPolicyTask:
             record[f"spread/{name}"] = float(raw[..., i].std())
             record[f"covariance/{name}"] = float(covariance[:, i].mean())
             record[f"weight/{name}"] = float(weight.mean())
+            if self.goal.adaptive:
+                record[f"counted/{name}"] = float(sampled.counted[part, i].mean())
+            if name in self.goal.floors.floors:
+                record[f"multiplier/{name}"] = float((sampled.counted - sampled.weights)[part, i].mean())
             record[f"kl/{name}"] = float((weight * kl).sum() / weight.sum().clamp(min=1e-9))
             if not epoch and float(weight.sum()) > 0:
                 self._watch(name, float((weight * covariance[:, i]).sum() / weight.sum()))
