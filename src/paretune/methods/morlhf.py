@@ -74,7 +74,7 @@ class MORLHFConfig(RLSettings):
     conditioning: Conditioning = flat(
         LORA_PER_OBJECTIVE,
         rename={"aggregation": "scalarisation"},
-        without=("hidden", "orthogonality", "loss", "clip"),
+        without=("hidden", "orthogonality", "loss", "clip", "strengths"),
         later=("own_scales", "gradients", "correction"),
     )
     between: BetweenAnchors = later("nearest")

@@ -53,6 +53,13 @@ PARTS: dict[str, Part] = {
         "morlhf",
         "aggregation: guarded",
     ),
+    "strength": Part(
+        "A dial for beta (COS-DPO's temperature)",
+        "arXiv 2410.08316",
+        "trains and serves one direction at several strengths",
+        "panacea; served by soups and anchors too",
+        "strengths: [0.5, 2]",
+    ),
     "floors": Part(
         "Floors in training (MOPO)",
         "arXiv 2505.10892",

@@ -18,7 +18,7 @@ from paretune.models.singular_gates import orthogonality
 from paretune.models.steering import trained
 from paretune.training.apart import Apart
 from paretune.training.batches import Batches, group_tokens, spans
-from paretune.training.conditioning import Conditioning, draw_preferences
+from paretune.training.conditioning import Conditioning, draw_preferences, draw_strengths
 from paretune.training.conflicts import conflicts
 from paretune.training.learner import ConditionedAdapter, conditioned_adapter
 from paretune.training.loop import Group, Record, TrainingRun, fit, learned
@@ -137,8 +137,9 @@ class ConditionedTask:
             if bool(wanted.any()):
                 break
         rows = [self.share.rows(numbers) for numbers in rows]
+        strengths = self.share.rows(self._strengths(1 if one else count, seed).expand(count))
         weights, wanted = self.share.rows(weights), self.share.rows(wanted)
-        with self._losses(self.train, rows, weights, wanted) as (losses, present, tokens):
+        with self._losses(self.train, rows, weights, wanted, strengths) as (losses, present, tokens):
             present = present & wanted
             self._require_finite(losses, step, rows)
             count = self.share.total(present.sum(0))
@@ -150,6 +151,8 @@ class ConditionedTask:
             loss = loss + self.share.mean(self._penalty())
             taking_part = tuple((weights[0] * wanted[0]).tolist())
             record: Record = {"tokens": tokens, **self.batches.metrics(rows)}
+            if self.conditioning.dial:
+                record["strength"] = float(strengths.mean())
             weighted = self.share.total((weights * losses.detach() * present).sum(0)) / count.clamp(min=1)
             for i, objective in enumerate(self.train.objectives):
                 weight = float(weights[:, i].mean())
@@ -157,6 +160,13 @@ class ConditionedTask:
                 record[f"weight/{objective}"] = weight
                 record[f"weighted_loss/{objective}"] = float(weighted[i])
             yield Apart(means, taking_part, self.train.objectives, rule) if rule.apart else loss, record
+
+    def _strengths(self, count: int, seed: Sequence[int]) -> Tensor:
+        """Return the strengths ``[count]`` of the rows; all 1 where no others are trained."""
+        if not self.conditioning.dial:
+            return torch.ones(count, device=self.run.lm.device)
+        drawn = draw_strengths(self.conditioning, count, seed)
+        return torch.tensor(drawn, dtype=torch.float32, device=self.run.lm.device)
 
     def _wanted(self, weights: Tensor, held_out: Record) -> Tensor:
         """Return which losses are to be run, ``[n, M]``, under ``weights`` ``[n, M]``.
@@ -173,11 +183,16 @@ class ConditionedTask:
 
     @contextmanager
     def _losses(
-        self, data: ObjectiveData, rows: Sequence[Sequence[int]], weights: Tensor, wanted: Tensor
+        self,
+        data: ObjectiveData,
+        rows: Sequence[Sequence[int]],
+        weights: Tensor,
+        wanted: Tensor,
+        strengths: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield the loss of every objective on every row, ``[n, M]``, which of them exist, and the tokens of the one forward.
 
-        Row j of each objective's table is steered by ``weights[j]``.
+        Row j of each objective's table is steered by ``weights[j]`` at ``strengths[j]`` (1 without).
         """
         n, M = weights.shape
         groups: list[TokenGroup] = []
@@ -190,7 +205,10 @@ class ConditionedTask:
                     groups += self._group(table, row)
         index = torch.tensor([j for j, _ in owners], device=self.run.lm.device)
         batch = pack(groups, self.run.lm.device)
-        with self.learner.steering.at(self.learner.gates(weights), index=index[batch.groups]):
+        gates = self.learner.gates(weights)
+        if strengths is not None and self.conditioning.dial:
+            gates = {path: gate * strengths[:, None] for path, gate in gates.items()}
+        with self.learner.steering.at(gates, index=index[batch.groups]):
             logps = packed_logps(self.run.lm.model, batch)
             losses = torch.zeros(n, M, device=logps.device)
             present = torch.zeros(n, M, dtype=torch.bool, device=logps.device)
@@ -200,11 +218,26 @@ class ConditionedTask:
                     continue
                 js = [owners[g][0] for g in mine]
                 values, exist = self._row_losses(
-                    data, t, [rows[t][j] for j in js], weights[js], logps, batch.lengths, mine
+                    data,
+                    t,
+                    [rows[t][j] for j in js],
+                    weights[js],
+                    logps,
+                    batch.lengths,
+                    mine,
+                    self._beta(strengths, js),
                 )
                 columns = slice(None) if data.labelled else slice(t, t + 1)
                 losses[js, columns], present[js, columns] = values, exist
             yield losses, present, batch.input_ids.numel()
+
+    def _beta(self, strengths: Tensor | None, rows: Sequence[int]) -> Tensor | float:
+        """Return DPO's beta, of each row where strengths are trained: a stronger steering is that of a smaller beta."""
+        return (
+            self.beta
+            if strengths is None or not self.conditioning.dial
+            else self.beta / strengths[list(rows)]
+        )
 
     def _cost(self, data: ObjectiveData, rows: Sequence[int | None]) -> int:
         """Return the tokens of one row of each table, in a forward of them all; None where a table has no further row."""
@@ -227,10 +260,11 @@ class ConditionedTask:
         logps: Tensor,
         lengths: Tensor,
         groups: Sequence[int],
+        beta: Tensor | float,
     ) -> tuple[Tensor, Tensor]:
         """Return the losses ``[n, 1]`` (``[n, M]`` where labelled) of rows of table t, and which exist.
 
-        ``weights`` ``[n, M]`` are the preferences of the rows.
+        ``weights`` ``[n, M]`` are the preferences of the rows, ``beta`` that of DPO, one for all or ``[n]``.
         """
         table = data.tables[t]
         if isinstance(table, ResponseTable):
@@ -259,10 +293,10 @@ class ConditionedTask:
             ]
             return values, torch.ones_like(values).bool()
         if not data.labelled:
-            values = pair_loss(gap, self.beta, margin=margin, weight=weight)[:, None]
+            values = pair_loss(beta * gap, 1.0, margin=margin, weight=weight)[:, None]
             return values, torch.ones_like(values).bool()
         signs = data.labels[list(rows)].to(logps.device)
-        values = pair_loss(gap[:, None] * signs, self.beta, margin=margin[:, None], weight=weight[:, None])
+        values = pair_loss((beta * gap)[:, None] * signs, 1.0, margin=margin[:, None], weight=weight[:, None])
         return values, signs != 0
 
     def _aggregate(self, losses: Tensor, weights: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -51,6 +52,10 @@ class Conditioning:
             objectives as cached margins (arXiv 2310.03708, Eq. 11), ours, linear only. Every objective's loss then has
             the same optimum, and the aggregate's weight w_i cancels the 1 / w_i in it: gradients are bounded by beta.
         clip: Width of the trust region of the policy gradient.
+        strengths: Smallest and largest strength t of steering that is trained, 1 within. Each draw of a preference then has a t of
+            its own, log-uniform between them: all gates are t times what they are, and DPO's beta is divided by t (the temperature
+            of COS-DPO, arXiv 2410.08316, as an input); validation is at 1. Where logits are linear in the update this changes
+            nothing, as beta / t and t cancel. Needs ``loss: dpo``.
         gradients: Way from the gradients of the objectives to one step, see :func:`paretune.training.gradients.coefficients`. Any
             other than ``linear`` takes a backward pass for each objective with weight, draws one preference for all forwards of a
             step, so it needs ``per: batch``, and replaces the aggregation, which stays linear.
@@ -76,12 +81,23 @@ class Conditioning:
     rho: NotNegative = 0.05
     loss: ObjectiveLoss = "dpo"
     clip: Positive = 0.2
+    strengths: tuple[Positive, Positive] = later((1.0, 1.0))
     gradients: Rule = later("linear")
     correction: Correction = later(0.4)
 
     def __post_init__(self) -> None:
         check_bounds(self)
         self._check_gradients()
+        low, high = self.strengths
+        if not 0 < low <= 1 <= high < math.inf:
+            raise ConfigError(
+                f"strengths: got {low:g} and {high:g}; expected two numbers above 0 with 1 between them, at which the policy is "
+                "validated and measured, such as [0.5, 2]"
+            )
+        if self.dial and self.loss != "dpo":
+            raise ConfigError(
+                f"strengths with loss: {self.loss}: only the beta of loss: dpo can be drawn with the strength; leave strengths out"
+            )
         if self.loss == "policy-gradient" and self.aggregation != "linear" and self.ideal is None:
             raise ConfigError(
                 f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
@@ -92,6 +108,11 @@ class Conditioning:
                 f"loss: modpo holds all objectives in each loss already, so aggregation {self.aggregation} has no meaning "
                 "for it; use linear"
             )
+
+    @property
+    def dial(self) -> bool:
+        """Whether several strengths are trained."""
+        return self.strengths != (1.0, 1.0)
 
     @property
     def rule(self) -> GradientRule:
@@ -159,6 +180,12 @@ def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: 
         cornered = random.random(count) < settings.corner_share
         weights[cornered] = np.eye(objectives)[random.integers(objectives, size=int(cornered.sum()))]
     return weights
+
+
+def draw_strengths(settings: Conditioning, count: int, seed: Sequence[int]) -> np.ndarray:
+    """Return ``count`` strengths ``[count]``, log-uniform between the two of the settings, decided by ``seed`` alone."""
+    low, high = np.log(settings.strengths)
+    return np.exp(np.random.default_rng([*seed, 1]).uniform(low, high, size=count))
 
 
 def mean_backward_passes(settings: Conditioning, objectives: int) -> float:
