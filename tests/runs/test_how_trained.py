@@ -40,9 +40,9 @@ def test_a_run_reports_conflicts_and_floors(tmp_path: Path, monkeypatch: pytest.
     assert conflict.objectives == ("good", "kind") and 1 <= conflict.steps <= 2 and -1 <= conflict.cosine <= 1
     assert conflict.preference == "good=0.5,kind=0.5" and not by_name["held"].conflicts
     assert [row.preference for row in by_name["held"].floors] == [
-        "good=0.0,kind=1.0",
-        "good=0.5,kind=0.5",
         "good=1.0,kind=0.0",
+        "good=0.5,kind=0.5",
+        "good=0.0,kind=1.0",
     ]
     assert all(row.floor == 99 and row.multiplier > 0 > row.reached - 99 for row in by_name["held"].floors)
     assert "Conflict in training" in page and "good and kind" in page
