@@ -1,10 +1,10 @@
 """Worlds in which the truth is known: how often a verdict is false, an interval holds the truth, a difference is seen.
 
-Every world is drawn anew many times and judged by the public functions of :mod:`paretune.fronts.inference` at their defaults.
+Every world is drawn anew many times and judged by the public functions of :mod:`paretune` at their defaults.
 Right is: each false verdict in 2.5 % of worlds (the bar: 5 %), the true hypervolume within its 95 % interval (the bar:
 92 %), and power at the bulge not below that of a test of hypervolumes (.41 with 64 prompts, .89 with 256).
 
-``python benchmarks/inference.py --worlds 1000 --intervals 500 --json benchmarks/results/inference.json``
+``python benchmarks/inference.py --worlds 1000 --intervals 500 --json docs/statistics.json``
 """
 
 from __future__ import annotations
@@ -25,14 +25,20 @@ from rich.table import Table
 from scipy import special
 
 import paretune
+from paretune import (
+    Front,
+    Message,
+    build_scorer,
+    compare,
+    holm,
+    hypervolume,
+    interval,
+    load_config,
+    mixture,
+)
 from paretune.core.files import write_json
 from paretune.core.preference import simplex_grid
-from paretune.data.rows import Message
-from paretune.fronts.front import Front, mixture
-from paretune.fronts.indicators import hypervolume
-from paretune.fronts.inference import compare, holm
-from paretune.fronts.intervals import Fronts, bands, interval, shrunk
-from paretune.scoring.scorer import build_scorer as build
+from paretune.fronts.intervals import Fronts, bands, shrunk
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the file is run as a script, by its path
 from benchmarks.side_by_side import machine
@@ -225,12 +231,9 @@ def seeded(seeds: int, size: float, prompts: int, base: bool) -> World:
     return World(f"{seeds} seeds, luck {size:g}, against {what}", prompts, draw)
 
 
-def quickstart_scores() -> np.ndarray:
-    """Return the scores ``[P, 4, 2]`` of the base model's shipped answers by the two rules of the quickstart."""
-    rules = [
-        build({"objective": "concise", "rule": "length", "unit": "words", "direction": "lower", "per": 10, "enough": 15}),
-        build({"objective": "warm", "rule": "sentiment", "how": "sum"}),
-    ]  # fmt: skip
+def answer_scores(config: str) -> np.ndarray:
+    """Return the scores ``[P, 4, 2]`` of the base model's shipped answers by the rules of a shipped config."""
+    rules = [build_scorer(rule) for rule in load_config(config).score]
     rows = [json.loads(text) for text in gzip.decompress(ANSWERS.read_bytes()).splitlines()]
     scores = [
         [rule([prompt] * 4, row["responses"], [False] * 4) for rule in rules]
@@ -240,8 +243,10 @@ def quickstart_scores() -> np.ndarray:
     return np.array(scores).transpose(0, 2, 1)
 
 
-def redrawn(scores: np.ndarray, prompts: int) -> World:
-    """Real answers, nothing trained: a prompt's four answers are dealt to three points and the base model."""
+def redrawn(config: str, prompts: int | None = None) -> World:
+    """Real answers, nothing trained: each prompt's four answers are dealt to three points and the base model."""
+    scores = answer_scores(config)
+    prompts = prompts or len(scores)
 
     def draw(random: np.random.Generator) -> Drawn:
         taken = random.choice(len(scores), size=prompts, replace=False)
@@ -250,7 +255,9 @@ def redrawn(scores: np.ndarray, prompts: int) -> World:
         grid = simplex_grid(2, 2)
         return Drawn(front("policy", grid, answers[:3]), front("base", grid[:1], answers[3:]))
 
-    return World("real answers redrawn: 3 points against the base model", prompts, draw)
+    return World(
+        f"real answers redrawn, scored as in {config}: 3 points against the base model", prompts, draw
+    )
 
 
 def worlds() -> Iterator[World]:
@@ -268,9 +275,8 @@ def worlds() -> Iterator[World]:
         yield against_mixture("dent as deep below the mixture", 11, 0.8, prompts, -0.141, power)
     for half in (0.3, 1.0):
         yield on_plane(half, 32)
-    scores = quickstart_scores()
-    for prompts in (64, len(scores)):
-        yield redrawn(scores, prompts)
+    for prompts in (64, None):
+        yield redrawn("compare", prompts)
     for shape in SHAPES:
         for mixed in (False, True):
             yield shaped(shape, 64, mixed)
@@ -279,6 +285,8 @@ def worlds() -> Iterator[World]:
         for size in (0.0, 0.1, 0.3):
             yield seeded(seeds, size, 64, base=False)
     yield seeded(3, 0.1, 64, base=True)
+    for prompts in (64, None):
+        yield redrawn("quickstart", prompts)
 
 
 def judged(world: World, draws: int, intervals: int, seed: int) -> dict[str, object]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +25,16 @@ settings.register_profile(
     "paretune", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("paretune")
+
+
+@pytest.fixture(autouse=True)
+def levels() -> Iterator[None]:
+    """Give loggers their levels back after a command with ``-v`` or ``-q`` in the process of the tests."""
+    loggers = [logging.getLogger(n) for n in ("paretune", "accelerate", "huggingface_hub", "transformers")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

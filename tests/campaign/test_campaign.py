@@ -16,9 +16,8 @@ from campaign.worlds import world
 
 SEED = 0
 PART = {
-    kills.KIND: ["dpo-soup-0", "dpo-soup-1"],
+    kills.KIND: ["dpo-soup-0"],
     corruption.KIND: [
-        "run:dpo-soup:adapters/stage.json:emptied",
         "run:dpo-soup:policies/adapter.safetensors:flipped",
         "generate:dpo-soup:policies/adapter.json:truncated",
         "generate:dpo-soup:hashes/*:unreadable",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from paretune.core.errors import ModelError
 from paretune.data.dataset import ScoredDataset
 from paretune.generation.resumable import remove_parts
 from paretune.serving.store.store import Store
@@ -71,6 +72,17 @@ def test_files_in_the_folder_of_parts_stay(
     short = ("--responses", 1, "--max-new-tokens", 2, "--limit", 2)
     assert call(monkeypatch, capsys, "data", "sample", "d.jsonl", "o.jsonl", "--model", model, *short)[0] == 0
     assert [file.name for file in parts.iterdir()] == ["thesis.txt"]
+    given: dict[str, object] = {}
+
+    def load(*values: object, **named: object) -> None:
+        given.update(zip(("name", "dtype", "device", "revision", "quantization"), values, strict=False))
+        raise ModelError("far enough")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("paretune.models.language_model.load", load)
+        named = ("--model", "team/base", "--revision", "v2", "--quantization", "nf4")
+        assert call(patch, capsys, "data", "sample", "d.jsonl", "p.jsonl", *named, *short)[0] == 2
+    assert (given["revision"], given["quantization"], given["device"]) == ("v2", "nf4", None)
     (parts / "thesis.txt").unlink()
     (parts / "0123456789abcdef.json").write_text("[]")
     remove_parts(parts)

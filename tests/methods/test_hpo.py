@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from paretune.training.loop import TrainingRun
 from paretune.training.losses import log_ratio_gap, pair_loss
 from paretune.training.preference_pairs import PairLoss
 from support.adapters import TRAINING
+from support.offset_world import offset_data, offset_scorers
 from support.world import make_dataset
 
 NAMES = ("short", "good")
@@ -61,6 +63,37 @@ def test_equal_scores_of_a_prompt_are_imitated_alike() -> None:
     part = data((2.0, 2.0), (0.0, 4.0))
     found = factors(part, ["good"], Standardisation.of(part), HPOConfig())
     assert found[:2, 0].tolist() == [1.0, 1.0] and found[2, 0] * found[3, 0] == pytest.approx(1.0)
+
+
+def test_an_offset_of_the_prompt_is_no_advantage(
+    lm: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores that can be compared within a prompt only: one response has no advantage, and offsets widen no deviation."""
+    part, moved = data((1.0, 3.0), (5.0,)), data((1.0, 3.0), (500.0,))
+    found = [
+        factors(each, ["good"], Standardisation.of(each, ("good",)), HPOConfig(), ("good",))
+        for each in (part, moved)
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-12)
+    unit = np.sqrt(2)  # squares 1 and 1 over the one response beyond the first
+    assert found[0][:, 0].tolist() == pytest.approx([np.exp(-1 / unit), np.exp(1 / unit), 1.0])
+
+    rows, offsets = offset_data(5.0, prompts=6, responses=2)
+    first = rows.rows[0]
+    scores = {name: values[:1] for name, values in first.scores.items()}
+    lonely = replace(first, responses=first.responses[:1], truncated=(False,), scores=scores)
+    mixed = replace(rows, rows=(lonely, *rows.rows[1:]))
+    asked, config = (
+        [Preference.of({"short": 0.5, "helpful": 0.5}, mixed.objectives)],
+        HPOConfig(objective="short"),
+    )
+    said = "scores of helpful cannot be compared across prompts; 1 rows have one response"
+    for across in (False, True):
+        inputs = Inputs(
+            Lab(lm, tmp_path / str(across), TRAINING), mixed, rows, asked, offset_scorers(offsets, across)
+        )
+        hpo.train(inputs, config)
+        assert (said in " ".join(capsys.readouterr().err.split())) != across
 
 
 def test_the_likelihood_alone_has_the_optimum_of_the_tilted_data() -> None:

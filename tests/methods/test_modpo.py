@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,8 +11,13 @@ from oracles.tabular import tilted, total_variation
 from paretune.core.errors import ConfigError
 from paretune.core.preference import Preference
 from paretune.core.settings import as_values
-from paretune.methods.modpo import MODPOConfig, chosen_objective
+from paretune.methods.base import Inputs
+from paretune.methods.modpo import MODPOConfig, chosen_objective, with_scale
+from paretune.models.language_model import LanguageModel
+from paretune.training.lab import Lab
 from paretune.training.losses import pair_loss
+from support.adapters import TRAINING
+from support.offset_world import offset_data, offset_scorers
 
 BETA = 0.5
 
@@ -110,3 +117,14 @@ def test_margin_beta_is_checked() -> None:
         MODPOConfig(margin="scores", margin_beta=0.1)
     assert "margin_beta" not in as_values(MODPOConfig()), "fingerprints of runs without it stay"
     assert as_values(MODPOConfig(margin_beta=0.1))["margin_beta"] == 0.1
+
+
+def test_an_offset_of_the_prompt_takes_no_worth_from_a_score(lm: LanguageModel, tmp_path: Path) -> None:
+    """One deviation is worth 1 by default: within prompts it is 1, and pooled over prompts of other offsets 5 times as large."""
+    data, offsets = offset_data(5.0)
+    worth = []
+    for across in (False, True):
+        inputs = Inputs(Lab(lm, tmp_path, TRAINING), data, data, (), offset_scorers(offsets, across))
+        scaled = with_scale(inputs, MODPOConfig(margin="scores"), {"helpful"}, {})
+        worth.append(dict(scaled.margin_scale or {})["helpful"])
+    assert worth[0] == pytest.approx(1, abs=0.1) and worth[1] < 0.3

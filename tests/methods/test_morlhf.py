@@ -38,10 +38,12 @@ from paretune.training.loop import BatchError
 from paretune.training.losses import grpo_loss
 from paretune.training.rl import task as on_policy
 from paretune.training.rl.advantages import grpo_advantages
+from paretune.training.rl.anchors import ONE_PREFERENCE, measured_reward
 from paretune.training.rl.goal import Reward, RLSettings
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.token_tables import Limit
 from support.adapters import TRAINING, adapters_equal, training_run
+from support.offset_world import offset_data, offset_scorers
 from support.world import make_dataset
 
 OBJECTIVES = ("short", "good")
@@ -536,6 +538,19 @@ class FakeModel:
     @staticmethod
     def encode_prompt(prompt: Prompt) -> list[int]:
         return [0] * 6
+
+
+def test_an_offset_of_the_prompt_takes_no_worth_from_a_reward(lm: LanguageModel, tmp_path: Path) -> None:
+    """A unit of reward is a deviation within prompts, which is 1, where scores cannot be compared across them; pooled it is 5."""
+    data, offsets = offset_data(5.0)
+    units = []
+    for across in (False, True):
+        scorers = offset_scorers(offsets, across)
+        reward, _ = measured_reward(
+            Lab(lm, tmp_path, SETTINGS), data, scorers, SAMPLING, MORLHFConfig(), ONE_PREFERENCE
+        )
+        units.append(reward.scale.std)
+    assert units[0][0] == pytest.approx(1, abs=0.1) and units[1][0] > 4 and units[0][1] == units[1][1]
 
 
 def test_rewarded_soups_are_made_of_the_one_hot_adapters(lm: LanguageModel, tmp_path: Path) -> None:

@@ -290,10 +290,10 @@ def check_failure(
     began = time.time()
     with failing(2, fail or (lambda: None)), pytest.raises(ChildFailedError) as raised:
         together(_command, "run", config, f"folder={tmp_path / 'run'}", *overrides, logs=tmp_path / "logs")
-    assert time.time() - began < 60
-    codes = {failure.exitcode for failure in raised.value.failures.values()}
-    assert codes & {2, -signal.SIGKILL} and codes <= {2, -signal.SIGKILL, -signal.SIGTERM}
     told = [file.read_text() for file in sorted((tmp_path / "logs").rglob("stderr.log"))]
+    assert time.time() - began < 60, "\n".join(told)
+    codes = {failure.exitcode for failure in raised.value.failures.values()}
+    assert codes & {2, -signal.SIGKILL} and codes <= {2, -signal.SIGKILL, -signal.SIGTERM}, "\n".join(told)
     assert len(told) == 2
     clock = r"\[\d+:\d\d:\d\d\] "  # of the lines that say where the run is
     messages = re.findall(rf"^paretune: (?!{clock}).*", "".join(told), re.MULTILINE)

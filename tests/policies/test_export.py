@@ -124,6 +124,26 @@ def test_a_run_that_has_lost_its_front_exports_no_grid_without_scores(
     assert manifest["dtype"] == "float32" == find_sources(tmp_path / "loras")[0].dtype
 
 
+def test_an_export_replaces_an_earlier_one_but_not_a_text_that_was_edited(
+    policies: dict[str, Policy], tmp_path: Path
+) -> None:
+    policy, out = policies["dpo-soup"], tmp_path / "lora"
+    for weight in (0.25, 0.75):
+        export(policy, Preference(policy.objectives, (weight, 1 - weight)), out)
+    before = (out / "adapter_model.safetensors").read_bytes()
+    card = out / "README.md"
+    card.write_text(card.read_text() + "\nMeasured on our own questions: good.\n")
+    with pytest.raises(
+        ModelError, match=r"lora: holds other files \(README\.md as it was edited\), which wo"
+    ):
+        export(policy, Preference(policy.objectives, (0.5, 0.5)), out)
+    assert "our own questions" in card.read_text()
+    assert (out / "adapter_model.safetensors").read_bytes() == before
+    card.rename(tmp_path / "card.md")
+    export(policy, Preference(policy.objectives, (0.5, 0.5)), out)
+    assert (out / "adapter_model.safetensors").read_bytes() != before and card.is_file()
+
+
 def test_a_run_with_several_policies_asks_which(policies: dict[str, Policy], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no policy in it"):
         find_policy(tmp_path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from paretune.scoring.cache import ScoreCache
 from paretune.scoring.endpoint_forms import Text
 from paretune.scoring.neural import sequence_classifier
 from paretune.scoring.scorer import build_scorer, score_texts
-from support import reward_server
+from support.model_program import started
 from support.reward_models import llama
 
 PROMPTS = [(Message("user", "How are you?"),), (Message("user", "what about the cat"),)]
@@ -40,13 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def process(folder: Path) -> Iterator[str]:
     """The program `reward_server.py` on the model; its address."""
-    command = [sys.executable, reward_server.__file__, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
-        try:
-            assert started.stdout is not None
-            yield f"http://127.0.0.1:{int(started.stdout.readline())}"
-        finally:
-            started.kill()
+    with started("support.reward_server", folder) as address:
+        yield address
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from paretune.core.errors import ConfigError, DataError
+from paretune.core.errors import ConfigError, DataError, ScoreError
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.scoring import neural
 from paretune.scoring.function_scorer import FunctionScorer, from_function
-from paretune.scoring.prompt_means import PromptMeans
+from paretune.scoring.prompt_means import PromptMeans, within_prompts
 from paretune.scoring.scorer import KINDS, build_scorer
+from paretune.scoring.standardise import Standardisation
 
 NAN = float("nan")
 
@@ -71,6 +72,29 @@ def test_an_offset_of_each_prompt_changes_nothing() -> None:
         PromptMeans.of(moved, SCORERS).centred(moved).fingerprint
         == PromptMeans.of(DATA, SCORERS).centred(DATA).fingerprint
     )
+
+
+def test_worked_deviation_within_prompts() -> None:
+    """100 and 102, 50 and 54, and a lone 7: squares 2 and 8 over the two responses beyond the first of each prompt."""
+    data = ScoredDataset(
+        ("length", "implied"),
+        (
+            row("one", "a b", (100.0, 102.0), (1.0, 2.0)),
+            row("two", "a b", (50.0, 54.0), (3.0, 4.0)),
+            row("three", "a", (7.0,), (5.0,)),
+        ),
+    )
+    pooled, found = Standardisation.of(data), Standardisation.of(data, within_prompts(SCORERS))
+    assert found.std.tolist() == pytest.approx([np.std([1, 2, 3, 4, 5]), np.sqrt(5)])
+    assert (
+        pooled.std[1] == pytest.approx(np.std([100, 102, 50, 54, 7]))
+        and found.mean.tolist() == pooled.mean.tolist()
+    )
+    moved = data.with_scores("implied", [(0.0, 2.0), (1050.0, 1054.0), (-7.0,)])
+    assert Standardisation.of(moved, ("implied",)).std.tolist() == pytest.approx(found.std.tolist())
+    alone = ScoredDataset(data.objectives, (data.rows[2], row("four", "a", (9.0,), (6.0,))))
+    with pytest.raises(ScoreError, match="'implied': no two reference responses to a prompt differ in score"):
+        Standardisation.of(alone, ("implied",))
 
 
 def test_scores_that_can_be_compared_are_the_same_data() -> None:

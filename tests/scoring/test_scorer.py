@@ -14,6 +14,7 @@ from paretune.core.errors import ConfigError, ModelError, ScoreError
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.scoring import encoder as encode
+from paretune.scoring import rules
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.function_scorer import FunctionScorer, from_function
 from paretune.scoring.neural import sequence_classifier
@@ -136,6 +137,14 @@ def test_regex_by_hand():
     assert score(rule_regex("x", "sorry", how="count"), text) == [2.0]
     assert score(rule_regex("x", "(?i)sorry", how="count", direction="lower"), text) == [-3.0]
     assert score(rule_regex("x", "(?i)sorry"), text, "no") == [1.0, 0.0]
+
+
+def test_an_expression_that_would_never_end_is_stopped(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rules, "REGEX_SECONDS", 0.2)
+    with pytest.raises(
+        ScoreError, match=r"row 1: objective 'x': the pattern '.*' was not done .* of 61 char"
+    ):
+        score(rule_regex("x", r"(?:a|aa|aaa)+\d(?:b|bb)"), "aa1b", "a" * 60 + "!")
 
 
 # Python functions

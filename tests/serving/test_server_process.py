@@ -125,7 +125,7 @@ def test_kill_in_a_vote_storm_loses_no_acknowledged_vote(run: Path, tmp_path: Pa
     assert len(acknowledged) > 5 and acknowledged.items() <= kept.items()
 
 
-def test_ten_seconds_of_unruly_clients(run: Path, tmp_path: Path) -> None:
+def test_some_seconds_of_unruly_clients(run: Path, tmp_path: Path) -> None:
     """`benchmarks/serving/soak.py` in small: nothing leaks, nothing is stuck, nothing fails."""
     spec = importlib.util.spec_from_file_location(
         "soak", Path(__file__).parents[2] / "benchmarks/serving/soak.py"
@@ -134,8 +134,8 @@ def test_ten_seconds_of_unruly_clients(run: Path, tmp_path: Path) -> None:
     soak = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(soak)
     with process(run, "--store", tmp_path / "s.sqlite", "--queue", 8) as (made, address):
-        asyncio.run(soak.soak(address, made.pid, 4, 16, 60))  # what is loaded on first use
-        found = asyncio.run(soak.soak(address, made.pid, 10, 16, 60, seed=1))
+        asyncio.run(soak.soak(address, made.pid, 2, 16, 60))  # what is loaded on first use
+        found = asyncio.run(soak.soak(address, made.pid, 4, 16, 60, seed=1))
     assert not found["wrong"] and not found["stuck"] and found["growth"] < 0.1, found
     assert found["seen"]["leave"] and found["seen"]["gave up"] and found["seen"]["status 200"] > 20
 

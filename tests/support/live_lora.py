@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +9,7 @@ import httpx
 import pytest
 
 from paretune.models.language_model import LanguageModel
-from support import lora_server
+from support.model_program import started
 
 
 class Live:
@@ -36,13 +34,8 @@ class Live:
 
 @pytest.fixture(scope="module", name="process")
 def started_process(lm: LanguageModel) -> Iterator[Live]:
-    command = [sys.executable, lora_server.__file__, lm.name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as made:
-        try:
-            assert made.stdout is not None
-            yield Live(f"http://127.0.0.1:{int(made.stdout.readline())}")
-        finally:
-            made.kill()
+    with started("support.lora_server", lm.name) as address:
+        yield Live(address)
 
 
 @pytest.fixture(name="live")

@@ -1,18 +1,19 @@
 """A LoRA server for tests, as a program: a model of transformers, adapters of PEFT that it loads while it runs, OpenAI's chat.
 
 It shares no code with the library. As vLLM it takes LoRAs below /v1 and calls them by name; as SGLang beside it, by MODEL:NAME.
-``POST /control`` sets what it is (:data:`CONTROL`) and forgets what it was asked, which ``GET /control`` tells.
+``POST /control`` sets what it is (:data:`CONTROL`), see :mod:`support.model_program`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import threading
+from collections.abc import Mapping
 from contextlib import nullcontext
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from support.model_program import Refused, serve
 
 BASE = "base"
 CONTROL = {
@@ -29,10 +30,6 @@ tells of the tokens of an answer (all, their ids, or nothing); what it adds to t
 that it reads."""
 
 
-class Refused(Exception):  # noqa: N818 - an answer
-    """A status and what is said."""
-
-
 class Model:
     """The model with the adapters loaded so far, for one request at a time."""
 
@@ -43,7 +40,6 @@ class Model:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.peft: Any = None
         self.names: set[str] = set()
-        self.lock = threading.Lock()
         self.control: dict[str, Any] = dict(CONTROL)
         self.asked: list[dict[str, Any]] = []
 
@@ -71,7 +67,27 @@ class Model:
             raise Refused(500, "busy")
         self.names.remove(name)  # PEFT keeps it: it cannot be without any
 
-    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+    def be(self, control: dict[str, Any]) -> None:
+        self.control, self.asked = {**CONTROL, **control}, []
+
+    def told(self, path: str) -> Any:
+        if path == "/control":
+            return {"asked": self.asked, "loaded": sorted(self.names)}
+        return {"data": [{"id": name} for name in [BASE, *sorted(self.names)]]}
+
+    def answer(self, path: str, body: dict[str, Any], headers: Mapping[str, str]) -> Any:
+        root = {"vllm": "/v1/", "sglang": "/"}.get(self.control["style"], "nowhere")
+        if path == "/v1/chat/completions":
+            return self.chat(body)
+        if path == f"{root}load_lora_adapter":
+            self.load(body["lora_name"], body["lora_path"])
+        elif path == f"{root}unload_lora_adapter":
+            self.unload(body["lora_name"])
+        else:
+            raise Refused(404, {"detail": "Not Found"})
+        return {}
+
+    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         import torch
 
         sglang = self.control["style"] == "sglang"
@@ -120,58 +136,5 @@ class Model:
         return {"choices": [choice], "usage": {"completion_tokens": len(made), "prompt_tokens": read}}
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    model: Model
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-    def say(self, status: int, content: object) -> None:
-        raw = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def do_GET(self) -> None:
-        model = self.model
-        if self.path == "/control":
-            self.say(200, {"asked": model.asked, "loaded": sorted(model.names)})
-        else:
-            self.say(200, {"data": [{"id": name} for name in [BASE, *sorted(model.names)]]})
-
-    def do_POST(self) -> None:
-        model = self.model
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        root = {"vllm": "/v1/", "sglang": "/"}.get(model.control["style"], "nowhere")
-        with model.lock:
-            try:
-                if self.path == "/control":
-                    model.control, model.asked = {**CONTROL, **body}, []
-                    self.say(200, {})
-                elif self.path == "/v1/chat/completions":
-                    self.say(200, model.answer(body))
-                elif self.path == f"{root}load_lora_adapter":
-                    model.load(body["lora_name"], body["lora_path"])
-                    self.say(200, {})
-                elif self.path == f"{root}unload_lora_adapter":
-                    model.unload(body["lora_name"])
-                    self.say(200, {})
-                else:
-                    self.say(404, {"detail": "Not Found"})
-            except Refused as refused:
-                status, said = refused.args
-                self.say(status, {"error": {"message": said}})
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-
 if __name__ == "__main__":
-    Handler.model = Model(sys.argv[1])
-    server = Server(("127.0.0.1", 0), Handler)
-    print(server.server_address[1], flush=True)
-    server.serve_forever()
+    serve(Model(sys.argv[1]))

@@ -1,23 +1,18 @@
 """A server of reward models for tests, as a program: a model of transformers behind the routes of vLLM, and one of its own.
 
-It shares no code with the library. ``POST /control`` sets what it is (:data:`CONTROL`) and forgets what it was asked, which
-``GET /control`` tells.
+It shares no code with the library. ``POST /control`` sets what it is (:data:`CONTROL`), see :mod:`support.model_program`.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
 from typing import Any
+
+from support.model_program import Refused, serve
 
 CONTROL = {"refuse": "", "spoil": "", "most": 1_000_000, "key": ""}
 """A word whose texts are refused, one whose scores are no numbers, how many texts are rated, and the key that is needed."""
-
-
-class Refused(Exception):  # noqa: N818 - an answer
-    """A status and what is said."""
 
 
 class Model:
@@ -28,7 +23,6 @@ class Model:
 
         self.model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32").eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.lock = threading.Lock()
         self.control: dict[str, Any] = dict(CONTROL)
         self.asked: list[dict[str, Any]] = []
         self.rated = 0
@@ -62,9 +56,18 @@ class Model:
             self.written([{"role": "user", "content": query}, {"role": "assistant", "content": document}])
         )
 
-    def answer(self, path: str, body: dict[str, Any]) -> Any:
+    def be(self, control: dict[str, Any]) -> None:
+        self.control, self.asked, self.rated = {**CONTROL, **control}, [], 0
+
+    def told(self, path: str) -> Any:
+        return {"asked": self.asked, "rated": self.rated}
+
+    def answer(self, path: str, body: dict[str, Any], headers: Mapping[str, str]) -> Any:
         import torch
 
+        key = self.control["key"]
+        if key and headers.get("authorization") != f"Bearer {key}":
+            raise Refused(401, "Unauthorized")
         self.asked.append(body)
         raw = body.get("use_activation") is False
         if path == "/classify":
@@ -95,48 +98,5 @@ class Model:
         raise Refused(404, "Not Found")
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    model: Model
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-    def say(self, status: int, content: object) -> None:
-        raw = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def do_GET(self) -> None:
-        self.say(200, {"asked": self.model.asked, "rated": self.model.rated})
-
-    def do_POST(self) -> None:
-        model = self.model
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with model.lock:
-            try:
-                if self.path == "/control":
-                    model.control, model.asked, model.rated = {**CONTROL, **body}, [], 0
-                    self.say(200, {})
-                    return
-                key = model.control["key"]
-                if key and self.headers.get("authorization") != f"Bearer {key}":
-                    raise Refused(401, "Unauthorized")
-                self.say(200, model.answer(self.path, body))
-            except Refused as refused:
-                status, said = refused.args
-                self.say(status, {"error": {"message": said}})
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-
 if __name__ == "__main__":
-    Handler.model = Model(sys.argv[1])
-    server = Server(("127.0.0.1", 0), Handler)
-    print(server.server_address[1], flush=True)
-    server.serve_forever()
+    serve(Model(sys.argv[1]))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+HANGS = 120
+"""Seconds after which a process is taken to hang: it prints where, and ends, so that the test fails and says why."""
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 
@@ -41,4 +46,8 @@ def _joined(work: Callable[..., Any], *arguments: object) -> Any:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)  # that of the process this one was forked from
-    return work(*arguments)
+    faulthandler.dump_traceback_later(HANGS, exit=True, file=sys.__stderr__)
+    try:
+        return work(*arguments)
+    finally:
+        faulthandler.cancel_dump_traceback_later()

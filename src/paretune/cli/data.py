@@ -125,6 +125,15 @@ def data_sample(
     seed: Annotated[int, typer.Option(help="The seed of the sampling.", min=0, max=SEEDS - 1)] = 0,
     dtype: Annotated[str, typer.Option(help="The number format: auto, float32 or bfloat16.")] = "auto",
     device: DeviceOption = None,
+    revision: Annotated[
+        str | None, typer.Option(help="The branch, tag or commit of a model on the hub; by default main.")
+    ] = None,
+    quantization: Annotated[
+        str,
+        typer.Option(
+            help="How the model's matrices are held: none, nf4 (4 bits), int8, or auto for what its folder holds."
+        ),
+    ] = "auto",
     chat_template: ChatTemplateOption = None,
     endpoint: Annotated[
         str | None,
@@ -159,7 +168,7 @@ def data_sample(
     parts = target.with_name(target.name + ".parts")
     counted = ""
     if endpoint is None:
-        lm = load(model, dtype, device, chat_template=template)
+        lm = load(model, dtype, device, revision, quantization, chat_template=template)
         sampled = sample_dataset(lm, dataset, responses, sampling, seed, parts)
     else:
         server = Endpoint(endpoint, endpoint_model, concurrency, chat_template=template)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 score = typer.Typer(help="Score data, compare pairs, and fit reward heads.", no_args_is_help=True)
 
+TargetArgument = Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")]
 ScorerOption = Annotated[
     str,
     typer.Option(
@@ -49,7 +52,7 @@ def score_fit(
 @score.command("rate")
 def score_rate(
     source: Source,
-    target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    target: TargetArgument,
     scorer: ScorerOption,
     path: PathOption = None,
     objective: ObjectiveOption = None,
@@ -64,23 +67,20 @@ def score_rate(
     new_data_file(target, "scores are written")
     made, dataset = _scorer(scorer), load_source(source, path, objective, split)
     cache = target.with_name(target.name + ".scores")
-    try:
+    with _telling_usage(made):
         scored = score_dataset(dataset, [made], ScoreCache(cache), leave_out=True)
-    finally:
-        _say_usage(made)
     missing = sum(
         score != score for row in scored.rows for score in row.scores.get(made.objective, ())
     ) + sum(len(row.responses) for row in scored.rows if made.objective not in row.scores)
-    scored.write(target)
+    facts = _written(scored, target, made, without_score=missing)
     cache.unlink(missing_ok=True)
-    facts = {"file": str(target), "objective": made.objective, **_counts(scored), "without_score": missing}
     tell(facts, as_json, _rated)
 
 
 @score.command("pairs")
 def score_pairs(
     source: Source,
-    target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    target: TargetArgument,
     scorer: ScorerOption,
     path: PathOption = None,
     objective: ObjectiveOption = None,
@@ -100,20 +100,11 @@ def score_pairs(
             "'{objective: kind, judge: kind.md, model: NAME, pairs: 3}'"
         )
     dataset = load_source(source, path, objective, split)
-    try:
+    with _telling_usage(made):
         labelled, missing = label_dataset(dataset, made)
-    finally:
-        _say_usage(made)
-    labelled.write(target)
     labels = [label for row in labelled.rows for label in row.labels.get(made.objective, ())]
-    facts = {
-        "file": str(target),
-        "objective": made.objective,
-        **_counts(labelled),
-        "pairs": len(labels),
-        "ties": sum(preference == 0 for _, _, preference in labels),
-        "without_verdict": missing,
-    }
+    ties = sum(preference == 0 for _, _, preference in labels)
+    facts = _written(labelled, target, made, pairs=len(labels), ties=ties, without_verdict=missing)
     tell(facts, as_json, _compared)
 
 
@@ -138,17 +129,25 @@ def _scorer(text: str) -> FunctionScorer:
     return build_scorer(spec)
 
 
-def _say_usage(scorer: FunctionScorer) -> None:
-    """Say whom a scorer asked, how much, and what it cost, also where the command fails."""
+@contextmanager
+def _telling_usage(scorer: FunctionScorer) -> Iterator[None]:
+    """Say in the end whom a scorer asked, how much, and what it cost, also where the command fails."""
     from paretune.core.progress import announce
     from paretune.scoring.usage import in_words
 
-    if scorer.judge and scorer.usage:
-        announce(f"{scorer.objective}: judged by {scorer.judge}: {in_words(scorer.usage, scorer.prices)}")
+    try:
+        yield
+    finally:
+        if scorer.judge and scorer.usage:
+            announce(f"{scorer.objective}: judged by {scorer.judge}: {in_words(scorer.usage, scorer.prices)}")
 
 
-def _counts(dataset: ScoredDataset) -> dict[str, int]:
-    return {"prompts": len(dataset.rows), "responses": sum(len(row.responses) for row in dataset.rows)}
+def _written(dataset: ScoredDataset, target: Path, scorer: FunctionScorer, **counts: int) -> dict[str, Any]:
+    """Write a data set to the new file; return its facts, with further ``counts``."""
+    dataset.write(target)
+    responses = sum(len(row.responses) for row in dataset.rows)
+    sizes = {"prompts": len(dataset.rows), "responses": responses}
+    return {"file": str(target), "objective": scorer.objective, **sizes, **counts}
 
 
 def _rated(facts: dict[str, Any]) -> str:

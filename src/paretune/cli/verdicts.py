@@ -1,4 +1,4 @@
-"""What a finished run found, for the terminal: the headline, every verdict in words, and the hypervolumes as figures."""
+"""What a finished run found, for the terminal: the headline, what trade-offs buy, every verdict in words, and the hypervolumes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from paretune.fronts.record import FrontRecord
 from paretune.reports.next_steps import next_steps
 from paretune.reports.wording import (
     MIXTURE,
+    bought,
     has_base,
     has_mixture,
     interval,
+    leading,
     luck,
     number,
     sentences,
@@ -23,14 +25,17 @@ if TYPE_CHECKING:
 
 MOST_SENTENCES = 40
 """The most verdicts that are printed; the report has all."""
+MOST_POLICIES = 2
+"""The most policies whose trade-offs are printed; of more, those of the one that is measured highest."""
 
 
 def facts_of(record: FrontRecord) -> dict[str, Any]:
-    """Return a record's findings as JSON values: the summary, every verdict in words, what to do next, and the hypervolumes."""
+    """Return a record's findings as JSON values: the summary, trade-offs, every verdict in words, what to do next, hypervolumes."""
     rows = _hypervolumes(record)
     return {
         "summary": summary(record),
         "cautions": list(record.cautions),
+        "trade_offs": {policy.name: bought(record, policy) for policy in record.policies},
         "verdicts": sentences(record),
         "next": [{"finding": step.finding, "cure": step.cure} for step in next_steps(record)],
         "reference_point": dict(zip(record.objectives, record.reference_point, strict=True)),
@@ -65,6 +70,12 @@ def render(record: FrontRecord) -> Group:
         Text(summary(record), style="bold"),
         *(Text(f"Caution: {text}", style="red") for text in record.cautions),
     ]
+    many = len(record.policies) > MOST_POLICIES
+    for policy in [leading(record)] if many else record.policies:
+        rest = f" ({len(record.policies) - 1} more policies are in the report)" if many else ""
+        parts.append(Text(f"What trade-offs of {policy.label} buy{rest}:"))
+        parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in bought(record, policy)]  # type: ignore[misc]
+    parts += [Text("Which differences are real:")] if lines else []
     parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]  # type: ignore[misc]
     parts += [Text(luck(record))]
     if steps := next_steps(record):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,7 +23,7 @@ class FolderForm:
         marker: Name of a JSON file that every such folder has.
         keys: Keys of this file; a file of this name without them is somebody else's.
         files: Patterns of the paths of all other files, such as ``adapter-*/adapter.json``. Those that the marker lists under
-            ``files`` count as well.
+            ``files`` count as well, but for a text that no longer has the mark that stands under ``marks``.
         needs_marker: Whether a folder without the marker, or with a damaged one, is somebody else's although all its files have
             such names. False for folders of a run, whose names no one else would give.
     """
@@ -33,7 +34,7 @@ class FolderForm:
     needs_marker: bool = True
 
     def foreign(self, folder: Path) -> list[str]:
-        """Return the paths in ``folder`` that are not of this form, sorted; empty for an empty or missing folder."""
+        """Return what in ``folder`` is not of this form: paths, sorted, then texts that were edited."""
         found = sorted(_entries(folder))
         if not found:
             return []
@@ -43,21 +44,49 @@ class FolderForm:
             return found
         listed = values.get("files") if isinstance(values, dict) else None
         named = {str(name) for name in listed} if isinstance(listed, (list, dict)) else set()
-        return [
+        marks = values.get("marks") if isinstance(values, dict) else None
+        edited = _edited(folder, marks) if isinstance(marks, dict) else set()
+        strange = [
             path
             for path in found
             if path != self.marker and path not in named and not any(_matches(path, p) for p in self.files)
         ]
+        return strange + [f"{path} as it was edited" for path in sorted(edited)]
 
+
+TEXTS = (".md", ".json", ".jinja", ".txt")
+"""Endings of the files of an export that people edit."""
 
 EXPORT = FolderForm("paretune.json", ("written_by", "files"))
 """The form of what is exported for other programs: their own files, and a list of them."""
 
 
-def write_marker(folder: Path) -> None:
-    """Write the list of all files in ``folder``, by which an export is known as ours when it is exported again."""
-    listed = {"written_by": "paretune", "files": sorted(_entries(folder))}
+def write_marker(folder: Path, marks: bool = True) -> None:
+    """Write the list of all files in ``folder``, by which an export is known as ours when it is exported again.
+
+    With ``marks`` texts have a mark, the SHA-256 of their bytes: one that was edited since is its editor's, and is not replaced.
+    A cache has none, so that what was damaged there is made again.
+    """
+    files = sorted(_entries(folder))
+    listed: dict[str, Any] = {"written_by": "paretune", "files": files}
+    if marks:
+        listed["marks"] = {name: _mark(folder / name) for name in files if name.endswith(TEXTS)}
     (folder / EXPORT.marker).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+
+
+def _mark(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes; an empty text where it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _edited(folder: Path, marks: Mapping[str, object]) -> set[str]:
+    """Return the files that no longer have their mark; a file that is gone is not among them."""
+    return {
+        name for name, mark in marks.items() if (folder / name).is_file() and _mark(folder / name) != mark
+    }
 
 
 def refuse_foreign(folder: Path, form: FolderForm | None) -> None:

@@ -13,7 +13,7 @@ responses. The paper has one gamma; gamma w_j makes it a front (weighting and V 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Annotated
@@ -34,6 +34,7 @@ from paretune.planning.lengths import Texts
 from paretune.planning.work import Fits, Stage, Work, passes
 from paretune.policies.gating import BetweenAnchors
 from paretune.policies.policy import Policy
+from paretune.scoring.prompt_means import within_prompts
 from paretune.scoring.scorer import score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.demonstrations import Demonstration
@@ -74,8 +75,15 @@ def train(inputs: Inputs, config: HPOConfig) -> Policy:
     check(config, inputs.objectives, inputs.preferences)
     others = [name for name in inputs.objectives if name != k]
     parts = [scored(inputs, part, others) for part in (inputs.train, inputs.validation)]
-    scale = Standardisation.of(parts[0].select(others))
-    weights = [factors(part, others, scale, config) for part in parts]
+    within = within_prompts(inputs.scorers)
+    scale = Standardisation.of(parts[0].select(others), within)
+    weights = [factors(part, others, scale, config, within) for part in parts]
+    lonely = sum(len(row.responses) == 1 for row in parts[0].rows)
+    if lonely and (unknown := [name for name in others if name in within]):
+        lab.say(
+            f"hpo: scores of {', '.join(unknown)} cannot be compared across prompts; {lonely} rows have one response, whose "
+            "advantage is taken as 0"
+        )
     cut = int((weights[0] >= config.most).sum())
     if cut:
         lab.say(
@@ -127,17 +135,23 @@ def scored(inputs: Inputs, part: ScoredDataset, others: Sequence[str]) -> Scored
 
 
 def factors(
-    part: ScoredDataset, others: Sequence[str], scale: Standardisation, config: HPOConfig
+    part: ScoredDataset,
+    others: Sequence[str],
+    scale: Standardisation,
+    config: HPOConfig,
+    within: Collection[str] = (),
 ) -> np.ndarray:
     """Return ``exp(A / alpha)`` ``[N, M - 1]`` of every response on each of the other objectives, at most ``most``.
 
     V is the mean over the responses to the prompt. Where there is one response it would be its own mean, so V is the mean over all
-    training responses, which is 0 in deviations.
+    training responses, which is 0 in deviations; for the objectives ``within``, whose scores cannot be compared across prompts,
+    A is then 0.
     """
     chosen, rows = part.select(others), []
+    comparable = np.array([name not in within for name in others])
     for row in chosen.rows:
         deviations = scale.apply(chosen.matrix(row))
-        value = deviations.mean(axis=0) if len(deviations) > 1 else 0.0
+        value = deviations.mean(axis=0) if len(deviations) > 1 else np.where(comparable, 0.0, deviations[0])
         rows.append(deviations - value)
     return np.minimum(np.exp(np.minimum(np.concatenate(rows) / config.alpha, 700.0)), config.most)
 

@@ -35,6 +35,7 @@ from paretune.planning.cost import Passes
 from paretune.planning.work import Fits, Stage, Work, inner
 from paretune.policies.gating import BetweenAnchors
 from paretune.policies.policy import Policy
+from paretune.scoring.prompt_means import within_prompts
 from paretune.scoring.scorer import Scorer, score_dataset, score_texts
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
@@ -185,7 +186,7 @@ def with_scale(
     lab = inputs.lab
     data = lab.team.once(lambda: score_dataset(inputs.train, list(scorers.values()), lab.score_cache))
     needed = [name for name in inputs.objectives if name in margins or not unscored([data], name)]
-    scale = Standardisation.of(data.select(needed))
+    scale = Standardisation.of(data.select(needed), within_prompts(inputs.scorers))
     return replace(config, margin_scale=dict(zip(scale.objectives, (1 / scale.std).tolist(), strict=True)))
 
 

@@ -264,7 +264,7 @@ def _converted(gguf: Path) -> Path:
         temporary.mkdir()
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        write_marker(temporary)
+        write_marker(temporary, marks=False)
     return folder
 
 

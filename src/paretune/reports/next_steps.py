@@ -199,8 +199,8 @@ def _unseen(record: FrontRecord) -> Iterator[NextStep]:
     least = min((test for test in open_ if test.enough_prompts), key=_prompts, default=None)
     seen = number(max(test.detectable for test in open_ if known(test.detectable)), 2) if open_ else ""
     finding = (
-        f"{len(open_)} of {len(record.comparisons)} comparisons show no difference; {record.num_prompts} held-out prompts could "
-        f"have shown one of {seen} deviations."
+        f"{len(open_)} of {len(record.comparisons)} comparisons show{'s' * (len(open_) == 1)} no difference; {record.num_prompts} "
+        f"held-out prompts could have shown one of {seen} deviations."
     )
     if least is None or _prompts(least) > MOST_PROMPTS:
         cure = "What was measured is too close to nothing: more prompts would not show it. Train longer, or take them as equal."

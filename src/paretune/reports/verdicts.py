@@ -11,14 +11,12 @@ from paretune.reports.plots import SHAPES, strip
 from paretune.reports.wording import (
     NOTHING,
     astray,
+    bought,
     called,
-    chosen_points,
     has_base,
-    knee,
     known,
     number,
     sentences,
-    trade_off,
     verdict,
     weights,
     winner,
@@ -34,10 +32,7 @@ def trade_offs(record: FrontRecord) -> str:
     """Return what the points that a reader asks about first buy against the base model, in words."""
     parts = []
     for i, policy in enumerate(record.policies):
-        texts = [trade_off(record, point) for point in chosen_points(record, policy)]
-        if len(policy.points) > 2 and knee(policy) is None:
-            texts.append("no knee: this front is straight or bends inwards, so no point on it stands out")
-        lines = "".join(f"<li>{escape(text[:1].upper() + text[1:])}.</li>" for text in texts)
+        lines = "".join(f"<li>{escape(line)}</li>" for line in bought(record, policy))
         shown = " open" if i < MOST_OPEN else ""
         parts.append(
             f'<details{shown}><summary>{badge(record, i)}</summary><ul class="says">{lines}</ul></details>'
@@ -67,10 +62,10 @@ def comparisons(record: FrontRecord) -> str:
         "comparisons",
         "Which differences are real",
         text + _tests(record),
-        f"Of {len(record.comparisons)} differences {len(shown)} are shown. A difference is one of mean utility: how much better "
-        "the answers score, averaged over all tastes, in deviations of an answer's score. Policies are compared at the "
-        "preferences that both serve, on the same prompts. All are judged together, so that at most one report in 20 calls "
-        f"anything above falsely. {_power(record)}An interval that holds 0 shows neither a difference nor equality.",
+        f"Of {len(record.comparisons)} differences {len(shown)} {'is' if len(shown) == 1 else 'are'} shown. A difference is one of "
+        "mean utility: how much better the answers score, averaged over all tastes, in deviations of an answer's score. Policies "
+        "are compared at the preferences that both serve, on the same prompts. All are judged together, so that at most one report "
+        f"in 20 calls anything above falsely. {_power(record)}An interval that holds 0 shows neither a difference nor equality.",
     )
 
 

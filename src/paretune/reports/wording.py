@@ -286,6 +286,14 @@ def chosen_points(record: FrontRecord, policy: MeasuredPolicy) -> list[Point]:
     return [policy.points[n] for n in dict.fromkeys([*numbers, *([] if bulge is None else [bulge])])]
 
 
+def bought(record: FrontRecord, policy: MeasuredPolicy) -> list[str]:
+    """Return a sentence on what each of :func:`chosen_points` buys, and one where there is no knee."""
+    texts = [trade_off(record, point) for point in chosen_points(record, policy)]
+    if len(policy.points) > 2 and knee(policy) is None:
+        texts.append("no knee: this front is straight or bends inwards, so no point on it stands out")
+    return [f"{text[:1].upper()}{text[1:]}." for text in texts]
+
+
 def trade_off(record: FrontRecord, point: Point) -> str:
     """Return what a point buys against the base model, and what moved that nobody asked for, in words."""
     shown = places(record)

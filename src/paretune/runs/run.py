@@ -7,7 +7,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -295,7 +294,10 @@ def train(
         )
     finally:
         release(scorers)
-        lab.team.once(partial(keep_usage, lab.folder, scorers))
+        if (
+            lab.team.first
+        ):  # and nobody waits for it: after an error of one process the others do not come here
+            keep_usage(lab.folder, scorers)
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,11 @@ from paretune.data.rows import Row
 from paretune.scoring.scorer import Scorer
 
 
+def within_prompts(scorers: Sequence[Scorer]) -> frozenset[str]:
+    """Return the objectives whose scores can be compared within a prompt only. One without a scorer is taken as comparable."""
+    return frozenset(scorer.objective for scorer in scorers if not scorer.across_prompts)
+
+
 @dataclass(frozen=True, eq=False)
 class PromptMeans:
     """The mean scores of each prompt's responses, on the objectives whose scores cannot be compared across prompts.
@@ -37,8 +42,8 @@ class PromptMeans:
 
     @classmethod
     def of(cls, dataset: ScoredDataset, scorers: Sequence[Scorer]) -> PromptMeans:
-        """Measure the prompts of scored data. An objective without a scorer is taken as comparable."""
-        within = {scorer.objective for scorer in scorers if not scorer.across_prompts}
+        """Measure the prompts of scored data, see :func:`within_prompts`."""
+        within = within_prompts(scorers)
         columns = [m for m, name in enumerate(dataset.objectives) if name in within]
         if not columns:
             return cls()

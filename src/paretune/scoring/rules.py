@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import regex
+
 from paretune.core.errors import ConfigError, ScoreError
 from paretune.core.files import fingerprint
 from paretune.data.rows import Prompt
@@ -25,6 +27,9 @@ READABILITY_FORMULAS = (
     "mcalpine_eflaw",
     "rix",
 )
+
+REGEX_SECONDS = 10.0
+"""Longest time of an expression on one response. Some expressions take time that doubles with every character."""
 
 
 def _rule(objective: str, parts: Sequence[object], rate: Callable[[str], float]) -> FunctionScorer:
@@ -203,19 +208,25 @@ def rule_regex(objective: str, pattern: str, how: str = "match", direction: str 
 
     Args:
         objective: Name of the objective.
-        pattern: The expression; flags are written in it, as in ``(?i)sorry``.
+        pattern: The expression, as Python's ``re`` and the package ``regex`` read it; flags are written in it, as in ``(?i)sorry``.
         how: ``match`` scores 1 where the expression occurs and 0 elsewhere, ``count`` how often it occurs.
         direction: ``higher`` or ``lower`` is better.
     """
     choice("how", how, ("match", "count"))
     sign = sign_of(direction)
     try:
-        compiled = re.compile(pattern)
-    except (re.error, TypeError) as error:
+        compiled = regex.compile(pattern)
+    except (regex.error, TypeError) as error:
         raise ConfigError(f"pattern: {pattern!r} is not a regular expression ({error})") from error
 
     def rate(text: str) -> float:
-        count = sum(1 for _ in compiled.finditer(text))
+        try:
+            count = sum(1 for _ in compiled.finditer(text, timeout=REGEX_SECONDS))
+        except TimeoutError:
+            raise ScoreError(
+                f"the pattern {pattern!r} was not done after {REGEX_SECONDS:.0f} s on a response of {len(text)} characters; write "
+                "repetitions so that a text fits them in one way only: (a+)+ as a+"
+            ) from None
         return sign * (count if how == "count" else min(count, 1))
 
     return _rule(objective, ["regex", pattern, how, direction], rate)

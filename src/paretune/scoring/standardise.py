@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ class Standardisation:
     Attributes:
         objectives: M names.
         mean: ``[M]`` means.
-        std: ``[M]`` positive standard deviations over the given responses, without Bessel's correction.
+        std: ``[M]`` positive standard deviations over the given responses, without Bessel's correction; where scores can be
+            compared within a prompt only, the deviation within prompts, over the responses beyond the first to each.
     """
 
     objectives: tuple[str, ...]
@@ -29,13 +30,19 @@ class Standardisation:
     std: np.ndarray
 
     @classmethod
-    def of(cls, dataset: ScoredDataset) -> Standardisation:
+    def of(cls, dataset: ScoredDataset, within: Collection[str] = ()) -> Standardisation:
         """Measure a data set of reference responses, each scored on every objective.
 
+        Args:
+            dataset: The responses.
+            within: Objectives whose scores can be compared within a prompt only, see
+                :func:`paretune.scoring.prompt_means.within_prompts`: offsets of prompts are no spread.
+
         Raises:
-            ScoreError: A score is missing (the row is named), or the scores of an objective are constant.
+            ScoreError: A score is missing (the row is named), or the scores of an objective are constant (of those ``within``: at
+                every prompt).
         """
-        kept, responses = array("d"), 0
+        kept, owners, responses = array("d"), array("Q"), 0
         for row in dataset.rows:
             scores = dataset.matrix(row)
             missing = np.argwhere(np.isnan(scores))
@@ -51,6 +58,7 @@ class Standardisation:
                     "of larger ones cannot be summed"
                 )
             kept.frombytes(scores.tobytes())
+            owners.extend([int(row.key, 16)] * len(scores))
             responses += len(scores)
         if not responses:
             raise ScoreError(
@@ -58,11 +66,19 @@ class Standardisation:
             )
         stacked = np.asarray(kept).reshape(responses, len(dataset.objectives))
         mean, std = stacked.mean(axis=0), stacked.std(axis=0)
+        inside = [m for m, name in enumerate(dataset.objectives) if name in within]
+        if inside:
+            std[inside] = _within(stacked[:, inside], np.asarray(owners))
         for m, name in enumerate(dataset.objectives):
             if std[m] <= 1e-12 * np.abs(stacked[:, m]).max():
+                same = (
+                    "no two reference responses to a prompt differ in score"
+                    if m in inside
+                    else f"all {len(stacked)} reference responses score {mean[m]:g}"
+                )
                 raise ScoreError(
-                    f"objective {name!r}: all {len(stacked)} reference responses score {mean[m]:g}; a "
-                    "constant score cannot be standardised: check the scorer, or sample more varied responses"
+                    f"objective {name!r}: {same}; a constant score cannot be standardised: check the scorer, or sample more varied "
+                    "responses"
                 )
         return cls(dataset.objectives, mean, std)
 
@@ -98,3 +114,12 @@ class Standardisation:
                 f"standardisation {dict(values)}: expected one finite mean and one positive std per objective"
             )
         return cls(objectives, mean, std)
+
+
+def _within(scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Return the deviation within prompts of scores ``[n, D]`` of responses to prompts ``owners [n]``; 0 where each has one."""
+    _, owner, counts = np.unique(owners, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), scores.shape[1]))
+    np.add.at(sums, owner, scores)
+    left = scores - (sums / counts[:, None])[owner]
+    return np.asarray(np.sqrt((left**2).sum(axis=0) / max(1, len(scores) - len(counts))))

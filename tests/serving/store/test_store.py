@@ -309,6 +309,37 @@ def test_an_async_server_uses_it_through_threads(store: Store) -> None:
     assert len(store.profiles()) == 5
 
 
+def test_a_log_that_grows_while_two_threads_look_is_not_taken_for_a_cut_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has read the size and waits for the processor; the other reads a later, larger size."""
+    file = tmp_path / "store.sqlite"
+    Store.open(str(file)).close()
+    log = Path(f"{file}-wal")
+    log.write_bytes(b"1")
+    presence = database.Presence(sa.make_url(f"sqlite:///{file}"))
+    plain, waiting, grown, slow = presence._size, threading.Event(), threading.Event(), []
+
+    def size(ending: str) -> int:
+        found = plain(ending)
+        if threading.current_thread() in slow and ending == "-wal":
+            waiting.set()
+            grown.wait(0.3)
+        return found
+
+    monkeypatch.setattr(presence, "_size", size)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lambda: (slow.append(threading.current_thread()), presence.check()))
+        assert waiting.wait(10)
+        log.write_bytes(b"123")
+        presence.check()
+        grown.set()
+        first.result()
+    log.write_bytes(b"12")
+    with pytest.raises(database.StoreGoneError, match="was cut"):
+        presence.check()
+
+
 def test_readers_do_not_wait_for_a_writer(url: str, store: Store) -> None:
     store.add_vote("ann", make_vote("x"))
     with store._writing() as connection:

@@ -171,6 +171,7 @@ class Presence:
         self._file = None if file.startswith("file:") else Path(file)
         self._identity = None if self._file is None else _identity(self._file)
         self._sizes = {"": 1, "-wal": 0, "-shm": 0}
+        self._lock = threading.Lock()  # a size is compared before another thread remembers a later one
 
     def check(self) -> None:
         """Raise a StoreGoneError where the store, or its log, was deleted, replaced or cut."""
@@ -181,11 +182,12 @@ class Presence:
             raise self._gone("", "was deleted")
         if found != self._identity:
             raise self._gone("", "was replaced by another file")
-        for ending in self._sizes:
-            size = self._size(ending)
-            if size < self._sizes[ending]:
-                raise self._gone(ending, "was cut" if size >= 0 else "was deleted")
-            self._sizes[ending] = size
+        with self._lock:
+            for ending in self._sizes:
+                size = self._size(ending)
+                if size < self._sizes[ending]:
+                    raise self._gone(ending, "was cut" if size >= 0 else "was deleted")
+                self._sizes[ending] = size
 
     def make_closable(self) -> None:
         """Give a cut index its size back: SQLite has it in memory, and to read beyond the end of the file would end the process."""

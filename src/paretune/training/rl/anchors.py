@@ -16,6 +16,7 @@ from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.generation.endpoint import Endpoint
 from paretune.models.adapter import Adapter
+from paretune.scoring.prompt_means import within_prompts
 from paretune.scoring.scorer import Scorer, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning
@@ -54,7 +55,7 @@ def measured_reward(
     objectives = list(train.objectives)
     # The scale is that of the reward functions, not of scores that the data may have brought along.
     scored = score_dataset(train, scorers, lab.score_cache).select(objectives)
-    scale = Standardisation.of(scored)
+    scale = Standardisation.of(scored, within_prompts(scorers))
     raw = np.concatenate([scored.matrix(row) for row in scored.rows])
     ideal = conditioning.ideal
     reward = Reward(
