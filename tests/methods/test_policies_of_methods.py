@@ -30,6 +30,7 @@ from paretune.methods import (
     dpo_lw,
     hpo,
     linear_alignment,
+    mo_odpo,
     mod,
     modpo,
     morlhf,
@@ -43,6 +44,7 @@ from paretune.methods.bone_soup import BoneSoupConfig
 from paretune.methods.dpo_lw import DPOLWConfig, vote
 from paretune.methods.hpo import HPOConfig
 from paretune.methods.linear_alignment import LinearAlignmentConfig
+from paretune.methods.mo_odpo import MOODPOConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.morlhf import MORLHFConfig
@@ -121,6 +123,10 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         "gdpo": morlhf.train(
             Inputs(lab, data[0], data[0], grid, scorers, sampling),
             MORLHFConfig(aggregation="decoupled", estimator="grpo", responses=4),
+        ),
+        "mo-odpo": mo_odpo.train(
+            Inputs(lab, data[0], data[0], (), scorers, sampling),
+            MOODPOConfig(condition="gates", groups=4, responses=4, draw="corners", corner_share=0.5),
         ),
         "rewarded-soup": rewarded_soup.train(
             Inputs(lab, data[0], data[0], (), scorers, sampling), RewardedSoupConfig(responses=4)
