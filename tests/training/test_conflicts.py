@@ -20,6 +20,7 @@ from paretune.methods.dpo_lw import DPOLWConfig
 from paretune.methods.morlhf import MORLHFConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.models.adapter import Adapter
+from paretune.models.distributed import ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.scoring.scorer import build_scorer
 from paretune.training.apart import Apart, KeptApart
@@ -27,6 +28,7 @@ from paretune.training.conflicts import conflicts
 from paretune.training.gradients import GradientRule
 from paretune.training.lab import Lab
 from support.adapters import TRAINING, adapters_equal
+from support.together import together
 from support.world import make_dataset
 
 NAMES = ("short", "good")
@@ -112,11 +114,34 @@ def test_gradient_checkpointing_changes_nothing(lm: LanguageModel, tmp_path: Pat
     assert close(first[1], saving[1])
 
 
+def in_process(case: str, lm: LanguageModel, folder: Path, accumulate: int) -> dict[str, Any]:
+    """Train in this process of a team and return what process 0 keeps."""
+    method, config, options = CASES[case]
+    adapters, lab = trained(
+        method, config(**options, gradients="raco"), lm, folder, steps=2, accumulate=accumulate
+    )
+    records = next(r for r in histories(lab).values() if "cosine/short,good" in r[0])
+    cosines = [record["cosine/short,good"] for record in records]
+    return {"factors": adapters[-1].factors, "cosines": cosines, "size": lab.team.size}
+
+
+@pytest.mark.parametrize(("case", "accumulate"), [("dpo-lw", 1), ("panacea-labelled", 1), ("morlhf", 2)])
+def test_two_processes_take_the_steps_of_one(
+    case: str, accumulate: int, lm: LanguageModel, tmp_path: Path
+) -> None:
+    """Where they divide the rows of a forward, and where they divide the forwards."""
+    alone = in_process(case, lm, tmp_path / "alone", accumulate)
+    for found in together(in_process, case, lm, tmp_path / "both", accumulate):
+        assert found["size"] == 2 and alone["size"] == 1
+        assert found["cosines"] == pytest.approx(alone["cosines"], abs=1e-3)
+        for path, factors in alone["factors"].items():
+            for a, b in zip(factors, found["factors"][path], strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
+
+
 def test_two_forwards_are_one_gradient_and_what_is_combined_is_their_sum() -> None:
     """L1 = a x, L2 = -b x over two forwards: g1 = mean a, g2 = -mean b, each in its own row."""
     x = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    from paretune.models.distributed import WorkSplit
-
     kept = KeptApart([x], WorkSplit())
     for a in (torch.tensor([1.0, 0.0]), torch.tensor([3.0, 0.0])):
         losses = torch.stack([(a * x).sum(), -(a.flip(0) * x).sum()])
@@ -124,6 +149,11 @@ def test_two_forwards_are_one_gradient_and_what_is_combined_is_their_sum() -> No
     record = kept.combine((0, 0))
     assert x.grad is not None and x.grad.tolist() == pytest.approx([0.25 * 2, -0.75 * 2])
     assert record["cosine/a,b"] == pytest.approx(0.0) and record["coefficient/b"] == 0.75
+
+
+def test_a_model_divided_among_processes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="set sharding: none, or gradients: linear"):
+        KeptApart([], WorkSplit(ProcessGroup(0, 2, sharded=True)))
 
 
 def test_conflicts_are_counted_from_the_records() -> None:
