@@ -25,7 +25,7 @@ disagree on is left out, or the deviations of the group become weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from paretune.core.bounds import Positive, Share
@@ -65,7 +65,7 @@ class MORLHFConfig(RLSettings):
         guard_target: Correlation of a reward with the advantage below which ``aggregation: guarded`` raises its weight.
         guard_rate: Rise of a log weight per unit of missing correlation, at each rollout.
         guard_memory: Share of the newest rollout in the running mean of the correlations.
-        floors: Objective -> smallest mean score, in the units of its scores; with ``form: anchors``.
+        floors: Objective -> smallest mean score that training holds, in the units of its scores; with ``form: anchors``.
         floor_rate: Rise of the multiplier of a floor per deviation by which it is missed, at each rollout.
     """
 
@@ -82,7 +82,7 @@ class MORLHFConfig(RLSettings):
     guard_target: Share = later(0.1)
     guard_rate: Positive = later(0.05)
     guard_memory: Share = later(0.1)
-    floors: dict[str, float] = field(default_factory=dict, metadata={"later": True})
+    floors: dict[str, float] | None = later(None)
     floor_rate: Positive = later(0.1)
 
     def __post_init__(self) -> None:
@@ -188,7 +188,7 @@ def traits(config: MORLHFConfig) -> Traits:
 
 def check(config: MORLHFConfig, objectives: Sequence[str], preferences: Sequence[Preference]) -> None:
     """Raise a ConfigError where a floor is on an objective that the run has not."""
-    for name in config.floors:
+    for name in config.floors or ():
         if name not in objectives:
             raise ConfigError(f"floors: unknown objective {name!r}; {suggest(name, list(objectives))}")
 
