@@ -303,10 +303,9 @@ class Lab:
             "conditioning": as_values(conditioning),
             "pairs": sum(map(len, data.tables)),
         }
-        tables = [[table.fingerprint for table in part.tables] for part in (data, validation) if part]
-        margins = [
-            fingerprint(m.numpy().tobytes()) for part in (data, validation) if part for m in part.margins
-        ]
+        parts = [part for part in (data, validation) if part]
+        tables = [[table.fingerprint for table in part.tables] for part in parts]
+        margins = [fingerprint(m.numpy().tobytes()) for part in parts for m in part.margins]
         inputs = [tables, margins, list(data.objectives), data.labelled, beta, as_values(conditioning)]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
