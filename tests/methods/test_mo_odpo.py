@@ -52,7 +52,7 @@ def test_the_loss_is_dpo_on_the_pair_and_its_gradient_leaves_the_others_alone() 
     advantages = best_and_worst(torch.tensor([[0.0, 1.0, -1.0], [1.0, 1.0, 1.0]]))
     loss = Estimator(goal).loss(forward, advantages)  # type: ignore[arg-type]
     gap = (logps[1] - reference[1]) - (logps[2] - reference[2])
-    assert float(loss) == pytest.approx(float(pair_loss(gap, 0.5)) / 2)
+    assert loss.item() == pytest.approx(float(pair_loss(gap, 0.5)) / 2)
     loss.backward()
     slope = 0.5 * torch.sigmoid(-0.5 * gap.detach()) / 2
     assert logps.grad is not None
