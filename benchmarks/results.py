@@ -48,6 +48,7 @@ def compact(record: FrontRecord) -> dict[str, Any]:
     """Return a record without answers, prompts and the list of stages, in six digits; it is still a record."""
     facts = record.model_dump(mode="json", exclude_unset=True)
     facts |= {"prompts": [], "stages": []}
+    facts.pop("rest", None)
     points = [
         point
         for policy in facts["policies"]

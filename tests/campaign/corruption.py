@@ -55,7 +55,7 @@ FILES: Mapping[str, Sequence[str]] = {
         "data/test.jsonl.gz", "data/train.jsonl.gz", "data/validation.jsonl.gz",
         "front.json", "front.png", "fronts/*.json", "locks/progress.json", "locks/run.json",
         "policies/adapter.json", "policies/adapter.safetensors", "policies/policy.json",
-        "report.html", "scores.jsonl", "scores/standardisation.json", "versions.json",
+        "report.html", "scores.jsonl", "scores/standardisation.json", "stages.json", "versions.json",
     ),
     "paretohqd": ("answers/answers.jsonl.gz", "answers/stage.json", "cache/*.json", "selections/*.json"),
     "ric": ("samples/counts.json", "samples/generated.jsonl.gz", "samples/stage.json", "policies/policy.json"),

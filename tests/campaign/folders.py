@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-TIMES = {"seconds", "reused", "created", "scoring_seconds"}
-"""Keys of JSON that differ between two undisturbed runs."""
+from paretune.core.meter import FIGURES
+
+TIMES = {"seconds", "reused", "created", "scoring_seconds", "spent", "rest", "total", *FIGURES}
+"""Keys of JSON that differ between two undisturbed runs: times, tokens and memory of a process."""
 STRAY = re.compile(r"^\..+\.\w{6,}$|\.lock$|\.tmp$|\.parts$|-journal$|-wal$|-shm$")
 """Names of temporary files and locks."""
 

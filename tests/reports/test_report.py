@@ -27,6 +27,7 @@ from support import records
 
 EVIL = 'fine</script><script>alert("x")</script> <img src=x onerror=alert(1)> & more'
 TITLES = {"modpo": "MODPO", "dpo-soup": "DPO soups", "third": "Third", "fourth": "Fourth"}
+SPENT = {"cpu_seconds": 120.0, "tokens_read": 31_600, "tokens_sampled": 3160, "peak_bytes": 1_234_000_000}
 
 
 def make_point(objectives, weights, lift, prompts, text="An answer."):
@@ -112,9 +113,10 @@ def make_run(names=("modpo", "dpo-soup"), objectives=("concise", "warm"), divisi
         },
         "splits": {"train": 150, "validation": 20, "test": 60},
         "stages": [
-            {"name": "adapters/dpo-warm", "seconds": 63.2, "reused": False},
+            {"name": "adapters/dpo-warm", "seconds": 63.2, "reused": False, "spent": SPENT},
             {"name": "front/base", "seconds": 20.0, "reused": True},
         ],
+        "rest": {"name": "rest", "seconds": 12.0, "reused": False, "spent": SPENT},
         "scoring_forwards": 480,
         "licence": "",
     }
@@ -295,6 +297,16 @@ def test_a_straight_front_has_no_knee_and_says_so(tmp_path):
     assert "No knee" not in page.text and len(page.all("circle", "knee")) == 3, "two drawings and the legend"
 
 
+def test_stages_show_what_they_spent_where_that_is_known(tmp_path):
+    run = make_run()
+    stages = page_of(run, tmp_path).text.split("Stages")[1]
+    for figure in ("2.0 min", "63.2 s", "31,600", "3,160", "550", "1,234", "all else", "2,897"):
+        assert figure in stages, figure
+    del run["rest"], run["stages"][0]["spent"]
+    stages = page_of(run, tmp_path).text.split("Stages")[1]
+    assert "all else" not in stages and "31,600" not in stages
+
+
 def test_a_stage_that_methods_share_is_listed_once(tmp_path):
     run = make_run()
     shared = run["stages"][0]
@@ -445,7 +457,7 @@ def test_report_of_a_front_measured_without_training(tmp_path):
     run = {
         key: value
         for key, value in make_run().items()
-        if key not in ("data", "splits", "stages", "scoring_forwards")
+        if key not in ("data", "splits", "stages", "rest", "scoring_forwards")
     }
     page = page_of(run, tmp_path)
     assert "Training data" not in page.text and "Stages" not in page.text

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from paretune.core.errors import ConfigError, ModelError, ParetuneError
+from paretune.core.files import read_json, write_json
 from paretune.core.run_lock import working_in
 from paretune.core.swap import is_holder
 from paretune.runs import measure
@@ -60,7 +61,7 @@ def front(folder: Path) -> Any:
             return {
                 k: bare(v)
                 for k, v in value.items()
-                if k not in ("seconds", "stages", "created", "scoring_forwards")
+                if k not in ("seconds", "spent", "stages", "rest", "created", "scoring_forwards")
             }
         return [bare(each) for each in value] if isinstance(value, list) else value
 
@@ -111,6 +112,55 @@ def test_what_a_killed_run_left_is_gone_after_the_next(world: Path, again: Path)
     left.mkdir()
     run(parse_config(settings(world, folder=str(again))))
     assert not [path for path in again.rglob(".*") if is_holder(path.name)]
+
+
+def test_what_stages_spent_adds_up_to_what_the_process_spent(world: Path) -> None:
+    profile = read_json(world / "run/stages.json")
+    stages = {stage["name"]: stage for stage in profile["stages"]}
+    assert list(stages) == [
+        *("start", "score", "adapters/dpo-short", "adapters/dpo-good"),
+        *("front/base", "front/corners", "front/dpo-soup", "report"),
+    ]
+    parts = [profile["rest"], *(stage for stage in stages.values() if not stage["reused"])]
+    for figure in ("seconds", "cpu_seconds", "tokens_read", "tokens_sampled"):
+        assert sum(part[figure] for part in parts) == pytest.approx(profile["total"][figure]), figure
+    for name, stage in stages.items():
+        assert (stage["tokens_sampled"] > 0) == name.startswith("front/"), name
+        assert not name.startswith(("adapters/", "front/")) or stage["tokens_read"] > 0, name
+        assert 0 < stage["peak_bytes"] <= profile["total"]["peak_bytes"]
+    trained = read_json(world / "run/adapters/dpo-good/history.json")
+    assert stages["adapters/dpo-good"]["tokens_read"] >= sum(record["tokens"] for record in trained) > 0
+    answers = [json.loads(file.read_text()) for file in (world / "run/fronts").glob("*.json")]
+    assert profile["total"]["tokens_sampled"] == sum(sum(map(sum, each["lengths"])) for each in answers)
+
+
+def test_stages_found_finished_keep_what_they_spent(world: Path, again: Path) -> None:
+    marker = next(again.glob("adapters/dpo-short/stage.json"))
+    kept = read_json(marker)
+    write_json(marker, {name: value for name, value in kept.items() if name != "spent"})
+    run(parse_config(settings(world, folder=str(again))))
+    before, after = (read_json(folder / "stages.json") for folder in (world / "run", again))
+    assert [stage["name"] for stage in after["stages"]] == [stage["name"] for stage in before["stages"]]
+    for old, new in zip(before["stages"], after["stages"], strict=True):
+        if not new["reused"]:
+            assert new["name"] in ("start", "score", "report")
+        elif new["name"] == "adapters/dpo-short":  # as of an earlier version
+            assert new == dict.fromkeys(new) | {
+                "name": new["name"],
+                "seconds": old["seconds"],
+                "reused": True,
+            }
+        elif new["name"].startswith("adapters/"):
+            assert new == old | {"reused": True}
+        else:
+            for figure in ("tokens_read", "tokens_sampled", "peak_bytes"):
+                assert new[figure] == old[figure] or old["reused"], (new["name"], figure)
+            assert 0 < new["seconds"] <= old["seconds"] or old["reused"]
+    record = read_json(again / "front.json")
+    unknown = {stage["name"] for stage in record["stages"] if stage["spent"] is None}
+    assert unknown == {"adapters/dpo-short"} and all(stage["reused"] for stage in record["stages"])
+    assert 0 <= record["rest"]["seconds"] <= after["total"]["seconds"]
+    assert after["total"]["tokens_sampled"] == 0
 
 
 def test_a_finished_policy_is_left_alone(world: Path, again: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from paretune.core.meter import figures
 from paretune.core.progress import in_words, rate_in_words
 from paretune.runs.status import Status
 
@@ -47,13 +49,19 @@ def render(status: Status) -> Group:
         table.add_column("time", justify="right")
         for stage in status.done:
             state = "found finished" if stage["reused"] else "done"
-            table.add_row(str(stage["name"]), state, in_words(stage["seconds"]))
+            table.add_row(str(stage["name"]), state + _speed(stage), in_words(stage["seconds"]))
         if status.now is not None:
             table.add_row(str(status.now["stage"]), _at_work(status), in_words(status.now["seconds"]))
         for name, seconds in status.to_do:
             table.add_row(name, "to do", f"about {in_words(seconds)}")
         parts.append(table)
     return Group(*parts)
+
+
+def _speed(stage: Mapping[str, Any]) -> str:
+    """Return in words how many tokens a second a finished stage read and sampled; nothing where there were none."""
+    rate = figures(stage["seconds"], stage.get("spent"))["tokens_per_second"]
+    return f", {rate:,.0f} tokens a second" if rate else ""
 
 
 def _at_work(status: Status) -> str:

@@ -1,4 +1,4 @@
-"""Plain values that everything else uses: errors, settings, preference, sampling, progress, work_log, launch.
+"""Plain values that everything else uses: errors, settings, preference, sampling, meter, progress, work_log, launch.
 
 What is written is written through `files` alone: `folder_form` tells our folders from others, `swap` puts what is new in the place
 of what is old, and `owners` knows whose it is. `names` checks names that become files, `run_lock` keeps two runs apart, and

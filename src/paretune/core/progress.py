@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
+from paretune.core.meter import Meter, Spent, metered
+
 MINUTE = 60.0
 """Seconds between two lines on work that goes on, where no terminal is."""
 
@@ -30,8 +32,8 @@ class Listener(Protocol):
     def stage_began(self, name: str) -> None:
         """Hear that a stage begins."""
 
-    def stage_ended(self, name: str, seconds: float, reused: bool) -> None:
-        """Hear that a stage is finished, now or (``reused``) by an earlier run."""
+    def stage_ended(self, name: str, seconds: float, reused: bool, spent: Spent | None = None) -> None:
+        """Hear that a stage is finished, now or (``reused``) by an earlier run, and what it spent where that is known."""
 
     def steps_began(self, what: str, total: int, done: int) -> None:
         """Hear that work of ``total`` steps begins, ``done`` of which are finished already."""
@@ -67,20 +69,24 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Tell the listener, where there is one, that stage ``name`` is worked on inside the context; one that fails has not ended."""
-    listener, began = _LISTENER.get(), time.perf_counter()
+def stage(name: str) -> Iterator[Meter]:
+    """Tell the listener, where there is one, that stage ``name`` is worked on inside the context; one that fails has not ended.
+
+    The meter measures what the stage spends, without stages inside it.
+    """
+    listener = _LISTENER.get()
     if listener is not None:
         listener.stage_began(name)
-    yield
+    with metered() as meter:
+        yield meter
     if listener is not None:
-        listener.stage_ended(name, time.perf_counter() - began, False)
+        listener.stage_ended(name, meter.seconds, False, meter.spent)
 
 
-def found_finished(name: str, seconds: float) -> None:
+def found_finished(name: str, seconds: float, spent: Spent | None = None) -> None:
     """Tell the listener, where there is one, that stage ``name`` was finished by an earlier run, in ``seconds``."""
     if (listener := _LISTENER.get()) is not None:
-        listener.stage_ended(name, seconds, True)
+        listener.stage_ended(name, seconds, True, spent)
 
 
 @contextmanager
@@ -182,7 +188,7 @@ class Lines:
     def stage_began(self, name: str) -> None:
         """Say nothing: only runs have stages."""
 
-    def stage_ended(self, name: str, seconds: float, reused: bool) -> None:
+    def stage_ended(self, name: str, seconds: float, reused: bool, spent: Spent | None = None) -> None:
         """Say nothing, likewise."""
 
     def steps_began(self, what: str, total: int, done: int) -> None:

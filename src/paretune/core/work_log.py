@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from paretune.core.errors import ParetuneError
 from paretune.core.files import write_json
+from paretune.core.meter import Meter, Spent, figures, metered, spent_of, summed
 from paretune.core.progress import MINUTE, Steps, at_terminal, in_words, listening, say
 
 FILE = Path("locks") / "progress.json"
 """How far the last run in a run folder came."""
+PROFILE = "stages.json"
+"""What each stage of the last run in a run folder spent."""
 SECONDS = 5.0
 """Seconds between two writings of the file while nothing but steps happen."""
 PRIOR = 20.0
@@ -42,11 +45,12 @@ class Planned:
 
 
 class DoneStage(TypedDict):
-    """A finished stage in the file; ``reused`` where an earlier run finished it."""
+    """A finished stage in the file; ``reused`` where an earlier run finished it, ``spent`` where that is known."""
 
     name: str
     seconds: float
     reused: bool
+    spent: NotRequired[Spent | None]
 
 
 class Now(TypedDict):
@@ -85,6 +89,14 @@ class Written(TypedDict):
     done: list[DoneStage]
     now: Now | None
     left: float | None
+
+
+def _add(known: DoneStage, seconds: float, spent: Spent | None) -> None:
+    """Count another time that a stage was worked on, as the tasks of a sweep do point by point."""
+    if known["reused"]:
+        known.update(seconds=seconds, reused=False, spent=spent)
+    else:
+        known.update(seconds=known["seconds"] + seconds, spent=summed([known.get("spent"), spent]))
 
 
 class WorkLog:
@@ -129,13 +141,16 @@ class WorkLog:
                 say(f"{self._clock()} {name}{self._whole()}")
         self._write()
 
-    def stage_ended(self, name: str, seconds: float, reused: bool) -> None:
+    def stage_ended(self, name: str, seconds: float, reused: bool, spent: Spent | None = None) -> None:
         """Count the stage as done."""
         with self._lock:
             if self._stages and self._stages[-1][0] == name:
                 self._stages.pop()
-            if name not in [stage["name"] for stage in self.done]:
-                self.done.append({"name": name, "seconds": seconds, "reused": reused})
+            known = next((stage for stage in self.done if stage["name"] == name), None)
+            if known is not None and not reused:
+                _add(known, seconds, spent)
+            if known is None:
+                self.done.append({"name": name, "seconds": seconds, "reused": reused, "spent": spent})
                 if reused and not at_terminal():
                     say(f"{self._clock()} {name}: found finished")
                 if name.startswith((TRAINED, "front/")) and self._reach(name):
@@ -278,8 +293,9 @@ class WorkLog:
         teller = threading.Thread(target=self._keep_telling, args=(ended,), daemon=True)
         teller.start()
         try:
-            with listening(self):
+            with listening(self), metered() as meter:
                 yield
+            self._write_profile(meter)
             self._state, self._stages = "finished", []
         except KeyboardInterrupt:
             self._state = "stopped"
@@ -292,6 +308,26 @@ class WorkLog:
             ended.set()
             teller.join()
             self._write()
+
+    def _write_profile(self, meter: Meter) -> None:
+        """Write what each stage spent, what this process spent outside of them, and what it spent in all."""
+        if self.folder is None:
+            return
+        write_json(
+            self.folder / PROFILE,
+            {
+                "stages": [
+                    {
+                        "name": each["name"],
+                        **figures(each["seconds"], each.get("spent")),
+                        "reused": each["reused"],
+                    }
+                    for each in self.done
+                ],
+                "rest": figures(meter.seconds, meter.spent),
+                "total": figures(meter.whole.seconds, spent_of(meter.whole)),
+            },
+        )
 
     def _say_kept(self) -> None:
         """Say what a run that is stopped leaves, and how it goes on."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import NotRequired, TypedDict
 
+from paretune.core.meter import Spent
 from paretune.core.preference import Preference
 from paretune.fronts.front import Front
 
@@ -16,6 +17,12 @@ RESAMPLES = 2000
 """The default number of resamples of the prompts, for intervals."""
 
 Table = list[list[float]]
+
+
+class Share(Spent):
+    """What a point spent, and the stage that measured it: policies that compute the same at a preference share its point."""
+
+    stage: str
 
 
 class StoredPoint(TypedDict):
@@ -31,6 +38,7 @@ class StoredPoint(TypedDict):
     responses: list[list[str]]
     seconds: float
     together: NotRequired[list[str]]
+    spent: NotRequired[Share | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +54,7 @@ class Judged:
         conflict: How far mixed policies disagree ``[P, S]``: the mean of -log Z over tokens, in nats; 0 where none are mixed.
         responses: The texts ``[P][S]``; empty where they are not known.
         seconds: This point's share of the time taken to sample and score.
+        spent: Its share of what else that took; None where it is not known.
     """
 
     scores: np.ndarray
@@ -57,6 +66,7 @@ class Judged:
     conflict: np.ndarray
     responses: list[list[str]]
     seconds: float
+    spent: Share | None = None
 
     @classmethod
     def of_scores(cls, scores: np.ndarray) -> Judged:
@@ -111,6 +121,7 @@ class Judged:
             conflict=np.array(value.get("conflict", np.zeros_like(value["lengths"]))),
             responses=value["responses"],
             seconds=value["seconds"],
+            spent=value.get("spent"),
         )
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, PrivateAttr, ValidationError, model_valid
 
 from paretune.core.errors import ParetuneError, suggest
 from paretune.core.files import read_json, write_json
+from paretune.core.meter import Spent
 from paretune.fronts.earlier_records import upgraded
 from paretune.fronts.front import Interval
 from paretune.fronts.record_facts import (
@@ -260,11 +261,12 @@ class Uncompared(Value):
 
 
 class Stage(Value):
-    """One stage of the run: its time, and whether it was reused."""
+    """One stage of the run: its time, whether it was reused, and what it spent when it was made (None: unknown)."""
 
     name: str
     seconds: float
     reused: bool
+    spent: Spent | None = None
 
 
 class FrontRecord(Value):
@@ -292,6 +294,7 @@ class FrontRecord(Value):
         data: The training data; None where nothing was trained.
         splits: Split -> number of prompts.
         stages: The stages of the run.
+        rest: What the process spent outside of the stages that it made, until it wrote the record.
         scoring_forwards: Forward passes that scored data.
         licence: The licence, empty where none was stated.
     """
@@ -318,6 +321,7 @@ class FrontRecord(Value):
     data: DataSummary | None = None
     splits: dict[str, int] = Field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
+    rest: Stage | None = None
     scoring_forwards: int | None = None
     licence: str = ""
 

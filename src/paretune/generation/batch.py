@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from paretune.core.meter import count_read, count_sampled
 from paretune.core.sampling import Sampling
 from paretune.generation.draw import draw, uniforms
 from paretune.generation.mixing import Mixture, mix
@@ -142,6 +143,7 @@ class Batch:
             [prompt[number - pad] if number >= pad else filler for number in span]
             for prompt, pad in zip(prompts, pads, strict=True)
         ]
+        count_read(sum(max(0, span.stop - max(span.start, pad)) for pad in pads))
         gates = self._gates[readers] if readers and self._gates is not None else self._gates
         logits = self._forward(ids, pads, gates)
         if readers:
@@ -240,6 +242,7 @@ class Batch:
                 tokens[rows] = draw(logits[rows], uniform[rows], *setting)
         logps = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
         # One transfer from the device a step; float32 holds the number of every token.
+        count_sampled(len(self.rows))
         for number, (token, logp) in enumerate(torch.stack([tokens.float(), logps], dim=1).tolist()):
             row = self.rows[number]
             row.tokens.append(int(token))

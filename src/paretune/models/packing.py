@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from paretune.core.errors import ModelError, TrainingError
+from paretune.core.meter import count_read
 from paretune.models.architecture import Reading, check_kind, read_plainly, shallow_in_float32, short_windows
 from paretune.models.frozen_linear import FrozenLinear, freeze
 from paretune.models.head import target_logps
@@ -123,6 +124,7 @@ def token_sums(token_values: Tensor, batch: PackedBatch) -> Tensor:
 
 def packed_token_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Return the log-probability of each response token ``[S]`` fp32."""
+    count_read(batch.input_ids.numel())
     hidden = model.get_decoder()(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,

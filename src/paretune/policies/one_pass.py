@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from paretune.core.meter import count_read
 from paretune.core.sampling import Sampling
 from paretune.generation.generate import Response, attached, generate, response_logps
 from paretune.models.adapter import Adapter, stack
@@ -74,6 +75,7 @@ def logits_before(
 ) -> Tensor:
     """Return the logits ``[copies, T, V]`` (fp32) before each of the T tokens of ``response``, under the gates in force."""
     ids = torch.tensor([[*prompt, *response]], device=lm.device)
+    count_read(copies * ids.numel())
     with exclusive(lm.model):
         logits = lm.model(input_ids=ids.expand(copies, -1), logits_to_keep=len(response) + 1).logits
     return logits[:, :-1].float()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from html import escape
 
+from paretune.core.meter import figures
 from paretune.fronts.front import Interval
 from paretune.fronts.indicators import INDICATORS, STEERABLE
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point, Stage
@@ -290,19 +291,36 @@ def _stages(record: FrontRecord) -> str:
     stages: dict[str, list[Stage]] = {}
     for stage in record.stages:
         stages.setdefault(stage.name, []).append(stage)
-    longest = max(stage.seconds for stage in record.stages) or 1.0
+    rest = [record.rest] if record.rest else []
+    longest = max(stage.seconds for stage in (*record.stages, *rest)) or 1.0
     rows = []
-    for name, uses in stages.items():
+    for uses in stages.values():
         # A stage that several methods share is in the record once for each of them; the first use has its time.
         first, again = uses[0], len(uses) - 1
         kind = "reused" if first.reused else "computed"
-        rows.append([
-            escape(name),
-            duration(first.seconds),
-            f'<span class="meter" style="--v:{first.seconds / longest:.3f}"></span>',
-            f"computed, then reused {again} time{'s' * (again > 1)}" if again and not first.reused else kind,
-        ])  # fmt: skip
-    return f"<h3>Stages</h3><div class=tight>{table(['stage', 'time', '', ''], rows, (1,))}</div>"
+        if again and not first.reused:
+            kind = f"computed, then reused {again} time{'s' * (again > 1)}"
+        rows.append([escape(first.name), *_stage_cells(first, longest), kind])
+    if record.rest:
+        rows.append(["all else, such as loading and scores of data", *_stage_cells(record.rest, longest), ""])
+    columns = ["stage", "time", "", "CPU time", "tokens read", "tokens sampled", "tokens a second"]
+    columns += ["peak memory so far, MB", ""]
+    return f"<h3>Stages</h3><div class=tight>{table(columns, rows, (1, *range(3, 8)))}</div>"
+
+
+def _stage_cells(stage: Stage, longest: float) -> list[str]:
+    """Return what a stage spent when it was made, with its time as a bar beside that of the ``longest``."""
+    spent = figures(stage.seconds, stage.spent)
+    peak = spent["peak_bytes"]
+    return [
+        duration(stage.seconds),
+        f'<span class="meter" style="--v:{stage.seconds / longest:.3f}"></span>',
+        duration(spent["cpu_seconds"]),
+        number(spent["tokens_read"], 0),
+        number(spent["tokens_sampled"], 0),
+        number(spent["tokens_per_second"], 0),
+        number(None if peak is None else peak / 1e6, 0),
+    ]
 
 
 def _computed(record: FrontRecord) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -17,6 +15,7 @@ from typing_extensions import TypedDict
 
 from paretune.core.errors import ConfigError, ParetuneError, ScoreError
 from paretune.core.files import REMAKE, fingerprint, read_json, write_json
+from paretune.core.meter import Counts, Spent, counts_of, current, shares, spent_of, summed
 from paretune.core.preference import Preference
 from paretune.core.progress import found_finished, stage
 from paretune.data.dataset import ScoredDataset
@@ -24,7 +23,7 @@ from paretune.data.rows import Row
 from paretune.data.summary import inspect
 from paretune.evaluation.evaluate import HeldOut, evaluate
 from paretune.evaluation.judge import Judgement, judge, mean_interval
-from paretune.evaluation.judged import Evaluation, Judged, StoredPoint, at_prompts, scored_prompts
+from paretune.evaluation.judged import Evaluation, Judged, Share, StoredPoint, at_prompts, scored_prompts
 from paretune.evaluation.remote import drawn_by
 from paretune.evaluation.token_kl import audit
 from paretune.fronts.front import Interval, reference_point
@@ -209,22 +208,36 @@ def measure_points(
     }
     shape = (len(held_out.prompts), config.evaluate.samples, len(policy.objectives))
     known = lab.team.once(partial(stored_points, files, shape))
-    reused, start, name = len(known) == len(files), time.perf_counter(), f"front/{policy.name}"
-    with nullcontext() if reused else stage(name):
-        for first in range(0, len(asked), together):
-            stored = set(known)
-            evaluate(policy, asked[first : first + together], held_out, known=known, draw=draw)
-            new = [key for key in files if key in known and key not in stored]
-            for key in new if lab.team.first else ():
-                write_json(files[key], known[key].to_dict() | {"together": [files[e].name for e in new]})
-        evaluation = evaluate(policy, asked, held_out, known=known, draw=draw)
+    reused, name = len(known) == len(files), f"front/{policy.name}"
+    if reused:
+        seconds, spent = _spent_before(known.values(), name)
+        found_finished(name, seconds, spent)
+        lab.stages.append(StageRecord(name, seconds, True, spent))
+    else:
+        with stage(name) as meter:
+            for first in range(0, len(asked), together):
+                stored, before = set(known), meter.own
+                evaluate(policy, asked[first : first + together], held_out, known=known, draw=draw)
+                new = [key for key in files if key in known and key not in stored]
+                for key, share in zip(new, shares(spent_of(meter.own.less(before)), len(new)), strict=True):
+                    known[key] = replace(known[key], spent=Share(**share, stage=name))
+                for key in new if lab.team.first else ():
+                    write_json(files[key], known[key].to_dict() | {"together": [files[e].name for e in new]})
+        lab.stages.append(StageRecord(name, meter.seconds, False, meter.spent))
+    evaluation = evaluate(policy, asked, held_out, known=known, draw=draw)
     release(scorers)
     lab.team.once(partial(keep_usage, lab.folder, scorers))
-    seconds = time.perf_counter() - start
-    lab.stages.append(StageRecord(name, seconds, reused))
-    if reused:
-        found_finished(name, seconds)
     return evaluation
+
+
+def _spent_before(points: Collection[Judged], name: str) -> tuple[float, Spent | None]:
+    """Return the seconds and what else stage ``name`` spent on points when it measured them; None where that is not known."""
+    if any(point.spent is None for point in points):
+        return sum(point.seconds for point in points), None
+    own = [point for point in points if point.spent is not None and point.spent["stage"] == name]
+    if not own:
+        return 0.0, spent_of(Counts())
+    return sum(point.seconds for point in own), summed(point.spent for point in own)
 
 
 def stored_points(files: Mapping[str, Path], shape: tuple[int, int, int]) -> dict[str, Judged]:
@@ -400,9 +413,21 @@ def _record(
         data=DataSummary.model_validate(inspect(splits["train"]).to_dict() | {"notes": list(lab.left_out)}),
         splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},
         stages=tuple(Stage(**vars(stage)) for stage in lab.stages),
+        rest=_rest(lab),
         scoring_forwards=_responses_scored(lab),
         licence="",
     )
+
+
+def _rest(lab: Lab) -> Stage | None:
+    """Return what this process spent so far outside of the stages that it made; None outside of a run."""
+    if (meter := current()) is None:
+        return None
+    rest = meter.whole
+    for made in lab.stages:
+        if not made.reused and made.spent is not None:
+            rest = rest.less(counts_of(made.seconds, made.spent))
+    return Stage(name="rest", seconds=rest.seconds, reused=False, spent=spent_of(rest))
 
 
 def _responses_scored(lab: Lab) -> int:

@@ -29,7 +29,7 @@ UNNAMED = ""
 """Stands for the fingerprint that an earlier version gave the base model, where no adapter states it."""
 
 OVERWRITTEN = (
-    "config.yaml", "front.json", "front.png", "README.md", "report.html", "scores.jsonl", "sweep.json"
+    "config.yaml", "front.json", "front.png", "README.md", "report.html", "scores.jsonl", "stages.json", "sweep.json"
 )  # fmt: skip
 """Files that a run writes under names which a folder of somebody else may hold too."""
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from paretune.core.errors import ModelError
 from paretune.core.files import expanded, file_digest, fingerprint, read_json
+from paretune.core.meter import count_read
 from paretune.core.tensor_file import check_readable, tensor_formats
 
 if TYPE_CHECKING:
@@ -377,6 +378,7 @@ def _by_length(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = [encodings[i] for i in chosen]
+        count_read(sum(len(encoding["input_ids"]) for encoding in batch))
         inputs = _padded(batch, pad(batch), left)
         if left and "position_ids" in names:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)

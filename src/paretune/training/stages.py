@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing_extensions import NotRequired, TypedDict
 from paretune.core.errors import ParetuneError, TrainingError
 from paretune.core.files import atomic_path, file_digest, fingerprint, read_json, write_json
 from paretune.core.folder_form import FolderForm
+from paretune.core.meter import Meter, Spent
 from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.progress import found_finished, stage
 from paretune.models.adapter import FILES
@@ -44,15 +44,18 @@ class Done(TypedDict):
 
     Attributes:
         key: Fingerprint of all inputs.
-        seconds: Seconds the stage took.
+        seconds: Seconds the stage took, without stages inside it.
+        spent: What else it spent, likewise; stages of earlier versions do not say it.
         content: Fingerprint of what the stage reads of its inputs, where that is less than all.
         files: Path -> SHA-256 of all files the stage wrote; stages of version 0.1 have none.
         causes: What the key is made of, as name -> fingerprint, so that a stage that is made again says what changed.
-        itself: Fingerprint of all this but ``seconds``, so that damage to this file is noticed; earlier versions wrote none.
+        itself: Fingerprint of all this but ``seconds`` and ``spent``, so that damage to this file is noticed; earlier versions
+            wrote none.
     """
 
     key: str
     seconds: float
+    spent: NotRequired[Spent]
     content: NotRequired[str]
     files: NotRequired[dict[str, str]]
     causes: NotRequired[dict[str, str]]
@@ -70,11 +73,12 @@ CAUSES = (
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage of a run: the seconds it took, and whether it was found finished."""
+    """One stage of a run: its seconds, whether it was found finished, and what it spent when it was made (None: unknown)."""
 
     name: str
     seconds: float
     reused: bool
+    spent: Spent | None = None
 
 
 @dataclass
@@ -141,10 +145,10 @@ class Stages:
             finished = self.team.once(lambda: self._finished(name, key, content))
             if finished is not None:
                 self.records.append(finished)
-                found_finished(finished.name, finished.seconds)
+                found_finished(finished.name, finished.seconds, finished.spent)
                 return self.folder / finished.name
-            with stage(name):
-                return self._made(name, key, make, together, content, causes or {})
+            with stage(name) as meter:
+                return self._made(name, key, make, together, content, causes or {}, meter)
 
     def _made(
         self,
@@ -154,23 +158,25 @@ class Stages:
         together: bool,
         content: str,
         causes: Mapping[str, str],
+        meter: Meter,
     ) -> Path:
         folder = self.folder / name
         if self.team.first:
             self._say_changed(folder, causes)
-        began = time.perf_counter()
         if self.team.first or together or self.team.sharded:
             with atomic_path(folder, FORM) if self.team.first else _scratch() as temporary:
                 temporary.mkdir()
                 make(temporary)
-                done = Done(key=key, seconds=time.perf_counter() - began, files=checksums(temporary))
+                files = checksums(temporary)
+                meter.stop()
+                done = Done(key=key, seconds=meter.seconds, spent=meter.spent, files=files)
                 if content:
                     done["content"] = content
                 if causes:
                     done["causes"] = dict(causes)
                 _write(temporary / MARKER, done)
-        seconds = self.team.tell(time.perf_counter() - began)
-        self.records.append(StageRecord(name, seconds, False))
+        meter.stop()
+        self.records.append(StageRecord(name, *self.team.tell((meter.seconds, False, meter.spent))))
         return folder
 
     def _finished(self, name: str, key: str, content: str) -> StageRecord | None:
@@ -181,14 +187,15 @@ class Stages:
             if done["key"] == key and self._whole(marker.parent, done):
                 if "itself" not in done:
                     _write(marker, done)
-                return StageRecord(name, done["seconds"], True)
+                return StageRecord(name, done["seconds"], True, done.get("spent"))
         for other in sorted(marker.parent.parent.glob(f"*/{MARKER}")) if content else ():
             try:
                 done = _read(other)
             except ParetuneError:
                 continue  # it is reported where that stage itself is asked for
             if done.get("content") == content and self._whole(other.parent, done):
-                return StageRecord(other.parent.relative_to(self.folder).as_posix(), done["seconds"], True)
+                found = other.parent.relative_to(self.folder).as_posix()
+                return StageRecord(found, done["seconds"], True, done.get("spent"))
         return None
 
     def _whole(self, folder: Path, done: Done) -> bool:
@@ -249,7 +256,8 @@ def _write(marker: Path, done: Done) -> None:
 
 
 def _fingerprint(done: Done) -> str:
-    return fingerprint({name: value for name, value in done.items() if name not in ("seconds", "itself")})
+    left_out = ("seconds", "spent", "itself")
+    return fingerprint({name: value for name, value in done.items() if name not in left_out})
 
 
 def checksums(folder: Path) -> dict[str, str]:
