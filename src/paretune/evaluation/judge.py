@@ -6,6 +6,7 @@ compared as one method, so that a verdict covers the luck of training too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,6 +37,8 @@ from paretune.fronts.score_table import SEED_MARK
 
 SAME_AS_WORDS = 0.9
 """Where an objective's scores of the base model's answers correlate so far with their length, it is the length."""
+MIXTURES = 500
+"""The most points at which the mixture of corners is recorded. The corners are among them, so their hull is the whole mixture's."""
 UNKNOWN = Interval(np.nan, np.nan, np.nan)
 """A figure that was not measured."""
 
@@ -364,7 +367,13 @@ def _mixtures(corners: Front | None, measured: Sequence[np.ndarray]) -> tuple[Fr
         return None, None
     M = len(corners.objectives)
     most = max(measured, key=len, default=corners.preferences)
-    return mixture(corners, simplex_grid(M, 20 if M == 2 else 8)), mixture(corners, most)
+    return mixture(corners, simplex_grid(M, _divisions(M))), mixture(corners, most)
+
+
+def _divisions(M: int) -> int:
+    """Return the divisions of the grid at which the mixture is recorded: points grow with M to the power of the divisions."""
+    most = 20 if M == 2 else 8
+    return next((d for d in range(most, 1, -1) if math.comb(d + M - 1, d) <= MIXTURES), 1)
 
 
 def _first(fronts: Fronts) -> Front:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+import numpy as np
+
 from paretune.fronts.front import Interval
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point
 from paretune.reports.wording import (
@@ -127,9 +129,11 @@ def place_labels(
         character: The width of a character.
         height: The height of a line.
     """
-    taken = list(blocked)
+    # All boxes so far, in rows: a front of many points has many labels, each compared with all that is there.
+    taken = np.empty((len(blocked) + len(labels), 4))
+    taken[: len(blocked)] = np.reshape(blocked, (-1, 4))
     centres = []
-    for x, y, text in labels:
+    for count, (x, y, text) in enumerate(labels, len(blocked)):
         half, tall = len(text) * character / 2, height / 2
         near, far = height * 0.42, height * 0.95
         best: tuple[float, Pixel, Box] | None = None
@@ -137,13 +141,13 @@ def place_labels(
             reach = near if across and up else far
             centre = (x + across * (half + reach), y - up * (tall + reach))
             box = (centre[0] - half, centre[1] - tall, centre[0] + half, centre[1] + tall)
-            cost = order * 0.5 + sum(_shared(box, other) for other in taken)
-            cost += 20 * (2 * half * 2 * tall - _shared(box, area))
+            cost = order * 0.5 + _shared(box, taken[:count])
+            cost += 20 * (2 * half * 2 * tall - _shared(box, np.array([area])))
             if best is None or cost < best[0]:
                 best = (cost, centre, box)
         assert best is not None
         centres.append(best[1])
-        taken.append(best[2])
+        taken[count] = best[2]
     return centres
 
 
@@ -162,8 +166,10 @@ def distinct(labels: Sequence[Label], radius: float = 10) -> list[Label]:
     return kept
 
 
-def _shared(a: Box, b: Box) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+def _shared(box: Box, others: np.ndarray) -> float:
+    """Return the area that a box shares with others ``[N, 4]``, summed over them."""
+    low, high = np.maximum(others[:, :2], box[:2]), np.minimum(others[:, 2:], box[2:])
+    return float(np.prod(np.maximum(high - low, 0.0), axis=1).sum())
 
 
 def ordered(policy: MeasuredPolicy, objective: str) -> list[int]:
