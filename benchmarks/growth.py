@@ -4,8 +4,9 @@
 
 Each axis runs the library at growing sizes with all else fixed, each size in a process of its own on one thread, and measures
 CPU-seconds and how far the process's peak of memory rises. A run is divided by its own profile (``stages.json``) into training,
-measuring and all else. The exponent of growth is the slope of a line through the logarithms of sizes and medians (least squares)
-over the upper half of the sizes: 1 is linear, 2 quadratic. Writes JSON and a picture, and prints what grows faster than linearly.
+measuring and all else. The exponent of growth is the slope of a line through the logarithms of sizes and medians, both less the
+first (least squares, the upper half of the sizes): 1 is linear, 2 quadratic. Writes JSON and a picture, and prints what grows
+faster than linearly. Axes that ``--only`` does not name stay as the file has them.
 """
 
 from __future__ import annotations
@@ -58,11 +59,18 @@ def in_a_process(work: Callable[[], Mapping[str, float]]) -> tuple[dict[str, flo
     return found
 
 
-def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """Return the slope of log(value) over log(size), least squares over the upper half of the sizes (two at least)."""
-    upper = max(2, math.ceil(len(sizes) / 2))
-    x, y = np.log(sizes[-upper:]), np.log(values[-upper:])
-    return float(np.polyfit(x, y, 1)[0])
+def exponent(sizes: Sequence[int], values: Sequence[float], least: float = 0.0) -> float | None:
+    """Return the slope of log(value - first value) over log(size - first size), by least squares over the upper half of the sizes.
+
+    What does not grow, such as loading, is in the first value and taken off. None where a value rises by no more than ``least`` or
+    a quarter of the first.
+    """
+    upper = max(2, math.ceil(len(sizes) / 2)) if len(sizes) > 2 else 1
+    rises = np.array(values[-upper:]) - values[0]
+    if rises[-1] <= max(least, 0.25 * values[0]) or (rises <= 0).any():
+        return None
+    x = np.log(np.array(sizes[-upper:], dtype=float) - sizes[0])
+    return float(np.polyfit(x, np.log(rises), 1)[0]) if upper > 1 else None
 
 
 def verdict(grows: float | None) -> str:
@@ -77,7 +85,7 @@ def curve(
 ) -> dict[str, Any]:
     """Return the rounds of each size, the exponent of their medians, and the verdict; below ``least`` there is none."""
     medians = [statistics.median(values) for values in rounds]
-    grows = exponent(sizes, medians) if min(medians[-2:]) > least else None
+    grows = exponent(sizes, medians, least)
     return {
         "unit": unit,
         "rounds": [list(values) for values in rounds],
@@ -107,6 +115,17 @@ def measured(axis: Axis, sizes: Sequence[int], rounds: int, world: Path) -> dict
         "curves": curves | held,
         "machine": machine(),
     }
+
+
+def fitted(axis: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an axis of an earlier measurement with its exponents fitted again."""
+    curves = {
+        name: curve(
+            axis["sizes"], each["rounds"], each["unit"], MEASURABLE if each["unit"] == "bytes" else 0.0
+        )
+        for name, each in axis["curves"].items()
+    }
+    return dict(axis) | {"curves": curves}
 
 
 def _once(
@@ -199,7 +218,7 @@ def main(given: Sequence[str] | None = None) -> None:
             for axis in map(AXES.__getitem__, arguments.only)
         ]
     kept = read_json(arguments.out)["axes"] if arguments.out.is_file() else []
-    known = {axis["axis"]: axis for axis in (*kept, *axes)}
+    known = {axis["axis"]: axis for axis in (*map(fitted, kept), *axes)}
     shown = [known[name] for name in AXES if name in known]
     write_json(arguments.out, {"axes": shown})
     draw(shown, arguments.picture)

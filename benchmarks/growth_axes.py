@@ -238,7 +238,7 @@ AXES = {
         ),
         Axis(
             "rows of a run",
-            (1000, 3162, 10_000, 31_623),
+            (316, 1000, 3162, 10_000),
             (100, 200),
             {"run": lambda size, folder: whole_run(settings(folder, size))},
             "two responses a row, 4 steps of training for each of 2 objectives, 8 prompts at 3 preferences",

@@ -12,6 +12,8 @@ import pytest
 
 from paretune.core import progress as progress_module
 from paretune.core import work_log
+from paretune.core.files import read_json
+from paretune.core.meter import Spent
 from paretune.core.progress import found_finished, progress, stage
 from paretune.core.work_log import FILE, Planned, WorkLog
 
@@ -163,3 +165,24 @@ def test_steps_within_a_step_do_not_hide_it() -> None:
     log.steps_done(1, 0.25)
     now = log.now()
     assert now is not None and (now["step"], now["loss"]) == (3, 0.25)
+
+
+def test_a_stage_worked_on_point_by_point_is_listed_once_with_all_that_it_spent(tmp_path: Path) -> None:
+    log, part = (
+        WorkLog("mine", tmp_path),
+        Spent(cpu_seconds=1.0, tokens_read=5, tokens_sampled=2, peak_bytes=7),
+    )
+    with log.working():
+        log.stage_ended("front/a", 9.0, True, None)
+        log.stage_ended("front/a", 2.0, False, part)
+        log.stage_ended("front/a", 3.0, False, part | {"peak_bytes": 9})
+        log.stage_ended("front/a", 50.0, True, part)
+    (stage,) = read_json(tmp_path / "stages.json")["stages"]
+    wanted = {"seconds": 5.0, "cpu_seconds": 2.0, "tokens_read": 10, "tokens_sampled": 4, "peak_bytes": 9}
+    assert stage == {"name": "front/a", "reused": False, "tokens_per_second": 14 / 5, **wanted}
+
+
+def test_a_run_that_fails_writes_no_profile(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), WorkLog("mine", tmp_path).working():
+        raise ValueError
+    assert not (tmp_path / "stages.json").exists() and (tmp_path / FILE).is_file()

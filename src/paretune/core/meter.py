@@ -51,11 +51,21 @@ class Counts(NamedTuple):
 
     def less(self, other: Counts) -> Counts:
         """Return the difference."""
-        return Counts(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+        return Counts(
+            self.seconds - other.seconds,
+            self.cpu_seconds - other.cpu_seconds,
+            self.tokens_read - other.tokens_read,
+            self.tokens_sampled - other.tokens_sampled,
+        )
 
     def more(self, other: Counts) -> Counts:
         """Return the sum."""
-        return Counts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return Counts(
+            self.seconds + other.seconds,
+            self.cpu_seconds + other.cpu_seconds,
+            self.tokens_read + other.tokens_read,
+            self.tokens_sampled + other.tokens_sampled,
+        )
 
 
 class _Tally:

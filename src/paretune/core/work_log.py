@@ -94,9 +94,10 @@ class Written(TypedDict):
 def _add(known: DoneStage, seconds: float, spent: Spent | None) -> None:
     """Count another time that a stage was worked on, as the tasks of a sweep do point by point."""
     if known["reused"]:
-        known.update(seconds=seconds, reused=False, spent=spent)
+        known["seconds"], known["reused"], known["spent"] = seconds, False, spent
     else:
-        known.update(seconds=known["seconds"] + seconds, spent=summed([known.get("spent"), spent]))
+        known["seconds"] += seconds
+        known["spent"] = summed([known.get("spent"), spent])
 
 
 class WorkLog:
