@@ -85,16 +85,29 @@ def sequence_classifier(
 
 
 def bradley_terry(
-    objective: str, folder: str, batch_size: int = 32, device: str | None = None
+    objective: str,
+    folder: str,
+    batch_size: int = 32,
+    device: str | None = None,
+    labels: dict[str, Any] | None = None,
 ) -> FunctionScorer:
     """Score with a head that ``paretune score fit`` fitted, on the log-odds scale of the Bradley-Terry model.
 
     The fit sees differences within a prompt only, so the part of a score that depends on the prompt is arbitrary: scores
     cannot be compared across prompts.
 
+    Args:
+        labels: With ``head: fit``, the judge that labels the training responses from which a run fits the head, such as
+            ``{judge: kind.md, model: NAME, sort: greedy}``; by default the data have labels.
+
     Raises:
+        ConfigError: ``labels`` for a head that is fitted already.
         ModelError: The folder holds no head, or its encoder is missing or has other weights.
     """
+    if labels is not None:
+        raise ConfigError(
+            f"labels: are for head: fit, which a run fits; {folder} is fitted already, so leave them out"
+        )
     head = bt.load_head(folder)
 
     encoder: SharedModel[encode.Frozen] = shared_model(
