@@ -61,7 +61,7 @@ class MORLHFConfig(RLSettings):
         LORA_PER_OBJECTIVE,
         rename={"aggregation": "scalarisation"},
         without=("hidden", "orthogonality", "loss", "clip"),
-        later=("own_scales",),
+        later=("own_scales", "quantile", "worst"),
     )
     between: BetweenAnchors = later("nearest")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from paretune.core.files import fingerprint, write_json
 from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.progress import announce
+from paretune.core.settings import as_values
 from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair
@@ -300,14 +301,13 @@ class Lab:
         facts = dict(info or {}) | {
             "beta": beta,
             "objectives": list(data.objectives),
-            "conditioning": asdict(conditioning),
+            "conditioning": as_values(conditioning),
             "pairs": sum(map(len, data.tables)),
         }
-        tables = [[table.fingerprint for table in part.tables] for part in (data, validation) if part]
-        margins = [
-            fingerprint(m.numpy().tobytes()) for part in (data, validation) if part for m in part.margins
-        ]
-        inputs = [tables, margins, list(data.objectives), data.labelled, beta, asdict(conditioning)]
+        parts = [part for part in (data, validation) if part]
+        tables = [[table.fingerprint for table in part.tables] for part in parts]
+        margins = [fingerprint(m.numpy().tobytes()) for part in parts for m in part.margins]
+        inputs = [tables, margins, list(data.objectives), data.labelled, beta, as_values(conditioning)]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_conditioned(run, data, validation, beta, conditioning)

@@ -13,6 +13,7 @@ from paretune.core.bounds import Count, NotNegative, Positive, check_bounds
 from paretune.core.errors import ConfigError, TrainingError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
+from paretune.core.settings import as_values
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
 from paretune.models.language_model import LanguageModel
@@ -70,6 +71,7 @@ class Reward:
         conditioning: Draws of preferences, gates that follow them, and the aggregation of M objectives.
         prompting: Form of the preference in the prompt, where it is not in the gates.
         ideal: Standardised reward of each objective that is not exceeded, for the Tchebycheff forms.
+        worst: Standardised reward of each objective above which it gains, for the product.
         server: Server that samples the responses from a LoRA, see :mod:`paretune.training.rl.served`; None samples them here.
     """
 
@@ -82,6 +84,7 @@ class Reward:
     conditioning: Conditioning = field(default_factory=Conditioning)
     prompting: Prompting | None = None
     ideal: tuple[float, ...] = ()
+    worst: tuple[float, ...] = ()
     server: Endpoint | None = None
 
     def __post_init__(self) -> None:
@@ -169,10 +172,11 @@ class Reward:
             self.sampling.max_new_tokens,
             settings,
             self.preference.as_dict() if self.preference else None,
-            asdict(self.conditioning),
+            as_values(self.conditioning),
             self.prompting.to_dict() if self.prompting else None,
             list(self.ideal),
             *self._sampler(),
+            *([["worst", *self.worst]] if self.worst else []),
         ]
 
     def _sampler(self) -> list[Any]:
@@ -200,7 +204,7 @@ class Reward:
         if self.preference is not None:
             facts["preference"] = self.preference.as_dict()
         else:
-            facts["conditioning"] = asdict(self.conditioning)
+            facts["conditioning"] = as_values(self.conditioning)
         if self.prompting is not None:
             facts["prompting"] = self.prompting.to_dict()
         return facts | asdict(self.settings)

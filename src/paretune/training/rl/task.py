@@ -292,7 +292,8 @@ class OnPolicyTask:
             penalised = sampled.rewards - goal.settings.beta * (logps - sums.view_as(logps))[..., None]
             means = penalised.mean((0, 1)).expand_as(weights)
             ideal = torch.tensor(goal.ideal, device=weights.device)
-            weights = effective_weights(means, weights, c.aggregation, ideal, c.mu, c.rho)
+            worst = torch.tensor(goal.worst, device=weights.device) if goal.worst else None
+            weights = effective_weights(means, weights, c.aggregation, ideal, c.shape, worst)
         return replace(
             sampled,
             combined=combined(sampled.rewards, weights, goal.settings.aggregation),
