@@ -36,9 +36,11 @@ def test_where_the_front_bends_inwards_the_form_matters() -> None:
     assert set(found) == set(SCALARISATIONS)
     assert sorted(found["linear"].preference.weights) == [0, 1] and found["linear"].value == 0.5
     for kind in ("min", "quantile", "tchebycheff", "product"):
-        assert found[kind].preference.weights == pytest.approx((0.5, 0.5)), kind
-        assert found[kind].regret == pytest.approx(0)
-    assert found["min"].value == pytest.approx(0.75) and found["product"].value == pytest.approx(-0.25)
+        assert found[kind].preference.weights == pytest.approx((0.5, 0.5), abs=0.011), kind
+        assert found[kind].regret == pytest.approx(0, abs=1e-3)
+    assert found["min"].value == pytest.approx(0.75) and found["product"].value == pytest.approx(
+        -0.25, abs=1e-3
+    )
     assert found["linear"].regret == pytest.approx(0.25)  # at w itself the sum is .75
 
 

@@ -1,7 +1,7 @@
 """A front by scalarisations: which of its preferences is the best for a person's weights, by each form of the one table.
 
-Scores are turned into losses from 0 (the best of the front on that objective) to 1 (the worst), so that ``ideal`` is 0, ``worst`` is
-1 and all forms compare objectives on one scale: the range over the front. Training reads the same table
+Scores are turned into losses from 0 (the best of the front on that objective) to 1 (the worst), so that ``ideal`` is 0, ``worst``
+is 1 and all forms compare objectives on one scale: the range over the front. Training reads the same table
 (:mod:`paretune.core.scalarise`), so that it can be seen whether the form matters here.
 """
 

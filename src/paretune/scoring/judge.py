@@ -253,6 +253,7 @@ def preferences(
         raise failure
     verdicts = [(values.get(2 * n), values.get(2 * n + 1)) for n in range(len(rows))]
     known = [(there, back) for there, back in verdicts if there is not None and back is not None]
-    usage.add(compared=len(known), turned=sum(np.sign(there) != -np.sign(back) for there, back in known))
+    turned = sum(bool(np.sign(there) != -np.sign(back)) for there, back in known)
+    usage.add(compared=len(known), turned=turned)
     found = [np.nan if there is None or back is None else (there - back) / 2 for there, back in verdicts]
     return found, [reasons[number] for number in sorted(reasons)]
