@@ -339,6 +339,9 @@ def test_13_a_policy_moves_along_its_weights(lm: LanguageModel, tmp_path: Path) 
             "own_scales": True,
             "groups": 2,
         },
+        {"aggregation": "min"},
+        {"aggregation": "quantile", "quantile": 0.5},
+        {"aggregation": "product", "worst": 2.0, "data": "labelled"},
         {
             "aggregation": "augmented-tchebycheff",
             "orthogonality": 0.01,
@@ -433,6 +436,9 @@ def test_scored_samples_drive_the_policy_gradient(lm: LanguageModel, tmp_path: P
     assert gains[0][0] > gains[1][0] and gains[1][1] > gains[0][1]
     with pytest.raises(ConfigError, match="needs ideal"):
         PanaceaConfig(loss="policy-gradient", aggregation="tchebycheff")
+    PanaceaConfig(loss="policy-gradient", aggregation="min")  # which reads no ideal
+    with pytest.raises(ConfigError, match="aggregation product needs worst, an upper bound of every loss"):
+        PanaceaConfig(aggregation="product")
     with pytest.raises(ConfigError, match="needs data: separate"):
         PanaceaConfig(loss="sft", data="labelled")
     bare = replace(

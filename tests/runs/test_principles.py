@@ -127,7 +127,7 @@ def test_principles_train_any_method(
     )
     folder = run(config).parent
     trained = ScoredDataset.read(folder / "data" / "train.jsonl.gz")
-    assert trained.objectives == ("long", "moon") and len(trained.rows) > 80
+    assert trained.objectives == ("long", "moon") and len(trained.rows) > 70
     for row in trained.rows:  # each principle has its own label, and no score
         ((_, _, long),), ((_, _, moon),) = row.labels["long"], row.labels["moon"]
         first, second = (text.split() for text in row.responses)
