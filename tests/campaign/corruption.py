@@ -60,6 +60,7 @@ FILES: Mapping[str, Sequence[str]] = {
     "paretohqd": ("answers/answers.jsonl.gz", "answers/stage.json", "cache/*.json", "selections/*.json"),
     "ric": ("samples/counts.json", "samples/generated.jsonl.gz", "samples/stage.json", "policies/policy.json"),
     "sipo": ("sipo/*-improved.json", "sipo/responses.json", "sipo/stage.json", "cache/*.json"),
+    "spa": ("spa/responses.json", "spa/stage.json"),
     "mod": ("policies/policy.json",),
     "modpo": ("policies/policy.json", "front.json"),
 }  # fmt: skip

@@ -29,23 +29,28 @@ from paretune.methods import (
     dpo,
     dpo_lw,
     hpo,
+    knowpat,
     linear_alignment,
     mod,
     modpo,
     morlhf,
+    mrpo,
     panacea,
     prompting,
     rewarded_soup,
+    spa,
     spo,
 )
 from paretune.methods.base import DPOConfig, Inputs, Traits
 from paretune.methods.bone_soup import BoneSoupConfig
 from paretune.methods.dpo_lw import DPOLWConfig, vote
 from paretune.methods.hpo import HPOConfig
+from paretune.methods.knowpat import KnowPATConfig
 from paretune.methods.linear_alignment import LinearAlignmentConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.morlhf import MORLHFConfig
+from paretune.methods.mrpo import MRPOConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import method as paretohqd
 from paretune.methods.paretohqd.method import ParetoHqDConfig
@@ -55,6 +60,7 @@ from paretune.methods.ric import method as ric
 from paretune.methods.ric.method import RiCConfig
 from paretune.methods.sipo import method as sipo
 from paretune.methods.sipo.method import SIPOConfig
+from paretune.methods.spa import SPAConfig
 from paretune.methods.spo import SPOConfig
 from paretune.models.language_model import LanguageModel, load
 from paretune.policies.policy import Policy
@@ -78,7 +84,7 @@ SCORERS = [
 
 ASKED = {"short": "red red", "good": "good kind good"}
 UNTRAINED = {"prompting", "linear-alignment"}
-NEIGHBOURS = {"spo", "hpo", *UNTRAINED}
+NEIGHBOURS = {"spo", "hpo", "mrpo", "knowpat", "spa", *UNTRAINED}
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +136,9 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         ),
         "spo": spo.train(Inputs(lab, *data, grid), SPOConfig()),
         "hpo": hpo.train(Inputs(lab, *data, grid), HPOConfig()),
+        "knowpat": knowpat.train(Inputs(lab, *data, grid), KnowPATConfig()),
+        "spa": spa.train(Inputs(lab, *data, sampling=sampling), SPAConfig(rounds=1, tolerance=1.0)),
+        "mrpo": mrpo.train(Inputs(lab, *data), MRPOConfig()),
         "prompting": prompting.train(Inputs(lab, *data), PromptingConfig(ASKED)),
         "linear-alignment": linear_alignment.train(Inputs(lab, *data), LinearAlignmentConfig(ASKED)),
     }

@@ -1,7 +1,7 @@
 """The methods, one paper per file or folder; :data:`METHODS` is where a new one is added.
 
 Reading order: base (what all share); dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, rewarded_soup, bone_soup;
-spo, hpo; prompting, linear_alignment.
+spo, hpo, mrpo, knowpat, spa; prompting, linear_alignment; parts.
 """
 
 from __future__ import annotations
@@ -90,6 +90,9 @@ METHODS = Methods(
         "bone-soup": "bone_soup",
         "spo": "spo",
         "hpo": "hpo",
+        "mrpo": "mrpo",
+        "knowpat": "knowpat",
+        "spa": "spa",
         "prompting": "prompting",
         "linear-alignment": "linear_alignment",
     }

@@ -60,7 +60,7 @@ class MORLHFConfig(RLSettings):
     conditioning: Conditioning = flat(
         LORA_PER_OBJECTIVE,
         rename={"aggregation": "scalarisation"},
-        without=("hidden", "orthogonality", "loss", "clip"),
+        without=("hidden", "orthogonality", "loss", "clip", "anchor", "contrast"),
         later=("own_scales", "quantile", "worst"),
     )
     between: BetweenAnchors = later("nearest")

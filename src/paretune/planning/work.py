@@ -309,9 +309,10 @@ class Work:
         training: Training,
         divergence: Divergence = "reverse-kl",
         nll: float = 0.0,
+        anchor: float = 0.0,
     ) -> list[Stage]:
         """Return the stages that score pairs for the single-objective models and train these; none where they are there."""
-        if not self.once("dpo", beta, choose, training, divergence, nll):
+        if not self.once("dpo", beta, choose, training, divergence, nll, anchor):
             return []
         stages = []
         reference: list[Passes] = []

@@ -1,6 +1,8 @@
 """How one adapter learns.
 
-Reading order: losses, scalarise, token_tables, prompt_cuts, short_pairs, checkpoint, loop, batches, preference_pairs,
-demonstrations; conditioning, learner, conditioned; rl (on-policy training); stages, trackers, lab, hybrid, served_loras,
-remote_stages.
+Reading order: losses, scalarise, token_tables, prompt_cuts, short_pairs, checkpoint, loop, batches, smoothing,
+preference_pairs,
+demonstrations; conditioning, learner, conditioned; rl (on-policy training); stages, trackers, lab, hybrid, list_losses, lists,
+references,
+served_loras, remote_stages.
 """

@@ -17,13 +17,22 @@ from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.singular_gates import orthogonality
 from paretune.models.steering import trained
 from paretune.training.batches import Batches, group_tokens, spans
-from paretune.training.conditioning import Conditioning, draw_preferences
+from paretune.training.conditioning import Conditioning, draw_preferences, without
 from paretune.training.learner import ConditionedAdapter, conditioned_adapter
 from paretune.training.loop import Group, Record, TrainingRun, fit, learned
-from paretune.training.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_loss
+from paretune.training.losses import (
+    anchor_loss,
+    contrast_loss,
+    log_ratio_gap,
+    nll_loss,
+    pair_loss,
+    policy_gradient_loss,
+)
 from paretune.training.scalarise import aggregate
 from paretune.training.token_tables import PairTable, ResponseTable
 
+VALIDATED = 4
+"""Divisions of the grid of preferences at which held-out losses are measured."""
 LEAST_WEIGHT = 1e-6
 """Below it MODPO's 1 / w_i is no larger; w_i times the loss is the hinge it tends to."""
 
@@ -181,10 +190,19 @@ class ConditionedTask:
                 if data.labelled or bool(wanted[j, t]) or not bool(wanted.any()):
                     owners.append((j, t))
                     groups += self._group(table, row)
-        index = torch.tensor([j for j, _ in owners], device=self.run.lm.device)
+        contrasted = [
+            g for g, (j, t) in enumerate(owners) if self.conditioning.contrast and bool(weights[j, t] > 0)
+        ]
+        wrong = without(weights[[owners[g][0] for g in contrasted]], [owners[g][1] for g in contrasted])
+        groups += [(groups[g][0], groups[g][1][:1]) for g in contrasted]
+        seen_by = [*(j for j, _ in owners), *range(n, n + len(contrasted))]
+        index = torch.tensor(seen_by, device=self.run.lm.device)
         batch = pack(groups, self.run.lm.device)
-        with self.learner.steering.at(self.learner.gates(weights), index=index[batch.groups]):
-            logps = packed_logps(self.run.lm.model, batch)
+        with self.learner.steering.at(
+            self.learner.gates(torch.cat([weights, wrong])), index=index[batch.groups]
+        ):
+            everything = packed_logps(self.run.lm.model, batch)
+            logps, under_wrong = everything.split([len(everything) - len(contrasted), len(contrasted)])
             losses = torch.zeros(n, M, device=logps.device)
             present = torch.zeros(n, M, dtype=torch.bool, device=logps.device)
             for t in range(len(data.tables)):
@@ -197,12 +215,19 @@ class ConditionedTask:
                 )
                 columns = slice(None) if data.labelled else slice(t, t + 1)
                 losses[js, columns], present[js, columns] = values, exist
+            if contrasted:
+                chosen = logps.view(len(owners), -1)[contrasted, 0]
+                place = torch.tensor([owners[g] for g in contrasted]).unbind(1)
+                term = self.conditioning.contrast * contrast_loss(chosen, under_wrong, self.beta)
+                losses = losses.index_put(place, term, accumulate=True)
             yield losses, present, batch.input_ids.numel()
 
     def _cost(self, data: ObjectiveData, rows: Sequence[int | None]) -> int:
         """Return the tokens of one row of each table, in a forward of them all; None where a table has no further row."""
         tables = zip(data.tables, rows, strict=True)
-        return sum(group_tokens(self._group(table, row)) for table, row in tables if row is not None)
+        groups = [group for table, row in tables if row is not None for group in self._group(table, row)]
+        again = [(prompt, responses[:1]) for prompt, responses in groups if self.conditioning.contrast]
+        return group_tokens([*groups, *again])
 
     def _group(self, table: PairTable | ResponseTable, row: int) -> list[TokenGroup]:
         if isinstance(table, ResponseTable):
@@ -241,22 +266,34 @@ class ConditionedTask:
             values = nll_loss(logps[list(groups)], lengths[list(groups)])[:, None]
             return values, torch.ones_like(values).bool()
         both = logps.view(-1, 2)[list(groups)]
-        gap = log_ratio_gap(both, table.reference[list(rows)].to(logps.device))
+        reference = table.reference[list(rows)].to(logps.device)
+        gap = log_ratio_gap(both, reference)
         weight, margin = table.weight[list(rows)].to(logps.device), table.margin[list(rows)].to(logps.device)
         if self.conditioning.loss == "modpo":
             margins = data.margins[t][list(rows)].to(logps.device)
             own = weights[:, t].clamp(min=LEAST_WEIGHT)
             others = (weights * margins).sum(1) - weights[:, t] * margins[:, t]
-            values = pair_loss(gap, self.beta, margin=others + own * margin, scale=1 / own, weight=weight)[
-                :, None
-            ]
-            return values, torch.ones_like(values).bool()
+            values = pair_loss(gap, self.beta, margin=others + own * margin, scale=1 / own, weight=weight)
+            return self._anchored(values[:, None], both, reference), torch.ones_like(values[:, None]).bool()
         if not data.labelled:
             values = pair_loss(gap, self.beta, margin=margin, weight=weight)[:, None]
-            return values, torch.ones_like(values).bool()
+            return self._anchored(values, both, reference), torch.ones_like(values).bool()
         signs = data.labels[list(rows)].to(logps.device)
         values = pair_loss(gap[:, None] * signs, self.beta, margin=margin[:, None], weight=weight[:, None])
-        return values, signs != 0
+        return self._anchored(values, both, reference, signs < 0), signs != 0
+
+    def _anchored(
+        self, values: Tensor, logps: Tensor, reference: Tensor, second: Tensor | None = None
+    ) -> Tensor:
+        """Add the anchor term of the preferred response to losses ``[n, m]``; ``second [n, m]`` marks where it is the second."""
+        if not self.conditioning.anchor:
+            return values
+        terms = torch.stack([anchor_loss(logps[:, k], reference[:, k], self.beta) for k in (0, 1)])[
+            :, :, None
+        ]
+        return values + self.conditioning.anchor * (
+            terms[0] if second is None else torch.where(second, terms[1], terms[0])
+        )
 
     def _aggregate(self, losses: Tensor, weights: Tensor) -> Tensor:
         c = self.conditioning
@@ -289,7 +326,7 @@ class ConditionedTask:
         if self.validation is None:
             return None
         objectives = self.validation.objectives
-        grid = torch.tensor(simplex_grid(len(objectives), 4), dtype=torch.float32)
+        grid = torch.tensor(simplex_grid(len(objectives), VALIDATED), dtype=torch.float32)
         grid = grid[torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))].to(
             self.run.lm.device
         )

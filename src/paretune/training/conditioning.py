@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from paretune.core.bounds import Count, Natural, NotNegative, Positive, Share, check_bounds
 from paretune.core.errors import ConfigError
@@ -52,6 +54,10 @@ class Conditioning:
             objectives as cached margins (arXiv 2310.03708, Eq. 11), ours, linear only. Every objective's loss then has
             the same optimum, and the aggregate's weight w_i cancels the 1 / w_i in it: gradients are bounded by beta.
         clip: Width of the trust region of the policy gradient.
+        anchor: Weight of mDPO's anchor term of each pair, see :func:`paretune.training.losses.anchor_loss`; 0 leaves it out.
+        contrast: Weight of the contrast of preferences (mDPO's conditional term), see
+            :func:`paretune.training.losses.contrast_loss`: the response that objective i prefers under the drawn preference,
+            against the same response under that preference without i, in the same forward. It needs pairs for each objective.
     """
 
     rank: Natural = 8
@@ -75,9 +81,12 @@ class Conditioning:
     worst: float | None = later(None)
     loss: ObjectiveLoss = "dpo"
     clip: Positive = 0.2
+    anchor: NotNegative = later(0.0)
+    contrast: NotNegative = later(0.0)
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        self._check_terms()
         reads = SCALARISATIONS[self.aggregation].reads
         if self.loss == "policy-gradient" and "ideal" in reads and self.ideal is None:
             raise ConfigError(
@@ -107,6 +116,18 @@ class Conditioning:
                 "about the loss of DPO before the first step)"
             )
 
+    def _check_terms(self) -> None:
+        if self.anchor and self.loss not in ("dpo", "modpo"):
+            raise ConfigError(
+                f"anchor with loss: {self.loss}: the anchor term compares the chosen response of a pair with the reference; use "
+                "loss: dpo or modpo"
+            )
+        if self.contrast and self.loss == "policy-gradient":
+            raise ConfigError(
+                "contrast with loss: policy-gradient: scored responses are chosen by nobody, so there is none to contrast; use "
+                "another loss"
+            )
+
     def check_means(self) -> None:
         """Check that a form that is not linear has the mean loss of each objective at one preference.
 
@@ -128,6 +149,22 @@ LORA_PER_OBJECTIVE = Conditioning(
     rank=0, groups=16, init="lora", rate_factor=1.0, gate_rate_factor=1.0, draw="corners", per="row"
 )
 """One LoRA per objective, all trained together at preferences that are drawn for each prompt."""
+
+
+def without(weights: Tensor, objectives: Sequence[int]) -> Tensor:
+    """Return preferences ``[n, M]`` without one objective each: its weight goes to the others in their proportions.
+
+    A one-hot preference of the objective becomes the equal weights of all others.
+
+    Args:
+        weights: ``[n, M]``, M at least 2.
+        objectives: The n objectives.
+    """
+    out = torch.zeros_like(weights)
+    out[range(len(weights)), list(objectives)] = 1.0
+    others = weights * (1 - out)
+    total = others.sum(1, keepdim=True)
+    return torch.where(total > 0, others / total.clamp(min=1e-12), (1 - out) / (weights.shape[1] - 1))
 
 
 def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: Sequence[int]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,6 @@ class Lab:
         info: dict[str, Any] | None = None,
         *,
         start: Adapter | None = None,
-        nll: float = 0.0,
     ) -> Adapter:
         """Train an adapter on a stamped table, or return the finished one of an earlier run with the same inputs.
 
@@ -229,11 +228,10 @@ class Lab:
             link: ``sigmoid`` or ``hinge``.
             info: Facts stored with the adapter.
             start: Adapter to continue from; None starts at the base model.
-            nll: Weight of imitating chosen, per mean nat of a token.
         """
-        return self._fit_pairs(name, table, validation, PairLoss(beta, link, nll), info, start)
+        return self.fit_pairs(name, table, validation, PairLoss(beta, link), info, start)
 
-    def _fit_pairs(
+    def fit_pairs(
         self,
         name: str,
         table: PairTable,
@@ -242,16 +240,15 @@ class Lab:
         info: dict[str, Any] | None,
         start: Adapter | None = None,
     ) -> Adapter:
-        """Do what :meth:`fit` does, with the whole loss."""
+        """Do what :meth:`fit` does, with the whole loss of a pair."""
         under = loss.penalty.facts()
         facts = dict(info or {}) | {"beta": loss.beta, "link": loss.link, "pairs": len(table)} | under
         held_out = (validation.fingerprint, validation.content) if validation else ("", "")
         begun = start.fingerprint if start else ""
         inputs: list[Any] = [table.fingerprint, held_out[0], loss.beta, loss.link]
-        if start is not None or loss.nll:
-            inputs += [begun, loss.nll]
-        inputs += [under] if under else []
-        read = [name, table.content, held_out[1], asdict(loss), begun]
+        inputs += [begun, loss.nll] if start is not None or loss.nll else []
+        inputs += [part for part in (under, loss.terms()) if part]
+        read = [name, table.content, held_out[1], loss.facts(), begun]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_pairs(run, table, validation, loss)
@@ -267,6 +264,7 @@ class Lab:
         choose: Choose = "extremes",
         penalty: Penalty = REVERSE_KL,
         nll: float = 0.0,
+        anchor: float = 0.0,
     ) -> Adapter:
         """Return the DPO adapter of one objective: the member of soups and of MOD, and the start of SIPO, trained once.
 
@@ -277,12 +275,13 @@ class Lab:
             choose: Rule that selects pairs among a prompt's responses.
             penalty: Divergence from the base model that ``beta`` weighs; another one than DPO's is f-DPO's.
             nll: Weight of imitating chosen, per mean nat of a token.
+            anchor: Weight of mDPO's anchor term.
         """
         table = self.train_table(self.pairs(train, objective, choose), objective)
         held_out = self.pair_table(self.pairs(validation, objective, choose), objective)
         info = {"method": "dpo", "objective": objective}
         name = f"dpo-{objective}" + ("" if penalty == REVERSE_KL else f"-{penalty.divergence}")
-        return self._fit_pairs(name, table, held_out, PairLoss(beta, nll=nll, penalty=penalty), info)
+        return self.fit_pairs(name, table, held_out, PairLoss(beta, "sigmoid", nll, penalty, anchor), info)
 
     def fit_conditioned(
         self,

@@ -157,6 +157,7 @@ class TrainingRun:
         info: Facts stored with the adapter.
         log: Receives the number and the record of each step.
         notify: Prints a message to the user.
+        memory: Name -> numbers that a task keeps from step to step; checkpoints hold them.
     """
 
     lm: LanguageModel
@@ -169,6 +170,7 @@ class TrainingRun:
     info: Mapping[str, Any] = field(default_factory=dict)
     log: Callable[[int, Record], None] = lambda step, record: None
     notify: Callable[[str], None] = print
+    memory: dict[str, list[float]] = field(default_factory=dict)
 
     def share(self, divisible: bool = True) -> WorkSplit:
         """Return the part of each step that this process runs, see :meth:`WorkSplit.of`."""
@@ -376,6 +378,7 @@ def _save(loop: _Loop, state: Progress, run: TrainingRun) -> None:
     for name, parameter in loop.parameters.items():
         for moment in _MOMENTS:
             tensors[f"{moment}/{name}"] = loop.optimizer.state[parameter][moment].cpu().clone()
+    state.memory = run.memory
     checkpoint.save(run.checkpoint, run.key, state, tensors)
 
 
@@ -394,6 +397,7 @@ def _restore(loop: _Loop, run: TrainingRun) -> Progress:
     best = [f"best/{name}" for name in loop.parameters]
     state, tensors = checkpoint.restore(file, run.key, run.settings.steps, shapes, best)
     state.best = {name: tensors[f"best/{name}"] for name in loop.parameters if f"best/{name}" in tensors}
+    run.memory.update(state.memory)
     loop.load_weights({name: tensors[f"weight/{name}"] for name in loop.parameters})
     for name, parameter in loop.parameters.items():
         loop.optimizer.state[parameter] = {
