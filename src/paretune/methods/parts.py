@@ -32,4 +32,18 @@ PARTS: dict[str, Part] = {
         "anchor: dpo-soup, mod, modpo, spo, hpo, mrpo, spa, panacea; contrast: panacea",
         "anchor: 1, contrast: 1",
     ),
+    "morlaif": Part(
+        "MORLAIF",
+        "arXiv 2406.07295",
+        "labels by a judge for each principle, a head that learns each, and the forms that join objectives",
+        "all that read pairs or scores; the forms: panacea, morlhf, gdpo, paretune choose",
+        "score: [{principles: FILE, model: NAME, sort: greedy, head: fit}], aggregation or scalarisation: min",
+    ),
+    "pairs": Part(
+        "PairS",
+        "arXiv 2403.16950",
+        "ranks responses, or policies, by a judge that compares two: a merge sort, both orders, transitivity counted",
+        "all that read pairs or scores; paretune score rank, paretune score policies",
+        "score: [{judge: FILE, sort: beam}]",
+    ),
 }
