@@ -385,7 +385,9 @@ def test_one_objective_is_trained_by_min_and_quantile_and_all_by_the_product(
         place = order[0] if scalarisation == "min" else order[int((reached >= 0.9 - 1e-6).nonzero()[0, 0])]
         used = torch.zeros_like(w)
         used[:, place] = 1.0
-    torch.testing.assert_close(sampled.combined, (sampled.rewards * used[:, None]).sum(-1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        sampled.combined, (sampled.rewards * used[:, None]).sum(-1), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_worst_of_the_product_is_that_of_the_data_unless_it_is_stated(

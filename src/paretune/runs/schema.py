@@ -40,7 +40,10 @@ def config_schema() -> Schema:
         definitions[f"rule-{name}"] = _scorer_schema("rule", make, name)
     for kind, made in KINDS.items():
         definitions[f"scorer-{kind}"] = _scorer_schema(kind, made)
-    definitions["scorer"], definitions["scorer-principles"] = _scorer(), _principles(definitions["scorer-judge"])
+    definitions["scorer"], definitions["scorer-principles"] = (
+        _scorer(),
+        _principles(definitions["scorer-judge"]),
+    )
     root["properties"]["methods"] |= _methods()
     root["properties"]["score"]["items"] = _scorers()
     return {"$schema": DIALECT, "title": "paretune", **root, "$defs": dict(sorted(definitions.items()))}
@@ -106,7 +109,10 @@ def _principles(judge: Schema) -> Schema:
     own = ("objective", "judge")
     kept = {key: value for key, value in judge["properties"].items() if key not in own}
     file = {"type": "string", "description": "YAML file of principles, each of which is an objective."}
-    head = {"enum": ["fit"], "description": "Fit a head for each on the judge's labels; without it the judge scores."}
+    head = {
+        "enum": ["fit"],
+        "description": "Fit a head for each on the judge's labels; without it the judge scores.",
+    }
     return {
         **judge,
         "required": ["principles", *(key for key in judge["required"] if key not in own)],
