@@ -45,6 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "spa": {"tolerance": 1.0, "smooth": 0.2, "doubtful": 0.5, "begin": 0.0, "window": 2, "extrapolate": 0.5},
     "morlhf": {"responses": 3, "epochs": 2},
     "gdpo": {"responses": 2, "form": "conditioned", "groups": 3},
+    "mo-odpo": {"epochs": 2},
     "rewarded-soup": {
         "responses": 2,
         "epochs": 2,

@@ -31,6 +31,7 @@ from paretune.methods import (
     hpo,
     knowpat,
     linear_alignment,
+    mo_odpo,
     mod,
     modpo,
     morlhf,
@@ -47,6 +48,7 @@ from paretune.methods.dpo_lw import DPOLWConfig, vote
 from paretune.methods.hpo import HPOConfig
 from paretune.methods.knowpat import KnowPATConfig
 from paretune.methods.linear_alignment import LinearAlignmentConfig
+from paretune.methods.mo_odpo import MOODPOConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.morlhf import MORLHFConfig
@@ -127,6 +129,10 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         "gdpo": morlhf.train(
             Inputs(lab, data[0], data[0], grid, scorers, sampling),
             MORLHFConfig(aggregation="decoupled", estimator="grpo", responses=4),
+        ),
+        "mo-odpo": mo_odpo.train(
+            Inputs(lab, data[0], data[0], (), scorers, sampling),
+            MOODPOConfig(condition="gates", groups=4, responses=4, draw="corners", corner_share=0.5),
         ),
         "rewarded-soup": rewarded_soup.train(
             Inputs(lab, data[0], data[0], (), scorers, sampling), RewardedSoupConfig(responses=4)
@@ -515,9 +521,10 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
     methods = {
         name: {k: v for k, v in own.items() if k != "train"} for name, own in shipped["methods"].items()
     }
-    assert set(methods) == set(METHODS) - {"morlhf", "gdpo", "rewarded-soup", "bone-soup"} - NEIGHBOURS, (
-        "all methods that train on given answers are compared, but for the neighbours"
-    )
+    assert (
+        set(methods)
+        == set(METHODS) - {"morlhf", "gdpo", "mo-odpo", "rewarded-soup", "bone-soup"} - NEIGHBOURS
+    ), "all methods that train on given answers are compared, but for the neighbours"
     methods["panacea"] |= {"rank": 2, "train": {"steps": 6}}
     methods["paretohqd"] |= {"k": 4, "steps": 2, "stage2_steps": 1, "prompts": 3, "drop_collapsed": False}
     # The tiny model ends no answer in six tokens and writes no list of suggestions.

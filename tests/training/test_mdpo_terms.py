@@ -195,7 +195,7 @@ def test_the_anchor_of_a_conditioned_adapter_is_that_of_the_preferred_response(
         task.learner.steering.detach()
         logps, reference = torch.tensor([[-2.0, -6.0]]), torch.tensor([[-3.0, -4.0]])
         signs = None if data == "separate" else torch.tensor([[False, True]])
-        made = task._anchored(torch.zeros(1, 1 if signs is None else 2), logps, reference, signs)
+        made = task._anchored(torch.zeros(1, 1 if signs is None else 2), logps, reference, task.beta, signs)
         first, second = math.log1p(math.exp(-0.5)), math.log1p(math.exp(1.0))
         assert made.tolist() == [pytest.approx([first] if signs is None else [first, second])]
 

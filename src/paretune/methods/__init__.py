@@ -1,7 +1,7 @@
 """The methods, one paper per file or folder; :data:`METHODS` is where a new one is added.
 
-Reading order: base (what all share); dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, rewarded_soup, bone_soup;
-spo, hpo, mrpo, knowpat, spa; prompting, linear_alignment; parts.
+Reading order: base (what all share); dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, mo_odpo, rewarded_soup,
+bone_soup; spo, hpo, mrpo, knowpat, spa; prompting, linear_alignment; parts.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ METHODS = Methods(
         "sipo": "sipo.method",
         "morlhf": "morlhf",
         "gdpo": "morlhf:GDPO",
+        "mo-odpo": "mo_odpo",
         "rewarded-soup": "rewarded_soup",
         "bone-soup": "bone_soup",
         "spo": "spo",

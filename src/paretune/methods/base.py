@@ -247,6 +247,7 @@ class Method(Generic[Config]):
         card: What a user must know to choose it.
         traits: What the rest of the library must know of it under given settings.
         fixed: Settings that its name decides, key -> value.
+        choices: Settings whose values its name bounds, key -> values; the first is the default.
         staged: It samples answers to train on, between its stages or at every step, which an endpoint can draw.
         grows: Another objective in the run is one more adapter, and those of the others stay as they are.
         lends_corners: The single-objective models of a run, between which the mixture is drawn, are those of its first such entry.
@@ -259,6 +260,7 @@ class Method(Generic[Config]):
     card: Card
     traits: Callable[[Config], Traits] = plain
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     staged: bool = False
     grows: bool = False
     lends_corners: bool = False
@@ -270,10 +272,12 @@ class Method(Generic[Config]):
         Raises:
             ConfigError: An unknown key, a wrong value, or another value of a setting that the method's name decides.
         """
-        for key, value in self.fixed.items():
-            if values.get(key, value) != value:
+        allowed = {key: (value,) for key, value in self.fixed.items()} | dict(self.choices)
+        for key, known in allowed.items():
+            if values.get(key, known[0]) not in known:
                 raise ConfigError(
-                    f"{where}.{key}: got {values[key]!r}, but {self.card.title} is the method of {key}: {value}; leave it out, or "
-                    f"use the method of {key}: {values[key]} (see `paretune methods`)"
+                    f"{where}.{key}: got {values[key]!r}, but {self.card.title} is the method of {key}: "
+                    f"{' or '.join(map(str, known))}; leave it out, or use the method of {key}: {values[key]} (see `paretune "
+                    "methods`)"
                 )
-        return parse(self.config, {**values, **self.fixed}, where)
+        return parse(self.config, {**{key: known[0] for key, known in allowed.items()}, **values}, where)

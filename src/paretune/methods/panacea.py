@@ -6,6 +6,7 @@ Zhong et al. 2024 (arXiv 2402.02030). Every adapted matrix is W(w) = W0 + U diag
         draw a preference w from the simplex and embed it in the singular values                     (Algorithm 1)
         for each objective i: L_i = its own loss on its own data under pi_w  (here DPO, SFT, or MODPO's)
         step on sum_i w_i L_i                                  (linear scalarisation, or the Tchebycheff forms)
+        or along what ``gradients`` makes of the gradients of all L_i                                (RACO and others, ours)
 
 Where the paper's choice is not known to us (k, the start, the ideal point, rates), the default is documented at its
 setting. Preferences by row, several directions per objective and the smooth Tchebycheff form are ours.
@@ -33,7 +34,7 @@ from paretune.planning.lengths import Texts
 from paretune.planning.work import Fits, Stage, Work, reading
 from paretune.policies.policy import Policy
 from paretune.training.conditioned import VALIDATED, ObjectiveData
-from paretune.training.conditioning import Conditioning, draw_preferences
+from paretune.training.conditioning import Conditioning, draw_preferences, mean_backward_passes
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
 from paretune.training.token_tables import PairTable
@@ -134,7 +135,8 @@ def work(run: Work, name: str, config: PanaceaConfig, training: Training) -> lis
     if config.contrast:
         table = with_contrast(table, contrast_groups(config, training, M) / max(groups, 1e-9))
         held_out = with_contrast(held_out, float((simplex_grid(M, VALIDATED) > 0).mean()))
-    fits = Fits(training, table, config.columns(M), 1, held_out, tables, groups, spread)
+    backwards = mean_backward_passes(config, M)
+    fits = Fits(training, table, config.columns(M), 1, held_out, tables, groups, spread, backwards)
     what = f"for all preferences, {groups:.2g} groups per forward"
     return [*stages, run.trained(f"train: {name}", what, fits, read)]
 

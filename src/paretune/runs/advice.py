@@ -224,6 +224,12 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
         function,
     )
     add("gdpo", reward, "as morlhf, with each reward scaled by itself", function)
+    add(
+        "mo-odpo",
+        reward,
+        "one on-policy training for every preference, by comparing two of its own answers",
+        function,
+    )
     add("rewarded-soup", reward, "one on-policy training for each objective, mixed as a soup", function)
     add(
         "bone-soup",

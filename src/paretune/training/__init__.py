@@ -1,8 +1,6 @@
 """How one adapter learns.
 
-Reading order: losses, scalarise, token_tables, prompt_cuts, short_pairs, checkpoint, loop, batches, smoothing,
-preference_pairs,
-demonstrations; conditioning, learner, conditioned; rl (on-policy training); stages, trackers, lab, hybrid, list_losses, lists,
-references,
-served_loras, remote_stages.
+Reading order: losses, scalarise, token_tables, prompt_cuts, short_pairs, checkpoint, gradients, apart, loop, conflicts, batches,
+smoothing, preference_pairs, demonstrations; conditioning, learner, conditioned; rl (on-policy training); stages, trackers, lab,
+hybrid, list_losses, lists, references, votes, served_loras, remote_stages.
 """

@@ -24,6 +24,7 @@ from paretune.models.distributed import ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 from paretune.training import checkpoint
+from paretune.training.apart import Apart, KeptApart
 from paretune.training.checkpoint import Progress
 
 Record = dict[str, float]
@@ -234,8 +235,12 @@ class Task(Protocol):
     def groups(self) -> list[Group]:
         """Return all trainable parameters, in a fixed order, under names that do not change."""
 
-    def batch(self, step: int, micro: int, held_out: Record) -> AbstractContextManager[tuple[Tensor, Record]]:
+    def batch(
+        self, step: int, micro: int, held_out: Record
+    ) -> AbstractContextManager[tuple[Tensor | Apart, Record]]:
         """Run forward ``micro`` of optimiser step ``step`` (both from 0) and yield its mean loss and its metrics.
+
+        Or the losses of several objectives, whose gradients are kept apart until the step is complete.
 
         Where ``share`` divides its rows the loss is still the mean over all of them (its gradient is of the rows that are run
         here, see :meth:`WorkSplit.total`), and a metric the mean over those of this process.
@@ -332,13 +337,22 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         forwards, share = self.settings.accumulate, self.task.share
         record: Record = {"loss": 0.0}
+        apart: KeptApart | None = None
         for micro in share.forwards(forwards):
             with self.task.batch(step, micro, held_out) as (loss, metrics):
-                self.run.accelerator.backward(loss / forwards)
+                if isinstance(loss, Apart):
+                    apart = apart or KeptApart(list(self.parameters.values()), share)
+                    apart.add(loss, forwards)
+                    loss = loss.value
+                else:
+                    self.run.accelerator.backward(loss / forwards)
             for name, value in {"loss": float(loss.detach()), **metrics}.items():
                 record[name] = record.get(name, 0.0) + value / (1 if name in COUNTS else forwards)
-        share.reduce_gradients(self.parameters.values())
         record = {"step": step + 1, **share.reduce_record(record, COUNTS)}
+        if apart is None:
+            share.reduce_gradients(self.parameters.values())
+        else:
+            record |= apart.combine((self.settings.seed, step))
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm))
         if not math.isfinite(norm):
             raise TrainingError(

@@ -149,30 +149,46 @@ class PairTask:
 
         ``at`` is the step and the forward in it, in training, where labels may be smoothed.
         """
+        logps, lengths, tokens = self.read(table, rows)
+        reference = _column(table.reference, rows, logps)
+        doubt = self.smoother.doubt(*at, logps, reference) if self.smoother and at is not None else None
+        reward = self.loss.beta * (logps.detach() - reference)
+        return self.values(table, rows, logps, lengths, doubt), reward, tokens
+
+    def read(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
+        """Return log-probabilities and lengths ``[B, 2]`` of the responses of ``rows``, and the tokens of the one forward."""
         batch = pack(table.groups(rows), self.run.lm.device)
-        logps = packed_logps(self.run.lm.model, batch).view(-1, 2)
-        index = torch.tensor(rows)
+        logps = packed_logps(self.run.lm.model, batch)
+        return logps.view(-1, 2), batch.lengths.view(-1, 2), batch.input_ids.numel()
 
-        def column(values: Tensor) -> Tensor:
-            return values[index].to(logps.device)
+    def values(
+        self,
+        table: PairTable,
+        rows: Sequence[int],
+        logps: Tensor,
+        lengths: Tensor,
+        doubt: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss ``[B]`` of ``rows``, as the table is stamped, from what :meth:`read` found.
 
-        reference, weight, reversed_weight = map(
-            column, (table.reference, table.weight, table.reversed_weight)
+        ``doubt [B]`` is the share of each label that is reversed.
+        """
+        reference, margin, scale, weight, reversed_weight = (
+            _column(getattr(table, name), rows, logps)
+            for name in ("reference", "margin", "scale", "weight", "reversed_weight")
         )
-        if self.smoother is not None and at is not None:
-            doubt = self.smoother.doubt(*at, logps, reference)
+        if doubt is not None:
             weight, reversed_weight = weight * (1 - doubt), reversed_weight + weight * doubt
         loss = pair_loss(
             divergence_gap(logps, reference, self.loss.penalty),
             self.loss.beta,
-            margin=column(table.margin),
-            scale=column(table.scale),
+            margin=margin,
+            scale=scale,
             weight=weight,
             reversed_weight=reversed_weight,
             link=self.loss.link,
         )
-        loss = loss + self.loss.beside(logps, reference, batch.lengths.view(-1, 2))
-        return loss, self.loss.beta * (logps.detach() - reference), batch.input_ids.numel()
+        return loss + self.loss.beside(logps, reference, lengths)
 
     @torch.no_grad()
     def validate(self) -> Record | None:
@@ -184,6 +200,11 @@ class PairTask:
             with self.learner.steering.at(self.gate):
                 total += self.losses(self.validation, rows)[0].sum()
         return {"validation_loss": float(self.share.reduce_sums(total)) / len(self.validation)}
+
+
+def _column(values: Tensor, rows: Sequence[int], like: Tensor) -> Tensor:
+    """Return a table's values of ``rows`` where a forward of them ran."""
+    return values[torch.tensor(rows)].to(like.device)
 
 
 def reward_metrics(reward: Tensor) -> Record:
