@@ -143,6 +143,11 @@ def test_principles_train_any_method(
         "dpo-soup",
         "morlhf",
     }
+    for name in ("long", "moon"):
+        facts = record.scorers[name]
+        assert facts.asked is not None and facts.asked.judge == f"big at {server.url} by principles.yaml"
+        assert facts.asked.compared > 90 and facts.asked.turned == 0 and facts.accuracy is not None
+    assert "Who judged?" in (folder / "report.html").read_text()
     usage = read_json(folder / "scores" / "usage.json")
     assert sum(counts["asked"] for counts in usage.values()) == len(server.bodies) > 300
     asked = len(server.bodies)

@@ -15,6 +15,7 @@ from paretune.choosing.floors import choose, knee_preference, parse_floors
 from paretune.choosing.utility import choose_by
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference
+from paretune.core.scalarise import SCALARISATIONS
 from paretune.data.dataset import ScoredDataset
 from paretune.fronts.indicators import has_knee
 from paretune.fronts.record import FILE
@@ -224,7 +225,8 @@ def _by_in_words(facts: Mapping[str, Any]) -> list[str]:
     lost = ", ".join(
         f"{each['by']} {each['regret']:.3f}" for each in facts["by"] if each["regret"] is not None
     )
-    told = f"By scalarisation, with the weights {in_words(facts['weights'])}, on scores scaled to the range of the front."
+    told = f"By scalarisation, with the weights {in_words(facts['weights'])}, on scores scaled to the range of the front: "
+    told += "; ".join(f"{each['by']}, {SCALARISATIONS[each['by']].words}" for each in facts["by"]) + "."
     return [told, f"Lost by asking for these weights instead, in ranges: {lost}."] if lost else [told]
 
 

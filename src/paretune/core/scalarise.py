@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from paretune.core.errors import ConfigError
 
 Aggregation = Literal[
     "linear", "tchebycheff", "smooth-tchebycheff", "augmented-tchebycheff", "min", "quantile", "product"
 ]
-Values = TypeVar("Values")
 
 LEAST = 1e-2
 """What an objective has above its worst, in units of its loss, below which the logarithm of the product goes on as its tangent: the

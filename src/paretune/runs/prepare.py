@@ -338,15 +338,17 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
 
 
+def label_judges(config: RunConfig) -> list[FunctionScorer]:
+    """Return the judges whose labels heads are fitted to; none has asked anything yet."""
+    judges = [judge_of(spec) for spec in config.score if "labels" in spec]
+    return [build_scorer(judge) for judge in judges if judge is not None]
+
+
 def _with_judged_labels(
     splits: dict[str, ScoredDataset], config: RunConfig, lab: Lab
 ) -> dict[str, ScoredDataset]:
     """Return the training data with the labels of judges, from which heads are fitted; where the data have labels, these stay."""
-    judges = [
-        build_scorer(judge)
-        for spec in config.score
-        if "labels" in spec and (judge := judge_of(spec)) is not None
-    ]
+    judges = label_judges(config)
     if not judges:
         return {}
     found = {}
