@@ -151,6 +151,9 @@ def test_objectives_of_no_weight_take_no_part() -> None:
     for kind in ("linear", "min"):
         assert float(value(kind, losses, weights)) == pytest.approx(0.3 if kind == "linear" else 0.4)
     worse = np.array([0.2, 5.0, 0.4])
+    assert value("quantile", worse, weights, Shape(quantile=0.0)) == 0.4
+    # Where an objective has no loss at all its weight falls away, and the shares are of what is left.
+    assert value("quantile", LOSSES, WEIGHTS / 4, Shape(quantile=0.51)) == 0.2
     for kind in ("quantile", "product"):
         assert value(kind, worse, weights) == value(kind, np.array([0.2, -5.0, 0.4]), weights)
         assert slopes(kind, worse, weights)[1] == 0

@@ -68,6 +68,9 @@ def test_the_chance_is_the_mean_over_prompts_with_its_interval() -> None:
     assert [made.contestants[n].name for n in made.order] == ["first", "second"]
     assert pair.chance.value == pytest.approx(15.5 / 20) and pair.prompts == 20 and len(asked) == 19
     assert 0.5 < pair.chance.low < pair.chance.value < pair.chance.high < 1 and pair.shown
+    near = contestant("near", lambda n: 3 if n < 12 else 1)
+    (pair,) = rank_policies([near, second], PROMPTS, judge(longer)[0]).neighbours
+    assert pair.chance.value == 0.6 and pair.chance.low < 0.5 and not pair.shown
     even = contestant("even", lambda n: 1 + 2 * (n % 2))
     (pair,) = rank_policies([second, even], PROMPTS, judge(longer)[0]).neighbours
     assert pair.chance.value == 0.5 and not pair.shown

@@ -178,6 +178,15 @@ def test_a_list_whose_judge_cannot_say_has_no_ranking_and_the_others_do() -> Non
     lost, kept = rank_lists([4, 4], ask, triples=4)
     assert lost.order is None and lost.strengths() == {} and lost.levels() == [] and lost.against == 0
     assert kept.order == (0, 1, 2, 3) and kept.triples == 4
+    # What cannot be ranked any more is not asked about: the first round alone, and no triple.
+    asked: list[tuple[int, int, int]] = []
+
+    def one_lost(pairs):
+        asked.extend(pairs)
+        return [math.nan if (a, b) == (0, 1) else 1.0 for _, a, b in pairs]
+
+    (lost,) = rank_lists([8], one_lost, triples=5)
+    assert lost.order is None and asked == [(0, 0, 1), (0, 2, 3), (0, 4, 5), (0, 6, 7)]
 
 
 def test_levels_and_strengths() -> None:
