@@ -204,6 +204,40 @@ def test_an_entry_of_principles_is_one_for_each(principles: str) -> None:
     assert [spec["objective"] for spec in config.score] == ["long", "moon"]
 
 
+def test_a_config_file_may_name_principles(
+    tmp_path: Path,
+    model: Path,
+    principles: str,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the command line, which checks a file before anything is loaded."""
+    make_dataset(40).select([]).write(tmp_path / "data.jsonl")
+    values = {
+        "model": str(model),
+        "folder": str(tmp_path / "run"),
+        "data": {"source": str(tmp_path / "data.jsonl")},
+        "score": [entry(principles, server, head="fit")],
+        "methods": {"dpo-soup": {}},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(values))
+    code, said, message = call(
+        monkeypatch, capsys, "plan", tmp_path / "config.yaml", "--model", "1b", "--device", "a100", "--json"
+    )
+    assert code == 0, message
+    assert [asking["objective"] for asking in json.loads(said)[0]["asked"]] == ["long", "moon"]
+    values["score"][0]["sorts"] = "greedy"
+    (tmp_path / "config.yaml").write_text(json.dumps(values))
+    code, _, message = call(monkeypatch, capsys, "plan", tmp_path / "config.yaml")
+    assert code == 2 and "unknown key 'sorts': did you mean 'sort'" in " ".join(message.split())
+    (tmp_path / "principles.yaml").write_text("principles: {}")
+    code, _, message = call(monkeypatch, capsys, "plan", tmp_path / "config.yaml")
+    assert code == 2 and "expected a YAML file with principles: and under it a sentence" in " ".join(
+        message.split()
+    )
+
+
 def test_each_principle_is_a_rubric_of_its_own(principles: str) -> None:
     assert principles_in(principles) == ("long", "moon")
     long, moon = (read_rubric(principles, name) for name in ("long", "moon"))
