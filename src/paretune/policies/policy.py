@@ -2,8 +2,9 @@
 
 :class:`Policy` is what everybody else works with. Of its kinds, :class:`GatedPolicy` follows the preference by the gates of one
 update, :class:`paretune.policies.mixed.MixedPolicy` mixes several copies of a row while decoding,
-:class:`paretune.policies.prompted.PromptedPolicy` writes the preference into the prompt, and
-:class:`paretune.policies.principled.PrincipledPolicy` asks the base model for it in words.
+:class:`paretune.policies.prompted.PromptedPolicy` writes the preference into the prompt,
+:class:`paretune.policies.principled.PrincipledPolicy` asks the base model for it in words, and
+:class:`paretune.policies.valued.ValuedPolicy` re-scores the base model's next tokens by value heads.
 """
 
 from __future__ import annotations
