@@ -37,6 +37,7 @@ from paretune.methods import (
     prompting,
     rewarded_soup,
     spo,
+    vas,
 )
 from paretune.methods.base import DPOConfig, Inputs, Traits
 from paretune.methods.bone_soup import BoneSoupConfig
@@ -56,6 +57,7 @@ from paretune.methods.ric.method import RiCConfig
 from paretune.methods.sipo import method as sipo
 from paretune.methods.sipo.method import SIPOConfig
 from paretune.methods.spo import SPOConfig
+from paretune.methods.vas import VASConfig
 from paretune.models.language_model import LanguageModel, load
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
@@ -78,7 +80,7 @@ SCORERS = [
 
 ASKED = {"short": "red red", "good": "good kind good"}
 UNTRAINED = {"prompting", "linear-alignment"}
-NEIGHBOURS = {"spo", "hpo", *UNTRAINED}
+NEIGHBOURS = {"spo", "hpo", "vas", *UNTRAINED}
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,7 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         ),
         "spo": spo.train(Inputs(lab, *data, grid), SPOConfig()),
         "hpo": hpo.train(Inputs(lab, *data, grid), HPOConfig()),
+        "vas": vas.train(Inputs(lab, data[0], data[0], (), scorers, sampling), VASConfig(4.0, responses=8)),
         "prompting": prompting.train(Inputs(lab, *data), PromptingConfig(ASKED)),
         "linear-alignment": linear_alignment.train(Inputs(lab, *data), LinearAlignmentConfig(ASKED)),
     }

@@ -90,7 +90,7 @@ class Mixture:
             reverse KL they are exponents; under another divergence column 0 is not used.
         rule: The rule of mixing.
         nucleus: The tokens that are chosen among; None for all.
-        rescoring: Value heads that re-score the tokens of the reference model. The other coefficients are then the strengths of the M
+        rescoring: Value heads that re-score the tokens of the reference model. The other coefficients are then the strengths of M
             values, and no copy but the reference is run.
     """
 

@@ -31,8 +31,8 @@ class Augmentation:
     """How strongly values change what is sampled.
 
     Attributes:
-        beta: Strength in nats for each unit of value; 0 is the frozen policy. It is chosen when answers are sampled, not in training:
-            it is one over the strength of the KL penalty whose optimum is approximated.
+        beta: Strength in nats for each unit of value; 0 is the frozen policy. It is chosen when answers are sampled, not before: it
+            is one over the strength of the KL penalty whose optimum is approximated.
         candidates: Number of likeliest tokens that are re-scored, k.
     """
 

@@ -153,7 +153,7 @@ class Traits:
     """What sweeps, endpoints, plans and fronts must know of a method under given settings.
 
     Attributes:
-        adapters: Number of its adapters: one per ``objective``, one per ``preference`` (anchors), one for ``all``, or ``none``, where
+        adapters: Number of its adapters: one per ``objective``, one per ``preference`` (anchors), one for ``all``, or ``none``:
             nothing is trained or heads alone.
         conditioning: How its one adapter follows the preference in its gates; None where it is a plain LoRA.
         prompted: The preference stands in the prompt.

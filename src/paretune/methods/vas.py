@@ -52,7 +52,7 @@ class VASConfig(ValueSettings):
 
     beta: NotNegative = 1.0
     candidates: Annotated[int, Ge(1), Le(MOST_TOKENS)] = 20
-    responses: Annotated[int, Ge(2)] = 4
+    responses: Annotated[int, Ge(2), Le(1024)] = 4
     prompts: Count = 500
 
     def __post_init__(self) -> None:

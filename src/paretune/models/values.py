@@ -56,7 +56,8 @@ class Values:
         missing = [name for name in NAMES if name not in self.tensors]
         if missing or not self.objectives:
             raise ModelError(
-                f"value heads need the tensors {', '.join(NAMES)} and at least one objective; missing: {', '.join(missing) or 'objectives'}"
+                f"value heads need the tensors {', '.join(NAMES)} and at least one objective; missing: "
+                f"{', '.join(missing) or 'objectives'}"
             )
         found = {name: list(self.tensors[name].shape) for name in NAMES}
         H, d = found["state"] if len(found["state"]) == 2 else (0, 0)
@@ -68,7 +69,9 @@ class Values:
             )
 
     @classmethod
-    def start(cls, hidden: int, width: int, objectives: Sequence[str], base: str = "", seed: int = 0) -> Values:
+    def start(
+        cls, hidden: int, width: int, objectives: Sequence[str], base: str = "", seed: int = 0
+    ) -> Values:
         """Return untrained heads, whose values are all 0; the trunk is drawn at random from ``seed``."""
         random = torch.Generator().manual_seed(seed)
         A, B = (torch.randn(width, hidden, generator=random) / (2 * hidden) ** 0.5 for _ in range(2))
@@ -158,8 +161,8 @@ class Values:
             raise ModelError(f"{folder / FILES[0]}: damaged ({error}); copy or train them again") from error
         if settings.get("fingerprint") != made.fingerprint:
             raise ModelError(
-                f"{folder / FILES[1]}: its numbers are not those that were saved (the disk or a copy changed them); copy the folder "
-                "again, or delete it to have the heads trained again"
+                f"{folder / FILES[1]}: its numbers are not those that were saved (the disk or a copy changed them); copy the "
+                "folder again, or delete it to have the heads trained again"
             )
         made.check_base(base, hidden, str(folder))
         return made
@@ -168,7 +171,7 @@ class Values:
         """Check that the heads read the states of a model.
 
         Raises:
-            ModelError: They belong to another base model than ``base`` ("" is unknown), or one of another hidden size (0 is unknown).
+            ModelError: They belong to another base model than ``base`` ("" is unknown), or one of another size (0 is unknown).
         """
         if self.base and base and self.base != base:
             raise ModelError(
@@ -177,8 +180,8 @@ class Values:
             )
         if hidden and self.hidden != hidden:
             raise ModelError(
-                f"{name}: value heads for states of {self.hidden} numbers, but the model in use has {hidden}; they read the states of "
-                "their own base model alone: load that one, or train heads for this one"
+                f"{name}: value heads for states of {self.hidden} numbers, but the model in use has {hidden}; they read the "
+                "states of their own base model alone: load that one, or train heads for this one"
             )
 
 
@@ -188,21 +191,25 @@ def hidden_size(model: PreTrainedModel) -> int:
     Raises:
         ModelError: The two differ, so that value heads cannot read both alike.
     """
-    d, embedded = (int(part.weight.shape[1]) for part in (model.get_output_embeddings(), model.get_input_embeddings()))
+    d, embedded = (
+        int(part.weight.shape[1]) for part in (model.get_output_embeddings(), model.get_input_embeddings())
+    )
     if d != embedded:
         raise ModelError(
-            f"{type(model).__name__} has input embeddings of {embedded} numbers and last states of {d}; value heads need a model in "
-            "which they are equally long, such as Llama, Qwen3 or Gemma 3"
+            f"{type(model).__name__} has input embeddings of {embedded} numbers and last states of {d}; value heads need a model "
+            "in which they are equally long, such as Llama, Qwen3 or Gemma 3"
         )
     return d
 
 
 @contextmanager
 def last_states(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the last hidden states ``[rows, tokens, d]`` of each forward of ``model`` in the context, before its output embeddings."""
+    """Collect the last hidden states ``[rows, tokens, d]`` of each forward in the context, before the output embeddings."""
     states: list[Tensor] = []
     decoder = model.get_decoder()  # type: ignore[operator]
-    handle = decoder.register_forward_hook(lambda module, inputs, output: states.append(output.last_hidden_state))
+    handle = decoder.register_forward_hook(
+        lambda module, inputs, output: states.append(output.last_hidden_state)
+    )
     try:
         yield states
     finally:

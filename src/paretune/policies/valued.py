@@ -131,8 +131,8 @@ class ValuedPolicy(Policy):
     @override
     def no_export(self) -> str:
         return (
-            f"{self.name} re-scores next tokens by value heads and has no update of the model to export; serve it with paretune, or "
-            "export a policy of adapters"
+            f"{self.name} re-scores next tokens by value heads and has no update of the model to export; serve it with paretune, "
+            "or export a policy of adapters"
         )
 
     @override

@@ -13,7 +13,7 @@ def lambda_returns(values: Tensor, rewards: Tensor, lengths: Tensor, lam: float)
 
         G_t = (1 - lambda) V(s_{t+1}) + lambda G_{t+1},    V(s_T) = r
 
-    (Sutton and Barto 2018, section 12.1; the generalised advantages of arXiv 1506.02438 plus V, as in the code of VAS). ``lambda`` 1
+    (Sutton and Barto 2018, section 12.1; the generalised advantages of arXiv 1506.02438 plus V, as in the code of VAS). lambda 1
     is the reward itself at every state; 0 is the value of the state behind.
 
     Args:

@@ -66,7 +66,7 @@ class Raw:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Mean and deviation ``[M]`` of the raw scores of the training samples; ``within [M]`` marks those taken less their prompt's mean."""
+    """Mean and deviation ``[M]`` of raw scores of training samples; ``within [M]`` marks those taken less their prompt's mean."""
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -86,8 +86,8 @@ class Scale:
         for scorer, value, spread in zip(scorers, mean, deviation, strict=True):
             if spread <= 1e-12 * max(1.0, abs(value)):
                 raise ScoreError(
-                    f"objective {scorer.objective!r}: all {scores.shape[0] * scores.shape[1]} sampled answers score {value:g}, so their "
-                    "values cannot be told apart; check the scorer, or raise responses, prompts or sampling.max_new_tokens"
+                    f"objective {scorer.objective!r}: all {scores.shape[0] * scores.shape[1]} sampled answers score {value:g}, so "
+                    "their values cannot be told apart; check the scorer, or raise responses, prompts or sampling.max_new_tokens"
                 )
         return cls(mean, deviation, within)
 
@@ -114,7 +114,7 @@ def with_room(lab: Lab, prompts: Sequence[Prompt], new: int) -> list[Prompt]:
         if asked > limit.most - new and limit.too_long == "prompt-left":
             shorter = cut_at_start(lab.lm, prompt, limit.most - new)
             limit.cut += shorter is not None
-            prompt, asked = (prompt, asked) if shorter is None else (shorter, 0)  # noqa: PLW2901 - the prompt that is read
+            prompt, asked = (prompt, asked) if shorter is None else (shorter, 0)
         if asked <= limit.most - new:
             kept.append(prompt)
     limit.say_cut(len(prompts), f"prompts with {new} new tokens", lab.leave_out)
@@ -194,6 +194,8 @@ def _read(file: Path, prompts: Sequence[tuple[int, ...]], count: int, objectives
         if not all(tokens):
             raise ValueError("an answer without tokens")
     except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise DataError(f"{file}: no sampled answers ({error}); delete its folder to have them sampled again") from error
+        raise DataError(
+            f"{file}: no sampled answers ({error}); delete its folder to have them sampled again"
+        ) from error
     grouped = tuple(tuple(tokens[n * count : (n + 1) * count]) for n in range(len(prompts)))
     return Raw(tuple(prompts), grouped, truncated, scores, key)

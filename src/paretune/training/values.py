@@ -72,7 +72,12 @@ def fit_values(
     """
     lm, training = lab.lm, lab.training
     key = fingerprint(
-        list(inputs), list(objectives), asdict(settings), training.decisive, lm.fingerprint, str(lm.model.dtype)
+        list(inputs),
+        list(objectives),
+        asdict(settings),
+        training.decisive,
+        lm.fingerprint,
+        str(lm.model.dtype),
     )
     checkpoint = lab.folder / "checkpoints" / f"values-{name}-{key}.safetensors"
     run = TrainingRun(lm, training, lab.accelerator, checkpoint, f"values-{name}", key, notify=lab.say)
@@ -110,7 +115,9 @@ class ValueTask:
         self.batches = Batches.of_table(run, table)
         lm = run.lm
         hidden = hidden_size(lm.model)
-        start = Values.start(hidden, settings.width, objectives, lm.fingerprint, run.settings.seed).to(lm.device)
+        start = Values.start(hidden, settings.width, objectives, lm.fingerprint, run.settings.seed).to(
+            lm.device
+        )
         self.parameters = {name: nn.Parameter(tensor) for name, tensor in start.tensors.items()}
         self.heads = replace(start, tensors=self.parameters)
         self.embeddings = lm.model.get_input_embeddings()
@@ -135,14 +142,16 @@ class ValueTask:
         loss = value_loss(values, targets).sum()
         if not bool(loss.isfinite()):
             raise TrainingError(
-                f"{self.run.name}: the loss is not finite at step {step + 1}, on the prompts {rows}; lower train.learning_rate, or look "
-                "at the scores of their answers"
+                f"{self.run.name}: the loss is not finite at step {step + 1}, on the prompts {rows}; lower train.learning_rate, or "
+                "look at the scores of their answers"
             )
         count = self.share.total(torch.tensor(float(len(packed.targets)), device=loss.device))
         outcomes = rewards[packed.responses]
         record = {"tokens": packed.input_ids.numel(), **self.batches.metrics([rows])}
         errors = (values.detach() - outcomes).square().mean(0)
-        record |= {f"error/{name}": float(error) for name, error in zip(self.heads.objectives, errors, strict=True)}
+        record |= {
+            f"error/{name}": float(error) for name, error in zip(self.heads.objectives, errors, strict=True)
+        }
         yield self.share.total(loss) / count, record
 
     def _values(self, table: SampleTable, rows: Sequence[int]) -> tuple[Tensor, PackedBatch]:
@@ -170,7 +179,7 @@ class ValueTask:
 
     @torch.no_grad()
     def explained(self) -> dict[str, float | None]:
-        """Return the share of the variance of held-out outcomes that the values explain, over all states; None where they are alike."""
+        """Return the share of the variance of held-out outcomes that the values explain; None where all are alike."""
         found = []
         for rows in held_out(self.run.settings, self.validation):
             values, packed = self._values(self.validation, rows)
