@@ -132,7 +132,9 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         ),
         "spo": spo.train(Inputs(lab, *data, grid), SPOConfig()),
         "hpo": hpo.train(Inputs(lab, *data, grid), HPOConfig()),
-        "vas": vas.train(Inputs(lab, data[0], data[0], (), scorers, sampling), VASConfig(4.0, responses=8)),
+        "vas": vas.train(
+            Inputs(lab, data[0], data[0], (), scorers, sampling), VASConfig(beta=4.0, responses=8)
+        ),
         "prompting": prompting.train(Inputs(lab, *data), PromptingConfig(ASKED)),
         "linear-alignment": linear_alignment.train(Inputs(lab, *data), LinearAlignmentConfig(ASKED)),
     }

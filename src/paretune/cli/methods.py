@@ -1,4 +1,4 @@
-"""``paretune methods``: the methods by what they learn from."""
+"""``paretune methods``: the methods by what they learn from, and the parts that are settings of methods."""
 
 from __future__ import annotations
 
@@ -16,10 +16,30 @@ FAMILIES = {
 
 
 def methods(as_json: JsonOption = False) -> None:
-    """List the methods by family, with their paper, needs and cost."""
+    """List the methods by family, with their paper, needs and cost, and the parts that are settings of methods."""
     from paretune.methods import METHODS
+    from paretune.methods.parts import PARTS
 
-    tell(METHODS.cards(), as_json, _table)
+    parts = {name: {**vars(part), "family": "parts"} for name, part in PARTS.items()}
+    tell({**METHODS.cards(), **parts}, as_json, _tables)
+
+
+def _tables(cards: dict[str, dict[str, str]]) -> Any:
+    from rich.console import Group
+
+    return Group(_table(cards), _parts(cards))
+
+
+def _parts(cards: dict[str, dict[str, str]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="Parts: settings of methods")
+    for column in ("name", "title", "paper", "what it does", "methods", "setting"):
+        table.add_column(column)
+    for name, card in cards.items():
+        if card["family"] == "parts":
+            table.add_row(name, *(card[field] for field in ("title", "paper", "does", "used", "setting")))
+    return table
 
 
 def _table(cards: dict[str, dict[str, str]]) -> Any:

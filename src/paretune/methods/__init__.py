@@ -1,7 +1,7 @@
 """The methods, one paper per file or folder; :data:`METHODS` is where a new one is added.
 
 Reading order: base (what all share); dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, rewarded_soup, bone_soup;
-spo, hpo; prompting, linear_alignment; vas.
+spo, hpo; prompting, linear_alignment; vas; parts.
 """
 
 from __future__ import annotations

@@ -2,5 +2,5 @@
 
 Reading order: losses, scalarise, token_tables, prompt_cuts, short_pairs, checkpoint, loop, batches, preference_pairs,
 demonstrations; conditioning, learner, conditioned; rl (on-policy training); stages, trackers, lab, hybrid, served_loras,
-remote_stages.
+remote_stages; value_losses, value_samples, values (heads on frozen states).
 """
