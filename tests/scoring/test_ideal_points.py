@@ -33,7 +33,7 @@ def logits_of(*weights: float) -> np.ndarray:
 
 
 def test_margins_by_hand() -> None:
-    """The first response lies on the second prototype and 5 away from the first; the second response the other way round. At weights
+    """The first response is on the second prototype and 5 away from the first; the second response the other way round. At weights
     (0.2, 0.8) the person's point is (0.6, 0.8): 1 from the first response, 4 from the second."""
     vote = one_vote([0.0, 0.0], [3.0, 4.0])
     weights = logits_of(0.2, 0.8)

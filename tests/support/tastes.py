@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from paretune.data.person_votes import PersonVote
 from paretune.data.rows import Message
+from paretune.scoring import encoder as encode
+from paretune.scoring import prototype_fit
 from paretune.scoring.ideal_points import Ballots
 
 PEOPLE = 16
@@ -73,3 +78,25 @@ def spoken(
             prompt = (Message("user", f"ask {random.integers(60)}"),)
             made.append(PersonVote(person, prompt, *texts, winner, f"made:{len(made)}"))  # type: ignore[arg-type]
     return made
+
+
+def fake_encoder(patch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """Replace the encoder by one whose first two numbers are how often "please" and "now" occur; return its folder."""
+    made = folder / "encoder"
+    made.mkdir()
+    (made / "config.json").write_text("{}")
+    (made / "model.safetensors").write_bytes(b"weights")
+    patch.setenv("PARETUNE_CACHE", str(folder / "cache"))
+    patch.setattr(encode, "load_encoder", lambda folder, device=None: None)
+    patch.setattr(encode, "embed", _counted)
+    patch.setattr(prototype_fit, "L2_GRID", (1e-2, 1e-3))
+    patch.setattr(prototype_fit, "STARTS", 2)
+    return made
+
+
+def _counted(
+    encoder: object, texts: Sequence[Any], batch_size: int = 32, advance: object = None
+) -> np.ndarray:
+    joined = [text if isinstance(text, str) else " ".join(text) for text in texts]
+    rows = [[text.count("please") / 4, text.count("now") / 4, len(text) / 100, 1.0] for text in joined]
+    return np.array(rows, dtype=np.float32).reshape(len(texts), 4)

@@ -142,9 +142,9 @@ def _served(folder: Path, names: Sequence[str], votes: str) -> str:
     facts = PolicyFile.read(folder)
     if set(facts.objectives) != set(names):
         raise ConfigError(
-            f"--policy {folder}: a policy for {', '.join(facts.objectives)}, and prototypes named {', '.join(names)}; expected one "
-            "that was trained on the prototypes (score: {objective: NAME, prototype: FOLDER}), or name them as its objectives with: "
-            "paretune pal name"
+            f"--policy {folder}: a policy for {', '.join(facts.objectives)}, and prototypes named {', '.join(names)}; expected "
+            "one that was trained on the prototypes (score: {objective: NAME, prototype: FOLDER}), or name them as its objectives "
+            "with: paretune pal name"
         )
     if _is_file(votes):
         raise ConfigError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from paretune.core.errors import DataError, suggest
-from paretune.data.columns import text_of
+from paretune.data.columns import take, text_of
 from paretune.data.readers import Record, read_records
 from paretune.data.rows import Prompt, prompt_from
 
@@ -64,7 +64,7 @@ def read_person_votes(file: str | Path) -> list[PersonVote]:
 
 def _vote(record: Record, where: str) -> PersonVote:
     user = _user(record, where)
-    prompt = prompt_from(record.get("prompt"), "prompt", where)
+    prompt = prompt_from(take(record, "prompt", where), "prompt", where)
     if "chosen" in record:
         first, second, winner = text_of(record, "chosen", where), text_of(record, "rejected", where), "first"
     else:

@@ -158,8 +158,8 @@ def _margins(
 def losses(form: PALForm, margins: Tensor, signs: Tensor) -> Tensor:
     """Return the loss ``[V]`` of votes with margins for the first; a tie counts half for each response.
 
-    ``logistic``: softplus(-z). ``hinge``, with z the margin of the winner and s = :data:`SMOOTH`: (1 - z)^2 / 2s for 1 - s <= z <= 1,
-    0 above, and 1 - s/2 - z below.
+    ``logistic``: softplus(-z). ``hinge``, with z the margin of the winner and s = :data:`SMOOTH`: (1 - z)^2 / 2s in [1 - s, 1], 0
+    above, and 1 - s/2 - z below.
     """
     import torch
 

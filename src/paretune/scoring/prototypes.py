@@ -72,8 +72,8 @@ class Prototypes:
 
     Attributes:
         form: The form of the model.
-        parameters: Its parameters, with mean and deviation of the features (``items.mean``, ``items.std``, and so of ``prompts``) and
-            the mean ``logits`` of people.
+        parameters: Its parameters, with mean and deviation of features (``items.mean``, ``items.std``, and of ``prompts``) and the
+            mean ``logits`` of people.
         names: The name of each prototype, K.
         users: Person -> weights ``[K]`` on the simplex.
         encoder, encoder_fingerprint: The encoder of the features.
@@ -211,8 +211,8 @@ class Prototypes:
         source = encode.locate(self.encoder)
         if (content := encode.content_fingerprint(source)) != self.encoder_fingerprint:
             raise ModelError(
-                f"{source}: fingerprint {content}, but the prototypes were fitted on {self.encoder_fingerprint}; restore that encoder, "
-                "or fit them again"
+                f"{source}: fingerprint {content}, but the prototypes were fitted on {self.encoder_fingerprint}; restore that "
+                "encoder, or fit them again"
             )
         return encode.load_encoder(source, device)
 

@@ -32,8 +32,8 @@ class PersonVotes:
 def person_votes(votes: Sequence[Vote]) -> PersonVotes:
     """Return votes with the profile as the person.
 
-    Votes on one named objective say nothing about a taste, those of the profile that everybody shares are nobody's in particular, and
-    equal or empty answers show nothing: all of these are left out.
+    Votes on one named objective say nothing about a taste, those of the profile that everybody shares are nobody's in particular,
+    and equal or empty answers show nothing: all of these are left out.
 
     Raises:
         DataError: None is left.
