@@ -109,7 +109,7 @@ def _parts_of(prompts: Sequence[object], random: np.random.Generator) -> np.ndar
 
 def _scale_of(ballots: Ballots) -> dict[str, np.ndarray]:
     items = np.concatenate([ballots.first, ballots.second])
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, rows in (("items", items), ("prompts", ballots.prompts)):
         deviation = rows.std(0)
         found |= {f"{name}.mean": rows.mean(0), f"{name}.std": np.where(deviation > 1e-9, deviation, 1.0)}
