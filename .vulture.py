@@ -16,6 +16,9 @@ sliding_window
 # Loaded by name from METHODS.
 GDPO
 
+# Shown by name: what a part does, in the table of `paretune methods`.
+does
+
 # Called or read by the library whose class it overrides: uvicorn's server, prometheus' registry, a transformers tokenizer and
 # trainer callbacks.
 handle_exit

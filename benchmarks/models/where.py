@@ -41,10 +41,10 @@ from paretune.planning.shapes import of_config
 from paretune.training.losses import log_ratio_gap, pair_loss
 
 KINDS = {
-    "frozen matrices, head, thin products": ("mkldnn::_linear_pointwise",),
+    "frozen matrices, head, thin products": ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm"),
     "attention, forward": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
     "attention, backward": ("aten::_scaled_dot_product_flash_attention_for_cpu_backward",),
-    "adapters, added in place": ("aten::mm", "aten::addmm_", "aten::addmm"),
+    "adapters, added in place": ("aten::addmm_",),
 }
 REST = "all else: norms, rotation, activation, sums, copies, the optimiser"
 DECODING = {

@@ -122,9 +122,11 @@ def test_json_is_what_the_table_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from paretune.methods import METHODS
+    from paretune.methods.parts import PARTS
 
     cards = json.loads(call(monkeypatch, capsys, "methods", "--json")[1])
-    assert cards == {name: vars(method.card) for name, method in METHODS.items()}
+    parts = {name: {**vars(part), "family": "parts"} for name, part in PARTS.items()}
+    assert cards == {name: vars(method.card) for name, method in METHODS.items()} | parts
     assert {row["name"] for row in json.loads(call(monkeypatch, capsys, "data", "sets", "--json")[1])} >= {
         "hh-rlhf"
     }

@@ -1,4 +1,4 @@
-"""The setting by which DPO also imitates the chosen response reaches every method that trains single-objective models."""
+"""The settings by which DPO also imitates or anchors the chosen response reach every method that trains on pairs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from paretune.core.preference import Preference, simplex_grid
 from paretune.core.settings import as_values, parse
 from paretune.data.pairs import pairs
 from paretune.generation.generate import attached, response_logps
-from paretune.methods import dpo, mod, modpo
+from paretune.methods import dpo, mod, modpo, mrpo, spo
 from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
+from paretune.methods.mrpo import MRPOConfig
+from paretune.methods.spo import SPOConfig
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.training import lab as labs
 from paretune.training.lab import Lab
+from paretune.training.preference_pairs import PairLoss
 from support.adapters import TRAINING, adapters_equal
 from support.world import make_dataset
 
@@ -58,7 +61,13 @@ def test_imitating_raises_the_chosen_responses(lm: LanguageModel, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("method", "config", "trainings"),
-    [(dpo, DPOConfig(nll=0.7), 2), (mod, MODConfig(nll=0.7), 2), (modpo, MODPOConfig(nll=0.7), 3)],
+    [
+        (dpo, DPOConfig(nll=0.7, anchor=0.4), 2),
+        (mod, MODConfig(nll=0.7, anchor=0.4), 2),
+        (modpo, MODPOConfig(nll=0.7, anchor=0.4), 3),
+        (spo, SPOConfig(nll=0.7, anchor=0.4), 3),
+        (mrpo, MRPOConfig(nll=0.7, anchor=0.4), 4),
+    ],
 )
 def test_every_single_objective_model_of_a_method_imitates(
     method: ModuleType,
@@ -71,16 +80,16 @@ def test_every_single_objective_model_of_a_method_imitates(
     weights, train = [], labs.fit_pairs
 
     def fit_pairs(run, table, validation, loss):
-        weights.append(loss.nll)
+        weights.append((loss.nll, loss.anchor))
         return train(run, table, validation, loss)
 
     monkeypatch.setattr(labs, "fit_pairs", fit_pairs)
     given = inputs(lm, tmp_path)
     method.train(given, config)
-    assert weights == [0.7] * trainings
+    assert weights == [(0.7, 0.4)] * trainings
     # The mixture's single-objective models are those of the method, and are not trained again.
-    corners = method.METHOD.traits(config).corners
-    assert corners == DPOConfig(nll=0.7)
+    corners = method.METHOD.traits(config).corners or config.single
+    assert corners == DPOConfig(nll=0.7, anchor=0.4)
     given.corners(corners)
     assert len(weights) == trainings
 
@@ -88,6 +97,10 @@ def test_every_single_objective_model_of_a_method_imitates(
 def test_the_default_is_dpo_and_keeps_its_name_in_stages() -> None:
     assert as_values(DPOConfig()) == {"beta": 0.1, "pairs": "extremes"}
     assert as_values(DPOConfig(nll=1))["nll"] == 1
+    assert (
+        PairLoss(0.1).facts() == PairLoss(0.1, anchor=0.0).facts() and "anchor" not in PairLoss(0.1).facts()
+    )
+    assert PairLoss(0.1, anchor=1.0).facts()["anchor"] == 1.0
     for wrong in (-0.1, float("nan"), "much"):
         with pytest.raises(ConfigError, match="nll"):
             parse(DPOConfig, {"nll": wrong}, "methods.dpo-soup")

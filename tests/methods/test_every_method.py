@@ -42,8 +42,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "paretohqd": {"k": 4, "steps": 3, "stage2_steps": 2, "prompts": 6},
     "ric": {"form": "levels", "prompts": 7, "online_steps": 2, "quantile": 0.0},
     "sipo": {"refine": False, "conflicts": 6, "steps": 2},
+    "spa": {"tolerance": 1.0, "smooth": 0.2, "doubtful": 0.5, "begin": 0.0, "window": 2, "extrapolate": 0.5},
     "morlhf": {"responses": 3, "epochs": 2},
     "gdpo": {"responses": 2, "form": "conditioned", "groups": 3},
+    "mo-odpo": {"epochs": 2},
     "rewarded-soup": {
         "responses": 2,
         "epochs": 2,
@@ -343,6 +345,22 @@ def check_plan(trial: Trial) -> None:
     assert whole.runs == len(folders)
     assert whole.policies == (tuple(adapter.rank for adapter in trial.policy().adapters),)
     assert f"front: {trial.name}" in [stage.name for stage in whole.stages]
+
+
+def test_what_the_contrast_of_preferences_reads_again_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly in training; held-out rows at a corner have one response less to contrast, and they are planned in the mean."""
+    monkeypatch.setitem(SETTINGS, "panacea", {"rank": 2, "contrast": 0.5, "anchor": 0.5})
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    made = tried(config_of("panacea", tmp_path), monkeypatch)
+    entry = made.config.entry("panacea")
+    planned_work = total(entry.method.work(planned(made.config), "panacea", entry.settings, entry.training))
+    assert (planned_work.trained, planned_work.forwards) == pytest.approx(
+        (made.training.trained, made.training.forwards)
+    )
+    assert planned_work.readings == made.training.readings
+    assert planned_work.read == pytest.approx(made.training.read, rel=0.03)
 
 
 # The card

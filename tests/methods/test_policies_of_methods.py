@@ -29,13 +29,17 @@ from paretune.methods import (
     dpo,
     dpo_lw,
     hpo,
+    knowpat,
     linear_alignment,
+    mo_odpo,
     mod,
     modpo,
     morlhf,
+    mrpo,
     panacea,
     prompting,
     rewarded_soup,
+    spa,
     spo,
     vas,
 )
@@ -43,10 +47,13 @@ from paretune.methods.base import DPOConfig, Inputs, Traits
 from paretune.methods.bone_soup import BoneSoupConfig
 from paretune.methods.dpo_lw import DPOLWConfig, vote
 from paretune.methods.hpo import HPOConfig
+from paretune.methods.knowpat import KnowPATConfig
 from paretune.methods.linear_alignment import LinearAlignmentConfig
+from paretune.methods.mo_odpo import MOODPOConfig
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.morlhf import MORLHFConfig
+from paretune.methods.mrpo import MRPOConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.methods.paretohqd import method as paretohqd
 from paretune.methods.paretohqd.method import ParetoHqDConfig
@@ -56,6 +63,7 @@ from paretune.methods.ric import method as ric
 from paretune.methods.ric.method import RiCConfig
 from paretune.methods.sipo import method as sipo
 from paretune.methods.sipo.method import SIPOConfig
+from paretune.methods.spa import SPAConfig
 from paretune.methods.spo import SPOConfig
 from paretune.methods.vas import VASConfig
 from paretune.models.language_model import LanguageModel, load
@@ -80,7 +88,7 @@ SCORERS = [
 
 ASKED = {"short": "red red", "good": "good kind good"}
 UNTRAINED = {"prompting", "linear-alignment"}
-NEIGHBOURS = {"spo", "hpo", "vas", *UNTRAINED}
+NEIGHBOURS = {"spo", "hpo", "mrpo", "knowpat", "spa", "vas", *UNTRAINED}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +132,10 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
             Inputs(lab, data[0], data[0], grid, scorers, sampling),
             MORLHFConfig(aggregation="decoupled", estimator="grpo", responses=4),
         ),
+        "mo-odpo": mo_odpo.train(
+            Inputs(lab, data[0], data[0], (), scorers, sampling),
+            MOODPOConfig(condition="gates", groups=4, responses=4, draw="corners", corner_share=0.5),
+        ),
         "rewarded-soup": rewarded_soup.train(
             Inputs(lab, data[0], data[0], (), scorers, sampling), RewardedSoupConfig(responses=4)
         ),
@@ -132,6 +144,9 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         ),
         "spo": spo.train(Inputs(lab, *data, grid), SPOConfig()),
         "hpo": hpo.train(Inputs(lab, *data, grid), HPOConfig()),
+        "knowpat": knowpat.train(Inputs(lab, *data, grid), KnowPATConfig()),
+        "spa": spa.train(Inputs(lab, *data, sampling=sampling), SPAConfig(rounds=1, tolerance=1.0)),
+        "mrpo": mrpo.train(Inputs(lab, *data), MRPOConfig()),
         "vas": vas.train(
             Inputs(lab, data[0], data[0], (), scorers, sampling), VASConfig(beta=4.0, responses=8)
         ),
@@ -511,9 +526,10 @@ def test_the_comparison_of_all_methods_then_nothing_is_done_twice(lm: LanguageMo
     methods = {
         name: {k: v for k, v in own.items() if k != "train"} for name, own in shipped["methods"].items()
     }
-    assert set(methods) == set(METHODS) - {"morlhf", "gdpo", "rewarded-soup", "bone-soup"} - NEIGHBOURS, (
-        "all methods that train on given answers are compared, but for the neighbours"
-    )
+    assert (
+        set(methods)
+        == set(METHODS) - {"morlhf", "gdpo", "mo-odpo", "rewarded-soup", "bone-soup"} - NEIGHBOURS
+    ), "all methods that train on given answers are compared, but for the neighbours"
     methods["panacea"] |= {"rank": 2, "train": {"steps": 6}}
     methods["paretohqd"] |= {"k": 4, "steps": 2, "stage2_steps": 1, "prompts": 3, "drop_collapsed": False}
     # The tiny model ends no answer in six tokens and writes no list of suggestions.

@@ -300,13 +300,13 @@ def test_survivors_train_every_policy_from_itself(
     monkeypatch.setattr(self_improve, "draw", written("1. Be kind."))
     config = SIPOConfig(conflicts=8, rounds=2, steps=2, rate=0.5, least=50)
     tables: dict[str, PairTable] = {}
-    fit = lab.fit
+    fit = lab.fit_pairs
 
     def note(name: str, table: PairTable, *rest: object, **options: object) -> Adapter:
         tables[name] = table
         return fit(name, table, *rest, **options)  # type: ignore[arg-type]
 
-    lab.fit = note  # type: ignore[method-assign]
+    lab.fit_pairs = note  # type: ignore[method-assign]
     policy = sipo.train(Inputs(lab, *DATA, GRID, sampling=SAMPLING), config)
     assert policy.kind == "mod" and policy.name == "sipo"
     short, good = tables["sipo-1-short"], tables["sipo-1-good"]

@@ -89,6 +89,9 @@ def test_beta_is_a_dial_without_training(policy: ValuedPolicy, lab: Lab) -> None
     assert policy.at(0.0).effective(sun) == base.effective(sun) != policy.effective(sun)
     drawn = policy.at(0.0).generate(PROMPTS, [sun] * 12, SAMPLING)
     assert [r.tokens for r in drawn] == [r.tokens for r in base.generate(PROMPTS, [sun] * 12, SAMPLING)]
+    twice = policy.generate(PROMPTS, [sun.at(2.0)] * 12, SAMPLING)
+    assert twice == policy.at(2 * policy.augmentation.beta).generate(PROMPTS, [sun] * 12, SAMPLING)
+    assert policy.effective(sun.at(0.0)) == base.effective(sun), "the strength of a request multiplies beta"
     before = len(lab.stages)
     again = vas.train(inputs_of(lab), replace(CONFIG, beta=0.3, candidates=5))
     assert all(stage.reused for stage in lab.stages[before:]), (

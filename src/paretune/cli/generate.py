@@ -44,6 +44,7 @@ def generate(
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
     allow_extrapolation: options.ExtrapolationOption = False,
+    strength: options.StrengthOption = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Answer one prompt at one or more preferences, all in one batch."""
@@ -57,7 +58,9 @@ def generate(
 
     folder = policy_folder(policy)
     objectives = PolicyFile.read(folder).objectives
-    preferences = [Preference.parse(text, objectives, allow_extrapolation) for text in preference]
+    preferences = [
+        Preference.parse(text, objectives, allow_extrapolation).at(strength) for text in preference
+    ]
     sampling = Sampling(max_new_tokens, temperature, 0.95)
     loaded = load_policy(folder, **vars(BaseChoice(model, revision, device, dtype, quantization)))
     answers = loaded.generate(
@@ -82,5 +85,6 @@ def generate(
 
 def _facts(asked: Preference, used: Preference, answer: Response) -> dict[str, Any]:
     """Return an answer as JSON values."""
-    where = {"preference": asked.as_dict(), "used": used.as_dict()}
+    where: dict[str, Any] = {"preference": asked.as_dict(), "used": used.as_dict()}
+    where |= {} if asked.strength == 1 else {"strength": asked.strength}
     return {**where, "text": answer.text, "truncated": answer.truncated}

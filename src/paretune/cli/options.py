@@ -53,6 +53,9 @@ SeedOption = Annotated[int, typer.Option(help="The seed of the sampling.", min=0
 ExtrapolationOption = Annotated[
     bool, typer.Option("--allow-extrapolation", help="Allow weights below 0, such as concise=1.2,warm=-0.2.")
 ]
+StrengthOption = Annotated[
+    float, typer.Option(help="How far to steer: 1 is what was trained, 0 the base model.", min=0, max=10)
+]
 
 
 ChatTemplateOption = Annotated[

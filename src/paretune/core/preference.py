@@ -24,6 +24,9 @@ class Preference:
     ``allow_extrapolation`` admits negative weights, such as ``concise=1.2,warm=-0.2``: policies that are affine in the
     preference continue along their line, beyond everything they were trained for.
 
+    ``strength`` is how far an answer is steered, beside where to: a factor on the whole update, so that the answers are near those
+    of a training with beta / strength; 0 is the base model. :meth:`at` sets it.
+
     Names are unique, non-empty, without surrounding white space and free of ``,``, ``=`` and ``@``, so that
     the text ``helpful=0.7,harmless=0.3`` can be read back, also from a model name ``mine@helpful=0.7,...``.
     """
@@ -31,6 +34,7 @@ class Preference:
     objectives: tuple[str, ...]
     weights: tuple[float, ...]
     allow_extrapolation: bool = field(default=False, compare=False, repr=False)
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         names = _checked_names(self.objectives)
@@ -44,6 +48,11 @@ class Preference:
             for name, weight in zip(names, given, strict=True)
         )
         _check_sum(names, weights)
+        given_strength = self.strength
+        known = isinstance(given_strength, (int, float)) and not isinstance(given_strength, bool)
+        if not known or not 0 <= given_strength < math.inf:
+            raise PreferenceError(f"strength {given_strength!r} is not a finite number of at least 0")
+        object.__setattr__(self, "strength", float(given_strength))
         object.__setattr__(self, "objectives", names)
         object.__setattr__(self, "weights", weights)
 
@@ -120,6 +129,14 @@ class Preference:
         names = _checked_names(objectives)
         return cls(names, (1.0 / len(names),) * len(names))
 
+    def at(self, strength: float) -> Preference:
+        """Return the same direction at another strength.
+
+        Raises:
+            PreferenceError: Not a finite number of at least 0.
+        """
+        return Preference(self.objectives, self.weights, self.allow_extrapolation, strength)
+
     @property
     def extrapolated(self) -> bool:
         """Whether the weights lie off the simplex."""
@@ -147,7 +164,7 @@ class Preference:
                     f"{suggest(name, names)}"
                 )
         kept = {name: weight for name, weight in self.as_dict().items() if name in names}
-        return Preference.of(kept, names, self.allow_extrapolation)
+        return Preference.of(kept, names, self.allow_extrapolation).at(self.strength)
 
     def __getitem__(self, objective: str) -> float:
         for name, weight in zip(self.objectives, self.weights, strict=True):
@@ -156,7 +173,8 @@ class Preference:
         raise PreferenceError(f"unknown objective {objective!r}; {suggest(str(objective), self.objectives)}")
 
     def __str__(self) -> str:
-        return _text(self.objectives, self.weights)
+        beside = "" if self.strength == 1 else f" at strength {self.strength:g}"
+        return _text(self.objectives, self.weights) + beside
 
 
 def simplex_grid(num_objectives: int, divisions: int) -> np.ndarray:

@@ -264,6 +264,17 @@ def _gaps(row: Row, objective: str) -> np.ndarray:
     return _compared(row, objective) if objective in row.labels else _score_gaps(row, objective)
 
 
+def preferred(row: Row, objectives: tuple[str, ...]) -> np.ndarray:
+    """Return bool [M, K, K]: whether an objective prefers response a to response b, by comparisons, else by scores.
+
+    Equal texts are not told apart, and a truncated response is preferred to none.
+    """
+    better = np.nan_to_num(_labels(row, objectives)) > 0
+    texts = np.array(row.responses, dtype=object)
+    distinct: np.ndarray = texts[:, None] != texts[None]
+    return better & distinct & ~np.array(row.truncated, dtype=bool)[:, None]
+
+
 def _labels(row: Row, objectives: tuple[str, ...]) -> np.ndarray:
     """Return [M, K, K]: the label of each objective for a against b (see `Pair`)."""
     labels = np.full((len(objectives), len(row.responses), len(row.responses)), np.nan)

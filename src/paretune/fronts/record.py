@@ -21,10 +21,12 @@ from paretune.fronts.record_facts import (
     DataSummary,
     Figure,
     GoalAnswers,
+    GradientConflict,
     Number,
     Retention,
     ScorerFacts,
     Scores,
+    TrainedFloor,
     Value,
 )
 from paretune.fronts.record_rows import What, rows_of
@@ -155,6 +157,8 @@ class MeasuredPolicy(Value):
         online: The online iterations of Rewards-in-Context.
         retention: The round of self-improvement.
         soup_kl: The divergence of a mixed policy from the soup of its adapters at each point, in nats per token.
+        conflicts: How the gradients of its objectives stood to each other, where training measured them.
+        floors: The floors that its training was held to.
     """
 
     name: str
@@ -174,6 +178,8 @@ class MeasuredPolicy(Value):
     online: tuple[GoalAnswers, ...] = ()
     retention: Retention | None = None
     soup_kl: tuple[Figure, ...] = ()
+    conflicts: tuple[GradientConflict, ...] = ()
+    floors: tuple[TrainedFloor, ...] = ()
 
     @property
     def label(self) -> str:

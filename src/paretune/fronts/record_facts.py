@@ -88,6 +88,44 @@ class Retention(MethodFacts):
     unread: int
 
 
+class GradientConflict(MethodFacts):
+    """How the gradients of two objectives stood to each other in a training run that measured them.
+
+    Attributes:
+        preference: The preference of the run; empty where one run serves all.
+        objectives: The two.
+        cosine: The mean cosine over the steps that measured it.
+        opposed: The share of these steps at which it was negative.
+        steps: Their number.
+    """
+
+    preference: str
+    objectives: tuple[str, str]
+    cosine: Number
+    opposed: Number
+    steps: int
+
+
+class TrainedFloor(MethodFacts):
+    """A floor that a training run was held to.
+
+    Attributes:
+        preference: The preference of the run.
+        objective: The objective with the floor.
+        floor: The smallest mean score asked for.
+        reached: The mean score of the responses of its last steps.
+        multiplier: What a deviation of the objective weighed in the end beside its weight in the preference.
+        steps: The number of steps that the mean is of.
+    """
+
+    preference: str
+    objective: str
+    floor: Number
+    reached: Number
+    multiplier: Number
+    steps: int
+
+
 class ScoreSummary(MethodFacts):
     """The training scores on one objective."""
 

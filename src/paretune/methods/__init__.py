@@ -1,7 +1,7 @@
 """The methods, one paper per file or folder; :data:`METHODS` is where a new one is added.
 
-Reading order: base (what all share); dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, rewarded_soup, bone_soup;
-spo, hpo; prompting, linear_alignment; vas; parts.
+Reading order: base (what all share); dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, mo_odpo, rewarded_soup,
+bone_soup; spo, hpo, mrpo, knowpat, spa; prompting, linear_alignment; vas; parts.
 """
 
 from __future__ import annotations
@@ -86,10 +86,14 @@ METHODS = Methods(
         "sipo": "sipo.method",
         "morlhf": "morlhf",
         "gdpo": "morlhf:GDPO",
+        "mo-odpo": "mo_odpo",
         "rewarded-soup": "rewarded_soup",
         "bone-soup": "bone_soup",
         "spo": "spo",
         "hpo": "hpo",
+        "mrpo": "mrpo",
+        "knowpat": "knowpat",
+        "spa": "spa",
         "prompting": "prompting",
         "linear-alignment": "linear_alignment",
         "vas": "vas",

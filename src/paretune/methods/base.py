@@ -28,6 +28,7 @@ from paretune.training.conditioning import Conditioning
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
 from paretune.training.losses import REVERSE_KL, Penalty
+from paretune.training.preference_pairs import PairLoss
 
 Config = TypeVar("Config")
 
@@ -42,14 +43,27 @@ class DPOConfig:
         nll: Weight of imitating the chosen response, per mean nat of a token, beside DPO's loss (iterative RPO's alpha, Pang et
             al. 2024, arXiv 2404.19733, Eq. 1). DPO alone only moves probability from rejected to chosen, so a small model soon
             writes what is neither; 0 is DPO.
+        anchor: Weight of mDPO's anchor term, ``-log sigmoid(beta log(pi / pi_ref))`` of the chosen response (Wang et al. 2024,
+            arXiv 2406.11839), which keeps chosen likelier than under the reference; 1 as in mDPO, 0 is DPO.
     """
 
     beta: Positive = 0.1
     pairs: Choose = "extremes"
     nll: NotNegative = later(0.0)
+    anchor: NotNegative = later(0.0)
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+    @property
+    def single(self) -> DPOConfig:
+        """The settings of the single-objective models, which are these without what a method adds to them."""
+        return DPOConfig(self.beta, self.pairs, self.nll, self.anchor)
+
+    @property
+    def loss(self) -> PairLoss:
+        """The loss of a pair."""
+        return PairLoss(self.beta, nll=self.nll, anchor=self.anchor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +104,7 @@ class Inputs:
         """Return the single-objective model of one objective, see :meth:`corners`."""
         try:
             parts = self.train, self.validation
-            return self.lab.dpo(objective, *parts, dpo.beta, dpo.pairs, penalty, dpo.nll)
+            return self.lab.dpo(objective, *parts, dpo.beta, dpo.pairs, penalty, dpo.nll, dpo.anchor)
         except TrainingError as error:
             raise TrainingError(f"the model for {objective!r} alone: {error}") from error
 
@@ -239,6 +253,7 @@ class Method(Generic[Config]):
         card: What a user must know to choose it.
         traits: What the rest of the library must know of it under given settings.
         fixed: Settings that its name decides, key -> value.
+        choices: Settings whose values its name bounds, key -> values; the first is the default.
         staged: It samples answers to train on, between its stages or at every step, which an endpoint can draw.
         grows: Another objective in the run is one more adapter, and those of the others stay as they are.
         lends_corners: The single-objective models of a run, between which the mixture is drawn, are those of its first such entry.
@@ -251,6 +266,7 @@ class Method(Generic[Config]):
     card: Card
     traits: Callable[[Config], Traits] = plain
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     staged: bool = False
     grows: bool = False
     lends_corners: bool = False
@@ -262,10 +278,12 @@ class Method(Generic[Config]):
         Raises:
             ConfigError: An unknown key, a wrong value, or another value of a setting that the method's name decides.
         """
-        for key, value in self.fixed.items():
-            if values.get(key, value) != value:
+        allowed = {key: (value,) for key, value in self.fixed.items()} | dict(self.choices)
+        for key, known in allowed.items():
+            if values.get(key, known[0]) not in known:
                 raise ConfigError(
-                    f"{where}.{key}: got {values[key]!r}, but {self.card.title} is the method of {key}: {value}; leave it out, or "
-                    f"use the method of {key}: {values[key]} (see `paretune methods`)"
+                    f"{where}.{key}: got {values[key]!r}, but {self.card.title} is the method of {key}: "
+                    f"{' or '.join(map(str, known))}; leave it out, or use the method of {key}: {values[key]} (see `paretune "
+                    "methods`)"
                 )
-        return parse(self.config, {**values, **self.fixed}, where)
+        return parse(self.config, {**{key: known[0] for key, known in allowed.items()}, **values}, where)

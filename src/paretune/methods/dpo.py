@@ -20,7 +20,7 @@ def train(inputs: Inputs, config: DPOConfig) -> Policy:
 
 def work(run: Work, name: str, config: DPOConfig, training: Training) -> list[Stage]:
     """Return the stages that train the adapters."""
-    return run.corners(config.beta, config.pairs, training, nll=config.nll)
+    return run.corners(config.beta, config.pairs, training, nll=config.nll, anchor=config.anchor)
 
 
 METHOD = Method(

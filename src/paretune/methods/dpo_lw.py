@@ -7,6 +7,13 @@ s_j in {+1, 0, -1}:
 
 A pair that several objectives label is read once and carries all their terms. The sum averages votes where MODPO averages
 rewards, so on a conflicting pair the optimum is beta Delta = logit of the weight that prefers chosen.
+
+With ``gradients`` other than linear a step does not go along sum_j w_j g_j, the gradient of L. RACO (arXiv 2602.02495):
+
+    g_j = gradient of L(D_j),  g0 = sum_j w_j g_j
+    lambda = argmin over the simplex of <g_lambda, g0> + c |g0| |g_lambda|,   g_lambda = sum_j lambda_j g_j
+    lambda_j <- min(lambda_j, w_j)
+    step along g0 + c |g0| g_lambda / |g_lambda|
 """
 
 from __future__ import annotations
@@ -22,11 +29,15 @@ from paretune.core.preference import Preference
 from paretune.core.settings import later
 from paretune.data.pairs import labelled_pairs
 from paretune.methods.base import Card, Inputs, Method, Traits
+from paretune.models.adapter import Adapter
 from paretune.planning.work import Fits, Stage, Work
 from paretune.policies.gating import BetweenAnchors
 from paretune.policies.policy import Policy
+from paretune.training.gradients import Correction, GradientRule, Rule, backward_passes
 from paretune.training.loop import Training
+from paretune.training.preference_pairs import PairLoss
 from paretune.training.token_tables import PairTable
+from paretune.training.votes import Votes, fit_votes
 
 
 @dataclass(frozen=True)
@@ -37,13 +48,25 @@ class DPOLWConfig:
         beta: Strength of the KL penalty.
         between: What answers at a preference without an adapter: the ``nearest`` one, or a ``soup`` of those around it, which is
             marked as interpolated.
+        gradients: Way from the gradients of the objectives to one step, see :func:`paretune.training.gradients.coefficients`; any
+            other than ``linear`` takes a backward pass for each objective with weight, and its log and report have the cosines
+            between them.
+        correction: c of ``raco`` and ``cagrad``: their largest correction, as a share of the length of the weighted gradient.
     """
 
     beta: Positive = 0.1
     between: BetweenAnchors = later("nearest")
+    gradients: Rule = later("linear")
+    correction: Correction = later(0.4)
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        self.rule.check()
+
+    @property
+    def rule(self) -> GradientRule:
+        """How the gradients of the objectives become one."""
+        return GradientRule(self.gradients, self.correction)
 
 
 def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
@@ -62,16 +85,20 @@ def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
                 f"DPO-LW: the training data hold no pair that {objective!r} labels, and a preference gives it weight; "
                 "add scores or labels for it, or leave it out of the objectives"
             )
-    adapters = [
-        lab.fit(
-            f"dpo-lw-{preference}",
-            vote(table, preference),
-            vote(held_out, preference),
-            config.beta,
-            info={"method": "dpo-lw", "preference": preference.as_dict()},
+
+    def fit(preference: Preference) -> Adapter:
+        name, w = f"dpo-lw-{preference}", preference.over(inputs.objectives)
+        tables, info = (
+            (vote(table, w), vote(held_out, w)),
+            {"method": "dpo-lw", "preference": preference.as_dict()},
         )
-        for preference in inputs.preferences
-    ]
+        if not config.rule.apart or max(w.weights) == 1:
+            return lab.fit(name, *tables, config.beta, info=info)
+        alone = [vote(table, Preference.one_hot(name, inputs.objectives)) for name in inputs.objectives]
+        votes = Votes(tables[0], tuple(alone), w)
+        return fit_votes(lab, name, votes, tables[1], PairLoss(config.beta), config.rule, info)
+
+    adapters = [fit(preference) for preference in inputs.preferences]
     return Policy.anchors("dpo-lw", lab.lm, inputs.objectives, adapters, inputs.preferences, config.between)
 
 
@@ -101,7 +128,8 @@ def work(run: Work, name: str, config: DPOLWConfig, training: Training) -> list[
         *run.scored("base", "train", "labelled", table, 0, training.draws),
         *run.scored("base", "validation", "labelled", held_out, 0),
     )
-    fits = Fits(training, table, training.rank, len(run.preferences), held_out)
+    mean = sum(backward_passes(w, config.rule) for w in run.preferences) / len(run.preferences)
+    fits = Fits(training, table, training.rank, len(run.preferences), held_out, backwards=mean)
     return [run.trained(f"train: {name}", "one per preference", fits, reference)]
 
 

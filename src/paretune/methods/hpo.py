@@ -40,7 +40,6 @@ from paretune.scoring.standardise import Standardisation
 from paretune.training.demonstrations import Demonstration
 from paretune.training.hybrid import HybridData, WeightedResponses, fit_hybrid
 from paretune.training.loop import Training
-from paretune.training.preference_pairs import PairLoss
 from paretune.training.token_tables import PairTable
 
 
@@ -99,8 +98,7 @@ def train(inputs: Inputs, config: HPOConfig) -> Policy:
     def fit(preference: Preference) -> Adapter:
         w = preference.over(inputs.objectives)
         if w[k] == 1:
-            dpo = DPOConfig(config.beta, config.pairs, config.nll)
-            return inputs.corners(dpo)[inputs.objectives.index(k)]
+            return inputs.corners(config.single)[inputs.objectives.index(k)]
         pairs = [table.stamp(weight=table.weight * w[k]) for table in tables()] if w[k] else [None, None]
         share = torch.tensor([w[name] for name in others], dtype=torch.float64)
         data, held_out = (
@@ -108,7 +106,7 @@ def train(inputs: Inputs, config: HPOConfig) -> Policy:
             for table, part, u in zip(pairs, parts, map(torch.from_numpy, weights), strict=True)
         )
         info = {"method": "hpo", "preference": w.as_dict(), "objective": k, "gamma": config.gamma}
-        loss = PairLoss(config.beta, nll=config.nll * w[k])
+        loss = replace(config.loss, nll=config.nll * w[k], anchor=config.anchor * w[k])
         return fit_hybrid(lab, f"hpo-{preference}", data, held_out, loss, {**info, "alpha": config.alpha})
 
     adapters = [fit(preference) for preference in inputs.preferences]
@@ -169,7 +167,11 @@ def work(run: Work, name: str, config: HPOConfig, training: Training) -> list[St
     """Return the stages that train the single-objective models, if k's is served, and an adapter for each other preference."""
     k = config.objective or run.objectives[0]
     weights = [preference[k] for preference in run.preferences]
-    stages = run.corners(config.beta, config.pairs, training, nll=config.nll) if 1 in weights else []
+    stages = (
+        run.corners(config.beta, config.pairs, training, nll=config.nll, anchor=config.anchor)
+        if 1 in weights
+        else []
+    )
     pairs, held_out = (run.pair_texts(part, k, config.pairs) for part in ("train", "validation"))
     reference = (
         *run.scored("base", "train", (k, config.pairs), pairs, 0, training.draws),
@@ -224,7 +226,7 @@ METHOD = Method(
     traits=lambda config: Traits(
         "preference",
         separable=True,
-        corner=DPOConfig(config.beta, config.pairs, config.nll),
+        corner=config.single,
         beta=config.beta,
         between=config.between,
     ),

@@ -57,7 +57,7 @@ class MODConfig(DPOConfig):
     @property
     def dpo(self) -> DPOConfig | None:
         """Settings of the soup's adapters, where these are the members."""
-        return DPOConfig(self.beta, self.pairs, self.nll) if self.divergence == "reverse-kl" else None
+        return self.single if self.divergence == "reverse-kl" else None
 
 
 def train(inputs: Inputs, config: MODConfig) -> Policy:
@@ -68,7 +68,7 @@ def train(inputs: Inputs, config: MODConfig) -> Policy:
 
 def work(run: Work, name: str, config: MODConfig, training: Training) -> list[Stage]:
     """Return the stages that train the adapters, which are those of the soup under the reverse KL."""
-    return run.corners(config.beta, config.pairs, training, config.divergence, config.nll)
+    return run.corners(config.beta, config.pairs, training, config.divergence, config.nll, config.anchor)
 
 
 def traits(config: MODConfig) -> Traits:

@@ -113,7 +113,7 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
     @cache
     def dpo(objective: str, beta: float) -> Adapter:
         info = {"method": "dpo", "objective": objective}
-        return lab.fit(f"dpo-{objective}", *tables(objective), beta, info=info, nll=config.nll)
+        return lab.fit_pairs(f"dpo-{objective}", *tables(objective), replace(config.loss, beta=beta), info)
 
     def gap(table: PairTable, objective: str) -> Tensor:
         if config.margin == "scores" and objective in scorers:
@@ -142,7 +142,7 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
             "margin": config.margin,
         }
         parts = stamped(train_table), stamped(held_out)
-        return lab.fit(f"modpo-{preference}", *parts, config.beta, config.link, info=info, nll=config.nll)
+        return lab.fit_pairs(f"modpo-{preference}", *parts, replace(config.loss, link=config.link), info)
 
     adapters = [fit(preference, k) for preference, k in targets]
     return Policy.anchors("modpo", lab.lm, inputs.objectives, adapters, inputs.preferences, config.between)
@@ -259,9 +259,11 @@ def stamp(table: PairTable, margin: Tensor, weight: float, scale_loss: bool) -> 
 
 def work(run: Work, name: str, config: MODPOConfig, training: Training) -> list[Stage]:
     """Return the stages that train the margin models, read the margins, and train an adapter for each inner preference."""
-    stages = run.corners(config.beta, config.pairs, training, nll=config.nll)
+    stages = run.corners(config.beta, config.pairs, training, nll=config.nll, anchor=config.anchor)
     if config.margin == "implicit" and inner(run.preferences):
-        stages += run.corners(config.reward_beta, config.pairs, training, nll=config.nll)
+        stages += run.corners(
+            config.reward_beta, config.pairs, training, nll=config.nll, anchor=config.anchor
+        )
     if config.margin == "scores" and (answers := rated_anew(run)):
         stages.append(Stage(f"score: {name}", "margins that the data lack scores of, kept", judged=answers))
     runs, margins = 0, list[Passes]()
@@ -296,7 +298,7 @@ def rated_anew(run: Work) -> float:
 
 def traits(config: MODPOConfig) -> Traits:
     """Return what the rest of the library must know of MODPO."""
-    corners = DPOConfig(config.beta, config.pairs, config.nll) if config.link == "sigmoid" else None
+    corners = config.single if config.link == "sigmoid" else None
     return Traits("preference", separable=True, corners=corners, beta=config.beta, between=config.between)
 
 

@@ -16,25 +16,32 @@ A server that ``endpoint.stages`` names the method for loads the adapter of ever
 gates (Panacea's RLHF form, arXiv 2402.02030; also Tchebycheff) or, ours, in the prompt as Rewards-in-Context writes it.
 
 GDPO (arXiv 2601.05242) normalises each reward within its group before the sum. That has another optimum, so it has a name of its
-own in the list of methods.
+own in the list of methods. GD2PO (arXiv 2606.16771) and DVAO (arXiv 2605.25604) are aggregations of it: what the rewards of a group
+disagree on is left out, or the deviations of the group become weights.
+
+``floors`` hold the means of some objectives (MOPO, arXiv 2505.10892): w maximises the others, and each floor has a multiplier.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from paretune.core.errors import ConfigError
+from paretune.core.bounds import Positive, Share
+from paretune.core.errors import ConfigError, suggest
+from paretune.core.preference import Preference
 from paretune.core.settings import flat, later
 from paretune.methods.base import Card, Inputs, Method, Traits
 from paretune.planning.work import Stage, Work
 from paretune.policies.gating import BetweenAnchors
 from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting
-from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning
+from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning, mean_backward_passes
 from paretune.training.loop import Training
-from paretune.training.rl.anchors import family, fit_anchor, fit_reward, measured_reward
+from paretune.training.rl.anchors import OF_GDPO, family, fit_anchor, fit_reward, measured_reward
 from paretune.training.rl.goal import RLSettings
+from paretune.training.rl.weighing import Floors, Guard
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,13 @@ class MORLHFConfig(RLSettings):
             objective's best among the data's responses.
         between: What answers at a preference without an adapter, with ``anchors``: the ``nearest`` one, or a ``soup`` of those
             around it, which is marked as interpolated.
+        consensus: Agreement that ``aggregation: gd2po`` asks of the objectives on a response: 1 leaves out every response on which
+            two differ in sign, 0 none; the released code has 0.2 beside it.
+        guard_target: Correlation of a reward with the advantage below which ``aggregation: guarded`` raises its weight.
+        guard_rate: Rise of a log weight per unit of missing correlation, at each rollout.
+        guard_memory: Share of the newest rollout in the running mean of the correlations.
+        floors: Objective -> smallest mean score that training holds, in the units of its scores; with ``form: anchors``.
+        floor_rate: Rise of the multiplier of a floor per deviation by which it is missed, at each rollout.
     """
 
     form: Literal["anchors", "conditioned"] = "anchors"
@@ -60,21 +74,49 @@ class MORLHFConfig(RLSettings):
     conditioning: Conditioning = flat(
         LORA_PER_OBJECTIVE,
         rename={"aggregation": "scalarisation"},
-        without=("hidden", "orthogonality", "loss", "clip"),
-        later=("own_scales",),
+        without=("hidden", "orthogonality", "loss", "clip", "anchor", "contrast", "strengths"),
+        later=("own_scales", "gradients", "correction"),
     )
     between: BetweenAnchors = later("nearest")
+    consensus: Share = later(1.0)
+    guard_target: Share = later(0.1)
+    guard_rate: Positive = later(0.05)
+    guard_memory: Share = later(0.1)
+    floors: dict[str, float] | None = later(None)
+    floor_rate: Positive = later(0.1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.estimator == "grpo" and self.conditioning.aggregation != "linear":
-            raise ConfigError(f"scalarisation: {self.conditioning.aggregation} needs estimator: rloo")
+        self._check_floors()
+        self.check(self.conditioning)
         if self.form == "conditioned" and self.between == "soup":
             raise ConfigError(
                 "between: soup is of anchors, and form: conditioned has one adapter for all preferences; leave it out"
             )
         if self.form == "conditioned":  # anchors have one preference throughout
             self.conditioning.check_means()
+
+    @property
+    def weighing(self) -> dict[str, Any]:
+        """What adapts the weights of objectives and leaves responses out, as fields of a reward; those that are in use."""
+        found: dict[str, Any] = {"consensus": self.consensus} if self.aggregation == "gd2po" else {}
+        if self.aggregation == "guarded":
+            found["guard"] = Guard(self.guard_rate, self.guard_target, self.guard_memory)
+        return found | ({"floors": Floors(self.floors, self.floor_rate)} if self.floors else {})
+
+    def _check_floors(self) -> None:
+        if not self.floors:
+            return
+        if self.form == "conditioned":
+            raise ConfigError(
+                "floors with form: conditioned: a floor holds at one preference, and this run has one adapter for all; use form: "
+                "anchors"
+            )
+        if self.aggregation != "sum" or self.estimator == "dpo":
+            raise ConfigError(
+                f"floors with aggregation: {self.aggregation} and estimator: {self.estimator}: a multiplier weighs rewards on one "
+                "scale; use method: morlhf with aggregation: sum and estimator: rloo or grpo"
+            )
 
     @property
     def name(self) -> str:
@@ -107,6 +149,7 @@ def train(inputs: Inputs, config: MORLHFConfig) -> Policy:
     reward, raw = measured_reward(
         lab, inputs.train, scorers, inputs.sampling, config, config.drawn, inputs.endpoint
     )
+    reward = replace(reward, **config.weighing)
     if config.form == "anchors":
         adapters = [fit_anchor(lab, reward, preference) for preference in inputs.preferences]
         return Policy.anchors(name, lab.lm, objectives, adapters, inputs.preferences, config.between)
@@ -120,9 +163,15 @@ def train(inputs: Inputs, config: MORLHFConfig) -> Policy:
 def work(run: Work, name: str, config: MORLHFConfig, training: Training) -> list[Stage]:
     """Return the stage that samples, reads the answers by the base model, and trains."""
     if config.form == "anchors":
-        return run.anchors(name, "one per preference", config, config.drawn, training, run.preferences)
-    columns = config.conditioning.columns(len(run.objectives)) if config.gated else training.rank
-    return [run.on_policy(name, "for all preferences", config, training, columns)]
+        beside = str(config.weighing or "")
+        return run.anchors(
+            name, "one per preference", config, config.drawn, training, run.preferences, beside
+        )
+    M = len(run.objectives)
+    columns = config.conditioning.columns(M) if config.gated else training.rank
+    asked, backwards = 0 if config.gated else run.asked_tokens(), mean_backward_passes(config.conditioning, M)
+    what = "for all preferences"
+    return [run.on_policy(name, what, config, training, columns, asked=asked, backwards=backwards)]
 
 
 def traits(config: MORLHFConfig) -> Traits:
@@ -135,6 +184,13 @@ def traits(config: MORLHFConfig) -> Traits:
         prompted=not config.gated,
         refusal=OF_GATES if config.gated else "",
     )
+
+
+def check(config: MORLHFConfig, objectives: Sequence[str], preferences: Sequence[Preference]) -> None:
+    """Raise a ConfigError where a floor is on an objective that the run has not."""
+    for name in config.floors or ():
+        if name not in objectives:
+            raise ConfigError(f"floors: unknown objective {name!r}; {suggest(name, list(objectives))}")
 
 
 OF_GATES = (
@@ -156,8 +212,9 @@ METHOD = Method(
         family="sampled",
     ),
     traits,
-    fixed={"aggregation": "sum"},
+    choices={"aggregation": ("sum", "guarded")},
     staged=True,
+    check=check,
 )
 
 GDPO = replace(
@@ -170,5 +227,5 @@ GDPO = replace(
         enters="as in MORLHF; each reward is normalised within its group first",
         family="sampled",
     ),
-    fixed={"aggregation": "decoupled"},
+    choices={"aggregation": OF_GDPO},
 )

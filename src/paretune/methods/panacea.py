@@ -6,6 +6,7 @@ Zhong et al. 2024 (arXiv 2402.02030). Every adapted matrix is W(w) = W0 + U diag
         draw a preference w from the simplex and embed it in the singular values                     (Algorithm 1)
         for each objective i: L_i = its own loss on its own data under pi_w  (here DPO, SFT, or MODPO's)
         step on sum_i w_i L_i                                  (linear scalarisation, or the Tchebycheff forms)
+        or along what ``gradients`` makes of the gradients of all L_i                                (RACO and others, ours)
 
 Where the paper's choice is not known to us (k, the start, the ideal point, rates), the default is documented at its
 setting. Preferences by row, several directions per objective and the smooth Tchebycheff form are ours.
@@ -22,6 +23,7 @@ import torch
 
 from paretune.core.bounds import Positive
 from paretune.core.errors import ConfigError
+from paretune.core.preference import Preference, simplex_grid
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair, labelled_pairs
 from paretune.fronts.indicators import STEERABLE
@@ -31,8 +33,8 @@ from paretune.planning.cost import Passes
 from paretune.planning.lengths import Texts
 from paretune.planning.work import Fits, Stage, Work, reading
 from paretune.policies.policy import Policy
-from paretune.training.conditioned import ObjectiveData
-from paretune.training.conditioning import Conditioning, draw_preferences
+from paretune.training.conditioned import VALIDATED, ObjectiveData
+from paretune.training.conditioning import Conditioning, draw_preferences, mean_backward_passes
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
 from paretune.training.token_tables import PairTable
@@ -62,6 +64,12 @@ class PanaceaConfig(Conditioning):
         if self.loss in ("sft", "modpo") and self.data == "labelled":
             raise ConfigError(
                 f"loss: {self.loss} trains on each objective's own pairs, so it needs data: separate"
+            )
+
+        if self.contrast and self.data == "labelled":
+            raise ConfigError(
+                "contrast with data: labelled: a pair of all objectives has no one objective whose preference is the right one; "
+                "use data: separate"
             )
 
     @property
@@ -123,7 +131,11 @@ def work(run: Work, name: str, config: PanaceaConfig, training: Training) -> lis
     if config.separate:
         groups, spread = forward_groups(config, training, M)
     tables = M if config.separate else 1
-    fits = Fits(training, table, config.columns(M), 1, held_out, tables, groups, spread)
+    if config.contrast:
+        table = with_contrast(table, contrast_groups(config, training, M) / max(groups, 1e-9))
+        held_out = with_contrast(held_out, float((simplex_grid(M, VALIDATED) > 0).mean()))
+    backwards = mean_backward_passes(config, M)
+    fits = Fits(training, table, config.columns(M), 1, held_out, tables, groups, spread, backwards)
     what = f"for all preferences, {groups:.2g} groups per forward"
     return [*stages, run.trained(f"train: {name}", what, fits, read)]
 
@@ -164,6 +176,27 @@ def forward_groups(config: PanaceaConfig, training: Training, objectives: int) -
     return float(rows * counts.mean()), float(alike * counts.std())
 
 
+def contrast_groups(config: PanaceaConfig, training: Training, objectives: int) -> float:
+    """Return the mean number of chosen responses in a forward that are read again: one for each row and objective with weight."""
+    counts = (draw_preferences(config, DRAWS, objectives, [training.seed]) > 0).sum(1)
+    return float(training.batch_pairs * counts.mean())
+
+
+def with_contrast(texts: Texts, share: float) -> Texts:
+    """Return groups that read, for a ``share`` of them, the prompt and one response again; attention counts a little too high."""
+    more = replace(texts, prompt=texts.prompt * (1 + share), responses=texts.responses + share)
+    return replace(more, spread=texts.spread * more.tokens / max(texts.tokens, 1.0))
+
+
+def check(config: PanaceaConfig, objectives: Sequence[str], preferences: Sequence[Preference]) -> None:
+    """Raise a ConfigError where preferences are to be contrasted and there is one."""
+    if config.contrast and len(objectives) < 2:
+        raise ConfigError(
+            f"contrast: the run has the objective {objectives[0]!r} alone, so no preference is wrong; leave contrast out, or "
+            "add an objective"
+        )
+
+
 METHOD = Method(
     PanaceaConfig,
     train,
@@ -177,4 +210,5 @@ METHOD = Method(
         family="pairs",
     ),
     traits=lambda config: Traits("all", conditioning=config, beta=config.beta),
+    check=check,
 )

@@ -89,9 +89,7 @@ def train(inputs: Inputs, config: SPOConfig) -> Policy:
     """
     lab, order = inputs.lab, config.order or inputs.objectives
     check(config, inputs.objectives, inputs.preferences)
-    first = dict(
-        zip(inputs.objectives, inputs.corners(DPOConfig(config.beta, config.pairs, config.nll)), strict=True)
-    )
+    first = dict(zip(inputs.objectives, inputs.corners(config.single), strict=True))
     done: dict[str, Adapter] = {}
 
     def tables(objective: str) -> tuple[PairTable, PairTable]:
@@ -116,9 +114,7 @@ def train(inputs: Inputs, config: SPOConfig) -> Policy:
                 "objective": last.objective,
                 "lambdas": last.lambdas,
             }
-            done[name] = lab.fit(
-                name, table, held_out, config.beta, info=info, start=models[-1], nll=config.nll
-            )
+            done[name] = lab.fit_pairs(name, table, held_out, config.loss, info, models[-1])
         return done[name]
 
     adapters = [fit(rounds(preference, order)) for preference in inputs.preferences]
@@ -154,14 +150,12 @@ def weighted(lambdas: dict[str, float], rewards: dict[str, Tensor], like: Tensor
 
 def work(run: Work, name: str, config: SPOConfig, training: Training) -> list[Stage]:
     """Return the stages that train the single-objective models, read pairs by the rounds before, and train the others."""
-    stages = run.corners(config.beta, config.pairs, training, nll=config.nll)
+    stages = run.corners(config.beta, config.pairs, training, nll=config.nll, anchor=config.anchor)
     order, trained, read = config.order or tuple(run.objectives), 0, list[Passes]()
     for preference in run.preferences:
         so_far = rounds(preference, order)
         for n, last in list(enumerate(so_far))[1:]:
-            if not run.once(
-                "spo", str(last.preference), order, config.beta, config.pairs, training, config.nll
-            ):
+            if not run.once("spo", str(last.preference), order, config.single, training):
                 continue
             trained += 1
             for before in so_far[:n]:
@@ -231,7 +225,7 @@ METHOD = Method(
     traits=lambda config: Traits(
         "preference",
         separable=True,
-        corners=DPOConfig(config.beta, config.pairs, config.nll),
+        corners=config.single,
         beta=config.beta,
         between=config.between,
     ),

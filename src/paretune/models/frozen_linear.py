@@ -7,7 +7,10 @@ what prepacking gains, most with the few rows of decoding. It sums the same prod
 from __future__ import annotations
 
 import inspect
+import time
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +21,37 @@ LAYOUT_ROWS = 1024
 """Rows for which oneDNN chooses the layout; one chosen for many is as fast for few."""
 
 PREPACKED = (torch.float32, torch.bfloat16)
+
+WIDE_ROWS = 16
+"""Rows from which a bfloat16 product is formed in float32 where the processor is faster at that; fewer wait for memory."""
+MANY_ROWS = 256
+"""Rows from which the weight is brought to float32 for each product: that takes a fiftieth of it, and no copy is kept."""
+FASTER = 1.3
+"""How many times as long a bfloat16 product has to take as one in float32."""
+
+
+@cache
+def slow_bfloat16() -> bool:
+    """Return whether this processor multiplies many rows faster in float32 than in bfloat16; measured once, in 0.05 s.
+
+    Some have instructions for bfloat16 but no unit of their own for it. Others (with AMX, or AMD's) are twice to five times as fast
+    in bfloat16, so the answer does not depend on luck.
+    """
+    with torch.inference_mode():
+        seconds = {kind: _seconds_of_a_product(kind) for kind in PREPACKED}
+    return seconds[torch.bfloat16] > FASTER * seconds[torch.float32]
+
+
+def _seconds_of_a_product(kind: torch.dtype) -> float:
+    x, weight = torch.ones(MANY_ROWS, 576, dtype=kind), torch.ones(1536, 576, dtype=kind)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, LAYOUT_ROWS)
+
+    def timed() -> float:
+        began = time.process_time()
+        _onednn(x, packed)
+        return time.process_time() - began
+
+    return min(timed() for _ in range(6))
 
 
 class FrozenLayer(nn.Linear):
@@ -54,13 +88,17 @@ class FrozenLinear(FrozenLayer):
     The prepacked copies are made when they are first needed: of the weight in a forward pass, of its transpose in a backward
     pass. Each takes the weight's memory once more. On another device than the CPU, or with ``prepack`` False, products are the
     plain ones.
+
+    Where the processor is slow at bfloat16 (:func:`slow_bfloat16`), products of many rows are formed in float32 from the same
+    numbers, and only their sums are rounded: for :data:`MANY_ROWS` without a copy, for fewer by a prepacked copy, which takes the
+    weight's memory twice.
     """
 
     def __init__(self, linear: nn.Linear, prepack: bool = True) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
         self.prepack = prepack
         self.weight, self.bias = linear.weight, linear.bias
-        self._packed: dict[bool, tuple[tuple[int, int], Tensor]] = {}
+        self._packed: dict[tuple[bool, torch.dtype], tuple[tuple[int, int], Tensor]] = {}
         self.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -71,15 +109,47 @@ class FrozenLinear(FrozenLayer):
 
     def product(self, x: Tensor) -> Tensor:
         """Return ``x W^T + b [..., out]`` without a graph."""
+        if self.widens(x):
+            return self.wide_product(x.float()).to(x.dtype)
         if self._prepacks(x):
             return _onednn(x, self._layout(False), self.bias)
         return F.linear(x, self.weight, self.bias)
 
     def transposed_product(self, y: Tensor) -> Tensor:
         """Return ``y W [..., in]`` without a graph: the gradient of x where ``y`` is that of the output."""
+        if self.widens(y):
+            return self.wide_transposed_product(y.float()).to(y.dtype)
         if self._prepacks(y):
             return _onednn(y, self._layout(True))
         return y @ self.weight
+
+    def widens(self, x: Tensor) -> bool:
+        """Return whether products with ``x [..., n]`` are formed in float32 although it and the weight are in bfloat16."""
+        if x.dtype != torch.bfloat16 or self.weight.dtype != torch.bfloat16 or x.device.type != "cpu":
+            return False
+        rows = x.numel() // max(1, x.shape[-1])
+        return rows >= (WIDE_ROWS if self.prepack else MANY_ROWS) and slow_bfloat16()
+
+    def wide_product(self, x: Tensor) -> Tensor:
+        """Return :meth:`product` of a float32 ``x`` in float32."""
+        bias = None if self.bias is None else self.bias.float()
+        if self._keeps_wide(x):
+            return _onednn(x, self._layout(False, torch.float32), bias)
+        return F.linear(x, self.weight.float(), bias)
+
+    def wide_transposed_product(self, y: Tensor) -> Tensor:
+        """Return :meth:`transposed_product` of a float32 ``y`` in float32."""
+        if self._keeps_wide(y):
+            return _onednn(y, self._layout(True, torch.float32))
+        return y @ self.weight.float()
+
+    def wide_products(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Return both of them for several calls: the weight is brought to float32 once, and held as long as they are."""
+        weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
+        return lambda x: F.linear(x, weight, bias), lambda y: y @ weight
+
+    def _keeps_wide(self, x: Tensor) -> bool:
+        return self.prepack and x.numel() < MANY_ROWS * x.shape[-1]
 
     def dense(self, kind: torch.dtype) -> Tensor:
         """Return the weight ``[out, in]`` in the number format ``kind``."""
@@ -94,16 +164,16 @@ class FrozenLinear(FrozenLayer):
         fitting = x.dtype == weight.dtype in PREPACKED and x.numel() > 0
         return self.prepack and weight.device.type == "cpu" and fitting
 
-    def _layout(self, transposed: bool) -> Tensor:
-        """Return the prepacked weight, or its transpose; made anew when the weight was changed."""
-        weight = self.weight
+    def _layout(self, transposed: bool, kind: torch.dtype | None = None) -> Tensor:
+        """Return the prepacked weight, or its transpose, by default in its own number format; made anew when it was changed."""
+        weight, kind = self.weight, kind or self.weight.dtype
         state = weight.data_ptr(), weight._version
-        held = self._packed.get(transposed)
+        held = self._packed.get((transposed, kind))
         if held is None or held[0] != state:
             with torch.no_grad():
                 plain = weight.detach().t().contiguous() if transposed else weight.detach()
-                held = state, torch.ops.mkldnn._reorder_linear_weight(plain, LAYOUT_ROWS)
-            self._packed[transposed] = held
+                held = state, torch.ops.mkldnn._reorder_linear_weight(plain.to(kind), LAYOUT_ROWS)
+            self._packed[transposed, kind] = held
         return held[1]
 
 

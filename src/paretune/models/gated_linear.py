@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -161,7 +161,7 @@ class GatedLinear(nn.Module):
         if isinstance(self.base, FrozenLayer):
             if torch.is_grad_enabled():
                 return _Gated.apply(x, U, V, g, self.base)
-            if x.numel() <= FEW * x.shape[-1]:
+            if x.numel() <= FEW * x.shape[-1] and not _widens(self.base, x):
                 z = F.linear(x.float(), V) * g
                 return self.base(x).add_(F.linear(z, U))
             return _gated(x, U, V, g, self.base)[0]
@@ -195,8 +195,18 @@ def _add(y: Tensor, z: Tensor, U: Tensor) -> Tensor:
     return y
 
 
+def _widens(base: FrozenLayer, x: Tensor) -> TypeGuard[FrozenLinear]:
+    """Return whether the layer forms its products with ``x`` in float32; the thin ones are then formed so too."""
+    return isinstance(base, FrozenLinear) and base.widens(x)
+
+
 def _gated(x: Tensor, U: Tensor, V: Tensor, g: Tensor, base: FrozenLayer) -> tuple[Tensor, Tensor, Tensor]:
     """Return the layer's output, ``x V^T``, and this gated."""
+    if _widens(base, x):
+        wide = x.float()
+        inner = product(wide, V)
+        z = inner * g
+        return _add(base.wide_product(wide), z, U).to(x.dtype), inner, z
     inner = product(x, V.to(x.dtype))
     z = (inner * g).to(x.dtype)  # the product in fp32: 0.3 is not a bf16 number
     return _add(base.product(x), z, U), inner, z
@@ -225,11 +235,13 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, U, V, g, inner, z = ctx.saved_tensors
         need_x, need_U, need_V, need_g, _ = ctx.needs_input_grad
-        dy = outputs[0]
+        dy, kind, transposed = outputs[0], x.dtype, ctx.base.transposed_product
+        if _widens(ctx.base, dy):
+            x, dy, transposed = x.float() if need_V else x, dy.float(), ctx.base.wide_transposed_product
         dU = _outer(z, dy).t().to(U.dtype) if need_U else None
         dz = product(dy, U.t().to(dy.dtype))
         dg = (dz * inner.to(g.dtype)).sum_to_size(g.shape) if need_g else None
         d_inner = (dz * g).to(dy.dtype)
         dV = _outer(d_inner, x).to(V.dtype) if need_V else None
-        dx = _add(ctx.base.transposed_product(dy), d_inner, V.t()) if need_x else None
+        dx = _add(transposed(dy), d_inner, V.t()).to(kind) if need_x else None
         return dx, dU, dV, dg, None

@@ -74,13 +74,18 @@ class _TargetLogps(torch.autograd.Function):
         wanted = hidden.requires_grad
         gradient = torch.empty_like(hidden) if wanted else None
         rows = chunk or chunk_of(hidden.device, head.out_features, hidden.element_size())
+        wide = head.widens(hidden)
+        kind = torch.float32 if wide else hidden.dtype
+        product, transposed_product = (
+            head.wide_products() if wide else (head.product, head.transposed_product)
+        )
         for start in range(0, len(targets), rows):
             part = slice(start, start + rows)
-            all_logps = head.product(hidden[part]).float().log_softmax(-1)
+            all_logps = product(hidden[part].to(kind)).float().log_softmax(-1)
             logps[part] = all_logps.gather(-1, targets[part, None])[:, 0]
             if gradient is not None:
                 probabilities = all_logps.exp_()
-                pushed = head.transposed_product(probabilities.to(hidden.dtype))
+                pushed = transposed_product(probabilities.to(kind))
                 gradient[part] = head.weight[targets[part]] - pushed
         ctx.save_for_backward(gradient) if wanted else None
         return logps

@@ -89,6 +89,7 @@ class Passes:
         texts: Number of prompts and responses attended one by one.
         columns: Number of columns of the adapters in force; 0 is the base model.
         backward: Whether each is followed by its backward pass.
+        backwards: How often it is, on average: once for each objective where their gradients are kept apart.
     """
 
     tokens: float
@@ -98,6 +99,7 @@ class Passes:
     texts: float
     columns: float = 0
     backward: bool = False
+    backwards: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -151,18 +153,22 @@ def total(costs: Sequence[Cost]) -> Cost:
 
 def packed(work: Passes, model: Model, rates: Rates) -> Cost:
     """Return the cost of packed passes."""
-    shape, back = model.shape, work.backward
-    again = 1 if back and model.checkpointing else 0
+    shape, back = model.shape, work.backward * work.backwards
+    again = back if model.checkpointing else 0
     matrices = 2 * shape.matrices * work.tokens * (1 + back + again)
     adapters = 2 * model.column * work.columns * work.tokens * (1 + 2 * back + again)
     head = 2 * shape.hidden * shape.vocabulary * work.targets * (1 + back)
     # Backward computes the scores again, and takes five products where forward has two.
     attention = attention_flops(shape, work.seen) * (1 + 2.5 * back + again)
     seconds = (matrices + adapters + head) / rates.matmul + attention / rates.attention
-    seconds += traffic(model, work.tokens, back, again) / rates.traffic
+    once = traffic(model, work.tokens, work.backward, again)
+    more = max(0.0, back - 1)
+    further = more * (traffic(model, work.tokens, True) - traffic(model, work.tokens, False))
+    seconds += (once + further) / rates.traffic
     seconds += dequantising(model) * work.forwards * (1 + back + again) / rates.traffic
     seconds += LOGIT_PASSES * work.targets * shape.vocabulary * MASTER / rates.traffic
-    seconds += rates.launch * operations(model, work, back)
+    seconds += rates.launch * operations(model, work, work.backward)
+    seconds += rates.launch * more * (operations(model, work, True) - operations(model, work, False))
     return Cost(work.tokens, matrices + adapters + head + attention, seconds)
 
 
@@ -188,7 +194,7 @@ _WIDE = (14.0, 0.0, 19.0)
 """Further ones of training where feed-forward matrices are adapted."""
 
 
-def traffic(model: Model, tokens: float, backward: bool, again: bool | int = 0) -> float:
+def traffic(model: Model, tokens: float, backward: bool, again: float = 0) -> float:
     """Return the bytes that operations other than products read and write for ``tokens`` in all blocks."""
     shape = model.shape
     widths = (shape.hidden, shape.keys, shape.intermediate)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from math import ceil
 from typing import Any
 
+import numpy as np
+
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
@@ -14,7 +16,9 @@ from paretune.data.pairs import Choose, labelled_pairs, pairs
 from paretune.generation.mixing import Divergence
 from paretune.planning.cost import Decoding, Passes
 from paretune.planning.lengths import Counter, Texts, any_pair, of_pairs
+from paretune.policies.prompts import Prompting
 from paretune.training.conditioning import Conditioning
+from paretune.training.gradients import backward_passes
 from paretune.training.loop import Training
 from paretune.training.rl.goal import RLSettings
 from paretune.training.token_tables import TooLong
@@ -91,6 +95,7 @@ class Fits:
         tables: Number of tables that a forward draws ``training.batch_pairs`` groups from each.
         groups: Mean number of groups in a forward of training; 0 is all that it draws.
         groups_spread: Standard deviation of that number.
+        backwards: Mean number of backward passes through a forward of training.
     """
 
     training: Training
@@ -101,6 +106,7 @@ class Fits:
     tables: int = 1
     groups: float = 0.0
     groups_spread: float = 0.0
+    backwards: float = 1.0
 
 
 @dataclass(eq=False)
@@ -271,7 +277,8 @@ class Work:
         forwards = runs * training.steps * training.accumulate
         every = training.validate_every or max(1, training.steps // 4)
         times = ceil(training.steps / every)
-        works = [passes(replace(texts, count=forwards * groups), forwards, fits.columns, True)]
+        read = passes(replace(texts, count=forwards * groups), forwards, fits.columns, True)
+        works = [replace(read, backwards=fits.backwards)]
         if held_out is not None and held_out.count:
             batches = ceil(held_out.count / pairs)
             validated = replace(held_out, count=held_out.count * fits.tables * times * runs)
@@ -309,9 +316,10 @@ class Work:
         training: Training,
         divergence: Divergence = "reverse-kl",
         nll: float = 0.0,
+        anchor: float = 0.0,
     ) -> list[Stage]:
         """Return the stages that score pairs for the single-objective models and train these; none where they are there."""
-        if not self.once("dpo", beta, choose, training, divergence, nll):
+        if not self.once("dpo", beta, choose, training, divergence, nll, anchor):
             return []
         stages = []
         reference: list[Passes] = []
@@ -328,8 +336,25 @@ class Work:
         under = "" if divergence == "reverse-kl" else f", {divergence}"
         return [*stages, self.trained(f"train: dpo{under}", "one per objective", fits)]
 
+    def asked_tokens(self) -> int:
+        """Return the tokens that a preference adds to a prompt as tags of levels, counted at one prompt and equal weights."""
+        low_and_high = np.array([[0.0] * len(self.objectives), [1.0] * len(self.objectives)])
+        prompting = Prompting.of(self.objectives, low_and_high, form="levels")
+        prompt = self.splits["train"].rows[0].prompt
+        asked = prompting.prompt(prompt, prompting.targets(Preference.uniform(self.objectives)))
+        return self.count.prompt(asked) - self.count.prompt(prompt)
+
     def on_policy(
-        self, name: str, what: str, settings: RLSettings, training: Training, columns: float, runs: int = 1
+        self,
+        name: str,
+        what: str,
+        settings: RLSettings,
+        training: Training,
+        columns: float,
+        runs: int = 1,
+        *,
+        asked: int = 0,
+        backwards: float = 1.0,
     ) -> Stage:
         """Return the stage that samples, reads the answers by the base model, and trains on them.
 
@@ -340,19 +365,25 @@ class Work:
             training: How adapters are trained; ``batch_pairs`` counts prompts.
             columns: Columns of an adapter.
             runs: Number of adapters.
+            asked: Tokens that the policy reads of a prompt and the base model does not.
+            backwards: Mean number of backward passes through a forward.
         """
         K, prompts = settings.responses, training.accumulate * training.batch_pairs
         rollouts = runs * ceil(training.steps / settings.epochs)
         answers = rollouts * prompts * K
         rows = self.rows["train"]
         texts = replace(rows, count=rollouts * prompts, responses=float(K), response=self.answer)
-        step = self.decoding(prompts * K, texts, columns, shared=K)
+        told = replace(texts, prompt=texts.prompt + asked, longest=texts.longest + asked)
+        step = self.decoding(prompts * K, told, columns, shared=K)
         decoding = replace(step, rows=step.rows * rollouts, batch=min(step.batch, step.rows))
         forwards = rollouts * training.accumulate
         # The base model reads every answer; so does the policy that drew it, where several steps are taken on it.
-        read = [passes(texts, forwards, rank) for rank in (0, columns)[: 1 + (settings.epochs > 1)]]
+        read = [passes(texts, forwards, 0)]
+        read += [passes(told, forwards, columns)] if settings.remembers else []
         what = f"{what}; {answers} answers are sampled on the way"
-        stage = self.trained(f"train: {name}", what, Fits(training, texts, columns, runs), read)
+        stage = self.trained(
+            f"train: {name}", what, Fits(training, told, columns, runs, backwards=backwards), read
+        )
         return replace(stage, decodings=(decoding,), judged=answers)
 
     def anchors(
@@ -363,11 +394,18 @@ class Work:
         conditioning: Conditioning,
         training: Training,
         preferences: Sequence[Preference],
+        beside: str = "",
     ) -> list[Stage]:
-        """Return the stage that trains the on-policy adapters of these preferences that are not there yet; none where all are."""
-        learning = tuple(getattr(settings, field.name) for field in fields(RLSettings))
-        runs = sum(self.once("on-policy", learning, conditioning, str(w), training) for w in preferences)
-        return [self.on_policy(name, what, settings, training, training.rank, runs)] if runs else []
+        """Return the stage that trains the on-policy adapters of these preferences that are not there yet; none where all are.
+
+        ``beside`` is what decides an adapter beside ``settings`` and ``conditioning``, in words.
+        """
+        learning = (*(getattr(settings, field.name) for field in fields(RLSettings)), beside)
+        made = [w for w in preferences if self.once("on-policy", learning, conditioning, str(w), training)]
+        if not made:
+            return []
+        mean = sum(backward_passes(w, conditioning.rule) for w in made) / len(made)
+        return [self.on_policy(name, what, settings, training, training.rank, len(made), backwards=mean)]
 
 
 def inner(preferences: Sequence[Preference]) -> int:

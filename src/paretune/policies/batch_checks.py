@@ -1,4 +1,4 @@
-"""What is asked of a policy for a batch of rows, checked before anything is encoded or drawn."""
+"""What is asked of a policy, checked before anything is encoded or drawn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from paretune.core.errors import ParetuneError, PreferenceError
+from paretune.core.errors import ModelError, ParetuneError, PreferenceError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message, Prompt
@@ -111,3 +111,15 @@ def _seed(seed: Any, number: int) -> int:
     if not 0 <= value < LARGEST_SEED:
         raise ParetuneError(f"seed {number}: expected a whole number from 0 to 2**63 - 1, got {seed!r:.40}")
     return value
+
+
+def check_objectives(trained: Sequence[str], objectives: Sequence[str]) -> None:
+    """Check that an adapter was trained for these objectives in this order.
+
+    Raises:
+        ModelError: It was not.
+    """
+    if list(trained) != list(objectives):
+        raise ModelError(
+            f"the adapter was trained for the objectives {list(trained)}, in this order; it cannot serve {list(objectives)}"
+        )

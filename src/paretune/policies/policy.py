@@ -2,9 +2,8 @@
 
 :class:`Policy` is what everybody else works with. Of its kinds, :class:`GatedPolicy` follows the preference by the gates of one
 update, :class:`paretune.policies.mixed.MixedPolicy` mixes several copies of a row while decoding,
-:class:`paretune.policies.prompted.PromptedPolicy` writes the preference into the prompt,
-:class:`paretune.policies.principled.PrincipledPolicy` asks the base model for it in words, and
-:class:`paretune.policies.valued.ValuedPolicy` re-scores the base model's next tokens by value heads.
+:class:`paretune.policies.prompted.PromptedPolicy` writes the preference into the prompt, its neighbour ``PrincipledPolicy`` asks
+the base model for it in words, and :class:`paretune.policies.valued.ValuedPolicy` re-scores its next tokens by value heads.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.policies import one_pass
-from paretune.policies.batch_checks import check_groups, check_rows
+from paretune.policies.batch_checks import check_groups, check_objectives, check_rows
 from paretune.policies.gating import Anchors, Between, BetweenAnchors, Conditioned, Gating, NoUpdate, Soup
 from paretune.policies.principles import Guidance, Principles
 
@@ -183,6 +182,11 @@ class Policy(ABC):
         return not self.answers_with
 
     @property
+    def has_strength(self) -> bool:
+        """Whether the update as a whole can be scaled, see :attr:`paretune.core.preference.Preference.strength`."""
+        return False
+
+    @property
     @abstractmethod
     def anchor_preferences(self) -> tuple[Preference, ...]:
         """The preferences the policy answers with, if only these; otherwise none."""
@@ -219,13 +223,19 @@ class Policy(ABC):
         """Return preferences as ``[B, M]`` fp32 in the order of this policy's objectives.
 
         Raises:
-            PreferenceError: An objective this policy does not know, or a negative weight where it cannot extrapolate.
+            PreferenceError: An objective or a strength this policy does not know, or a negative weight where it cannot extrapolate.
         """
         beyond = [preference for preference in preferences if preference.extrapolated]
         if beyond and not self.extrapolates:
             raise PreferenceError(
                 f"{self.name} answers with {self.answers_with}, so it cannot extrapolate to {beyond[0]}; a soup or "
                 "Panacea can"
+            )
+        strong = [preference for preference in preferences if preference.strength != 1]
+        if strong and not self.has_strength:
+            raise PreferenceError(
+                f"{self.name} has no strength to set, as the preference is not in the gates of one update; it was asked for "
+                f"{strong[0]}; leave the strength out, or use a soup, anchors, Panacea or VAS"
             )
         return torch.tensor(
             np.stack([preference.over(self.objectives).array() for preference in preferences]),
@@ -335,6 +345,11 @@ class GatedPolicy(Policy):
 
     @property
     @override
+    def has_strength(self) -> bool:
+        return bool(self.adapters)
+
+    @property
+    @override
     def anchor_preferences(self) -> tuple[Preference, ...]:
         return self.gating.anchors
 
@@ -343,7 +358,8 @@ class GatedPolicy(Policy):
         if not isinstance(self.gating, Anchors):
             return [preference.over(self.objectives) for preference in preferences]
         choice = self.gating.choice(self.weights(preferences))
-        return [self.gating.anchors[number] for number in choice.tolist()]
+        at = zip(choice.tolist(), preferences, strict=True)
+        return [self.gating.anchors[number].at(preference.strength) for number, preference in at]
 
     @override
     def asked(self, prompts: Sequence[Prompt], preferences: Sequence[Preference]) -> list[Prompt]:
@@ -385,7 +401,9 @@ class GatedPolicy(Policy):
 
     @override
     def gates(self, preferences: Sequence[Preference]) -> Tensor | None:
-        return self.gating.gates(self.adapters, self.weights(preferences))
+        gates = self.gating.gates(self.adapters, self.weights(preferences))
+        strengths = torch.tensor([[preference.strength] for preference in preferences])
+        return gates if gates is None or bool((strengths == 1).all()) else gates * strengths
 
     @override
     def mixture(self, preferences: Sequence[Preference]) -> Mixture | None:
@@ -424,21 +442,9 @@ def trained_preferences(policy: Policy) -> tuple[Preference, ...]:
 def is_interpolated(policy: Policy, preference: Preference) -> bool:
     """Return whether a soup of anchors answers, of which none was trained for the preference."""
     trained = trained_preferences(policy)
-    return bool(trained) and preference.over(policy.objectives) not in trained
+    return bool(trained) and preference.over(policy.objectives).at(1) not in trained
 
 
 def plain(messages: Sequence[Message]) -> str:
     """Return the texts of messages as they stand before a prompt that is plain text."""
     return "".join(f"{message.content}\n\n" for message in messages)
-
-
-def check_objectives(trained: Sequence[str], objectives: Sequence[str]) -> None:
-    """Check that an adapter was trained for these objectives in this order.
-
-    Raises:
-        ModelError: It was not.
-    """
-    if list(trained) != list(objectives):
-        raise ModelError(
-            f"the adapter was trained for the objectives {list(trained)}, in this order; it cannot serve {list(objectives)}"
-        )

@@ -19,8 +19,8 @@ from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import TokenGroup
 from paretune.policies import one_pass
-from paretune.policies.batch_checks import check_groups, check_rows
-from paretune.policies.policy import Policy, check_objectives
+from paretune.policies.batch_checks import check_groups, check_objectives, check_rows
+from paretune.policies.policy import Policy
 from paretune.policies.prompts import Prompting
 
 

@@ -89,6 +89,11 @@ class ValuedPolicy(Policy):
 
     @property
     @override
+    def has_strength(self) -> bool:
+        return True  # it multiplies beta
+
+    @property
+    @override
     def anchor_preferences(self) -> tuple[Preference, ...]:
         return ()
 
@@ -146,7 +151,8 @@ class ValuedPolicy(Policy):
 
     @override
     def mixture(self, preferences: Sequence[Preference]) -> Mixture:
-        strengths = self.augmentation.beta * self.weights(preferences).double()
+        asked = torch.tensor([[preference.strength] for preference in preferences], dtype=torch.float64)
+        strengths = self.augmentation.beta * asked * self.weights(preferences).double()
         reference = torch.ones(len(strengths), 1, dtype=torch.float64)
         return Mixture(torch.cat([reference, strengths], dim=1), rescoring=self.rescoring)
 

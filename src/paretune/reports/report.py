@@ -23,6 +23,7 @@ from paretune.reports.findings import (
     settings,
     steerability,
 )
+from paretune.reports.how_trained import conflicts, floors
 from paretune.reports.next_steps import what_next
 from paretune.reports.page import badge, plain_badge, section, table
 from paretune.reports.plots import parallel
@@ -71,6 +72,8 @@ def write_report(record: FrontRecord, folder: str | Path) -> Path:
         side_effects(record),
         steerability(record),
         mixing(record),
+        conflicts(record),
+        floors(record),
         _answers(record, shared),
         hypervolumes(record),
         sense(record),

@@ -184,6 +184,24 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
         "pairs for one objective and any scores for the others, of responses that need not be paired",
         pairs,
     )
+    add(
+        "mrpo",
+        several,
+        "as the soup, held near the other objectives' models or near references that you name",
+        pairs,
+    )
+    add(
+        "knowpat",
+        several and per > 2,
+        "each objective ranks all responses to a prompt, and whole lists are trained on",
+        "it needs lists: more than two responses to a prompt, ranked by each objective",
+    )
+    add(
+        "spa",
+        several,
+        "where few pairs are labelled: it samples and labels more itself, which takes time",
+        pairs,
+    )
     single = bool(scored) and len(scored) >= 2 and per >= 1
     scores = "it needs a score of every response on two objectives"
     add(
@@ -206,6 +224,12 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
         function,
     )
     add("gdpo", reward, "as morlhf, with each reward scaled by itself", function)
+    add(
+        "mo-odpo",
+        reward,
+        "one on-policy training for every preference, by comparing two of its own answers",
+        function,
+    )
     add("rewarded-soup", reward, "one on-policy training for each objective, mixed as a soup", function)
     add(
         "bone-soup",

@@ -305,6 +305,9 @@ def _measured_policy(config: RunConfig, lab: Lab, judgement: Judgement, policy: 
         facts |= {key: adapter.info[key] for key in ("online", "retention") if adapter.info.get(key)}
     if steerability:
         facts["steerability"] = steerability
+    for key in ("conflicts", "floors"):
+        if rows := [row for adapter in policy.adapters for row in adapter.info.get(key) or ()]:
+            facts[key] = rows
     entry = judgement.recorded_policy(name, bool(policy.anchor_preferences))
     return _with(entry, facts)
 

@@ -68,7 +68,7 @@ def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -
         stages += entry.method.work(work, entry.name, entry.settings, entry.training)
     if not config.untrained:
         corners, training = config.corners()
-        stages += work.corners(corners.beta, corners.pairs, training, nll=corners.nll)
+        stages += work.corners(corners.beta, corners.pairs, training, nll=corners.nll, anchor=corners.anchor)
     stages += _front(config, work, entries)
     policies = tuple(_columns(work, entry) for entry in entries)
     tokens = work.test.prompt + work.answer

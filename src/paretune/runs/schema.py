@@ -64,8 +64,10 @@ def _method_schema(name: str, method: Method[Any]) -> Schema:
     schema.pop("$defs", None)  # flat groups are lifted, and no method composes settings otherwise
     card = method.card
     schema["description"] = f"{card.title} ({card.paper}). Needs {card.needs}. Training runs: {card.runs}."
-    for key, value in method.fixed.items():
-        schema["properties"][key] |= {"enum": [value], "default": value}
+    for key, known in (
+        {name: (value,) for name, value in method.fixed.items()} | dict(method.choices)
+    ).items():
+        schema["properties"][key] |= {"enum": list(known), "default": known[0]}
     schema["properties"]["method"] = {"const": name, "description": "Name of the method."}
     train = "How its adapters are trained, where that differs from the run's train."
     schema["properties"]["train"] = {"allOf": [{"$ref": "#/$defs/Training"}], "description": train}

@@ -62,6 +62,8 @@ FORMS = {
     "top_logprobs",
 }
 """Unsupported fields that change the form of an answer: they are refused even where a server is lenient."""
+MOST_STRENGTH = 4.0
+"""The largest strength of a request; far beyond what was trained text falls apart."""
 UNSUPPORTED = {"prediction", "reasoning_effort", "verbosity", "web_search_options", *NEUTRAL, *FORMS}
 HINTS = {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user"}
 """Fields about the caller that never change the answer; accepted and ignored."""
@@ -201,11 +203,13 @@ class _Generation(Body):
     Attributes:
         preference: ``{"helpful": 0.7, "harmless": 0.3}`` or the text ``helpful=0.7,harmless=0.3``, whose weights sum to 1; or
             ``["helpful", "harmless"]`` or ``helpful+harmless`` for equal weights.
+        strength: How far to steer, beside where to: 1 is what was trained, 0 the base model.
         profile: Owner of the preset in ``model: "name@preset"``.
     """
 
     model: Annotated[str, StringConstraints(max_length=500)] | None = None
     preference: Weights | CheckBoxes | Annotated[str, StringConstraints(max_length=2000)] | None = None
+    strength: float = Field(default=1.0, ge=0, le=MOST_STRENGTH)
     profile: Name = "default"
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     max_tokens: int | None = Field(default=None, ge=1)

@@ -54,6 +54,10 @@ def require_own(caller: Caller, owner: str | None, what: str, param: str | None 
         )
 
 
+STRONG = ("soup", "anchors", "between", "conditioned", "values")
+"""Kinds of policies whose update can be scaled as a whole."""
+
+
 @dataclass(frozen=True)
 class Resolved:
     """The policy and the preference of a request.
@@ -64,6 +68,7 @@ class Resolved:
         used: Preference that is served.
         model: Model name in the request, repeated in the response.
         stated: Whether the request gave a preference; otherwise it is the policy's default.
+        strength: How far the answer is steered.
     """
 
     served: Served
@@ -71,6 +76,7 @@ class Resolved:
     used: Preference
     model: str
     stated: bool
+    strength: float = 1.0
 
 
 class Service:
@@ -184,11 +190,12 @@ class Service:
         given: Mapping[str, float] | Sequence[str] | None,
         profile: str,
         caller: Caller,
+        strength: float = 1.0,
     ) -> Resolved:
         """Return policy and preference of ``model``: ``NAME``, ``NAME@PRESET``, or ``NAME@`` and a preference as text.
 
         Raises:
-            ApiError: 404 for an unknown model or preset, 422 for a preference that cannot be served.
+            ApiError: 404 for an unknown model or preset, 422 for a preference or a strength that cannot be served.
         """
         name, sign, alias = (model or "").partition("@")
         if sign and not alias:
@@ -213,7 +220,26 @@ class Service:
             )
             raise ApiError(422, message, "invalid_preference", "preference")
         is_stated = given is not None or stated is not None
-        return Resolved(served, asked, served.used(asked), model or served.name, is_stated)
+        used = served.used(asked)
+        self._check_strength(served, used, strength)
+        return Resolved(served, asked, used, model or served.name, is_stated, strength)
+
+    def _check_strength(self, served: Served, used: Preference, strength: float) -> None:
+        """Check that a policy can be steered by another strength than it was trained at, and that no floor is gone round."""
+        if strength == 1:
+            return
+        reason = ""
+        if self.backend.upstream_name(used) is not None:
+            reason = "its LoRAs are served upstream at the strength that they were exported at"
+        elif served.facts.get("kind") not in STRONG:
+            reason = "the preference is not in the gates of one update"
+        elif strength < 1 and self.config.floors:
+            reason = "this server has floors, and a strength below 1 would go round them"
+        if reason:
+            message = (
+                f"{served.name} cannot be served at strength {strength:g}: {reason}; leave the strength out"
+            )
+            raise ApiError(422, message, "invalid_preference", "strength")
 
     def _preset(self, profile: str, name: str, caller: Caller) -> Any:
         found = self.require_person(caller, profile).presets(profile) if self.store else []

@@ -34,6 +34,7 @@ class Facts(TypedDict):
         held_out: Losses of the last validation.
         bytes: Bytes of the file of records that count.
         history: The records themselves, in checkpoints of version 0.1.
+        memory: Numbers that the task keeps from step to step, where it keeps any.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Facts(TypedDict):
     held_out: dict[str, float]
     bytes: NotRequired[int]
     history: NotRequired[list[dict[str, float]]]
+    memory: NotRequired[dict[str, list[float]]]
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Progress:
         best: Parameters of the lowest validation loss.
         saved: Records that are in the file.
         bytes: Bytes they take there.
+        memory: Name -> numbers that the task keeps from step to step.
     """
 
     step: int = 0
@@ -67,6 +70,7 @@ class Progress:
     best: dict[str, Tensor] = field(default_factory=dict)
     saved: int = 0
     bytes: int = 0
+    memory: dict[str, list[float]] = field(default_factory=dict)
 
 
 def history_of(checkpoint: Path) -> Path:
@@ -89,6 +93,8 @@ def save(checkpoint: Path, key: str, progress: Progress, tensors: Mapping[str, T
         held_out=progress.held_out,
         bytes=progress.bytes + len(raw),
     )
+    if progress.memory:
+        facts["memory"] = progress.memory
     with atomic_path(checkpoint) as temporary:
         save_file(dict(tensors), temporary, metadata={"paretune": json.dumps(facts)})
     progress.saved, progress.bytes = len(progress.history), facts["bytes"]
@@ -154,6 +160,7 @@ def remove_checkpoint(checkpoint: Path) -> None:
 def _progress(checkpoint: Path, facts: Facts, steps: int) -> Progress:
     loss = facts["best_loss"]
     progress = Progress(facts["step"], math.inf if loss is None else loss, facts["held_out"])
+    progress.memory = facts.get("memory", {})
     if "history" in facts:
         progress.history = facts["history"]
     else:

@@ -16,14 +16,25 @@ from paretune.models.adapter import Adapter
 from paretune.models.packing import TokenGroup, pack, packed_logps
 from paretune.models.singular_gates import orthogonality
 from paretune.models.steering import trained
+from paretune.training.apart import Apart
 from paretune.training.batches import Batches, group_tokens, spans
-from paretune.training.conditioning import Conditioning, draw_preferences
+from paretune.training.conditioning import Conditioning, draw_preferences, draw_strengths, without
+from paretune.training.conflicts import conflicts
 from paretune.training.learner import ConditionedAdapter, conditioned_adapter
 from paretune.training.loop import Group, Record, TrainingRun, fit, learned
-from paretune.training.losses import log_ratio_gap, nll_loss, pair_loss, policy_gradient_loss
+from paretune.training.losses import (
+    anchor_loss,
+    contrast_loss,
+    log_ratio_gap,
+    nll_loss,
+    pair_loss,
+    policy_gradient_loss,
+)
 from paretune.training.scalarise import aggregate
 from paretune.training.token_tables import PairTable, ResponseTable
 
+VALIDATED = 4
+"""Divisions of the grid of preferences at which held-out losses are measured."""
 LEAST_WEIGHT = 1e-6
 """Below it MODPO's 1 / w_i is no larger; w_i times the loss is the hinge it tends to."""
 
@@ -90,7 +101,7 @@ def fit_conditioned(
     learner = conditioned_adapter(run, len(train.objectives), conditioning)
     with trained(learner.steering, run.settings.checkpointing):
         history = fit(ConditionedTask(run, learner, train, validation, beta), run)
-        return learner.adapter(run.info), history
+        return learner.adapter({**run.info, **conflicts(history)}), history
 
 
 class ConditionedTask:
@@ -117,22 +128,27 @@ class ConditionedTask:
         return self.learner.groups()
 
     @contextmanager
-    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
-        """Draw preferences, yield the aggregated loss of the next pairs of every objective, and each objective's own."""
+    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor | Apart, Record]]:
+        """Draw preferences, yield the aggregated loss of the next pairs of every objective, and each objective's own.
+
+        Where the gradients of the objectives are kept apart, yield the losses; all forwards of the step have one preference.
+        """
         rows = self.batches.rows(step, micro)
         count, M = len(rows[0]), len(self.train.objectives)
-        one = self.conditioning.per == "batch"
+        one, rule = self.conditioning.per == "batch", self.conditioning.rule
         # Corners of resting objectives alone leave nothing to learn from: another draw.
         for attempt in itertools.count():
-            seed = (self.run.settings.seed, step, micro, *([attempt] if attempt else []))
+            drawn_for = (step,) if rule.apart else (step, micro)
+            seed = (self.run.settings.seed, *drawn_for, *([attempt] if attempt else []))
             drawn = draw_preferences(self.conditioning, 1 if one else count, M, seed)
             weights = torch.tensor(drawn, dtype=torch.float32, device=self.run.lm.device).expand(count, M)
             wanted = self._wanted(weights, held_out)
             if bool(wanted.any()):
                 break
         rows = [self.share.rows(numbers) for numbers in rows]
+        strengths = self.share.rows(self._strengths(1 if one else count, seed).expand(count))
         weights, wanted = self.share.rows(weights), self.share.rows(wanted)
-        with self._losses(self.train, rows, weights, wanted) as (losses, present, tokens):
+        with self._losses(self.train, rows, weights, wanted, strengths) as (losses, present, tokens):
             present = present & wanted
             self._require_finite(losses, step, rows)
             count = self.share.total(present.sum(0))
@@ -142,14 +158,24 @@ class ConditionedTask:
             else:
                 loss = self.share.mean(self._aggregate(losses, weights * present))
             loss = loss + self.share.mean(self._penalty())
+            taking_part = tuple((weights[0] * wanted[0]).tolist())
             record: Record = {"tokens": tokens, **self.batches.metrics(rows)}
+            if self.conditioning.dial:
+                record["strength"] = float(strengths.mean())
             weighted = self.share.total((weights * losses.detach() * present).sum(0)) / count.clamp(min=1)
             for i, objective in enumerate(self.train.objectives):
                 weight = float(weights[:, i].mean())
                 record[f"loss/{objective}"] = float(means[i].detach())
                 record[f"weight/{objective}"] = weight
                 record[f"weighted_loss/{objective}"] = float(weighted[i])
-            yield loss, record
+            yield Apart(means, taking_part, self.train.objectives, rule) if rule.apart else loss, record
+
+    def _strengths(self, count: int, seed: Sequence[int]) -> Tensor:
+        """Return the strengths ``[count]`` of the rows; all 1 where no others are trained."""
+        if not self.conditioning.dial:
+            return torch.ones(count, device=self.run.lm.device)
+        drawn = draw_strengths(self.conditioning, count, seed)
+        return torch.tensor(drawn, dtype=torch.float32, device=self.run.lm.device)
 
     def _wanted(self, weights: Tensor, held_out: Record) -> Tensor:
         """Return which losses are to be run, ``[n, M]``, under ``weights`` ``[n, M]``.
@@ -166,11 +192,16 @@ class ConditionedTask:
 
     @contextmanager
     def _losses(
-        self, data: ObjectiveData, rows: Sequence[Sequence[int]], weights: Tensor, wanted: Tensor
+        self,
+        data: ObjectiveData,
+        rows: Sequence[Sequence[int]],
+        weights: Tensor,
+        wanted: Tensor,
+        strengths: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield the loss of every objective on every row, ``[n, M]``, which of them exist, and the tokens of the one forward.
 
-        Row j of each objective's table is steered by ``weights[j]``.
+        Row j of each objective's table is steered by ``weights[j]`` at ``strengths[j]`` (1 without).
         """
         n, M = weights.shape
         groups: list[TokenGroup] = []
@@ -181,10 +212,21 @@ class ConditionedTask:
                 if data.labelled or bool(wanted[j, t]) or not bool(wanted.any()):
                     owners.append((j, t))
                     groups += self._group(table, row)
-        index = torch.tensor([j for j, _ in owners], device=self.run.lm.device)
+        contrasted = [
+            g for g, (j, t) in enumerate(owners) if self.conditioning.contrast and bool(weights[j, t] > 0)
+        ]
+        wrong = without(weights[[owners[g][0] for g in contrasted]], [owners[g][1] for g in contrasted])
+        groups += [(groups[g][0], groups[g][1][:1]) for g in contrasted]
+        seen_by = [*(j for j, _ in owners), *range(n, n + len(contrasted))]
+        index = torch.tensor(seen_by, device=self.run.lm.device)
         batch = pack(groups, self.run.lm.device)
-        with self.learner.steering.at(self.learner.gates(weights), index=index[batch.groups]):
-            logps = packed_logps(self.run.lm.model, batch)
+        gates = self.learner.gates(torch.cat([weights, wrong]))
+        if strengths is not None and self.conditioning.dial:
+            each = torch.cat([strengths, strengths[[owners[g][0] for g in contrasted]]])
+            gates = {path: gate * each[:, None] for path, gate in gates.items()}
+        with self.learner.steering.at(gates, index=index[batch.groups]):
+            everything = packed_logps(self.run.lm.model, batch)
+            logps, under_wrong = everything.split([len(everything) - len(contrasted), len(contrasted)])
             losses = torch.zeros(n, M, device=logps.device)
             present = torch.zeros(n, M, dtype=torch.bool, device=logps.device)
             for t in range(len(data.tables)):
@@ -193,16 +235,39 @@ class ConditionedTask:
                     continue
                 js = [owners[g][0] for g in mine]
                 values, exist = self._row_losses(
-                    data, t, [rows[t][j] for j in js], weights[js], logps, batch.lengths, mine
+                    data,
+                    t,
+                    [rows[t][j] for j in js],
+                    weights[js],
+                    logps,
+                    batch.lengths,
+                    mine,
+                    self._beta(strengths, js),
                 )
                 columns = slice(None) if data.labelled else slice(t, t + 1)
                 losses[js, columns], present[js, columns] = values, exist
+            if contrasted:
+                chosen = logps.view(len(owners), -1)[contrasted, 0]
+                place = torch.tensor([owners[g] for g in contrasted]).unbind(1)
+                beta = self._beta(strengths, place[0].tolist())
+                term = self.conditioning.contrast * contrast_loss(chosen, under_wrong, beta)
+                losses = losses.index_put(place, term, accumulate=True)
             yield losses, present, batch.input_ids.numel()
+
+    def _beta(self, strengths: Tensor | None, rows: Sequence[int]) -> Tensor | float:
+        """Return DPO's beta, of each row where strengths are trained: a stronger steering is that of a smaller beta."""
+        return (
+            self.beta
+            if strengths is None or not self.conditioning.dial
+            else self.beta / strengths[list(rows)]
+        )
 
     def _cost(self, data: ObjectiveData, rows: Sequence[int | None]) -> int:
         """Return the tokens of one row of each table, in a forward of them all; None where a table has no further row."""
         tables = zip(data.tables, rows, strict=True)
-        return sum(group_tokens(self._group(table, row)) for table, row in tables if row is not None)
+        groups = [group for table, row in tables if row is not None for group in self._group(table, row)]
+        again = [(prompt, responses[:1]) for prompt, responses in groups if self.conditioning.contrast]
+        return group_tokens([*groups, *again])
 
     def _group(self, table: PairTable | ResponseTable, row: int) -> list[TokenGroup]:
         if isinstance(table, ResponseTable):
@@ -220,10 +285,11 @@ class ConditionedTask:
         logps: Tensor,
         lengths: Tensor,
         groups: Sequence[int],
+        beta: Tensor | float,
     ) -> tuple[Tensor, Tensor]:
         """Return the losses ``[n, 1]`` (``[n, M]`` where labelled) of rows of table t, and which exist.
 
-        ``weights`` ``[n, M]`` are the preferences of the rows.
+        ``weights`` ``[n, M]`` are the preferences of the rows, ``beta`` that of DPO, one for all or ``[n]``.
         """
         table = data.tables[t]
         if isinstance(table, ResponseTable):
@@ -241,22 +307,38 @@ class ConditionedTask:
             values = nll_loss(logps[list(groups)], lengths[list(groups)])[:, None]
             return values, torch.ones_like(values).bool()
         both = logps.view(-1, 2)[list(groups)]
-        gap = log_ratio_gap(both, table.reference[list(rows)].to(logps.device))
+        reference = table.reference[list(rows)].to(logps.device)
+        gap = log_ratio_gap(both, reference)
         weight, margin = table.weight[list(rows)].to(logps.device), table.margin[list(rows)].to(logps.device)
         if self.conditioning.loss == "modpo":
             margins = data.margins[t][list(rows)].to(logps.device)
             own = weights[:, t].clamp(min=LEAST_WEIGHT)
             others = (weights * margins).sum(1) - weights[:, t] * margins[:, t]
-            values = pair_loss(gap, self.beta, margin=others + own * margin, scale=1 / own, weight=weight)[
-                :, None
-            ]
+            values = pair_loss(gap, self.beta, margin=others + own * margin, scale=1 / own, weight=weight)
+            values = self._anchored(values[:, None], both, reference, self.beta)
             return values, torch.ones_like(values).bool()
         if not data.labelled:
-            values = pair_loss(gap, self.beta, margin=margin, weight=weight)[:, None]
-            return values, torch.ones_like(values).bool()
+            values = pair_loss(beta * gap, 1.0, margin=margin, weight=weight)[:, None]
+            return self._anchored(values, both, reference, beta), torch.ones_like(values).bool()
         signs = data.labels[list(rows)].to(logps.device)
-        values = pair_loss(gap[:, None] * signs, self.beta, margin=margin[:, None], weight=weight[:, None])
-        return values, signs != 0
+        values = pair_loss((beta * gap)[:, None] * signs, 1.0, margin=margin[:, None], weight=weight[:, None])
+        return self._anchored(values, both, reference, beta, signs < 0), signs != 0
+
+    def _anchored(
+        self,
+        values: Tensor,
+        logps: Tensor,
+        reference: Tensor,
+        beta: Tensor | float,
+        second: Tensor | None = None,
+    ) -> Tensor:
+        """Add the anchor term of the preferred response to losses ``[n, m]``; ``second [n, m]`` marks where it is the second."""
+        if not self.conditioning.anchor:
+            return values
+        terms = torch.stack([anchor_loss(logps[:, k], reference[:, k], beta) for k in (0, 1)])[:, :, None]
+        return values + self.conditioning.anchor * (
+            terms[0] if second is None else torch.where(second, terms[1], terms[0])
+        )
 
     def _aggregate(self, losses: Tensor, weights: Tensor) -> Tensor:
         c = self.conditioning
@@ -288,7 +370,7 @@ class ConditionedTask:
         if self.validation is None:
             return None
         objectives = self.validation.objectives
-        grid = torch.tensor(simplex_grid(len(objectives), 4), dtype=torch.float32)
+        grid = torch.tensor(simplex_grid(len(objectives), VALIDATED), dtype=torch.float32)
         grid = grid[torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))].to(
             self.run.lm.device
         )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from paretune.core.bounds import Count, Natural, NotNegative, Positive, Share, check_bounds
 from paretune.core.errors import ConfigError
 from paretune.core.preference import sample_simplex, simplex_grid
+from paretune.core.settings import later
 from paretune.models.singular_gates import Init
+from paretune.training.gradients import Correction, GradientRule, Rule
 from paretune.training.scalarise import Aggregation
 
 Draw = Literal["uniform", "dirichlet", "grid", "corners"]
@@ -49,6 +54,18 @@ class Conditioning:
             objectives as cached margins (arXiv 2310.03708, Eq. 11), ours, linear only. Every objective's loss then has
             the same optimum, and the aggregate's weight w_i cancels the 1 / w_i in it: gradients are bounded by beta.
         clip: Width of the trust region of the policy gradient.
+        anchor: Weight of mDPO's anchor term of each pair, see :func:`paretune.training.losses.anchor_loss`; 0 leaves it out.
+        contrast: Weight of the contrast of preferences (mDPO's conditional term), see
+            :func:`paretune.training.losses.contrast_loss`: the response that objective i prefers under the drawn preference,
+            against the same response under that preference without i, in the same forward. It needs pairs for each objective.
+        strengths: Smallest and largest strength t of steering that is trained, 1 within. Each draw of a preference then has a t of
+            its own, log-uniform between them: all gates are t times what they are, and DPO's beta is divided by t (the temperature
+            of COS-DPO, arXiv 2410.08316, as an input); validation is at 1. Where logits are linear in the update this changes
+            nothing, as beta / t and t cancel. Needs ``loss: dpo``.
+        gradients: Way from the gradients of the objectives to one step, see :func:`paretune.training.gradients.coefficients`. Any
+            other than ``linear`` takes a backward pass for each objective with weight, draws one preference for all forwards of a
+            step, so it needs ``per: batch``, and replaces the aggregation, which stays linear.
+        correction: c of ``raco`` and ``cagrad``: their largest correction, as a share of the length of the weighted gradient.
     """
 
     rank: Natural = 8
@@ -70,9 +87,26 @@ class Conditioning:
     rho: NotNegative = 0.05
     loss: ObjectiveLoss = "dpo"
     clip: Positive = 0.2
+    anchor: NotNegative = later(0.0)
+    contrast: NotNegative = later(0.0)
+    strengths: tuple[Positive, Positive] = later((1.0, 1.0))
+    gradients: Rule = later("linear")
+    correction: Correction = later(0.4)
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        self._check_terms()
+        self._check_gradients()
+        low, high = self.strengths
+        if not 0 < low <= 1 <= high < math.inf:
+            raise ConfigError(
+                f"strengths: got {low:g} and {high:g}; expected two numbers above 0 with 1 between them, at which the policy is "
+                "validated and measured, such as [0.5, 2]"
+            )
+        if self.dial and self.loss != "dpo":
+            raise ConfigError(
+                f"strengths with loss: {self.loss}: only the beta of loss: dpo can be drawn with the strength; leave strengths out"
+            )
         if self.loss == "policy-gradient" and self.aggregation != "linear" and self.ideal is None:
             raise ConfigError(
                 f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
@@ -84,12 +118,59 @@ class Conditioning:
                 "for it; use linear"
             )
 
+    def _check_terms(self) -> None:
+        if self.anchor and self.loss not in ("dpo", "modpo"):
+            raise ConfigError(
+                f"anchor with loss: {self.loss}: the anchor term compares the chosen response of a pair with the reference; use "
+                "loss: dpo or modpo"
+            )
+        if self.contrast and self.loss == "policy-gradient":
+            raise ConfigError(
+                "contrast with loss: policy-gradient: scored responses are chosen by nobody, so there is none to contrast; use "
+                "another loss"
+            )
+
+    @property
+    def dial(self) -> bool:
+        """Whether several strengths are trained."""
+        return self.strengths != (1.0, 1.0)
+
+    @property
+    def rule(self) -> GradientRule:
+        """How the gradients of the objectives become one."""
+        return GradientRule(self.gradients, self.correction)
+
+    def _check_gradients(self) -> None:
+        self.rule.check()
+        if not self.rule.apart:
+            return
+        against = {
+            f"aggregation: {self.aggregation}": self.aggregation != "linear",
+            f"orthogonality: {self.orthogonality:g}": self.orthogonality > 0,
+            "loss: modpo": self.loss == "modpo",
+        }
+        reasons = {
+            "aggregation": "has one number for all losses, and gradients are of each by itself; use aggregation: linear",
+            "orthogonality": "adds a loss that is no objective's; set it to 0",
+            "loss": "holds all objectives in each loss, so they have no gradients of their own; use another loss",
+        }
+        for given, wrong in against.items():
+            if wrong:
+                raise ConfigError(
+                    f"gradients: {self.gradients} with {given}: the latter {reasons[given.split(':')[0]]}"
+                )
+
     def check_means(self) -> None:
         """Check that a Tchebycheff form has the mean loss of each objective at one preference.
 
         Raises:
-            ConfigError: A preference per row with an aggregation that is not linear.
+            ConfigError: A preference per row with an aggregation that is not linear, or with gradients that are kept apart.
         """
+        if self.per == "row" and self.rule.apart:
+            raise ConfigError(
+                f"gradients: {self.gradients} with per: row: a step has one gradient for each objective, so its rows share a "
+                "preference; use per: batch"
+            )
         if self.per == "row" and self.aggregation != "linear":
             raise ConfigError(
                 f"aggregation {self.aggregation} with per: row: it takes the maximum over the mean loss of each objective, and a "
@@ -107,6 +188,22 @@ LORA_PER_OBJECTIVE = Conditioning(
 """One LoRA per objective, all trained together at preferences that are drawn for each prompt."""
 
 
+def without(weights: Tensor, objectives: Sequence[int]) -> Tensor:
+    """Return preferences ``[n, M]`` without one objective each: its weight goes to the others in their proportions.
+
+    A one-hot preference of the objective becomes the equal weights of all others.
+
+    Args:
+        weights: ``[n, M]``, M at least 2.
+        objectives: The n objectives.
+    """
+    out = torch.zeros_like(weights)
+    out[range(len(weights)), list(objectives)] = 1.0
+    others = weights * (1 - out)
+    total = others.sum(1, keepdim=True)
+    return torch.where(total > 0, others / total.clamp(min=1e-12), (1 - out) / (weights.shape[1] - 1))
+
+
 def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: Sequence[int]) -> np.ndarray:
     """Return ``count`` preferences ``[count, M]``, decided by ``seed`` alone (several integers), so a resumed run redraws them."""
     random = np.random.default_rng(list(seed))
@@ -120,3 +217,16 @@ def draw_preferences(settings: Conditioning, count: int, objectives: int, seed: 
         cornered = random.random(count) < settings.corner_share
         weights[cornered] = np.eye(objectives)[random.integers(objectives, size=int(cornered.sum()))]
     return weights
+
+
+def draw_strengths(settings: Conditioning, count: int, seed: Sequence[int]) -> np.ndarray:
+    """Return ``count`` strengths ``[count]``, log-uniform between the two of the settings, decided by ``seed`` alone."""
+    low, high = np.log(settings.strengths)
+    return np.exp(np.random.default_rng([*seed, 1]).uniform(low, high, size=count))
+
+
+def mean_backward_passes(settings: Conditioning, objectives: int) -> float:
+    """Return the mean number of backward passes through a forward: one, or one for each objective that a draw gives weight."""
+    if not settings.rule.apart:
+        return 1.0
+    return float((draw_preferences(settings, 2000, objectives, [0]) > 0).sum(1).mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -126,7 +126,7 @@ def fit_hybrid(
         info: Facts stored with the adapter.
     """
     facts = info | {"beta": loss.beta, "pairs": sum(data.lengths[:-1]), "responses": len(data.responses)}
-    inputs = ["hybrid", data.fingerprint, validation.fingerprint, asdict(loss)]
+    inputs = ["hybrid", data.fingerprint, validation.fingerprint, loss.facts()]
 
     def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
         for part in (data, validation):
@@ -197,11 +197,9 @@ class HybridTask:
             name: getattr(table, name)[index].to(logps.device)
             for name in ("margin", "scale", "weight", "reversed_weight")
         }
-        gap = log_ratio_gap(logps[:count].view(-1, 2), table.reference[index].to(logps.device))
-        pairs = pair_loss(gap, self.loss.beta, link=self.loss.link, **columns)
-        if self.loss.nll:
-            lengths = batch.lengths[:count].view(-1, 2)
-            pairs = pairs + self.loss.nll * nll_loss(logps[:count].view(-1, 2)[:, 0], lengths[:, 0])
+        both, reference = logps[:count].view(-1, 2), table.reference[index].to(logps.device)
+        pairs = pair_loss(log_ratio_gap(both, reference), self.loss.beta, link=self.loss.link, **columns)
+        pairs = pairs + self.loss.beside(both, reference, batch.lengths[:count].view(-1, 2))
         return pairs, imitated, batch.input_ids.numel()
 
     @torch.no_grad()

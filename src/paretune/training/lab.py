@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from paretune.core.files import fingerprint, write_json
 from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.progress import announce
+from paretune.core.settings import as_values
 from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair
@@ -216,7 +217,6 @@ class Lab:
         info: dict[str, Any] | None = None,
         *,
         start: Adapter | None = None,
-        nll: float = 0.0,
     ) -> Adapter:
         """Train an adapter on a stamped table, or return the finished one of an earlier run with the same inputs.
 
@@ -228,11 +228,10 @@ class Lab:
             link: ``sigmoid`` or ``hinge``.
             info: Facts stored with the adapter.
             start: Adapter to continue from; None starts at the base model.
-            nll: Weight of imitating chosen, per mean nat of a token.
         """
-        return self._fit_pairs(name, table, validation, PairLoss(beta, link, nll), info, start)
+        return self.fit_pairs(name, table, validation, PairLoss(beta, link), info, start)
 
-    def _fit_pairs(
+    def fit_pairs(
         self,
         name: str,
         table: PairTable,
@@ -241,16 +240,15 @@ class Lab:
         info: dict[str, Any] | None,
         start: Adapter | None = None,
     ) -> Adapter:
-        """Do what :meth:`fit` does, with the whole loss."""
+        """Do what :meth:`fit` does, with the whole loss of a pair."""
         under = loss.penalty.facts()
         facts = dict(info or {}) | {"beta": loss.beta, "link": loss.link, "pairs": len(table)} | under
         held_out = (validation.fingerprint, validation.content) if validation else ("", "")
         begun = start.fingerprint if start else ""
         inputs: list[Any] = [table.fingerprint, held_out[0], loss.beta, loss.link]
-        if start is not None or loss.nll:
-            inputs += [begun, loss.nll]
-        inputs += [under] if under else []
-        read = [name, table.content, held_out[1], asdict(loss), begun]
+        inputs += [begun, loss.nll] if start is not None or loss.nll else []
+        inputs += [part for part in (under, loss.terms()) if part]
+        read = [name, table.content, held_out[1], loss.facts(), begun]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_pairs(run, table, validation, loss)
@@ -266,6 +264,7 @@ class Lab:
         choose: Choose = "extremes",
         penalty: Penalty = REVERSE_KL,
         nll: float = 0.0,
+        anchor: float = 0.0,
     ) -> Adapter:
         """Return the DPO adapter of one objective: the member of soups and of MOD, and the start of SIPO, trained once.
 
@@ -276,12 +275,13 @@ class Lab:
             choose: Rule that selects pairs among a prompt's responses.
             penalty: Divergence from the base model that ``beta`` weighs; another one than DPO's is f-DPO's.
             nll: Weight of imitating chosen, per mean nat of a token.
+            anchor: Weight of mDPO's anchor term.
         """
         table = self.train_table(self.pairs(train, objective, choose), objective)
         held_out = self.pair_table(self.pairs(validation, objective, choose), objective)
         info = {"method": "dpo", "objective": objective}
         name = f"dpo-{objective}" + ("" if penalty == REVERSE_KL else f"-{penalty.divergence}")
-        return self._fit_pairs(name, table, held_out, PairLoss(beta, nll=nll, penalty=penalty), info)
+        return self.fit_pairs(name, table, held_out, PairLoss(beta, "sigmoid", nll, penalty, anchor), info)
 
     def fit_conditioned(
         self,
@@ -300,14 +300,13 @@ class Lab:
         facts = dict(info or {}) | {
             "beta": beta,
             "objectives": list(data.objectives),
-            "conditioning": asdict(conditioning),
+            "conditioning": as_values(conditioning),
             "pairs": sum(map(len, data.tables)),
         }
-        tables = [[table.fingerprint for table in part.tables] for part in (data, validation) if part]
-        margins = [
-            fingerprint(m.numpy().tobytes()) for part in (data, validation) if part for m in part.margins
-        ]
-        inputs = [tables, margins, list(data.objectives), data.labelled, beta, asdict(conditioning)]
+        parts = [part for part in (data, validation) if part]
+        tables = [[table.fingerprint for table in part.tables] for part in parts]
+        margins = [fingerprint(m.numpy().tobytes()) for part in parts for m in part.margins]
+        inputs = [tables, margins, list(data.objectives), data.labelled, beta, as_values(conditioning)]
 
         def train(run: TrainingRun) -> tuple[Adapter, list[Record]]:
             return fit_conditioned(run, data, validation, beta, conditioning)

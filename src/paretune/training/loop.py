@@ -24,6 +24,7 @@ from paretune.models.distributed import ProcessGroup, WorkSplit
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 from paretune.training import checkpoint
+from paretune.training.apart import Apart, KeptApart
 from paretune.training.checkpoint import Progress
 
 Record = dict[str, float]
@@ -157,6 +158,7 @@ class TrainingRun:
         info: Facts stored with the adapter.
         log: Receives the number and the record of each step.
         notify: Prints a message to the user.
+        memory: Name -> numbers that a task keeps from step to step; checkpoints hold them.
     """
 
     lm: LanguageModel
@@ -169,6 +171,7 @@ class TrainingRun:
     info: Mapping[str, Any] = field(default_factory=dict)
     log: Callable[[int, Record], None] = lambda step, record: None
     notify: Callable[[str], None] = print
+    memory: dict[str, list[float]] = field(default_factory=dict)
 
     def share(self, divisible: bool = True) -> WorkSplit:
         """Return the part of each step that this process runs, see :meth:`WorkSplit.of`."""
@@ -232,8 +235,12 @@ class Task(Protocol):
     def groups(self) -> list[Group]:
         """Return all trainable parameters, in a fixed order, under names that do not change."""
 
-    def batch(self, step: int, micro: int, held_out: Record) -> AbstractContextManager[tuple[Tensor, Record]]:
+    def batch(
+        self, step: int, micro: int, held_out: Record
+    ) -> AbstractContextManager[tuple[Tensor | Apart, Record]]:
         """Run forward ``micro`` of optimiser step ``step`` (both from 0) and yield its mean loss and its metrics.
+
+        Or the losses of several objectives, whose gradients are kept apart until the step is complete.
 
         Where ``share`` divides its rows the loss is still the mean over all of them (its gradient is of the rows that are run
         here, see :meth:`WorkSplit.total`), and a metric the mean over those of this process.
@@ -330,13 +337,22 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         forwards, share = self.settings.accumulate, self.task.share
         record: Record = {"loss": 0.0}
+        apart: KeptApart | None = None
         for micro in share.forwards(forwards):
             with self.task.batch(step, micro, held_out) as (loss, metrics):
-                self.run.accelerator.backward(loss / forwards)
+                if isinstance(loss, Apart):
+                    apart = apart or KeptApart(list(self.parameters.values()), share)
+                    apart.add(loss, forwards)
+                    loss = loss.value
+                else:
+                    self.run.accelerator.backward(loss / forwards)
             for name, value in {"loss": float(loss.detach()), **metrics}.items():
                 record[name] = record.get(name, 0.0) + value / (1 if name in COUNTS else forwards)
-        share.reduce_gradients(self.parameters.values())
         record = {"step": step + 1, **share.reduce_record(record, COUNTS)}
+        if apart is None:
+            share.reduce_gradients(self.parameters.values())
+        else:
+            record |= apart.combine((self.settings.seed, step))
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm))
         if not math.isfinite(norm):
             raise TrainingError(
@@ -376,6 +392,7 @@ def _save(loop: _Loop, state: Progress, run: TrainingRun) -> None:
     for name, parameter in loop.parameters.items():
         for moment in _MOMENTS:
             tensors[f"{moment}/{name}"] = loop.optimizer.state[parameter][moment].cpu().clone()
+    state.memory = run.memory
     checkpoint.save(run.checkpoint, run.key, state, tensors)
 
 
@@ -394,6 +411,7 @@ def _restore(loop: _Loop, run: TrainingRun) -> Progress:
     best = [f"best/{name}" for name in loop.parameters]
     state, tensors = checkpoint.restore(file, run.key, run.settings.steps, shapes, best)
     state.best = {name: tensors[f"best/{name}"] for name in loop.parameters if f"best/{name}" in tensors}
+    run.memory.update(state.memory)
     loop.load_weights({name: tensors[f"weight/{name}"] for name in loop.parameters})
     for name, parameter in loop.parameters.items():
         loop.optimizer.state[parameter] = {

@@ -119,6 +119,32 @@ def nll_loss(logps: Tensor, lengths: Tensor) -> Tensor:
     return -logps / lengths
 
 
+def anchor_loss(logps: Tensor, reference_logps: Tensor, beta: Tensor | float) -> Tensor:
+    """Return mDPO's anchor term ``[B]``: ``-log sigmoid(beta log(pi / pi_ref))`` of the chosen response (arXiv 2406.11839).
+
+    DPO sees the difference of two responses, and can raise it while both become less likely. This term is below log 2 where the
+    chosen response is likelier than under the reference.
+
+    Args:
+        logps, reference_logps: ``[B]`` sums over the tokens of the chosen response, in nats.
+        beta: Strength of the KL penalty, > 0; one for all, or ``[B]``.
+    """
+    return F.softplus(-beta * (logps - reference_logps))
+
+
+def contrast_loss(right: Tensor, wrong: Tensor, beta: Tensor | float) -> Tensor:
+    """Return mDPO's conditional term ``[B]`` with the preference as the condition: ``-log sigmoid(beta (right - wrong))``.
+
+    mDPO (arXiv 2406.11839) contrasts the chosen response given the image and given a damaged one. Here it is the same response
+    under the right preference and under a wrong one; the reference reads no preference, so it falls out.
+
+    Args:
+        right, wrong: ``[B]`` sums over the tokens of the chosen response, in nats, under the two preferences.
+        beta: Strength of the KL penalty, > 0; one for all, or ``[B]``.
+    """
+    return F.softplus(-beta * (right - wrong))
+
+
 def kl_estimate(logps: Tensor, reference_logps: Tensor) -> Tensor:
     """Return an estimate ``[B]`` in nats of KL(policy || reference) from samples of the policy, one value per sample.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,20 @@ from paretune.models.steering import trained
 from paretune.training.batches import Batches, held_out
 from paretune.training.learner import OneAdapter, one_adapter
 from paretune.training.loop import Group, Record, TrainingRun, fit
-from paretune.training.losses import REVERSE_KL, Link, Penalty, divergence_gap, nll_loss, pair_loss
+from paretune.training.losses import (
+    REVERSE_KL,
+    Link,
+    Penalty,
+    anchor_loss,
+    divergence_gap,
+    nll_loss,
+    pair_loss,
+)
+from paretune.training.smoothing import Smoother, Smoothing
 from paretune.training.token_tables import PairTable
+
+TERMS = ("anchor", "smoothing")
+"""Terms of the loss that are no part of a stage's identity where they are not used, so that earlier stages are found."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +42,38 @@ class PairLoss:
         link: ``sigmoid`` or ``hinge``.
         nll: Weight of imitating the chosen response, per mean nat of a token.
         penalty: The divergence from the reference that ``beta`` weighs.
+        anchor: Weight of mDPO's anchor term, see :func:`paretune.training.losses.anchor_loss`.
+        smoothing: How labels are smoothed that the policy of a step doubts; None leaves them as they are.
     """
 
     beta: float
     link: Link = "sigmoid"
     nll: float = 0.0
     penalty: Penalty = REVERSE_KL
+    anchor: float = 0.0
+    smoothing: Smoothing | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is part of a stage's identity; a term that is left out of the loss is no part of it."""
+        return {name: value for name, value in asdict(self).items() if name not in TERMS} | self.terms()
+
+    def terms(self) -> dict[str, Any]:
+        """Return those of :data:`TERMS` that are used."""
+        return {name: value for name, value in asdict(self).items() if name in TERMS and value}
+
+    def beside(self, logps: Tensor, reference: Tensor, lengths: Tensor) -> Tensor | float:
+        """Return what is added to the loss of pairs ``[B]``: imitation of chosen and the anchor term, each where it has weight.
+
+        Args:
+            logps, reference: ``[B, 2]`` sums over response tokens: chosen, rejected.
+            lengths: ``[B, 2]`` numbers of these tokens.
+        """
+        added: Tensor | float = 0.0
+        if self.nll:
+            added = added + self.nll * nll_loss(logps[:, 0], lengths[:, 0])
+        if self.anchor:
+            added = added + self.anchor * anchor_loss(logps[:, 0], reference[:, 0], self.beta)
+        return added
 
 
 def fit_pairs(
@@ -75,6 +114,7 @@ class PairTask:
         self.table, self.validation = table, validation
         self.share, self.gate = run.share(), learner.gate
         self.batches = Batches.of_table(run, table)
+        self.smoother = Smoother(loss.smoothing, run, loss.beta) if loss.smoothing else None
 
     def groups(self) -> list[Group]:
         """Return the trainable parameters."""
@@ -86,7 +126,7 @@ class PairTask:
         (drawn,) = self.batches.rows(step, micro)
         rows = self.share.rows(drawn)
         with self.learner.steering.at(self.gate):
-            loss, reward, tokens = self.losses(self.table, rows)
+            loss, reward, tokens = self.losses(self.table, rows, (step, micro))
             if not bool(loss.isfinite().all()):
                 raise TrainingError(
                     f"{self.run.name}: the loss is not finite at step {step + 1}, on {self.table.where(rows)}; "
@@ -97,32 +137,58 @@ class PairTask:
                 {
                     **reward_metrics(reward),
                     "tokens": tokens,
+                    **({"doubted": self.smoother.doubted} if self.smoother else {}),
                     **self.batches.metrics([rows]),
                 },
             )
 
-    def losses(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
-        """Return the loss ``[B]`` and beta * log-ratio ``[B, 2]`` (DPO's reward) of ``rows``, and the tokens of the one forward."""
+    def losses(
+        self, table: PairTable, rows: Sequence[int], at: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, int]:
+        """Return the loss ``[B]`` and beta * log-ratio ``[B, 2]`` (DPO's reward) of ``rows``, and the tokens of the one forward.
+
+        ``at`` is the step and the forward in it, in training, where labels may be smoothed.
+        """
+        logps, lengths, tokens = self.read(table, rows)
+        reference = _column(table.reference, rows, logps)
+        doubt = self.smoother.doubt(*at, logps, reference) if self.smoother and at is not None else None
+        reward = self.loss.beta * (logps.detach() - reference)
+        return self.values(table, rows, logps, lengths, doubt), reward, tokens
+
+    def read(self, table: PairTable, rows: Sequence[int]) -> tuple[Tensor, Tensor, int]:
+        """Return log-probabilities and lengths ``[B, 2]`` of the responses of ``rows``, and the tokens of the one forward."""
         batch = pack(table.groups(rows), self.run.lm.device)
-        logps = packed_logps(self.run.lm.model, batch).view(-1, 2)
-        index = torch.tensor(rows)
+        logps = packed_logps(self.run.lm.model, batch)
+        return logps.view(-1, 2), batch.lengths.view(-1, 2), batch.input_ids.numel()
 
-        def column(values: Tensor) -> Tensor:
-            return values[index].to(logps.device)
+    def values(
+        self,
+        table: PairTable,
+        rows: Sequence[int],
+        logps: Tensor,
+        lengths: Tensor,
+        doubt: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss ``[B]`` of ``rows``, as the table is stamped, from what :meth:`read` found.
 
-        reference = column(table.reference)
+        ``doubt [B]`` is the share of each label that is reversed.
+        """
+        reference, margin, scale, weight, reversed_weight = (
+            _column(getattr(table, name), rows, logps)
+            for name in ("reference", "margin", "scale", "weight", "reversed_weight")
+        )
+        if doubt is not None:
+            weight, reversed_weight = weight * (1 - doubt), reversed_weight + weight * doubt
         loss = pair_loss(
             divergence_gap(logps, reference, self.loss.penalty),
             self.loss.beta,
-            margin=column(table.margin),
-            scale=column(table.scale),
-            weight=column(table.weight),
-            reversed_weight=column(table.reversed_weight),
+            margin=margin,
+            scale=scale,
+            weight=weight,
+            reversed_weight=reversed_weight,
             link=self.loss.link,
         )
-        if self.loss.nll:
-            loss = loss + self.loss.nll * nll_loss(logps[:, 0], batch.lengths.view(-1, 2)[:, 0])
-        return loss, self.loss.beta * (logps.detach() - reference), batch.input_ids.numel()
+        return loss + self.loss.beside(logps, reference, lengths)
 
     @torch.no_grad()
     def validate(self) -> Record | None:
@@ -134,6 +200,11 @@ class PairTask:
             with self.learner.steering.at(self.gate):
                 total += self.losses(self.validation, rows)[0].sum()
         return {"validation_loss": float(self.share.reduce_sums(total)) / len(self.validation)}
+
+
+def _column(values: Tensor, rows: Sequence[int], like: Tensor) -> Tensor:
+    """Return a table's values of ``rows`` where a forward of them ran."""
+    return values[torch.tensor(rows)].to(like.device)
 
 
 def reward_metrics(reward: Tensor) -> Record:

@@ -11,6 +11,7 @@ from torch import Tensor
 from oracles.tabular import tilted, total_variation
 from paretune.training.losses import grpo_loss, rloo_loss
 from paretune.training.rl.advantages import (
+    agreed,
     combined,
     covariances,
     effective_weights,
@@ -195,3 +196,52 @@ def test_grpo_decoupled_is_standardised_over_the_batch() -> None:
     advantages = grpo_advantages(rewards, weights, "decoupled")
     assert float(advantages.mean()) == pytest.approx(0, abs=1e-6)
     assert float(advantages.std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_dvao_by_hand_and_bounded_by_the_sum() -> None:
+    """Deviations 1 and 2 at weights (.5, .5): the standardised rewards weigh 1/3 and 2/3; never more than the summed reward's."""
+    rewards = torch.tensor([[[-1.0, 2.0], [0.0, 0.0], [1.0, -2.0]]], dtype=torch.float64)
+    weights = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    found = grpo_advantages(rewards, weights, "dvao")
+    assert found[0].tolist() == pytest.approx([1 / 3, 0.0, -1 / 3], abs=1e-3)
+    torch.manual_seed(0)
+    many = torch.randn(50, 6, 3, dtype=torch.float64)
+    w = torch.rand(50, 3, dtype=torch.float64)
+    w = w / w.sum(1, keepdim=True)
+    bounded, summed = grpo_advantages(many, w, "dvao").abs(), grpo_advantages(many, w, "sum").abs()
+    assert bool((bounded <= summed + 1e-9).all()) and bool((bounded < summed - 1e-3).any())
+    alike = many[..., :1].expand(50, 6, 3)  # nothing to disagree on
+    torch.testing.assert_close(grpo_advantages(alike, w, "dvao"), grpo_advantages(alike, w, "sum"))
+    one_hot = torch.eye(3, dtype=torch.float64)[:1].expand(50, 3)
+    alone = grpo_advantages(many[..., :1], torch.ones(50, 1, dtype=torch.float64), "sum")
+    torch.testing.assert_close(grpo_advantages(many, one_hot, "dvao"), alone)
+
+
+def test_gd2po_leaves_out_what_objectives_disagree_on() -> None:
+    """Standardised (1, -1), (1, 1), (-2, 0) at equal weights: the first is left out; 0 opposes nothing."""
+    standardised = torch.tensor([[[1.0, -1.0], [1.0, 1.0], [-2.0, 0.0], [1.0, -0.5]]])
+    weights = torch.tensor([[0.5, 0.5]])
+    assert agreed(standardised, weights, 1.0).tolist() == [[False, True, True, False]]
+    # |.5 - .25| / (.5 + .25) = 1/3 is above the released threshold, 0 is not.
+    assert agreed(standardised, weights, 0.2).tolist() == [[False, True, True, True]]
+    assert bool(agreed(standardised, weights, 0.0).all())
+    assert bool(
+        agreed(standardised, torch.tensor([[1.0, 0.0]]), 1.0).all()
+    )  # without weight nothing disagrees
+    torch.manual_seed(1)
+    rewards, w = torch.randn(8, 5, 2), torch.full((8, 2), 0.5)
+    found = grpo_advantages(rewards, w, "gd2po")
+    kept = agreed(group_standardised(rewards, dim=1), w, 1.0)
+    assert bool((found[~kept] == 0).all()) and 0 < int(kept.sum()) < kept.numel()
+    assert float(found[kept].mean()) == pytest.approx(0.0, abs=1e-5)
+    assert float(found[kept].std()) == pytest.approx(1.0, abs=1e-3)
+    # By the released code: standardise each reward, sum, times the share kept of the group, standardise what is kept.
+    share = kept.float().mean(1, keepdim=True)
+    summed = (group_standardised(rewards, dim=1) * w[:, None]).sum(-1) * share
+    wanted = (summed - summed[kept].mean()) / summed[kept].std()
+    torch.testing.assert_close(found[kept], wanted[kept], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        grpo_advantages(rewards, w, "gd2po", 0.0), grpo_advantages(rewards, w, "decoupled")
+    )
+    opposed = torch.stack([rewards[..., 0], -rewards[..., 0]], -1)
+    assert not grpo_advantages(opposed, w, "gd2po").any()

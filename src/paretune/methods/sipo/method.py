@@ -36,6 +36,7 @@ from paretune.planning.work import Fits, Stage, Work, reading
 from paretune.policies.policy import Policy
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
+from paretune.training.preference_pairs import PairLoss
 from paretune.training.token_tables import PairTable, tokenise
 
 REVIEW_TOKENS = 120
@@ -176,14 +177,13 @@ def refit(
     with lab.trained_by(fine_tuning(lab.training, config)):
         table = lab.train_table(improved)
         return [
-            lab.fit(
+            lab.fit_pairs(
                 f"sipo-{work.number}-{objective}",
                 against(table, adapter),
                 against(lab.pair_table(lab.pairs(validation, objective, config.pairs), objective), adapter),
-                config.beta,
-                info={"method": "sipo", "objective": objective, **facts},
-                start=adapter,
-                nll=config.alpha,
+                PairLoss(config.beta, nll=config.alpha),
+                {"method": "sipo", "objective": objective, **facts},
+                adapter,
             )
             for objective, adapter in zip(work.objectives, work.adapters, strict=True)
         ]

@@ -40,4 +40,5 @@ def _record(record: AuditRecord) -> dict[str, Any]:
         "policy": record.policy,
         "asked": None if record.asked is None else record.asked.as_dict(),
         "used": record.used.as_dict(),
+        **({} if record.strength == 1 else {"strength": record.strength}),
     }

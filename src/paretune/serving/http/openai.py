@@ -84,7 +84,10 @@ class Generation:
     def __post_init__(self) -> None:
         self.id = ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12)
         self.created = int(time.time())
+        strength = self.resolved.strength
         expected, measured = self.service.expected(self.resolved.served, self.resolved.used)
+        if strength != 1:  # the front was measured at 1
+            expected, measured = None, False
         upstream = self.service.backend.upstream_name(self.resolved.used)
         self.about = {
             "policy": self.resolved.served.name,
@@ -92,6 +95,7 @@ class Generation:
             "asked": self.resolved.asked.as_dict(),
             "snapped": self.resolved.asked != self.resolved.used,
             **({"interpolated": True} if self.resolved.served.is_interpolated(self.resolved.used) else {}),
+            **({} if strength == 1 else {"strength": strength}),
             "expected": expected,
             "measured": measured,
             "seed": self.seed,
@@ -160,7 +164,7 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
     if setbacks and not service.config.lenient:
         raise setbacks[0].error
     prompts = [prompt for prompt in body.prompts() for _ in range(body.n)]
-    resolved = await service.resolve(body.model, body.preference, body.profile, caller)
+    resolved = await service.resolve(body.model, body.preference, body.profile, caller, body.strength)
     seed = secrets.randbelow(MOST_SEED) if body.seed is None else body.seed
     generation = Generation(
         service,
@@ -175,7 +179,15 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
     )
     sampling = _sampling(service, body)
     jobs = [
-        Job(resolved.served.name, prompt, resolved.asked, sampling, seed + n, body.stops, caller.name)
+        Job(
+            resolved.served.name,
+            prompt,
+            resolved.asked.at(resolved.strength),
+            sampling,
+            seed + n,
+            body.stops,
+            caller.name,
+        )
         for n, prompt in enumerate(prompts)
     ]
     service.take(caller, len(jobs))
@@ -244,6 +256,7 @@ def audit_record(generation: Generation) -> Any:
         model=resolved.model,
         client=generation.caller.name,
         request_id=generation.id,
+        strength=resolved.strength,
     )
 
 

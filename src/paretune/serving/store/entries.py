@@ -140,6 +140,7 @@ class AuditRecord:
         model: Model name in the request, such as ``mine@cautious``.
         client: Name of the API key's owner; never the key.
         request_id: Identity of the request.
+        strength: How far the answer was steered; 1 is what was trained.
         id: Rising number; set by the store.
         created: Time in UTC; set by the store.
     """
@@ -152,6 +153,7 @@ class AuditRecord:
     request_id: str = ""
     id: int = 0
     created: datetime | None = None
+    strength: float = 1.0
 
 
 def checked_name(name: object, what: str) -> str:

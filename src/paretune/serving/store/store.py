@@ -244,7 +244,7 @@ class Store:
             "policy": record.policy,
             "used": _preference_text(record.used),
             "asked": None if record.asked is None else _preference_text(record.asked),
-            "request": json.dumps([record.model, record.client, record.request_id]),
+            "request": json.dumps([record.model, record.client, record.request_id, *_strength(record)]),
             "owner": record.client or None,
         }
         with self._writing() as connection:
@@ -368,10 +368,15 @@ def _answer(text: str) -> VotedAnswer:
 
 
 def _audit_record(row: sa.Row[Any]) -> AuditRecord:
-    model, client, request_id = json.loads(row.request)
+    model, client, request_id, *strength = json.loads(row.request)
     asked = None if row.asked is None else _preference(row.asked)
     used, created = _preference(row.used), _utc(row.created)
-    return AuditRecord(row.policy, used, asked, model, client, request_id, row.id, created)
+    return AuditRecord(row.policy, used, asked, model, client, request_id, row.id, created, *strength)
+
+
+def _strength(record: AuditRecord) -> list[float]:
+    """Return the strength of an answer where it is not 1: earlier records have none."""
+    return [] if record.strength == 1 else [record.strength]
 
 
 def _vote(row: sa.Row[Any]) -> Vote:

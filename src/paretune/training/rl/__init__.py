@@ -1,1 +1,1 @@
-"""On-policy training: advantages, rewards, goal, rollouts, served, task, anchors."""
+"""On-policy training: advantages, weighing, rewards, goal, rollouts, served, estimators, task, anchors."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paretune.training.scalarise import Aggregation, aggregate
 
-Combine = Literal["sum", "decoupled"]
+Combine = Literal["sum", "decoupled", "gd2po", "dvao", "guarded"]
 
 EPSILON = 1e-4
 """Added to a deviation before dividing by it, as GRPO's reference implementation does (TRL)."""
@@ -37,21 +37,54 @@ def group_standardised(rewards: Tensor, dim: int = -1) -> Tensor:
 def combined(rewards: Tensor, weights: Tensor, how: Combine = "sum") -> Tensor:
     """Return one reward ``[G, K]`` for each response from M of them ``[G, K, M]`` at weights ``[G, M]``.
 
-    ``sum``: ``sum_i w_i r_i``, linear scalarisation: the optimum under a KL penalty beta is ``pi_ref exp(w.r / beta)``.
+    ``sum``: ``sum_i w_i r_i``, linear scalarisation: the optimum under a KL penalty beta is ``pi_ref exp(w.r / beta)``; with
+    ``guarded`` its weights are adapted before (:mod:`paretune.training.rl.weighing`).
     ``decoupled``: each reward is standardised within its group first (GDPO, arXiv 2601.05242). What a unit of reward is worth
-    then follows the policy's own spread, so its fixed point is not that of linear scalarisation.
+    then follows the policy's own spread, so its fixed point is not that of linear scalarisation. ``gd2po`` begins so.
+    ``dvao``: the standardised ones at weights ``w_i s_i / sum_j w_j s_j`` with s_i the deviation within the group (arXiv
+    2605.25604), which is ``sum_i w_i r_i / sum_j w_j s_j`` up to a constant of the group.
     """
-    scaled = rewards if how == "sum" else group_standardised(rewards, dim=1)
+    if how == "dvao":
+        spread = (weights * rewards.std(1)).sum(-1, keepdim=True)
+        return (rewards * weights[:, None]).sum(-1) / (spread + EPSILON)
+    scaled = rewards if how in ("sum", "guarded") else group_standardised(rewards, dim=1)
     return (scaled * weights[:, None]).sum(-1)
 
 
-def grpo_advantages(rewards: Tensor, weights: Tensor, how: Combine = "sum") -> Tensor:
+def agreed(standardised: Tensor, weights: Tensor, consensus: float) -> Tensor:
+    """Return which responses ``[G, K]`` the objectives agree on: ``|sum_i w_i A_i| >= consensus sum_i w_i |A_i|``.
+
+    With ``consensus`` 1 no two objectives with weight may differ in sign, GD2PO's hard filter; below, its filter by the ratio of
+    signal and noise, of which 0.2 is the released code's threshold (arXiv 2606.16771).
+
+    Args:
+        standardised: ``[G, K, M]``, each reward standardised within its group.
+        weights: ``[G, M]``.
+        consensus: From 0, where all are kept, to 1.
+    """
+    weighted = standardised * weights[:, None]
+    return weighted.sum(-1).abs() >= consensus * weighted.abs().sum(-1) * (1 - 1e-6)
+
+
+def grpo_advantages(rewards: Tensor, weights: Tensor, how: Combine = "sum", consensus: float = 1.0) -> Tensor:
     """Return GRPO's advantages ``[G, K]`` of rewards ``[G, K, M]`` at weights ``[G, M]``.
 
-    ``sum`` is standardised within each group, ``decoupled`` over the whole batch (as GDPO does, its groups being so already).
+    ``sum`` and ``guarded`` are standardised within each group, ``decoupled`` over the whole batch (as GDPO does, its groups being
+    so already). ``dvao`` is bounded by its weights, and centred alone. ``gd2po`` is ``decoupled`` on the responses that are
+    :func:`agreed` on, standardised over these; each group counts by the share of its responses that is kept, and others are 0.
     """
     one = combined(rewards, weights, how)
-    return group_standardised(one) if how == "sum" else group_standardised(one.flatten(), 0).view_as(one)
+    if how == "dvao":
+        return one - one.mean(-1, keepdim=True)
+    if how == "gd2po":
+        kept = agreed(group_standardised(rewards, dim=1), weights, consensus)
+        scaled = one * kept.float().mean(1, keepdim=True)
+        if int(kept.sum()) < 2:
+            return torch.zeros_like(one)
+        return torch.zeros_like(one).masked_scatter(kept, group_standardised(scaled[kept], 0))
+    return (
+        group_standardised(one.flatten(), 0).view_as(one) if how == "decoupled" else group_standardised(one)
+    )
 
 
 def rloo_advantages(rewards: Tensor, log_ratios: Tensor, strength: Tensor | float) -> Tensor:
@@ -67,6 +100,17 @@ def rloo_advantages(rewards: Tensor, log_ratios: Tensor, strength: Tensor | floa
         strength: The KL strength beta, ``[G, 1]`` or one number, in units of reward per nat.
     """
     return leave_one_out(rewards - strength * log_ratios)
+
+
+def best_and_worst(rewards: Tensor) -> Tensor:
+    """Return 1 at the best and -1 at the worst of each group's rewards ``[G, K]``, 0 elsewhere and where all of a group are alike.
+
+    Of equal ones the first is taken. Online DPO prefers the one to the other (arXiv 2402.04792, with K = 2).
+    """
+    choice = torch.zeros_like(rewards)
+    choice.scatter_(1, rewards.argmin(1, keepdim=True), -1.0)
+    choice.scatter_(1, rewards.argmax(1, keepdim=True), 1.0)
+    return choice * (rewards.amax(1, keepdim=True) > rewards.amin(1, keepdim=True))
 
 
 def effective_weights(

@@ -23,6 +23,8 @@ from paretune.training.conditioning import LORA_PER_OBJECTIVE, Conditioning
 from paretune.training.lab import Lab
 from paretune.training.rl.goal import Reward, RLSettings
 
+OF_GDPO = ("decoupled", "gd2po", "dvao")
+"""Aggregations that look at the spread of each reward within its group, as GDPO does."""
 ONE_PREFERENCE = replace(LORA_PER_OBJECTIVE, per="batch")
 """That of MORLHF's anchors, as far as a linear reward at one preference has any; it is part of the identity of their adapters."""
 
@@ -71,12 +73,12 @@ def measured_reward(
 
 def family(settings: RLSettings) -> str:
     """Return the method whose adapters these are; it begins the names of their stages."""
-    return "gdpo" if settings.aggregation == "decoupled" else "morlhf"
+    return "gdpo" if settings.aggregation in OF_GDPO else "morlhf"
 
 
-def fit_reward(lab: Lab, name: str, reward: Reward) -> Adapter:
-    """Return the adapter that was trained on its own responses, as stage ``name``."""
-    info: dict[str, Any] = {"method": family(reward.settings)}
+def fit_reward(lab: Lab, name: str, reward: Reward, method: str = "") -> Adapter:
+    """Return the adapter that was trained on its own responses, as stage ``name``; of ``method``, where it has its own name."""
+    info: dict[str, Any] = {"method": method or family(reward.settings)}
     return lab.fit_on_policy(name, reward, info)
 
 

@@ -10,9 +10,10 @@ from annotated_types import Ge
 from torch import Tensor
 
 from paretune.core.bounds import Count, NotNegative, Positive, check_bounds
-from paretune.core.errors import ConfigError, TrainingError
+from paretune.core.errors import ConfigError, TrainingError, suggest
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
+from paretune.core.settings import as_values
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
 from paretune.models.language_model import LanguageModel
@@ -22,6 +23,7 @@ from paretune.scoring.standardise import Standardisation
 from paretune.training.conditioning import Conditioning
 from paretune.training.prompt_cuts import cut_at_start
 from paretune.training.rl.advantages import Combine
+from paretune.training.rl.weighing import Floors, Guard
 from paretune.training.token_tables import Limit, Say
 
 
@@ -36,9 +38,10 @@ class RLSettings:
             that is trained.
         estimator: Estimator of the gradient. ``rloo``: leave-one-out baseline, one ratio per response, the penalty in the
             reward; its optimum is ``pi_ref exp(w.r / beta)``. ``grpo``: advantages divided by the group's deviation, ratios and
-            penalty per token; its strength follows that deviation.
-        aggregation: Way from M rewards to one: ``sum`` or ``decoupled``, see
-            :func:`paretune.training.rl.advantages.combined`.
+            penalty per token; its strength follows that deviation. ``dpo``: DPO's loss on the best and the worst of the K
+            responses (online DPO), whose ``beta`` is DPO's, above 0, in nats; it knows who wins, not by how much.
+        aggregation: Way from M rewards to one, see :func:`paretune.training.rl.advantages.combined`: ``sum``, ``decoupled``,
+            ``gd2po`` (with ``estimator: grpo``), ``dvao``, or ``guarded``.
         epochs: Optimiser steps on the same responses; from the second on ratios differ from 1 and are clipped.
         clip: Width of the trust region.
         time_limit: Seconds that a reward function may take for the responses of one step; 0 is no limit.
@@ -46,7 +49,7 @@ class RLSettings:
 
     beta: NotNegative = 0.05
     responses: Annotated[int, Ge(2)] = 8
-    estimator: Literal["rloo", "grpo"] = "rloo"
+    estimator: Literal["rloo", "grpo", "dpo"] = "rloo"
     aggregation: Combine = "sum"
     epochs: Count = 1
     clip: Positive = 0.2
@@ -54,6 +57,48 @@ class RLSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.estimator == "dpo" and not self.beta:
+            raise ConfigError(
+                "beta: 0 with estimator: dpo, which divides by it; set beta above 0, such as 0.1"
+            )
+        if self.aggregation == "gd2po" and self.estimator != "grpo":
+            raise ConfigError(
+                f"aggregation: gd2po with estimator: {self.estimator}: it leaves responses out by their advantages, which only "
+                "estimator: grpo has before the penalty"
+            )
+        if self.aggregation == "guarded" and self.estimator == "dpo":
+            raise ConfigError(
+                "aggregation: guarded with estimator: dpo: its weights answer to the covariance of rewards and advantages, and a "
+                "pair has none; use estimator: rloo"
+            )
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the log-probabilities before the first step are needed at later ones on the same responses."""
+        return self.epochs > 1 and self.estimator != "dpo"
+
+    def check(self, conditioning: Conditioning) -> None:
+        """Check that rewards of several objectives can be combined as ``conditioning`` says under this estimator.
+
+        Raises:
+            ConfigError: They cannot.
+        """
+        if self.estimator != "rloo" and conditioning.aggregation != "linear":
+            why = {
+                "grpo": "grpo divides by the deviation of the group, which takes the weight out of it",
+                "dpo": "dpo knows only which response is the best",
+            }[self.estimator]
+            raise ConfigError(f"scalarisation: {conditioning.aggregation} needs estimator: rloo; {why}")
+        if self.estimator != "rloo" and conditioning.rule.apart:
+            raise ConfigError(
+                f"gradients: {conditioning.gradients} needs estimator: rloo, whose loss is the weighted sum of those of the "
+                f"objectives; with estimator: {self.estimator} it is not"
+            )
+        if conditioning.rule.apart and self.aggregation not in ("sum", "decoupled"):
+            raise ConfigError(
+                f"gradients: {conditioning.gradients} with aggregation: {self.aggregation}: the latter weighs all rewards at once, "
+                "and gradients are of each by itself; use aggregation: sum or decoupled"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +116,9 @@ class Reward:
         prompting: Form of the preference in the prompt, where it is not in the gates.
         ideal: Standardised reward of each objective that is not exceeded, for the Tchebycheff forms.
         server: Server that samples the responses from a LoRA, see :mod:`paretune.training.rl.served`; None samples them here.
+        consensus: Agreement of objectives on a response that is trained on, with ``aggregation: gd2po``.
+        guard: How weights answer to covariances, with ``aggregation: guarded``.
+        floors: Smallest mean scores that training is held to.
     """
 
     prompts: tuple[Prompt, ...]
@@ -83,6 +131,9 @@ class Reward:
     prompting: Prompting | None = None
     ideal: tuple[float, ...] = ()
     server: Endpoint | None = None
+    consensus: float = 1.0
+    guard: Guard = field(default_factory=Guard)
+    floors: Floors = field(default_factory=Floors)
 
     def __post_init__(self) -> None:
         names = tuple(scorer.objective for scorer in self.scorers)
@@ -104,11 +155,20 @@ class Reward:
                 f"hidden: {self.conditioning.hidden} features bend the gates, and responses are sampled at straight ones; set "
                 "hidden to 0"
             )
-        if self.settings.estimator == "grpo" and self.conditioning.aggregation != "linear":
+        self.settings.check(self.conditioning)
+        for name in self.floors.floors:
+            if name not in names:
+                raise ConfigError(f"floors: unknown objective {name!r}; {suggest(name, list(names))}")
+        if self.adaptive and (self.conditioning.aggregation != "linear" or self.conditioning.rule.apart):
             raise ConfigError(
-                f"scalarisation {self.conditioning.aggregation} needs estimator rloo: grpo divides by the deviation of the "
-                "group, which takes the weight out of it"
+                "floors and aggregation: guarded change the weights of a linear sum; use scalarisation: linear and gradients: "
+                "linear"
             )
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether what the samples show changes the weights of objectives."""
+        return self.settings.aggregation == "guarded" or bool(self.floors.floors)
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -161,7 +221,7 @@ class Reward:
 
     def identity(self) -> list[Any]:
         """Return what decides the run, as JSON values."""
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "time_limit"}
+        settings = {name: value for name, value in as_values(self.settings).items() if name != "time_limit"}
         return [
             [[[message.role, message.content] for message in prompt] for prompt in self.prompts],
             [scorer.fingerprint for scorer in self.scorers],
@@ -169,11 +229,20 @@ class Reward:
             self.sampling.max_new_tokens,
             settings,
             self.preference.as_dict() if self.preference else None,
-            asdict(self.conditioning),
+            as_values(self.conditioning),
             self.prompting.to_dict() if self.prompting else None,
             list(self.ideal),
             *self._sampler(),
+            *self._weighing(),
         ]
+
+    def _weighing(self) -> list[Any]:
+        """Return what adapts weights and leaves responses out, where something does."""
+        found: list[Any] = [["consensus", self.consensus]] if self.settings.aggregation == "gd2po" else []
+        found += [["guard", asdict(self.guard)]] if self.settings.aggregation == "guarded" else []
+        return found + (
+            [["floors", dict(self.floors.floors), self.floors.rate]] if self.floors.floors else []
+        )
 
     def _sampler(self) -> list[Any]:
         """Return who samples, where that is a server: its address may change."""
@@ -188,6 +257,8 @@ class Reward:
         one = self.preference is not None and max(self.preference.weights) == 1
         if self.preference is None or not one or self.conditioning.aggregation != "linear" or self.prompting:
             return None
+        if self.adaptive or self.settings.aggregation == "gd2po":  # these read all rewards
+            return None
         m = self.preference.weights.index(1)
         prompts, scorers, _, length, settings, _, conditioning, *_ = self.identity()
         scale = [f"{float(values[m]):.12g}" for values in (self.scale.mean, self.scale.std)]
@@ -200,7 +271,7 @@ class Reward:
         if self.preference is not None:
             facts["preference"] = self.preference.as_dict()
         else:
-            facts["conditioning"] = asdict(self.conditioning)
+            facts["conditioning"] = as_values(self.conditioning)
         if self.prompting is not None:
             facts["prompting"] = self.prompting.to_dict()
-        return facts | asdict(self.settings)
+        return facts | as_values(self.settings)

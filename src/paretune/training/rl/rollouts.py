@@ -115,6 +115,7 @@ class Sampled:
 
     Attributes:
         weights: fp32 ``[G, M]``, the preference of each prompt.
+        counted: fp32 ``[G, M]``, what a unit of each objective counts: the preference, or what a rule made of it.
         groups: Prompts as the policy reads them, with their responses.
         raw, rewards: fp32 ``[G, K, M]``, as the functions gave them and standardised.
         reference: fp32 ``[S]`` of each forward: log-probabilities of response tokens under the base model.
@@ -126,6 +127,7 @@ class Sampled:
     """
 
     weights: Tensor
+    counted: Tensor
     groups: list[TokenGroup]
     raw: Tensor
     rewards: Tensor

@@ -23,10 +23,11 @@ from paretune.models.adapter import Adapter
 from paretune.models.packing import PackedBatch, TokenGroup, pack, packed_token_logps, token_sums
 from paretune.models.steering import trained
 from paretune.scoring.cache import ScoreCache
+from paretune.training.apart import Apart
 from paretune.training.conditioning import draw_preferences
+from paretune.training.conflicts import conflicts
 from paretune.training.learner import Learner, conditioned_adapter, one_adapter
 from paretune.training.loop import BatchError, Group, Record, Training, TrainingRun, data_order, fit
-from paretune.training.losses import grpo_loss, importance, rloo_loss
 from paretune.training.rl.advantages import (
     combined,
     covariances,
@@ -34,10 +35,12 @@ from paretune.training.rl.advantages import (
     grpo_advantages,
     rloo_advantages,
 )
+from paretune.training.rl.estimators import Estimator, Forward
 from paretune.training.rl.goal import Reward
 from paretune.training.rl.rewards import rate
 from paretune.training.rl.rollouts import NOTHING, Rollout, Sampled, drop_rollouts, rollout_folder
 from paretune.training.rl.served import Drawn, Server
+from paretune.training.rl.weighing import State, States, floor_facts, missed
 
 WATCHED = 10
 """Forwards over which the mean covariance must be negative before the user is notified."""
@@ -81,7 +84,11 @@ def fit_on_policy(run: TrainingRun, goal: Reward, cache: ScoreCache) -> tuple[Ad
         learner = one_adapter(run)
     with trained(learner.steering, run.settings.checkpointing):
         history = fit(OnPolicyTask(run, learner, goal, cache), run)
-        return learner.adapter(run.info), history
+        found = conflicts(history, goal.preference)
+        found |= floor_facts(goal.floors.floors, history, str(goal.preference))
+        for sentence in missed(found):
+            run.notify(f"{run.name}: {sentence}")
+        return learner.adapter({**run.info, **found}), history
 
 
 def grouped(
@@ -103,6 +110,10 @@ class OnPolicyTask:
         self.size = run.settings.accumulate * run.settings.batch_pairs
         self.rollouts = math.ceil(run.settings.steps / goal.settings.epochs)
         self.order = data_order(len(self.prompts), self.rollouts * self.size, run.settings.seed)
+        self.estimator = Estimator(goal)
+        self.states = States(self.folder, len(goal.objectives))
+        one = goal.preference is not None and max(goal.preference.weights) == 1
+        self.apart = goal.conditioning.rule.apart and not one
         self._sampled: tuple[int, Sampled] | None = None
         self._watched: dict[str, deque[float]] = {o: deque(maxlen=WATCHED) for o in goal.objectives}
 
@@ -115,7 +126,7 @@ class OnPolicyTask:
         return
 
     @contextmanager
-    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor, Record]]:
+    def batch(self, step: int, micro: int, held_out: Record) -> Iterator[tuple[Tensor | Apart, Record]]:
         """Sample the responses of this step unless an epoch before did, and yield the loss on those of forward ``micro``."""
         number, epoch = divmod(step, self.goal.settings.epochs)
         sampled = self._of(number, epoch, step)
@@ -124,16 +135,18 @@ class OnPolicyTask:
         with self._at(sampled.weights[part], packed):
             logps = self._logps(packed)
             old = sampled.old[micro] if sampled.old else logps.detach()
-            advantages = self._advantages(sampled, part, old - sampled.reference[micro], packed)
             drawn = sampled.drawn[micro] if sampled.drawn else None
-            loss = self._loss(logps, old, sampled.reference[micro], advantages, packed, drawn)
+            forward = Forward(logps, old, sampled.reference[micro], packed, drawn)
+            advantages = self.estimator.advantages(sampled, part, forward)
+            apart = self.estimator.apart(sampled, part, forward) if self.apart else None
+            loss = self.estimator.loss(forward, advantages) if apart is None else apart.value
             if not bool(loss.isfinite()):
                 rows = self._rows(number)[part]
                 raise TrainingError(
                     f"{self.run.name}: the loss is not finite at step {step + 1}, on {self._where(rows)}; lower train.learning_rate"
                 )
-            record = self._record(sampled, part, advantages, logps.detach(), old, micro, packed, epoch)
-            yield loss, record | self._weighed(number, old, drawn, packed)
+            record = self._record(sampled, part, advantages, forward, epoch)
+            yield loss if apart is None else apart, record | self._served_metrics(number, forward)
 
     # Sampling
 
@@ -156,7 +169,8 @@ class OnPolicyTask:
 
         team, file = self.share.team, self.folder / f"{number:06d}.safetensors"
         rollout = team.once(lambda: Rollout.load(file, self.run.key) if file.is_file() else None)
-        if epoch and (rollout is None or not len(rollout.old_logps)):
+        remembers = goal.settings.remembers
+        if epoch and (rollout is None or (remembers and not len(rollout.old_logps))):
             raise TrainingError(
                 f"{file}: the responses of step {step + 1} are gone, and the policy that drew them too; delete {self.folder} and "
                 "the checkpoint beside it to start this run again"
@@ -164,7 +178,7 @@ class OnPolicyTask:
         kept = rollout
         if rollout is None:
             rollout = self._rollout(number, asked, weights) if self.server is None else self._served(number)
-        if not epoch and goal.settings.epochs > 1 and not len(rollout.old_logps):
+        if not epoch and remembers and not len(rollout.old_logps):
             rollout = replace(rollout, old_logps=self._found(asked, weights, rollout.responses))
         if team.first and rollout is not kept:
             rollout.save(file, self.run.key)
@@ -187,6 +201,7 @@ class OnPolicyTask:
         )
         sampled = Sampled(
             weights.to(device),
+            weights.to(device),
             grouped(asked, rollout.responses, K),
             raw,
             rewards,
@@ -197,7 +212,7 @@ class OnPolicyTask:
             raw.new_zeros(self.size, 1),
             sum(rollout.truncated) / len(rollout.truncated),
         )
-        return self._combined(sampled, rollout.logps.to(device).view(self.size, K))
+        return self._combined(number, sampled, rollout.logps.to(device).view(self.size, K))
 
     def _scores(self, prompts: Sequence[Prompt], rollout: Rollout, step: int) -> np.ndarray:
         """Return the raw scores ``[N, M]`` of sampled responses."""
@@ -282,22 +297,50 @@ class OnPolicyTask:
         """Return the seed of the first response of a rollout."""
         return (self.run.settings.seed * 1_000_003 + number * self.size) * self.goal.settings.responses
 
-    def _combined(self, sampled: Sampled, logps: Tensor) -> Sampled:
-        """Fill in the one reward of each response and the weight of the penalty beside it."""
+    def _combined(self, number: int, sampled: Sampled, logps: Tensor) -> Sampled:
+        """Fill in what each objective counts, the one reward of each response, and the weight of the penalty beside it."""
         goal, c = self.goal, self.goal.conditioning
-        weights = sampled.weights
+        weights, beta = sampled.weights, goal.settings.beta
+        strength = beta * weights.sum(1, keepdim=True)
         if c.aggregation != "linear":
-            parts = zip(self._parts(sampled.groups), sampled.reference, strict=True)
-            sums = torch.cat([token_sums(values, self._pack(part)) for part, values in parts])
-            penalised = sampled.rewards - goal.settings.beta * (logps - sums.view_as(logps))[..., None]
+            penalised = sampled.rewards - beta * self._log_ratios(sampled, logps)[..., None]
             means = penalised.mean((0, 1)).expand_as(weights)
             ideal = torch.tensor(goal.ideal, device=weights.device)
             weights = effective_weights(means, weights, c.aggregation, ideal, c.mu, c.rho)
-        return replace(
+            strength = beta * weights.sum(1, keepdim=True)
+        state = self.states.before(number) if goal.adaptive else None
+        if state is not None:  # the penalty stays that of the preference
+            weights = state.weights(weights)
+        made = replace(
             sampled,
+            counted=weights,
             combined=combined(sampled.rewards, weights, goal.settings.aggregation),
-            strength=goal.settings.beta * weights.sum(1, keepdim=True),
+            strength=strength,
         )
+        if state is not None:
+            self._adapt(number, state, made, self._log_ratios(sampled, logps))
+        return made
+
+    def _log_ratios(self, sampled: Sampled, logps: Tensor) -> Tensor:
+        """Return the log-ratios ``[G, K]`` of whole responses to the base model, from ``logps`` of the same shape."""
+        parts = zip(self._parts(sampled.groups), sampled.reference, strict=True)
+        sums = torch.cat([token_sums(values, self._pack(part)) for part, values in parts])
+        return logps - sums.view_as(logps)
+
+    def _adapt(self, number: int, state: State, sampled: Sampled, log_ratios: Tensor) -> None:
+        """Note what the weights are before the next rollout."""
+        goal, settings = self.goal, self.goal.settings
+        if settings.aggregation == "guarded":
+            if settings.estimator == "grpo":
+                advantages = grpo_advantages(sampled.rewards, sampled.counted)
+            else:
+                advantages = rloo_advantages(sampled.combined, log_ratios, sampled.strength)
+            state = state.guarded(goal.guard, sampled.rewards, advantages)
+        if goal.floors.floors:
+            raw = np.array([[goal.floors.floors.get(name, np.nan) for name in goal.objectives]])
+            floors = torch.from_numpy(goal.scale.apply(raw)[0]).float()
+            state = state.held(goal.floors.rate, floors, sampled.rewards)
+        self.states.put(number + 1, state, self.share.team.first)
 
     def _weights(self, number: int) -> Tensor:
         """Return the preferences ``[G, M]`` of rollout ``number``: a function of seed and number."""
@@ -338,82 +381,37 @@ class OnPolicyTask:
         with self.learner.steering.at(self.learner.gates(weights), index=packed.groups):
             yield
 
-    def _advantages(self, sampled: Sampled, part: slice, log_ratios: Tensor, packed: PackedBatch) -> Tensor:
-        """Return the advantages ``[g, K]`` of one forward; ``log_ratios`` ``[S]`` are to the reference, when they were sampled."""
-        settings = self.goal.settings
-        if settings.estimator == "grpo":
-            return grpo_advantages(sampled.rewards, sampled.weights, settings.aggregation)[part]
-        one = sampled.combined[part]
-        return rloo_advantages(one, token_sums(log_ratios, packed).view_as(one), sampled.strength[part])
-
-    def _loss(
-        self,
-        logps: Tensor,
-        old: Tensor,
-        reference: Tensor,
-        advantages: Tensor,
-        packed: PackedBatch,
-        drawn: Tensor | None = None,
-    ) -> Tensor:
-        """Return the mean loss over responses from log-probabilities of their tokens ``[S]``; ``drawn`` are those of a server."""
-        settings, flat = self.goal.settings, advantages.flatten()
-        if settings.estimator == "rloo":
-            sums = token_sums(old, packed)
-            losses = rloo_loss(token_sums(logps, packed), sums, flat, settings.clip)
-            if drawn is not None:
-                losses = self._weights_of(sums, token_sums(drawn, packed)) * losses
-            return losses.mean()
-        losses = grpo_loss(logps, old, reference, flat[packed.responses], settings.beta, settings.clip)
-        if drawn is not None:
-            losses = self._weights_of(old, drawn) * losses
-        return (token_sums(losses, packed) / packed.lengths).mean()
-
-    def _weights_of(self, old: Tensor, drawn: Tensor) -> Tensor:
-        """Return the importance weights of what a server drew, of whole responses or of tokens, as the estimator's ratios are."""
-        return importance(old, drawn, math.inf if self.goal.server is None else self.goal.server.ratio_cap)
-
-    def _weighed(self, number: int, old: Tensor, drawn: Tensor | None, packed: PackedBatch) -> Record:
-        """Return the metrics of what a server drew: mean weight, share of cut weights, and nats a token between it and here."""
-        if drawn is None or self.server is None:
+    def _served_metrics(self, number: int, forward: Forward) -> Record:
+        """Return the metrics of what a server drew: importance weights, and nats a token between it and here."""
+        if forward.drawn is None or self.server is None:
             return {}
-        gap = float((old - drawn).abs().mean())
+        gap = float((forward.old - forward.drawn).abs().mean())
         if number % self.server.endpoint.load_every == 0:
             self.server.check(gap)
-        if self.goal.settings.estimator == "rloo":
-            old, drawn = token_sums(old, packed), token_sums(drawn, packed)
-        weights = self._weights_of(old, drawn)
-        cut = importance(old, drawn, math.inf) > weights
-        return {
-            "importance": float(weights.mean()),
-            "capped": float(cut.float().mean()),
-            "server_gap": gap,
-        }
+        return {**self.estimator.importances(forward), "server_gap": gap}
 
     def _record(
-        self,
-        sampled: Sampled,
-        part: slice,
-        advantages: Tensor,
-        logps: Tensor,
-        old: Tensor,
-        micro: int,
-        packed: PackedBatch,
-        epoch: int,
+        self, sampled: Sampled, part: slice, advantages: Tensor, forward: Forward, epoch: int
     ) -> Record:
         """Return the metrics of one forward; the KL is of whole responses, in nats."""
-        weights, raw = sampled.weights[part], sampled.raw[part]
-        kl = token_sums(logps - sampled.reference[micro], packed).view(advantages.shape).mean(1)
-        moved = logps - old
-        if self.goal.settings.estimator == "rloo":
-            moved = token_sums(moved, packed)
+        weights, raw, packed = sampled.weights[part], sampled.raw[part], forward.packed
+        logps = forward.logps.detach()
+        kl = forward.sums(logps - forward.reference).view(advantages.shape).mean(1)
         record: Record = {
             "tokens": packed.input_ids.numel(),
             "sampled_tokens": 0 if epoch else int(packed.lengths.sum()),
             "kl": float(kl.mean()),
             "response_tokens": float(packed.lengths.float().mean()),
             "cut": sampled.cut,
-            "clipped": float(((moved.exp() - 1).abs() > self.goal.settings.clip).float().mean()),
         }
+        if self.goal.settings.estimator == "dpo":
+            record["ties"] = float((advantages.abs().sum(1) == 0).float().mean())
+        else:
+            moved = logps - forward.old
+            if self.goal.settings.estimator == "rloo":
+                moved = forward.sums(moved)
+            beyond = (moved.exp() - 1).abs() > self.goal.settings.clip
+            record["clipped"] = float(beyond.float().mean())
         covariance = covariances(sampled.rewards[part], advantages)
         for i, name in enumerate(self.goal.objectives):
             weight = weights[:, i]
@@ -421,6 +419,10 @@ class OnPolicyTask:
             record[f"spread/{name}"] = float(raw[..., i].std())
             record[f"covariance/{name}"] = float(covariance[:, i].mean())
             record[f"weight/{name}"] = float(weight.mean())
+            if self.goal.adaptive:
+                record[f"counted/{name}"] = float(sampled.counted[part, i].mean())
+            if name in self.goal.floors.floors:
+                record[f"multiplier/{name}"] = float((sampled.counted - sampled.weights)[part, i].mean())
             record[f"kl/{name}"] = float((weight * kl).sum() / weight.sum().clamp(min=1e-9))
             if not epoch and float(weight.sum()) > 0:
                 self._watch(name, float((weight * covariance[:, i]).sum() / weight.sum()))
