@@ -126,14 +126,14 @@ def test_laws(form: PALForm) -> None:
 @pytest.fixture(scope="module")
 def quick() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pf, "L2_GRID", (1e-2, 1e-3))
+        patch.setattr(pf, "L2_GRID", (3e-3, 1e-3))
         patch.setattr(pf, "STARTS", 2)
         yield
 
 
 @pytest.fixture(scope="module", params=["A", "B"])
 def learned(request: pytest.FixtureRequest, quick: None) -> tuple[Tastes, PALForm, pf.Learned]:
-    world, form = planted(request.param), PALForm(request.param, dimension=2)
+    world, form = planted(request.param, votes=60), PALForm(request.param, dimension=2)
     return world, form, pf.learn(form, world.ballots, world.prompts)
 
 
@@ -155,28 +155,32 @@ def test_held_out_votes_are_predicted(learned: tuple[Tastes, PALForm, pf.Learned
     assert figures["unseen_users"] == int(0.2 * PEOPLE)
 
 
-def test_votes_of_a_new_person_make_the_prediction_better(
+def test_the_accuracy_on_new_people_is_told_by_their_votes(
     learned: tuple[Tastes, PALForm, pf.Learned],
 ) -> None:
     curve = learned[2].figures["new_users"]
-    assert list(curve) == ["0", "1", "2", "5", "10", "20"], "as far as there are votes"
-    assert curve["20"] > curve["0"] and curve["20"] > 0.75
+    assert list(curve) == ["0", "1", "2", "5", "10", "20", "50"], "as far as there are votes"
+    assert curve["50"] >= curve["0"] and curve["50"] > 0.7
 
 
-def test_a_new_person_is_found_from_one_vote_to_many(learned: tuple[Tastes, PALForm, pf.Learned]) -> None:
-    """The error of the weights falls with votes; without one it is the mean of the others."""
+def test_people_are_found_from_one_vote_to_many(learned: tuple[Tastes, PALForm, pf.Learned]) -> None:
+    """The mean error of the weights over all people falls with their votes; without one they are the mean of the others."""
     world, form, found = learned
     own = int(np.abs(simplex(found.logits)[:, 0] - world.weights[:, 0]).mean() > 0.3)
     scaled = pf.scaled_ballots(found.parameters, world.ballots)
-    person = int(np.argmax(world.weights[:, 0]))
-    votes = scaled[world.ballots.users == person]
     mean = found.parameters["logits"]
-    assert ip.fit_user(form, found.parameters, votes[np.arange(0)], mean).tolist() == mean.tolist()
-    gaps = []
-    for count in (1, 5, 30):
-        logits = ip.fit_user(form, found.parameters, votes[np.arange(count)], mean)
-        gaps.append(abs(simplex(logits)[own] - world.weights[person, 0]))
-    assert gaps[2] < 0.2 and gaps[2] <= gaps[0]
+
+    def gap(count: int) -> float:
+        errors = []
+        for person in range(PEOPLE):
+            votes = scaled[world.ballots.users == person][np.arange(count)]
+            logits = ip.fit_user(form, found.parameters, votes, mean)
+            assert count or logits.tolist() == mean.tolist()
+            errors.append(abs(simplex(logits)[own] - world.weights[person, 0]))
+        return float(np.mean(errors))
+
+    gaps = [gap(count) for count in (0, 5, 60)]
+    assert gaps[2] < gaps[1] < gaps[0] and gaps[2] < 0.15
 
 
 def test_the_weights_of_a_new_person_are_the_best_on_a_grid() -> None:

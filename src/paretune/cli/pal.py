@@ -36,7 +36,7 @@ def pal_fit(
     model: Annotated[
         Literal["A", "B"], typer.Option(help="A: prototypes are points; B: they are functions of the prompt.")
     ] = "A",
-    dimension: Annotated[int, typer.Option(help="The size of the space of responses.")] = 16,
+    dimension: Annotated[int, typer.Option(help="The size of the space of responses.")] = 8,
     hidden: Annotated[int, typer.Option(help="Neurons of a hidden layer of the maps; 0 is linear maps.")] = 0,
     distance: Annotated[
         Literal["squared", "norm"],

@@ -39,7 +39,9 @@ PRIOR = 0.25
 half a nat. A user with one vote stays near the mean."""
 SMOOTH = 5.0
 """Width of the quadratic part of the smoothed hinge, as in the released code."""
-ITERATIONS = 400
+SMALL = 0.3
+"""Deviation of the first numbers of a map of features: |f|^2, which is the same for all tastes, is small at first."""
+ITERATIONS = 250
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class PALForm:
 
     model: Literal["A", "B"] = "A"
     prototypes: Annotated[int, Ge(1), Le(64)] = 2
-    dimension: Annotated[int, Ge(1), Le(4096)] = 16
+    dimension: Annotated[int, Ge(1), Le(4096)] = 8
     hidden: Natural = 0
     distance: Literal["squared", "norm"] = "squared"
     loss: Literal["logistic", "hinge"] = "logistic"
@@ -100,17 +102,19 @@ class Ballots:
 
 
 def initial(form: PALForm, items: int, prompts: int, seed: int) -> dict[str, np.ndarray]:
-    """Return random parameters: the map of D features of responses, and prototypes, for model B from E features of prompts."""
+    """Return random parameters: the map of D features of responses, and prototypes, for model B from E features of prompts.
+
+    Features have a mean squared norm of 1.
+    """
     random = np.random.default_rng(seed)
     d, h, K = form.dimension, form.hidden, form.prototypes
 
     def layers(name: str, inside: int, *before: int) -> dict[str, np.ndarray]:
         made = {}
         if h:
-            made[f"{name}.in"] = random.normal(size=(*before, h, inside)) / inside**0.5
+            made[f"{name}.in"] = random.normal(size=(*before, h, inside))
             made[f"{name}.bias"] = np.zeros((*before, h))
-        last = h or inside
-        made[f"{name}.out"] = random.normal(size=(*before, d, last)) / last**0.5
+        made[f"{name}.out"] = random.normal(size=(*before, d, h or inside)) * (h**-0.5 if h else SMALL)
         return made
 
     found = layers("item", items)

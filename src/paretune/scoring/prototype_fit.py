@@ -30,8 +30,8 @@ from paretune.scoring.prototypes import (
     simplex,
 )
 
-L2_GRID = (3e-2, 1e-2, 3e-3, 1e-3, 1e-4)
-STARTS = 3
+L2_GRID = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4)
+STARTS = 4
 """Random starts of a fit; the one of the lowest validation loss is kept."""
 SHARES = (0.7, 0.15)
 """Shares of the prompts that are trained on, and that choose the strength of regularisation; the others are held out."""
@@ -108,11 +108,16 @@ def _parts_of(prompts: Sequence[object], random: np.random.Generator) -> np.ndar
 
 
 def _scale_of(ballots: Ballots) -> dict[str, np.ndarray]:
+    """Return the mean of features and one size for all of them, so that their mean squared norm is 1.
+
+    One size leaves directions in which texts hardly differ as small as they are; dividing each by its own would raise noise.
+    """
     items = np.concatenate([ballots.first, ballots.second])
     found: dict[str, np.ndarray] = {}
     for name, rows in (("items", items), ("prompts", ballots.prompts)):
-        deviation = rows.std(0)
-        found |= {f"{name}.mean": rows.mean(0), f"{name}.std": np.where(deviation > 1e-9, deviation, 1.0)}
+        mean = rows.mean(0)
+        size = float(((rows - mean) ** 2).sum(1).mean() ** 0.5)
+        found |= {f"{name}.mean": mean, f"{name}.size": np.array([size if size > 1e-9 else 1.0])}
     return found
 
 

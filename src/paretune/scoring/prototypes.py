@@ -72,7 +72,7 @@ class Prototypes:
 
     Attributes:
         form: The form of the model.
-        parameters: Its parameters, with mean and deviation of features (``items.mean``, ``items.std``, and of ``prompts``) and the
+        parameters: Its parameters, with mean and size of features (``items.mean``, ``items.size``, and of ``prompts``) and the
             mean ``logits`` of people.
         names: The name of each prototype, K.
         users: Person -> weights ``[K]`` on the simplex.
@@ -243,10 +243,10 @@ def _parts(form: PALForm, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def scaled(parameters: dict[str, np.ndarray], *parts: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return features of responses and of prompts, less their mean and in deviations."""
+    """Return features of responses and of prompts, less their mean and over their size."""
     names = ("items", "prompts")
     return tuple(
-        (part - parameters[f"{name}.mean"]) / parameters[f"{name}.std"]
+        (part - parameters[f"{name}.mean"]) / parameters[f"{name}.size"]
         for name, part in zip(names, parts, strict=True)
     )
 
@@ -259,7 +259,7 @@ def ballots_of(form: PALForm, features: np.ndarray, users: np.ndarray, signs: np
 
 
 def scaled_ballots(scale: dict[str, np.ndarray], ballots: Ballots) -> Ballots:
-    """Return votes with their features in deviations."""
+    """Return votes with their features less their mean and over their size."""
     first, prompts = scaled(scale, ballots.first, ballots.prompts)
     second, _ = scaled(scale, ballots.second, ballots.prompts)
     return replace(ballots, first=first, second=second, prompts=prompts)
