@@ -223,3 +223,15 @@ def test_importing_the_package_is_quick(monkeypatch: pytest.MonkeyPatch, capsys)
     monkeypatch.chdir(ROOT)
     importlib.import_module("benchmarks.core.import_time").main(["--rounds", "3"])
     assert "above an interpreter that does nothing" in capsys.readouterr().out
+
+
+def test_products_in_float32_are_compared_with_those_in_bfloat16(model: str, tmp_path: Path) -> None:
+    from paretune.models import frozen_linear
+
+    measured, out = frozen_linear.slow_bfloat16, tmp_path / "wide.json"
+    sizes = ["--rows", "3", "--tokens", "2", *PAIRS]
+    wide = importlib.import_module("benchmarks.models.wide")
+    wide.main(["--model", model, "--rounds", "1", "--out", str(out), *sizes])
+    assert frozen_linear.slow_bfloat16 is measured
+    found = read_json(out)
+    assert [row["ours"] for row in found["figures"]] == [wide.WIDE] * 2 and found["equal"]

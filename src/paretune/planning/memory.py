@@ -9,7 +9,10 @@ from paretune.planning.cost import MASTER, Decoding, Model, cache_bytes
 from paretune.planning.work import Step
 
 PREPACKED_COPIES = 2
-"""Copies of the frozen matrices and the head on a CPU, one for each direction; quantised matrices have none."""
+"""Copies of the frozen matrices and the head on a CPU, one for each direction; quantised matrices have none.
+
+Where the CPU is slow at bfloat16 it is one copy in float32, which is as large (:mod:`paretune.models.frozen_linear`).
+"""
 
 OPTIMISER = 5
 """Copies of a trained adapter that are held: itself, its gradient, Adam's two moments, and its best parameters so far."""
