@@ -25,6 +25,13 @@ class Part:
 
 
 PARTS: dict[str, Part] = {
+    "pal": Part(
+        "PAL",
+        "arXiv 2406.08469",
+        "finds objectives in the votes of several people, and a person's weights over them",
+        "any, as scorers; presets of a server",
+        "score: {objective: NAME, prototype: FOLDER}, from paretune pal fit",
+    ),
     "mdpo": Part(
         "The two text terms of mDPO",
         "arXiv 2406.11839",

@@ -219,7 +219,9 @@ def _front(config: RunConfig, work: Work, entries: list[Entry]) -> Iterator[Stag
         copies, words = traits.copies(M), _words(work, entry)
         parts = []
         if between + beyond:
-            parts.append(_measured(work, "", between + beyond, columns, copies, traits.candidates, words))
+            points = between + beyond
+            measured = _measured(work, "", points, columns, copies, traits.candidates, words)
+            parts.append(_read_once(measured, points) if traits.one_reading else measured)
         if ends:
             parts.append(_ends(work, entry, ends))
         if traits.mixed and copies > 1 and between:
@@ -237,11 +239,22 @@ def _ends(work: Work, entry: Entry, points: int) -> Stage:
     """Return the measurement of a policy at so many one-hot preferences."""
     traits, columns, words = entry.traits, sum(_columns(work, entry)), _words(work, entry)
     stage = _measured(work, "", points, columns, traits.copies(1), traits.candidates, words)
+    if traits.one_reading:
+        return _read_once(stage, points)
     if not traits.guided:
         return stage
     # Each copy with a principle reads a prompt of its own, and those without read the same one.
     shared = work.test.responses * 2 * points / (points + 1)
     return replace(stage, decodings=tuple(replace(one, shared=shared) for one in stage.decodings))
+
+
+def _read_once(stage: Stage, points: int) -> Stage:
+    """Return a measurement whose answers share the reading of a prompt at all preferences that are decoded together."""
+    together = [max(1.0, min(points, one.batch / max(1.0, one.rows / points))) for one in stage.decodings]
+    decodings = zip(stage.decodings, together, strict=True)
+    return replace(
+        stage, decodings=tuple(replace(one, shared=one.shared * count) for one, count in decodings)
+    )
 
 
 def _words(work: Work, entry: Entry) -> int:

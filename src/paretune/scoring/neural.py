@@ -14,6 +14,7 @@ from paretune.data.rows import Prompt
 from paretune.scoring import bradley_terry as bt
 from paretune.scoring import encoder as encode
 from paretune.scoring.function_scorer import FunctionScorer, choice, from_function, sign_of
+from paretune.scoring.prototypes import Prototypes
 from paretune.scoring.shared_model import SharedModel, shared_model
 
 if TYPE_CHECKING:
@@ -131,6 +132,38 @@ def bradley_terry(
 
     identity = ["head", head.report.encoder_fingerprint, head.weight.tolist()]
     scorer = from_function(objective, fingerprint(identity), function, across_prompts=False, head=str(folder))
+    return replace(scorer, release=encoder.free)
+
+
+def prototype(objective: str, folder: str, name: str = "", device: str | None = None) -> FunctionScorer:
+    """Score by the nearness to a prototype that ``paretune pal fit`` found in people's votes (PAL, arXiv 2406.08469).
+
+    The fit sees differences within a prompt only, so scores cannot be compared across prompts.
+
+    Args:
+        objective: Name of the objective.
+        folder: Folder of the prototypes.
+        name: Name of the prototype; by default that of the objective.
+        device: Device of the encoder.
+
+    Raises:
+        ModelError: The folder holds no prototypes, or none of this name, or their encoder is missing or has other weights.
+    """
+    held = Prototypes.load(folder)
+    number = held.number(name or objective)
+    encoder: SharedModel[encode.Frozen] = shared_model(
+        fingerprint("encoder", held.encoder, held.encoder_fingerprint, str(device)),
+        lambda: held.load_encoder(device),
+    )
+
+    def function(
+        prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
+    ) -> np.ndarray:
+        features = encoder.rows(prompts, responses, f"features {held.form.model}", held.features)
+        return held.scores(features)[:, number]
+
+    identity = fingerprint("prototype", held.fingerprint, number)
+    scorer = from_function(objective, identity, function, across_prompts=False)
     return replace(scorer, release=encoder.free)
 
 
