@@ -61,6 +61,10 @@ FILES: Mapping[str, Sequence[str]] = {
     "ric": ("samples/counts.json", "samples/generated.jsonl.gz", "samples/stage.json", "policies/policy.json"),
     "sipo": ("sipo/*-improved.json", "sipo/responses.json", "sipo/stage.json", "cache/*.json"),
     "spa": ("spa/responses.json", "spa/stage.json"),
+    "vas": (
+        "answers/responses.json", "policies/policy.json", "policies/values.json", "policies/values.safetensors",
+        "values/history.json", "values/stage.json", "values/values.json", "values/values.safetensors",
+    ),
     "mod": ("policies/policy.json",),
     "modpo": ("policies/policy.json", "front.json"),
 }  # fmt: skip

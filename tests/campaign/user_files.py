@@ -179,8 +179,10 @@ def kept(bench: Bench, place: str, fresh: bool) -> str:
 def is_mine(folder: Path, where: str, name: str) -> bool:
     """Return whether a file is a person's."""
     inner = name.removeprefix(f"{where}/")
-    return inner != name and (
-        inner == "thesis.jsonl" or (folder / name).read_text(errors="replace") == THESIS.get(inner)
+    return (
+        not name.endswith("/")
+        and inner != name
+        and (inner == "thesis.jsonl" or (folder / name).read_text(errors="replace") == THESIS.get(inner))
     )
 
 

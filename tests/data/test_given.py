@@ -111,3 +111,9 @@ def test_columns_left_out_knowingly_are_no_error() -> None:
     file = GIVEN / "other-forms" / "ties.jsonl"
     (row,) = load_data({"path": str(file), "objective": "h", "ignore": ["tie"]}).rows
     assert row.responses == ("b", "c")
+
+
+def test_an_objective_beside_a_column_map_that_names_its_own_is_said(tmp_path: Path) -> None:
+    source = {"path": str(GIVEN / "other-files" / "read.jsonl"), "prompt": "q", "responses": ["x", "y"]}
+    with pytest.warns(UserWarning, match="objective=foo is not used: scores and labels of a column map"):
+        load_data({**source, "objective": "foo"})

@@ -112,23 +112,26 @@ def test_a_public_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert [row.labels["polite"] for row in dataset.rows] == [((0, 1, 1.0),), ((0, 1, -1.0),)]
 
 
-def test_an_aggregation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scalarisation(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from paretune.training import scalarise
+    from paretune.core import scalarise
+    from paretune.core.scalarise import Scalarisation
+    from paretune.training.scalarise import aggregate
 
     soft_worst = example("aggregation", scalarise)["soft_worst"]
-    (line,) = re.findall(r'`"soft-worst": (lambda .*),`', TEXT)
-    monkeypatch.setitem(scalarise.SCALARISATIONS, "soft-worst", eval(line, {"soft_worst": soft_worst}))
+    (line,) = re.findall(r'`"soft-worst": (Scalarisation\(.*\)),`', TEXT)
+    made = eval(line, {"soft_worst": soft_worst, "Scalarisation": Scalarisation})
+    monkeypatch.setitem(scalarise.SCALARISATIONS, "soft-worst", made)  # type: ignore[misc]
     losses, weights = torch.tensor([3.0, 1.0]), torch.tensor([0.25, 0.75])
-    value = scalarise.aggregate(losses, weights, "soft-worst", torch.zeros(2))  # type: ignore[arg-type]
+    value = aggregate(losses, weights, "soft-worst", torch.zeros(2))  # type: ignore[arg-type]
     assert float(value) == pytest.approx(3.0**0.5) and float(losses @ weights) < float(value) < 3
 
 
 def test_the_aggregations_of_configs_are_those_of_the_dict() -> None:
     from typing import get_args
 
-    from paretune.training.scalarise import SCALARISATIONS, Aggregation
+    from paretune.core.scalarise import SCALARISATIONS, Aggregation
 
     assert set(get_args(Aggregation)) == set(SCALARISATIONS)
 

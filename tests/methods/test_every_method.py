@@ -53,6 +53,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bone-soup": {"responses": 2, "epochs": 2},
     "prompting": {"place": "user", "principles": {"good": "good red", "kind": "kind blue sun"}},
     "linear-alignment": {"principles": {"good": "good red", "kind": "kind blue sun"}, "strength": 1.0},
+    "vas": {"responses": 2, "width": 16},
 }
 
 

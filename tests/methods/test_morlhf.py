@@ -357,6 +357,63 @@ def test_preferences_are_drawn_for_each_prompt_and_the_furthest_objective_is_tra
         torch.testing.assert_close(sampled.strength, 0.05 * used.sum(1, keepdim=True))
 
 
+@pytest.mark.parametrize("scalarisation", ["min", "quantile", "product"])
+def test_one_objective_is_trained_by_min_and_quantile_and_all_by_the_product(
+    lm: LanguageModel, tmp_path: Path, scalarisation: str
+) -> None:
+    """What the policy gradient counts is the slope of the form at the mean rewards, penalty included."""
+    conditioning = replace(
+        LORA_PER_OBJECTIVE, aggregation=scalarisation, per="batch", draw="uniform", quantile=0.9
+    )  # type: ignore[arg-type]
+    aim = goal(preference=None, conditioning=conditioning, ideal=(2.0, 2.0), worst=(-3.0, -3.0))
+    run = training_run(lm, SETTINGS, tmp_path)
+    learner = conditioned_adapter(run, 2, aim.conditioning)
+    try:
+        task = on_policy.OnPolicyTask(run, learner, aim, None)  # type: ignore[arg-type]
+        with task.batch(0, 0, {}) as (loss, _):
+            loss.backward()
+        sampled = task._sampled[1]  # type: ignore[index]
+    finally:
+        learner.steering.detach()
+    w, means = sampled.weights, sampled.rewards.mean((0, 1))  # at the start the penalty is 0
+    if scalarisation == "product":
+        gained = means + 3.0
+        used = (gained**w).prod(1, keepdim=True) * w / gained
+    else:
+        order = means.argsort()
+        reached = w[0][order].cumsum(0)
+        place = order[0] if scalarisation == "min" else order[int((reached >= 0.9 - 1e-6).nonzero()[0, 0])]
+        used = torch.zeros_like(w)
+        used[:, place] = 1.0
+    torch.testing.assert_close(
+        sampled.combined, (sampled.rewards * used[:, None]).sum(-1), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_worst_of_the_product_is_that_of_the_data_unless_it_is_stated(
+    lm: LanguageModel, tmp_path: Path
+) -> None:
+    data = make_dataset(8)
+    for stated in (None, -4.0):
+        settings = replace(LORA_PER_OBJECTIVE, aggregation="product", per="batch", worst=stated)
+        lab = Lab(lm, tmp_path / str(stated), SETTINGS)
+        made, raw = measured_reward(
+            lab, data, (SHORT, GOOD), Sampling(max_new_tokens=4), RLSettings(), settings
+        )
+        lowest = made.scale.apply(raw).min(axis=0)
+        assert made.worst == pytest.approx(lowest if stated is None else [stated] * 2)
+        other = measured_reward(
+            lab,
+            data,
+            (SHORT, GOOD),
+            Sampling(max_new_tokens=4),
+            RLSettings(),
+            replace(settings, aggregation="min"),
+        )[0]
+        assert other.worst == ()
+        assert made.identity() != other.identity()
+
+
 def test_a_conditioned_run_decodes_at_its_own_gates(lm: LanguageModel, tmp_path: Path) -> None:
     """What decoding draws at folded gates has the log-probabilities that training finds for it."""
     conditioning = replace(LORA_PER_OBJECTIVE, init="small", rank=2, groups=2)

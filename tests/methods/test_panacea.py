@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from paretune.core.errors import ConfigError, ModelError, TrainingError
 from paretune.core.preference import Preference, preference_grid
+from paretune.core.scalarise import SCALARISATIONS, Shape
 from paretune.methods import panacea
 from paretune.methods.base import Inputs
 from paretune.methods.panacea import PanaceaConfig, objective_data, with_margins
@@ -37,7 +38,7 @@ from paretune.training.lab import Lab
 from paretune.training.learner import ConditionedAdapter
 from paretune.training.loop import Training
 from paretune.training.losses import log_ratio_gap, pair_loss
-from paretune.training.scalarise import augmented_tchebycheff, linear, smooth_tchebycheff, tchebycheff
+from paretune.training.scalarise import aggregate
 from support.adapters import TRAINING, adapters_equal, training_run
 from support.world import make_dataset
 
@@ -234,26 +235,27 @@ def test_11_aggregations(losses: list[float], raw: list[float]) -> None:
     L = torch.tensor(losses, dtype=torch.float64, requires_grad=True)
     w = torch.tensor(raw, dtype=torch.float64)
     w, zero, mu = w / w.sum(), torch.zeros(M, dtype=torch.float64), 0.1
-    (gradient,) = torch.autograd.grad(tchebycheff(L, w, zero), L)
+    (gradient,) = torch.autograd.grad(aggregate(L, w, "tchebycheff", zero), L)
     L = L.detach()
-    worst = tchebycheff(L, w, zero)
+    worst = aggregate(L, w, "tchebycheff", zero)
     first = int((w * L).argmax())
     assert gradient.nonzero()[:, 0].tolist() == [first] and gradient[first] == w[first]
-    smooth = smooth_tchebycheff(L, w, zero, mu)
+    smooth = aggregate(L, w, "smooth-tchebycheff", zero, Shape(mu=mu))
     assert float(worst) - 1e-9 <= float(smooth) <= float(worst) + mu * math.log(M) + 1e-9
-    assert float(augmented_tchebycheff(L, w, zero, 0.05)) == pytest.approx(
+    assert float(aggregate(L, w, "augmented-tchebycheff", zero, Shape(rho=0.05))) == pytest.approx(
         float(worst + 0.05 * (w * L).sum())
     )
-    assert float(linear(L, w)) == pytest.approx(float((w * L).sum()))
+    assert float(aggregate(L, w, "linear", zero)) == pytest.approx(float((w * L).sum()))
     turned = torch.tensor([2, 0, 1])
-    for value in (linear(L[turned], w[turned]), tchebycheff(L[turned], w[turned], zero)):
-        assert min(abs(float(value - linear(L, w))), abs(float(value - worst))) < 1e-9
+    for value in (aggregate(L[turned], w[turned], kind, zero) for kind in ("linear", "tchebycheff")):
+        assert min(abs(float(value - aggregate(L, w, "linear", zero))), abs(float(value - worst))) < 1e-9
 
 
 def test_11_smooth_form_does_not_overflow_and_weight_zero_drops_out() -> None:
-    large = smooth_tchebycheff(torch.tensor([1e4, 0.0]), torch.tensor([0.5, 0.5]), torch.zeros(2), 0.01)
+    halves, zero = torch.tensor([0.5, 0.5]), torch.zeros(2)
+    large = aggregate(torch.tensor([1e4, 0.0]), halves, "smooth-tchebycheff", zero, Shape(mu=0.01))
     assert float(large) == pytest.approx(5e3)
-    assert float(linear(torch.tensor([1.0, math.inf]), torch.tensor([1.0, 0.0]))) == 1.0
+    assert float(aggregate(torch.tensor([1.0, math.inf]), torch.tensor([1.0, 0.0]), "linear", zero)) == 1.0
 
 
 @pytest.mark.parametrize("own_scales", [False, True])
@@ -337,6 +339,9 @@ def test_13_a_policy_moves_along_its_weights(lm: LanguageModel, tmp_path: Path) 
             "own_scales": True,
             "groups": 2,
         },
+        {"aggregation": "min"},
+        {"aggregation": "quantile", "quantile": 0.5},
+        {"aggregation": "product", "worst": 2.0, "data": "labelled"},
         {
             "aggregation": "augmented-tchebycheff",
             "orthogonality": 0.01,
@@ -431,6 +436,9 @@ def test_scored_samples_drive_the_policy_gradient(lm: LanguageModel, tmp_path: P
     assert gains[0][0] > gains[1][0] and gains[1][1] > gains[0][1]
     with pytest.raises(ConfigError, match="needs ideal"):
         PanaceaConfig(loss="policy-gradient", aggregation="tchebycheff")
+    PanaceaConfig(loss="policy-gradient", aggregation="min")  # which reads no ideal
+    with pytest.raises(ConfigError, match="aggregation product needs worst, an upper bound of every loss"):
+        PanaceaConfig(aggregation="product")
     with pytest.raises(ConfigError, match="needs data: separate"):
         PanaceaConfig(loss="sft", data="labelled")
     bare = replace(
@@ -605,12 +613,10 @@ def test_a_bfloat16_base_is_steered_in_fp32(lm: LanguageModel, tmp_path: Path) -
     assert all(math.isfinite(record["loss"]) for record in history_of(lab))
 
 
-@pytest.mark.parametrize(
-    "aggregation", ["linear", "tchebycheff", "smooth-tchebycheff", "augmented-tchebycheff"]
-)
+@pytest.mark.parametrize("aggregation", SCALARISATIONS)
 def test_held_out_loss_is_that_of_the_runs_own_aggregation(aggregation: str) -> None:
     """The maximum of mean losses per preference, not the mean of row maxima, picks the weights that are kept."""
-    config = PanaceaConfig(aggregation=aggregation, ideal=0.1)  # type: ignore[arg-type]
+    config = PanaceaConfig(aggregation=aggregation, ideal=0.1, worst=2.0)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(0)
     losses = torch.rand(12, 2, generator=random)
     task = object.__new__(ConditionedTask)
@@ -651,8 +657,8 @@ def test_the_maximum_of_mean_losses_needs_one_preference_a_batch() -> None:
     """Two rows at w = (1/2, 1/2): the maxima of rows average to .398 where the maximum of means is .283."""
     rows = torch.tensor([[1.024, 0.108], [0.108, 0.568]])
     w, ideal = torch.tensor([0.5, 0.5]), torch.zeros(2)
-    assert float(tchebycheff(rows, w, ideal).mean()) == pytest.approx(0.398, abs=1e-3)
-    assert float(tchebycheff(rows.mean(0), w, ideal)) == pytest.approx(0.283, abs=1e-3)
-    for aggregation in ("tchebycheff", "smooth-tchebycheff", "augmented-tchebycheff"):
+    assert float(aggregate(rows, w, "tchebycheff", ideal).mean()) == pytest.approx(0.398, abs=1e-3)
+    assert float(aggregate(rows.mean(0), w, "tchebycheff", ideal)) == pytest.approx(0.283, abs=1e-3)
+    for aggregation in set(SCALARISATIONS) - {"linear"}:
         with pytest.raises(ConfigError, match="use per: batch"):
             PanaceaConfig(per="row", aggregation=aggregation)  # type: ignore[arg-type]

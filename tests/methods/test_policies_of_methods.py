@@ -41,6 +41,7 @@ from paretune.methods import (
     rewarded_soup,
     spa,
     spo,
+    vas,
 )
 from paretune.methods.base import DPOConfig, Inputs, Traits
 from paretune.methods.bone_soup import BoneSoupConfig
@@ -64,6 +65,7 @@ from paretune.methods.sipo import method as sipo
 from paretune.methods.sipo.method import SIPOConfig
 from paretune.methods.spa import SPAConfig
 from paretune.methods.spo import SPOConfig
+from paretune.methods.vas import VASConfig
 from paretune.models.language_model import LanguageModel, load
 from paretune.policies.policy import Policy
 from paretune.runs.config import RunConfig
@@ -86,7 +88,7 @@ SCORERS = [
 
 ASKED = {"short": "red red", "good": "good kind good"}
 UNTRAINED = {"prompting", "linear-alignment"}
-NEIGHBOURS = {"spo", "hpo", "mrpo", "knowpat", "spa", *UNTRAINED}
+NEIGHBOURS = {"spo", "hpo", "mrpo", "knowpat", "spa", "vas", *UNTRAINED}
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,9 @@ def policies(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         "knowpat": knowpat.train(Inputs(lab, *data, grid), KnowPATConfig()),
         "spa": spa.train(Inputs(lab, *data, sampling=sampling), SPAConfig(rounds=1, tolerance=1.0)),
         "mrpo": mrpo.train(Inputs(lab, *data), MRPOConfig()),
+        "vas": vas.train(
+            Inputs(lab, data[0], data[0], (), scorers, sampling), VASConfig(beta=4.0, responses=8)
+        ),
         "prompting": prompting.train(Inputs(lab, *data), PromptingConfig(ASKED)),
         "linear-alignment": linear_alignment.train(Inputs(lab, *data), LinearAlignmentConfig(ASKED)),
     }

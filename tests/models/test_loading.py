@@ -53,7 +53,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "other shapes in the config": (
         lambda f: edit_config(f, intermediate_size=80),
-        "cannot load the model|another shape",
+        r"weights such as model.layers.\d.mlp.* have another shape: config.json describes another model",
     ),
     "a cut checkpoint": (
         lambda f: write(f, WEIGHTS, (f / WEIGHTS).read_bytes()[:-9]),
@@ -83,6 +83,19 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a config that is no JSON": (lambda f: write(f, "config.json", b"{"), "config.json: is no valid JSON"),
     "a config that is a list": (lambda f: write(f, "config.json", b"[]"), "config.json: holds no settings"),
+    "heads that do not divide": (
+        lambda f: edit_config(f, num_attention_heads=0),
+        r"cannot load the model .*ZeroDivisionError.*Check config.json and the files of the tokenizer",
+    ),
+    "a size that is text": (
+        lambda f: edit_config(f, hidden_size="64"),
+        "cannot load the model .*hidden_size",
+    ),
+    "a function that is none": (
+        lambda f: edit_config(f, hidden_act="nope"),
+        "cannot load the model .*KeyError 'nope'.*Check config.json",
+    ),
+    "a tokenizer of nothing": (lambda f: write(f, "tokenizer.json", b"{}"), "cannot load .*tokenizer"),
     "an unknown architecture": (
         lambda f: edit_config(f, model_type="zamba9"),
         "cannot load the model .*zamba9",
@@ -209,3 +222,11 @@ def test_a_scorers_model_is_refused_for_the_same_reasons(tmp_path: Path) -> None
     write(folder, WEIGHTS, (folder / WEIGHTS).read_bytes()[:-9])
     with pytest.raises(ModelError, match="is cut"):
         encoder.load_encoder(folder, "cpu")
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_a_scorers_config_that_cannot_be_is_one_message(tmp_path: Path, quantization: str | None) -> None:
+    folder = write_model(tmp_path / "model")
+    edit_config(folder, num_attention_heads=0)
+    with pytest.raises(ModelError, match=r"cannot be loaded with .*ZeroDivisionError.*check config.json"):
+        encoder.load_classifier(folder, "cpu", quantization)

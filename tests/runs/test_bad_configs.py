@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,20 @@ def test_merged_keys_and_a_byte_order_mark_are_no_mistakes(tmp_path: Path) -> No
     file.write_text(text + "  mod: {train: {<<: *t, steps: 5}}\n", encoding="utf-8")
     config = load_config(file)
     assert [config.training(name).steps for name in ("modpo", "mod")] == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("train.learning_rate=-1e-4", "train.learning_rate must be above 0 and at most 1, got -0.0001"),
+        ("sampling.top_p=1e1", "sampling.top_p must be above 0 and at most 1, got 10.0"),
+        ("train.learning_rate=1e400", "train.learning_rate must be a finite number, got inf"),
+        ("train.learning_rate=1e-4x", "train.learning_rate: expected a number, got '1e-4x'"),
+    ],
+)
+def test_a_number_that_yaml_reads_as_text_is_told_its_bounds(setting: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(changed("train", {"learning_rate": "1e-4"}))
+    assert load_config(file).train.learning_rate == 1e-4
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_config(file, [setting])

@@ -115,6 +115,14 @@ def test_scorers_that_cannot_be_built_are_outside_the_schema(
         build_scorer(score[0])
 
 
+def test_entries_of_principles_are_in_the_schema(schema: jsonschema.Draft7Validator) -> None:
+    whole = {"principles": "p.yaml", "model": "m", "sort": "greedy", "head": "fit"}
+    assert schema.is_valid({"score": [whole, SCORE[0]]})
+    for wrong in ({"objective": "x"}, {"head": "folder"}, {"sort": "quick"}, {"sorts": "greedy"}):
+        assert not schema.is_valid({"score": [{**whole, **wrong}]})
+    assert not schema.is_valid({"score": [{"principles": "p.yaml"}]})
+
+
 def test_descriptions_are_those_of_the_docstrings() -> None:
     texts = attributes(Training)
     assert set(texts) == set(Training.__dataclass_fields__)

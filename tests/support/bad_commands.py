@@ -249,6 +249,12 @@ def _by_hand() -> Iterator[BadCommand]:
         ),
         (("data", "sample", "{place}/data.jsonl", "{place}/out.jsonl", "--model", "{place}/none"), "none"),
         (("data", "from-votes", "{place}/none.sqlite", "{place}/out.jsonl"), "none.sqlite"),
+        (("pal", "fit", "{place}/data.jsonl", "{place}/pal"), "a vote without a user id"),
+        (("pal", "fit", "{place}/none.sqlite", "{place}/pal"), "none.sqlite"),
+        (("pal", "fit", "{place}/data.jsonl", "{place}/pal", "-k", "0"), "prototypes"),
+        (("pal", "show", "{place}/nowhere", "{place}/data.jsonl"), "paretune pal fit"),
+        (("pal", "name", "{place}/nowhere", "a,b"), "paretune pal fit"),
+        (("pal", "users", "{place}/nowhere", "{place}/data.jsonl"), "paretune pal fit"),
         (("score", "fit", "{place}/data.jsonl", "--folder", "{place}/head"), "--objective"),
         (
             ("score", "fit", "{place}/data.jsonl", "--objective", "polite", "--folder", "{place}/head"),

@@ -1,1 +1,1 @@
-"""From a wish to a preference: bounds, floors, dial, posterior, elicit, population, dual."""
+"""From a wish to a preference: bounds, floors, dial, posterior, elicit, population, dual, utility."""

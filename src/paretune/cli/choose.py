@@ -12,8 +12,10 @@ import numpy as np
 from paretune.choosing.dial import dial_stops
 from paretune.choosing.dual import dual
 from paretune.choosing.floors import choose, knee_preference, parse_floors
+from paretune.choosing.utility import choose_by
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference
+from paretune.core.scalarise import SCALARISATIONS
 from paretune.data.dataset import ScoredDataset
 from paretune.fronts.indicators import has_knee
 from paretune.fronts.record import FILE
@@ -39,6 +41,8 @@ def choose_facts(
     knee: bool = False,
     dial: int = 0,
     between: str | None = None,
+    by: str | None = None,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """Return the preferences that meet floors, at the knee or along a dial, as JSON values; by default knee and dial.
 
@@ -49,6 +53,8 @@ def choose_facts(
         knee: Whether to return the knee of the front.
         dial: The number of equal steps in expected scores, at least 2; 0 for none.
         between: The objectives between which the dial runs, ``"warm,concise"``; needed for more than two objectives.
+        by: The scalarisation whose best preference is chosen, ``"min"``, ``"quantile=0.1"``, or ``"all"``.
+        weights: What each objective counts in it, ``"warm=0.3,concise=0.7"``; by default all the same.
 
     Raises:
         ParetuneError: There is no such run, policy or objective, floors cannot be read, or the dial has one step.
@@ -59,7 +65,11 @@ def choose_facts(
             f"{run}: no {file.name}; expected the folder of a finished run, such as runs/quickstart, or its {FILE}"
         )
     surface = Surface.read(file, policy).for_choosing
-    if floor is None and not knee and not dial:
+    if weights is not None and by is None:
+        raise ParetuneError(
+            f"--weights {weights!r}: are for --by, such as --by min; leave them out, or add it"
+        )
+    if floor is None and not knee and not dial and by is None:
         knee, dial = True, STEPS if len(surface.objectives) <= 2 or between else 0
     facts: dict[str, Any] = {
         "policy": surface.policy,
@@ -77,6 +87,11 @@ def choose_facts(
             **_row(surface, knee_preference(surface)),
             "bulges": has_knee(surface.for_choosing.means),
         }
+    if by is not None:
+        names = surface.objectives
+        asked = Preference.uniform(names) if weights is None else Preference.parse(weights, names)
+        facts["weights"] = asked.as_dict()
+        facts["by"] = [found.to_dict() for found in choose_by(surface, asked, by)]
     if dial or between:
         start, end = _ends(between, surface)
         found = dial_stops(surface, dial or STEPS, start, end)
@@ -99,6 +114,7 @@ def render(facts: Mapping[str, Any]) -> Group:
         rows.append(("floors", facts["choice"]))
     if "knee" in facts:
         rows.append(("knee" if facts["knee"]["bulges"] else "no knee", facts["knee"]))
+    rows += [(each["by"], each) for each in facts.get("by", ())]
     rows += [(f"dial {step['position']:.2f}", step) for step in facts.get("dial", ())]
     table = Table(title=f"{facts['policy']}: preferences and the scores to expect", title_justify="left")
     for column in ("", "preference", *objectives):
@@ -134,6 +150,7 @@ def render(facts: Mapping[str, Any]) -> Group:
         )
     if why := facts.get("dial_by", {}).get("why"):
         parts.append(Text(f"The dial: {why}."))
+    parts += [Text(line) for line in _by_in_words(facts)]
     if facts["anchored"]:
         parts.append(
             Text("This policy answers only with the preferences it was measured at, with none between.")
@@ -199,6 +216,18 @@ def _choice_in_words(choice: Mapping[str, Any]) -> list[str]:
     margins = ", ".join(f"{name} by {value:.0%}" for name, value in choice["margin"].items())
     sure = "" if choice["sure"] else " Not surely: the lower ends of the intervals do not meet all floors."
     return [f"The floors are met, in shares of each objective's range: {margins}.{sure}"]
+
+
+def _by_in_words(facts: Mapping[str, Any]) -> list[str]:
+    """Say what the forms were given, and what each would lose where the policy is asked for the weights themselves."""
+    if not facts.get("by"):
+        return []
+    lost = ", ".join(
+        f"{each['by']} {each['regret']:.3f}" for each in facts["by"] if each["regret"] is not None
+    )
+    told = f"By scalarisation, with the weights {in_words(facts['weights'])}, on scores scaled to the range of the front: "
+    told += "; ".join(f"{each['by']}, {SCALARISATIONS[each['by']].words}" for each in facts["by"]) + "."
+    return [told, f"Lost by asking for these weights instead, in ranges: {lost}."] if lost else [told]
 
 
 def _dual_in_words(dual: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from paretune.cli import generate as generate_commands
 from paretune.cli import judge as judge_commands
 from paretune.cli import methods as method_commands
 from paretune.cli import options
+from paretune.cli import pal as pal_commands
 from paretune.cli import score as score_commands
 from paretune.cli import serving as serve_commands
 from paretune.cli import share as share_commands
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands.data, name="data")
 app.add_typer(score_commands.score, name="score")
+app.add_typer(pal_commands.pal, name="pal")
 app.add_typer(config_commands.config, name="config")
 
 # Modules that load torch are imported inside the commands, so that --help answers at once.

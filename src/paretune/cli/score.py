@@ -1,9 +1,10 @@
-"""``paretune score ...``: score data by any scorer, compare pairs by a judge, and fit reward heads."""
+"""``paretune score ...``: score data by any scorer, compare pairs or rank by a judge, and fit reward heads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from paretune.data.dataset import ScoredDataset
     from paretune.scoring.function_scorer import FunctionScorer
 
-score = typer.Typer(help="Score data, compare pairs, and fit reward heads.", no_args_is_help=True)
+score = typer.Typer(help="Score data, compare pairs, rank, and fit reward heads.", no_args_is_help=True)
 
 TargetArgument = Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")]
 ScorerOption = Annotated[
@@ -94,7 +95,7 @@ def score_pairs(
 
     new_data_file(target, "labels are written")
     made = _scorer(scorer)
-    if made.comparing is None:
+    if made.comparing is None or not made.comparing.pairs:
         raise ConfigError(
             f"--scorer {scorer!r:.80}: compares no pairs; expected a judge with pairs, the largest number for each prompt, such as "
             "'{objective: kind, judge: kind.md, model: NAME, pairs: 3}'"
@@ -106,6 +107,106 @@ def score_pairs(
     ties = sum(preference == 0 for _, _, preference in labels)
     facts = _written(labelled, target, made, pairs=len(labels), ties=ties, without_verdict=missing)
     tell(facts, as_json, _compared)
+
+
+TriplesOption = Annotated[
+    int,
+    typer.Option(
+        help="Triples whose pairs are all asked about, to see whether the judge contradicts itself.", min=0
+    ),
+]
+RANKS = "'{objective: kind, judge: kind.md, model: NAME, sort: beam}'"
+
+
+class Written(str, Enum):
+    """What a ranking is written as."""
+
+    labels = "labels"
+    levels = "levels"
+
+
+@score.command("rank")
+def score_rank(
+    source: Source,
+    target: TargetArgument,
+    scorer: ScorerOption,
+    written: Annotated[
+        Written,
+        typer.Option(
+            "--as", help="Labels of pairs, or levels from 0 to 1 as scores that compare within a prompt."
+        ),
+    ] = Written.labels,
+    triples: TriplesOption = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the draw of triples.")] = 0,
+    path: PathOption = None,
+    objective: ObjectiveOption = None,
+    split: SplitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a judge rank the responses to each prompt by a merge sort (PairS), and write labels or levels to a new file."""
+    from dataclasses import asdict
+
+    from paretune.data.dataset import new_data_file
+    from paretune.scoring.ranked_labels import rank_dataset
+
+    new_data_file(target, "rankings are written")
+    made = _sorting(scorer)
+    dataset = load_source(source, path, objective, split)
+    with _telling_usage(made):
+        ranked, report = rank_dataset(dataset, made, written.value, triples, seed)
+    facts = _written(ranked, target, made, **asdict(report))
+    tell(facts, as_json, lambda facts: f"{facts['file']}: {report} ({facts['objective']})")
+
+
+@score.command("policies")
+def score_policies(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    scorer: ScorerOption,
+    policy: Annotated[
+        list[str] | None, typer.Option("--policy", help="Rank this policy alone; repeat for more.")
+    ] = None,
+    prompts: Annotated[int, typer.Option(help="Largest number of held-out prompts; 0 takes all.", min=0)] = 0,
+    triples: TriplesOption = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the draw of prompts and triples.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a judge rank the measured policies of runs, each at each preference, by a merge sort over their answers (PairS)."""
+    from paretune.cli.ranking import facts_of, render
+    from paretune.core.errors import ConfigError
+    from paretune.data.rows import Prompt
+    from paretune.evaluation.ranked_policies import Contestant, chosen, rank_policies, read_answers
+
+    made = _sorting(scorer)
+    found: list[Contestant] = []
+    asked: dict[str, Prompt] = {}
+    for run in runs:
+        file = run / "data" / "answers.jsonl.gz"
+        if not file.is_file():
+            raise ConfigError(
+                f"{run}: no {file.relative_to(run)}; expected the folder of a finished run, such as runs/quickstart"
+            )
+        contestants, texts = read_answers(file, run.name if len(runs) > 1 else "")
+        found += contestants
+        asked.update(texts)
+    with _telling_usage(made):
+        ranking = rank_policies(chosen(found, policy or []), asked, made, triples, prompts, seed)
+    tell(facts_of(ranking), as_json, render)
+
+
+def _sorting(text: str) -> FunctionScorer:
+    """Return the scorer that an option states, which ranks.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    from paretune.core.errors import ConfigError
+
+    made = _scorer(text)
+    if made.comparing is None or made.comparing.sort is None:
+        raise ConfigError(
+            f"--scorer {text!r:.80}: ranks nothing; expected a judge with a sort, such as {RANKS}"
+        )
+    return made
 
 
 def _scorer(text: str) -> FunctionScorer:

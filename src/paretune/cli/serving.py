@@ -188,12 +188,22 @@ def choose(
     between: Annotated[
         str | None, typer.Option(help="The two objectives that the dial runs between, such as warm,concise.")
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="The scalarisation whose best preference is chosen: min, quantile=0.1, product, ... or all."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="What each objective counts for --by, as a=0.7,b=0.3; by default all the same."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose a preference: the one that meets floors on scores with the most room, the knee, or a dial along the front."""
+    """Choose a preference: by floors on scores, by a scalarisation, the knee, or a dial along the front."""
     from paretune.cli.choose import choose_facts, render
 
-    tell(choose_facts(run, policy, floors, knee, dial, between), as_json, render)
+    tell(choose_facts(run, policy, floors, knee, dial, between, by, weights), as_json, render)
 
 
 def from_votes(

@@ -67,6 +67,17 @@ class NoteWarning(DataWarning):
     """What the notes of a data set say too: one who says the notes need not hear it."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Return in one line, of at most 300 characters, why a library failed; a bare key gets the name of the error before it.
+
+    >>> reason_of(KeyError("rope")), reason_of(ValueError("too\nlong.")), reason_of(TypeError())
+    ("KeyError 'rope'", 'too long', 'TypeError')
+    """
+    said = " ".join(str(error).split())[:300].rstrip(".")
+    named = isinstance(error, (OSError, ValueError)) and said
+    return said if named else f"{type(error).__name__} {said}".strip()
+
+
 def suggest(given: str, options: Iterable[str]) -> str:
     """Return ``did you mean 'x'? expected one of: ...`` for a name that is not among ``options``."""
     options = [str(o) for o in options]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from paretune.core.bounds import bounds_of, out_of_bounds
 from paretune.core.errors import ConfigError, suggest
-from paretune.core.settings_words import complaint, holds, inside, options, unfit
+from paretune.core.settings_words import admits, complaint, holds, inside, is_number, options, unfit
 
 T = TypeVar("T")
 
@@ -198,7 +198,8 @@ def _explained(kind: Any, key: str, hint: Any, finding: Any) -> str:
         case "extra_forbidden":
             name = str(finding["loc"][-1])
             return f"unknown key {f'{key}.{name}'.removeprefix('.')}; {suggest(name, known_keys(kind))}"
-    if isinstance(value, (int, float)) and (fault := out_of_bounds(value, bounds_of(hint))):
+    number = float(value) if isinstance(value, str) and admits(hint, float) and is_number(value) else value
+    if isinstance(number, (int, float)) and (fault := out_of_bounds(number, bounds_of(hint))):
         return f"{key} {fault}"
     return f"{key}: {complaint(hint, value)}".removeprefix(": ")
 

@@ -57,7 +57,7 @@ def complaint(hint: Any, value: Any) -> str:
     cure = ""
     if str in kinds and isinstance(value, (bool, int, float, datetime.date)):
         cure = "; put it in quotes"
-    if int in kinds and isinstance(value, str) and _number(value):
+    if int in kinds and isinstance(value, str) and is_number(value):
         cure = "; write it in digits, without a fraction"
     return f"expected {expected(hint)}, got {shown(value)}{cure}"
 
@@ -115,7 +115,8 @@ def _container(hint: Any) -> type:
     return kind  # type: ignore[no-any-return]
 
 
-def _number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a text is a number; YAML reads ``1e-4`` as a text."""
     try:
         float(text)
     except ValueError:

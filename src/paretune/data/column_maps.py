@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -90,6 +90,10 @@ class ColumnMap:
         if isinstance(texts, tuple) and len(set(texts)) < len(texts):
             raise DataError(
                 f"data: the responses are the columns {', '.join(texts)}; expected each column once"
+            )
+        if names["prompt"] in ((texts,) if isinstance(texts, str) else texts):
+            raise DataError(
+                f"data: the column {names['prompt']!r} is the prompt, and a response too; name another column for one of them"
             )
         scores = {
             _named("scores", name): _scores(name, columns, texts)
@@ -196,9 +200,14 @@ def _spelt(value: object) -> str:
     return str(value).strip().lower()
 
 
-def read_mapped(records: Records, columns: ColumnMap) -> ScoredDataset:
-    """Read records by a map of columns; columns that it does not name are counted in the notes."""
+def read_mapped(records: Records, columns: ColumnMap, ignored: Collection[str] = ()) -> ScoredDataset:
+    """Read records by a map of columns; columns that it does not name are counted in the notes, but for those ``ignored``."""
     left = Left()
+    if ignored:
+        records = (
+            (where, {name: value for name, value in record.items() if name not in ignored})
+            for where, record in records
+        )
     rows = gather(_mapped(records, columns, left))
     return ScoredDataset(columns.objectives, rows, left.notes())
 

@@ -81,8 +81,8 @@ def messages_of(value: Any, column: str, where: str) -> Prompt:
         raise DataError(f"{where}: column {column!r}: expected a list of messages, got {value!r:.60}")
     if all(isinstance(item, str) for item in value):
         raise DataError(
-            f"{where}: column {column!r}: a list of texts, expected a text or messages; for several responses per record map the "
-            f"columns, as in prompt: prompt, responses: {column}"
+            f"{where}: column {column!r}: a list of texts, expected a text or messages; write the turns of a dialogue as messages "
+            f"(role and content), and several responses as one record each, or read them by a column map, as in responses: {column}"
         )
     return prompt_from(value, column, where)
 

@@ -26,10 +26,12 @@ from paretune.data.prompts import (
 from paretune.data.readers import Cell, Record
 from paretune.data.row_store import gather
 from paretune.data.rows import Prompt, Row
-from paretune.data.unread import Left
+from paretune.data.unread import Left, looks_like
 
 ANSWERS = ("completion", "response", "output", "answer")
 CHOSEN = (("chosen", "rejected"), ("chosen_response", "rejected_response"))
+OPENAI = ("preferred_output", "non_preferred_output")
+"""The pair of OpenAI's form, which has its prompt in ``input.messages``."""
 LISTS = ("generations", "completions", "responses")
 RATINGS = ("ratings", "scores", "rewards")
 RATING = ("score", "rating", "reward")
@@ -165,7 +167,13 @@ def _cure(columns: set[str]) -> Callable[[], str]:
         asked = next((name for name in (*ASKED, *TALKS) if name in columns), "PROMPT")
         lists = next((name for name in LISTS if name in columns), None)
         pair = next((pair for pair in CHOSEN if columns >= set(pair)), None)
-        read = f"chosen: {pair[0]}, rejected: {pair[1]}" if pair else f"responses: {lists or '[A, B]'}"
+        texts = sorted(
+            name for name in columns.difference(ASKED, TALKS) if looks_like(name, "a text") == "a response"
+        )
+        named = lists or f"[{', '.join(texts if len(texts) > 1 else ('A', 'B'))}]"
+        read = f"chosen: {pair[0]}, rejected: {pair[1]}" if pair else f"responses: {named}"
+        if columns >= set(OPENAI):
+            asked, read = "input.messages", f"chosen: {OPENAI[0]}, rejected: {OPENAI[1]}, objective: helpful"
         extra = "".join(
             f", {name}: {name}" for name in ("system", "history", "weight", "margin") if name in columns
         )

@@ -188,6 +188,8 @@ def _load_mapping(
         raise DataError("data: give one of name, path, hub")
     if str(given.get("path")).startswith(HUB):
         given["hub"] = str(given.pop("path")).removeprefix(HUB)
+    if "config" in given and "hub" not in given:
+        raise DataError("data: config: belongs to a data set on the hub, and here is a path; leave it out")
     named = sorted(set(MAPPED) & set(given) - {"weight", "margin", "system", "history"})
     if named and "prompt" not in given:
         raise DataError("data: a column map needs 'prompt', the column with the prompt")
@@ -207,9 +209,15 @@ def _load_mapping(
             return _nonempty(_directed(dataset, given.get("directions") or {}), source)
         parts = streams(Path(source), given.get("split")) if held is None else [("", held)]
     if columns is not None:
-        dataset = concatenate(read_mapped(records, columns) for _, records in parts)
+        dataset = concatenate(read_mapped(records, columns, ignored) for _, records in parts)
+        if "objective" in given and not columns.compared:
+            _warn(
+                f"objective={given['objective']} is not used: scores and labels of a column map name their objectives"
+            )
     else:
         dataset = concatenate(read_form(records, given.get("objective"), ignored) for _, records in parts)
+    if "path" in given and held is None:
+        dataset = replace(dataset, notes=(*dataset.notes, *left_out(Path(source), given.get("split"))))
     return _nonempty(_directed(dataset, given.get("directions") or {}), source)
 
 

@@ -19,9 +19,20 @@ from typing import IO, Any
 
 from paretune.core.errors import DataError
 from paretune.core.files import atomic_path
+from paretune.data.arrow_files import read_arrow, read_parquet
 
 Record = dict[str, Any]
 ROW_GROUP = 4096  # records of a Parquet file that are written, and read, together
+BINARY = {
+    b"\x1f\x8b": "this is a gzip file: give its name the ending .gz, as in .jsonl.gz",
+    b"PAR1": "this is a Parquet file: give its name the ending .parquet",
+    b"ARROW1": "this is an Arrow file: give its name the ending .arrow",
+    b"PK\x03\x04": "this is a zip file (or a spreadsheet): unpack it, or save it as CSV, and name the file in it",
+    b"\xfd7zXZ\0": "this is an xz file: give its name the ending .jsonl.xz",
+    b"\x28\xb5\x2f\xfd": "this is a zstd file: unpack it (zstd -d) and name the file in it",
+    b"SQLite format 3\0": "this is a data base of SQLite: export its table as CSV",
+}
+"""What files begin with that are no text -> what to do."""
 CELL_LIMIT = (
     2**31 - 1
 )  # characters in a CSV cell; Python's own limit (131072) is below the length of real dialogues
@@ -114,12 +125,20 @@ def parse_json(text: str, where: str) -> Any:
 def _cure(text: str, position: int) -> str:
     """Return what to do about a text that is not JSON, where its form shows it."""
     rest = text[position:].strip()
+    if binary := _binary(text[:16].encode(errors="replace")):
+        return f"; {binary}"
     if text.startswith("version https://git-lfs"):
         return "; this is a pointer of Git LFS and not the data: run git lfs pull"
+    if re.match(r"\s*<(!doctype|html|\?xml)", text, re.IGNORECASE):
+        return "; this is a web page and not the data: download the file itself"
     if rest == ",":
         return "; a comma ends the line: write one object per line, and nothing between them"
     if rest.startswith("{") and "\n" in text[:position].rstrip(" "):
         return "; for one object per line name the file .jsonl"
+    if rest.startswith("{") and "\r" in text[:position].rstrip(" "):
+        return "; lines end with a carriage return alone: end each with a line feed"
+    if rest.startswith("{"):
+        return "; two objects stand in one line: write one object per line"
     if text.strip() in ("{", "["):
         return "; an object or list goes on in the next line: name a JSON array .json, or write one object per line (jq -c)"
     if re.match(r"\[\{\s*'", text):
@@ -138,9 +157,15 @@ def _decode(raw: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         bad = raw[error.start]
         utf16 = "this looks like UTF-16; " if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        cure = _binary(raw) or f"{utf16}save the file as UTF-8"
         raise DataError(
-            f"{where}: not UTF-8 (byte 0x{bad:02x} at position {error.start + 1}); {utf16}save the file as UTF-8"
+            f"{where}: not UTF-8 (byte 0x{bad:02x} at position {error.start + 1}); {cure}"
         ) from error
+
+
+def _binary(raw: bytes) -> str:
+    """Return what to do about a file of another format, "" where its beginning tells of none."""
+    return next((cure for magic, cure in BINARY.items() if raw.startswith(magic)), "")
 
 
 def _object(value: Any, where: str) -> Record:
@@ -167,11 +192,11 @@ def _read_json(path: Path) -> Iterator[tuple[str, Record]]:
     values = parse_json(text, f"{path}:1")
     if not isinstance(values, list):
         lists = (
-            [str(name) for name, value in values.items() if isinstance(value, list)]
+            [repr(name) for name, value in values.items() if isinstance(value, list)]
             if isinstance(values, dict)
             else []
         )
-        inside = f"save the list under {lists[0]!r} alone, or " if lists else ""
+        inside = f"save the list under {' or '.join(lists)} alone, or " if lists else ""
         raise DataError(
             f"{path}:1: expected a JSON array of objects, got {values!r:.60}; {inside}for one object per line name the "
             "file .jsonl"
@@ -223,57 +248,6 @@ def _check_header(header: Sequence[str], path: Path) -> None:
                 f"{path}:1: the header is one column, {header[0]!r:.60}, which looks like columns separated by {separator!r}; "
                 "separate them by commas"
             )
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, Record]]:
-    import pyarrow  # 60 ms and more, only for those who read Parquet
-    import pyarrow.parquet
-
-    path.stat()
-    try:
-        # A file is often one group of rows, of which whole columns would be read before the first row.
-        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-            yield from _numbered(path, file.iter_batches(batch_size=1024))
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); {_again(path)}"
-        ) from error
-
-
-def _read_arrow(path: Path) -> Iterator[tuple[str, Record]]:
-    """Read Arrow's own format, as a file (Feather 2) or as a stream (what `datasets` saves)."""
-    import pyarrow
-
-    path.stat()
-    try:
-        with pyarrow.OSFile(str(path)) as file:
-            magic = file.read(6)
-            file.seek(0)
-            if magic == b"ARROW1":
-                with pyarrow.ipc.open_file(file) as reader:
-                    yield from _numbered(path, map(reader.get_batch, range(reader.num_record_batches)))
-            else:
-                with pyarrow.ipc.open_stream(file) as reader:
-                    yield from _numbered(path, reader)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path}: not a readable Arrow file ({str(error).splitlines()[0]}); {_again(path)}"
-        ) from error
-
-
-def _again(path: Path) -> str:
-    with path.open("rb") as file:
-        pointer = file.read(24).startswith(b"version https://git-lfs")
-    return "it is a pointer of Git LFS and not the data: run git lfs pull" if pointer else "write it again"
-
-
-def _numbered(path: Path, batches: Iterable[Any]) -> Iterator[tuple[str, Record]]:
-    number = 0
-    for batch in batches:
-        for start in range(0, batch.num_rows, 1024):
-            for record in batch.slice(start, 1024).to_pylist():
-                number += 1
-                yield f"{path}:{number}", record
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> None:
@@ -342,10 +316,10 @@ def unflatten(cells: Record, where: str) -> Record:
     scores: dict[str, dict[int, float | None]] = {}
     for column, cell in cells.items():
         head, _, index = column.rpartition("_" if column.startswith("response_") else ".")
-        if head == "response" and index.isdecimal():
+        if head == "response" and _is_index(index):
             if cell is not None and cell != "":
                 responses[int(index)] = cell
-        elif head.startswith("scores.") and index.isdecimal():
+        elif head.startswith("scores.") and _is_index(index):
             scores.setdefault(head.removeprefix("scores."), {})[int(index)] = _number_cell(
                 cell, column, where
             )
@@ -381,6 +355,11 @@ def unflatten(cells: Record, where: str) -> Record:
             )
         record["scores"][name] = [values.get(k) for k in range(count)]
     return record
+
+
+def _is_index(text: str) -> bool:
+    """Return whether a text is a number as it is written: ``0`` and ``10``, but not ``00``, which would be column 0 again."""
+    return re.fullmatch(r"0|[1-9][0-9]*", text) is not None
 
 
 def _number_cell(cell: Any, column: str, where: str) -> Any:
@@ -433,6 +412,6 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, Record]]]] = {
     ".json.gz": _read_json,
     ".csv": _read_csv,
     ".csv.gz": _read_csv,
-    ".parquet": _read_parquet,
-    ".arrow": _read_arrow,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
 }

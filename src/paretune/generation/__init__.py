@@ -1,1 +1,5 @@
-"""Sampling text: draw, mixing, batch, generate; then whole data sets: resumable, endpoint, http_client, remote, sample."""
+"""Sampling text.
+
+Reading order: draw, rescoring, mixing, batch, generate; then whole data sets: resumable, endpoint,
+http_client, remote, sample.
+"""

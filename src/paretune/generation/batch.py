@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from paretune.models.devices import double_device
 from paretune.models.kv_cache import given_cache, growing_cache, rows_join, rows_leave
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
+from paretune.models.values import last_states
 
 FIRST_UNIFORMS = 4096
 """Random numbers that a row has at first."""
@@ -112,6 +113,7 @@ class Batch:
         self._lm, self._steering = lm, steering
         self._width, self.unread = 0, max((row.longest for row in rows), default=0)
         self._cache = growing_cache(lm.model.config)
+        self._states: Tensor | None = None
         self._arrange([(row, kind) for row in rows for kind in row.kinds])
 
     @property
@@ -148,6 +150,7 @@ class Batch:
         logits = self._forward(ids, pads, gates)
         if readers:
             logits = logits[sources]
+            self._states = None if self._states is None else self._states[sources]
             self._cache.batch_select_indices(torch.tensor(sources, device=self._lm.device))
         self.unread -= added
         if not self.unread:
@@ -204,11 +207,16 @@ class Batch:
         return (readers, sources) if len(readers) < len(sources) else ([], [])
 
     def _forward(self, ids: list[list[int]], pads: list[int], gates: Tensor | None) -> Tensor:
-        """Return the logits ``[n, V]`` (fp32) behind further tokens ``[n, t]`` of rows that are padded by ``pads [n]``."""
+        """Return the logits ``[n, V]`` (fp32) behind further tokens ``[n, t]`` of rows that are padded by ``pads [n]``.
+
+        Where values re-score tokens, the last hidden states ``[n, d]`` are kept for :meth:`_take`.
+        """
         device, added = self._lm.device, len(ids[0])
         left = torch.tensor(pads, device=device)[:, None]
         columns = torch.arange(self._width + added, device=device)
-        with gated(self._steering, gates):
+        with ExitStack() as stack:
+            stack.enter_context(gated(self._steering, gates))
+            states = stack.enter_context(last_states(self._lm.model)) if self._valued else []
             logits = self._lm.model(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=(columns >= left).long(),
@@ -219,6 +227,7 @@ class Batch:
                 **given_cache(self._lm.model, self._cache),
             ).logits
         self._width += added
+        self._states = states[-1][:, -1] if states else None
         return logits[:, -1].float()
 
     def _take(self, logits: Tensor) -> None:
@@ -227,8 +236,14 @@ class Batch:
         if self._mixed:
             copies, logits = logits, logits[self._first]
             for part in self._mixed:
-                logits[part.rows], log_z = mix(copies[part.copies], part.owners, part.kinds, part.mixture)
-                normalisers.update(zip(part.rows.tolist(), log_z.tolist(), strict=True))
+                mixture, rescoring = part.mixture, part.mixture.rescoring
+                mixed, log_z = mix(copies[part.copies], part.owners, part.kinds, mixture)
+                if rescoring is not None and self._states is not None:
+                    states = self._states[part.copies]
+                    mixed = rescoring(mixed, states, mixture.coefficients[:, 1:])
+                else:
+                    normalisers.update(zip(part.rows.tolist(), log_z.tolist(), strict=True))
+                logits[part.rows] = mixed
         uniform = torch.tensor(
             [row.uniform(len(row.tokens)) for row in self.rows],
             dtype=torch.float64,
@@ -261,15 +276,16 @@ class Batch:
         self._first = torch.tensor([places[row][0] for row in self.rows], dtype=torch.long, device=device)
         self._gates = self._gate_rows(copies)
         settings: dict[tuple[float, float], list[int]] = {}
-        rules: dict[tuple[object, object, int], list[int]] = {}
+        rules: dict[tuple[object, ...], list[int]] = {}
         for number, row in enumerate(self.rows):
             settings.setdefault((row.sampling.temperature, row.sampling.top_p), []).append(number)
             if row.mixture is not None:
                 mixture = row.mixture
-                rule = mixture.rule, mixture.nucleus, mixture.coefficients.shape[1]
+                rule = mixture.rule, mixture.nucleus, mixture.rescoring, mixture.coefficients.shape[1]
                 rules.setdefault(rule, []).append(number)
         self._settings = settings
         self._mixed = [self._mixed_rows(numbers, places) for numbers in rules.values()]
+        self._valued = any(part.mixture.rescoring is not None for part in self._mixed)
 
     def _gate_rows(self, copies: list[tuple[Slot, int]]) -> Tensor | None:
         """Return the gates ``[n, R]`` of all copies; None where no copy has any."""
@@ -293,6 +309,7 @@ class Batch:
                 torch.cat([mixture.coefficients for mixture in mixtures]),
                 mixtures[0].rule,
                 mixtures[0].nucleus,
+                mixtures[0].rescoring,
             ),
         )
 

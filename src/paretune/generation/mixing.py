@@ -23,6 +23,7 @@ from torch import Tensor
 
 from paretune.core.bounds import check_bounds
 from paretune.core.errors import ConfigError, ModelError
+from paretune.generation.rescoring import Rescoring
 from paretune.models.devices import double
 
 Divergence = Literal["reverse-kl", "forward-kl", "alpha", "jensen-shannon"]
@@ -89,11 +90,14 @@ class Mixture:
             reverse KL they are exponents; under another divergence column 0 is not used.
         rule: The rule of mixing.
         nucleus: The tokens that are chosen among; None for all.
+        rescoring: Value heads that re-score the tokens of the reference model. The other coefficients are then the strengths of M
+            values, and no copy but the reference is run.
     """
 
     coefficients: Tensor
     rule: Mixing = field(default_factory=Mixing)
     nucleus: Nucleus | None = None
+    rescoring: Rescoring | None = None
 
     def __post_init__(self) -> None:
         if self.coefficients.ndim != 2 or not bool(self.coefficients.isfinite().all()):
@@ -107,6 +111,8 @@ class Mixture:
         reference.
         """
         needed = self.coefficients != 0
+        if self.rescoring is not None:
+            return needed & (torch.arange(needed.shape[1]) == 0)
         if self.rule.divergence != "reverse-kl":
             needed[:, 0] = ~((self.coefficients == 1) & (needed[:, 1:].sum(1, keepdim=True) == 1))[:, 1:].any(
                 1
@@ -115,7 +121,7 @@ class Mixture:
 
     def __getitem__(self, rows: Tensor | list[int]) -> Mixture:
         """Return the mixture of some rows."""
-        return Mixture(self.coefficients[rows], self.rule, self.nucleus)
+        return Mixture(self.coefficients[rows], self.rule, self.nucleus, self.rescoring)
 
 
 def exponents(weights: Tensor, ratios: Tensor | None = None) -> Tensor:
@@ -212,7 +218,7 @@ def _inverse(name: Divergence, alpha: float) -> tuple[Callable[[Tensor], Tensor]
 
 
 def mix(logits: Tensor, owners: Tensor, kinds: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
-    """Return for each row the logits ``[B, V]`` of its mixture and the log of its step normaliser ``[B]``.
+    """Return for each row the logits ``[B, V]`` of its mixture and the log of its step normaliser ``[B]``; values are not in them.
 
     A row of a single copy of coefficient 1 keeps that copy's logits bit for bit, and its normaliser is 0. Tokens outside a nucleus
     have logit -inf; the normaliser is then that of the mean whose nucleus it is, so that it still measures a conflict.

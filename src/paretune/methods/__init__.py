@@ -1,7 +1,7 @@
 """The methods, one paper per file or folder; :data:`METHODS` is where a new one is added.
 
 Reading order: base (what all share); dpo, dpo_lw, modpo, mod, panacea; paretohqd, ric, sipo; morlhf, mo_odpo, rewarded_soup,
-bone_soup; spo, hpo, mrpo, knowpat, spa; prompting, linear_alignment; parts.
+bone_soup; spo, hpo, mrpo, knowpat, spa; prompting, linear_alignment; vas; parts.
 """
 
 from __future__ import annotations
@@ -96,5 +96,6 @@ METHODS = Methods(
         "spa": "spa",
         "prompting": "prompting",
         "linear-alignment": "linear_alignment",
+        "vas": "vas",
     }
 )

@@ -167,7 +167,8 @@ class Traits:
     """What sweeps, endpoints, plans and fronts must know of a method under given settings.
 
     Attributes:
-        adapters: Number of its adapters: one per ``objective``, one per ``preference`` (anchors), one for ``all``, or ``none``.
+        adapters: Number of its adapters: one per ``objective``, one per ``preference`` (anchors), one for ``all``, or ``none``:
+            nothing is trained or heads alone.
         conditioning: How its one adapter follows the preference in its gates; None where it is a plain LoRA.
         prompted: The preference stands in the prompt.
         separable: The model for one preference is trained without those for others, so a sweep makes each of them a task.
@@ -208,6 +209,11 @@ class Traits:
         if self.guided:
             return objectives + 1
         return objectives + self.reference if self.mixed and objectives > 1 else 1
+
+    @property
+    def one_reading(self) -> bool:
+        """Whether the base model reads a prompt alike at every preference, so that the answers at all of them share the reading."""
+        return self.adapters == "none" and not self.prompted
 
     @property
     def extrapolates(self) -> bool:

@@ -75,7 +75,7 @@ class MORLHFConfig(RLSettings):
         LORA_PER_OBJECTIVE,
         rename={"aggregation": "scalarisation"},
         without=("hidden", "orthogonality", "loss", "clip", "anchor", "contrast", "strengths"),
-        later=("own_scales", "gradients", "correction"),
+        later=("own_scales", "quantile", "worst", "gradients", "correction"),
     )
     between: BetweenAnchors = later("nearest")
     consensus: Share = later(1.0)

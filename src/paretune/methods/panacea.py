@@ -61,6 +61,7 @@ class PanaceaConfig(Conditioning):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_means()
+        self.check_worst()
         if self.loss in ("sft", "modpo") and self.data == "labelled":
             raise ConfigError(
                 f"loss: {self.loss} trains on each objective's own pairs, so it needs data: separate"

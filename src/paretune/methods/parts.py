@@ -25,12 +25,33 @@ class Part:
 
 
 PARTS: dict[str, Part] = {
+    "pal": Part(
+        "PAL",
+        "arXiv 2406.08469",
+        "finds objectives in the votes of several people, and a person's weights over them",
+        "any, as scorers; presets of a server",
+        "score: {objective: NAME, prototype: FOLDER}, from paretune pal fit",
+    ),
     "mdpo": Part(
         "The two text terms of mDPO",
         "arXiv 2406.11839",
         "keeps chosen likelier than under the reference, and likelier under the right preference than under a wrong one",
         "anchor: dpo-soup, mod, modpo, spo, hpo, mrpo, spa, panacea; contrast: panacea",
         "anchor: 1, contrast: 1",
+    ),
+    "morlaif": Part(
+        "MORLAIF",
+        "arXiv 2406.07295",
+        "labels by a judge for each principle, a head that learns each, and the forms that join objectives",
+        "all that read pairs or scores; the forms: panacea, morlhf, gdpo, paretune choose",
+        "score: [{principles: FILE, model: NAME, sort: greedy, head: fit}], aggregation or scalarisation: min",
+    ),
+    "pairs": Part(
+        "PairS",
+        "arXiv 2403.16950",
+        "ranks responses, or policies, by a judge that compares two: a merge sort, both orders, transitivity counted",
+        "all that read pairs or scores; paretune score rank, paretune score policies",
+        "score: [{judge: FILE, sort: beam}]",
     ),
     "raco": Part(
         "RACO, and other conflict-averse gradients",

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from paretune.core.errors import ModelError, ParetuneError
+from paretune.core.errors import ModelError, ParetuneError, reason_of
 from paretune.core.files import atomic_path, cache_folder, expanded, file_digest, fingerprint, write_text
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
@@ -97,8 +97,15 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
             check_files_finite(source, name)
         plain |= loading_options(config, held, stored, how.kind, how.device)
         model, report = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=how.kind, use_safetensors=True, output_loading_info=True, **plain
+            source,
+            config=config,
+            dtype=how.kind,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **plain,
         )
+        _refuse_another_model(name, report)
         hold(model)
         if held != "none":
             say_share(model, name)
@@ -106,8 +113,7 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
     except ParetuneError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelError(f"cannot load the model {name!r}: {reason}. {EXPECTED}") from error
+        raise ModelError(f"cannot load the model {name!r}: {reason_of(error)}. {_cure_of(source)}") from error
     ends = getattr(model.generation_config, "eos_token_id", None)
     for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
         if isinstance(end, bool) or not isinstance(end, int):
@@ -115,7 +121,6 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
                 f"{source / 'generation_config.json'}: eos_token_id {ends!r:.60}: expected the number of a token, or a list of "
                 "these"
             )
-    _refuse_another_model(name, report)
     check_finite(dict(model.named_parameters()), name)
     rows = model.get_input_embeddings().weight.shape[0]
     most = max(tokenizer.get_vocab().values(), default=-1) + 1
@@ -125,6 +130,13 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
             "tokenizer that belongs to the model, or enlarge the model with resize_token_embeddings and save it"
         )
     return held, model, tokenizer
+
+
+def _cure_of(source: Path) -> str:
+    """Return what to do about a model that cannot be loaded."""
+    if not (source / "config.json").is_file():
+        return EXPECTED
+    return f"Check config.json and the files of the tokenizer in {source}, or copy or download them again"
 
 
 def check_folder(folder: Path) -> None:
@@ -253,10 +265,9 @@ def _converted(gguf: Path) -> Path:
             f"{gguf}: converting a GGUF file needs more packages ({error}): pip install 'paretune[gguf]'"
         ) from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
-            f"{gguf}: cannot convert the GGUF file ({reason}); it is cut or damaged, or of an architecture that transformers does "
-            "not convert: copy or download it again, or give the model as a folder with safetensors weights"
+            f"{gguf}: cannot convert the GGUF file ({reason_of(error)}); it is cut or damaged, or of an architecture that "
+            "transformers does not convert: copy or download it again, or give the model as a folder with safetensors weights"
         ) from error
     with atomic_path(
         folder, EXPORT, keep_equal=True

@@ -124,8 +124,16 @@ def token_sums(token_values: Tensor, batch: PackedBatch) -> Tensor:
 
 def packed_token_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Return the log-probability of each response token ``[S]`` fp32."""
+    hidden = packed_states(model, batch)
+    head = model.get_output_embeddings()
+    assert isinstance(head, FrozenLinear)
+    return target_logps(hidden[batch.predictors], head, batch.targets)
+
+
+def packed_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """Return the last hidden state ``[T, d]`` of each token, before the output embeddings."""
     count_read(batch.input_ids.numel())
-    hidden = model.get_decoder()(
+    hidden: Tensor = model.get_decoder()(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
         # A four-dimensional mask is handed through untouched: transformers then builds no T x T mask of its own.
@@ -133,9 +141,7 @@ def packed_token_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         use_cache=False,
         packed_layout=batch.layout,
     ).last_hidden_state[0]
-    head = model.get_output_embeddings()
-    assert isinstance(head, FrozenLinear)
-    return target_logps(hidden[batch.predictors], head, batch.targets)
+    return hidden
 
 
 TEXTS = (

@@ -94,12 +94,12 @@ def counter(model: str, chat_template: str = "{}") -> Counter:
         options |= {"gguf_file": path.name} if path.suffix == ".gguf" else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, ImportError):
+    except Exception:  # noqa: BLE001 - damaged files raise anything; loading the model says what is wrong
         return Counter(
             lambda prompt: TEMPLATE + round(sum(len(message.content) for message in prompt) / CHARACTERS),
             lambda text, cut: round(len(text) / CHARACTERS) + (not cut),
             f"{CHARACTERS:g} characters per token and {TEMPLATE} tokens of chat template (the tokenizer of {model} is not on this "
-            "machine)",
+            "machine, or cannot be read)",
         )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from paretune.core.errors import ModelError, suggest
+from paretune.core.errors import ModelError, reason_of, suggest
 from paretune.core.files import expanded
 from paretune.models.hub_reach import check_hub
 from paretune.models.quantised import stored_as
@@ -175,8 +175,8 @@ def _read(name: str) -> dict[str, Any]:
         if not path.exists():
             check_hub(name)
         return dict(AutoConfig.from_pretrained(source, **options).to_dict())
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # transformers raises anything for a damaged config
         raise ModelError(
-            f"unknown model {name!r}: {str(error).splitlines()[0]}. Expected one of {known()}, a folder with config.json, a "
+            f"unknown model {name!r}: {reason_of(error)}. Expected one of {known()}, a folder with config.json, a "
             ".gguf file, or a hub name that can be reached from here"
         ) from error

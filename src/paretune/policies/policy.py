@@ -2,8 +2,8 @@
 
 :class:`Policy` is what everybody else works with. Of its kinds, :class:`GatedPolicy` follows the preference by the gates of one
 update, :class:`paretune.policies.mixed.MixedPolicy` mixes several copies of a row while decoding,
-:class:`paretune.policies.prompted.PromptedPolicy` writes the preference into the prompt, and
-:class:`paretune.policies.principled.PrincipledPolicy` asks the base model for it in words.
+:class:`paretune.policies.prompted.PromptedPolicy` writes the preference into the prompt, its neighbour ``PrincipledPolicy`` asks
+the base model for it in words, and :class:`paretune.policies.valued.ValuedPolicy` re-scores its next tokens by value heads.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class Policy(ABC):
         if strong and not self.has_strength:
             raise PreferenceError(
                 f"{self.name} has no strength to set, as the preference is not in the gates of one update; it was asked for "
-                f"{strong[0]}; leave the strength out, or use a soup, anchors or Panacea"
+                f"{strong[0]}; leave the strength out, or use a soup, anchors, Panacea or VAS"
             )
         return torch.tensor(
             np.stack([preference.over(self.objectives).array() for preference in preferences]),

@@ -18,7 +18,7 @@ from paretune.models.embedded import EMBEDDED, hub_name
 
 FILE = "policy.json"
 
-Kind = Literal["base", "soup", "anchors", "between", "conditioned", "mod", "prompt", "principles"]
+Kind = Literal["base", "soup", "anchors", "between", "conditioned", "mod", "prompt", "principles", "values"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class PolicyFile(BaseModel):
         mixing: The rule of MOD, see :class:`paretune.generation.mixing.Mixing`; other kinds ignore it.
         principles: The words of a policy that asks in words, see :class:`paretune.policies.principles.Principles`.
         guidance: Its strength of linear alignment, see :class:`paretune.policies.principles.Guidance`; None is plain prompting.
+        augmentation: Strength and candidates of a policy with value heads, in the folder ``values``, see
+            :class:`paretune.generation.rescoring.Augmentation`.
         dtype: The number format of the base model in the run.
         weights: The identity of the base model's weights, wherever they lie.
         hub: The base model's name on the hub; empty where it is not known, and in files of paretune 0.1.
@@ -116,6 +118,7 @@ class PolicyFile(BaseModel):
     mixing: dict[str, Any] = {}
     principles: dict[str, Any] = {}
     guidance: dict[str, Any] | None = None
+    augmentation: dict[str, Any] = {}
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     weights: str = ""
     hub: str = ""
@@ -164,4 +167,4 @@ class PolicyFile(BaseModel):
     @property
     def exportable(self) -> bool:
         """Whether one LoRA does what the policy does at one preference."""
-        return self.mix not in ("base", "mod", "principles")
+        return self.mix not in ("base", "mod", "principles", "values")

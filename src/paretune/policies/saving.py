@@ -13,8 +13,11 @@ from paretune.core.files import atomic_path, write_json
 from paretune.core.folder_form import FolderForm, refuse_foreign
 from paretune.core.settings import parse
 from paretune.generation.mixing import Mixing
+from paretune.generation.rescoring import Augmentation
 from paretune.models.adapter import FILES, Adapter
 from paretune.models.language_model import LanguageModel
+from paretune.models.values import FILES as VALUE_FILES
+from paretune.models.values import Values, hidden_size
 from paretune.policies.base_model import check_weights, load_base
 from paretune.policies.mixed import MixedPolicy
 from paretune.policies.policy import Policy, trained_preferences
@@ -22,15 +25,19 @@ from paretune.policies.policy_file import FILE, PolicyFile, loaded_as
 from paretune.policies.principled import PrincipledPolicy
 from paretune.policies.principles import Guidance, Principles
 from paretune.policies.shared import policy_folder
+from paretune.policies.valued import ValuedPolicy
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+VALUES = "values"
+"""The folder of the value heads of a policy that has some."""
+
 FORM = FolderForm(
     FILE,
     ("name", "base", "objectives", "mix"),
-    tuple(f"adapter-[0-9]*/{name}" for name in FILES),
+    (*(f"adapter-[0-9]*/{name}" for name in FILES), *(f"{VALUES}/{name}" for name in VALUE_FILES)),
     needs_marker=False,
 )
 """The form of the folder of a policy."""
@@ -49,6 +56,8 @@ def save(policy: Policy, folder: str | Path) -> None:
         temporary.mkdir()
         for number, adapter in enumerate(policy.adapters):
             replace(adapter, base=base).save(temporary / f"adapter-{number}")
+        if isinstance(policy, ValuedPolicy):
+            replace(policy.values, base=base).save(temporary / VALUES)
         write_json(
             temporary / FILE,
             {
@@ -72,9 +81,11 @@ def save(policy: Policy, folder: str | Path) -> None:
 
 
 def _own(policy: Policy) -> dict[str, Any]:
-    """Return what the file of a soup between anchors, or of a policy that asks in words, has beside that of others."""
+    """Return what the file of a soup between anchors, of a policy that asks in words, or of one with values has beside others'."""
     if trained := trained_preferences(policy):
         return {"trained": [preference.as_dict() for preference in trained]}
+    if isinstance(policy, ValuedPolicy):
+        return {"augmentation": asdict(policy.augmentation)}
     if not isinstance(policy, PrincipledPolicy):
         return {}
     guidance = None if policy.guidance is None else asdict(policy.guidance)
@@ -137,6 +148,10 @@ def load(folder: str | Path, lm: LanguageModel) -> Policy:
             words = _stated(Principles, facts.principles, "principles", folder / FILE)
             strength = facts.guidance and _stated(Guidance, facts.guidance, "guidance", folder / FILE)
             return Policy.principled(*whose, words, strength or None)
+        case "values":
+            values = Values.load(folder / VALUES, facts.base, hidden_size(lm.model))
+            how = _stated(Augmentation, facts.augmentation, "augmentation", folder / FILE)
+            return ValuedPolicy.of(*whose, replace(values, base=lm.fingerprint), how)
 
 
 def _stated(kind: type[T], values: Mapping[str, Any], key: str, file: Path) -> T:

@@ -237,6 +237,12 @@ def _methods(facts: Inspection, reward: bool) -> list[Choice]:
         "as rewarded-soup, with each objective trained beside a little of the others",
         function,
     )
+    add(
+        "vas",
+        reward,
+        "the model stays as it is: values of its own answers guide its next tokens, as strongly as you choose afterwards",
+        function,
+    )
     words = "it needs two objectives with a scorer each; say --reward if you have functions or models that score any answer"
     add(
         "prompting",

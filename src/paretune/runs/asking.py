@@ -9,6 +9,7 @@ from typing import Any
 from paretune.planning.lengths import CHARACTERS
 from paretune.planning.work import Stage
 from paretune.runs.config import RunConfig
+from paretune.runs.principles import judge_of
 from paretune.scoring.rubric import read_rubric
 from paretune.scoring.scorer import kinds_of
 from paretune.scoring.usage import prices_of
@@ -75,9 +76,11 @@ def asked(
     for spec in config.score:
         objective = str(spec.get("objective"))
         rated = sum(stage.judged for stage in stages if stage.name != "score" or objective not in compared)
-        kinds = kinds_of(spec)
-        if kinds == ["judge"]:
-            found.append(_of_judge(spec, objective, rated, 2 * compared.get(objective, 0.0), tokens))
+        kinds, judge = kinds_of(spec), judge_of(spec)
+        if judge is not None:
+            # Of a head, the judge labels the responses that it is fitted on, and rates none.
+            rated = 0.0 if "labels" in spec else rated
+            found.append(_of_judge(judge, objective, rated, 2 * compared.get(objective, 0.0), tokens))
         elif kinds == ["endpoint"]:
             together = 1 if _one_by_one(spec) else int(spec.get("batch_size", 16))
             each = SCORE_SECONDS / together / int(spec.get("concurrency", 32))
@@ -89,9 +92,10 @@ def _of_judge(
     spec: Mapping[str, Any], objective: str, rated: float, compared: float, tokens: float
 ) -> Asking:
     """Return what a judge is asked; a comparison has a second answer, taken to be half of what is read."""
-    rubric = len(read_rubric(str(spec["judge"])).text) / CHARACTERS + WORDING
+    rubric = len(read_rubric(str(spec["judge"]), objective).text) / CHARACTERS + WORDING
     read = rated * (rubric + tokens) + compared * (rubric + 1.5 * tokens)
-    written = (rated + compared) * min(REASONS, float(spec.get("max_new_tokens", 512)))
+    reasons = min(REASONS, float(spec.get("max_new_tokens", 512)))
+    written = rated * reasons + compared * (1.0 if spec.get("verdicts") == "letter" else reasons)
     prices, url = prices_of(spec.get("prices")), str(spec.get("url", ""))
     return Asking(
         objective,

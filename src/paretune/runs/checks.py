@@ -21,6 +21,7 @@ from paretune.models.devices import device_named
 from paretune.planning.shapes import ALL_LINEAR, KNOWN
 from paretune.runs.config import EvaluateConfig, RunConfig
 from paretune.runs.names import check_names
+from paretune.runs.principles import check_labels
 from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import checked_spec
 from paretune.training.rl.goal import RLSettings
@@ -158,6 +159,7 @@ def _objectives(config: RunConfig) -> list[str] | None:
     for number, spec in enumerate(config.score):
         with _under(f"score[{number}]"):
             objective = checked_spec(spec)
+            check_labels(spec)
             Preference.checked([objective])
         if objective in scored:
             raise ConfigError(f"score[{number}]: a second scorer of {objective!r}; an objective has one")

@@ -227,7 +227,7 @@ class RunConfig(_Part):
 
     @property
     def untrained(self) -> bool:
-        """Whether nothing is trained, so that the corners are those of the first policy and responses are not needed."""
+        """Whether no adapter is trained, so that the corners are those of the first policy and responses are not needed."""
         return all(self.entry(name).traits.adapters == "none" for name in self.methods)
 
     def corners(self) -> tuple[DPOConfig, Training]:

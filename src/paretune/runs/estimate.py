@@ -20,6 +20,7 @@ from paretune.runs.asking import Asking
 from paretune.runs.config import RunConfig
 from paretune.runs.memory import HEADROOM, Saving, fitting, held, planned_model, savings, usable
 from paretune.runs.plan import Plan
+from paretune.runs.principles import judge_of
 from paretune.scoring.scorer import kinds_of
 
 START_SECONDS, REPORT_SECONDS = 6.0, 1.5
@@ -225,6 +226,14 @@ def _cost(stage: Stage, plan: Plan, config: RunConfig, model: Model, device: Dev
     works = [packed(work, model, rates) for work in stage.passes]
     works += [decoded(work, model, rates) for work in stage.decodings]
     works += [_judging(spec, stage.judged, plan, model, device) for spec in _once_each(config.score)]
+    if stage.name == "labels":
+        works += [
+            _asking(asking, judge, asking.questions, model, device)
+            for spec in config.score
+            if "labels" in spec and (judge := judge_of(spec)) is not None
+            for asking in plan.asked
+            if asking.objective == judge["objective"]
+        ]
     if stage.embedded:
         fits = sum(spec.get("head") == "fit" for spec in config.score)
         works += [_read_by_encoder(stage.embedded, plan.judged_tokens, model, device)]
@@ -258,7 +267,7 @@ def _judging(spec: dict[str, Any], answers: float, plan: Plan, model: Model, dev
         return Cost()
     tokens = plan.judged_tokens
     for asking in plan.asked:
-        if asking.objective == spec.get("objective"):
+        if asking.objective == spec.get("objective") and "labels" not in spec:
             return _asking(asking, spec, answers, model, device)
     if "head" in spec:
         return _read_by_encoder(

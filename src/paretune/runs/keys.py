@@ -12,6 +12,7 @@ from paretune.core.errors import ConfigError, ParetuneError, suggest
 from paretune.core.settings import check_value
 from paretune.core.settings_words import shown
 from paretune.core.yaml_text import parse_yaml, read_yaml
+from paretune.runs.principles import with_principles
 from paretune.runs.schema_types import type_of
 from paretune.runs.shipped import find_config, folder
 from paretune.scoring.scorer import checked_spec
@@ -96,7 +97,7 @@ def check_keys(values: Mapping[str, Any]) -> None:
             key == "train" and isinstance(value, Mapping) and "seed" in value
         ):  # it has words of its own
             _check(value, properties[key], str(key))
-    score = values.get("score")
+    score = with_principles(values.get("score"))
     for number, spec in enumerate(score if isinstance(score, list) else ()):
         if isinstance(spec, Mapping):
             try:

@@ -40,6 +40,7 @@ from paretune.runs.about_data import about_data
 from paretune.runs.config import RunConfig
 from paretune.runs.data_files import ANSWERS_FILE, write_answers, write_card_beside
 from paretune.runs.data_files import FOLDER as DATA
+from paretune.runs.prepare import label_judges
 from paretune.runs.scorer_usage import keep_usage, usage_lines
 from paretune.runs.scores import scorer_cautions, scorer_facts, thought_cautions, write_scores
 from paretune.scoring.cache import ScoreCache
@@ -78,8 +79,12 @@ def write_front(
         _audited(config, lab, judgement, policies[entry.name], splits["test"], entry) for entry in measured
     )
     keys = {row.key for row in _judged_rows(config, splits["test"])}
-    used = lab.team.once(partial(keep_usage, lab.folder, scorers))
-    facts = {scorer.objective: scorer_facts(scorer, keys, used.get(scorer.objective)) for scorer in scorers}
+    judges = {judge.objective: judge for judge in label_judges(config)}
+    used = lab.team.once(partial(keep_usage, lab.folder, [*scorers, *judges.values()]))
+    facts = {
+        scorer.objective: scorer_facts(scorer, keys, used.get(scorer.objective), judges.get(scorer.objective))
+        for scorer in scorers
+    }
     for line in usage_lines(scorers, used):
         lab.say(line)
     record = _record(config, lab, judgement, audited, splits, facts)

@@ -11,6 +11,7 @@ from paretune.core.settings import parse
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.runs.keys import read_values
+from paretune.runs.principles import with_principles
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -35,6 +36,8 @@ def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig
         train = values.get("train")
         if isinstance(train, Mapping) and "seed" in train:
             raise ConfigError("unknown key train.seed; seed is that of the whole run, training included")
+        if "score" in values:
+            values = {**values, "score": with_principles(values["score"])}
         config = parse(RunConfig, values)
         check_config(config)
     except ConfigError as error:

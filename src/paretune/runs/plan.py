@@ -21,6 +21,7 @@ from paretune.planning.work import Stage, Work, inner, passes, reading
 from paretune.runs.asking import Asking, asked
 from paretune.runs.config import Entry, RunConfig
 from paretune.runs.prepare import check_responses, load_splits
+from paretune.runs.principles import compares, judge_of, pairs_asked
 
 ANSWER_SHARE = 0.6
 """Length of an answer as a share of ``max_new_tokens``, where the data hold no response to take it from."""
@@ -83,14 +84,12 @@ def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -
 
 def _compared(config: RunConfig, work: Work) -> dict[str, float]:
     """Return objective -> pairs of training responses that its judge compares, where the data say nothing of the objective."""
-    pairs = {
-        str(spec.get("objective")): int(spec.get("pairs", 0)) for spec in config.score if "judge" in spec
-    }
     parts = [work.rows[name] for name in ("train", "validation")]
+    judges = {str(spec.get("objective")): judge_of(spec) for spec in config.score}
     return {
-        objective: sum(part.count * min(most, part.responses * (part.responses - 1) / 2) for part in parts)
-        for objective, most in pairs.items()
-        if most and objective not in work.splits["train"].objectives
+        objective: sum(part.count * pairs_asked(spec, part.responses) for part in parts)
+        for objective, spec in judges.items()
+        if spec is not None and compares(spec) and objective not in work.splits["train"].objectives
     }
 
 
@@ -176,10 +175,14 @@ def _data(config: RunConfig, work: Work) -> list[Stage]:
     judged = sum(part.count * part.responses for part in texts) if silent else 0.0
     fitted = [str(spec.get("objective")) for spec in config.score if spec.get("head") == "fit"]
     # Each response is read twice: behind its prompt, and alone.
-    embedded = sum(2.0 * _labelled(work, name) for name in fitted)
+    every = sum(part.count * part.responses for part in texts)
+    embedded = sum(2.0 * (_labelled(work, name) or every) for name in fitted)
+    judged_for = [str(spec.get("objective")) for spec in config.score if "labels" in spec]
+    labels = [Stage("labels", f"by judges for {', '.join(judged_for)}")] if judged_for else []
     heads = [Stage("heads", f"fitted for {', '.join(fitted)}", embedded=embedded)] if fitted else []
     return [
         Stage("data", prompts, decodings=sampled),
+        *labels,
         *heads,
         Stage("score", ", ".join(scored) or "labels of the data", judged=judged),
     ]
@@ -216,7 +219,9 @@ def _front(config: RunConfig, work: Work, entries: list[Entry]) -> Iterator[Stag
         copies, words = traits.copies(M), _words(work, entry)
         parts = []
         if between + beyond:
-            parts.append(_measured(work, "", between + beyond, columns, copies, traits.candidates, words))
+            points = between + beyond
+            measured = _measured(work, "", points, columns, copies, traits.candidates, words)
+            parts.append(_read_once(measured, points) if traits.one_reading else measured)
         if ends:
             parts.append(_ends(work, entry, ends))
         if traits.mixed and copies > 1 and between:
@@ -234,11 +239,22 @@ def _ends(work: Work, entry: Entry, points: int) -> Stage:
     """Return the measurement of a policy at so many one-hot preferences."""
     traits, columns, words = entry.traits, sum(_columns(work, entry)), _words(work, entry)
     stage = _measured(work, "", points, columns, traits.copies(1), traits.candidates, words)
+    if traits.one_reading:
+        return _read_once(stage, points)
     if not traits.guided:
         return stage
     # Each copy with a principle reads a prompt of its own, and those without read the same one.
     shared = work.test.responses * 2 * points / (points + 1)
     return replace(stage, decodings=tuple(replace(one, shared=shared) for one in stage.decodings))
+
+
+def _read_once(stage: Stage, points: int) -> Stage:
+    """Return a measurement whose answers share the reading of a prompt at all preferences that are decoded together."""
+    together = [max(1.0, min(points, one.batch / max(1.0, one.rows / points))) for one in stage.decodings]
+    decodings = zip(stage.decodings, together, strict=True)
+    return replace(
+        stage, decodings=tuple(replace(one, shared=one.shared * count) for one, count in decodings)
+    )
 
 
 def _words(work: Work, entry: Entry) -> int:

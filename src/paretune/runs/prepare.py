@@ -26,11 +26,13 @@ from paretune.models.packed_attention.backends import capability_of, choose
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
 from paretune.runs.names import check_objectives
+from paretune.runs.principles import judge_of
 from paretune.runs.scorer_usage import keep_usage, usage_lines
 from paretune.runs.scores import scorer_cautions, scorer_facts
 from paretune.scoring import encoder
 from paretune.scoring.function_scorer import FunctionScorer
 from paretune.scoring.pair_labels import label_dataset
+from paretune.scoring.ranked_labels import rank_dataset
 from paretune.scoring.scorer import Scorer, build_scorer, release, score_dataset
 from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
@@ -117,6 +119,7 @@ def prepare_data(
     splits = {name: _with_room(part, config, lab, name) for name, part in parts.items()}
     for name in ("train", "validation"):
         splits[name] = _with_responses(splits[name], config, lab, name)
+    splits |= _with_judged_labels(splits, config, lab)
     scorers = _scorers(config, sources, lab, splits)
     keys = {row.key for row in splits["test"].rows}
     for caution in scorer_cautions({scorer.objective: scorer_facts(scorer, keys) for scorer in scorers}):
@@ -160,13 +163,25 @@ def _scored(dataset: ScoredDataset, scorers: Sequence[Scorer], lab: Lab) -> Scor
             dataset, [s for s in scorers if s not in comparing], lab.score_cache, leave_out=True
         )
         for scorer in comparing:
-            dataset, missing = label_dataset(dataset, scorer)
-            if missing:
-                lab.leave_out(f"{missing} pairs got no verdict for {scorer.objective} and have no label")
+            dataset = _labelled(dataset, scorer, lab)
     finally:
         for line in usage_lines(scorers, keep_usage(lab.folder, scorers)):
             lab.say(line)
     return _with_all_scores(dataset, [s.objective for s in scorers if s not in comparing], lab)
+
+
+def _labelled(dataset: ScoredDataset, scorer: FunctionScorer, lab: Lab) -> ScoredDataset:
+    """Return the data with the labels of a scorer that compares pairs or ranks; what has none is said."""
+    if scorer.comparing is not None and scorer.comparing.sort is not None:
+        dataset, report = rank_dataset(dataset, scorer)
+        lab.say(f"{scorer.objective}: {report}")
+        if report.unsaid:
+            lab.leave_out(f"{report.unsaid} prompts got no ranking for {scorer.objective} and have no label")
+        return dataset
+    dataset, missing = label_dataset(dataset, scorer)
+    if missing:
+        lab.leave_out(f"{missing} pairs got no verdict for {scorer.objective} and have no label")
+    return dataset
 
 
 def _with_all_scores(dataset: ScoredDataset, objectives: Sequence[str], lab: Lab) -> ScoredDataset:
@@ -323,12 +338,35 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
     return ScoredDataset.read(lab.stage(f"samples/{split}", key, make) / "sampled.jsonl.gz")
 
 
+def label_judges(config: RunConfig) -> list[FunctionScorer]:
+    """Return the judges whose labels heads are fitted to; none has asked anything yet."""
+    judges = [judge_of(spec) for spec in config.score if "labels" in spec]
+    return [build_scorer(judge) for judge in judges if judge is not None]
+
+
+def _with_judged_labels(
+    splits: dict[str, ScoredDataset], config: RunConfig, lab: Lab
+) -> dict[str, ScoredDataset]:
+    """Return the training data with the labels of judges, from which heads are fitted; where the data have labels, these stay."""
+    judges = label_judges(config)
+    if not judges:
+        return {}
+    found = {}
+    with stage("labels"):
+        for name in ("train", "validation"):
+            silent = [judge for judge in judges if not _speaks(splits[name], judge.objective)]
+            found[name] = lab.team.once(partial(_scored, splits[name], silent, lab))
+    release(judges)
+    return found
+
+
 def _scorers(config: RunConfig, sources: Sources, lab: Lab, splits: dict[str, ScoredDataset]) -> list[Scorer]:
     """Return all scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
     scorers: list[Scorer] = []
     for spec, scorer in zip(config.score, sources.scorers, strict=True):
         head = None if scorer else str(_fitted_head(str(spec.get("objective")), config, lab, splits))
-        scorers.append(scorer or build_scorer({**spec, "head": head}))
+        fitted = {key: value for key, value in spec.items() if key != "labels"}
+        scorers.append(scorer or build_scorer({**fitted, "head": head}))
     return scorers
 
 
@@ -351,12 +389,14 @@ def _fit_seed(config: RunConfig) -> int:
 
 
 def _check_fit(config: RunConfig, splits: dict[str, ScoredDataset]) -> None:
-    """Raise a DataError where the labels are too few for a head that is to be fitted."""
+    """Raise a DataError where the labels are too few for a head that is to be fitted; those of a judge are not there yet."""
     from paretune.scoring.bradley_terry import parts_of
 
     labelled = concatenate([splits["train"], splits["validation"]])
+    judged = [str(spec["objective"]) for spec in config.score if "labels" in spec]
     for objective in _fitted(config):
-        parts_of(labelled, objective, None, _fit_seed(config))
+        if objective not in judged or _speaks(labelled, objective):
+            parts_of(labelled, objective, None, _fit_seed(config))
 
 
 def _check_encoder(config: RunConfig) -> None:

@@ -40,6 +40,10 @@ def config_schema() -> Schema:
         definitions[f"rule-{name}"] = _scorer_schema("rule", make, name)
     for kind, made in KINDS.items():
         definitions[f"scorer-{kind}"] = _scorer_schema(kind, made)
+    definitions["scorer"], definitions["scorer-principles"] = (
+        _scorer(),
+        _principles(definitions["scorer-judge"]),
+    )
     root["properties"]["methods"] |= _methods()
     root["properties"]["score"]["items"] = _scorers()
     return {"$schema": DIALECT, "title": "paretune", **root, "$defs": dict(sorted(definitions.items()))}
@@ -75,7 +79,17 @@ def _method_schema(name: str, method: Method[Any]) -> Schema:
 
 
 def _scorers() -> Schema:
-    """Return one entry of ``score``: an objective, exactly one kind of scorer, and its options."""
+    """Return one entry of ``score``: an objective, exactly one kind of scorer and its options, or a file of principles."""
+    return {
+        "type": "object",
+        "if": {"required": ["principles"]},
+        "then": {"$ref": "#/$defs/scorer-principles"},
+        "else": {"$ref": "#/$defs/scorer"},
+    }
+
+
+def _scorer() -> Schema:
+    """Return one entry of ``score`` that is one scorer."""
     kinds = ["rule", *KINDS]
     return {
         "type": "object",
@@ -89,6 +103,23 @@ def _scorers() -> Schema:
             *(_where("rule", name, {"$ref": f"#/$defs/rule-{name}"}) for name in RULES),
             *({"if": _of_kind(kind), "then": {"$ref": f"#/$defs/scorer-{kind}"}} for kind in KINDS),
         ],
+    }
+
+
+def _principles(judge: Schema) -> Schema:
+    """Return the entry for a file of principles: the settings of a judge, with the file in place of rubric and objective."""
+    own = ("objective", "judge")
+    kept = {key: value for key, value in judge["properties"].items() if key not in own}
+    file = {"type": "string", "description": "YAML file of principles, each of which is an objective."}
+    head = {
+        "enum": ["fit"],
+        "description": "Fit a head for each on the judge's labels; without it the judge scores.",
+    }
+    return {
+        **judge,
+        "required": ["principles", *(key for key in judge["required"] if key not in own)],
+        "properties": {"principles": file, "head": head, **kept},
+        "description": "One scorer for each principle of a file (MORLAIF, arXiv 2406.07295).",
     }
 
 

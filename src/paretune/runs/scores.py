@@ -50,22 +50,21 @@ def _lines(judgement: Judgement, scorers: Mapping[str, ScorerFacts]) -> Iterator
                     yield json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def scorer_facts(scorer: Scorer, prompts: Collection[str], used: Usage | None = None) -> ScorerFacts:
+def scorer_facts(
+    scorer: Scorer, prompts: Collection[str], used: Usage | None = None, judge: FunctionScorer | None = None
+) -> ScorerFacts:
     """Return what is known of a scorer that judges answers to ``prompts``, the keys of the held-out prompts.
 
     Args:
         scorer: The scorer.
         prompts: Keys of the held-out prompts.
-        used: What it asked, where it asks a judge or a server.
+        used: What it asked, where it asks a judge or a server, or what ``judge`` asked.
+        judge: The judge whose labels its head was fitted to; None where they are the data's.
     """
     if not isinstance(scorer, FunctionScorer) or not (scorer.head or scorer.judge):
         return ScorerFacts(fingerprint=scorer.fingerprint)
     if scorer.judge:
-        counts = used or Usage()
-        money = scorer.prices.of(counts.input_tokens, counts.output_tokens)
-        currency = "" if money is None else scorer.prices.currency
-        asked = Asked(judge=scorer.judge, money=money, currency=currency, **asdict(counts))
-        return ScorerFacts(fingerprint=scorer.fingerprint, asked=asked)
+        return ScorerFacts(fingerprint=scorer.fingerprint, asked=_asked(scorer, used or Usage()))
     head = load_head(scorer.head)
     fit = head.report
     return ScorerFacts(
@@ -76,7 +75,15 @@ def scorer_facts(scorer: Scorer, prompts: Collection[str], used: Usage | None = 
         pairs=fit.test_pairs,
         prompts=fit.test_prompts,
         seen=None if head.prompts is None else len(head.prompts & set(prompts)),
+        asked=_asked(judge, used) if judge is not None and used else None,
     )
+
+
+def _asked(judge: FunctionScorer, counts: Usage) -> Asked:
+    """Return what a judge or a server was asked, with its cost."""
+    money = judge.prices.of(counts.input_tokens, counts.output_tokens)
+    currency = "" if money is None else judge.prices.currency
+    return Asked(judge=judge.judge, money=money, currency=currency, **asdict(counts))
 
 
 def scorer_cautions(scorers: Mapping[str, ScorerFacts]) -> tuple[str, ...]:
@@ -91,11 +98,11 @@ def scorer_cautions(scorers: Mapping[str, ScorerFacts]) -> tuple[str, ...]:
         if facts.asked is not None and facts.asked.turned * 4 > facts.asked.compared:
             cautions.append(
                 f"The judge of {objective} changed its verdict with the order of the answers on {facts.asked.turned} of "
-                f"{facts.asked.compared} pairs; these count as ties, or as half a preference."
+                f"{facts.asked.compared} pairs; these count as ties, or as less than a whole preference."
             )
         if facts.accuracy is not None and facts.accuracy.low <= 0.5:
             cautions.append(
-                f"The head that scores {objective} ranks {facts.accuracy.value:.0%} of {facts.pairs} held-out pairs as people did "
+                f"The head that scores {objective} ranks {facts.accuracy.value:.0%} of {facts.pairs} held-out pairs as labelled "
                 f"[{facts.accuracy.low:.0%}, {facts.accuracy.high:.0%}], which is not shown to be better than chance. Give it more "
                 "comparisons."
             )

@@ -135,7 +135,9 @@ def _do(here: SweepContext, task: Task) -> dict[str, Any]:
     if task.kind == "corner":
         asked = Preference.parse(task.preference, objectives)
         if config.untrained:
-            first = train(next(iter(config.methods)), config, lab, here.splits, [asked], here.scorers)
+            name = next(iter(config.methods))
+            with lab.trained_by(config.training(name)):
+                first = train(name, config, lab, here.splits, [asked], here.scorers)
             return _measured(here, replace(first, name="corners"), asked)
         dpo, training = config.corners()
         (objective,) = (name for name, weight in asked.as_dict().items() if weight)
@@ -186,7 +188,8 @@ def _key(here: SweepContext, task: Task) -> str:
         entry = config.entry(task.method)
         method = [as_values(entry.settings), _trained_by(entry.training), whole]
     elif task.kind == "corner" and config.untrained:
-        method = [as_values(config.entry(next(iter(config.methods))).settings)]
+        entry = config.entry(next(iter(config.methods)))
+        method = [as_values(entry.settings), _trained_by(entry.training)]
     elif task.kind in ("corner", "prepare"):
         dpo, training = config.corners()
         method = [as_values(dpo), _trained_by(training)]

@@ -170,7 +170,7 @@ def last_user_message(prompt: Prompt) -> str:
     return next((m.content for m in reversed(prompt) if m.role == "user"), prompt[-1].content)
 
 
-def _features_on_disk(
+def features_on_disk(
     name: str, identity: str, prompts: Sequence[Prompt], responses: Sequence[str], device: str | None
 ) -> np.ndarray:
     """Return :func:`features`, kept on disk under the fingerprint of encoder, text form and texts."""
@@ -221,7 +221,7 @@ def fit_head(
     identity = encode.content_fingerprint(source)
     every = [pair for part in parts.values() for pair in part]
     prompts = [p.prompt for p in every] * 2
-    rows = _features_on_disk(
+    rows = features_on_disk(
         encoder, identity, prompts, [p.chosen for p in every] + [p.rejected for p in every], device
     )
     difference = rows[: len(every)].astype(np.float64) - rows[len(every) :]

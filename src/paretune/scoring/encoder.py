@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paretune.core.errors import ModelError
+from paretune.core.errors import ModelError, ParetuneError, reason_of
 from paretune.core.files import expanded, file_digest, fingerprint, read_json
 from paretune.core.meter import count_read
 from paretune.core.tensor_file import check_readable, tensor_formats
@@ -186,10 +186,10 @@ def _load(
     for file in sorted(folder.glob("*.safetensors")):
         tensor_formats(file)
     target, number_format = computing("auto", device)
-    settings = {} if quantization is None else _held(folder, quantization, number_format, target)
     said = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # what does not fit is said below
     try:
+        settings = {} if quantization is None else _held(folder, quantization, number_format, target)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model, loading = getattr(transformers, kind).from_pretrained(
             str(folder),
@@ -200,9 +200,12 @@ def _load(
             dtype="auto" if target.type != "cpu" and computes(target, torch.bfloat16) else torch.float32,
             **settings,
         )
+    except ParetuneError:
+        raise
     except Exception as error:
         raise ModelError(
-            f"{folder}: cannot be loaded with {kind} ({' '.join(str(error).split())[:300]})"
+            f"{folder}: cannot be loaded with {kind} ({reason_of(error)}); check config.json and the files of the tokenizer, or "
+            "copy or download the model again"
         ) from error
     finally:
         transformers.utils.logging.set_verbosity(said)

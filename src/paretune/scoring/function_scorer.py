@@ -14,6 +14,7 @@ import numpy as np
 from paretune.core.errors import ConfigError, ScoreError, suggest
 from paretune.data.rows import Prompt
 from paretune.scoring.function_process import LARGEST
+from paretune.scoring.ranking import Sort
 from paretune.scoring.usage import FREE, Prices, Usage
 
 ScoreFunction = Callable[[Sequence[Prompt], Sequence[str], Sequence[bool]], "Sequence[float] | np.ndarray"]
@@ -60,11 +61,15 @@ class Comparing:
         function: The comparison, in both orders.
         pairs: Largest number of pairs of each prompt's responses that are compared.
         fingerprint: Identity of all that decides a verdict.
+        sort: How each prompt's responses are ranked in place of comparing ``pairs`` of them; None ranks none.
+        why: Returns why a verdict could last not be read; empty where all could.
     """
 
     function: CompareFunction
     pairs: int
     fingerprint: str
+    sort: Sort | None = None
+    why: Callable[[], str] = field(default=str, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

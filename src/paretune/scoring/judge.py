@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
 
-from paretune.core.bounds import Count, Natural, Positive, Seed, check_bounds
+from paretune.core.bounds import Count, Natural, NotNegative, Positive, Seed, check_bounds
 from paretune.core.errors import ConfigError
 from paretune.core.files import fingerprint
 from paretune.core.sampling import Sampling
@@ -25,6 +25,7 @@ from paretune.scoring.function_scorer import (
     sign_of,
 )
 from paretune.scoring.judge_model import Held, JudgeModel, local_judge, remote_judge
+from paretune.scoring.ranking import Sort
 from paretune.scoring.rubric import Rubric, read_rubric
 from paretune.scoring.usage import Usage, prices_of
 
@@ -48,6 +49,12 @@ class Judge:
         url: Address of a server with OpenAI's API, with its version, such as ``https://api.openai.com/v1``; empty judges here.
         pairs: Largest number of pairs of each prompt's training responses that are compared, each in both orders; the labels are
             trained on in place of scores. 0 compares none and scores all. Held-out answers are always scored.
+        sort: ``greedy`` or ``beam`` ranks each prompt's training responses by PairS (arXiv 2403.16950), which chooses the pairs
+            that are compared; the labels are those of the ranking. ``none`` ranks none.
+        gap, width: Settings of the sort, see :class:`paretune.scoring.ranking.Sort`.
+        verdicts: How a comparison is answered: ``written``, with reasons and a verdict of A, B or tie, or by the chances of the
+            ``letter`` A and B as the first token of the answer, as PairS does: one token, and a probability in place of a verdict.
+            A server must return ``logprobs``.
         direction: ``higher`` where a high grade is good, ``lower`` where it is bad.
         max_new_tokens: Length limit of an answer of the judge, its reasons included.
         temperature: Temperature of the judge; 0 is greedy. Where an answer at 0 cannot be read, the next try is at 0.7.
@@ -76,6 +83,10 @@ class Judge:
     model: str
     url: str = ""
     pairs: Natural = 0
+    sort: Literal["none", "greedy", "beam"] = "none"
+    gap: NotNegative = 0.1
+    width: Count = 100
+    verdicts: Literal["written", "letter"] = "written"
     direction: Literal["higher", "lower"] = "higher"
     max_new_tokens: Count = 512
     temperature: Annotated[float, Ge(0), Le(100)] = 0.0
@@ -105,8 +116,12 @@ class Judge:
             )
         if self.body and not self.url:
             raise ConfigError("body: belongs to a judge behind a server; give url, or leave it out")
+        if self.pairs and self.sort != "none":
+            raise ConfigError(
+                f"pairs: {self.pairs} with sort: {self.sort}: the sort chooses the pairs that are compared; leave one of them out"
+            )
         prices_of(self.prices)
-        _ = self._server
+        _ = self._server, self._sort
 
     def scorer(self) -> FunctionScorer:
         """Return the scorer, which asks nothing before it is called.
@@ -115,7 +130,9 @@ class Judge:
             ConfigError: The rubric cannot be read.
             ModelError: There is no such model here.
         """
-        rubric, answering, usage = read_rubric(self.rubric), self._model(), Usage()
+        rubric, answering, usage = read_rubric(self.rubric, self.objective), self._model(), Usage()
+        comparing_by = self._model(letter=True) if self.verdicts == "letter" else answering
+        reasons: list[str] = []
         sign, objective = sign_of(self.direction), self.objective
 
         def function(
@@ -130,7 +147,9 @@ class Judge:
             truncated: Sequence[tuple[bool, bool]],
         ) -> list[float]:
             rows = list(zip(prompts, pairs, truncated, strict=True))
-            return [sign * found for found in preferences(answering, rubric, rows, usage, objective)]
+            found, why = preferences(comparing_by, rubric, rows, usage, objective)
+            reasons[:] = why or reasons
+            return [sign * preference for preference in found]
 
         decides = [
             answering.identity,
@@ -141,25 +160,39 @@ class Judge:
             self.direction,
         ]
         made = from_function(objective, fingerprint(["judge", *decides]), function, self.across_prompts)
-        comparing = Comparing(compare, self.pairs, fingerprint(["pairs", *decides])) if self.pairs else None
+        sort, letter = self._sort, ["letter"] if self.verdicts == "letter" else []
+        comparing = Comparing(
+            compare,
+            self.pairs,
+            fingerprint(["pairs", *decides, *letter, *([vars(sort)] if sort else [])]),
+            sort,
+            lambda: reasons[0] if reasons else "",
+        )
         return replace(
             made,
             judge=f"{answering.name}{f' at {self.url}' if self.url else ''} by {rubric.name}",
             usage=usage,
             prices=prices_of(self.prices),
-            comparing=comparing,
+            comparing=comparing if self.pairs or sort else None,
             leaves_out=self.unscored == "leave-out",
             release=answering.free,
         )
 
-    def _model(self) -> JudgeModel:
-        """Return whoever answers the questions."""
+    def _model(self, letter: bool = False) -> JudgeModel:
+        """Return whoever answers the questions: in words, or by the chance of a ``letter``, which is the same at every try."""
         sampling = Sampling(self.max_new_tokens, float(self.temperature), 1.0, self.batch_size)
+        tries = self.tries
+        if letter:
+            sampling, tries = Sampling(1, 0.0, 1.0, self.batch_size), 1
         server = self._server
         if server is None:
             how = Held(self.dtype, self.device, self.quantization)
-            return local_judge(self.model, how, sampling, self.tries, self.seed)
-        return remote_judge(server, self.body or {}, sampling, self.tries, self.seed)
+            return local_judge(self.model, how, sampling, tries, self.seed, letter)
+        return remote_judge(server, self.body or {}, sampling, tries, self.seed, letter)
+
+    @property
+    def _sort(self) -> Sort | None:
+        return None if self.sort == "none" else Sort(self.sort, self.gap, self.width)
 
     @property
     def _server(self) -> Endpoint | None:
@@ -201,22 +234,26 @@ def preferences(
     rows: Sequence[tuple[Prompt, tuple[str, str], tuple[bool, bool]]],
     usage: Usage,
     objective: str,
-) -> list[float]:
+) -> tuple[list[float], list[str]]:
     """Return the preference for each pair: the mean of the verdicts in both orders, 1 for the first response, -1 for the second.
 
-    A judge that prefers whatever comes first has no preference, which is a tie. NaN where a verdict cannot be read in either order.
+    A judge that prefers whatever comes first has no preference, which is a tie. NaN where a verdict cannot be read in either order;
+    why not is returned beside.
 
     Raises:
         EndpointError: The server cannot be used; verdicts so far are kept.
     """
     questions = []
     for prompt, (first, second), (cut, other) in rows:
-        questions.append(rubric.comparison(prompt, (first, second), (cut, other)))
-        questions.append(rubric.comparison(prompt, (second, first), (other, cut)))
-    values, _, failure = answering.read(questions, rubric.verdict, usage, f"comparing for {objective}")
+        questions.append(rubric.comparison(prompt, (first, second), (cut, other), answering.letter))
+        questions.append(rubric.comparison(prompt, (second, first), (other, cut), answering.letter))
+    read: Callable[[str], float] = rubric.chance if answering.letter else rubric.verdict
+    values, reasons, failure = answering.read(questions, read, usage, f"comparing for {objective}")
     if failure is not None:
         raise failure
     verdicts = [(values.get(2 * n), values.get(2 * n + 1)) for n in range(len(rows))]
     known = [(there, back) for there, back in verdicts if there is not None and back is not None]
-    usage.add(compared=len(known), turned=sum(there != -back for there, back in known))
-    return [np.nan if there is None or back is None else (there - back) / 2 for there, back in verdicts]
+    turned = sum(bool(np.sign(there) != -np.sign(back)) for there, back in known)
+    usage.add(compared=len(known), turned=turned)
+    found = [np.nan if there is None or back is None else (there - back) / 2 for there, back in verdicts]
+    return found, [reasons[number] for number in sorted(reasons)]

@@ -14,6 +14,7 @@ from paretune.core.sampling import Sampling
 from paretune.data.rows import Prompt
 from paretune.generation.endpoint import Endpoint
 from paretune.scoring.cache import AnswerCache
+from paretune.scoring.rubric import LETTERS
 from paretune.scoring.shared_model import shared_model
 from paretune.scoring.usage import Usage
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 AGAIN = 0.7
 """Temperature of a further try where an answer at temperature 0 could not be read: it would be the same again."""
+
+LOGPROBS = {"logprobs": True, "top_logprobs": 20}
+"""Keys of a request for the log-probabilities of the likeliest tokens; 20 is the most that servers give."""
 
 Value = TypeVar("Value")
 
@@ -73,6 +77,7 @@ class JudgeModel:
         tries: Largest number of answers to a question until one can be read.
         seed: Seed of the first.
         free: Gives back the memory of a model here.
+        letter: Whether a reply is the JSON of the chances of the letters A and B as the first token, and no text of the model.
     """
 
     name: str
@@ -82,6 +87,7 @@ class JudgeModel:
     tries: int
     seed: int
     free: Callable[[], None]
+    letter: bool = False
 
     def read(
         self,
@@ -179,8 +185,12 @@ class Held:
     quantization: str
 
 
-def local_judge(model: str, how: Held, sampling: Sampling, tries: int, seed: int) -> JudgeModel:
+def local_judge(
+    model: str, how: Held, sampling: Sampling, tries: int, seed: int, letter: bool = False
+) -> JudgeModel:
     """Return a judge that is a language model in this process, loaded when it is first asked.
+
+    With ``letter`` it replies with the chances of the letters A and B, see :class:`JudgeModel`.
 
     Raises:
         ModelError: There is no such model.
@@ -211,20 +221,64 @@ def local_judge(model: str, how: Held, sampling: Sampling, tries: int, seed: int
         for start in range(0, len(questions), sampling.batch_size):
             part = questions[start : start + sampling.batch_size]
             prompts = [lm.encode_prompt(question) for question in part]
-            drawn = generate(lm, prompts, sampling, seeds[start : start + len(part)], description=title)
-            for row, (prompt, response) in enumerate(zip(prompts, drawn, strict=True)):
-                reply = Reply(response.text, response.truncated, len(prompt), len(response.tokens))
-                replies[start + row] = reply
-                keep(start + row, reply)
+            if letter:
+                made = [
+                    Reply(text, False, len(p))
+                    for p, text in zip(prompts, _chances(lm, prompts, title), strict=True)
+                ]
+            else:
+                drawn = generate(lm, prompts, sampling, seeds[start : start + len(part)], description=title)
+                made = [
+                    Reply(response.text, response.truncated, len(prompt), len(response.tokens))
+                    for prompt, response in zip(prompts, drawn, strict=True)
+                ]
+            for row, reply in enumerate(made, start):
+                replies[row] = reply
+                keep(row, reply)
         return Replied(replies, {})
 
-    return JudgeModel(
-        Path(model).name, fingerprint(weights, how.dtype, *fewer), ask, sampling, tries, seed, held.free
-    )
+    kind = ["letter"] if letter else []
+    identity = fingerprint(weights, how.dtype, *fewer, *kind)
+    return JudgeModel(Path(model).name, identity, ask, sampling, tries, seed, held.free, letter)
+
+
+def _chances(lm: LanguageModel, prompts: Sequence[Sequence[int]], title: str) -> list[str]:
+    """Return for each prompt the JSON of the chances of the letters A and B as the first token of an answer.
+
+    A letter may be several tokens: with and without a space before it. Their chances are added.
+
+    Raises:
+        ModelError: A letter is no single token of the model.
+    """
+    from paretune.core.errors import ModelError
+    from paretune.generation.generate import response_logps
+
+    tokens = {
+        name: sorted(
+            {ids[0] for text in (name, f" {name}") if len(ids := lm.encode_response(text, True)) == 1}
+        )
+        for name in LETTERS
+    }
+    if not all(tokens.values()):
+        raise ModelError(
+            f"{lm.name}: the letters A and B are no single tokens of this model, so their chances cannot be read; let it write its "
+            "verdict (verdicts: written)"
+        )
+    one_each = [[token] for name in LETTERS for token in tokens[name]]
+    found = []
+    for logps in response_logps(lm, [(prompt, one_each) for prompt in prompts], description=title):
+        first, second = logps.double().exp().split([len(tokens[name]) for name in LETTERS])
+        found.append(json.dumps({"A": float(first.sum()), "B": float(second.sum())}))
+    return found
 
 
 def remote_judge(
-    endpoint: Endpoint, extra: Mapping[str, Any], sampling: Sampling, tries: int, seed: int
+    endpoint: Endpoint,
+    extra: Mapping[str, Any],
+    sampling: Sampling,
+    tries: int,
+    seed: int,
+    letter: bool = False,
 ) -> JudgeModel:
     """Return a judge that a server with OpenAI's API runs.
 
@@ -234,6 +288,7 @@ def remote_judge(
         sampling: Length, temperature and top-p of an answer.
         tries: Largest number of answers to a question.
         seed: Seed of the first.
+        letter: Whether it replies with the chances of the letters A and B, see :class:`JudgeModel`.
     """
 
     def ask(
@@ -249,7 +304,9 @@ def remote_judge(
             raise ConfigError(
                 f"{error}; a judge behind a server needs more packages: pip install 'paretune[serve]'"
             ) from error
-        return ask_server(endpoint, extra, questions, sampling, seeds, keep, title)
+        more = {**LOGPROBS, **extra} if letter else extra
+        return ask_server(endpoint, more, questions, sampling, seeds, keep, title, letter)
 
-    identity = fingerprint("served", endpoint.model, dict(extra))
-    return JudgeModel(endpoint.model, identity, ask, sampling, tries, seed, lambda: None)
+    kind = ["letter"] if letter else []
+    identity = fingerprint("served", endpoint.model, dict(extra), *kind)
+    return JudgeModel(endpoint.model, identity, ask, sampling, tries, seed, lambda: None, letter)

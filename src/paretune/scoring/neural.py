@@ -14,6 +14,7 @@ from paretune.data.rows import Prompt
 from paretune.scoring import bradley_terry as bt
 from paretune.scoring import encoder as encode
 from paretune.scoring.function_scorer import FunctionScorer, choice, from_function, sign_of
+from paretune.scoring.prototypes import Prototypes
 from paretune.scoring.shared_model import SharedModel, shared_model
 
 if TYPE_CHECKING:
@@ -85,16 +86,29 @@ def sequence_classifier(
 
 
 def bradley_terry(
-    objective: str, folder: str, batch_size: int = 32, device: str | None = None
+    objective: str,
+    folder: str,
+    batch_size: int = 32,
+    device: str | None = None,
+    labels: dict[str, Any] | None = None,
 ) -> FunctionScorer:
     """Score with a head that ``paretune score fit`` fitted, on the log-odds scale of the Bradley-Terry model.
 
     The fit sees differences within a prompt only, so the part of a score that depends on the prompt is arbitrary: scores
     cannot be compared across prompts.
 
+    Args:
+        labels: With ``head: fit``, the judge that labels the training responses from which a run fits the head, such as
+            ``{judge: kind.md, model: NAME, sort: greedy}``; by default the data have labels.
+
     Raises:
+        ConfigError: ``labels`` for a head that is fitted already.
         ModelError: The folder holds no head, or its encoder is missing or has other weights.
     """
+    if labels is not None:
+        raise ConfigError(
+            f"labels: are for head: fit, which a run fits; {folder} is fitted already, so leave them out"
+        )
     head = bt.load_head(folder)
 
     encoder: SharedModel[encode.Frozen] = shared_model(
@@ -118,6 +132,38 @@ def bradley_terry(
 
     identity = ["head", head.report.encoder_fingerprint, head.weight.tolist()]
     scorer = from_function(objective, fingerprint(identity), function, across_prompts=False, head=str(folder))
+    return replace(scorer, release=encoder.free)
+
+
+def prototype(objective: str, folder: str, name: str = "", device: str | None = None) -> FunctionScorer:
+    """Score by the nearness to a prototype that ``paretune pal fit`` found in people's votes (PAL, arXiv 2406.08469).
+
+    The fit sees differences within a prompt only, so scores cannot be compared across prompts.
+
+    Args:
+        objective: Name of the objective.
+        folder: Folder of the prototypes.
+        name: Name of the prototype; by default that of the objective.
+        device: Device of the encoder.
+
+    Raises:
+        ModelError: The folder holds no prototypes, or none of this name, or their encoder is missing or has other weights.
+    """
+    held = Prototypes.load(folder)
+    number = held.number(name or objective)
+    encoder: SharedModel[encode.Frozen] = shared_model(
+        fingerprint("encoder", held.encoder, held.encoder_fingerprint, str(device)),
+        lambda: held.load_encoder(device),
+    )
+
+    def function(
+        prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
+    ) -> np.ndarray:
+        features = encoder.rows(prompts, responses, f"features {held.form.model}", held.features)
+        return held.scores(features)[:, number]
+
+    identity = fingerprint("prototype", held.fingerprint, number)
+    scorer = from_function(objective, identity, function, across_prompts=False)
     return replace(scorer, release=encoder.free)
 
 

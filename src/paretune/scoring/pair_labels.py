@@ -36,7 +36,7 @@ def label_dataset(dataset: ScoredDataset, scorer: FunctionScorer) -> tuple[Score
         EndpointError: Its server cannot be used; verdicts so far are kept.
     """
     how = scorer.comparing
-    if how is None:
+    if how is None or not how.pairs:
         raise ScoreError(
             f"objective {scorer.objective!r}: its scorer compares no pairs; give a judge with pairs: 1 or more"
         )
@@ -54,8 +54,8 @@ def label_dataset(dataset: ScoredDataset, scorer: FunctionScorer) -> tuple[Score
                 labels.setdefault(number, []).append((a, b, preference))
     if places and not labels:
         raise ScoreError(
-            f"objective {scorer.objective!r}: none of {len(places)} pairs got a verdict from {scorer.judge}; look at its "
-            "rubric, or take another model"
+            f"objective {scorer.objective!r}: none of {len(places)} pairs got a verdict from {scorer.judge}"
+            f"{f': {why}' if (why := how.why()) else ''}; look at its rubric, or take another model"
         )
     rows = gather(
         replace(row, labels={**row.labels, scorer.objective: tuple(labels.get(number, ()))})

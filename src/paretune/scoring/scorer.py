@@ -31,7 +31,7 @@ from paretune.scoring.function_scorer import (
     choice,
 )
 from paretune.scoring.judge import Judge
-from paretune.scoring.neural import bradley_terry, implicit_reward, sequence_classifier
+from paretune.scoring.neural import bradley_terry, implicit_reward, prototype, sequence_classifier
 from paretune.scoring.python_function import function_name, python_function
 from paretune.scoring.rules import RULES
 
@@ -73,6 +73,7 @@ class ScorerSettings(Protocol):
 KINDS: dict[str, Callable[..., FunctionScorer | ScorerSettings]] = {
     "model": sequence_classifier,
     "head": bradley_terry,
+    "prototype": prototype,
     "implicit": implicit_reward,
     "function": python_function,
     "endpoint": ScoringServer,

@@ -100,6 +100,19 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        """Leave out fields that are null and need not be given: clients write null for what they do not state."""
+        if not isinstance(values, Mapping):
+            return values
+        fields = cls.model_fields
+        return {
+            key: value
+            for key, value in values.items()
+            if value is not None or key not in fields or fields[key].is_required()
+        }
+
 
 Weights = Annotated[dict[str, float], Field(max_length=64)]
 CheckBoxes = Annotated[list[Annotated[str, StringConstraints(max_length=500)]], Field(max_length=64)]
@@ -166,6 +179,7 @@ class ChatMessage(Body):
                 ignored.append(str(key)[:100])
             else:
                 unknown.append(str(key)[:100])
+        _refuse_parts(kept.get("content"))
         if assistant:
             kept["content"] = kept.get("content") or ""
         elif kept.get("content") is None:
@@ -184,6 +198,17 @@ class ChatMessage(Body):
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
         return Message("system" if self.role == "developer" else self.role, text)
+
+
+def _refuse_parts(content: object) -> None:
+    for part in content if isinstance(content, list) else ():
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if isinstance(kind, str) and kind != "text":
+            raise PydanticCustomError(
+                "unsupported_part",
+                "a part of the type '{kind}'; this server reads parts of the type 'text' only, leave others out",
+                {"kind": kind[:60]},
+            )
 
 
 def _says_nothing(key: object, value: object) -> bool:

@@ -54,8 +54,8 @@ def require_own(caller: Caller, owner: str | None, what: str, param: str | None 
         )
 
 
-STRONG = ("soup", "anchors", "between", "conditioned")
-"""Kinds of policies whose update can be scaled as a whole."""
+STRONG = ("soup", "anchors", "between", "conditioned", "values")
+"""Kinds of policies that can be steered more or less as a whole: their update, or the values that re-score, is multiplied."""
 
 
 @dataclass(frozen=True)

@@ -2,5 +2,6 @@
 
 Reading order: losses, scalarise, token_tables, prompt_cuts, short_pairs, checkpoint, gradients, apart, loop, conflicts, batches,
 smoothing, preference_pairs, demonstrations; conditioning, learner, conditioned; rl (on-policy training); stages, trackers, lab,
-hybrid, list_losses, lists, references, votes, served_loras, remote_stages.
+hybrid, list_losses, lists, references, votes, served_loras, remote_stages; value_losses,
+value_samples, values (heads on frozen states).
 """

@@ -342,7 +342,8 @@ class ConditionedTask:
 
     def _aggregate(self, losses: Tensor, weights: Tensor) -> Tensor:
         c = self.conditioning
-        return aggregate(losses, weights, c.aggregation, self.ideal, c.mu, c.rho)
+        worst = None if c.worst is None else torch.full_like(self.ideal, c.worst)
+        return aggregate(losses, weights, c.aggregation, self.ideal, c.shape, worst)
 
     def _penalty(self) -> Tensor:
         if not self.conditioning.orthogonality:

@@ -14,10 +14,10 @@ from torch import Tensor
 from paretune.core.bounds import Count, Natural, NotNegative, Positive, Share, check_bounds
 from paretune.core.errors import ConfigError
 from paretune.core.preference import sample_simplex, simplex_grid
+from paretune.core.scalarise import SCALARISATIONS, Aggregation, Shape
 from paretune.core.settings import later
 from paretune.models.singular_gates import Init
 from paretune.training.gradients import Correction, GradientRule, Rule
-from paretune.training.scalarise import Aggregation
 
 Draw = Literal["uniform", "dirichlet", "grid", "corners"]
 ObjectiveLoss = Literal["dpo", "sft", "policy-gradient", "modpo"]
@@ -44,10 +44,12 @@ class Conditioning:
         alpha: Parameter of the Dirichlet distribution, for ``draw: dirichlet``.
         divisions: Divisions of the grid, for ``draw: grid``.
         corner_share: Probability of a one-hot preference, for ``draw: corners``.
-        aggregation: Way from M losses to one, see :mod:`paretune.training.scalarise`.
+        aggregation: Way from M losses to one, see :mod:`paretune.core.scalarise`.
         ideal: Lower bound of every loss, for the Tchebycheff forms; None is 0, which holds for DPO and SFT.
         mu: Temperature of the smooth Tchebycheff form.
         rho: Weight of the sum in the augmented Tchebycheff form.
+        quantile: Share of the weight for which ``aggregation: quantile`` answers: 0 is the worst objective, as ``min`` is.
+        worst: Upper bound of every loss, for ``aggregation: product``, which counts what each has below it.
         loss: Loss of each objective: ``dpo`` on its pairs, ``sft`` on their chosen responses (mean nats per token),
             ``policy-gradient`` on all scored responses (see :func:`paretune.training.losses.policy_gradient_loss`), whose losses
             have no lower bound known in advance: a Tchebycheff form needs ``ideal``; or ``modpo``: DPO with the other
@@ -85,6 +87,8 @@ class Conditioning:
     ideal: float | None = None
     mu: Positive = 0.1
     rho: NotNegative = 0.05
+    quantile: Share = later(0.25)
+    worst: float | None = later(None)
     loss: ObjectiveLoss = "dpo"
     clip: Positive = 0.2
     anchor: NotNegative = later(0.0)
@@ -107,7 +111,8 @@ class Conditioning:
             raise ConfigError(
                 f"strengths with loss: {self.loss}: only the beta of loss: dpo can be drawn with the strength; leave strengths out"
             )
-        if self.loss == "policy-gradient" and self.aggregation != "linear" and self.ideal is None:
+        reads = SCALARISATIONS[self.aggregation].reads
+        if self.loss == "policy-gradient" and "ideal" in reads and self.ideal is None:
             raise ConfigError(
                 f"aggregation {self.aggregation} with the policy gradient needs ideal, a lower bound of its losses (for "
                 "advantages within 3 deviations, -3 (1 + clip))"
@@ -116,6 +121,23 @@ class Conditioning:
             raise ConfigError(
                 f"loss: modpo holds all objectives in each loss already, so aggregation {self.aggregation} has no meaning "
                 "for it; use linear"
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """The parameters of the aggregation."""
+        return Shape(self.mu, self.rho, self.quantile)
+
+    def check_worst(self) -> None:
+        """Check that the product has the bound of losses that it reads.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        if "worst" in SCALARISATIONS[self.aggregation].reads and self.worst is None:
+            raise ConfigError(
+                f"aggregation {self.aggregation} needs worst, an upper bound of every loss, below which a gain counts (0.7 is "
+                "about the loss of DPO before the first step)"
             )
 
     def _check_terms(self) -> None:
@@ -161,7 +183,7 @@ class Conditioning:
                 )
 
     def check_means(self) -> None:
-        """Check that a Tchebycheff form has the mean loss of each objective at one preference.
+        """Check that a form that is not linear has the mean loss of each objective at one preference.
 
         Raises:
             ConfigError: A preference per row with an aggregation that is not linear, or with gradients that are kept apart.
@@ -173,8 +195,8 @@ class Conditioning:
             )
         if self.per == "row" and self.aggregation != "linear":
             raise ConfigError(
-                f"aggregation {self.aggregation} with per: row: it takes the maximum over the mean loss of each objective, and a "
-                "preference of one row has no mean (the mean of row maxima is another objective); use per: batch"
+                f"aggregation {self.aggregation} with per: row: it compares the mean loss of each objective, and a preference of "
+                "one row has no mean (the mean over rows of such a form is another objective); use per: batch"
             )
 
     def columns(self, objectives: int) -> int:

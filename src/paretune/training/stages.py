@@ -20,6 +20,7 @@ from paretune.core.names import LONGEST_MADE, path_component
 from paretune.core.progress import found_finished, stage
 from paretune.models.adapter import FILES
 from paretune.models.distributed import ProcessGroup
+from paretune.models.values import FILES as VALUE_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ FORM = FolderForm(
     files=(
         *(f"adapter/{name}" for name in FILES),
         *("head/head.json", "head/head.safetensors"),
+        *(f"values/{name}" for name in VALUE_FILES),
         *("history.json", "counts.json", "kl.json", "responses.json"),
         *("generated.jsonl.gz", "sampled.jsonl.gz", "answers.jsonl.gz"),
     ),

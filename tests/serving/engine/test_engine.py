@@ -23,14 +23,17 @@ from paretune.data.rows import Message
 from paretune.generation.batch import Batch, Slot
 from paretune.generation.generate import Response, generate
 from paretune.generation.mixing import Mixing
+from paretune.generation.rescoring import Augmentation
 from paretune.models.adapter import Adapter
 from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.kv_cache import ROOM, growing_cache, rows_join, rows_leave
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.singular_gates import initial
 from paretune.models.targets import target_shapes
+from paretune.models.values import Values, hidden_size
 from paretune.policies.policy import GatedPolicy, Policy
 from paretune.policies.prompts import Prompting
+from paretune.policies.valued import ValuedPolicy
 from paretune.serving.config import EngineLimits
 from paretune.serving.engine.engine import Engine
 from paretune.serving.engine.stream import Answer, gather
@@ -71,6 +74,12 @@ def random_adapter(lm: LanguageModel, seed: int, size: float = 0.4) -> Adapter:
     return Adapter(factors, 1.5, lm.fingerprint)
 
 
+def random_values(lm: LanguageModel) -> Values:
+    start, random = Values.start(hidden_size(lm.model), 8, OBJECTIVES, lm.fingerprint), torch.Generator()
+    heads = torch.randn(len(OBJECTIVES), 8, generator=random.manual_seed(6))
+    return replace(start, tensors={**start.tensors, "heads": heads})
+
+
 @pytest.fixture(scope="module")
 def policies(lm: LanguageModel) -> dict[str, Policy]:
     """One of every kind; several share adapters."""
@@ -98,6 +107,7 @@ def policies(lm: LanguageModel) -> dict[str, Policy]:
         Policy.mod("resampled", lm, OBJECTIVES, adapters[:2], Mixing(candidates=3)),
         Policy.prompted("ric", lm, OBJECTIVES, reader),
         Policy.prompted("ric-tokens", lm, OBJECTIVES, speller),
+        ValuedPolicy.of("vas", lm, OBJECTIVES, random_values(lm), Augmentation(2.0, 7)),
     ]
     return {policy.name: policy for policy in made}
 
@@ -293,7 +303,7 @@ def test_rows_share_forwards(
     finally:
         vars(lm)["stops"] = stops
     steps = [rows for rows, columns in sizes if columns == 1]
-    copies = 4 + 2 + 3 + 3 * 2 + 2  # MOD has two copies, under the forward KL three; three candidates of two
+    copies = 5 + 2 + 3 + 3 * 2 + 2  # MOD has two copies, under the forward KL three; three candidates of two
     assert steps == [copies] * 8 and len(sizes) == 9
 
 

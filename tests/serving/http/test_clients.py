@@ -71,6 +71,25 @@ def test_what_a_message_says_and_the_server_cannot_do_is_refused(address: str) -
         assert response.status_code in (400, 422) and told in response.json()["error"]["message"]
 
 
+def test_null_says_nothing_inside_fields_and_beside_the_api_of_openai_too(address: str) -> None:
+    assert chat(address, stream=True, stream_options={"include_usage": None}).status_code == 200
+    answer = {"text": "a", "preference": {"short": 1, "good": 0}, "scores": None, "truncated": None}
+    other = {**answer, "preference": {"short": 0, "good": 1}}
+    body = {"profile": None, "messages": [USER], "first": answer, "second": other, "winner": "tie"}
+    response = httpx.post(f"{address}/api/votes", json={**body, "objective": None})
+    assert response.status_code == 201, response.text
+    missing = httpx.post(f"{address}/api/votes", json={**body, "winner": None})
+    assert missing.status_code == 422 and missing.json()["error"]["param"] == "winner"
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "input_text", "file"])
+def test_a_part_that_is_no_text_is_named(address: str, kind: str) -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": kind, kind: {"url": "x"}}]}
+    error = chat(address, messages=[USER, message]).json()["error"]
+    assert error["param"] == "messages.1" and f"a part of the type '{kind}'" in error["message"]
+    assert "'text' only" in error["message"]
+
+
 def test_what_is_ignored_is_said(address: str) -> None:
     about = chat(address, messages=[{**USER, "name": "bob"}]).json()["paretune"]
     assert about["ignored"] == ["messages.0.name"]

@@ -493,6 +493,18 @@ def test_a_store_that_is_gone_acknowledges_nothing(tmp_path: Path, harm: str) ->
     store.close()
 
 
+def test_a_store_that_goes_while_a_vote_is_written_does_not_acknowledge_it(tmp_path: Path) -> None:
+    file = tmp_path / "store.sqlite"
+    store = Store.open(str(file))
+    sa.event.listen(sa.Engine, "commit", gone := lambda connection: file.unlink(missing_ok=True))
+    try:
+        with pytest.raises(StoreError, match="was deleted while it was in use; nothing can be kept until"):
+            store.add_vote("ann", make_vote("x"))
+    finally:
+        sa.event.remove(sa.Engine, "commit", gone)
+    store.close()
+
+
 def test_a_new_store_is_private(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store.sqlite"))
     store.add_vote("ann", make_vote("x"))

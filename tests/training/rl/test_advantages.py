@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from oracles.tabular import tilted, total_variation
+from paretune.core.scalarise import Shape
 from paretune.training.losses import grpo_loss, rloo_loss
 from paretune.training.rl.advantages import (
     agreed,
@@ -62,9 +63,9 @@ def test_scalarisations_weigh_the_gradient() -> None:
     ideal = torch.ones(2)
     assert effective_weights(means, weights, "linear", ideal).tolist() == weights.tolist()
     assert effective_weights(means, weights, "tchebycheff", ideal).tolist() == [[0.5, 0.0]]
-    smooth = effective_weights(means, weights, "smooth-tchebycheff", ideal, mu=0.05)[0]
+    smooth = effective_weights(means, weights, "smooth-tchebycheff", ideal, Shape(mu=0.05))[0]
     assert 0 < smooth[1] < smooth[0] < 0.5 and float(smooth.sum()) == pytest.approx(0.5)
-    augmented = effective_weights(means, weights, "augmented-tchebycheff", ideal, rho=0.1)
+    augmented = effective_weights(means, weights, "augmented-tchebycheff", ideal, Shape(rho=0.1))
     assert augmented[0].tolist() == pytest.approx([0.55, 0.05])
 
 

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from paretune.training.scalarise import Aggregation, aggregate
+from paretune.core.scalarise import USUAL, Aggregation, Shape
+from paretune.training.scalarise import aggregate
 
 Combine = Literal["sum", "decoupled", "gd2po", "dvao", "guarded"]
 
@@ -114,23 +115,32 @@ def best_and_worst(rewards: Tensor) -> Tensor:
 
 
 def effective_weights(
-    means: Tensor, weights: Tensor, kind: Aggregation, ideal: Tensor, mu: float = 0.1, rho: float = 0.05
+    means: Tensor,
+    weights: Tensor,
+    kind: Aggregation,
+    ideal: Tensor,
+    shape: Shape = USUAL,
+    worst: Tensor | None = None,
 ) -> Tensor:
     """Return what one unit of each objective adds to the aggregated one, ``[..., M]``: the weights of a policy gradient.
 
-    The scalarisations of :mod:`paretune.training.scalarise` take losses; here loss i is ``-means_i``. Linear gives ``weights``,
-    Tchebycheff w_i at the objective that is furthest below the ideal (weighted), 0 elsewhere.
+    The scalarisations of :mod:`paretune.core.scalarise` take losses; here loss i is ``-means_i``. Linear gives ``weights``,
+    Tchebycheff w_i at the objective that is furthest below the ideal (weighted), 0 elsewhere; ``min`` and ``quantile`` give 1 at
+    one objective, and the product most to those that are near their worst.
 
     Args:
         means: Estimates of each objective's value, penalty included, ``[..., M]``.
         weights: Preferences ``[..., M]``.
         kind: The scalarisation.
         ideal: A value of each objective that is not exceeded, ``[M]``.
-        mu, rho: Parameters of the smooth and of the augmented Tchebycheff form.
+        shape: Parameters of the scalarisation.
+        worst: A value of each objective above which it gains, ``[M]``, for the product.
     """
     with torch.enable_grad():
         losses = (-means.detach()).requires_grad_()
-        value = aggregate(losses, weights.detach(), kind, -ideal, mu, rho).sum()
+        value = aggregate(
+            losses, weights.detach(), kind, -ideal, shape, None if worst is None else -worst
+        ).sum()
         (slopes,) = torch.autograd.grad(value, losses)
     return slopes
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
+from paretune.core.scalarise import SCALARISATIONS
 from paretune.data.dataset import ScoredDataset
 from paretune.generation.endpoint import Endpoint
 from paretune.models.adapter import Adapter
@@ -57,7 +58,8 @@ def measured_reward(
     scored = score_dataset(train, scorers, lab.score_cache).select(objectives)
     scale = Standardisation.of(scored, within_prompts(scorers))
     raw = np.concatenate([scored.matrix(row) for row in scored.rows])
-    ideal = conditioning.ideal
+    ideal, worst = conditioning.ideal, conditioning.worst
+    reads = SCALARISATIONS[conditioning.aggregation].reads
     reward = Reward(
         prompts=tuple({row.key: row.prompt for row in train.rows}.values()),
         scorers=tuple(scorers),
@@ -65,10 +67,16 @@ def measured_reward(
         sampling=sampling,
         settings=RLSettings(**{field.name: getattr(settings, field.name) for field in fields(RLSettings)}),
         conditioning=replace(conditioning, clip=settings.clip),
-        ideal=tuple(scale.apply(raw).max(axis=0).tolist() if ideal is None else [ideal] * len(objectives)),
+        ideal=_bound(scale.apply(raw).max(axis=0), ideal),
+        worst=_bound(scale.apply(raw).min(axis=0), worst) if "worst" in reads else (),
         server=server,
     )
     return reward, raw
+
+
+def _bound(found: np.ndarray, stated: float | None) -> tuple[float, ...]:
+    """Return a bound for each objective: what was found in the data, unless one is stated for all."""
+    return tuple(found.tolist() if stated is None else [stated] * len(found))
 
 
 def family(settings: RLSettings) -> str:

@@ -115,6 +115,7 @@ class Reward:
         conditioning: Draws of preferences, gates that follow them, and the aggregation of M objectives.
         prompting: Form of the preference in the prompt, where it is not in the gates.
         ideal: Standardised reward of each objective that is not exceeded, for the Tchebycheff forms.
+        worst: Standardised reward of each objective above which it gains, for the product.
         server: Server that samples the responses from a LoRA, see :mod:`paretune.training.rl.served`; None samples them here.
         consensus: Agreement of objectives on a response that is trained on, with ``aggregation: gd2po``.
         guard: How weights answer to covariances, with ``aggregation: guarded``.
@@ -130,6 +131,7 @@ class Reward:
     conditioning: Conditioning = field(default_factory=Conditioning)
     prompting: Prompting | None = None
     ideal: tuple[float, ...] = ()
+    worst: tuple[float, ...] = ()
     server: Endpoint | None = None
     consensus: float = 1.0
     guard: Guard = field(default_factory=Guard)
@@ -237,9 +239,10 @@ class Reward:
         ]
 
     def _weighing(self) -> list[Any]:
-        """Return what adapts weights and leaves responses out, where something does."""
+        """Return what decides the weights of objectives and leaves responses out, where something does."""
         found: list[Any] = [["consensus", self.consensus]] if self.settings.aggregation == "gd2po" else []
         found += [["guard", asdict(self.guard)]] if self.settings.aggregation == "guarded" else []
+        found += [["worst", *self.worst]] if self.worst else []
         return found + (
             [["floors", dict(self.floors.floors), self.floors.rate]] if self.floors.floors else []
         )

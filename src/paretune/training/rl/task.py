@@ -306,7 +306,8 @@ class OnPolicyTask:
             penalised = sampled.rewards - beta * self._log_ratios(sampled, logps)[..., None]
             means = penalised.mean((0, 1)).expand_as(weights)
             ideal = torch.tensor(goal.ideal, device=weights.device)
-            weights = effective_weights(means, weights, c.aggregation, ideal, c.mu, c.rho)
+            worst = torch.tensor(goal.worst, device=weights.device) if goal.worst else None
+            weights = effective_weights(means, weights, c.aggregation, ideal, c.shape, worst)
             strength = beta * weights.sum(1, keepdim=True)
         state = self.states.before(number) if goal.adaptive else None
         if state is not None:  # the penalty stays that of the preference
