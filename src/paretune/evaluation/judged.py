@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from typing_extensions import NotRequired, TypedDict
 
-from paretune.core.meter import Spent
+from paretune.core.meter import Counts, Spent, spent_of, summed
 from paretune.core.preference import Preference
 from paretune.fronts.front import Front
 
@@ -174,3 +174,13 @@ def at_prompts(evaluation: Evaluation, places: np.ndarray) -> Evaluation:
         prompts=tuple(evaluation.prompts[p] for p in places),
         points=[point.at(places) for point in evaluation.points],
     )
+
+
+def spent_by(name: str, points: Collection[Judged]) -> tuple[float, Spent | None]:
+    """Return the seconds and what else stage ``name`` spent on points when it measured them; None where that is not known."""
+    if any(point.spent is None for point in points):
+        return sum(point.seconds for point in points), None
+    own = [point for point in points if point.spent is not None and point.spent["stage"] == name]
+    if not own:
+        return 0.0, spent_of(Counts())
+    return sum(point.seconds for point in own), summed(point.spent for point in own)

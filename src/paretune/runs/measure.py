@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from paretune.core.errors import ConfigError, ParetuneError, ScoreError
 from paretune.core.files import REMAKE, fingerprint, read_json, write_json
-from paretune.core.meter import Counts, Spent, counts_of, current, shares, spent_of, summed
+from paretune.core.meter import counts_of, current, shares, spent_of
 from paretune.core.preference import Preference
 from paretune.core.progress import found_finished, stage
 from paretune.data.dataset import ScoredDataset
@@ -23,7 +23,15 @@ from paretune.data.rows import Row
 from paretune.data.summary import inspect
 from paretune.evaluation.evaluate import HeldOut, evaluate
 from paretune.evaluation.judge import Judgement, judge, mean_interval
-from paretune.evaluation.judged import Evaluation, Judged, Share, StoredPoint, at_prompts, scored_prompts
+from paretune.evaluation.judged import (
+    Evaluation,
+    Judged,
+    Share,
+    StoredPoint,
+    at_prompts,
+    scored_prompts,
+    spent_by,
+)
 from paretune.evaluation.remote import drawn_by
 from paretune.evaluation.token_kl import audit
 from paretune.fronts.front import Interval, reference_point
@@ -215,7 +223,7 @@ def measure_points(
     known = lab.team.once(partial(stored_points, files, shape))
     reused, name = len(known) == len(files), f"front/{policy.name}"
     if reused:
-        seconds, spent = _spent_before(known.values(), name)
+        seconds, spent = spent_by(name, known.values())
         found_finished(name, seconds, spent)
         lab.stages.append(StageRecord(name, seconds, True, spent))
     else:
@@ -233,16 +241,6 @@ def measure_points(
     release(scorers)
     lab.team.once(partial(keep_usage, lab.folder, scorers))
     return evaluation
-
-
-def _spent_before(points: Collection[Judged], name: str) -> tuple[float, Spent | None]:
-    """Return the seconds and what else stage ``name`` spent on points when it measured them; None where that is not known."""
-    if any(point.spent is None for point in points):
-        return sum(point.seconds for point in points), None
-    own = [point for point in points if point.spent is not None and point.spent["stage"] == name]
-    if not own:
-        return 0.0, spent_of(Counts())
-    return sum(point.seconds for point in own), summed(point.spent for point in own)
 
 
 def stored_points(files: Mapping[str, Path], shape: tuple[int, int, int]) -> dict[str, Judged]:
