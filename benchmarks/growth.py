@@ -19,6 +19,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,18 @@ def curve(
     }
 
 
+def _prepare(axis: Axis, size: int, folder: Path) -> dict[str, float]:
+    axis.before(size, folder)
+    return {}
+
+
 def measured(axis: Axis, sizes: Sequence[int], rounds: int, world: Path) -> dict[str, Any]:
     """Return the curves of an axis: CPU-seconds of each part, and the rise of memory of each kind of work."""
     seconds: dict[str, list[list[float]]] = {}
     memory: dict[str, list[list[float]]] = {}
     for at, size in enumerate(sizes):
         with tempfile.TemporaryDirectory(dir=world) as prepared:
-            in_a_process(lambda where=Path(prepared), size=size: axis.before(size, where) or {})  # type: ignore[misc]
+            in_a_process(partial(_prepare, axis, size, Path(prepared)))
             for _ in range(rounds):
                 for kind, work in axis.work.items():
                     _once(kind, work, size, at, Path(prepared), seconds, memory)
