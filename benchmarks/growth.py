@@ -171,7 +171,7 @@ def draw(axes: Sequence[Mapping[str, Any]], picture: Path) -> None:
             for name, each in shown.items():
                 medians = np.array([statistics.median(values) for values in each["rounds"]])
                 scale = 1e6 if unit == "bytes" else 1.0
-                slope = "" if each["exponent"] is None else f", slope {each['exponent']:.2f}"
+                slope = "" if each["exponent"] is None else f", exponent {each['exponent']:.2f}"
                 panel.plot(
                     sizes,
                     np.maximum(medians / scale, 1e-5),
@@ -180,8 +180,11 @@ def draw(axes: Sequence[Mapping[str, Any]], picture: Path) -> None:
                     label=name.removeprefix("memory: ") + slope,
                 )
                 top = max(top, medians[-1] / scale)
-            panel.plot(sizes, top * sizes / sizes[-1], "--", color="0.6", lw=1, label="slope 1")
+            panel.plot(sizes, top * sizes / sizes[-1], "--", color="0.6", lw=1, label="linear")
             panel.set(xscale="log", yscale="log", xlabel=axis["axis"])
+            shown_sizes = axis["sizes"][:: 2 if len(axis["sizes"]) > 5 else 1]
+            panel.set_xticks(shown_sizes, [f"{size:,}" for size in shown_sizes], fontsize=7)
+            panel.minorticks_off()
             panel.legend(fontsize=7, frameon=False)
             panel.spines[["top", "right"]].set_visible(False)
             panel.set_title(axis["axis"] if row == 0 else "", fontsize=10)
