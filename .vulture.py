@@ -64,3 +64,6 @@ itself
 
 # Offered to users of Python: the exact distribution of linear alignment, which tests compare decoding with.
 distribution_behind
+
+# Set on a tokenizer of the package tokenizers: where it splits a text.
+pre_tokenizer

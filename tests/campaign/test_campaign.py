@@ -35,11 +35,11 @@ PART = {
     ],
     bad_commands.KIND: [
         "run config.yaml train.steps=many",
-        "generate run/policies/dpo-soup red sun --max-new-tokens 3 --preference=good=0.5,good=0.5",
-        "export run out -p good=0.5,kind=0.5 --grid=-5",
-        "serve run --no-store --port=-1",
-        "choose run --between=good,nonsense",
-        "data inspect world/data.jsonl --split=nonsense",
+        "generate run/policies/dpo-soup red sun --max-new-tokens 3 --preference=good+nonsense",
+        "export run out --preference=good=0.5,good=0.5",
+        "serve run --no-store --port=1000000000000000000000000000000",
+        "choose run --between=good",
+        "data select world/data.jsonl --k 2 --split=nonsense",
     ],
     requests.KIND: ["block-0"],
     case_files.KIND: [

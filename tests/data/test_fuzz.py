@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,10 @@ def write(path: Path, rows: list[dict[str, Any]], chance: random.Random) -> None
             writer.writerow(header)
             for row in rows:
                 cells = [row.get(name, "") for name in header]
-                writer.writerow([c if isinstance(c, str) else json.dumps(c) for c in cells])
+                texts = [c if isinstance(c, str) else json.dumps(c) for c in cells]
+                if sys.version_info < (3, 11):  # its module csv writes no NUL
+                    texts = [text.replace("\0", " ") for text in texts]
+                writer.writerow(texts)
         return
     texts = [json.dumps(row) for row in rows]
     path.write_text(f"[{','.join(texts)}]" if path.suffix == ".json" else "\n".join(texts))

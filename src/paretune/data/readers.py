@@ -279,13 +279,20 @@ def write_csv(
                 for name, values in scores.items()
                 for k, value in enumerate(values)
             }
-            writer.writerow(
+            cells = (
                 [_prompt_cell(record["prompt"]), *responses, *[""] * (widest - len(responses))]
                 + [numbers.get(column, "") for column in score_columns]
                 + [json.dumps(record["labels"], ensure_ascii=False) if record["labels"] else ""]
                 + [json.dumps(record["truncated"]) if any(record["truncated"]) else "", record["source"]]
                 + [repr(record[column]) if column in record else "" for column in beside]
             )
+            try:
+                writer.writerow(cells)
+            except csv.Error as error:  # Python 3.10 writes no NUL
+                raise DataError(
+                    f"{path}: a row holds a character that CSV cannot hold with this Python ({error}; {record['source']!r:.80}); "
+                    "write .jsonl or .parquet, or use Python 3.11 or later"
+                ) from error
 
 
 @contextmanager
