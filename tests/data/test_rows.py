@@ -43,11 +43,12 @@ def test_what_is_written_is_read_back(suffix, data, tmp_path_factory) -> None:
     found = ScoredDataset(OBJECTIVES, tuple(data.draw(st.lists(rows(), min_size=1, max_size=4))))
     dataset = found.select(chosen)
     path = tmp_path_factory.mktemp("round") / f"data{suffix}"
-    if suffix == ".csv" and "\\x00" in repr(dataset) and sys.version_info < (3, 11):
-        with pytest.raises(DataError, match="a row holds a character that CSV cannot hold with this Python"):
-            dataset.write(path)
+    try:
+        dataset.write(path)
+    except DataError as error:  # Python 3.10 writes no NUL
+        assert suffix == ".csv" and sys.version_info < (3, 11) and "\\x00" in repr(dataset)
+        assert "a row holds a character that CSV cannot hold with this Python" in str(error)
         return
-    dataset.write(path)
     again = ScoredDataset.read(path)
     assert again == dataset
     assert again.fingerprint == dataset.fingerprint
