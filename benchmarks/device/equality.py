@@ -79,10 +79,10 @@ def equality(
         allowed = (
             (EXACT, EXACT) if bound is None else tuple(LOOSER * each + 1e-3 for each in bound.error(right))
         )
-        for what, error, most in zip(("log-probabilities", "gradients"), errors, allowed, strict=True):
-            figures[f"{name}, {what}, relative difference from padded eager float32"] = error
-            if not error <= most:
-                wrong.append(f"{name}, {what}: {error:.3g}, allowed {most:.3g}")
+        for what, off, most in zip(("log-probabilities", "gradients"), errors, allowed, strict=True):
+            figures[f"{name}, {what}, relative difference from padded eager float32"] = off
+            if not off <= most:
+                wrong.append(f"{name}, {what}: {off:.3g}, allowed {most:.3g}")
     if wrong:
         raise UnequalError("; ".join(wrong))
     if not figures:

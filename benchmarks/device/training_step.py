@@ -18,8 +18,9 @@ from benchmarks.device.rows import Figures, freed, peak, seconds_of, wait
 from paretune.data.pairs import Pair
 from paretune.data.rows import Message
 from paretune.generation.generate import response_logps
-from paretune.models.head import HEAD_CHUNK
+from paretune.models.devices import memory_of
 from paretune.models.language_model import LanguageModel
+from paretune.models.packed_attention.interface import backend_of
 from paretune.planning.calibrate import measure
 from paretune.planning.cost import Model, Passes, packed
 from paretune.planning.devices import KNOWN, Rates
@@ -31,6 +32,8 @@ from paretune.training.preference_pairs import PairLoss, fit_pairs
 from paretune.training.token_tables import PairTable
 
 BETA, RANK, RATE = 0.1, 16, 1e-6
+NEAR = 0.3
+"""Largest error of the plan's memory, as a share of the measured."""
 STEPS = 5
 """Steps of a measurement: the first two do not count."""
 
@@ -60,11 +63,21 @@ class Work:
 
 @dataclass(frozen=True)
 class Measured:
-    """A step as it was measured: seconds, peak of memory in bytes (None where it is not counted), loss of the first step."""
+    """A step as it was measured.
+
+    Attributes:
+        seconds: Of a step.
+        memory: Peak of memory in bytes; None where it is not counted.
+        loss: Of the first step.
+        attention: Backend of the attention.
+        device_memory: Bytes of the device; 0 for the CPU.
+    """
 
     seconds: float
     memory: float | None
     loss: float
+    attention: str = "blocks"
+    device_memory: float = 0.0
 
 
 def table_of(lm: LanguageModel, work: Work) -> PairTable:
@@ -110,7 +123,14 @@ def library_step(
     if not records:  # the first process alone has them
         return Measured(math.nan, None, math.nan)
     steps = [after - before for before, after in pairwise(ends[1:])]
-    return Measured(statistics.median(steps), peak(lm.device), float(records[0]["loss"]))
+    backend = backend_of(lm.model)
+    return Measured(
+        statistics.median(steps),
+        peak(lm.device),
+        float(records[0]["loss"]),
+        backend.name if backend else "blocks",
+        0.0 if lm.device.type == "cpu" else memory_of(lm.device),
+    )
 
 
 def tokens_of(work: Work) -> int:
@@ -119,9 +139,9 @@ def tokens_of(work: Work) -> int:
 
 
 def plan_of(
-    shape: Shape, kind: torch.dtype, work: Work, checkpointing: bool, host: bool, nf4: bool = False
+    measured: Measured, shape: Shape, kind: torch.dtype, work: Work, checkpointing: bool, nf4: bool = False
 ) -> tuple[Model, Passes]:
-    """Return what the plan knows of a step: the model, and its one forward and backward."""
+    """Return what the plan knows of a step that was measured: the model, and its one forward and backward."""
     name = str(kind).removeprefix("torch.")
     model = Model(
         shape,
@@ -129,8 +149,10 @@ def plan_of(
         tuple(shape.targeted(["all-linear"])),
         RANK,
         checkpointing,
-        host,
+        measured.memory is None,
         "nf4" if nf4 else "none",
+        measured.device_memory,
+        measured.attention,
     )
     targets = sum(sum(responses) for _, responses in work.lengths)
     seen = sum(
@@ -150,7 +172,7 @@ def figures_of(
     nf4: bool = False,
 ) -> Figures:
     """Return the figures of a step, beside what the plan says of it."""
-    model, passes = plan_of(shape, kind, work, checkpointing, measured.memory is None, nf4)
+    model, passes = plan_of(measured, shape, kind, work, checkpointing, nf4)
     cost = packed(passes, model, ceiling.rates)
     useful = packed(passes, replace(model, checkpointing=False), ceiling.rates)
     figures: dict[str, float | str] = {
@@ -165,13 +187,14 @@ def figures_of(
     }
     if measured.memory is None:
         return {**figures, "peak of memory": "the CPU keeps no count"}
-    planned = frozen_bytes(model) + training_bytes(
-        model, Step(passes.tokens, passes.targets, passes.seen), HEAD_CHUNK
-    )
+    planned = frozen_bytes(model) + training_bytes(model, Step(passes.tokens, passes.targets, passes.seen))
+    share = planned / measured.memory
     return {
         **figures,
+        "attention": measured.attention,
         "peak of memory, GB": measured.memory / 1e9,
-        "memory that the plan says, as a share of the measured": planned / measured.memory,
+        "memory that the plan says, as a share of the measured": share,
+        "within 30 % of the measured": "yes" if abs(share - 1) <= NEAR else "no",
     }
 
 

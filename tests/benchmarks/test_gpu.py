@@ -12,7 +12,8 @@ from benchmarks.device import equality as of_equality
 from benchmarks.device.equality import Reading, UnequalError, equality
 from benchmarks.device.models import SIZES, language_model, shape_of
 from benchmarks.device.rows import NotHereError, Outcome, Row, measure, table
-from benchmarks.device.training_step import Work, library_step
+from benchmarks.device.training_step import Ceiling, Measured, Work, figures_of, library_step
+from paretune.planning.devices import KNOWN
 
 CPU = torch.device("cpu")
 
@@ -96,3 +97,21 @@ def test_the_table_stands_between_its_marks() -> None:
 def test_without_an_accelerator_it_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--device", "cpu"]) == 2
     assert "--tiny" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("nf4", [False, True])
+def test_the_plan_of_an_accelerator_is_of_its_attention_and_memory(nf4: bool) -> None:
+    """As on a card of 80 GB, where no test has run: an attention that keeps scores would be planned far larger."""
+    work, ceiling = Work(4, 700, 300), Ceiling(4e14, 1e12, KNOWN["h100"].rates["bfloat16"])
+
+    def shares(attention: str, memory: float) -> tuple[float, object]:
+        measured = Measured(0.1, memory, 0.69, attention, 80e9)
+        found = figures_of(measured, shape_of("4b"), torch.bfloat16, work, False, ceiling, nf4)
+        assert found["attention"] == attention
+        share = found["memory that the plan says, as a share of the measured"]
+        return float(share), found["within 30 % of the measured"]
+
+    planned = shares("varlen", 1e9)[0] * 1e9
+    assert shares("varlen", planned) == (pytest.approx(1.0), "yes")
+    assert shares("varlen", planned / 1.4) == (pytest.approx(1.4), "no")
+    assert shares("blocks", 1e9)[0] * 1e9 > planned + 1e9

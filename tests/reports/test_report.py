@@ -323,13 +323,14 @@ def test_remarks_flag_collapse_and_strange_text_in_words(tmp_path):
     assert first_remarks(run) == []
     point.update(collapse_rate=0.05, base_logp=-2.5)  # exactly at the thresholds: not above them
     assert first_remarks(run) == []
-    point.update(collapse_rate=0.083, base_logp=-2.75)
+    point.update(collapse_rate=0.083, cut_rate=0.92, base_logp=-2.75)
     assert first_remarks(run) == [
         "collapses: 8.3 % of answers",
+        "cut: 92 % of answers end at the token limit",
         "strange text: 1.2 nats per token below base",
     ]
     page = page_of(run, tmp_path)
-    assert "collapses: 8.3 % of answers" in page.text and len(page.all("span", "flag")) == 2
+    assert "collapses: 8.3 % of answers" in page.text and len(page.all("span", "flag")) == 3
 
 
 def test_served_preference_is_named_where_it_is_another(tmp_path):

@@ -34,6 +34,8 @@ from paretune.reports.wording import (
 
 COLLAPSE_FLAG = 0.05
 """A point is flagged where a larger share of its answers collapsed."""
+CUT_FLAG = 0.2
+"""Share of answers that the token limit may cut before their scores say more of the limit than of the policy."""
 UNLIKELY_FLAG = 1.0
 """A point is flagged where its text is so many nats per token less likely under the base model than the base model's own."""
 
@@ -101,12 +103,14 @@ def _bounds(figures: Iterable[Interval]) -> list[float]:
 
 
 def remarks(record: FrontRecord, point: Point) -> list[str]:
-    """Return what to know of the text of a point: it collapses, is far less likely under the base model, or is interpolated."""
+    """Return what to know of the text of a point: it is interpolated, cut, collapses, or is far less likely under the base model."""
     problems = []
     if point.interpolated:
         problems.append("interpolated: a soup of the adapters around this preference")
     if known(point.collapse_rate) and point.collapse_rate > COLLAPSE_FLAG:
         problems.append(f"collapses: {percent(point.collapse_rate)} of answers")
+    if known(point.cut_rate) and point.cut_rate > CUT_FLAG:
+        problems.append(f"cut: {percent(point.cut_rate)} of answers end at the token limit")
     gap = record.base.base_logp - point.base_logp
     if known(gap) and gap > UNLIKELY_FLAG:
         problems.append(f"strange text: {number(gap, 1)} nats per token below base")

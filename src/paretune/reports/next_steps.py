@@ -11,12 +11,9 @@ from paretune.fronts.front import Interval
 from paretune.fronts.indicators import STEERABLE
 from paretune.fronts.inference import MOST_PROMPTS
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
-from paretune.reports.findings import COLLAPSE_FLAG
+from paretune.reports.findings import COLLAPSE_FLAG, CUT_FLAG
 from paretune.reports.page import section
 from paretune.reports.wording import called, known, leading, listing, number, percent, winner
-
-CUT = 0.2
-"""Share of answers that the token limit may cut before their scores say more of the limit than of the policy."""
 
 GUESSING, WEAK = 0.5, 0.65
 """Share of held-out pairs that guessing ranks right, and the share below which a judge is called weak: a rule of thumb."""
@@ -47,7 +44,7 @@ def _points(record: FrontRecord) -> list[Point]:
 
 def _cut(record: FrontRecord) -> Iterator[NextStep]:
     rates = [p.cut_rate for p in [record.base, *_points(record)] if known(p.cut_rate)]
-    if not rates or max(rates) <= CUT:
+    if not rates or max(rates) <= CUT_FLAG:
         return
     low, high = percent(round(min(rates), 2)), percent(round(max(rates), 2))
     most = record.sampling.get("max_new_tokens")
