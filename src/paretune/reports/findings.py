@@ -103,7 +103,7 @@ def _bounds(figures: Iterable[Interval]) -> list[float]:
 
 
 def remarks(record: FrontRecord, point: Point) -> list[str]:
-    """Return what to know of the text of a point: it is interpolated, cut, collapses, or is far less likely under the base model."""
+    """Return what to know of the text of a point: interpolated, cut, collapsing, or far less likely under the base model."""
     problems = []
     if point.interpolated:
         problems.append("interpolated: a soup of the adapters around this preference")
