@@ -320,7 +320,7 @@ def test_a_stage_that_methods_share_is_listed_once(tmp_path):
 def test_remarks_flag_collapse_and_strange_text_in_words(tmp_path):
     run = make_run()
     point = run["policies"][0]["points"][0]
-    for other in (one for policy in run["policies"] for one in policy["points"]):
+    for other in (run["base"], *(one for policy in run["policies"] for one in policy["points"])):
         other["cut_rate"] = 0.2
     assert first_remarks(run) == []
     point.update(collapse_rate=0.05, base_logp=-2.5)  # exactly at the thresholds: not above them
