@@ -344,6 +344,7 @@ def _help(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> str:
         dtype = str(kind).removeprefix("torch.")
         host, memory = device.type == "cpu", memory_of(device)
         model = planned_model(config, shape_of(config.model), dtype, host, memory, device)
+        model = replace(model, checkpointing=model.checkpointing or _turned_on(config))
         found = savings(plan(config, splits), config, model)
     except (ParetuneError, MemoryError, OSError):
         return (
@@ -351,3 +352,12 @@ def _help(config: RunConfig, splits: Mapping[str, ScoredDataset]) -> str:
             "quantization=nf4; how much less is not known, as this run cannot be planned"
         )
     return f"By the plan of this run, less is needed with {'; '.join(map(str, found))}"
+
+
+def _turned_on(config: RunConfig) -> bool:
+    """Return whether ``gradient_checkpointing: auto`` has turned it on in the run's folder."""
+    file = config.run_folder / VERSIONS
+    if config.train.gradient_checkpointing != "auto" or not file.is_file():
+        return False
+    choices = read_json(file, dict[str, Any]).get(CHECKPOINTING)
+    return isinstance(choices, dict) and any(choice is True for choice in choices.values())
