@@ -329,6 +329,19 @@ def test_an_objective_that_falls_is_told(
     )
 
 
+def sampled_in_a_step(lm: LanguageModel, folder: Path, aim: Any) -> Any:
+    """Return what the first step of a conditioned on-policy training sampled and made of it, after its backward pass."""
+    run = training_run(lm, SETTINGS, folder)
+    learner = conditioned_adapter(run, 2, aim.conditioning)
+    try:
+        task = on_policy.OnPolicyTask(run, learner, aim, None)  # type: ignore[arg-type]
+        with task.batch(0, 0, {}) as (loss, _):
+            loss.backward()
+        return task._sampled[1]  # type: ignore[index]
+    finally:
+        learner.steering.detach()
+
+
 def test_preferences_are_drawn_for_each_prompt_and_the_furthest_objective_is_trained(
     lm: LanguageModel, tmp_path: Path
 ) -> None:
@@ -336,15 +349,7 @@ def test_preferences_are_drawn_for_each_prompt_and_the_furthest_objective_is_tra
     for scalarisation, per in (("linear", "row"), ("tchebycheff", "batch")):
         conditioning = replace(LORA_PER_OBJECTIVE, aggregation=scalarisation, per=per, draw="uniform")  # type: ignore[arg-type]
         aim = goal(preference=None, conditioning=conditioning, ideal=(2.0, 2.0))
-        run = training_run(lm, SETTINGS, tmp_path / scalarisation / per)
-        learner = conditioned_adapter(run, 2, aim.conditioning)
-        try:
-            task = on_policy.OnPolicyTask(run, learner, aim, None)  # type: ignore[arg-type]
-            with task.batch(0, 0, {}) as (loss, _):
-                loss.backward()
-            sampled = task._sampled[1]  # type: ignore[index]
-        finally:
-            learner.steering.detach()
+        sampled = sampled_in_a_step(lm, tmp_path / scalarisation / per, aim)
         w = sampled.weights
         assert w.shape == (4, 2) and (len(w.unique(dim=0)) == (1 if per == "batch" else 4))
         if scalarisation == "linear":
@@ -366,15 +371,7 @@ def test_one_objective_is_trained_by_min_and_quantile_and_all_by_the_product(
         LORA_PER_OBJECTIVE, aggregation=scalarisation, per="batch", draw="uniform", quantile=0.9
     )  # type: ignore[arg-type]
     aim = goal(preference=None, conditioning=conditioning, ideal=(2.0, 2.0), worst=(-3.0, -3.0))
-    run = training_run(lm, SETTINGS, tmp_path)
-    learner = conditioned_adapter(run, 2, aim.conditioning)
-    try:
-        task = on_policy.OnPolicyTask(run, learner, aim, None)  # type: ignore[arg-type]
-        with task.batch(0, 0, {}) as (loss, _):
-            loss.backward()
-        sampled = task._sampled[1]  # type: ignore[index]
-    finally:
-        learner.steering.detach()
+    sampled = sampled_in_a_step(lm, tmp_path, aim)
     w, means = sampled.weights, sampled.rewards.mean((0, 1))  # at the start the penalty is 0
     if scalarisation == "product":
         gained = means + 3.0
