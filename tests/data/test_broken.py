@@ -27,7 +27,9 @@ def sheet(path: Path, changes: dict[int, dict[str, str]], count: int = 12) -> di
         writer = csv.writer(file)
         writer.writerow(HEADER)
         for number in range(count):
-            cells = dict(zip(HEADER, (str(number), f"q{number}", f"a{number}", f"b{number}", "A"), strict=True))
+            cells = dict(
+                zip(HEADER, (str(number), f"q{number}", f"a{number}", f"b{number}", "A"), strict=True)
+            )
             writer.writerow({**cells, **changes.get(number, {})}.values())
     return {"path": str(path), **MAP}
 
@@ -51,7 +53,9 @@ def test_many_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_blank_cell_is_told_under_the_name_that_the_column_has(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"sheet.csv:4: column 'Question': expected text or messages, got '  '"):
+    with pytest.raises(
+        DataError, match=r"sheet.csv:4: column 'Question': expected text or messages, got '  '"
+    ):
         load_data(sheet(tmp_path / "sheet.csv", {2: {"Question": "  "}}))
 
 
@@ -66,9 +70,20 @@ def test_where_every_record_is_broken_the_map_is_wrong(tmp_path: Path) -> None:
 def test_an_error_about_all_records_is_not_counted_as_a_broken_one(tmp_path: Path) -> None:
     """The rest behind a broken record lacks a column that the records before it have."""
     file = tmp_path / "some.jsonl"
-    records = [{"q": "1", "a": "x", "b": "y", "w": 2.0}, {"q": "2", "a": "", "b": "y"}, {"q": "3", "a": "x", "b": "y"}]
+    records = [
+        {"q": "1", "a": "x", "b": "y", "w": 2.0},
+        {"q": "2", "a": "", "b": "y"},
+        {"q": "3", "a": "x", "b": "y"},
+    ]
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    source = {"path": str(file), "prompt": "q", "chosen": "a", "rejected": "b", "objective": "h", "weight": "w"}
+    source = {
+        "path": str(file),
+        "prompt": "q",
+        "chosen": "a",
+        "rejected": "b",
+        "objective": "h",
+        "weight": "w",
+    }
     with pytest.raises(DataError, match=r"some.jsonl:2: column 'a': .* leave the record out$"):
         load_data(source)
 
@@ -113,18 +128,24 @@ def test_rows_with_too_few_or_too_many_cells_are_named_together(tmp_path: Path) 
     lines = file.read_text().splitlines()
     lines[2], lines[5] = "1,q1,a1", lines[5] + ",more"
     file.write_text("\n".join(lines))
-    with pytest.raises(DataError, match=r"sheet.csv:3: 3 cells, but the header has 5 columns; .*; the same in line 6$"):
+    with pytest.raises(
+        DataError, match=r"sheet.csv:3: 3 cells, but the header has 5 columns; .*; the same in line 6$"
+    ):
         load_data({"path": str(file), **MAP})
 
 
 def test_a_label_that_stands_for_no_comparison_is_null_in_the_map(tmp_path: Path) -> None:
-    source = sheet(tmp_path / "sheet.csv", {0: {"Kinder?": "N/A"}, 1: {"Kinder?": ""}, 2: {"Kinder?": "b "}}, 4)
+    source = sheet(
+        tmp_path / "sheet.csv", {0: {"Kinder?": "N/A"}, 1: {"Kinder?": ""}, 2: {"Kinder?": "b "}}, 4
+    )
     labels = [row.labels.get("kind") for row in load_data(source).rows]
     assert labels == [None, None, ((0, 1, -1.0),), ((0, 1, 1.0),)]
 
 
 def test_a_value_that_the_map_lacks_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"value 'same' is not in the map; .*give it a number in the map \(null: not"):
+    with pytest.raises(
+        DataError, match=r"value 'same' is not in the map; .*give it a number in the map \(null: not"
+    ):
         load_data(sheet(tmp_path / "sheet.csv", {2: {"Kinder?": "same"}}))
 
 
@@ -133,7 +154,9 @@ def test_a_byte_that_is_not_utf8_is_told_by_its_line(tmp_path: Path) -> None:
     file = tmp_path / "sheet.csv"
     source = sheet(file, {4: {"Reply A": "Größe"}})
     file.write_bytes(file.read_text(encoding="utf-8").encode("cp1252"))
-    with pytest.raises(DataError, match=r"sheet.csv:6: not UTF-8 \(byte 0xf6 at position 8\); save the file as UTF-8$"):
+    with pytest.raises(
+        DataError, match=r"sheet.csv:6: not UTF-8 \(byte 0xf6 at position 8\); save the file as UTF-8$"
+    ):
         load_data(source)
 
 

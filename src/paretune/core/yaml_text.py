@@ -97,7 +97,7 @@ def _cure(error: yaml.YAMLError) -> str:
         return "; indent with spaces instead of tabs"
     if "end" in problem and "stream" in problem:
         return "; close the bracket or the quote, and put a text that holds # in quotes"
-    return "; put a text that holds ? : , # [ ] { } or begins with & * % @ ` in quotes, as in \"Kind?\""
+    return '; put a text that holds ? : , # [ ] { } or begins with & * % @ ` in quotes, as in "Kind?"'
 
 
 def _size(value: Any, known: dict[int, int], within: frozenset[int] = frozenset()) -> int:

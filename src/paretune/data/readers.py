@@ -237,7 +237,8 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
         others = ", ".join(str(line) for line, _ in ragged[1:9])
         raise DataError(
             f"{path}:{ragged[0][0]}: {ragged[0][1]} cells, but the header has {len(header)} columns; quote cells that hold commas, "
-            "and fill the others or leave the row out" + (f"; the same in line {others}" if others else "")
+            "and fill the others or leave the row out"
+            + (f"; the same in line {others}" if others else "")
             + (f" and {len(ragged) - 9} more" if len(ragged) > 9 else "")
         )
     for line, cells in rows[1:]:

@@ -40,7 +40,7 @@ L2_GRID = tuple(
     10.0**e for e in (-1, -1.5, -2, -2.5, -3, -3.5, -4, -5)
 )  # strongest first: each fit starts from the one before
 MIN_PAIRS = 10  # in each part; with fewer, neither the choice of L2 nor the held-out accuracy means anything
-ENOUGH_PAIRS = 17  # to be expected in a part, as parts are drawn by prompt: 19 times in 20 it then has MIN_PAIRS
+ENOUGH_PAIRS = 17  # expected in a part that is drawn by prompt: 19 times in 20 it then has MIN_PAIRS
 
 
 @dataclass(frozen=True)
