@@ -46,7 +46,7 @@ def test_one_message_names_every_broken_record(tmp_path: Path) -> None:
 
 
 def test_many_are_counted(tmp_path: Path) -> None:
-    source = sheet(tmp_path / "sheet.csv", {n: {"Reply A": ""} for n in range(0, 40, 2)}, 40)
+    source = sheet(tmp_path / "sheet.csv", {n: {"Reply A": ""} for n in range(1, 40, 2)}, 40)
     with pytest.raises(DataError, match=f"and {19 - NAMED} more$") as error:
         load_data(source)
     assert str(error.value).count("sheet.csv:") == 1 + NAMED
@@ -59,12 +59,21 @@ def test_a_blank_cell_is_told_under_the_name_that_the_column_has(tmp_path: Path)
         load_data(sheet(tmp_path / "sheet.csv", {2: {"Question": "  "}}))
 
 
-def test_where_every_record_is_broken_the_map_is_wrong(tmp_path: Path) -> None:
+def test_where_the_first_record_is_broken_the_map_may_be_wrong(tmp_path: Path) -> None:
     source = sheet(tmp_path / "sheet.csv", {}) | {"prompt": "Ask"}
     with pytest.raises(DataError) as error:
         load_data(source)
     assert "column 'Ask' is missing; found 'No.', 'Question'" in str(error.value)
     assert "broken too" not in str(error.value)
+
+
+def test_the_first_record_decides_the_form_of_those_behind_a_broken_one(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    good = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    records = [good, good | {"chosen": ""}, {"prompt": "q", "completion": "a"}, good]
+    file.write_text("".join(json.dumps(one) + "\n" for one in records))
+    with pytest.raises(DataError, match=rf"^{file}:2: .*broken too: {file}:3$"):
+        load_data(str(file), objective="h")
 
 
 def test_an_error_about_all_records_is_not_counted_as_a_broken_one(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 from paretune.core.errors import DataError
@@ -26,16 +26,15 @@ def told_together(read: Reader, records: Iterable[tuple[str, Record]]) -> Iterat
         records: The records.
 
     Raises:
-        DataError: That of the first broken record; it names the next ones too. Where every record is broken it is the map or
-            the form that is wrong, and the message stays as it is.
+        DataError: That of the first broken record; it names the next ones too. Where the first record of all is broken, it may be
+            the map or the form that is wrong, and the message stays as it is.
     """
     stream = _Stream(records)
     try:
         yield from read(stream)
     except DataError as error:
-        more = _further(read, stream)
-        good = stream.taken - 1 - len(more)
-        if not more or not good:
+        more = _further(read, stream) if stream.taken > 1 else []
+        if not more:
             raise
         named = ", ".join(more[:NAMED])
         rest = f" and {len(more) - NAMED} more" if len(more) > NAMED else ""
@@ -48,8 +47,7 @@ def _further(read: Reader, stream: _Stream) -> list[str]:
     places: list[str] = []
     while stream.taken < end and not stream.ended:
         try:
-            ahead = list(islice(stream, 1))  # some readers want a first record
-            for _ in read(chain(ahead, stream)) if ahead else ():
+            for _ in read(chain([stream.first], stream)):  # the first record decides how some readers read all
                 if stream.taken >= end:
                     break
         except DataError:
@@ -59,10 +57,11 @@ def _further(read: Reader, stream: _Stream) -> list[str]:
 
 
 class _Stream:
-    """Records with a count of those taken, where the last of them stands, and whether there are no more."""
+    """Records with the first of them, a count of those taken, where the last of these stands, and whether there are no more."""
 
     def __init__(self, records: Iterable[tuple[str, Record]]) -> None:
         self._records = iter(records)
+        self.first: tuple[str, Record] = ("", {})
         self.taken, self.where, self.ended = 0, "", False
 
     def __iter__(self) -> _Stream:
@@ -74,5 +73,7 @@ class _Stream:
         except (StopIteration, DataError):  # a file that cannot be read on has no next record either
             self.ended = True
             raise
+        if not self.taken:
+            self.first = (self.where, record)
         self.taken += 1
         return self.where, record
