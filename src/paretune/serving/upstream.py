@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import httpx
 
@@ -146,17 +146,8 @@ class Upstream:
         loras = (
             {} if blocks else dict(zip(together.anchors, zip(together.loras, ends, strict=True), strict=True))
         )
-        return cls(
-            url,
-            served,
-            loras,
-            together.base_name,
-            kind,
-            config,
-            key,
-            together.chat_template,
-            blocks,  # type: ignore[arg-type]
-        )
+        how, template = cast(Kind, kind), together.chat_template
+        return cls(url, served, loras, together.base_name, how, config, key, template, blocks)
 
     async def start(self) -> None:
         """List the LoRAs of a llama.cpp server, which numbers them; other servers take names in the request."""
