@@ -30,7 +30,7 @@ SECURITY_HEADERS = {
 
 
 HEALTH = "/health"
-"""The route that containers, balancers and Kubernetes ask by addresses of their own; it holds nothing that a page could be after."""
+"""The route that containers, balancers and Kubernetes ask by addresses of their own; it holds nothing that a page wants."""
 
 
 class Guard:
