@@ -18,6 +18,8 @@ from paretune.core.errors import ConfigError
 if TYPE_CHECKING:
     from paretune.models.language_model import LanguageModel
 
+LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""JSON on one line. Where white space is free, a small model may write nothing else."""
 INSTALL = "pip install 'paretune[serve]'"
 
 _TOKENIZERS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -41,7 +43,8 @@ def form_of(schema: str, lm: LanguageModel) -> Form:
         raise ConfigError(f"answers in a stated form need the package llguidance: {INSTALL}") from error
     tokenizer = _tokenizer(lm)
     try:
-        matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_json_schema(schema))
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=LAYOUT)
+        matcher = LLMatcher(tokenizer, grammar)
     except ValueError as error:
         raise ConfigError(f"the JSON schema cannot be followed: {_short(error)}") from error
     if matcher.is_error():
