@@ -18,7 +18,7 @@ from paretune.core.errors import ConfigError
 if TYPE_CHECKING:
     from paretune.models.language_model import LanguageModel
 
-LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON on one line. Where white space is free, a small model may write nothing else."""
 INSTALL = "pip install 'paretune[serve]'"
 
