@@ -47,7 +47,8 @@ def _further(read: Reader, stream: _Stream) -> list[str]:
     places: list[str] = []
     while stream.taken < end and not stream.ended:
         try:
-            for _ in read(chain([stream.first], stream)):  # the first record decides how some readers read all
+            # The first record decides how some readers read all.
+            for _ in read(chain([stream.first], stream)):
                 if stream.taken >= end:
                     break
         except DataError:
