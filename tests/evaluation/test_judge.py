@@ -44,7 +44,11 @@ def test_the_ends_of_each_dial_are_compared_on_the_answers() -> None:
     ends = {name: found.recorded_policy(name, False).ends for name in every}
     assert ends["one"] == {}
     for objective in objectives:
-        assert ends["turns"][objective].low > 1.5 and ends["turns"][objective].value == pytest.approx(2, abs=0.2)
+        assert ends["turns"][objective].low > 1.5 and ends["turns"][objective].value == pytest.approx(
+            2, abs=0.2
+        )
         assert ends["stays"][objective].low < 0 < ends["stays"][objective].high
     without = judge(every, None, None, np.full(2, -9.0), 200).recorded_policy("turns", False)
-    assert 0 < without.ends["warm"].value < ends["turns"]["warm"].value, "in deviations of all answers, which vary more"
+    assert 0 < without.ends["warm"].value < ends["turns"]["warm"].value, (
+        "in deviations of all answers, which vary more"
+    )

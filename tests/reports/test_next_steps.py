@@ -70,7 +70,10 @@ def test_a_preference_without_effect_is_named_whatever_shows_it() -> None:
     assert "modpo: the answers are the same at every preference" in same
     assert "such as dpo-soup." in same, "the method complained about is no cure"
     assert "60 prompts do not tell apart" in told(made(spread=0.1))
-    for spread, seen in ((0.1, True), (1.0, False)):  # what the answers show is not taken back for the weights
+    for spread, seen in (
+        (0.1, True),
+        (1.0, False),
+    ):  # what the answers show is not taken back for the weights
         weak = made(spread=spread).model_dump(mode="json")
         weak["policies"][0]["steerability"] = {"model.layers.0.q_proj": 1e-6}
         assert ("hardly follow the preference" in told(FrontRecord.model_validate(weak))) == seen

@@ -36,7 +36,12 @@ def made(concise: float, warm: float, ratio: float | None = 0.5, **policy: Any) 
 
 def section(record: FrontRecord, folder: Path, name: str) -> str:
     page = write_report(record, folder).read_text(encoding="utf-8")
-    return page.split(f'<section id="{name}">')[1].split("</section>")[0].split('class="lead"')[1].split("</p>", 1)[1]
+    return (
+        page.split(f'<section id="{name}">')[1]
+        .split("</section>")[0]
+        .split('class="lead"')[1]
+        .split("</p>", 1)[1]
+    )
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.001, None])
@@ -62,7 +67,10 @@ def test_what_the_answers_show_is_said_whatever_the_weights_are(tmp_path: Path, 
     assert "steerable: concise and warm follow the preference" in cells and "not shown" not in cells
     assert (WEIGHTS in cells) == (ratio == 0.001)
     lines = section(record, tmp_path, "steering")
-    assert "concise 0.90<small>[0.40, 1.40]</small>" in lines and "concise and warm follow the preference" in lines
+    assert (
+        "concise 0.90<small>[0.40, 1.40]</small>" in lines
+        and "concise and warm follow the preference" in lines
+    )
     found = facts_of(record)
     assert NO_EFFECT not in found["summary"]
     assert not any(NO_EFFECT in step["finding"] for step in found["next"])

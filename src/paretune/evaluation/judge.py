@@ -207,7 +207,8 @@ class Judgement:
             self.resamples,
         )
         return {
-            name: dict(zip(self.objectives, row, strict=True)) for name, row in zip(fronts, found, strict=True)
+            name: dict(zip(self.objectives, row, strict=True))
+            for name, row in zip(fronts, found, strict=True)
         }
 
     @cached_property

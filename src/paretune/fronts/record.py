@@ -25,6 +25,7 @@ from paretune.fronts.record_facts import (
     GradientConflict,
     Number,
     Retention,
+    SaidPart,
     ScorerFacts,
     Scores,
     TrainedFloor,
@@ -299,6 +300,7 @@ class FrontRecord(Value):
         splits: Split -> number of prompts.
         stages: The stages of the run.
         rest: What the process spent outside of the stages that it made, until it wrote the record.
+        said: The times that were said beforehand, beside those taken until it wrote the record; empty where none were said.
         scoring_forwards: Forward passes that scored data.
         licence: The licence, empty where none was stated.
     """
@@ -326,6 +328,7 @@ class FrontRecord(Value):
     splits: dict[str, int] = Field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     rest: Stage | None = None
+    said: tuple[SaidPart, ...] = ()
     scoring_forwards: int | None = None
     licence: str = ""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from paretune.core.meter import figures
+from paretune.core.said import IN_ALL, Said, in_all
 from paretune.fronts.front import Interval
 from paretune.fronts.indicators import INDICATORS, STEERABLE
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point, Stage
@@ -300,7 +301,9 @@ def cost(record: FrontRecord) -> str:
         ])  # fmt: skip
     columns = ["", "training runs", "adapters", "training", "tokens trained", "passes per token", "judging"]
     columns += ["tokens sampled", "where the preference enters", "paper"]
-    return section("cost", "Cost", table(columns, rows, range(1, 8)) + _stages(record), _computed(record))
+    return section(
+        "cost", "Cost", table(columns, rows, range(1, 8)) + _stages(record) + _said(record), _computed(record)
+    )
 
 
 def _stages(record: FrontRecord) -> str:
@@ -324,6 +327,28 @@ def _stages(record: FrontRecord) -> str:
     columns = ["stage", "time", "", "CPU time", "tokens read", "tokens sampled", "tokens a second"]
     columns += ["peak memory so far, MB", ""]
     return f"<h3>Stages</h3><div class=tight>{table(columns, rows, (1, *range(3, 8)))}</div>"
+
+
+def _said(record: FrontRecord) -> str:
+    """Return the times that were said beforehand beside those taken; nothing where none were said."""
+    parts = [Said(part.name, part.said, part.taken) for part in record.said]
+    if not parts:
+        return ""
+    rows = [
+        [
+            f"<b>{escape(part.name)}</b>" if part.name == IN_ALL else escape(part.name),
+            duration(part.said),
+            duration(part.taken),
+            number(part.ratio, 2),
+        ]
+        for part in [*parts, in_all(parts)]
+    ]
+    return (
+        "<h3>Said beforehand, and taken</h3><p>By the plan of this run on this machine, and by the clock. Compared is what this "
+        "run itself did, in full or from a checkpoint on. A dash stands where it found the part finished, may have found it in "
+        "part, or had not ended it when it wrote this page.</p>"
+        f"<div class=tight>{table(['part', 'said', 'taken', 'taken by said'], rows, (1, 2, 3))}</div>"
+    )
 
 
 def _stage_cells(stage: Stage, longest: float) -> list[str]:

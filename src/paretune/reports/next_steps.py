@@ -13,7 +13,17 @@ from paretune.fronts.inference import MOST_PROMPTS
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
 from paretune.reports.findings import COLLAPSE_FLAG, CUT_FLAG
 from paretune.reports.page import section
-from paretune.reports.wording import NO_EFFECT, called, following, known, leading, listing, number, percent, winner
+from paretune.reports.wording import (
+    NO_EFFECT,
+    called,
+    following,
+    known,
+    leading,
+    listing,
+    number,
+    percent,
+    winner,
+)
 
 GUESSING, WEAK = 0.5, 0.65
 """Share of held-out pairs that guessing ranks right, and the share below which a judge is called weak: a rule of thumb."""

@@ -256,7 +256,9 @@ def _responses_to_weights(record: FrontRecord, picks: dict[tuple[int, int], int]
             " The lines below say what turning the dial from end to end does: each objective's score at its largest weight less "
             "that at its smallest, in deviations, with bounds that hold for all of them together."
         )
-    return section("steering", "Does it follow the preference?", f'<div class="{kind}">{drawn}</div>{told}', lead)
+    return section(
+        "steering", "Does it follow the preference?", f'<div class="{kind}">{drawn}</div>{told}', lead
+    )
 
 
 def _answers(record: FrontRecord, shared: list[dict[str, float]]) -> str:
