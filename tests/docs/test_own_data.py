@@ -25,7 +25,12 @@ SMALL = (
 )
 """What makes a run of the page tiny, as the page says: settings on the command line."""
 ADDRESS = "http://127.0.0.1:8000"
-WARM = ("Oh dear, that is annoying!", "I am so sorry to hear that!", "Thank you for telling us!", "What a pity!")
+WARM = (
+    "Oh dear, that is annoying!",
+    "I am so sorry to hear that!",
+    "Thank you for telling us!",
+    "What a pity!",
+)
 SHORT = ("Send it back.", "Replace the seal.", "Reset it twice.", "Charge it overnight.")
 THINGS = ("kettle", "lamp", "chair", "drill", "radio", "toaster", "fan", "clock", "scale", "heater")
 
@@ -56,7 +61,12 @@ def write_shop(folder: Path) -> None:
         scored.append(
             {"instruction": ticket, "generations": [warm, short], "friendly": [3, 0], "brief": lengths}
         )
-    files = {"friendly": pairs["friendly"], "brief": pairs["brief"], "a": pairs["friendly"], "support": scored}
+    files = {
+        "friendly": pairs["friendly"],
+        "brief": pairs["brief"],
+        "a": pairs["friendly"],
+        "support": scored,
+    }
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "columns.yaml").write_text(written("columns.yaml"))
@@ -79,7 +89,9 @@ def test_the_page_leads_from_files_to_a_served_dial(
 
     steps = commands()
     kinds = ["data", "data", "init", "init", "init", "plan", "run", "choose", "serve"]
-    assert [words[1] for words in steps if words[0] == "paretune"] == kinds, "a new command of the page: run it here"
+    assert [words[1] for words in steps if words[0] == "paretune"] == kinds, (
+        "a new command of the page: run it here"
+    )
     assert [words[0] for words in steps if words[0] != "paretune"] == ["curl"]
     for words in steps[: kinds.index("init")]:
         assert "comparisons" in done(*words[1:])
@@ -107,7 +119,9 @@ def test_the_page_leads_from_files_to_a_served_dial(
     with process(*serve[2:]) as (_, address):
         assert "<title>" in httpx.get(f"{address}/").text
         body = json.loads(curl[curl.index("-d") + 1])
-        answer = httpx.post(curl[1].replace(ADDRESS, address), json=body, timeout=60).raise_for_status().json()
+        answer = (
+            httpx.post(curl[1].replace(ADDRESS, address), json=body, timeout=60).raise_for_status().json()
+        )
     assert body["model"].startswith("dpo-soup@") and answer["choices"][0]["message"]["role"] == "assistant"
     assert set(read_json(tmp_path / "runs/support/front.json")["scorers"]) == {"friendly", "brief"}
     assert answer["paretune"]["preference"] == {"friendly": 0.9, "brief": 0.1}

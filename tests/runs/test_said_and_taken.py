@@ -57,10 +57,14 @@ def test_said_and_taken_stand_in_folder_record_and_report_and_a_resumed_run_comp
     said = {row["name"]: row for row in profile["said"]}
     stages = {stage["name"]: stage for stage in profile["stages"]}
     own = set(said) - {"all else", "in all"}
-    assert own == set(stages) == {
-        *("start", "score", "adapters/dpo-short", "adapters/dpo-good"),
-        *("front/base", "front/corners", "front/dpo-soup", "report"),
-    }
+    assert (
+        own
+        == set(stages)
+        == {
+            *("start", "score", "adapters/dpo-short", "adapters/dpo-good"),
+            *("front/base", "front/corners", "front/dpo-soup", "report"),
+        }
+    )
     for name in own:
         assert said[name]["said"] > 0 and said[name]["taken"] == stages[name]["seconds"], name
         assert said[name]["ratio"] == pytest.approx(said[name]["taken"] / said[name]["said"]), name
