@@ -13,6 +13,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import BrowserContext, Page
 
 from paretune.models.language_model import LanguageModel
+from support import records
 from support.studio_world import Visit, studio, write_run
 
 
@@ -27,7 +28,8 @@ def weak(
     for n, point in enumerate(soup["points"]):
         best = n == len(soup["points"]) // 2
         mean = [1.0, 0.5] if best else [0.2 - 0.01 * n, 0.1 - 0.01 * n]
-        point |= {"mean": mean, "low": [m - 0.05 for m in mean], "high": [m + 0.05 for m in mean]}
+        low, high = [m - 0.05 for m in mean], [m + 0.05 for m in mean]
+        soup["points"][n] = records.point(point["preference"], mean, low, high)
     mod["points"], mod["non_dominated"], mod["knee"] = mod["points"][:1], [True], 0
     (run / "front.json").write_text(json.dumps(facts), encoding="utf-8")
     with studio(run) as (address, _):
@@ -80,10 +82,17 @@ def test_a_front_of_one_measured_point_is_shown_and_the_dial_turns(
 ) -> None:
     here = visit(weak)
     page = here.page
-    here.choose("mod")
+    page.select_option("#policy", "mod")
+    page.wait_for_selector("#over:text-matches('mod')")
     assert "Steps of the dial are steps of weight." in (page.text_content("#dial-lead") or "")
-    assert page.locator("#front-table-box").is_visible()
-    assert weight(page, "a") != weight(page, "b")
+    assert page.locator("#mode").is_hidden()
     turned(page)
+    unmeasured = ".outlook .small:text-matches('Nothing was measured around this preference')"
+    page.wait_for_selector(f".dial.a {unmeasured}")
+    page.click("#front-table-box summary")
+    page.get_by_role("button", name=re.compile("^B to ")).click()
+    page.wait_for_selector(".dial.b .scores dd:text-matches('\\\\[')")
+    assert page.locator(f".dial.b {unmeasured}").count() == 0
+    assert page.locator("#front-table tbody tr").count() == 1
     here.ask()
     assert (page.text_content("#answer-a") or "").strip()
