@@ -57,10 +57,11 @@ export function summary(side) {
       const { preference, served } = state.sides[side];
       text.textContent = preferenceText(preference);
       snap.textContent = served?.snapped && !same(served.preference, preference) ? `serves ${preferenceText(served.preference)}` : "";
-      const unmeasured = Boolean(served && !served.expected && state.policy.points.length);
-      scores.hidden = !served?.expected && !unmeasured;
+      const known = Object.values(served?.expected ?? {}).some((scores) => Number.isFinite(scores.mean));
+      const unmeasured = Boolean(served?.expected && !known);
+      scores.hidden = !served?.expected;
       lead.textContent = unmeasured ? "Nothing was measured around this preference; the table under the front has what was." : expectedWords();
-      list.replaceChildren(...(served?.expected ? scoreList(state.policy, served.expected) : []));
+      list.replaceChildren(...(known ? scoreList(state.policy, served.expected) : []));
     },
   };
 }
