@@ -30,7 +30,7 @@ def weak(
         mean = [1.0, 0.5] if best else [0.2 - 0.01 * n, 0.1 - 0.01 * n]
         low, high = [m - 0.05 for m in mean], [m + 0.05 for m in mean]
         soup["points"][n] = records.point(point["preference"], mean, low, high)
-    mod["points"], mod["non_dominated"], mod["knee"] = mod["points"][:1], [True], 0
+    mod["points"], mod["non_dominated"], mod["knee"] = mod["points"][3:4], [True], 0
     (run / "front.json").write_text(json.dumps(facts), encoding="utf-8")
     with studio(run) as (address, _):
         yield address
