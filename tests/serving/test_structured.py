@@ -142,7 +142,9 @@ def test_rows_without_a_form_are_not_touched_by_those_with_one(address: str) -> 
 
 def test_an_object_of_any_content(address: str) -> None:
     for seed in range(3):
-        answer = chat(address, model="soup", response_format={"type": "json_object"}, max_tokens=40, seed=seed)
+        answer = chat(
+            address, model="soup", response_format={"type": "json_object"}, max_tokens=40, seed=seed
+        )
         assert answer.status_code == 200, answer.text
         (choice,) = answer.json()["choices"]
         assert choice["message"]["content"].startswith("{")

@@ -12,6 +12,7 @@ from paretune.core.errors import DataError, suggest
 from paretune.data.broken import told_together
 from paretune.data.columns import Fields, Records, answer_of, number_of, texts_or_messages
 from paretune.data.dataset import ScoredDataset
+from paretune.data.formats import UnnamedObjectiveError
 from paretune.data.prompts import with_earlier
 from paretune.data.row_store import gather
 from paretune.data.rows import Comparison, Message, Prompt, Row
@@ -86,7 +87,7 @@ class ColumnMap:
             if "chosen" not in given or "rejected" not in given or responses is not None:
                 raise DataError("data: chosen and rejected: expected both, in place of responses")
             if "objective" not in given:
-                raise DataError(
+                raise UnnamedObjectiveError(
                     "data: chosen and rejected compare under one objective; name it, as in objective: helpful"
                 )
             compared, responses = str(given["objective"]), [given["chosen"], given["rejected"]]
