@@ -35,6 +35,7 @@ class Plan:
         stages: Stages, in order.
         policies: Columns of the adapters that each saved policy holds.
         judged_tokens: Mean tokens of an answer that is rated, with its prompt.
+        longest_judged: Tokens of the longest of them.
         assumptions: What was assumed of the run.
         asked: What judges and scoring servers will be asked.
     """
@@ -42,6 +43,7 @@ class Plan:
     stages: tuple[Stage, ...]
     policies: tuple[tuple[int, ...], ...]
     judged_tokens: float
+    longest_judged: float
     assumptions: tuple[str, ...]
     asked: tuple[Asking, ...] = ()
 
@@ -79,7 +81,8 @@ def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -
             "a judge's answer has 150 tokens and can be read, and none is in the cache; servers answer at once what they are sent "
             "together"
         )
-    return Plan(tuple(stages), policies, tokens, tuple(work.assumptions), asking)
+    longest = max(texts.longest for texts in work.rows.values()) + config.sampling.max_new_tokens
+    return Plan(tuple(stages), policies, tokens, longest, tuple(work.assumptions), asking)
 
 
 def _compared(config: RunConfig, work: Work) -> dict[str, float]:
