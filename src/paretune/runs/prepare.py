@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,9 @@ def read_sources(config: RunConfig) -> Sources:
         raise ConfigError(
             "score: is empty; name a scorer for each objective, by which the held-out answers are judged"
         )
-    scorers = tuple(None if spec.get("head") == "fit" else build_scorer(spec) for spec in config.score)
+    scorers = tuple(
+        None if spec.get("head") == "fit" else build_scorer(spec, config.device) for spec in config.score
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoteWarning)  # prepare_data says the notes
         splits = load_splits(config)
@@ -341,7 +343,7 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
 def label_judges(config: RunConfig) -> list[FunctionScorer]:
     """Return the judges whose labels heads are fitted to; none has asked anything yet."""
     judges = [judge_of(spec) for spec in config.score if "labels" in spec]
-    return [build_scorer(judge) for judge in judges if judge is not None]
+    return [build_scorer(judge, config.device) for judge in judges if judge is not None]
 
 
 def _with_judged_labels(
@@ -364,22 +366,27 @@ def _scorers(config: RunConfig, sources: Sources, lab: Lab, splits: dict[str, Sc
     """Return all scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
     scorers: list[Scorer] = []
     for spec, scorer in zip(config.score, sources.scorers, strict=True):
-        head = None if scorer else str(_fitted_head(str(spec.get("objective")), config, lab, splits))
+        head = None if scorer else str(_fitted_head(spec, config, lab, splits))
         fitted = {key: value for key, value in spec.items() if key != "labels"}
-        scorers.append(scorer or build_scorer({**fitted, "head": head}))
+        scorers.append(scorer or build_scorer({**fitted, "head": head}, config.device))
     return scorers
 
 
-def _fitted_head(objective: str, config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Path:
+def _fitted_head(
+    spec: Mapping[str, Any], config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]
+) -> Path:
     from paretune.scoring.bradley_terry import fit_head
 
+    objective, dtype = str(spec.get("objective")), str(spec.get("dtype", "auto"))
     labelled, seed = concatenate([splits["train"], splits["validation"]]), _fit_seed(config)
 
     def make(folder: Path) -> None:
-        result = fit_head(labelled, objective, folder / "head", seed=seed)
+        result = fit_head(
+            labelled, objective, folder / "head", seed=seed, device=spec.get("device") or config.device, dtype=dtype
+        )
         lab.say(f"Bradley-Terry head for {objective}: {result}")
 
-    key = fingerprint(labelled.fingerprint, objective, seed)
+    key = fingerprint(labelled.fingerprint, objective, seed, *([] if dtype == "auto" else [dtype]))
     return lab.stage(f"heads/{objective}", key, make) / "head"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paretune.core.errors import ModelError, ParetuneError, reason_of
+from paretune.core.errors import ModelError, ParetuneError, reason_of, suggest
 from paretune.core.files import expanded, file_digest, fingerprint, read_json
 from paretune.core.meter import count_read
-from paretune.core.tensor_file import check_readable, tensor_formats
+from paretune.core.tensor_file import TensorEntry, check_readable, tensor_entries, tensor_formats
 
 if TYPE_CHECKING:
     import torch
@@ -135,36 +136,67 @@ def content_fingerprint(folder: Path) -> str:
     return fingerprint(parts)
 
 
-def load_encoder(folder: Path, device: str | None = None) -> Frozen:
+def load_encoder(folder: Path, device: str | None = None, dtype: str = "auto") -> Frozen:
     """Load a sentence-embedding transformer for ``embed``.
 
+    Args:
+        folder: Folder of the model.
+        device: Torch device; by default an accelerator if there is one.
+        dtype: ``float32`` or ``bfloat16``; ``auto`` is float32 on a CPU, and else the format of the files where the device computes
+            bfloat16.
+
     Raises:
-        ModelError: The model cannot be loaded, weights are missing, or the device is not on this machine.
+        ModelError: The model cannot be loaded, weights are missing, or the device is not on this machine or does not compute so.
     """
-    return _load(folder, "AutoModel", device, may_miss=("pooler",))
+    return _load(folder, "AutoModel", device, dtype, may_miss=("pooler",))
 
 
-def load_classifier(folder: Path, device: str | None = None, quantization: str | None = None) -> Frozen:
+def load_classifier(
+    folder: Path,
+    device: str | None = None,
+    quantization: str | None = None,
+    dtype: str = "auto",
+    head_weight: str | None = None,
+) -> Frozen:
     """Load a sequence-classification reward model for ``rewards``.
 
     Args:
         folder: Folder of the model.
         device: Torch device; by default an accelerator if there is one.
         quantization: ``int8`` or ``nf4`` holds its matrices in 8 or 4 bits; None as they are.
+        dtype: Number format, as of :func:`load_encoder`.
+        head_weight: Name of the weight of its head, where the files have another than the class of transformers.
 
     Raises:
         ModelError: The model cannot be loaded, weights such as the classification head are missing, the head has another width, or
             the package that fewer bits need is not installed.
     """
-    return _load(folder, "AutoModelForSequenceClassification", device, (), quantization)
+    settings: dict[str, Any] = {}
+    if head_weight is not None:
+        layer = re.escape(head_weight.removesuffix(".weight"))
+        settings = {"key_mapping": {rf"^{layer}\.": "score."}, "num_labels": heads_of(folder, head_weight)}
+    return _load(folder, "AutoModelForSequenceClassification", device, dtype, (), quantization, settings)
 
 
-def heads_of(folder: Path) -> int:
+def heads_of(folder: Path, head_weight: str | None = None) -> int:
     """Return the number of logits of a sequence-classification model, by its config; transformers takes 2 where it states none.
 
+    With ``head_weight`` they are the rows of this weight in the files.
+
     Raises:
-        ModelError: The config cannot be read.
+        ModelError: The config cannot be read, or the files have no such weight, which is a matrix.
     """
+    if head_weight is not None:
+        entries: dict[str, TensorEntry] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            entries |= tensor_entries(file)
+        matrices = {name: entry.shape for name, entry in entries.items() if len(entry.shape) == 2}
+        if head_weight not in matrices:
+            outside = [name for name in matrices if not re.search(r"\.\d+\.", name)]
+            raise ModelError(
+                f"head_weight {head_weight!r}: {folder} holds no matrix of this name; {suggest(head_weight, outside)}"
+            )
+        return matrices[head_weight][0]
     config = read_json(folder / "config.json", dict[str, Any], "copy or download the model again")
     labels = config.get("id2label")
     stated = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
@@ -172,12 +204,17 @@ def heads_of(folder: Path) -> int:
 
 
 def _load(
-    folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...], quantization: str | None = None
+    folder: Path,
+    kind: str,
+    device: str | None,
+    dtype: str,
+    may_miss: tuple[str, ...],
+    quantization: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Frozen:
     import torch
     import transformers
 
-    from paretune.models.devices import computes
     from paretune.models.language_model import computing
     from paretune.models.tensors import check_finite
 
@@ -185,11 +222,11 @@ def _load(
         transformers.utils.logging.disable_progress_bar()
     for file in sorted(folder.glob("*.safetensors")):
         tensor_formats(file)
-    target, number_format = computing("auto", device)
+    target, number_format = computing(dtype, device)
     said = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # what does not fit is said below
     try:
-        settings = {} if quantization is None else _held(folder, quantization, number_format, target)
+        held = {} if quantization is None else _held(folder, quantization, number_format, target)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model, loading = getattr(transformers, kind).from_pretrained(
             str(folder),
@@ -197,8 +234,9 @@ def _load(
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            dtype="auto" if target.type != "cpu" and computes(target, torch.bfloat16) else torch.float32,
-            **settings,
+            dtype=number_format if dtype != "auto" else _format(target),
+            **held,
+            **(settings or {}),
         )
     except ParetuneError:
         raise
@@ -216,13 +254,29 @@ def _load(
         )
     missing = sorted(k for k in loading["missing_keys"] if not k.startswith(may_miss or ("\0",)))
     if missing:
+        # A head may have another name in a class that comes with the model, whose code is not run.
+        others = [name for name in loading["unexpected_keys"] if name.endswith(".weight")]
+        named = (
+            f", or name the weight of its head with head_weight (its files also hold {', '.join(sorted(others)[:5])})"
+            if others and kind != "AutoModel"
+            else ""
+        )
         raise ModelError(
             f"{folder}: the weights {', '.join(missing[:3])} are missing and would be random numbers; "
-            f"give a model that was trained and saved as {kind}"
+            f"give a model that was trained and saved as {kind}{named}"
         )
     check_finite(dict(model.named_parameters()), str(folder))
-    model = model if settings else model.to(target)
+    model = model if held else model.to(target)
     return Frozen(model.eval().requires_grad_(False), tokenizer, _limit(folder, model, tokenizer))
+
+
+def _format(target: torch.device) -> Any:
+    """Return the number format that a scorer's model is loaded in where none is asked for: on accelerators that of its files."""
+    import torch
+
+    from paretune.models.devices import computes
+
+    return "auto" if target.type != "cpu" and computes(target, torch.bfloat16) else torch.float32
 
 
 def _held(folder: Path, quantization: str, kind: torch.dtype, target: torch.device) -> dict[str, Any]:

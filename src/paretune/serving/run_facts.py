@@ -27,6 +27,7 @@ class RunFacts:
         num_prompts: The number of held-out prompts that the front's scores are means over; 0 where there is no front.
         meanings: Objective -> what a point more on it means, in words.
         score: Entries of the config's section ``score``, one per scorer.
+        device: Torch device of the scorers' models, where an entry states none.
     """
 
     folder: Path | None = None
@@ -34,6 +35,7 @@ class RunFacts:
     num_prompts: int = 0
     meanings: Mapping[str, str] = field(default_factory=dict)
     score: tuple[Mapping[str, Any], ...] = ()
+    device: str | None = None
 
     @classmethod
     def of(cls, place: Path) -> RunFacts:
