@@ -5,8 +5,8 @@
 Models of real shapes (0.5B, 4B, 8B) with random weights are made on the device: nothing is downloaded. First comes whether packed
 batches compute what padded ones compute; then step, memory and share of the measured ceiling, beside TRL and a plain padded step;
 4-bit weights, decoding, two processes, and what the plan says of each. A row that fails prints its error and costs no other; a row
-for which no time is left says so. The exit code is 1 where one failed, and with ``--tiny`` also where one that a CPU can run was left
-out: so no row is lost unseen.
+for which no time is left says so. The exit code is 1 where one failed, and with ``--tiny`` where one was left out that a CPU
+can run.
 """
 
 from __future__ import annotations
@@ -185,9 +185,11 @@ def main(given: Sequence[str] | None = None) -> int:
         "--tiny", action="store_true", help="a tiny model on the CPU: every row, whose figures mean nothing"
     )
     parser.add_argument("--device", help="the device; by default an accelerator")
-    parser.add_argument("--budget",
+    parser.add_argument(
+        "--budget",
         type=float,
-        help=f"seconds after which no row is begun; by default {BUDGET:.0f}, with --tiny all are run",)
+        help=f"seconds after which no row is begun; by default {BUDGET:.0f}, with --tiny all are run",
+    )
     parser.add_argument("--only", default="", help="only rows with this in their name")
     parser.add_argument("--out", type=Path, help="JSON file of the results")
     parser.add_argument("--page", type=Path, help="page that has a place for the table")

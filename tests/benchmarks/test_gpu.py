@@ -126,7 +126,11 @@ def test_no_row_is_missing() -> None:
     ("left_out", "code"), [("equality, attention varlen", 0), ("step, 8B", 1), ("two processes, 0.5B", 1)]
 )
 def test_the_tiny_form_fails_where_a_row_that_a_cpu_can_run_is_left_out(
-    left_out: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    left_out: str,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows = [Row(name, refuse if name == left_out else lambda: {"a": 1.0}, 1000) for name in ROWS]
     monkeypatch.setattr(gpu.Bench, "rows", lambda bench: rows)

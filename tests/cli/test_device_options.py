@@ -112,7 +112,10 @@ def test_a_device_that_is_not_there_is_one_message(
     folder, data = llama(tmp_path / "reward", pad=True), tmp_path / "data.jsonl"
     make_dataset(3).write(data)
     scorer = f"{{objective: kind, model: {folder}}}"
-    for option, word in ((("--device", "cuda:7"), "is not on this machine"), (("--dtype", "int3"), "is not known")):
+    for option, word in (
+        (("--device", "cuda:7"), "is not on this machine"),
+        (("--dtype", "int3"), "is not known"),
+    ):
         code, _, error = call(
             monkeypatch, capsys, "score", "rate", data, tmp_path / "out.jsonl", "--scorer", scorer, *option
         )
@@ -137,7 +140,9 @@ def test_bfloat16_changes_scores_and_so_the_scorer(tmp_path: Path) -> None:
     from support.reward_models import sequence_classifier
 
     folder, prompt = str(llama(tmp_path / "reward", pad=True)), make_dataset(1).rows[0].prompt
-    whole, half = (sequence_classifier("a", folder, device="cpu", dtype=kind) for kind in ("auto", "bfloat16"))
+    whole, half = (
+        sequence_classifier("a", folder, device="cpu", dtype=kind) for kind in ("auto", "bfloat16")
+    )
     texts = ["fine thanks and you ?", "the cat and the dog"]
     one, other = (scorer([prompt] * 2, texts, [False] * 2) for scorer in (whole, half))
     assert whole.fingerprint != half.fingerprint

@@ -159,7 +159,7 @@ def test_who_gets_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels_for(CPU) is None and kernels_for(torch.device("mps")) is None
 
 
-def rms_norm(ctx, X, W, eps, offset=0.0, casting_mode="llama", in_place=True, row_mode=None):  # noqa: N803 - theirs
+def rms_norm(ctx, X, W, eps, offset=0.0, casting_mode="llama", in_place=True, row_mode=None):
     return norm(X, W, eps)
 
 

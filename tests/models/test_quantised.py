@@ -151,7 +151,9 @@ def test_the_proof_of_a_quantised_model_sees_small_mistakes_of_packed_batches(
             return right(model, batch)
 
     monkeypatch.setattr(packing, "packed_states", mistaken)
-    with pytest.raises(ModelError, match=r"computes other log-probabilities in a packed batch .*allowed 0\.0001"):
+    with pytest.raises(
+        ModelError, match=r"computes other log-probabilities in a packed batch .*allowed 0\.0001"
+    ):
         load(str(folder), dtype, "cpu", quantization=quantization)
 
 
@@ -280,7 +282,9 @@ def test_folders_that_others_quantised_are_one_message(stated: dict, asked: str,
     folder = write_model(tmp_path / "tiny")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": stated}))
-    expected = rf"quantised \({stated['quant_method']}\).*bitsandbytes saved in nf4 or int8.*quantization: nf4"
+    expected = (
+        rf"quantised \({stated['quant_method']}\).*bitsandbytes saved in nf4 or int8.*quantization: nf4"
+    )
     with pytest.raises(ModelError, match=expected) as refused:
         load(str(folder), "float32", "cpu", quantization=asked)
     assert "\n" not in str(refused.value)

@@ -262,7 +262,9 @@ def test_the_plan_of_the_shipped_config_as_a_command_without_network_or_model(
     for phase, parts in {"training": ("activations", "attention", "logits"), "scoring": ("scorers",)}.items():
         (line,) = re.findall(rf"beside the model in {phase}: [^(]*\(([^)]*)\)", out)
         assert all(re.search(rf"{part} [\d.]+ [GM]B", line) for part in parts), line
-    assert "Skywork/Skywork-Reward-V2-Qwen3-0.6B is not on this machine: by its name it has 0.6 billion" in out
+    assert (
+        "Skywork/Skywork-Reward-V2-Qwen3-0.6B is not on this machine: by its name it has 0.6 billion" in out
+    )
     assert "ultrafeedback is not on this machine" in out
 
 

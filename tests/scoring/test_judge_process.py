@@ -66,7 +66,9 @@ def test_grades_and_cost_and_nothing_is_asked_twice(server: str, tmp_path: Path)
 def test_what_cannot_be_read_is_counted_and_never_0(server: str, tmp_path: Path) -> None:
     be(server, mute="x")
     scorer = judge(server, tmp_path / "kind.md", tries=2)
-    with pytest.raises(ScoreError, match=r"2 of 4 responses got no score.*cannot be read: it states no score"):
+    with pytest.raises(
+        ScoreError, match=r"2 of 4 responses got no score.*cannot be read: it states no score"
+    ):
         rated(scorer, "a", "bx", "ccc", "dx")
     assert (scorer.usage.unread, scorer.usage.asked) == (2, 6)
     found = rated(judge(server, tmp_path / "kind.md", tries=2, unscored="leave-out"), "a", "bx", "ccc", "dx")

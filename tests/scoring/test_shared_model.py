@@ -70,7 +70,9 @@ def test_the_memory_of_a_model_comes_back_and_it_is_loaded_again(
     (model,) = loads
     assert model() is not None
     release(scorers)
-    assert model() is None, "the references are gone on every device; only CUDA's cache has to be emptied beside"
+    assert model() is None, (
+        "the references are gone on every device; only CUDA's cache has to be emptied beside"
+    )
     assert np.array_equal(rated(scorers[0], *TEXTS), before[0]) and len(loads) == 2
     del scorers
     assert loads[1]() is None, "a model outlives its scorers"

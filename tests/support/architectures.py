@@ -144,7 +144,9 @@ def config_of(name: str) -> PreTrainedConfig:
     """Return the configuration of a tiny model."""
     if name in COMPOSITE:
         text, eye = COMPOSITE[name]
-        return CONFIG_MAPPING[name](text_config={**SIZES, **text}, vision_config=dict(eye))
+        return CONFIG_MAPPING[name](
+            text_config={**SIZES, **text}, vision_config=dict(eye), tie_word_embeddings=False
+        )
     return CONFIG_MAPPING[name](**{**SIZES, **ARCHITECTURES[name]})
 
 

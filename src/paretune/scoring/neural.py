@@ -88,7 +88,9 @@ class RewardModel:
             ),
         )
 
-        def read(classifier: encode.Frozen, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        def read(
+            classifier: encode.Frozen, prompts: Sequence[Prompt], responses: Sequence[str]
+        ) -> np.ndarray:
             return encode.rewards(classifier, prompts, responses, self.batch_size, length)
 
         def function(

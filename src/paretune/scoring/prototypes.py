@@ -283,9 +283,7 @@ def taste(
     return prototypes.preference(simplex(logits).tolist())
 
 
-def _ballots(
-    prototypes: Prototypes, votes: Sequence[PersonVote], device: str | None, dtype: str
-) -> Ballots:
+def _ballots(prototypes: Prototypes, votes: Sequence[PersonVote], device: str | None, dtype: str) -> Ballots:
     """Return votes as arrays of one user, scaled."""
     rows = prototypes.features(
         prototypes.load_encoder(device, dtype),

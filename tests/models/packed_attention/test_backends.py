@@ -141,7 +141,7 @@ def test_a_model_on_the_fallback_never_does_in_training_or_sampling(
 
 
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bool, bool]]:
-    """Let each call of torch's attention say whether it has a mask, whether queries share keys, and whether the heads are as many."""
+    """Let each call of torch's attention say: it has a mask, queries share keys, there are as many heads of keys as of queries."""
     calls: list[tuple[bool, bool, bool]] = []
     whole = F.scaled_dot_product_attention
 
