@@ -90,12 +90,12 @@ def test_pairs_are_asked_in_both_orders(server: str, tmp_path: Path) -> None:
 
 def test_a_judge_that_breaks_down_goes_on_where_it_was(server: str, tmp_path: Path) -> None:
     be(server, down="zz")
-    with pytest.raises(ScoreError, match=r"1 of 3 responses got no score.*500"):
+    with pytest.raises(ScoreError, match=r"2 of 3 responses got no score.*500"):
         rated(judge(server, tmp_path / "kind.md", concurrency=1), "a", "zz", "ccc")
     be(server)
     scorer = judge(server, tmp_path / "kind.md", concurrency=1)
     assert rated(scorer, "a", "zz", "ccc") == [1, 2, 3]
-    assert len(asked(server)) == 1 and (scorer.usage.asked, scorer.usage.kept) == (1, 2)
+    assert len(asked(server)) == 2 and (scorer.usage.asked, scorer.usage.kept) == (2, 1)
 
 
 def test_a_key_that_is_missing_or_wrong_is_one_message(
