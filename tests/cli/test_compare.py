@@ -90,7 +90,10 @@ def test_what_cannot_be_compared_is_one_message(
         ((runs[0],), "expected at least two different folders of finished runs"),
         ((runs[0], runs[0]), "expected at least two different folders of finished runs"),
         ((runs[0], other), "monday and kind do not compare: the objectives are short, good and short, kind"),
-        ((*runs, "--policy", "mopo"), "--policy mopo: did you mean 'modpo'? expected one of: dpo-soup, modpo"),
+        (
+            (*runs, "--policy", "mopo"),
+            "--policy mopo: did you mean 'modpo'? expected one of: dpo-soup, modpo",
+        ),
     ):
         code, out, err = call(monkeypatch, capsys, "compare", *arguments, *given)
         assert code == 2 and not out and message in " ".join(err.split()), (arguments, out + err)

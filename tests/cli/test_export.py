@@ -95,7 +95,18 @@ def test_a_dense_model_has_the_number_format_asked_for_and_its_rounding_is_told(
 def test_a_dense_model_in_float32_holds_the_sum_itself(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("export", policy, tmp_path / "dense", *AT, "--format", "dense", "--dtype", "float32", "--device", "cpu")
+    asked = (
+        "export",
+        policy,
+        tmp_path / "dense",
+        *AT,
+        "--format",
+        "dense",
+        "--dtype",
+        "float32",
+        "--device",
+        "cpu",
+    )
     assert call(monkeypatch, capsys, *asked)[0] == 0
     written = load_file(tmp_path / "dense/model.safetensors")
     base = load_file(tmp_path / "model/model.safetensors")
@@ -132,5 +143,16 @@ def test_a_number_format_that_is_none_is_refused(
     code, out, err = call(monkeypatch, capsys, "export", policy, tmp_path / "x", *AT, "--dtype", "float16")
     assert code == 2 and not out and err.count("\n") == 1 and not (tmp_path / "x").exists()
     assert "dtype 'float16' is not known; expected one of: auto, float32, bfloat16" in err
-    code, out, err = call(monkeypatch, capsys, "export", policy, tmp_path / "lora", *AT, "--dtype", "bfloat16", "--device", "cpu")
+    code, out, err = call(
+        monkeypatch,
+        capsys,
+        "export",
+        policy,
+        tmp_path / "lora",
+        *AT,
+        "--dtype",
+        "bfloat16",
+        "--device",
+        "cpu",
+    )
     assert code == 0 and TOLD.search(out) is None, "a LoRA is not merged"

@@ -146,7 +146,9 @@ def test_the_commands_that_print_no_table_are_there() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_that_prints_a_table_can_print_json(name: str) -> None:
     options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
-    assert ("--json" in options) != (name in NO_TABLE), f"{name}: give it --json, or say why it prints no table"
+    assert ("--json" in options) != (name in NO_TABLE), (
+        f"{name}: give it --json, or say why it prints no table"
+    )
     if name in NO_TABLE:
         source = inspect.getsource(inspect.unwrap(COMMANDS[name].callback))
         assert not any(word in source for word in ("show(", "tell(", "Table(")), "what prints tables"

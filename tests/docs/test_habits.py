@@ -119,7 +119,13 @@ def test_a_weakness_is_reported_in_private() -> None:
 def test_a_form_of_an_issue_is_one_that_github_shows(name: str) -> None:
     form = read(f".github/ISSUE_TEMPLATE/{name}.yml")
     assert form["name"] and form["description"] and form["labels"]
-    assert {part["type"] for part in form["body"]} <= {"textarea", "input", "dropdown", "checkboxes", "markdown"}
+    assert {part["type"] for part in form["body"]} <= {
+        "textarea",
+        "input",
+        "dropdown",
+        "checkboxes",
+        "markdown",
+    }
     ids = [part["id"] for part in form["body"]]
     assert len(set(ids)) == len(ids) and all(part["attributes"]["label"] for part in form["body"])
     assert any(part.get("validations", {}).get("required") for part in form["body"])
@@ -160,4 +166,6 @@ def test_minima_are_found_by_scipy() -> None:
         "choosing/dual.py",
         "training/gradients.py",
     ):
-        assert "from scipy.optimize import" in (ROOT / "src/paretune" / name).read_text(encoding="utf-8"), name
+        assert "from scipy.optimize import" in (ROOT / "src/paretune" / name).read_text(encoding="utf-8"), (
+            name
+        )

@@ -69,7 +69,9 @@ def test_the_code_of_a_loras_card_loads_it_by_name_on_the_commit_that_was_traine
     code = card.split("```python\n")[1].split("```")[0]
     place = str(tmp_path / "lora") if given == "folder" else given
     assert 'folder = "."' in code and f"from_pretrained('team/base', revision='{trained.name}')" in code
-    code = code.replace('folder = "."', f"folder = {place!r}").replace("max_new_tokens=160", "max_new_tokens=4")
+    code = code.replace('folder = "."', f"folder = {place!r}").replace(
+        "max_new_tokens=160", "max_new_tokens=4"
+    )
     (tmp_path / "empty").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", code + SAVED],

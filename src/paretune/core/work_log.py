@@ -189,8 +189,9 @@ class WorkLog:
         elif name.startswith(("front/", "audits/")):
             title = f"front: {name.partition('/')[2]}"
             wanted = [n for n, part in enumerate(self._parts) if part.name == title and n >= self._at]
-        else:
-            wanted = [n for n, part in enumerate(self._parts) if part.name == name and n >= self._at]
+        else:  # heads/helpful is one of the heads
+            titles = (name, name.partition("/")[0])
+            wanted = [n for n, part in enumerate(self._parts) if part.name in titles and n >= self._at]
         if wanted:
             self._at = wanted[0]
         return bool(wanted)

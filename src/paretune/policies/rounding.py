@@ -88,5 +88,7 @@ def probes(lm: LanguageModel, end: str) -> list[list[int]]:
 def _logits(model: torch.nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:
     """Return the logits ``[T, V]`` in float32 at all tokens of some texts, on the CPU."""
     device = next(model.parameters()).device
-    rows = [model(input_ids=torch.tensor([list(ids)], device=device)).logits[0].float().cpu() for ids in texts]
+    rows = [
+        model(input_ids=torch.tensor([list(ids)], device=device)).logits[0].float().cpu() for ids in texts
+    ]
     return torch.cat(rows)
