@@ -40,14 +40,14 @@ def test_a_long_text_is_read_to_the_limit_of_the_encoder() -> None:
 
 def test_the_plan_counts_texts_of_their_own_length(tmp_path: Path) -> None:
     """A long dialogue before the last message costs the base model's reading, and the encoder's nothing."""
-    tokens = {}
+    found = {}
     for turns in (0, 8):
         before = [
             {"role": role, "content": "word " * 60} for _ in range(turns) for role in ("user", "assistant")
         ]
         rows = [
             {
-                "prompt": [*before, {"role": "user", "content": f"what is {n}"}],
+                "prompt": [*before, {"role": "user", "content": f"what is {100 + n}"}],
                 "chosen": "a b c",
                 "rejected": "d e",
             }
@@ -66,10 +66,12 @@ def test_the_plan_counts_texts_of_their_own_length(tmp_path: Path) -> None:
             }
         )
         planned = plan(config)
-        costs = {row.name: row.cost for row in estimate(planned, config, "1b", "a100").rows}
-        tokens[turns] = (costs["heads"].tokens, costs["front: base"].tokens, planned.encoded_tokens)
-    assert tokens[0][0] == tokens[8][0] > 0 and tokens[0][2] == tokens[8][2] > 0
-    assert tokens[8][1] > 5 * tokens[0][1]
+        (heads,) = [stage for stage in planned.stages if stage.name == "heads"]
+        (cost,) = [row.cost for row in estimate(planned, config, "1b", "a100").rows if row.name == "heads"]
+        assert cost.tokens == pytest.approx(heads.embedded * heads.embedded_tokens) and cost.tokens > 0
+        found[turns] = (heads.embedded_tokens, planned.encoded_tokens, planned.judged_tokens)
+    assert found[0][:2] == found[8][:2] and found[0][0] < 20
+    assert found[8][2] > 5 * found[0][2]
 
 
 @pytest.mark.model

@@ -357,8 +357,8 @@ def export_command(
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
     loaded = load_policy(source, **vars(BaseChoice(model, revision, device, dtype, quantization)))
     if asked is not None:
-        made = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
-        _say_export(loaded, asked, made, folder)
+        one = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
+        _say_export(loaded, asked, one, folder)
         return
     manifest = export_grid(loaded, points, folder, front_of(source))
     _say_template(loaded.lm.chat_template)
