@@ -18,6 +18,7 @@ from paretune.serving.address import Address, Keys
 from paretune.serving.api_errors import ApiError
 from paretune.serving.caller_limits import CallerLimits
 from paretune.serving.callers import Caller
+from paretune.serving.events import Overloaded
 from support.serve_world import CHAT, FakeBackend, fake_service, live, wait_until
 
 USER = {"role": "user", "content": "red sun"}
@@ -93,6 +94,8 @@ def test_a_part_that_is_no_text_is_named(address: str, kind: str) -> None:
 def test_what_is_ignored_is_said(address: str) -> None:
     about = chat(address, messages=[{**USER, "name": "bob"}]).json()["paretune"]
     assert about["ignored"] == ["messages.0.name"]
+    null = {**USER, "tool_calls": None, "reasoning_content": None, "annotations": [], "weight": None}
+    assert "ignored" not in chat(address, messages=[null]).json()["paretune"], "null says nothing"
     assert "ignored" not in chat(address).json()["paretune"]
 
 
@@ -173,6 +176,39 @@ def test_two_lengths_of_one_body_are_refused_and_the_rest_is_no_request(address:
         while part := one.recv(9999):
             said += part
     assert said.startswith(b"HTTP/1.1 400") and said.count(b"HTTP/1.1") == 1
+
+
+def test_nobody_is_told_to_wait_for_minutes(tmp_path: Path) -> None:
+    refuses = Overloaded("663 requests are waiting already", 663.0)
+    backend = FakeBackend()
+
+    async def submit(*_: object) -> None:
+        raise refuses
+
+    backend.submit = submit  # type: ignore[method-assign,assignment]
+    with live(fake_service(tmp_path, backend)) as address:
+        refused = chat(address)
+    assert refused.status_code == 429 and refused.headers["retry-after"] == "30"
+
+
+def test_a_key_that_stands_twice_is_refused_and_named(address: str) -> None:
+    headers = {"content-type": "application/json"}
+    for body, key in (
+        ('{"messages": [{"role": "user", "content": "x"}], "seed": 1, "seed": 2}', "seed"),
+        ('{"messages": [{"role": "user", "content": "x", "content": "y"}]}', "content"),
+    ):
+        refused = httpx.post(f"{address}/v1/chat/completions", content=body, headers=headers, timeout=20)
+        error = refused.json()["error"]
+        assert refused.status_code == 400 and error["param"] == key
+        assert error["message"] == f"the key '{key}' stands twice in one object; keep one of them"
+    twice = '{"floors": {"short": 1, "short": 2}}'
+    for route in ("choose", "votes", "score", "profiles", "elicit/next", "votes/undo"):
+        refused = httpx.post(f"{address}/api/{route}", content=twice, headers=headers)
+        assert refused.status_code == 400 and "'short' stands twice" in refused.json()["error"]["message"], (
+            route
+        )
+    refused = httpx.put(f"{address}/api/presets/mine", content=twice, headers=headers)
+    assert refused.status_code == 400 and "'short' stands twice" in refused.text
 
 
 def test_a_burst_beyond_the_limit_gets_503_and_no_reset(tmp_path: Path) -> None:

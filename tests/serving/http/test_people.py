@@ -82,6 +82,26 @@ def test_a_store_that_holds_such_a_vote_already_is_learned_from_without_it(tmp_p
         assert client.get("/api/population").status_code == 200
 
 
+def test_a_vote_on_an_objective_that_nothing_has_is_refused_by_name(client: httpx.Client) -> None:
+    refused = client.post("/api/votes", json={**VOTE, "objective": "shrot"})
+    error = refused.json()["error"]
+    assert refused.status_code == 422 and error["param"] == "objective"
+    assert "no objective 'shrot'; did you mean 'short'?" in error["message"]
+    assert client.get("/api/votes").json()["votes"] == []
+    assert client.post("/api/votes", json={**VOTE, "objective": "short"}).status_code == 201
+
+
+def test_a_vote_may_be_on_what_the_run_scores_beside_the_policy(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    backend.facts = RunFacts(
+        tmp_path, meanings={"polite": "more is politer"}, score=({"objective": "plain"},)
+    )
+    with live(fake_service(tmp_path, backend)) as address:
+        for objective in ("polite", "plain"):
+            vote = {**VOTE, "objective": objective}
+            assert httpx.post(f"{address}/api/votes", json=vote, timeout=20).status_code == 201
+
+
 def test_own_scores_are_learned_from(client: httpx.Client) -> None:
     own = {
         "first": {**SHORT, "scores": {"short": -6.0, "good": 2.0}},

@@ -32,6 +32,7 @@ from paretune.serving.events import (
     UpstreamFailed,
 )
 from paretune.serving.http.guard import Calling
+from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Resolved, Service
 
 if TYPE_CHECKING:
@@ -389,7 +390,7 @@ class EventStream(Response):
 
 def router(service: Service) -> APIRouter:
     """Return OpenAI's routes over ``service``."""
-    routes = APIRouter(prefix="/v1", tags=["openai"])
+    routes = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
 
     async def complete(request: Request, body: ChatRequest | CompletionRequest) -> Response:
         generation = await begin(service, request, body)
