@@ -127,13 +127,13 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
 
 
 def _check_ends(source: Path, ends: object, rows: int) -> None:
-    """Raise a ModelError unless each token that ends an answer is one of the ``rows`` tokens of the model; some configs say none by -1."""
+    """Raise a ModelError unless each token that ends an answer is one of the ``rows`` tokens; some configs say none by -1."""
     for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
         if isinstance(end, bool) or not isinstance(end, int) or not -1 <= end < rows:
             named = [file for file in ("generation_config.json", "config.json") if (source / file).is_file()]
             raise ModelError(
-                f"{source / named[0]}: eos_token_id {ends!r:.60}: expected the number of a token, from 0 to {rows - 1}, or a list of "
-                "these; write the number of the token that ends an answer, or take the file of the model itself"
+                f"{source / named[0]}: eos_token_id {ends!r:.60}: expected the number of a token, from 0 to {rows - 1}, or a list "
+                "of these; write the number of the token that ends an answer, or take the file of the model itself"
             )
 
 

@@ -334,6 +334,19 @@ def test_the_rate_of_a_key_recovers_with_time() -> None:
     limits.take_rate(anna)
 
 
+def test_the_rate_holds_for_answers_votes_and_scores(tmp_path: Path) -> None:
+    with live(fake_service(tmp_path, rate=1)) as address:
+        assert chat(address).status_code == 200
+        scored = {"messages": [USER], "answers": [{"text": "x"}]}
+        for refused in (
+            chat(address),
+            httpx.post(f"{address}/api/votes", json=VOTE),
+            httpx.post(f"{address}/api/score", json=scored),
+        ):
+            assert refused.status_code == 429 and refused.json()["error"]["code"] == "rate_used_up"
+        assert httpx.get(f"{address}/api/votes").json()["votes"] == []
+
+
 def test_without_a_stated_share_each_of_several_keys_has_half() -> None:
     limits = CallerLimits(None, None, places=10)
     limits.take(Caller("anna", has_peers=True), 5)

@@ -40,6 +40,10 @@ def test_a_vote_can_be_listed_undone_and_deleted(client: httpx.Client) -> None:
     assert undone["deleted"] == ids[2] and undone["posterior"]["votes"] == 2
     assert client.delete(f"/api/votes/{ids[0]}").json()["posterior"]["votes"] == 1
     assert client.delete(f"/api/votes/{ids[0]}").status_code == 404
+    for address in ("/api/votes/1_0", f"/api/votes/{ids[0]}_0"):
+        assert "expected a whole number" in client.delete(address).text
+    for address in ("/api/votes?limit=1_0", "/api/votes?before=1_0", "/api/audit?limit=1_0"):
+        assert "1_0" in client.get(address).json()["error"]["message"]
     client.post("/api/votes/undo", json={"profile": "ann"})
     assert client.post("/api/votes/undo", json={"profile": "ann"}).status_code == 404
     assert client.post("/api/elicit/next", json={"profile": "ann"}).json()["posterior"]["mean"] == before

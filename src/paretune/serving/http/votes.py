@@ -14,7 +14,7 @@ from paretune.core.errors import suggest
 from paretune.core.preference import Preference
 from paretune.serving.api_errors import ApiError
 from paretune.serving.backend import Served
-from paretune.serving.bodies import Body, ChatMessage, Name, Policy, Text, Weights, prompt_of
+from paretune.serving.bodies import Body, ChatMessage, Name, Policy, Text, Weights, Whole, prompt_of
 from paretune.serving.callers import Caller
 from paretune.serving.http.guard import Calling
 from paretune.serving.http.json_body import JsonRoute
@@ -125,8 +125,8 @@ def router(service: Service) -> APIRouter:
         caller: Calling,
         profile: Name | None = None,
         policy: Policy | None = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        before: Annotated[int | None, Query(ge=1, le=2**62)] = None,
+        limit: Annotated[Whole, Query(ge=1, le=1000)] = 100,
+        before: Annotated[Whole | None, Query(ge=1, le=2**62)] = None,
     ) -> dict[str, Any]:
         """List votes, the newest first; ``before`` is the id of a vote to go on from. A key sees its own votes."""
         store = service.require_store()
@@ -134,7 +134,7 @@ def router(service: Service) -> APIRouter:
         return {"votes": [_listed(vote) for vote in found]}
 
     @routes.delete("/votes/{number}")
-    def delete_vote(caller: Calling, number: Annotated[int, Path(ge=1, le=2**62)]) -> dict[str, Any]:
+    def delete_vote(caller: Calling, number: Annotated[Whole, Path(ge=1, le=2**62)]) -> dict[str, Any]:
         """Delete a vote; tastes are learned anew from those that remain."""
         found = service.require_store().vote(number)
         if found is None:
