@@ -81,11 +81,24 @@ class _Loader(yaml.SafeLoader):
 
 
 def _one_line(error: yaml.YAMLError) -> str:
-    """Return what is wrong, with line and column."""
+    """Return what is wrong, with line and column, and what to do where the form shows it."""
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
     problem = getattr(error, "problem", None) or str(error)
-    return where + " ".join(str(problem).split())
+    told = " ".join(str(problem).split())
+    return where + told + next((f"; {cure}" for part, cure in _CURES.items() if part in told), "")
+
+
+_CURES = {
+    "'\\t'": "indent with spaces",
+    "cannot start any token": "quote a text that begins so",
+    "found another document": "keep what stands before or after the line ---",
+    "constructor for the tag": "leave tags (!...) out",
+    "mapping values are not allowed": "quote a text that has a colon in it",
+    "stream": "close brackets and quotes",
+    "undefined alias": "quote a text that begins with *",
+}
+"""Part of what the parser says -> what to do."""
 
 
 def _size(value: Any, known: dict[int, int], within: frozenset[int] = frozenset()) -> int:

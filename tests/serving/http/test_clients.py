@@ -19,6 +19,7 @@ from paretune.serving.api_errors import ApiError
 from paretune.serving.caller_limits import CallerLimits
 from paretune.serving.callers import Caller
 from paretune.serving.events import Overloaded
+from paretune.serving.http.app import make_app
 from support.serve_world import CHAT, FakeBackend, fake_service, live, wait_until
 
 USER = {"role": "user", "content": "red sun"}
@@ -307,6 +308,17 @@ def test_a_key_owns_what_it_made(keyed: dict[str, httpx.Client]) -> None:
     )
     assert root.delete("/api/profiles/ann").json() == {"deleted": "ann", "votes": 1, "presets": 0}
     assert anna.delete("/api/presets/mine").status_code == 200
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_the_schema_says_whether_a_key_is_needed(tmp_path: Path, needed: bool) -> None:
+    keys = Keys.read(None, "0123456789abcdef0" if needed else None)
+    service = fake_service(tmp_path)
+    schema = make_app(service, Address(keys=keys)).openapi()
+    assert schema["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert schema["security"] == ([{"key": []}] if needed else [{}, {"key": []}])
+    assert schema["paths"]["/health"]["get"]["security"] == []
+    service.close()
 
 
 def test_no_key_takes_the_server_from_the_others(keyed: dict[str, httpx.Client]) -> None:
