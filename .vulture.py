@@ -31,6 +31,9 @@ on_step_begin
 on_step_end
 train_dataset
 
+# Called by vLLM.
+resolve_lora
+
 # Fields that requests of OpenAI clients may carry; they are accepted and have no effect.
 include_obfuscation
 

@@ -311,8 +311,15 @@ def export_command(
     ] = 0,
     policy: Annotated[str | None, typer.Option(help="The policy of the run, for example panacea.")] = None,
     form: Annotated[
-        str, typer.Option("--format", help="The format to write: lora (PEFT) or dense (transformers).")
+        str,
+        typer.Option(
+            "--format", help="The format to write: lora (PEFT), gguf (llama.cpp) or dense (transformers)."
+        ),
     ] = "lora",
+    with_base: Annotated[
+        bool,
+        typer.Option("--with-base", help="Beside GGUF, copy the base model's file, where it is GGUF too."),
+    ] = False,
     model: options.ModelOption = None,
     revision: options.RevisionOption = None,
     device: options.DeviceOption = None,
@@ -323,7 +330,8 @@ def export_command(
     ] = False,
     allow_extrapolation: options.ExtrapolationOption = False,
 ) -> None:
-    """Write a policy at fixed preferences as PEFT LoRAs or as a dense model."""
+    """Write a policy at fixed preferences as PEFT LoRAs or as a dense model, or as GGUF blocks for any preference."""
+    from paretune.cli.gguf import write_gguf
     from paretune.core.errors import ConfigError
     from paretune.core.preference import Preference, preference_grid
     from paretune.policies.catalogue import find_policy
@@ -332,12 +340,18 @@ def export_command(
     from paretune.policies.saving import load_policy
     from paretune.policies.shared import front_of
 
-    if (preference is None) == (grid == 0):
+    if form not in ("lora", "dense", "gguf") or (grid and form == "dense"):
+        raise ConfigError(f"--format {form}: expected lora, gguf or dense, and lora with --grid")
+    if form == "gguf" and grid:
+        raise ConfigError(
+            "--format gguf writes blocks that llama.cpp adds at any preference; leave --grid out, or give one --preference"
+        )
+    if with_base and form != "gguf":
+        raise ConfigError("--with-base copies a GGUF file; give --format gguf with it")
+    if form != "gguf" and (preference is None) == (grid == 0):
         raise ConfigError("give either --preference or --grid")
     if dequantize and form != "dense":
         raise ConfigError("--dequantize writes a dense model; give --format dense with it")
-    if form not in ("lora", "dense") or (grid and form == "dense"):
-        raise ConfigError(f"--format {form}: expected lora or dense, and lora with --grid")
     if grid == 1 or grid < 0:
         raise ConfigError(f"--grid {grid}: expected at least 2, the corners")
     if folder.is_file():
@@ -353,6 +367,10 @@ def export_command(
     if len(points) > MOST_LORAS:
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
     loaded = load_policy(source, **vars(BaseChoice(model, revision, device, dtype, quantization)))
+    if form == "gguf":
+        typer.echo(write_gguf(loaded, asked, folder, front_of(source), with_base))
+        _say_template(loaded.lm.chat_template)
+        return
     if asked is not None:
         used = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
         typer.echo(

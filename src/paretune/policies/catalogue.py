@@ -24,6 +24,8 @@ from paretune.policies.shared import front_of, policy_folder
 
 MANIFEST = "manifest.json"
 """The file that ``paretune export --grid`` writes beside the LoRAs."""
+BLOCKS = "blocks.json"
+"""The list of a policy's blocks that ``paretune export --format gguf`` writes beside them."""
 
 
 class ManifestScore(TypedDict):
@@ -197,6 +199,15 @@ def exported(folder: Path) -> tuple[Source, list[Source]]:
     return source(facts["policy"], list(preferences)), [source(name, [name]) for name in preferences]
 
 
+def exported_blocks(folder: Path) -> Source:
+    """Return what a folder with the blocks of a policy offers: the policy, with the front that was copied beside it.
+
+    Raises:
+        ModelError: The folder was not written by ``paretune export --format gguf``.
+    """
+    return _policy(folder, _record(folder), exported=True)
+
+
 def default_sampling(folder: Path) -> dict[str, Any]:
     """Return the sampling a run's front was measured with, the default of requests that state none."""
     folder = policy_folder(folder)
@@ -212,10 +223,11 @@ def _record(run: Path) -> FrontRecord | None:
     return FrontRecord.read(run / FILE) if (run / FILE).is_file() else None
 
 
-def _policy(folder: Path, record: FrontRecord | None) -> Source:
+def _policy(folder: Path, record: FrontRecord | None, exported: bool = False) -> Source:
     facts = policy_file.PolicyFile.read(folder)
-    # A folder in the hub's cache has the name of a commit, and one that was pulled any name.
-    name = facts.name if place_of(folder).name or (folder / FILE).is_file() else folder.name
+    # A folder in the hub's cache has the name of a commit, and one that was pulled or exported any name.
+    named = exported or place_of(folder).name or (folder / FILE).is_file()
+    name = facts.name if named else folder.name
     measured = record is not None and any(policy.name == name for policy in record.policies)
     return Source(
         name=name,

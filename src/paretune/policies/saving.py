@@ -49,35 +49,38 @@ def save(policy: Policy, folder: str | Path) -> None:
     Raises:
         ModelError: ``folder`` holds anything but an earlier policy.
     """
-    mixing = policy.mixing if isinstance(policy, MixedPolicy) else Mixing()
-    lm = policy.lm
-    base, origin = lm.fingerprints[0], lm.origin
+    base = policy.lm.fingerprints[0]
     with atomic_path(folder, FORM, keep_equal=True) as temporary:
         temporary.mkdir()
         for number, adapter in enumerate(policy.adapters):
             replace(adapter, base=base).save(temporary / f"adapter-{number}")
         if isinstance(policy, ValuedPolicy):
             replace(policy.values, base=base).save(temporary / VALUES)
-        write_json(
-            temporary / FILE,
-            {
-                "name": policy.name,
-                "model": lm.name,
-                "hub": lm.hub_name,
-                "revision": origin.hub.commit,
-                "base": base,
-                "weights": origin.weights,
-                "objectives": list(policy.objectives),
-                "mix": policy.kind,
-                "anchors": [preference.as_dict() for preference in policy.anchor_preferences],
-                "adapters": len(policy.adapters),
-                "mixing": vars(mixing),
-                "dtype": str(lm.model.dtype).removeprefix("torch."),
-                "quantization": lm.quantization,
-                **_own(policy),
-                **({"chat_template": dict(lm.chat_template)} if lm.chat_template else {}),
-            },
-        )
+        write_json(temporary / FILE, content(policy))
+
+
+def content(policy: Policy) -> dict[str, Any]:
+    """Return the content of ``policy.json``."""
+    mixing = policy.mixing if isinstance(policy, MixedPolicy) else Mixing()
+    lm = policy.lm
+    origin = lm.origin
+    return {
+        "name": policy.name,
+        "model": lm.name,
+        "hub": lm.hub_name,
+        "revision": origin.hub.commit,
+        "base": lm.fingerprints[0],
+        "weights": origin.weights,
+        "objectives": list(policy.objectives),
+        "mix": policy.kind,
+        "anchors": [preference.as_dict() for preference in policy.anchor_preferences],
+        "adapters": len(policy.adapters),
+        "mixing": vars(mixing),
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "quantization": lm.quantization,
+        **_own(policy),
+        **({"chat_template": dict(lm.chat_template)} if lm.chat_template else {}),
+    }
 
 
 def _own(policy: Policy) -> dict[str, Any]:

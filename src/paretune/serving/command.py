@@ -17,11 +17,10 @@ from paretune.serving.backend import Backend
 from paretune.serving.config import ServeConfig
 from paretune.serving.http import server
 from paretune.serving.local import LocalBackend
+from paretune.serving.run_facts import STORE
 from paretune.serving.service import Service
 from paretune.serving.store.store import Store
 from paretune.serving.upstream import Upstream
-
-STORE = "store.sqlite"
 
 
 def serve(options: Mapping[str, Any], log: Callable[[str], None]) -> None:

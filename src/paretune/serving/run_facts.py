@@ -13,6 +13,8 @@ from paretune.policies.policy_file import FILE as POLICY
 
 CONFIG = "config.yaml"
 VERSIONS = "versions.json"
+STORE = "store.sqlite"
+"""The store of votes, presets and audit records, which ``paretune serve`` makes in the folder that it serves."""
 MARKS = (FILE, VERSIONS)
 """Files that show that ``paretune run`` made a folder, beside its config."""
 

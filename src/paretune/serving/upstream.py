@@ -1,4 +1,8 @@
-"""A LoRA server behind this one: the nearest LoRA that was exported and loaded there answers each preference."""
+"""A LoRA server behind this one.
+
+The nearest LoRA that was exported and loaded there answers each preference; or, where a llama.cpp server has loaded the blocks of a
+policy, all of them at the scales of exactly the preference.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import httpx
 
 from paretune.core.errors import ConfigError, ParetuneError
 from paretune.core.preference import Preference, nearest
 from paretune.data.rows import Message, Prompt
-from paretune.policies.catalogue import exported
+from paretune.policies.catalogue import BLOCKS, exported, exported_blocks
 from paretune.serving.backend import Served
 from paretune.serving.config import ServeConfig
 from paretune.serving.events import (
@@ -32,6 +36,9 @@ from paretune.serving.events import (
 )
 from paretune.serving.run_facts import RunFacts
 from paretune.serving.sources import serve_source
+
+if TYPE_CHECKING:
+    from paretune.policies.gguf_export import Blocks
 
 Kind = Literal["vllm", "sglang", "llama.cpp"]
 KINDS = ("vllm", "sglang", "llama.cpp")
@@ -79,8 +86,22 @@ class Upstream:
         config: ServeConfig,
         key: str | None = None,
         chat_template: Mapping[str, Any] | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
-        """Keep address and LoRAs; ``loras`` is preference -> (name, text that its prompts end with)."""
+        """Keep address and LoRAs.
+
+        Args:
+            url: The upstream server's address.
+            served: What is offered.
+            loras: Preference -> (name, text that its prompts end with); none where there are ``blocks``.
+            base_model: The base model's name there.
+            kind: How a LoRA is requested there.
+            config: Limits.
+            key: The upstream server's API key.
+            chat_template: Arguments of the chat template, sent with each request.
+            blocks: The blocks of the one policy that is served, whose scales follow the preference.
+        """
+        self._blocks = blocks
         self._chat_template = dict(chat_template or {})
         self.served = dict(served)
         self._loras, self._base, self._kind = dict(loras), base_model, kind
@@ -107,14 +128,26 @@ class Upstream:
             raise ConfigError(f"--upstream-kind {kind}: expected one of {', '.join(KINDS)}")
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"--upstream {url}: expected an address such as http://127.0.0.1:8001/v1")
-        together, _ = exported(manifest.parent)
+        blocks = None
+        if manifest.name == BLOCKS:
+            if kind != "llama.cpp":
+                raise ConfigError(
+                    f"--manifest {manifest}: blocks are for --upstream-kind llama.cpp, which adds LoRAs at scales; for {kind} give "
+                    "the manifest.json of LoRAs that were exported with --grid"
+                )
+            from paretune.policies.gguf_export import Blocks
+
+            blocks, together = Blocks.read(manifest.parent), exported_blocks(manifest.parent)
+        else:
+            together, _ = exported(manifest.parent)
         stated = Preference.parse(config.preference, together.objectives) if config.preference else None
         served = {together.name: serve_source(together, config.floors, stated)}
-        loras = dict(
-            zip(together.anchors, zip(together.loras, together.prompt_ends, strict=True), strict=True)
+        ends = together.prompt_ends
+        loras = (
+            {} if blocks else dict(zip(together.anchors, zip(together.loras, ends, strict=True), strict=True))
         )
-        template = together.chat_template
-        return cls(url, served, loras, together.base_name, kind, config, key, template)  # type: ignore[arg-type]
+        how, template = cast(Kind, kind), together.chat_template
+        return cls(url, served, loras, together.base_name, how, config, key, template, blocks)
 
     async def start(self) -> None:
         """List the LoRAs of a llama.cpp server, which numbers them; other servers take names in the request."""
@@ -128,7 +161,8 @@ class Upstream:
             raise ConfigError(
                 f"{address}: cannot list the LoRAs of the upstream server ({error!r})"
             ) from error
-        missing = [name for name, _ in self._loras.values() if name not in self._ids]
+        wanted = self._blocks.names if self._blocks else [name for name, _ in self._loras.values()]
+        missing = [name for name in wanted if name not in self._ids]
         if missing:
             raise ConfigError(
                 f"{address}: the upstream server has no LoRA {missing[0]}.gguf; it has {', '.join(self._ids) or 'none'}"
@@ -207,7 +241,9 @@ class Upstream:
             )
 
     def upstream_name(self, preference: Preference) -> str:
-        """Return the upstream name of the LoRA nearest to a preference."""
+        """Return the upstream name of the LoRA nearest to a preference, or of the base model where blocks are added to it."""
+        if self._blocks is not None:
+            return self._base
         name, _ = self._loras[nearest(preference, list(self._loras))]
         return f"{self._base}:{name}" if self._kind == "sglang" else name
 
@@ -217,7 +253,7 @@ class Upstream:
 
     def request(self, job: Job) -> tuple[str, dict[str, Any]]:
         """Return path and body of the upstream request."""
-        name, end = self._loras[nearest(job.preference, list(self._loras))]
+        name, end = ("", "") if self._blocks else self._loras[nearest(job.preference, list(self._loras))]
         body: dict[str, Any] = {
             "model": self.upstream_name(job.preference),
             "max_tokens": job.sampling.max_new_tokens,
@@ -231,13 +267,21 @@ class Upstream:
             body["stop"] = list(job.stop)
         if self._kind == "llama.cpp":
             body["model"] = self._base
-            body["lora"] = [{"id": self._ids[name], "scale": 1.0}]
+            # Every LoRA is named: of one that is not, some versions keep the scale of the request before.
+            scales = dict.fromkeys(self._ids, 0.0) | self._scales(job.preference, name)
+            body["lora"] = [{"id": self._ids[each], "scale": scale} for each, scale in scales.items()]
         if isinstance(job.prompt, str):
             return "/completions", {**body, "prompt": job.prompt + end}
         messages = [{"role": m.role, "content": m.content} for m in _ended(job.prompt, end)]
         if self._chat_template:
             body["chat_template_kwargs"] = self._chat_template
         return "/chat/completions", {**body, "messages": messages}
+
+    def _scales(self, preference: Preference, name: str) -> dict[str, float]:
+        """Return LoRA -> scale at a preference."""
+        if self._blocks is None:
+            return {name: 1.0}
+        return dict(zip(self._blocks.names, self._blocks.scales(preference), strict=True))
 
 
 async def _refusal(response: httpx.Response) -> ParetuneError:

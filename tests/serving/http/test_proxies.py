@@ -132,3 +132,10 @@ def test_the_log_is_one_object_a_line_and_names_the_key_but_no_probe(tmp_path: P
     facts = json.loads(line)
     assert (facts["key"], facts["path"], facts["status"]) == ("anonymous", "/v1/a%0Ab", 404)
     assert facts["time"].startswith("20") and facts["seconds"] >= 0
+
+
+def test_health_is_told_by_every_name_and_nothing_else_is(address: str) -> None:
+    for host in ("10.1.2.3:8000", "127.0.0.1:8000", "paretune", "evil.example"):
+        assert httpx.get(f"{address}/health", headers={"host": host}).json()["status"] == "ok"
+    for path in ("/", "/v1/models", "/metrics", "/health/", "/healthy"):
+        assert httpx.get(address + path, headers={"host": "10.1.2.3:8000"}).status_code == 403

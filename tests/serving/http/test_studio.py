@@ -344,7 +344,7 @@ def test_keyboard_only(two: tuple[str, Service], visit: Open) -> None:
     page.wait_for_selector("#vote-second[aria-pressed=true], #studio.busy")
     tab_to("tab-presets", 60)
     page.keyboard.press("ArrowRight")
-    assert page.evaluate("() => document.activeElement.id") == "tab-floors"
+    assert page.evaluate("() => document.activeElement.id") == "tab-rank"
     page.keyboard.press("ArrowLeft")
     tab_to("preset-name", 3)
     page.keyboard.type("by keys")

@@ -1,4 +1,4 @@
 """The web: server, app (with /health and /metrics), logs, guard, connections.
 
-Routes are in openai, front, profiles, scores, votes, audit and studio.
+Routes are in openai, front, profiles, ranking, scores, votes, audit and studio.
 """

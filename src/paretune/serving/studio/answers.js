@@ -145,6 +145,26 @@ const pause = (seconds, signal) =>
     signal.addEventListener("abort", () => { clearTimeout(timer); reject(new DOMException("stopped", "AbortError")); }, { once: true });
   });
 
+/**
+ * Return what `attempt` returns. A busy or starting server is asked again after the time that it states, for which `told` gets the
+ * words, and "" at its end, as long as `repeatable` is true.
+ */
+export async function patiently(attempt, signal, told, repeatable = () => true) {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await attempt();
+    } catch (error) {
+      const passes = error.status === 429 || (error.status === 503 && !LASTING.includes(error.code));
+      if (!(error instanceof Refusal && error.retryAfter && passes && tries < MOST_TRIES && repeatable())) throw error;
+      for (let left = Math.min(LONGEST_WAIT, error.retryAfter); left > 0; left -= 1) {
+        told(`${plainly(error)} Trying again in ${left} s.`);
+        await pause(Math.min(1, left), signal);
+      }
+      told("");
+    }
+  }
+}
+
 /** Fetch one answer; a request to a busy or starting server is repeated after the time that it states. */
 async function run(side, body, policy, answer, signal) {
   const { card, text, note, foot, meter, scores, snap } = cards[side];
@@ -153,27 +173,15 @@ async function run(side, body, policy, answer, signal) {
   for (const part of [note, foot, meter, scores, snap]) part.textContent = "";
   meter.hidden = true;
   cards[side].what.textContent = preferenceText(body.preference);
-  for (let tries = 1; ; tries += 1) {
-    try {
-      await stream(body, (chunk) => {
-        const [choice] = chunk.choices;
-        if (chunk.paretune?.preference) { answer.about = chunk.paretune; showAbout(side, policy, answer); }
-        if (!choice) return;
-        append(side, answer, choice.delta.content ?? "", chunk.paretune?.conflicts ?? []);
-        answer.reason = choice.finish_reason ?? answer.reason;
-      }, signal);
-      break;
-    } catch (error) {
-      const passes = error.status === 429 || (error.status === 503 && !LASTING.includes(error.code));
-      const again = error instanceof Refusal && error.retryAfter && passes && tries < MOST_TRIES && !answer.text;
-      if (!again) throw error;
-      for (let left = Math.min(LONGEST_WAIT, error.retryAfter); left > 0; left -= 1) {
-        note.textContent = `${plainly(error)} Trying again in ${left} s.`;
-        await pause(Math.min(1, left), signal);
-      }
-      note.textContent = "";
-    }
-  }
+  await patiently(
+    () => stream(body, (chunk) => {
+      const [choice] = chunk.choices;
+      if (chunk.paretune?.preference) { answer.about = chunk.paretune; showAbout(side, policy, answer); }
+      if (!choice) return;
+      append(side, answer, choice.delta.content ?? "", chunk.paretune?.conflicts ?? []);
+      answer.reason = choice.finish_reason ?? answer.reason;
+    }, signal),
+    signal, (text) => (note.textContent = text), () => !answer.text);
 }
 
 async function attempt(side, body, policy, answer, signal) {

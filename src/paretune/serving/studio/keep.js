@@ -1,10 +1,11 @@
-// The tabs: presets, floors on scores, commands that use a preference elsewhere, the own votes, and what all people's votes show.
+// The tabs: presets, a ranking of answers, floors on scores, commands that use a preference elsewhere, the own votes, and what all people's votes show.
 
 import { ROOT, call, hasKey } from "./api.js";
 import { admitted, keep, kept, on, state } from "./state.js";
 import { byId, element, faultOfName, number, preferenceArgument, preferenceText, shellWord } from "./words.js";
 import { expectedWords, places, scoreList } from "./expected.js";
 import { drawHistory, loadHistory } from "./history.js";
+import { drawRank } from "./rank.js";
 
 let tools = null;
 
@@ -226,6 +227,7 @@ export function drawTools(given) {
   drawTabs();
   drawPresets();
   drawHistory(given);
+  drawRank({ ...given, bothSides });
   on("policy", () => { drawFloors(); loadPresets(); });
   on("policy votes", () => { if (!byId("people").hidden) loadPeople(); });
   on("profile", loadPresets);

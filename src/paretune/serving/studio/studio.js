@@ -328,6 +328,7 @@ async function start() {
   drawVotes({ report, say, move, askBoth, savePreset, prompt: () => byId("prompt").value.trim() });
   drawTools({
     report, say, done, notice, move, taken, sure, forgotten, profiles: () => profiles, reloadProfiles: loadProfiles, redraw: () => changed("active"),
+    prompt: () => byId("prompt").value.trim(), options, voted: () => { changed("votes"); reload(); },
     goTo: (policy, side, preference) => {
       if (policy !== state.policy.name) {
         if (!state.policies.some((one) => one.name === policy)) return notice(`${policy} is not served here.`);
