@@ -202,14 +202,17 @@ def test_a_key_that_stands_twice_is_refused_and_named(address: str) -> None:
         error = refused.json()["error"]
         assert refused.status_code == 400 and error["param"] == key
         assert error["message"] == f"the key '{key}' stands twice in one object; keep one of them"
-    twice = '{"floors": {"short": 1, "short": 2}}'
-    for route in ("choose", "votes", "score", "profiles", "elicit/next", "votes/undo"):
-        refused = httpx.post(f"{address}/api/{route}", content=twice, headers=headers)
-        assert refused.status_code == 400 and "'short' stands twice" in refused.json()["error"]["message"], (
-            route
-        )
-    refused = httpx.put(f"{address}/api/presets/mine", content=twice, headers=headers)
-    assert refused.status_code == 400 and "'short' stands twice" in refused.text
+
+
+def test_every_route_with_a_body_refuses_keys_that_stand_twice(address: str) -> None:
+    headers, asked = {"content-type": "application/json"}, 0
+    for path, methods in httpx.get(f"{address}/openapi.json").json()["paths"].items():
+        for method in (method for method, about in methods.items() if "requestBody" in about):
+            url = f"{address}{path.replace('{name}', 'mine')}"
+            refused = httpx.request(method, url, content='{"a": 1, "a": 2}', headers=headers)
+            assert refused.status_code == 400 and "the key 'a' stands twice" in refused.text, (method, path)
+            asked += 1
+    assert asked > 8
 
 
 def test_a_burst_beyond_the_limit_gets_503_and_no_reset(tmp_path: Path) -> None:
