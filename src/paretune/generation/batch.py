@@ -14,6 +14,7 @@ from paretune.core.meter import count_read, count_sampled
 from paretune.core.sampling import Sampling
 from paretune.generation.draw import draw, uniforms
 from paretune.generation.mixing import Mixture, mix
+from paretune.generation.structure import Form
 from paretune.models.devices import double_device
 from paretune.models.kv_cache import given_cache, growing_cache, rows_join, rows_leave
 from paretune.models.language_model import LanguageModel
@@ -38,6 +39,9 @@ class Slot:
         logp: Log-probability of the tokens at temperature 1 and without top-p, in nats.
         normalisers: Log Z of each token of a mixture.
         prompts: Token ids of the prompt of each copy, in the order of ``kinds``, where copies read different ones; otherwise none.
+        form: The form that the response must have; None for any text.
+        alternatives: Number of likely tokens whose log-probabilities are kept for each token; None keeps no log-probabilities.
+        likely: For each token its log-probability, and those of the likeliest tokens, as they were drawn from at temperature 1.
     """
 
     prompt: Sequence[int]
@@ -49,6 +53,9 @@ class Slot:
     logp: float = 0.0
     normalisers: list[float] = field(default_factory=list)
     prompts: Sequence[Sequence[int]] = ()
+    form: Form | None = None
+    alternatives: int | None = None
+    likely: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
 
     def read_by(self, kind: int) -> Sequence[int]:
         """Return the token ids of the prompt that the copy of a kind reads."""
@@ -244,6 +251,10 @@ class Batch:
                 else:
                     normalisers.update(zip(part.rows.tolist(), log_z.tolist(), strict=True))
                 logits[part.rows] = mixed
+        for number, row in enumerate(self.rows):
+            if row.form is not None:
+                admitted = row.form.admitted(logits.shape[1]).to(logits.device)
+                logits[number] = logits[number].masked_fill(~admitted, -torch.inf)
         uniform = torch.tensor(
             [row.uniform(len(row.tokens)) for row in self.rows],
             dtype=torch.float64,
@@ -255,13 +266,18 @@ class Batch:
             tokens = torch.empty(len(self.rows), dtype=torch.long, device=logits.device)
             for setting, rows in self._settings.items():
                 tokens[rows] = draw(logits[rows], uniform[rows], *setting)
-        logps = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+        distributions = logits.log_softmax(-1)
+        logps = distributions.gather(-1, tokens[:, None])[:, 0]
         # One transfer from the device a step; float32 holds the number of every token.
         count_sampled(len(self.rows))
         for number, (token, logp) in enumerate(torch.stack([tokens.float(), logps], dim=1).tolist()):
             row = self.rows[number]
             row.tokens.append(int(token))
             row.logp += logp
+            if row.form is not None:
+                row.form.take(int(token))
+            if row.alternatives is not None:
+                row.likely.append((logp, _likeliest(distributions[number], row.alternatives)))
             if number in normalisers:
                 row.normalisers.append(normalisers[number])
 
@@ -312,6 +328,13 @@ class Batch:
                 mixtures[0].rescoring,
             ),
         )
+
+
+def _likeliest(distribution: Tensor, count: int) -> list[tuple[int, float]]:
+    """Return the ``count`` likeliest tokens of log-probabilities ``[V]`` with theirs; impossible ones are left out."""
+    top = distribution.topk(min(count, len(distribution)))
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [(token, logp) for token, logp in pairs if logp > -torch.inf]
 
 
 def gated(steering: Steering | None, gates: Tensor | None) -> AbstractContextManager[None]:

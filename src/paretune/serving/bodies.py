@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,62 +24,14 @@ from typing_extensions import Self
 from paretune.core.errors import suggest
 from paretune.data.rows import Message, Prompt
 from paretune.serving.api_errors import ApiError
+from paretune.serving.unsupported import FORMS, HINTS, LENIENT, NEUTRAL, SILENT, UNSUPPORTED
 
 MOST_CHOICES = 8
 MOST_STOPS = 4
-
-
-NEUTRAL: dict[str, list[Any]] = {
-    "best_of": [1],
-    "echo": [False],
-    "frequency_penalty": [0],
-    "function_call": ["none"],
-    "functions": [[]],
-    "logit_bias": [{}],
-    "logprobs": [False],
-    "modalities": [["text"]],
-    "parallel_tool_calls": [True, False],
-    "presence_penalty": [0],
-    "response_format": [{"type": "text"}],
-    "service_tier": ["auto", "default"],
-    "store": [False],
-    "suffix": [""],
-    "tool_choice": ["none", "auto"],
-    "tools": [[]],
-    "top_logprobs": [0],
-}
-"""Fields of OpenAI's API that this server does not support, with the values that are accepted because they change nothing."""
-
-FORMS = {
-    "audio",
-    "best_of",
-    "echo",
-    "function_call",
-    "functions",
-    "logprobs",
-    "modalities",
-    "response_format",
-    "suffix",
-    "tools",
-    "top_logprobs",
-}
-"""Unsupported fields that change the form of an answer: they are refused even where a server is lenient."""
 MOST_STRENGTH = 4.0
 """The largest strength of a request; far beyond what was trained text falls apart."""
-UNSUPPORTED = {"prediction", "reasoning_effort", "verbosity", "web_search_options", *NEUTRAL, *FORMS}
-HINTS = {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user"}
-"""Fields about the caller that never change the answer; accepted and ignored."""
-SILENT = {
-    "refusal",
-    "annotations",
-    "audio",
-    "reasoning",
-    "reasoning_content",
-    "provider_specific_fields",
-    "name",
-}
-"""Fields of messages that servers write, or that change nothing here; accepted and ignored."""
-LENIENT = "leave it out, or start the server with --lenient, which ignores it"
+MOST_LIKELY = 20
+"""Likely tokens that are told beside each token at most, as in OpenAI's API."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +179,35 @@ def _says_nothing(key: object, value: object) -> bool:
     return key not in ("type", "text") and (value in (None, [], {}, "") or key == "cache_control")
 
 
+class JsonSchema(Body):
+    """A JSON schema with a name; ``strict`` changes nothing, as answers always fit the schema."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "answer"
+    description: Annotated[str, StringConstraints(max_length=10_000)] = ""
+    stated: dict[str, Any] = Field(alias="schema")
+    strict: bool = True
+
+
+class ResponseFormat(Body):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def schema_text(self) -> str | None:
+        """Return the JSON schema, as text, that an answer must fit; None for any text.
+
+        Raises:
+            ApiError: The type ``json_schema`` without a schema, or a schema of another type.
+        """
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            told = "the type json_schema needs json_schema: {name, schema}, and no other type has one"
+            raise ApiError(400, f"response_format: {told}", "invalid_value", "response_format")
+        if self.json_schema is not None:
+            return json.dumps(self.json_schema.stated)
+        return '{"type": "object"}' if self.type == "json_object" else None
+
+
 class StreamOptions(Body):
     """Options of a streamed response."""
 
@@ -343,6 +325,25 @@ class ChatRequest(_Generation):
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    response_format: ResponseFormat | None = None
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=MOST_LIKELY)
+
+    @property
+    def schema_text(self) -> str | None:
+        """JSON schema, as text, that the answer must fit; None for any text."""
+        return None if self.response_format is None else self.response_format.schema_text()
+
+    @property
+    def likely(self) -> int | None:
+        """Number of likely tokens that are told beside each token; None where log-probabilities are not asked for.
+
+        Raises:
+            ApiError: ``top_logprobs`` without ``logprobs``.
+        """
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs: true", "invalid_value", "top_logprobs")
+        return self.top_logprobs if self.logprobs else None
 
     def prompts(self) -> list[Prompt | str]:
         """Return the conversation as a list of one.
@@ -374,6 +375,17 @@ class CompletionRequest(_Generation):
     """The body of ``/v1/completions``: text to continue as it is, without a chat template."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES)]
+    logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELY)
+
+    @property
+    def schema_text(self) -> str | None:
+        """None: text is continued in no stated form."""
+        return None
+
+    @property
+    def likely(self) -> int | None:
+        """Number of likely tokens that are told beside each token; None where log-probabilities are not asked for."""
+        return self.logprobs
 
     @property
     def ignored(self) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference
@@ -65,6 +66,8 @@ class Job:
         seed: Seed of the answer's random numbers.
         stop: Strings; the text ends before the first of them.
         client: Name of who asks; rows are shared out among the clients whose jobs wait.
+        schema: JSON schema, as text, that the answer must fit; None for any text.
+        logprobs: Number of likely tokens whose log-probabilities are told beside that of each token; None tells none.
     """
 
     policy: str
@@ -74,6 +77,8 @@ class Job:
     seed: int = 0
     stop: tuple[str, ...] = ()
     client: str = ""
+    schema: str | None = None
+    logprobs: int | None = None
 
 
 def written(prompt: Prompt | str) -> str:
@@ -89,11 +94,13 @@ class Piece:
         text: Whole characters; "" where the tokens have not completed one yet.
         tokens: Token ids since the last piece; none where an upstream server reports text alone.
         conflicts: For policies that mix token distributions, -log Z of each token in nats; 0 where the policies agree.
+        logprobs: For a job that asks for them, an entry of OpenAI's ``logprobs.content`` for each token, the end of turn left out.
     """
 
     text: str
     tokens: tuple[int, ...] = ()
     conflicts: tuple[float, ...] = ()
+    logprobs: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,10 @@ class Upstream:
             raise Overloaded(f"{self._held} requests are running already; try again later", 2.0)
         for text in {written(job.prompt) for job in jobs}:
             self._require_short(text)
+        if any(isinstance(job.prompt, str) and job.logprobs is not None for job in jobs):
+            raise Unsupported(
+                "logprobs of text completions are not passed on from an upstream server; ask in a chat"
+            )
         self._held += len(jobs)
         opened = await asyncio.gather(*map(self._open, jobs), return_exceptions=True)
         failed = [outcome for outcome in opened if isinstance(outcome, BaseException)]
@@ -265,6 +269,11 @@ class Upstream:
         }
         if job.stop:
             body["stop"] = list(job.stop)
+        if job.schema is not None:
+            stated = {"name": "answer", "schema": json.loads(job.schema), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": stated}
+        if job.logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": job.logprobs}
         if self._kind == "llama.cpp":
             body["model"] = self._base
             # Every LoRA is named: of one that is not, some versions keep the scale of the request before.
@@ -335,9 +344,10 @@ class _Relay:
                     text = (
                         choice.get("text") if "text" in choice else (choice.get("delta") or {}).get("content")
                     )
-                    if text:
-                        pieces += 1
-                        self._on_event(Piece(text))
+                    told_logprobs = (choice.get("logprobs") or {}).get("content") or ()
+                    if text or told_logprobs:
+                        pieces += bool(text)
+                        self._on_event(Piece(text or "", logprobs=tuple(told_logprobs)))
                     if choice.get("finish_reason"):
                         told = str(choice["finish_reason"])[:100]
                         reason, message = _REASONS.get(told, "other"), ""

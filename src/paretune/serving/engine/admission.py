@@ -11,6 +11,7 @@ from torch import Tensor
 from paretune.core.errors import ConfigError, ModelError, PreferenceError, suggest
 from paretune.data.rows import Message
 from paretune.generation.batch import Slot
+from paretune.generation.structure import form_of
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
 from paretune.policies.mixed import candidate_seed
@@ -96,7 +97,7 @@ class Intake:
         Raises:
             PreferenceError: The policy or an objective is unknown, or the policy cannot serve the preference.
             PromptTooLong: The prompt exceeds a limit.
-            ConfigError: The seed is out of range.
+            ConfigError: The seed is out of range, or the form cannot be followed.
             DataError: The chat template refuses the prompt.
         """
         if job.policy not in self.policies:
@@ -111,7 +112,15 @@ class Intake:
         prompts = self._prompts(policy, job)
         copies = prompts if len(prompts) > 1 else ()
         rows = [
-            Slot(prompts[0], job.sampling, candidate_seed(job.seed, number), mixture=mixture, prompts=copies)
+            Slot(
+                prompts[0],
+                job.sampling,
+                candidate_seed(job.seed, number),
+                mixture=mixture,
+                prompts=copies,
+                form=None if job.schema is None else form_of(job.schema, self.lm),
+                alternatives=job.logprobs,
+            )
             for number in range(policy.candidates)
         ]
         if gates is not None:

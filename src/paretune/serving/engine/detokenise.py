@@ -39,6 +39,10 @@ class Characters:
             self._settled, self._given = len(self._tokens), len(self._decode(self._tokens))
         return piece
 
+    def alone(self, token: int) -> str:
+        """Return the text of a token by itself."""
+        return self._decode([token])
+
     def finish(self) -> str:
         """Return the text that was held back."""
         text = self._decode(self._tokens)

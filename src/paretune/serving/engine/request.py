@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from paretune.core.errors import ModelError
 from paretune.generation.batch import Slot
@@ -86,10 +87,24 @@ class Request:
                 part = slice(self.sent, self.decoded)
                 self.sent = self.decoded
                 conflicts = tuple(-log_z for log_z in row.normalisers[part])
-                yield Piece(text, tuple(row.tokens[part]), conflicts)
+                yield Piece(text, tuple(row.tokens[part]), conflicts, self._logprobs(row, part, stops))
             if last or self.text.stopped:
                 yield "stop" if self.text.stopped or token in stops else "length"
                 return
+
+    def _logprobs(self, row: Slot, part: slice, stops: frozenset[int]) -> tuple[Mapping[str, Any], ...]:
+        """Return the entries of ``logprobs.content`` of some tokens; none where the job does not ask for them."""
+        told = zip(row.tokens[part], row.likely[part], strict=False)
+        return tuple(
+            {**self._token(token, logp), "top_logprobs": [self._token(*each) for each in likely]}
+            for token, (logp, likely) in told
+            if token not in stops
+        )
+
+    def _token(self, token: int, logp: float) -> dict[str, Any]:
+        text = self.characters.alone(token)
+        raw = None if "\ufffd" in text else list(text.encode())  # part of a character has no text of its own
+        return {"token": text, "logprob": logp, "bytes": raw}
 
     def _answering(self, stops: frozenset[int]) -> Slot | None:
         """Return the row whose text is the answer; None while it is not known which candidate that is."""

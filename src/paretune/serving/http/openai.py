@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -31,126 +29,16 @@ from paretune.serving.events import (
     Unsupported,
     UpstreamFailed,
 )
+from paretune.serving.http.generation import Generation, failure
 from paretune.serving.http.guard import Calling
 from paretune.serving.http.json_body import JsonRoute
-from paretune.serving.service import Resolved, Service
+from paretune.serving.http.logprobs import told_logprobs
+from paretune.serving.service import Service
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 MOST_SEED = 2**31
-
-
-class Feed:
-    """Events of all answers to one request, in the order of arrival."""
-
-    def __init__(self) -> None:
-        self.events: deque[tuple[int, Event]] = deque()
-        self.ready = asyncio.Event()
-
-    def put(self, index: int, event: Event) -> None:
-        """Add an event of one answer."""
-        self.events.append((index, event))
-        self.ready.set()
-
-    async def take(self) -> list[tuple[int, Event]]:
-        """Wait for events and return all since the last call: a slow client gets many in one write."""
-        await self.ready.wait()
-        self.ready.clear()
-        taken = list(self.events)
-        self.events.clear()
-        return taken
-
-
-@dataclass
-class Generation:
-    """One request that is being answered: its answers, and the facts that its response states about them."""
-
-    service: Service
-    resolved: Resolved
-    chat: bool
-    count: int
-    seed: int
-    wants_usage: bool
-    ignored: Sequence[str] = ()
-    clamped: Mapping[str, float] = field(default_factory=dict)
-    feed: Feed = field(default_factory=Feed)
-    answers: list[Cancellable] = field(default_factory=list)
-    prompt_tokens: dict[int, int] = field(default_factory=dict)
-    completion_tokens: int = 0
-    started: float = field(default_factory=time.perf_counter)
-    first: bool = True
-    caller: Caller = field(default_factory=Caller)
-
-    def __post_init__(self) -> None:
-        self.id = ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12)
-        self.created = int(time.time())
-        strength = self.resolved.strength
-        expected, measured = self.service.expected(self.resolved.served, self.resolved.used)
-        if strength != 1:  # the front was measured at 1
-            expected, measured = None, False
-        upstream = self.service.backend.upstream_name(self.resolved.used)
-        self.about = {
-            "policy": self.resolved.served.name,
-            "preference": self.resolved.used.as_dict(),
-            "asked": self.resolved.asked.as_dict(),
-            "snapped": self.resolved.asked != self.resolved.used,
-            **({"interpolated": True} if self.resolved.served.is_interpolated(self.resolved.used) else {}),
-            **({} if strength == 1 else {"strength": strength}),
-            "expected": expected,
-            "measured": measured,
-            "seed": self.seed,
-            **({} if upstream is None else {"upstream_model": upstream}),
-            **({"ignored": list(self.ignored)} if self.ignored else {}),
-            **({"clamped": dict(self.clamped)} if self.clamped else {}),
-        }
-
-    def cancel(self) -> None:
-        """Cancel every answer."""
-        for answer in self.answers:
-            answer.cancel()
-
-    def close(self) -> None:
-        """Cancel what still runs, and give the caller's places back."""
-        self.cancel()
-        self.service.release(self.caller, self.count)
-
-    def receive(self, index: int, event: Event) -> None:
-        """Take an event from the backend; an answer is counted even if nobody waits for it any more."""
-        if isinstance(event, End):
-            self.service.metrics.answers.labels(self.resolved.served.name, event.reason).inc()
-        self.feed.put(index, event)
-
-    def note(self, event: Event, choice: int) -> None:
-        """Count an event."""
-        if self.first and isinstance(event, Piece):
-            self.first = False
-            self.service.metrics.first.observe(time.perf_counter() - self.started)
-        if isinstance(event, End):
-            self.completion_tokens += event.completion_tokens
-            self.prompt_tokens[choice] = event.prompt_tokens
-
-    def usage(self, per_prompt: int) -> dict[str, int]:
-        """Return token counts; a prompt counts once for all answers to it."""
-        prompt = sum(count for choice, count in self.prompt_tokens.items() if choice % per_prompt == 0)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": prompt + self.completion_tokens,
-        }
-
-
-def failure(event: End) -> ApiError | None:
-    """Return the error that ended an answer, or None."""
-    if event.reason == "timeout":
-        return ApiError(504, "the answer took too long; ask for fewer tokens, or try again later", "timeout")
-    if event.reason == "error":
-        return ApiError(
-            502 if event.message else 500, event.message or "the answer failed", "generation_failed"
-        )
-    if event.reason == "cancelled":
-        return ApiError(503, "the server is stopping", "draining", retry_after=2)
-    return None
 
 
 async def begin(service: Service, request: Request, body: ChatRequest | CompletionRequest) -> Generation:
@@ -188,6 +76,8 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
             seed + n,
             body.stops,
             caller.name,
+            body.schema_text,
+            body.likely,
         )
         for n, prompt in enumerate(prompts)
     ]
@@ -271,6 +161,7 @@ async def leaving(receive: Receive, generation: Generation) -> None:
 async def whole(generation: Generation, body: ChatRequest | CompletionRequest, receive: Receive) -> Response:
     """Wait for all answers and return them in one response."""
     texts: list[list[str]] = [[] for _ in range(generation.count)]
+    likely: list[list[Mapping[str, Any]]] = [[] for _ in range(generation.count)]
     conflicts: list[list[float]] = [[] for _ in range(generation.count)]
     ends: dict[int, End] = {}
     watcher = asyncio.create_task(leaving(receive, generation))
@@ -280,6 +171,7 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
                 generation.note(event, index)
                 if isinstance(event, Piece):
                     texts[index].append(event.text)
+                    likely[index].extend(event.logprobs)
                     conflicts[index].extend(event.conflicts)
                 else:
                     ends[index] = event
@@ -297,8 +189,9 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
             if generation.chat
             else {"text": text}
         )
+        told = told_logprobs(likely[index], generation.chat) if body.likely is not None else None
         choices.append(
-            {"index": index, **content, "logprobs": None, "finish_reason": ends[index].finish_reason}
+            {"index": index, **content, "logprobs": told, "finish_reason": ends[index].finish_reason}
         )
     about = {**generation.about, **({"conflicts": conflicts} if any(conflicts) else {})}
     return JSONResponse({
@@ -319,6 +212,7 @@ class EventStream(Response):
         super().__init__(media_type="text/event-stream", headers={"x-accel-buffering": "no"})
         del self.headers["content-length"]
         self.generation, self.per_prompt = generation, per_prompt
+        self.written = Counter[int]()
         kind = "chat.completion.chunk" if generation.chat else "text_completion"
         head = {
             "id": generation.id,
@@ -330,7 +224,14 @@ class EventStream(Response):
         self.head = json.dumps(head)[:-1] + (', "usage": null' if generation.wants_usage else "")
         self.about = json.dumps(generation.about)
 
-    def chunk(self, index: int, text: str | None, reason: str | None = None, about: str | None = None) -> str:
+    def chunk(
+        self,
+        index: int,
+        text: str | None,
+        reason: str | None = None,
+        about: str | None = None,
+        told: str = "null",
+    ) -> str:
         """Return one event; without ``text``, an answer begins, or ends for ``reason``."""
         if self.generation.chat:
             delta = "{}" if text is None else f'{{"content": {json.dumps(text)}}}'
@@ -340,7 +241,7 @@ class EventStream(Response):
         else:
             content = f'"text": {json.dumps(text or "")}'
         extra = "" if about is None else f', "paretune": {about}'
-        choice = f'{{"index": {index}, {content}, "logprobs": null, "finish_reason": {json.dumps(reason)}}}'
+        choice = f'{{"index": {index}, {content}, "logprobs": {told}, "finish_reason": {json.dumps(reason)}}}'
         return f'data: {self.head}, "choices": [{choice}]{extra}}}\n\n'
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -366,7 +267,7 @@ class EventStream(Response):
             self.generation.note(event, index)
             if isinstance(event, Piece):
                 about = json.dumps({"conflicts": event.conflicts}) if event.conflicts else None
-                parts.append(self.chunk(index, event.text, about=about))
+                parts.append(self.chunk(index, event.text, about=about, told=self._told(index, event)))
                 continue
             left -= 1
             error = failure(event)
@@ -376,6 +277,14 @@ class EventStream(Response):
                 else f"data: {error.body.decode()}\n\n"
             )
         return parts, left
+
+    def _told(self, index: int, piece: Piece) -> str:
+        """Return the log-probabilities of a piece's tokens as JSON."""
+        if not piece.logprobs:
+            return "null"
+        told = told_logprobs(piece.logprobs, self.generation.chat, self.written[index])
+        self.written[index] += sum(len(entry["token"]) for entry in piece.logprobs)
+        return json.dumps(told)
 
     def _closing(self) -> bytes:
         closing = "data: [DONE]\n\n"
