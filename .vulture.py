@@ -51,6 +51,7 @@ survivors
 api_key_file
 no_key
 allow_host
+allow_origin
 no_store
 upstream_kind
 modified

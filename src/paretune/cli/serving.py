@@ -57,6 +57,12 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Another host name of this server; repeat for several.")
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An origin such as https://app.example.org whose pages may call this server from the browser; repeat for several."
+        ),
+    ] = None,
     public_url: Annotated[
         str | None,
         typer.Option(

@@ -11,6 +11,7 @@ from typing import Any
 from paretune.core.errors import DataError, suggest
 from paretune.data.columns import Fields, Records, answer_of, number_of, parsed_cell
 from paretune.data.dataset import ScoredDataset
+from paretune.data.formats import UnnamedObjectiveError
 from paretune.data.prompts import with_earlier
 from paretune.data.row_store import gather
 from paretune.data.rows import Comparison, Prompt, Row, prompt_from
@@ -82,7 +83,7 @@ class ColumnMap:
             if "chosen" not in given or "rejected" not in given or responses is not None:
                 raise DataError("data: chosen and rejected: expected both, in place of responses")
             if "objective" not in given:
-                raise DataError(
+                raise UnnamedObjectiveError(
                     "data: chosen and rejected compare under one objective; name it, as in objective: helpful"
                 )
             compared, responses = str(given["objective"]), [given["chosen"], given["rejected"]]

@@ -101,6 +101,7 @@ class Address:
         keys: API keys; without keys none is needed.
         open_to_all: Whether everybody who can reach the host is admitted without a key.
         allow_hosts: Further names of this server in the ``Host`` header.
+        allow_origins: Origins such as ``https://app.example.org`` whose pages may call this server from the browser (CORS).
         public_url: URL at which people reach this server through a proxy, such as ``https://example.org/steer``; empty where
             there is none. Its host is one of this server's names, and its path the root path where none is given.
         root_path: Path at which a proxy serves this server, such as ``/steer``. It is accepted before every path, and a proxy may
@@ -113,7 +114,7 @@ class Address:
 
     Raises:
         ConfigError: Other machines can reach the host, and neither are there keys nor is it open to all; or the public URL, the
-            root path or a setting of the log is none.
+            root path, an origin or a setting of the log is none.
     """
 
     host: str = "127.0.0.1"
@@ -121,6 +122,7 @@ class Address:
     keys: Keys = Keys({})
     open_to_all: bool = False
     allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
     public_url: str = ""
     root_path: str = ""
     max_connections: int = 512
@@ -141,6 +143,17 @@ class Address:
         ):
             if given not in known:
                 raise ConfigError(f"{option} {given}: expected one of {', '.join(known)}")
+        for origin in self.allow_origins:
+            page = origin_of(origin)
+            if (
+                page is None
+                or page[0] not in ("http", "https")
+                or origin.count("/") != 2
+                or {"*", "@", "?", "#"} & set(origin)
+            ):
+                raise ConfigError(
+                    f"--allow-origin {origin}: expected scheme and host of the pages, such as https://app.example.org"
+                )
         if self.public_url and (origin_of(self.public_url) is None or {"?", "#"} & set(self.public_url)):
             raise ConfigError(
                 f"--public-url {self.public_url}: expected an address such as https://example.org/steer"

@@ -69,6 +69,7 @@ def configured(options: Mapping[str, Any]) -> tuple[ServeConfig, Address]:
         "keys": Keys.read(options["api_key_file"], os.environ.get("PARETUNE_API_KEY")),
         "open_to_all": options["no_key"],
         "allow_hosts": tuple(options["allow_host"] or ()),
+        "allow_origins": tuple(options["allow_origin"] or ()),
     }
     stated = {name: value for name, value in {**options, **renamed}.items() if value is not None}
     names = {field.name for field in fields(Address)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ import httpx
 import pytest
 
 from paretune.core.errors import ConfigError
-from paretune.serving.address import Address
+from paretune.serving.address import Address, Keys
 from support.serve_world import fake_service, live
+
+KEY = "a-key-of-more-than-sixteen-characters"
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +142,47 @@ def test_health_is_told_by_every_name_and_nothing_else_is(address: str) -> None:
         assert httpx.get(f"{address}/health", headers={"host": host}).json()["status"] == "ok"
     for path in ("/", "/v1/models", "/metrics", "/health/", "/healthy"):
         assert httpx.get(address + path, headers={"host": "10.1.2.3:8000"}).status_code == 403
+
+
+@pytest.fixture(scope="module")
+def crossing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    keys = Keys({"ann": hashlib.sha256(KEY.encode()).digest()})
+    at = Address(port=0, keys=keys, allow_origins=("https://app.example.org", "http://localhost:3000"))
+    with live(fake_service(tmp_path_factory.mktemp("store")), at) as found:
+        yield found
+
+
+@pytest.mark.parametrize("origin", ["https://app.example.org", "http://localhost:3000"])
+def test_pages_of_a_named_origin_may_call_the_server(crossing: str, origin: str) -> None:
+    asking = {"origin": origin, "access-control-request-method": "POST"}
+    asking["access-control-request-headers"] = "authorization,content-type"
+    asked = httpx.options(f"{crossing}/v1/chat/completions", headers=asking)
+    assert asked.status_code == 200 and asked.headers["access-control-allow-origin"] == origin
+    assert "authorization" in asked.headers["access-control-allow-headers"].lower()
+    body = {"model": "soup", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    sent = {"origin": origin, "authorization": f"Bearer {KEY}"}
+    answer = httpx.post(f"{crossing}/v1/chat/completions", headers=sent, json=body)
+    assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == origin
+    assert "access-control-allow-credentials" not in answer.headers
+    without = httpx.post(f"{crossing}/v1/chat/completions", headers={"origin": origin}, json=body)
+    assert without.status_code == 401 and without.headers["access-control-allow-origin"] == origin, (
+        "the page can read why"
+    )
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://app.example.org", "https://app.example.org:8443", "null"]
+)
+def test_pages_of_other_origins_still_may_not(crossing: str, origin: str) -> None:
+    asking = {"origin": origin, "access-control-request-method": "POST"}
+    assert "access-control-allow-origin" not in httpx.options(f"{crossing}/v1/models", headers=asking).headers
+    answer = httpx.get(f"{crossing}/v1/models", headers={"origin": origin, "authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "app.example.org", "https://*.example.org", "https://x.org/path", "ftp://x.org"]
+)
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigError, match="--allow-origin"):
+        Address(port=0, allow_origins=(origin,))

@@ -120,6 +120,8 @@ class Guard:
             return
         page = origin_of(origin)
         if page is not None and origin.count("/") == 2:
+            if page in map(origin_of, self.address.allow_origins):
+                return
             if headers.get("sec-fetch-site") == "same-origin" or page[1] in self.address.own_names:
                 return
             for host in (headers.get("host", ""), headers.get("x-forwarded-host", "")):
@@ -128,7 +130,8 @@ class Guard:
         raise ApiError(
             403,
             f"requests from pages of another origin are refused, and {origin[:100]!r} is not {headers.get('host', '')[:100]!r}; "
-            "behind a proxy, start the server with --public-url and the address in the browser",
+            "behind a proxy, start the server with --public-url and the address in the browser; for pages of an app of yours, with "
+            "--allow-origin and their origin",
             "origin_not_allowed",
         )
 

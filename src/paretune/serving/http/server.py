@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from paretune.core.errors import ConfigError, ModelError, ParetuneError
 from paretune.core.progress import silent
@@ -18,6 +20,9 @@ from paretune.serving.http.guard import Guard
 from paretune.serving.http.logs import Logged, logging_config
 from paretune.serving.metrics import Counted
 from paretune.serving.service import Service
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +68,18 @@ class Server(uvicorn.Server):
 def configuration(app: FastAPI, address: Address) -> uvicorn.Config:
     """Return uvicorn's configuration for the application."""
     # The outermost layers, so that an unforeseen error is counted and carries the headers too.
-    guard = Guard(app, address)
+    guarding: ASGIApp = Guard(app, address)
+    if address.allow_origins:
+        # A key is sent as a header and never as a cookie, so no credentials of the browser are needed.
+        guarding = CORSMiddleware(
+            guarding,
+            allow_origins=[origin.rstrip("/").lower() for origin in address.allow_origins],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
+        )
     return uvicorn.Config(
-        Logged(Counted(guard, app.state.service.metrics)),
+        Logged(Counted(guarding, app.state.service.metrics)),
         host=address.host,
         port=address.port,
         http=guarded(address.max_connections),
