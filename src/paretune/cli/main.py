@@ -31,6 +31,9 @@ from paretune.cli.threads import wait_briefly
 from paretune.cli.usage import Commands
 
 if TYPE_CHECKING:
+    from paretune.core.preference import Preference
+    from paretune.policies.export import Made
+    from paretune.policies.policy import Policy
     from paretune.runs.config import RunConfig
 
 app = typer.Typer(
@@ -372,14 +375,8 @@ def export_command(
         _say_template(loaded.lm.chat_template)
         return
     if asked is not None:
-        used = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
-        typer.echo(
-            f"{folder}: {loaded.name} at {used}"
-            + ("" if used == asked else f", the anchor nearest to {asked}")
-        )
-        if end := loaded.prompt_end(used):
-            typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
-        _say_template(loaded.lm.chat_template)
+        one = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
+        _say_export(loaded, asked, one, folder)
         return
     manifest = export_grid(loaded, points, folder, front_of(source))
     _say_template(loaded.lm.chat_template)
@@ -388,6 +385,18 @@ def export_command(
     typer.echo(
         f"{folder}: {len(made)} LoRAs of {loaded.name} and manifest.json, with measured scores of {scored} of them"
     )
+
+
+def _say_export(policy: Policy, asked: Preference, made: Made, folder: Path) -> None:
+    snapped = "" if made.preference == asked else f", the anchor nearest to {asked}"
+    typer.echo(f"{folder}: {policy.name} at {made.preference}{snapped}")
+    if made.rounding is not None:
+        typer.echo(str(made.rounding))
+        if made.rounding.dtype != "float32":
+            typer.echo("With --dtype float32 it is written without this rounding, in twice the space.")
+    if end := policy.prompt_end(made.preference):
+        typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
+    _say_template(policy.lm.chat_template)
 
 
 def _say_template(arguments: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ def parse_yaml(text: str) -> Any:
         value = yaml.load(text, _Loader)
         held = _size(value, {})
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {_one_line(error)}") from error
+        raise ConfigError(f"not valid YAML: {_one_line(error)}{_cure(error)}") from error
     except RecursionError as error:
         raise ConfigError("not valid YAML here: nested too deeply, or a value within itself") from error
     except ValueError as error:  # a date such as 2024-13-45
@@ -81,24 +81,31 @@ class _Loader(yaml.SafeLoader):
 
 
 def _one_line(error: yaml.YAMLError) -> str:
-    """Return what is wrong, with line and column, and what to do where the form shows it."""
+    """Return what is wrong, with line and column."""
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
     problem = getattr(error, "problem", None) or str(error)
-    told = " ".join(str(problem).split())
-    return where + told + next((f"; {cure}" for part, cure in _CURES.items() if part in told), "")
+    return where + " ".join(str(problem).split())
 
 
-_CURES = {
-    "'\\t'": "indent with spaces",
-    "cannot start any token": "quote a text that begins so",
+def _cure(error: yaml.YAMLError) -> str:
+    """Return what to do about a text that YAML reads otherwise than it is meant, as names of columns often are."""
+    problem = str(getattr(error, "problem", ""))
+    if not isinstance(error, (yaml.scanner.ScannerError, yaml.parser.ParserError)):
+        return next((f"; {cure}" for part, cure in _COMPOSED.items() if part in problem), "")
+    if "'\\t'" in problem:
+        return "; indent with spaces instead of tabs"
+    if "end" in problem and "stream" in problem:
+        return "; close the bracket or the quote, and put a text that holds # in quotes"
+    return '; put a text that holds ? : , # [ ] { } or begins with & * % @ ` in quotes, as in "Kind?"'
+
+
+_COMPOSED = {
     "found another document": "keep what stands before or after the line ---",
     "constructor for the tag": "leave tags (!...) out",
-    "mapping values are not allowed": "quote a text that has a colon in it",
-    "stream": "close brackets and quotes",
-    "undefined alias": "quote a text that begins with *",
+    "undefined alias": "put a text that begins with * in quotes",
 }
-"""Part of what the parser says -> what to do."""
+"""Part of what is wrong with YAML that parses -> what to do."""
 
 
 def _size(value: Any, known: dict[int, int], within: frozenset[int] = frozenset()) -> int:

@@ -67,7 +67,7 @@ def override(values: dict[str, Any], text: str) -> None:
         group[leaf] = parse_yaml(value)
     except ConfigError as error:
         raise ConfigError(
-            f"the override {text!r:.80}: {value!r:.60} is {error}; if it is a text, put it in quotes"
+            f"the override {text!r:.80}: {value!r:.60} is {error}; close brackets and quotes, or quote the text"
         ) from error
 
 
