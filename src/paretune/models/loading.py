@@ -116,15 +116,9 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
         raise
     except Exception as error:
         raise ModelError(f"cannot load the model {name!r}: {reason_of(error)}. {_cure_of(source)}") from error
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
-        if isinstance(end, bool) or not isinstance(end, int):
-            raise ModelError(
-                f"{source / 'generation_config.json'}: eos_token_id {ends!r:.60}: expected the number of a token, or a list of "
-                "these"
-            )
     check_finite(dict(model.named_parameters()), name)
     rows = model.get_input_embeddings().weight.shape[0]
+    _check_ends(source, getattr(model.generation_config, "eos_token_id", None), rows)
     most = max(tokenizer.get_vocab().values(), default=-1) + 1
     if most > rows:
         raise ModelError(
@@ -132,6 +126,17 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
             "tokenizer that belongs to the model, or enlarge the model with resize_token_embeddings and save it"
         )
     return held, model, tokenizer
+
+
+def _check_ends(source: Path, ends: object, rows: int) -> None:
+    """Raise a ModelError unless each token that ends an answer is one of the ``rows`` tokens; some configs say none by -1."""
+    for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+        if isinstance(end, bool) or not isinstance(end, int) or not -1 <= end < rows:
+            named = [file for file in ("generation_config.json", "config.json") if (source / file).is_file()]
+            raise ModelError(
+                f"{source / named[0]}: eos_token_id {ends!r:.60}: expected the number of a token, from 0 to {rows - 1}, or a list "
+                "of these; write the number of the token that ends an answer, or take the file of the model itself"
+            )
 
 
 def _cure_of(source: Path) -> str:

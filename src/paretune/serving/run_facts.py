@@ -39,6 +39,12 @@ class RunFacts:
     score: tuple[Mapping[str, Any], ...] = ()
     device: str | None = None
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Objectives that the run measures or scores, whether a policy is served that has them or not."""
+        scored = (str(entry["objective"]) for entry in self.score if "objective" in entry)
+        return tuple(dict.fromkeys((*self.meanings, *scored)))
+
     @classmethod
     def of(cls, place: Path) -> RunFacts:
         """Read the facts of a run from its folder, or from the folder of one of its policies.
