@@ -203,7 +203,7 @@ class WorkLog:
     def _find(self, name: str, everywhere: bool = False) -> int | None:
         """Return the number of the part of the plan that a stage belongs to: one still ahead, or ``everywhere`` one behind too.
 
-        Stages of training have no names in the plan, so the next such part ahead is theirs.
+        Stages of training have no names in the plan, so the next such part ahead is theirs. All heads are one part.
         """
         kind, _, rest = name.partition("/")
         title = f"{FRONT}{rest}" if kind in ("front", "audits") else name
@@ -211,7 +211,7 @@ class WorkLog:
             if name.startswith(TRAINED):
                 if part.stages and at >= self._at:
                     return at
-            elif part.name == title and not part.stages and (everywhere or at >= self._at):
+            elif part.name in (title, kind) and not part.stages and (everywhere or at >= self._at):
                 return at
         return None
 
@@ -326,11 +326,13 @@ class WorkLog:
             }
 
     def _write(self) -> None:
-        if self.folder is not None:
-            with suppress(
-                ParetuneError, OSError
-            ):  # a full disk stops the run elsewhere, with its own message
-                write_json(self.folder / FILE, self.written())
+        if self.folder is None:
+            return
+        file = self.folder / FILE
+        with suppress(OSError):
+            file.rmdir()  # an empty folder in its place, which a repaired disk may leave
+        with suppress(ParetuneError, OSError):  # a full disk stops the run elsewhere, with its own message
+            write_json(file, self.written())
 
     def _keep_telling(self, ended: threading.Event) -> None:
         """Write and say how far the run is, in a thread of its own: one step may take longer than a minute."""
