@@ -148,7 +148,8 @@ def test_the_scorer_gives_the_rewards_and_takes_length_out(
     lengths = np.log([len(lm.encode_response(text, False)) for text in texts])
     assert without(prompts, texts, cut) == pytest.approx(found - reports[1].slope * lengths, abs=1e-4)
     assert not scorer.across_prompts and scorer.fingerprint != without.fingerprint
-    scored = score_dataset(ScoredDataset((), data.rows[:4]), [scorer])
+    bare = tuple(Row(row.prompt, row.responses) for row in data.rows[:4])
+    scored = score_dataset(ScoredDataset((), bare), [scorer])
     assert "good" in scored.rows[0].scores
 
 
