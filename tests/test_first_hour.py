@@ -12,6 +12,7 @@ TESTS = Path(__file__).parent
 MENDED: Mapping[str, tuple[str, ...]] = {
     "S1: a head is fitted under the default splits and seed": (
         "runs/test_data_of_runs.py::test_a_head_is_fitted_under_the_default_splits_and_seed",
+        "runs/test_fitted_head_run.py::test_a_judge_is_fitted_measured_and_used_under_the_default_splits_and_seed",
     ),
     "S2: long pairs are counted before pairs are drawn, and the report has the counts": (
         "training/test_too_long.py::test_by_default_pairs_beyond_the_positions_are_left_out_and_counted",
@@ -32,6 +33,7 @@ MENDED: Mapping[str, tuple[str, ...]] = {
     "S6: the judge's accuracy and the prompts that it saw": (
         "runs/test_scores.py::test_a_head_that_saw_the_held_out_prompts_or_is_not_shown_to_beat_chance_is_a_caution",
         "reports/test_next_steps.py::test_a_weak_judge_and_one_that_saw_the_prompts_are_named",
+        "reports/test_trust.py::test_a_fitted_judge_is_shown_with_its_accuracy_and_with_the_held_out_prompts_that_it_saw",
     ),
     "S7: exports have a number format, overwrite nothing of others, and load by name": (
         "policies/test_export.py::test_a_policy_loads_and_is_exported_in_the_number_format_of_its_run",
@@ -41,6 +43,8 @@ MENDED: Mapping[str, tuple[str, ...]] = {
     "S8: a dial on a weak front says why it turns by weights": (
         "choosing/test_dial_stops.py::test_where_one_preference_is_best_on_everything_the_dial_turns_by_weights_and_says_so",
         "choosing/test_dial_stops.py::test_equal_stops_are_merged_and_the_ends_stay_at_the_ends",
+        "serving/http/test_studio_weak_front.py::"
+        "test_where_one_preference_is_best_on_everything_the_page_says_so_and_the_dial_turns_by_weight",
     ),
     "S9: what CONTRIBUTING adds is added in the places that it names": (
         "docs/test_contributing.py::test_a_method_and_a_rule_added_so_are_planned_run_and_listed",
@@ -49,6 +53,7 @@ MENDED: Mapping[str, tuple[str, ...]] = {
     "S10: what to do next": (
         "reports/test_next_steps.py::test_no_movement_asks_for_steps_and_says_how_many_prompts_would_show_it",
         "reports/test_next_steps.py::test_cut_answers_ask_for_longer_ones",
+        "reports/test_steering_words.py::test_where_no_movement_is_shown_nothing_says_steerable_whatever_the_weights_are",
     ),
     "S11: one message for a device that is not there and for a wrong column map": (
         "models/test_loading.py::test_a_device_that_is_not_there_is_refused",

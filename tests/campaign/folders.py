@@ -12,7 +12,7 @@ from typing import Any
 
 from paretune.core.meter import FIGURES
 
-TIMES = {"seconds", "reused", "created", "scoring_seconds", "spent", "rest", "total", *FIGURES}
+TIMES = {"seconds", "reused", "created", "scoring_seconds", "spent", "rest", "said", "total", *FIGURES}
 """Keys of JSON that differ between two undisturbed runs: times, tokens and memory of a process."""
 STRAY = re.compile(r"^\..+\.\w{6,}$|\.lock$|\.tmp$|\.parts$|-journal$|-wal$|-shm$")
 """Names of temporary files and locks."""

@@ -65,6 +65,17 @@ def test_each_stage_is_one_line_with_the_time_left_of_the_run(
     assert said[3].startswith("paretune: [0:00:00] front/base; whole run: about ")
 
 
+def test_the_fit_of_each_head_belongs_to_that_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    log = WorkLog("mine", None)
+    log.plan([Planned("start", 6), Planned("heads", 50), Planned("score", 4)])
+    with log.working():
+        for name in ("start", "heads/good", "heads/short", "score"):
+            with stage(name):
+                pass
+    left = [line.partition("about ")[2] for line in lines(capsys)]
+    assert left == ["60 s left", "54 s left", "54 s left", "4 s left"]
+
+
 def test_once_a_minute_a_line_says_step_loss_rate_and_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

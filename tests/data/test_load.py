@@ -15,7 +15,7 @@ from paretune.core.errors import DataError, DataWarning
 from paretune.data.columns import parse_dialogue
 from paretune.data.dataset import ScoredDataset
 from paretune.data.known import KNOWN
-from paretune.data.load import load_data
+from paretune.data.load import load_data, load_named
 from paretune.data.rows import Message
 
 BAD = Path(__file__).parents[1] / "bad_input" / "data"
@@ -916,6 +916,9 @@ def test_a_column_map_of_pairs(tmp_path: Path) -> None:
     }  # fmt: skip
     (row,) = load_data(spec).rows
     assert row.responses == ("Hello!", "Hi.") and row.labels == {"kind": ((0, 1, 1.0),)}
+    unnamed = {key: value for key, value in spec.items() if key != "objective"}
+    assert load_data(unnamed, objective="kind").rows[0].labels == row.labels
+    assert load_named(unnamed, "kind")[0] == spec, "as a config then has it"
     for change, words in (
         ({"rejected": None}, "chosen and rejected: expected both"),
         ({"objective": None}, "name it, as in objective: helpful"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +80,92 @@ def test_a_release_is_signed_and_waits_for_the_tests() -> None:
     used = [step.get("uses", "") for job in jobs.values() for step in job["steps"]]
     assert any("attest-build-provenance" in name for name in used)
     assert any("gh-action-pypi-publish" in name for name in used)
+
+
+def test_the_hooks_find_nothing_in_the_files_that_are_committed() -> None:
+    """Those of pre-commit's own repository, which this machine may not reach: sizes, ends of files, spaces at the ends of lines."""
+    hooks = {hook["id"]: hook for repo in read(".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]}
+    (most,) = re.findall(r"--maxkb=(\d+)", " ".join(hooks["check-added-large-files"]["args"]))
+    given = hooks["trailing-whitespace"]["exclude"]
+    assert given == hooks["end-of-file-fixer"]["exclude"]
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False).stdout
+    files = [ROOT / name for name in listed.decode().split("\0") if name]
+    if not files:
+        pytest.skip("no checkout of git")
+    for file in files:
+        raw = file.read_bytes() if file.is_file() else b""
+        assert len(raw) <= 1024 * int(most), file
+        if b"\0" in raw[:8000] or re.search(given, str(file.relative_to(ROOT))):
+            continue
+        assert not raw or (raw.endswith(b"\n") and not raw.endswith(b"\n\n")), f"{file}: its end"
+        assert not re.search(rb"[ \t]\r?\n", raw), f"{file}: spaces at the end of a line"
+
+
+def test_the_citation_has_what_its_format_needs() -> None:
+    citation = read("CITATION.cff")
+    assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
+    assert all(citation[key] for key in ("message", "title", "abstract", "keywords"))
+    assert all("name" in author or "family-names" in author for author in citation["authors"])
+
+
+def test_a_weakness_is_reported_in_private() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert "report a weakness privately" in page
+    (link,) = read(".github/ISSUE_TEMPLATE/config.yml")["contact_links"]
+    assert link["url"] == f"{stated('Source')}/security/advisories/new"
+
+
+@pytest.mark.parametrize("name", ["bug", "wish"])
+def test_a_form_of_an_issue_is_one_that_github_shows(name: str) -> None:
+    form = read(f".github/ISSUE_TEMPLATE/{name}.yml")
+    assert form["name"] and form["description"] and form["labels"]
+    assert {part["type"] for part in form["body"]} <= {
+        "textarea",
+        "input",
+        "dropdown",
+        "checkboxes",
+        "markdown",
+    }
+    ids = [part["id"] for part in form["body"]]
+    assert len(set(ids)) == len(ids) and all(part["attributes"]["label"] for part in form["body"])
+    assert any(part.get("validations", {}).get("required") for part in form["body"])
+
+
+def test_new_versions_are_proposed_for_packages_and_for_actions() -> None:
+    updates = {each["package-ecosystem"]: each for each in read(".github/dependabot.yml")["updates"]}
+    assert set(updates) == {"pip", "github-actions"}
+    assert {each["dependency-name"] for each in updates["pip"]["ignore"]} == {"torch", "transformers"}
+    tools = re.findall(
+        r"^([\w.-]+)", (ROOT / "requirements-dev.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    patterns = updates["pip"]["groups"]["tools"]["patterns"]
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern.replace("*", ".*"), tool) for tool in tools), pattern
+
+
+def test_a_release_is_built_from_the_tag_of_its_version_and_tested_as_a_change_is() -> None:
+    jobs = read(".github/workflows/release.yml")["jobs"]
+    runs = {job: "\n".join(step.get("run", "") for step in jobs[job]["steps"]) for job in jobs}
+    (command,) = re.findall(r"sed -n '(.+?)' pyproject\.toml", runs["build"])
+    made = subprocess.run(
+        ["sed", "-n", command, str(ROOT / "pyproject.toml")], capture_output=True, text=True, check=True
+    )
+    assert made.stdout.strip() == paretune.__version__
+    assert "python -m build" in runs["build"] and "twine check" in runs["build"]
+    of_change = read(".github/workflows/ci.yml")["jobs"]["pinned"]["steps"]
+    assert ".ci/run" in runs["test"] and any(step.get("run") == ".ci/run" for step in of_change)
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert "paretune quickstart --smoke" in runs["test"]
+
+
+def test_minima_are_found_by_scipy() -> None:
+    """The heads, the prototypes, the dual of the floors, and the rules from gradients to a step."""
+    for name in (
+        "scoring/bradley_terry.py",
+        "scoring/ideal_points.py",
+        "choosing/dual.py",
+        "training/gradients.py",
+    ):
+        assert "from scipy.optimize import" in (ROOT / "src/paretune" / name).read_text(encoding="utf-8"), (
+            name
+        )

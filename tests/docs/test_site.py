@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 import paretune
+from support.scripts import script
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "mkdocs.yml"
@@ -26,11 +26,7 @@ NAMED = re.findall(
 
 @pytest.fixture(scope="module", name="site")
 def site_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_site", ROOT / "docs/site.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("docs/site.py")
 
 
 def navigation(entries: list[Any]) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+import yaml
 
-from paretune import Front, Preference, load_config, load_policy, run
+from paretune import Front, Preference, load_config, load_data, load_policy, run
 from paretune.policies.export import export
 from support.chat_models import CHATML, write_chat_model
 from support.server_process import process
@@ -164,3 +165,20 @@ def test_no_page_has_python_that_nothing_runs() -> None:
             continue
         for number in range(len(snippets(name))):
             assert f'snippets("{name}")[{number}]' in own or f'("{name}", {number}, ' in own, (name, number)
+
+
+def test_the_spreadsheet_of_own_data_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
+    text = next(
+        block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "reviews.csv" in block
+    )
+    header = next(line for line in text.splitlines() if line.startswith("path:")).partition("# ")[2]
+    monkeypatch.chdir(tmp_path)
+    rows = ['1,Why?,No.,"It is late, sorry.",B,a ,r1', '2,When?,Now.,"As soon as I can.",n/a,,r2']
+    Path("reviews.csv").write_text("\n".join([header, *rows]), encoding="utf-8-sig")
+    data = load_data(yaml.safe_load(text))
+    assert data.objectives == ("kind", "to_the_point")
+    assert [row.labels for row in data.rows] == [
+        {"kind": ((0, 1, -1.0),), "to_the_point": ((0, 1, 1.0),)},
+        {},
+    ]

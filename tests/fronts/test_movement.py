@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paretune.core.errors import ParetuneError
-from paretune.fronts.movement import movements, wanted_direction
+from paretune.fronts.movement import end_to_end, movements, wanted_direction
 
 
 def test_movement_by_hand():
@@ -67,3 +67,40 @@ def test_one_prompt_has_no_bounds_and_a_constant_no_unit():
     assert math.isnan(found.along[0].low) and math.isnan(found.across[0].high)
     with pytest.raises(ParetuneError, match="do not vary"):
         movements(np.ones((1, 3, 2)), np.zeros((3, 2)), np.array([1.0, 0.0]), np.eye(2)[:1])
+
+
+def test_the_ends_of_a_dial_by_hand():
+    # Every prompt: concise 3 higher at its largest weight, warm 1 lower at its own; points of equal weight count by their mean.
+    base = np.random.default_rng(0).normal(size=(1, 50, 2))
+    dial = np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
+    moved = base + np.array([[[0.0, -1.0]], [[7.0, 7.0]], [[3.0, 0.0]]])
+    twice = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    both = base + np.array([[[0.0, 2.0]], [[1.0, 0.0]], [[3.0, 1.0]]])
+    found = end_to_end([dial, twice], [moved, both], np.array([2.0, 0.5]))
+    assert [[each.value for each in row] for row in found] == [
+        pytest.approx([1.5, -2.0]),
+        pytest.approx([1.0, 3.0]),
+    ]
+    for each in (figure for row in found for figure in row):
+        assert each.low < each.value < each.high, "agreement of all prompts is no certainty"
+    assert end_to_end([], [], np.ones(2)) == []
+    alone = end_to_end([dial], [moved[:, :1]], np.ones(2))[0]
+    assert alone[0].value == 3.0 and math.isnan(alone[0].low) and math.isnan(alone[0].high)
+
+
+def test_bounds_at_the_ends_hold_for_all_policies_and_objectives_at_once():
+    true = np.array([[1.0, 0.0], [0.0, -0.5], [0.0, 0.0]])
+    dial, random, worlds, held = np.eye(2)[::-1], np.random.default_rng(3), 150, 0
+    for _ in range(worlds):
+        base = random.normal(size=(40, 2))
+        scores = [np.stack([base, base]) + random.normal(size=(2, 40, 2)) for _ in true]
+        for each, (concise, warm) in zip(scores, true, strict=True):
+            each[1, :, 0] += concise  # dial[1] has all weight on the first objective
+            each[0, :, 1] += warm
+        found = end_to_end([dial] * 3, scores, np.ones(2), 500)
+        held += all(
+            figure.low <= value <= figure.high
+            for row, values in zip(found, true, strict=True)
+            for figure, value in zip(row, values, strict=True)
+        )
+    assert held / worlds >= 0.92

@@ -61,8 +61,8 @@ def test_peft_and_transformers_compute_the_policy(
     peft = pytest.importorskip("peft")
     policy = policies[name]
     logits = expected(policy, ASKED)
-    used = export(policy, ASKED, tmp_path / "lora")
-    assert export(policy, ASKED, tmp_path / "dense", "dense") == used
+    used = export(policy, ASKED, tmp_path / "lora").preference
+    assert export(policy, ASKED, tmp_path / "dense", "dense").preference == used
     assert used == (Preference.parse("short=0.5,good=0.5") if name == "modpo" else ASKED)
     base = AutoModelForCausalLM.from_pretrained(policy.lm.name, dtype=torch.float32)
     with torch.no_grad():

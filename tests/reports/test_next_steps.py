@@ -28,7 +28,8 @@ def made(movement: float = 2.0, cut: float = 0.0, spread: float = 1.0, **rest: A
         low, high = [m - 0.3 for m in mean], [m + 0.3 for m in mean]
         points.append(point(weights, mean, low, high, cut_rate=cut, movement=moved(movement, 0.5)))
     stages = [{"name": "adapters/modpo", "seconds": 1.0, "reused": False}]
-    values = record(["concise", "warm"], [policy("modpo", points)], stages=stages, **rest)
+    ends = dict.fromkeys(("concise", "warm"), figure(2 * spread, 0.3))
+    values = record(["concise", "warm"], [policy("modpo", points, ends=ends)], stages=stages, **rest)
     values["base"]["cut_rate"] = cut
     return FrontRecord.model_validate(values)
 
@@ -69,9 +70,13 @@ def test_a_preference_without_effect_is_named_whatever_shows_it() -> None:
     assert "modpo: the answers are the same at every preference" in same
     assert "such as dpo-soup." in same, "the method complained about is no cure"
     assert "60 prompts do not tell apart" in told(made(spread=0.1))
-    weak = made().model_dump(mode="json")
-    weak["policies"][0]["steerability"] = {"model.layers.0.q_proj": 1e-6}
-    assert "hardly follow the preference" in told(FrontRecord.model_validate(weak))
+    for spread, seen in (
+        (0.1, True),
+        (1.0, False),
+    ):  # what the answers show is not taken back for the weights
+        weak = made(spread=spread).model_dump(mode="json")
+        weak["policies"][0]["steerability"] = {"model.layers.0.q_proj": 1e-6}
+        assert ("hardly follow the preference" in told(FrontRecord.model_validate(weak))) == seen
 
 
 def test_differences_that_could_not_be_seen_say_how_many_prompts_would_show_them() -> None:

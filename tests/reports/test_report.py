@@ -578,15 +578,15 @@ def test_three_objectives_have_a_triangle_each(tmp_path):
 
 @pytest.mark.parametrize(
     ("ratio", "text"),
-    [(0.5, "steerable"), (0.001, "not steerable"), (0.0, "not steerable"), (None, "nothing is shared")],
+    [(0.5, "−0.30"), (0.001, "hardly changes"), (0.0, "hardly changes"), (None, "nothing is shared")],
 )
-def test_steerability_is_shown(tmp_path, ratio, text):
+def test_how_far_the_weights_follow_the_preference_is_shown(tmp_path, ratio, text):
     run = make_run()
     run["policies"][0]["steerability"] = {f"model.layers.{n}.self_attn.q_proj": ratio for n in range(3)}
     write_report(parsed(run), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     section = page.split('<section id="steerability">')[1].split("</section>")[0]
-    assert text in section and ("not steerable" in section) == (text == "not steerable")
+    assert text in section and ("⚠ the preference hardly" in section) == (text == "hardly changes")
     assert section.count('class="layer"') == (0 if ratio is None else 3), "bars that say nothing are left out"
     del run["policies"][0]["steerability"]
     write_report(parsed(run), tmp_path)

@@ -31,6 +31,9 @@ from paretune.cli.threads import wait_briefly
 from paretune.cli.usage import Commands
 
 if TYPE_CHECKING:
+    from paretune.core.preference import Preference
+    from paretune.policies.export import Made
+    from paretune.policies.policy import Policy
     from paretune.runs.config import RunConfig
 
 app = typer.Typer(
@@ -338,7 +341,7 @@ def export_command(
     from paretune.policies.export import export, export_grid
     from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
-    from paretune.policies.shared import front_of
+    from paretune.policies.shared import due_front
 
     if form not in ("lora", "dense", "gguf") or (grid and form == "dense"):
         raise ConfigError(f"--format {form}: expected lora, gguf or dense, and lora with --grid")
@@ -368,26 +371,32 @@ def export_command(
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
     loaded = load_policy(source, **vars(BaseChoice(model, revision, device, dtype, quantization)))
     if form == "gguf":
-        typer.echo(write_gguf(loaded, asked, folder, front_of(source), with_base))
+        typer.echo(write_gguf(loaded, asked, folder, due_front(source), with_base))
         _say_template(loaded.lm.chat_template)
         return
     if asked is not None:
-        used = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
-        typer.echo(
-            f"{folder}: {loaded.name} at {used}"
-            + ("" if used == asked else f", the anchor nearest to {asked}")
-        )
-        if end := loaded.prompt_end(used):
-            typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
-        _say_template(loaded.lm.chat_template)
+        one = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
+        _say_export(loaded, asked, one, folder)
         return
-    manifest = export_grid(loaded, points, folder, front_of(source))
+    manifest = export_grid(loaded, points, folder, due_front(source))
     _say_template(loaded.lm.chat_template)
     made = list(manifest["adapters"].values())
     scored = sum(entry["scores"] is not None for entry in made)
     typer.echo(
         f"{folder}: {len(made)} LoRAs of {loaded.name} and manifest.json, with measured scores of {scored} of them"
     )
+
+
+def _say_export(policy: Policy, asked: Preference, made: Made, folder: Path) -> None:
+    snapped = "" if made.preference == asked else f", the anchor nearest to {asked}"
+    typer.echo(f"{folder}: {policy.name} at {made.preference}{snapped}")
+    if made.rounding is not None:
+        typer.echo(str(made.rounding))
+        if made.rounding.dtype != "float32":
+            typer.echo("With --dtype float32 it is written without this rounding, in twice the space.")
+    if end := policy.prompt_end(made.preference):
+        typer.echo(f"It reads the preference in the prompt: end the last user turn with {end!r}")
+    _say_template(policy.lm.chat_template)
 
 
 def _say_template(arguments: Mapping[str, Any]) -> None:

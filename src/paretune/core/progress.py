@@ -29,8 +29,8 @@ class Advance(Protocol):
 class Listener(Protocol):
     """What hears of all progress: the log of a run."""
 
-    def stage_began(self, name: str) -> None:
-        """Hear that a stage begins."""
+    def stage_began(self, name: str, share: float = 1.0) -> None:
+        """Hear that a stage begins, of which this ``share`` is left to do."""
 
     def stage_ended(self, name: str, seconds: float, reused: bool, spent: Spent | None = None) -> None:
         """Hear that a stage is finished, now or (``reused``) by an earlier run, and what it spent where that is known."""
@@ -68,42 +68,48 @@ def listening(listener: Listener) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
+def listener() -> Listener | None:
+    """Return what hears of all progress here; None outside of a run."""
+    return _LISTENER.get()
+
+
 @contextmanager
-def stage(name: str) -> Iterator[Meter]:
+def stage(name: str, share: float = 1.0) -> Iterator[Meter]:
     """Tell the listener, where there is one, that stage ``name`` is worked on inside the context; one that fails has not ended.
 
-    The meter measures what the stage spends, without stages inside it.
+    The meter measures what the stage spends, without stages inside it. ``share`` of the stage is left to do, where an earlier run
+    has done the rest.
     """
-    listener = _LISTENER.get()
-    if listener is not None:
-        listener.stage_began(name)
+    hears = listener()
+    if hears is not None:
+        hears.stage_began(name, share)
     with metered() as meter:
         yield meter
-    if listener is not None:
-        listener.stage_ended(name, meter.seconds, False, meter.spent)
+    if hears is not None:
+        hears.stage_ended(name, meter.seconds, False, meter.spent)
 
 
 def found_finished(name: str, seconds: float, spent: Spent | None = None) -> None:
     """Tell the listener, where there is one, that stage ``name`` was finished by an earlier run, in ``seconds``."""
-    if (listener := _LISTENER.get()) is not None:
-        listener.stage_ended(name, seconds, True, spent)
+    if (hears := listener()) is not None:
+        hears.stage_ended(name, seconds, True, spent)
 
 
 @contextmanager
 def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show progress over ``total`` units, ``done`` of which are finished already."""
-    listener = _LISTENER.get() or (None if silent() or at_terminal() else Lines())
+    hears = listener() or (None if silent() or at_terminal() else Lines())
     with ExitStack() as stack:
         bar = stack.enter_context(_bar(description, total, done)) if at_terminal() and not silent() else None
-        if listener is not None:
-            listener.steps_began(description, total, done)
-            stack.callback(listener.steps_ended)
+        if hears is not None:
+            hears.steps_began(description, total, done)
+            stack.callback(hears.steps_ended)
 
         def advance(count: int = 1, loss: float | None = None) -> None:
             if bar is not None:
                 bar(count, loss)
-            if listener is not None:
-                listener.steps_done(count, loss)
+            if hears is not None:
+                hears.steps_done(count, loss)
 
         yield advance
 
@@ -185,7 +191,7 @@ class Lines:
         self._steps: Steps | None = None
         self._said = time.monotonic()
 
-    def stage_began(self, name: str) -> None:
+    def stage_began(self, name: str, share: float = 1.0) -> None:
         """Say nothing: only runs have stages."""
 
     def stage_ended(self, name: str, seconds: float, reused: bool, spent: Spent | None = None) -> None:

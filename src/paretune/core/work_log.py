@@ -15,7 +15,8 @@ from typing_extensions import NotRequired, TypedDict
 from paretune.core.errors import ParetuneError
 from paretune.core.files import write_json
 from paretune.core.meter import Meter, Spent, figures, metered, spent_of, summed
-from paretune.core.progress import MINUTE, Steps, at_terminal, in_words, listening, say
+from paretune.core.progress import MINUTE, Steps, at_terminal, in_words, listener, listening, say
+from paretune.core.said import REST, Said, in_all
 
 FILE = Path("locks") / "progress.json"
 """How far the last run in a run folder came."""
@@ -23,8 +24,14 @@ PROFILE = "stages.json"
 """What each stage of the last run in a run folder spent."""
 SECONDS = 5.0
 """Seconds between two writings of the file while nothing but steps happen."""
+OWN = frozenset({"start", "labels", "score", "report"})
+"""Parts of a plan with a stage of the same name; training and fronts have stages of their own too, all others have none."""
+EACH_TIME = frozenset({"start", "report"})
+"""Those of them that every process does in full; of the others, caches may hold what an earlier one did."""
 PRIOR = 20.0
 """Seconds for which the plan is believed before what was measured counts."""
+FRONT = "front: "
+"""What the names of parts that measure a policy begin with."""
 TRAINED = "adapters/"
 """What the names of stages of training begin with."""
 
@@ -118,6 +125,11 @@ class WorkLog:
         self._stages: list[tuple[str, float]] = []
         self._inside: list[Steps] = []
         self._planned_seconds = self._taken = 0.0
+        self._stages_of: dict[int, list[str]] = {}
+        self._shares: dict[str, float] = {}
+        self._meter: Meter | None = None
+        # Somebody has worked in this folder before, and left what is not done again.
+        self._continued = folder is not None and (folder / FILE).is_file()
         self._started, self._said = time.monotonic(), time.monotonic()
         self._state, self._error = "running", ""
         self._lock = threading.RLock()
@@ -132,10 +144,11 @@ class WorkLog:
 
     # What is heard
 
-    def stage_began(self, name: str) -> None:
+    def stage_began(self, name: str, share: float = 1.0) -> None:
         """Say the stage."""
         with self._lock:
             self._reach(name)
+            self._shares[name] = share
             self._stages.append((name, time.monotonic()))
             self._said = time.monotonic()
             if not at_terminal():
@@ -152,6 +165,8 @@ class WorkLog:
                 _add(known, seconds, spent)
             if known is None:
                 self.done.append({"name": name, "seconds": seconds, "reused": reused, "spent": spent})
+                if (at := self._find(name, everywhere=True)) is not None:
+                    self._stages_of.setdefault(at, []).append(name)
                 if reused and not at_terminal():
                     say(f"{self._clock()} {name}: found finished")
                 if name.startswith((TRAINED, "front/")) and self._reach(name):
@@ -161,6 +176,9 @@ class WorkLog:
     def steps_began(self, what: str, total: int, done: int) -> None:
         """Begin to count steps."""
         with self._lock:
+            at = self._stages[-1][0] if self._stages and not self._inside else ""
+            if at.startswith(TRAINED) and done:
+                self._shares[at] = 1 - done / total  # from a checkpoint on
             self._inside.append(Steps(what, total, done))
 
     def steps_done(self, count: int, loss: float | None) -> None:
@@ -182,18 +200,27 @@ class WorkLog:
 
     # Where in the plan
 
+    def _find(self, name: str, everywhere: bool = False) -> int | None:
+        """Return the number of the part of the plan that a stage belongs to: one still ahead, or ``everywhere`` one behind too.
+
+        Stages of training have no names in the plan, so the next such part ahead is theirs. All heads are one part.
+        """
+        kind, _, rest = name.partition("/")
+        title = f"{FRONT}{rest}" if kind in ("front", "audits") else name
+        for at, part in enumerate(self._parts):
+            if name.startswith(TRAINED):
+                if part.stages and at >= self._at:
+                    return at
+            elif part.name in (title, kind) and not part.stages and (everywhere or at >= self._at):
+                return at
+        return None
+
     def _reach(self, name: str) -> bool:
         """Go on to the part of the plan that a stage belongs to, and return whether there is one."""
-        if name.startswith(TRAINED):
-            wanted = [n for n, part in enumerate(self._parts) if part.stages and n >= self._at]
-        elif name.startswith(("front/", "audits/")):
-            title = f"front: {name.partition('/')[2]}"
-            wanted = [n for n, part in enumerate(self._parts) if part.name == title and n >= self._at]
-        else:
-            wanted = [n for n, part in enumerate(self._parts) if part.name == name and n >= self._at]
-        if wanted:
-            self._at = wanted[0]
-        return bool(wanted)
+        at = self._find(name)
+        if at is not None:
+            self._at = at
+        return at is not None
 
     def _pass(self, seconds: float, reused: bool) -> None:
         """Leave the part of the plan that is done; what it took shows the pace of this machine."""
@@ -217,6 +244,33 @@ class WorkLog:
             return rest + steps.left
         gone = time.monotonic() - self._stages[-1][1] if self._stages else 0.0
         return rest + max(0.0, whole - gone)
+
+    def compared(self) -> list[Said]:
+        """Return each part of the plan with the time that was said of it, and that it took; empty without a plan.
+
+        What an earlier process did is no part of either. The last part is all that has no stage of its own; it is compared where no
+        process has worked in the folder before.
+        """
+        with self._lock:
+            if not self._parts:
+                return []
+            done = {stage["name"]: stage for stage in self.done}
+            found, said_of_rest, matched = [], 0.0, 0.0
+            for at, part in enumerate(self._parts):
+                stages = [done[name] for name in self._stages_of.get(at, ())]
+                own = part.stages > 0 or part.name.startswith(FRONT)
+                if not stages and not own and part.name not in OWN:
+                    said_of_rest += part.seconds
+                    continue
+                here, taken = bool(stages) and not stages[0]["reused"], None
+                if here:
+                    seconds = sum(stage["seconds"] for stage in stages if not stage["reused"])
+                    matched += seconds
+                    taken = seconds if own or part.name in EACH_TIME or not self._continued else None
+                name = stages[0]["name"] if stages else part.name
+                found.append(Said(name, part.seconds * (self._shares.get(name, 1.0) if here else 1.0), taken))
+            rest = None if self._continued or self._meter is None else self._meter.whole.seconds - matched
+            return [*found, Said(REST, said_of_rest, rest)]
 
     # What is said
 
@@ -272,11 +326,13 @@ class WorkLog:
             }
 
     def _write(self) -> None:
-        if self.folder is not None:
-            with suppress(
-                ParetuneError, OSError
-            ):  # a full disk stops the run elsewhere, with its own message
-                write_json(self.folder / FILE, self.written())
+        if self.folder is None:
+            return
+        file = self.folder / FILE
+        with suppress(OSError):
+            file.rmdir()  # an empty folder in its place, which a repaired disk may leave
+        with suppress(ParetuneError, OSError):  # a full disk stops the run elsewhere, with its own message
+            write_json(file, self.written())
 
     def _keep_telling(self, ended: threading.Event) -> None:
         """Write and say how far the run is, in a thread of its own: one step may take longer than a minute."""
@@ -295,6 +351,7 @@ class WorkLog:
         teller.start()
         try:
             with listening(self), metered() as meter:
+                self._meter = meter
                 yield
             self._write_profile(meter)
             self._state, self._stages = "finished", []
@@ -327,8 +384,18 @@ class WorkLog:
                 ],
                 "rest": figures(meter.seconds, meter.spent),
                 "total": figures(meter.whole.seconds, spent_of(meter.whole)),
+                **self._beforehand(),
             },
         )
+
+    def _beforehand(self) -> dict[str, object]:
+        """Return what was said beforehand for the file; nothing without a plan."""
+        parts = self.compared()
+        rows = [
+            {"name": part.name, "said": part.said, "taken": part.taken, "ratio": part.ratio}
+            for part in [*parts, in_all(parts)]
+        ]
+        return {"said": rows} if parts else {}
 
     def _say_kept(self) -> None:
         """Say what a run that is stopped leaves, and how it goes on."""
@@ -341,3 +408,9 @@ class WorkLog:
         where = f" in {self.folder}" if self.folder else ""
         state = f" (paretune status {self.folder} shows it)" if self.folder else ""
         say(f"stopped: {finished} kept{where}{at}. The same command goes on from there{state}")
+
+
+def said_beforehand() -> list[Said]:
+    """Return what was said of the run that goes on now, see :meth:`WorkLog.compared`; empty outside of a run or without a plan."""
+    log = listener()
+    return log.compared() if isinstance(log, WorkLog) else []

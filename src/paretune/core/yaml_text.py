@@ -53,7 +53,7 @@ def parse_yaml(text: str) -> Any:
         value = yaml.load(text, _Loader)
         held = _size(value, {})
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {_one_line(error)}") from error
+        raise ConfigError(f"not valid YAML: {_one_line(error)}{_cure(error)}") from error
     except RecursionError as error:
         raise ConfigError("not valid YAML here: nested too deeply, or a value within itself") from error
     except ValueError as error:  # a date such as 2024-13-45
@@ -86,6 +86,18 @@ def _one_line(error: yaml.YAMLError) -> str:
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
     problem = getattr(error, "problem", None) or str(error)
     return where + " ".join(str(problem).split())
+
+
+def _cure(error: yaml.YAMLError) -> str:
+    """Return what to do about a text that YAML reads otherwise than it is meant, as names of columns often are."""
+    if not isinstance(error, (yaml.scanner.ScannerError, yaml.parser.ParserError)):
+        return ""
+    problem = str(error.problem)
+    if "'\\t'" in problem:
+        return "; indent with spaces instead of tabs"
+    if "end" in problem and "stream" in problem:
+        return "; close the bracket or the quote, and put a text that holds # in quotes"
+    return '; put a text that holds ? : , # [ ] { } or begins with & * % @ ` in quotes, as in "Kind?"'
 
 
 def _size(value: Any, known: dict[int, int], within: frozenset[int] = frozenset()) -> int:

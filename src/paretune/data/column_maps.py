@@ -9,11 +9,13 @@ from numbers import Real
 from typing import Any
 
 from paretune.core.errors import DataError, suggest
-from paretune.data.columns import Fields, Records, answer_of, number_of, parsed_cell
+from paretune.data.broken import told_together
+from paretune.data.columns import Fields, Records, answer_of, number_of, texts_or_messages
 from paretune.data.dataset import ScoredDataset
+from paretune.data.formats import UnnamedObjectiveError
 from paretune.data.prompts import with_earlier
 from paretune.data.row_store import gather
-from paretune.data.rows import Comparison, Prompt, Row, prompt_from
+from paretune.data.rows import Comparison, Message, Prompt, Row
 from paretune.data.unread import Left
 
 KEYS = (
@@ -33,10 +35,13 @@ KEYS = (
 
 @dataclass(frozen=True)
 class Label:
-    """A column that compares the two responses of a record: ``values`` has the strength of each of its values."""
+    """A column that compares the two responses of a record.
+
+    ``values`` has the strength of each of its values, None where a value says that nobody compared them.
+    """
 
     column: str
-    values: Mapping[str, float]
+    values: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class ColumnMap:
             if "chosen" not in given or "rejected" not in given or responses is not None:
                 raise DataError("data: chosen and rejected: expected both, in place of responses")
             if "objective" not in given:
-                raise DataError(
+                raise UnnamedObjectiveError(
                     "data: chosen and rejected compare under one objective; name it, as in objective: helpful"
                 )
             compared, responses = str(given["objective"]), [given["chosen"], given["rejected"]]
@@ -169,22 +174,23 @@ def _stated(name: object, stated: object) -> Label:
     column, values = stated["column"], stated["values"]
     if not isinstance(column, str) or not isinstance(values, Mapping) or not values:
         raise DataError(shape)
-    meaning: dict[str, float] = {}
+    meaning: dict[str, float | None] = {}
     for value, p in values.items():
-        if isinstance(p, bool) or not isinstance(p, Real) or not -1 <= float(p) <= 1:
+        if p is not None and (isinstance(p, bool) or not isinstance(p, Real) or not -1 <= float(p) <= 1):
             raise DataError(
                 f"data: labels.{name}.values.{value}: expected a number from -1 (the second response is preferred) to 1 (the "
-                f"first), got {p!r:.40}"
+                f"first), or null (they were not compared), got {p!r:.40}"
             )
+        strength = None if p is None else float(p)
         spelt = _spelt(value)
-        if meaning.get(spelt, float(p)) != float(p):
+        if meaning.get(spelt, strength) != strength:
             raise DataError(
                 f"data: labels.{name}.values: {spelt!r} stands twice, with different numbers; keep one of them"
             )
         also = (
             {True: ("yes", "on"), False: ("no", "off")}[value] if isinstance(value, bool) else ()
         )  # as YAML reads them
-        meaning |= {word: float(p) for word in (spelt, *also) if word == spelt or word not in meaning}
+        meaning |= {word: strength for word in (spelt, *also) if word == spelt or word not in meaning}
     return Label(column, meaning)
 
 
@@ -208,7 +214,7 @@ def read_mapped(records: Records, columns: ColumnMap, ignored: Collection[str] =
             (where, {name: value for name, value in record.items() if name not in ignored})
             for where, record in records
         )
-    rows = gather(_mapped(records, columns, left))
+    rows = gather(told_together(lambda stream: _mapped(stream, columns, left), records))
     return ScoredDataset(columns.objectives, rows, left.notes())
 
 
@@ -221,9 +227,12 @@ def _mapped(records: Records, columns: ColumnMap, left: Left) -> Iterator[Row]:
     for where, record in records:
         fields = Fields(where, record)
         unseen = {column for column in unseen if not fields.has(column)}
-        value = parsed_cell(fields.take(columns.prompt), where)
+        asked = texts_or_messages(fields.take(columns.prompt), columns.prompt, where)
         prompt = with_earlier(
-            fields, prompt_from(value, columns.prompt, where), columns.history, (columns.system,)
+            fields,
+            (Message("user", asked),) if isinstance(asked, str) else asked,
+            columns.history,
+            (columns.system,),
         )
         texts, names = _texts(fields, columns.responses)
         weight = fields.optional_number(columns.weight, 1.0) if columns.weight else 1.0
@@ -324,10 +333,11 @@ def _label(fields: Fields, stated: Label, count: int) -> tuple[Comparison, ...]:
         raise DataError(
             f"{fields.where}: column {stated.column!r}: compares two responses, this record has {count}"
         )
-    p = stated.values.get(_spelt(cell))
-    if p is None:
+    spelt = _spelt(cell)
+    if spelt not in stated.values:
         raise DataError(
             f"{fields.where}: column {stated.column!r}: value {cell!r:.60} is not in the map; "
-            f"{suggest(str(cell)[:60], stated.values)}"
+            f"{suggest(str(cell)[:60], stated.values)}; correct it, or give it a number in the map (null: not compared)"
         )
-    return ((0, 1, p),)
+    p = stated.values[spelt]
+    return () if p is None else ((0, 1, p),)

@@ -94,7 +94,11 @@ def texts_or_messages(value: Any, column: str, where: str) -> str | Prompt:
         raise DataError(
             f"{where}: column {column!r}: {value!r} is not JSON; write text, or leave the record out"
         )
-    if not value or not isinstance(value, str | list | dict):
+    if (
+        not value
+        or not isinstance(value, str | list | dict)
+        or (isinstance(value, str) and not value.strip())
+    ):
         raise DataError(
             f"{where}: column {column!r}: expected text or messages, got {value!r:.60}; write them, or leave the record out"
         )

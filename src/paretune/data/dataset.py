@@ -16,6 +16,7 @@ import numpy as np
 from paretune.core.errors import DataError, PreferenceError, suggest
 from paretune.core.files import fingerprint_of, new_file
 from paretune.core.preference import Preference
+from paretune.data.broken import told_together
 from paretune.data.readers import (
     Record,
     read_records,
@@ -251,13 +252,13 @@ def from_records(records: Iterable[tuple[str, Record]], flat: bool = False) -> S
     """Return the data set of ``(where, record)`` in canonical form (``flat``: as CSV cells)."""
     objectives: dict[str, None] = {}
 
-    def rows() -> Iterator[Row]:
-        for where, cells in records:
+    def rows(stream: Iterable[tuple[str, Record]]) -> Iterator[Row]:
+        for where, cells in stream:
             record = unflatten(cells, where) if flat else cells
             row = row_from_record(record, where)
             for column in ("scores", "labels"):
                 objectives.update(dict.fromkeys(record.get(column) or {}))
             yield row
 
-    gathered = gather(rows())
+    gathered = gather(told_together(rows, records))
     return ScoredDataset(tuple(objectives), gathered)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from paretune.core.errors import DataError
+from paretune.data.broken import told_together
 from paretune.data.columns import Fields, Records, answer_of, flag_of, number_of, texts_or_messages
 from paretune.data.dataset import ScoredDataset, from_records
 from paretune.data.known import KNOWN
@@ -125,7 +126,9 @@ def read_form(
             "name it with objective=, for example objective=helpful"
         )
     left = Left(KNOWN_COLUMNS, ignored)
-    rows = gather(form.read(_fields(stream, ignored), objective or "", left))
+    rows = gather(
+        told_together(lambda some: form.read(_fields(some, ignored), objective or "", left), stream)
+    )
     named = (objective,) if form.labelled and objective else ()
     return ScoredDataset(named, rows, left.notes())
 

@@ -170,7 +170,8 @@ def _load_mapping(
     given = {**spec, **{key: value for key, value in stated.items() if value is not None}}
     _check_keys(given)
     if objective is not None:
-        if "objective" not in given and "prompt" not in given and "name" not in given:
+        mapped = "prompt" in given and "chosen" not in given  # such a map names what it compares
+        if "objective" not in given and not mapped and "name" not in given:
             given["objective"] = objective
         elif given.get("objective") != objective:
             _warn(f"objective={objective} is not used: the source names its objectives itself")

@@ -33,6 +33,7 @@ BINARY = {
     b"SQLite format 3\0": "this is a data base of SQLite: export its table as CSV",
 }
 """What files begin with that are no text -> what to do."""
+SHEETS = (".xlsx", ".xls", ".ods", ".numbers", ".tsv", ".tab")
 CELL_LIMIT = (
     2**31 - 1
 )  # characters in a CSV cell; Python's own limit (131072) is below the length of real dialogues
@@ -81,9 +82,10 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
     path = Path(path)
     reader = READERS.get(suffix_of(path))
     if reader is None:
+        sheet = "; save a spreadsheet as CSV with commas" if suffix_of(path) in SHEETS else ""
         raise DataError(
             f"{path}: unknown file type {suffix_of(path)!r}; expected a name ending in one of "
-            f"{', '.join(READERS)}"
+            f"{', '.join(READERS)}{sheet}"
         )
     try:
         yield from reader(path)
@@ -151,15 +153,18 @@ def _opened(path: Path) -> io.BufferedIOBase:
     return opener(path) if opener else path.open("rb")
 
 
-def _decode(raw: bytes, where: str) -> str:
+def _decode(raw: bytes, path: Path, first: int = 1) -> str:
+    """Return bytes of a file as text; they begin in line ``first``."""
     try:
         return raw.decode("utf-8-sig" if raw.startswith(b"\xef\xbb\xbf") else "utf-8")
     except UnicodeDecodeError as error:
         bad = raw[error.start]
         utf16 = "this looks like UTF-16; " if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         cure = _binary(raw) or f"{utf16}save the file as UTF-8"
+        line = first + raw.count(b"\n", 0, error.start)
+        position = error.start - raw.rfind(b"\n", 0, error.start)
         raise DataError(
-            f"{where}: not UTF-8 (byte 0x{bad:02x} at position {error.start + 1}); {cure}"
+            f"{path}:{line}: not UTF-8 (byte 0x{bad:02x} at position {position}); {cure}"
         ) from error
 
 
@@ -181,14 +186,14 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Record]]:
     with _opened(path) as file:
         for number, raw in enumerate(file, start=1):
             where = f"{path}:{number}"
-            text = _decode(raw, where)
+            text = _decode(raw, path, number)
             if text.strip():
                 yield where, _object(parse_json(text, where), where)
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Record]]:
     with _opened(path) as file:
-        text = _decode(file.read(), f"{path}:1")
+        text = _decode(file.read(), path)
     values = parse_json(text, f"{path}:1")
     if not isinstance(values, list):
         lists = (
@@ -207,7 +212,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Record]]:
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
     with _opened(path) as file:
-        text = _decode(file.read(), f"{path}:1")
+        text = _decode(file.read(), path)
     before = csv.field_size_limit(CELL_LIMIT)
     try:
         rows = []
@@ -227,11 +232,18 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError(f"{path}:1: column {twice[0]!r} appears twice in the header")
+    ragged = [(line, len(cells)) for line, cells in rows[1:] if cells and len(cells) != len(header)]
+    if ragged:
+        others = ", ".join(str(line) for line, _ in ragged[1:9])
+        raise DataError(
+            f"{path}:{ragged[0][0]}: {ragged[0][1]} cells, but the header has {len(header)} columns; quote cells that hold commas, "
+            "and fill the others or leave the row out"
+            + (f"; the same in line {others}" if others else "")
+            + (f" and {len(ragged) - 9} more" if len(ragged) > 9 else "")
+        )
     for line, cells in rows[1:]:
         if not cells:
             continue
-        if len(cells) != len(header):
-            raise DataError(f"{path}:{line}: {len(cells)} cells, but the header has {len(header)} columns")
         yield f"{path}:{line}", dict(zip(header, map(Cell, cells), strict=True))
 
 

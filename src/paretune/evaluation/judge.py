@@ -23,7 +23,7 @@ from paretune.fronts.front import Front, Interval, mean_intervals, mixture
 from paretune.fronts.indicators import knee, non_dominated
 from paretune.fronts.inference import Comparison, compare, holm
 from paretune.fronts.intervals import Fronts, bands, interval, on_front, shrunk
-from paretune.fronts.movement import Movements, movements, wanted_direction
+from paretune.fronts.movement import Movements, end_to_end, movements, wanted_direction
 from paretune.fronts.record import (
     BasePoint,
     CornerMixture,
@@ -164,6 +164,7 @@ class Judgement:
             name=name,
             anchored=anchored,
             points=self._points(evaluation, self._movements[name]),
+            ends=self._ends.get(name, {}),
             extrapolations=self._points(beyond) if beyond else (),
             figures={
                 **front.summary(self.reference_point, self.resamples, target=self._best),
@@ -189,6 +190,26 @@ class Judgement:
     def _movements(self) -> dict[str, Sequence[Movement | None]]:
         """Policy name -> the movement of each point; the bounds hold for all points of all policies at once."""
         return _movements(self.base, self.evaluations, self.resamples)
+
+    @cached_property
+    def _ends(self) -> dict[str, dict[str, Interval]]:
+        """Policy name -> objective -> what turning the dial from end to end does; bounds hold for all of them at once.
+
+        Differences are in deviations of the base model's answers, and of all answers where these do not vary.
+        """
+        fronts = {name: each.front for name, each in self.evaluations.items() if len(each.points) > 1}
+        every = np.concatenate([_answers(each) for each in self.everything.values()]).std(axis=0)
+        before = every if self.base is None else _answers(self.base).std(axis=0)
+        found = end_to_end(
+            [front.preferences for front in fronts.values()],
+            [front.scores for front in fronts.values()],
+            np.where(before > 0, before, np.where(every > 0, every, 1.0)),
+            self.resamples,
+        )
+        return {
+            name: dict(zip(self.objectives, row, strict=True))
+            for name, row in zip(fronts, found, strict=True)
+        }
 
     @cached_property
     def _best(self) -> np.ndarray:
@@ -288,6 +309,11 @@ def _movements(
     )
     entries = iter(_entries(found, [(*objectives, "words")[a] for a in kept]))
     return {name: [next(entries) for _ in evaluation.points] for name, evaluation in evaluations.items()}
+
+
+def _answers(evaluation: Evaluation) -> np.ndarray:
+    """Return the scores of all answers ``[A, M]``."""
+    return np.concatenate([point.scores.reshape(-1, point.scores.shape[-1]) for point in evaluation.points])
 
 
 def _attributes(point: Judged) -> np.ndarray:

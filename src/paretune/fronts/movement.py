@@ -9,6 +9,7 @@ is left of the movement is the side effect, the orthogonal part of "Evaluating S
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,3 +107,53 @@ def movements(
             for v, m, w in zip(size, across, width, strict=True)
         ],
     )
+
+
+def end_to_end(
+    weights: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+    unit: np.ndarray,
+    resamples: int = DRAWS,
+    level: float = 0.95,
+) -> list[list[Interval]]:
+    """Return what turning the dial from end to end does: each objective's score at its largest weight less that at its smallest.
+
+    The two are paired by prompt. Points that share the largest or the smallest weight count by their mean. The bounds hold for all
+    objectives of all policies at once; with one prompt they are NaN.
+
+    Args:
+        weights: Weights ``[N, M]`` of the points of each policy.
+        scores: Mean scores ``[N, P, M]`` of each prompt's answers there; N may differ between policies, P and M not.
+        unit: The standard deviations ``[M]`` in which differences are given, above 0.
+        resamples: Draws of the means' error.
+        level: The level of the bounds together.
+
+    Returns:
+        M figures for each policy; a positive one follows the weight.
+    """
+    if not scores:
+        return []
+    differences = np.stack([_differences(w, s) for w, s in zip(weights, scores, strict=True)]) / unit
+    K, P, M = differences.shape
+    found = differences.mean(axis=1)
+    if P < 2:
+        return [[Interval(float(value), math.nan, math.nan, level) for value in row] for row in found]
+    sample = Sample(
+        "ends", tuple(map(str, range(M))), np.eye(K), differences[None], tuple(map(str, range(P))), 0
+    )
+    noise = Noise.of(sample, level, resamples, unit=np.ones(M))
+    reach = noise.reach * noise.errors[np.argsort(noise.order)]
+    return [
+        [Interval(float(v), float(v - r), float(v + r), level) for v, r in zip(row, wide, strict=True)]
+        for row, wide in zip(found, reach, strict=True)
+    ]
+
+
+def _differences(weights: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return each prompt's score ``[P, M]`` at the largest weight on each objective less that at the smallest."""
+    ends = [
+        scores[np.isclose(column, column.max()), :, m].mean(axis=0)
+        - scores[np.isclose(column, column.min()), :, m].mean(axis=0)
+        for m, column in enumerate(weights.T)
+    ]
+    return np.stack(ends, axis=-1)

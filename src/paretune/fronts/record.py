@@ -25,6 +25,7 @@ from paretune.fronts.record_facts import (
     GradientConflict,
     Number,
     Retention,
+    SaidPart,
     ScorerFacts,
     Scores,
     TrainedFloor,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-FORMAT: Literal[6] = 6
+FORMAT: Literal[7] = 7
 """The format written here. Earlier records are read as well, see :mod:`paretune.fronts.earlier_records`."""
 FILE = "front.json"
 """The name of the record in a run's folder."""
@@ -145,6 +146,9 @@ class MeasuredPolicy(Value):
         enters: Where the preference enters, in words.
         anchored: Whether the policy answers with measured preferences only, never between two.
         points: N points on the simplex.
+        ends: Objective -> its score at its largest weight less that at its smallest, in deviations of the base model's answers
+            (of all answers, where that was not measured). The bounds hold for all policies and objectives of the record at once.
+            Empty where there is one point, and in records of earlier formats.
         extrapolations: Points off the simplex, which no figure counts.
         figures: Indicator -> its value, see :data:`paretune.fronts.indicators.INDICATORS`; those per objective are called
             ``controllability:<objective>``. They are of the points as measured, but ``hypervolume`` is corrected for luck.
@@ -168,6 +172,7 @@ class MeasuredPolicy(Value):
     enters: str = ""
     anchored: bool
     points: tuple[Point, ...]
+    ends: dict[str, Figure] = Field(default_factory=dict)
     extrapolations: tuple[Point, ...] = ()
     figures: dict[str, Figure]
     non_dominated: tuple[bool, ...]
@@ -295,12 +300,13 @@ class FrontRecord(Value):
         splits: Split -> number of prompts.
         stages: The stages of the run.
         rest: What the process spent outside of the stages that it made, until it wrote the record.
+        said: The times that were said beforehand, beside those taken until it wrote the record; empty where none were said.
         scoring_forwards: Forward passes that scored data.
         licence: The licence, empty where none was stated.
     """
 
     _folder: Path | None = PrivateAttr(default=None)
-    format: Literal[6]
+    format: Literal[7]
     name: str
     version: str
     created: str
@@ -322,6 +328,7 @@ class FrontRecord(Value):
     splits: dict[str, int] = Field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     rest: Stage | None = None
+    said: tuple[SaidPart, ...] = ()
     scoring_forwards: int | None = None
     licence: str = ""
 

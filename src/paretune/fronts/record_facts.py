@@ -188,6 +188,20 @@ class ScorerFacts(Value):
     asked: Asked | None = None
 
 
+class SaidPart(Value):
+    """The time that was said of a part of the run beforehand, and that it took, see :class:`paretune.core.said.Said`.
+
+    Attributes:
+        name: The stage, or the part of the plan.
+        said: Seconds that were said of what this process had to do for it.
+        taken: Seconds that it took; None where the two are not compared.
+    """
+
+    name: str
+    said: float
+    taken: float | None = None
+
+
 class WordCounts(MethodFacts):
     """Lengths in words."""
 

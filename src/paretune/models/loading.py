@@ -322,12 +322,13 @@ def _digest(file: Path) -> str:
         return blob.name  # the hub's cache names large files by their SHA-256
     stat = file.stat()
     memory = cache_folder() / "hashes" / fingerprint(str(blob), stat.st_size, stat.st_mtime_ns)
-    # What is kept may be lost to a full or failing disk, and must not become another identity of the model.
-    kept = b""
-    with suppress(OSError):  # there is none, or it cannot be read: it is computed again
-        kept = memory.read_bytes()
-    if re.fullmatch(rb"[0-9a-f]{64}", kept):
-        return kept.decode()
+    # What is kept may be lost to a full or failing disk, and must not become another identity of the model: a mark tells.
+    kept = ""
+    with suppress(OSError, ValueError):  # there is none, or it cannot be read: it is computed again
+        kept = memory.read_text(encoding="ascii")
+    digest, _, mark = kept.partition(" ")
+    if mark and mark == fingerprint(digest):
+        return digest
     digest = file_digest(file)
-    write_text(memory, digest)
+    write_text(memory, f"{digest} {fingerprint(digest)}")
     return digest

@@ -8,7 +8,7 @@ wrong. A forward pass without state raises.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.core.errors import ModelError
-from paretune.core.files import atomic_path
+from paretune.core.files import atomic_path, write_text
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.models.adapter import Adapter
 from paretune.models.gated_linear import Gate, GatedLinear, Recomputation, Setting, State
@@ -277,6 +277,7 @@ class Steering:
         gates: Gates | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         dequantise: bool = False,
+        card: Callable[[PreTrainedModel], str] | None = None,
     ) -> None:
         """Write the whole model with the update at ``gates [R]`` merged in, for plain transformers to load.
 
@@ -285,6 +286,7 @@ class Steering:
             gates: Gates of the update.
             tokenizer: Tokenizer that is written beside the model.
             dequantise: Whether a quantised base model is written in its number format, dequantised; else it is refused.
+            card: From the model as it is written, the text of its ``README.md``; by default there is none.
 
         Raises:
             ModelError: The base model is quantised, the adapter has tokens of its own, or ``folder`` holds anything but an
@@ -301,6 +303,8 @@ class Steering:
             model.save_pretrained(temporary)
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
+            if card is not None:
+                write_text(temporary / "README.md", card(model))
             write_marker(temporary)
 
     def enable_checkpointing(self) -> None:

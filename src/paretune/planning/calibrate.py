@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from paretune.core.errors import ParetuneError
 from paretune.core.files import cache_folder, fingerprint, read_json, write_json
+from paretune.core.progress import say
 from paretune.models.devices import memory_of
 from paretune.models.frozen_linear import FrozenLinear
 from paretune.models.kv_cache import given_cache, growing_cache
@@ -33,6 +34,8 @@ from paretune.planning.shapes import Shape
 
 TARGETS, RANK = ("q_proj", "k_proj", "v_proj", "o_proj"), 16
 ROUNDS = 9
+LEAST_ROUNDS, LONGEST = 3, 4.0
+"""Rounds that are always made, and the seconds after which no further one begins: beside other programs a round may take long."""
 AGAIN = "delete the file to measure again"
 BUSY = 0.25
 """Share of the processors in the use of others from which on a measurement says little of the machine."""
@@ -81,6 +84,7 @@ def here(dtype: str, device: str | None) -> tuple[Device, str]:
 @lru_cache(maxsize=8)
 def _measured_now(file: Path, device: torch.device, kind: torch.dtype) -> tuple[Rates, float]:
     """Return the rates, and the share of the processors that others used meanwhile; a command measures once for each ``file``."""
+    say("measuring the speed of this machine: some seconds, longer while other programs run")
     before = _used()
     rates = measure(device, kind)
     return rates, _others(before, _used())
@@ -220,8 +224,11 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     """Return the median time of ``run``: of the process alone where it has one thread, as the machine may be shared."""
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
-    taken = []
-    for _ in range(1 + ROUNDS):
+    taken: list[float] = []
+    began = time.monotonic()
+    for number in range(1 + ROUNDS):
+        if number > LEAST_ROUNDS and time.monotonic() - began > LONGEST:
+            break
         start = clock()
         run()
         if device.type != "cpu":

@@ -17,12 +17,15 @@ from paretune.data.rows import Prompt, Row
 from paretune.models.chat_template import PLAIN_TEMPLATE
 from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.language_model import LanguageModel
+from paretune.scoring.bradley_terry import last_user_message
 from paretune.training.token_tables import TooLong
 
 LOOKED_AT = 256
 """Number of rows, spread evenly, whose texts are counted."""
 CHARACTERS = 4.4
 """Characters per token, in English prose with a vocabulary of 49 thousand tokens."""
+ENCODER_TOKENS = 256
+"""Largest number of tokens of a text that the encoder of heads reads."""
 TEMPLATE = 25
 """Tokens that a chat template adds to a prompt, where it cannot be read."""
 
@@ -126,6 +129,22 @@ def of_rows(rows: Sequence[Row], count: Counter) -> Texts:
         for row in some
     ]
     return _texts(len(rows), prompts, responses)
+
+
+def encoded(rows: Sequence[Row], count: Counter, answer: float | None = None) -> float:
+    """Return the mean tokens of a text that the encoder of heads reads: each response behind the user's last message, and alone.
+
+    Args:
+        rows: The prompts with their responses.
+        count: The counter of tokens; that of the model, whose words are about those of the encoder.
+        answer: Tokens of the answers that are read in place of the rows' responses; None for these.
+    """
+    lengths = []
+    for row in _spread_evenly(rows):
+        asked = count.response(last_user_message(row.prompt), True)
+        texts = [answer] if answer is not None else [count.response(text, True) for text in row.responses]
+        lengths += [min(size, ENCODER_TOKENS) for text in texts for size in (asked + text, text)]
+    return float(np.mean(lengths)) if lengths else 0.0
 
 
 def of_pairs(pairs: Sequence[Pair], count: Counter, limit: int, rule: TooLong = "drop") -> Texts:

@@ -63,6 +63,7 @@ class Stage:
         passes, decodings: Work of the model.
         judged: Answers that every scorer rates.
         embedded: Texts that the encoder of heads reads before they are fitted.
+        embedded_tokens: Mean tokens of such a text.
         columns: Columns of each adapter that the stage saves.
         step: Its largest forward with gradients.
     """
@@ -75,6 +76,7 @@ class Stage:
     columns: tuple[float, ...] = ()
     step: Step = Step()
     embedded: float = 0.0
+    embedded_tokens: float = 0.0
 
     @property
     def trained(self) -> float:

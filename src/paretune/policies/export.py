@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.files import atomic_path, write_json
@@ -13,24 +14,41 @@ from paretune.core.preference import Preference
 from paretune.fronts.record import FrontRecord, Point
 from paretune.generation.generate import attached
 from paretune.models.adapter import stack, to_peft
-from paretune.models.lora_card import lora_card
+from paretune.models.export_cards import ExportFacts, dense_card, lora_card
 from paretune.policies.catalogue import MANIFEST
 from paretune.policies.policy import Policy
+from paretune.policies.rounding import Probe, Rounding
+from paretune.policies.shared import RUN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Format = Literal["lora", "dense"]
-RUN = "versions.json"
-"""The file that tells the folder of a run from others."""
 _UNSAFE = re.compile(r"[^\w.]")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was exported.
+
+    Attributes:
+        preference: The preference that it really serves (anchors snap).
+        rounding: How far a dense model is from the policy; None for a LoRA.
+    """
+
+    preference: Preference
+    rounding: Rounding | None = None
 
 
 def export(
     policy: Policy, preference: Preference, folder: Path, form: Format = "lora", dequantise: bool = False
-) -> Preference:
-    """Write the policy at one preference and return the preference it really serves (anchors snap).
+) -> Made:
+    """Write the policy at one preference.
 
     ``lora`` writes a plain LoRA that PEFT and LoRA servers load onto the base model, ``dense`` the whole model for plain
-    transformers, with its tokenizer. Both compute what the policy computes, up to the rounding of the sums. A dense model of a
-    quantised base model is written only with ``dequantise``, in the number format of the model.
+    transformers, with its tokenizer. Both compute what the policy computes, up to the rounding of the sums, which is measured for a
+    dense model: its weights are rounded once more, to the number format of the model. A dense model of a quantised base model is
+    written only with ``dequantise``. Both have a card that says what they are.
 
     Raises:
         ModelError: No single update does what the policy does (the base model, a mixed policy), ``folder`` holds something else, or
@@ -40,17 +58,22 @@ def export(
     if policy.no_export or gates is None:
         raise ModelError(policy.no_export)
     (used,) = policy.used([preference])
-    adapter = stack(policy.adapters)
+    adapter, lm = stack(policy.adapters), policy.lm
+    base, commit = lm.portable_name, lm.origin.hub.commit
+    facts = ExportFacts(policy.name, str(used), base, commit, policy.prompt_end(used), lm.chat_template)
     if form == "lora":
-        base, commit = policy.lm.portable_name, policy.lm.origin.hub.commit
-        card = lora_card(
-            policy.name, str(used), base, commit, policy.prompt_end(used), policy.lm.chat_template
-        )
-        to_peft(adapter, folder, gates[0], base, commit, card)
-    else:
-        with attached(policy.lm, adapter) as steering:
-            steering.save_dense(folder, gates[0], policy.lm.tokenizer, dequantise)
-    return used
+        to_peft(adapter, folder, gates[0], base, commit, lora_card(facts))
+        return Made(used)
+    found: list[Rounding] = []
+    with attached(lm, adapter) as steering:
+        probe = Probe(policy, used, steering, gates[0])
+
+        def card(model: PreTrainedModel) -> str:
+            found.append(probe.compare(model))
+            return dense_card(facts, str(found[0]))
+
+        steering.save_dense(folder, gates[0], lm.tokenizer, dequantise, card)
+    return Made(used, found[0])
 
 
 def export_grid(
@@ -127,16 +150,27 @@ def _names(preferences: Sequence[Preference]) -> dict[Preference, str]:
     return {preference: f"{number}-{names[preference]}" for number, preference in enumerate(preferences)}
 
 
-def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:
-    """Return weights -> mean score on each objective with its interval as JSON values, from a run's front."""
+def recorded(front: Path | None) -> FrontRecord | None:
+    """Return the record of a run's front; None for a policy outside a run, which was not measured.
+
+    Raises:
+        ModelError: The run has lost it.
+    """
     if front is None or not (front.exists() or (front.parent / RUN).is_file()):
-        return {}  # a policy outside a run was not measured
+        return None
     if not front.is_file():
         raise ModelError(
             f"{front}: there is no such file, and the scores of the LoRAs stand in it; give the command of the run again, which "
             "makes it anew, or export a copy of the policy's folder, which has no scores"
         )
-    record = FrontRecord.read(front)
+    return FrontRecord.read(front)
+
+
+def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:
+    """Return weights -> mean score on each objective with its interval as JSON values, from a run's front."""
+    record = recorded(front)
+    if record is None:
+        return {}
     points = [point for policy in record.policies if policy.name == name for point in policy.points]
 
     def scores(point: Point) -> dict[str, Any]:

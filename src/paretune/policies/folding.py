@@ -10,7 +10,7 @@ import torch
 from paretune.core.errors import ModelError
 from paretune.core.preference import Preference
 from paretune.models.adapter import Adapter, stack, to_peft
-from paretune.models.lora_card import lora_card
+from paretune.models.export_cards import ExportFacts, lora_card
 from paretune.policies.gating import Anchors, Between, Conditioned, Gating, Soup
 from paretune.policies.policy_file import FILE, PolicyFile
 
@@ -56,5 +56,6 @@ def fold(folder: Path, preference: Preference, target: Path) -> None:
     gates = rule.gates(adapters, torch.tensor(over.array()[None], dtype=torch.float32))
     assert gates is not None  # every rule of RULES has an update
     base = facts.named_base.hub_name
-    card = lora_card(facts.name, str(over), base, facts.revision, chat_template=facts.chat_template)
+    what = ExportFacts(facts.name, str(over), base, facts.revision, chat_template=facts.chat_template)
+    card = lora_card(what)
     to_peft(stack(adapters), target, gates[0], base, facts.revision, card)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from paretune.core.meter import figures
+from paretune.core.said import IN_ALL, Said, in_all
 from paretune.fronts.front import Interval
 from paretune.fronts.indicators import INDICATORS, STEERABLE
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, Point, Stage
@@ -15,10 +16,12 @@ from paretune.reports.page import badge, bounded, plain_badge, section, table
 from paretune.reports.plots import SHAPES, strip
 from paretune.reports.wording import (
     MIXTURE,
+    NO_EFFECT,
     NOTHING,
     chance,
     decimals,
     duration,
+    following,
     has_base,
     has_mixture,
     known,
@@ -29,6 +32,7 @@ from paretune.reports.wording import (
     percent,
     places,
     preference,
+    turning,
     weights,
 )
 
@@ -203,7 +207,7 @@ def _differ(used: Mapping[str, float], asked: Mapping[str, float]) -> bool:
 def steerability(record: FrontRecord) -> str:
     """Return how large the singular values that follow the preference are, by layer, for policies that have some."""
     rows = [
-        [badge(record, i), *_steerability_cells(policy)]
+        [badge(record, i), *_steerability_cells(record, policy)]
         for i, policy in enumerate(record.policies)
         if policy.steerability
     ]
@@ -214,11 +218,13 @@ def steerability(record: FrontRecord) -> str:
         "Steerability",
         table(["", "by layer, first to last", "median", ""], rows, (2,)),
         "log10 of the singular values that follow the preference over those that do not, at the uniform preference; a bar "
-        f"runs from -3 to 1. Below {math.log10(STEERABLE):.1f} the preference has next to no effect.",
+        f"runs from -3 to 1. Below {math.log10(STEERABLE):.1f} the preference hardly changes the weights. Steerable is said by the "
+        "answers alone: of an objective whose scores at its largest and at its smallest weight are told apart, judged with all "
+        "policies and objectives of this page together.",
     )
 
 
-def _steerability_cells(policy: MeasuredPolicy) -> list[str]:
+def _steerability_cells(record: FrontRecord, policy: MeasuredPolicy) -> list[str]:
     layers: dict[int, list[float]] = {}
     for path, ratio in policy.steerability.items():
         layer = re.search(r"\.(\d+)\.", path)
@@ -228,19 +234,28 @@ def _steerability_cells(policy: MeasuredPolicy) -> list[str]:
     sizes = sorted(size for values in layers.values() for size in values)
     median = sizes[len(sizes) // 2]
     means = {layer: sum(values) / len(values) for layer, values in sorted(layers.items())}
+    effect = _steerable(record, policy)
     if not math.isfinite(median) and median > 0:
-        return ["", "nothing is shared", "steerable: all of the update follows the preference"]
+        return ["", "nothing is shared", effect]
     bars = "".join(
         f'<span class="layer" style="--v:{min(1.0, max(0.0, (mean + 3) / 4)):.3f}" '
         f'title="layer {layer}: {mean:+.2f}"></span>'
         for layer, mean in means.items()
     )
-    steerable = (
-        "steerable"
-        if median >= math.log10(STEERABLE)
-        else '<span class="flag">⚠ not steerable</span>: the preference hardly changes the weights'
-    )
-    return [f'<span class="layers">{bars}</span>', number(median, 2), steerable]
+    if median < math.log10(STEERABLE):
+        effect += '; <span class="flag">⚠ the preference hardly changes the weights</span>'
+    return [f'<span class="layers">{bars}</span>', number(median, 2), effect]
+
+
+def _steerable(record: FrontRecord, policy: MeasuredPolicy) -> str:
+    """Return whether answers at the ends of the dial show that a policy can be steered; the weights alone show nothing."""
+    right, wrong, still = following(policy)
+    if not right and not wrong:
+        why = f"{NO_EFFECT} by {record.num_prompts} prompts" if still else "its ends were not compared"
+        return f'<span class="plain">not shown</span>: {why}'
+    if wrong:
+        return f'<span class="flag">⚠ {escape(turning(policy))}</span>'
+    return f"{'steerable in part' if still else 'steerable'}: {escape(turning(policy))}"
 
 
 def mixing(record: FrontRecord) -> str:
@@ -286,7 +301,9 @@ def cost(record: FrontRecord) -> str:
         ])  # fmt: skip
     columns = ["", "training runs", "adapters", "training", "tokens trained", "passes per token", "judging"]
     columns += ["tokens sampled", "where the preference enters", "paper"]
-    return section("cost", "Cost", table(columns, rows, range(1, 8)) + _stages(record), _computed(record))
+    return section(
+        "cost", "Cost", table(columns, rows, range(1, 8)) + _stages(record) + _said(record), _computed(record)
+    )
 
 
 def _stages(record: FrontRecord) -> str:
@@ -310,6 +327,28 @@ def _stages(record: FrontRecord) -> str:
     columns = ["stage", "time", "", "CPU time", "tokens read", "tokens sampled", "tokens a second"]
     columns += ["peak memory so far, MB", ""]
     return f"<h3>Stages</h3><div class=tight>{table(columns, rows, (1, *range(3, 8)))}</div>"
+
+
+def _said(record: FrontRecord) -> str:
+    """Return the times that were said beforehand beside those taken; nothing where none were said."""
+    parts = [Said(part.name, part.said, part.taken) for part in record.said]
+    if not parts:
+        return ""
+    rows = [
+        [
+            f"<b>{escape(part.name)}</b>" if part.name == IN_ALL else escape(part.name),
+            duration(part.said),
+            duration(part.taken),
+            number(part.ratio, 2),
+        ]
+        for part in [*parts, in_all(parts)]
+    ]
+    return (
+        "<h3>Said beforehand, and taken</h3><p>By the plan of this run on this machine, and by the clock. Compared is what this "
+        "run itself did, in full or from a checkpoint on. A dash stands where it found the part finished, may have found it in "
+        "part, or had not ended it when it wrote this page.</p>"
+        f"<div class=tight>{table(['part', 'said', 'taken', 'taken by said'], rows, (1, 2, 3))}</div>"
+    )
 
 
 def _stage_cells(stage: Stage, longest: float) -> list[str]:

@@ -13,7 +13,17 @@ from paretune.fronts.inference import MOST_PROMPTS
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
 from paretune.reports.findings import COLLAPSE_FLAG, CUT_FLAG
 from paretune.reports.page import section
-from paretune.reports.wording import called, known, leading, listing, number, percent, winner
+from paretune.reports.wording import (
+    NO_EFFECT,
+    called,
+    following,
+    known,
+    leading,
+    listing,
+    number,
+    percent,
+    winner,
+)
 
 GUESSING, WEAK = 0.5, 0.65
 """Share of held-out pairs that guessing ranks right, and the share below which a judge is called weak: a rule of thumb."""
@@ -152,12 +162,15 @@ def _ignoring(record: FrontRecord) -> Iterator[NextStep]:
     """Yield what to do about policies whose answers do not change with the preference, those of one finding together."""
     found: dict[str, list[MeasuredPolicy]] = {}
     for policy in record.policies:
+        right, wrong, still = following(policy)
         ratios = sorted(math.inf if ratio is None else ratio for ratio in policy.steerability.values())
+        if right or wrong:
+            continue
         if len(policy.points) > 1 and len({point.mean for point in policy.points}) == 1:
             why = "the answers are the same at every preference"
         elif ratios and ratios[len(ratios) // 2] < STEERABLE:
             why = "the singular values hardly follow the preference"
-        elif len(policy.points) > 1 and not any(_apart(policy, m) for m in range(len(record.objectives))):
+        elif still:
             why = f"{record.num_prompts} prompts do not tell apart the scores at the ends"
         else:
             continue
@@ -173,19 +186,9 @@ def _ignoring(record: FrontRecord) -> Iterator[NextStep]:
                 f"; or take a method that trains each objective by itself, such as {listing(others, 'or')}"
             )
         yield NextStep(
-            f"{listing([policy.label for policy in policies])}: {why}, so no effect of the preference is shown.",
+            f"{listing([policy.label for policy in policies])}: {why}, so {NO_EFFECT}.",
             f"{cure}.",
         )
-
-
-def _apart(policy: MeasuredPolicy, m: int) -> bool:
-    """Return whether the intervals of objective ``m`` at its largest and its smallest weight lie apart."""
-    names = list(policy.points[0].preference)
-    points = sorted(policy.points, key=lambda point: point.preference[names[m]])
-    first, last = points[0].score(m), points[-1].score(m)
-    if not (known(first.high) and known(last.low)):
-        return True
-    return bool(last.low > first.high or last.high < first.low)
 
 
 def _unseen(record: FrontRecord) -> Iterator[NextStep]:

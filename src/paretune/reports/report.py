@@ -30,7 +30,7 @@ from paretune.reports.plots import parallel
 from paretune.reports.response_plots import along, ternary
 from paretune.reports.scatter import View, scatter
 from paretune.reports.scorers import asked_of, judged_by
-from paretune.reports.verdicts import comparisons, side_effects, trade_offs
+from paretune.reports.verdicts import comparisons, ends, side_effects, trade_offs
 from paretune.reports.wording import (
     MIXTURE,
     NOTHING,
@@ -250,7 +250,15 @@ def _responses_to_weights(record: FrontRecord, picks: dict[tuple[int, int], int]
     else:
         return ""
     kind = "halves" if M == 2 else "pairs"
-    return section("steering", "Does it follow the preference?", f'<div class="{kind}">{drawn}</div>', lead)
+    told = ends(record)
+    if told:
+        lead += (
+            " The lines below say what turning the dial from end to end does: each objective's score at its largest weight less "
+            "that at its smallest, in deviations, with bounds that hold for all of them together."
+        )
+    return section(
+        "steering", "Does it follow the preference?", f'<div class="{kind}">{drawn}</div>{told}', lead
+    )
 
 
 def _answers(record: FrontRecord, shared: list[dict[str, float]]) -> str:

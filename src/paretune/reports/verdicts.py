@@ -17,6 +17,7 @@ from paretune.reports.wording import (
     known,
     number,
     sentences,
+    turning,
     verdict,
     weights,
     winner,
@@ -112,6 +113,20 @@ def _enough(test: PairedTest) -> str:
     if test.enough_prompts > MOST_PROMPTS:
         return f"&gt; {number(MOST_PROMPTS, 0)}"
     return number(float(f"{test.enough_prompts:.2g}"), 0)
+
+
+def ends(record: FrontRecord) -> str:
+    """Return a line for each policy on what turning the dial from end to end does to its scores, with what is shown of it."""
+    lines = [
+        f"<li>{badge(record, i)}: {_figures(policy)} deviations; {escape(turning(policy))}</li>"
+        for i, policy in enumerate(record.policies)
+        if policy.ends
+    ]
+    return f'<ul class="says">{"".join(lines)}</ul>' if lines else ""
+
+
+def _figures(policy: MeasuredPolicy) -> str:
+    return ", ".join(f"{escape(objective)} {bounded(figure, 2)}" for objective, figure in policy.ends.items())
 
 
 def side_effects(record: FrontRecord) -> str:

@@ -18,6 +18,8 @@ NOTHING = "-"
 """The text for a number that does not exist."""
 MIXTURE = "mixture of corners"
 """The baseline in the report's words; a comparison's name of it begins alike."""
+NO_EFFECT = "no effect of the preference is shown"
+"""What is said of a policy whose scores at the ends of the dial are not told apart on any objective."""
 MOST_NAMED = 4
 """The most policies, or pairs of them, that are named one by one; more are counted."""
 
@@ -217,7 +219,7 @@ def summary(record: FrontRecord) -> str:
     named = record.policies
     if len(named) * len(record.objectives) > 4:
         named = (leading(record),)
-    moves = "; ".join((_moves if has_base(record) else _ranges)(record, policy) for policy in named)
+    moves = "; ".join(_told(record, policy) for policy in named)
     against = "against the base model, " if has_base(record) else "over its preferences, "
     parts = [
         f"{against}{moves}" if moves else "",
@@ -236,6 +238,11 @@ def leading(record: FrontRecord) -> MeasuredPolicy:
         return against.get(policy.name, against.get(policy.name.rpartition(SEED_MARK)[0], -math.inf))
 
     return max(record.policies, key=difference)
+
+
+def _told(record: FrontRecord, policy: MeasuredPolicy) -> str:
+    text = (_moves if has_base(record) else _ranges)(record, policy)
+    return f"{text}, and {NO_EFFECT}" if turning(policy) == NO_EFFECT else text
 
 
 def _moves(record: FrontRecord, policy: MeasuredPolicy) -> str:
@@ -259,6 +266,28 @@ def _moves(record: FrontRecord, policy: MeasuredPolicy) -> str:
     if unknown:
         parts.append(f"has {listing(unknown)}")
     return f"{policy.label} {listing(parts)}"
+
+
+def following(policy: MeasuredPolicy) -> tuple[list[str], list[str], list[str]]:
+    """Return the objectives that are shown to follow their weight, those shown to turn against it, and those not shown to move.
+
+    A test at the ends of the dial shows it: bounds that hold for all policies and objectives of the record. All are empty where
+    the ends were not compared: there is one point, or the record is of an earlier version.
+    """
+    right = [name for name, figure in policy.ends.items() if figure.low > 0]
+    wrong = [name for name, figure in policy.ends.items() if figure.high < 0]
+    return right, wrong, [name for name in policy.ends if name not in (*right, *wrong)]
+
+
+def turning(policy: MeasuredPolicy) -> str:
+    """Return what turning the dial from end to end is shown to do, in words; empty where its ends were not compared."""
+    right, wrong, still = following(policy)
+    if not right and not wrong:
+        return NO_EFFECT if still else ""
+    parts = [f"{listing(right)} follow{'s' * (len(right) == 1)} the preference"] if right else []
+    parts += [f"{listing(wrong)} turn{'s' * (len(wrong) == 1)} against it"] if wrong else []
+    parts += [f"no effect on {listing(still, 'or')} is shown"] if still else []
+    return listing(parts)
 
 
 def _ranges(record: FrontRecord, policy: MeasuredPolicy) -> str:

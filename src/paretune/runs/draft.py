@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from paretune.core.errors import ConfigError, DataError
+from paretune.core.progress import announce
 from paretune.data.summary import Inspection, inspect
 from paretune.reports.wording import duration
 from paretune.runs.estimate import estimate
@@ -142,10 +143,14 @@ def draft(
     while True:
         text = _text(subject, scored, model, name, sizes, "")
         config = parse_config(yaml.safe_load(text))
-        seconds = estimate(plan(config, splits), config, model).cost.seconds
+        cost = estimate(plan(config, splits), config, model)
+        seconds = cost.cost.seconds
         smaller = {key: max(SIZES[key][0], size // 2) for key, size in sizes.items()}
         if seconds <= 60 * minutes or all(smaller[key] >= sizes[key] for key in sizes):
-            return _text(subject, scored, model, name, sizes, _planned(seconds, minutes))
+            planned = _planned(seconds, minutes, "so not kept" in cost.device.assumptions)
+            if seconds > 60 * minutes:
+                announce(f"{name}: planned for {planned}")
+            return _text(subject, scored, model, name, sizes, planned)
         sizes = {key: min(sizes[key], smaller[key]) for key in sizes}
 
 
@@ -154,13 +159,14 @@ def _within(what: str, count: int) -> int:
     return max(least, min(most, count))
 
 
-def _planned(seconds: float, minutes: float) -> str:
+def _planned(seconds: float, minutes: float, busy: bool) -> str:
     more = (
         ""
         if seconds <= 60 * minutes
         else f"; more than the {minutes:g} minutes asked for, at the smallest sizes"
     )
-    return f"about {duration(seconds)} on this machine{more}"
+    less = ", measured while other programs used it, so it may be less" if busy else ""
+    return f"about {duration(seconds)} on this machine{less}{more}"
 
 
 def _text(

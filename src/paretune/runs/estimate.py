@@ -33,12 +33,10 @@ RULE_SECONDS = 2e-3
 """Seconds for one answer under a rule (sentiment is among the slowest), cache included."""
 ENCODER = Shape("encoder", 384, 1024, 6, 12, 12, 32, 30_522, True)
 """The sentence encoder under Bradley-Terry heads, all-MiniLM-L6-v2: its two plain feed-forward matrices count as three narrower."""
-ENCODER_TOKENS = 256
-"""Largest number of tokens of a text that it reads."""
 ENCODER_DTYPE = "float32"
 """Number format in which it computes on a CPU."""
-FIT_SECONDS = 3.0
-"""Seconds to load the encoder and to find the weights of a head."""
+FIT_SECONDS, PAIR_SECONDS = 3.0, 6.5e-4
+"""Seconds to load the encoder and to find the weights of a head on few pairs, and those for one more pair."""
 STORED = {"answer": 1500, "log-probability": 150, "report": 2_000_000}
 """Bytes on disk of an answer in all files that hold it, of a cached log-probability, and of report and pictures."""
 
@@ -236,14 +234,15 @@ def _cost(stage: Stage, plan: Plan, config: RunConfig, model: Model, device: Dev
         ]
     if stage.embedded:
         fits = sum(spec.get("head") == "fit" for spec in config.score)
-        works += [_read_by_encoder(stage.embedded, plan.judged_tokens, model, device)]
-        works += [Cost(seconds=FIT_SECONDS * fits)]
+        works += [_read_by_encoder(stage.embedded, stage.embedded_tokens, model, device)]
+        # Two responses make a pair, and each is read twice.
+        works += [Cost(seconds=FIT_SECONDS * fits + PAIR_SECONDS * stage.embedded / 4)]
     return total(works)
 
 
 def _read_by_encoder(texts: float, tokens: float, model: Model, device: Device) -> Cost:
     """Return the cost of texts that the encoder of heads reads."""
-    tokens, dtype = min(tokens, ENCODER_TOKENS), ENCODER_DTYPE if device.host else model.dtype
+    dtype = ENCODER_DTYPE if device.host else model.dtype
     forwards = texts * tokens / SCORING_TOKENS
     read = Passes(texts * tokens, 0, texts * tokens**2, forwards, 2 * texts)
     return packed(read, replace(model, shape=ENCODER, targets=(), dtype=dtype), device.rates[dtype])
@@ -270,9 +269,7 @@ def _judging(spec: dict[str, Any], answers: float, plan: Plan, model: Model, dev
         if asking.objective == spec.get("objective") and "labels" not in spec:
             return _asking(asking, spec, answers, model, device)
     if "head" in spec:
-        return _read_by_encoder(
-            2 * answers, tokens, model, device
-        )  # each answer behind its prompt, and alone
+        return _read_by_encoder(2 * answers, plan.encoded_tokens, model, device)
     if "model" in spec or "implicit" in spec:
         # A reward model is taken to be of the size of the model; an implicit reward reads with policy and reference.
         judge, passes = model, 2 if "implicit" in spec else 1

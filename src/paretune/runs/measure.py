@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -18,6 +18,7 @@ from paretune.core.files import REMAKE, fingerprint, read_json, write_json
 from paretune.core.meter import counts_of, current, shares, spent_of
 from paretune.core.preference import Preference
 from paretune.core.progress import found_finished, stage
+from paretune.core.work_log import said_beforehand
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Row
 from paretune.data.summary import inspect
@@ -34,9 +35,9 @@ from paretune.evaluation.judged import (
 )
 from paretune.evaluation.remote import drawn_by
 from paretune.evaluation.token_kl import audit
-from paretune.fronts.front import Interval, reference_point
+from paretune.fronts.front import reference_point
 from paretune.fronts.record import FILE, FORMAT, Cost, FrontRecord, MeasuredPolicy, Stage
-from paretune.fronts.record_facts import DataSummary, ScorerFacts
+from paretune.fronts.record_facts import DataSummary, SaidPart, ScorerFacts
 from paretune.fronts.score_table import FILE as SCORES
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
@@ -50,8 +51,13 @@ from paretune.runs.data_files import ANSWERS_FILE, write_answers, write_card_bes
 from paretune.runs.data_files import FOLDER as DATA
 from paretune.runs.prepare import label_judges
 from paretune.runs.scorer_usage import keep_usage, usage_lines
-from paretune.runs.scores import scorer_cautions, scorer_facts, thought_cautions, write_scores
-from paretune.scoring.cache import ScoreCache
+from paretune.runs.scores import (
+    responses_scored,
+    scorer_cautions,
+    scorer_facts,
+    thought_cautions,
+    write_scores,
+)
 from paretune.scoring.meaning import meaning
 from paretune.scoring.scorer import Scorer, release
 from paretune.training.lab import Lab
@@ -227,7 +233,8 @@ def measure_points(
         found_finished(name, seconds, spent)
         lab.stages.append(StageRecord(name, seconds, True, spent))
     else:
-        with stage(name) as meter:
+        own = sum(point.spent is not None and point.spent["stage"] == name for point in known.values())
+        with stage(name, share=1 - own / (len(files) - len(known) + own)) as meter:
             for first in range(0, len(asked), together):
                 stored, before = set(known), meter.own
                 evaluate(policy, asked[first : first + together], held_out, known=known, draw=draw)
@@ -365,11 +372,7 @@ def _audited(
         write_json(folder / "kl.json", [values.tolist() for values in distances])
 
     distances = read_json(lab.stage(f"audits/{policy.name}", key, make) / "kl.json", list[list[float]])
-    return _with(entry, {"soup_kl": _mean_intervals(distances)})
-
-
-def _mean_intervals(tables: Iterable[Sequence[float]]) -> tuple[Interval, ...]:
-    return tuple(mean_interval(np.array(values)) for values in tables)
+    return _with(entry, {"soup_kl": tuple(mean_interval(np.array(values)) for values in distances)})
 
 
 def _with(entry: MeasuredPolicy, facts: Mapping[str, Any]) -> MeasuredPolicy:
@@ -417,7 +420,8 @@ def _record(
         splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},
         stages=tuple(Stage(**vars(stage)) for stage in lab.stages),
         rest=_rest(lab),
-        scoring_forwards=_responses_scored(lab),
+        said=tuple(SaidPart(**vars(part)) for part in said_beforehand()),
+        scoring_forwards=responses_scored(lab.folder),
         licence="",
     )
 
@@ -431,11 +435,6 @@ def _rest(lab: Lab) -> Stage | None:
         if not made.reused and made.spent is not None:
             rest = rest.less(counts_of(made.seconds, made.spent))
     return Stage(name="rest", seconds=rest.seconds, reused=False, spent=spent_of(rest))
-
-
-def _responses_scored(lab: Lab) -> int:
-    """Return how many responses frozen models have scored for this run folder, in all its processes and restarts."""
-    return len(ScoreCache(lab.folder / "cache" / "logps.sqlite"))
 
 
 def _stages(adapter: Adapter) -> list[str]:

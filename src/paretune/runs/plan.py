@@ -6,7 +6,7 @@ Nothing is loaded but the data and a tokenizer. A training run that ends early (
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -16,7 +16,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.load import load_data
 from paretune.data.typical import SIZES, is_here, stand_in
 from paretune.evaluation.token_kl import AUDITED
-from paretune.planning.lengths import counter, of_rows
+from paretune.planning.lengths import counter, encoded, of_rows
 from paretune.planning.work import Stage, Work, inner, passes, reading
 from paretune.runs.asking import Asking, asked
 from paretune.runs.config import Entry, RunConfig
@@ -35,6 +35,7 @@ class Plan:
         stages: Stages, in order.
         policies: Columns of the adapters that each saved policy holds.
         judged_tokens: Mean tokens of an answer that is rated, with its prompt.
+        encoded_tokens: Mean tokens of a text that the encoder of heads reads to rate an answer, of which it reads two.
         assumptions: What was assumed of the run.
         asked: What judges and scoring servers will be asked.
     """
@@ -42,6 +43,7 @@ class Plan:
     stages: tuple[Stage, ...]
     policies: tuple[tuple[int, ...], ...]
     judged_tokens: float
+    encoded_tokens: float
     assumptions: tuple[str, ...]
     asked: tuple[Asking, ...] = ()
 
@@ -79,7 +81,12 @@ def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -
             "a judge's answer has 150 tokens and can be read, and none is in the cache; servers answer at once what they are sent "
             "together"
         )
-    return Plan(tuple(stages), policies, tokens, tuple(work.assumptions), asking)
+    read = encoded(work.splits["test"].rows, work.count, work.answer) if _with_heads(config) else 0.0
+    return Plan(tuple(stages), policies, tokens, read, tuple(work.assumptions), asking)
+
+
+def _with_heads(config: RunConfig) -> bool:
+    return any("head" in spec for spec in config.score)
 
 
 def _compared(config: RunConfig, work: Work) -> dict[str, float]:
@@ -174,12 +181,9 @@ def _data(config: RunConfig, work: Work) -> list[Stage]:
     texts = [work.rows[name] for name in ("train", "validation")]
     judged = sum(part.count * part.responses for part in texts) if silent else 0.0
     fitted = [str(spec.get("objective")) for spec in config.score if spec.get("head") == "fit"]
-    # Each response is read twice: behind its prompt, and alone.
-    every = sum(part.count * part.responses for part in texts)
-    embedded = sum(2.0 * (_labelled(work, name) or every) for name in fitted)
     judged_for = [str(spec.get("objective")) for spec in config.score if "labels" in spec]
     labels = [Stage("labels", f"by judges for {', '.join(judged_for)}")] if judged_for else []
-    heads = [Stage("heads", f"fitted for {', '.join(fitted)}", embedded=embedded)] if fitted else []
+    heads = [_fitted(work, fitted, answers)] if fitted else []
     return [
         Stage("data", prompts, decodings=sampled),
         *labels,
@@ -188,10 +192,24 @@ def _data(config: RunConfig, work: Work) -> list[Stage]:
     ]
 
 
-def _labelled(work: Work, objective: str) -> int:
-    """Return the responses of the rows on which a head of this objective is fitted."""
-    rows = [row for name in ("train", "validation") for row in work.splits[name].rows]
-    return sum(len(row.responses) for row in rows if row.labels.get(objective) or row.scores.get(objective))
+def _fitted(work: Work, objectives: Sequence[str], sampled: float) -> Stage:
+    """Return the stage that fits heads: each response with a label is read twice, behind the user's last message and alone.
+
+    Args:
+        work: The run.
+        objectives: The heads' objectives.
+        sampled: Number of responses that are sampled before.
+    """
+    parts = [work.splits[name].rows for name in ("train", "validation")]
+    every = [row for rows in parts for row in rows]
+    texts = tokens = 0.0
+    for objective in objectives:
+        labelled = [row for row in every if row.labels.get(objective) or row.scores.get(objective)] or every
+        read = 2.0 * (sum(len(row.responses) for row in labelled) + (sampled if labelled is every else 0.0))
+        answer = work.rows["train"].response if sampled else None
+        texts, tokens = texts + read, tokens + read * encoded(labelled, work.count, answer)
+    what = f"fitted for {', '.join(objectives)}"
+    return Stage("heads", what, embedded=texts, embedded_tokens=tokens / max(1.0, texts))
 
 
 def _columns(work: Work, entry: Entry) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ are kept on disk. The head comes with its accuracy on held-out pairs.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +40,7 @@ L2_GRID = tuple(
     10.0**e for e in (-1, -1.5, -2, -2.5, -3, -3.5, -4, -5)
 )  # strongest first: each fit starts from the one before
 MIN_PAIRS = 10  # in each part; with fewer, neither the choice of L2 nor the held-out accuracy means anything
+ENOUGH_PAIRS = 17  # expected in a part that is drawn by prompt: 19 times in 20 it then has MIN_PAIRS
 
 
 @dataclass(frozen=True)
@@ -283,9 +285,13 @@ def parts_of(
         if len(part) < MIN_PAIRS:
             counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
             prompts = len({row.key for row in dataset.rows})
+            each = sum(map(len, parts.values())) / prompts  # pairs of a prompt
+            wanted = 10 * math.ceil(ENOUGH_PAIRS / min(shares.values()) / each / 10) if each else 0
+            until = f", until there are about {wanted} prompts" if test is None and wanted else ""
             raise DataError(
                 f"objective {objective!r}: {len(part)} {name} pairs (all parts: {counts}, of {prompts} prompts), "
                 f"expected at least {MIN_PAIRS} in each part of a head's fit; add prompts with comparisons of {objective!r}"
+                f"{until}"
             )
     return parts
 

@@ -48,7 +48,8 @@ export function summary(side) {
   const snap = element("span", { class: "snap" });
   const head = element("p", { class: "side" }, element("span", { class: `mark ${side}`, "aria-hidden": "true" }, side.toUpperCase()), text, snap);
   const list = element("dl", { class: "scores" });
-  const scores = element("div", { class: "outlook" }, element("p", { class: "small" }, expectedWords()), list);
+  const lead = element("p", { class: "small" });
+  const scores = element("div", { class: "outlook" }, lead, list);
   return {
     head,
     scores,
@@ -56,8 +57,11 @@ export function summary(side) {
       const { preference, served } = state.sides[side];
       text.textContent = preferenceText(preference);
       snap.textContent = served?.snapped && !same(served.preference, preference) ? `serves ${preferenceText(served.preference)}` : "";
+      const known = Object.values(served?.expected ?? {}).some((scores) => Number.isFinite(scores.mean));
+      const unmeasured = Boolean(served?.expected && !known);
       scores.hidden = !served?.expected;
-      list.replaceChildren(...(served?.expected ? scoreList(state.policy, served.expected) : []));
+      lead.textContent = unmeasured ? "Nothing was measured around this preference; the table under the front has what was." : expectedWords();
+      list.replaceChildren(...(known ? scoreList(state.policy, served.expected) : []));
     },
   };
 }

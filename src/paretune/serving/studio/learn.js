@@ -225,4 +225,3 @@ export function drawVotes(given) {
   for (const [winner, name] of Object.entries(BUTTONS)) byId(name).addEventListener("click", () => vote(winner));
   on("pair", draw);
 }
-
