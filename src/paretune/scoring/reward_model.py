@@ -83,7 +83,7 @@ def reward_model(
 
     identity = ["reward", fitted.fingerprint, number, slope, dtype]
     scorer = from_function(objective, fingerprint(identity), function, across_prompts=False, head=str(folder))
-    return replace(scorer, release=model.free)
+    return replace(scorer, part=name, release=model.free)
 
 
 def rewards(
