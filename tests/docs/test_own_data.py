@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import re
@@ -69,7 +70,15 @@ def write_shop(folder: Path) -> None:
     }
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "columns.yaml").write_text(written("columns.yaml"))
+    for name in ("columns.yaml", "reviews.yaml"):
+        (folder / name).write_text(written(name))
+    (head,) = re.findall(r"^path: reviews\.csv +# (.*)$", PAGE, re.MULTILINE)
+    rows = zip(pairs["friendly"], "ABCDE" * len(scored), strict=False)
+    with (folder / "reviews.csv").open("w", encoding="utf-8", newline="") as file:
+        sheet = csv.writer(file)
+        sheet.writerow(head.split(","))
+        for n, (pair, rater) in enumerate(rows):
+            sheet.writerow([n, pair["prompt"], pair["chosen"], pair["rejected"], "A", "B", rater])
     (folder / "b.yaml").write_text("path: brief.jsonl\nprompt: prompt\nchosen: chosen\nrejected: rejected\n")
 
 
@@ -88,7 +97,7 @@ def test_the_page_leads_from_files_to_a_served_dial(
         return out
 
     steps = commands()
-    kinds = ["data", "data", "init", "init", "init", "plan", "run", "choose", "serve"]
+    kinds = ["data", "data", "init", "init", "init", "init", "plan", "run", "choose", "serve"]
     assert [words[1] for words in steps if words[0] == "paretune"] == kinds, (
         "a new command of the page: run it here"
     )

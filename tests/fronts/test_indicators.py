@@ -13,6 +13,7 @@ from oracles import fronts as oracle
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import sample_simplex, simplex_grid
 from paretune.fronts.indicators import (
+    MOST_OBJECTIVES,
     controllability,
     has_knee,
     hypervolume,
@@ -270,3 +271,10 @@ def test_nan_is_refused_and_located(call, expected):
 def test_shapes_that_do_not_fit_are_refused(call, expected):
     with pytest.raises(ParetuneError, match=expected):
         call()
+
+
+def test_a_hypervolume_of_more_objectives_than_can_be_computed_is_refused():
+    points = np.eye(MOST_OBJECTIVES + 1)
+    assert hypervolume(points[:1, :-1] + 1, np.zeros(MOST_OBJECTIVES)) == pytest.approx(2.0)
+    with pytest.raises(ParetuneError, match="over 32 objectives; expected at most 31"):
+        hypervolume(points, np.zeros(MOST_OBJECTIVES + 1))

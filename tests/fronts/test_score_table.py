@@ -101,6 +101,7 @@ BAD = {
     "infinite": ({"warm": float("inf")}, r"s.jsonl:4: column 'warm': inf"),
     "too large": ({"warm": 1e31}, r"s.jsonl:4: column 'warm': 1e\+31"),
     "text": ({"warm": "high"}, r"s.jsonl:4: column 'warm': 'high' is no number"),
+    "underscores": ({"warm": "1_0"}, r"s.jsonl:4: column 'warm': '1_0' is no number"),
     "true": ({"warm": True}, r"s.jsonl:4: column 'warm': True is no number"),
     "no policy": ({"policy": ""}, r"s.jsonl:4: column 'policy': empty"),
     "no prompt": ({"prompt": None}, r"s.jsonl:4: column 'prompt': empty"),

@@ -95,6 +95,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit_config(f, hidden_act="nope"),
         "cannot load the model .*KeyError 'nope'.*Check config.json",
     ),
+    "an end outside of the vocabulary": (
+        lambda f: write(f, "generation_config.json", b'{"eos_token_id": [2, 26]}'),
+        r"generation_config.json: eos_token_id \[2, 26\]: expected the number of a token, from 0 to 25",
+    ),
+    "an end outside of the vocabulary, in the config": (
+        lambda f: ((f / "generation_config.json").unlink(), edit_config(f, eos_token_id=10**6)),
+        "config.json: eos_token_id 1000000: expected the number of a token",
+    ),
+    "an end below all tokens": (
+        lambda f: write(f, "generation_config.json", b'{"eos_token_id": -5}'),
+        "eos_token_id -5: expected the number of a token",
+    ),
     "a tokenizer of nothing": (lambda f: write(f, "tokenizer.json", b"{}"), "cannot load .*tokenizer"),
     "an unknown architecture": (
         lambda f: edit_config(f, model_type="zamba9"),
@@ -206,15 +218,23 @@ def test_a_gguf_file_that_cannot_be_converted_says_why(
         locate(str(file))
 
 
-@pytest.mark.parametrize("content", [b"", b"0" * 63, b"g" * 64, b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"0" * 63, b"g" * 64, b"\xff\xfe", b"0" * 64, b"flipped"])
 def test_a_damaged_memory_of_hashes_does_not_change_a_fingerprint(
     tmp_path: Path, cache: Path, content: bytes
 ) -> None:
     folder = write_model(tmp_path / "model")
     before = load(str(folder), "float32", "cpu").fingerprint
     (memory,) = (cache / "hashes").iterdir()
-    memory.write_bytes(content)
+    kept = memory.read_bytes()
+    memory.write_bytes(content if content != b"flipped" else (b"1" if kept[:1] == b"0" else b"0") + kept[1:])
     assert load(str(folder), "float32", "cpu").fingerprint == before
+
+
+def test_an_end_of_minus_one_is_none_as_some_configs_say_it(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    write(folder, "generation_config.json", b'{"eos_token_id": -1}')
+    lm = load(str(folder), "float32", "cpu")
+    assert lm.turn_end in lm.stops
 
 
 def test_a_scorers_model_is_refused_for_the_same_reasons(tmp_path: Path) -> None:

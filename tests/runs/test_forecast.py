@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
+from paretune.core.errors import ConfigError, ModelError
 from paretune.core.progress import in_words
 from paretune.planning import calibrate
 from paretune.planning.devices import Rates
 from paretune.runs import forecast as forecasts
+from paretune.runs import run as runs
 from paretune.runs.estimate import estimate
 from paretune.runs.forecast import Forecast, forecast, other_tasks, slowdown
 from paretune.runs.parse import parse_config
@@ -81,6 +84,30 @@ def test_what_was_measured_by_the_clock_beside_other_work_is_not_made_longer_aga
     assert "while other programs used it, so it may be less" in beside.sentence
     # One thread is measured by the time of its process, which other work has no part in.
     assert told(7, measured_beside=0.9).seconds == pytest.approx(4 * told(0).seconds)
+
+
+@pytest.mark.parametrize("loads", [False, True], ids=["a model that cannot be used", "another reason"])
+def test_a_time_that_is_not_known_is_said_only_where_the_run_goes_on(
+    told, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, loads: bool
+) -> None:
+    """A model that cannot be used ends the run by one message, and not by a warning and a message."""
+
+    def refuse(*_: object) -> None:
+        raise ModelError("config.json: is no valid JSON")
+
+    def end(*_: object) -> None:
+        raise ConfigError("the run went on")
+
+    monkeypatch.setattr(runs, "expect", refuse)
+    monkeypatch.setattr(runs, "opened", (lambda _: SimpleNamespace(lm=None)) if loads else refuse)
+    monkeypatch.setattr(runs, "shape_in", lambda _: None)
+    monkeypatch.setattr(runs, "settle_checkpointing", lambda *_: None)
+    monkeypatch.setattr(runs, "prepare_data", end)
+    config = told.config.model_copy(update={"folder": str(tmp_path / "run")})
+    with pytest.raises(ConfigError if loads else ModelError, match="went on" if loads else "no valid JSON"):
+        runs.run(config, forecast=True)
+    said = [r.getMessage() for r in caplog.records if "how long the run takes is not known" in r.getMessage()]
+    assert said == (["how long the run takes is not known: config.json: is no valid JSON"] if loads else [])
 
 
 def test_an_equal_share_of_the_processors() -> None:

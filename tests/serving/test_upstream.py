@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,7 +18,7 @@ from paretune.serving.backend import Served
 from paretune.serving.config import ServeConfig
 from paretune.serving.service import Service
 from paretune.serving.upstream import Upstream
-from support.serve_world import CHAT, OBJECTIVES, live
+from support.serve_world import CHAT, OBJECTIVES, live, wait_until
 
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
@@ -135,6 +136,24 @@ def test_prompts_are_limited_before_they_are_sent(text: str) -> None:
         assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
         assert httpx.post(f"{address}/v1/chat/completions", json=CHAT, timeout=20).status_code == 200
         assert len(asked) == 1
+
+
+def test_a_request_that_only_a_part_fits_of_is_not_forwarded() -> None:
+    go, slow = threading.Event(), stream("stop")
+
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        go.wait(20)
+        slow(handler)
+
+    with router(behave, max_rows=2, queue=1) as (address, asked):
+        url = f"{address}/v1/chat/completions"
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(httpx.post, url, json=CHAT, timeout=30)
+            wait_until(lambda: len(asked) == 1)
+            refused = httpx.post(url, json={**CHAT, "n": 3}, timeout=20)
+            assert refused.status_code == 429 and refused.headers["retry-after"] == "2"
+            go.set()
+            assert held.result().status_code == 200 and len(asked) == 1
 
 
 def test_all_answers_of_a_request_are_forwarded_or_none() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from paretune.core.errors import ConfigError, PreferenceError, suggest
+from paretune.core.numbers import number_in
 from paretune.core.preference import TOLERANCE, Preference
 
 
@@ -91,7 +92,7 @@ def parse_bounds(texts: Iterable[str]) -> dict[str, float]:
     for text in texts:
         name, sign, number = (part.strip() for part in text.partition("="))
         try:
-            weight = float(number)
+            weight = number_in(number)
         except ValueError:
             sign = ""
         if not sign or not name or name in minimums:

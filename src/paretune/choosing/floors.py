@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from paretune.core.errors import ParetuneError, suggest
+from paretune.core.numbers import number_in
 from paretune.core.preference import Preference
 from paretune.fronts.indicators import knee
 from paretune.fronts.surface import EQUAL, Expected, Surface, as_preference
@@ -217,7 +218,8 @@ def _nearest(
 
 def _floor(name: str, given: object) -> float:
     try:
-        number = math.nan if isinstance(given, bool) else float(given)  # type: ignore[arg-type]
+        number = number_in(given) if isinstance(given, str) else float(given)  # type: ignore[arg-type]
+        number = math.nan if isinstance(given, bool) else number
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):

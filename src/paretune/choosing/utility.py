@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from paretune.core.errors import ParetuneError, suggest
+from paretune.core.numbers import number_in
 from paretune.core.preference import Preference
 from paretune.core.scalarise import SCALARISATIONS, Shape
 from paretune.fronts.scalarised import ByForm, best_by
@@ -37,7 +38,7 @@ def choose_by(surface: Surface, weights: Preference, named: str) -> list[ByForm]
             )
         field, low, high = NUMBERS[kind]
         try:
-            value = float(number)
+            value = number_in(number)
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and low <= value <= high):

@@ -20,6 +20,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.fronts.indicators import has_knee
 from paretune.fronts.record import FILE
 from paretune.fronts.surface import Surface
+from paretune.policies.shared import RUN
 from paretune.reports.wording import decimals, number
 from paretune.reports.wording import preference as in_words
 
@@ -183,9 +184,14 @@ def _dual(folder: Path, surface: Surface, floors: Mapping[str, float]) -> dict[s
     They are the base model's own where the run sampled them, and else those of the data (``sampled``).
     """
     samples: list[np.ndarray] = []
-    for name in SAMPLES:
-        if not (folder / name).is_file():
-            continue
+    kept = [name for name in SAMPLES if (folder / name).exists()]
+    lost = [name for name in SAMPLES if not (folder / name).is_file()]
+    if lost and (kept or (folder / RUN).is_file()):
+        raise ParetuneError(
+            f"{folder / lost[0]}: there is no such file, and the scores of the training prompts stand in it; give the command of "
+            "the run again, which makes it anew"
+        )
+    for name in kept:
         data = ScoredDataset.read(folder / name)
         if set(surface.objectives) <= set(data.objectives):
             data = data.select(surface.objectives)

@@ -128,11 +128,12 @@ def _assigned(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
 def _numbers(option: str, text: str) -> dict[str, float]:
     """Return ``{name: number}`` of ``a=1,b=2``."""
     from paretune.core.errors import ConfigError
+    from paretune.core.numbers import number_in
 
     found = {}
     for name, value in _assigned(option, text.split(","), "OBJECTIVE=NUMBER").items():
         try:
-            found[name] = float(value)
+            found[name] = number_in(value)
         except ValueError:
             found[name] = math.nan
         if not math.isfinite(found[name]):

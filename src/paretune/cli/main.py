@@ -180,7 +180,11 @@ def plan_command(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="Device to plan for: here, h100, a100, l40s or rtx4090; 8xh100 means eight.")
+        str,
+        typer.Option(
+            help="Device to plan for: here, b200, h200, h100, a100, a100-40gb, l40s, a6000, rtx5090, rtx4090, rtx3090 or l4; "
+            "8xh100 means eight."
+        ),
     ] = "here",
     as_json: JsonOption = False,
 ) -> None:
@@ -341,7 +345,7 @@ def export_command(
     from paretune.policies.export import export, export_grid
     from paretune.policies.policy_file import BaseChoice, PolicyFile
     from paretune.policies.saving import load_policy
-    from paretune.policies.shared import front_of
+    from paretune.policies.shared import due_front
 
     if form not in ("lora", "dense", "gguf") or (grid and form == "dense"):
         raise ConfigError(f"--format {form}: expected lora, gguf or dense, and lora with --grid")
@@ -371,14 +375,14 @@ def export_command(
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
     loaded = load_policy(source, **vars(BaseChoice(model, revision, device, dtype, quantization)))
     if form == "gguf":
-        typer.echo(write_gguf(loaded, asked, folder, front_of(source), with_base))
+        typer.echo(write_gguf(loaded, asked, folder, due_front(source), with_base))
         _say_template(loaded.lm.chat_template)
         return
     if asked is not None:
         one = export(loaded, asked, folder, form, dequantise=dequantize)  # type: ignore[arg-type]
         _say_export(loaded, asked, one, folder)
         return
-    manifest = export_grid(loaded, points, folder, front_of(source))
+    manifest = export_grid(loaded, points, folder, due_front(source))
     _say_template(loaded.lm.chat_template)
     made = list(manifest["adapters"].values())
     scored = sum(entry["scores"] is not None for entry in made)

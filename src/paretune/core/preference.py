@@ -10,6 +10,7 @@ from itertools import chain, combinations
 import numpy as np
 
 from paretune.core.errors import PreferenceError, suggest
+from paretune.core.numbers import number_in
 
 TOLERANCE = 1e-6
 """How far a sum of weights may be from 1: well above rounding, well below anything a reader would notice."""
@@ -260,7 +261,7 @@ def _checked_weight(name: str, given: object, allow_extrapolation: bool = False)
     # To Python a bool is a number; in a preference it is a mistake.
     if isinstance(given, (str, int, float, np.integer, np.floating)) and not isinstance(given, bool):
         try:
-            weight = float(given)
+            weight = number_in(given) if isinstance(given, str) else float(given)
         except (ValueError, OverflowError):
             weight = math.nan
         if math.isfinite(weight) and (weight >= 0 or allow_extrapolation):

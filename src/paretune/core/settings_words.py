@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from paretune.core.bounds import out_of_bounds, words
 from paretune.core.errors import suggest
+from paretune.core.numbers import number_in
 
 _PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "text": "texts"}
 
@@ -74,13 +75,15 @@ def shown(value: Any) -> str:
 def unfit(hint: Any, value: Any) -> str:
     """Return what is wrong with a plain value that a parser of settings would take without a word; empty where nothing is.
 
-    These are true and false for a number, and numbers that are not finite.
+    These are true and false for a number, numbers that are not finite, and texts such as ``1_000``.
     """
     if isinstance(value, bool):
         counted = admits(hint, int) or admits(hint, float)
         return "" if admits(hint, bool) or not counted else complaint(hint, value)
     if isinstance(value, float) and not math.isfinite(value):
         return out_of_bounds(value)
+    if isinstance(value, str) and "_" in value and not admits(hint, str):
+        return complaint(hint, value) if is_number(value.replace("_", "")) else ""
     return ""
 
 
@@ -118,7 +121,7 @@ def _container(hint: Any) -> type:
 def is_number(text: str) -> bool:
     """Return whether a text is a number; YAML reads ``1e-4`` as a text."""
     try:
-        float(text)
+        number_in(text)
     except ValueError:
         return False
     return True

@@ -326,11 +326,13 @@ class WorkLog:
             }
 
     def _write(self) -> None:
-        if self.folder is not None:
-            with suppress(
-                ParetuneError, OSError
-            ):  # a full disk stops the run elsewhere, with its own message
-                write_json(self.folder / FILE, self.written())
+        if self.folder is None:
+            return
+        file = self.folder / FILE
+        with suppress(OSError):
+            file.rmdir()  # an empty folder in its place, which a repaired disk may leave
+        with suppress(ParetuneError, OSError):  # a full disk stops the run elsewhere, with its own message
+            write_json(file, self.written())
 
     def _keep_telling(self, ended: threading.Event) -> None:
         """Write and say how far the run is, in a thread of its own: one step may take longer than a minute."""

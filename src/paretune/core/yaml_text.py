@@ -90,14 +90,22 @@ def _one_line(error: yaml.YAMLError) -> str:
 
 def _cure(error: yaml.YAMLError) -> str:
     """Return what to do about a text that YAML reads otherwise than it is meant, as names of columns often are."""
+    problem = str(getattr(error, "problem", ""))
     if not isinstance(error, (yaml.scanner.ScannerError, yaml.parser.ParserError)):
-        return ""
-    problem = str(error.problem)
+        return next((f"; {cure}" for part, cure in _COMPOSED.items() if part in problem), "")
     if "'\\t'" in problem:
         return "; indent with spaces instead of tabs"
     if "end" in problem and "stream" in problem:
         return "; close the bracket or the quote, and put a text that holds # in quotes"
     return '; put a text that holds ? : , # [ ] { } or begins with & * % @ ` in quotes, as in "Kind?"'
+
+
+_COMPOSED = {
+    "found another document": "keep what stands before or after the line ---",
+    "constructor for the tag": "leave tags (!...) out",
+    "undefined alias": "put a text that begins with * in quotes",
+}
+"""Part of what is wrong with YAML that parses -> what to do."""
 
 
 def _size(value: Any, known: dict[int, int], within: frozenset[int] = frozenset()) -> int:

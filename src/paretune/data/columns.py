@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from paretune.core.errors import DataError
+from paretune.core.numbers import number_in
 from paretune.data.readers import Cell, NotJson, Record, parse_json
 from paretune.data.rows import Message, Prompt, message_from, number_from, prompt_from
 
@@ -122,7 +123,7 @@ def number_of(value: Any, column: str, where: str) -> float:
     """Return a number that may be written as text, as CSV cells and some public sets have it; NaN for null and empty text."""
     if isinstance(value, str):
         try:
-            value = float(value) if value.strip() else None
+            value = number_in(value) if value.strip() else None
         except ValueError as error:
             raise DataError(
                 f"{where}: column {column!r}: expected a number or nothing, got {value!r:.60}"

@@ -19,20 +19,12 @@ from typing import IO, Any
 
 from paretune.core.errors import DataError
 from paretune.core.files import atomic_path
+from paretune.core.numbers import number_in
 from paretune.data.arrow_files import read_arrow, read_parquet
+from paretune.data.json_faults import binary, columns_of, cure
 
 Record = dict[str, Any]
 ROW_GROUP = 4096  # records of a Parquet file that are written, and read, together
-BINARY = {
-    b"\x1f\x8b": "this is a gzip file: give its name the ending .gz, as in .jsonl.gz",
-    b"PAR1": "this is a Parquet file: give its name the ending .parquet",
-    b"ARROW1": "this is an Arrow file: give its name the ending .arrow",
-    b"PK\x03\x04": "this is a zip file (or a spreadsheet): unpack it, or save it as CSV, and name the file in it",
-    b"\xfd7zXZ\0": "this is an xz file: give its name the ending .jsonl.xz",
-    b"\x28\xb5\x2f\xfd": "this is a zstd file: unpack it (zstd -d) and name the file in it",
-    b"SQLite format 3\0": "this is a data base of SQLite: export its table as CSV",
-}
-"""What files begin with that are no text -> what to do."""
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers", ".tsv", ".tab")
 CELL_LIMIT = (
     2**31 - 1
@@ -116,36 +108,12 @@ def parse_json(text: str, where: str) -> Any:
         raise
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{where}: not valid JSON ({error.msg} at character {error.pos + 1}){_cure(text, error.pos)}"
+            f"{where}: not valid JSON ({error.msg} at character {error.pos + 1}){cure(text, error.pos)}"
         ) from error
     except RecursionError as error:
         raise DataError(f"{where}: JSON nested too deeply; expected one flat object per line") from error
     except ValueError as error:  # a number of more digits than Python converts
         raise DataError(f"{where}: not valid JSON ({error})") from error
-
-
-def _cure(text: str, position: int) -> str:
-    """Return what to do about a text that is not JSON, where its form shows it."""
-    rest = text[position:].strip()
-    if binary := _binary(text[:16].encode(errors="replace")):
-        return f"; {binary}"
-    if text.startswith("version https://git-lfs"):
-        return "; this is a pointer of Git LFS and not the data: run git lfs pull"
-    if re.match(r"\s*<(!doctype|html|\?xml)", text, re.IGNORECASE):
-        return "; this is a web page and not the data: download the file itself"
-    if rest == ",":
-        return "; a comma ends the line: write one object per line, and nothing between them"
-    if rest.startswith("{") and "\n" in text[:position].rstrip(" "):
-        return "; for one object per line name the file .jsonl"
-    if rest.startswith("{") and "\r" in text[:position].rstrip(" "):
-        return "; lines end with a carriage return alone: end each with a line feed"
-    if rest.startswith("{"):
-        return "; two objects stand in one line: write one object per line"
-    if text.strip() in ("{", "["):
-        return "; an object or list goes on in the next line: name a JSON array .json, or write one object per line (jq -c)"
-    if re.match(r"\[\{\s*'", text):
-        return "; this is a Python list: write the cell with json.dumps"
-    return ""
 
 
 def _opened(path: Path) -> io.BufferedIOBase:
@@ -160,17 +128,12 @@ def _decode(raw: bytes, path: Path, first: int = 1) -> str:
     except UnicodeDecodeError as error:
         bad = raw[error.start]
         utf16 = "this looks like UTF-16; " if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        cure = _binary(raw) or f"{utf16}save the file as UTF-8"
+        cure = binary(raw) or f"{utf16}save the file as UTF-8"
         line = first + raw.count(b"\n", 0, error.start)
         position = error.start - raw.rfind(b"\n", 0, error.start)
         raise DataError(
             f"{path}:{line}: not UTF-8 (byte 0x{bad:02x} at position {position}); {cure}"
         ) from error
-
-
-def _binary(raw: bytes) -> str:
-    """Return what to do about a file of another format, "" where its beginning tells of none."""
-    return next((cure for magic, cure in BINARY.items() if raw.startswith(magic)), "")
 
 
 def _object(value: Any, where: str) -> Record:
@@ -196,14 +159,8 @@ def _read_json(path: Path) -> Iterator[tuple[str, Record]]:
         text = _decode(file.read(), path)
     values = parse_json(text, f"{path}:1")
     if not isinstance(values, list):
-        lists = (
-            [repr(name) for name, value in values.items() if isinstance(value, list)]
-            if isinstance(values, dict)
-            else []
-        )
-        inside = f"save the list under {' or '.join(lists)} alone, or " if lists else ""
         raise DataError(
-            f"{path}:1: expected a JSON array of objects, got {values!r:.60}; {inside}for one object per line name the "
+            f"{path}:1: expected a JSON array of objects, got {values!r:.60}; {columns_of(values)}for one object per line name the "
             "file .jsonl"
         )
     for number, value in enumerate(values, start=1):
@@ -231,7 +188,9 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
     _check_header(header, path)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise DataError(f"{path}:1: column {twice[0]!r} appears twice in the header")
+        raise DataError(
+            f"{path}:1: column {twice[0]!r} appears twice in the header; give each column a name of its own"
+        )
     ragged = [(line, len(cells)) for line, cells in rows[1:] if cells and len(cells) != len(header)]
     if ragged:
         others = ", ".join(str(line) for line, _ in ragged[1:9])
@@ -387,7 +346,7 @@ def _number_cell(cell: Any, column: str, where: str) -> Any:
     if not cell.strip():
         return None
     try:
-        number = float(cell)
+        number = number_in(cell)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -17,6 +17,9 @@ import numpy as np
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import simplex_grid
 
+MOST_OBJECTIVES = 31
+"""Largest number of objectives of a hypervolume: moocore computes no larger one."""
+
 STEERABLE = 0.02
 """A policy is called not steerable where its median of ||s w|| / ||sigma|| over modules is below this (Panacea)."""
 
@@ -50,7 +53,7 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     """Return the volume between ``reference [M]`` and ``points [N, M]``, in the product of their units.
 
     A point that is not above the reference in every objective adds nothing. Exact; up to 4 objectives it
-    takes microseconds to milliseconds, from 6 on it grows steeply with N.
+    takes microseconds to milliseconds, from 6 on it grows steeply with N. M is at most :data:`MOST_OBJECTIVES`.
 
     >>> hypervolume(np.array([[1, 3], [3, 1], [2, 2], [5, 0]]), np.array([0, 0]))  # 3 columns: 3 + 2 + 1
     6.0
@@ -58,6 +61,10 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     import moocore
 
     values = _points(points)
+    if values.shape[1] > MOST_OBJECTIVES:
+        raise ParetuneError(
+            f"a hypervolume over {values.shape[1]} objectives; expected at most {MOST_OBJECTIVES}, so leave some of them out"
+        )
     return float(moocore.hypervolume(-values, ref=-_reference(reference, values.shape[1])))
 
 

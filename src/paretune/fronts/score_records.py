@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paretune.core.errors import ConfigError, DataError, ParetuneError, suggest
+from paretune.core.numbers import number_in
 from paretune.core.preference import Preference
 from paretune.fronts.score_table import BASE, CORNERS, SEED_MARK, ScoreRow, ScoreTable
 
@@ -218,7 +219,7 @@ def _number(value: Any, place: str) -> float:
     try:
         if isinstance(value, bool):
             raise ValueError
-        number = math.nan if missing else float(value)
+        number = math.nan if missing else number_in(value) if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         raise DataError(f"{place}: {value!r:.60} is no number") from None
     if not math.isfinite(number) or abs(number) > LARGEST:

@@ -25,6 +25,7 @@ from paretune.core.errors import ModelError, ParetuneError, reason_of
 from paretune.core.files import atomic_path, cache_folder, expanded, file_digest, fingerprint, write_text
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
+from paretune.models.architecture import check_decoder
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
 from paretune.models.hub import NOWHERE, HubPlace, other_commits, place_of, snapshot, weight_files
 from paretune.models.hub_reach import check_hub
@@ -89,6 +90,7 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
     check_folder(source)
     try:
         config = AutoConfig.from_pretrained(source, **plain)
+        check_decoder(config, name)
         stored = stored_as(config, name)
         if stored == "none":
             _refuse_unnamed_formats(source)
@@ -114,15 +116,9 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
         raise
     except Exception as error:
         raise ModelError(f"cannot load the model {name!r}: {reason_of(error)}. {_cure_of(source)}") from error
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
-        if isinstance(end, bool) or not isinstance(end, int):
-            raise ModelError(
-                f"{source / 'generation_config.json'}: eos_token_id {ends!r:.60}: expected the number of a token, or a list of "
-                "these"
-            )
     check_finite(dict(model.named_parameters()), name)
     rows = model.get_input_embeddings().weight.shape[0]
+    _check_ends(source, getattr(model.generation_config, "eos_token_id", None), rows)
     most = max(tokenizer.get_vocab().values(), default=-1) + 1
     if most > rows:
         raise ModelError(
@@ -130,6 +126,17 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
             "tokenizer that belongs to the model, or enlarge the model with resize_token_embeddings and save it"
         )
     return held, model, tokenizer
+
+
+def _check_ends(source: Path, ends: object, rows: int) -> None:
+    """Raise a ModelError unless each token that ends an answer is one of the ``rows`` tokens; some configs say none by -1."""
+    for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+        if isinstance(end, bool) or not isinstance(end, int) or not -1 <= end < rows:
+            named = [file for file in ("generation_config.json", "config.json") if (source / file).is_file()]
+            raise ModelError(
+                f"{source / named[0]}: eos_token_id {ends!r:.60}: expected the number of a token, from 0 to {rows - 1}, or a list "
+                "of these; write the number of the token that ends an answer, or take the file of the model itself"
+            )
 
 
 def _cure_of(source: Path) -> str:
@@ -322,12 +329,13 @@ def _digest(file: Path) -> str:
         return blob.name  # the hub's cache names large files by their SHA-256
     stat = file.stat()
     memory = cache_folder() / "hashes" / fingerprint(str(blob), stat.st_size, stat.st_mtime_ns)
-    # What is kept may be lost to a full or failing disk, and must not become another identity of the model.
-    kept = b""
-    with suppress(OSError):  # there is none, or it cannot be read: it is computed again
-        kept = memory.read_bytes()
-    if re.fullmatch(rb"[0-9a-f]{64}", kept):
-        return kept.decode()
+    # What is kept may be lost to a full or failing disk, and must not become another identity of the model: a mark tells.
+    kept = ""
+    with suppress(OSError, ValueError):  # there is none, or it cannot be read: it is computed again
+        kept = memory.read_text(encoding="ascii")
+    digest, _, mark = kept.partition(" ")
+    if mark and mark == fingerprint(digest):
+        return digest
     digest = file_digest(file)
-    write_text(memory, digest)
+    write_text(memory, f"{digest} {fingerprint(digest)}")
     return digest

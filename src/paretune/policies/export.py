@@ -18,13 +18,12 @@ from paretune.models.export_cards import ExportFacts, dense_card, lora_card
 from paretune.policies.catalogue import MANIFEST
 from paretune.policies.policy import Policy
 from paretune.policies.rounding import Probe, Rounding
+from paretune.policies.shared import RUN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Format = Literal["lora", "dense"]
-RUN = "versions.json"
-"""The file that tells the folder of a run from others."""
 _UNSAFE = re.compile(r"[^\w.]")
 
 
@@ -151,16 +150,27 @@ def _names(preferences: Sequence[Preference]) -> dict[Preference, str]:
     return {preference: f"{number}-{names[preference]}" for number, preference in enumerate(preferences)}
 
 
-def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:
-    """Return weights -> mean score on each objective with its interval as JSON values, from a run's front."""
+def recorded(front: Path | None) -> FrontRecord | None:
+    """Return the record of a run's front; None for a policy outside a run, which was not measured.
+
+    Raises:
+        ModelError: The run has lost it.
+    """
     if front is None or not (front.exists() or (front.parent / RUN).is_file()):
-        return {}  # a policy outside a run was not measured
+        return None
     if not front.is_file():
         raise ModelError(
             f"{front}: there is no such file, and the scores of the LoRAs stand in it; give the command of the run again, which "
             "makes it anew, or export a copy of the policy's folder, which has no scores"
         )
-    record = FrontRecord.read(front)
+    return FrontRecord.read(front)
+
+
+def _measured(name: str, front: Path | None) -> dict[tuple[float, ...], dict[str, Any]]:
+    """Return weights -> mean score on each objective with its interval as JSON values, from a run's front."""
+    record = recorded(front)
+    if record is None:
+        return {}
     points = [point for policy in record.policies if policy.name == name for point in policy.points]
 
     def scores(point: Point) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.gates import gate_of
 from paretune.models.gguf_lora import check_architecture, write_lora
 from paretune.policies.catalogue import BLOCKS
+from paretune.policies.export import recorded
 from paretune.policies.folding import RULES, foldable
 from paretune.policies.gating import Gating
 from paretune.policies.policy import GatedPolicy, Policy
@@ -136,12 +137,13 @@ def export_blocks(
         with_base: Copy the base model's GGUF file too.
 
     Raises:
-        ModelError: The policy is no sum of blocks, the base model's architecture is not known here, or there is no GGUF of it.
+        ModelError: The policy is no sum of blocks, the base model's architecture is not known here, there is no GGUF of it, or the
+            run has lost its front.
     """
     adapters = _blocks_of(policy)
     config = policy.lm.model.config
     check_architecture(config)
-    base = _gguf_of(policy) if with_base else None
+    measured, base = recorded(front), _gguf_of(policy) if with_base else None
     single = policy.kind == "conditioned"
     kinds = list(adapters[0].blocks) if single else [(adapter.rank, adapter.scale) for adapter in adapters]
     names = [path_component(f"{policy.name}-{name}", "the block") for name in _names(policy, len(kinds))]
@@ -165,7 +167,7 @@ def export_blocks(
             {"blocks": blocks, "features": adapters[0].info.get("features") if single else None},
         )
         write_json(temporary / FILE, content(policy))
-        if front is not None and front.is_file():
+        if front is not None and measured is not None:
             shutil.copyfile(front, temporary / FRONT)
         if base is not None:
             shutil.copyfile(base, temporary / BASE)

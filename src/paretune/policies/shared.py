@@ -21,6 +21,8 @@ from paretune.policies.policy_file import FILE, PolicyFile
 from paretune.reports.card import About, write_card, write_card_of_policy
 from paretune.reports.picture import write_picture
 
+RUN = "versions.json"
+"""The file that tells the folder of a run from others."""
 CARD, PICTURE = "README.md", "front.png"
 ADAPTERS = ("adapter-*/adapter.json", "adapter-*/adapter.safetensors")
 FILES = (FILE, CARD, FRONT, PICTURE, *ADAPTERS)
@@ -257,6 +259,12 @@ def front_of(policy: Path) -> Path | None:
         if (folder / FRONT).is_file():
             return folder / FRONT
     return None
+
+
+def due_front(policy: Path) -> Path | None:
+    """Return the record of the front of a policy's run as :func:`front_of`, also where a run has lost it; None outside a run."""
+    run = policy.parent.parent
+    return front_of(policy) or (run / FRONT if (run / RUN).is_file() else None)
 
 
 def figures_only(record: FrontRecord, name: str, base_model: str) -> FrontRecord:

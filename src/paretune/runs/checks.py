@@ -15,6 +15,7 @@ from paretune.core.errors import ConfigError, ModelError, ParetuneError, suggest
 from paretune.core.preference import Preference
 from paretune.data.dataset import ScoredDataset
 from paretune.data.places import is_object
+from paretune.fronts.indicators import MOST_OBJECTIVES
 from paretune.fronts.score_table import SEED_MARK
 from paretune.methods import METHODS
 from paretune.models.devices import device_named
@@ -181,6 +182,11 @@ def _check_preferences(config: RunConfig, known: Sequence[str] | None) -> None:
     if known is not None and len(known) < 2:
         raise ConfigError(
             f"a front needs at least two objectives, got {', '.join(known)}; add a scorer under score:"
+        )
+    if known is not None and len(known) > MOST_OBJECTIVES:
+        raise ConfigError(
+            f"{len(known)} objectives; expected at most {MOST_OBJECTIVES}, as no front of more is measured (its hypervolume); name "
+            "fewer under objectives:, or score fewer"
         )
     several = list(known) if known is not None else ["a", "b"]
     for key, count in (

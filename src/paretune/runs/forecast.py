@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psutil
 import torch
 
-from paretune.core.errors import ParetuneError
 from paretune.core.progress import in_words
 from paretune.core.work_log import Planned
 from paretune.data.dataset import ScoredDataset
@@ -17,8 +15,6 @@ from paretune.planning.work import Stage
 from paretune.runs.config import RunConfig
 from paretune.runs.estimate import estimate
 from paretune.runs.plan import plan
-
-logger = logging.getLogger(__name__)
 
 SLOWER = 1.3
 """How many times longer a run must take beside other work for it to be said."""
@@ -42,19 +38,18 @@ class Forecast:
         return sum(part.seconds for part in self.parts)
 
 
-def forecast(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -> Forecast | None:
-    """Return how long a run will take on this machine, by its plan; None where it cannot be planned, which is said.
+def forecast(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -> Forecast:
+    """Return how long a run will take on this machine, by its plan.
 
     Args:
         config: Settings of the run.
         splits: Its data, where they are read already.
+
+    Raises:
+        ParetuneError: The run cannot be planned.
     """
-    try:
-        planned = plan(config, splits)
-        estimated = estimate(planned, config, config.model)
-    except ParetuneError as error:
-        logger.warning("how long the run takes is not known: %s", error)
-        return None
+    planned = plan(config, splits)
+    estimated = estimate(planned, config, config.model)
     stages = {stage.name: stage for stage in planned.stages}
     assumption, threads = estimated.device.assumptions, torch.get_num_threads()
     # Rates that were measured by the clock, beside what runs now, have its part in them already.

@@ -51,8 +51,13 @@ from paretune.runs.data_files import ANSWERS_FILE, write_answers, write_card_bes
 from paretune.runs.data_files import FOLDER as DATA
 from paretune.runs.prepare import label_judges
 from paretune.runs.scorer_usage import keep_usage, usage_lines
-from paretune.runs.scores import scorer_cautions, scorer_facts, thought_cautions, write_scores
-from paretune.scoring.cache import ScoreCache
+from paretune.runs.scores import (
+    responses_scored,
+    scorer_cautions,
+    scorer_facts,
+    thought_cautions,
+    write_scores,
+)
 from paretune.scoring.meaning import meaning
 from paretune.scoring.scorer import Scorer, release
 from paretune.training.lab import Lab
@@ -416,7 +421,7 @@ def _record(
         stages=tuple(Stage(**vars(stage)) for stage in lab.stages),
         rest=_rest(lab),
         said=tuple(SaidPart(**vars(part)) for part in said_beforehand()),
-        scoring_forwards=_responses_scored(lab),
+        scoring_forwards=responses_scored(lab.folder),
         licence="",
     )
 
@@ -430,11 +435,6 @@ def _rest(lab: Lab) -> Stage | None:
         if not made.reused and made.spent is not None:
             rest = rest.less(counts_of(made.seconds, made.spent))
     return Stage(name="rest", seconds=rest.seconds, reused=False, spent=spent_of(rest))
-
-
-def _responses_scored(lab: Lab) -> int:
-    """Return how many responses frozen models have scored for this run folder, in all its processes and restarts."""
-    return len(ScoreCache(lab.folder / "cache" / "logps.sqlite"))
 
 
 def _stages(adapter: Adapter) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from paretune.core.errors import ConfigError, ModelError
+from paretune.core.errors import ConfigError, ModelError, ParetuneError
 from paretune.core.files import fingerprint, read_json, write_json, write_text
 from paretune.core.preference import Preference
 from paretune.core.progress import announce, stage
@@ -51,6 +52,8 @@ from paretune.runs.sizes import check_sizes
 from paretune.scoring.scorer import Scorer, release
 from paretune.training.lab import Lab
 
+logger = logging.getLogger(__name__)
+
 PACKAGES = ("paretune", "torch", "transformers", "accelerate", "moocore", "numpy", "safetensors")
 
 
@@ -72,12 +75,21 @@ def run(config: RunConfig, forecast: bool = False) -> Path:
         refuse_other_run(config, sources.objectives)
         config = keep_given(config)
         with told(config) as log, memory_told(config, sources.splits):
-            if forecast and log is not None and (expected := expect(config, sources.splits)) is not None:
-                log.plan(expected.parts)
-                announce(expected.sentence)
+            unplanned = ""
+            if forecast and log is not None:
+                try:
+                    expected = expect(config, sources.splits)
+                    log.plan(expected.parts)
+                    announce(expected.sentence)
+                except ParetuneError as error:
+                    unplanned = str(error)
             with stage("start"):
                 lab = opened(config)
                 settle_checkpointing(config, lab, shape_in(lab.lm), sources.splits)
+            if (
+                unplanned
+            ):  # only now: a model that cannot be used has just ended the run by a message of its own
+                logger.warning("how long the run takes is not known: %s", unplanned)
             splits, scorers = prepare_data(config, lab, sources)
             preferences = config.grid(splits["train"].objectives)
             return finish(config, lab, splits, scorers, dict.fromkeys(config.methods, preferences))

@@ -7,13 +7,17 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from paretune.core.errors import ParetuneError
 from paretune.core.files import write_text
 from paretune.core.thought import has_thought, is_unfinished
 from paretune.evaluation.judge import Judgement
 from paretune.fronts.front import Interval
+from paretune.fronts.record import FILE as FRONT
+from paretune.fronts.record import FrontRecord
 from paretune.fronts.record_facts import Asked, ScorerFacts
 from paretune.runs.config import RunConfig
 from paretune.scoring.bradley_terry import load_head
+from paretune.scoring.cache import ScoreCache
 from paretune.scoring.function_scorer import FunctionScorer
 from paretune.scoring.scorer import Scorer
 from paretune.scoring.usage import Usage
@@ -48,6 +52,18 @@ def _lines(judgement: Judgement, scorers: Mapping[str, ScorerFacts]) -> Iterator
                         "scorer": marks,
                     }
                     yield json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def responses_scored(folder: Path) -> int:
+    """Return how many responses frozen models have scored for a run folder, in all its processes and restarts.
+
+    They are counted where they are kept; where that was lost in part, they are no fewer than the last record of the run told.
+    """
+    try:
+        told = FrontRecord.read(folder / FRONT).scoring_forwards or 0
+    except ParetuneError:  # there is none yet, or it is damaged and about to be made again
+        told = 0
+    return max(told, len(ScoreCache(folder / "cache" / "logps.sqlite")))
 
 
 def scorer_facts(

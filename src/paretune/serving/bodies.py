@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -74,6 +75,16 @@ Text = Annotated[str, StringConstraints(max_length=1_000_000)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^\w([\w .-]*[\w.-])?$")]
 """Name of a profile or a preset; the store has the same rule."""
 Policy = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _in_digits(value: object) -> object:
+    if isinstance(value, str) and "_" in value:
+        raise PydanticCustomError("int_parsing", "expected a whole number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_in_digits)]
+"""A whole number in an address, where pydantic reads ``1_0`` as ten."""
 Given = Weights | CheckBoxes | Annotated[str, Field(max_length=2000)]
 """A preference as weights per objective, as names of objectives with equal weights, or as text."""
 

@@ -29,6 +29,7 @@ class RunFacts:
         num_prompts: The number of held-out prompts that the front's scores are means over; 0 where there is no front.
         meanings: Objective -> what a point more on it means, in words.
         score: Entries of the config's section ``score``, one per scorer.
+        device: Torch device of the scorers' models, where an entry states none.
     """
 
     folder: Path | None = None
@@ -36,6 +37,13 @@ class RunFacts:
     num_prompts: int = 0
     meanings: Mapping[str, str] = field(default_factory=dict)
     score: tuple[Mapping[str, Any], ...] = ()
+    device: str | None = None
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Objectives that the run measures or scores, whether a policy is served that has them or not."""
+        scored = (str(entry["objective"]) for entry in self.score if "objective" in entry)
+        return tuple(dict.fromkeys((*self.meanings, *scored)))
 
     @classmethod
     def of(cls, place: Path) -> RunFacts:

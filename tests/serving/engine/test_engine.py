@@ -462,6 +462,9 @@ def test_jobs_are_admitted_all_or_none(lm: LanguageModel, policies: dict[str, Po
         for stream in streams:
             stream.cancel()
         assert {gather(stream).end.reason for stream in streams} == {"cancelled"}
+        wait_for(lambda: engine.stats.running == 0)
+        at_once = engine.submit_all([replace(endless, sampling=Sampling(1), seed=n) for n in range(18)])
+        assert len([gather(stream) for stream in at_once]) == 18, "free rows and the queue together"
 
 
 def test_a_short_prompt_does_not_wait_for_long_ones(

@@ -18,6 +18,8 @@ from paretune.serving.address import Address, Keys
 from paretune.serving.api_errors import ApiError
 from paretune.serving.caller_limits import CallerLimits
 from paretune.serving.callers import Caller
+from paretune.serving.events import Overloaded
+from paretune.serving.http.app import make_app
 from support.serve_world import CHAT, FakeBackend, fake_service, live, wait_until
 
 USER = {"role": "user", "content": "red sun"}
@@ -93,6 +95,8 @@ def test_a_part_that_is_no_text_is_named(address: str, kind: str) -> None:
 def test_what_is_ignored_is_said(address: str) -> None:
     about = chat(address, messages=[{**USER, "name": "bob"}]).json()["paretune"]
     assert about["ignored"] == ["messages.0.name"]
+    null = {**USER, "tool_calls": None, "reasoning_content": None, "annotations": [], "weight": None}
+    assert "ignored" not in chat(address, messages=[null]).json()["paretune"], "null says nothing"
     assert "ignored" not in chat(address).json()["paretune"]
 
 
@@ -173,6 +177,42 @@ def test_two_lengths_of_one_body_are_refused_and_the_rest_is_no_request(address:
         while part := one.recv(9999):
             said += part
     assert said.startswith(b"HTTP/1.1 400") and said.count(b"HTTP/1.1") == 1
+
+
+def test_nobody_is_told_to_wait_for_minutes(tmp_path: Path) -> None:
+    refuses = Overloaded("663 requests are waiting already", 663.0)
+    backend = FakeBackend()
+
+    async def submit(*_: object) -> None:
+        raise refuses
+
+    backend.submit = submit  # type: ignore[method-assign,assignment]
+    with live(fake_service(tmp_path, backend)) as address:
+        refused = chat(address)
+    assert refused.status_code == 429 and refused.headers["retry-after"] == "30"
+
+
+def test_a_key_that_stands_twice_is_refused_and_named(address: str) -> None:
+    headers = {"content-type": "application/json"}
+    for body, key in (
+        ('{"messages": [{"role": "user", "content": "x"}], "seed": 1, "seed": 2}', "seed"),
+        ('{"messages": [{"role": "user", "content": "x", "content": "y"}]}', "content"),
+    ):
+        refused = httpx.post(f"{address}/v1/chat/completions", content=body, headers=headers, timeout=20)
+        error = refused.json()["error"]
+        assert refused.status_code == 400 and error["param"] == key
+        assert error["message"] == f"the key '{key}' stands twice in one object; keep one of them"
+
+
+def test_every_route_with_a_body_refuses_keys_that_stand_twice(address: str) -> None:
+    headers, asked = {"content-type": "application/json"}, 0
+    for path, methods in httpx.get(f"{address}/openapi.json").json()["paths"].items():
+        for method in (method for method, about in methods.items() if "requestBody" in about):
+            url = f"{address}{path.replace('{name}', 'mine')}"
+            refused = httpx.request(method, url, content='{"a": 1, "a": 2}', headers=headers)
+            assert refused.status_code == 400 and "the key 'a' stands twice" in refused.text, (method, path)
+            asked += 1
+    assert asked > 8
 
 
 def test_a_burst_beyond_the_limit_gets_503_and_no_reset(tmp_path: Path) -> None:
@@ -273,6 +313,17 @@ def test_a_key_owns_what_it_made(keyed: dict[str, httpx.Client]) -> None:
     assert anna.delete("/api/presets/mine").status_code == 200
 
 
+@pytest.mark.parametrize("needed", [False, True])
+def test_the_schema_says_whether_a_key_is_needed(tmp_path: Path, needed: bool) -> None:
+    keys = Keys.read(None, "0123456789abcdef0" if needed else None)
+    service = fake_service(tmp_path)
+    schema = make_app(service, Address(keys=keys)).openapi()
+    assert schema["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert schema["security"] == ([{"key": []}] if needed else [{}, {"key": []}])
+    assert schema["paths"]["/health"]["get"]["security"] == []
+    service.close()
+
+
 def test_no_key_takes_the_server_from_the_others(keyed: dict[str, httpx.Client]) -> None:
     anna, ben = keyed["anna"], keyed["ben"]
     with anna.stream(
@@ -296,6 +347,19 @@ def test_the_rate_of_a_key_recovers_with_time() -> None:
     limits.take_rate(Caller("ben", admin=False))
     now[0] = 1.0
     limits.take_rate(anna)
+
+
+def test_the_rate_holds_for_answers_votes_and_scores(tmp_path: Path) -> None:
+    with live(fake_service(tmp_path, rate=1)) as address:
+        assert chat(address).status_code == 200
+        scored = {"messages": [USER], "answers": [{"text": "x"}]}
+        for refused in (
+            chat(address),
+            httpx.post(f"{address}/api/votes", json=VOTE),
+            httpx.post(f"{address}/api/score", json=scored),
+        ):
+            assert refused.status_code == 429 and refused.json()["error"]["code"] == "rate_used_up"
+        assert httpx.get(f"{address}/api/votes").json()["votes"] == []
 
 
 def test_without_a_stated_share_each_of_several_keys_has_half() -> None:

@@ -40,6 +40,10 @@ def test_a_vote_can_be_listed_undone_and_deleted(client: httpx.Client) -> None:
     assert undone["deleted"] == ids[2] and undone["posterior"]["votes"] == 2
     assert client.delete(f"/api/votes/{ids[0]}").json()["posterior"]["votes"] == 1
     assert client.delete(f"/api/votes/{ids[0]}").status_code == 404
+    for address in ("/api/votes/1_0", f"/api/votes/{ids[0]}_0"):
+        assert "expected a whole number" in client.delete(address).text
+    for address in ("/api/votes?limit=1_0", "/api/votes?before=1_0", "/api/audit?limit=1_0"):
+        assert "1_0" in client.get(address).json()["error"]["message"]
     client.post("/api/votes/undo", json={"profile": "ann"})
     assert client.post("/api/votes/undo", json={"profile": "ann"}).status_code == 404
     assert client.post("/api/elicit/next", json={"profile": "ann"}).json()["posterior"]["mean"] == before
@@ -80,6 +84,26 @@ def test_a_store_that_holds_such_a_vote_already_is_learned_from_without_it(tmp_p
         assert client.post("/api/votes", json=VOTE).json()["posterior"]["votes"] == 1
         assert client.post("/api/elicit/next", json={}).status_code == 200
         assert client.get("/api/population").status_code == 200
+
+
+def test_a_vote_on_an_objective_that_nothing_has_is_refused_by_name(client: httpx.Client) -> None:
+    refused = client.post("/api/votes", json={**VOTE, "objective": "shrot"})
+    error = refused.json()["error"]
+    assert refused.status_code == 422 and error["param"] == "objective"
+    assert "no objective 'shrot'; did you mean 'short'?" in error["message"]
+    assert client.get("/api/votes").json()["votes"] == []
+    assert client.post("/api/votes", json={**VOTE, "objective": "short"}).status_code == 201
+
+
+def test_a_vote_may_be_on_what_the_run_scores_beside_the_policy(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    backend.facts = RunFacts(
+        tmp_path, meanings={"polite": "more is politer"}, score=({"objective": "plain"},)
+    )
+    with live(fake_service(tmp_path, backend)) as address:
+        for objective in ("polite", "plain"):
+            vote = {**VOTE, "objective": objective}
+            assert httpx.post(f"{address}/api/votes", json=vote, timeout=20).status_code == 201
 
 
 def test_own_scores_are_learned_from(client: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def test_settings_that_cannot_be_are_told(options: dict, told: str) -> None:
 @pytest.mark.parametrize("root", ["steer", "/steer/", "/steer"])
 def test_a_root_path_is_written_in_any_way(root: str) -> None:
     assert Address(root_path=root).root_path == "/steer"
+
+
+def test_a_line_of_text_has_the_time_and_the_level_that_is_asked_for_holds() -> None:
+    import logging
+
+    from paretune.serving.http.logs import logging_config
+
+    config = logging_config("warning", "text")
+    record = logging.LogRecord("paretune.serving.requests", logging.INFO, "", 1, "anna GET /", None, None)
+    line = logging.Formatter(config["formatters"]["line"]["format"]).format(record)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO +anna GET /", line)
+    assert {logger["level"] for logger in config["loggers"].values()} == {"WARNING"}
 
 
 def test_the_log_is_one_object_a_line_and_names_the_key_but_no_probe(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+from PIL import Image  # noqa: E402
 from playwright.sync_api import BrowserContext, Route  # noqa: E402
 
 from paretune.serving.address import Address  # noqa: E402
@@ -208,6 +210,21 @@ def test_stopping_takes_the_waiting_note_away(two: tuple[str, Service], visit: O
     here.problems[:] = [p for p in here.problems if "Failed to load resource" not in p]
 
 
+def test_answers_and_votes_do_not_wait_for_the_plot(chrome: BrowserContext, two: tuple[str, Service]) -> None:
+    """Its script is by far the largest file of the page; on a slow line it may take half a minute."""
+    here = Visit(chrome, two[0])
+    page = here.page
+    page.route("**/studio/plotly.js", lambda route: None)  # on its way for ever
+    page.goto(two[0])
+    page.wait_for_selector("main[aria-busy=false]")
+    profile(here, "on a slow line")
+    here.ask("red sun")
+    page.click("#vote-first")
+    page.wait_for_selector("#learned .small:text-matches('^1 vote')")
+    assert page.locator("#front-table-box tbody tr").count() >= 3, "what the front says is in the table"
+    here.close()
+
+
 def test_a_refused_script_leaves_a_message(chrome: BrowserContext, two: tuple[str, Service]) -> None:
     page = chrome.new_page()
     page.route("**/studio/learn.js", lambda route: route.fulfill(status=403, body="{}"))
@@ -257,6 +274,11 @@ def test_large_letters_forced_colours_and_little_motion(two: tuple[str, Service]
     caret = "getComputedStyle(document.querySelector('.answer.live .text'), '::after').animationName"
     assert page.evaluate(f"() => {caret}") == "none", "under reduced motion nothing blinks"
     page.emulate_media(forced_colors="active")
+    picture = Image.open(BytesIO(page.locator("#dial-a").screenshot())).convert("L")
+    around, middle = picture.getpixel((0, 0)), picture.height // 2
+    line = [picture.getpixel((x, middle)) for x in range(picture.width)]
+    seen = sum(abs(pixel - around) > 40 for pixel in line)
+    assert seen > 0.9 * picture.width, "the whole track of the slider is seen, not its thumb alone"
     lines = page.evaluate(
         "() => [...document.querySelectorAll('[role=tab]')].map((t) => getComputedStyle(t).borderBottomStyle)"
     )

@@ -152,6 +152,8 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ApiError):  # why a body was not read
+            return answer(error.__cause__)
         message, code = {
             404: ("no such address", "not_found"),
             405: (f"{request.method} is not possible here", "method_not_allowed"),

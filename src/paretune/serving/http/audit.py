@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from paretune.serving.bodies import Whole
 from paretune.serving.http.guard import Calling
 from paretune.serving.service import Service
 
@@ -20,8 +21,8 @@ def router(service: Service) -> APIRouter:
     @routes.get("/audit")
     def audit(
         caller: Calling,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        before: Annotated[int | None, Query(ge=1, le=2**62)] = None,
+        limit: Annotated[Whole, Query(ge=1, le=1000)] = 100,
+        before: Annotated[Whole | None, Query(ge=1, le=2**62)] = None,
     ) -> dict[str, Any]:
         """List the preferences used, the newest first; ``before`` is the id of a record to go on from. A key sees its own."""
         records = service.require_store().audit(limit, before, caller.limited_to)

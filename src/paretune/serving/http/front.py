@@ -10,6 +10,7 @@ from pydantic import Field
 
 from paretune.serving.api_errors import ApiError
 from paretune.serving.bodies import Body
+from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Service, measured_surface
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def dial_facts(surface: Surface, start: str | None = None, end: str | None = Non
 
 def router(service: Service) -> APIRouter:
     """Return the routes about the front, over ``service``."""
-    routes = APIRouter(prefix="/api", tags=["front"])
+    routes = APIRouter(prefix="/api", tags=["front"], route_class=JsonRoute)
     described_once = cache(lambda name: described(service, service.backend.served[name]))
 
     @routes.get("/front")

@@ -31,6 +31,7 @@ from paretune.serving.events import (
 )
 from paretune.serving.http.generation import Generation, failure
 from paretune.serving.http.guard import Calling
+from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.http.logprobs import told_logprobs
 from paretune.serving.service import Service
 
@@ -298,7 +299,7 @@ class EventStream(Response):
 
 def router(service: Service) -> APIRouter:
     """Return OpenAI's routes over ``service``."""
-    routes = APIRouter(prefix="/v1", tags=["openai"])
+    routes = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
 
     async def complete(request: Request, body: ChatRequest | CompletionRequest) -> Response:
         generation = await begin(service, request, body)

@@ -11,6 +11,7 @@ from paretune.serving.api_errors import ApiError
 from paretune.serving.bodies import Body, Given, Name, Policy
 from paretune.serving.callers import Caller
 from paretune.serving.http.guard import Calling
+from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Service, require_own
 from paretune.serving.store.entries import Preset, Profile, checked_name
 
@@ -31,7 +32,7 @@ class PresetRequest(Body):
 
 def router(service: Service) -> APIRouter:
     """Return the routes over the service's store."""
-    routes = APIRouter(prefix="/api", tags=["people"])
+    routes = APIRouter(prefix="/api", tags=["people"], route_class=JsonRoute)
 
     @routes.get("/profiles")
     def profiles(caller: Calling) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import Field
 from paretune.scoring.ranking import Pair, most_comparisons, ranked
 from paretune.serving.api_errors import ApiError
 from paretune.serving.bodies import MOST_CHOICES, Body
+from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Service
 
 P_FIRST = {"first": 1.0, "tie": 0.5, "second": 0.0}
@@ -51,7 +52,7 @@ class RankRequest(Body):
 
 def router(_: Service) -> APIRouter:
     """Return the route; it keeps nothing, so a person may go on at any time from the verdicts alone."""
-    routes = APIRouter(prefix="/api", tags=["people"])
+    routes = APIRouter(prefix="/api", tags=["people"], route_class=JsonRoute)
 
     @routes.post("/rank")
     def rank(body: RankRequest) -> dict[str, Any]:

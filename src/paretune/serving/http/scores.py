@@ -9,6 +9,7 @@ from pydantic import Field
 
 from paretune.serving.bodies import MOST_CHOICES, Body, ChatMessage, Policy, Text, prompt_of
 from paretune.serving.http.guard import Calling
+from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Service
 
 
@@ -29,7 +30,7 @@ class ScoreRequest(Body):
 
 def router(service: Service) -> APIRouter:
     """Return the route over the service's scorers."""
-    routes = APIRouter(prefix="/api", tags=["front"])
+    routes = APIRouter(prefix="/api", tags=["front"], route_class=JsonRoute)
 
     @routes.post("/score")
     def score(caller: Calling, body: ScoreRequest) -> dict[str, Any]:

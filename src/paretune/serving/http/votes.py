@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
 from paretune.choosing.posterior import LARGEST_SCORE
+from paretune.core.errors import suggest
 from paretune.core.preference import Preference
 from paretune.serving.api_errors import ApiError
 from paretune.serving.backend import Served
-from paretune.serving.bodies import Body, ChatMessage, Name, Policy, Text, Weights, prompt_of
+from paretune.serving.bodies import Body, ChatMessage, Name, Policy, Text, Weights, Whole, prompt_of
 from paretune.serving.callers import Caller
 from paretune.serving.http.guard import Calling
+from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Service, measured_surface, require_own
 from paretune.serving.store.entries import Vote, VotedAnswer
 from paretune.serving.store.tastes import Tastes, learned, question
@@ -48,7 +51,7 @@ class AnswerBody(Body):
 
 
 class VoteRequest(Body):
-    """A choice of the better of two answers, under ``objective`` or, without one, as a whole."""
+    """A choice of the better of two answers, under ``objective``, which is one of the run's, or, without one, as a whole."""
 
     profile: Name = "default"
     policy: Policy | None = None
@@ -86,9 +89,18 @@ def _voted_answer(served: Served, answer: AnswerBody, side: str) -> VotedAnswer:
     return VotedAnswer(answer.text, preference, answer.scores, answer.truncated)
 
 
+def _check_objective(service: Service, served: Served, objective: str | None) -> None:
+    """Raise an ApiError, 422, for an objective that neither a served policy has nor the run scores: nothing could use the vote."""
+    others = (other.objectives for other in service.backend.served.values())
+    known = list(dict.fromkeys(chain(served.objectives, *others, service.backend.facts.objectives)))
+    if objective is not None and objective not in known:
+        message = f"no objective {objective[:100]!r}; {suggest(objective[:100], known)}; leave it out for a vote as a whole"
+        raise ApiError(422, message, "invalid_value", "objective")
+
+
 def router(service: Service) -> APIRouter:
     """Return the routes over the service's store."""
-    routes = APIRouter(prefix="/api", tags=["people"])
+    routes = APIRouter(prefix="/api", tags=["people"], route_class=JsonRoute)
 
     @cache
     def tastes() -> Tastes:
@@ -103,6 +115,7 @@ def router(service: Service) -> APIRouter:
         """Keep a vote; 201 is sent once it is on disk."""
         service.limits.take_rate(caller)
         served = service.policy(body.policy)
+        _check_objective(service, served, body.objective)
         cast = body.vote(served, caller.owner)
         number = service.require_person(caller, body.profile).add_vote(body.profile, cast)
         return {"id": number, "posterior": posterior_of(body.profile, served)}
@@ -112,8 +125,8 @@ def router(service: Service) -> APIRouter:
         caller: Calling,
         profile: Name | None = None,
         policy: Policy | None = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        before: Annotated[int | None, Query(ge=1, le=2**62)] = None,
+        limit: Annotated[Whole, Query(ge=1, le=1000)] = 100,
+        before: Annotated[Whole | None, Query(ge=1, le=2**62)] = None,
     ) -> dict[str, Any]:
         """List votes, the newest first; ``before`` is the id of a vote to go on from. A key sees its own votes."""
         store = service.require_store()
@@ -121,7 +134,7 @@ def router(service: Service) -> APIRouter:
         return {"votes": [_listed(vote) for vote in found]}
 
     @routes.delete("/votes/{number}")
-    def delete_vote(caller: Calling, number: Annotated[int, Path(ge=1, le=2**62)]) -> dict[str, Any]:
+    def delete_vote(caller: Calling, number: Annotated[Whole, Path(ge=1, le=2**62)]) -> dict[str, Any]:
         """Delete a vote; tastes are learned anew from those that remain."""
         found = service.require_store().vote(number)
         if found is None:
