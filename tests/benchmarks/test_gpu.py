@@ -99,6 +99,55 @@ def test_without_an_accelerator_it_says_what_to_do(capsys: pytest.CaptureFixture
     assert "--tiny" in capsys.readouterr().err
 
 
+ROWS = (
+    "machine",
+    *(f"equality, attention {name}" for name in ("blocks", "varlen", "flex", "sdpa")),
+    "step, 0.5B",
+    "step, 0.5B, padded, reference in the loop",
+    "step, 0.5B, TRL's defaults",
+    "step, 8B",
+    "step, 8B in 4 bits (QLoRA), checkpointing",
+    "decoding, 0.5B",
+    "decoding, 8B",
+    "two processes, 0.5B",
+    "step, 4B",
+    "step, 4B, TRL's defaults",
+    "step, 4B, padded, reference in the loop",
+    "step, 4B, long texts, checkpointing",
+)
+
+
+def test_no_row_is_missing() -> None:
+    assert [row.name for row in gpu.Bench(CPU, tiny=True).rows()] == list(ROWS)
+    assert set(gpu.ACCELERATOR_ONLY) < set(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "code"), [("equality, attention varlen", 0), ("step, 8B", 1), ("two processes, 0.5B", 1)]
+)
+def test_the_tiny_form_fails_where_a_row_that_a_cpu_can_run_is_left_out(
+    left_out: str,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [Row(name, refuse if name == left_out else lambda: {"a": 1.0}, 1000) for name in ROWS]
+    monkeypatch.setattr(gpu.Bench, "rows", lambda bench: rows)
+    assert gpu.main(["--tiny", "--out", str(tmp_path / "tiny.json")]) == code
+    said = capsys.readouterr()
+    assert all(name in said.out for name in ROWS)
+    assert (f"a CPU can run them: {left_out} (there is one device)" in said.err) == bool(code)
+
+
+def test_the_tiny_form_fails_where_time_leaves_a_row_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu.Bench, "rows", lambda bench: [Row("step, 8B", lambda: {"a": 1.0}, 30)])
+    assert gpu.main(["--tiny", "--budget", "5", "--out", str(tmp_path / "tiny.json")]) == 1
+    assert "of 5 were left" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("nf4", [False, True])
 def test_the_plan_of_an_accelerator_is_of_its_attention_and_memory(nf4: bool) -> None:
     """As on a card of 80 GB, where no test has run: an attention that keeps scores would be planned far larger."""

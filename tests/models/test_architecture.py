@@ -12,11 +12,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from paretune.core.errors import ModelError
 from paretune.models import packing
-from paretune.models.architecture import check_kind, shallow_in_float32, short_windows
+from paretune.models.architecture import check_decoder, check_kind, shallow_in_float32, short_windows
+from paretune.models.language_model import load
 from paretune.models.packed_attention.interface import implementation
 from paretune.models.packing import TokenGroup, pack, packed_logps, prepare
 from paretune.models.steering import Steering
-from support.architectures import ARCHITECTURES, make_architecture
+from paretune.planning.shapes import shape_of
+from support.architectures import ARCHITECTURES, COMPOSITE, config_of, make_architecture
+from support.world import write_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 ROW = re.compile(r"^\| [^|]+ \| `(\w+)` \| (work|refused) \| ([^|]*?) ?\|$", re.MULTILINE)
@@ -50,7 +53,7 @@ def with_gradient(model: PreTrainedModel, logps: torch.Tensor) -> tuple[torch.Te
 
 
 def test_the_page_has_a_row_for_each_architecture() -> None:
-    assert set(TABLE) == set(ARCHITECTURES) and len(TABLE) >= 30
+    assert set(TABLE) == {*ARCHITECTURES, *COMPOSITE} and len(TABLE) >= 36
 
 
 @pytest.mark.parametrize("kind", [kind for kind, (works, _) in TABLE.items() if works])
@@ -68,12 +71,34 @@ def test_packed_is_padded(kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind, (works, _) in TABLE.items() if not works])
 def test_what_is_refused_says_why(kind: str) -> None:
     with pytest.raises(ModelError) as refusal:
+        check_decoder(config_of(kind), kind)
         prepare(make_architecture(kind))
     message, reason = str(refusal.value), TABLE[kind][1]
     assert reason and reason in message, message
-    assert (
-        "ForCausalLM" in message and "not supported" in message and "\n" not in message and len(message) < 420
-    )
+    assert "ForCausalLM" in message or kind in message
+    assert "not supported" in message and "\n" not in message and len(message) < 420
+
+
+@pytest.mark.parametrize("kind", [kind for kind in COMPOSITE if not TABLE[kind][0]])
+def test_a_folder_of_a_model_that_reads_pictures_is_refused_in_one_message(kind: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / kind)
+    config_of(kind).save_pretrained(folder)
+    with pytest.raises(ModelError) as refusal:
+        load(str(folder), "float32", "cpu")
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 420
+    if kind in ("mistral3", "qwen2_5_vl"):
+        assert f"no decoder of text alone for the model type '{kind}'" in str(refusal.value)
+
+
+def test_adapters_and_plans_of_a_model_that_reads_pictures_are_of_its_decoder_alone(tmp_path: Path) -> None:
+    model = make_architecture("gemma3")
+    assert any("vision" in path and path.endswith("q_proj") for path, _ in model.named_modules())
+    steering = Steering.attach(model, ["q_proj"], 2)
+    assert len(steering.layers) == 2 and all("language_model" in path for path in steering.layers)
+    steering.detach()
+    config_of("gemma3").save_pretrained(tmp_path)
+    shape = shape_of(str(tmp_path))
+    assert (shape.hidden, shape.layers, shape.vocabulary) == (32, 2, 96)
 
 
 BY_PROOF = ("cohere", "granite", "qwen3_next", "qwen3_5_text", "lfm2", "falcon_h1", "jamba", "bart")

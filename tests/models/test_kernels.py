@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import sys
 from dataclasses import replace
@@ -150,33 +151,67 @@ def test_the_rotation_of_another_device_or_form_is_the_plain_one() -> None:
 
 
 def test_who_gets_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On CUDA with liger-kernel; called as its functions are defined (0.8.5)."""
+    """On CUDA with liger-kernel."""
     cuda = torch.device("cuda")
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
     assert kernels_for(cuda) is None
     monkeypatch.setattr(kernels, "find_spec", lambda name: importlib.util.spec_from_loader(name, None))
     assert kernels_for(CPU) is None and kernels_for(torch.device("mps")) is None
-    calls = []
+
+
+def rms_norm(ctx, X, W, eps, offset=0.0, casting_mode="llama", in_place=True, row_mode=None):
+    return norm(X, W, eps)
+
+
+def silu_mul(ctx, a, b, gate_multiplier: float = 1.0, down_multiplier: float = 1.0):
+    return gate(a, b)
+
+
+def rope(ctx, q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None):
+    return rotate(q, k, cos, sin)
+
+
+SIGNATURES = {"LigerRMSNormFunction": rms_norm, "LigerSiLUMulFunction": silu_mul, "LigerRopeFunction": rope}
+"""The functions of liger_kernel.ops with the ``forward`` that each has in liger-kernel 0.8.5."""
+
+
+def test_the_kernels_are_called_as_liger_kernel_defines_them(
+    tiny_llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, dict[str, object]] = {}
 
     def function(name: str) -> SimpleNamespace:
-        return SimpleNamespace(apply=lambda *given: calls.append((name, given)))
+        forward = SIGNATURES[name]
+
+        def apply(*arguments: object) -> object:
+            bound = inspect.signature(forward).bind("ctx", *arguments)  # a TypeError where one is too many
+            bound.apply_defaults()
+            given[name] = dict(bound.arguments)
+            return forward(*bound.args, **bound.kwargs)
+
+        return SimpleNamespace(apply=apply)
 
     ops = ModuleType("liger_kernel.ops")
-    for name in ("LigerRMSNormFunction", "LigerSiLUMulFunction", "LigerRopeFunction"):
+    for name in SIGNATURES:
         setattr(ops, name, function(name))
     monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
     monkeypatch.setitem(sys.modules, "liger_kernel.ops", ops)
-    found = kernels_for(cuda)
+    monkeypatch.setattr(kernels, "find_spec", lambda name: importlib.util.spec_from_loader(name, None))
+    found = kernels_for(torch.device("cuda"))
     assert found is not None
-    x = torch.zeros(1)
-    found.norm(x, x, 1e-5)
-    found.gate(x, x)
-    found.rotate(x, x, x, x)
-    assert calls == [
-        ("LigerRMSNormFunction", (x, x, 1e-5, 0.0, "llama", False)),
-        ("LigerSiLUMulFunction", (x, x)),
-        ("LigerRopeFunction", (x, x, x, x)),
-    ]
+    model = tiny_llama().requires_grad_(False)
+    prepare(model)
+    expected = results(model)
+    assert fuse(model, found, CPU, torch.float32) == ["norm", "gated activation", "rotation"]
+    for a, b in zip(results(model), expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    of_norm = given["LigerRMSNormFunction"]
+    assert (of_norm["offset"], of_norm["casting_mode"], of_norm["in_place"]) == (0.0, "llama", False)
+    assert of_norm["eps"] == model.config.rms_norm_eps
+    of_gate, of_rope = given["LigerSiLUMulFunction"], given["LigerRopeFunction"]
+    assert (of_gate["gate_multiplier"], of_gate["down_multiplier"]) == (1.0, 1.0)
+    assert of_rope["position_ids"] is None and of_rope["unsqueeze_dim"] == 1
+    assert of_rope["cos"].shape == (*of_rope["q"].shape[:1], *of_rope["q"].shape[2:])
 
 
 def test_a_model_gets_the_kernels_of_its_device(tiny_llama, monkeypatch: pytest.MonkeyPatch) -> None:

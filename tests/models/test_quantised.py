@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from paretune.core.errors import ModelError
+from paretune.models import packing
 from paretune.models.language_model import LanguageModel, load
 from paretune.models.packing import pack, packed_logps, prepare
 from paretune.models.quantised import QuantisedLinear, dequantised, is_quantised
@@ -97,6 +100,61 @@ def test_values_and_gradients_are_those_of_the_dequantised_model(quantised: Lang
     torch.testing.assert_close(mine, theirs)
     for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@contextmanager
+def swapped_layers(model: torch.nn.Module) -> Iterator[None]:
+    layers = model.model.layers
+    layers[0], layers[1] = layers[1], layers[0]
+    yield
+    layers[0], layers[1] = layers[1], layers[0]
+
+
+@contextmanager
+def another_rotary_base(model: torch.nn.Module) -> Iterator[None]:
+    rotary = model.model.rotary_emb
+    kept = rotary.inv_freq
+    rotary.inv_freq = kept**1.02  # a base of 12 000 in place of 10 000
+    yield
+    rotary.inv_freq = kept
+
+
+@contextmanager
+def another_scale(model: torch.nn.Module) -> Iterator[None]:
+    """One matrix of the first layer is a tenth larger."""
+    layer = model.model.layers[0].self_attn.v_proj
+    whole = layer.dense
+    layer.dense = lambda kind: 1.1 * whole(kind)
+    yield
+    del layer.dense
+
+
+@contextmanager
+def a_matrix_left_out(model: torch.nn.Module) -> Iterator[None]:
+    layer = model.model.layers[1].mlp.down_proj
+    layer.product = lambda x: x.new_zeros(*x.shape[:-1], layer.out_features)
+    yield
+    del layer.product
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("wrong", [swapped_layers, another_rotary_base, another_scale, a_matrix_left_out])
+def test_the_proof_of_a_quantised_model_sees_small_mistakes_of_packed_batches(
+    folder: Path, quantization: str, dtype: str, wrong, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proof is as strict as that of a model in float32: matrices are dequantised to what they multiply."""
+    right = packing.packed_states
+
+    def mistaken(model: torch.nn.Module, batch: packing.PackedBatch) -> torch.Tensor:
+        with wrong(model):
+            return right(model, batch)
+
+    monkeypatch.setattr(packing, "packed_states", mistaken)
+    with pytest.raises(
+        ModelError, match=r"computes other log-probabilities in a packed batch .*allowed 0\.0001"
+    ):
+        load(str(folder), dtype, "cpu", quantization=quantization)
 
 
 def test_text_is_read_alike_with_gradients_and_without(quantised: LanguageModel) -> None:
@@ -203,15 +261,33 @@ def test_a_model_of_which_little_is_quantised_is_told_apart(
 def test_what_cannot_be_loaded_is_one_message(folder: Path, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(ModelError, match="quantization 'int4' is not known; did you mean 'int8'"):
         load(str(folder), "float32", "cpu", quantization="int4")
-    gptq = write_model(tmp_path / "gptq")
-    config = json.loads((gptq / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
-    (gptq / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"gptq.*bitsandbytes saved in nf4 or int8.*quantization: nf4"):
-        load(str(gptq), "float32", "cpu")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'paretune\[quantization\]'"):
         load(str(folder), "float32", "cpu", quantization="nf4")
+
+
+@pytest.mark.parametrize("asked", ["auto", "none", "nf4"])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True},
+        {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True},
+        {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+        {"quant_method": "fp8", "activation_scheme": "dynamic"},
+        {"quant_method": "mxfp4"},
+    ],
+    ids=lambda stated: stated["quant_method"],
+)
+def test_folders_that_others_quantised_are_one_message(stated: dict, asked: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": stated}))
+    expected = (
+        rf"quantised \({stated['quant_method']}\).*bitsandbytes saved in nf4 or int8.*quantization: nf4"
+    )
+    with pytest.raises(ModelError, match=expected) as refused:
+        load(str(folder), "float32", "cpu", quantization=asked)
+    assert "\n" not in str(refused.value)
 
 
 def test_numbers_that_are_not_finite_are_refused_before_they_are_quantised(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from paretune.core.errors import DataError, DataWarning
 from paretune.data.dataset import concatenate
 from paretune.runs.config import RunConfig
-from paretune.runs.prepare import _check_fit, _fit_seed, load_splits, read_sources
+from paretune.runs.fitted_heads import check_fit, fit_seed
+from paretune.runs.prepare import load_splits, read_sources
 from paretune.scoring.bradley_terry import parts_of
 
 
@@ -104,7 +105,7 @@ def test_a_head_is_fitted_under_the_default_splits_and_seed(tmp_path: Path) -> N
     score = [{"objective": "warm", "head": "fit"}, {"objective": "concise", "rule": "length"}]
     config = RunConfig.model_validate({"data": {"source": str(file)}, "score": score})
     parts = load_splits(config)
-    _check_fit(config, parts)
+    check_fit(config, parts)
     labelled = concatenate([parts["train"], parts["validation"]])
-    sizes = {name: len(pairs) for name, pairs in parts_of(labelled, "warm", None, _fit_seed(config)).items()}
+    sizes = {name: len(pairs) for name, pairs in parts_of(labelled, "warm", None, fit_seed(config)).items()}
     assert min(sizes[name] for name in ("train", "validation", "test")) > 5, sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -241,9 +242,30 @@ def test_the_configs_for_24_gigabytes_fit_and_ask_nobody(
     assert {"quantization=nf4", "train.gradient_checkpointing=true (auto)", "train.batch_tokens=8192"} <= set(
         found.settings
     )
-    assert "attention" in found.memory
+    assert found.phases["training"]["attention"] > 0
     said = " ".join(found.assumptions)
     assert "is not on this machine: 600 prompts of about" in said and "train.batch_tokens=8192 lets" in said
+
+
+def test_the_plan_of_the_shipped_config_as_a_command_without_network_or_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked a server"))
+    config = Path(__file__).parents[2] / "configs/ultrafeedback.yaml"
+    code, out, error = call(monkeypatch, capsys, "plan", config, "--model", "8b", "--device", "rtx4090")
+    out = " ".join(out.split())
+    assert code == 0, error
+    fits = "It fits on one rtx4090 with: quantization=nf4, train.gradient_checkpointing=true (auto)"
+    assert fits in out and "train.batch_tokens=8192" in out
+    for phase, parts in {"training": ("activations", "attention", "logits"), "scoring": ("scorers",)}.items():
+        (line,) = re.findall(rf"beside the model in {phase}: [^(]*\(([^)]*)\)", out)
+        assert all(re.search(rf"{part} [\d.]+ [GM]B", line) for part in parts), line
+    assert (
+        "Skywork/Skywork-Reward-V2-Qwen3-0.6B is not on this machine: by its name it has 0.6 billion" in out
+    )
+    assert "ultrafeedback is not on this machine" in out
 
 
 def test_a_plan_says_how_many_texts_are_too_long_and_what_happens(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = [[len(t.split()) / 7, t.split().count("moon"), 1.0] for t in joined]
         return np.array(rows, dtype=np.float32).reshape(len(texts), 3)
 
-    monkeypatch.setattr(encode, "load_encoder", lambda folder, device=None: None)
+    monkeypatch.setattr(encode, "load_encoder", lambda folder, device=None, dtype="auto": None)
     monkeypatch.setattr(encode, "embed", embed)
 
 

@@ -113,7 +113,9 @@ def fake_encoder(tmp_path, monkeypatch):
     (folder / "model.safetensors").write_bytes(b"weights")
     loads = []
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(encode, "load_encoder", lambda folder, device=None: loads.append(folder))
+    monkeypatch.setattr(
+        encode, "load_encoder", lambda folder, device=None, dtype="auto": loads.append(folder)
+    )
     monkeypatch.setattr(encode, "embed", fake_embed)
     return folder, loads
 

@@ -15,10 +15,9 @@ from paretune.data.rows import Message
 from paretune.generation import http_client
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.endpoint_forms import Text
-from paretune.scoring.neural import sequence_classifier
 from paretune.scoring.scorer import build_scorer, score_texts
 from support.model_program import started
-from support.reward_models import llama
+from support.reward_models import llama, sequence_classifier
 
 PROMPTS = [(Message("user", "How are you?"),), (Message("user", "what about the cat"),)]
 TEXTS = ["fine", "fine thanks and you ?", "the cat", "what about the dog and the cat and the dog", "thanks"]

@@ -17,7 +17,6 @@ from paretune.scoring import encoder as encode
 from paretune.scoring import rules
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.function_scorer import FunctionScorer, from_function
-from paretune.scoring.neural import sequence_classifier
 from paretune.scoring.rules import (
     READABILITY_FORMULAS,
     RULES,
@@ -34,7 +33,7 @@ from paretune.scoring.scorer import (
     score_texts,
 )
 from paretune.scoring.standardise import Standardisation
-from support.reward_models import SMALL, bert, llama, tokenizer
+from support.reward_models import SMALL, bert, llama, sequence_classifier, tokenizer
 
 PROMPT = (Message("user", "How are you?"),)
 
@@ -261,8 +260,8 @@ def test_build_equals_the_constructor():
         ({"objective": "c", "rule": "length", "model": "m"}, "got rule, model"),
         ({"rule": "length"}, "expected 'objective'"),
         ({"objective": "c", "model": ""}, "expected a name"),
-        ({"objective": "c", "model": "m", "batch_size": 0}, "batch_size: 0"),
-        ({"objective": "c", "model": "m", "index": -1}, "index: -1"),
+        ({"objective": "c", "model": "m", "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"objective": "c", "model": "m", "index": -1}, "index must be at least 0, got -1"),
     ],
 )
 def test_build_refuses(spec, message):

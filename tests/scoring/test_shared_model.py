@@ -13,9 +13,8 @@ from paretune.core.errors import ConfigError, ModelError
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.scoring import encoder as encode
-from paretune.scoring.neural import sequence_classifier
 from paretune.scoring.scorer import build_scorer, release, score_dataset
-from support.reward_models import llama
+from support.reward_models import llama, sequence_classifier
 
 PROMPT = (Message("user", "How are you?"),)
 TEXTS = ("fine", "fine thanks and you ?", "the cat", "what about the dog and the cat and the dog")
@@ -71,10 +70,31 @@ def test_the_memory_of_a_model_comes_back_and_it_is_loaded_again(
     (model,) = loads
     assert model() is not None
     release(scorers)
-    assert model() is None
+    assert model() is None, (
+        "the references are gone on every device; only CUDA's cache has to be emptied beside"
+    )
     assert np.array_equal(rated(scorers[0], *TEXTS), before[0]) and len(loads) == 2
     del scorers
     assert loads[1]() is None, "a model outlives its scorers"
+
+
+@pytest.mark.parametrize("kind", [None, "cuda", "mps", "xpu"])
+def test_an_accelerator_gives_memory_back_whatever_its_kind(
+    folder: Path, kind: str | None, loads: list[weakref.ref], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    told: list[str] = []
+    scorer = sequence_classifier("a", str(folder), device="cpu")
+    rated(scorer, *TEXTS)
+    device = None if kind is None else torch.device(kind)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: device)
+    if device is not None:
+        monkeypatch.setattr(torch.get_device_module(device), "empty_cache", lambda: told.append(str(kind)))
+    release([scorer])
+    assert loads[0]() is None and told == ([] if kind is None else [kind])
+    release([scorer])
+    assert len(told) <= 1, "there was nothing to give back"
 
 
 def test_the_encoder_of_heads_is_shared_and_given_back(
@@ -87,7 +107,7 @@ def test_the_encoder_of_heads_is_shared_and_given_back(
     class Model:
         """Stands for a loaded encoder."""
 
-    def loaded(head: bt.Head, device: str | None) -> Model:
+    def loaded(head: bt.Head, device: str | None, dtype: str) -> Model:
         model = Model()
         made.append(weakref.ref(model))
         return model

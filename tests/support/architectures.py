@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
@@ -113,6 +113,41 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 2, "n_head": 4},
 }
 """Model type -> what its configuration has beside :data:`SIZES`."""
+EYE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
+QWEN_EYE = {
+    "depth": 1,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+    "patch_size": 4,
+}
+COMPOSITE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "gemma3": (ARCHITECTURES["gemma3_text"], EYE),
+    "gemma4": (ARCHITECTURES["gemma4_text"], EYE),
+    "qwen3_5": (DELTA, {**QWEN_EYE, "num_position_embeddings": 16}),
+    "llama4": (ARCHITECTURES["llama4_text"], EYE),
+    "mistral3": ({**HEADS, "model_type": "mistral"}, {**EYE, "head_dim": 16, "model_type": "pixtral"}),
+    "qwen2_5_vl": ({}, QWEN_EYE),
+}
+"""Model type that reads pictures too -> what the configurations of its decoder, beside :data:`SIZES`, and of its tower have."""
+
+
+def config_of(name: str) -> PreTrainedConfig:
+    """Return the configuration of a tiny model."""
+    if name in COMPOSITE:
+        text, eye = COMPOSITE[name]
+        return CONFIG_MAPPING[name](
+            text_config={**SIZES, **text}, vision_config=dict(eye), tie_word_embeddings=False
+        )
+    return CONFIG_MAPPING[name](**{**SIZES, **ARCHITECTURES[name]})
 
 
 def make_architecture(name: str, factor: float = 4) -> PreTrainedModel:
@@ -121,8 +156,7 @@ def make_architecture(name: str, factor: float = 4) -> PreTrainedModel:
     Its matrices are as they start times ``factor``: by default so large that what each layer does is seen in the log-probabilities.
     """
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[name](**{**SIZES, **ARCHITECTURES[name]})
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config_of(name)).eval().requires_grad_(False)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() >= 2:

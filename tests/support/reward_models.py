@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from paretune.scoring.function_scorer import FunctionScorer
+from paretune.scoring.neural import RewardModel
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "User", "Assistant", "How", "are", "you", "?", "fine", "thanks"]
 WORDS += ["and", "what", "about", "the", "cat", "dog"]
 SMALL = {
@@ -63,3 +66,8 @@ def bert(folder: Path) -> Path:
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer(folder, pad_token="[PAD]", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
     return folder
+
+
+def sequence_classifier(objective: str, model: str, **settings: Any) -> FunctionScorer:
+    """Return the scorer of a reward model."""
+    return RewardModel(objective, model, **settings).scorer()

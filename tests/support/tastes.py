@@ -87,7 +87,7 @@ def fake_encoder(patch: pytest.MonkeyPatch, folder: Path) -> Path:
     (made / "config.json").write_text("{}")
     (made / "model.safetensors").write_bytes(b"weights")
     patch.setenv("PARETUNE_CACHE", str(folder / "cache"))
-    patch.setattr(encode, "load_encoder", lambda folder, device=None: None)
+    patch.setattr(encode, "load_encoder", lambda folder, device=None, dtype="auto": None)
     patch.setattr(encode, "embed", _counted)
     patch.setattr(prototype_fit, "L2_GRID", (1e-2, 1e-3))
     patch.setattr(prototype_fit, "STARTS", 2)

@@ -180,7 +180,11 @@ def plan_command(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="Device to plan for: here, h100, a100, l40s or rtx4090; 8xh100 means eight.")
+        str,
+        typer.Option(
+            help="Device to plan for: here, b200, h200, h100, a100, a100-40gb, l40s, a6000, rtx5090, rtx4090, rtx3090 or l4; "
+            "8xh100 means eight."
+        ),
     ] = "here",
     as_json: JsonOption = False,
 ) -> None:

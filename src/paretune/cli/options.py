@@ -38,6 +38,24 @@ QuantizationOption = Annotated[
         help="How the base model's matrices are held: none, nf4 (4 bits) or int8; by default as in the run."
     ),
 ]
+ScorerDtypeOption = Annotated[
+    str,
+    typer.Option(
+        help="The number format: auto, float32 or bfloat16; auto is float32 on the CPU, and elsewhere that of the model's files."
+    ),
+]
+ScorerDeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The device of the scorer's model, such as cpu, cuda or mps, unless its entry states one; by default an accelerator."
+    ),
+]
+ScorerOwnDtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The number format of the scorer's model, unless its entry states one: auto, float32 or bfloat16."
+    ),
+]
 RunDeviceOption = Annotated[
     str | None,
     typer.Option(

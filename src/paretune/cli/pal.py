@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paretune.cli.options import DeviceOption
+from paretune.cli.options import DeviceOption, ScorerDtypeOption
 from paretune.cli.output import JsonOption, tell
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def pal_fit(
     ] = "squared",
     loss: Annotated[Literal["logistic", "hinge"], typer.Option(help="The loss of a vote.")] = "logistic",
     device: DeviceOption = None,
+    dtype: ScorerDtypeOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Fit prototypes to people's votes over frozen embeddings, and show how many held-out votes they predict."""
@@ -55,9 +56,9 @@ def pal_fit(
 
     form = PALForm(model, prototypes, dimension, hidden, distance, loss)
     given = _votes(votes)
-    made = fit_prototypes(given, folder, form, device=device)
+    made = fit_prototypes(given, folder, form, device=device, dtype=dtype)
     facts = {"folder": str(folder), "report": made.report, "in_words": str(made.report)}
-    tell({**facts, "prototypes": extremes(made, given, device=device)}, as_json, _fitted)
+    tell({**facts, "prototypes": extremes(made, given, device=device, dtype=dtype)}, as_json, _fitted)
 
 
 @pal.command("show")
@@ -66,6 +67,7 @@ def pal_show(
     votes: VotesArgument,
     count: Annotated[int, typer.Option(min=1, help="The number of examples for each prototype.")] = 3,
     device: DeviceOption = None,
+    dtype: ScorerDtypeOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Show the pairs of answers on which each prototype differs most from the others, by which you can name it."""
@@ -73,7 +75,7 @@ def pal_show(
 
     held = Prototypes.load(folder)
     facts = {"folder": str(folder), "report": held.report, "in_words": str(held.report)}
-    tell({**facts, "prototypes": extremes(held, _votes(votes), count, device)}, as_json, _fitted)
+    tell({**facts, "prototypes": extremes(held, _votes(votes), count, device, dtype)}, as_json, _fitted)
 
 
 @pal.command("name")
@@ -103,6 +105,7 @@ def pal_users(
         ),
     ] = None,
     device: DeviceOption = None,
+    dtype: ScorerDtypeOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Find people's weights from 1 to 100 of their votes, and with --policy save them as presets of the server's profiles."""
@@ -115,7 +118,7 @@ def pal_users(
         raise ConfigError(f"--user {user!r}: no vote of this person; there are votes of {', '.join(people)}")
     wanted = people if user is None else {user: people[user]}
     served = None if policy is None else _served(policy, held.names, votes)
-    tastes = {name: taste(held, own, device) for name, own in wanted.items()}
+    tastes = {name: taste(held, own, device, dtype) for name, own in wanted.items()}
     facts: dict[str, Any] = {
         "people": {
             name: {"votes": len(people[name]), "preference": preference.as_dict()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from paretune.reports.wording import duration
@@ -35,6 +36,10 @@ def render(estimate: Estimate, runs: int) -> Group:
     at = f", in {estimate.where}" if estimate.where else ""
     lines = [
         f"Memory at the peak: {_size(estimate.peak)}{lacking}{at} ({_parts(estimate.memory)})",
+        *(
+            f"  beside the model in {phase}: {_size(sum(parts.values()))} ({_parts(parts)})"
+            for phase, parts in estimate.phases.items()
+        ),
         f"{_fit(estimate)}: {', '.join(estimate.settings)}",
         *_advice(estimate),
         f"Disk: {_size(sum(estimate.disk.values()))} ({_parts(estimate.disk)})",
@@ -65,7 +70,7 @@ def _advice(estimate: Estimate) -> list[str]:
     return lines
 
 
-def _parts(parts: dict[str, float]) -> str:
+def _parts(parts: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {_size(value)}" for name, value in parts.items())
 
 

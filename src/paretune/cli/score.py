@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paretune.cli.data import ObjectiveOption, PathOption, Source, SplitOption, load_source
-from paretune.cli.options import DeviceOption
+from paretune.cli.options import (
+    DeviceOption,
+    ScorerDeviceOption,
+    ScorerDtypeOption,
+    ScorerOwnDtypeOption,
+)
 from paretune.cli.output import JsonOption, tell
 
 if TYPE_CHECKING:
@@ -38,12 +43,14 @@ def score_fit(
     path: PathOption = None,
     split: SplitOption = None,
     device: DeviceOption = None,
+    dtype: ScorerDtypeOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Fit a Bradley-Terry head on pairs over frozen embeddings, and show its held-out accuracy."""
     from paretune.scoring.bradley_terry import fit_head
 
-    fitted = fit_head(load_source(source, path, objective, split), objective, folder, device=device)
+    dataset = load_source(source, path, objective, split)
+    fitted = fit_head(dataset, objective, folder, device=device, dtype=dtype)
     if as_json:
         tell(fitted, True, str)
     else:
@@ -58,6 +65,8 @@ def score_rate(
     path: PathOption = None,
     objective: ObjectiveOption = None,
     split: SplitOption = None,
+    device: ScorerDeviceOption = None,
+    dtype: ScorerOwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score every response of a data set, to a new file; a stopped command goes on."""
@@ -66,7 +75,8 @@ def score_rate(
     from paretune.scoring.scorer import score_dataset
 
     new_data_file(target, "scores are written")
-    made, dataset = _scorer(scorer), load_source(source, path, objective, split)
+    made = _scorer(scorer, device, dtype)
+    dataset = load_source(source, path, objective, split)
     cache = target.with_name(target.name + ".scores")
     with _telling_usage(made):
         scored = score_dataset(dataset, [made], ScoreCache(cache), leave_out=True)
@@ -86,6 +96,8 @@ def score_pairs(
     path: PathOption = None,
     objective: ObjectiveOption = None,
     split: SplitOption = None,
+    device: ScorerDeviceOption = None,
+    dtype: ScorerOwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let a judge compare the responses to each prompt, each pair in both orders, and write the labels to a new file."""
@@ -94,7 +106,7 @@ def score_pairs(
     from paretune.scoring.pair_labels import label_dataset
 
     new_data_file(target, "labels are written")
-    made = _scorer(scorer)
+    made = _scorer(scorer, device, dtype)
     if made.comparing is None or not made.comparing.pairs:
         raise ConfigError(
             f"--scorer {scorer!r:.80}: compares no pairs; expected a judge with pairs, the largest number for each prompt, such as "
@@ -141,6 +153,8 @@ def score_rank(
     path: PathOption = None,
     objective: ObjectiveOption = None,
     split: SplitOption = None,
+    device: ScorerDeviceOption = None,
+    dtype: ScorerOwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let a judge rank the responses to each prompt by a merge sort (PairS), and write labels or levels to a new file."""
@@ -150,7 +164,7 @@ def score_rank(
     from paretune.scoring.ranked_labels import rank_dataset
 
     new_data_file(target, "rankings are written")
-    made = _sorting(scorer)
+    made = _sorting(scorer, device, dtype)
     dataset = load_source(source, path, objective, split)
     with _telling_usage(made):
         ranked, report = rank_dataset(dataset, made, written.value, triples, seed)
@@ -168,6 +182,8 @@ def score_policies(
     prompts: Annotated[int, typer.Option(help="Largest number of held-out prompts; 0 takes all.", min=0)] = 0,
     triples: TriplesOption = 3,
     seed: Annotated[int, typer.Option(help="Seed of the draw of prompts and triples.")] = 0,
+    device: ScorerDeviceOption = None,
+    dtype: ScorerOwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let a judge rank the measured policies of runs, each at each preference, by a merge sort over their answers (PairS)."""
@@ -176,7 +192,7 @@ def score_policies(
     from paretune.data.rows import Prompt
     from paretune.evaluation.ranked_policies import Contestant, chosen, rank_policies, read_answers
 
-    made = _sorting(scorer)
+    made = _sorting(scorer, device, dtype)
     found: list[Contestant] = []
     asked: dict[str, Prompt] = {}
     for run in runs:
@@ -193,7 +209,7 @@ def score_policies(
     tell(facts_of(ranking), as_json, render)
 
 
-def _sorting(text: str) -> FunctionScorer:
+def _sorting(text: str, device: str | None, dtype: str | None) -> FunctionScorer:
     """Return the scorer that an option states, which ranks.
 
     Raises:
@@ -201,7 +217,7 @@ def _sorting(text: str) -> FunctionScorer:
     """
     from paretune.core.errors import ConfigError
 
-    made = _scorer(text)
+    made = _scorer(text, device, dtype)
     if made.comparing is None or made.comparing.sort is None:
         raise ConfigError(
             f"--scorer {text!r:.80}: ranks nothing; expected a judge with a sort, such as {RANKS}"
@@ -209,8 +225,8 @@ def _sorting(text: str) -> FunctionScorer:
     return made
 
 
-def _scorer(text: str) -> FunctionScorer:
-    """Return the scorer that an option states.
+def _scorer(text: str, device: str | None, dtype: str | None) -> FunctionScorer:
+    """Return the scorer that an option states, with its model on ``device`` in ``dtype`` unless it states these itself.
 
     Raises:
         ConfigError: It is no mapping, or no scorer.
@@ -227,7 +243,7 @@ def _scorer(text: str) -> FunctionScorer:
         raise ConfigError(
             f"--scorer {text!r:.80}: expected a mapping such as '{{objective: short, rule: length, unit: words}}'"
         )
-    return build_scorer(spec)
+    return build_scorer(spec, device, dtype)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from paretune.core.errors import ModelError
@@ -12,6 +13,14 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 """The first bytes of what git-lfs leaves in place of a file that it did not fetch."""
 LONGEST_HEADER = 100_000_000
 """The most bytes that safetensors accepts as a header."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """What a safetensors file says of a tensor: its number format, such as ``F32`` or ``BF16``, and its shape."""
+
+    form: str
+    shape: tuple[int, ...]
 
 
 def check_readable(file: Path, expected: str = "") -> int:
@@ -47,6 +56,15 @@ def tensor_formats(file: Path) -> dict[str, str]:
     """Return name -> number format, such as ``F32`` or ``BF16``, of the tensors in a safetensors file.
 
     Raises:
+        ModelError: See :func:`tensor_entries`.
+    """
+    return {name: entry.form for name, entry in tensor_entries(file).items()}
+
+
+def tensor_entries(file: Path) -> dict[str, TensorEntry]:
+    """Return name -> format and shape of the tensors in a safetensors file, none of which is read.
+
+    Raises:
         ModelError: The file cannot be read, is cut, or is no safetensors file; the message names it and the cure.
     """
     size = check_readable(file)
@@ -63,7 +81,10 @@ def tensor_formats(file: Path) -> dict[str, str]:
         header = json.loads(raw)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         ends = [int(entry["data_offsets"][1]) for entry in entries.values()]
-        formats = {str(name): str(entry["dtype"]) for name, entry in entries.items()}
+        found = {
+            str(name): TensorEntry(str(entry["dtype"]), tuple(map(int, entry["shape"])))
+            for name, entry in entries.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ModelError(f"{damaged} ({error}); copy, download or save it again") from error
     expected = 8 + length + max(ends, default=0)
@@ -73,4 +94,4 @@ def tensor_formats(file: Path) -> dict[str, str]:
         raise ModelError(
             f"{damaged}: it has {size} bytes where its header says {expected}; copy or download it again"
         )
-    return formats
+    return found

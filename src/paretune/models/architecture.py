@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from paretune.core.errors import ModelError
 from paretune.models.frozen_linear import FrozenLinear
@@ -40,6 +40,19 @@ WINDOW = 3
 """Length of sliding windows while an architecture is proven."""
 DEEP = 2
 """Layers that are proven at least in float32."""
+
+
+def check_decoder(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a model for whose configuration transformers has no decoder of text.
+
+    Raises:
+        ModelError: It has none, as for some models that read pictures or sound too.
+    """
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"{name}: transformers has no decoder of text alone for the model type {config.model_type!r}; this architecture is not "
+            "supported, give a decoder such as Llama, Qwen3, Mistral, Phi-3 or Gemma 3"
+        )
 
 
 def check_kind(model: PreTrainedModel) -> None:
@@ -133,11 +146,11 @@ def _configs(config: PreTrainedConfig) -> list[PreTrainedConfig]:
 
 
 @contextmanager
-def shallow_in_float32(model: PreTrainedModel, rows: int) -> Iterator[bool]:
+def shallow_in_float32(model: PreTrainedModel, rows: int) -> Iterator[None]:
     """Let a model have its first layers alone, one of each kind at least, and compute them in float32 inside this context.
 
-    Its head has the first ``rows`` tokens alone. Embeddings stay as they are, and what they return is widened. Quantised parameters
-    stay too: then the context gives False, as their products are those of another number format.
+    Its head has the first ``rows`` tokens alone. Embeddings stay as they are, and what they return is widened. Quantised matrices
+    stay too: they are dequantised to the number format of what they multiply (:class:`paretune.models.quantised.QuantisedLinear`).
     """
     head = model.get_output_embeddings()
     small = nn.Linear(head.in_features, rows, bias=False, device="meta")
@@ -154,7 +167,7 @@ def shallow_in_float32(model: PreTrainedModel, rows: int) -> Iterator[bool]:
                 stack.callback(module.register_forward_hook(_widened).remove)
             else:
                 _widen(module, stack)
-        yield all(parameter.is_floating_point() for parameter in model.parameters())
+        yield
 
 
 def _widened(module: nn.Module, inputs: object, output: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from paretune.core.errors import ModelError, ParetuneError, reason_of
 from paretune.core.files import atomic_path, cache_folder, expanded, file_digest, fingerprint, write_text
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
+from paretune.models.architecture import check_decoder
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
 from paretune.models.hub import NOWHERE, HubPlace, other_commits, place_of, snapshot, weight_files
 from paretune.models.hub_reach import check_hub
@@ -89,6 +90,7 @@ def read_model(source: Path, name: str, how: Held) -> tuple[str, PreTrainedModel
     check_folder(source)
     try:
         config = AutoConfig.from_pretrained(source, **plain)
+        check_decoder(config, name)
         stored = stored_as(config, name)
         if stored == "none":
             _refuse_unnamed_formats(source)

@@ -168,7 +168,8 @@ class QuantisedLinear(FrozenLayer):
         """Return ``x W^T + b [..., out]`` without a graph."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         few = x.device.type != "cpu" and x.numel() <= FUSED_ROWS * x.shape[-1]
-        if few and self._even and self._state is not None:
+        # In float32, in which a model is proven, few rows are to be what many are.
+        if few and x.dtype != torch.float32 and self._even and self._state is not None:
             from bitsandbytes import matmul_4bit
 
             return matmul_4bit(x, self.weight, bias=bias, quant_state=self._state)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Return path -> nn.Linear, without the output embeddings (often tied to the input's)."""
+    """Return path -> nn.Linear, without the output embeddings (often tied to the input's), and without towers for pictures."""
     modules = dict(model.named_modules())
     if any(isinstance(module, GatedLinear) for module in modules.values()):
         raise ModelError(
@@ -25,10 +25,15 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
             "thread at a time; or detach what is attached, or stack the adapters and attach once"
         )
     head = model.get_output_embeddings()
+    composite = model.config.get_text_config() is not model.config
+    inside = set(model.get_decoder().modules() if composite else modules.values())
     return {
         path: module
         for path, module in modules.items()
-        if isinstance(module, nn.Linear) and module is not head and path.rpartition(".")[2] != "lm_head"
+        if isinstance(module, nn.Linear)
+        and module in inside
+        and module is not head
+        and path.rpartition(".")[2] != "lm_head"
     }
 
 

@@ -1,1 +1,1 @@
-"""What work costs: shapes, devices, cost, memory, lengths, calibrate, work."""
+"""What work costs: shapes, scorer_shapes, devices, cost, memory, lengths, calibrate, work."""

@@ -98,10 +98,17 @@ KNOWN: dict[str, Device] = {
     device.name: device
     for device in (
         # Float32 without TF32, which PyTorch does not use by default.
+        _sheet("b200", "NVIDIA B200 SXM, 180 GB", 2250, 75, 7700, 180),
+        _sheet("h200", "NVIDIA H200 SXM, 141 GB", 989.4, 66.9, 4800, 141),
         _sheet("h100", "NVIDIA H100 SXM, 80 GB", 989.4, 66.9, 3350, 80),
         _sheet("a100", "NVIDIA A100 SXM, 80 GB", 312, 19.5, 2039, 80),
+        _sheet("a100-40gb", "NVIDIA A100 SXM, 40 GB", 312, 19.5, 1555, 40),
         _sheet("l40s", "NVIDIA L40S, 48 GB", 362, 91.6, 864, 48),
+        _sheet("a6000", "NVIDIA RTX A6000, 48 GB", 154.8, 38.7, 768, 48),
+        _sheet("rtx5090", "NVIDIA GeForce RTX 5090, 32 GB", 209.5, 104.8, 1792, 32),
         _sheet("rtx4090", "NVIDIA GeForce RTX 4090, 24 GB", 165.2, 82.6, 1008, 24),
+        _sheet("rtx3090", "NVIDIA GeForce RTX 3090, 24 GB", 71, 35.6, 936, 24),
+        _sheet("l4", "NVIDIA L4, 24 GB", 121, 30.3, 300, 24),
     )
 }
 """Name -> device by its maker's data sheet; ``8xh100`` is eight of them."""

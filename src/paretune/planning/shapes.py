@@ -174,7 +174,11 @@ def _read(name: str) -> dict[str, Any]:
     try:
         if not path.exists():
             check_hub(name)
-        return dict(AutoConfig.from_pretrained(source, **options).to_dict())
+        config = AutoConfig.from_pretrained(source, **options)
+        # Of a model that reads pictures too, the decoder of text counts.
+        values = dict(config.get_text_config().to_dict())
+        stored = getattr(config, "quantization_config", None)
+        return values if stored is None else {**values, "quantization_config": stored}
     except Exception as error:  # transformers raises anything for a damaged config
         raise ModelError(
             f"unknown model {name!r}: {reason_of(error)}. Expected one of {known()}, a folder with config.json, a "

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
 from paretune.core.errors import ModelError
 from paretune.models.devices import present
+from paretune.models.embedded import EMBEDDED
 from paretune.planning.calibrate import here
 from paretune.planning.cost import Cost, Decoding, Model, Passes, decoded, packed, total
 from paretune.planning.devices import HERE, Device, device_of, several
 from paretune.planning.devices import KNOWN as DEVICES
 from paretune.planning.memory import OPTIMISER, adapter_bytes, frozen_bytes
-from paretune.planning.shapes import Shape, shape_of
+from paretune.planning.scorer_shapes import ENCODER, find
+from paretune.planning.shapes import shape_of
 from paretune.planning.work import SCORING_TOKENS, Stage
 from paretune.runs.asking import Asking
 from paretune.runs.config import RunConfig
-from paretune.runs.memory import HEADROOM, Saving, fitting, held, planned_model, savings, usable
+from paretune.runs.memory import HEADROOM, Saving, fitting, held, phases, planned_model, savings, usable
 from paretune.runs.plan import Plan
 from paretune.runs.principles import judge_of
+from paretune.runs.scorer_models import scorer_models
 from paretune.scoring.scorer import kinds_of
 
 START_SECONDS, REPORT_SECONDS = 6.0, 1.5
@@ -31,8 +34,6 @@ RESAMPLE_SECONDS = 3e-4
 """Seconds for one resample of one policy's prompts."""
 RULE_SECONDS = 2e-3
 """Seconds for one answer under a rule (sentiment is among the slowest), cache included."""
-ENCODER = Shape("encoder", 384, 1024, 6, 12, 12, 32, 30_522, True)
-"""The sentence encoder under Bradley-Terry heads, all-MiniLM-L6-v2: its two plain feed-forward matrices count as three narrower."""
 ENCODER_DTYPE = "float32"
 """Number format in which it computes on a CPU."""
 FIT_SECONDS, PAIR_SECONDS = 3.0, 6.5e-4
@@ -63,6 +64,7 @@ class Estimate:
         rows: Cost of each stage.
         memory: Bytes at the peak, by what holds them; the largest of the stages' needs counts.
         where: Name of the stage with the peak.
+        phases: What training, sampling and scoring hold at most beside the base model, by what holds it.
         settings: Settings that decide the memory, as they are in force.
         fitting: Settings with which the run would fit on one device; none where it fits, or where none do.
         savings: What settings would save, the largest first.
@@ -85,6 +87,7 @@ class Estimate:
     fitting: tuple[str, ...] = ()
     savings: tuple[Saving, ...] = ()
     asked: tuple[Asking, ...] = ()
+    phases: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def cost(self) -> Cost:
@@ -109,6 +112,7 @@ class Estimate:
             "total": vars(self.cost),
             "memory": {**self.memory, "peak": self.peak, "device": self.device.memory},
             "peak_stage": self.where,
+            "memory_by_phase": {name: dict(parts) for name, parts in self.phases.items()},
             "settings": list(self.settings),
             "fitting": list(self.fitting),
             "savings": {one.setting: one.saved for one in self.savings},
@@ -154,11 +158,11 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         raise ModelError(f"dtype {dtype!r} is not known; expected one of: auto, float32, bfloat16")
     place = present(config.device) if device == HERE else None
     asked = planned_model(config, shape, dtype, machine.host, machine.memory, place)
-    room = usable(machine.memory, machine.host)
-    if config.train.gradient_checkpointing == "auto" and held(plan, asked).peak > room:
+    room, scorers = usable(machine.memory, machine.host), scorer_models(plan, config, asked)
+    if config.train.gradient_checkpointing == "auto" and held(plan, asked, scorers).peak > room:
         asked = replace(asked, checkpointing=True)
-    holds = held(plan, asked)
-    assumptions = [*plan.assumptions]
+    holds = held(plan, asked, scorers)
+    assumptions = [*plan.assumptions, *dict.fromkeys(one.note for one in scorers if one.note)]
     if any("@" in target for target in config.train.targets):
         assumptions.append(
             "train.targets adapts some blocks alone; all are counted here, so time and memory are upper bounds"
@@ -200,6 +204,7 @@ def estimate(plan: Plan, config: RunConfig, model: str, device: str = HERE) -> E
         cures,
         tuple(savings(plan, config, asked)),
         plan.asked,
+        phases(plan, asked, scorers),
     )
 
 
@@ -271,8 +276,9 @@ def _judging(spec: dict[str, Any], answers: float, plan: Plan, model: Model, dev
     if "head" in spec:
         return _read_by_encoder(2 * answers, plan.encoded_tokens, model, device)
     if "model" in spec or "implicit" in spec:
-        # A reward model is taken to be of the size of the model; an implicit reward reads with policy and reference.
-        judge, passes = model, 2 if "implicit" in spec else 1
+        # An implicit reward reads with policy and reference.
+        name, passes = (str(spec.get("base", EMBEDDED)), 2) if "implicit" in spec else (str(spec["model"]), 1)
+        judge = replace(model, shape=find(name, model.shape).shape, targets=(), quantization="none")
     else:
         return Cost(seconds=answers * RULE_SECONDS)
     forwards = answers * tokens / SCORING_TOKENS
@@ -287,7 +293,7 @@ def _asking(asking: Asking, spec: dict[str, Any], answers: float, model: Model, 
     read, written = (
         tokens / max(1.0, asking.questions) for tokens in (asking.input_tokens, asking.output_tokens)
     )
-    shape = replace(model, shape=shape_of(str(spec["model"])), targets=())
+    shape = replace(model, shape=find(str(spec["model"]), model.shape).shape, targets=())
     batch = float(spec.get("batch_size", 16))
     longest = min(2 * written, float(spec.get("max_new_tokens", 512)))
     return decoded(Decoding(answers, read, written, longest, batch), shape, device.rates[model.dtype])

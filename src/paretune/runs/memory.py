@@ -25,10 +25,11 @@ from paretune.planning.memory import (
     training_parts,
 )
 from paretune.planning.shapes import Shape, shape_of
-from paretune.planning.work import Step
+from paretune.planning.work import Stage, Step
 from paretune.runs.config import RunConfig
 from paretune.runs.plan import Plan, plan
 from paretune.runs.run_folder import CHECKPOINTING, VERSIONS
+from paretune.runs.scorer_models import ScorerModel, busiest, loads_models, scorer_models, together
 from paretune.runs.sizes import in_units
 from paretune.training.lab import Lab
 
@@ -43,6 +44,8 @@ KERNELS = 1024
 KERNEL_LIMITS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 SHEET = Capability("cuda", torch.bfloat16, (8, 0))
 """What the devices that a plan knows by their data sheets allow at least: an A100 has compute capability 8.0."""
+LIGHTER = "quantization: int8 in each entry of score with a model"
+"""Setting that holds the models of scorers in 8 bits; entries of ``score`` have no key on the command line."""
 HEADROOM = 0.9
 """Share of an accelerator's memory that tensors can have."""
 
@@ -114,15 +117,22 @@ def planned_model(
     return Model(shape, dtype, targets, rank, checkpointing, host, quantization, held_by, attention)
 
 
-def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
+def held(planned: Plan, model: Model, scorers: Sequence[ScorerModel] = (), shrunk: float = 1.0) -> Held:
     """Return what is held at the peak: the model, and the most that any stage adds.
 
     Args:
         planned: Plan of the run.
         model: Model of the run.
+        scorers: Models of its scorers; where a stage scores they stay in memory while it trains and samples.
         shrunk: Factor on the texts of a step and on the rows of a batch.
     """
-    where, most = _most([*_trainings(planned, model, shrunk), *_samplings(planned, model, shrunk)])
+    where, most = _most(
+        [
+            *_trainings(planned, model, shrunk, scorers),
+            *_samplings(planned, model, shrunk, scorers),
+            *_scorings(planned, scorers),
+        ]
+    )
     parts = {"weights": frozen_bytes(model), **most}
     if model.host:
         parts["kernels by shape"] = KERNEL_BYTES * min(_kernels(planned, model), _kernel_limit())
@@ -131,7 +141,19 @@ def held(planned: Plan, model: Model, shrunk: float = 1.0) -> Held:
     return Held(where, parts)
 
 
-def _trainings(planned: Plan, model: Model, shrunk: float = 1.0) -> list[tuple[str, Parts]]:
+def phases(planned: Plan, model: Model, scorers: Sequence[ScorerModel] = ()) -> dict[str, Parts]:
+    """Return what training, sampling and scoring hold at most beside the base model; what a run does not do is left out."""
+    found = {
+        "training": _trainings(planned, model, 1.0, scorers),
+        "sampling": _samplings(planned, model, 1.0, scorers),
+        "scoring": _scorings(planned, scorers),
+    }
+    return {name: _most(stages)[1] for name, stages in found.items() if stages}
+
+
+def _trainings(
+    planned: Plan, model: Model, shrunk: float = 1.0, scorers: Sequence[ScorerModel] = ()
+) -> list[tuple[str, Parts]]:
     """Return the name of each stage of training, with what it adds to the model.
 
     The head's logits count at the chunk of a CPU: an accelerator takes larger chunks only of what is free.
@@ -139,23 +161,46 @@ def _trainings(planned: Plan, model: Model, shrunk: float = 1.0) -> list[tuple[s
     return [
         (
             stage.name,
-            training_parts(replace(model, rank=int(max(stage.columns))), stage.step.scaled(shrunk)),
+            {
+                **training_parts(replace(model, rank=int(max(stage.columns))), stage.step.scaled(shrunk)),
+                **_beside(scorers, stage),
+            },
         )
         for stage in planned.stages
         if stage.columns
     ]
 
 
-def _samplings(planned: Plan, model: Model, shrunk: float = 1.0) -> list[tuple[str, Parts]]:
+def _samplings(
+    planned: Plan, model: Model, shrunk: float = 1.0, scorers: Sequence[ScorerModel] = ()
+) -> list[tuple[str, Parts]]:
     """Return the name of each stage that samples, with what a batch of it adds to the model."""
     return [
         (
             stage.name,
-            decoding_parts(model, replace(work, batch=max(1.0, shrunk * min(work.batch, work.rows)))),
+            {
+                **decoding_parts(model, replace(work, batch=max(1.0, shrunk * min(work.batch, work.rows)))),
+                **_beside(scorers, stage),
+            },
         )
         for stage in planned.stages
         for work in stage.decodings
     ]
+
+
+def _scorings(planned: Plan, scorers: Sequence[ScorerModel]) -> list[tuple[str, Parts]]:
+    """Return the name of each stage that scores, with what the scorers add to the model while they do."""
+    return [
+        (stage.name, {**beside, "activations": busiest(scorers, stage)})
+        for stage in planned.stages
+        if (beside := _beside(scorers, stage))
+    ]
+
+
+def _beside(scorers: Sequence[ScorerModel], stage: Stage) -> Parts:
+    """Return what the models of scorers hold in a stage, as a part; none where it has no use for them."""
+    weights = together(scorers, stage)
+    return {"scorers": weights} if weights else {}
 
 
 def _most(stages: Sequence[tuple[str, Parts]]) -> tuple[str, Parts]:
@@ -208,7 +253,15 @@ def savings(planned: Plan, config: RunConfig, model: Model) -> list[Saving]:
         few = replace(model, quantization="nf4")
         less = frozen_bytes(model) - frozen_bytes(few) - matrix_at_work(few)
         found.append(Saving("quantization=nf4", less, "everywhere"))
+    scorers = scorer_models(planned, config, model)
+    less = _weights(planned, scorers) - _weights(planned, [one.lighter() for one in scorers])
+    found.append(Saving(LIGHTER, less, "in scoring"))
     return sorted((one for one in found if one.saved > 0), key=lambda one: -one.saved)[:3]
+
+
+def _weights(planned: Plan, scorers: Sequence[ScorerModel]) -> float:
+    """Return the bytes of the models of scorers in the stage that has most of them."""
+    return max((together(scorers, stage) for stage in planned.stages), default=0.0)
 
 
 def _smaller_steps(planned: Plan, config: RunConfig) -> str:
@@ -221,22 +274,27 @@ def _smaller_steps(planned: Plan, config: RunConfig) -> str:
 def fitting(planned: Plan, config: RunConfig, model: Model, memory: float) -> list[str]:
     """Return the settings with which a run fits into ``memory``, tried in the order of what they cost; none where it does not.
 
-    Gradient checkpointing costs time, 4 bits a little accuracy, and smaller steps change what is trained.
+    Gradient checkpointing costs time, fewer bits a little accuracy, and smaller steps change what is trained.
     """
     wanted, chosen = usable(memory, model.host), list[str]()
+    scorers, last = scorer_models(planned, config, model), list[str]()
     if not model.checkpointing:
         model, chosen = replace(model, checkpointing=True), ["train.gradient_checkpointing=true"]
-    if held(planned, model).peak > wanted and not model.quantised:
+    if held(planned, model, scorers).peak > wanted and not model.quantised:
         model, chosen = replace(model, quantization="nf4"), [*chosen, "quantization=nf4"]
+    lighter = [one.lighter() for one in scorers]
+    if held(planned, model, scorers).peak > wanted and lighter != scorers:
+        scorers, last = lighter, [LIGHTER]
     factor = 1.0
-    while held(planned, model, factor).peak > wanted and factor > 1 / 64:
+    while held(planned, model, scorers, factor).peak > wanted and factor > 1 / 64:
         factor /= 2
-    if held(planned, model, factor).peak > wanted:
+    if held(planned, model, scorers, factor).peak > wanted:
         return []
     if factor < 1:
         longest = max((stage.step.tokens for stage in planned.stages), default=0.0)
         chosen += [f"train.batch_tokens={max(256, 256 * int(factor * longest / 256))}"]
         chosen += [f"sampling.batch_size={max(1, int(factor * config.sampling.batch_size))}"]
+    chosen += last
     return chosen
 
 
@@ -283,11 +341,13 @@ def _chosen(config: RunConfig, lab: Lab, shape: Shape | None, splits: Mapping[st
         return False
     try:
         dtype = str(lab.lm.model.dtype).removeprefix("torch.")
-        planned = planned_model(config, shape, dtype, host, memory, device)
-        model = replace(planned, quantization=lab.lm.quantization)
-        if _bound(config, model) <= usable(memory, host):
+        model = planned_model(config, shape, dtype, host, memory, device)
+        model = replace(model, quantization=lab.lm.quantization)
+        if not loads_models(config) and _bound(config, model) <= usable(memory, host):
             return False
-        without = held(plan(config, splits), replace(model, checkpointing=False))
+        planned = plan(config, splits)
+        model = replace(model, checkpointing=False)
+        without = held(planned, model, scorer_models(planned, config, model))
     except ParetuneError as error:
         lab.say(f"{off}: {error}")
         return False

@@ -35,6 +35,7 @@ class Plan:
         stages: Stages, in order.
         policies: Columns of the adapters that each saved policy holds.
         judged_tokens: Mean tokens of an answer that is rated, with its prompt.
+        longest_judged: Tokens of the longest of them.
         encoded_tokens: Mean tokens of a text that the encoder of heads reads to rate an answer, of which it reads two.
         assumptions: What was assumed of the run.
         asked: What judges and scoring servers will be asked.
@@ -43,6 +44,7 @@ class Plan:
     stages: tuple[Stage, ...]
     policies: tuple[tuple[int, ...], ...]
     judged_tokens: float
+    longest_judged: float
     encoded_tokens: float
     assumptions: tuple[str, ...]
     asked: tuple[Asking, ...] = ()
@@ -81,8 +83,9 @@ def plan(config: RunConfig, splits: Mapping[str, ScoredDataset] | None = None) -
             "a judge's answer has 150 tokens and can be read, and none is in the cache; servers answer at once what they are sent "
             "together"
         )
+    longest = max(texts.longest for texts in work.rows.values()) + config.sampling.max_new_tokens
     read = encoded(work.splits["test"].rows, work.count, work.answer) if _with_heads(config) else 0.0
-    return Plan(tuple(stages), policies, tokens, read, tuple(work.assumptions), asking)
+    return Plan(tuple(stages), policies, tokens, longest, read, tuple(work.assumptions), asking)
 
 
 def _with_heads(config: RunConfig) -> bool:

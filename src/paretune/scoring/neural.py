@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from paretune.core.bounds import Count, Natural, check_bounds
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.files import fingerprint
 from paretune.data.rows import Prompt
 from paretune.scoring import bradley_terry as bt
 from paretune.scoring import encoder as encode
-from paretune.scoring.function_scorer import FunctionScorer, choice, from_function, sign_of
+from paretune.scoring.function_scorer import FunctionScorer, check_choices, choice, from_function, sign_of
 from paretune.scoring.prototypes import Prototypes
 from paretune.scoring.shared_model import SharedModel, shared_model
 
@@ -21,68 +22,85 @@ if TYPE_CHECKING:
     from paretune.models.language_model import LanguageModel
 
 
-def sequence_classifier(
-    objective: str,
-    name_or_folder: str,
-    index: int = 0,
-    direction: str = "higher",
-    batch_size: int = 16,
-    max_length: int | None = None,
-    device: str | None = None,
-    across_prompts: bool = True,
-    quantization: str | None = None,
-) -> FunctionScorer:
+@dataclass(frozen=True)
+class RewardModel:
     """Score with logit ``index`` of a sequence-classification model, negated for direction "lower".
 
     The model is loaded at the first call; see :func:`paretune.scoring.encoder.rewards` for the text that it reads. Up to
     rounding, scores do not depend on ``batch_size`` or on the order of the rows. Scorers of one model share it: it is in memory
     once, and reads a text once for all of its logits that are asked for.
 
-    Args:
+    Attributes:
         objective: Name of the objective.
-        name_or_folder: Folder or hub name of the model (safetensors).
+        model: Folder or hub name of the model (safetensors).
         index: Number of the logit, from 0.
         direction: ``higher`` or ``lower`` is better.
         batch_size: Texts per forward.
         max_length: Largest number of tokens of a text; by default the model's.
-        device: Torch device; by default an accelerator if there is one.
+        device: Torch device; by default that of the run, else an accelerator if there is one.
         across_prompts: Whether its scores can be compared across prompts. False for a model trained on comparisons alone, whose
             scores have an arbitrary part that depends on the prompt.
         quantization: ``int8`` or ``nf4`` holds the matrices of the model in 8 or 4 bits; by default as they are.
+        dtype: ``float32`` or ``bfloat16``; ``auto`` is float32 on a CPU, and elsewhere the format of the model's files.
+        head_weight: Name of the weight of the head in the model's files, ``[H, width]`` over the last token's state, where a class
+            of its own has another name for it than ``score.weight``; such a class is not run. ArmoRM's is
+            ``regression_layer.weight``.
 
     Raises:
-        ModelError: There is no such model, it has no trained head, or no logit ``index``.
+        ConfigError: Settings that cannot be.
     """
-    sign = sign_of(direction)
-    length = 1 if max_length is None else max_length
-    for name, value, least in (("index", index, 0), ("batch_size", batch_size, 1), ("max_length", length, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name}: {value!r}: expected a whole number of at least {least}")
-    if not isinstance(across_prompts, bool):
-        raise ConfigError(f"across_prompts: {across_prompts!r}: expected true or false")
-    if quantization is not None:
-        choice("quantization", quantization, ("int8", "nf4"))
-    folder = encode.locate(name_or_folder)
-    if index >= (heads := encode.heads_of(folder)):
-        raise ModelError(f"index {index}: {folder} has {heads} outputs, expected 0..{heads - 1}")
-    content = encode.content_fingerprint(folder)
-    eight = [] if quantization is None else [quantization]
-    model: SharedModel[encode.Frozen] = shared_model(
-        fingerprint("classifier", content, str(device), *eight),
-        lambda: encode.load_classifier(folder, device, quantization),
-    )
 
-    def read(classifier: encode.Frozen, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-        return encode.rewards(classifier, prompts, responses, batch_size, max_length)
+    objective: str
+    model: str
+    index: Natural = 0
+    direction: Literal["higher", "lower"] = "higher"
+    batch_size: Count = 16
+    max_length: Count | None = None
+    device: str | None = None
+    across_prompts: bool = True
+    quantization: Literal["int8", "nf4"] | None = None
+    dtype: str = "auto"
+    head_weight: str | None = None
 
-    def function(
-        prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
-    ) -> np.ndarray:
-        return sign * model.rows(prompts, responses, max_length, read)[:, index]
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_bounds(self)
+        if self.quantization is not None:
+            choice("quantization", self.quantization, ("int8", "nf4"))
 
-    identity = ["classifier", content, index, direction, max_length, *eight]
-    scorer = from_function(objective, fingerprint(identity), function, across_prompts)
-    return replace(scorer, release=model.free)
+    def scorer(self) -> FunctionScorer:
+        """Return the scorer, which loads nothing before it is called.
+
+        Raises:
+            ModelError: There is no such model, it has no trained head, or no logit ``index``.
+        """
+        sign, index, length = sign_of(self.direction), self.index, self.max_length
+        folder = encode.locate(self.model)
+        if index >= (heads := encode.heads_of(folder, self.head_weight)):
+            raise ModelError(f"index {index}: {folder} has {heads} outputs, expected 0..{heads - 1}")
+        content = encode.content_fingerprint(folder)
+        dtype = None if self.dtype == "auto" else self.dtype
+        how = [stated for stated in (self.quantization, dtype, self.head_weight) if stated is not None]
+        model: SharedModel[encode.Frozen] = shared_model(
+            fingerprint("classifier", content, str(self.device), *how),
+            lambda: encode.load_classifier(
+                folder, self.device, self.quantization, self.dtype, self.head_weight
+            ),
+        )
+
+        def read(
+            classifier: encode.Frozen, prompts: Sequence[Prompt], responses: Sequence[str]
+        ) -> np.ndarray:
+            return encode.rewards(classifier, prompts, responses, self.batch_size, length)
+
+        def function(
+            prompts: Sequence[Prompt], responses: Sequence[str], truncated: Sequence[bool]
+        ) -> np.ndarray:
+            return sign * model.rows(prompts, responses, length, read)[:, index]
+
+        identity = ["classifier", content, index, self.direction, length, *how]
+        made = from_function(self.objective, fingerprint(identity), function, self.across_prompts)
+        return replace(made, release=model.free)
 
 
 def bradley_terry(
@@ -91,6 +109,7 @@ def bradley_terry(
     batch_size: int = 32,
     device: str | None = None,
     labels: dict[str, Any] | None = None,
+    dtype: str = "auto",
 ) -> FunctionScorer:
     """Score with a head that ``paretune score fit`` fitted, on the log-odds scale of the Bradley-Terry model.
 
@@ -100,6 +119,7 @@ def bradley_terry(
     Args:
         labels: With ``head: fit``, the judge that labels the training responses from which a run fits the head, such as
             ``{judge: kind.md, model: NAME, sort: greedy}``; by default the data have labels.
+        dtype: Number format of the encoder, as of :class:`RewardModel`.
 
     Raises:
         ConfigError: ``labels`` for a head that is fitted already.
@@ -110,10 +130,10 @@ def bradley_terry(
             f"labels: are for head: fit, which a run fits; {folder} is fitted already, so leave them out"
         )
     head = bt.load_head(folder)
-
+    how = [] if dtype == "auto" else [dtype]
     encoder: SharedModel[encode.Frozen] = shared_model(
-        fingerprint("encoder", head.report.encoder, head.report.encoder_fingerprint, str(device)),
-        lambda: bt.load_encoder_of(head, device),
+        fingerprint("encoder", head.report.encoder, head.report.encoder_fingerprint, str(device), *how),
+        lambda: bt.load_encoder_of(head, device, dtype),
     )
 
     def read(frozen: encode.Frozen, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
@@ -130,12 +150,14 @@ def bradley_terry(
             )
         return features @ head.weight
 
-    identity = ["head", head.report.encoder_fingerprint, head.weight.tolist()]
+    identity = ["head", head.report.encoder_fingerprint, head.weight.tolist(), *how]
     scorer = from_function(objective, fingerprint(identity), function, across_prompts=False, head=str(folder))
     return replace(scorer, release=encoder.free)
 
 
-def prototype(objective: str, folder: str, name: str = "", device: str | None = None) -> FunctionScorer:
+def prototype(
+    objective: str, folder: str, name: str = "", device: str | None = None, dtype: str = "auto"
+) -> FunctionScorer:
     """Score by the nearness to a prototype that ``paretune pal fit`` found in people's votes (PAL, arXiv 2406.08469).
 
     The fit sees differences within a prompt only, so scores cannot be compared across prompts.
@@ -145,15 +167,16 @@ def prototype(objective: str, folder: str, name: str = "", device: str | None = 
         folder: Folder of the prototypes.
         name: Name of the prototype; by default that of the objective.
         device: Device of the encoder.
+        dtype: Number format of the encoder, as of :class:`RewardModel`.
 
     Raises:
         ModelError: The folder holds no prototypes, or none of this name, or their encoder is missing or has other weights.
     """
     held = Prototypes.load(folder)
-    number = held.number(name or objective)
+    number, how = held.number(name or objective), [] if dtype == "auto" else [dtype]
     encoder: SharedModel[encode.Frozen] = shared_model(
-        fingerprint("encoder", held.encoder, held.encoder_fingerprint, str(device)),
-        lambda: held.load_encoder(device),
+        fingerprint("encoder", held.encoder, held.encoder_fingerprint, str(device), *how),
+        lambda: held.load_encoder(device, dtype),
     )
 
     def function(
@@ -162,7 +185,7 @@ def prototype(objective: str, folder: str, name: str = "", device: str | None = 
         features = encoder.rows(prompts, responses, f"features {held.form.model}", held.features)
         return held.scores(features)[:, number]
 
-    identity = fingerprint("prototype", held.fingerprint, number)
+    identity = fingerprint("prototype", held.fingerprint, number, *how)
     scorer = from_function(objective, identity, function, across_prompts=False)
     return replace(scorer, release=encoder.free)
 

@@ -174,6 +174,7 @@ def fit_prototypes(
     encoder: str = encode.DEFAULT_ENCODER,
     seed: int = 0,
     device: str | None = None,
+    dtype: str = "auto",
 ) -> Prototypes:
     """Fit prototypes to people's votes, write them to ``folder``, and return them.
 
@@ -192,7 +193,7 @@ def fit_prototypes(
     identity = encode.content_fingerprint(source)
     rows = features_of(
         form,
-        encode.load_encoder(source, device),
+        encode.load_encoder(source, device, dtype),
         [vote.prompt for vote in votes] * 2,
         [vote.first for vote in votes] + [vote.second for vote in votes],
         title="embedding",

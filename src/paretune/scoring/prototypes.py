@@ -202,7 +202,7 @@ class Prototypes:
             )
         return made
 
-    def load_encoder(self, device: str | None = None) -> encode.Frozen:
+    def load_encoder(self, device: str | None = None, dtype: str = "auto") -> encode.Frozen:
         """Load the encoder of the fit.
 
         Raises:
@@ -214,7 +214,7 @@ class Prototypes:
                 f"{source}: fingerprint {content}, but the prototypes were fitted on {self.encoder_fingerprint}; restore that "
                 "encoder, or fit them again"
             )
-        return encode.load_encoder(source, device)
+        return encode.load_encoder(source, device, dtype)
 
 
 # Features
@@ -274,17 +274,19 @@ def simplex(logits: np.ndarray) -> np.ndarray:
 # Use
 
 
-def taste(prototypes: Prototypes, votes: Sequence[PersonVote], device: str | None = None) -> Preference:
+def taste(
+    prototypes: Prototypes, votes: Sequence[PersonVote], device: str | None = None, dtype: str = "auto"
+) -> Preference:
     """Return a person's weights from their votes alone, as a preference over the prototypes; see :func:`fit_user`."""
-    ballots = _ballots(prototypes, votes, device)
+    ballots = _ballots(prototypes, votes, device, dtype)
     logits = fit_user(prototypes.form, prototypes.parameters, ballots, prototypes.parameters["logits"])
     return prototypes.preference(simplex(logits).tolist())
 
 
-def _ballots(prototypes: Prototypes, votes: Sequence[PersonVote], device: str | None) -> Ballots:
+def _ballots(prototypes: Prototypes, votes: Sequence[PersonVote], device: str | None, dtype: str) -> Ballots:
     """Return votes as arrays of one user, scaled."""
     rows = prototypes.features(
-        prototypes.load_encoder(device),
+        prototypes.load_encoder(device, dtype),
         [vote.prompt for vote in votes] * 2,
         [vote.first for vote in votes] + [vote.second for vote in votes],
     )
@@ -310,11 +312,15 @@ class Example:
 
 
 def extremes(
-    prototypes: Prototypes, votes: Sequence[PersonVote], count: int = 3, device: str | None = None
+    prototypes: Prototypes,
+    votes: Sequence[PersonVote],
+    count: int = 3,
+    device: str | None = None,
+    dtype: str = "auto",
 ) -> dict[str, list[Example]]:
     """Return for each prototype the pairs on which it differs most from the other prototypes, by which it can be named."""
     K = prototypes.form.prototypes
-    ballots = _ballots(prototypes, votes, device)
+    ballots = _ballots(prototypes, votes, device, dtype)
     leads = scores(prototypes.form, prototypes.parameters, ballots.first, ballots.prompts)
     leads = leads - scores(prototypes.form, prototypes.parameters, ballots.second, ballots.prompts)
     leads = leads / np.maximum(leads.std(0), 1e-12)

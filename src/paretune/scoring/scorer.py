@@ -31,7 +31,7 @@ from paretune.scoring.function_scorer import (
     choice,
 )
 from paretune.scoring.judge import Judge
-from paretune.scoring.neural import bradley_terry, implicit_reward, prototype, sequence_classifier
+from paretune.scoring.neural import RewardModel, bradley_terry, implicit_reward, prototype
 from paretune.scoring.python_function import function_name, python_function
 from paretune.scoring.rules import RULES
 
@@ -71,7 +71,7 @@ class ScorerSettings(Protocol):
 
 
 KINDS: dict[str, Callable[..., FunctionScorer | ScorerSettings]] = {
-    "model": sequence_classifier,
+    "model": RewardModel,
     "head": bradley_terry,
     "prototype": prototype,
     "implicit": implicit_reward,
@@ -84,10 +84,16 @@ NAME_MODELS = ("endpoint", "judge")
 """Kinds with an option ``model``, which is then no kind of its own."""
 
 
-def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
+def build_scorer(
+    spec: Mapping[str, Any], device: str | None = None, dtype: str | None = None
+) -> FunctionScorer:
     """Return the scorer of a config entry: ``objective``, ``rule`` or a key of ``KINDS``, and the options of that scorer.
 
     With ``thinking: true`` it scores the thought before an answer too (:mod:`paretune.core.thought`).
+
+    Args:
+        spec: The entry.
+        device, dtype: Torch device and number format of its model, where it has one and the entry does not state them.
 
     Example: ``build_scorer({"objective": "concise", "rule": "length", "unit": "words"})``.
 
@@ -97,6 +103,10 @@ def build_scorer(spec: Mapping[str, Any]) -> FunctionScorer:
     """
     objective = checked_spec(spec)
     make, given, options = _parts(spec)
+    takes = inspect.signature(make).parameters
+    for key, value in (("device", device), ("dtype", dtype)):
+        if value is not None and key in takes and options.get(key) is None:
+            options[key] = value
     try:
         made = make(*given, **options)
         scorer = made if isinstance(made, FunctionScorer) else made.scorer()

@@ -46,8 +46,10 @@ class SharedModel(Generic[Loaded]):
         gc.collect()  # modules refer to each other
         import torch
 
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        # An accelerator's allocator keeps what is free for later tensors of this process, until it is told.
+        device = torch.accelerator.current_accelerator(check_available=True)
+        if device is not None:
+            torch.get_device_module(device).empty_cache()
 
     def rows(
         self,

@@ -72,7 +72,8 @@ class LocalBackend:
         self.base, self.limits = base, limits
         self.dtype = base.dtype or next(iter(formats), "auto")
         self.quantization = loaded_as(next(iter(held), "none"), base.quantization)
-        self.facts = RunFacts.of(self.sources[0].folder) if self.sources else RunFacts()
+        facts = RunFacts.of(self.sources[0].folder) if self.sources else RunFacts()
+        self.facts = replace(facts, device=base.device)
         self.engine: Engine | None = None
         self.failure = ""
 

@@ -29,6 +29,7 @@ class RunFacts:
         num_prompts: The number of held-out prompts that the front's scores are means over; 0 where there is no front.
         meanings: Objective -> what a point more on it means, in words.
         score: Entries of the config's section ``score``, one per scorer.
+        device: Torch device of the scorers' models, where an entry states none.
     """
 
     folder: Path | None = None
@@ -36,6 +37,7 @@ class RunFacts:
     num_prompts: int = 0
     meanings: Mapping[str, str] = field(default_factory=dict)
     score: tuple[Mapping[str, Any], ...] = ()
+    device: str | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -30,8 +30,16 @@ class Scorers:
         missing: Objective -> why it is not scored, for scorers that a server does not use.
     """
 
-    def __init__(self, specs: Sequence[Mapping[str, Any]] = (), folder: Path | None = None) -> None:
-        """Keep the entries of a config's section ``score``; ``folder`` is the run's, which holds the heads that it fitted."""
+    def __init__(
+        self, specs: Sequence[Mapping[str, Any]] = (), folder: Path | None = None, device: str | None = None
+    ) -> None:
+        """Keep the entries of a config's section ``score``.
+
+        Args:
+            specs: The entries.
+            folder: Folder of the run, which holds the heads that it fitted.
+            device: Torch device of their models, where an entry states none.
+        """
         self.missing: dict[str, str] = {}
         self._built: dict[str, Scorer] = {}
         self._makers: dict[str, Callable[[], Scorer]] = {}
@@ -42,7 +50,7 @@ class Scorers:
             if refused:
                 self.missing[objective] = refused[0]
             else:
-                self._makers[objective] = partial(_build, spec, folder or Path())
+                self._makers[objective] = partial(_build, spec, folder or Path(), device)
 
     def objectives(self, wanted: Sequence[str]) -> list[str]:
         """Return those objectives that have a scorer; whether its model loads is not known before it scores."""
@@ -74,9 +82,9 @@ class Scorers:
         return scores, missing
 
 
-def _build(spec: Mapping[str, Any], folder: Path) -> Scorer:
+def _build(spec: Mapping[str, Any], folder: Path, device: str | None) -> Scorer:
     from paretune.scoring.scorer import build_scorer
 
     if spec.get("head") == "fit":
         spec = {**spec, "head": str(folder / "heads" / str(spec["objective"]) / "head")}
-    return build_scorer(spec)
+    return build_scorer(spec, device)

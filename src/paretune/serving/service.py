@@ -89,7 +89,8 @@ class Service:
     def __init__(self, backend: Backend, store: Store | None, config: ServeConfig = ServeConfig()) -> None:  # noqa: B008 - it is frozen
         self.backend, self.store, self.config = backend, store, config
         self.sampling = config.sampling
-        self.scorers = Scorers(backend.facts.score, backend.facts.folder)
+        facts = backend.facts
+        self.scorers = Scorers(facts.score, facts.folder, facts.device)
         self.bounds = {
             name: Bounds.of(config.floors, served.objectives) for name, served in backend.served.items()
         }

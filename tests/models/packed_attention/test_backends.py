@@ -33,6 +33,7 @@ from paretune.models.packed_attention.flex import block_mask
 from paretune.models.packed_attention.interface import backend_of, implementation
 from paretune.models.packed_attention.layout import PackedLayout, bias, hidden
 from paretune.models.packing import prepare
+from paretune.models.steering import Steering
 from paretune.runs.config import RunConfig
 from support.attending import Sizes, padded
 from support.attending import varlen as varlen_by_the_indices
@@ -93,15 +94,64 @@ def test_a_backend_is_padded_eager_attention(
     check(name, SIZES[sizes], heads, window)
 
 
-@pytest.mark.parametrize("window", [None, 5])
-@pytest.mark.parametrize("sizes", SIZES)
-def test_flex_is_padded_eager_attention(sizes: str, window: int | None) -> None:
-    check("flex", SIZES[sizes], (4, 2), window)
+@pytest.mark.parametrize(
+    ("sizes", "heads", "window"),
+    [
+        *(("short", heads, window) for heads in ((4, 2), (2, 2), (3, 1)) for window in (None, 1, 5, 100)),
+        *(("longer than a block", heads, window) for heads in ((4, 2), (3, 1)) for window in (None, 5)),
+    ],
+)
+def test_flex_is_padded_eager_attention(sizes: str, heads: tuple[int, int], window: int | None) -> None:
+    """It is slow here, without a compiler, so long texts are read with fewer windows than by the other backends."""
+    check("flex", SIZES[sizes], heads, window)
 
 
 @pytest.mark.parametrize("name", ["blocks", "sdpa", "flex"])
 def test_sinks_take_their_share(name: str) -> None:
     check(name, SIZES["short"], (4, 2), 5, torch.tensor([0.5, -1.0, 2.0, 0.0]))
+
+
+@pytest.mark.parametrize("sinks", [None, torch.tensor([0.5, -1.0, 2.0, 0.0])])
+@pytest.mark.parametrize("window", [None, 5])
+def test_the_masked_fallback_never_lets_queries_share_keys_by_themselves(
+    window: int | None, sinks: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask together with ``enable_gqa`` leaves CUDA the one kernel that keeps the scores."""
+    calls = spied(monkeypatch)
+    check("sdpa", SIZES["short"], (4, 2), window, sinks)
+    assert calls and all(call == (True, False, True) for call in calls)
+
+
+def test_a_model_on_the_fallback_never_does_in_training_or_sampling(
+    tiny_llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_llama().requires_grad_(False)
+    assert model.config.num_key_value_heads < model.config.num_attention_heads
+    prepare(model, attention="sdpa")
+    calls = spied(monkeypatch)
+    steering = Steering.attach(model, ["q_proj"], 2)
+    with steering.at(torch.ones(2)):
+        packing.packed_logps(model, packing.pack([([1, 2, 3], [[4, 5], [6]]), ([7], [[8]])])).sum().backward()
+    packed = len(calls)
+    steering.detach()
+    ids = torch.tensor([[0, 5, 6], [7, 8, 9]])
+    model.generate(ids, attention_mask=(ids > 0).long(), max_new_tokens=3, do_sample=False, pad_token_id=0)
+    assert 0 < packed < len(calls)
+    assert not any(masked and shared for masked, shared, _ in calls)
+
+
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bool, bool]]:
+    """Let each call of torch's attention say: it has a mask, queries share keys, there are as many heads of keys as of queries."""
+    calls: list[tuple[bool, bool, bool]] = []
+    whole = F.scaled_dot_product_attention
+
+    def watched(query: Tensor, key: Tensor, value: Tensor, *given: object, **options: object) -> Tensor:
+        mask = given[0] if given else options.get("attn_mask")
+        calls.append((mask is not None, bool(options.get("enable_gqa")), query.shape[1] == key.shape[1]))
+        return whole(query, key, value, *given, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    return calls
 
 
 def test_a_prompt_of_4000_tokens() -> None:
