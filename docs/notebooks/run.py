@@ -8,7 +8,9 @@ A run that was stopped goes on from where it was, if the folder is the same.
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -16,13 +18,22 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).resolve().parent
 
 
+def digest(notebook: Any) -> str:
+    """Return the identity of the code of a notebook; the outputs in it are those of this code."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
+
+
 def execute(file: Path, work: Path) -> None:
     """Run one notebook in a working folder and write it back."""
     work.mkdir(parents=True, exist_ok=True)
     notebook = nbformat.read(file, as_version=4)
+    kept = dict(notebook.metadata)
     NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(work)}}).execute()
+    # Versions and times of day would differ with every run.
+    notebook.metadata = nbformat.from_dict({**kept, "outputs_of": digest(notebook)})
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times of day
+        cell.metadata.pop("execution", None)
         if cell.cell_type == "code":  # what is said while it works is not a result
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     nbformat.write(notebook, file)

@@ -105,7 +105,7 @@ def test_the_page_leads_from_files_to_a_served_dial(
     for words in steps[: kinds.index("init")]:
         assert "comparisons" in done(*words[1:])
     for words in (words for words in steps if words[1] == "init"):
-        if "--out" in words and Path("support.yaml").exists():
+        if "support.yaml" in words and Path("support.yaml").exists():
             code, _, err = call(monkeypatch, capsys, *words[1:])
             assert code == 2 and "is not overwritten" in err  # as the page says: the line is another way
             Path("support.yaml").unlink()

@@ -1,4 +1,4 @@
-"""``paretune score ...``: score data by any scorer, compare pairs or rank by a judge, and fit reward heads."""
+"""``paretune score ...``: score data by any scorer, compare pairs or rank by a judge; :mod:`paretune.cli.fitting` fits rewards."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paretune.cli import fitting
 from paretune.cli.data import ObjectiveOption, PathOption, Source, SplitOption, load_source
 from paretune.cli.options import (
-    DeviceOption,
     ScorerDeviceOption,
-    ScorerDtypeOption,
     ScorerOwnDtypeOption,
 )
 from paretune.cli.output import JsonOption, tell
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 score = typer.Typer(help="Score data, compare pairs, rank, and fit reward heads.", no_args_is_help=True)
 
+score.command("fit")(fitting.score_fit)
+
 TargetArgument = Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")]
 ScorerOption = Annotated[
     str,
@@ -33,28 +34,6 @@ ScorerOption = Annotated[
         help="A scorer as in a config: '{objective: kind, judge: kind.md, model: NAME, url: http://HOST:8000/v1}'.",
     ),
 ]
-
-
-@score.command("fit")
-def score_fit(
-    source: Source,
-    objective: Annotated[str, typer.Option(help="The objective whose pairs the head learns.")],
-    folder: Annotated[Path, typer.Option(help="The new folder to write the head to.")],
-    path: PathOption = None,
-    split: SplitOption = None,
-    device: DeviceOption = None,
-    dtype: ScorerDtypeOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Fit a Bradley-Terry head on pairs over frozen embeddings, and show its held-out accuracy."""
-    from paretune.scoring.bradley_terry import fit_head
-
-    dataset = load_source(source, path, objective, split)
-    fitted = fit_head(dataset, objective, folder, device=device, dtype=dtype)
-    if as_json:
-        tell(fitted, True, str)
-    else:
-        typer.echo(str(fitted))
 
 
 @score.command("rate")

@@ -122,6 +122,12 @@ def token_sums(token_values: Tensor, batch: PackedBatch) -> Tensor:
     return sums.index_add(0, batch.responses, token_values)
 
 
+def ends(batch: PackedBatch) -> Tensor:
+    """Return the place of the last token of each response ``[R]`` in the row of tokens."""
+    last = [first + count - 1 for _, seen, first, count in batch.layout.texts() if seen]
+    return torch.tensor(last, dtype=torch.long, device=batch.input_ids.device)
+
+
 def packed_token_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Return the log-probability of each response token ``[S]`` fp32."""
     hidden = packed_states(model, batch)

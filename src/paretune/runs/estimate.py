@@ -275,9 +275,9 @@ def _judging(spec: dict[str, Any], answers: float, plan: Plan, model: Model, dev
             return _asking(asking, spec, answers, model, device)
     if "head" in spec:
         return _read_by_encoder(2 * answers, plan.encoded_tokens, model, device)
-    if "model" in spec or "implicit" in spec:
+    if {"model", "implicit", "reward"} & set(spec):
         # An implicit reward reads with policy and reference.
-        name, passes = (str(spec.get("base", EMBEDDED)), 2) if "implicit" in spec else (str(spec["model"]), 1)
+        name, passes = str(spec.get("model") or spec.get("base") or EMBEDDED), 2 if "implicit" in spec else 1
         judge = replace(model, shape=find(name, model.shape).shape, targets=(), quantization="none")
     else:
         return Cost(seconds=answers * RULE_SECONDS)

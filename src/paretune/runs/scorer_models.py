@@ -98,7 +98,7 @@ def _loading(spec: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], bool]]:
     parts: list[tuple[Mapping[str, Any], bool]] = []
     if judge is not None and not judge.get("url"):
         parts.append((judge, "labels" in spec))
-    if kinds_of(spec)[0] in ("model", "head", "prototype", "implicit"):
+    if kinds_of(spec)[0] in ("model", "head", "prototype", "implicit", "reward"):
         parts.append((spec, False))
     return parts
 
@@ -136,7 +136,7 @@ def _made(entry: Mapping[str, Any], planned: Plan, model: Model) -> ScorerModel:
     judge = replace(
         plain, shape=found.shape, dtype=model.dtype if dtype == "auto" else dtype, quantization=held
     )
-    if kind == "implicit":
+    if kind in ("implicit", "reward"):
         read = _reading(judge, 1, max(SCORING_TOKENS, planned.longest_judged)) + logit_bytes(
             judge, HEAD_CHUNK
         )

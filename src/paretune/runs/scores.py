@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from paretune.fronts.front import Interval
 from paretune.fronts.record import FILE as FRONT
 from paretune.fronts.record import FrontRecord
 from paretune.fronts.record_facts import Asked, ScorerFacts
+from paretune.models.reward_heads import FILE as REWARD
 from paretune.runs.config import RunConfig
 from paretune.scoring.bradley_terry import load_head
 from paretune.scoring.cache import ScoreCache
@@ -81,6 +82,8 @@ def scorer_facts(
         return ScorerFacts(fingerprint=scorer.fingerprint)
     if scorer.judge:
         return ScorerFacts(fingerprint=scorer.fingerprint, asked=_asked(scorer, used or Usage()))
+    if (Path(scorer.head) / REWARD).is_file():
+        return _reward_facts(scorer, set(prompts))
     head = load_head(scorer.head)
     fit = head.report
     return ScorerFacts(
@@ -92,6 +95,26 @@ def scorer_facts(
         prompts=fit.test_prompts,
         seen=None if head.prompts is None else len(head.prompts & set(prompts)),
         asked=_asked(judge, used) if judge is not None and used else None,
+    )
+
+
+def _reward_facts(scorer: FunctionScorer, prompts: Set[str]) -> ScorerFacts:
+    """Return what is known of a reward model's head."""
+    from paretune.models.reward_heads import RewardModel
+
+    report = RewardModel.load(scorer.head).report
+    by_name = {each["objective"]: each for each in report["objectives"]}
+    fit = by_name.get(scorer.part or scorer.objective)
+    if fit is None:
+        return ScorerFacts(fingerprint=scorer.fingerprint)
+    return ScorerFacts(
+        fingerprint=scorer.fingerprint,
+        accuracy=Interval(fit["accuracy"], fit["low"], fit["high"]),
+        train_accuracy=fit["train_accuracy"],
+        longer_accuracy=fit["longer_accuracy"],
+        pairs=fit["test_pairs"],
+        prompts=fit["test_prompts"],
+        seen=len(prompts & set(report["fitted_on"])),
     )
 
 

@@ -81,7 +81,8 @@ class FunctionScorer:
         fingerprint: Identity of the function; cached scores are found by it.
         function: Function from prompts, responses and truncation marks to ``[n]`` numbers, higher is better.
         across_prompts: Whether scores of responses to different prompts can be compared.
-        head: Folder of the fitted head that it scores with; empty where it has none.
+        head: Folder of the fitted head or reward model that it scores with; empty where it has none.
+        part: Name of the reward model's objective, where it is another than the scorer's own.
         judge: Name of the judge or the server that it asks; empty where it asks none.
         usage: What it asked, counted.
         prices: What its tokens cost.
@@ -96,6 +97,7 @@ class FunctionScorer:
     function: ScoreFunction
     across_prompts: bool = True
     head: str = ""
+    part: str = ""
     judge: str = ""
     usage: Usage = field(default_factory=Usage, compare=False)
     prices: Prices = FREE

@@ -33,6 +33,7 @@ from paretune.scoring.function_scorer import (
 from paretune.scoring.judge import Judge
 from paretune.scoring.neural import RewardModel, bradley_terry, implicit_reward, prototype
 from paretune.scoring.python_function import function_name, python_function
+from paretune.scoring.reward_model import reward_model
 from paretune.scoring.rules import RULES
 
 _ROWS_PER_CALL = 512  # scored and cached together; a killed run loses at most these
@@ -73,6 +74,7 @@ class ScorerSettings(Protocol):
 KINDS: dict[str, Callable[..., FunctionScorer | ScorerSettings]] = {
     "model": RewardModel,
     "head": bradley_terry,
+    "reward": reward_model,
     "prototype": prototype,
     "implicit": implicit_reward,
     "function": python_function,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LEFT_OUT = {
     "function": "its scorer is a Python function, and a server runs no code that a run's folder names",
     "implicit": "its scorer needs a second copy of the base model",
+    "reward": "its reward model needs a copy of its base model",
     "endpoint": "its scorer sends texts to another server, and what people write here stays here",
     "judge": "its scorer is a judge, which sends texts to another server or needs a second language model",
 }
