@@ -46,6 +46,9 @@ train_accuracy
 cached_tokens
 tokens_per_second
 survivors
+log_loss
+accuracy_shorter
+accuracy_longer
 
 # Options of `paretune serve`, which hands all of them on together; and the part of a cache's key that renews an entry.
 api_key_file
