@@ -421,7 +421,7 @@ def test_the_command_prints_a_table_or_json(small: Path, monkeypatch: pytest.Mon
     ("arguments", "message"),
     [
         (["--model", "13b"], "unknown model '13b'"),
-        (["--device", "h200"], "unknown device 'h200'; did you mean 'h100'?"),
+        (["--device", "h1000"], "unknown device 'h1000'; did you mean 'h100'?"),
         (["--device", "0xh100"], "unknown device '0xh100'"),
         (["--device", "h100", "train.targets=[q_prj]"], "no linear layer 'q_prj'; did you mean 'q_proj'?"),
         (["data.source=nowhere.jsonl"], "nowhere.jsonl"),

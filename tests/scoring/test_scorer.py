@@ -255,7 +255,7 @@ def test_build_equals_the_constructor():
         ({"objective": "c", "rule": "regex", "pattern": "("}, "not a regular expression"),
         (
             {"objective": "c"},
-            "exactly one of rule, model, head, prototype, implicit, function, endpoint, judge; got none",
+            "exactly one of rule, model, head, reward, prototype, implicit, function, endpoint, judge; got none",
         ),
         ({"objective": "c", "rule": "length", "model": "m"}, "got rule, model"),
         ({"rule": "length"}, "expected 'objective'"),

@@ -148,7 +148,7 @@ def _by_hand() -> Iterator[BadCommand]:
         (("run", "{place}/config.yaml", "score=[]"), "score"),
         (("run", "{place}/config.yaml", "--dry"), "--dry"),
         (("plan", "{place}/none.yaml"), "none.yaml"),
-        (("plan", "{place}/config.yaml", "--device", "h200"), "h200"),
+        (("plan", "{place}/config.yaml", "--device", "h900"), "h900"),
         (("plan", "{place}/config.yaml", "--device", "0xh100"), "0xh100"),
         (("plan", "{place}/config.yaml", "--device", ""), "device"),
         (("plan", "{place}/config.yaml", "--model", "{place}/none", "--device", "h100"), "none"),

@@ -186,7 +186,7 @@ def _dual(folder: Path, surface: Surface, floors: Mapping[str, float]) -> dict[s
     samples: list[np.ndarray] = []
     kept = [name for name in SAMPLES if (folder / name).exists()]
     lost = [name for name in SAMPLES if not (folder / name).is_file()]
-    if lost and (kept or (folder / RUN).is_file()):
+    if lost and (folder / RUN).is_file():
         raise ParetuneError(
             f"{folder / lost[0]}: there is no such file, and the scores of the training prompts stand in it; give the command of "
             "the run again, which makes it anew"
