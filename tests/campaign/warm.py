@@ -81,9 +81,11 @@ class Ended:
 
     @property
     def messages(self) -> list[str]:
-        """The error messages; a line with a clock tells where the run is."""
+        """The error messages; a line with a clock, or that this machine is measured, tells where the run is."""
         return re.findall(
-            r"^(?:paretune: (?!stopped|\[\d+:\d\d:\d\d\] ).*|Error: .*|╭─ Error.*)$", self.err, re.MULTILINE
+            r"^(?:paretune: (?!stopped|measuring the speed|\[\d+:\d\d:\d\d\] ).*|Error: .*|╭─ Error.*)$",
+            self.err,
+            re.MULTILINE,
         )
 
     @property

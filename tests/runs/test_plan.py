@@ -442,7 +442,7 @@ def test_what_cannot_be_planned_is_said(tmp_path: Path) -> None:
         of_config("moe", {"num_local_experts": 8})
     with pytest.raises(ModelError, match="states no hidden_size"):
         of_config("gpt", {"n_embd": 8})
-    with pytest.raises(ConfigError, match="expected one of: here, h100"):
+    with pytest.raises(ConfigError, match="expected one of: here, b200"):
         device_of("tpu")
     bare = [replace(row, responses=(), scores={}, truncated=()) for row in make_dataset(12).rows]
     replace(make_dataset(12), rows=tuple(bare)).write(tmp_path / "data.jsonl")
