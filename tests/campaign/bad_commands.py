@@ -91,6 +91,8 @@ class Line:
 def base(made: World) -> dict[str, tuple[str, ...]]:
     """Return a right line of each command, in a folder with a finished run."""
     data, model = str(made.folder / "data.jsonl"), str(made.folder / "model")
+    rubric = made.folder / "kind.md"
+    rubric.write_text("Is it kind?\n", encoding="utf-8")
     adapters = [f"--adapter={name}=run/adapters/dpo-{name}/adapter" for name in ("good", "kind")]
     return {
         "run": ("config.yaml",),
@@ -108,7 +110,7 @@ def base(made: World) -> dict[str, tuple[str, ...]]:
         "data select": (data, "--k", "2"),
         "score fit": (str(made.folder / "many.jsonl"), "--objective", "good", "--folder", "head"),
         "score rate": (data, "rated.jsonl", "--scorer", "{objective: short, rule: length, unit: words}"),
-        "score pairs": (data, "pairs.jsonl", "--scorer", "{objective: kind, judge: kind.md, model: m, pairs: 1}"),
+        "score pairs": (data, "pairs.jsonl", "--scorer", f"{{objective: kind, judge: {rubric}, model: m, pairs: 1}}"),
         "config schema": (),
         "methods": (),
     }  # fmt: skip

@@ -17,7 +17,18 @@ from paretune.serving.config import EngineLimits, ServeConfig
 from support import records
 
 NO_OPTIONS = dict.fromkeys(
-    ("run", "host", "port", "policy", "floor", "api_key_file", "allow_host", "upstream", "manifest")
+    (
+        "run",
+        "host",
+        "port",
+        "policy",
+        "floor",
+        "api_key_file",
+        "allow_host",
+        "allow_origin",
+        "upstream",
+        "manifest",
+    )
 ) | {"no_key": False}
 VERSION_0_1 = """
 name: a run

@@ -152,6 +152,11 @@ def _by_hand() -> Iterator[BadCommand]:
         (("plan", "{place}/config.yaml", "--device", "0xh100"), "0xh100"),
         (("plan", "{place}/config.yaml", "--device", ""), "device"),
         (("plan", "{place}/config.yaml", "--model", "{place}/none", "--device", "h100"), "none"),
+        (
+            ("data", "sample", "quickstart-prompts", "{place}/new.jsonl", "--responses", "1" + "0" * 30),
+            "--responses",
+        ),
+        (("data", "sample", "quickstart-prompts", "{place}/new.jsonl", "--device", ""), "device ''"),
         (("sweep", "{place}/none.yaml"), "none.yaml"),
         (("sweep", "{place}/config.yaml", "sweep.seeds=[0,0]"), "sweep.seeds"),
         (("sweep", "{place}/config.yaml", "sweep.retries=-1"), "sweep.retries"),

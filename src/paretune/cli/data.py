@@ -17,6 +17,9 @@ from paretune.core.bounds import SEEDS
 if TYPE_CHECKING:
     from paretune.runs.named_sources import NamedSource
 
+MOST_RESPONSES = 100_000
+"""Responses for a prompt that are sampled at most."""
+
 data = typer.Typer(help="Inspect, convert, sample and select preference data.", no_args_is_help=True)
 
 # Modules that load torch are imported inside the commands, so that --help answers at once. Typer reads the options of a command
@@ -114,7 +117,9 @@ def data_sample(
     model: Annotated[
         str, typer.Option(help="The model: an embedded name, a hub name, a folder or a GGUF file.")
     ] = "smollm2-135m",
-    responses: Annotated[int, typer.Option(help="The number of responses per prompt.", min=1)] = 4,
+    responses: Annotated[
+        int, typer.Option(help="The number of responses per prompt.", min=1, max=MOST_RESPONSES)
+    ] = 4,
     max_new_tokens: Annotated[
         int, typer.Option(help="The length limit of a response, in tokens.", min=1)
     ] = 160,

@@ -312,7 +312,7 @@ def computing(dtype: str, device: str | None) -> tuple[torch.device, torch.dtype
         ModelError: A number format that is not known or that the device does not compute in, or a device that is not known or that
             this machine lacks.
     """
-    resolved = present(device or None)
+    resolved = present(device)
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
     if kind is None:
         if dtype != "auto":
