@@ -16,6 +16,8 @@ def meaning(spec: Mapping[str, Any]) -> str:
     'model owner/reward, index 1'
     >>> meaning({"objective": "kind", "judge": "rubrics/kind.md", "model": "big", "direction": "lower"})
     'the grade of big by the rubric kind.md, lower is better'
+    >>> meaning({"objective": "kind", "head": "fit"})
+    'log-odds of being preferred among answers to one prompt, by a head fitted to comparisons'
     """
     options = {"direction": "higher", **_DEFAULTS.get(str(spec.get("rule")), {}), **spec}
     lower = options["direction"] == "lower"
@@ -50,6 +52,10 @@ def meaning(spec: Mapping[str, Any]) -> str:
     if "judge" in spec:
         better = "lower" if lower else "higher"
         return f"the grade of {options.get('model')} by the rubric {PurePath(str(spec['judge'])).name}, {better} is better"
+    for kind, who in (("head", "a head"), ("reward", "a reward model")):
+        if kind in spec:
+            rid = ", its length taken out" if spec.get("length") == "removed" else ""
+            return f"log-odds of being preferred among answers to one prompt, by {who} fitted to comparisons{rid}"
     return _settings(spec)
 
 
