@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from paretune.core.errors import ScoreError
 from paretune.core.work_log import FILE as PROGRESS
 from paretune.core.work_log import WorkLog
 from paretune.data.dataset import ScoredDataset
@@ -97,3 +98,15 @@ def test_a_log_of_work_takes_the_place_of_an_empty_folder(tmp_path: Path) -> Non
     (tmp_path / PROGRESS).mkdir(parents=True)
     WorkLog("run", tmp_path)._write()
     assert (tmp_path / PROGRESS).is_file()
+
+
+def test_a_cache_that_was_cut_within_its_keys_is_noticed(tmp_path: Path) -> None:
+    """SQLite opens it, counts all rows and finds none of them, so that each would be there twice."""
+    file = tmp_path / "whole.sqlite"
+    ScoreCache(file).put({f"key {number:04}": float(number) for number in range(60)})
+    whole = file.read_bytes()
+    cut = tmp_path / "cut.sqlite"
+    cut.write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(ScoreError, match=r"cut\.sqlite: the score cache is damaged.*delete the file"):
+        ScoreCache(cut).get(["key 0001"])
+    assert len(ScoreCache(file)) == 60

@@ -115,7 +115,7 @@ def test_nothing_left_is_an_error() -> None:
 def test_each_kind_of_scorer_says_whether_its_scores_can_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neural.encode, "locate", lambda name: name)
     monkeypatch.setattr(neural.encode, "content_fingerprint", lambda folder: "content")
-    monkeypatch.setattr(neural.encode, "heads_of", lambda folder: 1)
+    monkeypatch.setattr(neural.encode, "heads_of", lambda *given: 1)
     model = build_scorer({"objective": "x", "model": "some"})
     within = build_scorer({"objective": "x", "model": "some", "across_prompts": False})
     assert (model.across_prompts, within.across_prompts) == (True, False)

@@ -127,9 +127,22 @@ class _Table:
             if connection is not None:
                 connection.close()
 
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Check a file of an earlier process once.
+
+        Raises:
+            sqlite3.DatabaseError: It is damaged.
+        """
+        if self.path not in _CHECKED:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            if found != "ok":
+                raise sqlite3.DatabaseError(" ".join(found.split()))
+            _CHECKED.add(self.path)
+
     def _prepare(self, connection: sqlite3.Connection) -> None:
         ours = (self.owner, self.version)
         if _mark(connection) == ours:
+            self._check(connection)
             return
         with connection:
             connection.execute("BEGIN IMMEDIATE")  # from here on no other process can create the table
@@ -146,6 +159,10 @@ class _Table:
             )
             connection.execute(f"PRAGMA application_id = {self.owner}")
             connection.execute(f"PRAGMA user_version = {self.version}")
+
+
+_CHECKED: set[Path] = set()
+"""Files that this process has found whole: a damaged tree of keys is no error of SQLite's, but keys are not found in it."""
 
 
 def _mark(connection: sqlite3.Connection) -> tuple[int, int]:
