@@ -92,7 +92,8 @@ def base(made: World) -> dict[str, tuple[str, ...]]:
     """Return a right line of each command, in a folder with a finished run."""
     data, model = str(made.folder / "data.jsonl"), str(made.folder / "model")
     rubric = made.folder / "kind.md"
-    rubric.write_text("Is it kind?\n", encoding="utf-8")
+    if made.folder.is_dir():  # the names of the trials are asked for before there is any
+        rubric.write_text("Is it kind?\n", encoding="utf-8")
     adapters = [f"--adapter={name}=run/adapters/dpo-{name}/adapter" for name in ("good", "kind")]
     return {
         "run": ("config.yaml",),

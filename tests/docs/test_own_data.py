@@ -19,7 +19,9 @@ from support.chat_models import CHATML, write_chat_model
 from support.command import call
 from support.server_process import process
 
-PAGE = (Path(__file__).parents[2] / "docs/own-data.md").read_text(encoding="utf-8")
+WHOLE = (Path(__file__).parents[2] / "docs/own-data.md").read_text(encoding="utf-8")
+PAGE, _, _ = WHOLE.partition("## How this page was tried")
+"""What a reader does; the commands of the last section are those of somebody who tried it."""
 SMALL = (
     *("dtype=float32", "device=cpu", "train.steps=1", "train.batch_pairs=2", "preferences=2"),
     *("sampling.max_new_tokens=8", "evaluate.prompts=4", "evaluate.resamples=20"),
