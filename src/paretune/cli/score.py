@@ -209,6 +209,7 @@ def _scorer(text: str, device: str | None, dtype: str | None) -> FunctionScorer:
 
     Raises:
         ConfigError: It is no mapping, or no scorer.
+        ModelError: No device is called so.
     """
     from paretune.core.errors import ConfigError
     from paretune.core.yaml_text import parse_yaml
@@ -222,7 +223,12 @@ def _scorer(text: str, device: str | None, dtype: str | None) -> FunctionScorer:
         raise ConfigError(
             f"--scorer {text!r:.80}: expected a mapping such as '{{objective: short, rule: length, unit: words}}'"
         )
-    return build_scorer(spec, device, dtype)
+    made = build_scorer(spec, device, dtype)
+    if device is not None:
+        from paretune.models.devices import device_named
+
+        device_named(device)  # a rule has no model to put there, but a wrong name is a mistake all the same
+    return made
 
 
 @contextmanager
