@@ -24,6 +24,13 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data.jsonl"
 
 
+def fitting(lm: LanguageModel, data: Path, out: Path, *objectives: str) -> list[object]:
+    """Return the words that fit a reward model of some objectives in float32 on the CPU."""
+    named = [word for name in objectives for word in ("--objective", name)]
+    where = ["--folder", out, "--dtype", "float32", "--device", "cpu"]
+    return ["score", "fit", data, "--form", "lora", "--model", lm.name, *named, *where, *FAST]
+
+
 def test_a_reward_model_of_two_objectives(
     lm: LanguageModel,
     data: Path,
@@ -32,22 +39,8 @@ def test_a_reward_model_of_two_objectives(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "reward"
-    words = [
-        "score",
-        "fit",
-        data,
-        "--form",
-        "lora",
-        "--model",
-        lm.name,
-        "--objective",
-        "good",
-        "--objective",
-        "short",
-    ]
-    code, told, err = call(
-        monkeypatch, capsys, *words, "--folder", out, "--dtype", "float32", "--device", "cpu", *FAST
-    )
+    words = fitting(lm, data, out, "good", "short")
+    code, told, err = call(monkeypatch, capsys, *words)
     assert code == 0, err
     assert told.count("held-out pairs (95 %") == 2 and "calibration error" in told
     assert RewardModel.load(out).objectives == ("good", "short")
@@ -56,9 +49,7 @@ def test_a_reward_model_of_two_objectives(
     held = replace(held, rows=tuple(row for row in held.rows if row.key not in seen)[:40])
     held.write(tmp_path / "test.jsonl")
     more = ["--test", tmp_path / "test.jsonl", "--json", "--no-ties", "--margins"]
-    code, told, err = call(
-        monkeypatch, capsys, *words, "--folder", out, "--dtype", "float32", "--device", "cpu", *FAST, *more
-    )
+    code, told, err = call(monkeypatch, capsys, *words, *more)
     assert code == 0, err
     reports = json.loads(told)
     assert [report["objective"] for report in reports] == ["good", "short"]
@@ -73,20 +64,7 @@ def test_the_report_of_a_run_knows_the_reward_model(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "reward"
-    words = [
-        "score",
-        "fit",
-        data,
-        "--form",
-        "lora",
-        "--model",
-        lm.name,
-        "--objective",
-        "short",
-        "--folder",
-        out,
-    ]
-    code, _, err = call(monkeypatch, capsys, *words, "--dtype", "float32", "--device", "cpu", *FAST)
+    code, _, err = call(monkeypatch, capsys, *fitting(lm, data, out, "short"))
     assert code == 0, err
     scorer = build_scorer({"objective": "brief", "reward": str(out), "name": "short", "dtype": "float32"})
     keys = [row.key for row in make_dataset(90, 3, seed=3).rows]
