@@ -1,237 +1,164 @@
-// Two answers to one prompt, streamed side by side at the preferences of A and B, with the preferences that were served.
+// Asking: a user's turn is answered at the preferences of A and B, and by the base model where that is wanted, all with one seed.
 
-import { Refusal, call, stream } from "./api.js";
-import { changed, state } from "./state.js";
-import { byId, element, interval, listing, number, plainly, preferenceText, same } from "./words.js";
-import { expectedWords, places } from "./expected.js";
+import { call } from "./api.js";
+import { fetchAnswer } from "./asking.js";
+import { SIDES, addAnswer, addUser, choose, messagesTo, removeTurn, rounds, talk, turnOf } from "./conversation.js";
+import { changed, policyNamed, policyOf, state } from "./state.js";
+import { same } from "./words.js";
 
-const MOST_TRIES = 60;
-const LONGEST_WAIT = 60;
-/** Codes of a 503 that waiting does not mend: what the server needs behind it fails. */
-const LASTING = ["unavailable", "upstream_failed", "store_unavailable", "audit_unavailable", "draining"];
-const CLASSES = [0.05, 0.2, 0.5, 1.0];
+const LETTERS = ["a", "b"];
 
 /**
- * The last pair: {prompt, policy, a, b, scoring}, each answer {text, about, reason, pieces, own}; null before the first. `own` are
- * the answer's own scores, null while they are not known; `scoring` is done once they are, or once it is known that there are none.
- * `whole`: both have ended by themselves, so that they can be compared. `apart`: they are at different preferences.
+ * The last pair: {user, prompt, messages, policy, a, b, scoring}, null before the first; `messages` is the whole conversation that
+ * both answer, `user` its last turn, and each answer is as in asking.js. `scoring` is done once the answers' own scores are known,
+ * or once it is known that there are none. `whole`: both have ended by themselves, so that they can be compared. `apart`: they are
+ * at different preferences. `mixed`: they are of different policies.
  */
-export const pair = { asked: null, running: false, whole: false, apart: false, voted: null };
+export const pair = { asked: null, running: false, whole: false, apart: false, mixed: false, voted: null };
 
-const cards = {};
 let stopping = null;
+/** What shows an answer as it grows: told(answer, text), described(answer), grew(answer, piece), ended(answer), scored(answer). */
+let views = null;
 
-/** Return a card that shows one answer as it grows. */
-function makeCard(side) {
-  const letter = side.toUpperCase();
-  const what = element("span", { class: "what" });
-  const snap = element("span", { class: "snap" });
-  const text = element("div", { class: "text", id: `answer-${side}`, tabindex: 0, role: "region", "aria-label": `Answer ${letter}` });
-  const note = element("p", { class: "note" });
-  const meter = element("div", { class: "meter", hidden: true });
-  const scores = element("div", { class: "figures" });
-  const foot = element("p", { class: "small" });
-  const card = element("article", { class: `answer ${side}`, "aria-label": `Answer ${letter}` },
-    element("p", { class: "side" }, element("span", { class: `mark ${side}`, "aria-hidden": "true" }, letter), what, snap),
-    text, note, meter, scores, foot);
-  byId("answers").append(card);
-  return { card, what, snap, text, note, meter, scores, foot };
+/** Set what shows the answers. */
+export function showAnswersBy(given) {
+  views = given;
 }
 
-/** Draw the two empty cards. */
-export function drawAnswers() {
-  for (const side of ["a", "b"]) {
-    cards[side] = makeCard(side);
-    cards[side].text.append(element("span", { class: "empty" }, `The answer at preference ${side.toUpperCase()}.`));
+const ended = (answer) => ["stop", "length"].includes(answer?.reason) && answer.about && !answer.live;
+const keyOf = ({ a, b }) => `${a?.id}|${b?.id}`;
+
+/** Make the pair that of the last round, as it is shown. */
+export function refreshPair() {
+  const last = rounds().at(-1);
+  const { a, b } = last?.answers ?? {};
+  const held = pair.asked;
+  if (!a || !b) pair.asked = null;
+  else if (held?.a !== a || held?.b !== b) {
+    pair.asked = { user: last.user, prompt: last.user.text, messages: messagesTo(last.user), policy: policyNamed(a.policy) ?? state.policy, a, b, scoring: null };
   }
+  pair.whole = Boolean(pair.asked && ended(a) && ended(b));
+  pair.mixed = pair.whole && a.policy !== b.policy;
+  pair.apart = pair.whole && (pair.mixed || !same(a.about.preference, b.about.preference));
+  pair.voted = (pair.asked && talk.votes[keyOf(pair.asked)]) ?? null;
+  if (pair.whole && !pair.running) pair.asked.scoring ??= scoreAll(pair.asked, [a, b, last.answers.base]);
 }
 
-/** Return the colour class of a conflict in nats: 0 where the policies agree, 4 where they differ most. */
-const grade = (conflict) => CLASSES.filter((bound) => conflict >= bound).length;
-
-/** Return where the mixed policies disagreed, in words: the alternative to the colours. */
-function describeConflict(pieces) {
-  const all = pieces.flatMap((piece) => piece.conflicts);
-  const mean = all.reduce((sum, value) => sum + value, 0) / all.length;
-  const most = [...pieces].filter((piece) => piece.text.trim()).sort((p, q) => q.most - p.most).slice(0, 3).filter((piece) => grade(piece.most) > 0);
-  const where = most.length ? ` Most at ${most.map((piece) => `“${piece.text.trim()}” (${number(piece.most, 2)})`).join(", ")}.` : " They agree almost everywhere.";
-  return `Conflict of the mixed policies: ${number(mean, 2)} nats per token.${where}`;
-}
-
-function append(side, answer, piece, conflicts) {
-  const { text } = cards[side];
-  const held = [...answer.waiting, ...conflicts];
-  if (!piece) return void (answer.waiting = held);
-  answer.waiting = [];
-  if (!answer.text) text.replaceChildren();
-  answer.text += piece;
-  const stick = text.scrollTop + text.clientHeight >= text.scrollHeight - 4;
-  if (held.length) {
-    const most = Math.max(...held);
-    answer.pieces.push({ text: piece, conflicts: held, most });
-    text.append(element("span", { class: `conflict c${grade(most)}`, title: `conflict ${number(most, 2)} nats` }, piece));
-  } else {
-    text.append(piece);
-  }
-  if (stick) text.scrollTop = text.scrollHeight;
-}
-
-/** Show the scores of an answer itself, beside those that the front expects at its preference. */
-function showScores(side, policy, answer, missing = {}) {
-  const { scores } = cards[side];
-  const expected = answer.about?.expected;
-  if (!expected && !answer.own) return void scores.replaceChildren();
-  const shown = places(policy);
-  const mine = (name) => (answer.own ? number(answer.own[name], shown[name]) : answer.scoring ? "…" : "-");
-  const row = (name) => element("tr", {}, element("th", { scope: "row" }, name), element("td", { class: "mine" }, mine(name)),
-    element("td", {}, expected ? interval(expected[name], shown[name]) : "-"));
-  const reasons = policy.objectives.filter((name) => missing[name]).map((name) => `no score of its own on ${name}: ${missing[name]}`);
-  scores.replaceChildren(
-    element("table", {},
-      element("thead", {}, element("tr", {}, element("td", {}), ...["this answer", expectedWords()].map((name) => element("th", { scope: "col" }, name)))),
-      element("tbody", {}, ...policy.objectives.map(row))),
-    reasons.length ? element("p", { class: "small" }, `${listing(reasons)}.`) : "");
-}
-
-/** Fetch the scores of both answers themselves; without them a vote is learned from what the front expects. */
-async function scoreBoth(asked) {
-  const { policy } = asked;
+/** Fetch the answers' own scores; without them a vote is learned from what the front expects. */
+async function scoreAll({ policy, messages }, answers) {
   if (policy.scored?.length === 0) return;
-  for (const side of ["a", "b"]) { asked[side].scoring = true; showScores(side, policy, asked[side]); }
+  const open = answers.filter((answer) => answer && ended(answer) && !answer.own);
+  if (!open.length) return;
+  for (const answer of open) { answer.scoring = true; views.scored(answer); }
   let missing = {};
   try {
-    const answers = ["a", "b"].map((side) => ({ text: asked[side].text, truncated: asked[side].reason === "length" }));
-    const found = await call("POST", "/api/score", { policy: policy.name, messages: [{ role: "user", content: asked.prompt }], answers });
+    const texts = open.map((answer) => ({ text: answer.text, truncated: answer.reason === "length" }));
+    const found = await call("POST", "/api/score", { policy: policy.name, messages, answers: texts });
     missing = found.missing ?? {};
-    ["a", "b"].forEach((side, k) => (asked[side].own = found.scores[k]));
+    open.forEach((answer, k) => (answer.own = found.scores[k]));
   } catch (error) {
     missing = Object.fromEntries(policy.objectives.map((name) => [name, error.message]));
   }
-  for (const side of ["a", "b"]) {
-    asked[side].scoring = false;
-    if (pair.asked === asked) showScores(side, policy, asked[side], missing);
-  }
+  for (const answer of open) { Object.assign(answer, { scoring: false, missing }); views.scored(answer); }
+  changed("scored");
 }
 
-function showAbout(side, policy, answer) {
-  const { what, snap } = cards[side];
-  const { about } = answer;
-  what.textContent = preferenceText(about.preference);
-  const notes = [];
-  if (about.snapped && !same(about.asked, about.preference)) notes.push(`nearest to ${preferenceText(about.asked)}`);
-  if (about.upstream_model) notes.push(`answered by ${about.upstream_model}`);
-  snap.textContent = notes.join(", ");
-  showScores(side, policy, answer);
+/** Return the side that a new round is gone on from until somebody chooses: that of the answer before. */
+function usual(user) {
+  const before = turnOf(user.parent)?.side;
+  return before === "b" ? "b" : "a";
 }
 
-function finish(side, answer) {
-  const { card, text, foot, meter } = cards[side];
-  card.classList.remove("live");
-  if (!answer.text && answer.reason) text.replaceChildren(element("span", { class: "empty" }, "(an empty answer)"));
-  const words = answer.text.split(/\s+/).filter(Boolean).length;
-  const ends = { length: "cut at the token limit", cancelled: "stopped" }[answer.reason];
-  foot.textContent = [`${words} ${words === 1 ? "word" : "words"}`, ends, answer.about && `seed ${answer.about.seed}`].filter(Boolean).join(" · ");
-  meter.hidden = !answer.pieces.length;
-  if (answer.pieces.length) {
-    meter.replaceChildren(
-      element("span", { class: "scale", "aria-hidden": "true" }, "agree", ...[0, 1, 2, 3, 4].map((k) => element("i", { class: `conflict c${k}` })), "differ"),
-      element("span", {}, describeConflict(answer.pieces)));
-  }
+/** Return what a side asks for. */
+function request(side) {
+  if (side === "base") return { model: state.front.base };
+  return { model: policyOf(side).name, preference: state.sides[side].preference };
 }
 
-const pause = (seconds, signal) =>
-  new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, seconds * 1000);
-    signal.addEventListener("abort", () => { clearTimeout(timer); reject(new DOMException("stopped", "AbortError")); }, { once: true });
+/** Fetch answers of some sides to a user's turn; returns the first error, or null. `texts`: side -> text to go on from. */
+async function run(user, sides, options, texts = {}) {
+  stop();
+  const mine = (stopping = new AbortController());
+  const before = rounds().find((round) => round.user === user)?.chosen;
+  const seed = Math.floor(Math.random() * 2 ** 31);
+  const messages = messagesTo(user);
+  const asked = sides.map((side) => {
+    const wanted = request(side);
+    const text = texts[side] ?? "";
+    const answer = addAnswer(user, side, { policy: wanted.model, preference: wanted.preference ?? null, live: true, text, began: text.length });
+    const going = text ? { messages: [...messages, { role: "assistant", content: text }], continue_final_message: true } : { messages };
+    return { answer, body: { ...wanted, ...going, seed, ...options } };
   });
+  const first = asked.find(({ answer }) => answer.side === (before?.side ?? usual(user)));
+  if (first || !before) choose((first ?? asked[0]).answer);
+  pair.running = true;
+  refreshPair();
+  changed("talk pair");
+  await Promise.all(asked.map(async ({ answer, body }) => {
+    await fetchAnswer(body, answer, mine.signal, {
+      told: (text) => views.told(answer, text), described: () => views.described(answer), grew: (piece) => views.grew(answer, piece),
+    });
+    views.ended(answer);
+    changed("grown");
+  }));
+  if (stopping === mine) pair.running = false;
+  const answers = asked.map(({ answer }) => answer);
+  settle(user, answers);
+  refreshPair();
+  changed("talk pair");
+  return answers.find((answer) => answer.error)?.error ?? null;
+}
+
+/** Go on from an answer with a text where the chosen one has none. */
+function settle(user, answers) {
+  const round = rounds().find((one) => one.user === user);
+  if (!round || round.chosen?.text) return;
+  const other = answers.find((answer) => answer.text);
+  if (other) choose(other);
+}
+
+const wanted = (base) => (base && state.front.base ? SIDES : LETTERS);
 
 /**
- * Return what `attempt` returns. A busy or starting server is asked again after the time that it states, for which `told` gets the
- * words, and "" at its end, as long as `repeatable` is true.
+ * Ask all sides, the base model too if `base`; returns the first error, or null. A message without any answer is taken back.
+ * `parent` is the answer that the message follows, by default the chosen one.
  */
-export async function patiently(attempt, signal, told, repeatable = () => true) {
-  for (let tries = 1; ; tries += 1) {
-    try {
-      return await attempt();
-    } catch (error) {
-      const passes = error.status === 429 || (error.status === 503 && !LASTING.includes(error.code));
-      if (!(error instanceof Refusal && error.retryAfter && passes && tries < MOST_TRIES && repeatable())) throw error;
-      for (let left = Math.min(LONGEST_WAIT, error.retryAfter); left > 0; left -= 1) {
-        told(`${plainly(error)} Trying again in ${left} s.`);
-        await pause(Math.min(1, left), signal);
-      }
-      told("");
-    }
-  }
-}
-
-/** Fetch one answer; a request to a busy or starting server is repeated after the time that it states. */
-async function run(side, body, policy, answer, signal) {
-  const { card, text, note, foot, meter, scores, snap } = cards[side];
-  card.className = `answer ${side} live`;
-  text.replaceChildren();
-  for (const part of [note, foot, meter, scores, snap]) part.textContent = "";
-  meter.hidden = true;
-  cards[side].what.textContent = preferenceText(body.preference);
-  await patiently(
-    () => stream(body, (chunk) => {
-      const [choice] = chunk.choices;
-      if (chunk.paretune?.preference) { answer.about = chunk.paretune; showAbout(side, policy, answer); }
-      if (!choice) return;
-      append(side, answer, choice.delta.content ?? "", chunk.paretune?.conflicts ?? []);
-      answer.reason = choice.finish_reason ?? answer.reason;
-    }, signal),
-    signal, (text) => (note.textContent = text), () => !answer.text);
-}
-
-async function attempt(side, body, policy, answer, signal) {
-  try {
-    await run(side, body, policy, answer, signal);
-  } catch (error) {
-    if (error.name === "AbortError") {
-      answer.reason = "cancelled";
-      cards[side].note.textContent = "";
-      if (!answer.text) cards[side].text.replaceChildren(element("span", { class: "empty" }, "No answer: it was stopped."));
-    } else {
-      answer.error = error;
-      cards[side].note.textContent = answer.text ? "The answer broke off here." : "";
-      if (!answer.text) cards[side].text.replaceChildren(element("span", { class: "empty" }, "No answer."));
-    }
-  }
-  finish(side, answer);
-}
-
-/** Request both answers; returns the first error, or null. Both have the same seed, so that only the preference differs. */
-export async function ask(prompt, options) {
+export async function ask(prompt, options, { base = false, parent = talk.head } = {}) {
   stop();
-  const policy = state.policy;
-  const mine = (stopping = new AbortController());
-  const fresh = () => ({ text: "", about: null, reason: null, pieces: [], waiting: [], error: null, own: null, scoring: false });
-  Object.assign(pair, { asked: { prompt, policy, a: fresh(), b: fresh() }, running: true, whole: false, apart: false, voted: null });
-  changed("pair");
-  const asked = pair.asked;
-  const body = { model: policy.name, messages: [{ role: "user", content: prompt }], seed: Math.floor(Math.random() * 2 ** 31), ...options };
-  await Promise.all(["a", "b"].map((side) =>
-    attempt(side, { ...body, preference: state.sides[side].preference }, policy, asked[side], mine.signal)));
-  if (pair.asked !== asked) return null;
-  pair.running = false;
-  pair.whole = ["a", "b"].every((side) => ["stop", "length"].includes(asked[side].reason) && asked[side].about);
-  pair.apart = pair.whole && !same(asked.a.about.preference, asked.b.about.preference);
-  if (pair.whole) asked.scoring = scoreBoth(asked);
-  changed("pair");
-  return asked.a.error ?? asked.b.error;
+  const user = addUser(prompt, parent);
+  const error = await run(user, wanted(base), options);
+  const answers = rounds().find((round) => round.user === user)?.answers ?? {};
+  if (error && Object.values(answers).every((answer) => answer.error && !answer.text)) {
+    removeTurn(user);
+    refreshPair();
+    changed("talk pair");
+  }
+  return error;
 }
+
+/** Ask some sides again for an answer to a user's turn; returns the first error, or null. */
+export const again = (user, sides, options) => run(user, sides, options);
+
+/** Let an answer that was cut go on where it ended; returns the error, or null. */
+export const carryOn = (answer, options) => run(turnOf(answer.parent), [answer.side], options, { [answer.side]: answer.text });
+
+/** Ask both sides again for the last message, at the preferences of now; returns the first error, or null. */
+export const askLast = (options, base) => run(rounds().at(-1).user, wanted(base), options);
 
 /** Cancel the running answers; their text so far stays. */
 export function stop() {
   stopping?.abort();
   stopping = null;
+  pair.running = false;
 }
 
-/** Mark the card that the vote prefers. */
+/** Mark the card that the vote prefers, and go on from it; `winner` is "first", "second", "tie", or null for no vote. */
 export function showVote(winner) {
   pair.voted = winner;
-  cards.a.card.classList.toggle("won", winner === "first");
-  cards.b.card.classList.toggle("won", winner === "second");
-  changed("pair");
+  if (!pair.asked) return;
+  if (winner) talk.votes[keyOf(pair.asked)] = winner;
+  else delete talk.votes[keyOf(pair.asked)];
+  const better = { first: pair.asked.a, second: pair.asked.b }[winner];
+  if (better && rounds().at(-1).user === pair.asked.user) choose(better);
+  changed("talk pair");
 }

@@ -77,7 +77,7 @@ export async function vote(winner) {
     try {
       // What is learned from a vote is learned from the scores of these very answers.
       await asked.scoring;
-      const body = { profile, policy: asked.policy.name, messages: [{ role: "user", content: asked.prompt }], first: voted(asked.a), second: voted(asked.b), winner };
+      const body = { profile, policy: asked.policy.name, messages: asked.messages, first: voted(asked.a), second: voted(asked.b), winner };
       const made = await call("POST", "/api/votes", body);
       changed("votes");
       if (state.policy === asked.policy && state.profile === profile) learning.posterior = made.posterior ?? learning.posterior;
@@ -155,6 +155,7 @@ function lines(posterior) {
 /** Return why the current answers cannot be voted on, in words; "" where nothing stands against it. */
 function obstacle() {
   if (!pair.whole) return "";
+  if (pair.mixed) return "A and B are of different policies, so a vote would say nothing about preferences of one. Let both be of one policy and ask again.";
   if (!pair.apart) return "A and B are at the same preference, so a vote would teach nothing. Move one of them and ask again.";
   return "";
 }

@@ -2,7 +2,7 @@
 // which preference wrote an answer is shown at the end only. Each comparison is kept as a vote.
 
 import { call } from "./api.js";
-import { patiently } from "./answers.js";
+import { patiently } from "./asking.js";
 import { changed, admitted, on, state } from "./state.js";
 import { byId, element, number, preferenceText, same } from "./words.js";
 import { places } from "./expected.js";

@@ -5,7 +5,7 @@ const listeners = [];
 
 /**
  * policies: as returned by /api/front; policy: the chosen one; profile: owner of votes and presets;
- * sides: {a, b}, each {preference, served: the response of /api/expected, or null};
+ * sides: {a, b}, each {preference, served: the response of /api/expected, or null, policy: its own one, or null for the chosen one};
  * active: the side that a click on the front moves; mode: what a step of the dial is, "outcome" or "weight".
  */
 export const state = {
@@ -13,10 +13,16 @@ export const state = {
   policies: [],
   policy: null,
   profile: "default",
-  sides: { a: { preference: null, served: null }, b: { preference: null, served: null } },
+  sides: { a: { preference: null, served: null, policy: null }, b: { preference: null, served: null, policy: null } },
   active: "a",
   mode: "outcome",
 };
+
+/** Return a served policy by its name, or undefined. */
+export const policyNamed = (name) => state.policies.find((one) => one.name === name);
+
+/** Return the policy that a side asks: its own, or the chosen one. */
+export const policyOf = (side) => state.sides[side].policy ?? state.policy;
 
 /** Call `listener` after changes of any of `topics`. */
 export function on(topics, listener) {

@@ -1,16 +1,19 @@
 // The page as a whole: it fetches what is served, draws it, and connects the parts.
 
 import { call, onKeyNeeded } from "./api.js";
-import { ask, drawAnswers, pair, stop } from "./answers.js";
+import { pair, refreshPair, showAnswersBy, stop } from "./answers.js";
+import { talk } from "./conversation.js";
 import { drawDial } from "./dial.js";
 import { clearFront, drawFront, drawMeanings, tabulate } from "./front.js";
 import { drawTools, savePreset } from "./keep.js";
 import { drawVotes, next, reload, taken, undo, vote } from "./learn.js";
 import { refresh } from "./expected.js";
+import { askAgain, askBoth, drawPrompt, fillSettings, goOn, options, prompt, send } from "./prompt.js";
 import { admitted, beginning, changed, keep, kept, on, state } from "./state.js";
 import { drawTernary } from "./ternary.js";
+import { drawThread, setThread, views } from "./thread.js";
 import { drawWeights } from "./weights.js";
-import { byId, element, faultOfName, listing, plainly } from "./words.js";
+import { byId, element, faultOfName, listing, plainly, preferenceText } from "./words.js";
 
 let redrawPicker = () => {};
 let drawing = 0;
@@ -85,6 +88,13 @@ function redrawFront() {
       console.error(error);
     }
   });
+}
+
+/** Say beside the folded front where A and B are. */
+function drawSteer() {
+  const at = (side) => [element("span", { class: `mark ${side}`, "aria-hidden": "true" }, side.toUpperCase()),
+    element("span", {}, preferenceText(state.sides[side].served?.preference ?? state.sides[side].preference))];
+  byId("steer-now").replaceChildren(...["a", "b"].map((side) => element("span", { class: "side" }, ...at(side))));
 }
 
 // Policy and profile
@@ -214,54 +224,6 @@ async function newProfile() {
   }
 }
 
-// Asking
-
-function options() {
-  const value = (name) => (byId(name).value === "" ? undefined : Number(byId(name).value));
-  const seed = value("seed");
-  return { max_tokens: value("max-tokens"), temperature: value("temperature"), ...(seed === undefined ? {} : { seed }) };
-}
-
-async function askBoth() {
-  const prompt = byId("prompt").value.trim();
-  if (!prompt) return void byId("prompt").focus();
-  say("Both are answering.");
-  const answering = ask(prompt, options());
-  const answers = byId("answers");
-  if (answers.getBoundingClientRect().top > 0.8 * innerHeight) answers.scrollIntoView({ block: "nearest" });
-  const error = await answering;
-  if (error) report(error, askBoth);
-  else if (pair.whole) say("Both answers are complete.");
-}
-
-function drawAsk() {
-  const field = byId("prompt");
-  field.value = kept().prompt ?? "";
-  const fit = () => { field.style.height = "auto"; field.style.height = `${Math.min(260, field.scrollHeight + 2)}px`; };
-  field.addEventListener("input", () => { keep({ prompt: field.value }); fit(); drawExamples(); });
-  field.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); if (!pair.running) askBoth(); }
-  });
-  fit();
-  byId("ask").addEventListener("submit", (event) => { event.preventDefault(); if (pair.running) stop(); else askBoth(); });
-  on("pair", () => {
-    byId("send").textContent = pair.running ? "Stop" : "Ask both";
-    byId("send").classList.toggle("stop", pair.running);
-    byId("studio").classList.toggle("busy", pair.running);
-  });
-}
-
-function drawExamples() {
-  const box = byId("examples");
-  const prompts = (state.front?.prompts ?? []).slice(0, 3);
-  box.hidden = !prompts.length || byId("prompt").value !== "";
-  box.replaceChildren(...prompts.map((text) => element("button", { type: "button", class: "link", click: () => {
-    byId("prompt").value = text;
-    byId("prompt").dispatchEvent(new Event("input"));
-    askBoth();
-  } }, text)));
-}
-
 // Keys
 
 const SHORTCUTS = {
@@ -278,6 +240,7 @@ const SHORTCUTS = {
 
 function focusSide(side) {
   if (state.policy.objectives.length > 3) { state.active = side; changed("active"); }
+  byId("steer").open = true;
   byId(`dial-${side}`)?.focus();
 }
 
@@ -305,10 +268,7 @@ async function load() {
   state.policies = front.policies;
   byId("policy").replaceChildren(...front.policies.map((policy) => element("option", { value: policy.name }, policy.title ?? policy.name)));
   byId("policy").closest("label").hidden = front.policies.length < 2;
-  byId("max-tokens").value = Math.min(front.sampling.max_tokens, front.max_tokens);
-  byId("max-tokens").max = front.max_tokens;
-  byId("temperature").value = front.sampling.temperature;
-  drawExamples();
+  fillSettings(front);
   await loadProfiles();
   choosePolicy(kept().policy ?? front.default);
   byId("studio").setAttribute("aria-busy", "false");
@@ -322,13 +282,15 @@ async function start() {
       : "This server needs an API key. The key is kept in this tab only, until you close it.";
   }));
   Object.assign(state, { profile: kept().profile ?? "default", mode: kept().mode ?? "outcome" });
-  drawAnswers();
-  drawAsk();
+  showAnswersBy(views);
+  setThread({ say, send, again: askAgain, carryOn: goOn });
+  on("talk pair", drawThread);
+  drawPrompt({ report, say });
   drawKeys();
-  drawVotes({ report, say, move, askBoth, savePreset, prompt: () => byId("prompt").value.trim() });
+  drawVotes({ report, say, move, askBoth, savePreset, prompt });
   drawTools({
     report, say, done, notice, move, taken, sure, forgotten, profiles: () => profiles, reloadProfiles: loadProfiles, redraw: () => changed("active"),
-    prompt: () => byId("prompt").value.trim(), options, voted: () => { changed("votes"); reload(); },
+    prompt, options, voted: () => { changed("votes"); reload(); },
     goTo: (policy, side, preference) => {
       if (policy !== state.policy.name) {
         if (!state.policies.some((one) => one.name === policy)) return notice(`${policy} is not served here.`);
@@ -337,7 +299,11 @@ async function start() {
       move(side, preference);
     },
   });
-  on("served active", () => { redrawPicker(); redrawFront(); });
+  on("served active", () => { redrawPicker(); redrawFront(); drawSteer(); });
+  const narrow = matchMedia("(max-width: 1099px)");
+  byId("steer").open = !narrow.matches;
+  narrow.addEventListener("change", () => (byId("steer").open = !narrow.matches));
+  byId("steer").addEventListener("toggle", () => byId("steer").open && state.policy && redrawFront());
   byId("policy").addEventListener("change", (event) => { stop(); choosePolicy(event.target.value); });
   byId("profile").addEventListener("change", (event) => chooseProfile(event.target.value));
   byId("new-profile").addEventListener("click", newProfile);
