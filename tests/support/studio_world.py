@@ -186,7 +186,9 @@ class Visit:
             self.page.fill("#prompt", prompt)
         self.page.click("#send")
         for side in "ab":
-            self.page.wait_for_selector(f".answer.{side}:not(.live) > .small:text-matches('seed')")
+            self.page.wait_for_selector(
+                f".round:last-child .answer.{side}:not(.live) > .small:text-matches('seed')"
+            )
         if voting:
             self.answered()
 

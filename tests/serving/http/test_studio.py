@@ -102,7 +102,8 @@ def test_dial_prompt_five_votes_preset_and_reload(two: tuple[str, Service], visi
     page.reload()
     here.drawn()
     page.wait_for_selector("[data-preset=mine]")
-    assert page.input_value("#prompt") == "red sun" and weight(page, "a") == kept
+    assert page.text_content(".round .message") == "red sun" and weight(page, "a") == kept
+    assert (page.text_content("#answer-a") or "").strip(), "the conversation is there again"
     page.wait_for_selector("#learned .small:text-matches('^5 votes')")
 
     page.get_by_label("Set B to mine").click()
@@ -417,8 +418,7 @@ def test_errors_in_plain_words_and_nothing_lost(two: tuple[str, Service], visit:
     page.wait_for_selector("#alert:has-text('tokens')")
     assert page.input_value("#prompt").startswith("good good")
 
-    page.fill("#prompt", "red sun")
-    here.ask(None)
+    here.ask("red sun")
     page.route("**/api/votes", lambda route: route.abort())
     page.click("#vote-second")
     page.wait_for_selector("#alert:has-text('cannot be reached')")
@@ -447,4 +447,6 @@ def test_an_answer_can_be_stopped(two: tuple[str, Service], visit: Open) -> None
     assert "stopped" in (page.text_content(".answer.a > .small") or "")
     assert page.is_disabled("#vote-first")
     page.unroute("**/v1/chat/completions")
-    here.ask(None)
+    page.click("#send")  # with nothing written, both are asked again
+    here.answered()
+    assert page.locator(".round").count() == 1

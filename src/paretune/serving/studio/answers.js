@@ -99,7 +99,6 @@ async function run(user, sides, options, texts = {}) {
       told: (text) => views.told(answer, text), described: () => views.described(answer), grew: (piece) => views.grew(answer, piece),
     });
     views.ended(answer);
-    changed("grown");
   }));
   if (stopping === mine) pair.running = false;
   const answers = asked.map(({ answer }) => answer);

@@ -39,7 +39,10 @@ function write(text) {
 async function followed(answering, retry, words = "Both are answering.") {
   tools.say(words);
   showLast();
+  const top = scrollY;
   const error = await answering;
+  // What has grown since may have made room to bring the message to the top; whoever has scrolled meanwhile stays there.
+  if (Math.abs(scrollY - top) < 2) showLast();
   if (error) tools.report(error, retry);
   else if (pair.whole) tools.say("Both answers are complete.");
   return error;

@@ -2,10 +2,11 @@
 
 import { call, onKeyNeeded } from "./api.js";
 import { pair, refreshPair, showAnswersBy, stop } from "./answers.js";
-import { talk } from "./conversation.js";
+import { rounds } from "./conversation.js";
 import { drawDial } from "./dial.js";
 import { clearFront, drawFront, drawMeanings, tabulate } from "./front.js";
 import { drawTools, savePreset } from "./keep.js";
+import { begin as newTalk, reopen, setKeeping } from "./keeping.js";
 import { drawVotes, next, reload, taken, undo, vote } from "./learn.js";
 import { refresh } from "./expected.js";
 import { askAgain, askBoth, drawPrompt, fillSettings, goOn, options, prompt, send } from "./prompt.js";
@@ -141,7 +142,7 @@ function drawLead() {
   byId("dial-lead").textContent = how + snaps + (policy.dial_by ? ` The reason: ${policy.dial_by}.` : "");
 }
 
-async function loadProfiles() {
+async function loadProfiles(wanted = state.profile) {
   const select = byId("profile");
   try {
     profiles = (await call("GET", "/api/profiles")).profiles;
@@ -150,9 +151,9 @@ async function loadProfiles() {
     if (error.status !== 409) report(error, loadProfiles);
     byId("profile-box").hidden = true;
   }
-  const all = [...new Set(["default", ...profiles.map((one) => one.name), state.profile])];
+  const all = [...new Set(["default", ...profiles.map((one) => one.name), wanted])];
   select.replaceChildren(...all.map((name) => element("option", { value: name }, name)));
-  select.value = state.profile;
+  select.value = wanted;
 }
 
 /** Return after asking whether something is really to be done. */
@@ -171,12 +172,15 @@ function sure(text) {
 
 /** Go to the default profile after one is deleted; the page forgets its name too. */
 async function forgotten(profile) {
-  state.profile = state.profile === profile ? "default" : state.profile;
-  await loadProfiles();
-  chooseProfile(state.profile);
+  const next = state.profile === profile ? "default" : state.profile;
+  await loadProfiles(next);
+  chooseProfile(next);
 }
 
 function chooseProfile(name) {
+  stop();
+  // A conversation belongs to the person who began it.
+  if (name !== state.profile && rounds().length) newTalk();
   state.profile = name;
   keep({ profile: name });
   byId("profile").value = name;
@@ -213,8 +217,7 @@ async function newProfile() {
   if (!name) return;
   const make = async () => {
     const made = await call("POST", "/api/profiles", { name });
-    state.profile = made.name;
-    await loadProfiles();
+    await loadProfiles(made.name);
     chooseProfile(made.name);
   };
   try {
@@ -271,6 +274,9 @@ async function load() {
   fillSettings(front);
   await loadProfiles();
   choosePolicy(kept().policy ?? front.default);
+  reopen();
+  refreshPair();
+  changed("talk pair");
   byId("studio").setAttribute("aria-busy", "false");
 }
 
@@ -283,6 +289,7 @@ async function start() {
   }));
   Object.assign(state, { profile: kept().profile ?? "default", mode: kept().mode ?? "outcome" });
   showAnswersBy(views);
+  setKeeping();
   setThread({ say, send, again: askAgain, carryOn: goOn });
   on("talk pair", drawThread);
   drawPrompt({ report, say });
@@ -307,6 +314,7 @@ async function start() {
   byId("policy").addEventListener("change", (event) => { stop(); choosePolicy(event.target.value); });
   byId("profile").addEventListener("change", (event) => chooseProfile(event.target.value));
   byId("new-profile").addEventListener("click", newProfile);
+  byId("new-talk").addEventListener("click", () => { stop(); newTalk(); byId("prompt").focus(); });
   for (const radio of document.querySelectorAll("[name=mode]")) {
     radio.checked = radio.value === state.mode;
     radio.addEventListener("change", () => { state.mode = radio.value; keep({ mode: radio.value }); drawLead(); redrawPicker(); });

@@ -169,7 +169,7 @@ export function showLast() {
 export const views = {
   told: (answer, text) => (cardOf(answer).note.textContent = text),
   described: (answer) => cardOf(answer).describe(policyFor(answer), answer),
-  grew: (answer, piece) => cardOf(answer).append(piece),
+  grew: (answer, piece) => { cardOf(answer).append(piece); changed("grown"); },
   ended: (answer) => {
     ended(cardOf(answer), answer);
     const waiting = live().map((one) => letterOf(one.side));
