@@ -309,7 +309,12 @@ def test_a_key_owns_what_it_made(keyed: dict[str, httpx.Client]) -> None:
         len(root.get("/api/votes").json()["votes"]) == 2
         and len(root.get("/api/audit").json()["records"]) == 1
     )
-    assert root.delete("/api/profiles/ann").json() == {"deleted": "ann", "votes": 1, "presets": 0}
+    assert root.delete("/api/profiles/ann").json() == {
+        "deleted": "ann",
+        "votes": 1,
+        "presets": 0,
+        "conversations": 0,
+    }
     assert anna.delete("/api/presets/mine").status_code == 200
 
 

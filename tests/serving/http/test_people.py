@@ -54,7 +54,12 @@ def test_a_profile_is_deleted_with_all_that_is_in_it(client: httpx.Client) -> No
     client.put("/api/presets/mine", json={"profile": "ann", "preference": {"short": 1}})
     client.post("/api/votes", json=VOTE)
     assert [p["votes"] for p in client.get("/api/profiles").json()["profiles"]] == [1, 1]
-    assert client.delete("/api/profiles/ann").json() == {"deleted": "ann", "votes": 1, "presets": 1}
+    assert client.delete("/api/profiles/ann").json() == {
+        "deleted": "ann",
+        "votes": 1,
+        "presets": 1,
+        "conversations": 0,
+    }
     assert client.delete("/api/profiles/ann").status_code == 404
     assert client.get("/api/votes?profile=ann").json()["votes"] == []
     assert client.get("/api/presets?profile=ann").json()["presets"] == []

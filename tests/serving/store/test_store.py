@@ -31,8 +31,7 @@ from hypothesis import strategies as st  # noqa: E402
 from paretune.core.errors import DataError, ParetuneError, PreferenceError, StoreError  # noqa: E402
 from paretune.core.preference import Preference  # noqa: E402
 from paretune.data.rows import Message  # noqa: E402
-from paretune.serving.store import database, tables  # noqa: E402
-from paretune.serving.store import store as store_module  # noqa: E402
+from paretune.serving.store import access, database, tables  # noqa: E402
 from paretune.serving.store.entries import AuditRecord, Vote, VotedAnswer  # noqa: E402
 from paretune.serving.store.store import Store  # noqa: E402
 from support import postgres  # noqa: E402
@@ -42,29 +41,6 @@ STORM = Path(__file__).parents[2] / "support" / "vote_storm.py"
 SOURCES = Path(database.__file__).parents[3]
 PROMPT = (Message("system", "Be brief."), Message("user", "Hi"))
 HALF = Preference.of({"concise": 0.5, "warm": 0.5})
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[postgres.Server]:
-    if not postgres.binary("initdb") or not postgres.binary("postgres"):
-        pytest.skip(postgres.MISSING)
-    with postgres.server() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a database that does not hold a store yet."""
-    if request.param == "sqlite":
-        return str(tmp_path / "store.sqlite")
-    return request.getfixturevalue("server").new_database()
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    opened = Store.open(url)
-    yield opened
-    opened.close()
 
 
 def sqlite_only(url: str) -> Path:
@@ -342,7 +318,7 @@ def test_a_log_that_grows_while_two_threads_look_is_not_taken_for_a_cut_one(
 
 def test_readers_do_not_wait_for_a_writer(url: str, store: Store) -> None:
     store.add_vote("ann", make_vote("x"))
-    with store._writing() as connection:
+    with store.writing() as connection:
         connection.execute(sa.text("DELETE FROM paretune_votes"))
         before = time.monotonic()
         assert len(store.votes()) == 1 and store.profile("ann").name == "ann"
@@ -352,10 +328,10 @@ def test_readers_do_not_wait_for_a_writer(url: str, store: Store) -> None:
 
 def test_a_writer_that_does_not_end_is_an_error_not_a_hang(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr(database, "PATIENCE", 1.0)
-    monkeypatch.setattr(store_module, "PATIENCE", 1.0)
+    monkeypatch.setattr(access, "PATIENCE", 1.0)
     one, two = Store.open(url), Store.open(url)
     one.add_vote("ann", make_vote("x"))
-    with one._writing() as connection:
+    with one.writing() as connection:
         connection.execute(sa.text("UPDATE paretune_profiles SET created = created"))
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("LOCK TABLE paretune_votes"))
@@ -403,7 +379,7 @@ def test_migrations_make_the_tables_of_the_code(store: Store) -> None:
 NEXT = '''"""A column that a later version needs."""
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None
+revision, down_revision, branch_labels, depends_on = "0004", "0003", None, None
 def upgrade():
     op.add_column("paretune_votes", sa.Column("note", sa.String(9), server_default="none", nullable=False))
     FAIL
@@ -415,7 +391,7 @@ def next_version(tmp_path: Path) -> Iterator[Path]:
     """The migrations of a version to come."""
     folder = tmp_path / "next %version" / "migrations"  # a percent sign is special to Alembic's configuration
     shutil.copytree(database.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0003_note.py").write_text(NEXT.replace("FAIL", ""))
+    (folder / "versions" / "v0004_note.py").write_text(NEXT.replace("FAIL", ""))
     return folder
 
 
@@ -432,12 +408,12 @@ def test_an_older_store_is_migrated_and_a_newer_one_refused(
         assert connection.execute(sa.text("SELECT note FROM paretune_votes")).scalar() == "none"
         assert (
             connection.execute(sa.text(f"SELECT version_num FROM {database.VERSION_TABLE}")).scalar()
-            == "0003"
+            == "0004"
         )
     assert old.add_vote("ann", make_vote("more")) > identity, "a server that still runs goes on"
     monkeypatch.undo()
     with pytest.raises(
-        StoreError, match=r"newer paretune created this store \(schema 0003, .*0002\); upgrade paretune"
+        StoreError, match=r"newer paretune created this store \(schema 0004, .*0003\); upgrade paretune"
     ):
         Store.open(url)
     for opened in (old, *stores):
@@ -448,7 +424,9 @@ def test_a_store_of_the_first_schema_is_opened_with_all_that_is_in_it(
     monkeypatch: pytest.MonkeyPatch, url: str, tmp_path: Path
 ) -> None:
     first = tmp_path / "first"
-    shutil.copytree(database.MIGRATIONS, first, ignore=shutil.ignore_patterns("__pycache__", "v0002*"))
+    shutil.copytree(
+        database.MIGRATIONS, first, ignore=shutil.ignore_patterns("__pycache__", "v0002*", "v0003*")
+    )
     monkeypatch.setattr(database, "MIGRATIONS", first)
     engine = database.open_engine(url)
     answer = '{"text": "a", "preference": {"x": 1.0}, "truncated": false}'
@@ -470,6 +448,7 @@ def test_a_store_of_the_first_schema_is_opened_with_all_that_is_in_it(
     store = Store.open(url)
     assert [(vote.profile, vote.owner) for vote in store.votes()] == [("ann", None)]
     assert store.add_vote("ann", make_vote("more")) > 1 and store.count_votes("soup")["ann"][0] >= 1
+    assert store.conversations.newest("ann") == [] and store.conversations.add("ann").profile == "ann"
     store.close()
 
 
@@ -521,7 +500,7 @@ def test_writers_wait_as_long_as_others_finish(tmp_path: Path, monkeypatch: pyte
     def write(store: Store) -> None:
         try:
             for _ in range(6):
-                with store._writing() as connection:
+                with store.writing() as connection:
                     name = f"p{time.monotonic_ns()}"
                     connection.execute(
                         sa.insert(tables.profiles).values(name=name, created=datetime(2026, 1, 1))
@@ -545,7 +524,7 @@ def test_a_migration_that_fails_changes_nothing(
 ) -> None:
     old = Store.open(url)
     old.add_vote("ann", make_vote("kept"))
-    (next_version / "versions" / "v0003_note.py").write_text(
+    (next_version / "versions" / "v0004_note.py").write_text(
         NEXT.replace("FAIL", 'op.execute("INSERT INTO nowhere VALUES (1)")')
     )
     monkeypatch.setattr(database, "MIGRATIONS", next_version)
@@ -708,14 +687,14 @@ def test_a_damaged_file(tmp_path: Path) -> None:
 
 def test_a_record_that_was_edited(store: Store) -> None:
     store.add_vote("ann", make_vote("x"))
-    with store._writing() as connection:
+    with store.writing() as connection:
         connection.execute(sa.text("UPDATE paretune_votes SET first = '{}'"))
     with pytest.raises(StoreError, match="a record that paretune did not write"):
         store.votes()
 
 
 def test_tables_that_are_gone(store: Store) -> None:
-    with store._writing() as connection:
+    with store.writing() as connection:
         connection.execute(sa.text("DROP TABLE paretune_votes"))
     with pytest.raises(StoreError, match="not as paretune made them"):
         store.votes()

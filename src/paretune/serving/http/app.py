@@ -17,7 +17,17 @@ from paretune import __version__
 from paretune.core.errors import ParetuneError, StoreError
 from paretune.serving.address import Address
 from paretune.serving.api_errors import ApiError, Failure, unreadable_body, validation_error
-from paretune.serving.http import audit, front, openai, profiles, ranking, scores, studio, votes
+from paretune.serving.http import (
+    audit,
+    conversations,
+    front,
+    openai,
+    profiles,
+    ranking,
+    scores,
+    studio,
+    votes,
+)
 from paretune.serving.metrics import CONTENT_TYPE
 from paretune.serving.service import Service
 from paretune.serving.store.database import StoreGoneError
@@ -65,7 +75,7 @@ def make_app(service: Service, address: Address = Address()) -> FastAPI:  # noqa
         },
     )
     app.state.service = service
-    for routes in (openai, front, scores, ranking, profiles, votes, audit, studio):
+    for routes in (openai, front, scores, ranking, profiles, votes, conversations, audit, studio):
         app.include_router(routes.router(service))
     _answer_errors(app)
     _declare_security(app, bool(address.keys.digests))

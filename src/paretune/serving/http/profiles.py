@@ -14,6 +14,7 @@ from paretune.serving.http.guard import Calling
 from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Service, require_own
 from paretune.serving.store.entries import Preset, Profile, checked_name
+from paretune.serving.store.store import Deleted
 
 
 class ProfileRequest(Body):
@@ -48,7 +49,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.delete("/profiles/{name:path}")
     def delete_profile(caller: Calling, name: Name) -> dict[str, Any]:
-        """Delete a profile with all its votes and presets. The profile that several keys share is an admin's to delete."""
+        """Delete a profile with all that is in it. The profile that several keys share is an admin's to delete."""
         store = service.require_person(caller, name)
         found = store.find_profile(name)
         if found is None:
@@ -56,8 +57,8 @@ def router(service: Service) -> APIRouter:
         if found.owner is None and not caller.admin:
             message = f"the profile {name!r} is shared by all API keys; only an admin's key deletes it"
             raise ApiError(403, message, "not_yours", "name")
-        votes, presets = store.delete_profile(name) or (0, 0)
-        return {"deleted": name, "votes": votes, "presets": presets}
+        deleted = store.delete_profile(name)
+        return {"deleted": name, **(deleted or Deleted(0, 0, 0))._asdict()}
 
     @routes.get("/presets")
     def presets(caller: Calling, profile: Name = "default") -> dict[str, Any]:

@@ -74,7 +74,7 @@ def configuration(app: FastAPI, address: Address) -> uvicorn.Config:
         guarding = CORSMiddleware(
             guarding,
             allow_origins=[origin.rstrip("/").lower() for origin in address.allow_origins],
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Retry-After"],
         )

@@ -1,1 +1,1 @@
-"""Data that a server must not lose: entries, tables, store, database, vote_pairs, person_votes, tastes."""
+"""Data that a server must not lose: entries, tables, store, conversations, access, database, vote_pairs, person_votes, tastes."""

@@ -1,23 +1,33 @@
-"""The values that a store keeps: profiles, presets, votes and audit records, checked when they are created."""
+"""The values that a store keeps: profiles, presets, votes, audit records and conversations, checked when they are created."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from paretune.core.errors import StoreError, suggest
 from paretune.core.preference import Preference
 from paretune.data.rows import Prompt, Row
 
 Winner = Literal["first", "second", "tie"]
+Role = Literal["user", "assistant"]
+Side = Literal["a", "b", "base"]
 
 LONGEST_NAME = 64
 LONGEST_POLICY = 200
+LONGEST_TITLE = 200
+LONGEST_TEXT = 1_000_000
+"""Characters of one turn, and of a system prompt."""
+LARGEST_ABOUT = 20_000
+"""Characters of what a turn holds beside its text, as JSON."""
+DEEPEST_ABOUT = 20
+"""Levels of objects and lists in it."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,108 @@ class AuditRecord:
     id: int = 0
     created: datetime | None = None
     strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation. A turn with several replies makes the conversation branch.
+
+    Attributes:
+        role: Who speaks.
+        content: What is said; may be empty.
+        parent: Id of the turn that it replies to; None for a first one.
+        side: Place of an answer where several were given to one turn.
+        policy: Name of the policy that answered.
+        preference: Weights by objective at which it answered.
+        about: Anything else that a client keeps with it, as JSON.
+        id: Rising number; set by the store.
+        created: Time in UTC; set by the store.
+
+    Raises:
+        StoreError: A value is not one of those expected, or is too long.
+    """
+
+    role: Role
+    content: str
+    parent: int | None = None
+    side: Side | None = None
+    policy: str | None = None
+    preference: Mapping[str, float] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    id: int = 0
+    created: datetime | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("role", self.role, get_args(Role)), ("side", self.side, get_args(Side))):
+            if value not in known and not (name == "side" and value is None):
+                raise StoreError(f"turn: unknown {name} {value!r:.60}; {suggest(str(value), known)}")
+        if not isinstance(self.content, str) or len(self.content) > LONGEST_TEXT:
+            raise StoreError(f"turn: expected a text of at most {LONGEST_TEXT} characters")
+        if self.policy is not None:
+            check_policy(self.policy)
+        check_about(self.about)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation of a person.
+
+    Attributes:
+        id: Rising number.
+        title: What it is listed under; that of its first user's turn until it is named.
+        profile: Name of the person.
+        created: Time in UTC.
+        updated: Time of the last change, in UTC.
+        system: System prompt; empty where there is none.
+        head: Id of the last turn of the branch that is shown; None before the first turn.
+        count: Number of turns.
+        turns: The turns by their ids; empty where conversations are listed.
+        owner: Name of the API key that made it; None is nobody's.
+    """
+
+    id: int
+    title: str
+    profile: str
+    created: datetime
+    updated: datetime
+    system: str = ""
+    head: int | None = None
+    count: int = 0
+    turns: tuple[Turn, ...] = ()
+    owner: str | None = None
+
+    @property
+    def branch(self) -> tuple[Turn, ...]:
+        """The turns from the first to the head."""
+        known = {turn.id: turn for turn in self.turns}
+        found: list[Turn] = []
+        turn = None if self.head is None else known.get(self.head)
+        while turn is not None:
+            found.append(turn)
+            # A reply is younger than what it replies to; in a damaged store this would never end.
+            turn = known.get(turn.parent) if turn.parent is not None and turn.parent < turn.id else None
+        return tuple(reversed(found))
+
+
+def check_about(about: object) -> None:
+    """Raise a StoreError unless ``about`` can be kept with a turn, and be sent as JSON."""
+    if not isinstance(about, Mapping):
+        raise StoreError(f"about: expected an object with fields, got {type(about).__name__}")
+    level: list[Any] = [about]
+    for _ in range(DEEPEST_ABOUT):
+        inner = [list(one.values()) if isinstance(one, Mapping) else one for one in level]
+        level = [part for parts in inner for part in parts if isinstance(part, Mapping | list)]
+        if not level:
+            break
+    else:
+        raise StoreError(f"about: nested too deeply; expected at most {DEEPEST_ABOUT} levels")
+    try:
+        text = json.dumps(about, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text.encode()
+    except (ValueError, TypeError) as error:
+        raise StoreError("about: expected JSON with finite numbers and whole unicode characters") from error
+    if len(text) > LARGEST_ABOUT:
+        raise StoreError(f"about: {len(text)} characters of JSON; expected at most {LARGEST_ABOUT}")
 
 
 def checked_name(name: object, what: str) -> str:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from paretune.core.errors import DataError
 from paretune.core.preference import Preference
 from paretune.data.person_votes import CURE, PersonVote
+from paretune.serving.store.access import SHARED
 from paretune.serving.store.entries import Vote
-from paretune.serving.store.store import SHARED, Store
+from paretune.serving.store.store import Store
 
 PRESET = "pal"
 """Name of the preset that a person gets."""

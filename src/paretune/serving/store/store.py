@@ -1,13 +1,9 @@
-"""The store of a server: profiles, presets, votes and audit records. What it has acknowledged is on disk."""
+"""The store of a server: profiles, presets, votes, audit records and conversations. What it has acknowledged is on disk."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -15,7 +11,9 @@ from paretune.core.errors import StoreError
 from paretune.core.preference import Preference
 from paretune.data.rows import Message
 from paretune.serving.store import tables
-from paretune.serving.store.database import PATIENCE, Presence, display_name, explained, open_engine
+from paretune.serving.store.access import LARGEST, Access, find_profile, insert_or, made_profile, now, utc
+from paretune.serving.store.conversations import Conversations, delete_all
+from paretune.serving.store.database import open_engine
 from paretune.serving.store.entries import (
     AuditRecord,
     Preset,
@@ -26,29 +24,31 @@ from paretune.serving.store.entries import (
     checked_name,
 )
 
-SHARED = "default"
-"""The profile that everybody may use."""
-_LARGEST = 2**63 - 1
+
+class Deleted(NamedTuple):
+    """Numbers of what was deleted with a profile."""
+
+    votes: int
+    presets: int
+    conversations: int
 
 
-class Store:
-    """Profiles, presets, votes and audit records in one database that several threads and several servers can share.
+class Store(Access):
+    """Profiles, presets, votes, audit records and conversations in one database that several threads and servers can share.
 
     A method that writes returns once the commit is on disk, so that it survives a killed process and, if the disk writes what
     it acknowledges, a power cut. Every method blocks; an async server calls it in a thread.
+
+    Attributes:
+        conversations: The conversations of the same database.
 
     Raises:
         StoreError: From every method, if the database cannot be used; the message states what to do.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        self._writer = engine.execution_options(writes=True)
-        self._name = display_name(engine.url)
-        # SQLite has one writer at a time, and the others poll; within a process they queue here instead.
-        self._turn = threading.BoundedSemaphore(1 if engine.dialect.name == "sqlite" else 2**16)
-        self._written = 0
-        self._presence = Presence(engine.url)
+        super().__init__(engine)
+        self.conversations = Conversations(self)
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> Store:
@@ -60,11 +60,6 @@ class Store:
         """
         return cls(open_engine(url, create))
 
-    def close(self) -> None:
-        """Close all connections."""
-        self._presence.make_closable()
-        self._engine.dispose()
-
     # Profiles and presets
 
     def profile(self, name: str, owner: str | None = None) -> Profile:
@@ -73,37 +68,38 @@ class Store:
         found = self.find_profile(name)
         if found is not None:
             return found
-        with self._writing() as connection:
-            row = _profile(connection, name, owner)
-        return Profile(row.name, _utc(row.created), row.owner)
+        with self.writing() as connection:
+            row = made_profile(connection, name, owner)
+        return Profile(row.name, utc(row.created), row.owner)
 
     def find_profile(self, name: str) -> Profile | None:
         """Return the profile of a name; None where there is none."""
-        with self._reading() as connection:
-            row = _find_profile(connection, checked_name(name, "profile"))
-        return None if row is None else Profile(row.name, _utc(row.created), row.owner)
+        with self.reading() as connection:
+            row = find_profile(connection, checked_name(name, "profile"))
+        return None if row is None else Profile(row.name, utc(row.created), row.owner)
 
     def profiles(self) -> list[Profile]:
         """Return all profiles with the numbers of their votes, the oldest first."""
         votes = sa.func.count(tables.votes.c.id).label("votes")
         query = sa.select(tables.profiles, votes).outerjoin(tables.votes).group_by(tables.profiles.c.id)
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query.order_by(tables.profiles.c.id)).all()
-        return [Profile(row.name, _utc(row.created), row.owner, row.votes) for row in rows]
+        return [Profile(row.name, utc(row.created), row.owner, row.votes) for row in rows]
 
-    def delete_profile(self, name: str) -> tuple[int, int] | None:
-        """Delete a profile with its votes and presets; return their numbers, or None where there is no such profile."""
+    def delete_profile(self, name: str) -> Deleted | None:
+        """Delete a profile with all that belongs to it; return the numbers, or None where there is no such profile."""
         name = checked_name(name, "profile")
-        with self._writing() as connection:
-            row = _find_profile(connection, name)
+        with self.writing() as connection:
+            row = find_profile(connection, name)
             if row is None:
                 return None
             votes, presets = (
                 connection.execute(sa.delete(table).where(table.c.profile == row.id)).rowcount
                 for table in (tables.votes, tables.presets)
             )
+            conversations = delete_all(connection, row.id)
             connection.execute(sa.delete(tables.profiles).where(tables.profiles.c.id == row.id))
-        return votes, presets
+        return Deleted(votes, presets, conversations)
 
     def save_preset(
         self, profile: str, name: str, policy: str, preference: Preference, owner: str | None = None
@@ -114,31 +110,31 @@ class Store:
         values = {
             "policy": policy,
             "preference": _preference_text(preference),
-            "updated": _now(),
+            "updated": now(),
             "owner": owner,
         }
-        with self._writing() as connection:
-            key = {"profile": _profile(connection, profile, owner).id, "name": name}
+        with self.writing() as connection:
+            key = {"profile": made_profile(connection, profile, owner).id, "name": name}
             update = sa.update(tables.presets).filter_by(**key).values(values)
             if not connection.execute(update).rowcount:
-                _insert_or(connection, sa.insert(tables.presets).values(**key, **values), update)
-        return Preset(profile, name, policy, preference, _utc(values["updated"]), owner)
+                insert_or(connection, sa.insert(tables.presets).values(**key, **values), update)
+        return Preset(profile, name, policy, preference, utc(values["updated"]), owner)
 
     def presets(self, profile: str | None = None) -> list[Preset]:
         """Return the presets of a profile, or of all, sorted by name; an unknown profile has none."""
         query = sa.select(tables.presets, tables.profiles.c.name.label("person")).join(tables.profiles)
         if profile is not None:
             query = query.where(tables.profiles.c.name == checked_name(profile, "profile"))
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query.order_by(tables.profiles.c.id, tables.presets.c.name)).all()
-        with self._sound():
+        with self.sound():
             return [
                 Preset(
                     row.person,
                     row.name,
                     row.policy,
                     _preference(row.preference),
-                    _utc(row.updated),
+                    utc(row.updated),
                     row.owner,
                 )
                 for row in rows
@@ -148,7 +144,7 @@ class Store:
         """Delete a preset; return whether there was one."""
         profile, name = checked_name(profile, "profile"), checked_name(name, "preset")
         person = sa.select(tables.profiles.c.id).where(tables.profiles.c.name == profile).scalar_subquery()
-        with self._writing() as connection:
+        with self.writing() as connection:
             deleted = connection.execute(
                 sa.delete(tables.presets).where(
                     tables.presets.c.profile == person, tables.presets.c.name == name
@@ -162,7 +158,7 @@ class Store:
         """Save a vote and return its id; the first vote of a person creates the profile, for the vote's owner."""
         profile = checked_name(profile, "profile")
         values = {
-            "created": _now(),
+            "created": now(),
             "policy": vote.policy,
             "prompt": json.dumps([[m.role, m.content] for m in vote.prompt]),
             "first": _answer_text(vote.first),
@@ -171,8 +167,8 @@ class Store:
             "objective": None if vote.objective is None else json.dumps(vote.objective),
             "owner": vote.owner,
         }
-        with self._writing() as connection:
-            person = _profile(connection, profile, vote.owner).id
+        with self.writing() as connection:
+            person = made_profile(connection, profile, vote.owner).id
             inserted = connection.execute(sa.insert(tables.votes).values(profile=person, **values))
             assert inserted.inserted_primary_key is not None
             return int(inserted.inserted_primary_key[0])
@@ -201,20 +197,20 @@ class Store:
         """
         query = _vote_query(profile, policy)
         if before is not None:
-            query = query.where(tables.votes.c.id < max(0, min(before, _LARGEST)))
+            query = query.where(tables.votes.c.id < max(0, min(before, LARGEST)))
         if owner is not None:
             query = query.where(sa.or_(tables.votes.c.owner == owner, tables.votes.c.owner.is_(None)))
-        return self._read_votes(query.order_by(tables.votes.c.id.desc()).limit(min(limit, _LARGEST)))
+        return self._read_votes(query.order_by(tables.votes.c.id.desc()).limit(min(limit, LARGEST)))
 
     def vote(self, identity: int) -> Vote | None:
         """Return the vote of an id; None where there is none."""
-        found = self._read_votes(_vote_query().where(tables.votes.c.id == min(identity, _LARGEST)))
+        found = self._read_votes(_vote_query().where(tables.votes.c.id == min(identity, LARGEST)))
         return found[0] if found else None
 
     def delete_vote(self, identity: int) -> bool:
         """Delete a vote; return whether there was one."""
-        with self._writing() as connection:
-            vote = sa.delete(tables.votes).where(tables.votes.c.id == min(identity, _LARGEST))
+        with self.writing() as connection:
+            vote = sa.delete(tables.votes).where(tables.votes.c.id == min(identity, LARGEST))
             return bool(connection.execute(vote).rowcount)
 
     def count_votes(self, policy: str, profile: str | None = None) -> dict[str, tuple[int, int]]:
@@ -224,14 +220,14 @@ class Store:
         query = query.join(tables.votes).where(votes.policy == policy)
         if profile is not None:
             query = query.where(tables.profiles.c.name == checked_name(profile, "profile"))
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query.group_by(tables.profiles.c.id).order_by(tables.profiles.c.id))
             return {name: (count, last) for name, count, last in rows}
 
     def _read_votes(self, query: sa.Select[Any]) -> list[Vote]:
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query).all()
-        with self._sound():
+        with self.sound():
             return [_vote(row) for row in rows]
 
     # Audit
@@ -240,14 +236,14 @@ class Store:
         """Save an audit record and return its id."""
         check_policy(record.policy)
         values = {
-            "created": _now(),
+            "created": now(),
             "policy": record.policy,
             "used": _preference_text(record.used),
             "asked": None if record.asked is None else _preference_text(record.asked),
             "request": json.dumps([record.model, record.client, record.request_id, *_strength(record)]),
             "owner": record.client or None,
         }
-        with self._writing() as connection:
+        with self.writing() as connection:
             inserted = connection.execute(sa.insert(tables.audit).values(values))
             assert inserted.inserted_primary_key is not None
             return int(inserted.inserted_primary_key[0])
@@ -261,62 +257,15 @@ class Store:
         """
         if limit < 1:
             raise StoreError(f"audit: expected a limit of at least 1, got {limit}")
-        query = sa.select(tables.audit).order_by(tables.audit.c.id.desc()).limit(min(limit, _LARGEST))
+        query = sa.select(tables.audit).order_by(tables.audit.c.id.desc()).limit(min(limit, LARGEST))
         if before is not None:
-            query = query.where(tables.audit.c.id < max(0, min(before, _LARGEST)))
+            query = query.where(tables.audit.c.id < max(0, min(before, LARGEST)))
         if client is not None:
             query = query.where(tables.audit.c.owner == client)
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query).all()
-        with self._sound():
+        with self.sound():
             return [_audit_record(row) for row in rows]
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        self._presence.check()
-        with explained(self._name), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        """Yield a connection in a transaction that is committed at the end of the context."""
-        written = -1
-        while not self._turn.acquire(timeout=PATIENCE):
-            if written == self._written:  # nobody has finished in all this time
-                raise StoreError(f"{self._name}: too many requests write to the store at once; try again")
-            written = self._written
-        try:
-            self._presence.check()
-            with explained(self._name), self._writer.begin() as connection:
-                yield connection
-            self._presence.check()  # else what was committed may be in a file that is gone
-            self._written += 1
-        finally:
-            self._turn.release()
-
-    @contextmanager
-    def _sound(self) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise StoreError(
-                f"{self._name}: a record that paretune did not write ({error}); restore a copy of the store"
-            ) from error
-
-
-def _find_profile(connection: sa.Connection, name: str) -> sa.Row[Any] | None:
-    return connection.execute(sa.select(tables.profiles).where(tables.profiles.c.name == name)).one_or_none()
-
-
-def _profile(connection: sa.Connection, name: str, owner: str | None) -> sa.Row[Any]:
-    """Return the row of a profile; create it where there is none. The profile ``default`` belongs to nobody."""
-    row = _find_profile(connection, name)
-    if row is None:
-        values = {"name": name, "created": _now(), "owner": None if name == SHARED else owner}
-        _insert_or(connection, sa.insert(tables.profiles).values(values))
-        row = _find_profile(connection, name)
-        assert row is not None
-    return row
 
 
 def _vote_query(profile: str | None = None, policy: str | None = None) -> sa.Select[Any]:
@@ -324,25 +273,6 @@ def _vote_query(profile: str | None = None, policy: str | None = None) -> sa.Sel
     if profile is not None:
         query = query.where(tables.profiles.c.name == checked_name(profile, "profile"))
     return query if policy is None else query.where(tables.votes.c.policy == policy)
-
-
-def _insert_or(connection: sa.Connection, insert: sa.Insert, instead: sa.Update | None = None) -> None:
-    """Insert a row; if another process has inserted it, execute ``instead``."""
-    try:
-        with connection.begin_nested():
-            connection.execute(insert)
-    except sa.exc.IntegrityError:
-        if instead is not None:
-            connection.execute(instead)
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)
-
-
-def _utc(stored: Any) -> datetime:
-    assert isinstance(stored, datetime)
-    return stored.replace(tzinfo=timezone.utc)
 
 
 def _preference_text(preference: Preference) -> str:
@@ -370,7 +300,7 @@ def _answer(text: str) -> VotedAnswer:
 def _audit_record(row: sa.Row[Any]) -> AuditRecord:
     model, client, request_id, *strength = json.loads(row.request)
     asked = None if row.asked is None else _preference(row.asked)
-    used, created = _preference(row.used), _utc(row.created)
+    used, created = _preference(row.used), utc(row.created)
     return AuditRecord(row.policy, used, asked, model, client, request_id, row.id, created, *strength)
 
 
@@ -389,6 +319,6 @@ def _vote(row: sa.Row[Any]) -> Vote:
         objective=None if row.objective is None else json.loads(row.objective),
         profile=row.person,
         id=row.id,
-        created=_utc(row.created),
+        created=utc(row.created),
         owner=row.owner,
     )
