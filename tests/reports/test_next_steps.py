@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from paretune.fronts.record import FrontRecord
-from paretune.reports.next_steps import commands, next_steps, what_next
+from paretune.reports.next_steps import next_steps
+from paretune.reports.use import commands, standing_of_use, what_next
+from paretune.reports.wording import NO_EFFECT
 from support.records import figure, point, policy, record
 from support.records import test as paired
 
@@ -68,7 +72,6 @@ def test_no_movement_asks_for_steps_and_says_how_many_prompts_would_show_it() ->
 def test_a_preference_without_effect_is_named_whatever_shows_it() -> None:
     same = told(made(spread=0.0))
     assert "modpo: the answers are the same at every preference" in same
-    assert "such as dpo-soup." in same, "the method complained about is no cure"
     assert "60 prompts do not tell apart" in told(made(spread=0.1))
     for spread, seen in (
         (0.1, True),
@@ -111,6 +114,7 @@ def test_commands_name_the_run_and_its_best_policy() -> None:
     assert lines == [
         "paretune serve runs/mine",
         "paretune choose runs/mine --policy mod",
+        'paretune choose runs/mine --policy mod --floor "concise >= -5.30 and warm >= -4.30"',
         "paretune export runs/mine runs/mine-exported --policy mod -p concise=0.5,warm=0.5",
         "paretune status runs/mine",
     ]
@@ -131,4 +135,85 @@ def test_a_weak_judge_and_one_that_saw_the_prompts_are_named() -> None:
 
 def test_scores_of_policies_trained_elsewhere_can_only_be_chosen_from() -> None:
     elsewhere = made().model_copy(update={"stages": ()})
-    assert [line for line, _ in commands(elsewhere, ".")] == ["paretune choose ."]
+    assert [line for line, _ in commands(elsewhere, ".")] == [
+        "paretune choose .",
+        'paretune choose . --floor "concise >= -5.30 and warm >= -4.30"',
+    ]
+
+
+COST = {"adapters": 2, "passes": 1}
+CONDITIONED = {"adapters": 1, "passes": 1}
+
+
+@pytest.mark.parametrize(
+    "costs, named",
+    [
+        ([CONDITIONED], True),
+        ([COST], False),  # a soup of an adapter for each objective is what would be advised
+        ([CONDITIONED, COST], False),
+        ([None], False),
+    ],
+)
+def test_a_method_is_advised_only_where_it_is_another_way_than_those_of_the_run(
+    costs: list[dict[str, int] | None], named: bool
+) -> None:
+    values = made(spread=0.1).model_dump(mode="json")
+    (one,) = values["policies"]
+    values["policies"] = [{**one, "name": f"policy-{n}", "cost": cost} for n, cost in enumerate(costs)]
+    text = told(FrontRecord.model_validate(values))
+    assert NO_EFFECT in text and ("such as dpo-soup" in text) == named and "take modpo" not in text
+
+
+def test_a_policy_of_the_run_that_follows_the_preference_is_what_is_advised() -> None:
+    values, good = made(spread=0.1).model_dump(mode="json"), made().model_dump(mode="json")
+    values["policies"][0]["cost"] = CONDITIONED
+    values["policies"].append({**good["policies"][0], "name": "soup", "title": "A soup"})
+    text = told(FrontRecord.model_validate(values))
+    assert "or take A soup, whose answers follow it in this run" in text and "dpo-soup" not in text
+
+
+def test_answers_that_collapse_never_ask_for_longer_training() -> None:
+    broken = made(movement=0.2, spread=0.1).model_dump(mode="json")
+    broken["policies"][0]["points"][1]["collapse_rate"] = 0.5
+    text = told(FrontRecord.model_validate(broken))
+    assert "Train it less" in text and "Train longer" not in text
+    assert "Train longer" in told(made(movement=0.2, spread=0.1))
+
+
+def test_policies_that_are_shown_to_be_worse_are_not_passed_over() -> None:
+    tests = [
+        paired("modpo", "base", -0.9, "base above"),
+        paired("modpo", "mixture of corners", -0.4, "mixture of corners above"),
+    ]
+    text = told(made(comparisons=tests))
+    assert "modpo is shown to be worse than the base model, by 0.90 deviations" in text
+    assert "modpo is shown to be worse than the mixture of corners, by 0.40 deviations" in text
+    assert "did better" not in text
+    better = [*tests, paired("modpo", "mod", -0.5, "mod above")]
+    assert "mod did better on these prompts" in told(made(comparisons=better))
+    assert standing_of_use(made(comparisons=tests)).startswith(
+        "modpo is worse than the base model, and its dial"
+    )
+
+
+def test_more_prompts_are_a_command_where_the_run_holds_them_out() -> None:
+    assert [step.change for step in next_steps(made(movement=0.2))] == [""]
+    page = what_next(made(movement=0.2, splits={"test": 400}))
+    assert "paretune run config.yaml folder=. evaluate.prompts=380" in page
+    cut = what_next(made(cut=0.7, sampling={"max_new_tokens": 48}))
+    assert "paretune run config.yaml folder=. sampling.max_new_tokens=96" in cut
+
+
+def test_what_a_policy_is_good_for_is_what_its_verdicts_say() -> None:
+    above, open_ = (
+        [paired("modpo", "base", 0.5, verdict)] for verdict in ("modpo above", "no difference shown")
+    )
+    assert standing_of_use(made(comparisons=above)) == (
+        "modpo is better than the base model, and its dial is shown to move concise and warm."
+    )
+    assert standing_of_use(made(comparisons=open_)).startswith(
+        "modpo is not shown to be better than the base"
+    )
+    still = standing_of_use(made(spread=0.1, comparisons=above))
+    assert still.endswith("but no effect of the preference is shown: its dial is not shown to do anything.")
+    assert standing_of_use(made()).startswith("modpo was not compared with the base model; its dial is shown")

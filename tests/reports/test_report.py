@@ -255,7 +255,8 @@ def test_numbers_that_do_not_exist_are_a_dash(tmp_path, nothing):
     )
     page = page_of(run, tmp_path)
     assert not re.search(r"\b(nan|None|null|undefined)\b", page.text, re.IGNORECASE)
-    assert "MODPO has concise at −2.0 (base model −6.1)" in page.text, "no movement is claimed"
+    summary = wording.summary(parsed(run))
+    assert "MODPO has concise at −2.0 (base model −6.1)" in summary, "no movement is claimed"
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert '<td class="num">-</td>' in source and "nan" not in "".join(re.findall(r' d="[^"]*"', source))
     write_picture(parsed(run), tmp_path / "front.png")

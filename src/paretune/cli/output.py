@@ -51,7 +51,7 @@ def tell_report(report: Path, as_json: bool = False) -> None:
     """Print what a finished run found, and where its report is."""
     from paretune.cli.verdicts import facts_of, render
     from paretune.fronts.record import FILE, FrontRecord
-    from paretune.reports.next_steps import commands
+    from paretune.reports.use import commands
 
     record = FrontRecord.read(report.parent / FILE)
     if as_json:

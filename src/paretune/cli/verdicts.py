@@ -37,7 +37,7 @@ def facts_of(record: FrontRecord) -> dict[str, Any]:
         "cautions": list(record.cautions),
         "trade_offs": {policy.name: bought(record, policy) for policy in record.policies},
         "verdicts": sentences(record),
-        "next": [{"finding": step.finding, "cure": step.cure} for step in next_steps(record)],
+        "next": [vars(step) for step in next_steps(record)],
         "reference_point": dict(zip(record.objectives, record.reference_point, strict=True)),
         "hypervolumes": {name: figure.to_dict() for name, figure in rows},
     }

@@ -1,24 +1,23 @@
-"""What to do next, from the causes that a record knows: each finding with its cure, and the commands that use the run."""
+"""What stands in the way of a run, from the causes that its record knows: each finding with its cure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from paretune.fronts.front import Interval
 from paretune.fronts.indicators import STEERABLE
 from paretune.fronts.inference import MOST_PROMPTS
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
 from paretune.reports.findings import COLLAPSE_FLAG, CUT_FLAG
-from paretune.reports.page import section
+from paretune.reports.needed import prompts_needed, rounded
 from paretune.reports.wording import (
+    MIXTURE,
     NO_EFFECT,
     called,
     following,
     known,
-    leading,
     listing,
     number,
     percent,
@@ -36,15 +35,17 @@ class NextStep:
     Attributes:
         finding: What was seen.
         cure: What to do about it.
+        change: The setting of the run that does it, as ``key=value``; empty where none does by itself.
     """
 
     finding: str
     cure: str
+    change: str = ""
 
 
 def next_steps(record: FrontRecord) -> list[NextStep]:
     """Return what to do next, the most basic first; empty where nothing stands in the way of using the run."""
-    causes = (_cut, _weak_judge, _collapsed, _unmoved, _ignoring, _unseen)
+    causes = (_cut, _weak_judge, _collapsed, _below, _unmoved, _ignoring, _unseen)
     return [step for cause in causes for step in cause(record)]
 
 
@@ -64,6 +65,7 @@ def _cut(record: FrontRecord) -> Iterator[NextStep]:
     yield NextStep(
         f"{share} of the answers were cut{limit}, so scores, lengths above all, are partly those of the limit.",
         f"Raise sampling.max_new_tokens{larger}; training is reused.",
+        f"sampling.max_new_tokens={2 * most}" if isinstance(most, int) else "",
     )
 
 
@@ -89,9 +91,14 @@ def _weak_judge(record: FrontRecord) -> Iterator[NextStep]:
             )
 
 
+def _collapses(policy: MeasuredPolicy) -> list[Point]:
+    """Return the points of a policy at which too many answers collapse."""
+    return [p for p in policy.points if known(p.collapse_rate) and p.collapse_rate > COLLAPSE_FLAG]
+
+
 def _collapsed(record: FrontRecord) -> Iterator[NextStep]:
     for policy in record.policies:
-        bad = [p for p in policy.points if known(p.collapse_rate) and p.collapse_rate > COLLAPSE_FLAG]
+        bad = _collapses(policy)
         if bad:
             yield NextStep(
                 f"{policy.label}: answers collapse at {len(bad)} of {len(policy.points)} preferences "
@@ -99,6 +106,40 @@ def _collapsed(record: FrontRecord) -> Iterator[NextStep]:
                 f"Train it less or closer to the base model: lower train.learning_rate or train.steps, or raise "
                 f"methods.{policy.name}.beta where it has one.",
             )
+
+
+def _below(record: FrontRecord) -> Iterator[NextStep]:
+    """Yield what to do about policies that are shown to be worse than the base model, or than the mixture of corners."""
+    for other, cure in (
+        ("base model", "Read its answers before its scores. Lower train.learning_rate or train.steps, and check with"
+         " `paretune data inspect` that the scorer agrees with the data"),
+        (MIXTURE, "What it learned is worth less than its single-objective models"),
+    ):  # fmt: skip
+        tests = [test for test in record.comparisons if called(record, test.second) == other]
+        for test in tests:
+            if winner(test) == test.second:
+                better = _instead(record, test, other)
+                yield NextStep(
+                    f"{called(record, test.first)} is shown to be worse than the {other}, by {number(-test.difference, 2)} "
+                    "deviations.",
+                    f"{cure}{better}.",
+                )
+
+
+def _instead(record: FrontRecord, lower: PairedTest, other: str) -> str:
+    """Return which policy of the run to use instead: one that is shown above the lower one, or above what that is below."""
+    above = [
+        test
+        for test in record.comparisons
+        if winner(test) == test.first and (test.second == lower.first or called(record, test.second) == other)
+    ] + [test for test in record.comparisons if winner(test) == test.second and test.first == lower.first]
+    names = [test.first if winner(test) == test.first else test.second for test in above]
+    titles = [
+        called(record, name)
+        for name in dict.fromkeys(names)
+        if called(record, name) not in ("base model", MIXTURE)
+    ]
+    return f". {listing(titles[:2], 'or')} did better on these prompts" if titles else ""
 
 
 def _unmoved(record: FrontRecord) -> Iterator[NextStep]:
@@ -136,26 +177,29 @@ def _still(record: FrontRecord, policy: MeasuredPolicy, still: list[tuple[str, I
         f"{policy.label} shows no movement on {names}; {record.num_prompts} held-out prompts leave {number(half, 2)} deviations "
         "open on either side."
     )
-    cure = "Train longer (double train.steps), or on more prompts"
+    cure = (
+        "Train on more prompts"
+        if _collapses(policy)
+        else "Train longer (double train.steps), or on more prompts"
+    )
+    change = ""
     if most[1].value > 0:
-        enough = _enough(record.num_prompts, half, most[1].value)
+        enough = prompts_needed(record.num_prompts, most[1])
         if enough is not None:
             cure += (
                 f"; or measure on more: about {enough} held-out prompts would show the movement of {most[0]} as measured "
                 f"({number(most[1].value, 2)} deviations)"
             )
+            change = _more_prompts(record, enough)
     else:
         cure += "; more held-out prompts would not help, as the measured movement is not upwards"
-    return NextStep(finding, f"{cure}. `paretune advise DATA --run RUN` gives the numbers.")
+    return NextStep(finding, f"{cure}. `paretune advise DATA --run RUN` gives the numbers.", change)
 
 
-def _enough(prompts: int, half: float, value: float) -> str | None:
-    """Return how many prompts make an interval of half the width ``half`` exclude 0 for ``value``; None for too many to say.
-
-    Its width falls with the square root of their number.
-    """
-    count = prompts * (half / value) ** 2
-    return None if not math.isfinite(count) or count > MOST_PROMPTS else number(float(f"{count:.2g}"), 0)
+def _more_prompts(record: FrontRecord, enough: str) -> str:
+    """Return the setting that measures on so many prompts, where the run holds out as many."""
+    count = int(enough.replace(",", ""))
+    return f"evaluate.prompts={count}" if record.num_prompts < count <= record.splits.get("test", 0) else ""
 
 
 def _ignoring(record: FrontRecord) -> Iterator[NextStep]:
@@ -176,19 +220,24 @@ def _ignoring(record: FrontRecord) -> Iterator[NextStep]:
             continue
         found.setdefault(why, []).append(policy)
     for why, policies in found.items():
-        cure = (
-            "Train longer (train.steps), and check with `paretune data inspect` that the objectives disagree on a fair "
-            "share of the pairs"
-        )
-        others = [name for name in ("dpo-soup", "modpo") if name not in {policy.name for policy in policies}]
-        if others:
-            cure += (
-                f"; or take a method that trains each objective by itself, such as {listing(others, 'or')}"
-            )
         yield NextStep(
             f"{listing([policy.label for policy in policies])}: {why}, so {NO_EFFECT}.",
-            f"{cure}.",
+            f"{_steered(record, policies)}.",
         )
+
+
+def _steered(record: FrontRecord, policies: Sequence[MeasuredPolicy]) -> str:
+    """Return what may make answers follow the preference; a method is named only where it is another way than this run's."""
+    check = "check with `paretune data inspect` that the objectives disagree on a fair share of the pairs"
+    collapses = any(map(_collapses, policies))
+    cure = check[:1].upper() + check[1:] if collapses else f"Train longer (train.steps), and {check}"
+    follow = [policy.label for policy in record.policies if following(policy)[0]]
+    if follow:
+        return f"{cure}; or take {listing(follow, 'or')}, whose answers follow it in this run"
+    # Where a policy of this run has an adapter for each objective, that is no change, or it did not help.
+    if all(policy.cost and policy.cost.adapters < len(record.objectives) for policy in record.policies):
+        cure += "; or take a method that trains each objective by itself, such as dpo-soup"
+    return cure
 
 
 def _unseen(record: FrontRecord) -> Iterator[NextStep]:
@@ -202,64 +251,18 @@ def _unseen(record: FrontRecord) -> Iterator[NextStep]:
         f"{len(open_)} of {len(record.comparisons)} comparisons show{'s' * (len(open_) == 1)} no difference; {record.num_prompts} "
         f"held-out prompts could have shown one of {seen} deviations."
     )
+    change = ""
     if least is None or _prompts(least) > MOST_PROMPTS:
-        cure = "What was measured is too close to nothing: more prompts would not show it. Train longer, or take them as equal."
+        cure = "What was measured is too close to nothing: more prompts would not show it. Choose by answers or by cost."
     else:
         pair = f"{called(record, least.first)} and {called(record, least.second)}"
         cure = (
-            f"About {number(float(f'{_prompts(least):.2g}'), 0)} held-out prompts would show the difference of {pair} as measured: "
+            f"About {rounded(_prompts(least))} held-out prompts would show the difference of {pair} as measured: "
             "name more under data.test, or give data.splits.test a larger share (evaluate.prompts limits them)."
         )
-    yield NextStep(finding, cure)
+        change = _more_prompts(record, rounded(_prompts(least)))
+    yield NextStep(finding, cure, change)
 
 
 def _prompts(test: PairedTest) -> int:
     return test.enough_prompts or MOST_PROMPTS + 1
-
-
-def commands(record: FrontRecord, run: str) -> list[tuple[str, str]]:
-    """Return the commands that use a run, ready to copy, each with what it does.
-
-    Args:
-        record: The record of the run.
-        run: The run's folder, as the commands are to name it.
-    """
-    if not record.policies:
-        return []
-    best, trained = (
-        leading(record),
-        bool(record.stages),
-    )  # of policies that were trained elsewhere there are only scores
-    several = f" --policy {best.name}" if len(record.policies) > 1 else ""
-    points = [point for point in best.points if max(point.preference.values()) < 1] or list(best.points)
-    middle = min(points, key=lambda point: max(point.preference.values()))
-    preference = ",".join(f"{name}={weight:g}" for name, weight in middle.preference.items())
-    folder = "exported" if run == "." else f"{run.rstrip('/')}-exported"
-    choose = (f"paretune choose {run}{several}", "the knee, and stops of a dial with the scores to expect")
-    if not trained:
-        return [choose]
-    return [
-        (f"paretune serve {run}", "the dial in a browser, and the OpenAI API"),
-        choose,
-        (
-            f"paretune export {run} {folder}{several} -p {preference}",
-            "a LoRA at one preference, for other servers",
-        ),
-        (f"paretune status {run}", "what was done, in which time"),
-    ]
-
-
-def what_next(record: FrontRecord) -> str:
-    """Return the section of the report."""
-    steps = "".join(
-        f"<li>{escape(step.finding)} <b>{escape(step.cure)}</b></li>" for step in next_steps(record)
-    )
-    steps = steps or "<li>Nothing that this page knows of stands in the way of using it.</li>"
-    lines = "".join(
-        f"<dt><code>{escape(line)}</code></dt><dd>{escape(what)}</dd>" for line, what in commands(record, ".")
-    )
-    return section(
-        "next",
-        "What to do next",
-        f"<ul>{steps}</ul><p>In the folder of this page:</p><dl>{lines}</dl>",
-    )

@@ -24,12 +24,13 @@ from paretune.reports.findings import (
     steerability,
 )
 from paretune.reports.how_trained import conflicts, floors
-from paretune.reports.next_steps import what_next
 from paretune.reports.page import badge, plain_badge, section, table
 from paretune.reports.plots import parallel
 from paretune.reports.response_plots import along, ternary
 from paretune.reports.scatter import View, scatter
 from paretune.reports.scorers import asked_of, judged_by
+from paretune.reports.tiles import headline, tiles
+from paretune.reports.use import what_next
 from paretune.reports.verdicts import comparisons, ends, side_effects, trade_offs
 from paretune.reports.wording import (
     MIXTURE,
@@ -46,8 +47,6 @@ from paretune.reports.wording import (
     percent,
     places,
     preference,
-    standing,
-    summary,
 )
 
 
@@ -167,15 +166,14 @@ def _selection(
 
 
 def _head(record: FrontRecord) -> str:
-    against = standing(record, MIXTURE)
-    if against:
-        against = f"{against[:1].upper()}{against[1:]}; the mixture draws one of the single-objective models for each answer. "
     return (
         f'<header><p class="over">{escape(record.name)} · {escape(record.model)} · '
-        f"{escape(record.created)} · paretune {escape(record.version)}</p><h1>{escape(summary(record))}</h1>"
-        f'<p class="lead">{escape(against)}Above means that, averaged over all tastes, its answers score higher; judged on '
-        f'{record.num_prompts} held-out prompts. {escape(luck(record))} <a href="#reading">How to read this page</a></p>'
+        f"{escape(record.created)} · paretune {escape(record.version)}</p><h1>{escape(headline(record))}</h1>"
         f"{''.join(f'<p class=caution>⚠ {escape(text)}</p>' for text in record.cautions)}"
+        f"{tiles(record)}"
+        f'<p class="lead">Better means that, averaged over all tastes, answers score higher; judged on {record.num_prompts} '
+        "held-out prompts, all tests of this page together. A deviation is how far single answers' scores lie apart. "
+        f'{escape(luck(record))} <a href="#reading">How to read this page</a></p>'
         "</header>"
     )
 

@@ -6,6 +6,7 @@ from html import escape
 
 from paretune.fronts.inference import MOST_PROMPTS
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest
+from paretune.reports.needed import rounded
 from paretune.reports.page import badge, bounded, section, table
 from paretune.reports.plots import SHAPES, strip
 from paretune.reports.wording import (
@@ -112,7 +113,7 @@ def _enough(test: PairedTest) -> str:
         return NOTHING
     if test.enough_prompts > MOST_PROMPTS:
         return f"&gt; {number(MOST_PROMPTS, 0)}"
-    return number(float(f"{test.enough_prompts:.2g}"), 0)
+    return rounded(test.enough_prompts)
 
 
 def ends(record: FrontRecord) -> str:
