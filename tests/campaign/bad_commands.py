@@ -111,6 +111,7 @@ def base(made: World) -> dict[str, tuple[str, ...]]:
         "data select": (data, "--k", "2"),
         "score fit": (str(made.folder / "many.jsonl"), "--objective", "good", "--folder", "head"),
         "score rate": (data, "rated.jsonl", "--scorer", "{objective: short, rule: length, unit: words}"),
+        "score check": (data, "--scorer", "{objective: short, rule: length, unit: words}"),
         "score pairs": (data, "pairs.jsonl", "--scorer", f"{{objective: kind, judge: {rubric}, model: {model}, pairs: 1}}"),
         "config schema": (),
         "methods": (),

@@ -12,6 +12,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.scoring import bradley_terry as bt
 from paretune.scoring import encoder as encode
+from paretune.scoring.agreement import wilson
 from paretune.scoring.neural import bradley_terry
 from paretune.scoring.scorer import build_scorer
 
@@ -89,10 +90,10 @@ def test_accuracy_counts_a_tie_half():
 
 def test_wilson_by_hand():
     # 8 of 10: the tabulated 95 % interval is 0.490 to 0.943; the ends of the scale stay inside it.
-    assert bt.wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert bt.wilson(1.0, 10)[1] == 1.0
-    assert bt.wilson(0.0, 10)[0] == 0.0
-    narrow, wide = bt.wilson(0.6, 400), bt.wilson(0.6, 40)
+    assert wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(1.0, 10)[1] == 1.0
+    assert wilson(0.0, 10)[0] == 0.0
+    narrow, wide = wilson(0.6, 400), wilson(0.6, 40)
     assert wide[0] < narrow[0] < 0.6 < narrow[1] < wide[1]
 
 

@@ -18,9 +18,10 @@ from paretune.data.rows import Message, Row
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import ends, pack, packed_states
 from paretune.models.reward_heads import RewardModel, log_lengths, states
+from paretune.scoring.agreement import agreement, calibration_error
 from paretune.scoring.scorer import build_scorer, score_dataset
 from paretune.training.loop import Training
-from paretune.training.reward_fit import Measured, agreement, calibration_error, fit_reward_model, report_of
+from paretune.training.reward_fit import Measured, fit_reward_model, report_of
 from paretune.training.reward_models import LabelledTable, labelled_table, pair_losses
 from paretune.training.token_tables import Limit
 from support.kills import killed
@@ -173,7 +174,7 @@ def test_calibration_and_agreement() -> None:
 
 def test_a_report_of_known_rewards() -> None:
     labels = torch.tensor([[1.0], [-1.0], [0.0], [1.0]])
-    table = LabelledTable((), labels, torch.ones(4), torch.zeros(4), (0, 0, 1, 2))
+    table = LabelledTable((), labels, torch.ones(4), torch.zeros(4), ("p", "p", "q", "r"))
     rewards = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [0.0, 1.0]])[:, :, None]
     logs = np.log(np.array([[2.0, 1.0], [1.0, 4.0], [1.0, 1.0], [1.0, 2.0]]))
     part = Measured(table, rewards, logs)
@@ -183,6 +184,21 @@ def test_a_report_of_known_rewards() -> None:
     gaps, lengths = np.array([1.0, 3.0, -1.0]), np.log([2.0, 4.0, 0.5])
     assert report.slope == pytest.approx(float((gaps * lengths).sum() / (lengths**2).sum()))
     assert report.accuracy_shorter == 0.0 and report.accuracy_longer == 1.0
+
+
+def test_rows_of_one_prompt_count_as_one_prompt(lm: LanguageModel) -> None:
+    """Their pairs share the prompt's difficulty, so that two rows are no two independent cases of the interval."""
+    rows = [
+        Row((Message("user", text),), ("good", "bad"), {}, {"kind": ((0, 1, 1.0),)})
+        for text in ("red", "Red ", "blue")
+    ]
+    table, _ = labelled_table(
+        Limit(lm, 64), labelled_pairs(ScoredDataset(("kind",), tuple(rows))), margins=False
+    )
+    assert table.prompts[0] == table.prompts[1] != table.prompts[2]
+    rewards = np.tile([[[1.0], [0.0]]], (3, 1, 1))
+    part = Measured(table, rewards, np.zeros((3, 2)))
+    assert report_of("kind", 0, part, part).test_prompts == 2
 
 
 def test_labels_of_people_ties_margins_and_weights_are_read(lm: LanguageModel) -> None:

@@ -1,4 +1,7 @@
-"""``paretune score ...``: score data by any scorer, compare pairs or rank by a judge; :mod:`paretune.cli.fitting` fits rewards."""
+"""``paretune score ...``: score data by any scorer, compare pairs or rank by a judge.
+
+:mod:`paretune.cli.fitting` fits rewards, and :mod:`paretune.cli.checking` checks scorers.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paretune.cli import fitting
+from paretune.cli import checking, fitting
 from paretune.cli.data import ObjectiveOption, PathOption, Source, SplitOption, load_source
 from paretune.cli.options import (
     ScorerDeviceOption,
     ScorerOwnDtypeOption,
 )
 from paretune.cli.output import JsonOption, tell
+from paretune.cli.scorer_option import built_scorer
 
 if TYPE_CHECKING:
     from paretune.data.dataset import ScoredDataset
     from paretune.scoring.function_scorer import FunctionScorer
 
-score = typer.Typer(help="Score data, compare pairs, rank, and fit reward heads.", no_args_is_help=True)
+score = typer.Typer(
+    help="Score data, compare pairs, rank, fit rewards, and check scorers.", no_args_is_help=True
+)
 
 score.command("fit")(fitting.score_fit)
+score.command("check")(checking.score_check)
 
 TargetArgument = Annotated[Path, typer.Argument(help="The new file: .jsonl, .jsonl.gz, .parquet or .csv.")]
 ScorerOption = Annotated[
@@ -54,7 +61,7 @@ def score_rate(
     from paretune.scoring.scorer import score_dataset
 
     new_data_file(target, "scores are written")
-    made = _scorer(scorer, device, dtype)
+    made = built_scorer(scorer, device, dtype)
     dataset = load_source(source, path, objective, split)
     cache = target.with_name(target.name + ".scores")
     with _telling_usage(made):
@@ -85,7 +92,7 @@ def score_pairs(
     from paretune.scoring.pair_labels import label_dataset
 
     new_data_file(target, "labels are written")
-    made = _scorer(scorer, device, dtype)
+    made = built_scorer(scorer, device, dtype)
     if made.comparing is None or not made.comparing.pairs:
         raise ConfigError(
             f"--scorer {scorer!r:.80}: compares no pairs; expected a judge with pairs, the largest number for each prompt, such as "
@@ -196,38 +203,11 @@ def _sorting(text: str, device: str | None, dtype: str | None) -> FunctionScorer
     """
     from paretune.core.errors import ConfigError
 
-    made = _scorer(text, device, dtype)
+    made = built_scorer(text, device, dtype)
     if made.comparing is None or made.comparing.sort is None:
         raise ConfigError(
             f"--scorer {text!r:.80}: ranks nothing; expected a judge with a sort, such as {RANKS}"
         )
-    return made
-
-
-def _scorer(text: str, device: str | None, dtype: str | None) -> FunctionScorer:
-    """Return the scorer that an option states, with its model on ``device`` in ``dtype`` unless it states these itself.
-
-    Raises:
-        ConfigError: It is no mapping, or no scorer.
-        ModelError: No device is called so.
-    """
-    from paretune.core.errors import ConfigError
-    from paretune.core.yaml_text import parse_yaml
-    from paretune.scoring.scorer import build_scorer
-
-    try:
-        spec = parse_yaml(text)
-    except ConfigError as error:
-        raise ConfigError(f"--scorer {text!r:.80}: {error}") from error
-    if not isinstance(spec, dict):
-        raise ConfigError(
-            f"--scorer {text!r:.80}: expected a mapping such as '{{objective: short, rule: length, unit: words}}'"
-        )
-    made = build_scorer(spec, device, dtype)
-    if device is not None:
-        from paretune.models.devices import device_named
-
-        device_named(device)  # a rule has no model to put there, but a wrong name is a mistake all the same
     return made
 
 

@@ -27,6 +27,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair, pairs
 from paretune.data.rows import prompt_key
 from paretune.scoring import encoder as encode
+from paretune.scoring.agreement import wilson
 
 if TYPE_CHECKING:
     from paretune.data.rows import Prompt
@@ -128,14 +129,6 @@ def accuracy(weight: np.ndarray, differences: np.ndarray) -> float:
     """Return the share of pairs with a positive margin; a margin of 0 counts half."""
     margin = differences @ weight
     return float(((margin > 0) + 0.5 * (margin == 0)).mean())
-
-
-def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the interval, by default at 95 %, of a share observed in ``count`` independent cases (Wilson 1927)."""
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # The interval contains the share itself; at 0 and 1, rounding could exclude it.
-    return max(0.0, min(share, float(centre - half))), min(1.0, max(share, float(centre + half)))
 
 
 # Features
@@ -240,7 +233,7 @@ def fit_head(
 
     l2, weight = _choose_l2(train, validation)
     weight = minimise(np.concatenate([train, validation]), l2, start=weight)
-    test_prompts = len({tuple(p.prompt) for p in parts["test"]})
+    test_prompts = len({prompt_key(p.prompt) for p in parts["test"]})
     right = accuracy(weight, held_out)
     low, high = wilson(right, test_prompts)
     longer = np.array(

@@ -19,6 +19,7 @@ from paretune.core.folder_form import refuse_foreign
 from paretune.data.person_votes import CURE, PersonVote, by_user
 from paretune.scoring import bradley_terry as bt
 from paretune.scoring import encoder as encode
+from paretune.scoring.agreement import wilson
 from paretune.scoring.ideal_points import Ballots, PALForm, fit, fit_user, margins, mean_loss
 from paretune.scoring.prototypes import (
     FORM,
@@ -83,7 +84,7 @@ def learn(form: PALForm, ballots: Ballots, prompts: Sequence[object], seed: int 
     mean = logits[np.unique(fitting.users)].mean(0)
     right = _right(margins(form, found, logits, test), test.signs)
     held_out = len({key for key, kept in zip(prompts, seen & (part == 2), strict=True) if kept})
-    low, high = bt.wilson(float(right.mean()), held_out)
+    low, high = wilson(float(right.mean()), held_out)
     figures = {
         "unseen_users": len(new),
         "test_votes": len(right),

@@ -19,7 +19,7 @@ from paretune.models.adapter import Adapter
 from paretune.models.distributed import start
 from paretune.models.language_model import LanguageModel
 from paretune.models.reward_heads import FORM, RewardModel
-from paretune.scoring.bradley_terry import wilson
+from paretune.scoring.agreement import agreement, calibration_error, wilson
 from paretune.training.checkpoint import remove_checkpoint
 from paretune.training.loop import Training, TrainingRun
 from paretune.training.reward_models import LabelledTable, fit_reward, labelled_table, table_rewards
@@ -28,8 +28,6 @@ from paretune.training.token_tables import Limit, TooLong
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 MIN_PAIRS = 10
 """Labelled pairs that each part has at least; with fewer, its figures mean nothing."""
-BINS = 10
-"""Bins of the expected calibration error, of equal numbers of pairs."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Measured:
     rewards: np.ndarray
     logs: np.ndarray
 
-    def gaps(self, m: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    def gaps(self, m: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Return gaps of reward and of log length, preferred less other, of the pairs that objective m decides; their prompts."""
         labels = self.table.labels[:, m].numpy()
         strict = np.flatnonzero(np.nan_to_num(labels))
@@ -233,28 +231,4 @@ def report_of(objective: str, m: int, train: Measured, test: Measured) -> Reward
         without_length=agreement(gaps - slope * gap_logs),
         accuracy_shorter=agreement(gaps[gap_logs < 0]) if (gap_logs < 0).any() else None,
         accuracy_longer=agreement(gaps[gap_logs > 0]) if (gap_logs > 0).any() else None,
-    )
-
-
-def agreement(gaps: np.ndarray) -> float:
-    """Return the share of gaps above 0; a gap of 0 counts a half.
-
-    >>> agreement(np.array([1.0, -2.0, 0.0, 3.0]))
-    0.625
-    """
-    return float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
-
-
-def calibration_error(gaps: np.ndarray) -> float:
-    """Return the mean of ``|confidence - share right|`` over bins of equal numbers of pairs, by confidence ``sigmoid(|gap|)``.
-
-    >>> round(calibration_error(np.array([5.0, -5.0])), 3)
-    0.493
-    """
-    confidence = 1 / (1 + np.exp(-np.abs(gaps)))
-    right = (gaps > 0) + 0.5 * (gaps == 0)
-    order = np.argsort(confidence, kind="stable")
-    parts = [part for part in np.array_split(order, BINS) if len(part)] if len(gaps) >= 5 * BINS else [order]
-    return float(
-        sum(len(part) * abs(confidence[part].mean() - right[part].mean()) for part in parts) / len(gaps)
     )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from paretune.core.errors import TrainingError
 from paretune.core.files import fingerprint
 from paretune.data.pairs import Pair
+from paretune.data.rows import prompt_key
 from paretune.generation.generate import attached
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
@@ -44,14 +45,14 @@ class LabelledTable:
         groups_of: The prompt of each pair with its two responses.
         labels: fp32 ``[N, M]``: above 0 where the first is preferred, -1 to 1; 0 a tie; NaN no label.
         weights, margins: fp32 ``[N]``, those of the data.
-        prompts: Number of the row of each pair.
+        prompts: Key of the prompt of each pair, see :func:`paretune.data.rows.prompt_key`.
     """
 
     groups_of: tuple[TokenGroup, ...]
     labels: Tensor
     weights: Tensor
     margins: Tensor
-    prompts: tuple[int, ...]
+    prompts: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.groups_of)
@@ -78,7 +79,7 @@ def labelled_table(limit: Limit, chosen: Sequence[Pair], margins: bool) -> tuple
     Raises:
         TrainingError: No pair is left.
     """
-    groups, labels, weights, gaps, rows = [], [], [], [], []
+    groups, labels, weights, gaps, keys = [], [], [], [], []
     for pair in chosen:
         if fitted := fitted_pair(limit, pair):
             prompt, first, second = fitted
@@ -86,7 +87,7 @@ def labelled_table(limit: Limit, chosen: Sequence[Pair], margins: bool) -> tuple
             labels.append(pair.labels)
             weights.append(pair.weight)
             gaps.append(pair.margin if margins else 0.0)
-            rows.append(pair.row)
+            keys.append(prompt_key(pair.prompt))
     if not groups:
         raise TrainingError(f"no pair fits {limit} with its prompt; raise max_tokens, or give shorter texts")
     table = LabelledTable(
@@ -94,7 +95,7 @@ def labelled_table(limit: Limit, chosen: Sequence[Pair], margins: bool) -> tuple
         torch.tensor(labels).float(),
         torch.tensor(weights).float(),
         torch.tensor(gaps).float(),
-        tuple(rows),
+        tuple(keys),
     )
     return table, len(chosen) - len(groups)
 
