@@ -251,3 +251,17 @@ def test_the_schema_describes_the_routes() -> None:
     answer = paths[number]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert answer["$ref"].endswith("WholeConversation")
     assert all("description" in method for path in routes for method in paths[path].values())
+
+
+def test_texts_are_rendered(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from paretune.serving.http import render
+
+    shown = client.post("/render", json={"texts": ["**b** <script>", "$x$"]}).json()["html"]
+    assert shown[0] == "<p><strong>b</strong> &lt;script&gt;</p>\n" and "<math" in shown[1]
+    for texts in ([], ["x"] * 257, [1], "x", ["x" * 1_000_001]):
+        refused = client.post("/render", json={"texts": texts})
+        assert refused.status_code == 422 and refused.json()["error"]["param"].startswith("texts")
+    monkeypatch.setattr(render, "SECONDS", 0)
+    assert client.post("/render", json={"texts": ["*late*"]}).json() == {
+        "html": ['<pre class="plain">*late*</pre>']
+    }

@@ -24,6 +24,7 @@ from paretune.serving.http import (
     openai,
     profiles,
     ranking,
+    render,
     scores,
     studio,
     votes,
@@ -75,7 +76,7 @@ def make_app(service: Service, address: Address = Address()) -> FastAPI:  # noqa
         },
     )
     app.state.service = service
-    for routes in (openai, front, scores, ranking, profiles, votes, conversations, audit, studio):
+    for routes in (openai, front, scores, ranking, render, profiles, votes, conversations, audit, studio):
         app.include_router(routes.router(service))
     _answer_errors(app)
     _declare_security(app, bool(address.keys.digests))
