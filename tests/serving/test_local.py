@@ -72,6 +72,40 @@ def test_conflicts_come_with_the_pieces_of_a_mixture(address: str) -> None:
     )
 
 
+def test_the_base_model_answers_without_any_update(
+    run: Path, lm: LanguageModel, address: str, tmp_path: Path
+) -> None:
+    asked = {
+        "model": "base",
+        "messages": [{"role": "user", "content": "red sun"}],
+        "seed": 4,
+        "max_tokens": 12,
+    }
+    client = client_of(address)
+    answer = client.chat.completions.create(**asked, temperature=1.0, top_p=0.9)
+    objectives = Policy.load(run / "policies/dpo-soup", lm).objectives
+    plain = Policy.base(lm, objectives).generate(
+        [(Message("user", "red sun"),)], [Preference.uniform(objectives)], Sampling(12, 1.0, 0.9), [4]
+    )
+    assert answer.choices[0].message.content == plain[0].text
+    about = answer.model_extra["paretune"]
+    assert (about["policy"], about["preference"], about["expected"], about["strength"]) == (
+        "base",
+        None,
+        None,
+        0,
+    )
+    assert httpx.get(f"{address}/api/front").json()["base"] == "base"
+    assert client.models.retrieve("base").model_extra["paretune"]["kind"] == "base"
+    with pytest.raises(openai.UnprocessableEntityError, match="follows no preference"):
+        client.chat.completions.create(**asked, extra_body={"preference": {"short": 1.0}})
+    floors = ServeConfig(floors={"short": 0.2}, policies=("dpo-soup",))
+    with live(Service(LocalBackend.of(run, floors), None, floors)) as bounded:
+        assert httpx.get(f"{bounded}/api/front").json()["base"] is None, "it would go round the floors"
+        with pytest.raises(openai.NotFoundError):
+            client_of(bounded).chat.completions.create(**asked)
+
+
 def test_stop_strings_prompts_that_are_too_long_and_raw_text(address: str) -> None:
     client = client_of(address)
     asked = {"model": "dpo-soup", "prompt": "red sun", "max_tokens": 12}
@@ -129,7 +163,7 @@ def test_exported_loras_by_name_and_a_router_before_them(
     export_grid(policy, grid, tmp_path / "loras")
     with live(service_of(tmp_path / "loras", tmp_path)) as upstream:
         names = [model.id for model in client_of(upstream).models.list()]
-        assert names == ["dpo-soup", "short1-good0", "short0.5-good0.5", "short0-good1"]
+        assert names == ["dpo-soup", "short1-good0", "short0.5-good0.5", "short0-good1", "base"]
         config = ServeConfig(timeout=20)
         backend = Upstream.of(f"{upstream}/v1", tmp_path / "loras/manifest.json", "vllm", config)
         with live(Service(backend, None, ServeConfig(default_tokens=12))) as router:

@@ -52,6 +52,7 @@ class FakeBackend:
 
     failure = ""
     facts = RunFacts()
+    base_model = None
 
     def __init__(self, pace: float = 0.0, most: int = 8, word: str = "") -> None:
         self.pace, self.most, self.word, self.running = pace, most, word, 0

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from paretune.fronts.surface import Surface
 
 
+BASE = "base"
+"""The model name of the base model itself."""
+
+
 @dataclass(frozen=True)
 class Served:
     """One model name that requests can ask for.
@@ -39,14 +43,29 @@ class Served:
         return "trained" in self.facts and used.as_dict() not in self.facts["trained"]
 
 
+def served_base(served: Mapping[str, Served]) -> Served | None:
+    """Return the base model as it is served beside policies: without any update, whatever the preference.
+
+    None where there is no policy, or one has the name of the base model.
+    """
+    beside = next(iter(served.values()), None)
+    if beside is None or BASE in served:
+        return None
+    facts = {"kind": "base", "base_model": beside.facts.get("base_model"), "exportable": False}
+    uniform = Preference.uniform(beside.objectives)
+    return Served(BASE, beside.objectives, uniform, lambda preference: preference, None, facts)
+
+
 class Backend(Protocol):
     """A backend generates the text. All methods, and all callbacks, run in the server's event loop.
 
     Attributes:
         facts: What is known of the run that is served.
+        base_model: The base model, which answers jobs of the policy `BASE`; None where it cannot be asked, or a policy has its name.
     """
 
     facts: RunFacts
+    base_model: Served | None
 
     @property
     def served(self) -> Mapping[str, Served]:

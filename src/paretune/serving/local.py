@@ -14,7 +14,7 @@ from paretune.core.errors import ModelError
 from paretune.core.preference import Preference
 from paretune.policies.catalogue import Source, find_sources
 from paretune.policies.policy_file import BaseChoice, loaded_as
-from paretune.serving.backend import Served
+from paretune.serving.backend import Served, served_base
 from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.events import Cancellable, End, Event, Job, PromptTooLong, Unavailable, written
 from paretune.serving.run_facts import RunFacts
@@ -35,6 +35,7 @@ class LocalBackend:
     Attributes:
         served: Model name -> what it serves, see `paretune.serving.backend.Backend`.
         facts: What is known of the run.
+        base_model: The base model itself.
         engine: The engine; None until it has started.
         failure: Reason why the engine's thread has died.
     """
@@ -57,6 +58,7 @@ class LocalBackend:
                 f"the base models {', '.join(sorted(models))} cannot share a server; choose with --policy"
             )
         self.sources, self.served = list(sources), dict(served)
+        self.base_model = served_base(served)
         formats = {source.dtype for source in sources}
         if base.dtype is None and len(formats) > 1:
             raise ModelError(
@@ -155,12 +157,15 @@ class LocalBackend:
 
     def _load(self) -> Engine:
         from paretune.policies.base_model import load_base
+        from paretune.policies.policy import Policy
         from paretune.serving.engine.engine import Engine
 
         first, base = self.sources[0], self.base
         named, place = first.named_base, first.folder
         lm = load_base(named, place, self.dtype, base.device, base.model, base.revision, self.quantization)
         policies = {source.name: _policy(source, lm) for source in self.sources}
+        if self.base_model is not None:
+            policies[self.base_model.name] = Policy.base(lm, self.base_model.objectives)
         engine = Engine(policies, self.limits)
         engine.start()
         return engine

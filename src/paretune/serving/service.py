@@ -13,7 +13,7 @@ from paretune.choosing.bounds import Bounds, BoundsError
 from paretune.core.errors import ParetuneError, PreferenceError, suggest
 from paretune.core.preference import Preference
 from paretune.serving.api_errors import ApiError
-from paretune.serving.backend import Backend, Served
+from paretune.serving.backend import BASE, Backend, Served
 from paretune.serving.caller_limits import CallerLimits
 from paretune.serving.callers import Caller
 from paretune.serving.config import ServeConfig
@@ -68,7 +68,7 @@ class Resolved:
         used: Preference that is served.
         model: Model name in the request, repeated in the response.
         stated: Whether the request gave a preference; otherwise it is the policy's default.
-        strength: How far the answer is steered.
+        strength: How far the answer is steered; 0 is the base model.
     """
 
     served: Served
@@ -98,6 +98,8 @@ class Service:
             self.bounds[name].check(served.default, f"the default preference of {name},")
             self._check(served, served.default)
         self.default = next(iter(backend.served))
+        # Where there are floors, an answer of the base model would go round them.
+        self.base = None if config.floors else backend.base_model
         self.phase: Literal["starting", "ok", "draining"] = "starting"
         self.active = 0
         self.limits = CallerLimits(config.rate, config.share, config.max_rows + config.queue)
@@ -199,6 +201,8 @@ class Service:
             ApiError: 404 for an unknown model or preset, 422 for a preference or a strength that cannot be served.
         """
         name, sign, alias = (model or "").partition("@")
+        if name == BASE and self.base is not None:
+            return self._base(self.base, given is not None or bool(sign), strength)
         if sign and not alias:
             raise ApiError(
                 404,
@@ -224,6 +228,16 @@ class Service:
         used = served.used(asked)
         self._check_strength(served, used, strength)
         return Resolved(served, asked, used, model or served.name, is_stated, strength)
+
+    @staticmethod
+    def _base(base: Served, steered: bool, strength: float) -> Resolved:
+        """Return the base model for a request, which may not be ``steered``: its strength is 0, whatever the preference."""
+        if steered or strength not in (0, 1):
+            message = (
+                "the base model follows no preference; leave out preference and strength, or ask for a policy"
+            )
+            raise ApiError(422, message, "invalid_preference", "preference" if steered else "strength")
+        return Resolved(base, base.default, base.default, BASE, False, 0.0)
 
     def _check_strength(self, served: Served, used: Preference, strength: float) -> None:
         """Check that a policy can be steered by another strength than it was trained at, and that no floor is gone round."""

@@ -19,7 +19,7 @@ from paretune.core.errors import ConfigError, ParetuneError
 from paretune.core.preference import Preference, nearest
 from paretune.data.rows import Message, Prompt
 from paretune.policies.catalogue import BLOCKS, exported, exported_blocks
-from paretune.serving.backend import Served
+from paretune.serving.backend import BASE, Served, served_base
 from paretune.serving.config import ServeConfig
 from paretune.serving.events import (
     End,
@@ -69,6 +69,7 @@ class Upstream:
 
     Attributes:
         served: The exported policy, under its name.
+        base_model: The base model, as the upstream server has it.
         facts: Nothing, as LoRAs do not name their run.
         failure: Always empty, as an upstream server may come back.
     """
@@ -104,6 +105,7 @@ class Upstream:
         self._blocks = blocks
         self._chat_template = dict(chat_template or {})
         self.served = dict(served)
+        self.base_model = served_base(served)
         self._loras, self._base, self._kind = dict(loras), base_model, kind
         self._max_running, self._held = config.max_rows + config.queue, 0
         self._max_prompt_tokens = config.max_prompt_tokens
@@ -257,9 +259,12 @@ class Upstream:
 
     def request(self, job: Job) -> tuple[str, dict[str, Any]]:
         """Return path and body of the upstream request."""
-        name, end = ("", "") if self._blocks else self._loras[nearest(job.preference, list(self._loras))]
+        base = self.base_model is not None and job.policy == BASE
+        name, end = (
+            ("", "") if base or self._blocks else self._loras[nearest(job.preference, list(self._loras))]
+        )
         body: dict[str, Any] = {
-            "model": self.upstream_name(job.preference),
+            "model": self._base if base else self.upstream_name(job.preference),
             "max_tokens": job.sampling.max_new_tokens,
             "temperature": job.sampling.temperature,
             "top_p": job.sampling.top_p,
@@ -277,7 +282,7 @@ class Upstream:
         if self._kind == "llama.cpp":
             body["model"] = self._base
             # Every LoRA is named: of one that is not, some versions keep the scale of the request before.
-            scales = dict.fromkeys(self._ids, 0.0) | self._scales(job.preference, name)
+            scales = dict.fromkeys(self._ids, 0.0) | ({} if base else self._scales(job.preference, name))
             body["lora"] = [{"id": self._ids[each], "scale": scale} for each, scale in scales.items()]
         if isinstance(job.prompt, str):
             return "/completions", {**body, "prompt": job.prompt + end}

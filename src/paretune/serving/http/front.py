@@ -84,6 +84,7 @@ def router(service: Service) -> APIRouter:
         sampling, facts = service.sampling, service.backend.facts
         return {
             "default": service.default,
+            "base": None if service.base is None else service.base.name,
             "policies": [described_once(name) for name in service.backend.served],
             "sampling": {
                 "temperature": sampling.temperature,

@@ -63,11 +63,12 @@ class Generation:
         expected, measured = self.service.expected(self.resolved.served, self.resolved.used)
         if strength != 1:  # the front was measured at 1
             expected, measured = None, False
-        upstream = self.service.backend.upstream_name(self.resolved.used)
+        base = self.resolved.served is self.service.base
+        upstream = None if base else self.service.backend.upstream_name(self.resolved.used)
         self.about = {
             "policy": self.resolved.served.name,
-            "preference": self.resolved.used.as_dict(),
-            "asked": self.resolved.asked.as_dict(),
+            "preference": None if base else self.resolved.used.as_dict(),
+            "asked": None if base else self.resolved.asked.as_dict(),
             "snapped": self.resolved.asked != self.resolved.used,
             **({"interpolated": True} if self.resolved.served.is_interpolated(self.resolved.used) else {}),
             **({} if strength == 1 else {"strength": strength}),

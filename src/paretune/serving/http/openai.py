@@ -71,7 +71,7 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
         Job(
             resolved.served.name,
             prompt,
-            resolved.asked.at(resolved.strength),
+            resolved.asked if resolved.served is service.base else resolved.asked.at(resolved.strength),
             sampling,
             seed + n,
             body.stops,
@@ -321,6 +321,8 @@ def router(service: Service) -> APIRouter:
         return {"id": name, "object": "model", "created": 0, "owned_by": "paretune", "paretune": about}
 
     def facts(name: str) -> dict[str, Any]:
+        if service.base is not None and name == service.base.name:
+            return dict(service.base.facts)
         served = service.backend.served[name]
         default = served.default.as_dict()
         return {"objectives": list(served.objectives), "default": default, **served.facts}
@@ -329,7 +331,8 @@ def router(service: Service) -> APIRouter:
     @routes.get("/models")
     def models() -> dict[str, Any]:
         """List the model names: policies, and presets of the default profile as NAME@PRESET."""
-        listed = [described(name, facts(name)) for name in service.backend.served]
+        names = [*service.backend.served, *([] if service.base is None else [service.base.name])]
+        listed = [described(name, facts(name)) for name in names]
         for preset in service.store.presets("default") if service.store else ():
             if preset.policy in service.backend.served:
                 about = {**facts(preset.policy), "preference": preset.preference.as_dict()}
@@ -341,6 +344,8 @@ def router(service: Service) -> APIRouter:
         """Describe one model name, also NAME@PREFERENCE."""
         resolved = await service.resolve(name, None, "default", caller)
         about = facts(resolved.served.name)
+        if resolved.served is service.base:
+            return described(name, about)
         return described(
             name, {**about, "preference": resolved.used.as_dict(), "asked": resolved.asked.as_dict()}
         )

@@ -61,6 +61,14 @@ export async function call(method, path, body, signal) {
   return (await send(method, path, body, signal)).json();
 }
 
+/** Save a response as a file of the browser. Throws a Refusal. */
+export async function download(path, name) {
+  const address = URL.createObjectURL(await (await send("GET", path)).blob());
+  const link = Object.assign(document.createElement("a"), { href: address, download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}
+
 /** Read a chat completion as a stream: `onChunk` receives each chunk. Throws a Refusal, or an AbortError by the signal. */
 export async function stream(body, onChunk, signal) {
   const response = await send("POST", "/v1/chat/completions", { ...body, stream: true }, signal);

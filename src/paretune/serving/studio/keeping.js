@@ -14,7 +14,7 @@ const MOST_ABOUT = 18_000;
 /** Statuses of a server without a store, or one that does not know conversations. */
 const ABSENT = [404, 405, 409];
 
-const syncing = { possible: false, running: null, again: false, head: null };
+const syncing = { possible: true, running: null, again: false, told: null };
 let last = 0;
 let later = 0;
 
@@ -92,10 +92,10 @@ async function push() {
       turn.refused = true;
     }
   }
-  const head = turnOf(talk.head)?.remote;
-  if (talk.remote && head && head !== syncing.head) {
-    await call("PATCH", `/api/conversations/${talk.remote}`, { head });
-    syncing.head = head;
+  const now = { ...(turnOf(talk.head)?.remote ? { head: turnOf(talk.head).remote } : {}), system: talk.system };
+  if (talk.remote && JSON.stringify(now) !== syncing.told) {
+    await call("PATCH", `/api/conversations/${talk.remote}`, now);
+    syncing.told = JSON.stringify(now);
   }
   snapshotSoon();
 }
@@ -122,7 +122,7 @@ export const keepsTalks = () => Boolean(state.front?.store && syncing.possible);
 // Opening and leaving
 
 function show() {
-  syncing.head = null;
+  syncing.told = null;
   clearThread();
   refreshPair();
   changed("talk pair system");
@@ -143,15 +143,10 @@ export function open(found) {
   show();
 }
 
-/** Change title or system prompt in the store, where the conversation is there. */
-export async function amend(changes) {
-  if (talk.remote && keepsTalks()) await call("PATCH", `/api/conversations/${talk.remote}`, changes);
-}
-
 /** Set up what is kept. */
 export function setKeeping() {
   on("grown", snapshotSoon);
   on("talk scored", () => { snapshotSoon(); sync(); });
-  on("system", () => { snapshotSoon(); amend({ system: talk.system }).catch((error) => console.info(error.message)); });
+  on("system", () => { snapshotSoon(); sync(); });
   addEventListener("pagehide", () => (live().length || later) && snapshot());
 }

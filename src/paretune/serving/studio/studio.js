@@ -11,6 +11,7 @@ import { drawVotes, next, reload, taken, undo, vote } from "./learn.js";
 import { refresh } from "./expected.js";
 import { askAgain, askBoth, drawPrompt, fillSettings, goOn, options, prompt, send } from "./prompt.js";
 import { admitted, beginning, changed, keep, kept, on, state } from "./state.js";
+import { drawTalks } from "./talks.js";
 import { drawTernary } from "./ternary.js";
 import { drawThread, setThread, views } from "./thread.js";
 import { drawWeights } from "./weights.js";
@@ -157,8 +158,9 @@ async function loadProfiles(wanted = state.profile) {
 }
 
 /** Return after asking whether something is really to be done. */
-function sure(text) {
+function sure(text, title = "Delete this profile?") {
   const dialog = byId("sure-dialog");
+  byId("sure-title").textContent = title;
   byId("sure-lead").textContent = text;
   return new Promise((resolve) => {
     let given = false;
@@ -293,6 +295,7 @@ async function start() {
   setThread({ say, send, again: askAgain, carryOn: goOn });
   on("talk pair", drawThread);
   drawPrompt({ report, say });
+  drawTalks({ report, say, sure });
   drawKeys();
   drawVotes({ report, say, move, askBoth, savePreset, prompt });
   drawTools({
@@ -314,7 +317,6 @@ async function start() {
   byId("policy").addEventListener("change", (event) => { stop(); choosePolicy(event.target.value); });
   byId("profile").addEventListener("change", (event) => chooseProfile(event.target.value));
   byId("new-profile").addEventListener("click", newProfile);
-  byId("new-talk").addEventListener("click", () => { stop(); newTalk(); byId("prompt").focus(); });
   for (const radio of document.querySelectorAll("[name=mode]")) {
     radio.checked = radio.value === state.mode;
     radio.addEventListener("change", () => { state.mode = radio.value; keep({ mode: radio.value }); drawLead(); redrawPicker(); });
