@@ -106,6 +106,23 @@ def test_the_base_model_answers_without_any_update(
             client_of(bounded).chat.completions.create(**asked)
 
 
+def test_an_answer_that_was_cut_goes_on_where_it_ended(address: str) -> None:
+    client = client_of(address)
+    user = {"role": "user", "content": "red sun"}
+    asked = {"model": "dpo-soup", "temperature": 0}
+    whole = client.chat.completions.create(**asked, messages=[user], max_tokens=8).choices[0].message.content
+    cut = client.chat.completions.create(**asked, messages=[user], max_tokens=3).choices[0].message.content
+    begun = [user, {"role": "assistant", "content": cut}]
+    more = client.chat.completions.create(
+        **asked, messages=begun, max_tokens=5, extra_body={"continue_final_message": True}
+    )
+    assert f"{cut} {more.choices[0].message.content.strip()}".split() == whole.split()
+    with pytest.raises(openai.UnprocessableEntityError, match="last message is the assistant's"):
+        client.chat.completions.create(**asked, messages=begun)
+    with pytest.raises(openai.UnprocessableEntityError, match="goes on from an assistant's last message"):
+        client.chat.completions.create(**asked, messages=[user], extra_body={"continue_final_message": True})
+
+
 def test_stop_strings_prompts_that_are_too_long_and_raw_text(address: str) -> None:
     client = client_of(address)
     asked = {"model": "dpo-soup", "prompt": "red sun", "max_tokens": 12}

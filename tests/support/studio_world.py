@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +206,16 @@ class Visit:
         self.page.evaluate("() => localStorage.clear()")
         self.page.close()
         assert not self.problems, self.problems
+
+
+def faults(page: Page) -> list[str]:
+    """Return what axe finds against WCAG 2.1 AA."""
+    source = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+    page.evaluate(source)
+    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+    found = page.evaluate("(rules) => axe.run(document, rules)", rules)
+    return [
+        f"{one['id']}: {node['html'][:200]}: {node['failureSummary']}"
+        for one in found["violations"]
+        for node in one["nodes"]
+    ]

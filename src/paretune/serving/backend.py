@@ -61,7 +61,7 @@ class Backend(Protocol):
 
     Attributes:
         facts: What is known of the run that is served.
-        base_model: The base model, which answers jobs of the policy `BASE`; None where it cannot be asked, or a policy has its name.
+        base_model: The base model, which answers jobs of the policy `BASE`; None where a policy has its name.
     """
 
     facts: RunFacts

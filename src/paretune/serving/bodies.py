@@ -321,9 +321,10 @@ def _out_of_range(kept: dict[str, Any]) -> list[Setback]:
 
 
 class ChatRequest(_Generation):
-    """The body of ``/v1/chat/completions``."""
+    """The body of ``/v1/chat/completions``; with ``continue_final_message`` the answer goes on where the last message ends."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    continue_final_message: bool = False
     max_completion_tokens: int | None = Field(default=None, ge=1)
     response_format: ResponseFormat | None = None
     logprobs: bool = False
@@ -349,9 +350,9 @@ class ChatRequest(_Generation):
         """Return the conversation as a list of one.
 
         Raises:
-            ApiError: All messages are empty, or the last one is the assistant's.
+            ApiError: All messages are empty, or the last one is the assistant's and is not to be continued.
         """
-        return [prompt_of(self.messages, strict=False)]
+        return [prompt_of(self.messages, strict=False, continued=self.continue_final_message)]
 
     @property
     def setbacks(self) -> tuple[Setback, ...]:
@@ -416,16 +417,20 @@ def unknown_fields(messages: Sequence[ChatMessage]) -> list[Setback]:
     return setbacks
 
 
-def prompt_of(messages: Sequence[ChatMessage], strict: bool = True) -> Prompt:
+def prompt_of(messages: Sequence[ChatMessage], strict: bool = True, continued: bool = False) -> Prompt:
     """Return the library's form of a conversation.
 
     Raises:
-        ApiError: All messages are empty, the last one is the assistant's, or, if ``strict``, a message has an unknown field.
+        ApiError: All messages are empty, the last one is the assistant's (or, if ``continued``, is not, or has no text to go on
+            from), or, if ``strict``, a message has an unknown field.
     """
     if strict and (unknown := unknown_fields(messages)):
         raise unknown[0].error
     prompt = tuple(message.message() for message in messages)
-    if prompt[-1].role == "assistant":
+    if continued and not (len(prompt) > 1 and prompt[-1].role == "assistant" and prompt[-1].content.strip()):
+        told = "continue_final_message goes on from an assistant's last message; expected one with text, behind a user's"
+        raise ApiError(422, told, "invalid_messages", "continue_final_message")
+    if prompt[-1].role == "assistant" and not continued:
         raise ApiError(
             422, "the last message is the assistant's; expected a user's last", "invalid_messages", "messages"
         )

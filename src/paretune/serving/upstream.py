@@ -286,6 +286,10 @@ class Upstream:
             body["lora"] = [{"id": self._ids[each], "scale": scale} for each, scale in scales.items()]
         if isinstance(job.prompt, str):
             return "/completions", {**body, "prompt": job.prompt + end}
+        if (
+            job.prompt[-1].role == "assistant" and self._kind != "llama.cpp"
+        ):  # which goes on from such a message by itself
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
         messages = [{"role": m.role, "content": m.content} for m in _ended(job.prompt, end)]
         if self._chat_template:
             body["chat_template_kwargs"] = self._chat_template

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from playwright.sync_api import BrowserContext, Page, Route  # noqa: E402
 from paretune.models.language_model import LanguageModel  # noqa: E402
 from paretune.serving.address import Address, Keys  # noqa: E402
 from paretune.serving.service import Service  # noqa: E402
-from support.studio_world import PHONE, WIDE, Visit, studio, write_run  # noqa: E402
+from support.studio_world import PHONE, WIDE, Visit, faults, studio, write_run  # noqa: E402
 
 Open = Callable[..., Visit]
 KEY = "a-key-of-more-than-sixteen-characters"
@@ -289,19 +288,6 @@ def test_looks(
             page.click("#help")
             assert faults(page) == [] and here.overflow() <= 0
             page.screenshot(path=screenshots / f"studio-help-{scheme}-{size[0]}.png")
-
-
-def faults(page: Page) -> list[str]:
-    """Return what axe finds against WCAG 2.1 AA."""
-    source = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
-    page.evaluate(source)
-    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
-    found = page.evaluate("(rules) => axe.run(document, rules)", rules)
-    return [
-        f"{one['id']}: {node['html'][:200]}: {node['failureSummary']}"
-        for one in found["violations"]
-        for node in one["nodes"]
-    ]
 
 
 def test_keyboard_only(two: tuple[str, Service], visit: Open) -> None:

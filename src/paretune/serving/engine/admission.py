@@ -132,16 +132,19 @@ class Intake:
         return rows
 
     def _prompts(self, policy: Policy, job: Job) -> list[list[int]]:
-        """Return the token ids of the prompt, or of each copy's where they differ."""
+        """Return the token ids of the prompt, or of each copy's where they differ; a last answer in it is gone on from."""
         if isinstance(job.prompt, str):
             copies = policy.asked_of_copies((Message("user", job.prompt),), job.preference)
             before, end = policy.around(job.preference)
             texts = [plain(copy[:-1]) + copy[-1].content for copy in copies]
             prompts = [policy.lm.encode_text(text) for text in texts or [before + job.prompt + end]]
         else:
-            copies = policy.asked_of_copies(job.prompt, job.preference)
-            conversations = copies or policy.asked([job.prompt], [job.preference])
-            prompts = [policy.lm.encode_prompt(conversation) for conversation in conversations]
+            begun = job.prompt[-1].content if job.prompt[-1].role == "assistant" else ""
+            prompt = job.prompt[:-1] if begun else job.prompt
+            copies = policy.asked_of_copies(prompt, job.preference)
+            conversations = copies or policy.asked([prompt], [job.preference])
+            before = policy.lm.encode_response(begun, truncated=True) if begun else []
+            prompts = [[*policy.lm.encode_prompt(conversation), *before] for conversation in conversations]
         prompts = [prompt or [self.lm.turn_end] for prompt in prompts]  # the model needs at least one token
         longest = max(map(len, prompts))
         if longest > self.max_prompt_tokens:

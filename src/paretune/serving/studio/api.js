@@ -80,9 +80,9 @@ export async function stream(body, onChunk, signal) {
       read = await reader.read();
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Refusal("the connection broke off");
+      throw new Refusal("the connection to the server broke off");
     }
-    if (read.done) throw new Refusal("the connection broke off");
+    if (read.done) throw new Refusal("the connection to the server broke off");
     const events = (held + read.value).split("\n\n");
     held = events.pop();
     for (const event of events) {

@@ -1,5 +1,6 @@
 // The card of one answer: its preference, its text as it grows, what it measured, and how it ended.
 
+import { state } from "./state.js";
 import { element, interval, listing, number, preferenceText, same } from "./words.js";
 import { expectedWords, places } from "./expected.js";
 
@@ -65,16 +66,14 @@ export class Card {
     this.what.textContent = preference ? preferenceText(preference) : "base model";
   }
 
-  /** Add a piece of text at the end; where the end is in view it stays in view. */
+  /** Add a piece of text at the end. What is read from the beginning on stays where it is. */
   append(piece) {
     const { text } = this;
-    const stick = text.scrollTop + text.clientHeight >= text.scrollHeight - 4;
     if (piece.conflicts.length) {
       text.append(element("span", { class: `conflict c${grade(piece.most)}`, title: `conflict ${number(piece.most, 2)} nats` }, piece.text));
     } else {
       text.append(piece.text);
     }
-    if (stick) text.scrollTop = text.scrollHeight;
   }
 
   /** Show the scores of the answer itself, beside those that the front expects at its preference. */
@@ -84,11 +83,11 @@ export class Card {
     const shown = places(policy);
     const mine = (name) => (answer.own ? number(answer.own[name], shown[name]) : answer.scoring ? "…" : "-");
     const row = (name) => element("tr", {}, element("th", { scope: "row" }, name), element("td", { class: "mine" }, mine(name)),
-      element("td", {}, expected ? interval(expected[name], shown[name]) : "-"));
+      expected ? element("td", {}, interval(expected[name], shown[name])) : null);
     const reasons = policy.objectives.filter((name) => answer.missing[name]).map((name) => `no score of its own on ${name}: ${answer.missing[name]}`);
     this.scores.replaceChildren(
       element("table", {},
-        element("thead", {}, element("tr", {}, element("td", {}), ...["this answer", expectedWords()].map((name) => element("th", { scope: "col" }, name)))),
+        element("thead", {}, element("tr", {}, element("td", {}), ...["this answer", ...(expected ? [expectedWords()] : [])].map((name) => element("th", { scope: "col" }, name)))),
         element("tbody", {}, ...policy.objectives.map(row))),
       reasons.length ? element("p", { class: "small" }, `${listing(reasons)}.`) : "");
   }
@@ -96,8 +95,9 @@ export class Card {
   /** Show which preference was served. */
   describe(policy, answer) {
     const { about } = answer;
-    this.what.textContent = about.preference ? preferenceText(about.preference) : `base model${about.model ? ` ${about.model}` : ""}`;
+    this.what.textContent = about.preference ? preferenceText(about.preference) : "base model";
     const notes = [];
+    if (about.preference && policy && policy !== state.policy) notes.push(policy.title ?? policy.name);
     if (about.snapped && !same(about.asked, about.preference)) notes.push(`nearest to ${preferenceText(about.asked)}`);
     if (about.upstream_model) notes.push(`answered by ${about.upstream_model}`);
     this.snap.textContent = notes.join(", ");

@@ -1,7 +1,7 @@
 // The scores to expect at A and at B: requested from the server as they move, shown beside their letters.
 
 import { call } from "./api.js";
-import { changed, state } from "./state.js";
+import { changed, policyOf, state } from "./state.js";
 import { element, decimals, interval, preferenceArgument, preferenceText, same } from "./words.js";
 
 const running = { a: null, b: null };
@@ -16,7 +16,7 @@ export async function refresh(side, report) {
   running[side]?.abort();
   const mine = (running[side] = new AbortController());
   const preference = state.sides[side].preference;
-  const query = new URLSearchParams({ policy: state.policy.name, preference: preferenceArgument(preference) });
+  const query = new URLSearchParams({ policy: policyOf(side).name, preference: preferenceArgument(preference) });
   try {
     state.sides[side].served = await call("GET", `/api/expected?${query}`, undefined, mine.signal);
     report(null);

@@ -14,7 +14,7 @@ const MOST_ABOUT = 18_000;
 /** Statuses of a server without a store, or one that does not know conversations. */
 const ABSENT = [404, 405, 409];
 
-const syncing = { possible: true, running: null, again: false, told: null };
+const syncing = { possible: true, running: null, again: false, told: "" };
 let last = 0;
 let later = 0;
 
@@ -76,6 +76,9 @@ const lasting = (turn) => (turn.role === "user" ? following(turn.id).some((answe
 const unkept = () => [...talk.turns.values()].find((turn) =>
   !turn.remote && !turn.refused && lasting(turn) && (turn.parent === null || turnOf(turn.parent)?.remote));
 
+/** Return what the store knows of the conversation beside its turns. */
+const outline = () => ({ ...(turnOf(talk.head)?.remote ? { head: turnOf(talk.head).remote } : {}), system: talk.system });
+
 async function push() {
   const held = talk.turns;
   while (talk.turns === held && unkept()) {
@@ -92,7 +95,7 @@ async function push() {
       turn.refused = true;
     }
   }
-  const now = { ...(turnOf(talk.head)?.remote ? { head: turnOf(talk.head).remote } : {}), system: talk.system };
+  const now = outline();
   if (talk.remote && JSON.stringify(now) !== syncing.told) {
     await call("PATCH", `/api/conversations/${talk.remote}`, now);
     syncing.told = JSON.stringify(now);
@@ -121,8 +124,8 @@ export const keepsTalks = () => Boolean(state.front?.store && syncing.possible);
 
 // Opening and leaving
 
-function show() {
-  syncing.told = null;
+function show(told) {
+  syncing.told = told;
   clearThread();
   refreshPair();
   changed("talk pair system");
@@ -131,7 +134,7 @@ function show() {
 /** Begin a new conversation; the one before stays in the store. */
 export function begin() {
   restart();
-  show();
+  show("");
 }
 
 /** Open a conversation as the store returned it. */
@@ -140,7 +143,7 @@ export function open(found) {
     (role === "user" ? { id, remote: id, parent, role, text: content }
       : { ...about, id, remote: id, parent, role, side: side ?? "a", text: content, policy, preference }));
   restored({ remote: found.id, title: found.title, system: found.system ?? "", head: found.head ?? null, shown: {}, votes: {}, count: turns.length, turns });
-  show();
+  show(JSON.stringify(outline()));
 }
 
 /** Set up what is kept. */

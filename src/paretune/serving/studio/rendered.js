@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { element } from "./words.js";
 
-let possible = true;
+let possible = false;
 let waiting = [];
 
 /** Return the HTML of texts, all that wait in one request; null for each where the server cannot render. */

@@ -10,7 +10,7 @@ import { begin as newTalk, reopen, setKeeping } from "./keeping.js";
 import { drawVotes, next, reload, taken, undo, vote } from "./learn.js";
 import { refresh } from "./expected.js";
 import { askAgain, askBoth, drawPrompt, fillSettings, goOn, options, prompt, send } from "./prompt.js";
-import { admitted, beginning, changed, keep, kept, on, state } from "./state.js";
+import { admitted, beginning, changed, keep, kept, on, policyNamed, policyOf, state } from "./state.js";
 import { drawTalks } from "./talks.js";
 import { drawTernary } from "./ternary.js";
 import { drawThread, setThread, views } from "./thread.js";
@@ -95,7 +95,7 @@ function redrawFront() {
 /** Say beside the folded front where A and B are. */
 function drawSteer() {
   const at = (side) => [element("span", { class: `mark ${side}`, "aria-hidden": "true" }, side.toUpperCase()),
-    element("span", {}, preferenceText(state.sides[side].served?.preference ?? state.sides[side].preference))];
+    element("span", {}, [state.sides.b.policy && (policyOf(side).title ?? policyOf(side).name), preferenceText(state.sides[side].served?.preference ?? state.sides[side].preference)].filter(Boolean).join(": "))];
   byId("steer-now").replaceChildren(...["a", "b"].map((side) => element("span", { class: "side" }, ...at(side))));
 }
 
@@ -107,7 +107,8 @@ function choosePolicy(name) {
   state.policy = policy;
   state.active = "a";
   const start = beginning(policy);
-  for (const side of ["a", "b"]) state.sides[side] = { preference: admitted(policy, start[side]), served: null };
+  for (const side of ["a", "b"]) state.sides[side] = { preference: admitted(policy, start[side]), served: null, policy: null };
+  offerPolicyB();
   keep({ policy: policy.name });
   byId("policy").value = policy.name;
   byId("headline").textContent = headline(policy.objectives);
@@ -127,6 +128,22 @@ function choosePolicy(name) {
   changed("policy active");
   for (const side of ["a", "b"]) refresh(side, reportSide(side));
   reload();
+}
+
+/** Let B be asked of a policy of its own; "" is that of A. */
+function choosePolicyB(name) {
+  state.sides.b.policy = policyNamed(name) ?? null;
+  byId("policy-b").value = name;
+  drawSteer();
+  refresh("b", reportSide("b"));
+}
+
+/** Offer the policies that B can have instead of A's: those on the same objectives. */
+function offerPolicyB() {
+  const mine = state.policy.objectives;
+  const others = state.policies.filter((one) => one !== state.policy && one.objectives.length === mine.length && mine.every((name) => one.objectives.includes(name)));
+  byId("policy-b-box").hidden = !others.length;
+  byId("policy-b").replaceChildren(element("option", { value: "" }, "as A"), ...others.map((one) => element("option", { value: one.name }, one.title ?? one.name)));
 }
 
 function headline(objectives) {
@@ -297,7 +314,9 @@ async function start() {
   drawPrompt({ report, say });
   drawTalks({ report, say, sure });
   drawKeys();
-  drawVotes({ report, say, move, askBoth, savePreset, prompt });
+  // A vote says something about the preferences of one policy.
+  const moveForVotes = (side, preference) => { if (state.sides.b.policy) choosePolicyB(""); move(side, preference); };
+  drawVotes({ report, say, move: moveForVotes, askBoth, savePreset, prompt });
   drawTools({
     report, say, done, notice, move, taken, sure, forgotten, profiles: () => profiles, reloadProfiles: loadProfiles, redraw: () => changed("active"),
     prompt, options, voted: () => { changed("votes"); reload(); },
@@ -315,6 +334,7 @@ async function start() {
   narrow.addEventListener("change", () => (byId("steer").open = !narrow.matches));
   byId("steer").addEventListener("toggle", () => byId("steer").open && state.policy && redrawFront());
   byId("policy").addEventListener("change", (event) => { stop(); choosePolicy(event.target.value); });
+  byId("policy-b").addEventListener("change", (event) => choosePolicyB(event.target.value));
   byId("profile").addEventListener("change", (event) => chooseProfile(event.target.value));
   byId("new-profile").addEventListener("click", newProfile);
   for (const radio of document.querySelectorAll("[name=mode]")) {

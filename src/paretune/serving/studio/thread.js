@@ -112,6 +112,8 @@ class Block {
     for (const answer of shown) {
       const card = cardOf(answer);
       card.text.id = last ? `answer-${answer.side}` : `answer-${answer.side}-${user.id}`;
+      const name = `Answer ${letterOf(answer.side)}${last ? "" : ` to message ${place}`}`;
+      for (const part of [card.root, card.text]) part.setAttribute("aria-label", name);
       drawActs(card, answer, round);
     }
   }
