@@ -26,8 +26,8 @@ LAST = ".round:last-child"
 class Slow(FakeBackend):
     """Writes one word in a moment, so that a person can come between; the base model can be asked too."""
 
-    def __init__(self) -> None:
-        super().__init__(pace=0.02)
+    def __init__(self, word: str = "") -> None:
+        super().__init__(pace=0.02, word=word)
         self.base_model = served_base(self.served)
 
 
@@ -214,6 +214,32 @@ def test_the_base_model_answers_as_a_third_and_b_may_have_a_policy_of_its_own(
     assert {body["model"] for body in sent[-2:]} == {"soup", "anchors"}
     page.wait_for_selector("#vote-note:text-matches('different policies')")
     assert page.get_attribute("#vote-first", "aria-disabled") == "true"
+
+
+def test_markdown_is_shown_once_an_answer_is_complete_and_can_be_copied(
+    chrome: BrowserContext, visit: Open, tmp_path: Path
+) -> None:
+    text = "a **bold** word <b>x</b>\n\n```python\nx = 1\n```\n\n| a | b |\n|---|---|\n| 1 | $y^2$ |\n"
+    chrome.grant_permissions(["clipboard-read", "clipboard-write"])
+    with live(fake_service(tmp_path, Slow(text))) as address:
+        here, _ = begin(visit, address, words=1)
+        page = here.page
+        here.ask("show me")
+        page.wait_for_selector("#answer-a.rich strong:text-is('bold')")
+        page.wait_for_selector("#answer-b.rich td math")
+        assert page.locator("#answer-a b").count() == 0, "HTML in an answer is text"
+        page.click("#answer-a .copy")
+        page.wait_for_selector("#answer-a .copy:text-is('Copied')")
+        assert page.evaluate("() => navigator.clipboard.readText()") == "x = 1\n"
+        page.click(".answer.a [data-key=copy]")
+        page.wait_for_selector(".answer.a [data-key=copy]:text-is('Copied')")
+        assert page.evaluate("() => navigator.clipboard.readText()") == text
+        assert faults(page) == []
+        page.route("**/api/render", lambda route: route.fulfill(status=404, body="{}"))
+        page.reload()
+        here.drawn()
+        page.wait_for_selector("#answer-a:text-matches('a \\\\*\\\\*bold')")
+        here.problems[:] = [problem for problem in here.problems if "404" not in problem]
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desktop", "phone"])

@@ -143,8 +143,8 @@ class Intake:
             prompt = job.prompt[:-1] if begun else job.prompt
             copies = policy.asked_of_copies(prompt, job.preference)
             conversations = copies or policy.asked([prompt], [job.preference])
-            before = policy.lm.encode_response(begun, truncated=True) if begun else []
-            prompts = [[*policy.lm.encode_prompt(conversation), *before] for conversation in conversations]
+            lead = policy.lm.encode_response(begun, truncated=True) if begun else []
+            prompts = [[*policy.lm.encode_prompt(conversation), *lead] for conversation in conversations]
         prompts = [prompt or [self.lm.turn_end] for prompt in prompts]  # the model needs at least one token
         longest = max(map(len, prompts))
         if longest > self.max_prompt_tokens:

@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { element } from "./words.js";
 
-let possible = false;
+let possible = true;
 let waiting = [];
 
 /** Return the HTML of texts, all that wait in one request; null for each where the server cannot render. */
@@ -48,12 +48,11 @@ export async function rich(box, answer) {
   // The server has cleaned it (see /api/render); the page's policy runs no inline script either.
   box.innerHTML = answer.html;
   box.classList.add("rich");
-  for (const code of box.querySelectorAll("pre")) {
+  for (const code of box.querySelectorAll("pre:not(.plain)")) {
     const button = element("button", { type: "button", class: "copy", "aria-label": "Copy this code" }, "Copy");
     button.addEventListener("click", () => copy(button, code.querySelector("code")?.textContent ?? code.textContent, () => {}));
     const frame = element("div", { class: "code" });
     code.replaceWith(frame);
-    code.tabIndex = 0;
     frame.append(code, button);
   }
   for (const table of box.querySelectorAll("table")) {
