@@ -1,1 +1,1 @@
-"""From a wish to a preference: bounds, floors, dial, posterior, elicit, population, dual, utility."""
+"""From a wish to a preference: bounds, floors, dial, posterior, elicit, population, dual, utility, auto."""

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from paretune.core.errors import ConfigError, PreferenceError, suggest
 from paretune.core.numbers import number_in
 from paretune.core.preference import TOLERANCE, Preference
@@ -69,6 +71,23 @@ class Bounds:
         except BoundsError:
             return False
         return True
+
+    def nearest(self, preference: Preference) -> Preference:
+        """Return the preference within the bounds that is nearest to ``preference`` (L2); itself where it is within them.
+
+        Weights below their minimum are raised to it, and what that takes is taken evenly from the others (Held, Wolfe and Crowder
+        1974, "Validation of subgradient optimization").
+        """
+        if self.admits(preference):
+            return preference
+        minimums = np.array(self.minimums)
+        room = max(0.0, 1.0 - minimums.sum())
+        above = preference.over(self.objectives).array() - minimums
+        falling = np.sort(above)[::-1]
+        levels = (np.cumsum(falling) - room) / np.arange(1, len(falling) + 1)
+        level = levels[falling > levels][-1] if room > 0 else np.inf
+        weights = minimums + np.maximum(above - level, 0.0)
+        return Preference(self.objectives, tuple((weights / weights.sum()).tolist()))
 
     @property
     def centre(self) -> Preference:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import paretune
+from paretune.cli import auto as auto_commands
 from paretune.cli import config as config_commands
 from paretune.cli import data as data_commands
 from paretune.cli import figures as figure_commands
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.add_typer(data_commands.data, name="data")
 app.add_typer(score_commands.score, name="score")
 app.add_typer(pal_commands.pal, name="pal")
+app.add_typer(auto_commands.auto, name="auto")
 app.add_typer(config_commands.config, name="config")
 
 # Modules that load torch are imported inside the commands, so that --help answers at once.

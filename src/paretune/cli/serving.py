@@ -96,6 +96,12 @@ def serve(
             help="Ignore fields that the server does not know and clamp what is beyond its limits, and say so in the answer.",
         ),
     ] = None,
+    auto: Annotated[
+        str | None,
+        typer.Option(
+            help="The folder of a head of `paretune auto fit`, which chooses the preference of requests that ask for 'auto'."
+        ),
+    ] = None,
     rate: Annotated[
         float | None, typer.Option(help="The number of requests a minute of one API key.")
     ] = None,

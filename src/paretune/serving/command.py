@@ -13,6 +13,7 @@ from paretune.core.errors import ConfigError
 from paretune.policies.policy_file import BaseChoice
 from paretune.policies.shared import policy_folder
 from paretune.serving.address import Address, Keys
+from paretune.serving.auto import Chooser
 from paretune.serving.backend import Backend
 from paretune.serving.config import ServeConfig
 from paretune.serving.http import server
@@ -94,5 +95,6 @@ def open_service(options: Mapping[str, Any], config: ServeConfig) -> Service:
         key = os.environ.get("PARETUNE_UPSTREAM_KEY")
         backend = Upstream.of(options["upstream"], manifest, options["upstream_kind"], config, key)
         folder = manifest.parent
+    auto = None if config.auto is None else Chooser.of(config.auto, backend.facts.device)
     store = None if options["no_store"] else Store.open(options["store"] or str(folder / STORE))
-    return Service(backend, store, config)
+    return Service(backend, store, config, auto)

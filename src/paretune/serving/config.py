@@ -65,6 +65,7 @@ class ServeConfig(BaseModel):
         top_p: Top-p of requests that give none; by default that of the measured front.
         lenient: Whether fields that this server does not know are ignored, and values beyond its limits clamped, in place of an
             error; the answer states them.
+        auto: Folder of a head that ``paretune auto fit`` wrote, which chooses the preference of requests that ask for ``auto``.
         rate: Largest number of requests of one API key within a minute; by default any.
         share: Largest number of answers of one API key that run or wait at once; by default half of ``max_rows + queue`` where
             there are several keys.
@@ -83,6 +84,7 @@ class ServeConfig(BaseModel):
     temperature: Annotated[float, Ge(0), Le(100)] | None = None
     top_p: Annotated[float, Gt(0), Le(1)] | None = None
     lenient: bool = False
+    auto: str | None = None
     rate: Positive | None = None
     share: Count | None = None
 

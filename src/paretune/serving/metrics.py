@@ -46,6 +46,9 @@ class Metrics:
             "paretune_first_token_seconds", "from a request to its first text", buckets=SECONDS, **made
         )
         self.answers = Counter("paretune_answers", "answers by how they ended", ["policy", "reason"], **made)
+        self.auto = Histogram(
+            "paretune_auto_seconds", "to choose a preference for a conversation", buckets=SECONDS, **made
+        )
         self.snapped = Counter(
             "paretune_snapped",
             "answers by the anchor nearest to the requested preference",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from paretune.choosing.bounds import Bounds, BoundsError
 from paretune.core.errors import ParetuneError, PreferenceError, suggest
 from paretune.core.preference import Preference
+from paretune.data.rows import Prompt
 from paretune.serving.api_errors import ApiError
+from paretune.serving.auto import AUTO, Chooser, Chosen, last_turn
 from paretune.serving.backend import BASE, Backend, Served
 from paretune.serving.caller_limits import CallerLimits
 from paretune.serving.callers import Caller
@@ -69,6 +72,7 @@ class Resolved:
         model: Model name in the request, repeated in the response.
         stated: Whether the request gave a preference; otherwise it is the policy's default.
         strength: How far the answer is steered; 0 is the base model.
+        chosen: What a head chose for the conversation, where the request asked for ``auto``.
     """
 
     served: Served
@@ -77,17 +81,24 @@ class Resolved:
     model: str
     stated: bool
     strength: float = 1.0
+    chosen: Chosen | None = None
 
 
 class Service:
     """One running server: the served policies with their bounds, the store, and the number of running answers.
 
     Raises:
-        ParetuneError: The default preference of a policy is outside the bounds.
+        ParetuneError: The default preference of a policy is outside the bounds, or the head of ``auto`` is for no served policy.
     """
 
-    def __init__(self, backend: Backend, store: Store | None, config: ServeConfig = ServeConfig()) -> None:  # noqa: B008 - it is frozen
-        self.backend, self.store, self.config = backend, store, config
+    def __init__(
+        self,
+        backend: Backend,
+        store: Store | None,
+        config: ServeConfig = ServeConfig(),  # noqa: B008 - it is frozen
+        auto: Chooser | None = None,
+    ) -> None:
+        self.backend, self.store, self.config, self.auto = backend, store, config, auto
         self.sampling = config.sampling
         facts = backend.facts
         self.scorers = Scorers(facts.score, facts.folder, facts.device)
@@ -100,6 +111,9 @@ class Service:
         self.default = next(iter(backend.served))
         # Where there are floors, an answer of the base model would go round them.
         self.base = None if config.floors else backend.base_model
+        if auto is not None:
+            served = backend.served.get(auto.held.policy) or backend.served[self.default]
+            auto.held.check_for(served.name, served.objectives)
         self.phase: Literal["starting", "ok", "draining"] = "starting"
         self.active = 0
         self.limits = CallerLimits(config.rate, config.share, config.max_rows + config.queue)
@@ -194,11 +208,13 @@ class Service:
         profile: str,
         caller: Caller,
         strength: float = 1.0,
+        prompt: Prompt | str | None = None,
     ) -> Resolved:
-        """Return policy and preference of ``model``: ``NAME``, ``NAME@PRESET``, or ``NAME@`` and a preference as text.
+        """Return policy and preference of ``model``: ``NAME``, ``NAME@PRESET``, ``NAME@auto``, or ``NAME@`` with weights as text.
 
         Raises:
-            ApiError: 404 for an unknown model or preset, 422 for a preference or a strength that cannot be served.
+            ApiError: 404 for an unknown model or preset, 422 for a preference or a strength that cannot be served, 409 for ``auto``
+                where the server has no head.
         """
         name, sign, alias = (model or "").partition("@")
         if name == BASE and self.base is not None:
@@ -210,6 +226,11 @@ class Service:
                 "model_not_found",
                 "model",
             )
+        if await self._wants_auto(model, given, profile, caller):
+            served, chosen = await self._chosen(name, alias, given, prompt)
+            used = served.used(chosen.preference)
+            self._check_strength(served, used, strength)
+            return Resolved(served, chosen.preference, used, model or served.name, True, strength, chosen)
         stated: Preference | None = None
         if alias and not {"=", "+"} & set(alias):
             preset = await asyncio.to_thread(self._preset, profile, alias, caller)
@@ -238,6 +259,61 @@ class Service:
             )
             raise ApiError(422, message, "invalid_preference", "preference" if steered else "strength")
         return Resolved(base, base.default, base.default, BASE, False, 0.0)
+
+    async def _wants_auto(
+        self,
+        model: str | None,
+        given: Mapping[str, float] | Sequence[str] | None,
+        profile: str,
+        caller: Caller,
+    ) -> bool:
+        """Return whether a request asks for ``auto``: not where this is an objective, or a preset of a server without a head."""
+        name, _, alias = (model or "").partition("@")
+        if isinstance(given, str) and given.strip() == AUTO:
+            return AUTO not in self.policy(name, "model").objectives
+        if alias != AUTO or self.auto is not None or self.store is None:
+            return alias == AUTO
+        store = self.require_person(caller, profile)
+        return AUTO not in {preset.name for preset in await asyncio.to_thread(store.presets, profile)}
+
+    async def _chosen(
+        self,
+        name: str,
+        alias: str,
+        given: Mapping[str, float] | Sequence[str] | None,
+        prompt: Prompt | str | None,
+    ) -> tuple[Served, Chosen]:
+        """Return the policy, and what the head chooses for a conversation.
+
+        Raises:
+            ApiError: 409, the server has no head for this policy; 422, there is no user's message, or a preference beside it.
+        """
+        where = "model" if alias == AUTO else "preference"
+        if self.auto is None:
+            message = (
+                "this server has no head that chooses a preference for 'auto'; give a preference, or start it with --auto FOLDER, "
+                "which `paretune auto fit` writes"
+            )
+            raise ApiError(409, message, "no_auto", where)
+        if alias not in ("", AUTO) or (
+            given is not None and not (isinstance(given, str) and given.strip() == AUTO)
+        ):
+            message = f"the model name and the field preference differ, and one of them is {AUTO!r}; give one of them"
+            raise ApiError(422, message, "invalid_preference", "preference")
+        served = self.policy(name or self.auto.held.policy, "model")
+        if served.name != self.auto.held.policy:
+            message = (
+                f"{AUTO!r} chooses preferences of {self.auto.held.policy}, and not of {served.name}; give one"
+            )
+            raise ApiError(409, message, "no_auto", where)
+        text = last_turn(prompt)
+        if text is None:
+            message = f"{AUTO!r} reads the last message of a user, and there is none; ask /v1/chat/completions, or state weights"
+            raise ApiError(422, message, "invalid_preference", where)
+        began = time.perf_counter()
+        chosen = await asyncio.to_thread(self.auto.choose, text, served, self.bounds[served.name])
+        self.metrics.auto.observe(time.perf_counter() - began)
+        return served, chosen
 
     def _check_strength(self, served: Served, used: Preference, strength: float) -> None:
         """Check that a policy can be steered by another strength than it was trained at, and that no floor is gone round."""

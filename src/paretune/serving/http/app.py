@@ -48,6 +48,8 @@ def make_app(service: Service, address: Address = Address()) -> FastAPI:  # noqa
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async def load() -> None:
             await service.backend.start()
+            if service.auto is not None:
+                await asyncio.to_thread(service.auto.load)
             service.phase = "ok"
 
         loading = app.state.loading = asyncio.create_task(load())

@@ -42,4 +42,5 @@ def _record(record: AuditRecord) -> dict[str, Any]:
         "asked": None if record.asked is None else record.asked.as_dict(),
         "used": record.used.as_dict(),
         **({} if record.strength == 1 else {"strength": record.strength}),
+        **({"chosen_by": record.chosen_by} if record.chosen_by else {}),
     }

@@ -8,8 +8,10 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from paretune.serving.api_errors import ApiError
+from paretune.serving.auto import AUTO
 from paretune.serving.callers import Caller
 from paretune.serving.events import Cancellable, End, Event, Piece
 from paretune.serving.service import Resolved, Service
@@ -70,6 +72,7 @@ class Generation:
             "preference": None if base else self.resolved.used.as_dict(),
             "asked": None if base else self.resolved.asked.as_dict(),
             "snapped": self.resolved.asked != self.resolved.used,
+            **_chosen(self.resolved),
             **({"interpolated": True} if self.resolved.served.is_interpolated(self.resolved.used) else {}),
             **({} if strength == 1 else {"strength": strength}),
             "expected": expected,
@@ -113,6 +116,15 @@ class Generation:
             "completion_tokens": self.completion_tokens,
             "total_tokens": prompt + self.completion_tokens,
         }
+
+
+def _chosen(resolved: Resolved) -> dict[str, Any]:
+    """Return what a response says of a preference that a head chose; nothing where the request or the server stated it."""
+    chosen = resolved.chosen
+    if chosen is None:
+        return {}
+    bounded = {"bounded": True} if chosen.bounded else {}
+    return {"chosen_by": AUTO, "constant": chosen.constant.as_dict(), **bounded}
 
 
 def failure(event: End) -> ApiError | None:

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from paretune.core.errors import PreferenceError
 from paretune.core.sampling import Sampling
 from paretune.serving.api_errors import ApiError
+from paretune.serving.auto import AUTO, Chooser
 from paretune.serving.bodies import ChatRequest, CompletionRequest, Setback
 from paretune.serving.callers import Caller
 from paretune.serving.events import (
@@ -53,7 +54,9 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
     if setbacks and not service.config.lenient:
         raise setbacks[0].error
     prompts = [prompt for prompt in body.prompts() for _ in range(body.n)]
-    resolved = await service.resolve(body.model, body.preference, body.profile, caller, body.strength)
+    resolved = await service.resolve(
+        body.model, body.preference, body.profile, caller, body.strength, prompts[0]
+    )
     seed = secrets.randbelow(MOST_SEED) if body.seed is None else body.seed
     generation = Generation(
         service,
@@ -148,6 +151,7 @@ def audit_record(generation: Generation) -> Any:
         client=generation.caller.name,
         request_id=generation.id,
         strength=resolved.strength,
+        chosen_by=AUTO if resolved.chosen is not None else "",
     )
 
 
@@ -327,12 +331,19 @@ def router(service: Service) -> APIRouter:
         default = served.default.as_dict()
         return {"objectives": list(served.objectives), "default": default, **served.facts}
 
+    def chosen_by_auto(auto: Chooser) -> dict[str, Any]:
+        held = auto.held
+        about = {**facts(held.policy), "chosen_by": AUTO, "constant": held.constant.as_dict()}
+        return described(f"{held.policy}@{AUTO}", about)
+
     @routes.get("/models/", include_in_schema=False)
     @routes.get("/models")
     def models() -> dict[str, Any]:
         """List the model names: policies, and presets of the default profile as NAME@PRESET."""
         names = [*service.backend.served, *([] if service.base is None else [service.base.name])]
         listed = [described(name, facts(name)) for name in names]
+        if service.auto is not None:
+            listed.append(chosen_by_auto(service.auto))
         for preset in service.store.presets("default") if service.store else ():
             if preset.policy in service.backend.served:
                 about = {**facts(preset.policy), "preference": preset.preference.as_dict()}
@@ -342,6 +353,8 @@ def router(service: Service) -> APIRouter:
     @routes.get("/models/{name:path}")
     async def model(caller: Calling, name: str) -> dict[str, Any]:
         """Describe one model name, also NAME@PREFERENCE."""
+        if service.auto is not None and name in (f"@{AUTO}", f"{service.auto.held.policy}@{AUTO}"):
+            return {**chosen_by_auto(service.auto), "id": name}
         resolved = await service.resolve(name, None, "default", caller)
         about = facts(resolved.served.name)
         if resolved.served is service.base:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from paretune.serving.api_errors import ApiError
+from paretune.serving.auto import AUTO
 from paretune.serving.bodies import Body, Given, Name, Policy
 from paretune.serving.callers import Caller
 from paretune.serving.http.guard import Calling
@@ -69,6 +70,9 @@ def router(service: Service) -> APIRouter:
     @routes.put("/presets/{name:path}")
     def save_preset(caller: Calling, name: Name, body: PresetRequest) -> dict[str, Any]:
         """Save a preference under a name; a preset of the same name is replaced."""
+        if checked_name(name, "preset") == AUTO:
+            message = f"{AUTO!r} is what asks for a preference by the prompt; choose another name"
+            raise ApiError(422, message, "invalid_value", "name")
         served = service.policy(body.policy)
         preference = service.preference(served, body.preference)
         store = service.require_person(caller, body.profile)

@@ -151,6 +151,7 @@ class AuditRecord:
         client: Name of the API key's owner; never the key.
         request_id: Identity of the request.
         strength: How far the answer was steered; 1 is what was trained.
+        chosen_by: ``auto`` where a head chose the preference; empty where the request or the server stated it.
         id: Rising number; set by the store.
         created: Time in UTC; set by the store.
     """
@@ -164,6 +165,7 @@ class AuditRecord:
     id: int = 0
     created: datetime | None = None
     strength: float = 1.0
+    chosen_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,7 @@ class Store(Access):
             "policy": record.policy,
             "used": _preference_text(record.used),
             "asked": None if record.asked is None else _preference_text(record.asked),
-            "request": json.dumps([record.model, record.client, record.request_id, *_strength(record)]),
+            "request": json.dumps([record.model, record.client, record.request_id, *_more(record)]),
             "owner": record.client or None,
         }
         with self.writing() as connection:
@@ -298,14 +298,16 @@ def _answer(text: str) -> VotedAnswer:
 
 
 def _audit_record(row: sa.Row[Any]) -> AuditRecord:
-    model, client, request_id, *strength = json.loads(row.request)
+    model, client, request_id, *more = json.loads(row.request)
     asked = None if row.asked is None else _preference(row.asked)
     used, created = _preference(row.used), utc(row.created)
-    return AuditRecord(row.policy, used, asked, model, client, request_id, row.id, created, *strength)
+    return AuditRecord(row.policy, used, asked, model, client, request_id, row.id, created, *more)
 
 
-def _strength(record: AuditRecord) -> list[float]:
-    """Return the strength of an answer where it is not 1: earlier records have none."""
+def _more(record: AuditRecord) -> list[float | str]:
+    """Return the strength of an answer and who chose, as far as they are not as always: earlier records have neither."""
+    if record.chosen_by:
+        return [record.strength, record.chosen_by]
     return [] if record.strength == 1 else [record.strength]
 
 

@@ -85,7 +85,7 @@ class Tastes:
             votes = self._store.votes(profile, surface.policy)
         posterior = known.posterior
         for vote in votes:
-            cast = _ballot(vote, surface)
+            cast = ballot_of(vote, surface)
             posterior = posterior if cast is None else posterior.update(cast)
         return _Known(posterior, known.votes + len(votes), votes[-1].id if votes else known.last)
 
@@ -94,7 +94,7 @@ def _begun(profile: str, surface: Surface) -> _Known:
     return _Known(Posterior.of(surface, (), zlib.crc32(profile.encode())))
 
 
-def _ballot(vote: Vote, surface: Surface) -> Ballot | None:
+def ballot_of(vote: Vote, surface: Surface) -> Ballot | None:
     """Return a vote as the posterior reads it; None for a vote that it cannot use."""
     first, second = vote.first, vote.second
     if vote.objective is not None or set(first.preference.objectives) != set(surface.objectives):
