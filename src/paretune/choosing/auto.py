@@ -339,7 +339,7 @@ def held_out(lessons: Lessons, seed: int = 0) -> HeldOut:
         Front(name, ("log-likelihood",), np.ones((1, 1)), -values[None, :, None], tuple(map(str, range(P))))
         for name, values in zip(("auto", "constant"), losses, strict=True)
     ]
-    tested = compare(*fronts)
+    tested = compare(fronts[0], fronts[1])
     unit = float(tested.unit[0])
     mean = np.nanmean(hits, axis=1)
     figures = (tested.difference * unit, tested.low * unit, tested.high * unit)
