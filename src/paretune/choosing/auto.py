@@ -283,7 +283,7 @@ class HeldOut:
 
     Attributes:
         comparison: The paired test over prompts of minus the loss, head less constant, in deviations.
-        gain, low, high: The same in nats a row, with its 95 % interval; above 0 the head is better.
+        gain, low, high: The same in nats per row, with its 95 % interval; above 0 the head is better.
         hits, constant_hits: Mean of `Targets.hits` over rows that say.
     """
 
