@@ -265,6 +265,7 @@ def test_names_and_unreachable_floors_are_told_in_words(two: tuple[str, Service]
 def test_large_letters_forced_colours_and_little_motion(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page
+    here.ask()
     page.evaluate("() => (document.documentElement.style.fontSize = '200%')")
     clipped = page.evaluate(
         "() => [...document.querySelectorAll('.mark')].filter((m) => m.scrollHeight > m.clientHeight + 1).length"

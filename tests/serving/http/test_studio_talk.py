@@ -54,6 +54,21 @@ def begin(visit: Open, address: str, words: int = WORDS, **more: object) -> tupl
     return here, sent
 
 
+def contents(body: dict) -> list[str]:
+    """Return the texts of a request's messages, with their words one space apart."""
+    return [plain(message["content"]) for message in body["messages"]]
+
+
+def plain(text: str | None) -> str:
+    """Return a text with its words one space apart: spaces at the ends go once its markup is shown."""
+    return " ".join((text or "").split())
+
+
+def answer(page: Page, side: str) -> str:
+    """Return the last answer of a side."""
+    return plain(page.text_content(f"#answer-{side}"))
+
+
 def texts(page: Page) -> list[str]:
     """Return the messages that are shown."""
     return page.locator(".round .message").all_text_contents()
@@ -68,15 +83,15 @@ def test_three_turns_an_edit_and_its_branch(place: tuple[str, Service], visit: O
     here.ask("one")
     page.click("#vote-second")
     page.wait_for_selector(".answer.b.won.chosen [aria-pressed=true]:text-matches('Going on with B')")
-    preferred = page.text_content("#answer-b")
+    preferred = answer(page, "b")
     here.ask("two")
     page.click(f"{LAST} .answer.a [data-key=go-on]")
-    first = page.text_content("#answer-a")
+    first = answer(page, "a")
     here.ask("three")
     assert texts(page) == ["one", "two", "three"]
     went = ["Be kind.", "one", preferred, "two", first, "three"]
     for body in sent[-2:]:
-        assert [message["content"] for message in body["messages"]] == went
+        assert contents(body) == went
     assert sent[-1]["seed"] == sent[-2]["seed"] and sent[-1]["preference"] != sent[-2]["preference"]
     told = page.text_content(f"{LAST} .answer.a > .small") or ""
     assert "6 words · cut at the token limit" in told and "tokens/s" in told and "first text after" in told
@@ -87,7 +102,7 @@ def test_three_turns_an_edit_and_its_branch(place: tuple[str, Service], visit: O
     page.keyboard.press("Enter")
     here.answered()
     assert texts(page) == ["one", "two, said otherwise"]
-    assert [m["content"] for m in sent[-1]["messages"]] == ["Be kind.", "one", preferred, "two, said otherwise"]  # fmt: skip
+    assert contents(sent[-1]) == ["Be kind.", "one", preferred, "two, said otherwise"]
     assert page.text_content(f"{LAST} .said .versions span") == "2 of 2"
     page.click("[aria-label='Previous version of message 2']")
     assert texts(page) == ["one", "two", "three"]
@@ -96,17 +111,17 @@ def test_three_turns_an_edit_and_its_branch(place: tuple[str, Service], visit: O
     page.wait_for_selector(f"{LAST} .answer.b .versions span:text-is('2 of 2')")
     here.answered()
     assert page.locator(f"{LAST} .answer.a .versions").count() == 0, "A was not asked again"
-    before = page.text_content("#answer-b")
+    before = answer(page, "b")
     page.click(f"{LAST} .answer.b [data-key=more]")
     page.wait_for_selector(f"{LAST} .answer.b .versions span:text-is('3 of 3')")
     here.answered()
-    longer = page.text_content("#answer-b") or ""
-    assert longer.startswith(before or "?") and len(longer) > len(before or "")
-    assert sent[-1]["continue_final_message"] and sent[-1]["messages"][-1] == {"role": "assistant", "content": before}  # fmt: skip
+    longer = answer(page, "b")
+    assert before and longer.startswith(before) and len(longer) > len(before)
+    assert sent[-1]["continue_final_message"] and contents(sent[-1])[-1] == before
 
     page.reload()
     here.drawn()
-    assert texts(page) == ["one", "two", "three"] and page.text_content("#answer-b") == longer
+    assert texts(page) == ["one", "two", "three"] and answer(page, "b") == longer
     assert page.input_value("#system") == "Be kind."
 
 
@@ -117,7 +132,7 @@ def test_the_history_is_searched_opened_renamed_taken_along_and_deleted(
     page = here.page
     here.ask("about pears")
     here.ask("and plums")
-    shown = page.text_content("#answer-a")
+    shown = answer(page, "a")
     page.click("#new-talk")
     assert texts(page) == [] and page.is_visible("#welcome")
     here.ask("about stones")
@@ -137,7 +152,7 @@ def test_the_history_is_searched_opened_renamed_taken_along_and_deleted(
     assert saved.value.suggested_filename == "fruit.md" and "and plums" in file.read_text(encoding="utf-8")
     page.click("#talks-list .open")
     page.wait_for_selector("#talk-title:text-is('fruit')")
-    assert texts(page) == ["about pears", "and plums"] and page.text_content("#answer-a") == shown
+    assert texts(page) == ["about pears", "and plums"] and answer(page, "a") == shown
     page.click("#talks")
     page.click("[aria-label='Delete fruit']")
     page.click("#sure-yes")
@@ -161,11 +176,11 @@ def test_a_reload_in_mid_answer_keeps_what_had_arrived(place: tuple[str, Service
     page.click("#send")
     growing(page)
     assert "answering" in (page.text_content("#status") or "")
-    arrived = (page.text_content("#answer-a") or "")[:20]
+    arrived = answer(page, "a")[:20]
     page.reload()
     here.drawn()
     page.wait_for_selector(".answer.a .note:text-matches('broke off')")
-    assert texts(page) == ["a long story"] and (page.text_content("#answer-a") or "").startswith(arrived)
+    assert texts(page) == ["a long story"] and answer(page, "a").startswith(arrived)
     assert page.get_attribute("#vote-first", "aria-disabled") == "true", "half an answer cannot be compared"
     page.click(f"{LAST} .answer.a [data-key=more]")
     page.wait_for_selector(f"{LAST} .answer.a.live")
@@ -185,7 +200,7 @@ def test_a_server_that_stops_in_mid_answer_leaves_what_had_arrived(
         growing(page)
     page.wait_for_selector(".answer.a .note:text-matches('broke off')")
     page.wait_for_selector("#alert.error")
-    assert len(page.text_content("#answer-a") or "") > 20 and texts(page) == ["a long story"]
+    assert len(answer(page, "a")) > 20 and texts(page) == ["a long story"]
     assert page.text_content("#send") == "Ask again"
     here.problems[:] = [problem for problem in here.problems if "Failed to load" not in problem]
 
@@ -204,13 +219,13 @@ def test_the_base_model_answers_as_a_third_and_b_may_have_a_policy_of_its_own(
     assert "base model" in (page.text_content(".answer.c .what") or "")
     assert page.locator("#vote-first[aria-disabled=false]").count() == 1
     page.click(".answer.c [data-key=go-on]")
-    base = page.text_content("#answer-base")
+    base = answer(page, "base")
     page.click("#options summary")
     page.uncheck("#ask-base")
     page.click("#options summary")
     page.select_option("#policy-b", "anchors")
     here.ask("and then", voting=False)
-    assert sent[-1]["messages"][1]["content"] == base
+    assert contents(sent[-1])[1] == base
     assert {body["model"] for body in sent[-2:]} == {"soup", "anchors"}
     page.wait_for_selector("#vote-note:text-matches('different policies')")
     assert page.get_attribute("#vote-first", "aria-disabled") == "true"
