@@ -64,6 +64,7 @@ function drawActs(card, answer, round) {
   const versions = versionsOf(round.user, answer.side);
   const chosen = round.chosen === answer;
   const running = pair.running;
+  const cut = answer.text && !answer.live && (answer.error || ["length", "broken"].includes(answer.reason));
   const disabled = { "aria-disabled": String(running) };
   const unless = (act) => () => pair.running || act();
   const on = answer.text || round.chosen === answer
@@ -75,8 +76,7 @@ function drawActs(card, answer, round) {
     on,
     answer.text && !answer.live ? link("copy", "Copy", (event) => copy(event.target, answer.text, tools.say), { "aria-label": `Copy answer ${letter}` }) : null,
     answer.live ? null : link("again", "Ask again", unless(() => tools.again(round.user, [answer.side])), { "aria-label": `Ask ${letter} again`, ...disabled }),
-    answer.reason === "length" || (answer.reason === "broken" && answer.text)
-      ? link("more", "Continue", unless(() => tools.carryOn(answer)), { "aria-label": `Continue answer ${letter}`, ...disabled }) : null,
+    cut ? link("more", "Continue", unless(() => tools.carryOn(answer)), { "aria-label": `Continue answer ${letter}`, ...disabled }) : null,
     arrows(`answer ${letter}`, versions, answer, (version) => { if (!pair.running) { showVersion(version); update(); } }));
   card.root.classList.toggle("chosen", chosen);
   const won = { a: "first", b: "second" }[answer.side];
