@@ -30,6 +30,7 @@ LOADS_NONE = {
     "judge": "reads scores",
     "compare": "reads fronts",
     "figures": "draws fronts",
+    "report": "reads a run's record",
     "methods": "lists",
     "doctor": "asks for versions",
     "data sets": "lists",

@@ -160,3 +160,20 @@ def test_the_reference_point_is_the_one_that_is_given(
         assert code == 0, error
         volumes.append(json.loads(out)["hypervolumes"]["a"]["value"])
     assert 100 < volumes[0] < volumes[1] < 900
+
+
+def test_a_report_is_written_anew_without_its_run(
+    judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said, error = call(monkeypatch, capsys, "report", judged, "--out", tmp_path / "anew")
+    assert code == 0, error
+    names = ["report.html", "front.png", "front.svg", "front.pdf"]
+    assert said.split() == [str(tmp_path / "anew" / name) for name in names]
+    starts = [b"<!doctype html>", b"\x89PNG", b"<?xml", b"%PDF"]
+    for name, start in zip(names, starts, strict=True):
+        assert (tmp_path / "anew" / name).read_bytes().startswith(start)
+    assert (tmp_path / "anew" / "report.html").read_bytes() == (judged / "report.html").read_bytes()
+    code, _, error = call(monkeypatch, capsys, "report", tmp_path / "none")
+    assert code == 2 and "no front.json; expected the folder of a finished run" in error
+    code, _, error = call(monkeypatch, capsys, "report", judged, "--out", tmp_path / "scores.jsonl")
+    assert code == 2 and "is a file; name a folder" in error

@@ -42,6 +42,7 @@ NO_TABLE = {
     "push": "sends files and says where they are",
     "pull": "fetches files and says what they are",
     "figures": "writes the table to the file that is asked for",
+    "report": "writes a page and pictures, and says where",
     "data convert": "writes data and counts them in a line",
     "data sample": "writes data and counts them in a line",
     "data from-votes": "writes data and counts them in a line",

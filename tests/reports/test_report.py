@@ -167,6 +167,15 @@ class Page(HTMLParser):
         ]
 
 
+def data_of(page):
+    """Return the JSON that the page's script shows; the record stands behind it."""
+    shown, record = (
+        json.loads(text) for kind, text in page.scripts if kind == "script" and text.startswith("{")
+    )
+    assert "texts" in shown and record["format"] == 7
+    return shown
+
+
 def page_of(run, folder):
     return Page(write_report(parsed(run), folder).read_text(encoding="utf-8"))
 
@@ -221,11 +230,12 @@ def test_texts_of_models_and_data_cannot_become_markup(tmp_path):
     for point in [run["base"], *run["policies"][0]["points"]]:
         point["responses"] = [EVIL, EVIL]
     page = page_of(run, tmp_path / "evil")
-    assert len(page.all("script")) == len(plain.all("script")) == 2
+    assert len(page.all("script")) == len(plain.all("script")) == 3
     assert len(page.all("img")) == 0
     assert page.text.count(EVIL) > 10
-    (data,) = [json.loads(text) for kind, text in page.scripts if kind == "script" and text.startswith("{")]
-    assert data["policies"][0]["points"][0]["responses"] == [EVIL, EVIL]
+    data = data_of(page)
+    texts = [data["texts"][number] for number in data["policies"][0]["points"][0]["answers"]]
+    assert texts == [EVIL, EVIL] and data["texts"].count(EVIL) == 1, "a text stands once"
     assert data["prompts"][0] == EVIL
 
 
@@ -274,15 +284,15 @@ def test_an_answer_shows_its_own_scores_beside_the_mean(tmp_path):
     point["responses"], point["response_scores"] = ["one two three"], [[-11.1, 3.53]]
     page = page_of(run, tmp_path)
     assert "concise −11.1, warm 3.5, words 3" in page.text, "in the table that needs no script"
-    (data,) = [json.loads(text) for kind, text in page.scripts if kind == "script" and text.startswith("{")]
+    data = data_of(page)
     k = next(
         k
         for k, one in enumerate(data["preferences"])
         if one["text"] == wording.preference(point["preference"])
     )
-    assert data["policies"][0]["points"][k]["own"] == [["−11.1", "3.5", "3"]]
+    assert data["policies"][0]["points"][k]["own"] == [[-11.1, 3.53, 3]] and data["digits"] == [1, 1]
     assert data["mean"] == "mean of 60 prompts"
-    assert data["base"]["own"] == [["-", "-", "4"]], "an answer whose scores were not kept"
+    assert data["base"]["own"] == [[None, None, 4]], "an answer whose scores were not kept"
     assert "no scores of single answers" in page.text
     run["base"]["response_scores"] = [[-6.0, 1.0]]
     assert "the scores of that answer" in page_of(run, tmp_path).text
@@ -586,9 +596,12 @@ def test_how_far_the_weights_follow_the_preference_is_shown(tmp_path, ratio, tex
     run["policies"][0]["steerability"] = {f"model.layers.{n}.self_attn.q_proj": ratio for n in range(3)}
     write_report(parsed(run), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ('<section id="steerability">' in page) == (ratio is not None), "what says nothing is left out"
+    if ratio is None:
+        return
     section = page.split('<section id="steerability">')[1].split("</section>")[0]
     assert text in section and ("⚠ the preference hardly" in section) == (text == "hardly changes")
-    assert section.count('class="layer"') == (0 if ratio is None else 3), "bars that say nothing are left out"
+    assert section.count('class="layer"') == 3
     del run["policies"][0]["steerability"]
     write_report(parsed(run), tmp_path)
     assert 'id="steerability"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -676,8 +689,8 @@ def test_two_policies_with_the_same_point_are_both_seen(tmp_path: Path) -> None:
     run["policies"][1]["points"][0]["mean"] = run["policies"][0]["points"][0]["mean"]
     record = parsed(run)
     sizes = [plots.nesting(record, i, record.policies[i].points[0]) for i in range(2)]
-    assert sizes == [(1.0, True), (0.62, True)]
-    assert plots.nesting(record, 0, record.policies[0].points[1]) == (1.0, False)
+    assert sizes == [(1.0, True, True), (0.58, True, False)], "a mark in a ring"
+    assert plots.nesting(record, 0, record.policies[0].points[1]) == (1.0, False, False)
 
 
 @pytest.mark.parametrize("result", ["compare", "morlhf", "panacea", "three"])
@@ -714,6 +727,6 @@ def test_an_indicator_is_added_by_a_function_and_a_line(tmp_path, monkeypatch):
     run = make_run()
     run["policies"][0]["figures"]["worst"] = figures["worst"].to_dict()
     page = page_of(run, tmp_path)
-    section = page.text.split("Hypervolume and other figures")[1].split("Which is above which")[0]
+    section = page.text.split("Hypervolume and other figures")[2].split("Which is above which")[0]
     assert "worst" in section and "Worst is the lowest score." in section
     assert "Worst is" not in page_of(make_run(), tmp_path).text, "only what a record holds is shown"

@@ -1,51 +1,122 @@
-"""The report in a browser: on paper, and on a phone."""
+"""The report in a browser: choosing, finding, zooming and downloading; on paper, on a phone, and without any other address."""
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+from axe_playwright_python.sync_playwright import Axe  # noqa: E402
 from playwright.sync_api import Page  # noqa: E402
 
 from paretune.fronts.record import FrontRecord  # noqa: E402
 from paretune.reports.report import write_report  # noqa: E402
 from support import records  # noqa: E402
-from support.studio_world import PHONE, browser  # noqa: E402
+from support.studio_world import PHONE, WIDE, browser  # noqa: E402
+
+WEIGHTS = (1.0, 0.75, 0.5, 0.25, 0.0)
+PROMPTS = ("Why is the sky blue?", "Why is grass green?", "What is rain?")
+LONG = "So long an answer. " * 60
+SPENT: list[str] = []
+"""What the page asked for or complained about."""
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    answers = {"responses": ["So long an answer. " * 60], "response_scores": [[-11.1, 3.53]]}
+def score(p: int, w: float) -> list[float]:
+    return [-11.1 + p - w, 3.53 - p]
+
+
+def write_run(folder: Path) -> Path:
+    """Write a run of two policies that share a corner, with all answers and a history of training; return its report."""
     points = [
         records.point(
             {"concise": w, "warm": 1 - w},
             [-9 + 7 * w, 2 - w],
             [-9.4 + 7 * w, 1.8 - w],
             [-8 + 7 * w, 2.2 - w],
-            **answers,
+            responses=[LONG],
+            response_scores=[score(0, w)],
         )
-        for w in (1.0, 0.75, 0.5, 0.25, 0.0)
+        for w in WEIGHTS
     ]
-    policies = [records.policy(name, points, title=f"A method {name}") for name in ("one", "two")]
+    other = [
+        point if n == 0 else {**point, "mean": [value - 0.4 for value in point["mean"]]}
+        for n, point in enumerate(points)
+    ]
+    ends = {"concise": records.figure(1.2, 0.3), "warm": records.figure(0.2, 0.4)}
+    policies = [
+        records.policy("one", points, title="A method one", ends=ends),
+        records.policy("two", other, title="A method two", ends=ends),
+    ]
     test = records.test("one", "base", 0.45, "one above")
-    facts = records.record(["concise", "warm"], policies, prompts=["Why?"], comparisons=[test])
-    facts["base"] |= answers
-    file = write_report(FrontRecord.parse(facts), tmp_path_factory.mktemp("report"))
+    stages = [{"name": "adapters/dpo-concise=1.0", "seconds": 60.0, "reused": False}]
+    facts = records.record(
+        ["concise", "warm"], policies, prompts=[PROMPTS[0]], comparisons=[test], stages=stages, num_prompts=3
+    )
+    facts["base"] |= {"responses": [LONG], "response_scores": [score(0, 0.0)]}
+    record = FrontRecord.parse(facts)
+    lines = [
+        {
+            "policy": name,
+            "preference": point.preference,
+            "prompt": [{"role": "user", "content": text}],
+            "prompt_id": str(p),
+            "sample": 0,
+            "answer": f"{LONG if p == 0 else ''}{name} says {p}",
+            "scores": dict(zip(("concise", "warm"), score(p, point.preference["concise"]), strict=True)),
+        }
+        for name, kept in [
+            ("base", [record.base]),
+            *((policy.name, policy.points) for policy in record.policies),
+        ]
+        for point in kept
+        for p, text in enumerate(PROMPTS)
+    ]
+    (folder / "data").mkdir()
+    raw = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    (folder / "data" / "answers.jsonl.gz").write_bytes(gzip.compress(raw))
+    history = [{"step": step + 1, "loss": 3 / (step + 1), "validation_loss": 3.1} for step in range(12)]
+    (folder / "adapters" / "dpo-concise=1.0").mkdir(parents=True)
+    (folder / "adapters" / "dpo-concise=1.0" / "history.json").write_text(json.dumps(history))
+    return write_report(record, folder)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    file = write_run(tmp_path_factory.mktemp("report"))
     with browser() as found:
         page = found.new_page()
-        page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
-        page.goto(Path(file).as_uri())
+        page.on("console", lambda message: SPENT.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: SPENT.append(str(error)))
+        page.on("request", lambda asked: SPENT.append(asked.url) if asked.url.startswith("http") else None)
+        page.goto(file.as_uri())
         yield page
+
+
+@pytest.fixture
+def page(shown: Page) -> Page:
+    """The page at a phone's size, as it is when it is opened."""
+    shown.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    return shown
+
+
+@pytest.fixture
+def wide(shown: Page) -> Page:
+    shown.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
+    shown.reload()
+    return shown
 
 
 def test_on_paper_every_answer_is_there_in_full(page: Page) -> None:
     page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
     assert page.is_visible("#cards .card") and not page.is_visible(".controls")
+    assert not page.is_visible(".tools") and page.is_visible("#front .wide svg")
     assert page.evaluate("() => document.getElementById('all').open")
     cut = "(text) => text.scrollHeight > text.clientHeight + 1"
     assert page.evaluate(f"() => [...document.querySelectorAll('.text')].filter({cut}).length") == 0
@@ -57,7 +128,6 @@ def test_on_paper_every_answer_is_there_in_full(page: Page) -> None:
 
 
 def test_on_a_phone_wide_tables_say_so_and_axes_have_ticks(page: Page) -> None:
-    assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
     heads = page.locator("#comparisons thead th").all_text_contents()
     assert heads[1] == "verdict", "the verdict is seen without scrolling"
     signs = page.evaluate(
@@ -69,8 +139,107 @@ def test_on_a_phone_wide_tables_say_so_and_axes_have_ticks(page: Page) -> None:
     assert anchors >= 3
 
 
+@pytest.mark.parametrize("width", [320, 390, 1000, 1280, 1920])
+def test_the_page_never_scrolls_sideways(shown: Page, width: int) -> None:
+    shown.set_viewport_size({"width": width, "height": 800})
+    assert shown.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+    assert shown.is_visible("#contents") == (width == 1920)
+
+
 def test_a_card_shows_the_own_scores_of_its_answer(page: Page) -> None:
-    rows = page.locator("#cards .card:first-child tbody tr").all_text_contents()
-    assert rows[0].startswith("concise−11.1") and rows[2].startswith("words240")
-    heads = page.locator("#cards .card:first-child thead th").all_text_contents()
-    assert heads[1:] == ["this answer", "mean of 60 prompts"]
+    lines = page.locator("#cards .card:first-child .figures div").all_text_contents()
+    assert lines[0] == "concise−11.6mean −5.5 [−5.9, −4.5]" and lines[2] == "words243mean 40"
+
+
+def test_points_are_chosen_beside_the_plot_and_compared(wide: Page) -> None:
+    cards = wide.locator("#picked .card")
+    texts = [card.locator(".plain").first.text_content() for card in cards.all()]
+    assert texts == ["concise 1, warm 0", "concise 0, warm 1"], "the ends of the dial stand there first"
+    plot, beside = (
+        wide.locator("#front svg.zooms:visible").bounding_box(),
+        wide.locator("#picked").bounding_box(),
+    )
+    assert plot and beside and beside["x"] >= plot["x"] + plot["width"]
+    wide.locator("#front .wide .pt.of1").nth(2).dispatch_event("click")
+    assert cards.count() == 2 and "two says 0" in (cards.nth(1).locator(".text").text_content() or "")
+    assert "--policy two -p concise=0.5,warm=0.5" in (cards.nth(1).locator(".command").text_content() or "")
+    wide.locator("#front .wide .pt.of1").nth(2).press("Enter")
+    assert cards.count() == 1, "chosen again, it is put away"
+    wide.get_by_role("button", name="next prompt").first.click()
+    assert PROMPTS[1] in (wide.locator("#picked blockquote").text_content() or "")
+    assert wide.locator("#asked").text_content() == PROMPTS[1], "both sections show the same prompt"
+
+
+def test_prompts_are_found_by_text_and_ordered_by_a_score(wide: Page) -> None:
+    wide.fill("#filter", "why")
+    assert wide.locator("#prompt option").all_text_contents() == list(PROMPTS[:2])
+    assert wide.locator("#matching").text_content() == "2 of 3 prompts contain it"
+    wide.fill("#filter", "xyz")
+    assert wide.locator("#asked").text_content() == "No prompt contains that."
+    assert not wide.is_visible("#cards")
+    wide.fill("#filter", "")
+    wide.select_option("#order", label="concise, highest first")
+    assert wide.locator("#prompt option").all_text_contents() == list(PROMPTS[::-1])
+    assert wide.locator("#asked").text_content() == PROMPTS[2]
+
+
+def test_the_legend_hides_and_zooming_draws_finer_axes(wide: Page) -> None:
+    entry = wide.locator("#front .legend li button").first
+    marks = wide.locator("#front .wide .pt.of0 .mark").first
+    entry.click()
+    assert entry.get_attribute("aria-pressed") == "false" and not marks.is_visible()
+    entry.click()
+    assert marks.is_visible()
+    ticks = wide.locator("#front .wide .axes")
+    before, mark = ticks.inner_html(), marks.bounding_box()
+    for _ in range(3):
+        wide.get_by_role("button", name="zoom in").click()
+    after = wide.locator("#front .wide .pt.on .mark").first.bounding_box()
+    assert ticks.inner_html() != before
+    assert mark and after and after["width"] == pytest.approx(mark["width"], abs=3), "a mark keeps its size"
+    wide.get_by_role("button", name="whole front").click()
+    assert ticks.inner_html() == before
+
+
+def test_what_is_downloaded_can_be_read(wide: Page) -> None:
+    def saved(name: str) -> bytes:
+        with wide.expect_download() as download:
+            wide.get_by_role("button", name=name, exact=True).click()
+        return Path(download.value.path()).read_bytes()
+
+    record = FrontRecord.parse(json.loads(saved("JSON")))
+    assert record.policies[1].points[0].mean == record.policies[0].points[0].mean
+    rows = saved("CSV").decode().splitlines()
+    assert len(rows) == 1 + 1 + 10 and rows[0].startswith(
+        "policy,weight on concise,weight on warm,concise,concise low"
+    )
+    assert rows[2].startswith("one,1,0,-2,-2.4,-1,1,0.8,1.2,40,7.5,1,0")
+    assert ElementTree.fromstring(saved("SVG")).tag.endswith("svg")
+    assert saved("PNG")[:4] == b"\x89PNG"
+
+
+def test_tables_sort_by_a_click_on_their_head(wide: Page) -> None:
+    column = "#sense tbody tr td:nth-child(3)"
+    wide.locator("#sense thead button", has_text="concise").nth(1).click()
+    shown = [float(text.replace("−", "-")) for text in wide.locator(column).all_text_contents()]
+    assert shown == sorted(shown, reverse=True) and len(set(shown)) > 3
+    assert wide.locator("#sense thead [aria-sort=descending]").count() == 1
+
+
+def test_commands_are_copied_and_training_is_drawn(wide: Page) -> None:
+    button = wide.locator("#next .copy").first
+    button.click()
+    wide.wait_for_function("() => document.querySelector('#next .copy').textContent === 'copied'")
+    drawn = wide.locator("#training svg.curve")
+    assert drawn.count() == 1
+    assert drawn.get_attribute("aria-label") == (
+        "loss: 3 at step 1, 0.25 at step 12; on validation data 3.1, then 3.1"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_a_reader_out(wide: Page, scheme: str) -> None:
+    wide.emulate_media(color_scheme=scheme)
+    found = Axe().run(wide).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"][:120]) for each in found] == []
+    assert SPENT == [], "no request, and nothing that the page's own policy forbids"

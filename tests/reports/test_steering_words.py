@@ -36,6 +36,8 @@ def made(concise: float, warm: float, ratio: float | None = 0.5, **policy: Any) 
 
 def section(record: FrontRecord, folder: Path, name: str) -> str:
     page = write_report(record, folder).read_text(encoding="utf-8")
+    if f'<section id="{name}">' not in page:
+        return ""
     return (
         page.split(f'<section id="{name}">')[1]
         .split("</section>")[0]
@@ -50,7 +52,8 @@ def test_where_no_movement_is_shown_nothing_says_steerable_whatever_the_weights_
 ) -> None:
     record = made(0.2, -0.1, ratio)
     cells = section(record, tmp_path, "steerability")
-    assert "not shown" in cells and f"{NO_EFFECT} by 60 prompts" in cells and "steerable" not in cells
+    assert ("not shown" in cells and f"{NO_EFFECT} by 60 prompts" in cells) == (ratio is not None)
+    assert "steerable" not in cells
     assert (WEIGHTS in cells) == (ratio == 0.001)
     assert NO_EFFECT in section(record, tmp_path, "steering")
     found = facts_of(record)
@@ -64,7 +67,8 @@ def test_where_no_movement_is_shown_nothing_says_steerable_whatever_the_weights_
 def test_what_the_answers_show_is_said_whatever_the_weights_are(tmp_path: Path, ratio: float | None) -> None:
     record = made(0.9, 1.2, ratio)
     cells = section(record, tmp_path, "steerability")
-    assert "steerable: concise and warm follow the preference" in cells and "not shown" not in cells
+    told = "steerable: concise and warm follow the preference"
+    assert (told in cells) == (ratio is not None) and "not shown" not in cells
     assert (WEIGHTS in cells) == (ratio == 0.001)
     lines = section(record, tmp_path, "steering")
     assert (

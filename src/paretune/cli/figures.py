@@ -1,4 +1,4 @@
-"""``paretune figures``: a run's numbers as a table, and its front as a picture for a paper."""
+"""``paretune figures`` and ``paretune report``: a run's numbers as a table, its front as a picture, and its report anew."""
 
 from __future__ import annotations
 
@@ -51,19 +51,14 @@ def figures(
 ) -> None:
     """Write a run's numbers as a table, or its front as a picture in the width of a paper's column."""
     from paretune.core.errors import ConfigError, suggest
-    from paretune.fronts.record import FILE, FrontRecord
+    from paretune.fronts.record import FrontRecord
 
     kind = out.suffix.lower()
     if kind not in (*PICTURES, *TABLES):
         raise ConfigError(f"{out}: {suggest(kind or out.name, (*PICTURES, *TABLES))} at the end of its name")
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder; name a file in it")
-    file = run if run.suffix == ".json" else run / FILE
-    if not file.is_file():
-        raise ConfigError(
-            f"{run}: no {file.name}; expected the folder of a finished run, such as runs/quickstart, or its {FILE}"
-        )
-    record = FrontRecord.read(file)
+    record = FrontRecord.read(_file_of(run))
     if kind in PICTURES:
         if what != "points":
             raise ConfigError(f"--what {what}: is for a table; a picture shows points")
@@ -73,6 +68,48 @@ def figures(
             raise ConfigError("--objectives: is for a picture; a table has all objectives")
         _table(record.to_rows(what), out)  # type: ignore[arg-type]
     typer.echo(str(out))
+
+
+def _file_of(run: Path) -> Path:
+    """Return the record in a run's folder, or the one that is named."""
+    from paretune.core.errors import ConfigError
+    from paretune.fronts.record import FILE
+
+    file = run if run.suffix == ".json" else run / FILE
+    if not file.is_file():
+        raise ConfigError(
+            f"{run}: no {file.name}; expected the folder of a finished run, such as runs/quickstart, or its {FILE}"
+        )
+    return file
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder to write to, made where it is missing; by default the run's own."),
+    ] = None,
+) -> None:
+    """Write the report and the pictures of a finished run anew, without its model: of a run of an earlier version, too."""
+    from paretune.core.errors import ConfigError
+    from paretune.fronts.record import FrontRecord
+    from paretune.reports.picture import write_picture
+    from paretune.reports.report import write_report
+
+    record = FrontRecord.read(_file_of(run))
+    folder = run.parent if run.is_file() else run
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; name a folder")
+    target = folder if out is None else out
+    target.mkdir(parents=True, exist_ok=True)
+    written = [write_report(record, target, folder), target / "front.png"]
+    write_picture(record, written[1])
+    if len(record.objectives) > 1:
+        for name in ("front.svg", "front.pdf"):
+            written.append(target / name)
+            _picture(record, written[-1], None)
+    for file in written:
+        typer.echo(str(file))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], out: Path) -> None:

@@ -420,6 +420,7 @@ app.command()(share_commands.pull)
 app.command()(judge_commands.judge)
 app.command()(judge_commands.compare)
 app.command()(figure_commands.figures)
+app.command()(figure_commands.report)
 
 
 app.command()(method_commands.methods)

@@ -209,8 +209,8 @@ def steerability(record: FrontRecord) -> str:
     rows = [
         [badge(record, i), *_steerability_cells(record, policy)]
         for i, policy in enumerate(record.policies)
-        if policy.steerability
-    ]
+        if any(ratio is not None for ratio in policy.steerability.values())
+    ]  # of adapters that share nothing there is nothing to compare
     if not rows:
         return ""
     return section(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -23,14 +24,22 @@ def section(name: str, heading: str, body: str, lead: str = "") -> str:
     return f'<section id="{name}"><h2>{heading}</h2>{paragraph}{body}</section>'
 
 
+def contents(sections: Iterable[str]) -> str:
+    """Return the links to sections that :func:`section` made."""
+    found = [re.match(r'<section id="([^"]+)"><h2>(.*?)</h2>', each) for each in sections]
+    links = "".join(f'<li><a href="#{match[1]}">{match[2]}</a></li>' for match in found if match)
+    return f'<nav id="contents" aria-label="contents"><ol>{links}</ol></nav>'
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """Return a table of HTML cells that scrolls in its box; the columns ``numbers`` are right-aligned."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         built = []
         for column, cell in enumerate(row):
-            name = "th" if column == 0 else tag
-            scope = ' scope="col"' if tag == "th" else ' scope="row"' if column == 0 else ""
+            # A head without a name is no head: a column of pictures, or the one with the names of the rows.
+            name = "td" if tag == "th" and not cell else "th" if column == 0 else tag
+            scope = "" if name == "td" else ' scope="col"' if tag == "th" else ' scope="row"'
             kind = ' class="num"' if column in numbers else ""
             built.append(f"<{name}{kind}{scope}>{cell}</{name}>")
         return f"<tr>{''.join(built)}</tr>"

@@ -299,11 +299,13 @@ def _draw_policy(panel: _Panel, record: FrontRecord, i: int) -> None:
         for first, second in pairwise(line):
             panel.cover(first, second)
     for point in points:
-        size, several = nesting(record, i, point)
+        size, several, outer = nesting(record, i, point)
+        inside, edge, width = _faint(colour, opacity(point)), "white", 1.2
+        if outer:  # a ring, in which the mark of the other policy stands
+            inside, edge, width = (1.0, 1.0, 1.0), colour, 2.4
         panel.mark(
-            point, weight(point.preference[objective]), INK if several else colour, size=size * (1.25 if several else 1),
-            marker=MARKERS[shape_of(i)], color=_faint(colour, opacity(point)),
-            markeredgecolor="white", markeredgewidth=1.2, zorder=5,
+            point, weight(point.preference[objective]), INK if several else colour, size=size * (1.6 if several else 1),
+            marker=MARKERS[shape_of(i)], color=inside, markeredgecolor=edge, markeredgewidth=width, zorder=5,
         )  # fmt: skip
 
 

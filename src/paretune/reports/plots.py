@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -178,13 +179,25 @@ def ordered(policy: MeasuredPolicy, objective: str) -> list[int]:
     return sorted(range(len(points)), key=lambda n: -points[n].preference[objective])
 
 
-def nesting(record: FrontRecord, i: int, point: Point) -> tuple[float, bool]:
-    """Return the size of a point's mark as a share, and whether another policy has the very same point.
+def nesting(record: FrontRecord, i: int, point: Point) -> tuple[float, bool, bool]:
+    """Return the size of a point's mark as a share, whether other policies have the very same point, and whether a later one has.
 
-    Policies often share a model, such as that of a corner; a mark on a mark is smaller, so that both are seen.
+    Policies often share a model, such as that of a corner; a mark in a ring is smaller, so that both are seen.
     """
     same = [any(other.mean == point.mean for other in policy.points) for policy in record.policies]
-    return max(0.4, 0.62 ** sum(same[:i])), sum(same) > 1
+    return max(0.3, 0.58 ** sum(same[:i])), sum(same) > 1, any(same[i + 1 :])
+
+
+def kept(at: Pixel, drawn: str) -> str:
+    """Return what stands at a pixel as a group that keeps its size when the page's script zooms."""
+    return f'<g class="kept" data-at="{at[0]:.1f} {at[1]:.1f}">{drawn}</g>'
+
+
+def axis_name(record: FrontRecord, m: int, arrow: str) -> str:
+    """Return the name of an axis, with what a point more is where a rule counts something."""
+    objective = record.objectives[m]
+    found = re.match(r"\+1 for every ([^,;]{1,32})", record.objectives_info.get(objective, ""))
+    return f"{objective} {arrow} better{f' (+1: {found[1]})' if found else ''}"
 
 
 def shape_of(i: int) -> str:
@@ -192,10 +205,10 @@ def shape_of(i: int) -> str:
     return SHAPES[(i + i // len(SHAPES)) % len(SHAPES)]
 
 
-def marker(shape: str, x: float, y: float, r: float) -> str:
-    """Return a point as SVG; ``cross`` is the base model's."""
+def marker(shape: str, x: float, y: float, r: float, kind: str = "mark") -> str:
+    """Return a point as SVG of CSS class ``kind``; ``cross`` is the base model's."""
     if shape == "circle":
-        return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/>'
+        return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/>'
     if shape == "cross":
         a = r * 0.85
         return (
@@ -213,7 +226,7 @@ def marker(shape: str, x: float, y: float, r: float) -> str:
     }[shape]
     angles = [math.radians(turn + 360 * k / corners) for k in range(corners)]
     dots = [(x + r * size * math.sin(a), y - r * size * math.cos(a)) for a in angles]
-    return f'<path class="mark" d="M{"L".join(f"{px:.1f} {py:.1f}" for px, py in dots)}Z"/>'
+    return f'<path class="{kind}" d="M{"L".join(f"{px:.1f} {py:.1f}" for px, py in dots)}Z"/>'
 
 
 def polyline(points: Sequence[Pixel], kind: str, closed: bool = False) -> str:
@@ -249,7 +262,7 @@ def opened(record: FrontRecord, i: int, n: int, picks: Mapping[tuple[int, int], 
     """Return the opening tag of a point that can be selected on the page; the caller closes ``</g>``."""
     policy = record.policies[i]
     return (
-        f'<g class="pt pol{i % len(SHAPES)}" style="--on:{opacity(policy.points[n]):.2f}" tabindex="0" role="img" '
+        f'<g class="pt pol{i % len(SHAPES)} of{i}" style="--on:{opacity(policy.points[n]):.2f}" tabindex="0" role="img" '
         f'data-i="{i}" data-n="{n}" '
         f'data-k="{picks[i, n]}" aria-label="{escape(describe(record, policy, n))}">'
     )

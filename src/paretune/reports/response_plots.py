@@ -42,10 +42,10 @@ def along(record: FrontRecord, m: int, width: int, height: int, picks: Mapping[t
         if len(bounded) > 1:
             low = [frame.at(p.preference[objective], p.low[m]) for p in bounded]
             high = [frame.at(p.preference[objective], p.high[m]) for p in bounded]
-            parts.append(polyline([*low, *high[::-1]], f"hull pol{i % len(SHAPES)}", closed=True))
+            parts.append(polyline([*low, *high[::-1]], f"hull pol{i % len(SHAPES)} of{i}", closed=True))
         line = [frame.at(p.preference[objective], p.mean[m]) for p in points]
         if len(line) > 1:
-            parts.append(polyline(line, f"line pol{i % len(SHAPES)}"))
+            parts.append(polyline(line, f"line pol{i % len(SHAPES)} of{i}"))
     for i, policy in enumerate(record.policies):
         for n, point in enumerate(policy.points):
             x, y = frame.at(point.preference[objective], point.mean[m])

@@ -16,10 +16,12 @@ from paretune.reports.plots import (
     Label,
     Pixel,
     axes,
+    axis_name,
     caption,
     describe,
     distinct,
     hull,
+    kept,
     marker,
     nesting,
     opened,
@@ -40,6 +42,11 @@ from paretune.reports.wording import (
     preference,
     weight,
 )
+
+MOST_NAMED_LINES = 4
+"""The most policies whose names stand beside their lines; of more, the legend has them."""
+LONGEST_NAME = 26
+"""A longer name is cut there."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +108,8 @@ class _Drawing:
         area = (frame.left, frame.top, frame.right, frame.bottom)
         centres = place_labels([label[:3] for label in labels], self.blocked, area, 6.4, 12)
         return "".join(
-            caption(kind, x, y + 4, text, "middle")
-            for (_, _, text, kind), (x, y) in zip(labels, centres, strict=True)
+            kept((a, b), caption(kind, x, y + 4, text, "middle"))
+            for (a, b, text, kind), (x, y) in zip(labels, centres, strict=True)
         )
 
 
@@ -117,12 +124,12 @@ def scatter(record: FrontRecord, view: View, picks: Mapping[tuple[int, int], int
     a, b, width, height = view.a, view.b, view.width, view.height
     frame = Frame(54, 34, width - 16, height - 46, span(record, a), span(record, b))
     drawing, objectives = _Drawing(frame, view), record.objectives
-    drawing.below.append(axes(frame, f"{objectives[a]} → better", f"{objectives[b]} ↑ better"))
+    named = axes(frame, axis_name(record, a, "→"), axis_name(record, b, "↑"))
     drawing.below.append(_reference_mark(record, frame, a, b))
     for i, policy in enumerate(record.policies):
         rim = hull([drawing.at(point) for point in policy.points])
         if len(rim) > 2:
-            drawing.below.append(polyline(rim, f"hull pol{i % len(SHAPES)}", closed=True))
+            drawing.below.append(polyline(rim, f"hull pol{i % len(SHAPES)} of{i}", closed=True))
     if has_mixture(record):
         _draw_mixture(record, drawing)
     for i in range(len(record.policies)):
@@ -133,14 +140,19 @@ def scatter(record: FrontRecord, view: View, picks: Mapping[tuple[int, int], int
     if has_base(record):
         base = drawing.at(record.base)
         bars = drawing.bars(record.base, 7)
-        cross = f'<g class="base"><title>base model</title>{bars}{marker("cross", *base, 7)}</g>'
-        drawing.label(base, "base model", "label")
+        cross = f'<g class="base"><title>base model</title>{bars}{kept(base, marker("cross", *base, 7))}</g>'
+        drawing.label(base, "base model", "label base")
     if has_mixture(record):
         _label_mixture(record, drawing)
     name = escape(f"Scores on {objectives[a]} (across) and {objectives[b]} (up), higher is better on both")
+    spans = " ".join(f"{value:.9g}" for value in (*frame.x, *frame.y))
+    inside = f"{frame.left} {frame.top} {frame.right - frame.left} {frame.bottom - frame.top}"
+    x, y, across, up = inside.split()
     return (
-        f'<svg class="plot" viewBox="0 0 {width} {height}" role="group" aria-label="{name}">'
-        f"{''.join(drawing.below)}{cross}{''.join(drawing.points)}{drawing.texts()}</svg>"
+        f'<svg class="plot zooms" viewBox="0 0 {width} {height}" role="group" aria-label="{name}" data-spans="{spans}">'
+        f'<g class="axes">{named}</g>'
+        f'<svg class="inner" x="{x}" y="{y}" width="{across}" height="{up}" viewBox="{inside}">'
+        f"{''.join(drawing.below)}{cross}{''.join(drawing.points)}{drawing.texts()}</svg></svg>"
     )
 
 
@@ -170,7 +182,7 @@ def _reference_mark(record: FrontRecord, frame: Frame, a: int, b: int) -> str:
         return ""
     x, y = frame.at(reference[a], reference[b])
     mark = f'<path class="ref" d="M{x:.1f} {y - 16:.1f}V{y:.1f}H{x + 16:.1f}"/>'
-    return mark + caption("small", x + 6, y - 6, "reference point")
+    return kept((x, y), mark + caption("small", x + 6, y - 6, "reference point"))
 
 
 def _draw_policy(
@@ -179,30 +191,47 @@ def _draw_policy(
     policy, objective, colour = record.policies[i], record.objectives[drawing.view.a], f"pol{i % len(SHAPES)}"
     order, bulge = ordered(policy, objective), knee(policy)
     if drawing.view.lines and len(order) > 1:
-        drawing.line([drawing.at(policy.points[n]) for n in order], f"line {colour}")
+        drawing.line([drawing.at(policy.points[n]) for n in order], f"line {colour} of{i}")
     for n in order:
         point = policy.points[n]
         x, y = drawing.at(point)
         bars = drawing.bars(point)
-        ring = f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="10"/>' if n == bulge else ""
-        size, several = nesting(record, i, point)
+        knee_ring = f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="11"/>' if n == bulge else ""
+        size, several, outer = nesting(record, i, point)
+        mark = marker(shape_of(i), x, y, (8 if several else 5.5) * size, "mark ring" if outer else "mark")
+        hit = f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="14"/>'
         drawing.points.append(
-            f"{opened(record, i, n, picks)}<title>{escape(describe(record, policy, n))}</title>{bars}{ring}"
-            f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="14"/>'
-            f"{marker(shape_of(i), x, y, (7 if several else 5.5) * size)}</g>"
+            f"{opened(record, i, n, picks)}<title>{escape(describe(record, policy, n))}</title>{bars}"
+            f"{kept((x, y), knee_ring + hit + mark)}</g>"
         )
-        drawing.label((x, y), weight(point.preference[objective]), "label" if several else f"label {colour}")
+        # A point that policies share has one label, which goes with none of them.
+        kind = "label" if several else f"label {colour} of{i}"
+        drawing.label((x, y), weight(point.preference[objective]), kind)
+    if drawing.view.lines and 1 < len(record.policies) <= MOST_NAMED_LINES and len(order) > 1:
+        _name_line(record, drawing, i, [drawing.at(policy.points[n]) for n in order])
+
+
+def _name_line(record: FrontRecord, drawing: _Drawing, i: int, line: Sequence[Pixel]) -> None:
+    """Ask for a policy's name beside its line, at the segment that is farthest from the lines of the others."""
+    others = [
+        drawing.at(point) for j, policy in enumerate(record.policies) if j != i for point in policy.points
+    ]
+    middles = [((p[0] + q[0]) / 2, (p[1] + q[1]) / 2) for p, q in pairwise(line)]
+    spot = max(middles, key=lambda at: min((math.dist(at, other) for other in others), default=0.0))
+    text = record.policies[i].label
+    shown = text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
+    drawing.label(spot, shown, f"label name pol{i % len(SHAPES)} of{i}")
 
 
 def _draw_extrapolation(record: FrontRecord, drawing: _Drawing, i: int, point: Point) -> None:
     colour, bars, (x, y) = f"pol{i % len(SHAPES)}", drawing.bars(point), drawing.at(point)
     title = escape(f"{record.policies[i].label}, extrapolated to {preference(point.preference)}")
     drawing.points.append(
-        f'<g class="pt {colour} faded beyond"><title>{title}</title>{bars}'
-        f"{marker(shape_of(i), x, y, 5.5)}</g>"
+        f'<g class="pt {colour} of{i} faded beyond"><title>{title}</title>{bars}'
+        f"{kept((x, y), marker(shape_of(i), x, y, 5.5))}</g>"
     )
     share = weight(point.preference[record.objectives[drawing.view.a]])
-    drawing.label((x, y), f"{share} extrapolated", f"label {colour}")
+    drawing.label((x, y), f"{share} extrapolated", f"label {colour} of{i}")
 
 
 def _beads(p: Pixel, q: Pixel) -> list[Box]:

@@ -26,6 +26,7 @@ from paretune.reports.wording import (
 
 MOST_DIALS = 2
 """The most objectives that have a tile each; of more, one tile has a line for each."""
+UNTESTED = "Measured, not tested."
 YES, NO, OPEN = "yes", "no", "open"
 """The states of a tile: shown, shown to be the other way, and not shown."""
 
@@ -107,7 +108,10 @@ def _dials(record: FrontRecord, policy: MeasuredPolicy) -> list[Tile]:
     if not policy.ends:
         answer = "Measured, not tested"
     wrong = any(line.state == NO for line in lines)
-    told = tuple(f"{name}: {_inner(line.answer)}" for name, line in zip(objectives, lines, strict=True))
+    told = tuple(
+        f"{name}: {_inner(line.answer)}{', not tested' if line.lines[-1] == UNTESTED else ''}"
+        for name, line in zip(objectives, lines, strict=True)
+    )
     state = NO if wrong else YES if moved else OPEN
     return [Tile("What the dial does", answer, state, (*told, f"By {policy.label}."))]
 
@@ -127,7 +131,7 @@ def _dial(record: FrontRecord, policy: MeasuredPolicy, m: int) -> Tile:
         detail.append(f"Score {scores_from_to(record, m, starts, ends)}.")
     question = f"What the dial does to {objective}"
     if figure is None or not known(figure.low):
-        return Tile(question, change.capitalize(), OPEN, (*detail, "Measured, not tested."))
+        return Tile(question, change.capitalize(), OPEN, (*detail, UNTESTED))
     deviations = f"{number(figure.value, 2)} deviations [{number(figure.low, 2)}, {number(figure.high, 2)}]"
     if figure.low > 0:
         shown = f"Shown: {deviations}{_others(record, objective)}."

@@ -13,12 +13,11 @@ from paretune.data.rows import Row
 from paretune.evaluation.judge import Judgement
 from paretune.evaluation.judged import Evaluation
 from paretune.fronts.record import FrontRecord
+from paretune.reports.beside import ANSWERS_FILE, FOLDER
 from paretune.reports.card import About
 from paretune.reports.data_card import ANSWERS, ROWS, DataFacts, write_data_card
 from paretune.runs.about_data import about_data, sources_of
 
-FOLDER = "data"
-ANSWERS_FILE = "answers.jsonl.gz"
 CARD = "README.md"
 
 
