@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.choosing.voters import Session, Voter, regret, simulate
-from paretune.choosing.elicit import SAME, best_preference, expected_regret, finished, next_pair, random_pair
+from paretune.choosing.elicit import (
+    SAME,
+    best_preference,
+    expected_deviation,
+    expected_regret,
+    finished,
+    next_pair,
+    random_pair,
+)
 from paretune.choosing.population import cluster, population
 from paretune.choosing.posterior import NOISE, Ballot, Posterior, ballot
 from paretune.core.errors import ParetuneError, PreferenceError
@@ -250,7 +258,35 @@ def test_a_posterior_is_shown_as_json():
     assert set(shown) == {"mean", "deviation", "spread", "votes", "done", "noise"}
 
 
+def test_the_intervals_of_a_posterior_hold_what_they_say():
+    posterior = Posterior.of(circle(4, M=3), votes_of(circle(4, M=3), 6))
+    for level in (0.5, 0.95):
+        for name, (low, high) in posterior.intervals(level).items():
+            column = posterior.weights[:, posterior.objectives.index(name)]
+            assert posterior.mass[(column >= low) & (column <= high)].sum() == pytest.approx(level, abs=0.01)
+            assert posterior.mass[column < low].sum() == pytest.approx((1 - level) / 2, abs=0.01)
+
+
 # What is asked
+
+
+@every_front
+def test_a_vote_is_expected_to_narrow_the_weights_as_it_then_does_on_average(name):
+    front = FRONTS[name]
+    posterior = Posterior.of(front, votes_of(front, 2, seed=4))
+    pair = next_pair(posterior, front)
+    expected = expected_deviation(posterior, front, pair)
+    scores = [front.expected(one).mean for one in (pair.first, pair.second)]
+    gap = np.array([(scores[0][n] - scores[1][n]) / unit for n, unit in posterior.scale.items()])
+    chance = float(posterior.mass @ (1 / (1 + np.exp(-(posterior.weights @ gap) / posterior.noise))))
+    after = {
+        winner: posterior.update(Ballot(scores[0], scores[1], winner)).deviation
+        for winner in ("first", "second")
+    }
+    for objective, deviation in expected.items():
+        square = chance * after["first"][objective] ** 2 + (1 - chance) * after["second"][objective] ** 2
+        assert deviation == pytest.approx(math.sqrt(square), rel=0.06)
+        assert deviation <= posterior.deviation[objective] + 1e-12
 
 
 def exact_information(posterior, gap):

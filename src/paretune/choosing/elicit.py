@@ -71,6 +71,26 @@ def random_pair(posterior: Posterior, surface: Surface) -> Pair | None:
     return Pair(first, second, float(information[0]))
 
 
+def expected_deviation(posterior: Posterior, surface: Surface, pair: Pair) -> dict[str, float]:
+    """Return the deviation of each weight that is expected after a vote on ``pair``, never above the present one.
+
+    The root of the mean variance over the two outcomes of the vote, at the expected scores, each as likely as the posterior
+    makes it.
+    """
+    columns = np.argsort(_columns(posterior, surface))
+    ends = np.stack([one.over(surface.objectives).array() for one in (pair.first, pair.second)])
+    scaled = (surface.outcomes(ends) / _units(posterior, surface))[:, columns]
+    first = _sigmoid(posterior.weights @ (scaled[0] - scaled[1]) / posterior.noise)
+    variance = np.zeros(len(columns))
+    for chance in (first, 1 - first):
+        mass = posterior.mass * chance
+        share = mass.sum()
+        if share > 0:
+            mean = mass @ posterior.weights / share
+            variance += mass @ (posterior.weights - mean) ** 2
+    return dict(zip(posterior.objectives, np.sqrt(variance).tolist(), strict=True))
+
+
 def best_preference(posterior: Posterior, surface: Surface) -> Preference:
     """Return the preference to serve: the one of largest expected utility, ties broken by nearness to the mean tastes.
 

@@ -220,6 +220,17 @@ class Posterior:
         """The standard deviation of each objective's weight."""
         return dict(zip(self.objectives, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
 
+    def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Return, for each objective, the bounds between which its weight lies with the chance ``level``, equal tails outside."""
+        found = {}
+        for name, column in zip(self.objectives, self.weights.T, strict=True):
+            order = np.argsort(column, kind="stable")
+            below = np.cumsum(self.mass[order])
+            places = np.searchsorted(below, np.array([(1 - level) / 2, (1 + level) / 2]) * below[-1])
+            low, high = column[order][np.minimum(places, len(column) - 1)].tolist()
+            found[name] = (low, high)
+        return found
+
     @property
     def spread(self) -> float:
         """The largest standard deviation of a weight; 0.29 (two objectives) before any vote, 0 when all is known."""

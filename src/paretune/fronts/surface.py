@@ -64,6 +64,8 @@ class Surface:
             before its scores are seen.
         anchored: Whether the policy answers with the nearest measured preference, never between two.
         shrunk, band_low, band_high: What :attr:`for_choosing` has in place of means and bounds ``[N, M]``; by default these.
+        on_front: The chance ``[N]`` that no other point of the policy is clearly better on everything, NaN where it was not
+            measured, as in earlier records; None where nobody said.
 
     Raises:
         ParetuneError: Shapes do not fit, a mean is not finite, or nothing was measured.
@@ -80,6 +82,7 @@ class Surface:
     shrunk: np.ndarray | None = None
     band_low: np.ndarray | None = None
     band_high: np.ndarray | None = None
+    on_front: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         names = Preference.uniform(self.objectives).objectives
@@ -110,6 +113,13 @@ class Surface:
             kept = table[np.sort(first)]
             kept.setflags(write=False)
             object.__setattr__(self, field, kept)
+        if self.on_front is not None:
+            chances = np.array(self.on_front, dtype=np.float64)
+            if chances.shape != (len(weights),):
+                raise ParetuneError(
+                    f"front of {self.policy!r}: on_front of shape {chances.shape}; expected [{len(weights)}]"
+                )
+            object.__setattr__(self, "on_front", chances[np.sort(first)])
 
     @classmethod
     def read(cls, path: str | Path, policy: str | None = None) -> Surface:
@@ -149,6 +159,7 @@ class Surface:
         }
         if all(point.shrunk for point in points):  # earlier records have none
             bands = {key: np.array([getattr(point, key) for point in points]) for key in bands}
+        chances = [np.nan if point.on_front is None else point.on_front for point in points]
         return cls(
             policy,
             record.objectives,
@@ -158,6 +169,7 @@ class Surface:
             high,
             measured.anchored,
             **bands,
+            on_front=np.array(chances, dtype=np.float64),
         )
 
     @cached_property
@@ -287,6 +299,11 @@ class Surface:
     def preference(self, n: int) -> Preference:
         """Return the measured preference number ``n``."""
         return Preference(self.objectives, tuple(self.preferences[n].tolist()))
+
+    def chance(self, n: int) -> float | None:
+        """Return the chance of point number ``n`` to be on the front; None where it is not known."""
+        known = self.on_front is not None and math.isfinite(self.on_front[n])
+        return float(self.on_front[n]) if known and self.on_front is not None else None
 
     def _named(self, values: np.ndarray) -> dict[str, float | None]:
         return {

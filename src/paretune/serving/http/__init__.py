@@ -1,4 +1,4 @@
 """The web: server, app (with /health and /metrics), logs, guard, connections, json_body; generation, logprobs.
 
-Routes are in openai, front, profiles, ranking, render, scores, votes, conversations, audit and studio.
+Routes are in openai, front, answers, profiles, ranking, render, scores, votes, conversations, audit and studio.
 """

@@ -18,6 +18,7 @@ from paretune.core.errors import ParetuneError, StoreError
 from paretune.serving.address import Address
 from paretune.serving.api_errors import ApiError, Failure, unreadable_body, validation_error
 from paretune.serving.http import (
+    answers,
     audit,
     conversations,
     front,
@@ -78,7 +79,19 @@ def make_app(service: Service, address: Address = Address()) -> FastAPI:  # noqa
         },
     )
     app.state.service = service
-    for routes in (openai, front, scores, ranking, render, profiles, votes, conversations, audit, studio):
+    for routes in (
+        openai,
+        front,
+        answers,
+        scores,
+        ranking,
+        render,
+        profiles,
+        votes,
+        conversations,
+        audit,
+        studio,
+    ):
         app.include_router(routes.router(service))
     _answer_errors(app)
     _declare_security(app, bool(address.keys.digests))

@@ -52,7 +52,13 @@ def described(service: Service, served: Served) -> dict[str, Any]:
         preference = surface.preference(n)
         scores = surface.expected(preference)
         about["points"].append(
-            {"preference": preference.as_dict(), "mean": scores.mean, "low": scores.low, "high": scores.high}
+            {
+                "preference": preference.as_dict(),
+                "mean": scores.mean,
+                "low": scores.low,
+                "high": scores.high,
+                "on_front": surface.chance(n),
+            }
         )
     if has_knee(surface.for_choosing.means):
         about["knee"] = knee_preference(surface).as_dict()

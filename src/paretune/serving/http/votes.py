@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
+from paretune.choosing.elicit import expected_deviation
 from paretune.choosing.posterior import LARGEST_SCORE
 from paretune.core.errors import suggest
 from paretune.core.preference import Preference
@@ -174,6 +175,7 @@ def router(service: Service) -> APIRouter:
             "first": None if pair is None else {"preference": pair.first.as_dict()},
             "second": None if pair is None else {"preference": pair.second.as_dict()},
             "information": None if pair is None else pair.information,
+            "deviation_after": None if pair is None else expected_deviation(posterior, surface, pair),
             "posterior": learned(posterior, surface),
         }
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from paretune.choosing.bounds import Bounds
-from paretune.choosing.elicit import Pair, best_preference, expected_regret, finished, next_pair
+from paretune.choosing.elicit import CHEAP, Pair, best_preference, expected_regret, finished, next_pair
 from paretune.choosing.population import Population, population
-from paretune.choosing.posterior import Ballot, Posterior, ballot
+from paretune.choosing.posterior import SMALL, Ballot, Posterior, ballot
 from paretune.core.errors import ParetuneError
 from paretune.fronts.surface import Surface
 from paretune.serving.store.entries import Vote
@@ -109,9 +109,11 @@ def learned(posterior: Posterior, surface: Surface) -> dict[str, Any]:
     """Return what a person is shown of their tastes, the preference that serves them best, and whether to stop asking."""
     return {
         **posterior.to_dict(),
+        "intervals": {name: list(bounds) for name, bounds in posterior.intervals().items()},
         "done": finished(posterior, surface),
         "best": best_preference(posterior, surface).as_dict(),
         "regret": expected_regret(posterior, surface),
+        "enough": {"spread": SMALL, "regret": CHEAP},
     }
 
 
