@@ -15,6 +15,8 @@ import torch
 from playwright.sync_api import BrowserContext, Page, Request, sync_playwright
 
 from paretune.core.preference import Preference, preference_grid
+from paretune.data.measured import FILE, FOLDER
+from paretune.data.readers import write_jsonl
 from paretune.generation.mixing import Mixing
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
@@ -76,6 +78,7 @@ def write_run(folder: Path, lm: LanguageModel, M: int) -> Path:
         Policy.anchors("anchors", lm, names, adapters, corners),
         Policy.mod("mod", lm, names, adapters, Mixing()),
     ]
+    (folder / FOLDER).mkdir(exist_ok=True)
     for policy in policies:
         policy.save(folder / "policies" / policy.name)
     grid = preference_grid(names, {2: 6, 3: 4}.get(M, 2))
@@ -90,11 +93,30 @@ def write_run(folder: Path, lm: LanguageModel, M: int) -> Path:
         sampling={"max_new_tokens": 24, "temperature": 1.0, "top_p": 1.0},
         objectives_info={"concise": "+1 for every word fewer"},
     )
+    write_jsonl(folder / FOLDER / FILE, answers(names, grid))
     rules = [{"rule": "length"}, {"rule": "regex", "pattern": "[aeiou]", "how": "count"}]
     score = [{"objective": name, **rule} for name, rule in zip(names, rules, strict=False)]
     (folder / "config.yaml").write_text(json.dumps({"score": score}), encoding="utf-8")
     (folder / "front.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder
+
+
+def answers(names: Sequence[str], preferences: Sequence[Preference]) -> list[dict]:
+    """Return answers of the soup to 30 prompts at each preference, as a run keeps them; the anchors have none."""
+    return [
+        {
+            "policy": "soup",
+            "preference": preference.as_dict(),
+            "prompt": [{"role": "user", "content": f"Question {n}"}],
+            "prompt_id": f"k{n}",
+            "sample": 0,
+            "answer": f"Measured at {preference}, number {n}",
+            "truncated": n == 1,
+            "scores": dict.fromkeys(names, float(-n)),
+        }
+        for preference in preferences
+        for n in range(30)
+    ]
 
 
 @contextmanager

@@ -1,163 +1,215 @@
-// The measured front with its intervals, A and B: scatter plots by plotly, or lines over parallel axes.
+// The measured front with its intervals, A and B: scatter plots by plotly, or lines over parallel axes, with what may be done to them.
 
+import { csv, fileName, pngOf, save, svgText } from "./download.js";
+import { readAnswers } from "./measured.js";
 import { drawParallel } from "./parallel.js";
-import { state } from "./state.js";
-import { byId, element, interval, preferenceText, same, weightText } from "./words.js";
+import { SYMBOLS, arranged, colours, figure, plotly } from "./plot.js";
+import { keep, kept, state } from "./state.js";
+import { byId, element, interval, number, preferenceText, same } from "./words.js";
 import { places } from "./expected.js";
 
-let loading = null;
+/** Width of a saved picture in pixels; as PNG it has twice as many. */
+const WIDTH = 900;
+const VIEWS = { all: "all pairs", pair: "one pair", axes: "parallel axes" };
 
-/** Load plotly once, from this server. */
-function plotly() {
-  loading ??= new Promise((resolve, reject) => {
-    // While loading, plotly adds an inline style sheet for maps. There are no maps here, and the page forbids inline styles.
-    const create = document.createElement;
-    document.createElement = (name, ...rest) => create.call(document, name === "style" ? "template" : name, ...rest);
-    const ended = (then) => () => { delete document.createElement; then(); };
-    const failed = () => { loading = null; reject(new Error("plotly.js cannot be loaded")); };
-    document.head.append(element("script", { src: new URL("plotly.js", import.meta.url), load: ended(() => resolve(window.Plotly)), error: ended(failed) }));
-  });
-  return loading;
+/** How the front is looked at: {view, x, y} for each list of objectives; names of policies that are not shown beside the chosen one. */
+const looks = {};
+/** The point that was chosen last, {policy, preference}. */
+let picked = null;
+let onPick = () => {};
+
+const keyOf = (policy) => policy.objectives.join(" ");
+
+/** Return how a policy's front is looked at. */
+function look(policy) {
+  const names = policy.objectives;
+  const first = { view: names.length > 3 ? "axes" : names.length === 3 ? "all" : "pair", x: names[0], y: names[1] };
+  return (looks[keyOf(policy)] ??= { ...first, ...kept().looks?.[keyOf(policy)] });
 }
 
-const safe = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-
-function colours() {
-  const style = getComputedStyle(document.documentElement);
-  return Object.fromEntries(["page", "panel", "ink", "quiet", "rule", "strong", "p0", "p1", "p2"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+/** Return the policies that can be drawn beside a policy: those with the same objectives and a measured front. */
+function comparable(policy) {
+  const same = (other) => other.objectives.length === policy.objectives.length && other.objectives.every((name) => policy.objectives.includes(name));
+  return state.policies
+    .filter((other) => other !== policy && other.points.length && same(other))
+    .map((other, n) => ({ policy: other, symbol: SYMBOLS[n % SYMBOLS.length] }));
 }
 
-/** Return asymmetric error bars from means and bounds; an unknown bound has none. */
-function bars(scores, name, colour, thick) {
-  const far = (bound) => scores.map((one) => (Number.isFinite(one[bound][name]) ? Math.abs(one[bound][name] - one.mean[name]) : 0));
-  return { type: "data", symmetric: false, array: far("high"), arrayminus: far("low"), color: colour, thickness: thick, width: 0 };
+const hidden = () => kept().hidden ?? [];
+
+/** Return the part of the page for a purpose beside the chart; made at its first use. */
+function part(id, place) {
+  if (!byId(id)) byId("chart")[place](element("div", { id, class: "front-part" }));
+  return byId(id);
 }
 
-function described(policy, scores) {
-  const shown = places(policy);
-  return policy.objectives
-    .map((name) => `${safe(name)} ${interval({ mean: scores.mean[name], low: scores.low[name], high: scores.high[name] }, shown[name])}`)
-    .join("<br>");
-}
+// Drawing
 
-/** Return the position of each point's label: below where it would overlap that of the point before. */
-function placed(points, x, y) {
-  const near = (p, q, name, share) => {
-    const values = points.map((point) => point.mean[name]);
-    return Math.abs(p.mean[name] - q.mean[name]) < share * (Math.max(...values) - Math.min(...values));
-  };
-  return points.map((point, k) => (k && near(point, points[k - 1], x, 0.08) && near(point, points[k - 1], y, 0.06) ? "bottom right" : "top right"));
-}
-
-/** Return the traces of one scatter plot: measured points, the knee, A and B, and with two objectives the weights. */
-function traces(policy, x, y, axes, colour, joined) {
-  const points = [...policy.points].sort((p, q) => p.preference[x] - q.preference[x]);
-  const at = (name) => points.map((point) => point.mean[name]);
-  const common = { ...axes, type: "scatter", mode: "markers" };
-  const measured = {
-    ...common, mode: joined ? "markers+lines" : "markers", x: at(x), y: at(y), customdata: points.map((point) => point.preference), name: "measured",
-    error_x: bars(points, x, colour.strong, 1.3), error_y: bars(points, y, colour.strong, 1.3),
-    marker: { color: colour.p2, size: 9, line: { color: colour.page, width: 1.2 } }, line: { color: colour.p2, width: 1.6 },
-    hovertemplate: points.map((point) => `${safe(preferenceText(point.preference))}<br>${described(policy, point)}<extra></extra>`),
-  };
-  const knee = points.filter((point) => policy.knee && same(point.preference, policy.knee));
-  const ring = {
-    ...common, x: knee.map((p) => p.mean[x]), y: knee.map((p) => p.mean[y]), name: "knee", hoverinfo: "skip",
-    marker: { symbol: "circle-open", size: 19, color: colour.p2, line: { width: 1.4 } },
-  };
-  const labels = {
-    ...common, mode: "markers+text", x: at(x), y: at(y), name: "weight", hoverinfo: "skip", cliponaxis: false, textposition: placed(points, x, y),
-    text: points.map((point) => weightText(point.preference[x])), marker: { size: 15, opacity: 0 }, textfont: { color: colour.quiet, size: 12 },
-  };
-  // At one preference B frames A, so that both are seen.
-  const served = (side) => state.sides[side].served?.preference;
-  const together = served("a") && served("b") && same(served("a"), served("b"));
-  const sides = ["b", "a"].flatMap((side) => {
-    const expected = state.sides[side].served?.expected;
-    if (!expected || !Number.isFinite(expected[x].mean) || !Number.isFinite(expected[y].mean)) return [];
-    const table = (key) => Object.fromEntries(policy.objectives.map((name) => [name, expected[name][key] ?? NaN]));
-    const scores = { mean: table("mean"), low: table("low"), high: table("high") };
-    const own = side === "a" ? colour.p0 : colour.p1;
-    return [{
-      ...common, mode: "markers+text", x: [scores.mean[x]], y: [scores.mean[y]], name: side.toUpperCase(), text: [together && side === "b" ? "" : side.toUpperCase()],
-      textposition: "middle center", textfont: { color: colour.page, size: 12, weight: 700 },
-      error_x: bars([scores], x, own, 2), error_y: bars([scores], y, own, 2),
-      marker: together && side === "b"
-        ? { symbol: "square-open", size: 31, color: own, opacity: 1, line: { color: own, width: 3 } }
-        : { symbol: side === "a" ? "circle" : "square", size: side === "a" ? 21 : 19, color: own, opacity: 1, line: { color: colour.page, width: 1.5 } },
-      hovertemplate: `${side.toUpperCase()}: ${safe(preferenceText(state.sides[side].preference))}<br>${described(policy, scores)}<extra></extra>`,
-    }];
-  });
-  return [measured, ring, ...(policy.objectives.length === 2 ? [labels] : []), ...sides];
-}
-
-/** Return the format of about `count` ticks over the measured range, all with the same decimals. */
-function ticks(policy, name, count) {
-  const values = policy.points.flatMap((point) => [point.mean[name], point.low[name], point.high[name]]).filter(Number.isFinite);
-  const step = (Math.max(...values) - Math.min(...values)) / count;
-  return { nticks: count + 1, tickformat: step > 0 ? `.${Math.max(0, Math.ceil(-Math.log10(step) - 0.3))}f` : "" };
-}
-
-/**
- * Return pairs of objectives and the area of each plot, in shares of the picture: one plot for two objectives, the lower half
- * of a scatter matrix for three; one below the other where there is little room.
- */
-function arranged(names, narrow) {
-  if (names.length === 2) return [{ x: names[0], y: names[1], across: [0, 1], up: [0, 1] }];
-  const pairs = [[0, 1, 0, 1], [0, 2, 0, 0], [1, 2, 1, 0]];
-  return pairs.map(([x, y, column, row], k) => ({
-    x: names[x], y: names[y],
-    across: narrow ? [0, 1] : column ? [0.55, 1] : [0, 0.45],
-    up: narrow ? [[0.73, 1], [0.365, 0.635], [0, 0.27]][k] : row ? [0.57, 1] : [0, 0.43],
-  }));
-}
-
-function layout(policy, plots, narrow, colour) {
-  const single = plots.length === 1;
-  const shared = { gridcolor: colour.rule, zeroline: false, tickfont: { color: colour.quiet, size: 12 }, fixedrange: true, automargin: false, ticks: "" };
-  const made = {
-    margin: { l: 46, r: 14, t: 30, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
-    font: { family: 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif', color: colour.ink, size: 13 }, hovermode: "closest", dragmode: false,
-    hoverlabel: { bgcolor: colour.panel, bordercolor: colour.strong, font: { color: colour.ink, size: 13 }, align: "left" }, annotations: [],
-    height: single ? (narrow ? 320 : 396) : narrow ? 860 : 560,
-  };
-  plots.forEach(({ x, y, across, up }, k) => {
-    const n = k ? k + 1 : "";
-    made[`xaxis${n}`] = { ...shared, ...ticks(policy, x, single && !narrow ? 7 : 4), domain: across, anchor: `y${n}` };
-    made[`yaxis${n}`] = { ...shared, ...ticks(policy, y, single && !narrow ? 6 : 4), domain: up, anchor: `x${n}` };
-    const label = { xref: "paper", yref: "paper", showarrow: false, font: { color: colour.ink, size: 13, weight: 600 } };
-    made.annotations.push(
-      { ...label, text: `${safe(x)} → better`, x: across[1], y: up[0], xanchor: "right", yanchor: "top", yshift: -22 },
-      { ...label, text: `${safe(y)} ↑ better`, x: across[0], y: up[1], xanchor: "left", yanchor: "bottom", xshift: -40, yshift: 8 },
-    );
-  });
-  return made;
-}
-
-/** Draw the front of the chosen policy; a click on a measured preference calls `pick(preference)`. */
+/** Draw the front of the chosen policy; choosing a measured point, of it or of one beside it, calls `pick(preference, policy name)`. */
 export async function drawFront(pick) {
   const policy = state.policy;
   const chart = byId("chart");
+  onPick = pick;
+  drawTools(policy);
   if (!policy.points.length || policy.objectives.length === 1) return;
-  if (policy.objectives.length > 3) return drawParallel(chart, policy, pick);
-  const names = policy.objectives;
+  const { view } = look(policy);
+  if (view === "axes") {
+    clearPlot(chart);
+    return drawParallel(chart, policy, (preference) => choose(preference, policy.name));
+  }
   const narrow = chart.clientWidth < 480;
-  const plots = arranged(names, narrow);
   const Plotly = await plotly();
-  if (state.policy !== policy) return;
-  const colour = colours();
-  const joined = names.length === 2 && !policy.anchored;
-  const data = plots.flatMap(({ x, y }, k) => traces(policy, x, y, k ? { xaxis: `x${k + 1}`, yaxis: `y${k + 1}` } : {}, colour, joined));
-  chart.querySelector(".wait")?.remove();
-  await Plotly.react(chart, data, layout(policy, plots, narrow, colour), { displayModeBar: false, responsive: true, doubleClick: false });
+  if (state.policy !== policy || look(policy).view !== view) return;
+  const { data, layout } = pictured(policy, narrow);
+  for (const old of chart.querySelectorAll(":scope > .wait, :scope > .parallel, :scope > .tip")) old.remove();
+  await Plotly.react(chart, data, layout, { displayModeBar: false, responsive: true, doubleClick: "reset" });
   chart.removeAllListeners("plotly_click");
-  chart.on("plotly_click", ({ points }) => points[0].customdata && pick(points[0].customdata));
+  chart.on("plotly_click", ({ points }) => points[0].customdata && choose(...points[0].customdata));
 }
+
+/** Take plotly's picture away, where there is one. */
+function clearPlot(chart) {
+  if (!window.Plotly || !chart.classList.contains("js-plotly-plot")) return;
+  window.Plotly.purge(chart);
+  chart.classList.remove("js-plotly-plot");
+}
+
+/** Return plotly's figure of what is looked at. */
+function pictured(policy, narrow) {
+  const { view, x, y } = look(policy);
+  const others = comparable(policy).filter((other) => !hidden().includes(other.policy.name));
+  return figure(policy, others, arranged(policy.objectives, view === "pair" ? [x, y] : null, narrow), narrow);
+}
+
+/** Go to a measured point, and offer the answers that were measured there. */
+function choose(preference, name) {
+  picked = { policy: name, preference };
+  onPick(preference, name);
+  drawTools(state.policy);
+}
+
+/** Draw the front again as it is now looked at. */
+const again = () => drawFront(onPick);
+
+/** Draw what is chosen, zoomed and saved beside the chart. Focus stays where it is. */
+function drawTools(policy) {
+  const focused = document.activeElement?.id;
+  const measured = policy.points.length > 0 && policy.objectives.length > 1;
+  byId("front-lead").textContent = leadOf(policy);
+  const tools = part("front-tools", "before");
+  const legend = part("front-legend", "after");
+  tools.hidden = legend.hidden = !measured;
+  if (!measured) return;
+  const { view } = look(policy);
+  const zoomed = view === "axes" ? [] : [
+    element("span", { class: "group", role: "group", "aria-label": "Zoom" },
+      tool("zoom-in", "+", "Zoom in", () => zoom(0.6)), tool("zoom-out", "−", "Zoom out", () => zoom(1 / 0.6)), tool("zoom-reset", "Reset", "Show the whole front again", () => zoom(null)))];
+  tools.replaceChildren(
+    ...(policy.objectives.length > 2 ? viewTools(policy) : []), ...zoomed,
+    element("span", { class: "group", role: "group", "aria-label": "Save the front as" },
+      ...["SVG", "PNG", "CSV"].map((kind) => tool(`save-${kind.toLowerCase()}`, kind, `Save the front as ${kind}`, () => saveFront(kind)))));
+  legend.replaceChildren(...legendOf(policy, view), ...chosenPoint());
+  if (focused && byId(focused) && document.activeElement === document.body) byId(focused).focus();
+}
+
+const tool = (id, text, label, click) => element("button", { type: "button", id, class: "tool", "aria-label": label, title: label, click }, text);
+
+/** Return the choice between all pairs, one pair and parallel axes, and with one pair that of its objectives. */
+function viewTools(policy) {
+  const { view, x, y } = look(policy);
+  const change = (values) => {
+    Object.assign(look(policy), values);
+    keep({ looks: { ...kept().looks, [keyOf(policy)]: look(policy) } });
+    drawMeanings();
+    again();
+  };
+  const views = Object.entries(VIEWS).filter(([name]) => name !== "all" || policy.objectives.length === 3);
+  const select = (name, label, value, other) => element("label", { class: "inline" }, label,
+    element("select", { id: `axis-${name}`, change: (event) => change(event.target.value === other ? { x: y, y: x } : { [name]: event.target.value }) },
+      ...policy.objectives.map((one) => element("option", { value: one, selected: one === value }, one))));
+  return [
+    element("fieldset", { class: "segments" }, element("legend", { class: "unseen" }, "How the front is drawn"),
+      ...views.map(([name, text]) => element("label", {},
+        element("input", { type: "radio", name: "view", id: `view-${name}`, value: name, checked: name === view, change: () => change({ view: name }) }), element("span", {}, text)))),
+    ...(view === "pair" ? [element("span", { class: "group" }, select("x", "across", x, y), select("y", "up", y, x))] : []),
+  ];
+}
+
+/** Return the legend: the chosen policy, and a switch for each other one that can be drawn beside it. */
+function legendOf(policy, view) {
+  const others = view === "axes" ? [] : comparable(policy);
+  if (!others.length) return [];
+  const toggle = (name) => {
+    keep({ hidden: hidden().includes(name) ? hidden().filter((one) => one !== name) : [...hidden(), name] });
+    again();
+  };
+  return [element("div", { class: "legend", role: "group", "aria-label": "Policies in the plot" },
+    element("span", { class: "entry" }, element("i", { class: "key chosen", "aria-hidden": "true" }), policy.title ?? policy.name),
+    ...others.map(({ policy: other, symbol }, n) => element("button", {
+      type: "button", class: "entry", id: `legend-${n}`, "aria-pressed": String(!hidden().includes(other.name)), "data-policy": other.name, click: () => toggle(other.name),
+    }, element("i", { class: `key ${symbol.replace("-open", "")}`, "aria-hidden": "true" }), other.title ?? other.name)))];
+}
+
+/** Return what can be done with the point that was chosen last. */
+function chosenPoint() {
+  if (!picked || picked.policy !== state.policy.name) return [];
+  const { policy, preference } = picked;
+  return [element("p", { class: "row" }, element("span", { class: "small" }, `Chosen: ${preferenceText(preference)}.`),
+    element("button", { type: "button", class: "link", id: "read-answers", click: () => readAnswers(policy, preference) }, "Read its answers"))];
+}
+
+// Zooming and saving
+
+/** Zoom all axes by a factor about their middle; null shows everything again. */
+function zoom(factor) {
+  const chart = byId("chart");
+  if (!window.Plotly || !chart._fullLayout) return;
+  const axes = Object.keys(chart._fullLayout).filter((name) => /^[xy]axis\d*$/.test(name));
+  const changes = axes.map((name) => {
+    if (factor === null) return [`${name}.autorange`, true];
+    const [low, high] = chart._fullLayout[name].range;
+    const [middle, half] = [(low + high) / 2, ((high - low) / 2) * factor];
+    return [`${name}.range`, [middle - half, middle + half]];
+  });
+  window.Plotly.relayout(chart, Object.fromEntries(changes));
+}
+
+/** Save the picture or the numbers of the front. */
+async function saveFront(kind) {
+  const policy = state.policy;
+  const chart = byId("chart");
+  const name = fileName("front", policy.name);
+  if (kind === "CSV") return save(`${name}.csv`, csv(table(policy)), "text/csv");
+  const ground = colours().page;
+  const drawn = chart.querySelector(":scope > .parallel");
+  const text = drawn ? svgText(drawn, ground) : await svgOfPlot(policy, chart, ground);
+  save(`${name}.${kind.toLowerCase()}`, kind === "SVG" ? text : await pngOf(text), "image/svg+xml");
+}
+
+/** Return the plot as an SVG document of a size for paper, however wide it is on the page, and zoomed as it is there. */
+async function svgOfPlot(policy, chart, ground) {
+  const Plotly = await plotly();
+  const { data, layout } = pictured(policy, false);
+  for (const [name, axis] of Object.entries(chart._fullLayout ?? {})) if (/^[xy]axis\d*$/.test(name)) layout[name].range = [...axis.range];
+  const made = await Plotly.toImage({ data, layout: { ...layout, paper_bgcolor: ground } }, { format: "svg", width: WIDTH, height: layout.height });
+  return decodeURIComponent(made.replace(/^data:image\/svg\+xml,/, ""));
+}
+
+/** Return all measured points of the policies in the plot as rows. */
+function table(policy) {
+  const names = policy.objectives;
+  const all = [policy, ...comparable(policy).map((other) => other.policy)];
+  const head = ["policy", ...names.map((name) => `weight_${name}`), ...names.flatMap((name) => [name, `${name}_low`, `${name}_high`]), "on_front"];
+  return [head, ...all.flatMap((one) => one.points.map((point) => [
+    one.name, ...names.map((name) => point.preference[name]), ...names.flatMap((name) => [point.mean[name], point.low[name], point.high[name]]), point.on_front]))];
+}
+
+// Words around the chart
 
 /** Clear the chart before another policy is drawn. */
 export function clearFront() {
   const chart = byId("chart");
-  if (window.Plotly && chart.classList.contains("js-plotly-plot")) window.Plotly.purge(chart);
+  clearPlot(chart);
   const policy = state.policy;
   const message = !policy.points.length
     ? "No front of this policy was measured, so its scores are unknown. Run “paretune run” to the end to see it here."
@@ -165,40 +217,47 @@ export function clearFront() {
       ? "There is only one objective, so there is no front."
       : null;
   chart.replaceChildren(element("p", { class: message ? "empty" : "empty wait" }, message ?? "Drawing the front …"));
-  byId("front-lead").textContent = message ? "" : leadOf(policy);
   byId("front-table-box").hidden = !policy.points.length;
 }
 
 function leadOf(policy) {
-  const first = policy.objectives[0];
+  if (!policy.points.length || policy.objectives.length === 1) return "";
+  const { view, x } = look(policy);
   const bulge = policy.knee ? "; the ring marks the knee." : ". No point stands out as a knee: the front is straight or bends inwards.";
-  const how = policy.objectives.length === 2
-    ? `Dots are measured preferences with 95 % intervals. The number is the weight on ${first}${bulge}`
-    : policy.objectives.length === 3
+  const how = view === "axes"
+    ? "Each line is a measured preference; the best score is at the top."
+    : view === "all"
       ? `Each plot shows two objectives. Dots are measured preferences with 95 % intervals${bulge}`
-      : "Each line is a measured preference; the best score is at the top.";
+      : policy.objectives.length === 2
+        ? `Dots are measured preferences with 95 % intervals. The number is the weight on ${x}${bulge}`
+        : `Dots are measured preferences with 95 % intervals${bulge}`;
   return `${how} Select one to go there.`;
 }
 
-/** Say what a point more on each objective means, where the run states it. */
+/** Say what a point more on each objective means, where the run states it and no axis does. */
 export function drawMeanings() {
-  const told = Object.entries(state.front.meanings ?? {}).filter(([name, meaning]) => meaning && state.policy.objectives.includes(name));
-  byId("meanings").replaceChildren(...told.map(([name, meaning]) => element("div", {}, element("dt", {}, name), element("dd", {}, meaning))));
+  const { policy } = state;
+  const named = policy.points.length && look(policy).view === "pair" ? [look(policy).x, look(policy).y] : [];
+  const told = policy.objectives.filter((name) => state.front.meanings?.[name] && !named.includes(name));
+  byId("meanings").replaceChildren(...told.map((name) => element("div", {}, element("dt", {}, name), element("dd", {}, state.front.meanings[name]))));
 }
 
-/** List the measured preferences, with buttons that move A or B there. */
+/** List the measured preferences, with buttons that move A or B there and one that shows the answers that were measured. */
 export function tabulate(pick) {
   const policy = state.policy;
   const shown = places(policy);
-  const head = element("tr", {}, ...["Preference", ...policy.objectives, "Go there"].map((name) => element("th", { scope: "col" }, name)));
+  const chances = policy.points.some((point) => Number.isFinite(point.on_front));
+  const head = element("tr", {}, ...["Preference", ...policy.objectives, ...(chances ? ["On the front"] : []), "Go there", "Answers"].map((name) => element("th", { scope: "col" }, name)));
   const rows = policy.points.map((point) => {
     const text = preferenceText(point.preference);
     const knee = policy.knee && same(point.preference, policy.knee);
     return element("tr", {},
       element("th", { scope: "row" }, text, knee ? element("span", { class: "tag" }, "knee") : null),
       ...policy.objectives.map((name) => element("td", { class: "num" }, interval({ mean: point.mean[name], low: point.low[name], high: point.high[name] }, shown[name]))),
+      chances ? element("td", { class: "num" }, Number.isFinite(point.on_front) ? number(point.on_front, 2) : "-") : null,
       element("td", {}, ...["a", "b"].map((side) =>
-        element("button", { type: "button", class: `mark button ${side}`, "aria-label": `${side.toUpperCase()} to ${text}`, click: () => pick(point.preference, side) }, side.toUpperCase()))));
+        element("button", { type: "button", class: `mark button ${side}`, "aria-label": `${side.toUpperCase()} to ${text}`, click: () => pick(point.preference, side) }, side.toUpperCase()))),
+      element("td", {}, element("button", { type: "button", class: "link", "aria-label": `Read the answers at ${text}`, click: () => readAnswers(policy.name, point.preference) }, "Read")));
   });
   byId("front-table").replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
 }
