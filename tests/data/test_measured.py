@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paretune.core.errors import DataError
-from paretune.data.measured import FILE, FOLDER, measured_answers
+from paretune.data.measured import measured_answers
 from paretune.data.readers import write_jsonl
 
 LINE = {
@@ -23,9 +23,8 @@ LINE = {
 
 
 def written(run: Path, *lines: dict) -> Path:
-    (run / FOLDER).mkdir(exist_ok=True)
-    write_jsonl(run / FOLDER / FILE, lines)
-    return run
+    write_jsonl(run / "answers.jsonl.gz", lines)
+    return run / "answers.jsonl.gz"
 
 
 def test_answers_of_one_policy_stand_by_their_preference_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -55,4 +54,4 @@ def test_a_line_that_is_no_measured_answer_is_named(tmp_path: Path, line: dict) 
 
 def test_a_run_without_them_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        measured_answers(tmp_path, "soup")
+        measured_answers(tmp_path / "answers.jsonl.gz", "soup")

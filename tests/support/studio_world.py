@@ -15,7 +15,6 @@ import torch
 from playwright.sync_api import BrowserContext, Page, Request, sync_playwright
 
 from paretune.core.preference import Preference, preference_grid
-from paretune.data.measured import FILE, FOLDER
 from paretune.data.readers import write_jsonl
 from paretune.generation.mixing import Mixing
 from paretune.models.adapter import Adapter
@@ -24,6 +23,7 @@ from paretune.models.targets import target_shapes
 from paretune.policies.catalogue import find_sources
 from paretune.policies.policy import Policy
 from paretune.policies.policy_file import BaseChoice
+from paretune.reports.beside import ANSWERS_FILE, FOLDER
 from paretune.serving.address import Address
 from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.local import LocalBackend
@@ -93,7 +93,7 @@ def write_run(folder: Path, lm: LanguageModel, M: int) -> Path:
         sampling={"max_new_tokens": 24, "temperature": 1.0, "top_p": 1.0},
         objectives_info={"concise": "+1 for every word fewer"},
     )
-    write_jsonl(folder / FOLDER / FILE, answers(names, grid))
+    write_jsonl(folder / FOLDER / ANSWERS_FILE, answers(names, grid))
     rules = [{"rule": "length"}, {"rule": "regex", "pattern": "[aeiou]", "how": "count"}]
     score = [{"objective": name, **rule} for name, rule in zip(names, rules, strict=False)]
     (folder / "config.yaml").write_text(json.dumps({"score": score}), encoding="utf-8")

@@ -12,11 +12,6 @@ from paretune.core.errors import DataError
 from paretune.data.readers import read_records
 from paretune.data.rows import Prompt, prompt_from
 
-FOLDER = "data"
-"""The folder of a run's data, in the run's folder."""
-FILE = "answers.jsonl.gz"
-"""The file of the measured answers, in that folder."""
-
 
 @dataclass(frozen=True)
 class MeasuredAnswer:
@@ -40,15 +35,15 @@ class MeasuredAnswer:
 
 
 def measured_answers(
-    run: str | Path, policy: str
+    file: str | Path, policy: str
 ) -> list[tuple[dict[str, float], tuple[MeasuredAnswer, ...]]]:
-    """Return a policy's measured preferences (objective -> weight) with the answers there, in the order of the run's file.
+    """Return a policy's measured preferences (objective -> weight) with the answers there, in the order of a run's file.
 
     Raises:
         DataError: The file is missing, damaged, or holds something else; the message names the line.
     """
     found: dict[tuple[tuple[str, float], ...], list[MeasuredAnswer]] = {}
-    for where, record in read_records(Path(run) / FOLDER / FILE):
+    for where, record in read_records(file):
         try:
             if record["policy"] != policy:
                 continue

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from paretune.data.dataset import ScoredDataset
-from paretune.data.measured import FILE as ANSWERS_FILE
-from paretune.data.measured import FOLDER
 from paretune.data.readers import Record, write_jsonl
 from paretune.data.rows import Row
 from paretune.evaluation.judge import Judgement

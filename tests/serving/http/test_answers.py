@@ -10,9 +10,9 @@ import httpx
 import numpy as np
 import pytest
 
-from paretune.data.measured import FILE, FOLDER
 from paretune.data.readers import write_jsonl
 from paretune.fronts.front import Front, mean_intervals
+from paretune.reports.beside import ANSWERS_FILE, FOLDER
 from paretune.serving.http.app import make_app
 from paretune.serving.run_facts import RunFacts
 from paretune.serving.service import Service
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Service:
     (folder / FOLDER).mkdir()
-    write_jsonl(folder / FOLDER / FILE, lines())
+    write_jsonl(folder / FOLDER / ANSWERS_FILE, lines())
     backend = FakeBackend()
     backend.facts = replace(RunFacts(), folder=folder)
     return fake_service(folder, backend)
@@ -100,7 +100,7 @@ def test_without_a_run_or_its_file_there_is_a_conflict(
     client: httpx.Client, service: Service, folder: Path
 ) -> None:
     at = "/api/answers?preference=short=0.5,good=0.5"
-    file, here = folder / FOLDER / FILE, service.backend.facts
+    file, here = folder / FOLDER / ANSWERS_FILE, service.backend.facts
     kept = file.read_bytes()
     try:
         service.backend.facts = RunFacts()

@@ -190,11 +190,11 @@ def test_three_objectives_by_pairs_and_over_parallel_axes(three: str, visit: Ope
     page.keyboard.press("ArrowRight")
     told = page.text_content("#chart .tip:not([hidden])") or ""
     assert "concise" in told and "plain" in told and "on the front with chance" in told
-    picture(page, "front-parallel")
     at = page.get_attribute("#chart .measured:focus", "aria-label") or ""
     page.keyboard.press("Enter")
     page.wait_for_selector("#read-answers")
     assert at.split(":")[0] in (page.text_content("#front-legend") or "")
+    picture(page, "front-parallel")
     svg = saved(page, "#save-svg").decode()
     assert svg.startswith("<svg") and "stroke" in svg and "class=" not in svg
     assert Image.open(io.BytesIO(saved(page, "#save-png"))).width > 800

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Query
 
 from paretune.core.errors import DataError, PreferenceError
 from paretune.core.preference import TOLERANCE, Preference, nearest
-from paretune.data.measured import FILE, FOLDER, MeasuredAnswer, measured_answers
+from paretune.data.measured import MeasuredAnswer, measured_answers
+from paretune.reports.beside import ANSWERS_FILE, FOLDER
 from paretune.serving.api_errors import ApiError
 from paretune.serving.bodies import Policy, Whole
 from paretune.serving.http.json_body import JsonRoute
@@ -63,22 +64,22 @@ def _measured(folder: Path | None, policy: str) -> Measured:
         raise ApiError(
             409, "this server does not serve the folder of a run, so it has no measured answers", "no_answers"
         )
-    file = folder / FOLDER / FILE
+    file = folder / FOLDER / ANSWERS_FILE
     try:
         changed = file.stat().st_mtime_ns
     except OSError as error:
-        message = f"the run has no {FOLDER}/{FILE}; `paretune run` writes it at the end"
+        message = f"the run has no {FOLDER}/{ANSWERS_FILE}; `paretune run` writes it at the end"
         raise ApiError(409, message, "no_answers") from error
     try:
-        return _read(folder, policy, changed)
+        return _read(file, policy, changed)
     except DataError as error:
         raise ApiError(409, str(error)[:1000], "no_answers") from error
 
 
 @lru_cache(maxsize=4)
-def _read(folder: Path, policy: str, changed: int) -> Measured:
+def _read(file: Path, policy: str, changed: int) -> Measured:
     """Read the file once for as long as it stays as it is; ``changed`` is its time in ns."""
-    return measured_answers(folder, policy)
+    return measured_answers(file, policy)
 
 
 def _at(measured: Measured, policy: str, asked: Preference) -> tuple[MeasuredAnswer, ...]:

@@ -127,7 +127,7 @@ export function showVersion(answer) {
 /** Return the answers that are on their way. */
 export const live = () => [...talk.turns.values()].filter((turn) => turn.live);
 
-const KEPT = ["id", "parent", "role", "side", "text", "about", "reason", "own", "missing", "first", "took", "tokens", "preference", "policy", "remote", "pieces"];
+const KEPT = ["id", "parent", "role", "side", "text", "about", "reason", "own", "missing", "first", "took", "tokens", "preference", "policy", "remote", "pieces", "seen"];
 
 /** Return the conversation as JSON can hold it. An answer on its way is marked, as it would be cut there. */
 export function dumped() {

@@ -2,10 +2,12 @@
 
 import { call } from "./api.js";
 import { pair, showVote } from "./answers.js";
+import { drawBallot, given as voted, isMarked, mark, setBallot, votedOn } from "./ballot.js";
+import { drawBlind, hold, isBlind, isSealed, release, winnerAt } from "./blind.js";
 import { changed, on, state } from "./state.js";
+import { setWhy } from "./why.js";
 import { byId, element, listing, number, preferenceText } from "./words.js";
 
-const BUTTONS = { first: "vote-first", tie: "vote-tie", second: "vote-second" };
 const DONE_AFTER = 900;
 
 const learning = { posterior: null, on: false, off: null, busy: false };
@@ -63,37 +65,54 @@ export async function next() {
   }
 }
 
-/** Send a vote: "first" (A), "second" (B) or "tie". The buttons are enabled again if it fails. */
-export async function vote(winner) {
-  if (!open()) return void (pair.whole && !pair.voted && tools.say(obstacle()));
+/** Return an answer as a vote has it. */
+const cast = (answer) => ({
+  text: answer.text, preference: answer.about.preference, truncated: answer.reason === "length", ...(answer.own ? { scores: answer.own } : {}),
+});
+
+/** Note a vote on what is voted on, the whole or an objective; a winner of null takes it back. */
+function note(asked, objective, winner) {
+  if (objective === null) return showVote(winner);
+  mark(asked, objective, winner);
+  changed("pair");
+}
+
+/** Keep a vote, and learn from it; returns whether it is kept. */
+async function keepVote(asked, winner, objective, profile) {
+  learning.busy = true;
+  if (objective === null) hold();
+  note(asked, objective, winner);
+  try {
+    // What is learned from a vote is learned from the scores of these very answers.
+    await asked.scoring;
+    const body = { profile, policy: asked.policy.name, messages: asked.messages, first: cast(asked.a), second: cast(asked.b), winner, ...(objective === null ? {} : { objective }) };
+    const made = await call("POST", "/api/votes", body);
+    changed("votes");
+    if (state.policy === asked.policy && state.profile === profile) learning.posterior = made.posterior ?? learning.posterior;
+    if (objective === null) release(asked, true);
+    tools.say(objective === null ? `Vote ${learning.posterior?.votes ?? ""} is saved. ${inWords()}` : `The vote on ${objective} is saved.`);
+    return true;
+  } catch (error) {
+    if (pair.asked === asked) note(asked, objective, null);
+    if (objective === null) release(asked, false);
+    tools.report(error, () => sendVote(winner, objective));
+    return false;
+  } finally {
+    learning.busy = false;
+    draw();
+  }
+}
+
+/** Vote for a place: "first" is the answer on the left, "second" that on the right, "tie" neither. */
+export const vote = (place) => sendVote(winnerAt(place), votedOn());
+
+/** Send a vote: "first" (A), "second" (B) or "tie", on the whole or on an objective. The buttons are enabled again if it fails. */
+async function sendVote(winner, objective) {
+  if (!open()) return void (pair.whole && !voted() && tools.say(obstacle()));
   const { asked } = pair;
-  const voted = (answer) => ({
-    text: answer.text, preference: answer.about.preference, truncated: answer.reason === "length", ...(answer.own ? { scores: answer.own } : {}),
-  });
-  const profile = state.profile;
-  const save = async () => {
-    learning.busy = true;
-    showVote(winner);
-    try {
-      // What is learned from a vote is learned from the scores of these very answers.
-      await asked.scoring;
-      const body = { profile, policy: asked.policy.name, messages: asked.messages, first: voted(asked.a), second: voted(asked.b), winner };
-      const made = await call("POST", "/api/votes", body);
-      changed("votes");
-      if (state.policy === asked.policy && state.profile === profile) learning.posterior = made.posterior ?? learning.posterior;
-      tools.say(`Vote ${learning.posterior?.votes ?? ""} is saved. ${inWords()}`);
-      return true;
-    } catch (error) {
-      if (pair.asked === asked) showVote(null);
-      tools.report(error, () => vote(winner));
-      return false;
-    } finally {
-      learning.busy = false;
-      draw();
-    }
-  };
-  saving = save();
-  if (!(await saving) || !learning.on) return;
+  saving = keepVote(asked, winner, objective, state.profile);
+  // Who votes blind reads what was revealed, and goes on by themselves.
+  if (!(await saving) || !learning.on || objective !== null || isBlind()) return;
   if (learning.posterior?.done) {
     learning.on = false;
     draw();
@@ -102,10 +121,22 @@ export async function vote(winner) {
   }
 }
 
+/** Return whether the pair can be left without a vote: it has ended, and has none. */
+const canSkip = () => pair.whole && !pair.voted && !learning.busy && (isSealed() || learning.on);
+
+/** Go on to the next pair without a vote on this one; its sides are told. */
+export async function skip() {
+  await saving;
+  if (!canSkip()) return;
+  release(pair.asked, true);
+  tools.say("Skipped; no vote is kept.");
+  await next();
+}
+
 /** Take back the person's last vote on this policy; the answers on the page can then be voted on again. */
 export async function undo() {
   await saving;
-  if (learning.busy || !learning.posterior?.votes) return;
+  if (learning.busy || !(learning.posterior?.votes || isMarked())) return;
   const [policy, profile] = [state.policy, state.profile];
   learning.busy = true;
   learning.on = false;
@@ -127,7 +158,8 @@ export function taken(policy, profile, { vote: gone, posterior }) {
   if (policy !== state.policy || profile !== state.profile) return;
   learning.posterior = posterior ?? learning.posterior;
   const mine = pair.asked && ["first", "second"].every((side, k) => gone[side].text === pair.asked["ab"[k]].text);
-  if (pair.voted && mine) showVote(null);
+  if (mine && (gone.objective ?? null) !== null) note(pair.asked, gone.objective, null);
+  else if (pair.voted && mine) showVote(null);
   changed("votes");
   draw();
 }
@@ -162,15 +194,12 @@ function obstacle() {
 
 /** Return whether the current answers can be voted on. */
 function open() {
-  return pair.whole && !pair.voted && !learning.busy && learning.off?.code !== "no_store" && !obstacle();
+  return pair.whole && voted() === null && !learning.busy && learning.off?.code !== "no_store" && !obstacle();
 }
 
 /** Draw the buttons and the result of the votes; typed text and focus stay where they are. */
 function draw() {
-  for (const [winner, name] of Object.entries(BUTTONS)) {
-    byId(name).setAttribute("aria-disabled", String(!open()));
-    byId(name).setAttribute("aria-pressed", String(pair.voted === winner));
-  }
+  drawBallot(open(), canSkip());
   const reason = obstacle();
   byId("vote-note").textContent = reason;
   byId("vote-note").hidden = !reason;
@@ -194,7 +223,7 @@ function drawLearned(root) {
   const best = posterior.best ?? posterior.mean;
   const again = element("button", { type: "button", id: "next", "aria-disabled": String(learning.busy || pair.running), click: next },
     learning.on || posterior.votes ? "Next pair" : "Find my preference", element("kbd", {}, "N"));
-  const back = posterior.votes
+  const back = posterior.votes || isMarked()
     ? element("button", { type: "button", id: "undo", class: "link", "aria-disabled": String(learning.busy), click: undo }, "Take back the last vote", element("kbd", {}, "U"))
     : null;
   const halt = learning.on ? element("button", { type: "button", id: "halt", class: "link", click: () => { learning.on = false; draw(); } }, "Stop") : null;
@@ -223,6 +252,8 @@ function drawLearned(root) {
  */
 export function drawVotes(given) {
   tools = given;
-  for (const [winner, name] of Object.entries(BUTTONS)) byId(name).addEventListener("click", () => vote(winner));
+  setBallot({ vote, skip, redraw: draw });
+  drawBlind();
+  setWhy(given.report);
   on("pair", draw);
 }

@@ -1,13 +1,15 @@
 // The page as a whole: it fetches what is served, draws it, and connects the parts.
 
 import { call, onKeyNeeded } from "./api.js";
+import { readAddress, setAddress } from "./address.js";
 import { pair, refreshPair, showAnswersBy, stop } from "./answers.js";
+import { drawBatch } from "./batch.js";
 import { rounds } from "./conversation.js";
 import { drawDial } from "./dial.js";
 import { clearFront, drawFront, drawMeanings, tabulate } from "./front.js";
 import { drawTools, savePreset } from "./keep.js";
 import { begin as newTalk, reopen, setKeeping } from "./keeping.js";
-import { drawVotes, next, reload, taken, undo, vote } from "./learn.js";
+import { drawVotes, next, reload, skip, taken, undo, vote } from "./learn.js";
 import { refresh } from "./expected.js";
 import { askAgain, askBoth, drawPrompt, fillSettings, goOn, options, prompt, send } from "./prompt.js";
 import { admitted, beginning, changed, keep, kept, on, policyNamed, policyOf, state } from "./state.js";
@@ -84,7 +86,10 @@ function redrawFront() {
   drawing ||= requestAnimationFrame(async () => {
     drawing = 0;
     try {
-      await drawFront((preference) => move(state.active, preference));
+      await drawFront((preference, name) => {
+        if (name !== state.policy.name) choosePolicy(name);
+        move(state.active, preference);
+      });
     } catch (error) {
       byId("chart").replaceChildren(element("p", { class: "empty" }, "The front cannot be drawn; the table below has its numbers."));
       console.error(error);
@@ -254,6 +259,7 @@ const SHORTCUTS = {
   2: () => vote("tie"),
   3: () => vote("second"),
   n: () => next(),
+  s: () => skip(),
   u: () => undo(),
   a: () => focusSide("a"),
   b: () => focusSide("b"),
@@ -284,6 +290,14 @@ function drawKeys() {
 
 // Beginning
 
+/** Go to what an address asks for. */
+function show({ policy, policyB, a, b }) {
+  if (policy && policy !== state.policy.name) choosePolicy(policy);
+  if (policyB !== null) choosePolicyB(policyB);
+  if (a) move("a", a);
+  if (b) move("b", b);
+}
+
 async function load() {
   const front = await call("GET", "/api/front");
   state.front = front;
@@ -292,7 +306,11 @@ async function load() {
   byId("policy").closest("label").hidden = front.policies.length < 2;
   fillSettings(front);
   await loadProfiles();
-  choosePolicy(kept().policy ?? front.default);
+  const usual = policyNamed(kept().policy)?.name ?? front.default;
+  const asked = readAddress(location.hash, usual);
+  choosePolicy(asked.policy ?? usual);
+  show(asked);
+  if (asked.faults.length) notice(asked.faults.join(" "));
   reopen();
   refreshPair();
   changed("talk pair");
@@ -328,6 +346,8 @@ async function start() {
       move(side, preference);
     },
   });
+  drawBatch({ say, options });
+  setAddress({ say, notice, show });
   on("served active", () => { redrawPicker(); redrawFront(); drawSteer(); });
   const narrow = matchMedia("(max-width: 1099px)");
   byId("steer").open = !narrow.matches;

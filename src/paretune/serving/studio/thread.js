@@ -1,8 +1,9 @@
 // The conversation on the page: for each turn the message, and the cards of the answers with what can be done with them.
 
 import { pair, refreshPair } from "./answers.js";
+import { isSealed, noted, sheetsOf, sidesOf } from "./blind.js";
 import { Card, letterOf } from "./card.js";
-import { SIDES, choose, editsOf, goTo, live, rounds, showVersion, talk, turnOf, versionsOf } from "./conversation.js";
+import { choose, editsOf, goTo, live, rounds, showVersion, talk, turnOf, versionsOf } from "./conversation.js";
 import { copy, rich } from "./rendered.js";
 import { changed, policyNamed, state } from "./state.js";
 import { byId, element } from "./words.js";
@@ -105,10 +106,11 @@ class Block {
       this.editing ? null : link("edit", "Edit", () => this.edit(), { "aria-label": `Edit message ${place}` }),
       this.editing ? null : link("both", "Ask both again", () => pair.running || tools.again(user, ["a", "b"]), { "aria-label": `Ask both again for message ${place}`, "aria-disabled": String(running) }),
       this.editing ? null : arrows(`message ${place}`, editsOf(user), user, (turn) => { if (!pair.running) { goTo(turn); update(); } }));
-    const shown = SIDES.map((side) => round.answers[side]).filter(Boolean);
-    const wanted = shown.map((answer) => cardOf(answer).root);
+    const sheets = sheetsOf(round, last);
+    const shown = sidesOf(round).map((side) => round.answers[side]).filter(Boolean);
+    const wanted = sheets ?? shown.map((answer) => cardOf(answer).root);
     if (wanted.length !== this.answers.children.length || wanted.some((root, k) => this.answers.children[k] !== root)) this.answers.replaceChildren(...wanted);
-    this.answers.classList.toggle("three", shown.length > 2);
+    this.answers.classList.toggle("three", wanted.length > 2);
     for (const answer of shown) {
       const card = cardOf(answer);
       card.text.id = last ? `answer-${answer.side}` : `answer-${answer.side}-${user.id}`;
@@ -169,13 +171,13 @@ export function showLast() {
 
 /** Return what shows answers as they grow, see `showAnswersBy`. */
 export const views = {
-  told: (answer, text) => (cardOf(answer).note.textContent = text),
+  told: (answer, text) => { cardOf(answer).note.textContent = text; noted(answer, text); },
   described: (answer) => cardOf(answer).describe(policyFor(answer), answer),
   grew: (answer, piece) => { cardOf(answer).append(piece); changed("grown"); },
   ended: (answer) => {
     ended(cardOf(answer), answer);
     const waiting = live().map((one) => letterOf(one.side));
-    if (waiting.length) tools.say(`${letterOf(answer.side)} is complete; ${waiting.join(" and ")} ${waiting.length > 1 ? "are" : "is"} still answering.`);
+    if (waiting.length && !isSealed()) tools.say(`${letterOf(answer.side)} is complete; ${waiting.join(" and ")} ${waiting.length > 1 ? "are" : "is"} still answering.`);
   },
   scored: (answer) => cardOf(answer).showScores(policyFor(answer), answer),
 };
