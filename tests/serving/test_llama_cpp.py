@@ -93,6 +93,9 @@ def test_blocks_serve_exactly_the_preference(soup: Policy, tmp_path: Path) -> No
                 {"id": 1, "scale": pytest.approx(scales[1])},
                 {"id": 2, "scale": pytest.approx(scales[0])},
             ]
+            assert asked[0]["cache_prompt"] is False, "what was computed at other scales is not taken again"
+            assert asked[0]["samplers"] == ["temperature", "top_p"], "nothing else cuts off tokens"
+            assert asked[0]["reasoning_format"] == "none", "all of the text is the answer"
             refused = httpx.post(
                 f"{address}/v1/chat/completions", json={**CHAT, "model": "soup@short=1"}, timeout=30
             )

@@ -52,6 +52,12 @@ _REASONS: dict[str, Reason] = {
     "tool_calls": "tool_calls",
     "function_call": "function_call",
 }
+_EXACTLY = {"cache_prompt": False, "samplers": ["temperature", "top_p"], "reasoning_format": "none"}
+"""What a llama.cpp server does by default and the engine does not.
+
+It keeps what it computed of earlier prompts, also that at other scales, and takes it for its own again. It cuts off improbable
+tokens before the temperature counts, and by two rules more (top-k, min-p). It takes the thinking out of the text.
+"""
 
 
 class _Relayed:
@@ -284,6 +290,7 @@ class Upstream:
             # Every LoRA is named: of one that is not, some versions keep the scale of the request before.
             scales = dict.fromkeys(self._ids, 0.0) | ({} if base else self._scales(job.preference, name))
             body["lora"] = [{"id": self._ids[each], "scale": scale} for each, scale in scales.items()]
+            body |= _EXACTLY
         if isinstance(job.prompt, str):
             return "/completions", {**body, "prompt": job.prompt + end}
         if (
