@@ -63,6 +63,12 @@ def test_one_lora_at_one_preference(
         (["--policy", "soup", "--format", "gguf", "--grid", "3"], "leave --grid out"),
         (["--policy", "soup", "--with-base", "-p", "short=1"], "give --format gguf with it"),
         (["--policy", "soup", "--format", "gguf", "--with-base"], "is no GGUF file"),
+        (["--policy", "soup", "--format", "gguf", "--with-base", "--base-type", "f16"], "--outtype f16"),
+        (["--policy", "soup", "--format", "gguf", "--base-type", "f16"], "give --with-base with it"),
+        (
+            ["--policy", "soup", "--format", "gguf", "--with-base", "--base-type", "q8"],
+            "expected one of copy, f32",
+        ),
         (["--policy", "mod", "--format", "gguf"], "mixes next-token distributions"),
         (["--policy", "soup", "--format", "gguff"], "expected lora, gguf or dense"),
         (["--policy", "soup"], "give either --preference or --grid"),

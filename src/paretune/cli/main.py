@@ -329,6 +329,10 @@ def export_command(
         bool,
         typer.Option("--with-base", help="Beside GGUF, copy the base model's file, where it is GGUF too."),
     ] = False,
+    base_type: Annotated[
+        str | None,
+        typer.Option(help="With --with-base, write its matrices anew in this format: f32, f16 or bf16."),
+    ] = None,
     model: options.ModelOption = None,
     revision: options.RevisionOption = None,
     device: options.DeviceOption = None,
@@ -340,7 +344,7 @@ def export_command(
     allow_extrapolation: options.ExtrapolationOption = False,
 ) -> None:
     """Write a policy at fixed preferences as PEFT LoRAs or as a dense model, or as GGUF blocks for any preference."""
-    from paretune.cli.gguf import write_gguf
+    from paretune.cli.gguf import base_form, write_gguf
     from paretune.core.errors import ConfigError
     from paretune.core.preference import Preference, preference_grid
     from paretune.policies.catalogue import find_policy
@@ -355,8 +359,7 @@ def export_command(
         raise ConfigError(
             "--format gguf writes blocks that llama.cpp adds at any preference; leave --grid out, or give one --preference"
         )
-    if with_base and form != "gguf":
-        raise ConfigError("--with-base copies a GGUF file; give --format gguf with it")
+    base = base_form(with_base, base_type, form)
     if form != "gguf" and (preference is None) == (grid == 0):
         raise ConfigError("give either --preference or --grid")
     if dequantize and form != "dense":
@@ -377,7 +380,7 @@ def export_command(
         raise ConfigError(f"--grid {grid}: makes {len(points)} LoRAs; expected at most {MOST_LORAS}")
     loaded = load_policy(source, **vars(BaseChoice(model, revision, device, dtype, quantization)))
     if form == "gguf":
-        typer.echo(write_gguf(loaded, asked, folder, due_front(source), with_base))
+        typer.echo(write_gguf(loaded, asked, folder, due_front(source), base))
         _say_template(loaded.lm.chat_template)
         return
     if asked is not None:

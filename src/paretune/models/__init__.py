@@ -1,6 +1,6 @@
 """One frozen model and its gated updates.
 
-Reading order: gates, tensors, adapter, lora_variants, export_cards, gguf_lora, singular_gates, targets, gated_linear,
-frozen_linear, quantised, tag_embeddings, steering, packed_attention, head, architecture, kernels, packing, kv_cache, exclusive;
-devices, embedded, hub_reach, hub, loading, chat_template, language_model; values, reward_heads; distributed.
+Reading order: gates, tensors, adapter, lora_variants, export_cards, gguf_lora, gguf_base, singular_gates, targets,
+gated_linear, frozen_linear, quantised, tag_embeddings, steering, packed_attention, head, architecture, kernels, packing, kv_cache,
+exclusive; devices, embedded, hub_reach, hub, loading, chat_template, language_model; values, reward_heads; distributed.
 """

@@ -26,6 +26,7 @@ from paretune.fronts.record import FILE as FRONT
 from paretune.models.adapter import Adapter, stack
 from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.gates import gate_of
+from paretune.models.gguf_base import BaseForm, write_base
 from paretune.models.gguf_lora import check_architecture, write_lora
 from paretune.policies.catalogue import BLOCKS
 from paretune.policies.export import recorded
@@ -126,7 +127,7 @@ class Blocks:
 
 
 def export_blocks(
-    policy: Policy, folder: Path, front: Path | None = None, with_base: bool = False
+    policy: Policy, folder: Path, front: Path | None = None, base: BaseForm | None = None
 ) -> tuple[str, ...]:
     """Write each block of a policy as a GGUF LoRA, with what a router needs to set their scales; return their names.
 
@@ -134,7 +135,7 @@ def export_blocks(
         policy: A soup, anchors, a soup between anchors, or Panacea.
         folder: A new folder, or one of an earlier export.
         front: The run's record of its front, which is copied; None where nothing was measured.
-        with_base: Copy the base model's GGUF file too.
+        base: How the base model's GGUF file is written too; None leaves it out.
 
     Raises:
         ModelError: The policy is no sum of blocks, the base model's architecture is not known here, there is no GGUF of it, or the
@@ -143,7 +144,7 @@ def export_blocks(
     adapters = _blocks_of(policy)
     config = policy.lm.model.config
     check_architecture(config)
-    measured, base = recorded(front), _gguf_of(policy) if with_base else None
+    measured, source = recorded(front), _gguf_of(policy, base) if base else None
     single = policy.kind == "conditioned"
     kinds = list(adapters[0].blocks) if single else [(adapter.rank, adapter.scale) for adapter in adapters]
     names = [path_component(f"{policy.name}-{name}", "the block") for name in _names(policy, len(kinds))]
@@ -169,13 +170,15 @@ def export_blocks(
         write_json(temporary / FILE, content(policy))
         if front is not None and measured is not None:
             shutil.copyfile(front, temporary / FRONT)
-        if base is not None:
-            shutil.copyfile(base, temporary / BASE)
+        if base is not None and source is not None:
+            write_base(source, temporary / BASE, base)
         write_marker(temporary)
     return tuple(names)
 
 
-def export_at(policy: Policy, preference: Preference, folder: Path, with_base: bool = False) -> Preference:
+def export_at(
+    policy: Policy, preference: Preference, folder: Path, base: BaseForm | None = None
+) -> Preference:
     """Write the policy at one preference as one GGUF LoRA, and return the preference that it really serves.
 
     Raises:
@@ -184,7 +187,7 @@ def export_at(policy: Policy, preference: Preference, folder: Path, with_base: b
     adapters = _blocks_of(policy)
     config = policy.lm.model.config
     check_architecture(config)
-    base = _gguf_of(policy) if with_base else None
+    source = _gguf_of(policy, base) if base else None
     (used,) = policy.used([preference])
     gates = policy.gates([preference])
     assert gates is not None
@@ -197,8 +200,8 @@ def export_at(policy: Policy, preference: Preference, folder: Path, with_base: b
     with atomic_path(folder, EXPORT) as temporary:
         temporary.mkdir()
         write_lora(temporary / f"{policy.name}.gguf", factors, config, f"{policy.name} at {used}")
-        if base is not None:
-            shutil.copyfile(base, temporary / BASE)
+        if base is not None and source is not None:
+            write_base(source, temporary / BASE, base)
         write_marker(temporary)
     return used
 
@@ -230,7 +233,7 @@ def _plain(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().float().numpy()
 
 
-def _gguf_of(policy: Policy) -> Path:
+def _gguf_of(policy: Policy, form: BaseForm) -> Path:
     """Return the GGUF file that the base model was loaded from.
 
     Raises:
@@ -239,8 +242,9 @@ def _gguf_of(policy: Policy) -> Path:
     name = policy.lm.name
     file = embedded_gguf() if name == EMBEDDED else Path(name) if name.endswith(".gguf") else None
     if file is None or not file.is_file():
+        kind = "auto" if form == "copy" else form
         raise ConfigError(
-            f"--with-base: the base model {name} is no GGUF file; write one with llama.cpp's convert_hf_to_gguf.py, or leave "
-            "--with-base out"
+            f"--with-base: the base model {name} is no GGUF file; leave --with-base out, and write one with llama.cpp's own tool: "
+            f"python llama.cpp/convert_hf_to_gguf.py {policy.lm.origin.folder} --outfile {BASE} --outtype {kind}"
         )
     return file
