@@ -15,6 +15,12 @@ CONTEXT = 1024
 """Tokens that a slot has room for."""
 
 
+def fill(place: object, **values: object) -> None:
+    """Set attributes."""
+    for name, value in values.items():
+        setattr(place, name, value)
+
+
 def main() -> None:
     """Serve until standard input is closed."""
     parser = argparse.ArgumentParser(
@@ -33,14 +39,20 @@ def main() -> None:
         sys.exit("xllamacpp is not installed here: pip install xllamacpp")
     settings = xllamacpp.CommonParams()
     settings.model.path = arguments.base
-    settings.n_ctx, settings.n_parallel = CONTEXT * arguments.slots, arguments.slots
-    settings.port = arguments.port
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = arguments.threads
-    settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora, 1.0) for lora in arguments.loras]
-    settings.lora_init_without_apply = True
+    for place in (settings.cpuparams, settings.cpuparams_batch):
+        fill(place, n_threads=arguments.threads)
+    fill(
+        settings,
+        n_ctx=CONTEXT * arguments.slots,
+        n_parallel=arguments.slots,
+        port=arguments.port,
+        lora_adapters=[xllamacpp.CommonAdapterLoraInfo(lora, 1.0) for lora in arguments.loras],
+        lora_init_without_apply=True,
+    )
     if arguments.exact:
-        settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        plain = xllamacpp.ggml_type.GGML_TYPE_F32
+        off = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        fill(settings, flash_attn_type=off, cache_type_k=plain, cache_type_v=plain)
     server = xllamacpp.Server(settings)
     print(server.listening_address, xllamacpp.__version__, flush=True)
     sys.stdin.read()
