@@ -148,6 +148,24 @@ def test_init_never_overwrites(
         assert Path("mine.yaml").read_text() == "kept"
 
 
+def test_the_config_for_a_column_map_does_not_take_the_name_of_the_map(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_dataset(20).write(Path("rows.jsonl"))
+    rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    asked = [{"ask": row["prompt"], "replies": row["responses"]} for row in rows]
+    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    Path("columns.yaml").write_text("path: mine.jsonl\nprompt: ask\nresponses: replies\n")
+    given = ("init", "columns.yaml", "--objective", "short={rule: length, unit: words}")
+    given += ("--objective", "polite={rule: regex, pattern: please}", "--model", model)
+    code, out, err = call(monkeypatch, capsys, *given)
+    assert code == 0 and "Written: my-columns.yaml" in out, err
+    assert load_config("my-columns.yaml").name == "my-columns"
+    code, _, err = call(monkeypatch, capsys, *given)
+    assert code == 2 and "my-columns.yaml: exists already and is not overwritten" in err
+
+
 def test_labels_without_a_name_get_the_one_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:

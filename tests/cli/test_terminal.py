@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from support.world import make_dataset, write_model
+from support.runs_world import quick_config
+from support.world import write_model
 
 if sys.platform == "win32":
     pytest.skip("there are no pseudo-terminals", allow_module_level=True)
@@ -23,23 +24,9 @@ STAGE = re.compile(r"paretune: \[\d:\d\d:\d\d\] ([\w/-]+)(; whole run: about .+ 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("told")
-    make_dataset(20).select([]).write(folder / "data.jsonl")
-    values = {
-        "name": "told",
-        "model": str(write_model(folder / "model")),
-        "dtype": "float32",
-        "device": "cpu",
-        "data": {"source": str(folder / "data.jsonl")},
-        "score": [
-            {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
-            {"objective": "good", "rule": "regex", "pattern": "good"},
-        ],
-        "methods": {"dpo-soup": {}},
-        "preferences": 2,
-        "train": {"steps": 4, "batch_pairs": 2, "rank": 2},
-        "sampling": {"max_new_tokens": 4},
-        "evaluate": {"prompts": 2, "resamples": 20},
-    }
+    train = {"steps": 4, "batch_pairs": 2, "rank": 2}
+    values = quick_config(folder, write_model(folder / "model"), train=train)
+    del values["folder"]  # a run of its own in each test's working folder
     (folder / "run.yaml").write_text(json.dumps(values))
     return folder / "run.yaml"
 

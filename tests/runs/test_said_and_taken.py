@@ -14,7 +14,8 @@ from paretune.planning.devices import Rates
 from paretune.runs import forecast as forecasts
 from paretune.runs.parse import parse_config
 from paretune.runs.run import run
-from support.world import make_dataset, write_model
+from support.runs_world import quick_config
+from support.world import write_model
 
 RATES = Rates(1e11, 1e10, 1e10, 1e10, 1e-5, 1e10)
 
@@ -32,26 +33,7 @@ def test_said_and_taken_stand_in_folder_record_and_report_and_a_resumed_run_comp
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(calibrate, "measure", lambda *_: RATES)
     monkeypatch.setattr(forecasts, "other_tasks", lambda: 0.0)
-    make_dataset(20).select([]).write(tmp_path / "data.jsonl")
-    config = parse_config(
-        {
-            "name": "told",
-            "folder": str(tmp_path / "run"),
-            "model": str(write_model(tmp_path / "model")),
-            "dtype": "float32",
-            "device": "cpu",
-            "data": {"source": str(tmp_path / "data.jsonl")},
-            "score": [
-                {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
-                {"objective": "good", "rule": "regex", "pattern": "good"},
-            ],
-            "methods": {"dpo-soup": {}},
-            "preferences": 3,
-            "train": {"steps": 2, "batch_pairs": 2, "rank": 2},
-            "sampling": {"max_new_tokens": 4},
-            "evaluate": {"prompts": 2, "resamples": 20},
-        }
-    )
+    config = parse_config(quick_config(tmp_path, write_model(tmp_path / "model"), preferences=3))
     report = run(config, forecast=True)
     profile = read_json(tmp_path / "run/stages.json")
     said = {row["name"]: row for row in profile["said"]}

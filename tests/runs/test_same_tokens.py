@@ -18,7 +18,7 @@ from paretune.runs.parse import parse_config
 from paretune.runs.run import run
 from paretune.serving.config import ServeConfig
 from support.chat_models import DATED, write_chat_model
-from support.world import make_dataset
+from support.runs_world import quick_config
 
 
 @pytest.fixture
@@ -27,23 +27,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     dated = DATED.replace("%H:%M", "%H:%M:%S.%f")  # another time for every prompt
     added = ("<|im_start|>", "<|im_end|>")
     model = write_chat_model(tmp_path / "model", dated, added=added, max_position_embeddings=512)
-    make_dataset(20).select([]).write(tmp_path / "data.jsonl")
-    return {
-        "folder": str(tmp_path / "run"),
-        "model": str(model),
-        "dtype": "float32",
-        "device": "cpu",
-        "data": {"source": str(tmp_path / "data.jsonl")},
-        "score": [
-            {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
-            {"objective": "good", "rule": "regex", "pattern": "good"},
-        ],
-        "methods": {"dpo-soup": {}},
-        "preferences": 2,
-        "train": {"steps": 2, "batch_pairs": 1, "rank": 2},
-        "sampling": {"max_new_tokens": 3},
-        "evaluate": {"prompts": 2, "resamples": 20},
-    }
+    train = {"steps": 2, "batch_pairs": 1, "rank": 2}
+    return quick_config(tmp_path, model, train=train, sampling={"max_new_tokens": 3})
 
 
 def made(folder: Path) -> set[str]:

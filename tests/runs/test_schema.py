@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 
 from paretune.core.errors import ConfigError
 from paretune.methods import METHODS
+from paretune.runs import keys
 from paretune.runs.parse import parse_config
 from paretune.runs.schema import attributes, config_schema
 from paretune.training.loop import Training
@@ -28,12 +31,29 @@ def schema() -> jsonschema.Draft7Validator:
     return jsonschema.Draft7Validator(made)
 
 
-def test_the_committed_schema_is_what_the_command_prints(
-    monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_the_committed_schema_is_that_of_the_code(schema: jsonschema.Draft7Validator) -> None:
+    """After a change of settings: ``paretune config schema > configs/schema.json``, where the shell empties the file first."""
+    assert (CONFIGS / "schema.json").read_text() == json.dumps(schema.schema, indent=2) + "\n"
+
+
+def test_a_file_that_is_empty_is_made_from_the_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
 ) -> None:
-    """After a change of settings: ``paretune config schema > configs/schema.json``."""
+    (tmp_path / "schema.json").write_text("")
+    monkeypatch.setattr(keys, "folder", lambda: tmp_path)
+    keys.schema.cache_clear()
     code, printed, _ = call(monkeypatch, capsys, "config", "schema")
+    keys.schema.cache_clear()
     assert code == 0 and (CONFIGS / "schema.json").read_text() == printed
+
+
+def test_the_command_prints_the_schema_without_loading_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['paretune', 'config', 'schema']; from paretune.cli.main import app; "
+        "app(standalone_mode=False); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and (CONFIGS / "schema.json").read_text() == done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)

@@ -16,7 +16,8 @@ from paretune.core.run_lock import working_in
 from paretune.core.work_log import FILE, Planned, WorkLog
 from paretune.runs.status import status
 from support.command import call
-from support.world import make_dataset, write_model
+from support.runs_world import quick_config
+from support.world import write_model
 
 
 def half_way(folder: Path) -> WorkLog:
@@ -76,25 +77,7 @@ def test_status_does_not_load_torch(tmp_path: Path) -> None:
 
 
 def config(folder: Path, **changes: Any) -> Path:
-    make_dataset(20).select([]).write(folder / "data.jsonl")
-    values = {
-        "name": "told",
-        "folder": str(folder / "run"),
-        "model": str(write_model(folder / "model")),
-        "dtype": "float32",
-        "device": "cpu",
-        "data": {"source": str(folder / "data.jsonl")},
-        "score": [
-            {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
-            {"objective": "good", "rule": "regex", "pattern": "good"},
-        ],
-        "methods": {"dpo-soup": {}},
-        "preferences": 2,
-        "train": {"steps": 2, "batch_pairs": 2, "rank": 2},
-        "sampling": {"max_new_tokens": 4},
-        "evaluate": {"prompts": 2, "resamples": 20},
-        **changes,
-    }
+    values = quick_config(folder, write_model(folder / "model"), **changes)
     file = folder / "run.yaml"
     file.write_text(json.dumps(values))
     return file

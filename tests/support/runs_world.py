@@ -10,6 +10,29 @@ from paretune.runs.run import run
 from support.world import make_dataset, write_model
 
 
+def quick_config(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
+    """Return the values of a config of one method by two rules, as quick as a run can be; its data are written to ``folder``."""
+    make_dataset(20).select([]).write(folder / "data.jsonl")
+    return {
+        "name": "told",
+        "folder": str(folder / "run"),
+        "model": str(model),
+        "dtype": "float32",
+        "device": "cpu",
+        "data": {"source": str(folder / "data.jsonl")},
+        "score": [
+            {"objective": "short", "rule": "length", "unit": "words", "direction": "lower"},
+            {"objective": "good", "rule": "regex", "pattern": "good"},
+        ],
+        "methods": {"dpo-soup": {}},
+        "preferences": 2,
+        "train": {"steps": 2, "batch_pairs": 2, "rank": 2},
+        "sampling": {"max_new_tokens": 4},
+        "evaluate": {"prompts": 2, "resamples": 20},
+        **changes,
+    }
+
+
 def small_run(folder: Path, model: Path, **changes: Any) -> Path:
     """Make a run of two methods with two answers to each held-out prompt; return its folder."""
     data = folder.with_suffix(".jsonl")

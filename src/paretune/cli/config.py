@@ -12,9 +12,17 @@ config = typer.Typer(help="Show what a config may hold.", no_args_is_help=True)
 @config.command("schema")
 def schema_command() -> None:
     """Print the JSON schema of a config, by which an editor completes and checks it."""
-    from paretune.runs.schema import config_schema
+    from paretune.runs.keys import schema
 
-    typer.echo(json.dumps(config_schema(), indent=2))
+    try:
+        made = schema()
+    except (
+        ValueError
+    ):  # a developer's shell has emptied the file that it ships as, to write it anew: made from the code
+        from paretune.runs.schema import config_schema
+
+        made = config_schema()
+    typer.echo(json.dumps(made, indent=2))
 
 
 @config.command("reference")

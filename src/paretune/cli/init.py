@@ -32,7 +32,8 @@ def init(
         objectives: ``NAME`` of the data, or ``NAME={rule: ...}``; empty takes those of the data. For a single source whose labels
             name no objective, the first name is theirs.
         model: The base model.
-        out: The new file, which names the run too; by default the name of the data with ``.yaml``.
+        out: The new file, which names the run too; by default the name of the data with ``.yaml``, behind ``my-`` where this is a
+            column map among the data.
         minutes: Time that the run may take on this machine.
 
     Raises:
@@ -56,6 +57,9 @@ def init(
     sources = named_sources(data)
     name = _name(sources if out is None else [NamedSource(out.name, "")])
     target = out or Path(f"{name}.yaml")
+    if out is None and _is_one_of(target, sources):  # a column map has the name that its config would have
+        name = f"my-{name}"
+        target = Path(f"{name}.yaml")
     _check_new(target)
     if len(sources) == 1 and not sources[0].objective:
         named = next((text for text in objectives if "=" not in text), "")
@@ -77,6 +81,12 @@ def init(
     _check_new(target)
     write_text(target, text)
     return target
+
+
+def _is_one_of(target: Path, sources: Sequence[NamedSource]) -> bool:
+    """Return whether a file is itself one of the sources."""
+    places = [Path(source.source) for source in sources if isinstance(source.source, str)]
+    return target.is_file() and any(place.is_file() and target.samefile(place) for place in places)
 
 
 def _check_new(target: Path) -> None:

@@ -1,6 +1,7 @@
 """The JSON schema of a whole config, for editors: every setting with its type, default and description.
 
-The schema is made from the classes of settings themselves; descriptions are the ``Attributes`` of their docstrings.
+The schema is made from the classes of settings themselves; descriptions are the ``Attributes`` of their docstrings. To make
+it torch is loaded, so it ships as a file.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def fit_auto(
     distinct = sorted(set(texts))
     source = encode.locate(encoder)
     identity = encode.content_fingerprint(source)
-    embeddings = embedded_texts(encode.load_encoder(source, device, dtype), distinct)
+    embeddings = embedded_texts(encode.load_encoder(source, device, dtype), distinct, says_cut=True)
     places = {text: place for place, text in enumerate(distinct)}
     place = np.array([places[text] for text in texts], dtype=np.int64)
     lessons = Lessons(embeddings, place, data.targets, data.objectives)

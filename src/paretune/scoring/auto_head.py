@@ -28,7 +28,7 @@ FORM = FolderForm(FILES[0], ("format", "objectives", "policy"), FILES)
 FORMAT = 1
 CURE = "fit it again with: paretune auto fit"
 ARRAYS = ("centre", "directions", "slopes", "logits", "constant")
-LONGEST = 20_000
+LONGEST = 8_000
 """Characters of a message that are read at most; an encoder reads the first few hundred tokens of it."""
 
 
@@ -248,9 +248,9 @@ nothing of who asks. It decides for people: what the people did not ask about, i
 """
 
 
-def embedded(frozen: encode.Frozen, texts: Sequence[str]) -> np.ndarray:
-    """Return the embeddings ``[n, D]`` of messages; equal ones are read once."""
+def embedded(frozen: encode.Frozen, texts: Sequence[str], says_cut: bool = False) -> np.ndarray:
+    """Return the embeddings ``[n, D]`` of messages; equal ones are read once, and ``says_cut`` warns where the end is not."""
     distinct = list(dict.fromkeys(text[:LONGEST] for text in texts))
-    rows = encode.embed(frozen, distinct)
+    rows = encode.embed(frozen, distinct, says_cut=says_cut)
     places = {text: place for place, text in enumerate(distinct)}
     return np.asarray(rows[[places[text[:LONGEST]] for text in texts]], dtype=np.float64)

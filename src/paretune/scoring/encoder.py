@@ -305,17 +305,18 @@ def embed(
     texts: Sequence[tuple[str, str] | str],
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda done: None,
+    says_cut: bool = True,
 ) -> np.ndarray:
     """Return the mean-pooled, L2-normalised embeddings ``[n, d]`` float32 of texts or (first, second) text pairs.
 
     A text beyond the encoder's limit is cut at its end; of a pair, the longer part is cut first. ``advance`` receives the
-    number of texts of each finished batch.
+    number of texts of each finished batch; ``says_cut`` logs a warning about texts that are cut.
     """
     import torch
 
     encodings = [_encode(encoder, text) for text in texts]
     reach = sum(len(e["input_ids"]) >= encoder.max_length for e in encodings) if encoder.max_length else 0
-    if reach:
+    if reach and says_cut:
         logger.warning(
             "%d of %d texts reach the encoder's limit of %d tokens; any excess was cut at the end",
             reach,

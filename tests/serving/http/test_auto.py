@@ -94,7 +94,9 @@ def test_the_last_turn_of_the_user_counts_and_is_read_once(
     address, _ = served
     read: list[str] = []
     plain = encode.embed
-    monkeypatch.setattr(encode, "embed", lambda frozen, texts: read.extend(texts) or plain(frozen, texts))
+    monkeypatch.setattr(
+        encode, "embed", lambda frozen, texts, **more: read.extend(texts) or plain(frozen, texts)
+    )
     turns = [
         ("system", "only of bread"),
         ("user", SHORT),
