@@ -79,7 +79,7 @@ def init(
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="The new config, whose name is the run's; by default that of the data with .yaml (my-NAME.yaml for a map NAME.yaml). "
+            help="The new config, whose name is the run's; by default that of the data with .yaml (my-NAME.yaml for NAME.yaml). "
             "Never overwritten."
         ),
     ] = None,
