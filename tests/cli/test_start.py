@@ -156,14 +156,14 @@ def test_the_config_for_a_column_map_does_not_take_the_name_of_the_map(
     rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
     asked = [{"ask": row["prompt"], "replies": row["responses"]} for row in rows]
     Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-    Path("columns.yaml").write_text("path: mine.jsonl\nprompt: ask\nresponses: replies\n")
-    given = ("init", "columns.yaml", "--objective", "short={rule: length, unit: words}")
+    Path("mine.yaml").write_text("path: mine.jsonl\nprompt: ask\nresponses: replies\n")
+    given = ("init", "mine.yaml", "--objective", "short={rule: length, unit: words}")
     given += ("--objective", "polite={rule: regex, pattern: please}", "--model", model)
     code, out, err = call(monkeypatch, capsys, *given)
-    assert code == 0 and "Written: my-columns.yaml" in out, err
-    assert load_config("my-columns.yaml").name == "my-columns"
+    assert code == 0 and "Written: my-mine.yaml" in out, err
+    assert load_config("my-mine.yaml").name == "my-mine"
     code, _, err = call(monkeypatch, capsys, *given)
-    assert code == 2 and "my-columns.yaml: exists already and is not overwritten" in err
+    assert code == 2 and "my-mine.yaml: exists already and is not overwritten" in err
 
 
 def test_labels_without_a_name_get_the_one_that_is_asked_for(

@@ -85,7 +85,7 @@ def init(
 
 def _is_one_of(target: Path, sources: Sequence[NamedSource]) -> bool:
     """Return whether a file is itself one of the sources."""
-    places = [Path(source.source) for source in sources if isinstance(source.source, str)]
+    places = [Path(source.shown) for source in sources]
     return target.is_file() and any(place.is_file() and target.samefile(place) for place in places)
 
 
