@@ -29,7 +29,9 @@ settings.load_profile("paretune")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files with slow tests first, so that several processes end at about the same time."""
-    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("model")}
+    slow = {
+        item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("model")
+    }
     items.sort(key=lambda item: item.path not in slow)
 
 
