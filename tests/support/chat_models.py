@@ -54,3 +54,44 @@ def write_chat_model(
     make_tiny_llama(**settings).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+# Templates with tools, cut down from those of the families that they are named after.
+_SHOWN = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] or '' }}"
+)
+_CLOSED = "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+_EACH = "{% for c in m['tool_calls'] or [] %}"
+_NAME = "{{ c['function']['name'] }}"
+_GIVEN = "{{ c['function']['arguments'] | tojson }}"
+HERMES = (
+    f"{_SHOWN}{_EACH}"
+    "{% if not loop.first or m['content'] %}{{ '\\n' }}{% endif %}"
+    f'<tool_call>\n{{"name": "{_NAME}", "arguments": {_GIVEN}}}\n</tool_call>{{% endfor %}}{_CLOSED}'
+)
+BARE = (
+    f"{_SHOWN}{{% if m['tool_calls'] %}}"
+    "{% if m['tool_calls'] | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}{% set c = m['tool_calls'][0] %}"
+    f'{{"name": "{_NAME}", "parameters": {_GIVEN}}}{{% endif %}}{_CLOSED}'
+)
+LISTED = (
+    f"{_SHOWN}{{% if m['tool_calls'] %}}[TOOL_CALLS][{_EACH}"
+    f'{{"name": "{_NAME}", "arguments": {_GIVEN}, "id": "{{{{ c[\'id\'] }}}}"}}'
+    f"{{% if not loop.last %}}, {{% endif %}}{{% endfor %}}]{{% endif %}}{_CLOSED}"
+)
+NAMED = (
+    _SHOWN
+    + _EACH
+    + "[TOOL_CALLS]{{ c['function']['name'] }}[ARGS]{{ c['function']['arguments'] | tojson }}{% endfor %}"
+    + _CLOSED
+)
+IN_TAGS = (
+    _SHOWN
+    + _EACH
+    + "<tool_call>\n<function={{ c['function']['name'] }}>\n{% for k, v in c['function']['arguments'] | items %}"
+    "<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}</function>\n</tool_call>\n{% endfor %}"
+    + _CLOSED
+)
+TOOL_TEMPLATES = {"hermes": HERMES, "bare": BARE, "listed": LISTED, "named": NAMED, "tags": IN_TAGS}
+"""Form of calls -> chat template."""

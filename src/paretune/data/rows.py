@@ -37,8 +37,23 @@ Comparison = tuple[int, int, float]
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a function that a model has asked for; ``arguments`` is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation; ``role`` is one of `ROLES`.
+
+    Attributes:
+        role: Who speaks.
+        content: What is said.
+        calls: Functions that the assistant calls in this turn; only conversations at a server have them.
+        call_id: Of the role ``tool``, the call whose result this is; empty where it is not told.
 
     Raises:
         DataError: Another role, or a content that is not text.
@@ -46,6 +61,8 @@ class Message:
 
     role: str
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:

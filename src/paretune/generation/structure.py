@@ -1,4 +1,4 @@
-"""Answers in a stated form: JSON of a schema. Tokens that would leave the form cannot be drawn.
+"""Answers in a stated form: JSON of a schema, or calls of functions. Tokens that would leave the form cannot be drawn.
 
 The grammar engine is llguidance. What follows the form is decided token by token, so a policy's distribution is kept among the
 tokens that may come next.
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from paretune.core.errors import ConfigError
+from paretune.generation.call_grammar import call_grammar
 
 if TYPE_CHECKING:
+    from paretune.core.tools import Tools
     from paretune.models.language_model import LanguageModel
 
 LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -26,16 +28,18 @@ _TOKENIZERS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """Tokenizer of a model -> what llguidance makes of it, which takes about a second."""
 
 
-def form_of(schema: str, lm: LanguageModel) -> Form:
-    """Return the form of a JSON schema at the beginning of an answer of a model.
+def form_of(schema: str | None, lm: LanguageModel, tools: Tools | None = None) -> Form:
+    """Return the form of a JSON schema, or of calls, at the beginning of an answer of a model.
 
     Args:
-        schema: The schema as text.
+        schema: The schema as text; None for any text.
         lm: The model, whose tokens the answer is made of.
+        tools: Functions that the answer calls, or may call in place of the schema.
 
     Raises:
-        ConfigError: The schema is none, or one that cannot be followed; the package is missing; or the model's tokenizer has no
-            bytes for JSON.
+        ConfigError: The schema is none, or one that cannot be followed; the package is missing; the model's tokenizer has no
+            bytes for JSON; or calls in its template cannot be forced.
+        ModelError: There are tools, and the chat template has none.
     """
     try:
         from llguidance import LLMatcher
@@ -43,7 +47,10 @@ def form_of(schema: str, lm: LanguageModel) -> Form:
         raise ConfigError(f"answers in a stated form need the package llguidance: {INSTALL}") from error
     tokenizer = _tokenizer(lm)
     try:
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=LAYOUT)
+        if tools is not None:
+            grammar = call_grammar(tools, lm, schema, LAYOUT)
+        else:
+            grammar = LLMatcher.grammar_from_json_schema(schema or "true", overrides=LAYOUT)
         matcher = LLMatcher(tokenizer, grammar)
     except ValueError as error:
         raise ConfigError(f"the JSON schema cannot be followed: {_short(error)}") from error

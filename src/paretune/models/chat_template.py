@@ -73,14 +73,14 @@ class ChatTemplate:
         """Whether the template writes the present time into prompts."""
         return _NOW.search(str(self.tokenizer.get_chat_template())) is not None
 
-    def prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Return a conversation as text that is ready for the assistant's answer.
+    def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """Return a conversation as text that is ready for the assistant's answer, with the functions that it may call.
 
         Raises:
             DataError: The template refuses the conversation, or drops, changes or repeats one of its texts.
         """
         try:
-            text = self._render(messages, True)
+            text = self.render(messages, True, tools)
         except DataError as error:
             self._refuse_role(messages, error)
             raise
@@ -102,7 +102,7 @@ class ChatTemplate:
                 )
         return text
 
-    def _refuse_role(self, messages: Sequence[Mapping[str, str]], error: DataError) -> None:
+    def _refuse_role(self, messages: Sequence[Mapping[str, Any]], error: DataError) -> None:
         """Raise a DataError that names the role for which a template has no place, where it is the role that it refuses."""
         for role in ("system", "tool"):
             if any(message["role"] == role for message in messages):
@@ -110,7 +110,7 @@ class ChatTemplate:
                 place = 0 if role == "system" else 1
                 turns.insert(place, {"role": role, "content": "x"})
                 try:
-                    self._render(turns, True)
+                    self.render(turns, True)
                 except DataError:
                     content = next(message["content"] for message in messages if message["role"] == role)
                     raise DataError(
@@ -122,7 +122,7 @@ class ChatTemplate:
     @cached_property
     def begun(self) -> str:
         """The thought that a prompt begins, such as ``<think>`` and a line break; empty where it begins none."""
-        prompt = self._render(_QUESTION, True)
+        prompt = self.render(_QUESTION, True)
         for begin, _ in MARKERS:
             at = prompt.rfind(begin)
             if at >= 0 and not prompt[at + len(begin) :].strip():
@@ -135,7 +135,7 @@ class ChatTemplate:
 
         It is a thought without content, the end of the one that the prompt began, or the name of a channel.
         """
-        prompt, before = self._render(_QUESTION, True), self._answered().rpartition(_ANSWER)[0]
+        prompt, before = self.render(_QUESTION, True), self._answered().rpartition(_ANSWER)[0]
         if before.startswith(prompt):
             between = before[len(prompt) :]
             return between if between.strip() else ""
@@ -174,7 +174,7 @@ class ChatTemplate:
     @cached_property
     def lacks_bos(self) -> bool:
         """Whether the tokenizer, and not the template, writes the token of the beginning."""
-        text = self._render([{"role": "user", "content": "x"}], False)
+        text = self.render([{"role": "user", "content": "x"}], False)
         return not text.lstrip().startswith(str(self.tokenizer.bos_token or "").strip())
 
     @cached_property
@@ -210,7 +210,7 @@ class ChatTemplate:
         An answer is read behind both, as word pieces depend on what is before them. The first is empty where the prompt ends
         with a token of its own, behind which a text begins anew.
         """
-        prompt, text = self._render(_QUESTION, True), self._answered()
+        prompt, text = self.render(_QUESTION, True), self._answered()
         between = text[len(prompt) : text.rfind(_ANSWER)] if text.startswith(prompt) else ""
         space = "" if between.strip() else between
         end = prompt
@@ -239,7 +239,7 @@ class ChatTemplate:
     def _answered(self, answer: str = _ANSWER) -> str:
         messages = [*_QUESTION, {"role": "assistant", "content": answer}]
         try:
-            text = self._render(messages, False)
+            text = self.render(messages, False)
         except DataError as error:
             raise ModelError(str(error)) from error
         if _ANSWER not in text:
@@ -268,7 +268,7 @@ class ChatTemplate:
             marks = [f"text{number:04d}paretune" for number in range(len(roles))]
             messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
             try:
-                text = self._render(messages, True)
+                text = self.render(messages, True)
             except DataError:  # it looks into the texts: those of the user are all that can be judged
                 text = " ".join(marks)
             self._probed[roles] = [text.count(mark) for mark in marks]
@@ -279,8 +279,22 @@ class ChatTemplate:
         """Roles of a conversation -> what :meth:`_written` found."""
         return {}
 
-    def _render(self, messages: Sequence[Mapping[str, str]], answering: bool) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], answering: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """Return the text of a conversation as the template writes it, unchecked.
+
+        Args:
+            messages: The turns.
+            answering: Whether the assistant's answer is to follow.
+            tools: Functions that it may call, in the form of OpenAI's API.
+
+        Raises:
+            DataError: The template refuses the conversation.
+        """
         options = {**self.options, **({} if self.date is None else {"chat_template": self._at_date})}
+        if tools:
+            options["tools"] = list(tools)
         try:
             return str(
                 self.tokenizer.apply_chat_template(

@@ -24,6 +24,7 @@ from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB
 from paretune.models.loading import UNREAD, Held, Origin, locate, origin_of, read_model
 from paretune.models.packing import prepare
 from paretune.models.quantised import Quantization, check_quantization
+from paretune.models.tool_calls import CallForm, as_turns, call_form
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,29 @@ class LanguageModel:
         eos = self.tokenizer.eos_token_id
         return frozenset([self.turn_end, *listed, *([] if eos is None else [int(eos)])])
 
-    def encode_prompt(self, prompt: Prompt, where: str = "") -> list[int]:
+    @cached_property
+    def call_form(self) -> CallForm:
+        """How the chat template writes calls of functions, see :func:`paretune.models.tool_calls.call_form`."""
+        markers = [str(self.tokenizer.decode([token])) for token in sorted(self.stops)]
+        return call_form(self.template, markers)
+
+    def encode_prompt(
+        self, prompt: Prompt, where: str = "", tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """Return the token ids of a prompt, ready for the assistant's answer (one BOS at most).
 
         Args:
             prompt: The messages.
             where: Where the prompt comes from, such as ``file:line``; messages begin with it.
+            tools: Functions that the answer may call, in the form of OpenAI's API.
 
         Raises:
             DataError: The chat template refuses the prompt, drops, changes or repeats a text of it, or changes the number of its
                 tags.
         """
-        messages = [{"role": message.role, "content": message.content} for message in prompt]
+        messages = as_turns(prompt)
         try:
-            text = self.template.prompt(messages)
+            text = self.template.prompt(messages, tools)
         except DataError as error:
             raise DataError(f"{where}: {error}" if where else str(error)) from error
         reader, numbers = self._reader
@@ -230,9 +240,9 @@ class LanguageModel:
         """Return the text of response tokens without special tokens, with its whole thought where there is one."""
         return self.template.answer(self.text(ids).strip())
 
-    def text(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens without special tokens, but for those of which the markers of thought are made."""
-        kept = self.template.kept
+    def text(self, ids: Sequence[int], more: frozenset[int] = frozenset()) -> str:
+        """Return the text of tokens without special tokens, but for ``more`` and those of which the markers of thought are made."""
+        kept = self.template.kept | more
         if not kept.intersection(ids):
             return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         special = set(self.tokenizer.all_special_ids) - kept

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
@@ -22,9 +19,13 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from paretune.core.errors import suggest
-from paretune.data.rows import Message, Prompt
+from paretune.core.tools import Tools
+from paretune.data.rows import Prompt
 from paretune.serving.api_errors import ApiError
-from paretune.serving.unsupported import FORMS, HINTS, LENIENT, NEUTRAL, SILENT, UNSUPPORTED
+from paretune.serving.body import Body, Setback, Text
+from paretune.serving.messages import ChatMessage, prompt_of, unknown_fields
+from paretune.serving.tools import MOST_TOOLS, Choice, Tool, tools_of
+from paretune.serving.unsupported import FORMS, HINTS, LENIENT, NEUTRAL, UNSUPPORTED
 
 MOST_CHOICES = 8
 MOST_STOPS = 4
@@ -34,44 +35,9 @@ MOST_LIKELY = 20
 """Likely tokens that are told beside each token at most, as in OpenAI's API."""
 
 
-@dataclass(frozen=True)
-class Setback:
-    """Something in a request that only a lenient server passes over.
-
-    Attributes:
-        field: Field that is ignored or clamped.
-        error: Answer of a server that is not lenient.
-        clamped: Value that is used instead; None where the field is ignored.
-    """
-
-    field: str
-    error: ApiError
-    clamped: float | None = None
-
-
-class Body(BaseModel):
-    """A request's body: every field is known and has its type, and every number is finite."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, values: Any) -> Any:
-        """Leave out fields that are null and need not be given: clients write null for what they do not state."""
-        if not isinstance(values, Mapping):
-            return values
-        fields = cls.model_fields
-        return {
-            key: value
-            for key, value in values.items()
-            if value is not None or key not in fields or fields[key].is_required()
-        }
-
-
 Weights = Annotated[dict[str, float], Field(max_length=64)]
 CheckBoxes = Annotated[list[Annotated[str, StringConstraints(max_length=500)]], Field(max_length=64)]
 """Names of objectives, which get equal weights."""
-Text = Annotated[str, StringConstraints(max_length=1_000_000)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^\w([\w .-]*[\w.-])?$")]
 """Name of a profile or a preset; the store has the same rule."""
 Policy = Annotated[str, Field(min_length=1, max_length=200)]
@@ -87,96 +53,6 @@ Whole = Annotated[int, BeforeValidator(_in_digits)]
 """A whole number in an address, where pydantic reads ``1_0`` as ten."""
 Given = Weights | CheckBoxes | Annotated[str, Field(max_length=2000)]
 """A preference as weights per objective, as names of objectives with equal weights, or as text."""
-
-
-class Part(Body):
-    """A part of a message; text is the only supported type."""
-
-    type: Literal["text"]
-    text: Text
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain(cls, values: Any) -> Any:
-        """Leave out what says nothing, and hints for caches."""
-        if not isinstance(values, Mapping):
-            return values
-        return {key: value for key, value in values.items() if not _says_nothing(key, value)}
-
-
-class ChatMessage(Body):
-    """One message; the role ``developer`` is read as ``system``.
-
-    A message of a response may be sent back as it is: fields that are null, and what servers add to an assistant's turn, are
-    ignored. ``name`` is ignored too, as chat templates do not read it.
-    """
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Union[Text, list[Part], None] = None  # noqa: UP007
-    name: Annotated[str, StringConstraints(max_length=500)] | None = None
-    _ignored: tuple[str, ...] = PrivateAttr(())
-    _unknown: tuple[str, ...] = PrivateAttr(())
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _known(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Keep the fields of a message; note what is ignored, and refuse calls of tools and turns without content."""
-        if not isinstance(values, Mapping):
-            return handler(values)
-        assistant = values.get("role") == "assistant"
-        kept, ignored, unknown = {}, [], []
-        for key, value in values.items():
-            if key in ("role", "content"):
-                kept[key] = value
-            elif key in ("tool_calls", "function_call") and value:
-                raise PydanticCustomError(
-                    "unsupported_parameter",
-                    "a message has '{field}', but this server calls no tools; leave such turns out",
-                    {"field": key},
-                )
-            elif value is None or value in ([], {}, ""):
-                continue
-            elif key == "name":
-                kept[key] = value
-                ignored.append(key)
-            elif assistant or key in SILENT:
-                ignored.append(str(key)[:100])
-            else:
-                unknown.append(str(key)[:100])
-        _refuse_parts(kept.get("content"))
-        if assistant:
-            kept["content"] = kept.get("content") or ""
-        elif kept.get("content") is None:
-            kept.pop("content", None)
-            raise PydanticCustomError(
-                "no_content",
-                "a {role} message without content; expected text",
-                {"role": str(values.get("role"))[:20]},
-            )
-        message = handler(kept)
-        message._ignored, message._unknown = tuple(ignored), tuple(unknown)
-        return message
-
-    def message(self) -> Message:
-        """Return the library's form of the message."""
-        content = self.content or ""
-        text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return Message("system" if self.role == "developer" else self.role, text)
-
-
-def _refuse_parts(content: object) -> None:
-    for part in content if isinstance(content, list) else ():
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if isinstance(kind, str) and kind != "text":
-            raise PydanticCustomError(
-                "unsupported_part",
-                "a part of the type '{kind}'; this server reads parts of the type 'text' only, leave others out",
-                {"kind": kind[:60]},
-            )
-
-
-def _says_nothing(key: object, value: object) -> bool:
-    return key not in ("type", "text") and (value in (None, [], {}, "") or key == "cache_control")
 
 
 class JsonSchema(Body):
@@ -329,6 +205,18 @@ class ChatRequest(_Generation):
     response_format: ResponseFormat | None = None
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MOST_LIKELY)
+    tools: list[Tool] = Field(default_factory=list, max_length=MOST_TOOLS)
+    tool_choice: Choice | None = None
+    parallel_tool_calls: bool = True
+
+    @property
+    def callable(self) -> Tools | None:
+        """Functions that the answer may call; None for none.
+
+        Raises:
+            ApiError: ``tool_choice`` does not fit ``tools``.
+        """
+        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     @property
     def schema_text(self) -> str | None:
@@ -384,6 +272,11 @@ class CompletionRequest(_Generation):
         return None
 
     @property
+    def callable(self) -> Tools | None:
+        """None: text is continued without calls."""
+        return None
+
+    @property
     def likely(self) -> int | None:
         """Number of likely tokens that are told beside each token; None where log-probabilities are not asked for."""
         return self.logprobs
@@ -404,38 +297,3 @@ class CompletionRequest(_Generation):
     def limit(self) -> int | None:
         """Largest number of tokens to generate."""
         return self.max_tokens
-
-
-def unknown_fields(messages: Sequence[ChatMessage]) -> list[Setback]:
-    """Return the fields of messages that this server does not know."""
-    setbacks = []
-    for number, message in enumerate(messages):
-        for name in message._unknown:
-            field = f"messages.{number}.{name}"
-            told = f"{field}: unknown field; a message has a role and content; {LENIENT}"
-            setbacks.append(Setback(field, ApiError(422, told, "invalid_value", field)))
-    return setbacks
-
-
-def prompt_of(messages: Sequence[ChatMessage], strict: bool = True, continued: bool = False) -> Prompt:
-    """Return the library's form of a conversation.
-
-    Raises:
-        ApiError: All messages are empty, the last one is the assistant's (or, if ``continued``, is not, or has no text to go on
-            from), or, if ``strict``, a message has an unknown field.
-    """
-    if strict and (unknown := unknown_fields(messages)):
-        raise unknown[0].error
-    prompt = tuple(message.message() for message in messages)
-    if continued and not (len(prompt) > 1 and prompt[-1].role == "assistant" and prompt[-1].content.strip()):
-        told = "continue_final_message goes on from an assistant's last message; expected one with text, behind a user's"
-        raise ApiError(422, told, "invalid_messages", "continue_final_message")
-    if prompt[-1].role == "assistant" and not continued:
-        raise ApiError(
-            422, "the last message is the assistant's; expected a user's last", "invalid_messages", "messages"
-        )
-    if not any(message.content.strip() for message in prompt):
-        raise ApiError(
-            422, "all messages are empty; expected at least one with text", "invalid_messages", "messages"
-        )
-    return prompt

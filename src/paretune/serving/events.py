@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from paretune.core.errors import ParetuneError
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
+from paretune.core.tools import Tools
 from paretune.data.rows import Prompt
 
 Reason = Literal[
@@ -22,8 +23,9 @@ Reason = Literal[
     "timeout",
     "error",
 ]
-"""``stop``: end of turn or a stop string. ``length``: cut by the job's ``max_new_tokens``. The next four come from upstream
-servers; ``other`` is a reason of theirs that OpenAI's API does not have."""
+"""``stop``: end of turn or a stop string. ``length``: cut by the job's ``max_new_tokens``. ``tool_calls``: the answer calls
+functions. ``content_filter`` and ``function_call`` come from upstream servers; ``other`` is a reason of theirs that OpenAI's API
+does not have."""
 
 
 class Overloaded(ParetuneError):  # noqa: N818 - the state of a backend, not a mistake
@@ -51,7 +53,11 @@ class UpstreamFailed(ParetuneError):  # noqa: N818
 
 
 class Unsupported(ParetuneError):  # noqa: N818
-    """This backend cannot do what the job asks."""
+    """This backend cannot do what the job asks; ``field`` names what of it, where one is to blame."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Job:
         client: Name of who asks; rows are shared out among the clients whose jobs wait.
         schema: JSON schema, as text, that the answer must fit; None for any text.
         logprobs: Number of likely tokens whose log-probabilities are told beside that of each token; None tells none.
+        tools: Functions that the answer may call; None for none.
     """
 
     policy: str
@@ -79,11 +86,15 @@ class Job:
     client: str = ""
     schema: str | None = None
     logprobs: int | None = None
+    tools: Tools | None = None
 
 
 def written(prompt: Prompt | str) -> str:
     """Return the text that people wrote in a prompt, to bound its length before it is tokenised."""
-    return prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
+    if isinstance(prompt, str):
+        return prompt
+    calls = [call.arguments for message in prompt for call in message.calls]
+    return "\n".join([*(message.content for message in prompt), *calls])
 
 
 @dataclass(frozen=True)
@@ -95,12 +106,14 @@ class Piece:
         tokens: Token ids since the last piece; none where an upstream server reports text alone.
         conflicts: For policies that mix token distributions, -log Z of each token in nats; 0 where the policies agree.
         logprobs: For a job that asks for them, an entry of OpenAI's ``logprobs.content`` for each token, the end of turn left out.
+        calls: For a job with tools, entries of OpenAI's ``delta.tool_calls``.
     """
 
     text: str
     tokens: tuple[int, ...] = ()
     conflicts: tuple[float, ...] = ()
     logprobs: tuple[Mapping[str, Any], ...] = ()
+    calls: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

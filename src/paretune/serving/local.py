@@ -118,7 +118,7 @@ class LocalBackend:
         def pass_on(number: int, event: Event) -> None:
             if isinstance(event, End):
                 event = replace(event, message="")  # internals stay in the server's log
-            elif not (event.text or event.conflicts or event.logprobs):
+            elif not (event.text or event.conflicts or event.logprobs or event.calls):
                 return
             loop.call_soon_threadsafe(on_event, number, event)
 

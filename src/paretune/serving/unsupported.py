@@ -13,14 +13,11 @@ NEUTRAL: dict[str, list[Any]] = {
     "logit_bias": [{}],
     "logprobs": [False],
     "modalities": [["text"]],
-    "parallel_tool_calls": [True, False],
     "presence_penalty": [0],
     "response_format": [{"type": "text"}],
     "service_tier": ["auto", "default"],
     "store": [False],
     "suffix": [""],
-    "tool_choice": ["none", "auto"],
-    "tools": [[]],
     "top_logprobs": [0],
 }
 """Fields of OpenAI's API that this server does not support, with the values that are accepted because they change nothing."""
@@ -35,7 +32,6 @@ FORMS = {
     "modalities",
     "response_format",
     "suffix",
-    "tools",
     "top_logprobs",
 }
 """Unsupported fields that change the form of an answer: they are refused even where a server is lenient."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -17,6 +18,7 @@ import httpx
 
 from paretune.core.errors import ConfigError, ParetuneError
 from paretune.core.preference import Preference, nearest
+from paretune.core.tools import Tools
 from paretune.data.rows import Message, Prompt
 from paretune.policies.catalogue import BLOCKS, exported, exported_blocks
 from paretune.serving.backend import BASE, Served, served_base
@@ -297,7 +299,9 @@ class Upstream:
             job.prompt[-1].role == "assistant" and self._kind != "llama.cpp"
         ):  # which goes on from such a message by itself
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        messages = [{"role": m.role, "content": m.content} for m in _ended(job.prompt, end)]
+        messages = [_turn(message) for message in _ended(job.prompt, end)]
+        if job.tools is not None:
+            body |= _offered(job.tools)
         if self._chat_template:
             body["chat_template_kwargs"] = self._chat_template
         return "/chat/completions", {**body, "messages": messages}
@@ -307,6 +311,34 @@ class Upstream:
         if self._blocks is None:
             return {name: 1.0}
         return dict(zip(self._blocks.names, self._blocks.scales(preference), strict=True))
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """Return a message in the form of OpenAI's API."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.calls:
+        turn["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.calls
+        ]
+    return {**turn, "tool_call_id": message.call_id} if message.call_id else turn
+
+
+def _offered(tools: Tools) -> dict[str, Any]:
+    """Return the fields of a request that offer functions.
+
+    Those that may not be called are left out, as few servers know a choice among some.
+    """
+    more = {"strict": True} if tools.strict else {}
+    functions: list[dict[str, Any]] = [
+        {"type": "function", "function": {**tool["function"], **more}}
+        for tool in tools.functions
+        if tool["function"]["name"] in tools.allowed
+    ]
+    choice: Any = "required" if tools.must else "auto"
+    if tools.must and len(functions) == 1:
+        choice = {"type": "function", "function": {"name": functions[0]["function"]["name"]}}
+    return {"tools": functions, "tool_choice": choice, "parallel_tool_calls": tools.parallel}
 
 
 async def _refusal(response: httpx.Response) -> ParetuneError:
@@ -348,7 +380,7 @@ class _Relay:
     async def run(self, timeout: float) -> None:
         """Relay until the stream ends, for at most ``timeout`` seconds."""
         reason: Reason = "error"
-        message, pieces, told = "the upstream server broke off the answer", 0, ""
+        message, pieces, told, called = "the upstream server broke off the answer", 0, "", False
         usage: dict[str, Any] = {}
         try:
             async for chunk in _within(_events(self._response), timeout):
@@ -357,16 +389,15 @@ class _Relay:
                     reason, message = "error", f"the upstream server: {str(chunk['error'])[:500]}"
                     break
                 for choice in chunk.get("choices", ()):
-                    text = (
-                        choice.get("text") if "text" in choice else (choice.get("delta") or {}).get("content")
-                    )
-                    told_logprobs = (choice.get("logprobs") or {}).get("content") or ()
-                    if text or told_logprobs:
-                        pieces += bool(text)
-                        self._on_event(Piece(text or "", logprobs=tuple(told_logprobs)))
+                    piece = _piece(choice)
+                    if piece is not None:
+                        pieces, called = pieces + bool(piece.text), called or bool(piece.calls)
+                        self._on_event(piece)
                     if choice.get("finish_reason"):
                         told = str(choice["finish_reason"])[:100]
                         reason, message = _REASONS.get(told, "other"), ""
+                        # Where a function was demanded by name, some servers end with ``stop``.
+                        reason = "tool_calls" if called and reason == "stop" else reason
         except asyncio.CancelledError:
             reason, message = "cancelled", ""
         except (asyncio.TimeoutError, httpx.TimeoutException):
@@ -384,12 +415,21 @@ class _Relay:
         self._on_event(self._end)
 
 
+def _piece(choice: Mapping[str, Any]) -> Piece | None:
+    """Return what a chunk adds to an answer."""
+    delta = choice.get("delta") or {}
+    text = choice.get("text") if "text" in choice else delta.get("content")
+    told = (choice.get("logprobs") or {}).get("content") or ()
+    calls = tuple({"index": number, **call} for number, call in enumerate(delta.get("tool_calls") or ()))
+    return Piece(text or "", logprobs=tuple(told), calls=calls) if text or told or calls else None
+
+
 def _ended(prompt: Prompt, end: str) -> Prompt:
     """Return the prompt with ``end`` appended to its last user turn."""
     if not end:
         return prompt
     last = max((k for k, message in enumerate(prompt) if message.role == "user"), default=len(prompt) - 1)
-    return tuple(Message(m.role, m.content + end) if k == last else m for k, m in enumerate(prompt))
+    return tuple(replace(m, content=m.content + end) if k == last else m for k, m in enumerate(prompt))
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:

@@ -65,7 +65,15 @@ def test_messages_as_other_libraries_keep_them_are_taken(address: str, message: 
 
 def test_what_a_message_says_and_the_server_cannot_do_is_refused(address: str) -> None:
     for message, told in [
-        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, "calls no tools"),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+            "tool_calls.0.function: is missing",
+        ),
+        ({"role": "assistant", "content": None, "function_call": {"name": "f"}}, "send tool_calls"),
+        (
+            {"role": "user", "content": "x", "tool_calls": [{"id": "1"}]},
+            "messages.1.tool_calls: unknown field",
+        ),
         ({"role": "user", "content": None}, "without content"),
         ({"role": "user", "content": "x", "weight": 3}, "messages.1.weight: unknown field"),
     ]:
@@ -131,7 +139,7 @@ def test_a_lenient_server_ignores_and_clamps_and_says_so(address: str, tmp_path:
         streamed = chat(lenient, stream=True, top_k=3).text
         assert '"ignored": ["top_k"]' in streamed
         for field, value in {
-            "tools": [{}],
+            "functions": [{}],
             "audio": {"voice": "x"},
             "modalities": ["audio"],
         }.items():

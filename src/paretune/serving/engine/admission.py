@@ -11,13 +11,14 @@ from torch import Tensor
 from paretune.core.errors import ConfigError, ModelError, PreferenceError, suggest
 from paretune.data.rows import Message
 from paretune.generation.batch import Slot
-from paretune.generation.structure import form_of
+from paretune.generation.structure import Form, form_of
 from paretune.models.adapter import Adapter
+from paretune.models.call_reader import CallReader
 from paretune.models.language_model import LanguageModel
 from paretune.policies.mixed import candidate_seed
 from paretune.policies.policy import Policy, plain
 from paretune.serving.config import EngineLimits
-from paretune.serving.events import Job, PromptTooLong
+from paretune.serving.events import Job, PromptTooLong, Unsupported
 
 SEEDS = 2**53
 """Seeds are below this number, as every JSON reader keeps such numbers exact."""
@@ -99,6 +100,7 @@ class Intake:
             PromptTooLong: The prompt exceeds a limit.
             ConfigError: The seed is out of range, or the form cannot be followed.
             DataError: The chat template refuses the prompt.
+            Unsupported: The chat template has no tools.
         """
         if job.policy not in self.policies:
             raise PreferenceError(f"no policy is named {job.policy!r}; {suggest(job.policy, self.policies)}")
@@ -118,7 +120,7 @@ class Intake:
                 candidate_seed(job.seed, number),
                 mixture=mixture,
                 prompts=copies,
-                form=None if job.schema is None else form_of(job.schema, self.lm),
+                form=self._form(job),
                 alternatives=job.logprobs,
             )
             for number in range(policy.candidates)
@@ -131,8 +133,32 @@ class Intake:
                 row.gates = common
         return rows
 
+    def call_reader(self, job: Job) -> tuple[CallReader | None, frozenset[int]]:
+        """Return what reads the calls out of an answer, if there may be some, and the special tokens that it must see."""
+        if job.tools is None:
+            return None, frozenset()
+        tokenizer, form = self.lm.tokenizer, self.lm.call_form
+        special = {t.content: number for number, t in tokenizer.added_tokens_decoder.items() if t.special}
+        reader = CallReader(tokenizer, form.response_template, job.tools.allowed, job.tools.functions)
+        return reader, form.markers(special)
+
+    def _form(self, job: Job) -> Form | None:
+        """Return the form that the answer must have, if any."""
+        tools = job.tools
+        forced = (
+            tools if tools is not None and (tools.must or tools.strict or job.schema is not None) else None
+        )
+        if forced is None:
+            return None if job.schema is None else form_of(job.schema, self.lm)
+        return form_of(job.schema, self.lm, forced)
+
     def _prompts(self, policy: Policy, job: Job) -> list[list[int]]:
         """Return the token ids of the prompt, or of each copy's where they differ; a last answer in it is gone on from."""
+        if job.tools is not None:
+            try:
+                _ = self.lm.call_form
+            except ModelError as error:
+                raise Unsupported(str(error), "tools") from error
         if isinstance(job.prompt, str):
             copies = policy.asked_of_copies((Message("user", job.prompt),), job.preference)
             before, end = policy.around(job.preference)
@@ -144,7 +170,10 @@ class Intake:
             copies = policy.asked_of_copies(prompt, job.preference)
             conversations = copies or policy.asked([prompt], [job.preference])
             lead = policy.lm.encode_response(begun, truncated=True) if begun else []
-            prompts = [[*policy.lm.encode_prompt(conversation), *lead] for conversation in conversations]
+            functions = () if job.tools is None else job.tools.functions
+            prompts = [
+                [*policy.lm.encode_prompt(turns, tools=functions), *lead] for turns in conversations
+            ]
         prompts = [prompt or [self.lm.turn_end] for prompt in prompts]  # the model needs at least one token
         longest = max(map(len, prompts))
         if longest > self.max_prompt_tokens:

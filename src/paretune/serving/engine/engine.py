@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Literal
 
@@ -153,8 +154,9 @@ class Engine:
             stream = Stream(len(rows[0].prompt), on_event, self._wake)
             # What the template writes in place of a thought is no part of an answer; raw text has no template.
             header = "" if isinstance(job.prompt, str) else self.lm.template.header.strip()
-            text, characters = StoppableText(job.stop, header), Characters(self._decode)
-            requests.append(Request(job, stream, rows, text, characters, deadline))
+            reader, kept = self._intake.call_reader(job)
+            text, characters = StoppableText(job.stop, header), Characters(partial(self.lm.text, more=kept))
+            requests.append(Request(job, stream, rows, text, characters, deadline, reader))
         with self._changed:
             self._require_room([request.copies for request in requests])
             self._waiting.extend(requests)
@@ -202,9 +204,6 @@ class Engine:
                 f"{len(waiting)} requests are waiting already; try again later",
                 max(1.0, round(rounds * self._totals.service_seconds, 1)),
             )
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return self.lm.text(tokens)
 
     # Called from the engine's thread
 

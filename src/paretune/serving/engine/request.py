@@ -10,6 +10,7 @@ from typing import Any
 
 from paretune.core.errors import ModelError
 from paretune.generation.batch import Slot
+from paretune.models.call_reader import CallReader
 from paretune.policies.mixed import kept_candidate
 from paretune.serving.engine.detokenise import Characters, StoppableText
 from paretune.serving.engine.stream import Stream
@@ -27,6 +28,7 @@ class Request:
         text: Text of the answer so far.
         characters: Decoder from tokens to whole characters.
         deadline: Value of ``time.monotonic`` at which the answer times out; None for no limit.
+        reader: What reads calls of functions out of the text; None where it may have none.
         submitted: Value of ``time.monotonic`` at submission.
         begun: Value of ``time.monotonic`` when the prompt was first read; None while waiting.
         first_token: Seconds from submission to the first token; None before it.
@@ -41,6 +43,7 @@ class Request:
     text: StoppableText
     characters: Characters
     deadline: float | None
+    reader: CallReader | None = None
     submitted: float = field(default_factory=time.monotonic)
     begun: float | None = None
     first_token: float | None = None
@@ -83,14 +86,48 @@ class Request:
             if last:
                 text += self.text.push(self.characters.finish())
                 text += self.text.finish()
-            if text or last or self.text.stopped:
+            over = last or self.text.stopped
+            calls = tuple[Mapping[str, Any], ...]()
+            if self.reader is not None:
+                text, calls = self._read(self.reader, text, over)
+                over = over or (bool(self.reader.found) and not self._may_call_again)
+            if text or calls or over:
                 part = slice(self.sent, self.decoded)
                 self.sent = self.decoded
                 conflicts = tuple(-log_z for log_z in row.normalisers[part])
-                yield Piece(text, tuple(row.tokens[part]), conflicts, self._logprobs(row, part, stops))
-            if last or self.text.stopped:
-                yield "stop" if self.text.stopped or token in stops else "length"
+                yield Piece(text, tuple(row.tokens[part]), conflicts, self._logprobs(row, part, stops), calls)
+            if over:
+                yield self._reason(last and token not in stops)
                 return
+
+    @property
+    def _may_call_again(self) -> bool:
+        return self.job.tools is not None and self.job.tools.parallel
+
+    def _reason(self, cut: bool) -> Reason:
+        """Return why an answer has ended whose tokens are cut, or end by themselves."""
+        if cut and not self.text.stopped:
+            return "length"
+        return "tool_calls" if self.reader is not None and self.reader.found else "stop"
+
+    def _read(self, reader: CallReader, text: str, over: bool) -> tuple[str, tuple[Mapping[str, Any], ...]]:
+        """Return what of a text is said, and the calls in it as entries of ``delta.tool_calls``; one where no more may follow."""
+        before = reader.found
+        text, calls = reader.push(text)
+        if over:
+            more, last = reader.finish()
+            text, calls = text + more, [*calls, *last]
+        if not self._may_call_again:
+            calls = calls[: max(0, 1 - before)]
+        return text, tuple(
+            {
+                "index": before + number,
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for number, call in enumerate(calls)
+        )
 
     def _logprobs(self, row: Slot, part: slice, stops: frozenset[int]) -> tuple[Mapping[str, Any], ...]:
         """Return the entries of ``logprobs.content`` of some tokens; none where the job does not ask for them."""

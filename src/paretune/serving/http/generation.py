@@ -138,3 +138,17 @@ def failure(event: End) -> ApiError | None:
     if event.reason == "cancelled":
         return ApiError(503, "the server is stopping", "draining", retry_after=2)
     return None
+
+
+def whole_calls(deltas: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the calls of a message from the entries of ``delta.tool_calls`` of which they are made."""
+    calls: dict[int, dict[str, Any]] = {}
+    for delta in deltas:
+        call = calls.setdefault(
+            delta["index"], {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        )
+        call["id"] = delta.get("id") or call["id"]
+        for key, text in (delta.get("function") or {}).items():
+            if key in call["function"] and text:
+                call["function"][key] += text
+    return [calls[index] for index in sorted(calls)]

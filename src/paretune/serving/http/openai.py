@@ -30,7 +30,7 @@ from paretune.serving.events import (
     Unsupported,
     UpstreamFailed,
 )
-from paretune.serving.http.generation import Generation, failure
+from paretune.serving.http.generation import Generation, failure, whole_calls
 from paretune.serving.http.guard import Calling
 from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.http.logprobs import told_logprobs
@@ -81,6 +81,7 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
             caller.name,
             body.schema_text,
             body.likely,
+            body.callable,
         )
         for n, prompt in enumerate(prompts)
     ]
@@ -128,7 +129,7 @@ async def submit(
     except PromptTooLong as error:
         raise ApiError(400, str(error), "context_length_exceeded", "messages") from error
     except Unsupported as error:
-        raise ApiError(400, str(error), "unsupported_parameter") from error
+        raise ApiError(400, str(error), "unsupported_parameter", error.field) from error
     except PreferenceError as error:
         raise ApiError(422, str(error)[:2000], "invalid_preference", "preference") from error
     except Unavailable as error:
@@ -167,6 +168,7 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
     texts: list[list[str]] = [[] for _ in range(generation.count)]
     likely: list[list[Mapping[str, Any]]] = [[] for _ in range(generation.count)]
     conflicts: list[list[float]] = [[] for _ in range(generation.count)]
+    calls: list[list[Mapping[str, Any]]] = [[] for _ in range(generation.count)]
     ends: dict[int, End] = {}
     watcher = asyncio.create_task(leaving(receive, generation))
     try:
@@ -177,6 +179,7 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
                     texts[index].append(event.text)
                     likely[index].extend(event.logprobs)
                     conflicts[index].extend(event.conflicts)
+                    calls[index].extend(event.calls)
                 else:
                     ends[index] = event
                     error = failure(event)
@@ -188,11 +191,7 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
     choices = []
     for index, parts in enumerate(texts):
         text = "".join(parts)
-        content: dict[str, Any] = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}}
-            if generation.chat
-            else {"text": text}
-        )
+        content = {"message": _message(text, calls[index])} if generation.chat else {"text": text}
         told = told_logprobs(likely[index], generation.chat) if body.likely is not None else None
         choices.append(
             {"index": index, **content, "logprobs": told, "finish_reason": ends[index].finish_reason}
@@ -207,6 +206,14 @@ async def whole(generation: Generation, body: ChatRequest | CompletionRequest, r
         "usage": generation.usage(body.n),
         "paretune": about,
     })  # fmt: skip
+
+
+def _message(text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the message of a choice, from its text and the entries of ``delta.tool_calls``."""
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if calls:
+        message |= {"content": text or None, "tool_calls": whole_calls(calls)}
+    return message
 
 
 class EventStream(Response):
@@ -235,13 +242,18 @@ class EventStream(Response):
         reason: str | None = None,
         about: str | None = None,
         told: str = "null",
+        calls: Sequence[Mapping[str, Any]] = (),
     ) -> str:
         """Return one event; without ``text``, an answer begins, or ends for ``reason``."""
         if self.generation.chat:
-            delta = "{}" if text is None else f'{{"content": {json.dumps(text)}}}'
-            if text is None and reason is None:
-                delta = '{"role": "assistant", "content": ""}'
-            content = f'"delta": {delta}'
+            delta: dict[str, Any] = (
+                {"role": "assistant", "content": ""} if text is None and reason is None else {}
+            )
+            if text is not None and (text or not calls):
+                delta["content"] = text
+            if calls:
+                delta["tool_calls"] = list(calls)
+            content = f'"delta": {json.dumps(delta)}'
         else:
             content = f'"text": {json.dumps(text or "")}'
         extra = "" if about is None else f', "paretune": {about}'
@@ -271,7 +283,8 @@ class EventStream(Response):
             self.generation.note(event, index)
             if isinstance(event, Piece):
                 about = json.dumps({"conflicts": event.conflicts}) if event.conflicts else None
-                parts.append(self.chunk(index, event.text, about=about, told=self._told(index, event)))
+                told = self._told(index, event)
+                parts.append(self.chunk(index, event.text, about=about, told=told, calls=event.calls))
                 continue
             left -= 1
             error = failure(event)
