@@ -167,7 +167,7 @@ def test_none_shows_no_functions_and_changes_nothing(address: str) -> None:
 def test_calls_in_every_form_are_forced_and_read(made: Callable[[str], LanguageModel], kind: str) -> None:
     lm = made(kind)
     policy = Policy.soup("soup", lm, ("a", "b"), [random_adapter(lm, seed) for seed in range(2)])
-    tools = Tools(tuple(TOOLS), ("paint",), must=True)
+    tools = Tools(tuple(TOOLS), ("paint",), must=True, parallel=False)
     job = Job(
         "soup", (Message("user", "red"),), Preference.uniform(("a", "b")), Sampling(160), seed=5, tools=tools
     )

@@ -4,4 +4,5 @@ Reading order: gates, tensors, adapter, lora_variants, export_cards, gguf_lora, 
 gated_linear, frozen_linear, quantised, tag_embeddings, steering, packed_attention, head, architecture, kernels, packing, kv_cache,
 exclusive; devices, embedded, hub_reach, hub, loading, chat_template, tool_calls, call_reader, language_model; values, reward_heads;
 distributed.
+distributed.
 """

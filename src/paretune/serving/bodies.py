@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -25,7 +25,7 @@ from paretune.serving.api_errors import ApiError
 from paretune.serving.body import Body, Setback, Text
 from paretune.serving.messages import ChatMessage, prompt_of, unknown_fields
 from paretune.serving.tools import MOST_TOOLS, Choice, Tool, tools_of
-from paretune.serving.unsupported import FORMS, HINTS, LENIENT, NEUTRAL, UNSUPPORTED
+from paretune.serving.unsupported import HINTS, LENIENT, REFUSED
 
 MOST_CHOICES = 8
 MOST_STOPS = 4
@@ -121,6 +121,7 @@ class _Generation(Body):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     _setbacks: tuple[Setback, ...] = PrivateAttr(())
+    _hints: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="wrap")
     @classmethod
@@ -129,26 +130,31 @@ class _Generation(Body):
         if not isinstance(values, Mapping):
             return handler(values)
         kept: dict[str, Any] = {}
-        setbacks = []
+        setbacks, hints = [], []
         for key, value in values.items():
-            if value is None or key in HINTS:
+            if value is None:
                 continue
-            if key in cls.model_fields:
+            if key in HINTS:
+                hints.append(key)
+            elif key in cls.model_fields:
                 kept[key] = value
-            elif key in UNSUPPORTED:
-                if not _is_neutral(key, value):
-                    if key in FORMS:
-                        message = "'{field}' is not supported by this server; leave it out"
-                        raise PydanticCustomError("unsupported_parameter", message, {"field": key})
-                    told = f"'{key}' is not supported by this server; {LENIENT}"
-                    setbacks.append(Setback(key, ApiError(400, told, "unsupported_parameter", key)))
+            elif key in REFUSED:
+                if not _is_neutral(REFUSED[key].neutral, value):
+                    told = REFUSED[key].told(key)
+                    if REFUSED[key].is_form:
+                        message = "{told}; leave it out"
+                        raise PydanticCustomError(
+                            "unsupported_parameter", message, {"told": told, "field": key}
+                        )
+                    error = ApiError(400, f"{told}; {LENIENT}", "unsupported_parameter", key)
+                    setbacks.append(Setback(key, error))
             else:
                 name = str(key)[:100]
                 told = f"unknown field '{name}'; {suggest(name, cls.model_fields)}; {LENIENT}"
                 setbacks.append(Setback(name, ApiError(400, told, "unknown_parameter", name)))
         setbacks += _out_of_range(kept)
         request = handler(kept)
-        request._setbacks = tuple(setbacks)
+        request._setbacks, request._hints = tuple(setbacks), tuple(hints)
         return request
 
     @property
@@ -167,10 +173,8 @@ class _Generation(Body):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-def _is_neutral(key: str, value: object) -> bool:
-    return any(
-        value == one and isinstance(value, bool) == isinstance(one, bool) for one in NEUTRAL.get(key, ())
-    )
+def _is_neutral(neutral: Sequence[Any], value: object) -> bool:
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)
 
 
 def _out_of_range(kept: dict[str, Any]) -> list[Setback]:
@@ -249,9 +253,10 @@ class ChatRequest(_Generation):
 
     @property
     def ignored(self) -> list[str]:
-        """Fields of messages that every server ignores."""
+        """Fields that every server ignores, those of messages too."""
         return [
-            f"messages.{n}.{name}" for n, message in enumerate(self.messages) for name in message._ignored
+            *self._hints,
+            *(f"messages.{n}.{name}" for n, message in enumerate(self.messages) for name in message._ignored),
         ]
 
     @property
@@ -283,8 +288,8 @@ class CompletionRequest(_Generation):
 
     @property
     def ignored(self) -> list[str]:
-        """Fields that every server ignores; there are none without messages."""
-        return []
+        """Fields that every server ignores."""
+        return list(self._hints)
 
     def prompts(self) -> list[Prompt | str]:
         """Return the texts to continue."""

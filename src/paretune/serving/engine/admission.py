@@ -171,9 +171,7 @@ class Intake:
             conversations = copies or policy.asked([prompt], [job.preference])
             lead = policy.lm.encode_response(begun, truncated=True) if begun else []
             functions = () if job.tools is None else job.tools.functions
-            prompts = [
-                [*policy.lm.encode_prompt(turns, tools=functions), *lead] for turns in conversations
-            ]
+            prompts = [[*policy.lm.encode_prompt(turns, tools=functions), *lead] for turns in conversations]
         prompts = [prompt or [self.lm.turn_end] for prompt in prompts]  # the model needs at least one token
         longest = max(map(len, prompts))
         if longest > self.max_prompt_tokens:
