@@ -106,7 +106,7 @@ def test_a_named_function_is_called_with_arguments_that_fit(address: str) -> Non
     answer = client_of(address).chat.completions.create(**CHAT, tools=TOOLS, tool_choice=NAMED, n=2, seed=1)
     for choice in answer.choices:
         assert choice.finish_reason == "tool_calls" and choice.message.content is None
-        (call,) = choice.message.tool_calls[:1]
+        (call,) = choice.message.tool_calls
         assert call.type == "function" and call.function.name == "paint" and call.id
         for each in choice.message.tool_calls:
             check(each.function.arguments)

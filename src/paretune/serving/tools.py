@@ -88,7 +88,7 @@ Choice = Literal["none", "auto", "required"] | NamedChoice | AllowedChoice
 
 
 def tools_of(tools: Sequence[Tool], choice: Choice | None, parallel: bool) -> Tools | None:
-    """Return the functions that an answer may call; None where it may call none.
+    """Return the functions that an answer may call; None where it may call none. One that is named is called once.
 
     Raises:
         ApiError: Two functions have one name, or the choice names a function that is not there.
@@ -103,7 +103,7 @@ def tools_of(tools: Sequence[Tool], choice: Choice | None, parallel: bool) -> To
         must = choice.allowed_tools.mode == "required"
         allowed = list(dict.fromkeys(each.function.name for each in choice.allowed_tools.tools))
     elif isinstance(choice, NamedChoice):
-        must, allowed = True, [choice.function.name]
+        must, allowed, parallel = True, [choice.function.name], False
     for name in allowed:
         if name not in names:
             told = suggest(name, names) if names else "there are no tools"
