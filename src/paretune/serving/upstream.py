@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -18,8 +17,6 @@ import httpx
 
 from paretune.core.errors import ConfigError, ParetuneError
 from paretune.core.preference import Preference, nearest
-from paretune.core.tools import Tools
-from paretune.data.rows import Message, Prompt
 from paretune.policies.catalogue import BLOCKS, exported, exported_blocks
 from paretune.serving.backend import BASE, Served, served_base
 from paretune.serving.config import ServeConfig
@@ -28,7 +25,6 @@ from paretune.serving.events import (
     Event,
     Job,
     Overloaded,
-    Piece,
     PromptTooLong,
     Reason,
     Unavailable,
@@ -38,6 +34,7 @@ from paretune.serving.events import (
 )
 from paretune.serving.run_facts import RunFacts
 from paretune.serving.sources import serve_source
+from paretune.serving.upstream_form import ended, offered, piece_of, turn
 
 if TYPE_CHECKING:
     from paretune.policies.gguf_export import Blocks
@@ -299,9 +296,9 @@ class Upstream:
             job.prompt[-1].role == "assistant" and self._kind != "llama.cpp"
         ):  # which goes on from such a message by itself
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        messages = [_turn(message) for message in _ended(job.prompt, end)]
+        messages = [turn(message) for message in ended(job.prompt, end)]
         if job.tools is not None:
-            body |= _offered(job.tools)
+            body |= offered(job.tools)
         if self._chat_template:
             body["chat_template_kwargs"] = self._chat_template
         return "/chat/completions", {**body, "messages": messages}
@@ -311,34 +308,6 @@ class Upstream:
         if self._blocks is None:
             return {name: 1.0}
         return dict(zip(self._blocks.names, self._blocks.scales(preference), strict=True))
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    """Return a message in the form of OpenAI's API."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.calls:
-        turn["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.calls
-        ]
-    return {**turn, "tool_call_id": message.call_id} if message.call_id else turn
-
-
-def _offered(tools: Tools) -> dict[str, Any]:
-    """Return the fields of a request that offer functions.
-
-    Those that may not be called are left out, as few servers know a choice among some.
-    """
-    more = {"strict": True} if tools.strict else {}
-    functions: list[dict[str, Any]] = [
-        {"type": "function", "function": {**tool["function"], **more}}
-        for tool in tools.functions
-        if tool["function"]["name"] in tools.allowed
-    ]
-    choice: Any = "required" if tools.must else "auto"
-    if tools.must and len(functions) == 1:
-        choice = {"type": "function", "function": {"name": functions[0]["function"]["name"]}}
-    return {"tools": functions, "tool_choice": choice, "parallel_tool_calls": tools.parallel}
 
 
 async def _refusal(response: httpx.Response) -> ParetuneError:
@@ -389,7 +358,7 @@ class _Relay:
                     reason, message = "error", f"the upstream server: {str(chunk['error'])[:500]}"
                     break
                 for choice in chunk.get("choices", ()):
-                    piece = _piece(choice)
+                    piece = piece_of(choice)
                     if piece is not None:
                         pieces, called = pieces + bool(piece.text), called or bool(piece.calls)
                         self._on_event(piece)
@@ -413,23 +382,6 @@ class _Relay:
     def close(self, _: asyncio.Task[None]) -> None:
         """Send the End."""
         self._on_event(self._end)
-
-
-def _piece(choice: Mapping[str, Any]) -> Piece | None:
-    """Return what a chunk adds to an answer."""
-    delta = choice.get("delta") or {}
-    text = choice.get("text") if "text" in choice else delta.get("content")
-    told = (choice.get("logprobs") or {}).get("content") or ()
-    calls = tuple({"index": number, **call} for number, call in enumerate(delta.get("tool_calls") or ()))
-    return Piece(text or "", logprobs=tuple(told), calls=calls) if text or told or calls else None
-
-
-def _ended(prompt: Prompt, end: str) -> Prompt:
-    """Return the prompt with ``end`` appended to its last user turn."""
-    if not end:
-        return prompt
-    last = max((k for k, message in enumerate(prompt) if message.role == "user"), default=len(prompt) - 1)
-    return tuple(replace(m, content=m.content + end) if k == last else m for k, m in enumerate(prompt))
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
