@@ -177,3 +177,7 @@ def test_a_report_is_written_anew_without_its_run(
     assert code == 2 and "no front.json; expected the folder of a finished run" in error
     code, _, error = call(monkeypatch, capsys, "report", judged, "--out", tmp_path / "scores.jsonl")
     assert code == 2 and "is a file; name a folder" in error
+    assert call(monkeypatch, capsys, "report", judged)[0] == 0
+    again = ("judge", tmp_path / "scores.jsonl", "--resamples", "50", "--out", judged)
+    code, _, error = call(monkeypatch, capsys, *again)
+    assert code == 0, error

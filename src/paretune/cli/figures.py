@@ -92,6 +92,7 @@ def report(
 ) -> None:
     """Write the report and the pictures of a finished run anew, without its model: of a run of an earlier version, too."""
     from paretune.core.errors import ConfigError
+    from paretune.core.folder_form import EXPORT, write_marker
     from paretune.fronts.record import FrontRecord
     from paretune.reports.picture import write_picture
     from paretune.reports.report import write_report
@@ -108,6 +109,10 @@ def report(
         for name in ("front.svg", "front.pdf"):
             written.append(target / name)
             _picture(record, written[-1], None)
+    # A folder of paretune judge lists its files, and is replaced only where it holds no others.
+    if (target / EXPORT.marker).is_file():
+        (target / EXPORT.marker).unlink()
+        write_marker(target)
     for file in written:
         typer.echo(str(file))
 
