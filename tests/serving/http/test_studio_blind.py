@@ -56,7 +56,7 @@ def markup(page: Page) -> str:
         "() => document.querySelector('.round:last-child').outerHTML + document.querySelector('.votes').outerHTML"
     )
     html = html.replace('class="text rich"', 'class="text"')  # once its markup is rendered
-    plain = re.sub(r'(id="answer-(?:left|right)"[^>]*>).*?</div>', r"\1</div>", html)
+    plain = re.sub(r'(id="answer-(?:left|right)"[^>]*>).*?</div>', r"\1</div>", html, flags=re.DOTALL)
     return re.sub(r'<p class="small">[^<]*</p>', "", plain)
 
 
