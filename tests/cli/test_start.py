@@ -107,7 +107,7 @@ def test_the_quickstart_runs_its_config_with_the_settings_given_and_then_serves(
     assert code == 0, err
     (config,) = ran
     assert (config.name, config.model, config.train.steps, config.seed) == ("quickstart-smoke", "mine", 3, 7)
-    assert served == [tmp_path / "run"]
+    assert served == [[tmp_path / "run"]]
     code, *_ = call(monkeypatch, capsys, "quickstart", "--model", "mine")
     assert code == 0 and len(served) == 1
     assert ran[1] == load_config("quickstart", ["model=mine"])

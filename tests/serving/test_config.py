@@ -150,7 +150,7 @@ def test_a_store_that_is_named_and_declined_is_refused() -> None:
     pytest.importorskip("fastapi")
     from paretune.serving.command import configured
 
-    options = {**NO_OPTIONS, "run": Path(), "no_store": True, "store": "votes.sqlite"}
+    options = {**NO_OPTIONS, "run": [Path()], "no_store": True, "store": "votes.sqlite"}
     with pytest.raises(ConfigError, match=r"--no-store and --store votes\.sqlite contradict each other"):
         configured(options)
 
@@ -161,10 +161,10 @@ def test_config_and_address_of_one_command(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.delenv("PARETUNE_API_KEY", raising=False)
     run = run_folder(tmp_path, "serve: {floors: {short: 0.1}, policies: [soup]}")
-    config, address = configured({**NO_OPTIONS, "run": run})
+    (config,), address = configured({**NO_OPTIONS, "run": [run]})
     assert config.floors == {"short": 0.1} and config.policies == ["soup"] and address == Address()
-    options = {"run": run, "floor": ["good=0.2"], "policy": ["mod"], "port": 0, "allow_host": ["a.example"]}
-    config, address = configured({**NO_OPTIONS, **options})
+    options = {"run": [run], "floor": ["good=0.2"], "policy": ["mod"], "port": 0, "allow_host": ["a.example"]}
+    (config,), address = configured({**NO_OPTIONS, **options})
     assert config.floors == {"good": 0.2} and config.policies == ["mod"]
     assert address == Address(port=0, allow_hosts=("a.example",))
     assert "a.example" in address.host_names and "localhost" in address.host_names
@@ -181,4 +181,4 @@ def test_config_and_address_of_one_command(tmp_path: Path, monkeypatch: pytest.M
     ]
     for missing, message in wrong:
         with pytest.raises(ConfigError, match=message):
-            configured({**NO_OPTIONS, "run": run, **missing})
+            configured({**NO_OPTIONS, "run": [run], **missing})

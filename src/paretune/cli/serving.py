@@ -23,9 +23,9 @@ NEEDS = "this needs more packages: pip install 'paretune[serve]'"
 
 def serve(
     run: Annotated[
-        Optional[Path],  # noqa: UP045
+        Optional[list[Path]],  # noqa: UP045
         typer.Argument(
-            help="A run's folder, the folder of one policy, or exported LoRAs; none with --upstream."
+            help="Runs' folders, folders of one policy, or exported LoRAs, all on one base model; none with --upstream."
         ),
     ] = None,
     host: Annotated[

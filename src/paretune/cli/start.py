@@ -57,7 +57,7 @@ def quickstart(
     report = run_quickstart(changes, model, smoke)
     tell_report(report, as_json)
     if serve:
-        serve_commands.serve(report.parent)
+        serve_commands.serve([report.parent])
 
 
 def init(

@@ -12,6 +12,7 @@ from paretune.serving.run_facts import RunFacts
 
 if TYPE_CHECKING:
     from paretune.fronts.surface import Surface
+    from paretune.serving.several import ServedRun
 
 
 BASE = "base"
@@ -29,6 +30,7 @@ class Served:
         used: Function from a requested preference to the one that is served (anchors snap to the nearest).
         surface: The measured front; None where nothing was measured.
         facts: Further entries for ``/v1/models`` and ``/api/front``.
+        run: The run that it is of; None where a server elsewhere generates the text.
     """
 
     name: str
@@ -37,6 +39,12 @@ class Served:
     used: Callable[[Preference], Preference]
     surface: Surface | None
     facts: Mapping[str, Any]
+    run: ServedRun | None = None
+
+    @property
+    def name_in_run(self) -> str:
+        """The policy's name in its run, also where it is served as ``run/policy``."""
+        return self.name if self.run is None else self.name.removeprefix(f"{self.run.name}/")
 
     def is_interpolated(self, used: Preference) -> bool:
         """Return whether a soup of anchors answers, of which none was trained for the preference."""
@@ -60,7 +68,7 @@ class Backend(Protocol):
     """A backend generates the text. All methods, and all callbacks, run in the server's event loop.
 
     Attributes:
-        facts: What is known of the run that is served.
+        facts: What is known of the run that is served; of several, of the first.
         base_model: The base model, which answers jobs of the policy `BASE`; None where a policy has its name.
     """
 

@@ -16,7 +16,7 @@ class CallerLimits:
     """Running answers and recent requests of each caller. Where no key is needed, all callers are one.
 
     Attributes:
-        rate: Largest number of requests of a key within a minute; None for any.
+        rate: Requests a minute of a key: a minute's at once, then one whenever there is room again; None for any.
         share: Largest number of answers of a key that run or wait.
     """
 

@@ -66,7 +66,7 @@ class ServeConfig(BaseModel):
         lenient: Whether fields that this server does not know are ignored, and values beyond its limits clamped, in place of an
             error; the answer states them.
         auto: Folder of a head that ``paretune auto fit`` wrote, which chooses the preference of requests that ask for ``auto``.
-        rate: Largest number of requests of one API key within a minute; by default any.
+        rate: Requests a minute of one API key, of which it may send a minute's at once; by default any.
         share: Largest number of answers of one API key that run or wait at once; by default half of ``max_rows + queue`` where
             there are several keys.
     """

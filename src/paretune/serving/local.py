@@ -18,6 +18,7 @@ from paretune.serving.backend import Served, served_base
 from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.events import Cancellable, End, Event, Job, PromptTooLong, Unavailable, written
 from paretune.serving.run_facts import RunFacts
+from paretune.serving.several import ServedRun, qualified, run_names
 from paretune.serving.sources import serve_source
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ class LocalBackend:
             ModelError: The sources have different base models or, where none is given, number formats or quantisations.
         """
         models = {source.model for source in sources}
-        if len(models) > 1:
+        if len(models) > 1 and base.model is None:
             raise ModelError(
-                f"the base models {', '.join(sorted(models))} cannot share a server; choose with --policy"
+                f"the base models {', '.join(sorted(models))} cannot share a server; start one for each, with its own --port, or "
+                "choose policies of one with --policy (where they are one model under two names, name it with --model)"
             )
         self.sources, self.served = list(sources), dict(served)
         self.base_model = served_base(served)
@@ -91,12 +93,33 @@ class LocalBackend:
         Raises:
             ParetuneError: There is nothing to serve, or a policy cannot serve the default preference.
         """
-        sources = find_sources(run, config.policies)
-        served = {}
-        for source in sources:
-            stated = Preference.parse(config.preference, source.objectives) if config.preference else None
-            served[source.name] = serve_source(source, config.floors, stated)
-        return cls(sources, served, base, config.engine_limits)
+        return cls.of_runs([(run, config)], base)
+
+    @classmethod
+    def of_runs(
+        cls,
+        runs: Sequence[tuple[Path, ServeConfig]],
+        base: BaseChoice = BaseChoice(),  # noqa: B008 - it is frozen
+    ) -> LocalBackend:
+        """Find what several runs have to serve, each with its settings.
+
+        The first run's policies have their own names, and those of the others ``run/policy``: the store, in which votes and presets
+        are told apart by these names, then never takes what belongs to one run for another's.
+
+        Raises:
+            ParetuneError: There is nothing to serve, or not by one server.
+        """
+        names = run_names([place for place, _ in runs])
+        sources, served = [], {}
+        for name, (place, config) in zip(names, runs, strict=True):
+            found = find_sources(place, config.policies)
+            facts = replace(RunFacts.of(found[0].folder), device=base.device)
+            run = ServedRun(name, facts, config)
+            for source in found if name == names[0] else [qualified(one, name) for one in found]:
+                stated = Preference.parse(config.preference, source.objectives) if config.preference else None
+                served[source.name] = replace(serve_source(source, config.floors, stated), run=run)
+                sources.append(source)
+        return cls(sources, served, base, runs[0][1].engine_limits)
 
     async def start(self) -> None:
         """Load model and adapters, and start the engine."""

@@ -25,6 +25,8 @@ from paretune.serving.scorers import Scorers
 
 if TYPE_CHECKING:
     from paretune.fronts.surface import Surface
+    from paretune.serving.run_facts import RunFacts
+    from paretune.serving.store.entries import Preset
     from paretune.serving.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,16 @@ def require_own(caller: Caller, owner: str | None, what: str, param: str | None 
         raise ApiError(
             403, f"{what} belongs to another API key; choose a name of your own", "not_yours", param
         )
+
+
+def _other_names(served: Mapping[str, Served]) -> dict[str, str]:
+    """Return names by which policies of several runs may be asked for as well -> the names that they are served under."""
+    found: dict[str, list[str]] = {}
+    for name, one in served.items():
+        if one.run is not None:
+            for other in (one.name_in_run, f"{one.run.name}/{one.name_in_run}"):
+                found.setdefault(other, []).append(name)
+    return {other: names[0] for other, names in found.items() if len(names) == 1 and other not in served}
 
 
 STRONG = ("soup", "anchors", "between", "conditioned", "values")
@@ -99,27 +111,44 @@ class Service:
         auto: Chooser | None = None,
     ) -> None:
         self.backend, self.store, self.config, self.auto = backend, store, config, auto
-        self.sampling = config.sampling
-        facts = backend.facts
-        self.scorers = Scorers(facts.score, facts.folder, facts.device)
+        self._scorers: dict[str, Scorers] = {}
         self.bounds = {
-            name: Bounds.of(config.floors, served.objectives) for name, served in backend.served.items()
+            name: Bounds.of(self.config_of(served).floors, served.objectives)
+            for name, served in backend.served.items()
         }
         for name, served in backend.served.items():
             self.bounds[name].check(served.default, f"the default preference of {name},")
             self._check(served, served.default)
         self.default = next(iter(backend.served))
         # Where there are floors, an answer of the base model would go round them.
-        self.base = None if config.floors else backend.base_model
+        self.base = (
+            None
+            if any(self.config_of(served).floors for served in backend.served.values())
+            else backend.base_model
+        )
         if auto is not None:
             served = backend.served.get(auto.held.policy) or backend.served[self.default]
             auto.held.check_for(served.name, served.objectives)
+        self._other_names = _other_names(backend.served)
         self.phase: Literal["starting", "ok", "draining"] = "starting"
         self.active = 0
         self.limits = CallerLimits(config.rate, config.share, config.max_rows + config.queue)
         self.metrics = Metrics(self.stats)
         # One thread: audit records that arrive together wait for each other's commits, but never for tokens.
         self._writer = ThreadPoolExecutor(1, "audit")
+
+    def config_of(self, served: Served) -> ServeConfig:
+        """Return the settings of the run that a policy is of."""
+        return self.config if served.run is None else served.run.config
+
+    def facts_of(self, served: Served) -> RunFacts:
+        """Return what is known of the run that a policy is of."""
+        return self.backend.facts if served.run is None else served.run.facts
+
+    def scorers_of(self, served: Served) -> Scorers:
+        """Return the scorers of the run that a policy is of."""
+        name, facts = "" if served.run is None else served.run.name, self.facts_of(served)
+        return self._scorers.setdefault(name, Scorers(facts.score, facts.folder, facts.device))
 
     def stats(self) -> dict[str, float]:
         """Return current figures."""
@@ -154,8 +183,12 @@ class Service:
         return store
 
     def policy(self, name: str | None, param: str = "policy") -> Served:
-        """Return the policy of a name; without a name, the default."""
+        """Return the policy of a name; without a name, the default.
+
+        Of several runs, ``run/policy`` always names a policy, and its own name where it is the first run's or the only one.
+        """
         known = self.backend.served
+        name = self._other_names.get(name or "", name)
         if name and name not in known:
             raise ApiError(
                 404, f"no model {name[:100]!r}; {suggest(name[:100], known)}", "model_not_found", param
@@ -234,7 +267,7 @@ class Service:
         stated: Preference | None = None
         if alias and not {"=", "+"} & set(alias):
             preset = await asyncio.to_thread(self._preset, profile, alias, caller)
-            served = self.policy(name or preset.policy, "model")
+            served = self.policy(name, "model") if name else self._of_preset(preset)
             stated = self.preference(served, preset.preference.as_dict(), "model")
         else:
             served = self.policy(name, "model")
@@ -324,7 +357,7 @@ class Service:
             reason = "its LoRAs are served upstream at the strength that they were exported at"
         elif served.facts.get("kind") not in STRONG:
             reason = "the preference is not in the gates of one update"
-        elif strength < 1 and self.config.floors:
+        elif strength < 1 and self.config_of(served).floors:
             reason = "this server has floors, and a strength below 1 would go round them"
         if reason:
             message = (
@@ -332,7 +365,14 @@ class Service:
             )
             raise ApiError(422, message, "invalid_preference", "strength")
 
-    def _preset(self, profile: str, name: str, caller: Caller) -> Any:
+    def _of_preset(self, preset: Preset) -> Served:
+        """Return the policy that a preset was saved on, by exactly its name: another run may have one of the same name."""
+        if preset.policy not in self.backend.served:
+            message = f"the preset {preset.name!r} is of the model {preset.policy[:100]!r}, which this server has not"
+            raise ApiError(404, message, "model_not_found", "model")
+        return self.backend.served[preset.policy]
+
+    def _preset(self, profile: str, name: str, caller: Caller) -> Preset:
         found = self.require_person(caller, profile).presets(profile) if self.store else []
         presets = {preset.name: preset for preset in found}
         if name not in presets:

@@ -21,7 +21,7 @@ Measured = list[tuple[dict[str, float], tuple[MeasuredAnswer, ...]]]
 
 
 def router(service: Service) -> APIRouter:
-    """Return the route over the folder of the run that is served."""
+    """Return the route over the folders of the runs that are served."""
     routes = APIRouter(prefix="/api", tags=["front"], route_class=JsonRoute)
 
     @routes.get("/answers")
@@ -40,7 +40,8 @@ def router(service: Service) -> APIRouter:
             asked = Preference.parse(preference, served.objectives)
         except PreferenceError as error:
             raise ApiError(422, str(error)[:1000], "invalid_preference", "preference") from error
-        found = _at(_measured(service.backend.facts.folder, served.name), served.name, asked)
+        measured = _measured(service.facts_of(served).folder, served.name_in_run)
+        found = _at(measured, served.name, asked)
         wanted = search.strip().casefold()
         kept = [answer for answer in found if wanted in _words(answer)]
         return {

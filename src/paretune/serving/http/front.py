@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,9 @@ def described(service: Service, served: Served) -> dict[str, Any]:
         "objectives": list(served.objectives),
         "default": served.default.as_dict(),
         "bounds": service.bounds[served.name].as_dict(),
-        "scored": service.scorers.objectives(served.objectives),
+        "scored": service.scorers_of(served).objectives(served.objectives),
+        "sampling": _sampling(service, served),
+        "run": None if served.run is None else served.run.name,
         "anchored": bool(served.facts.get("anchored", surface is not None and surface.anchored)),
         **served.facts,
         "points": [],
@@ -67,6 +70,37 @@ def described(service: Service, served: Served) -> dict[str, Any]:
     return about
 
 
+def _sampling(service: Service, served: Served) -> dict[str, Any]:
+    """Return how answers are sampled where a request does not say, as the policy's front was measured."""
+    sampling = service.config_of(served).sampling
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_new_tokens,
+    }
+
+
+def _runs(served: Mapping[str, Served]) -> list[dict[str, Any]]:
+    """Return the runs with their policies; none where a server elsewhere generates the text."""
+    runs = {one.run.name: one.run for one in served.values() if one.run is not None}
+    described = []
+    for name, run in runs.items():
+        policies = {key: one for key, one in served.items() if one.run is run}
+        objectives = dict.fromkeys(objective for one in policies.values() for objective in one.objectives)
+        described.append(
+            {
+                "name": name,
+                "run": None if run.facts.folder is None else str(run.facts.folder),
+                "policies": list(policies),
+                "objectives": list(objectives),
+                "meanings": dict(run.facts.meanings),
+                "prompts": list(run.facts.prompts),
+                "num_prompts": run.facts.num_prompts,
+            }
+        )
+    return described
+
+
 def dial_facts(surface: Surface, start: str | None = None, end: str | None = None) -> dict[str, Any]:
     """Return the different stops of the dial; none where its steps are of weights, with the reason under ``dial_by``."""
     from paretune.choosing.dial import dial_stops
@@ -87,16 +121,13 @@ def router(service: Service) -> APIRouter:
     @routes.get("/front")
     def front() -> dict[str, Any]:
         """Return all that was measured of every served policy."""
-        sampling, facts = service.sampling, service.backend.facts
+        facts, served = service.backend.facts, service.backend.served
         return {
             "default": service.default,
             "base": None if service.base is None else service.base.name,
-            "policies": [described_once(name) for name in service.backend.served],
-            "sampling": {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "max_tokens": sampling.max_new_tokens,
-            },
+            "policies": [described_once(name) for name in served],
+            "runs": _runs(served),
+            "sampling": _sampling(service, served[service.default]),
             "max_tokens": service.config.max_tokens,
             "prompts": list(facts.prompts),
             "num_prompts": facts.num_prompts,

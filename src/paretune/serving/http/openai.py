@@ -39,6 +39,8 @@ from paretune.serving.service import Service
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from paretune.serving.backend import Served
+
 MOST_SEED = 2**31
 
 
@@ -69,7 +71,7 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
         {setback.field: setback.clamped for setback in setbacks if setback.clamped is not None},
         caller=caller,
     )
-    sampling = _sampling(service, body)
+    sampling = _sampling(service, resolved.served, body)
     jobs = [
         Job(
             resolved.served.name,
@@ -108,9 +110,9 @@ def _beyond(body: ChatRequest | CompletionRequest, most: int) -> list[Setback]:
     return [Setback("max_tokens", ApiError(422, message, "max_tokens_exceeded", "max_tokens"), most)]
 
 
-def _sampling(service: Service, body: ChatRequest | CompletionRequest) -> Sampling:
+def _sampling(service: Service, served: Served, body: ChatRequest | CompletionRequest) -> Sampling:
     """Return how a request's answers are sampled; what it does not state is as the front was measured."""
-    default, most = service.sampling, service.config.max_tokens
+    default, most = service.config_of(served).sampling, service.config.max_tokens
     return Sampling(
         min(body.limit or default.max_new_tokens, most),
         default.temperature if body.temperature is None else body.temperature,

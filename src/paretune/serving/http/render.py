@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from paretune.serving.api_errors import ApiError
 from paretune.serving.bodies import Body, Text
 from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Service
@@ -43,9 +44,12 @@ def router(_: Service) -> APIRouter:
         Links lead to the web and to mail alone, and a picture is shown as a link to it. Of a text that is too long, or that takes
         too long, the plain text is returned.
         """
-        return Rendered(
-            html=await asyncio.get_running_loop().run_in_executor(reader, _render_all, body.texts)
-        )
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(reader, _render_all, body.texts)
+        except ImportError as error:
+            message = f"this server cannot render texts ({error}); install 'paretune[serve]' again"
+            raise ApiError(501, message, "not_installed") from error
+        return Rendered(html=found)
 
     return routes
 

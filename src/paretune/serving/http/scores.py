@@ -65,7 +65,9 @@ def router(service: Service) -> APIRouter:
         service.limits.take_rate(caller)
         served = service.policy(body.policy)
         texts, cut = [one.text for one in body.answers], [one.truncated for one in body.answers]
-        scores, missing = service.scorers.scores(served.objectives, prompt_of(body.messages), texts, cut)
+        scores, missing = service.scorers_of(served).scores(
+            served.objectives, prompt_of(body.messages), texts, cut
+        )
         return {"policy": served.name, "scores": scores, "missing": missing}
 
     @routes.post("/score/paired")

@@ -93,7 +93,8 @@ def _voted_answer(served: Served, answer: AnswerBody, side: str) -> VotedAnswer:
 def _check_objective(service: Service, served: Served, objective: str | None) -> None:
     """Raise an ApiError, 422, for an objective that neither a served policy has nor the run scores: nothing could use the vote."""
     others = (other.objectives for other in service.backend.served.values())
-    known = list(dict.fromkeys(chain(served.objectives, *others, service.backend.facts.objectives)))
+    scored = service.facts_of(served).objectives
+    known = list(dict.fromkeys(chain(served.objectives, *others, scored)))
     if objective is not None and objective not in known:
         message = f"no objective {objective[:100]!r}; {suggest(objective[:100], known)}; leave it out for a vote as a whole"
         raise ApiError(422, message, "invalid_value", "objective")
