@@ -115,12 +115,12 @@ def test_better_than_the_base_model(verdicts: tuple[str, ...], answer: str, stat
         assert "one: worse by 0.90 deviations [0.70, 1.10]." in text
 
 
-def test_a_coin_toss_is_asked_about_where_it_was_measured() -> None:
+def test_picking_at_random_is_asked_about_where_it_was_measured() -> None:
     tests = against(OPEN, other="mixture of corners", enough_prompts=None)
-    found = tile(made(names=("one",), comparisons=tests), "coin toss")
+    found = tile(made(names=("one",), comparisons=tests), "at random")
     assert found.answer == "Not shown" and found.lines[0].endswith("could have shown 0.31 deviations.")
     without = made(mixture={"points": [], "hypervolume": records.figure(None)})
-    assert not any("coin toss" in each.question for each in tiles_of(without))
+    assert not any("at random" in each.question for each in tiles_of(without))
 
 
 def test_fronts_that_were_not_compared_say_why() -> None:

@@ -85,7 +85,7 @@ def _caption(record: FrontRecord) -> str:
         )
     if has_mixture(record):
         parts.append(
-            "The dashed line is a coin toss between the single-objective models: it costs nothing, so worth is above it."
+            "The dashed line picks one of the single-objective models at random: it costs nothing, so worth is above it."
         )
     if len(record.objectives) == 2:
         flat = [policy.label for policy in record.policies if len(policy.points) > 2 and knee(policy) is None]

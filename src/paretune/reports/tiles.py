@@ -64,10 +64,10 @@ def tiles_of(record: FrontRecord) -> list[Tile]:
         return []
     policy = leading(record)
     made = _dials(record, policy) if len(policy.points) > 1 else []
-    coins = "single-objective models" if len(record.objectives) > 2 else "two single-objective models"
+    singles = "single-objective models" if len(record.objectives) > 2 else "two single-objective models"
     made += [_better(record, "base model", "Better than the base model?")] if has_base(record) else []
     if has_mixture(record) and len(record.objectives) > 1:
-        made.append(_better(record, MIXTURE, f"Better than a coin toss between the {coins}?"))
+        made.append(_better(record, MIXTURE, f"Better than picking one of the {singles} at random?"))
     return made
 
 
