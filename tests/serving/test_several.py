@@ -13,6 +13,7 @@ pytest.importorskip("fastapi", reason="serving needs paretune[serve]")
 pytest.importorskip("playwright.sync_api", reason="the run of the studio's tests needs playwright")
 
 import httpx
+from playwright.sync_api import Page
 
 from paretune.core.errors import ConfigError, ModelError
 from paretune.core.preference import Preference
@@ -24,7 +25,7 @@ from paretune.serving.service import Service
 from paretune.serving.several import run_configs, run_names
 from paretune.serving.store.store import Store
 from support.serve_world import live
-from support.studio_world import write_run
+from support.studio_world import Visit, browser, write_run
 
 CPU = BaseChoice(dtype="float32", device="cpu")
 ASK = {"messages": [{"role": "user", "content": "red sun"}]}
@@ -82,6 +83,31 @@ def test_all_policies_are_listed_by_run(world: tuple[httpx.Client, Service], run
     assert [soup["scored"] for soup in soups] == [["concise", "warm"], ["concise"]]
     assert [soup["bounds"].get("warm", 0) for soup in soups] == [0, 0.1]
     assert soups[0]["points"] == soups[1]["points"] and not by_name["two/extra"]["points"]
+
+
+def drawn(page: Page) -> str:
+    """Return what stands on the axes of the front and below it."""
+    return " ".join((page.text_content("#chart") or "", page.text_content("#meanings") or ""))
+
+
+def test_the_studio_offers_the_policies_of_all_runs(
+    world: tuple[httpx.Client, Service], runs: list[Path]
+) -> None:
+    client, _ = world
+    with browser() as context:
+        visit = Visit(context, str(client.base_url).rstrip("/"))
+        page = visit.open()
+        groups = page.eval_on_selector_all(
+            "#policy optgroup",
+            "all => all.map(one => [one.label, [...one.children].map(option => option.value)])",
+        )
+        assert groups == [["one", ["soup", "anchors", "mod"]], ["two", ["two/soup", "two/extra"]]]
+        assert "every word fewer" in drawn(page)
+        visit.choose("two/soup")
+        assert "fewer words" in drawn(page) and "every word" not in drawn(page)
+        page.click("#tab-take")
+        assert str(runs[1]) in page.inner_text("#export-command")
+        visit.close()
 
 
 def test_each_run_answers_under_its_own_settings(world: tuple[httpx.Client, Service]) -> None:

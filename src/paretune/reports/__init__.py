@@ -1,5 +1,5 @@
 """A measured front as pages and pictures.
 
-Reading order: wording, plots, scatter, response_plots, page, natural, needed, tiles, verdicts, findings, how_trained, data_tables,
-scorers, next_steps, use, report; picture, markdown, card, data_card.
+Reading order: wording, plots, selection, scatter, response_plots, page, natural, needed, tiles, verdicts, findings, front_section,
+answers, beside, how_trained, training, data_tables, scorers, next_steps, use, report; picture, markdown, card, data_card.
 """

@@ -1,7 +1,7 @@
 // The scores to expect at A and at B: requested from the server as they move, shown beside their letters.
 
 import { call } from "./api.js";
-import { changed, policyOf, state } from "./state.js";
+import { changed, policyOf, runOf, state } from "./state.js";
 import { element, decimals, interval, preferenceArgument, preferenceText, same } from "./words.js";
 
 const running = { a: null, b: null };
@@ -30,7 +30,7 @@ export async function refresh(side, report) {
 
 /** Return the words for expected scores, which are means over the prompts that the front was measured on. */
 export function expectedWords() {
-  const count = state.front?.num_prompts;
+  const count = runOf().num_prompts;
   return count ? `expected (mean of ${count} prompts)` : "expected (mean of the measured prompts)";
 }
 

@@ -4,7 +4,7 @@ import { csv, fileName, pngOf, save, svgText } from "./download.js";
 import { readAnswers } from "./measured.js";
 import { drawParallel } from "./parallel.js";
 import { SYMBOLS, arranged, colours, figure, plotly } from "./plot.js";
-import { keep, kept, state } from "./state.js";
+import { keep, kept, runOf, state } from "./state.js";
 import { byId, element, interval, number, preferenceText, same } from "./words.js";
 import { places } from "./expected.js";
 
@@ -238,8 +238,8 @@ function leadOf(policy) {
 export function drawMeanings() {
   const { policy } = state;
   const named = policy.points.length && look(policy).view === "pair" ? [look(policy).x, look(policy).y] : [];
-  const told = policy.objectives.filter((name) => state.front.meanings?.[name] && !named.includes(name));
-  byId("meanings").replaceChildren(...told.map((name) => element("div", {}, element("dt", {}, name), element("dd", {}, state.front.meanings[name]))));
+  const told = policy.objectives.filter((name) => runOf(policy).meanings?.[name] && !named.includes(name));
+  byId("meanings").replaceChildren(...told.map((name) => element("div", {}, element("dt", {}, name), element("dd", {}, runOf(policy).meanings[name]))));
 }
 
 /** List the measured preferences, with buttons that move A or B there and one that shows the answers that were measured. */

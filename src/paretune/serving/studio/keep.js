@@ -1,7 +1,7 @@
 // The tabs: presets, a ranking of answers, floors on scores, commands that use a preference elsewhere, the own votes, and what all people's votes show.
 
 import { ROOT, call, hasKey } from "./api.js";
-import { admitted, keep, kept, on, state } from "./state.js";
+import { admitted, keep, kept, on, runOf, state } from "./state.js";
 import { byId, element, faultOfName, number, preferenceArgument, preferenceText, shellWord } from "./words.js";
 import { expectedWords, places, scoreList } from "./expected.js";
 import { drawHistory, loadHistory } from "./history.js";
@@ -156,17 +156,17 @@ function drawTake() {
   const served = state.sides[active].served?.preference ?? state.sides[active].preference;
   const text = preferenceArgument(served);
   const folder = [policy.name, ...Object.entries(served).map(([name, weight]) => `${name}-${Math.round(weight * 1000) / 1000}`)].join("-");
-  const command = `paretune export ${shellWord(state.front.run ?? "")} ${shellWord(folder.replaceAll(/[^\w.-]+/g, "-"))} --policy ${shellWord(policy.name)} -p ${shellWord(text)} --format lora`;
+  const command = `paretune export ${shellWord(runOf(policy).run ?? "")} ${shellWord(folder.replaceAll(/[^\w.-]+/g, "-"))} --policy ${shellWord(policy.name)} -p ${shellWord(text)} --format lora`;
   const exported = policy.exportable === false
     ? element("p", { class: "small" }, "This policy mixes next-token distributions, which no single LoRA can do. Export the soup of the same adapters, or serve the policy with paretune.")
-    : !state.front.run
+    : !runOf(policy).run
       ? element("p", { class: "small" }, "This server does not serve the folder of a run, so there is nothing to export from.")
       : copyable("export-command", "As a LoRA for any LoRA server or PEFT; on the server's machine, in the folder in which the server was started", command);
   const choice = element("fieldset", { class: "segments" }, element("legend", { class: "unseen" }, "Preference to use"),
     ...["a", "b"].map((side) => element("label", {},
       element("input", { type: "radio", name: "take", value: side, checked: side === active, change: () => { state.active = side; tools.redraw(); byId("take").querySelector("input:checked").focus(); } }),
       element("span", {}, side.toUpperCase()))));
-  const words = byId("prompt").value.trim() || state.front.prompts?.[0] || "How do I keep basil alive indoors?";
+  const words = byId("prompt").value.trim() || runOf(policy).prompts?.[0] || "How do I keep basil alive indoors?";
   const key = hasKey() ? 'os.environ["PARETUNE_API_KEY"]' : '"none"';
   const client = `${key.startsWith("os") ? "import os\n\n" : ""}from openai import OpenAI\n\nclient = OpenAI(base_url=${JSON.stringify(new URL("v1", ROOT).href)}, api_key=${key})\nanswer = client.chat.completions.create(\n    model=${JSON.stringify(`${policy.name}@${text}`)},\n    messages=[{"role": "user", "content": ${JSON.stringify(words)}}],\n)\nprint(answer.choices[0].message.content)`;
   byId("take").replaceChildren(element("p", { class: "row" }, choice, element("span", {}, preferenceText(served))), exported,

@@ -1,7 +1,7 @@
 // Parallel axes: each measured preference as a line over one axis per objective, best at the top.
 
 import { facts } from "./plot.js";
-import { state } from "./state.js";
+import { runOf, state } from "./state.js";
 import { element, number, preferenceText, same } from "./words.js";
 import { places } from "./expected.js";
 
@@ -73,7 +73,7 @@ export function drawParallel(chart, policy, pick) {
   const axes = names.flatMap((name, m) => [
     element("svg:path", { class: "grid strong", d: `M${column(m)} ${TOP}V${BOTTOM}` }),
     element("svg:text", { class: "axis", x: column(m), y: 18, "text-anchor": m === 0 ? "start" : m === names.length - 1 ? "end" : "middle", dx: m === 0 ? -edge + 4 : m === names.length - 1 ? edge - 4 : 0 },
-      name.length > room ? `${name.slice(0, room - 1)}…` : `${name} ↑`, element("svg:title", {}, `${name}, higher is better${state.front.meanings?.[name] ? `: ${state.front.meanings[name]}` : ""}`)),
+      name.length > room ? `${name.slice(0, room - 1)}…` : `${name} ↑`, element("svg:title", {}, `${name}, higher is better${runOf().meanings?.[name] ? `: ${runOf().meanings[name]}` : ""}`)),
     element("svg:text", { class: "tick", x: column(m), y: TOP - 10, "text-anchor": "middle" }, number(spans[m][1], shown[name])),
     element("svg:text", { class: "tick", x: column(m), y: BOTTOM + 20, "text-anchor": "middle" }, number(spans[m][0], shown[name])),
   ]);

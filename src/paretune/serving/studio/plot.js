@@ -1,6 +1,6 @@
 // What plotly draws of fronts: the traces, the axes and what a point says when the pointer rests on it.
 
-import { state } from "./state.js";
+import { runOf, state } from "./state.js";
 import { element, interval, number, preferenceText, same, weightText } from "./words.js";
 import { places } from "./expected.js";
 
@@ -139,7 +139,7 @@ export function arranged(names, pair, narrow) {
 /** Return what a point more on an objective means, in lines that there is room for. */
 function meaning(name, room) {
   const lines = [""];
-  for (const word of (state.front.meanings?.[name] ?? "").split(/\s+/)) {
+  for (const word of (runOf().meanings?.[name] ?? "").split(/\s+/)) {
     if (`${lines.at(-1)} ${word}`.length > room && lines.at(-1)) lines.push(word);
     else lines.push(`${lines.pop()} ${word}`.trim());
   }

@@ -2,7 +2,7 @@
 
 import { again, ask, askLast, carryOn, pair, stop } from "./answers.js";
 import { rounds, talk } from "./conversation.js";
-import { changed, keep, kept, on, state } from "./state.js";
+import { changed, keep, kept, on, runOf, state } from "./state.js";
 import { showLast } from "./thread.js";
 import { byId, element } from "./words.js";
 
@@ -75,7 +75,7 @@ export const askAgain = (user, sides) => followed(again(user, sides, options()),
 export const goOn = (answer) => followed(carryOn(answer, options()), () => goOn(answer), "The answer goes on.");
 
 function drawExamples() {
-  const prompts = (state.front?.prompts ?? []).slice(0, 3);
+  const prompts = (runOf().prompts ?? []).slice(0, 3);
   const box = byId("examples");
   box.hidden = !prompts.length || byId("prompt").value !== "" || rounds().length > 0;
   box.replaceChildren(...prompts.map((text) => element("button", { type: "button", click: () => { write(""); send(text); } }, text)));
@@ -123,5 +123,6 @@ export function drawPrompt(given) {
     if (document.activeElement !== byId("system")) byId("system").value = talk.system;
     drawExamples();
   });
+  on("policy", drawExamples);
   field.addEventListener("input", () => { if (!pair.running) byId("send").textContent = rounds().length && !field.value ? "Ask again" : "Ask both"; });
 }

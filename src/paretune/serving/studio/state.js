@@ -21,6 +21,9 @@ export const state = {
 /** Return a served policy by its name, or undefined. */
 export const policyNamed = (name) => state.policies.find((one) => one.name === name);
 
+/** Return what the server says of the run of a policy: its prompts, their number, what scores mean, and its folder. */
+export const runOf = (policy = state.policy) => state.front?.runs?.find((run) => run.policies.includes(policy?.name)) ?? state.front ?? {};
+
 /** Return the policy that a side asks: its own, or the chosen one. */
 export const policyOf = (side) => state.sides[side].policy ?? state.policy;
 

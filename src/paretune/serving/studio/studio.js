@@ -143,12 +143,21 @@ function choosePolicyB(name) {
   refresh("b", reportSide("b"));
 }
 
+/** Return the options of a list of policies; in groups by run, where several runs are served. */
+function policyOptions(policies) {
+  const option = (policy) => element("option", { value: policy.name }, policy.title ?? policy.name);
+  const runs = state.front.runs ?? [];
+  if (runs.length < 2) return policies.map(option);
+  const of = (run) => policies.filter((policy) => run.policies.includes(policy.name));
+  return runs.filter((run) => of(run).length).map((run) => element("optgroup", { label: run.name }, ...of(run).map(option)));
+}
+
 /** Offer the policies that B can have instead of A's: those on the same objectives. */
 function offerPolicyB() {
   const mine = state.policy.objectives;
   const others = state.policies.filter((one) => one !== state.policy && one.objectives.length === mine.length && mine.every((name) => one.objectives.includes(name)));
   byId("policy-b-box").hidden = !others.length;
-  byId("policy-b").replaceChildren(element("option", { value: "" }, "as A"), ...others.map((one) => element("option", { value: one.name }, one.title ?? one.name)));
+  byId("policy-b").replaceChildren(element("option", { value: "" }, "as A"), ...policyOptions(others));
 }
 
 function headline(objectives) {
@@ -302,7 +311,7 @@ async function load() {
   const front = await call("GET", "/api/front");
   state.front = front;
   state.policies = front.policies;
-  byId("policy").replaceChildren(...front.policies.map((policy) => element("option", { value: policy.name }, policy.title ?? policy.name)));
+  byId("policy").replaceChildren(...policyOptions(front.policies));
   byId("policy").closest("label").hidden = front.policies.length < 2;
   fillSettings(front);
   await loadProfiles();
