@@ -21,6 +21,7 @@ LAYOUT_ROWS = 1024
 """Rows for which oneDNN chooses the layout; one chosen for many is as fast for few."""
 
 PREPACKED = (torch.float32, torch.bfloat16)
+"""Number formats of products by oneDNN, where the processor has the instructions, see :func:`prepacked_formats`."""
 
 WIDE_ROWS = 16
 """Rows from which a bfloat16 product is formed in float32 where the processor is faster at that; fewer wait for memory."""
@@ -31,12 +32,20 @@ FASTER = 1.3
 
 
 @cache
+def prepacked_formats() -> tuple[torch.dtype, ...]:
+    """Return those of :data:`PREPACKED` that oneDNN multiplies on this processor; without AVX-512 it refuses bfloat16."""
+    return PREPACKED if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
+
+
+@cache
 def slow_bfloat16() -> bool:
     """Return whether this processor multiplies many rows faster in float32 than in bfloat16; measured once, in 0.05 s.
 
     Some have instructions for bfloat16 but no unit of their own for it. Others (with AMX, or AMD's) are twice to five times as fast
-    in bfloat16, so the answer does not depend on luck.
+    in bfloat16, so the answer does not depend on luck. Those without instructions for it are slow unmeasured.
     """
+    if torch.bfloat16 not in prepacked_formats():
+        return True
     with torch.inference_mode():
         seconds = {kind: _seconds_of_a_product(kind) for kind in PREPACKED}
     return seconds[torch.bfloat16] > FASTER * seconds[torch.float32]
@@ -91,7 +100,7 @@ class FrozenLinear(FrozenLayer):
 
     Where the processor is slow at bfloat16 (:func:`slow_bfloat16`), products of many rows are formed in float32 from the same
     numbers, and only their sums are rounded: for :data:`MANY_ROWS` without a copy, for fewer by a prepacked copy, which takes the
-    weight's memory twice.
+    weight's memory twice. Where it has no instructions for bfloat16, that copy serves the products of few rows too.
     """
 
     def __init__(self, linear: nn.Linear, prepack: bool = True) -> None:
@@ -128,7 +137,8 @@ class FrozenLinear(FrozenLayer):
         if x.dtype != torch.bfloat16 or self.weight.dtype != torch.bfloat16 or x.device.type != "cpu":
             return False
         rows = x.numel() // max(1, x.shape[-1])
-        return rows >= (WIDE_ROWS if self.prepack else MANY_ROWS) and slow_bfloat16()
+        few = WIDE_ROWS if torch.bfloat16 in prepacked_formats() else 1
+        return rows >= (few if self.prepack else MANY_ROWS) and slow_bfloat16()
 
     def wide_product(self, x: Tensor) -> Tensor:
         """Return :meth:`product` of a float32 ``x`` in float32."""
@@ -161,7 +171,7 @@ class FrozenLinear(FrozenLayer):
 
     def _prepacks(self, x: Tensor) -> bool:
         weight = self.weight
-        fitting = x.dtype == weight.dtype in PREPACKED and x.numel() > 0
+        fitting = x.dtype == weight.dtype in prepacked_formats() and x.numel() > 0
         return self.prepack and weight.device.type == "cpu" and fitting
 
     def _layout(self, transposed: bool, kind: torch.dtype | None = None) -> Tensor:
@@ -222,7 +232,7 @@ def _is_llama_norm(module: nn.Module) -> bool:
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """Return ``x W^T`` without a graph, for a thin ``weight [n, in]`` that changes: by oneDNN on the CPU."""
-    fitting = x.device.type == "cpu" and x.dtype == weight.dtype in PREPACKED and x.numel() > 0
+    fitting = x.device.type == "cpu" and x.dtype == weight.dtype in prepacked_formats() and x.numel() > 0
     return _onednn(x, weight) if fitting else F.linear(x, weight)
 
 
