@@ -42,13 +42,14 @@ from paretune.fronts.score_table import FILE as SCORES
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
 from paretune.policies.policy import Policy
+from paretune.reports.beside import ANSWERS_FILE
+from paretune.reports.beside import FOLDER as DATA
 from paretune.reports.card import About, write_card
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
 from paretune.runs.about_data import about_data
 from paretune.runs.config import RunConfig
-from paretune.runs.data_files import ANSWERS_FILE, write_answers, write_card_beside
-from paretune.runs.data_files import FOLDER as DATA
+from paretune.runs.data_files import write_answers, write_card_beside
 from paretune.runs.prepare import label_judges
 from paretune.runs.scorer_usage import keep_usage, usage_lines
 from paretune.runs.scores import (

@@ -13,10 +13,11 @@ from paretune.data.row_store import changed
 from paretune.data.rows import Row
 from paretune.fronts.record import FILE, FrontRecord
 from paretune.policies.shared import check_repository, send, without_places
+from paretune.reports.beside import ANSWERS_FILE, FOLDER
 from paretune.reports.card import About
 from paretune.reports.data_card import ANSWERS, ROWS, DataFacts, write_data_card
 from paretune.runs.about_data import sources_of
-from paretune.runs.data_files import ANSWERS_FILE, CARD, FOLDER, about_of
+from paretune.runs.data_files import CARD, about_of
 from paretune.runs.extend import settings_of
 
 PARTS = ("train", "validation", "test")

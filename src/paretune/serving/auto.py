@@ -12,12 +12,11 @@ from paretune.choosing.bounds import Bounds
 from paretune.core.files import fingerprint
 from paretune.core.preference import Preference, nearest
 from paretune.data.rows import Prompt
-from paretune.scoring.auto_head import AUTO as AUTO
 from paretune.scoring.auto_head import LONGEST, AutoHead
 from paretune.serving.backend import Served
 
 if TYPE_CHECKING:
-    from paretune.scoring.encoder import Frozen
+    from paretune.scoring.frozen import Frozen
 
 MOST_KEPT = 4096
 """Messages whose preference is kept; a conversation of which an answer is asked for again is not read again."""

@@ -14,8 +14,9 @@ from paretune.choosing.bounds import Bounds, BoundsError
 from paretune.core.errors import ParetuneError, PreferenceError, suggest
 from paretune.core.preference import Preference
 from paretune.data.rows import Prompt
+from paretune.scoring.auto_head import AUTO
 from paretune.serving.api_errors import ApiError
-from paretune.serving.auto import AUTO, Chooser, Chosen, last_turn
+from paretune.serving.auto import Chooser, Chosen, last_turn
 from paretune.serving.backend import BASE, Backend, Served
 from paretune.serving.caller_limits import CallerLimits
 from paretune.serving.callers import Caller

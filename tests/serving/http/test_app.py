@@ -134,7 +134,7 @@ WRONG = [
     ({"seed": 10**30}, 422, "seed"),
     ({"n": 100}, 422, "n"),
     ({"stop": [""]}, 422, "stop"),
-    ({"tools": [{"type": "function"}]}, 400, "'tools' is not supported"),
+    ({"tools": [{"type": "function"}]}, 422, "tools.0.function: is missing"),
     ({"logprobs": 3}, 422, "logprobs"),
     ({"top_logprobs": 3}, 400, "needs logprobs"),
     ({"response_format": {"type": "json_schema"}}, 400, "needs json_schema"),

@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError
 
 from paretune.core.errors import StoreError
 from paretune.serving.api_errors import ApiError
-from paretune.serving.bodies import Body, Name, Policy, Text, Weights, Whole
+from paretune.serving.bodies import Name, Policy, Weights, Whole
+from paretune.serving.body import Body, Text
 from paretune.serving.callers import Caller
 from paretune.serving.http.guard import Calling
 from paretune.serving.http.json_body import JsonRoute

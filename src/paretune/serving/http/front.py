@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from paretune.serving.api_errors import ApiError
-from paretune.serving.bodies import Body
+from paretune.serving.body import Body
 from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Service, measured_surface
 

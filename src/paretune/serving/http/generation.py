@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from paretune.scoring.auto_head import AUTO
 from paretune.serving.api_errors import ApiError
-from paretune.serving.auto import AUTO
 from paretune.serving.callers import Caller
 from paretune.serving.events import Cancellable, End, Event, Piece
 from paretune.serving.service import Resolved, Service

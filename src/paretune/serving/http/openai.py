@@ -14,9 +14,11 @@ from fastapi.responses import JSONResponse, Response
 
 from paretune.core.errors import PreferenceError
 from paretune.core.sampling import Sampling
+from paretune.scoring.auto_head import AUTO
 from paretune.serving.api_errors import ApiError
-from paretune.serving.auto import AUTO, Chooser
-from paretune.serving.bodies import ChatRequest, CompletionRequest, Setback
+from paretune.serving.auto import Chooser
+from paretune.serving.bodies import ChatRequest, CompletionRequest
+from paretune.serving.body import Setback
 from paretune.serving.callers import Caller
 from paretune.serving.events import (
     Cancellable,

@@ -7,9 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from paretune.scoring.auto_head import AUTO
 from paretune.serving.api_errors import ApiError
-from paretune.serving.auto import AUTO
-from paretune.serving.bodies import Body, Given, Name, Policy
+from paretune.serving.bodies import Given, Name, Policy
+from paretune.serving.body import Body
 from paretune.serving.callers import Caller
 from paretune.serving.http.guard import Calling
 from paretune.serving.http.json_body import JsonRoute

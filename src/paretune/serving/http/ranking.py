@@ -9,7 +9,8 @@ from pydantic import Field
 
 from paretune.scoring.ranking import Pair, most_comparisons, ranked
 from paretune.serving.api_errors import ApiError
-from paretune.serving.bodies import MOST_CHOICES, Body
+from paretune.serving.bodies import MOST_CHOICES
+from paretune.serving.body import Body
 from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Service
 

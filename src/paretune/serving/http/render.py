@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from paretune.serving.api_errors import ApiError
-from paretune.serving.bodies import Body, Text
+from paretune.serving.body import Body, Text
 from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.service import Service
 

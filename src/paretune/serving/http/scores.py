@@ -10,9 +10,11 @@ from pydantic import Field
 
 from paretune.choosing.posterior import LARGEST_SCORE
 from paretune.serving.api_errors import ApiError
-from paretune.serving.bodies import MOST_CHOICES, Body, ChatMessage, Policy, Text, Weights, prompt_of
+from paretune.serving.bodies import MOST_CHOICES, Policy, Weights
+from paretune.serving.body import Body, Text
 from paretune.serving.http.guard import Calling
 from paretune.serving.http.json_body import JsonRoute
+from paretune.serving.messages import ChatMessage, prompt_of
 from paretune.serving.service import Service
 
 

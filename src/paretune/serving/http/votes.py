@@ -15,10 +15,12 @@ from paretune.core.errors import suggest
 from paretune.core.preference import Preference
 from paretune.serving.api_errors import ApiError
 from paretune.serving.backend import Served
-from paretune.serving.bodies import Body, ChatMessage, Name, Policy, Text, Weights, Whole, prompt_of
+from paretune.serving.bodies import Name, Policy, Weights, Whole
+from paretune.serving.body import Body, Text
 from paretune.serving.callers import Caller
 from paretune.serving.http.guard import Calling
 from paretune.serving.http.json_body import JsonRoute
+from paretune.serving.messages import ChatMessage, prompt_of
 from paretune.serving.service import Service, measured_surface, require_own
 from paretune.serving.store.entries import Vote, VotedAnswer
 from paretune.serving.store.tastes import Tastes, learned, question
