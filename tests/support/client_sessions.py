@@ -9,7 +9,11 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import json
+import os
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any, Literal
 
 TOKENS = 120
@@ -142,10 +146,42 @@ def with_litellm(url: str) -> list[str]:
     return ["litellm", "openai"]
 
 
+def with_llm(url: str) -> list[str]:
+    """The command ``llm``, with a preference in the name of its model: streamed, whole, continued, and with a schema."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = {"model_id": "steered", "model_name": "soup@concise=0.7,warm=0.3", "api_base": url}
+        models = json.dumps([{**model, "supports_schema": True}])  # JSON is YAML too
+        (Path(folder) / "extra-openai-models.yaml").write_text(models, encoding="utf-8")
+
+        def llm(*given: str) -> str:
+            done = subprocess.run(
+                [sys.executable, "-m", "llm", *given],
+                env={**os.environ, "LLM_USER_PATH": folder},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        llm("-m", "steered", "red sun")
+        short = ["-o", "max_tokens", "4", "-o", "seed", "1"]
+        assert llm("-m", "steered", "--no-stream", "-s", "Be brief.", *short, "red sun")
+        assert llm("-c", *short, "and the blue one?")
+        schema = json.dumps(WEATHER["function"]["parameters"])
+        form = llm(
+            "-m", "steered", "--schema", schema, "-o", "max_tokens", str(TOKENS), "-o", "seed", "1", "red"
+        )
+        assert json.loads(form)["days"]
+    return ["llm", "openai"]
+
+
 SESSIONS = {
     "openai": with_openai,
     "langchain": with_langchain,
     "litellm": with_litellm,
+    "llm": with_llm,
 }
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Record what clients send: ``python -m support.record_sessions PYTHON [NAME ...]``, from the folder ``tests``.
 
-PYTHON is an interpreter that has the clients (``pip install openai langchain-openai litellm``). Each session of
+PYTHON is an interpreter that has the clients (``pip install openai langchain-openai litellm llm``). Each session of
 `support.client_sessions` is run against a live server over a tiny random model with tools, and its requests are written to
 ``serving/http/recorded/NAME.json``, without keys and without what differs between two runs.
 """

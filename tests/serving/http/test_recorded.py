@@ -14,6 +14,7 @@ import pytest
 from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from support.client_sessions import SESSIONS
 from support.record_sessions import RECORDED, tool_model
 from support.serve_world import live
 from support.served_run import service_of
@@ -38,7 +39,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_there_are_sessions_without_secrets() -> None:
-    assert len({param.id.partition("-")[0] for param in REQUESTS}) >= 2
+    assert {str(param.id).partition("-")[0] for param in REQUESTS} == set(SESSIONS)
     for file in RECORDED.glob("*.json"):
         text = file.read_text(encoding="utf-8").lower()
         assert "authorization" not in text and "cookie" not in text and "127.0.0.1" not in text
@@ -64,11 +65,13 @@ def test_a_request_is_answered_in_the_form_that_its_client_reads(
     if not body.get("stream"):
         assert answer.headers["content-type"] == "application/json"
         (choice,) = ChatCompletion.model_validate(answer.json()).choices
+        about = answer.json()["paretune"]
         reason, calls = choice.finish_reason, choice.message.tool_calls or []
     else:
         assert answer.headers["content-type"].startswith("text/event-stream")
         events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
         assert events.pop() == "[DONE]"
+        about = json.loads(events[0])["paretune"]
         chunks = [ChatCompletionChunk.model_validate_json(event) for event in events]
         ends = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
         (reason,) = ends
@@ -77,3 +80,7 @@ def test_a_request_is_answered_in_the_form_that_its_client_reads(
         ]
     assert reason in ("stop", "length", "tool_calls")
     assert (reason == "tool_calls") >= (forced and reason != "length") and (not calls or reason != "stop")
+    policy, _, stated = body["model"].rpartition("/")[2].partition("@")
+    weights = {name: float(weight) for name, weight in (one.split("=") for one in stated.split(",") if one)}
+    assert about["policy"] == policy and about["preference"].items() >= weights.items()
+    assert "ignored" not in about

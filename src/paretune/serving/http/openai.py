@@ -105,11 +105,12 @@ def _beyond(body: ChatRequest | CompletionRequest, most: int) -> list[Setback]:
     """Return the setback that more tokens are asked for than the server answers with."""
     if body.limit is None or body.limit <= most:
         return []
+    field = "max_tokens" if body.limit == body.max_tokens else "max_completion_tokens"
     message = (
-        f"{body.limit} tokens exceed this server's limit of {most} per answer; ask for fewer, or start the server with --lenient, "
-        "which answers with as many as it may"
+        f"{field}: {body.limit} tokens exceed this server's limit of {most} per answer; ask for fewer, or start the server with "
+        "--lenient, which answers with as many as it may"
     )
-    return [Setback("max_tokens", ApiError(422, message, "max_tokens_exceeded", "max_tokens"), most)]
+    return [Setback(field, ApiError(422, message, "max_tokens_exceeded", field), most)]
 
 
 def _sampling(service: Service, served: Served, body: ChatRequest | CompletionRequest) -> Sampling:
