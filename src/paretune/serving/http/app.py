@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from paretune import __version__
@@ -35,6 +36,22 @@ from paretune.serving.service import Service
 from paretune.serving.store.database import StoreGoneError
 
 logger = logging.getLogger(__name__)
+
+
+class Health(BaseModel):
+    """How the server is, and how many answers are being generated and wait."""
+
+    status: Literal["starting", "ok", "draining"]
+    running: float | None = None
+    waiting: float | None = None
+
+
+HEALTHY: dict[str, Any] = {"model": Health}
+NOT_HEALTHY: dict[str, Any] = {
+    "model": Health,
+    "description": "The model is being loaded, or the server stops.",
+}
+FIGURES: dict[str, Any] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 def make_app(service: Service, address: Address = Address()) -> FastAPI:  # noqa: B008 - it is frozen
@@ -75,7 +92,11 @@ def make_app(service: Service, address: Address = Address()) -> FastAPI:  # noqa
             "4XX": {
                 "model": Failure,
                 "description": "The message states what was given, what was expected and what to do.",
-            }
+            },
+            "5XX": {
+                "model": Failure,
+                "description": "The server, its store or the server behind it cannot answer now, or lacks what this needs.",
+            },
         },
     )
     app.state.service = service
@@ -96,7 +117,7 @@ def make_app(service: Service, address: Address = Address()) -> FastAPI:  # noqa
     _answer_errors(app)
     _declare_security(app, bool(address.keys.digests))
 
-    @app.get("/health", tags=["server"], response_model=None)
+    @app.get("/health", tags=["server"], response_model=None, responses={200: HEALTHY, 503: NOT_HEALTHY})
     def health() -> Response:
         """Return whether the server answers: ``starting``, ``ok`` or ``draining``; 503 unless ok."""
         content = {
@@ -105,7 +126,7 @@ def make_app(service: Service, address: Address = Address()) -> FastAPI:  # noqa
         }
         return JSONResponse(content, 200 if service.phase == "ok" else 503)
 
-    @app.get("/metrics", tags=["server"], response_model=None)
+    @app.get("/metrics", tags=["server"], response_class=Response, responses={200: FIGURES})
     def metrics() -> Response:
         """Return figures in the format of Prometheus."""
         return Response(service.metrics.render(), media_type=CONTENT_TYPE)

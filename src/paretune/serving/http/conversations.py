@@ -125,6 +125,12 @@ class Removed(BaseModel):
     deleted: int
 
 
+EXPORTED: dict[str, Any] = {
+    "model": WholeConversation,
+    "content": {"text/markdown": {"schema": {"type": "string"}}},
+}
+
+
 def router(service: Service) -> APIRouter:
     """Return the routes over the service's store."""
     routes = APIRouter(prefix="/api", tags=["people"], route_class=JsonRoute)
@@ -195,7 +201,7 @@ def router(service: Service) -> APIRouter:
             raise ApiError(404, f"no conversation {number}", "not_found", "number")
         return Removed(deleted=number)
 
-    @routes.get("/conversations/{number}/export", response_class=Response)
+    @routes.get("/conversations/{number}/export", response_class=Response, responses={200: EXPORTED})
     def export(caller: Calling, number: Number, format: Literal["json", "markdown"] = "json") -> Response:
         """Return a conversation as a file to download: JSON as the route of the conversation returns it, or Markdown."""
         found = own(caller, number, whole=True)

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from paretune.serving.backend import Served
 
 MOST_SEED = 2**31
+STREAMED: dict[str, Any] = {
+    "description": "One object; with `stream`, events whose data are chunks of it, and `[DONE]` at the end.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
 
 
 async def begin(service: Service, request: Request, body: ChatRequest | CompletionRequest) -> Generation:
@@ -329,12 +333,12 @@ def router(service: Service) -> APIRouter:
             return EventStream(generation, body.n)
         return await whole(generation, body, request.receive)
 
-    @routes.post("/chat/completions", response_model=None)
+    @routes.post("/chat/completions", response_model=None, responses={200: STREAMED})
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """Answer a conversation at a preference."""
         return await complete(request, body)
 
-    @routes.post("/completions", response_model=None)
+    @routes.post("/completions", response_model=None, responses={200: STREAMED})
     async def completions(request: Request, body: CompletionRequest) -> Response:
         """Continue a text at a preference."""
         return await complete(request, body)
