@@ -78,7 +78,7 @@ def write_run(folder: Path, lm: LanguageModel, M: int) -> Path:
         Policy.anchors("anchors", lm, names, adapters, corners),
         Policy.mod("mod", lm, names, adapters, Mixing()),
     ]
-    (folder / FOLDER).mkdir(exist_ok=True)
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     for policy in policies:
         policy.save(folder / "policies" / policy.name)
     grid = preference_grid(names, {2: 6, 3: 4}.get(M, 2))
