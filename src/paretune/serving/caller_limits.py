@@ -32,11 +32,11 @@ class CallerLimits:
             str, tuple[float, float]
         ] = {}  # requests that count still, and when they were counted
 
-    def take(self, caller: Caller, answers: int) -> None:
-        """Count a request for a number of answers.
+    def check(self, caller: Caller, answers: int) -> None:
+        """Check that a request for a number of answers has room, and count nothing.
 
         Raises:
-            ApiError: 429; the rate or the share is used up. Nothing was counted.
+            ApiError: 429; the rate or the share is used up.
         """
         share = self.share or (self._half if caller.has_peers else None)
         held = self._answers[caller.name]
@@ -47,6 +47,15 @@ class CallerLimits:
                 "share_used_up",
                 retry_after=2,
             )
+        self._spending(caller)
+
+    def take(self, caller: Caller, answers: int) -> None:
+        """Count a request for a number of answers.
+
+        Raises:
+            ApiError: 429; the rate or the share is used up. Nothing was counted.
+        """
+        self.check(caller, answers)
         self.take_rate(caller)
         self._answers[caller.name] += answers
 
@@ -56,9 +65,18 @@ class CallerLimits:
         Raises:
             ApiError: 429; the rate is used up.
         """
-        if self.rate is None:
-            return
+        if self.rate is not None:
+            self._spent[caller.name] = self._spending(caller)
+
+    def _spending(self, caller: Caller) -> tuple[float, float]:
+        """Return the requests that count with one more, and the time now.
+
+        Raises:
+            ApiError: 429; the rate is used up.
+        """
         now = self._clock()
+        if self.rate is None:
+            return 0.0, now
         spent, then = self._spent.get(caller.name, (0.0, now))
         spent = max(0.0, spent - (now - then) * self.rate / MINUTE)
         if spent + 1 > max(1.0, self.rate):
@@ -69,7 +87,7 @@ class CallerLimits:
                 "rate_used_up",
                 retry_after=wait,
             )
-        self._spent[caller.name] = (spent + 1, now)
+        return spent + 1, now
 
     def release(self, caller: Caller, answers: int) -> None:
         """Count answers as over."""

@@ -53,6 +53,16 @@ def served(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Iterator[tu
         yield address, service
 
 
+def test_a_key_beyond_its_rate_makes_no_head_read_its_message(tmp_path: Path, world: Path) -> None:
+    head().save(tmp_path / "auto")
+    service = Service(FakeBackend(), None, ServeConfig(rate=1), Chooser.of(tmp_path / "auto"))
+    with live(service) as address:
+        assert ask(address, SHORT, model="soup@auto").status_code == 200
+        service.auto.choose = lambda *given: pytest.fail("the message was read")  # type: ignore[union-attr, method-assign]
+        refused = ask(address, LONG, model="soup@auto")
+    assert refused.status_code == 429 and refused.json()["error"]["code"] == "rate_used_up"
+
+
 def ask(address: str, text: str, **more: object) -> httpx.Response:
     body = {"messages": [{"role": "user", "content": text}], "max_tokens": 2, "seed": 5, **more}
     return httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60)

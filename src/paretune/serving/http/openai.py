@@ -62,6 +62,7 @@ async def begin(service: Service, request: Request, body: ChatRequest | Completi
     if setbacks and not service.config.lenient:
         raise setbacks[0].error
     prompts = [prompt for prompt in body.prompts() for _ in range(body.n)]
+    service.limits.check(caller, len(prompts))  # before a head reads the message for it
     resolved = await service.resolve(
         body.model, body.preference, body.profile, caller, body.strength, prompts[0]
     )
