@@ -16,6 +16,8 @@ TIMES = {"seconds", "reused", "created", "scoring_seconds", "spent", "rest", "sa
 """Keys of JSON that differ between two undisturbed runs: times, tokens and memory of a process."""
 STRAY = re.compile(r"^\..+\.\w{6,}$|\.lock$|\.tmp$|\.parts$|-journal$|-wal$|-shm$")
 """Names of temporary files and locks."""
+DATA = re.compile(r'(<script type="application/json"[^>]*>)(.*?)(</script>)', re.DOTALL)
+"""JSON within a page."""
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -58,8 +60,9 @@ def timeless(value: Any) -> Any:
 
 
 def without_times(page: bytes) -> bytes:
-    """Return a page without its rows of stages and its numbers of seconds."""
+    """Return a page without its rows of stages and its numbers of seconds; JSON within it as in files of its own."""
     text = page.decode("utf-8", "replace")
+    text = DATA.sub(lambda data: data[1] + json.dumps(timeless(json.loads(data[2])), sort_keys=True) + data[3], text)
     text = re.sub(
         r"<tr>(?:(?!</tr>).)*(?:\d (?:s|min|h)\b|reused)(?:(?!</tr>).)*</tr>", "", text, flags=re.DOTALL
     )

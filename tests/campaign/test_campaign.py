@@ -37,7 +37,7 @@ PART = {
         "run config.yaml train.steps=many",
         "generate run/policies/dpo-soup red sun --max-new-tokens 3 --preference=good+nonsense",
         "export run out --preference=good=0.5,good=0.5",
-        "serve run --no-store --port=1000000000000000000000000000000",
+        "serve run --port 0 --no-store --max-rows=1000000000000000000000000000000",
         "choose run --between=good",
         "data select world/data.jsonl --k 2 --split=nonsense",
     ],
