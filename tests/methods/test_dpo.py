@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,7 @@ from paretune.core.preference import Preference, simplex_grid
 from paretune.core.settings import as_values, parse
 from paretune.data.pairs import pairs
 from paretune.generation.generate import attached, response_logps
-from paretune.methods import dpo, mod, modpo, mrpo, spo
+from paretune.methods import METHODS, dpo, dpo_lw, mod, modpo, mrpo, spo
 from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.mod import MODConfig
 from paretune.methods.modpo import MODPOConfig
@@ -57,6 +58,21 @@ def test_imitating_raises_the_chosen_responses(lm: LanguageModel, tmp_path: Path
     )
     assert adapters_equal(plain, again) and not adapters_equal(plain, imitating)
     assert chosen_nats(lm, imitating) > chosen_nats(lm, plain) + 0.05
+
+
+def test_votes_and_the_alignment_of_sipo_imitate_too(lm: LanguageModel, tmp_path: Path) -> None:
+    given = replace(inputs(lm, tmp_path), preferences=[Preference.one_hot(DATA.objectives[0], DATA.objectives)])
+    plain, imitating = (
+        dpo_lw.train(given, dpo_lw.DPOLWConfig(0.5, nll=nll)).adapters[0] for nll in (0.0, 2.0)
+    )
+    assert chosen_nats(lm, imitating) > chosen_nats(lm, plain) + 0.05
+    sipo = METHODS["sipo"]
+    aligned = sipo.settings({"beta": 0.5, "nll": 2.0, "refine": False}, "methods.sipo")
+    stages = {stage.name for stage in (tmp_path / "adapters").iterdir()}
+    sipo.train(given, aligned)
+    made = {stage.name for stage in (tmp_path / "adapters").iterdir()} - stages
+    given.corners(DPOConfig(0.5, nll=2.0))
+    assert {stage.name for stage in (tmp_path / "adapters").iterdir()} - stages == made, "those of the soup"
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,10 @@ def test_pairs_go_on_from_an_adapter_and_imitate_chosen(lm: LanguageModel, tmp_p
         task = PairTask(run, learner, table, None, PairLoss(0.1, nll=0.5))
         with learner.steering.at(task.gate):
             loss, _, _ = task.losses(table, range(len(table)))
+            weight, reversed_weight = torch.linspace(0, 1, len(table)), torch.linspace(0.6, 0.2, len(table))
+            voted, _, _ = task.losses(
+                table.stamp(weight=weight, reversed_weight=reversed_weight), range(len(table))
+            )
     finally:
         learner.steering.detach()
     lengths = torch.tensor([len(ids) for ids in table.chosen])
@@ -105,6 +109,10 @@ def test_pairs_go_on_from_an_adapter_and_imitate_chosen(lm: LanguageModel, tmp_p
         table.reference[:, 0], lengths
     )  # the policy is the reference here
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-4, atol=1e-5)
+    # Rejected is imitated as much as votes prefer it, and a pair without a vote asks for nothing.
+    other = torch.tensor([len(ids) for ids in table.rejected])
+    asked = weight * expected + reversed_weight * (math.log(2) + 0.5 * nll_loss(table.reference[:, 1], other))
+    torch.testing.assert_close(voted.detach(), asked, rtol=1e-4, atol=1e-5)
     assert not adapters_equal(
         lab.fit("dpo", table, None, 0.1), lab.fit("sipo", table, None, 0.1, start=start)
     )

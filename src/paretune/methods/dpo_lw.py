@@ -3,7 +3,7 @@
 The baseline of MODPO (arXiv 2310.03708) and SIPO (arXiv 2502.14354). With D_j the pairs that objective j labels by
 s_j in {+1, 0, -1}:
 
-    L = sum_j w_j L(D_j)        L(D_j) = mean over D_j of -log sigmoid(beta Delta s_j)
+    L = sum_j w_j L(D_j)        L(D_j) = mean over D_j of -log sigmoid(beta Delta s_j) + nll * nats a token of what j prefers
 
 A pair that several objectives label is read once and carries all their terms. The sum averages votes where MODPO averages
 rewards, so on a conflicting pair the optimum is beta Delta = logit of the weight that prefers chosen.
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from paretune.core.bounds import Positive, check_bounds
+from paretune.core.bounds import NotNegative, Positive, check_bounds
 from paretune.core.errors import TrainingError
 from paretune.core.preference import Preference
 from paretune.core.settings import later
@@ -46,6 +46,7 @@ class DPOLWConfig:
 
     Attributes:
         beta: Strength of the KL penalty.
+        nll: Weight of imitating what an objective prefers, per mean nat of a token, as in ``dpo-soup``; 0 is the baseline.
         between: What answers at a preference without an adapter: the ``nearest`` one, or a ``soup`` of those around it, which is
             marked as interpolated.
         gradients: Way from the gradients of the objectives to one step, see :func:`paretune.training.gradients.coefficients`; any
@@ -55,6 +56,7 @@ class DPOLWConfig:
     """
 
     beta: Positive = 0.1
+    nll: NotNegative = later(0.0)
     between: BetweenAnchors = later("nearest")
     gradients: Rule = later("linear")
     correction: Correction = later(0.4)
@@ -62,6 +64,11 @@ class DPOLWConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         self.rule.check()
+
+    @property
+    def loss(self) -> PairLoss:
+        """The loss of a pair."""
+        return PairLoss(self.beta, nll=self.nll)
 
     @property
     def rule(self) -> GradientRule:
@@ -93,10 +100,10 @@ def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
             {"method": "dpo-lw", "preference": preference.as_dict()},
         )
         if not config.rule.apart or max(w.weights) == 1:
-            return lab.fit(name, *tables, config.beta, info=info)
+            return lab.fit_pairs(name, *tables, config.loss, info)
         alone = [vote(table, Preference.one_hot(name, inputs.objectives)) for name in inputs.objectives]
         votes = Votes(tables[0], tuple(alone), w)
-        return fit_votes(lab, name, votes, tables[1], PairLoss(config.beta), config.rule, info)
+        return fit_votes(lab, name, votes, tables[1], config.loss, config.rule, info)
 
     adapters = [fit(preference) for preference in inputs.preferences]
     return Policy.anchors("dpo-lw", lab.lm, inputs.objectives, adapters, inputs.preferences, config.between)

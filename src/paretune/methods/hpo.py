@@ -106,8 +106,8 @@ def train(inputs: Inputs, config: HPOConfig) -> Policy:
             for table, part, u in zip(pairs, parts, map(torch.from_numpy, weights), strict=True)
         )
         info = {"method": "hpo", "preference": w.as_dict(), "objective": k, "gamma": config.gamma}
-        loss = replace(config.loss, nll=config.nll * w[k], anchor=config.anchor * w[k])
-        return fit_hybrid(lab, f"hpo-{preference}", data, held_out, loss, {**info, "alpha": config.alpha})
+        info |= {"alpha": config.alpha}
+        return fit_hybrid(lab, f"hpo-{preference}", data, held_out, config.loss, info)
 
     adapters = [fit(preference) for preference in inputs.preferences]
     return Policy.anchors("hpo", lab.lm, inputs.objectives, adapters, inputs.preferences, config.between)

@@ -199,7 +199,8 @@ class HybridTask:
         }
         both, reference = logps[:count].view(-1, 2), table.reference[index].to(logps.device)
         pairs = pair_loss(log_ratio_gap(both, reference), self.loss.beta, link=self.loss.link, **columns)
-        pairs = pairs + self.loss.beside(both, reference, batch.lengths[:count].view(-1, 2))
+        votes = torch.stack([columns["weight"], columns["reversed_weight"]], dim=1)
+        pairs = pairs + self.loss.beside(both, reference, batch.lengths[:count].view(-1, 2), votes)
         return pairs, imitated, batch.input_ids.numel()
 
     @torch.no_grad()

@@ -40,7 +40,7 @@ class PairLoss:
     Attributes:
         beta: Strength of the KL penalty, above 0.
         link: ``sigmoid`` or ``hinge``.
-        nll: Weight of imitating the chosen response, per mean nat of a token.
+        nll: Weight of imitating the response that is preferred, per mean nat of a token.
         penalty: The divergence from the reference that ``beta`` weighs.
         anchor: Weight of mDPO's anchor term, see :func:`paretune.training.losses.anchor_loss`.
         smoothing: How labels are smoothed that the policy of a step doubts; None leaves them as they are.
@@ -61,18 +61,21 @@ class PairLoss:
         """Return those of :data:`TERMS` that are used."""
         return {name: value for name, value in asdict(self).items() if name in TERMS and value}
 
-    def beside(self, logps: Tensor, reference: Tensor, lengths: Tensor) -> Tensor | float:
-        """Return what is added to the loss of pairs ``[B]``: imitation of chosen and the anchor term, each where it has weight.
+    def beside(self, logps: Tensor, reference: Tensor, lengths: Tensor, votes: Tensor) -> Tensor | float:
+        """Return what is added to the loss of pairs ``[B]``: imitation and the anchor term, each where it has weight.
+
+        Both are of the response that is preferred: chosen as much as votes say so, and rejected as much as votes say that.
 
         Args:
             logps, reference: ``[B, 2]`` sums over response tokens: chosen, rejected.
             lengths: ``[B, 2]`` numbers of these tokens.
+            votes: ``[B, 2]`` weights of "chosen is preferred" and of "rejected is preferred".
         """
         added: Tensor | float = 0.0
         if self.nll:
-            added = added + self.nll * nll_loss(logps[:, 0], lengths[:, 0])
+            added = added + self.nll * (votes * nll_loss(logps, lengths)).sum(1)
         if self.anchor:
-            added = added + self.anchor * anchor_loss(logps[:, 0], reference[:, 0], self.beta)
+            added = added + self.anchor * (votes * anchor_loss(logps, reference, self.beta)).sum(1)
         return added
 
 
@@ -177,6 +180,7 @@ class PairTask:
             _column(getattr(table, name), rows, logps)
             for name in ("reference", "margin", "scale", "weight", "reversed_weight")
         )
+        votes = torch.stack([weight, reversed_weight], dim=1)
         if doubt is not None:
             weight, reversed_weight = weight * (1 - doubt), reversed_weight + weight * doubt
         loss = pair_loss(
@@ -188,7 +192,7 @@ class PairTask:
             reversed_weight=reversed_weight,
             link=self.loss.link,
         )
-        return loss + self.loss.beside(logps, reference, lengths)
+        return loss + self.loss.beside(logps, reference, lengths, votes)
 
     @torch.no_grad()
     def validate(self) -> Record | None:

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from paretune.core.bounds import Count, Natural, NotNegative, Positive
 from paretune.core.errors import ConfigError, PreferenceError
 from paretune.core.preference import Preference, preference_grid
+from paretune.core.settings import later
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair
 from paretune.methods.base import Card, DPOConfig, Inputs, Method, Traits
@@ -54,6 +55,7 @@ class SIPOConfig(Search):
     Attributes:
         beta: Strength of the KL penalty, in the alignment, in rewards and in fine-tuning.
         pairs: Which pairs of a prompt's responses the alignment uses; conflicts are looked for among all pairs.
+        nll: Weight of imitating the chosen response in the alignment, as in ``dpo-soup``; 0 is DPO.
         weights: Preferences W at which responses are sampled. ``grid``: 0.2, 0.4, 0.6 and 0.8 for two objectives, the inner
             points of a simplex grid for more (our choice). ``run``: those of the run that give every objective a weight.
             Or a list such as ``["helpful=0.3,harmless=0.7"]``.
@@ -68,6 +70,7 @@ class SIPOConfig(Search):
 
     beta: Positive = 0.1
     pairs: Choose = "extremes"
+    nll: NotNegative = later(0.0)
     weights: Literal["grid", "run"] | tuple[str, ...] = "grid"
     conflicts: Count = 2500
     greedy: bool = True
@@ -95,7 +98,7 @@ def train(inputs: Inputs, config: SIPOConfig) -> Policy:
     Templates.load(config.templates)  # wrong ones are reported before training, not after it
     lab, objectives = inputs.lab, inputs.objectives
     weights = sampled_at(objectives, inputs.preferences, config)
-    adapters = inputs.corners(DPOConfig(config.beta, config.pairs))
+    adapters = inputs.corners(DPOConfig(config.beta, config.pairs, config.nll))
     conflicts, decided = conflicting_pairs(inputs.train)
     if not conflicts:
         lab.say(
@@ -191,7 +194,7 @@ def refit(
 
 def work(run: Work, name: str, config: SIPOConfig, training: Training) -> list[Stage]:
     """Return the alignment, and for each round the search for better responses and the fine-tuning on them."""
-    stages = run.corners(config.beta, config.pairs, training)
+    stages = run.corners(config.beta, config.pairs, training, nll=config.nll)
     M, labelled = len(run.objectives), run.labelled("train")
     taken = min(config.conflicts, conflicts_of(run, labelled))
     improved = replace(run.rows["train"], count=2 * taken, responses=2.0, spread=labelled.spread)
