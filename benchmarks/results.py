@@ -56,14 +56,15 @@ def compact(record: FrontRecord) -> dict[str, Any]:
     ]
     for point in (facts["base"], *points):
         point |= {"responses": [], "response_scores": []}
-    return dict(_rounded(facts))
+    return dict(rounded(facts))
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Return figures in as many digits as are kept."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
