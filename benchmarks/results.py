@@ -114,6 +114,7 @@ def _policies(record: FrontRecord) -> list[str]:
         "collapsed, at most",
         f"{log_ratio(record)}, nats",
         "training tokens",
+        "sampled to train",
         "adapters",
         "passes",
     ]
@@ -152,7 +153,7 @@ def _row(
             NOTHING,
             cut,
             collapsed,
-            *[NOTHING] * 4,
+            *[NOTHING] * 5,
         ]
     follows = [policy.figures.get(f"controllability:{name}") for name in record.objectives]
     cost = policy.cost
@@ -168,10 +169,15 @@ def _row(
         cut,
         collapsed,
         ratios,
-        f"{cost.tokens / 1000:.1f} k" if cost and cost.tokens is not None else NOTHING,
+        _thousands(cost.tokens if cost else None),
+        _thousands(cost.sampled if cost else None),
         str(cost.adapters) if cost else NOTHING,
         str(cost.passes) if cost else NOTHING,
     ]
+
+
+def _thousands(tokens: int | None) -> str:
+    return NOTHING if tokens is None else f"{tokens / 1000:.1f} k"
 
 
 def _scores(values: Sequence[float], shown: int) -> str:

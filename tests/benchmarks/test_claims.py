@@ -12,17 +12,36 @@ import numpy as np
 import pytest
 
 from benchmarks import claims
-from benchmarks.claims import CLAIMS, FOLDER, MARGIN, MIXTURE, Claim, Measured, adjusted, found, judged, mixed, row, verdict
+from benchmarks.claims import (
+    CLAIMS,
+    FOLDER,
+    MARGIN,
+    MIXTURE,
+    Claim,
+    Measured,
+    adjusted,
+    found,
+    judged,
+    mixed,
+    row,
+    verdict,
+)
 from paretune.core.errors import ParetuneError
 from paretune.core.files import read_json
 from paretune.fronts.front import Front
+from paretune.runs.parse import load_config
 
 NAMES, WEIGHTS = ("concise", "warm"), np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
 PROMPTS = tuple(map(str, range(60)))
 
 
 def fronts(
-    rng: np.random.Generator, name: str, gain: float = 0.0, bulge: float = 0.0, luck: float = 0.02, seeds: int = 3
+    rng: np.random.Generator,
+    name: str,
+    gain: float = 0.0,
+    bulge: float = 0.0,
+    luck: float = 0.02,
+    seeds: int = 3,
 ) -> list[Front]:
     """Return the seeds of a method whose answers have a deviation of 1, with an advantage at every preference or between."""
     scores = []
@@ -139,13 +158,13 @@ def test_claims_are_judged_together_and_in_their_order() -> None:
 
 
 def test_a_method_that_was_not_measured_is_named() -> None:
-    with pytest.raises(ParetuneError, match="proof: the run has no method 'c', which the claim 'it' compares"):
+    with pytest.raises(
+        ParetuneError, match="proof: the run has no method 'c', which the claim 'it' compares"
+    ):
         found(claim("above", second="c"), world(0, a=0.0, b=0.0))
 
 
 def test_every_claim_is_of_a_committed_config_that_has_its_methods() -> None:
-    from paretune.runs.parse import load_config  # noqa: PLC0415
-
     assert len({each.name for each in CLAIMS}) == len(CLAIMS) >= 9
     for each in CLAIMS:
         config = load_config(Path("configs") / f"{each.config}.yaml")

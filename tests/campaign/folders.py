@@ -62,7 +62,9 @@ def timeless(value: Any) -> Any:
 def without_times(page: bytes) -> bytes:
     """Return a page without its rows of stages and its numbers of seconds; JSON within it as in files of its own."""
     text = page.decode("utf-8", "replace")
-    text = DATA.sub(lambda data: data[1] + json.dumps(timeless(json.loads(data[2])), sort_keys=True) + data[3], text)
+    text = DATA.sub(
+        lambda data: data[1] + json.dumps(timeless(json.loads(data[2])), sort_keys=True) + data[3], text
+    )
     text = re.sub(
         r"<tr>(?:(?!</tr>).)*(?:\d (?:s|min|h)\b|reused)(?:(?!</tr>).)*</tr>", "", text, flags=re.DOTALL
     )

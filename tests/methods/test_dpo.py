@@ -61,7 +61,9 @@ def test_imitating_raises_the_chosen_responses(lm: LanguageModel, tmp_path: Path
 
 
 def test_votes_and_the_alignment_of_sipo_imitate_too(lm: LanguageModel, tmp_path: Path) -> None:
-    given = replace(inputs(lm, tmp_path), preferences=[Preference.one_hot(DATA.objectives[0], DATA.objectives)])
+    given = replace(
+        inputs(lm, tmp_path), preferences=[Preference.one_hot(DATA.objectives[0], DATA.objectives)]
+    )
     plain, imitating = (
         dpo_lw.train(given, dpo_lw.DPOLWConfig(0.5, nll=nll)).adapters[0] for nll in (0.0, 2.0)
     )

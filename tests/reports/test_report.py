@@ -19,7 +19,7 @@ from paretune.core.files import read_json
 from paretune.core.preference import Preference, simplex_grid
 from paretune.fronts.front import Front, Interval
 from paretune.fronts.indicators import INDICATORS, Indicator
-from paretune.fronts.record import FrontRecord
+from paretune.fronts.record import FORMAT, FrontRecord
 from paretune.reports import picture, plots, wording
 from paretune.reports.card import write_card
 from paretune.reports.findings import remarks
@@ -172,7 +172,7 @@ def data_of(page):
     shown, record = (
         json.loads(text) for kind, text in page.scripts if kind == "script" and text.startswith("{")
     )
-    assert "texts" in shown and record["format"] == 7
+    assert "texts" in shown and record["format"] == FORMAT
     return shown
 
 

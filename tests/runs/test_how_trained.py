@@ -47,4 +47,7 @@ def test_a_run_reports_conflicts_and_floors(tmp_path: Path, monkeypatch: pytest.
     assert all(row.floor == 99 and row.multiplier > 0 > row.reached - 99 for row in by_name["held"].floors)
     assert "Conflict in training" in page and "good and kind" in page
     assert "Floors in training" in page and "not reached" in page
-    assert by_name["dpo-lw"].cost is not None and by_name["dpo-lw"].cost.tokens
+    costs = {name: policy.cost for name, policy in by_name.items() if policy.cost}
+    assert (
+        costs["dpo-lw"].tokens and costs["dpo-lw"].sampled == 0 < costs["held"].sampled < costs["held"].tokens
+    )

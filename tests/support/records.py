@@ -77,7 +77,7 @@ def record(objectives, policies, **rest: Any) -> dict[str, Any]:
     M = len(objectives)
     uniform = dict.fromkeys(objectives, 1 / M)
     return {
-        "format": 7,
+        "format": 8,
         "name": "tiny",
         "version": "0.1.0",
         "created": "2026-11-22",

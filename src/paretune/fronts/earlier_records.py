@@ -24,14 +24,14 @@ _UNBOUNDED = ("hypervolume", "hull_hypervolume", "igd_plus", "sparsity", "spacin
 
 
 def upgraded(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """Return the values of a record of format 2 to 6, or of 0.1 which has none, as those of format 7; others as they are."""
+    """Return the values of a record of format 2 to 7, or of 0.1 which has none, as those of format 8; others as they are."""
     if "format" not in facts:
         facts = _of_0_1(facts, folder)
     if facts["format"] == 2:
         facts = _of_2(facts)
     # Format 4 only adds the scores of single answers, format 5 what is known of the scorers, format 6 what was asked of judges, and
-    # format 7 what turning the dial does and the times that were said beforehand.
-    return {**facts, "format": 7} if facts["format"] in (3, 4, 5, 6) else facts
+    # format 7 what turning the dial does and the times that were said beforehand, and format 8 what was sampled to train on.
+    return {**facts, "format": 8} if facts["format"] in (3, 4, 5, 6, 7) else facts
 
 
 def _of_2(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-FORMAT: Literal[7] = 7
+FORMAT: Literal[8] = 8
 """The format written here. Earlier records are read as well, see :mod:`paretune.fronts.earlier_records`."""
 FILE = "front.json"
 """The name of the record in a run's folder."""
@@ -127,6 +127,7 @@ class Cost(Value):
         runs: Training runs; None where the stages are not in the run's folder.
         seconds: The time of training; None likewise.
         tokens: Tokens that went through forward and backward.
+        sampled: Tokens that were sampled to train on; None where a stage does not say it.
     """
 
     adapters: int
@@ -134,6 +135,7 @@ class Cost(Value):
     runs: int | None = None
     seconds: float | None = None
     tokens: int | None = None
+    sampled: int | None = None
 
 
 class MeasuredPolicy(Value):
@@ -306,7 +308,7 @@ class FrontRecord(Value):
     """
 
     _folder: Path | None = PrivateAttr(default=None)
-    format: Literal[7]
+    format: Literal[8]
     name: str
     version: str
     created: str

@@ -293,16 +293,25 @@ def cost(record: FrontRecord) -> str:
             number(spent.adapters if spent else None, 0),
             duration(spent.seconds if spent else None),
             number(spent.tokens if spent else None, 0),
+            number(spent.sampled if spent else None, 0),
             number(spent.passes if spent else None, 0),
             duration(policy.seconds),
             number(policy.tokens, 0),
             escape(policy.enters),
             escape(policy.paper),
         ])  # fmt: skip
-    columns = ["", "training runs", "adapters", "training", "tokens trained", "passes per token", "judging"]
-    columns += ["tokens sampled", "where the preference enters", "paper"]
+    columns = [
+        "",
+        "training runs",
+        "adapters",
+        "training",
+        "tokens trained",
+        "sampled to train",
+        "passes per token",
+    ]
+    columns += ["judging", "tokens sampled", "where the preference enters", "paper"]
     return section(
-        "cost", "Cost", table(columns, rows, range(1, 8)) + _stages(record) + _said(record), _computed(record)
+        "cost", "Cost", table(columns, rows, range(1, 9)) + _stages(record) + _said(record), _computed(record)
     )
 
 

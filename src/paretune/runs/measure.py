@@ -347,6 +347,7 @@ def _cost(lab: Lab, policy: Policy) -> Cost:
         runs=len(trained),
         seconds=sum(seconds.get(stage, 0.0) for stage in trained),
         tokens=sum(_trained_tokens(lab, stage) for stage in trained),
+        sampled=_sampled_tokens(lab, policy, trained),
     )
 
 
@@ -441,6 +442,16 @@ def _rest(lab: Lab) -> Stage | None:
 def _stages(adapter: Adapter) -> list[str]:
     """Return the stages of training that led to an adapter; none where its facts lack them (another tool may have made it)."""
     return list(adapter.info.get("stages") or filter(None, [adapter.info.get("stage")]))
+
+
+def _sampled_tokens(lab: Lab, policy: Policy, trained: set[str]) -> int | None:
+    """Return the tokens that were sampled to train a policy on; None where a stage does not say it, or others trained it."""
+    if policy.name not in lab.used:
+        return None
+    names = trained | {stage.name for stage in lab.used[policy.name]}
+    spent = {stage.name: stage.spent for stage in lab.stages if stage.name in names}
+    sampled = [None if each is None else each["tokens_sampled"] for each in spent.values()]
+    return None if None in sampled else sum(filter(None, sampled))
 
 
 def _trained_tokens(lab: Lab, stage: str) -> int:

@@ -300,11 +300,13 @@ def train(
     """Train one entry of ``methods`` by the lab's settings of training, and return its policy."""
     entry, endpoint = config.entry(name), config.endpoint_of(name)
     parts = splits["train"], splits["validation"]
+    before = len(lab.stages)
     try:
         return entry.method.train(
             Inputs(lab, *parts, preferences, scorers, config.sampling, endpoint), entry.settings
         )
     finally:
+        lab.used[name] = lab.stages[before:]
         release(scorers)
         if (
             lab.team.first

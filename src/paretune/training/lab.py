@@ -65,6 +65,7 @@ class Lab:
         scoring_forwards: Responses scored by frozen models so far (cached ones do not count).
         too_long: What happens to long texts, see :class:`paretune.training.token_tables.Limit`.
         checkpointing: Whether ``train.gradient_checkpointing=auto`` means that activations are computed again.
+        used: Policy -> the stages that its method made or found finished, as far as this lab trained it.
     """
 
     lm: LanguageModel
@@ -76,6 +77,7 @@ class Lab:
     scoring_forwards: int = 0
     too_long: TooLong = "drop"
     checkpointing: bool = False
+    used: dict[str, list[StageRecord]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder).absolute()
