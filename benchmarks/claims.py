@@ -1,4 +1,4 @@
-"""Judge the papers' claims from finished sweeps: docs/results/claims.json, and the table of docs/results/claims.md.
+"""Judge the papers' claims from finished sweeps: claims.json, claims.png and the table of claims.md in docs/results/.
 
     python -m benchmarks.claims [CONFIG=RUN ...] [--check]
 
@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks.results import replaced, rounded
 from paretune.core.errors import ParetuneError
-from paretune.core.files import read_json, write_json, write_text
+from paretune.core.files import atomic_path, read_json, write_json, write_text
 from paretune.data.score_files import read_scores
 from paretune.evaluation.judge import by_method
 from paretune.fronts.front import Front, mixture
@@ -46,6 +46,9 @@ MARGIN = 0.1
 LEVEL = 0.95
 MIXTURE = "mixture of its corners"
 """What serving a method's own answers at the corners by chance gives, each seed its own."""
+
+COLOURS = {"holds": "#1b7f4b", "does not hold": "#b3382c", "could not be seen": "#888888"}
+"""Verdict -> colour."""
 
 Kind = Literal["above", "no worse", "all above", "some above"]
 
@@ -211,6 +214,10 @@ class Measured:
     def tokens(self, method: str) -> float | None:
         """Return the mean number of tokens that the seeds trained on; None where nothing was trained."""
         return _mean(each.cost.tokens for each in self.policies(method) if each.cost)
+
+    def sampled(self, method: str) -> float | None:
+        """Return the mean number of tokens that were sampled to train the seeds on; None where there were none."""
+        return _mean(each.cost.sampled for each in self.policies(method) if each.cost)
 
     def seconds(self, method: str) -> float | None:
         """Return the mean time of training; None likewise."""
@@ -382,6 +389,35 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Draw each claim's difference with its interval; the colour tells the verdict."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 0.6 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="#444444", linewidth=0.8)
+    for place, each in enumerate(reversed(rows)):
+        if each["kind"] == "no worse":
+            axes.plot(
+                [-MARGIN, -MARGIN], [place - 0.3, place + 0.3], color="#444444", linewidth=0.8, linestyle=":"
+            )
+        spread = [[each["effect"] - each["low"]], [each["high"] - each["effect"]]]
+        colour = COLOURS[each["verdict"]]
+        axes.errorbar(
+            each["effect"], place, xerr=spread, fmt="o", color=colour, capsize=3, markersize=5, linewidth=1.4
+        )
+    axes.set_yticks(range(len(rows)), [each["says"] for each in reversed(rows)], fontsize=8)
+    axes.set_xlabel(
+        "difference of mean utility, deviations of an answer's score; dotted: the margin of a claim of no worse"
+    )
+    for said, colour in COLOURS.items():
+        axes.plot([], [], "o", color=colour, label=said)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
 def _spent(tokens: Mapping[str, float | None]) -> str:
     known = [value / 1000 for value in tokens.values() if value]
     return f"{min(known):.0f} to {max(known):.0f} k" if known else "-"
@@ -414,6 +450,7 @@ def main(given: Sequence[str] | None = None) -> None:
             sys.exit(f"{document}: not what {file} gives; run python -m benchmarks.claims")
         return
     write_json(file, [dict(rounded(each)) for each in table])
+    draw(table, FOLDER / "claims.png")
     write_text(document, text)
 
 

@@ -27,7 +27,7 @@ from paretune.models.packed_attention.backends import (
     capability_of,
     choose,
 )
-from paretune.models.packed_attention.blocks import PROMPT_BLOCK
+from paretune.models.packed_attention.blocks import PROMPT_BLOCK, RESPONSE_BLOCK, block_biases
 from paretune.models.packed_attention.check import backend_error
 from paretune.models.packed_attention.flex import block_mask
 from paretune.models.packed_attention.interface import backend_of, implementation
@@ -162,6 +162,28 @@ def test_a_prompt_of_4000_tokens() -> None:
         found = results(lambda q, k, v, b=backend: b.attend(layout, q, k, v, 0.3, 3000, None), inputs)
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, atol=5e-5, rtol=5e-5)
+
+
+@pytest.mark.parametrize("window", [None, 40, RESPONSE_BLOCK + 20])
+def test_responses_longer_than_a_block(window: int | None) -> None:
+    check(
+        "blocks", [(70, [RESPONSE_BLOCK + 7, 2 * RESPONSE_BLOCK, 3]), (1, [RESPONSE_BLOCK])], (3, 1), window
+    )
+    check("blocks", [(2, [RESPONSE_BLOCK + 1])], (1, 1), window, torch.tensor([0.5]))
+
+
+def test_masks_grow_with_the_length_of_a_response() -> None:
+    """All biases of a batch are parts of one tensor, so a response of 4,096 tokens has no 4,096 x 4,096 mask."""
+    layout = layout_of([(100, [4096, 30]), (300, [1000])])
+    made = block_biases(layout, None, torch.device("cpu"), torch.float32)
+    storages = {
+        mask.untyped_storage().data_ptr(): mask.untyped_storage().nbytes()
+        for group in made
+        for text in group
+        for mask in text
+    }
+    assert list(storages.values()) == [4 * RESPONSE_BLOCK * (100 + 4096)]
+    assert sum(mask.shape[0] for group in made for text in group for mask in text) == layout.tokens
 
 
 def test_blocks_are_the_attention_of_version_0_1_bit_for_bit() -> None:
