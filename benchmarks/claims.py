@@ -171,6 +171,24 @@ CLAIMS = (
         ("mod",),
         "dpo-soup",
     ),
+    Claim(
+        "mod-soup-3",
+        "MOD is above the soup at three times the rate",
+        "arXiv 2406.18853",
+        "proof-far",
+        "above",
+        ("mod-3",),
+        "soup-3",
+    ),
+    Claim(
+        "mod-soup-10",
+        "MOD is above the soup at ten times the rate",
+        "arXiv 2406.18853",
+        "proof-far",
+        "above",
+        ("mod-10",),
+        "soup-10",
+    ),
 )
 
 

@@ -4,7 +4,8 @@
 
 Each policy of the run that answers between its anchors with a soup is compared with itself as it would be without: at a preference
 between, the nearest anchor's answers to the same prompts stand in (of two that are as near, the first, as such a policy serves it).
-Nothing is sampled for that, as the run has measured every anchor. All comparisons are judged together (Holm).
+Nothing is sampled for that, as the run has measured every anchor; a policy whose anchors it did not measure, such as a Bone Soup, is
+left out and named. All comparisons are judged together (Holm).
 """
 
 from __future__ import annotations
@@ -22,18 +23,10 @@ from paretune.fronts.score_table import PolicyScores
 
 
 def snapped(policy: MeasuredPolicy, scores: PolicyScores) -> Front:
-    """Return the front of a policy as its anchors alone would serve it.
-
-    Raises:
-        ParetuneError: No point of it is an anchor's.
-    """
+    """Return the front of a policy as its anchors alone, of which one is measured, would serve it."""
     between = [point.interpolated for point in policy.points]
     own = {tuple(point.preference.items()): flag for point, flag in zip(policy.points, between, strict=True)}
     anchors = [w for w in scores.preferences if not own[tuple(w.as_dict().items())]]
-    if not anchors:
-        raise ParetuneError(
-            f"{policy.name}: no preference is answered by an anchor; measure it at its anchors too"
-        )
     answering = [scores.preferences.index(nearest(w, anchors)) for w in scores.preferences]
     front = scores.front
     return Front(
@@ -45,25 +38,28 @@ def snapped(policy: MeasuredPolicy, scores: PolicyScores) -> Front:
     )
 
 
-def compared(folder: Path) -> list[Comparison]:
-    """Return the comparisons of a run's soups between anchors with the nearest anchor, judged together.
+def compared(folder: Path) -> tuple[list[Comparison], list[str]]:
+    """Return the comparisons of a run's soups between anchors with the nearest anchor, judged together, and what was left out.
 
     Raises:
-        ParetuneError: The folder has no finished run, or no policy of it answers between its anchors with a soup.
+        ParetuneError: The folder has no finished run, or no policy of it answers between measured anchors with a soup.
     """
     record = FrontRecord.read(folder / FILE)
     table = read_scores(folder).policies()
-    found = []
+    found, left_out = [], []
     for policy in record.policies:
         if not any(point.interpolated for point in policy.points):
+            continue
+        if all(point.interpolated for point in policy.points):
+            left_out.append(policy.name)
             continue
         scores = table[policy.name].over(record.objectives)
         found.append(compare(scores.front, snapped(policy, scores)))
     if not found:
         raise ParetuneError(
-            f"{folder}: no policy answers between anchors; set between: soup for one that has anchors"
+            f"{folder}: no policy answers between anchors that were measured; set between: soup for one that has anchors"
         )
-    return holm(found)
+    return holm(found), left_out
 
 
 def main() -> None:
@@ -72,8 +68,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
-    for comparison in compared(parser.parse_args().run):
+    comparisons, left_out = compared(parser.parse_args().run)
+    for comparison in comparisons:
         print(f"- {sentence(comparison)}")
+    for name in left_out:
+        print(f"- {name}: left out, as the run measured none of its anchors.")
 
 
 if __name__ == "__main__":

@@ -37,24 +37,23 @@ def test_the_nearest_anchor_stands_in_for_a_soup(world) -> None:
         assert np.array_equal(stood_in[n], scores.front.scores[anchor])
 
 
-def test_a_policy_without_a_measured_anchor_is_refused(world) -> None:
-    measured, scores = world
-    soups = tuple(p.model_copy(update={"interpolated": True}) for p in measured.points)
-    with pytest.raises(ParetuneError, match="modpo: no preference is answered by an anchor"):
-        snapped(measured.model_copy(update={"points": soups}), scores)
-
-
 @pytest.fixture
 def run_of(monkeypatch: pytest.MonkeyPatch):
     """Return a function that lets a policy and its scores be read from every folder."""
 
-    def of(measured: MeasuredPolicy, scores: PolicyScores) -> None:
-        record = SimpleNamespace(policies=(measured,), objectives=scores.objectives)
-        table = SimpleNamespace(policies=lambda: {measured.name: scores})
+    def of(scores: PolicyScores, *policies: MeasuredPolicy) -> None:
+        record = SimpleNamespace(policies=policies, objectives=scores.objectives)
+        table = SimpleNamespace(policies=lambda: {"modpo": scores})
         monkeypatch.setattr("benchmarks.fronts.between.FrontRecord.read", lambda path: record)
         monkeypatch.setattr("benchmarks.fronts.between.read_scores", lambda path: table)
 
     return of
+
+
+def unmeasured(measured: MeasuredPolicy) -> MeasuredPolicy:
+    """Return a policy like ``measured`` that is a soup at every preference, as a Bone Soup is."""
+    soups = tuple(p.model_copy(update={"interpolated": True}) for p in measured.points)
+    return measured.model_copy(update={"name": "bone-soup", "points": soups})
 
 
 def test_a_run_without_soups_between_anchors_is_refused(tmp_path, world, run_of) -> None:
@@ -62,7 +61,7 @@ def test_a_run_without_soups_between_anchors_is_refused(tmp_path, world, run_of)
     plain = measured.model_copy(
         update={"points": tuple(p.model_copy(update={"interpolated": False}) for p in measured.points)}
     )
-    run_of(plain, scores)
+    run_of(scores, plain, unmeasured(measured))
     with pytest.raises(ParetuneError, match="no policy answers between anchors"):
         compared(tmp_path)
 
@@ -70,6 +69,7 @@ def test_a_run_without_soups_between_anchors_is_refused(tmp_path, world, run_of)
 def test_better_soups_are_called_better(tmp_path, world, run_of) -> None:
     measured, scores = world
     scores.scores[[WEIGHTS.index(w) for w in SOUPS]] += 3
-    run_of(measured, scores)
-    [found] = compared(tmp_path)
+    run_of(scores, measured, unmeasured(measured))
+    [found], left_out = compared(tmp_path)
+    assert left_out == ["bone-soup"]
     assert found.verdict == "modpo above" and found.second == "modpo at the nearest"
