@@ -4,8 +4,8 @@
 
 Each policy of the run that answers between its anchors with a soup is compared with itself as it would be without: at a preference
 between, the nearest anchor's answers to the same prompts stand in (of two that are as near, the first, as such a policy serves it).
-Nothing is sampled for that, as the run has measured every anchor; a policy whose anchors it did not measure, such as a Bone Soup, is
-left out and named. All comparisons are judged together (Holm).
+Nothing is sampled for that, as the run has measured every anchor; a policy whose anchors it did not measure, such as a Bone Soup,
+is left out and named. All comparisons are judged together (Holm).
 """
 
 from __future__ import annotations
