@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -244,9 +245,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     head.wait(60)
 
 
-def test_a_killed_worker_changes_nothing(settings: dict[str, Any], tmp_path: Path, cluster: str) -> None:
+def test_a_killed_worker_changes_nothing(
+    settings: dict[str, Any], tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It dies in the middle of a stage whose lock it holds; the front is that of an undisturbed sweep in order."""
+    waves: list[tuple[int, int]] = []
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+        ended: list[None] = []
+        yield lambda: ended.append(None)
+        waves.append((total, len(ended)))
+
+    monkeypatch.setattr(workers, "progress", progress)
     swept = sweep(parse_config(settings), cluster, sweep_world.killed_once)
+    assert sum(total for total, _ in waves) == 11 and all(total == ended for total, ended in waves)
     assert Path(os.environ["SWEEP_MARK_OF_CLUSTER"]).exists(), "a worker was killed"
     assert not swept.failed and (swept.done, swept.reused) == (10, 0)
     sweep(parse_config({**settings, "folder": str(tmp_path / "undisturbed")}))

@@ -11,12 +11,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from paretune.core.errors import ConfigError, DataError, ParetuneError, PreferenceError, TrainingError
+from paretune.core.progress import at_terminal, progress
 
 Perform = Callable[[Any], dict[str, Any]]
 """Does a job: from its order, which can be pickled, to JSON values. It is a function of a module, as workers import it."""
@@ -132,20 +133,25 @@ def on_ray(address: str, perform: Perform, retries: int, cpus: float, gpus: floa
             )
         outcomes: dict[str, Outcome] = {}
         running = {remote.remote(perform, job.order, folder): (job, 1, time.perf_counter()) for job in jobs}
-        while running:
-            for reference in ray.wait(list(running), num_returns=1)[0]:
-                job, tries, began = running.pop(reference)
-                try:
-                    value, error, last = ray.get(reference)
-                except ray.exceptions.RayError as lost:
-                    value, error, last = None, f"its worker ended: {str(lost).strip().splitlines()[0]}", False
-                if error and not last and tries <= retries:
-                    tell(job.name, f"waiting for try {tries + 1}")
-                    again = remote.remote(perform, job.order, folder)
-                    running[again] = (job, tries + 1, time.perf_counter())
-                    continue
-                outcomes[job.name] = Outcome(job.name, value, error, tries, time.perf_counter() - began)
-                tell(job.name, "failed" if error else "done")
+        # A person at a terminal sees the states of all tasks instead.
+        with nullcontext() if at_terminal() else progress("tasks", len(jobs)) as advance:
+            while running:
+                for reference in ray.wait(list(running), num_returns=1)[0]:
+                    job, tries, began = running.pop(reference)
+                    try:
+                        value, error, last = ray.get(reference)
+                    except ray.exceptions.RayError as lost:
+                        reason = str(lost).strip().splitlines()[0]
+                        value, error, last = None, f"its worker ended: {reason}", False
+                    if error and not last and tries <= retries:
+                        tell(job.name, f"waiting for try {tries + 1}")
+                        again = remote.remote(perform, job.order, folder)
+                        running[again] = (job, tries + 1, time.perf_counter())
+                        continue
+                    outcomes[job.name] = Outcome(job.name, value, error, tries, time.perf_counter() - began)
+                    tell(job.name, "failed" if error else "done")
+                    if advance is not None:
+                        advance()
         return [outcomes[job.name] for job in jobs]
 
     try:
