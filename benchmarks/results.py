@@ -177,7 +177,7 @@ def _row(
 
 
 def _thousands(tokens: int | None) -> str:
-    return NOTHING if tokens is None else f"{tokens / 1000:.1f} k"
+    return NOTHING if tokens is None else f"{tokens / 1000:.1f} k" if tokens else "0"
 
 
 def _scores(values: Sequence[float], shown: int) -> str:

@@ -337,8 +337,9 @@ def _measured_policy(config: RunConfig, lab: Lab, judgement: Judgement, policy: 
 
 
 def _cost(lab: Lab, policy: Policy) -> Cost:
-    cost = {"adapters": len(policy.adapters), "passes": policy.passes}
     trained = {stage for adapter in policy.adapters for stage in _stages(adapter)}
+    sampled = _sampled_tokens(lab, policy, trained)
+    cost: dict[str, Any] = {"adapters": len(policy.adapters), "passes": policy.passes, "sampled": sampled}
     if not trained or not all((lab.folder / stage).is_dir() for stage in trained):
         return Cost(**cost)
     seconds = {stage.name: stage.seconds for stage in lab.stages}
@@ -347,7 +348,6 @@ def _cost(lab: Lab, policy: Policy) -> Cost:
         runs=len(trained),
         seconds=sum(seconds.get(stage, 0.0) for stage in trained),
         tokens=sum(_trained_tokens(lab, stage) for stage in trained),
-        sampled=_sampled_tokens(lab, policy, trained),
     )
 
 
