@@ -17,7 +17,7 @@ from paretune.data.rows import Message
 from paretune.evaluation.evaluate import HeldOut, evaluate
 from paretune.evaluation.judge import Judgement, judge
 from paretune.evaluation.judged import Evaluation, Judged
-from paretune.fronts.record import FrontRecord
+from paretune.fronts.record import Cost, FrontRecord
 from paretune.fronts.surface import Surface
 from paretune.policies.policy import Policy
 from paretune.reports.card import write_card
@@ -108,6 +108,16 @@ def test_the_record_has_every_verdict_with_what_could_have_been_seen() -> None:
         record
     )
     assert "another training seed may give other scores" in luck(record)
+    asking = [
+        policy.model_copy(update={"cost": Cost(adapters=0, passes=1, sampled=0)})
+        for policy in record.policies
+    ]
+    assert "Nothing here was trained" in luck(record.model_copy(update={"policies": asking}))
+    heads = [
+        policy.model_copy(update={"cost": Cost(adapters=0, passes=1, sampled=9)})
+        for policy in record.policies
+    ]
+    assert "another training seed" in luck(record.model_copy(update={"policies": heads}))
     assert "high is above the base model by" in told(record) and "corrected for luck" in told(record)
 
 

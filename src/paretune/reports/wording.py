@@ -11,7 +11,7 @@ import numpy as np
 from paretune.fronts.front import Interval
 from paretune.fronts.indicators import has_knee
 from paretune.fronts.inference import sentence
-from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
+from paretune.fronts.record import Cost, FrontRecord, MeasuredPolicy, PairedTest, Point
 from paretune.fronts.score_table import SEED_MARK
 
 NOTHING = "-"
@@ -206,12 +206,19 @@ def luck(record: FrontRecord) -> str:
         for name, count in zip((test.first, test.second), test.seeds, strict=True)
         if count
     }
+    if record.policies and all(_untrained(policy.cost) for policy in record.policies):
+        return "Nothing here was trained, so intervals cover the choice of prompts alone."
     if not seeds:
         return "Each policy is one training run: another training seed may give other scores, which no interval here covers."
     counts = listing([f"{count} training seeds of {name}" for name, count in seeds.items()])
     names = {called(record, test.first) for test in record.comparisons}
     others = "" if names <= seeds.keys() else "the other policies are one training run each, and "
     return f"The verdicts cover the luck of training with {counts}; {others}intervals of single points do not cover it."
+
+
+def _untrained(cost: Cost | None) -> bool:
+    """Return whether a policy has nothing that was trained: no adapter, and no head, which is trained on what is sampled."""
+    return cost is not None and not cost.adapters and not cost.sampled
 
 
 def summary(record: FrontRecord) -> str:
