@@ -3,62 +3,25 @@
     python -m benchmarks.models.upper [--rounds 5] [--dtype float32] [--pairs 4] [--prompt 150 200] [--response 60 90]
 
 Three steps of the packed DPO loss: adapters on all linear layers; on those of the upper half (`all-linear@15-`), below which
-no backward pass goes; and the same with the hidden states that enter the upper half kept from a pass before, so that the lower
-half is not run at all. The first two are the library's; the third is a try, which no option offers: the texts of a step have to
-come again for it to gain. Another set of adapters is another model, so only the last two have to give the same loss.
-CPU-seconds on one thread.
+no backward pass goes; and the same with the states that enter the upper half kept from a pass before (`train.keep_states`), so that
+the lower half is not run at all: the texts of a step have to come again for it to gain. Another set of adapters is another model,
+so only the last two have to give the same loss. CPU-seconds on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.side_by_side import clocked, figure, in_turn, options, same, start, write
 from benchmarks.training.inputs import BETA, RANK, SCALE, pair_options, pair_table, random_lora
+from paretune.models.kept_states import keeping
 from paretune.models.language_model import LanguageModel, load
-from paretune.models.packing import PackedBatch, pack, packed_logps
+from paretune.models.packing import pack, packed_logps
 from paretune.models.steering import Steering
 from paretune.training.losses import log_ratio_gap, pair_loss
-
-
-@contextmanager
-def only_from(lm: LanguageModel, block: int, hidden: Tensor) -> Iterator[None]:
-    """Have the decoder begin at ``block`` with these states ``[1, T, d]``, whatever ids it is given."""
-    decoder = lm.model.get_decoder()
-    layers, embedding = decoder.layers, decoder.embed_tokens
-    decoder.layers, decoder.embed_tokens = layers[block:], _Given(hidden)
-    try:
-        yield
-    finally:
-        decoder.layers, decoder.embed_tokens = layers, embedding
-
-
-class _Given(nn.Module):
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.hidden
-
-
-def entering(lm: LanguageModel, block: int, batch: PackedBatch) -> Tensor:
-    """Return the states ``[1, T, d]`` of a packed batch that enter ``block``."""
-    found: list[Tensor] = []
-    hook = (
-        lm.model.get_decoder()
-        .layers[block]
-        .register_forward_pre_hook(lambda module, given: found.append(given[0]))
-    )
-    with torch.no_grad():
-        packed_logps(lm.model, batch)
-    hook.remove()
-    return found[0]
 
 
 def ways(lm: LanguageModel, arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
@@ -66,7 +29,6 @@ def ways(lm: LanguageModel, arguments: argparse.Namespace) -> dict[str, Callable
     table = pair_table(lm, arguments)
     batch = pack(table.groups(range(len(table))))
     half = lm.model.config.num_hidden_layers // 2
-    hidden = entering(lm, half, batch)
 
     def way(targets: list[str], kept: bool) -> Callable[[], float]:
         lora = random_lora(lm, targets, seed=1)
@@ -74,8 +36,7 @@ def ways(lm: LanguageModel, arguments: argparse.Namespace) -> dict[str, Callable
         def run() -> float:
             steering = Steering.attach_adapter(lm.model, lora, trainable=True)
             optimizer = torch.optim.AdamW(steering.parameters(), lr=1e-6)
-            below = only_from(lm, half, hidden) if kept else nullcontext()
-            with below, steering.at(torch.full((RANK,), SCALE)):
+            with keeping(lm.model, float(kept)), steering.at(torch.full((RANK,), SCALE)):
                 logps = packed_logps(lm.model, batch).view(-1, 2)
                 loss = pair_loss(log_ratio_gap(logps, table.reference), BETA).mean()
                 loss.backward()

@@ -84,6 +84,7 @@ def test_parts_add_up_and_each_follows_what_it_is_made_of() -> None:
     roomy = replace(EIGHT, memory=80e9)
     assert positions(roomy) == 512 and positions(EIGHT) == 256
     assert training_parts(roomy, step)["logits"] - parts["logits"] == 256 * 128_256 * 10
+    assert "kept states" not in parts and training_parts(replace(EIGHT, kept=2e9), step)["kept states"] == 2e9
     less = training_parts(replace(EIGHT, checkpointing=True), step)
     assert less["activations"] < 0.15 * parts["activations"]
     again = ("activations", "attention")

@@ -8,8 +8,10 @@ group, and its positions go on from the prompt's end, so each log-probability eq
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -138,6 +140,26 @@ def packed_token_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
 
 def packed_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Return the last hidden state ``[T, d]`` of each token, before the output embeddings."""
+    return _READERS.get(model, every_state)(model, batch)
+
+
+Reader = Callable[[PreTrainedModel, PackedBatch], Tensor]
+"""Returns the last hidden states of a batch, see :func:`packed_states`."""
+_READERS: WeakKeyDictionary[PreTrainedModel, Reader] = WeakKeyDictionary()
+
+
+@contextmanager
+def reading(model: PreTrainedModel, reader: Reader) -> Iterator[None]:
+    """Let ``reader`` read the packed batches of ``model`` inside the context."""
+    _READERS[model] = reader
+    try:
+        yield
+    finally:
+        del _READERS[model]
+
+
+def every_state(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """Return the last hidden state ``[T, d]`` of each token by a pass through all blocks."""
     count_read(batch.input_ids.numel())
     hidden: Tensor = model.get_decoder()(
         input_ids=batch.input_ids,

@@ -58,9 +58,9 @@ def targeted(linears: Mapping[str, nn.Linear], targets: Sequence[str]) -> dict[s
             raise ModelError(f"no linear layer is called {name!r}; {layer_names(linears)}")
         if span:
             blocks = _blocks(target, span)
-            matches = {path for path in matches if _block(path) in blocks}
+            matches = {path for path in matches if block_of(path) in blocks}
             if not matches:
-                last = max(map(_block, linears))
+                last = max(map(block_of, linears))
                 raise ModelError(f"{target!r} names no layer of this model, whose blocks are 0 to {last}")
         chosen |= matches
     if not chosen:
@@ -68,7 +68,7 @@ def targeted(linears: Mapping[str, nn.Linear], targets: Sequence[str]) -> dict[s
     return {path: linear for path, linear in linears.items() if path in chosen}
 
 
-def _block(path: str) -> int:
+def block_of(path: str) -> int:
     """Return the number of the block that a module stands in, -1 outside of all."""
     number = re.search(r"\.(\d+)\.", path)
     return int(number[1]) if number else -1

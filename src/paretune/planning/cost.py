@@ -38,6 +38,7 @@ class Model:
         quantization: How the matrices of the blocks are held: ``none`` in the number format, else one of :data:`BITS`.
         memory: Bytes of the accelerator that it runs on, which decide how many logits it forms at a time; 0 on a CPU.
         attention: Backend of the attention over packed batches.
+        kept: Bytes of states that are kept below the lowest adapted block.
     """
 
     shape: Shape
@@ -49,6 +50,7 @@ class Model:
     quantization: str = "none"
     memory: float = 0.0
     attention: str = "blocks"
+    kept: float = 0.0
 
     @property
     def quantised(self) -> bool:

@@ -112,6 +112,7 @@ def training_parts(model: Model, step: Step) -> Parts:
         "activations": tokens * (blocks + inputs + working) + matrix_at_work(model),
         "attention": attention_bytes(model, step),
         "logits": states + logit_bytes(model, min(positions(model), step.targets)),
+        **({"kept states": model.kept} if model.kept else {}),
     }
 
 

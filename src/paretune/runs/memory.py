@@ -113,8 +113,8 @@ def planned_model(
     quantization = shape.stored if config.quantization == "auto" else config.quantization
     targets = tuple(shape.targeted(config.train.targets))
     rank, checkpointing = config.train.rank, config.train.checkpointing
-    held_by = 0.0 if host else memory
-    return Model(shape, dtype, targets, rank, checkpointing, host, quantization, held_by, attention)
+    held_by, kept = 0.0 if host else memory, 1e9 * config.train.keep_states
+    return Model(shape, dtype, targets, rank, checkpointing, host, quantization, held_by, attention, kept)
 
 
 def held(planned: Plan, model: Model, scorers: Sequence[ScorerModel] = (), shrunk: float = 1.0) -> Held:

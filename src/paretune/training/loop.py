@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from paretune.core.bounds import Count, Natural, NotNegative, Positive, Seed, Share, check_bounds
 from paretune.core.errors import ConfigError, TrainingError, lacks_memory
 from paretune.core.progress import progress
+from paretune.core.settings import later
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import ProcessGroup, WorkSplit
+from paretune.models.kept_states import keeping
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 from paretune.training import checkpoint
@@ -72,6 +74,9 @@ class Training:
         checkpoint_every: Optimiser steps between checkpoints, from which a killed run continues.
         gradient_checkpointing: Recompute activations in backward: less memory, about a third more time, the same numbers. ``auto``
             does where the plan of the run needs more memory than the device has; the run keeps to what was chosen first.
+        keep_states: Gigabytes of states that are kept where adapters leave the first blocks out (``all-linear@15-``), so that the
+            frozen blocks below read a text once and not at every step, preference and seed, see
+            :mod:`paretune.models.kept_states`; 0 keeps none.
         seed: Seed of the adapter's start and of the data order.
     """
 
@@ -91,6 +96,7 @@ class Training:
     stop_below: Positive | None = None
     checkpoint_every: Count = 25
     gradient_checkpointing: bool | Literal["auto"] = "auto"
+    keep_states: NotNegative = later(0.0)
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -132,7 +138,9 @@ class Training:
         values.pop("checkpoint_every")
         if not self.batch_tokens:
             values.pop("batch_tokens")
-        return values
+        if not values.pop("keep_states"):
+            return values
+        return values | {"keep_states": True}  # how many changes no number
 
     def share(self, team: ProcessGroup, divisible: bool = True) -> WorkSplit:
         """Return the part of each step that this process of ``team`` runs; forwards bounded by tokens are not divided."""
@@ -280,7 +288,12 @@ def fit(task: Task, run: TrainingRun) -> list[Record]:
     loop = _Loop(task, run)
     state = _restore(loop, run)
     every = settings.validate_every or max(1, settings.steps // 4)
-    with progress(run.name, settings.steps, state.step) as advance:
+    with (
+        keeping(run.lm.model, settings.keep_states) as none_kept,
+        progress(run.name, settings.steps, state.step) as advance,
+    ):
+        if none_kept:
+            run.notify(f"{run.name}: train.keep_states keeps nothing: {none_kept}")
         while state.step < settings.steps and not state.learned:
             try:
                 record = loop.step(state.step, state.held_out)
