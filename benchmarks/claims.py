@@ -68,6 +68,7 @@ class Claim:
         cost: Largest share of the second's time of training (what is sampled in it included) that the first may take; None where
             cost is no part of it.
         collapse: Whether the first must also collapse no more often than the second.
+        paired: Whether the two share what each seed trained first, as a method and the mixture of its own corners do.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Claim:
     second: str
     cost: float | None = None
     collapse: bool = False
+    paired: bool = False
 
 
 PANACEAS = ("panacea", "linear", "tchebycheff", "paper")
@@ -105,6 +107,7 @@ CLAIMS = (
         "some above",
         TRAINED,
         MIXTURE,
+        paired=True,
     ),
     Claim(
         "modpo-dpo-lw",
@@ -161,6 +164,7 @@ CLAIMS = (
         "above",
         ("sipo",),
         "start",
+        paired=True,
     ),
     Claim(
         "mod-soup",
@@ -170,6 +174,7 @@ CLAIMS = (
         "above",
         ("mod",),
         "dpo-soup",
+        paired=True,
     ),
     Claim(
         "mod-soup-3",
@@ -179,6 +184,7 @@ CLAIMS = (
         "above",
         ("mod-3",),
         "soup-3",
+        paired=True,
     ),
     Claim(
         "mod-soup-10",
@@ -188,6 +194,7 @@ CLAIMS = (
         "above",
         ("mod-10",),
         "soup-10",
+        paired=True,
     ),
 )
 
@@ -218,11 +225,11 @@ class Measured:
         }
         return cls(by_method(fronts), record)
 
-    def against(self, first: str, second: str) -> Comparison:
+    def against(self, first: str, second: str, paired: bool = False) -> Comparison:
         """Return the comparison of two methods, or of a method with the mixture of its own corners."""
         own = self.methods[first]
         other = [mixed(front) for front in _listed(own)] if second == MIXTURE else self.methods[second]
-        return compare(own, other)
+        return compare(own, other, paired=paired)
 
     def policies(self, method: str) -> list[MeasuredPolicy]:
         """Return the entries of a method's seeds; a method without seeds has one."""
@@ -294,7 +301,7 @@ def found(claim: Claim, measured: Measured) -> Found:
             raise ParetuneError(
                 f"{claim.config}: the run has no method {name!r}, which the claim {claim.name!r} compares"
             )
-    each = [measured.against(first, claim.second) for first in claim.first]
+    each = [measured.against(first, claim.second, claim.paired) for first in claim.first]
     if claim.kind == "all above":
         decides = min(each, key=lambda c: c.difference / c.error)
         p = max(c.p_value if c.difference > 0 else 1.0 for c in each)

@@ -143,6 +143,14 @@ def test_the_mixture_is_that_of_a_methods_own_corners() -> None:
     assert said(claim("above", second=MIXTURE), shown) == "holds"
 
 
+def test_two_policies_that_answer_alike_are_told_to_be_equal() -> None:
+    same = fronts(np.random.default_rng(0), "a", luck=0.5)
+    measured = Measured({"a": same, "b": same}, policies({"a": (1.0, 0.0), "b": (1.0, 0.0)}))
+    assert said(claim("above", paired=True), measured) == "does not hold"
+    assert said(claim("no worse", paired=True), measured) == "holds"
+    assert said(claim("above"), measured) == said(claim("no worse"), measured) == "could not be seen"
+
+
 def test_holm() -> None:
     assert adjusted([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert adjusted([0.5, 0.9]) == pytest.approx([1.0, 1.0]) and adjusted([]) == []

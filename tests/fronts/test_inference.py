@@ -165,6 +165,42 @@ def test_the_interval_agrees_with_the_p_value_however_skewed(seed, skew):
     assert min(abs(at_bound.low), abs(at_bound.high)) == pytest.approx(0, abs=1e-6)
 
 
+def sharing(random, luck, own, lift, seeds=3, prompts=40):
+    """Return the seeds of two methods: each seed has luck that both share, and luck of its own."""
+    preferences, runs = [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], ([], [])
+    for _ in range(seeds):
+        shared = luck * random.normal()
+        for name, mean, fronts in (("late", lift, runs[0]), ("early", 0.0, runs[1])):
+            scores = mean + shared + own * random.normal() + random.normal(size=(3, prompts, 2))
+            fronts.append(front_of(scores, preferences, name))
+    return runs
+
+
+@pytest.mark.parametrize("own", [0.0, 0.15])
+def test_pairs_of_seeds_are_seldom_wrong_and_see_more(own):
+    random = np.random.default_rng(0)
+    equal = [sharing(random, 0.5, own, 0.0) for _ in range(300)]
+    assert (
+        sum(compare(*pair, paired=True).verdict != "no difference shown" for pair in equal) <= 24
+    )  # 5 % are 15
+    better = [sharing(random, 0.5, own, 0.5) for _ in range(60)]
+    seen = [
+        sum(compare(*pair, paired=paired).verdict == "late above" for pair in better)
+        for paired in (True, False)
+    ]
+    assert seen[0] > 3 * seen[1] + 10
+
+
+def test_pairs_of_seeds_are_equally_many():
+    first, second = sharing(np.random.default_rng(0), 0.1, 0.1, 0.0)
+    with pytest.raises(
+        ParetuneError, match="'late' has 3 training seeds and 'early' 2; pairs of seeds need equally many"
+    ):
+        compare(first, second[:2], paired=True)
+    with pytest.raises(ParetuneError, match="0"):
+        compare(first[0], second[0], paired=True)
+
+
 def test_skewness_is_corrected_as_hall_says():
     random = np.random.default_rng(1)
     first, second = front_of(np.exp(random.normal(size=(1, 30, 1))), [[1.0]]), None

@@ -137,7 +137,11 @@ class Comparison:
 
 
 def compare(
-    first: Fronts, second: Fronts, reference: np.ndarray | None = None, level: float = 0.95
+    first: Fronts,
+    second: Fronts,
+    reference: np.ndarray | None = None,
+    level: float = 0.95,
+    paired: bool = False,
 ) -> Comparison:
     """Compare the mean utility of two fronts at the preferences that both serve, paired by prompt.
 
@@ -146,15 +150,22 @@ def compare(
     one point (the base model) answers at all of the other's. For the mixture of corners pass
     :func:`paretune.fronts.front.mixture` at the policy's preferences. Prompts are matched by their ids.
 
+    With ``paired`` the training seeds of the two belong together in their order, as where one method starts from what the
+    other trained: luck that both share then counts against neither.
+
     ``reference [M]`` adds the hypervolumes at the common preferences, as figures; the verdict does not rest on them.
 
     Raises:
         ParetuneError: other prompts or objectives, no common preference, fewer than two prompts, scores that are all
-            the same, or one training seed where seeds are asked for.
+            the same, one training seed where seeds are asked for, or seeds in pairs that are not equally many.
 
     Example: ``compare(policy, base, reference=np.array([-9.0, 0.0])).verdict``
     """
     a, b = gather(first), gather(second)
+    if paired and not a.seeds == b.seeds > 0:
+        raise ParetuneError(
+            f"{a.name!r} has {a.seeds} training seeds and {b.name!r} {b.seeds}; pairs of seeds need equally many, two or more"
+        )
     b = replace(b, scores=matched(a, b), prompts=a.prompts)
     check_level(level)
     preferences = _common(a, b)
@@ -174,7 +185,7 @@ def compare(
         preferences,
         float(utilities[0].mean() - utilities[1].mean()),
         unit,
-        **_errors(utilities, (a.seeds, b.seeds), _dealt(scores, roles)),
+        **_errors(utilities, (a.seeds, b.seeds), _dealt(scores, roles), paired),
         prompts=len(a.prompts),
         seeds=(a.seeds, b.seeds),
         hypervolumes=volumes,
@@ -271,7 +282,7 @@ def _unit(answering: Sequence[tuple[Sample, np.ndarray]], tastes: np.ndarray) ->
 
 
 def _errors(
-    utilities: Sequence[np.ndarray], seeds: tuple[int, int], dealt: np.ndarray | None
+    utilities: Sequence[np.ndarray], seeds: tuple[int, int], dealt: np.ndarray | None, paired: bool
 ) -> dict[str, float]:
     """Return errors, freedom and skewness of the mean difference of two utilities ``[T, P]`` over seeds and prompts.
 
@@ -281,9 +292,8 @@ def _errors(
     difference = utilities[0].mean(axis=0) - utilities[1].mean(axis=0)
     P = len(difference)
     prompts = max(float(difference.var(ddof=1)) / P, 1 / P**2)
-    luck = [
-        (float(u.mean(axis=1).var(ddof=1)) / T, T - 1) for u, T in zip(utilities, seeds, strict=True) if T
-    ]
+    one_by_one = [(utilities[0] - utilities[1], seeds[0])] if paired else zip(utilities, seeds, strict=True)
+    luck = [(float(u.mean(axis=1).var(ddof=1)) / T, T - 1) for u, T in one_by_one if T]
     variances, freedoms = [prompts, *(v for v, _ in luck)], [P - 1, *(n for _, n in luck)]
     total = sum(variances)
     return {
