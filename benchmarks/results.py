@@ -15,9 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paretune.core.files import write_bytes, write_json, write_text
 from paretune.fronts.front import Interval
-from paretune.fronts.record import BasePoint, FrontRecord, MeasuredPolicy, PairedTest, Point
+from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
+from paretune.fronts.score_table import SEED_MARK
 from paretune.reports.wording import (
     MIXTURE,
     NOTHING,
@@ -118,8 +121,8 @@ def _policies(record: FrontRecord) -> list[str]:
         "adapters",
         "passes",
     ]
-    rows = [_row(record, policy.label, policy.points, policy) for policy in record.policies]
-    rows.append(_row(record, "base model", [record.base], None))
+    rows = [_row(record, called(record, name), seeds) for name, seeds in _methods(record).items()]
+    rows.append(_base(record, len(head)))
     empty = [NOTHING] * (len(head) - len(record.objectives) - 3)
     rows.append(
         [
@@ -133,50 +136,84 @@ def _policies(record: FrontRecord) -> list[str]:
     return _table(head, rows)
 
 
-def _row(
-    record: FrontRecord, label: str, points: Sequence[Point], policy: MeasuredPolicy | None
-) -> list[str]:
-    shown = places(record)
-    ordered = sorted(points, key=lambda point: [point.preference[name] for name in record.objectives])
-    scores = [_scores([point.mean[m] for point in ordered], shown[m]) for m in range(len(record.objectives))]
-    cut = _range([100 * point.cut_rate for point in points], 0) + " %"
-    collapsed = percent(max(point.collapse_rate for point in points))
-    ratios = _range([point.log_ratio.value for point in points], 1)
-    if policy is None:
-        volume = record.base.hypervolume if isinstance(points[0], BasePoint) else Interval(float("nan"))
-        return [
-            label,
-            *scores,
-            NOTHING,
-            interval(volume, 1),
-            NOTHING,
-            NOTHING,
-            cut,
-            collapsed,
-            *[NOTHING] * 5,
-        ]
-    follows = [policy.figures.get(f"controllability:{name}") for name in record.objectives]
-    cost = policy.cost
+def _methods(record: FrontRecord) -> dict[str, list[MeasuredPolicy]]:
+    """Return method -> the policies of its training seeds, or policy -> itself where it has no other seed."""
+    found: dict[str, list[MeasuredPolicy]] = {}
+    for policy in record.policies:
+        method, _, seed = policy.name.rpartition(SEED_MARK)
+        found.setdefault(method if seed.isdigit() else policy.name, []).append(policy)
+    return {name if len(seeds) > 1 else seeds[0].name: seeds for name, seeds in found.items()}
+
+
+def _base(record: FrontRecord, columns: int) -> list[str]:
+    volume = interval(record.base.hypervolume, 1)
+    row = [
+        "base model",
+        *_measured(record, [[record.base]]),
+        NOTHING,
+        volume,
+        NOTHING,
+        NOTHING,
+        *_beside([record.base])[:2],
+    ]
+    return [*row, *[NOTHING] * (columns - len(row))]
+
+
+def _row(record: FrontRecord, label: str, seeds: Sequence[MeasuredPolicy]) -> list[str]:
+    """Return the row of a policy, or of a method: means over its training seeds, and the extremes of all their points."""
+    points = [point for policy in seeds for point in policy.points]
+    follows = [
+        _mean([policy.figures.get(f"controllability:{name}") for policy in seeds])
+        for name in record.objectives
+    ]
+    volumes = [policy.figures["hypervolume"] for policy in seeds]
+    hulls = [policy.figures.get("hull_hypervolume") for policy in seeds]
+    costs = [policy.cost for policy in seeds if policy.cost]
     return [
-        label,
-        *scores,
-        ", ".join(number(figure.value, 1) if figure else NOTHING for figure in follows),
-        interval(policy.figures["hypervolume"], 1),
-        number(policy.figures["hull_hypervolume"].value, 1)
-        if "hull_hypervolume" in policy.figures
-        else NOTHING,
+        label if len(seeds) == 1 else f"{label}, {len(seeds)} seeds",
+        *_measured(record, [policy.points for policy in seeds]),
+        ", ".join(NOTHING if value is None else number(value, 1) for value in follows),
+        interval(volumes[0], 1) if len(seeds) == 1 else _scores([each.value for each in volumes], 1),
+        NOTHING if (hull := _mean(hulls)) is None else number(hull, 1),
         chance(min((point.on_front for point in points if point.on_front is not None), default=None)),
-        cut,
-        collapsed,
-        ratios,
-        _thousands(cost.tokens if cost else None),
-        _thousands(cost.sampled if cost else None),
-        str(cost.adapters) if cost else NOTHING,
-        str(cost.passes) if cost else NOTHING,
+        *_beside(points),
+        _thousands(_whole([cost.tokens for cost in costs])),
+        _thousands(_whole([cost.sampled for cost in costs])),
+        str(costs[0].adapters) if costs else NOTHING,
+        str(costs[0].passes) if costs else NOTHING,
     ]
 
 
-def _thousands(tokens: int | None) -> str:
+def _measured(record: FrontRecord, seeds: Sequence[Sequence[Point]]) -> list[str]:
+    """Return the scores on each objective in the order of the preferences, as means over seeds."""
+    shown, M = places(record), len(record.objectives)
+    ordered = [
+        sorted(points, key=lambda point: [point.preference[o] for o in record.objectives]) for points in seeds
+    ]
+    means = np.mean([[point.mean for point in points] for points in ordered], axis=0)
+    return [_scores(means[:, m].tolist(), shown[m]) for m in range(M)]
+
+
+def _beside(points: Sequence[Point]) -> list[str]:
+    """Return how many answers were cut and collapsed, and how far they are from the base model."""
+    return [
+        _range([100 * point.cut_rate for point in points], 0) + " %",
+        percent(max(point.collapse_rate for point in points)),
+        _range([point.log_ratio.value for point in points], 1),
+    ]
+
+
+def _mean(figures: Sequence[Interval | None]) -> float | None:
+    known = [figure.value for figure in figures if figure is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _whole(tokens: Sequence[int | None]) -> float | None:
+    known = [count for count in tokens if count is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _thousands(tokens: float | None) -> str:
     return NOTHING if tokens is None else f"{tokens / 1000:.1f} k" if tokens else "0"
 
 
