@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from paretune.core.errors import ModelError
+from paretune.core.errors import ModelError, lacks_memory
 from paretune.models.distributed import is_sharded
 from paretune.models.gated_linear import GatedLinear
 from paretune.models.packed_attention.layout import PackedLayout
@@ -67,6 +67,8 @@ class KeptStates:
         try:
             found = self._read(model, batch)
         except Exception as error:
+            if lacks_memory(error):
+                raise
             raise _cannot(model, " ".join(str(error).split())[:200]) from error
         off = float((whole.detach() - found.detach()).abs().mean() / whole.detach().abs().mean())
         if not off <= TOLERANCE.get(whole.dtype, ROUNDED):

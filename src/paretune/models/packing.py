@@ -140,6 +140,7 @@ def packed_token_logps(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
 
 def packed_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Return the last hidden state ``[T, d]`` of each token, before the output embeddings."""
+    count_read(batch.input_ids.numel())
     return _READERS.get(model, every_state)(model, batch)
 
 
@@ -160,7 +161,6 @@ def reading(model: PreTrainedModel, reader: Reader) -> Iterator[None]:
 
 def every_state(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Return the last hidden state ``[T, d]`` of each token by a pass through all blocks."""
-    count_read(batch.input_ids.numel())
     hidden: Tensor = model.get_decoder()(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,

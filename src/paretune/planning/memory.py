@@ -112,8 +112,13 @@ def training_parts(model: Model, step: Step) -> Parts:
         "activations": tokens * (blocks + inputs + working) + matrix_at_work(model),
         "attention": attention_bytes(model, step),
         "logits": states + logit_bytes(model, min(positions(model), step.targets)),
-        **({"kept states": model.kept} if model.kept else {}),
+        **_kept(model),
     }
+
+
+def _kept(model: Model) -> Parts:
+    """Return what stays of the texts that training read, until the run ends."""
+    return {"kept states": model.kept} if model.kept else {}
 
 
 def training_bytes(model: Model, step: Step) -> float:
@@ -138,4 +143,5 @@ def decoding_parts(model: Model, work: Decoding) -> Parts:
         "keys and values": cache,
         "activations": (block if block >= logits else 0.0) + matrix_at_work(model),
         "logits": logits if logits > block else 0.0,
+        **_kept(model),
     }
