@@ -201,7 +201,7 @@ def test_the_quickstart_ships_its_answers() -> None:
     assert len(data.rows) >= 150 and all(2 <= len(row.responses) <= 4 for row in data.rows)
     assert len(held_out.rows) >= 100 and not any(row.responses for row in held_out.rows)
     keys = [row.key for row in (*data.rows, *held_out.rows)]
-    assert len(set(keys)) == len(keys) == 300
+    assert len(set(keys)) == len(keys) == 380
     assert not any("/" in row.source for row in data.rows), "no path of the machine that drew them"
     cut = [flag for row in data.rows for flag in row.truncated]
     assert sum(cut) / len(cut) < 0.5
