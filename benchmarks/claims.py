@@ -432,9 +432,7 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
             each["effect"], place, xerr=spread, fmt="o", color=colour, capsize=3, markersize=5, linewidth=1.4
         )
     axes.set_yticks(range(len(rows)), [each["says"] for each in reversed(rows)], fontsize=8)
-    axes.set_xlabel(
-        "difference of mean utility, deviations of an answer's score; dotted: the margin of a claim of no worse"
-    )
+    axes.set_xlabel("difference of mean utility, deviations (dotted: the margin of no worse)", fontsize=9)
     for said, colour in COLOURS.items():
         axes.plot([], [], "o", color=colour, label=said)
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))

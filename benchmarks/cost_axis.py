@@ -24,7 +24,7 @@ from paretune.reports.wording import NOTHING, number
 
 FILE, PICTURE, PAGE = FOLDER / "cost.json", FOLDER / "cost.png", FOLDER / "cost.md"
 COLOURS = ("#0b6e99", "#c8553d")
-"""Of methods that train on what is there, and of those that sample what they train on."""
+"""Of tokens that are trained on, and of those that are sampled for it."""
 
 
 def entries(measured: Measured) -> list[dict[str, Any]]:
@@ -91,32 +91,29 @@ def _thousands(tokens: float) -> str:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draw quality against tokens; the shape tells passes per served token, the colour whether a method samples its data."""
+    """Draw a row for each method: its quality, the tokens of its training, and the passes per token that it serves."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(0, color="#999999", linewidth=0.8)
-    for each in rows:
-        spent = (each["tokens"] + each["sampled"]) / 1000
-        colour, shape = COLOURS[bool(each["sampled"])], "o" if each["passes"] == 1 else "^"
+    figure = Figure(figsize=(10, 0.9 + 0.34 * len(rows)), layout="constrained")
+    quality, tokens, passes = figure.subplots(1, 3, sharey=True, width_ratios=(3, 3, 1))
+    places = range(len(rows) - 1, -1, -1)
+    for place, each in zip(places, rows, strict=True):
         spread = [[each["above"] - each["low"]], [each["high"] - each["above"]]]
-        axes.errorbar(
-            spent, each["above"], yerr=spread, fmt=shape, color=colour, capsize=2, markersize=6, linewidth=1
-        )
-        axes.annotate(
-            each["method"], (spent, each["above"]), xytext=(6, 4), textcoords="offset points", fontsize=8
-        )
-    for label, colour, shape in (
-        ("trains on given answers", COLOURS[0], "o"),
-        ("samples what it trains on", COLOURS[1], "o"),
-        ("more than one pass per served token", "#555555", "^"),
-    ):
-        axes.plot([], [], shape, color=colour, label=label)
-    axes.set_xlabel("thousand tokens trained on and sampled, mean of a training seed")
-    axes.set_ylabel("mean utility above the base model, deviations")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+        quality.errorbar(each["above"], place, xerr=spread, fmt="o", color="#333333", capsize=3, markersize=5)
+    trained = [each["tokens"] / 1000 for each in rows]
+    tokens.barh(places, trained, color=COLOURS[0], height=0.6, label="trained on")
+    sampled = [each["sampled"] / 1000 for each in rows]
+    tokens.barh(places, sampled, left=trained, color=COLOURS[1], height=0.6, label="sampled to train")
+    passes.barh(places, [each["passes"] for each in rows], color="#777777", height=0.6)
+    quality.set_yticks(places, [each["method"] for each in rows])
+    quality.axvline(0, color="#999999", linewidth=0.8)
+    quality.set_xlabel("mean utility above the base model, deviations")
+    tokens.set_xlabel("thousand tokens of a training seed")
+    tokens.legend(frameon=False, fontsize=8)
+    passes.set_xlabel("passes per token")
+    passes.set_xticks([0, 1, 2])
+    for axes in (quality, tokens, passes):
+        axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(file) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
 

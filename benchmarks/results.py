@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from paretune.core.files import write_bytes, write_json, write_text
+from paretune.core.files import atomic_path, write_bytes, write_json, write_text
 from paretune.fronts.front import Interval
 from paretune.fronts.record import FrontRecord, MeasuredPolicy, PairedTest, Point
 from paretune.fronts.score_table import SEED_MARK
@@ -271,8 +271,33 @@ def keep(run: Path, folder: Path) -> None:
     """Keep a finished run's record, picture and settings in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "figures.json", compact(FrontRecord.read(run / "front.json")))
-    for name in ("front.png", "config.yaml"):
-        write_bytes(folder / name, (run / name).read_bytes())
+    write_bytes(folder / "config.yaml", (run / "config.yaml").read_bytes())
+    record = FrontRecord.read(run / "front.json")
+    if any(len(seeds) > 1 for seeds in _methods(record).values()):
+        draw(record, folder / "front.png")
+    else:
+        write_bytes(folder / "front.png", (run / "front.png").read_bytes())
+
+
+def draw(record: FrontRecord, file: Path) -> None:
+    """Draw the means of each method over its training seeds, on the first two objectives; the run draws every seed."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, seeds) in enumerate(_methods(record).items()):
+        ordered = [sorted(each.points, key=lambda point: list(point.preference.values())) for each in seeds]
+        means = np.mean([[point.mean for point in points] for points in ordered], axis=0)
+        colour, shape = colormaps["tab10"](place % 10), "osD^vP"[place % 6]
+        axes.plot(means[:, 0], means[:, 1], shape + "-", color=colour, label=name, markersize=5, linewidth=1)
+    axes.plot(*record.base.mean[:2], "x", color="black", label="base model", markersize=8, markeredgewidth=2)
+    axes.set_xlabel(f"{record.objectives[0]}, mean score")
+    axes.set_ylabel(f"{record.objectives[1]}, mean score")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
 
 
 def stale(folder: Path, check: bool) -> list[Path]:
