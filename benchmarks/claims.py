@@ -5,7 +5,7 @@
 ``CONFIG=RUN`` says which folder holds the finished sweep of a committed config, such as ``proof=runs/proof``; claims of configs
 that are not named stay as they are. ``--check`` writes nothing and fails where the page is not what claims.json gives.
 
-A claim names what is compared beforehand; its verdict follows from the figures alone. Scores of answers are compared prompt by
+A claim names what is compared; its verdict follows from the figures alone. Scores of answers are compared prompt by
 prompt, and intervals cover prompts and training seeds (docs/statistics.md). The p-values of all claims are judged together (Holm).
 
 - *above*: the first is better than the second. It holds where that is shown; it does not hold where the opposite is shown, or where
@@ -22,13 +22,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.results import replaced, rounded
+from benchmarks.results import replaced, rounded, table
 from paretune.core.errors import ParetuneError
 from paretune.core.files import atomic_path, read_json, write_json, write_text
 from paretune.data.score_files import read_scores
@@ -42,7 +42,7 @@ from paretune.reports.wording import number, percent
 
 FOLDER = Path("docs/results")
 MARGIN = 0.1
-"""The smallest difference that would change what somebody does, in deviations of an answer's score; set before any run."""
+"""The smallest difference that would change what somebody does, in deviations of a score; set before a measurement."""
 LEVEL = 0.95
 MIXTURE = "mixture of its corners"
 """What serving a method's own answers at the corners by chance gives, each seed its own."""
@@ -65,7 +65,7 @@ class Claim:
         kind: What is to be shown, see the module.
         first: Methods; one, but for the claims about several.
         second: Method, ``base`` or :data:`MIXTURE`.
-        cost: Largest share of the second's time of training (what is sampled in it included) that the first may take; None where
+        cost: Largest share of the second's processor time of training, sampling in it included, that the first may take; None where
             cost is no part of it.
         collapse: Whether the first must also collapse no more often than the second.
         paired: Whether the two share what each seed trained first, as a method and the mixture of its own corners do.
@@ -206,10 +206,12 @@ class Measured:
     Attributes:
         methods: Method -> the fronts of its training seeds.
         record: The record.
+        cpu: Policy -> seconds of processor time of the stages that trained its adapters.
     """
 
     methods: Mapping[str, Fronts]
     record: FrontRecord
+    cpu: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Measured:
@@ -223,7 +225,9 @@ class Measured:
         fronts = {
             name: scores.over(record.objectives).front for name, scores in table.items() if name != CORNERS
         }
-        return cls(by_method(fronts), record)
+        return cls(
+            by_method(fronts), record, {each.name: _trained(folder, each.name) for each in record.policies}
+        )
 
     def against(self, first: str, second: str, paired: bool = False) -> Comparison:
         """Return the comparison of two methods, or of a method with the mixture of its own corners."""
@@ -245,12 +249,19 @@ class Measured:
         return _mean(each.cost.sampled for each in self.policies(method) if each.cost)
 
     def seconds(self, method: str) -> float | None:
-        """Return the mean time of training; None likewise."""
-        return _mean(each.cost.seconds for each in self.policies(method) if each.cost)
+        """Return the mean processor time of training, which other work on the machine moves little; None likewise."""
+        return _mean(self.cpu.get(each.name) for each in self.policies(method))
 
     def collapse(self, method: str) -> float:
         """Return the largest share of collapsed answers at a point, over seeds."""
         return max(float(point.collapse_rate) for each in self.policies(method) for point in each.points)
+
+
+def _trained(folder: Path, policy: str) -> float:
+    """Return the processor time of the stages that trained a policy's adapters; 0 where nothing was trained."""
+    infos = [read_json(file).get("info", {}) for file in (folder / "policies" / policy).rglob("adapter.json")]
+    stages = {stage for info in infos for stage in info.get("stages") or filter(None, [info.get("stage")])}
+    return sum(float(read_json(folder / stage / "stage.json")["spent"]["cpu_seconds"]) for stage in stages)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -325,7 +336,7 @@ def _facts(claim: Claim, measured: Measured) -> Iterator[tuple[str, bool]]:
         own, other = measured.seconds(first), measured.seconds(second)
         if own is None or other is None:
             raise ParetuneError(f"{claim.config}: the run does not say how long {first} and {second} trained")
-        yield f"its training took {percent(own / other)} of the time", own <= claim.cost * other
+        yield f"its training took {percent(own / other)} of the processor time", own <= claim.cost * other
     if claim.collapse:
         own, other = measured.collapse(first), measured.collapse(second)
         yield f"{percent(own)} of answers at most collapsed, against {percent(other)}", own <= other
@@ -396,7 +407,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "seeds, prompts",
         "training tokens",
     ]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for each in rows:
         facts = "".join(f"; {fact['what']}" for fact in each["facts"])
         lines.append(
@@ -411,7 +422,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
                 _spent(each["tokens"]),
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(table(head, lines))
 
 
 def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -465,15 +476,15 @@ def main(given: Sequence[str] | None = None) -> None:
         measured = Measured.read(Path(folder))
         new = [row(claim, found(claim, measured), measured) for claim in CLAIMS if claim.config == config]
         rows |= {each["claim"]: each for each in new}
-    table = judged(list(rows.values()))
+    entries = judged(list(rows.values()))
     old = document.read_text(encoding="utf-8")
-    text = replaced(old, page(table))
+    text = replaced(old, page(entries))
     if arguments.check:
         if text != old:
             sys.exit(f"{document}: not what {file} gives; run python -m benchmarks.claims")
         return
-    write_json(file, [dict(rounded(each)) for each in table])
-    draw(table, FOLDER / "claims.png")
+    write_json(file, [dict(rounded(each)) for each in entries])
+    draw(entries, FOLDER / "claims.png")
     write_text(document, text)
 
 

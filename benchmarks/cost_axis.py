@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims import FOLDER, Measured
-from benchmarks.results import replaced, rounded
+from benchmarks.results import replaced, rounded, table
 from paretune.core.files import atomic_path, read_json, write_json, write_text
 from paretune.fronts.score_table import BASE
 from paretune.reports.wording import NOTHING, number
@@ -60,11 +60,11 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "above the base model, deviations",
         "trained on",
         "sampled to train",
-        "training",
+        "training, processor time",
         "adapters",
         "passes per token served",
     ]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for each in rows:
         lines.append(
             [
@@ -77,7 +77,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
                 str(each["passes"]),
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(table(head, lines))
 
 
 def called(entry: Mapping[str, Any]) -> str:

@@ -133,7 +133,7 @@ def _policies(record: FrontRecord) -> list[str]:
             *empty,
         ]
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _methods(record: FrontRecord) -> dict[str, list[MeasuredPolicy]]:
@@ -236,7 +236,7 @@ def _tests(record: FrontRecord) -> list[str]:
         "could have been seen",
         "preferences",
     ]
-    return _table(head, [_test(record, test) for test in record.comparisons])
+    return table(head, [_test(record, test) for test in record.comparisons])
 
 
 def _test(record: FrontRecord, test: PairedTest) -> list[str]:
@@ -252,7 +252,8 @@ def _test(record: FrontRecord, test: PairedTest) -> list[str]:
     ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 

@@ -67,7 +67,11 @@ def policies(methods: dict[str, tuple[float, float]]) -> Any:
 def world(seed: int, costs: dict[str, tuple[float, float]] | None = None, **gains: float) -> Measured:
     rng = np.random.default_rng(seed)
     costs = costs or dict.fromkeys(gains, (100.0, 0.0))
-    return Measured({name: fronts(rng, name, gain) for name, gain in gains.items()}, policies(costs))
+    return Measured(
+        {name: fronts(rng, name, gain) for name, gain in gains.items()},
+        policies(costs),
+        {f"{name}-seed-0": seconds for name, (seconds, _) in costs.items()},
+    )
 
 
 def claim(kind: claims.Kind, first: Sequence[str] = ("a",), second: str = "b", **more: Any) -> Claim:
@@ -127,7 +131,7 @@ def test_cost_and_collapse_are_conditions() -> None:
         assert said(cheap, world(0, costs, a=0.4, b=0.0)) == right
     facts = found(cheap, world(0, {"a": (40.0, 0.01), "b": (100.0, 0.02)}, a=0.4, b=0.0)).facts
     assert facts == (
-        ("its training took 40 % of the time", False),
+        ("its training took 40 % of the processor time", False),
         ("1 % of answers at most collapsed, against 2 %", True),
     )
 
