@@ -48,7 +48,7 @@ def test_its_figures(
         (["--scorer", "{objective: short, rule: lenght}"], "lenght"),
         (
             ["--scorer", SHORT, "--objective", "shrt"],
-            "name their objectives (short, good), so objective=shrt",
+            "unknown objective 'shrt'; did you mean 'short'",
         ),
         (["--scorer", "short"], "expected a mapping"),
     ],

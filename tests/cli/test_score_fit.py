@@ -96,3 +96,20 @@ def test_what_cannot_be_is_one_message(
     code, _, err = call(monkeypatch, capsys, "score", "fit", data, "--folder", tmp_path / "out", *words)
     assert code == 2 and message in " ".join(err.split()), err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_known_set_names_its_objectives_itself(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("a/helpful", "a/harmless", "test/helpful"):
+        said = [f"\n\nHuman: {part} {n}\n\nAssistant:" for n in range(80)]
+        pairs = [{"chosen": f"{text} yes do", "rejected": f"{text} no"} for text in said]
+        path = tmp_path / f"{part}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (tmp_path / "test.yaml").write_text(f"name: hh-rlhf\npath: {tmp_path / 'test'}\n")
+    words = fitting(lm, Path("hh-rlhf"), tmp_path / "reward", "helpful")
+    words += ["--path", tmp_path / "a", "--test", tmp_path / "test.yaml", "--json"]
+    code, told, err = call(monkeypatch, capsys, *words)
+    assert code == 0, err
+    assert json.loads(told)[0]["test_pairs"] == 80

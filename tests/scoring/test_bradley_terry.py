@@ -12,7 +12,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Message, Row
 from paretune.scoring import bradley_terry as bt
 from paretune.scoring import encoder as encode
-from paretune.scoring.agreement import wilson
+from paretune.scoring.agreement import agreement, wilson
 from paretune.scoring.neural import bradley_terry
 from paretune.scoring.scorer import build_scorer
 
@@ -72,20 +72,15 @@ def test_separable_pairs_and_saturated_margins_stay_finite():
     weight = bt.minimise(differences * 1e4, 1e-5)
     assert np.isfinite(weight).all()
     assert np.isfinite(bt.loss(weight * 1e6, differences, 1e-5)[0])
-    assert bt.accuracy(weight, differences) == 1.0
+    assert agreement(differences @ weight) == 1.0
 
 
 def test_a_planted_preference_is_recovered():
     train, truth = planted(600, 5, noise=True)
     test, _ = planted(2000, 6)
     weight = bt.minimise(train, 1e-3)
-    assert bt.accuracy(weight, test) > 0.95
+    assert agreement(test @ weight) > 0.95
     assert weight @ truth / np.linalg.norm(weight) / np.linalg.norm(truth) > 0.97
-
-
-def test_accuracy_counts_a_tie_half():
-    assert bt.accuracy(np.array([1.0]), np.array([[2.0], [-1.0], [0.0], [0.0]])) == 0.5
-    assert bt.accuracy(np.array([1.0]), np.array([[2.0], [0.0]])) == 0.75
 
 
 def test_wilson_by_hand():
@@ -161,6 +156,44 @@ def test_fit_save_load_and_score(tmp_path, fake_encoder):
     scores = scorer(prompts, responses, [False, False])
     assert scores[0] > scores[1]
     assert scores == pytest.approx(bt.features(None, prompts, responses) @ head.weight)
+
+
+def test_what_a_head_rewards_for_length_alone_can_be_taken_out(tmp_path, fake_encoder):
+    folder = tmp_path / "head"
+    report = bt.fit_head(polite_data(), "polite", folder, encoder=str(fake_encoder[0]))
+    head = bt.load_head(folder)
+    # The slope is that of reward gaps on gaps of log length, through 0, over the pairs of the fit.
+    rows = [row for row in polite_data().rows if bt.prompt_key(row.prompt) in head.prompts]
+    texts = [[row.responses[n] for row in rows] for n in range(2)]
+    prompts = [row.prompt for row in rows]
+    rewards = [bt.features(None, prompts, some) @ head.weight for some in texts]
+    lengths = [np.log([1 + len(text.split()) for text in some]) for some in texts]
+    x, y = lengths[0] - lengths[1], rewards[0] - rewards[1]
+    assert (
+        report.slope == pytest.approx(float(np.linalg.lstsq(x[:, None], y, rcond=None)[0][0]))
+        and report.slope > 0
+    )
+    assert 0.3 < report.without_length < 1.0 and 0 <= report.calibration < 0.5
+    assert f"without length: {report.without_length:.1%}" in str(report)
+
+    kept, removed = (
+        build_scorer({"objective": "polite", "head": str(folder), "length": how})
+        for how in ("kept", "removed")
+    )
+    assert kept.fingerprint != removed.fingerprint
+    two = prompts[:2], texts[0][:2], [False, False]
+    assert removed(*two) == pytest.approx(kept(*two) - report.slope * np.array(lengths[0][:2]))
+    with pytest.raises(ParetuneError, match="kept"):
+        build_scorer({"objective": "polite", "head": str(folder), "length": "halved"})
+    # A head of an earlier version scores as it did, and cannot say what length is worth.
+    stored = json.loads((folder / "head.json").read_text())
+    for name in ("slope", "without_length", "calibration"):
+        del stored[name]
+    (folder / "head.json").write_text(json.dumps(stored))
+    earlier = build_scorer({"objective": "polite", "head": str(folder)})
+    assert earlier.fingerprint == kept.fingerprint and "calibration" not in str(bt.load_head(folder).report)
+    with pytest.raises(ModelError, match="length: removed, fit it again"):
+        build_scorer({"objective": "polite", "head": str(folder), "length": "removed"})
 
 
 def test_fitting_twice_gives_the_same_head_and_embeds_once(tmp_path, fake_encoder):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paretune.cli.data import PathOption, Source, SplitOption, load_source
+from paretune.cli.data import PathOption, Source, SplitOption, load_labelled
 from paretune.cli.options import ScorerDeviceOption, ScorerOwnDtypeOption
 from paretune.cli.output import JsonOption, tell
 from paretune.cli.scorer_option import built_scorer
@@ -45,7 +45,7 @@ def score_check(
     from paretune.scoring.cache import ScoreCache
 
     made = [built_scorer(text, device, dtype) for text in scorer]
-    dataset = load_source(source, path, objective, split)
+    dataset = load_labelled(source, path, objective, split)
     kept = None if cache is None else ScoreCache(cache)
     tell(check_scorers(dataset, made, objective, kept), as_json, render)
 

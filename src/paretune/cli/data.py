@@ -271,6 +271,16 @@ def load_source(source: str, path: Path | None, objective: str | None, split: st
     return dataset
 
 
+def load_labelled(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
+    """Load data as :func:`load_source` does; ``objective`` names labels that have no name, and is not needed by others."""
+    from paretune.data.formats import UnnamedObjectiveError
+
+    try:
+        return load_source(source, path, None, split)
+    except UnnamedObjectiveError:
+        return load_source(source, path, objective, split)
+
+
 def _read(source: str, path: Path | None, objective: str | None, split: str | None) -> Any:
     """Load data as `paretune.data.load` does; a .yaml file is a column map."""
     from paretune.core.errors import DataError

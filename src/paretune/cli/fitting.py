@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paretune.cli.data import PathOption, Source, SplitOption, load_source
+from paretune.cli.data import PathOption, Source, SplitOption, load_labelled
 from paretune.cli.options import DeviceOption, ScorerDtypeOption
 from paretune.cli.output import JsonOption, tell
 from paretune.models.embedded import EMBEDDED
@@ -74,8 +74,8 @@ def score_fit(
             raise ConfigError(
                 "--model, --train, --margins and --no-ties are settings of --form lora; give it, or leave them out"
             )
-        held_out = None if test is None else load_source(str(test), None, named[0], None)
-        dataset = load_source(source, path, named[0], split)
+        held_out = None if test is None else load_labelled(str(test), None, named[0], None)
+        dataset = load_labelled(source, path, named[0], split)
         fitted = fit_head(dataset, named[0], folder, held_out, device=device, dtype=dtype)
         _print(fitted, str(fitted), as_json)
         return
@@ -85,8 +85,8 @@ def score_fit(
     training = _training(train or [])
     # One objective names what the comparisons of data without names are about; several must be named by the data.
     one = named[0] if len(named) == 1 else None
-    dataset = load_source(source, path, one, split).select(named)
-    held_out = None if test is None else load_source(str(test), None, one, None).select(named)
+    dataset = load_labelled(source, path, one, split).select(named)
+    held_out = None if test is None else load_labelled(str(test), None, one, None).select(named)
     lm = load(model, dtype, device)
     reports = fit_reward_model(
         lm, dataset, folder, training, held_out, margins, ties, say=lambda text: typer.echo(text, err=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paretune.cli.options import ScorerDeviceOption, ScorerOwnDtypeOption
 from paretune.cli.output import JsonOption, show, tell
 
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from paretune.evaluation.rescored import Gain, Rescored
     from paretune.fronts.record import FrontRecord
     from paretune.runs.compare import ComparedRuns
 
@@ -66,17 +68,32 @@ def judge(
         ),
     ] = None,
     resamples: Annotated[int, typer.Option(help="Resamples of the prompts, for intervals.", min=20)] = 2000,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scorer",
+            help="Score the answers of runs anew by this scorer, such as '{objective: helpful, head: FOLDER}'; one for each "
+            "objective.",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="A file that keeps the new scores, read and added to.")
+    ] = None,
+    device: ScorerDeviceOption = None,
+    dtype: ScorerOwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge policies trained and scored anywhere, by a table of their scores: fronts, tests and a report."""
     from paretune.cli.verdicts import facts_of, render
     from paretune.data.score_files import read_scores
     from paretune.evaluation.from_scores import Roles, judge_scores
+    from paretune.evaluation.rescored import gains
 
     roles = Roles(base, _assigned("--corner", corner or [], "OBJECTIVE=POLICY"))
     names = None if objectives is None else [name.strip() for name in objectives.split(",")]
     columns = _assigned("--column", column or [], "ROLE=NAME")
-    table = read_scores(scores, columns, names, roles.unseeded)
+    anew = None if scorer is None else _anew(scores, scorer, columns, cache, device, dtype)
+    table = read_scores(scores, columns, names, roles.unseeded) if anew is None else anew.other
     record = judge_scores(
         table,
         roles,
@@ -87,12 +104,57 @@ def judge(
         model=", ".join(path.name for path in scores),
     )
     report = None if out is None else _write(record, out)
+    gained = None if anew is None else gains(anew)
     if as_json:
-        tell({"report": report, **facts_of(record)}, True, str)
+        told = {} if gained is None else {"gains": gained}
+        tell({"report": report, **facts_of(record), **told}, True, str)
         return
     show(render(record))
+    if gained:
+        show(_gains(gained))
     if report is not None:
         typer.echo(f"Report: {report}")
+
+
+def _anew(
+    runs: Sequence[Path],
+    scorers: Sequence[str],
+    columns: Mapping[str, str],
+    cache: Path | None,
+    device: str | None,
+    dtype: str | None,
+) -> Rescored:
+    from paretune.cli.scorer_option import built_scorer
+    from paretune.core.errors import ConfigError
+    from paretune.evaluation.rescored import rescored
+    from paretune.scoring.cache import ScoreCache
+
+    if columns:
+        raise ConfigError(
+            "--column names columns of a table of scores; with --scorer the answers of runs are read"
+        )
+    made = [built_scorer(text, device, dtype) for text in scorers]
+    return rescored(runs, made, None if cache is None else ScoreCache(cache))
+
+
+def _gains(found: Sequence[Gain]) -> Group:
+    """Return what was gained by the run's own scorers and by the others, as a table with a sentence."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from paretune.reports.wording import interval, number
+
+    table = Table(title="Gain over the base model, in its deviations", title_justify="left")
+    for name in ("policy", "objective", "weight", "by the run's scorer", "by the one given"):
+        table.add_column(name)
+    for each in found:
+        figures = interval(each.own, 2), interval(each.other, 2)
+        table.add_row(each.policy, each.objective, number(each.weight, 2), *figures)
+    return Group(
+        table,
+        Text("What only the run's own scorer sees is overoptimisation. Seeds of one method are one row."),
+    )
 
 
 def _write(record: FrontRecord, folder: Path) -> Path:

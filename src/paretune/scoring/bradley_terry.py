@@ -27,7 +27,7 @@ from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Pair, pairs
 from paretune.data.rows import prompt_key
 from paretune.scoring import encoder as encode
-from paretune.scoring.agreement import wilson
+from paretune.scoring.agreement import agreement, calibration_error, wilson
 
 if TYPE_CHECKING:
     from paretune.data.rows import Prompt
@@ -50,6 +50,9 @@ class HeadReport:
 
     ``low`` and ``high`` bound that accuracy at 95 % (Wilson, with the number of held-out prompts as sample size, because
     pairs of one prompt are not independent). ``longer_accuracy`` is the accuracy of preferring the longer response.
+    ``calibration`` is the expected calibration error on the held-out pairs. ``slope`` is the reward for a nat of length
+    (:func:`log_words`), from a regression through 0 of reward gaps on gaps of length over the pairs of the fit, and
+    ``without_length`` the accuracy of the reward less that. These three are None for a head of an earlier version.
     """
 
     objective: str
@@ -67,11 +70,19 @@ class HeadReport:
     high: float
     longer_accuracy: float
     seconds: float
+    calibration: float | None = None
+    slope: float | None = None
+    without_length: float | None = None
 
     def __str__(self) -> str:
+        more = (
+            ""
+            if self.calibration is None or self.without_length is None
+            else f"; without length: {self.without_length:.1%}; calibration error {self.calibration:.3f}"
+        )
         return (
             f"{self.objective}: {self.accuracy:.1%} of {self.test_pairs} held-out pairs "
-            f"(95 %: {self.low:.1%} to {self.high:.1%}; longer response: {self.longer_accuracy:.1%})"
+            f"(95 %: {self.low:.1%} to {self.high:.1%}; longer response: {self.longer_accuracy:.1%}{more})"
         )
 
 
@@ -125,10 +136,9 @@ def _curvature(weight: np.ndarray, differences: np.ndarray, l2: float) -> np.nda
     return np.asarray(curvature)
 
 
-def accuracy(weight: np.ndarray, differences: np.ndarray) -> float:
-    """Return the share of pairs with a positive margin; a margin of 0 counts half."""
-    margin = differences @ weight
-    return float(((margin > 0) + 0.5 * (margin == 0)).mean())
+def log_words(responses: Sequence[str]) -> np.ndarray:
+    """Return log(1 + number of words) of each response ``[n]``, in nats."""
+    return np.log1p(np.array([len(text.split()) for text in responses], dtype=np.float64))
 
 
 # Features
@@ -234,11 +244,16 @@ def fit_head(
     l2, weight = _choose_l2(train, validation)
     weight = minimise(np.concatenate([train, validation]), l2, start=weight)
     test_prompts = len({prompt_key(p.prompt) for p in parts["test"]})
-    right = accuracy(weight, held_out)
-    low, high = wilson(right, test_prompts)
-    longer = np.array(
-        [[float(np.sign(len(p.chosen.split()) - len(p.rejected.split())))] for p in parts["test"]]
+    fitted_on = [*parts["train"], *parts["validation"]]
+    gaps, fitted = held_out @ weight, np.concatenate([train, validation]) @ weight
+    longer, fitted_longer = (
+        log_words([p.chosen for p in part]) - log_words([p.rejected for p in part])
+        for part in (parts["test"], fitted_on)
     )
+    right = agreement(gaps)
+    low, high = wilson(right, test_prompts)
+    size = float(fitted_longer @ fitted_longer)
+    slope = float(fitted @ fitted_longer) / size if size > 0 else 0.0
     report = HeadReport(
         objective=objective,
         folder=str(folder),
@@ -249,15 +264,17 @@ def fit_head(
         test_pairs=len(held_out),
         test_prompts=test_prompts,
         l2=l2,
-        train_accuracy=accuracy(weight, np.concatenate([train, validation])),
+        train_accuracy=agreement(fitted),
         accuracy=right,
         low=low,
         high=high,
-        longer_accuracy=accuracy(np.ones(1), longer),
+        longer_accuracy=agreement(longer),
         seconds=round(time.perf_counter() - began, 2),
+        calibration=calibration_error(gaps),
+        slope=slope,
+        without_length=agreement(gaps - slope * longer),
     )
-    fitted_on = [pair.prompt for name in ("train", "validation") for pair in parts[name]]
-    save_head(Head(weight, report, frozenset(map(prompt_key, fitted_on))), folder)
+    save_head(Head(weight, report, frozenset(prompt_key(pair.prompt) for pair in fitted_on)), folder)
     return report
 
 

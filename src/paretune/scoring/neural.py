@@ -110,6 +110,7 @@ def bradley_terry(
     device: str | None = None,
     labels: dict[str, Any] | None = None,
     dtype: str = "auto",
+    length: str = "kept",
 ) -> FunctionScorer:
     """Score with a head that ``paretune score fit`` fitted, on the log-odds scale of the Bradley-Terry model.
 
@@ -120,16 +121,24 @@ def bradley_terry(
         labels: With ``head: fit``, the judge that labels the training responses from which a run fits the head, such as
             ``{judge: kind.md, model: NAME, sort: greedy}``; by default the data have labels.
         dtype: Number format of the encoder, as of :class:`RewardModel`.
+        length: ``removed`` takes out what the head rewards a response for its length alone; ``kept`` does not.
 
     Raises:
-        ConfigError: ``labels`` for a head that is fitted already.
+        ConfigError: ``labels`` for a head that is fitted already, or another value of ``length``.
         ModelError: The folder holds no head, or its encoder is missing or has other weights.
     """
     if labels is not None:
         raise ConfigError(
             f"labels: are for head: fit, which a run fits; {folder} is fitted already, so leave them out"
         )
+    choice("length", length, ("kept", "removed"))
     head = bt.load_head(folder)
+    if length == "removed" and head.report.slope is None:
+        raise ModelError(
+            f"{folder}: the head of an earlier version does not say what it rewards for length alone; for length: removed, fit it "
+            "again with: paretune score fit"
+        )
+    slope = (head.report.slope or 0.0) if length == "removed" else 0.0
     how = [] if dtype == "auto" else [dtype]
     encoder: SharedModel[encode.Frozen] = shared_model(
         fingerprint("encoder", head.report.encoder, head.report.encoder_fingerprint, str(device), *how),
@@ -148,9 +157,10 @@ def bradley_terry(
                 f"{folder}: the head is for {len(head.weight)} features, but its encoder gives {features.shape[1]}; fit it again "
                 "with: paretune score fit"
             )
-        return features @ head.weight
+        return features @ head.weight - slope * bt.log_words(responses)
 
-    identity = ["head", head.report.encoder_fingerprint, head.weight.tolist(), *how]
+    taken_out = [slope] if slope else []
+    identity = ["head", head.report.encoder_fingerprint, head.weight.tolist(), *how, *taken_out]
     scorer = from_function(objective, fingerprint(identity), function, across_prompts=False, head=str(folder))
     return replace(scorer, release=encoder.free)
 
