@@ -6,7 +6,8 @@
 that are not named stay as they are. ``--check`` writes nothing and fails where the page is not what claims.json gives.
 
 A claim names what is compared; its verdict follows from the figures alone. Scores of answers are compared prompt by
-prompt, and intervals cover prompts and training seeds (docs/statistics.md). The p-values of all claims are judged together (Holm).
+prompt, and intervals cover prompts and training seeds (docs/statistics.md). The p-values of the claims of one config are judged
+together (Holm).
 
 - *above*: the first is better than the second. It holds where that is shown; it does not hold where the opposite is shown, or where
   the whole 95 % interval lies below :data:`MARGIN`; else it could not be seen.
@@ -86,6 +87,7 @@ class Claim:
 PANACEAS = ("panacea", "linear", "tchebycheff", "paper")
 PAIRS = ("dpo-soup", "mod", "dpo-lw", "modpo", *PANACEAS, "sipo")
 TRAINED = (*PAIRS, "paretohqd", "ric", "morlhf")
+HH = ("dpo-soup", "modpo", "panacea", "paretohqd", "morlhf")
 CLAIMS = (
     Claim(
         "steering", "Every trained method is above the base model", "all", "proof", "all above", TRAINED, BASE
@@ -175,6 +177,43 @@ CLAIMS = (
         ("mod",),
         "dpo-soup",
         paired=True,
+    ),
+    Claim(
+        "hh-steering",
+        "On people's preferences, every trained method is above the base model, by an independent judge",
+        "all",
+        "hh",
+        "all above",
+        HH,
+        BASE,
+    ),
+    Claim(
+        "hh-prompting",
+        "On people's preferences, every trained method is above asking in words, by an independent judge",
+        "none; it must hold",
+        "hh",
+        "all above",
+        HH,
+        "prompting",
+    ),
+    Claim(
+        "hh-mixture",
+        "On people's preferences, some method is above the mixture of its own corners, by an independent judge",
+        "Rewarded Soups, Panacea, MODPO",
+        "hh",
+        "some above",
+        HH,
+        MIXTURE,
+        paired=True,
+    ),
+    Claim(
+        "hh-panacea-soup",
+        "On people's preferences, one Panacea is no worse than a soup of M adapters, by an independent judge",
+        "arXiv 2402.02030",
+        "hh",
+        "no worse",
+        ("panacea",),
+        "dpo-soup",
     ),
     Claim(
         "mod-soup-3",
@@ -380,11 +419,15 @@ def row(claim: Claim, result: Found, measured: Measured) -> dict[str, Any]:
 def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows with adjusted p-values and verdicts, in the order of :data:`CLAIMS`."""
     known = {row["claim"]: row for row in rows}
-    ordered = [known[claim.name] for claim in CLAIMS if claim.name in known]
-    return [
-        {**row, "adjusted": p, "verdict": verdict(row, p)}
-        for row, p in zip(ordered, adjusted([row["p_value"] for row in ordered]), strict=True)
-    ]
+    out: list[dict[str, Any]] = []
+    for config in dict.fromkeys(claim.config for claim in CLAIMS):
+        family = [known[each.name] for each in CLAIMS if each.config == config and each.name in known]
+        p_values = adjusted([row["p_value"] for row in family])
+        out += [
+            {**row, "adjusted": p, "verdict": verdict(row, p)}
+            for row, p in zip(family, p_values, strict=True)
+        ]
+    return out
 
 
 def verdict(row: Mapping[str, Any], p: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from paretune.core.errors import ConfigError, DataError
+from paretune.data.score_files import read_scores
 from paretune.evaluation.rescored import gains, rescored
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import build_scorer
@@ -96,6 +97,12 @@ def test_the_command_judges_by_the_new_scores(
     facts = json.loads(told)
     assert code == 0 and len(facts["gains"]) == 4 and "base" in facts["hypervolumes"]
     assert facts["gains"][0]["other"]["value"] == pytest.approx(7.0)
+    code, _, error = call(monkeypatch, capsys, *words, "--out", run / "judged")
+    assert code == 0, error
+    again = read_scores(run / "judged")
+    assert (
+        again.policies()["base"].scores[0, :, 0, 0].tolist() == [-6, -7] * 3 and "short" in again.scorers[0]
+    )
 
 
 @pytest.mark.parametrize(

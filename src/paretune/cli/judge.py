@@ -30,7 +30,7 @@ def judge(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The new folder for front.json, front.png and report.html; by default nothing is written."
+            help="The new folder for front.json, front.png, report.html and new scores; by default nothing is written."
         ),
     ] = None,
     base: Annotated[
@@ -103,7 +103,7 @@ def judge(
         name=(scores[0] if out is None else out).name,
         model=", ".join(path.name for path in scores),
     )
-    report = None if out is None else _write(record, out)
+    report = None if out is None else _write(record, out, None if anew is None else anew.rows)
     gained = None if anew is None else gains(anew)
     if as_json:
         told = {} if gained is None else {"gains": gained}
@@ -157,17 +157,21 @@ def _gains(found: Sequence[Gain]) -> Group:
     )
 
 
-def _write(record: FrontRecord, folder: Path) -> Path:
-    """Write the record, its picture and its report as a folder that replaces an earlier one of this command alone."""
+def _write(record: FrontRecord, folder: Path, scored: Sequence[dict[str, Any]] | None) -> Path:
+    """Write the record, its picture, its report and new scores as a folder that replaces an earlier one of this command alone."""
     from paretune.core.files import atomic_path
     from paretune.core.folder_form import EXPORT, write_marker
+    from paretune.data.readers import write_jsonl
     from paretune.fronts.record import FILE
+    from paretune.fronts.score_table import FILE as SCORES
     from paretune.reports.picture import write_picture
     from paretune.reports.report import write_report
 
     with atomic_path(folder, EXPORT) as temporary:
         temporary.mkdir()
         record.write(temporary / FILE)
+        if scored is not None:
+            write_jsonl(temporary / SCORES, scored)
         write_picture(record, temporary / "front.png")
         report = write_report(record, temporary)
         write_marker(temporary)

@@ -34,10 +34,12 @@ class Rescored:
     Attributes:
         own: By the run's own scorers.
         other: By the others.
+        rows: The rows of ``other``, as a run writes its own to ``scores.jsonl``.
     """
 
     own: ScoreTable
     other: ScoreTable
+    rows: Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def rescored(runs: Sequence[Path], scorers: Sequence[Scorer], cache: ScoreCache 
         own.append((where, {**row, "scores": record["scores"]}))
         new = {name: float(values[name][n]) for name in objectives}
         other.append((where, {**row, "scores": new, "scorer": identity}))
-    return Rescored(read_table(own, objectives=objectives), read_table(other, objectives=objectives))
+    first, second = (read_table(rows, objectives=objectives) for rows in (own, other))
+    return Rescored(first, second, [row for _, row in other])
 
 
 def gains(found: Rescored) -> list[Gain]:
