@@ -516,8 +516,11 @@ def main(given: Sequence[str] | None = None) -> None:
         config, _, folder = word.partition("=")
         if not folder or config not in {claim.config for claim in CLAIMS}:
             parser.error(f"{word}: expected CONFIG=RUN with a config of these claims")
-        measured = Measured.read(Path(folder))
-        new = [row(claim, found(claim, measured), measured) for claim in CLAIMS if claim.config == config]
+        try:
+            measured = Measured.read(Path(folder))
+            new = [row(claim, found(claim, measured), measured) for claim in CLAIMS if claim.config == config]
+        except ParetuneError as error:
+            sys.exit(f"{word}: {error}")
         rows |= {each["claim"]: each for each in new}
     entries = judged(list(rows.values()))
     old = document.read_text(encoding="utf-8")

@@ -192,11 +192,26 @@ def machine() -> dict[str, Any]:
     """Return the processor, how busy it is, and the versions that decide the figures."""
     return {
         "processor": _processor(),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     }
+
+
+def instructions() -> str:
+    """Return the widest instructions for products that the processor has, such as ``AVX-512 with bfloat16``."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    kinds = {
+        "amx_tile": "AMX",
+        "avx512_bf16": "AVX-512 with bfloat16",
+        "avx512_f": "AVX-512",
+        "avx2": "AVX2",
+    }
+    return next((name for flag, name in kinds.items() if has.get(flag)), "no vector instructions known")
 
 
 def _processor() -> str:

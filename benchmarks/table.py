@@ -1,9 +1,9 @@
 """Write the table of docs/performance.md from the JSON files beside it.
 
-    python -m benchmarks.table [--take benchmarks/results] [--check]
+    python -m benchmarks.table [--take benchmarks/results [--kind avx2]] [--check]
 
-`--take` first copies the files of the benchmarks that the table has to docs/performance/. `--check` writes nothing and fails
-where the table is not what the files give.
+`--take` first copies the files of the benchmarks that the table has to docs/performance/, or with `--kind` to a folder there, for a
+machine of another kind: its ratios become a column. `--check` writes nothing and fails where the table is not what the files give.
 """
 
 from __future__ import annotations
@@ -31,19 +31,60 @@ def results(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     return sorted(numbered, key=lambda item: int(item[1]["benchmark"][1:]))
 
 
-def table(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Return the table, what was equal before anything counted, and where and with what it was measured."""
-    lines = ["| | what | paretune | against | ratio, median (lowest to highest) |", "|---|---|---|---|---|"]
+def table(
+    found: Sequence[tuple[str, Mapping[str, Any]]],
+    others: Sequence[Sequence[tuple[str, Mapping[str, Any]]]] = (),
+) -> str:
+    """Return the table, what was equal before anything counted, and where and with what it was measured.
+
+    Args:
+        found: Names and contents of the files.
+        others: The same of machines of other kinds, whose ratios are a column each.
+    """
+    kinds = [_kind(other) for other in others]
+    head = [
+        "",
+        "what",
+        "paretune",
+        "against",
+        "ratio, median (lowest to highest)",
+        *(f"on {kind}" for kind in kinds),
+    ]
+    lines = [f"| {' | '.join(head)} |".replace("|  |", "| |"), "|" + "---|" * len(head)]
     for _, result in found:
         for number, row in enumerate(result["figures"]):
             label = f"**{result['benchmark']}**" if number == 0 else ""
-            lines.append(f"| {label} | {row['what']} | {_cells(row)} |")
+            more = "".join(f" {_ratio(_same(other, result['benchmark'], row))} |" for other in others)
+            lines.append(f"| {label} | {row['what']} | {_cells(row)} |{more}")
     lines += ["", "What was equal before a figure counted, in all rounds:", ""]
     lines += [
         f"- {result['benchmark']}, `{_source(name)}`: {_equal(result['equal'])}" for name, result in found
     ]
     lines += ["", *_machines(found)]
+    for other in others:
+        lines += _machines(other)
     return "\n".join(lines)
+
+
+def _kind(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    machine = found[0][1]["machine"]
+    return ", ".join(filter(None, (machine["processor"], machine.get("instructions"))))
+
+
+def _same(
+    found: Sequence[tuple[str, Mapping[str, Any]]], benchmark: str, row: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Return the row of the same comparison in other results, None where it was not run."""
+    rows = (each for _, result in found if result["benchmark"] == benchmark for each in result["figures"])
+    which = ("what", "ours", "against")
+    return next((each for each in rows if all(each[key] == row[key] for key in which)), None)
+
+
+def _ratio(row: Mapping[str, Any] | None) -> str:
+    if row is None or "ratio" not in row:
+        return "-"
+    ends = " to ".join(_short(row["ratio"][end]) for end in ("low", "high"))
+    return f"{_short(row['ratio']['median'])}x ({ends})"
 
 
 def _source(name: str) -> str:
@@ -102,9 +143,8 @@ def _machines(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     for _, result in found:
         machine, settings = result["machine"], result["settings"]
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
-        place = (
-            f"{machine['processor']}, {machine['cores']} cores, one thread; {settings['model']}; {versions}."
-        )
+        processor = ", ".join(filter(None, (machine["processor"], machine.get("instructions"))))
+        place = f"{processor}, {machine['cores']} cores, one thread; {settings['model']}; {versions}."
         rounds, load = settings["rounds"], machine["load"]
         places.setdefault(place, []).append(f"{result['benchmark']} (rounds {rounds}, load {load:g})")
     return [f"Measured on {place} {', '.join(which)}." for place, which in places.items()]
@@ -123,13 +163,17 @@ def main(given: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--take", type=Path, help="folder of new results")
+    parser.add_argument(
+        "--kind", default="", help="folder of the machine's kind, where it is another than the table's"
+    )
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args(given)
     if arguments.take:
         for name, result in results(arguments.take):
-            write_json(FOLDER / f"{name}.json", result)
+            write_json(FOLDER / arguments.kind / f"{name}.json", result)
     old = DOCUMENT.read_text(encoding="utf-8")
-    new = replaced(old, table(results(FOLDER)))
+    others = [found for folder in sorted(FOLDER.iterdir()) if folder.is_dir() and (found := results(folder))]
+    new = replaced(old, table(results(FOLDER), others))
     if arguments.check and new != old:
         sys.exit(f"the table of {DOCUMENT} is not what {FOLDER} gives; run benchmarks/table.py")
     if not arguments.check:

@@ -216,6 +216,15 @@ def test_the_table_is_what_the_files_give(bench, monkeypatch: pytest.MonkeyPatch
         table.main(["--check"])
     table.main(["--take", "docs/performance"])
     assert "**123x**" in (copy / "performance.md").read_text()
+    shutil.rmtree(copy / "performance" / "other", ignore_errors=True)
+    (tmp_path / "new").mkdir()
+    changed["figures"][0]["ratio"].update(median=2.5, low=2.0, high=3.0)
+    changed["machine"].update(processor="A CPU", instructions="AVX2")
+    write_json(tmp_path / "new" / file.name, changed)
+    table.main(["--take", str(tmp_path / "new"), "--kind", "other"])
+    written = (copy / "performance.md").read_text()
+    assert "| on A CPU, AVX2 |" in written and "| 2.50x (2.00 to 3.00) |" in written and "**123x**" in written
+    assert "Measured on A CPU, AVX2, " in written
 
 
 def test_importing_the_package_is_quick(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
