@@ -24,11 +24,13 @@ def server() -> Iterator[postgres.Server]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database that does not hold a store yet."""
     if request.param == "sqlite":
-        return str(tmp_path / "store.sqlite")
-    return request.getfixturevalue("server").new_database()
+        yield str(tmp_path / "store.sqlite")
+        return
+    with request.getfixturevalue("server").borrowed() as borrowed:
+        yield borrowed
 
 
 @pytest.fixture
