@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from typing_extensions import TypedDict
 
 from paretune.core.errors import ConfigError, ParetuneError, ScoreError
 from paretune.core.files import REMAKE, fingerprint, read_json, write_json
-from paretune.core.meter import counts_of, current, shares, spent_of
+from paretune.core.meter import shares, spent_of
 from paretune.core.preference import Preference
 from paretune.core.progress import found_finished, stage
-from paretune.core.work_log import said_beforehand
 from paretune.data.dataset import ScoredDataset
 from paretune.data.rows import Row
-from paretune.data.summary import inspect
 from paretune.evaluation.evaluate import HeldOut, evaluate
 from paretune.evaluation.judge import Judgement, judge, mean_interval
 from paretune.evaluation.judged import (
@@ -36,11 +30,8 @@ from paretune.evaluation.judged import (
 from paretune.evaluation.remote import drawn_by
 from paretune.evaluation.token_kl import audit
 from paretune.fronts.front import reference_point
-from paretune.fronts.record import FILE, FORMAT, Cost, FrontRecord, MeasuredPolicy, Stage
-from paretune.fronts.record_facts import DataSummary, SaidPart, ScorerFacts
+from paretune.fronts.record import FILE, FrontRecord, MeasuredPolicy
 from paretune.fronts.score_table import FILE as SCORES
-from paretune.methods import METHODS
-from paretune.models.adapter import Adapter
 from paretune.policies.policy import Policy
 from paretune.reports.beside import ANSWERS_FILE
 from paretune.reports.beside import FOLDER as DATA
@@ -51,15 +42,12 @@ from paretune.runs.about_data import about_data
 from paretune.runs.config import RunConfig
 from paretune.runs.data_files import write_answers, write_card_beside
 from paretune.runs.prepare import label_judges
+from paretune.runs.recorded import policy_entry, record_of, with_facts
 from paretune.runs.scorer_usage import keep_usage, usage_lines
 from paretune.runs.scores import (
-    responses_scored,
-    scorer_cautions,
     scorer_facts,
-    thought_cautions,
     write_scores,
 )
-from paretune.scoring.meaning import meaning
 from paretune.scoring.scorer import Scorer, release
 from paretune.training.lab import Lab
 from paretune.training.remote_stages import identity
@@ -87,9 +75,7 @@ def write_front(
         asked: Policy name -> preferences to measure it at instead.
     """
     judgement = measure(config, lab, policies, corners, splits["test"], scorers, asked or {})
-    measured = tuple(
-        _measured_policy(config, lab, judgement, policies[name]) for name in judgement.evaluations
-    )
+    measured = tuple(policy_entry(config, lab, judgement, policies[name]) for name in judgement.evaluations)
     audited = tuple(
         _audited(config, lab, judgement, policies[entry.name], splits["test"], entry) for entry in measured
     )
@@ -102,7 +88,7 @@ def write_front(
     }
     for line in usage_lines(scorers, used):
         lab.say(line)
-    record = _record(config, lab, judgement, audited, splits, facts)
+    record = record_of(config, lab, judgement, audited, splits, facts)
     about = about_data(config.data.source, config.data.test)
     about = replace(about, base_model=lab.lm.hub_name or config.model, chat_template=config.chat_template)
     data = (config.data.source, config.data.test)
@@ -306,51 +292,6 @@ def _stated(reference: dict[str, float], objective: str) -> float:
     return reference[objective]
 
 
-# The record
-
-
-class TrainedStep(TypedDict):
-    """What is read of a record in ``history.json``: the tokens of its step."""
-
-    tokens: float
-
-
-def _measured_policy(config: RunConfig, lab: Lab, judgement: Judgement, policy: Policy) -> MeasuredPolicy:
-    """Return a policy's entry of the record, with the facts of its method and its adapters."""
-    name = policy.name
-    facts: dict[str, Any] = {"cost": _cost(lab, policy)}
-    if (method := METHODS.get(config.kind(name))) is not None:
-        card = method.card
-        title = card.title if config.kind(name) == name else f"{card.title} ({name})"
-        facts |= {"title": title, "paper": card.paper, "enters": card.enters}
-    steerability: dict[str, float | None] = {}
-    for adapter in policy.adapters:
-        steerability |= adapter.info.get("steerability") or {}
-        facts |= {key: adapter.info[key] for key in ("online", "retention") if adapter.info.get(key)}
-    if steerability:
-        facts["steerability"] = steerability
-    for key in ("conflicts", "floors"):
-        if rows := [row for adapter in policy.adapters for row in adapter.info.get(key) or ()]:
-            facts[key] = rows
-    entry = judgement.recorded_policy(name, bool(policy.anchor_preferences))
-    return _with(entry, facts)
-
-
-def _cost(lab: Lab, policy: Policy) -> Cost:
-    trained = {stage for adapter in policy.adapters for stage in _stages(adapter)}
-    sampled = _sampled_tokens(lab, policy, trained)
-    cost: dict[str, Any] = {"adapters": len(policy.adapters), "passes": policy.passes, "sampled": sampled}
-    if not trained or not all((lab.folder / stage).is_dir() for stage in trained):
-        return Cost(**cost)
-    seconds = {stage.name: stage.seconds for stage in lab.stages}
-    return Cost(
-        **cost,
-        runs=len(trained),
-        seconds=sum(seconds.get(stage, 0.0) for stage in trained),
-        tokens=sum(_trained_tokens(lab, stage) for stage in trained),
-    )
-
-
 def _audited(
     config: RunConfig,
     lab: Lab,
@@ -374,88 +315,4 @@ def _audited(
         write_json(folder / "kl.json", [values.tolist() for values in distances])
 
     distances = read_json(lab.stage(f"audits/{policy.name}", key, make) / "kl.json", list[list[float]])
-    return _with(entry, {"soup_kl": tuple(mean_interval(np.array(values)) for values in distances)})
-
-
-def _with(entry: MeasuredPolicy, facts: Mapping[str, Any]) -> MeasuredPolicy:
-    """Return an entry with more facts, checked as all are."""
-    known = {name: getattr(entry, name) for name in entry.model_fields_set}
-    return MeasuredPolicy(**known, **facts)
-
-
-def _record(
-    config: RunConfig,
-    lab: Lab,
-    judgement: Judgement,
-    policies: tuple[MeasuredPolicy, ...],
-    splits: dict[str, ScoredDataset],
-    scorers: dict[str, ScorerFacts],
-) -> FrontRecord:
-    """Return all that the report, the picture and the model card are made of."""
-    known = {row.key: row.prompt[-1].content for row in splits["test"].rows}
-    texts = [known[key] for key in judgement.prompts]
-    meanings = {str(spec.get("objective")): meaning(spec) for spec in config.score}
-    return FrontRecord(
-        format=FORMAT,
-        name=config.name,
-        version=importlib.metadata.version("paretune"),
-        created=date.today().isoformat(),
-        model=config.model,
-        objectives=judgement.objectives,
-        reference_point=tuple(judgement.reference_point.tolist()),
-        prompts=tuple(texts[: config.evaluate.shown]),
-        num_prompts=judgement.num_prompts,
-        base=judgement.recorded_base(),
-        policies=policies,
-        mixture=judgement.recorded_mixture(),
-        comparisons=judgement.recorded_tests(),
-        uncompared=tuple(judgement.uncompared),
-        cautions=(*judgement.cautions, *scorer_cautions(scorers), *thought_cautions(config, judgement)),
-        objectives_info={objective: meanings.get(objective, "") for objective in judgement.objectives},
-        scorers={objective: scorers[objective] for objective in judgement.objectives},
-        sampling={
-            **vars(config.sampling),
-            "samples": config.evaluate.samples,
-            **({"chat_template": config.chat_template} if config.chat_template else {}),
-        },
-        data=DataSummary.model_validate(inspect(splits["train"]).to_dict() | {"notes": list(lab.left_out)}),
-        splits={name: len({row.key for row in part.rows}) for name, part in splits.items()},
-        stages=tuple(Stage(**vars(stage)) for stage in lab.stages),
-        rest=_rest(lab),
-        said=tuple(SaidPart(**vars(part)) for part in said_beforehand()),
-        scoring_forwards=responses_scored(lab.folder),
-        licence="",
-    )
-
-
-def _rest(lab: Lab) -> Stage | None:
-    """Return what this process spent so far outside of the stages that it made; None outside of a run."""
-    if (meter := current()) is None:
-        return None
-    rest = meter.whole
-    for made in lab.stages:
-        if not made.reused and made.spent is not None:
-            rest = rest.less(counts_of(made.seconds, made.spent))
-    return Stage(name="rest", seconds=rest.seconds, reused=False, spent=spent_of(rest))
-
-
-def _stages(adapter: Adapter) -> list[str]:
-    """Return the stages of training that led to an adapter; none where its facts lack them (another tool may have made it)."""
-    return list(adapter.info.get("stages") or filter(None, [adapter.info.get("stage")]))
-
-
-def _sampled_tokens(lab: Lab, policy: Policy, trained: set[str]) -> int | None:
-    """Return the tokens that were sampled to train a policy on; None where a stage does not say it, or others trained it."""
-    if policy.name not in lab.used:
-        return None
-    names = trained | {stage.name for stage in lab.used[policy.name]}
-    spent = {stage.name: stage.spent for stage in lab.stages if stage.name in names}
-    sampled = [None if each is None else each["tokens_sampled"] for each in spent.values()]
-    return None if None in sampled else sum(filter(None, sampled))
-
-
-def _trained_tokens(lab: Lab, stage: str) -> int:
-    """Return the tokens that went through forward and backward in a stage of training."""
-    return int(
-        sum(record["tokens"] for record in read_json(lab.folder / stage / "history.json", list[TrainedStep]))
-    )
+    return with_facts(entry, {"soup_kl": tuple(mean_interval(np.array(values)) for values in distances)})
