@@ -196,8 +196,9 @@ def _measured(record: FrontRecord, seeds: Sequence[Sequence[Point]]) -> list[str
 
 def _beside(points: Sequence[Point]) -> list[str]:
     """Return how many answers were cut and collapsed, and how far they are from the base model."""
+    cut = _range([100 * point.cut_rate for point in points], 0)
     return [
-        _range([100 * point.cut_rate for point in points], 0) + " %",
+        cut if cut == NOTHING else f"{cut} %",
         percent(max(point.collapse_rate for point in points)),
         _range([point.log_ratio.value for point in points], 1),
     ]
@@ -272,7 +273,8 @@ def keep(run: Path, folder: Path) -> None:
     """Keep a finished run's record, picture and settings in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "figures.json", compact(FrontRecord.read(run / "front.json")))
-    write_bytes(folder / "config.yaml", (run / "config.yaml").read_bytes())
+    if (config := run / "config.yaml").exists():  # what `paretune judge` wrote has none
+        write_bytes(folder / "config.yaml", config.read_bytes())
     record = FrontRecord.read(run / "front.json")
     if any(len(seeds) > 1 for seeds in _methods(record).values()):
         draw(record, folder / "front.png")
