@@ -85,7 +85,7 @@ class ResponseFormat(Body):
 
 
 class StreamOptions(Body):
-    """Options of a streamed response."""
+    """Options of a streamed response; ``include_obfuscation``, which pads the pieces of a stream, is ignored and said to be."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -154,6 +154,8 @@ class _Generation(Body):
                 setbacks.append(Setback(name, ApiError(400, told, "unknown_parameter", name)))
         setbacks += _out_of_range(kept)
         request = handler(kept)
+        if request.stream_options is not None and request.stream_options.include_obfuscation:
+            hints.append("stream_options.include_obfuscation")
         request._setbacks, request._hints = tuple(setbacks), tuple(hints)
         return request
 
@@ -265,10 +267,20 @@ class ChatRequest(_Generation):
         return self.max_completion_tokens or self.max_tokens
 
 
+def _as_text(value: object) -> object:
+    """Refuse token ids, which OpenAI's API reads in place of text."""
+    entries = value if isinstance(value, list) else []
+    if any(isinstance(entry, list) or type(entry) is int for entry in entries):
+        raise PydanticCustomError("token_ids", "token ids are not read; send text")
+    return value
+
+
 class CompletionRequest(_Generation):
     """The body of ``/v1/completions``: text to continue as it is, without a chat template."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES)]
+    prompt: Annotated[
+        Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES)], BeforeValidator(_as_text)
+    ]
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELY)
 
     @property

@@ -106,6 +106,29 @@ def test_what_is_ignored_is_said(address: str) -> None:
     null = {**USER, "tool_calls": None, "reasoning_content": None, "annotations": [], "weight": None}
     assert "ignored" not in chat(address, messages=[null]).json()["paretune"], "null says nothing"
     assert "ignored" not in chat(address).json()["paretune"]
+    padded = chat(address, stream=True, stream_options={"include_obfuscation": True}).text
+    assert '"ignored": ["stream_options.include_obfuscation"]' in padded
+    assert "ignored" not in chat(address, stream=True, stream_options={"include_obfuscation": False}).text
+
+
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2], [3]], ["red sun", 4]])
+def test_token_ids_are_refused_by_name(address: str, prompt: list) -> None:
+    response = httpx.post(f"{address}/v1/completions", json={"prompt": prompt})
+    error = response.json()["error"]
+    assert response.status_code == 422 and error["param"] == "prompt"
+    assert error["message"] == "prompt: token ids are not read; send text"
+
+
+def test_an_unknown_route_of_openai_is_named_beside_those_that_there_are(address: str) -> None:
+    for path in ("/v1/responses", "/v1/embeddings", "/v1/chat/x"):
+        response = httpx.post(f"{address}{path}", json={})
+        error = response.json()["error"]
+        assert (response.status_code, error["type"], error["code"]) == (404, "not_found_error", "not_found")
+        assert error["message"].startswith(f"no such address: '{path}'; this server has ")
+        for route in ("POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models"):
+            assert route in error["message"]
+    elsewhere = httpx.get(f"{address}/api/x").json()["error"]
+    assert elsewhere["message"] == "no such address", "the page compares it"
 
 
 EVERYDAY = {

@@ -151,6 +151,34 @@ def test_votes_on_one_objective_tell_nothing_and_are_kept_and_taken_back(
     assert "✓" not in page.inner_text("#vote-on label:has(input[value=concise])")
 
 
+def test_the_tabs_tell_no_side_before_the_vote(two: tuple[str, Service], visit: Open) -> None:
+    """The tab "Use elsewhere" has the preference of a side, "My votes" the sides of votes on one objective."""
+    page = begin(visit(two[0]), "peeping", 0.8)
+    page.click("#tab-take")
+    page.wait_for_selector("#client-code")
+    assert "concise=" in page.inner_text("#take")
+    page.fill("#prompt", "red sun")
+    page.click("#send")
+    page.wait_for_selector("#vote-first[aria-disabled=false]")
+    assert page.inner_text("#take") == "The preferences of A and B are hidden until you vote."
+    for tab in ("presets", "take"):
+        page.click(f"#tab-{tab}")
+    assert "concise=" not in page.inner_text("main") and page.locator("#take pre").count() == 0
+    page.check("#vote-on input[value=warm]", force=True)
+    page.keyboard.press("3")
+    page.wait_for_selector("#vote-on span:has-text('warm ✓')")
+    page.click("#tab-history")
+    page.wait_for_selector("#vote-list li")
+    told = page.inner_text("#vote-list")
+    assert "A vote on warm" in told and "hidden until you vote on the whole" in told
+    assert "is better" not in told and "concise" not in told
+    page.check("#vote-on input[value='']", force=True)
+    page.keyboard.press("1")
+    page.wait_for_selector("#vote-list li:has-text('A is better on warm'):has-text('concise')")
+    page.click("#tab-take")
+    page.wait_for_selector("#client-code:has-text('concise=')")
+
+
 def test_a_pair_is_skipped_and_a_vote_that_fails_leaves_it_hidden(
     two: tuple[str, Service], visit: Open
 ) -> None:

@@ -155,6 +155,23 @@ def _declare_security(app: FastAPI, needs_key: bool) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def _unknown_address(app: FastAPI, request: Request) -> str:
+    """Return the message for an address without a route; below ``/v1/`` it names the routes of OpenAI's API that there are.
+
+    Elsewhere it is the message by which the studio finds that a server is older than its page.
+    """
+    path = request.scope["path"]
+    if not path.startswith("/v1/"):
+        return "no such address"
+    served = [
+        f"{method.upper()} {route}"
+        for route, methods in app.openapi()["paths"].items()
+        if route.startswith("/v1/")
+        for method in methods
+    ]
+    return f"no such address: {path[:100]!r}; this server has {', '.join(served)}"
+
+
 def _answer_errors(app: FastAPI) -> None:
     """Return every error in the form that OpenAI's clients read."""
 
@@ -202,7 +219,7 @@ def _answer_errors(app: FastAPI) -> None:
         if isinstance(error.__cause__, ApiError):  # why a body was not read
             return answer(error.__cause__)
         message, code = {
-            404: ("no such address", "not_found"),
+            404: (_unknown_address(app, request), "not_found"),
             405: (f"{request.method} is not possible here", "method_not_allowed"),
         }.get(error.status_code, (str(error.detail), "invalid_request"))
         if error.status_code == 400 and error.__cause__ is not None:

@@ -116,8 +116,11 @@ export function setBlind(value) {
 /** Set up what hides the rest of the page while the sides of a pair are hidden. */
 export function drawBlind() {
   const follow = () => {
-    byId("studio").classList.toggle("hides", isSealed());
-    byId("hidden-note").hidden = !isSealed();
+    const sealed = isSealed();
+    const before = byId("studio").classList.contains("hides");
+    byId("studio").classList.toggle("hides", sealed);
+    byId("hidden-note").hidden = !sealed;
+    if (sealed !== before) changed("sealed");
   };
   byId("steer").parentElement.before(element("p", { class: "hidden-note small", id: "hidden-note", hidden: true }, "Preferences, front and policy are hidden until you vote."));
   on("talk pair", follow);

@@ -1,6 +1,8 @@
 // The votes of the chosen profile on the chosen policy: listed, deleted one by one, or forgotten together with the profile.
 
+import { pair } from "./answers.js";
 import { call } from "./api.js";
+import { isSealed } from "./blind.js";
 import { on, state } from "./state.js";
 import { byId, element, number, preferenceText } from "./words.js";
 import { places } from "./expected.js";
@@ -45,6 +47,9 @@ function more(root, votes) {
   byId("vote-list").after(element("button", { type: "button", id: "vote-more", click: () => loadHistory(votes.at(-1).id) }, "Show older votes"));
 }
 
+/** Return whether a vote is on the pair whose sides are hidden: it would tell them. */
+const tells = (vote) => isSealed() && vote.first.text === pair.asked.a.text && vote.second.text === pair.asked.b.text;
+
 function line(vote, policy) {
   const shown = places(policy);
   const asked = vote.messages.at(-1)?.content ?? "";
@@ -55,9 +60,11 @@ function line(vote, policy) {
       element("summary", {}, `${letter}: ${preferenceText(answer.preference)}${scores}`), element("p", { class: "told-text" }, answer.text || "(an empty answer)"));
   };
   const when = vote.created ? new Date(vote.created).toLocaleString() : "";
+  const hidden = tells(vote);
+  const answers = hidden ? [element("p", { class: "small" }, "Its sides are hidden until you vote on the whole.")] : [told(vote.first, "A"), told(vote.second, "B")];
   return element("li", { "data-vote": vote.id },
-    element("span", { class: "name" }, WON[vote.winner], vote.objective ? ` on ${vote.objective}` : ""),
-    element("div", {}, element("p", { class: "small" }, when), element("p", { class: "asked" }, asked), told(vote.first, "A"), told(vote.second, "B")),
+    element("span", { class: "name" }, hidden ? "A vote" : WON[vote.winner], vote.objective ? ` on ${vote.objective}` : ""),
+    element("div", {}, element("p", { class: "small" }, when), element("p", { class: "asked" }, asked), ...answers),
     element("button", { type: "button", class: "link", "aria-label": `Delete the vote on ${asked.slice(0, 40)}`, click: () => remove(vote) }, "Delete"));
 }
 
@@ -89,7 +96,7 @@ async function forgetProfile(count) {
 /** Set up the tab. `given`: report, say, taken(policy, profile, result), profiles(), reloadProfiles(), sure(text), forgotten(profile). */
 export function drawHistory(given) {
   tools = given;
-  on("policy profile votes", async () => {
+  on("policy profile votes sealed", async () => {
     if (byId("history").hidden) return;
     await tools.reloadProfiles();
     loadHistory();

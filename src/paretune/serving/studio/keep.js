@@ -1,6 +1,7 @@
 // The tabs: presets, a ranking of answers, floors on scores, commands that use a preference elsewhere, the own votes, and what all people's votes show.
 
 import { ROOT, call, hasKey } from "./api.js";
+import { isSealed } from "./blind.js";
 import { admitted, keep, kept, on, runOf, state } from "./state.js";
 import { byId, element, faultOfName, number, preferenceArgument, preferenceText, shellWord } from "./words.js";
 import { expectedWords, places, scoreList } from "./expected.js";
@@ -152,6 +153,7 @@ function copyable(id, label, text) {
 }
 
 function drawTake() {
+  if (isSealed()) return byId("take").replaceChildren(element("p", { class: "small" }, "The preferences of A and B are hidden until you vote."));
   const { policy, active } = state;
   const served = state.sides[active].served?.preference ?? state.sides[active].preference;
   const text = preferenceArgument(served);
@@ -231,5 +233,5 @@ export function drawTools(given) {
   on("policy", () => { drawFloors(); loadPresets(); });
   on("policy votes", () => { if (!byId("people").hidden) loadPeople(); });
   on("profile", loadPresets);
-  on("served active", drawTake);
+  on("served active sealed", drawTake);
 }
