@@ -153,10 +153,24 @@ def chat(
         ),
     ] = None,
     policy: Annotated[str | None, typer.Option(help="The policy of the run.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="The length limit of answers, in tokens.", min=1)] = 256,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="The length limit of answers, in tokens; by default as the front was measured.", min=1
+        ),
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=100)
-    ] = 0.7,
+        float | None,
+        typer.Option(help="The sampling temperature; 0 is greedy. By default likewise.", min=0, max=100),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="The probability that the tokens to draw from must reach. By default likewise.",
+            min=0.01,
+            max=1,
+        ),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(
@@ -171,7 +185,7 @@ def chat(
 ) -> None:
     """Talk to a policy in the terminal; PageUp and PageDown change the preference."""
     try:
-        from paretune.cli.chat import talk
+        from paretune.cli.chat import sampling_of, talk
     except ImportError as error:
         raise ConfigError(f"{error}; {NEEDS}") from error
     from paretune.policies.policy_file import BaseChoice
@@ -180,8 +194,7 @@ def chat(
         run,
         policy,
         preference,
-        max_tokens,
-        temperature,
+        sampling_of(run, max_tokens, temperature, top_p),
         seed,
         BaseChoice(model, revision, device, dtype, quantization),
     )
