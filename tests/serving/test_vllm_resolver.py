@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from paretune.choosing.bounds import Bounds, BoundsError
 from paretune.core.errors import ConfigError, ParetuneError
+from paretune.core.owners import try_lock
 from paretune.core.preference import Preference, preference_grid
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
@@ -26,8 +27,9 @@ from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.models.language_model import LanguageModel
-from paretune.policies.catalogue import find_sources
+from paretune.policies.catalogue import Source, find_sources
 from paretune.policies.policy import Policy
+from paretune.serving import lora_cache
 from paretune.serving.lora_cache import LoraCache, on_grid
 from paretune.serving.store.store import Store
 from paretune.serving.vllm_resolver import Loras, Settings, number_of, register
@@ -214,27 +216,79 @@ def test_runs_with_policies_of_one_name_are_told_apart(
     assert "dpo-soup" not in loras.offers
 
 
+def soup_of(run: Path) -> Source:
+    return next(source for source in find_sources(run) if source.name == "dpo-soup")
+
+
+def end_processes(cache: Path, host: str = "") -> None:
+    """Make the marks of a cache those of processes that have ended, or of processes of another machine."""
+    for mark in cache.glob(".marks/*/*"):
+        here, pid, _ = mark.name.split("-")
+        mark.rename(mark.with_name(f"{host or here}-{pid}-0"))
+
+
+AT = [Preference.of({"short": k / 10, "good": 1 - k / 10}, OBJECTIVES) for k in range(6)]
+
+
 def test_the_cache_is_bounded_and_nothing_in_use_goes(run: Path, tmp_path: Path) -> None:
-    soup = next(source for source in find_sources(run) if source.name == "dpo-soup")
-    at = [Preference.of({"short": k / 10, "good": 1 - k / 10}, OBJECTIVES) for k in range(5)]
-    before = LoraCache(tmp_path / "loras", 3)
-    places = [before.get(soup, preference) for preference in at[:3]]
-    (tmp_path / "loras" / "notes").mkdir()
-    (tmp_path / "loras" / "notes" / "mine.txt").write_text("kept")
+    soup, folder = soup_of(run), tmp_path / "loras"
+    before = LoraCache(folder, 3)
+    places = [before.get(soup, preference) for preference in AT[:3]]
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.txt").write_text("kept")
+    end_processes(folder)
     for age, place in enumerate(places):
         os.utime(place, (age + 1, age + 1))
-    later = LoraCache(tmp_path / "loras", 3)
-    assert later.get(soup, at[0]) == places[0], "found again"
-    fresh = later.get(soup, at[3])
+    later = LoraCache(folder, 3)
+    assert later.get(soup, AT[0]) == places[0], "found again"
+    fresh = later.get(soup, AT[3])
     assert not places[1].exists(), "the one that was not used for longest"
+    assert not (folder / ".marks" / places[1].name).exists()
     assert places[0].exists() and places[2].exists() and fresh.exists()
-    later.get(soup, at[4])
+    later.get(soup, AT[4])
     assert not places[2].exists()
     with pytest.raises(ConfigError, match="all 3 LoRAs of this cache are in use"):
-        later.get(soup, at[1])
-    assert (tmp_path / "loras" / "notes" / "mine.txt").read_text() == "kept"
+        later.get(soup, AT[1])
+    assert (folder / "notes" / "mine.txt").read_text() == "kept"
     config = json.loads((fresh / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA"
+
+
+def test_processes_that_share_a_cache_delete_nothing_that_another_has_given_out(
+    run: Path, tmp_path: Path
+) -> None:
+    soup, folder = soup_of(run), tmp_path / "loras"
+    first, second = LoraCache(folder, 2), LoraCache(folder, 2)
+    used = first.get(soup, AT[0])
+    os.utime(used, (1, 1))
+    own = second.get(soup, AT[1])
+    with pytest.raises(ConfigError, match="all 2 LoRAs of this cache are in use"):
+        second.get(soup, AT[2])
+    assert used.exists() and own.exists()
+    assert second.get(soup, AT[0]) == used, "what is there is shared"
+
+    end_processes(folder, "a1b2c3d4")
+    with pytest.raises(ConfigError, match="are in use"):
+        second.get(soup, AT[2])
+    assert used.exists(), "lately, by a process of another machine"
+    for mark in folder.glob(".marks/*/*"):
+        os.utime(mark, (1, 1))
+    assert second.get(soup, AT[2]).exists()
+    assert len(list(folder.glob("dpo-soup-*"))) == 2
+
+
+def test_a_process_waits_for_one_that_changes_the_cache(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soup, folder = soup_of(run), tmp_path / "loras"
+    cache = LoraCache(folder, 2)
+    place = cache.get(soup, AT[0])
+    monkeypatch.setattr(lora_cache, "PATIENCE", 0.1)
+    with (folder / ".lock").open() as held:
+        assert try_lock(held.fileno())
+        with pytest.raises(ConfigError, match="another process has changed this cache"):
+            cache.get(soup, AT[0])
+    assert cache.get(soup, AT[0]) == place
 
 
 def test_a_policy_that_was_trained_again_gets_loras_of_its_own(
@@ -243,8 +297,7 @@ def test_a_policy_that_was_trained_again_gets_loras_of_its_own(
     preference = Preference.parse("short=0.5,good=0.5")
 
     def place() -> Path:
-        soup = next(source for source in find_sources(run) if source.name == "dpo-soup")
-        return LoraCache(tmp_path / "loras", 8).get(soup, preference)
+        return LoraCache(tmp_path / "loras", 8).get(soup_of(run), preference)
 
     first = place()
     soup = policies["dpo-soup"]

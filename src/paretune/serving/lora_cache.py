@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
@@ -14,9 +17,19 @@ from paretune.core.errors import ConfigError
 from paretune.core.files import file_digest, fingerprint
 from paretune.core.folder_form import EXPORT
 from paretune.core.names import path_component
+from paretune.core.owners import Owner, this_process, try_lock
 from paretune.core.preference import Preference
 from paretune.policies.catalogue import Source
 from paretune.policies.policy_file import FILE
+
+LOCK = ".lock"
+"""File that a process locks while it adds or deletes LoRAs."""
+MARKS = ".marks"
+"""Folder with an empty file ``LORA/HOST-PID-STARTED`` for each LoRA and each process that has given it out."""
+PATIENCE = 120.0
+"""Seconds to wait for another process; to fold a LoRA takes a few."""
+LATELY = 24 * 3600.0
+"""Seconds for which the mark of a process on another machine holds: whether that one still runs is not known here."""
 
 
 def on_grid(preference: Preference, parts: int, bounds: Bounds) -> Preference:
@@ -49,7 +62,8 @@ def on_grid(preference: Preference, parts: int, bounds: Bounds) -> Preference:
 class LoraCache:
     """LoRAs in a folder, at most ``most`` of them. The one that was not used for longest goes first.
 
-    A LoRA that this process has given out stays: whoever serves it reads its file again at any time.
+    A LoRA that was given out stays while the process runs that gave it out: whoever serves it reads its file again at any time.
+    Several processes may share the folder. One at a time adds or deletes, and a mark says who has given out what.
 
     Attributes:
         folder: Where the LoRAs lie; other files there are left alone.
@@ -59,27 +73,66 @@ class LoraCache:
     def __init__(self, folder: Path, most: int) -> None:
         self.folder, self.most = folder, most
         self._identities: dict[Path, str] = {}
-        self._given: set[str] = set()
         self._lock = Lock()
 
     def get(self, source: Source, preference: Preference) -> Path:
         """Return the folder of the LoRA of a policy at a preference.
 
         Raises:
-            ConfigError: All LoRAs of the folder are in use, and there are as many as there may be.
+            ConfigError: All LoRAs of the folder are in use, and there are as many as there may be; or another process does not
+                let go of the folder.
             ModelError: The policy is no single LoRA, or cannot be read.
         """
         from paretune.policies.folding import fold
 
-        with self._lock:
+        with self._lock, self._alone():
             name = self._name(source, preference)
             place = self.folder / name
             if not (place / EXPORT.marker).is_file():
                 self._make_room(name)
                 fold(source.folder, preference, place)
             os.utime(place)
-            self._given.add(name)
+            self._mark(name)
             return place
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from changing the folder; where the file system has no locks, marks alone guard what is used."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            until = time.monotonic() + PATIENCE
+            while try_lock(descriptor) is False:
+                if time.monotonic() > until:
+                    raise ConfigError(
+                        f"{self.folder}: another process has changed this cache for {PATIENCE:g} seconds; end it, or give this "
+                        "one another folder"
+                    )
+                time.sleep(0.02)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _mark(self, name: str) -> None:
+        """Note that this process has given out a LoRA."""
+        mark = self.folder / MARKS / name / "-".join(map(str, this_process()))
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    def _is_used(self, name: str) -> bool:
+        """Return whether a process that may still run has given out a LoRA; marks of others are deleted."""
+        marks = self.folder / MARKS / name
+        used = False
+        for mark in marks.iterdir() if marks.is_dir() else ():
+            host, pid, started = (*mark.name.split("-"), "", "")[:3]
+            if not (pid.isdecimal() and started.isdecimal()):
+                continue
+            owner = Owner(host, int(pid), int(started))
+            holds = owner.runs if owner.here else time.time() - mark.stat().st_mtime < LATELY
+            if not holds:
+                mark.unlink(missing_ok=True)
+            used |= holds
+        return used
 
     def _name(self, source: Source, preference: Preference) -> str:
         """Return the name of a folder, which tells policies of one name and their weights apart."""
@@ -92,7 +145,9 @@ class LoraCache:
     def _make_room(self, name: str) -> None:
         """Delete LoRAs that nobody uses until there is room for one more."""
         held = self._held()
-        free = [place for place in held if place.name not in self._given]
+        if len(held) < self.most:
+            return
+        free = [place for place in held if not self._is_used(place.name)]
         while len(held) >= self.most:
             if not free:
                 raise ConfigError(
@@ -100,6 +155,7 @@ class LoraCache:
                     "or take larger steps between preferences"
                 )
             shutil.rmtree(free[0])
+            shutil.rmtree(self.folder / MARKS / free[0].name, ignore_errors=True)
             held.remove(free.pop(0))
 
     def _held(self) -> list[Path]:
