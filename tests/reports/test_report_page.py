@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,8 +13,9 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 from axe_playwright_python.sync_playwright import Axe  # noqa: E402
-from playwright.sync_api import Page  # noqa: E402
+from playwright.sync_api import BrowserContext, Page  # noqa: E402
 
+from paretune.core.preference import preference_grid  # noqa: E402
 from paretune.fronts.record import FrontRecord  # noqa: E402
 from paretune.reports.report import write_report  # noqa: E402
 from support import records  # noqa: E402
@@ -86,16 +87,57 @@ def write_run(folder: Path) -> Path:
     return write_report(record, folder)
 
 
+def write_three(folder: Path) -> Path:
+    """Write a run of one policy with three objectives and its answers; return its report."""
+    names = ("concise", "warm", "plain")
+    points = [
+        records.point(
+            weights.as_dict(),
+            [value - 0.5 for value in weights.weights],
+            [value - 0.6 for value in weights.weights],
+            [value - 0.4 for value in weights.weights],
+            responses=[f"At {weights}."],
+            response_scores=[list(weights.weights)],
+        )
+        for weights in preference_grid(names, 3)
+    ]
+    facts = records.record(
+        names, [records.policy("one", points, title="A method one")], prompts=[PROMPTS[0]], num_prompts=1
+    )
+    facts["base"] |= {"responses": [LONG], "response_scores": [[0.0, 0.0, 0.0]]}
+    return write_report(FrontRecord.parse(facts), folder)
+
+
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    file = write_run(tmp_path_factory.mktemp("report"))
+def chrome() -> Iterator[BrowserContext]:
     with browser() as found:
-        page = found.new_page()
-        page.on("console", lambda message: SPENT.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: SPENT.append(str(error)))
-        page.on("request", lambda asked: SPENT.append(asked.url) if asked.url.startswith("http") else None)
-        page.goto(file.as_uri())
-        yield page
+        yield found
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("report"))
+
+
+def opened(context: BrowserContext, file: Path) -> Page:
+    """Open a report; what it asks for or complains about is noted."""
+    page = context.new_page()
+    page.on("console", lambda message: SPENT.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: SPENT.append(str(error)))
+    page.on("request", lambda asked: SPENT.append(asked.url) if asked.url.startswith("http") else None)
+    page.goto(file.as_uri())
+    return page
+
+
+@pytest.fixture(scope="module")
+def shown(chrome: BrowserContext, file: Path) -> Page:
+    return opened(chrome, file)
+
+
+@pytest.fixture(scope="module")
+def third(chrome: BrowserContext, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The report of a run with three objectives."""
+    return opened(chrome, write_three(tmp_path_factory.mktemp("three")))
 
 
 @pytest.fixture
@@ -140,10 +182,12 @@ def test_on_a_phone_wide_tables_say_so_and_axes_have_ticks(page: Page) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 390, 1000, 1280, 1920])
-def test_the_page_never_scrolls_sideways(shown: Page, width: int) -> None:
-    shown.set_viewport_size({"width": width, "height": 800})
-    assert shown.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
-    assert shown.is_visible("#contents") == (width == 1920)
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_the_page_never_scrolls_sideways(shown: Page, third: Page, objectives: int, width: int) -> None:
+    page = shown if objectives == 2 else third
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+    assert page.is_visible("#contents") == (width == 1920)
 
 
 def test_a_card_shows_the_own_scores_of_its_answer(page: Page) -> None:
@@ -201,12 +245,19 @@ def test_the_legend_hides_and_zooming_draws_finer_axes(wide: Page) -> None:
     assert ticks.inner_html() == before
 
 
-def test_what_is_downloaded_can_be_read(wide: Page) -> None:
+def saver(page: Page) -> Callable[[str], bytes]:
+    """Return what presses a button of a page and returns the file that is downloaded."""
+
     def saved(name: str) -> bytes:
-        with wide.expect_download() as download:
-            wide.get_by_role("button", name=name, exact=True).click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name, exact=True).click()
         return Path(download.value.path()).read_bytes()
 
+    return saved
+
+
+def test_what_is_downloaded_can_be_read(wide: Page) -> None:
+    saved = saver(wide)
     record = FrontRecord.parse(json.loads(saved("JSON")))
     assert record.policies[1].points[0].mean == record.policies[0].points[0].mean
     rows = saved("CSV").decode().splitlines()
@@ -235,6 +286,62 @@ def test_commands_are_copied_and_training_is_drawn(wide: Page) -> None:
     assert drawn.get_attribute("aria-label") == (
         "loss: 3 at step 1, 0.25 at step 12; on validation data 3.1, then 3.1"
     )
+
+
+def test_three_objectives_are_chosen_seen_in_pairs_and_downloaded(third: Page) -> None:
+    third.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
+    plots = third.locator("#front .pairs svg.zooms:visible")
+    assert plots.count() == 3
+    texts = third.locator("#picked .card > .plain")
+    assert texts.count() == 2
+    plots.nth(1).locator(".pt").nth(4).dispatch_event("click")
+    chosen = texts.last.text_content()
+    assert third.locator("#front .pt.on").count() == 2 * (3 + 2), (
+        "in every pair, and over all axes at two sizes"
+    )
+    small = plots.nth(1).bounding_box()
+    third.select_option("#pair", label="concise and plain")
+    assert plots.count() == 1 and "concise (across) and plain" in (plots.get_attribute("aria-label") or "")
+    large = plots.bounding_box()
+    assert small and large and large["width"] > 1.5 * small["width"]
+    assert texts.last.text_content() == chosen
+    saved = saver(third)
+    alone = saved("SVG")
+    third.select_option("#pair", label="all pairs")
+    every = saved("SVG")
+    titles = [ElementTree.fromstring(found).findall(".//{*}svg") for found in (alone, every)]
+    assert len(titles[0]) < len(titles[1]), "what is seen is saved"
+    assert saved("PNG")[:4] == b"\x89PNG"
+    rows = saved("CSV").decode().splitlines()
+    assert len(rows) == 1 + 1 + 10 and rows[0].startswith(
+        "policy,weight on concise,weight on warm,weight on plain"
+    )
+    assert len(FrontRecord.parse(json.loads(saved("JSON"))).objectives) == 3
+
+
+def test_without_scripts_everything_is_read_and_nothing_waits_for_them(
+    chrome: BrowserContext, file: Path, third: Page
+) -> None:
+    assert chrome.browser is not None
+    plain = chrome.browser.new_context(java_script_enabled=False)
+    for address, drawing in ((file.as_uri(), "#front .wide svg"), (third.url, "#front .pairs svg.zooms")):
+        page = plain.new_page()
+        page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
+        page.goto(address)
+        assert page.locator(f"{drawing} .pt .mark").first.is_visible()
+        assert page.locator("#sense tbody tr").first.is_visible()
+        assert page.locator("#all .text").first.is_visible() and LONG.strip() in page.inner_text("#all")
+        for control in ("button", "select", "input", "#compare", "#picked", ".tools"):
+            assert page.locator(f"{control}:visible").count() == 0, control
+        page.close()
+    plain.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_three_objectives_keep_no_reader_out(third: Page, scheme: str) -> None:
+    third.emulate_media(color_scheme=scheme)
+    found = Axe().run(third).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"][:120]) for each in found] == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -25,7 +25,8 @@ def front_section(record: FrontRecord, picks: Picks, answered: bool) -> str:
         lead = f"The number beside a point is the weight on {first}; the rest is on {second}."
     else:
         pairs = "".join(
-            f"<div>{scatter(record, View(a, b, 360, 330, lines=False), picks)}</div>"
+            f'<div data-pair="{escape(f"{objectives[a]} and {objectives[b]}")}">'
+            f"{scatter(record, View(a, b, 360, 330, lines=False), picks)}</div>"
             for a, b in combinations(range(M), 2)
         )
         drawing = (

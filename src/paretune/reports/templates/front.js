@@ -121,3 +121,18 @@ for (const entry of document.querySelectorAll("#front .legend li")) {
   toggle.append(...entry.childNodes);
   entry.append(toggle);
 }
+
+// Of three and more objectives all pairs are drawn; one of them can be seen alone, and larger.
+const pairs = [...document.querySelectorAll("#front .pairs > div")];
+if (pairs.length > 1) {
+  const choice = make("select");
+  choice.id = "pair";
+  choice.setAttribute("aria-label", "objectives that the front shows");
+  choice.append(new Option("all pairs", ""), ...pairs.map((one, n) => new Option(one.dataset.pair, n)));
+  choice.addEventListener("change", () => {
+    const alone = choice.value ? pairs[choice.value] : null;
+    for (const one of pairs) one.hidden = alone !== null && one !== alone;
+    pairs[0].parentElement.classList.toggle("one", alone !== null);
+  });
+  document.querySelector("#front .tools").prepend(choice);
+}
