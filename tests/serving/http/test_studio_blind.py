@@ -78,7 +78,7 @@ def test_before_the_vote_nothing_tells_which_side_is_which(two: tuple[str, Servi
             assert page.locator(selector).count() == 0, selector
         assert page.evaluate("() => location.hash") == "#policy=mod"
         assert page.is_visible("#hidden-note")
-        for selector in ("#dial-a", "#chart", "#policy", "#over"):
+        for selector in ("#dial-a", "#chart", "#policy", "#over", "#difference"):
             assert not page.is_visible(selector), selector
         if chance > 0.5:
             picture(page, "blind-sealed")
@@ -112,6 +112,13 @@ def test_a_blind_vote_is_kept_for_the_answer_that_was_meant_and_everything_is_to
         told = page.inner_text(f".answer.{side} .what")
         assert f"concise {round(answer.preference.as_dict()['concise'], 3):g}" in told
         page.wait_for_selector(f".answer.{side} .figures .mine:text-matches('[0-9]')")
+    told = page.inner_text("#difference").replace("−", "-")
+    own = {side: page.locator(f".answer.{side} .mine").all_text_contents() for side in "ab"}
+    for name, a, b in zip(("concise", "warm"), own["a"], own["b"], strict=True):
+        gap = float(a.replace("−", "-")) - float(b.replace("−", "-"))
+        found = re.search(rf"{name} ([-+]?[\d.]+\d)", told)
+        assert found is not None and float(found[1]) == pytest.approx(gap, abs=0.011), told
+        assert found[1].startswith("+") == (gap > 0), told
     won = "b" if swapped else "a"
     assert page.locator(f".answer.won.{won}").count() == 1
     assert page.get_attribute("#vote-first", "aria-pressed") == "true"

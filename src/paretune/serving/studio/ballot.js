@@ -2,8 +2,9 @@
 
 import { pair } from "./answers.js";
 import { isBlind, isSealed, order, setBlind, winnerAt } from "./blind.js";
-import { state } from "./state.js";
-import { byId, element } from "./words.js";
+import { places } from "./expected.js";
+import { on, state } from "./state.js";
+import { byId, element, number } from "./words.js";
 
 /** Places and their buttons: "first" is on the left, "second" on the right. */
 export const BUTTONS = { first: "vote-first", tie: "vote-tie", second: "vote-second" };
@@ -49,6 +50,20 @@ export function drawBallot(open, canSkip) {
   byId("skip").hidden = !canSkip;
   byId("blind").checked = isBlind();
   drawObjectives();
+  drawDifference();
+}
+
+/** Say by how much the own scores of A exceed those of B, once both are known and not hidden. */
+function drawDifference() {
+  const { policy, a, b } = isSealed() ? {} : pair.asked ?? {};
+  const known = a?.own && b?.own ? policy.objectives.filter((name) => Number.isFinite(a.own[name]) && Number.isFinite(b.own[name])) : [];
+  const shown = known.length ? places(policy) : {};
+  const told = (name) => {
+    const gap = number(a.own[name] - b.own[name], shown[name]);
+    return `${name} ${Number(gap) > 0 ? "+" : ""}${gap}`;
+  };
+  byId("difference").hidden = !known.length;
+  byId("difference").textContent = known.length ? `A − B in their own scores: ${known.map(told).join(", ")}.` : "";
 }
 
 /** Draw the choice of what is voted on; a vote that was given has a tick. */
@@ -75,5 +90,7 @@ export function setBallot(wanted) {
     element("label", { class: "check" }, element("input", { type: "checkbox", id: "blind", change: (event) => setBlind(event.target.checked) }), " Blind"),
     element("span", { class: "group" }, element("span", { class: "small", "aria-hidden": "true" }, "Better on"), element("fieldset", { class: "segments", id: "vote-on" })),
     element("button", { type: "button", class: "link", id: "skip", hidden: true, click: () => tools.skip() }, "Skip this pair", element("kbd", {}, "S"))));
+  byId("ballot").after(element("p", { class: "small difference", id: "difference", hidden: true }));
+  on("scored", drawDifference);
   for (const [place, name] of Object.entries(BUTTONS)) byId(name).addEventListener("click", () => tools.vote(place));
 }
