@@ -83,7 +83,7 @@ def test_serve_and_chat_and_generate_answer_as_before_with_the_model_at_another_
     assert served["choices"][0]["message"]["content"] == answer, served
     chatted = command("chat", run, "--max-tokens", 6, *ask, text=f"{PROMPT}\n/p short=2\n")
     assert chatted.returncode == 0 and answer in chatted.stdout, chatted.stdout + chatted.stderr
-    assert "2" in chatted.stdout.rpartition(answer)[2], (
+    assert "the weights sum to 2" in chatted.stdout.rpartition(answer)[2], (
         "a preference that is none is said, and the chat goes on"
     )
 

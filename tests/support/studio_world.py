@@ -38,7 +38,9 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-WIDE, PHONE = (1280, 900), (390, 844)
+WIDE, PHONE, NARROW, LARGE = (1280, 900), (390, 844), (320, 640), (1920, 1080)
+HALF = (640, 450)
+"""What a window of 1280 x 900 pixels shows at a zoom of 200 %."""
 
 
 def random_adapter(lm: LanguageModel, seed: int) -> Adapter:
@@ -121,10 +123,14 @@ def answers(names: Sequence[str], preferences: Sequence[Preference]) -> list[dic
 
 @contextmanager
 def studio(
-    run: Path, at: Address | None = None, floors: dict[str, float] | None = None, store: bool = True
+    run: Path,
+    at: Address | None = None,
+    floors: dict[str, float] | None = None,
+    store: bool = True,
+    names: Sequence[str] = ("soup", "anchors", "mod"),
 ) -> Iterator[tuple[str, Service]]:
-    """Serve a run; yield the studio's address and the service."""
-    sources = find_sources(run, ("soup", "anchors", "mod"))
+    """Serve policies of a run; yield the studio's address and the service."""
+    sources = find_sources(run, names)
     served = {
         source.name: serve_source(source, floors or {}, None)
         for source in sources
@@ -231,12 +237,12 @@ class Visit:
         assert not self.problems, self.problems
 
 
-def faults(page: Page) -> list[str]:
-    """Return what axe finds against WCAG 2.1 AA."""
+def faults(page: Page, within: str | None = None) -> list[str]:
+    """Return what axe finds against WCAG 2.1 AA; ``within`` is the selector of the part that is looked at, by default the page."""
     source = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
     page.evaluate(source)
     rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
-    found = page.evaluate("(rules) => axe.run(document, rules)", rules)
+    found = page.evaluate("([part, rules]) => axe.run(part ?? document, rules)", [within, rules])
     return [
         f"{one['id']}: {node['html'][:200]}: {node['failureSummary']}"
         for one in found["violations"]

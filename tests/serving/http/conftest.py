@@ -1,4 +1,4 @@
-"""A browser, and a studio over a tiny run with two objectives; skipped where there is no playwright or no Chromium."""
+"""A browser, and studios over tiny runs with two to four objectives; skipped where there is no playwright or no Chromium."""
 
 from __future__ import annotations
 
@@ -39,6 +39,26 @@ def two(chrome: BrowserContext, run: Path) -> Iterator[tuple[str, Service]]:
 
     with studio(run) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def three(
+    chrome: BrowserContext, lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    from support.studio_world import studio, write_run
+
+    with studio(write_run(tmp_path_factory.mktemp("three"), lm, 3)) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def four(
+    chrome: BrowserContext, lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    from support.studio_world import studio, write_run
+
+    with studio(write_run(tmp_path_factory.mktemp("four"), lm, 4)) as (address, _):
+        yield address
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,21 +13,12 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 from PIL import Image  # noqa: E402
-from playwright.sync_api import BrowserContext, Page  # noqa: E402
+from playwright.sync_api import Page  # noqa: E402
 
-from paretune.models.language_model import LanguageModel  # noqa: E402
 from paretune.serving.service import Service  # noqa: E402
-from support.studio_world import PHONE, Visit, faults, studio, write_run  # noqa: E402
+from support.studio_world import PHONE, Visit, faults  # noqa: E402
 
 Open = Callable[..., Visit]
-
-
-@pytest.fixture(scope="module")
-def three(
-    chrome: BrowserContext, lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    with studio(write_run(tmp_path_factory.mktemp("three"), lm, 3)) as (address, _):
-        yield address
 
 
 def picture(page: Page, name: str) -> None:
