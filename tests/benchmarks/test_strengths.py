@@ -32,7 +32,9 @@ def test_at_0_the_base_model_answers_and_at_1_the_policy_as_it_was_measured(
         known = base.scores[0] if row.strength == 0 else soup.scores[end]
         assert row.score.value == pytest.approx(known[..., m].mean())
         assert 0 <= row.collapsed <= 1 and row.words > 0
-    assert np.ptp([row.score.value for row in rows if row.objective == "short"]) > 0, "something is told apart"
+    assert np.ptp([row.score.value for row in rows if row.objective == "short"]) > 0, (
+        "something is told apart"
+    )
 
     words = ["strengths", str(run), "dpo-soup", "--strengths", "1", "--prompts", "3"]
     monkeypatch.setattr("sys.argv", words)

@@ -27,7 +27,6 @@ LOADS_NONE = {
     "choose": "reads a front",
     "push": "sends files",
     "pull": "fetches files",
-    "judge": "reads scores",
     "compare": "reads fronts",
     "figures": "draws fronts",
     "report": "reads a run's record",

@@ -69,6 +69,8 @@ def test_judge_reads_csv_with_columns_of_other_names(tmp_path, monkeypatch, caps
         (["--reference-point", "warm=0"], "a number for each of warm, concise"),
         (["--objectives", "warm,polite"], "no score on 'polite'"),
         (["--resamples", "1"], "resamples"),
+        (["--device", "cpu"], "--device: is for new scores; give it with --scorer"),
+        (["--cache", "scores.sqlite"], "--cache: is for new scores"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(table, monkeypatch, capsys, arguments, message):

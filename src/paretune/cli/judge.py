@@ -92,7 +92,7 @@ def judge(
     roles = Roles(base, _assigned("--corner", corner or [], "OBJECTIVE=POLICY"))
     names = None if objectives is None else [name.strip() for name in objectives.split(",")]
     columns = _assigned("--column", column or [], "ROLE=NAME")
-    anew = None if scorer is None else _anew(scores, scorer, columns, cache, device, dtype)
+    anew = _anew(scores, scorer or [], columns, cache, device, dtype)
     table = read_scores(scores, columns, names, roles.unseeded) if anew is None else anew.other
     record = judge_scores(
         table,
@@ -123,12 +123,22 @@ def _anew(
     cache: Path | None,
     device: str | None,
     dtype: str | None,
-) -> Rescored:
+) -> Rescored | None:
+    """Return the answers of runs with new scores; None without scorers.
+
+    Raises:
+        ConfigError: Options that do not go together.
+    """
     from paretune.cli.scorer_option import built_scorer
     from paretune.core.errors import ConfigError
     from paretune.evaluation.rescored import rescored
     from paretune.scoring.cache import ScoreCache
 
+    if not scorers:
+        given = {"--cache": cache, "--device": device, "--dtype": dtype}
+        if stray := [option for option, value in given.items() if value is not None]:
+            raise ConfigError(f"{stray[0]}: is for new scores; give it with --scorer, or leave it out")
+        return None
     if columns:
         raise ConfigError(
             "--column names columns of a table of scores; with --scorer the answers of runs are read"
