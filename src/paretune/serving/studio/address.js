@@ -73,9 +73,10 @@ export function setAddress(given) {
     if (state.policy && state.sides.b.preference && address() !== location.href) history.replaceState(history.state, "", address());
   };
   on("policy served talk pair", follow);
-  addEventListener("hashchange", () => {
+  addEventListener("hashchange", (event) => {
     if (!state.policy) return;
-    const asked = readAddress(location.hash, state.policy.name);
+    // The event comes later than the change: the address may follow what is shown in between.
+    const asked = readAddress(new URL(event.newURL).hash, state.policy.name);
     given.show(asked);
     if (asked.faults.length) given.notice(asked.faults.join(" "));
     follow();
