@@ -14,7 +14,7 @@ from paretune.core import progress as progress_module
 from paretune.core import work_log
 from paretune.core.files import read_json
 from paretune.core.meter import Spent
-from paretune.core.progress import found_finished, progress, stage
+from paretune.core.progress import found_finished, listening, progress, stage, stages_of
 from paretune.core.work_log import FILE, Planned, WorkLog
 
 
@@ -148,6 +148,31 @@ def test_more_stages_than_planned_do_not_use_up_the_rest_of_the_plan() -> None:
     for name in ("a", "b", "c"):
         log.stage_ended(f"adapters/{name}", 20.0, True)
     assert log.left == pytest.approx(100)
+
+
+SHARED = [
+    Planned("train: dpo", 100, 2),
+    Planned("train: modpo", 60, 1),
+    Planned("train: paretohqd", 80, 4),
+    Planned("front: base", 10),
+]
+
+
+def test_each_method_has_parts_of_its_own_whatever_it_shares_trains_more_or_trains_less() -> None:
+    log = WorkLog("mine", None)
+    log.plan(SHARED)
+
+    def after(method: str, *trained: str) -> float | None:
+        with stages_of(method):
+            for name in trained:
+                found_finished(f"adapters/{name}", 1.0)
+        return log.left
+
+    with listening(log):
+        assert after("dpo-soup", "dpo-a", "dpo-b") == 60 + 80 + 10
+        assert after("mod") == 60 + 80 + 10  # its adapters are the soup's
+        assert after("modpo", "modpo-a", "modpo-b") == 80 + 10  # one more than was planned
+        assert after("paretohqd", "first", "second") == 10  # two less
 
 
 def test_work_outside_a_run_says_a_line_a_minute(

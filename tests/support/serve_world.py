@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -135,14 +135,14 @@ def live(service: Service, at: Address | None = None) -> Iterator[str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and thread.is_alive():
-        try:
-            if httpx.get(f"{address}/health", timeout=5).status_code == 200:
-                break
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.02)
+    with httpx.Client(timeout=5) as client:
+
+        def healthy() -> bool:
+            with suppress(httpx.HTTPError):
+                return client.get(f"{address}/health").status_code == 200
+            return False
+
+        wait_until(lambda: not thread.is_alive() or healthy(), 60)
     try:
         yield address
     finally:
@@ -159,10 +159,10 @@ def fake_service(folder: Path, backend: FakeBackend | None = None, **settings: o
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    """Wait for something to become true, and say whether it did."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    """Wait for something to become true, and say whether it did; ask less often the longer it takes."""
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < seconds:
         if condition():
             return True
-        time.sleep(0.02)
+        time.sleep(min(0.2, 0.01 + waited / 20))
     return False

@@ -45,7 +45,7 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     code = "import sys; from paretune.cli.main import main; main()"
     command = [sys.executable, "-c", code, "serve", *map(str, arguments), "--port", "0"]
     # A file: a pipe that nobody reads fills up, and the server would wait for it.
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+") as log, httpx.Client() as client:
         made = subprocess.Popen(command, stdout=log, stderr=log, text=True)
 
         def said() -> str:
@@ -53,7 +53,7 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
         def healthy() -> bool:
             try:
-                return httpx.get(f"{address}/health").status_code == 200
+                return client.get(f"{address}/health").status_code == 200
             except (
                 httpx.TransportError
             ):  # the address is told when it is bound, a moment before anybody listens

@@ -35,6 +35,12 @@ class Listener(Protocol):
     def stage_ended(self, name: str, seconds: float, reused: bool, spent: Spent | None = None) -> None:
         """Hear that a stage is finished, now or (``reused``) by an earlier run, and what it spent where that is known."""
 
+    def method_began(self, name: str) -> None:
+        """Hear that stages from here on are those of this entry of ``methods``."""
+
+    def method_ended(self) -> None:
+        """Hear that its stages are finished."""
+
     def steps_began(self, what: str, total: int, done: int) -> None:
         """Hear that work of ``total`` steps begins, ``done`` of which are finished already."""
 
@@ -87,6 +93,17 @@ def stage(name: str, share: float = 1.0) -> Iterator[Meter]:
         yield meter
     if hears is not None:
         hears.stage_ended(name, meter.seconds, False, meter.spent)
+
+
+@contextmanager
+def stages_of(name: str) -> Iterator[None]:
+    """Tell the listener, where there is one, that the stages inside the context are those of one entry of ``methods``."""
+    hears = listener()
+    if hears is not None:
+        hears.method_began(name)
+    yield
+    if hears is not None:
+        hears.method_ended()
 
 
 def found_finished(name: str, seconds: float, spent: Spent | None = None) -> None:

@@ -32,6 +32,8 @@ PRIOR = 20.0
 """Seconds for which the plan is believed before what was measured counts."""
 FRONT = "front: "
 """What the names of parts that measure a policy begin with."""
+TRAIN = "train: "
+"""What the names of parts that train adapters begin with."""
 TRAINED = "adapters/"
 """What the names of stages of training begin with."""
 
@@ -122,6 +124,7 @@ class WorkLog:
         self._began = datetime.now().astimezone().isoformat("T", "seconds")
         self._parts: list[Planned] = []
         self._at = 0
+        self._end: int | None = None
         self._stages: list[tuple[str, float]] = []
         self._inside: list[Steps] = []
         self._planned_seconds = self._taken = 0.0
@@ -173,6 +176,22 @@ class WorkLog:
                     self._pass(seconds, reused)
         self._write()
 
+    def method_began(self, name: str) -> None:
+        """Look up where the parts of the method end; one whose adapters all stand under another's name has none."""
+        with self._lock:
+            own = f"{TRAIN}{name}"
+            ends = [
+                at + 1
+                for at, part in enumerate(self._parts)
+                if part.name == own or part.name.startswith(f"{own}, ")
+            ]
+            self._end = ends[-1] if ends else None
+
+    def method_ended(self) -> None:
+        """Go on behind its parts, also where it trained fewer or more adapters than were planned."""
+        with self._lock:
+            self._at, self._end = self._at if self._end is None else self._end, None
+
     def steps_began(self, what: str, total: int, done: int) -> None:
         """Begin to count steps."""
         with self._lock:
@@ -203,13 +222,14 @@ class WorkLog:
     def _find(self, name: str, everywhere: bool = False) -> int | None:
         """Return the number of the part of the plan that a stage belongs to: one still ahead, or ``everywhere`` one behind too.
 
-        Stages of training have no names in the plan, so the next such part ahead is theirs. All heads are one part.
+        Stages of training have no names in the plan, so the next such part ahead is theirs, if it is one of the method at work. All
+        heads are one part.
         """
         kind, _, rest = name.partition("/")
         title = f"{FRONT}{rest}" if kind in ("front", "audits") else name
         for at, part in enumerate(self._parts):
             if name.startswith(TRAINED):
-                if part.stages and at >= self._at:
+                if part.stages and self._at <= at < (len(self._parts) if self._end is None else self._end):
                     return at
             elif part.name in (title, kind) and not part.stages and (everywhere or at >= self._at):
                 return at

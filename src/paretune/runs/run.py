@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from paretune.core.errors import ConfigError, ModelError, ParetuneError
 from paretune.core.files import fingerprint, read_json, write_json, write_text
 from paretune.core.preference import Preference
-from paretune.core.progress import announce, stage
+from paretune.core.progress import announce, stage, stages_of
 from paretune.data.dataset import ScoredDataset
 from paretune.fronts.record import FILE
 from paretune.generation.mixing import Mixing
@@ -302,9 +302,10 @@ def train(
     parts = splits["train"], splits["validation"]
     before = len(lab.stages)
     try:
-        return entry.method.train(
-            Inputs(lab, *parts, preferences, scorers, config.sampling, endpoint), entry.settings
-        )
+        with stages_of(name):
+            return entry.method.train(
+                Inputs(lab, *parts, preferences, scorers, config.sampling, endpoint), entry.settings
+            )
     finally:
         lab.used[name] = lab.stages[before:]
         release(scorers)
