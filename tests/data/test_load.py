@@ -188,7 +188,7 @@ def test_hh_rlhf_leaves_out_what_cannot_be_used_and_says_so(tmp_path) -> None:
     with pytest.warns(DataWarning) as caught:
         assert len(load_data("hh-rlhf", path=path).rows) == 1
     assert str(caught[0].message) == (
-        f"hh-rlhf: left out 3 unusable records, 1 rows remain: 1 x empty response (first: {path}:2); "
+        f"hh-rlhf: unusable records left out: 3, rows that remain: 1; 1 x empty response (first: {path}:2); "
         f"1 x the dialogues part before the last answer (first: {path}:3); "
         f"1 x not a dialogue that ends with the assistant (first: {path}:4)"
     )
@@ -708,7 +708,7 @@ def test_every_row_of_the_real_files_is_read_or_reported(name, file, rows, dropp
         else len(dataset.rows)
     )
     assert records + dropped == rows
-    assert [f"left out {dropped} unusable records" in str(w.message) for w in caught] == [True] * bool(
+    assert [f"unusable records left out: {dropped}" in str(w.message) for w in caught] == [True] * bool(
         dropped
     )
     if name == "topical-chat":

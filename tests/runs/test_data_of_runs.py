@@ -71,8 +71,8 @@ def test_a_run_says_what_was_left_out_of_a_known_set_once(tmp_path: Path) -> Non
         warnings.simplefilter("always")
         parts = read_sources(config).splits
     (note,) = [note for note in parts["train"].notes if "left out" in note]
-    assert "left out 1 unusable records" in note and note not in [str(one.message) for one in heard]
-    with pytest.warns(DataWarning, match="left out 1 unusable records"):
+    assert "unusable records left out: 1" in note and note not in [str(one.message) for one in heard]
+    with pytest.warns(DataWarning, match="unusable records left out: 1"):
         load_splits(config)
 
 

@@ -177,15 +177,16 @@ def score_policies(
     from paretune.core.errors import ConfigError
     from paretune.data.rows import Prompt
     from paretune.evaluation.ranked_policies import Contestant, chosen, rank_policies, read_answers
+    from paretune.evaluation.rescored import ANSWERS
 
     made = _sorting(scorer, device, dtype)
     found: list[Contestant] = []
     asked: dict[str, Prompt] = {}
     for run in runs:
-        file = run / "data" / "answers.jsonl.gz"
+        file = run / ANSWERS
         if not file.is_file():
             raise ConfigError(
-                f"{run}: no {file.relative_to(run)}; expected the folder of a finished run, such as runs/quickstart"
+                f"{run}: no {ANSWERS}; expected the folder of a finished run, such as runs/quickstart"
             )
         contestants, texts = read_answers(file, run.name if len(runs) > 1 else "")
         found += contestants

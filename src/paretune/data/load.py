@@ -289,7 +289,7 @@ def _load_known(name: str, path: str | Path | None, split: str | None) -> Scored
             f"{count} x {reason} (first: {first[reason]})" for reason, count in dropped.items()
         )
         notes = (
-            f"{name}: left out {sum(dropped.values())} unusable records, {len(rows)} rows remain: {listed}",
+            f"{name}: unusable records left out: {sum(dropped.values())}, rows that remain: {len(rows)}; {listed}",
             *notes,
         )
         warnings.warn(notes[0], NoteWarning, stacklevel=3)
