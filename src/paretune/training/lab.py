@@ -18,7 +18,6 @@ from paretune.core.settings import as_values
 from paretune.core.swap import discard
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import Choose, Pair
-from paretune.generation.generate import attached, response_logps
 from paretune.models.adapter import Adapter
 from paretune.models.distributed import ProcessGroup, start
 from paretune.models.language_model import LanguageModel
@@ -28,6 +27,7 @@ from paretune.training.checkpoint import CANNOT_GO_ON, of_other_runs, remove_che
 from paretune.training.conditioned import ObjectiveData, fit_conditioned
 from paretune.training.conditioning import Conditioning
 from paretune.training.demonstrations import Demonstration, fit_demonstrations, tokenise_demonstrations
+from paretune.training.kept_logps import kept_logps
 from paretune.training.loop import Record, Training, TrainingRun
 from paretune.training.losses import REVERSE_KL, Link, Penalty
 from paretune.training.preference_pairs import PairLoss, fit_pairs
@@ -179,35 +179,11 @@ class Lab:
         keys = [
             [fingerprint(who, prompt, response) for response in responses] for prompt, responses in groups
         ]
-        with self._stages.alone(f"logps-{who}"):
-            return self._response_logps(groups, keys, adapter)
-
-    def _response_logps(
-        self, groups: Sequence[TokenGroup], keys: list[list[str]], adapter: Adapter | None
-    ) -> list[Tensor]:
         cache = ScoreCache(self.folder / "cache" / "logps.sqlite")
-        known = self.team.once(lambda: cache.get([key for row in keys for key in row]))
-        # Kept when the pass has ended, not before: what is left after a kill would be packed, and so rounded, otherwise.
-        todo = [
-            (prompt, {key: r for key, r in zip(row, responses, strict=True) if key not in known})
-            for (prompt, responses), row in zip(groups, keys, strict=True)
-        ]
-        todo = [(prompt, unknown) for prompt, unknown in todo if unknown]
-        if todo:
-            asked = [(prompt, list(unknown.values())) for prompt, unknown in todo]
-            self.scoring_forwards += sum(len(responses) for _, responses in asked)
-            logps = self._score(asked, adapter)
-            for (_, unknown), values in zip(todo, logps, strict=True):
-                known.update(zip(unknown, values.tolist(), strict=True))
-            self.team.once(lambda: cache.put({key: known[key] for _, unknown in todo for key in unknown}))
-        return [torch.tensor([known[key] for key in row]) for row in keys]
-
-    def _score(self, groups: Sequence[TokenGroup], adapter: Adapter | None) -> list[Tensor]:
-        if adapter is None:
-            return response_logps(self.lm, groups, description="reference log-probabilities", team=self.team)
-        gates, what = adapter.gates(), "margin log-probabilities"
-        with attached(self.lm, adapter) as steering:
-            return response_logps(self.lm, groups, steering, gates, description=what, team=self.team)
+        with self._stages.alone(f"logps-{who}"):
+            logps, computed = kept_logps(self.lm, cache, groups, keys, adapter, self.team)
+        self.scoring_forwards += computed
+        return logps
 
     def fit(
         self,
