@@ -53,7 +53,7 @@ CONFIG = MODPOConfig(beta=BETA)
 
 PARTS = {
     "training steps": ("loop.py", "step"),
-    "frozen passes: reference, margins": ("lab.py", "_score"),
+    "frozen passes: reference, margins": ("kept_logps.py", "_computed"),
     "validation": ("preference_pairs.py", "validate"),
     "loading the model": ("language_model.py", "load"),
     "saving adapters": ("adapter.py", "save"),
