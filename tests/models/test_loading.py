@@ -16,6 +16,7 @@ from paretune.core.errors import ModelError
 from paretune.models.language_model import load
 from paretune.models.loading import locate
 from paretune.scoring import encoder
+from support.tiny_gguf import write_tiny_gguf
 from support.world import write_model
 
 WEIGHTS = "model.safetensors"
@@ -216,6 +217,33 @@ def test_a_gguf_file_that_cannot_be_converted_says_why(
         file.write_bytes(content)
     with pytest.raises(ModelError, match=message):
         locate(str(file))
+
+
+def test_a_gguf_file_is_read_once_and_the_package_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gguf
+
+    made: list[object] = []
+
+    def counted(original: Callable[..., object]) -> Callable[..., object]:
+        def make(*given: object) -> object:
+            made.append(given)
+            return original(*given)
+
+        return make
+
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        monkeypatch.setattr(gguf, name, counted(getattr(gguf, name)))
+    there = gguf.GGUFReader, gguf.get_tensor_name_map
+    file = write_tiny_gguf(tmp_path / "model.gguf")
+    made.clear()
+    locate(str(file))
+    assert len(made) == 2 and (gguf.GGUFReader, gguf.get_tensor_name_map) == there
+    (tmp_path / "cut.gguf").write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="cannot convert the GGUF file"):
+        locate(str(tmp_path / "cut.gguf"))
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == there
 
 
 @pytest.mark.parametrize("content", [b"", b"0" * 63, b"g" * 64, b"\xff\xfe", b"0" * 64, b"flipped"])

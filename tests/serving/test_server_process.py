@@ -141,7 +141,9 @@ def test_some_seconds_of_unruly_clients(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_the_embedded_model_answers_the_official_client(tmp_path: Path) -> None:
+def test_the_embedded_model_answers_the_official_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Streaming and whole, and mixed preferences in one batch as the library's own."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -157,6 +159,7 @@ def test_the_embedded_model_answers_the_official_client(tmp_path: Path) -> None:
     from support.serve_world import live
     from support.served_run import ask, client_of, service_of
 
+    monkeypatch.delenv("PARETUNE_CACHE", raising=False)  # the model is converted once for all tests
     lm = load(dtype="float32", device="cpu")
     random = torch.Generator().manual_seed(3)
     path, size = "model.layers.12.self_attn.o_proj", 576

@@ -27,6 +27,7 @@ from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.models.architecture import check_decoder
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
+from paretune.models.gguf_once import read_once
 from paretune.models.hub import NOWHERE, HubPlace, other_commits, place_of, snapshot, weight_files
 from paretune.models.hub_reach import check_hub
 from paretune.models.quantised import (
@@ -261,9 +262,9 @@ def _converted(gguf: Path) -> Path:
         from transformers import GgufConfig
 
         options: Any = {"gguf_file": gguf.name}
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
         # Its progress bar knows no switch, and does not fall silent by itself where nobody looks.
-        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+        with read_once(), nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
             model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
             )
