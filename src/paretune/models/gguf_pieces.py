@@ -1,14 +1,16 @@
 """SentencePiece's kind of tokenizer in llama.cpp: pieces of characters are merged by scores, and unknown characters are bytes.
 
 tokenizers merges by a list of pairs, llama.cpp merges any two pieces that make a token, the token of the highest score first. Both
-do the same where the list has all pairs of each token, and those of one token behind those of another. (Only those of white space
-are mixed in the list of Gemma: runs of one character are merged among themselves.)
+do the same where the list has all pairs of each token, and those of one token behind those of another. Only the pairs of runs of one
+character, such as spaces, are mixed in the lists of Llama 2 and Gemma; runs are merged both ways, and compared.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from paretune.models.gguf_splits import unknown
@@ -30,15 +32,13 @@ def scores_of(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], 
         ModelError: llama.cpp would merge in another order, or merge what the tokenizer does not.
     """
     scores: dict[str, float] = {}
-    runs: dict[str, str] = {}  # character -> the token of it alone whose pairs are being listed; only such compete with it
-    current = ""
+    block: set[str] = set()  # tokens among whose pairs others of the block may stand
     for left, right in merges:
         token = left + right
-        run = token[0] if token.count(token[0]) == len(token) else ""
-        if token in scores and token != (runs.get(run) if run else current):
+        if token in scores and token not in block:
             raise unknown(name, f"merges {token!r} in two places of its list")
         scores.setdefault(token, -float(len(scores)))
-        current, runs = ("", runs | {run: token}) if run else (token, {})
+        block = block | {token} if _is_run(token) and all(map(_is_run, block)) else {token}
     pairs = set(merges)
     for token in vocabulary:
         for cut in range(1, len(token)):
@@ -46,6 +46,30 @@ def scores_of(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], 
             if pair[0] in vocabulary and pair[1] in vocabulary and pair not in pairs:
                 raise unknown(name, f"knows {token!r} and its parts {pair[0]!r} and {pair[1]!r}, and does not merge them")
     return scores
+
+
+def _is_run(token: str) -> bool:
+    return token.count(token[0]) == len(token)
+
+
+def runs_of(scores: Mapping[str, float]) -> Iterator[str]:
+    """Yield runs of each character that has tokens of its own, longer than those are."""
+    longest: dict[str, int] = {}
+    for token in filter(_is_run, scores):
+        longest[token[0]] = max(longest.get(token[0], 0), len(token))
+    for character, most in longest.items():
+        yield from (character * length for length in range(2, 2 * most + 2))
+
+
+def merged_by_scores(text: str, scores: Mapping[str, float]) -> list[str]:
+    """Return the pieces of a text as llama.cpp merges them: of all pairs that make a token that of the highest score, the first."""
+    pieces = list(text)
+    while True:
+        made = [(scores.get(left + right, -math.inf), -at) for at, (left, right) in enumerate(pairwise(pieces))]
+        score, place = max(made, default=(-math.inf, 0))
+        if score == -math.inf:
+            return pieces
+        pieces[-place : 2 - place] = ["".join(pieces[-place : 2 - place])]
 
 
 def is_byte(token: str) -> bool:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from paretune.core.errors import DataError, ModelError
 from paretune.data.rows import Message
-from paretune.models.gguf_pieces import UNMERGED, as_llama_cpp, is_byte, scores_of, space_schemes
+from paretune.models.gguf_pieces import UNMERGED, as_llama_cpp, is_byte, merged_by_scores, runs_of, scores_of, space_schemes
 from paretune.models.gguf_splits import Split, splits_of, unknown
 from paretune.models.language_model import LanguageModel
 from paretune.models.tool_calls import as_turns
@@ -123,6 +123,9 @@ class _Reading:
         self._check_added()
         pieces = bool(self.model.get("byte_fallback"))
         scores = scores_of(self.model["vocab"], self.merges, self.name) if pieces else {}
+        for run in runs_of(scores):
+            if [token.value for token in self.backend.model.tokenize(run)] != merged_by_scores(run, scores):
+                raise unknown(self.name, f"merges {run!r} in an order of its own")
         tokens, types = self._tokens(pieces)
         needed = [f"<0x{byte:02X}>" for byte in range(256)] if pieces else sorted({*ByteLevel.alphabet()} - NEVER)
         missing = [byte for byte in needed if byte not in self.model["vocab"]]
@@ -266,10 +269,10 @@ class _Reading:
         schemes = space_schemes(self.facts["normalizer"], self.facts["pre_tokenizer"], self.name)
         for prefix in schemes:
             if all(self._reads(text, ids, prefix) for text, ids in self._prompts()):
-                if len(schemes) > 1:
+                if not all(self._reads(text, self.lm.encode_text(text), prefix) for text in ("x", " x", "\nx")):
                     self.notes.append(
-                        "prompts of the chat template are read alike; a text without it is read as one that begins "
-                        f"{'with' if prefix else 'without'} a space where it stands behind a special token"
+                        "llama.cpp reads prompts of the chat template as the tokenizer does, but a text without it with one space more "
+                        "or less at its beginning"
                     )
                 return prefix
         raise unknown(self.name, "writes a space before some parts of the chat template and not before others")
