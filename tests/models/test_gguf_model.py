@@ -23,10 +23,20 @@ from support.tiny_models import CORPUS, TEXTS, byte_tokenizer, piece_tokenizer, 
 gguf = pytest.importorskip("gguf")
 
 IDS = torch.tensor([[3, 70, 90, 260, 4, 280, 7, 7, 100, 8]])
-GEMMA = {"head_dim": 256, "query_pre_attn_scalar": 256, "num_hidden_layers": 7, "sliding_window": 4, "tie_word_embeddings": True}
+GEMMA = {
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "num_hidden_layers": 7,
+    "sliding_window": 4,
+    "tie_word_embeddings": True,
+}
 MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "llama": ("llama", lambda: byte_tokenizer("llama-bpe", begins=True), {}),
-    "llama of pieces": ("llama", piece_tokenizer, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+    "llama of pieces": (
+        "llama",
+        piece_tokenizer,
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    ),
     "tied": ("llama", piece_tokenizer, {"tie_word_embeddings": True, "num_key_value_heads": 4}),
     "mistral": ("mistral", lambda: piece_tokenizer("first"), {}),
     "qwen2": ("qwen2", byte_tokenizer, {"rms_norm_eps": 1e-5}),
@@ -70,7 +80,10 @@ def test_transformers_reads_the_same_tokens(tmp_path: Path, name: str) -> None:
     ModelFile.of(lm, "f16").write(tmp_path / "base.gguf")
     back = AutoTokenizer.from_pretrained(tmp_path, gguf_file="base.gguf")
     assert back.chat_template == lm.tokenizer.chat_template
-    assert (back.eos_token, back.bos_token) == (lm.tokenizer.eos_token, lm.tokenizer.bos_token or back.bos_token)
+    assert (back.eos_token, back.bos_token) == (
+        lm.tokenizer.eos_token,
+        lm.tokenizer.bos_token or back.bos_token,
+    )
     for text in (TEXTS[0], "The red sun"):  # it reads no name of a way of splitting
         plain = lm.tokenizer(text, add_special_tokens=False).input_ids
         assert back(text, add_special_tokens=False).input_ids == plain
@@ -80,9 +93,13 @@ def test_transformers_reads_the_same_tokens(tmp_path: Path, name: str) -> None:
 def test_matrices_are_in_the_format_that_is_asked_for(tmp_path: Path, form: BaseForm, apart: float) -> None:
     lm = made(tmp_path / "model", "llama", byte_tokenizer("smollm"), intermediate_size=72)
     ModelFile.of(lm, form).write(tmp_path / "base.gguf")
-    stored = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "base.gguf").tensors}
+    stored = {
+        tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "base.gguf").tensors
+    }
     assert stored["blk.0.attn_q.weight"] == stored["token_embd.weight"] == form.upper()
-    assert stored["blk.0.ffn_down.weight"] == ("F16" if form == "q8_0" else form.upper()), "rows of 72 are no blocks of 32"
+    assert stored["blk.0.ffn_down.weight"] == ("F16" if form == "q8_0" else form.upper()), (
+        "rows of 72 are no blocks of 32"
+    )
     assert stored["output_norm.weight"] == "F32"
     with torch.no_grad():
         off = (lm.model(input_ids=IDS).logits - logits_of(tmp_path / "base.gguf")).abs().max()
@@ -125,7 +142,9 @@ def test_scaled_positions_of_llama_3_are_factors(tmp_path: Path) -> None:
     }  # fmt: skip
     lm = made(tmp_path / "model", "llama", byte_tokenizer("gpt-2"), rope_parameters=scaled)
     ModelFile.of(lm, "f32").write(tmp_path / "base.gguf")
-    (factors,) = (t.data for t in gguf.GGUFReader(tmp_path / "base.gguf").tensors if t.name == "rope_freqs.weight")
+    (factors,) = (
+        t.data for t in gguf.GGUFReader(tmp_path / "base.gguf").tensors if t.name == "rope_freqs.weight"
+    )
     plain = 1e4 ** -(np.arange(0, 16, 2) / 16)
     np.testing.assert_allclose(plain / factors, lm.model.model.rotary_emb.inv_freq.numpy(), rtol=1e-5)
     assert factors[0] == 1 and factors[-1] == pytest.approx(8)
@@ -159,7 +178,9 @@ def test_tokens_that_end_an_answer_are_told(tmp_path: Path) -> None:
         (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": stops[:count]}))
         lm = load(str(folder), "float32", "cpu")
         if count == 5:
-            with pytest.raises(ModelError, match="answers end with 5 tokens, .* '<whoa>' out of eos_token_id"):
+            with pytest.raises(
+                ModelError, match=r"answers end with 5 tokens, .* '<whoa>' out of eos_token_id"
+            ):
                 ModelFile.of(lm, "f32")
         else:
             special = ModelFile.of(lm, "f32").vocabulary.special
@@ -192,7 +213,7 @@ TOKENIZERS: list[tuple[Any, str]] = [
     (lambda: piece_tokenizer("prepend", added_tokens=[_token("<unk>", normalized=True)]), "normalized in tokenizer.json"),
     (lambda: piece_tokenizer(pre_tokenizer={"type": "WhitespaceSplit"}), "splits texts by WhitespaceSplit"),
     (lambda: piece_tokenizer(normalizer={"type": "NFKC"}), "changes texts by a step NFKC"),
-    (lambda: piece_tokenizer("first", "{% for m in messages %}{{ m['content'] + eos_token + ' so' }}{% endfor %}"), "chat template"),
+    (lambda: piece_tokenizer("first", "{% for m in messages %}{{ m['content'] + eos_token + 'so' }}{% endfor %}"), "chat template"),
 ]  # fmt: skip
 
 
@@ -202,7 +223,9 @@ def _token(content: str, **flags: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("tokenizer", "message"), TOKENIZERS, ids=[message for _, message in TOKENIZERS])
-def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(tmp_path: Path, tokenizer: Any, message: str) -> None:
+def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(
+    tmp_path: Path, tokenizer: Any, message: str
+) -> None:
     lm = made(tmp_path / "model", "llama", tokenizer())
     with pytest.raises(ModelError, match="leave --with-base out, and convert the model") as caught:
         ModelFile.of(lm, "f32")
@@ -214,7 +237,9 @@ def test_a_split_that_is_not_known_is_refused_with_its_expression(tmp_path: Path
     facts = json.loads(tokenizer.backend_tokenizer.to_str())
     facts["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|\S"
     lm = made(tmp_path / "model", "llama", byte_tokenizer("llama-bpe", pre_tokenizer=facts["pre_tokenizer"]))
-    with pytest.raises(ModelError, match=r"splits texts by \\p\{L\}\+\|\\S, and that llama.cpp does the same is not known"):
+    with pytest.raises(
+        ModelError, match=r"splits texts by \\p\{L\}\+\|\\S, and that llama.cpp does the same is not known"
+    ):
         ModelFile.of(lm, "f32")
 
 
@@ -245,7 +270,10 @@ def test_a_tokenizer_of_probabilities_is_refused(tmp_path: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     made_ = Tokenizer(models.Unigram())
-    made_.train_from_iterator(CORPUS, trainers.UnigramTrainer(special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False))
+    made_.train_from_iterator(
+        CORPUS,
+        trainers.UnigramTrainer(special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False),
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=made_, eos_token="</s>", unk_token="<unk>")
     with pytest.raises(ModelError, match="is of the type Unigram, and no BPE"):
         ModelFile.of(made(tmp_path / "model", "llama", fast), "f32")

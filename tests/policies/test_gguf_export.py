@@ -196,13 +196,17 @@ def test_what_is_no_sum_of_blocks_is_refused(
 
 
 def test_the_base_model_goes_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = write_random(tmp_path / "model", "mistral", piece_tokenizer("first"), padded=2, sliding_window=100)
+    folder = write_random(
+        tmp_path / "model", "mistral", piece_tokenizer("first"), padded=2, sliding_window=100
+    )
     model = load(str(folder), "float32", "cpu")
     soup = Policy.soup("soup", model, OBJECTIVES, [random_adapter(model, seed) for seed in (0, 1)])
     export_blocks(soup, tmp_path / "blocks", base="copy")
     export_at(soup, Preference.parse("short=0.4,good=0.6"), tmp_path / "one", "q8_0")
     told = {
-        name: Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / name / "base.gguf").tensors)
+        name: Counter(
+            tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / name / "base.gguf").tensors
+        )
         for name in ("blocks", "one")
     }
     assert set(told["blocks"]) == {"F32"}, "as it is held"

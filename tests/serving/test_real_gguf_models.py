@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -39,7 +38,9 @@ LONG = {
 }  # fmt: skip
 GEMMA = {
     "head_dim": 32, "query_pre_attn_scalar": 32, "num_hidden_layers": 7, "sliding_window": 8, "tie_word_embeddings": True,
-    "rope_parameters": {"full_attention": {**LINEAR, "rope_theta": 1e6}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
+    "rope_parameters": {
+        "full_attention": {**LINEAR, "rope_theta": 1e6}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    },
 }  # fmt: skip
 CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "llama of bytes": ("llama", lambda: byte_tokenizer("llama-bpe", begins=True), {"rope_parameters": LLAMA3}),
@@ -83,7 +84,10 @@ def adapter(lm: LanguageModel, seed: int) -> Adapter:
     """Return a random update of all linear layers."""
     generator = torch.Generator().manual_seed(seed)
     factors = {
-        path: (torch.randn(out, 2, generator=generator) * 0.2, torch.randn(2, inputs, generator=generator) * 0.2)
+        path: (
+            torch.randn(out, 2, generator=generator) * 0.2,
+            torch.randn(2, inputs, generator=generator) * 0.2,
+        )
         for path, (out, inputs) in target_shapes(lm.model, ["all-linear"]).items()
     }
     return Adapter(factors, 1.0, lm.fingerprint)
@@ -128,7 +132,15 @@ def test_log_probabilities_are_the_policys(world: World, weight: float) -> None:
     preference = Preference(OBJECTIVES, (weight, round(1 - weight, 2)))
     prompt = world.lm.encode_text(" ".join(TEXTS))[:120]
     scales = [{"id": number, "scale": scale} for number, scale in enumerate(world.blocks.scales(preference))]
-    body = {"prompt": prompt, "n_predict": 1, "temperature": 0.0, "n_probs": 30, "lora": scales, "cache_prompt": False, "ignore_eos": True}
+    body = {
+        "prompt": prompt,
+        "n_predict": 1,
+        "temperature": 0.0,
+        "n_probs": 30,
+        "lora": scales,
+        "cache_prompt": False,
+        "ignore_eos": True,
+    }
     (step,) = world.post("/completion", body)["completion_probabilities"]
     found = {top["id"]: top["logprob"] for top in step["top_logprobs"]}
     own = world.soup.distribution(prompt, [5], preference)[0].float()

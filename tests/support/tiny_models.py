@@ -50,7 +50,12 @@ SPLITS = {
 def steps_of(name: str) -> dict[str, Any]:
     """Return ``pre_tokenizer`` of a tokenizer that splits as llama.cpp does under a name."""
     split = SPLITS[name]
-    byte = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": isinstance(split, list)}
+    byte = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": isinstance(split, list),
+    }
     if isinstance(split, list):
         return {"type": "Sequence", "pretokenizers": [*split, byte]} if split else byte
     step = {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False}
@@ -92,8 +97,8 @@ def piece_tokenizer(scheme: str = "prepend", template: str = INSTRUCT, **changes
     """Return a tokenizer of SentencePiece's kind.
 
     Args:
-        scheme: How spaces are written: ``prepend`` before each text (Llama 2), ``first``, ``always`` or ``never`` by ``Metaspace``, or
-            ``plain`` as Gemma.
+        scheme: How spaces are written: ``prepend`` before each text (Llama 2), ``first``, ``always`` or ``never`` by
+            ``Metaspace``, or ``plain`` as Gemma.
         template: Its chat template.
         changes: What is put into its JSON.
     """
@@ -121,7 +126,12 @@ def piece_tokenizer(scheme: str = "prepend", template: str = INSTRUCT, **changes
         normalizer = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}
     elif scheme == "plain":
         normalizer = replace
-        steps = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+        steps = {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        }
     else:
         steps = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
     back = [

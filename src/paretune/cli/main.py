@@ -331,7 +331,9 @@ def export_command(
     ] = False,
     base_type: Annotated[
         str | None,
-        typer.Option(help="With --with-base, the format of its matrices: f32, f16, bf16 or q8_0; by default as they are."),
+        typer.Option(
+            help="With --with-base, the format of its matrices: f32, f16, bf16 or q8_0; by default as they are."
+        ),
     ] = None,
     model: options.ModelOption = None,
     revision: options.RevisionOption = None,

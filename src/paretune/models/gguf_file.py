@@ -62,7 +62,9 @@ def write_tensors(writer: Any, entries: Sequence[Entry], form: str) -> None:
         with np.errstate(over="ignore"):  # it is refused by name
             written = gguf.quantize(entry.load(), kind)
         if kind == gguf.GGMLQuantizationType.F16 and not np.isfinite(written).all():
-            raise ModelError(f"{entry.name}: has numbers that are too large for f16; give --base-type bf16 or f32")
+            raise ModelError(
+                f"{entry.name}: has numbers that are too large for f16; give --base-type bf16 or f32"
+            )
         writer.write_tensor_data(written)
     writer.close()
 

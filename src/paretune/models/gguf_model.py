@@ -27,7 +27,10 @@ from paretune.models.quantised import QuantisedLinear
 
 ACTIVATIONS = {"GEMMA3": "gelu_pytorch_tanh"}
 """Activation of an architecture in llama.cpp, where it is not SiLU."""
-BIASED = {"LLAMA": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), "QWEN2": ("q_proj", "k_proj", "v_proj")}
+BIASED = {
+    "LLAMA": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "QWEN2": ("q_proj", "k_proj", "v_proj"),
+}
 """Layers that may have a bias in llama.cpp."""
 WINDOWED = 6
 """Every sixth layer of Gemma 3 sees all of a text in llama.cpp."""
@@ -71,8 +74,12 @@ class ModelFile:
         positions, why = _positions(config)
         notes = [*vocabulary.notes]
         if positions < int(config.max_position_embeddings):
-            notes.append(f"the file states {positions} positions, as llama.cpp knows no {why}: longer texts are read otherwise")
-        return cls(lm, _FORMS[lm.model.dtype] if form == "copy" else form, vocabulary, positions, tuple(notes))
+            notes.append(
+                f"the file states {positions} positions, as llama.cpp knows no {why}: longer texts are read otherwise"
+            )
+        return cls(
+            lm, _FORMS[lm.model.dtype] if form == "copy" else form, vocabulary, positions, tuple(notes)
+        )
 
     def write(self, target: Path) -> None:
         """Write the file; one matrix at a time is in memory twice.
@@ -109,13 +116,15 @@ def _check_settings(config: Any, name: str) -> None:
     if kind != "PHI3" and _share(config) != 1:
         found.append(f"positions on {_share(config):g} of each head")
     if kind == "PHI3" and head * config.num_attention_heads != config.hidden_size:
-        found.append(f"heads of {head} numbers, {config.num_attention_heads} of which are not as long as a state")
+        found.append(
+            f"heads of {head} numbers, {config.num_attention_heads} of which are not as long as a state"
+        )
     if kind == "GEMMA3":
         found += _of_gemma(config)
     if found:
         raise ModelError(
-            f"{name}: llama.cpp's {kind.lower()} has no {', no '.join(found)}; the base model is not written as GGUF, leave --with-base "
-            "out"
+            f"{name}: llama.cpp's {kind.lower()} has no {', no '.join(found)}; the base model is not written as GGUF, leave "
+            "--with-base out"
         )
 
 
@@ -162,7 +171,9 @@ def _head(config: Any) -> int:
 
 def _share(config: Any) -> float:
     """Return the share of a head that positions turn."""
-    return float(_rope(config).get("partial_rotary_factor") or config.to_dict().get("partial_rotary_factor") or 1.0)
+    return float(
+        _rope(config).get("partial_rotary_factor") or config.to_dict().get("partial_rotary_factor") or 1.0
+    )
 
 
 def _positions(config: Any) -> tuple[int, str]:
@@ -170,7 +181,12 @@ def _positions(config: Any) -> tuple[int, str]:
     most, rope = int(config.max_position_embeddings), _rope(config)
     limits = [(most, "")]
     if rope["rope_type"] == "longrope":
-        limits.append((int(rope["original_max_position_embeddings"]), "change of the positions with the length of a text"))
+        limits.append(
+            (
+                int(rope["original_max_position_embeddings"]),
+                "change of the positions with the length of a text",
+            )
+        )
     facts = config.to_dict()
     kinds = facts.get("layer_types") or ["sliding_attention"]
     window = facts.get("sliding_window")
@@ -210,11 +226,15 @@ def _add_settings(writer: Any, config: Any, positions: int) -> None:
         writer.add_rope_scaling_yarn_beta_fast(float(rope.get("beta_fast") or 32))
         writer.add_rope_scaling_yarn_beta_slow(float(rope.get("beta_slow") or 1))
         if rope.get("attention_factor"):  # llama.cpp multiplies the usual one by it
-            writer.add_rope_scaling_attn_factors(float(rope["attention_factor"]) / (1 + 0.1 * math.log(factor)))
+            writer.add_rope_scaling_attn_factors(
+                float(rope["attention_factor"]) / (1 + 0.1 * math.log(factor))
+            )
     elif kind == "longrope":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
         writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
-        writer.add_rope_scaling_attn_factors(float(ROPE_INIT_FUNCTIONS["longrope"](config, torch.device("cpu"), seq_len=1)[1]))
+        writer.add_rope_scaling_attn_factors(
+            float(ROPE_INIT_FUNCTIONS["longrope"](config, torch.device("cpu"), seq_len=1)[1])
+        )
 
 
 def _rope_entries(config: Any) -> Iterator[Entry]:
@@ -259,7 +279,11 @@ def _entries(lm: LanguageModel, kind: Any) -> Iterator[Entry]:
                     "--with-base out"
                 )
             heads = rotated_heads(path, config) if architecture == "LLAMA" else 0
-            shape = (module.out_features, module.in_features) if _is_packed(module, leaf) else tuple(parameter.shape)
+            shape = (
+                (module.out_features, module.in_features)
+                if _is_packed(module, leaf)
+                else tuple(parameter.shape)
+            )
             added = shift if full.endswith("norm.weight") else 0.0
             yield Entry(there, shape, partial(_numbers, _reader(module, leaf, lm.model.dtype), heads, added))
 
@@ -276,7 +300,7 @@ def _reader(module: nn.Module, leaf: str, dtype: torch.dtype) -> Callable[[], Te
 
 
 def _numbers(read: Callable[[], Tensor], heads: int, added: float) -> np.ndarray:
-    """Return a parameter in float32 as llama.cpp has it: rows of rotated heads in pairs, weights of Gemma's norms with their one."""
+    """Return a parameter in float32 as llama.cpp has it: rows of rotated heads in pairs, Gemma's norms with their one added."""
     values: np.ndarray = read().detach().float().cpu().numpy()
     if heads:
         values = paired_rows(values, heads)

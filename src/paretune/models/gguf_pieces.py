@@ -1,7 +1,7 @@
 """SentencePiece's kind of tokenizer in llama.cpp: pieces of characters are merged by scores, and unknown characters are bytes.
 
-tokenizers merges by a list of pairs, llama.cpp merges any two pieces that make a token, the token of the highest score first. Both
-do the same where the list has all pairs of each token, and those of one token behind those of another. Only the pairs of runs of one
+tokenizers merges by a list of pairs. llama.cpp merges any two pieces that make a token, that of the highest score first. Both do
+the same where the list has all pairs of each token, and those of one token behind those of another. Only the pairs of runs of one
 character, such as spaces, are mixed in the lists of Llama 2 and Gemma; runs are merged both ways, and compared.
 """
 
@@ -20,7 +20,9 @@ UNMERGED = -1e6
 """Score of a token that no merge makes; it is never compared."""
 
 
-def scores_of(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], name: str) -> dict[str, float]:
+def scores_of(
+    vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], name: str
+) -> dict[str, float]:
     """Return the score of each token that merges make: minus the place of its merges in the list.
 
     Args:
@@ -44,7 +46,10 @@ def scores_of(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], 
         for cut in range(1, len(token)):
             pair = token[:cut], token[cut:]
             if pair[0] in vocabulary and pair[1] in vocabulary and pair not in pairs:
-                raise unknown(name, f"knows {token!r} and its parts {pair[0]!r} and {pair[1]!r}, and does not merge them")
+                raise unknown(
+                    name,
+                    f"knows {token!r} and its parts {pair[0]!r} and {pair[1]!r}, and does not merge them",
+                )
     return scores
 
 
@@ -65,7 +70,9 @@ def merged_by_scores(text: str, scores: Mapping[str, float]) -> list[str]:
     """Return the pieces of a text as llama.cpp merges them: of all pairs that make a token that of the highest score, the first."""
     pieces = list(text)
     while True:
-        made = [(scores.get(left + right, -math.inf), -at) for at, (left, right) in enumerate(pairwise(pieces))]
+        made = [
+            (scores.get(left + right, -math.inf), -at) for at, (left, right) in enumerate(pairwise(pieces))
+        ]
         score, place = max(made, default=(-math.inf, 0))
         if score == -math.inf:
             return pieces
@@ -77,7 +84,9 @@ def is_byte(token: str) -> bool:
     return re.fullmatch(r"<0x[0-9A-F]{2}>", token) is not None
 
 
-def space_schemes(normalizer: Mapping[str, Any] | None, steps: Mapping[str, Any] | None, name: str) -> tuple[bool, ...]:
+def space_schemes(
+    normalizer: Mapping[str, Any] | None, steps: Mapping[str, Any] | None, name: str
+) -> tuple[bool, ...]:
     """Return whether llama.cpp is to write a space before texts behind a special token; both where it depends on the prompt.
 
     Args:
@@ -88,22 +97,34 @@ def space_schemes(normalizer: Mapping[str, Any] | None, steps: Mapping[str, Any]
     Raises:
         ModelError: Texts are changed or split in a way that llama.cpp does not know.
     """
-    changes = [] if normalizer is None else normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+    changes = (
+        []
+        if normalizer is None
+        else normalizer["normalizers"]
+        if normalizer["type"] == "Sequence"
+        else [normalizer]
+    )
     prepends = False
     for change in changes:
         if change == {"type": "Prepend", "prepend": SPACE}:
             prepends = True
         elif change != {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}:
-            raise unknown(name, f"changes texts by a step {change['type']} ({str(change):.200})")
+            raise unknown(name, f"changes texts by a step {change['type']} ({change!s:.200})")
     replaces = any(change["type"] == "Replace" for change in changes)
     if steps is None and replaces:
         return (prepends,)
     kind = None if steps is None else steps["type"]
     if kind == "Split" and replaces and steps is not None and steps["pattern"] == {"String": " "}:
         return (prepends,)  # there are no spaces left to split at
-    if kind == "Metaspace" and steps is not None and not changes and steps["replacement"] == SPACE and not steps["split"]:
+    if (
+        kind == "Metaspace"
+        and steps is not None
+        and not changes
+        and steps["replacement"] == SPACE
+        and not steps["split"]
+    ):
         return {"always": (True,), "never": (False,), "first": (False, True)}[str(steps["prepend_scheme"])]
-    raise unknown(name, f"splits texts by {kind} ({str(steps):.200})")
+    raise unknown(name, f"splits texts by {kind} ({steps!s:.200})")
 
 
 def as_llama_cpp(
@@ -124,7 +145,11 @@ def as_llama_cpp(
     """
     ids: list[int] = []
     behind = True
-    parts = re.split("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")", text) if special else [text]
+    parts = (
+        re.split("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")", text)
+        if special
+        else [text]
+    )
     strip = False
     for part in parts:
         if part in special:

@@ -76,7 +76,12 @@ def _expressions(steps: Mapping[str, Any] | None, name: str) -> Iterator[str]:
     listed = [] if steps is None else steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
     for number, step in enumerate(listed, 1):
         pattern = step.get("pattern") or {}
-        if step["type"] == "Split" and step["behavior"] == "Isolated" and not step["invert"] and "Regex" in pattern:
+        if (
+            step["type"] == "Split"
+            and step["behavior"] == "Isolated"
+            and not step["invert"]
+            and "Regex" in pattern
+        ):
             yield str(pattern["Regex"])
         elif step["type"] == "Digits":
             yield r"\p{N}" if step["individual_digits"] else r"\p{N}+"

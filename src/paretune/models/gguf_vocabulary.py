@@ -1,4 +1,4 @@
-"""A tokenizer and its chat template as a GGUF file has them, so that llama.cpp reads the same tokens; what it would not is refused."""
+"""A tokenizer and its chat template as a GGUF file has them, so that llama.cpp reads the same tokens, or a refusal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from transformers import PreTrainedTokenizerFast
 
 from paretune.core.errors import DataError, ModelError
 from paretune.data.rows import Message
-from paretune.models.gguf_pieces import UNMERGED, as_llama_cpp, is_byte, merged_by_scores, runs_of, scores_of, space_schemes
+from paretune.models.gguf_pieces import (
+    UNMERGED,
+    as_llama_cpp,
+    is_byte,
+    merged_by_scores,
+    runs_of,
+    scores_of,
+    space_schemes,
+)
 from paretune.models.gguf_splits import Split, splits_of, unknown
 from paretune.models.language_model import LanguageModel
 from paretune.models.tool_calls import as_turns
@@ -22,7 +30,18 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Kinds of tokens in GGUF."""
 SPECIAL = ("bos", "eos", "unk", "sep", "pad", "mask")
 ENDS = frozenset(
-    "<|eot_id|> <|im_end|> <|end|> <end_of_turn> <|endoftext|> <|eom_id|> <EOT> _<EOT> <|end_of_text|> <end_of_utterance>".split()
+    [
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+    ]
 )
 """Tokens at which every llama.cpp ends an answer; others it has to be told of."""
 SLOTS = ("eot", "eom")
@@ -112,7 +131,10 @@ class _Reading:
         self.model: dict[str, Any] = self.facts["model"]
         if self.model["type"] != "BPE":
             raise unknown(self.name, f"is of the type {self.model['type']}, and no BPE")
-        self.merges = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in self.model["merges"]]
+        self.merges = [
+            tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair)
+            for pair in self.model["merges"]
+        ]
         self.rows = int(lm.model.get_input_embeddings().weight.shape[0])
         self.notes: list[str] = []
 
@@ -127,7 +149,9 @@ class _Reading:
             if [token.value for token in self.backend.model.tokenize(run)] != merged_by_scores(run, scores):
                 raise unknown(self.name, f"merges {run!r} in an order of its own")
         tokens, types = self._tokens(pieces)
-        needed = [f"<0x{byte:02X}>" for byte in range(256)] if pieces else sorted({*ByteLevel.alphabet()} - NEVER)
+        needed = (
+            [f"<0x{byte:02X}>" for byte in range(256)] if pieces else sorted({*ByteLevel.alphabet()} - NEVER)
+        )
         missing = [byte for byte in needed if byte not in self.model["vocab"]]
         if missing and (pieces or self.model.get("unk_token")):
             raise unknown(self.name, f"has no token for some bytes ({', '.join(missing[:3])})")
@@ -137,7 +161,9 @@ class _Reading:
             tokens=tokens,
             types=types,
             scores=[scores.get(token, UNMERGED) for token in tokens] if pieces else [],
-            merges=[] if pieces else [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in self.merges],
+            merges=[]
+            if pieces
+            else [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in self.merges],
             special=self._special(),
             begins=self.begins,
             prefix=pieces and self._prefix(),
@@ -156,17 +182,28 @@ class _Reading:
         for token in self.added:
             content = token["content"]
             if token["single_word"] or token["lstrip"]:
-                raise unknown(self.name, f"reads {content!r} as a word of its own, or with the white space before it")
-            if token["normalized"] and normalizer is not None and normalizer.normalize_str(content) != content:
+                raise unknown(
+                    self.name, f"reads {content!r} as a word of its own, or with the white space before it"
+                )
+            if (
+                token["normalized"]
+                and normalizer is not None
+                and normalizer.normalize_str(content) != content
+            ):
                 raise unknown(
                     self.name,
                     f"looks for {content!r} behind its changes of texts (normalized in tokenizer.json; false would do)",
                 )
         stripping = {token["content"] for token in self.added if token["rstrip"]}
         if stripping and stripping != {t["content"] for t in self.added} - set(NOT_STRIPPING):
-            raise unknown(self.name, f"takes the white space behind {sorted(stripping)[0]!r} along, and not behind others")
+            raise unknown(
+                self.name,
+                f"takes the white space behind {sorted(stripping)[0]!r} along, and not behind others",
+            )
         if stripping and not {*NOT_STRIPPING, "</s>"} <= {t["content"] for t in self.added}:
-            raise unknown(self.name, f"takes the white space behind {sorted(stripping)[0]!r} along, and is no Phi-3's")
+            raise unknown(
+                self.name, f"takes the white space behind {sorted(stripping)[0]!r} along, and is no Phi-3's"
+            )
         self.stripping = frozenset(stripping)
 
     def _tokens(self, pieces: bool) -> tuple[list[str], list[int]]:
@@ -199,12 +236,15 @@ class _Reading:
                 "llama.cpp does not bring texts to Unicode's NFC before it reads them, as the tokenizer does; send texts in NFC"
             )
         elif normalizer is not None:
-            raise unknown(self.name, f"changes texts by a step {normalizer['type']} ({str(normalizer):.200})")
+            raise unknown(self.name, f"changes texts by a step {normalizer['type']} ({normalizer!s:.200})")
         found = splits_of(self.facts["pre_tokenizer"], self.name)
         whole = bool(self.model.get("ignore_merges"))
         alike = [split for split in found if split.whole == whole]
         if not alike and not self._merges_all():
-            raise unknown(self.name, f"{'takes words that are tokens as they are' if whole else 'merges words that are tokens'}")
+            raise unknown(
+                self.name,
+                f"{'takes words that are tokens as they are' if whole else 'merges words that are tokens'}",
+            )
         return (alike or found)[0]
 
     def _merges_all(self) -> bool:
@@ -269,18 +309,24 @@ class _Reading:
         schemes = space_schemes(self.facts["normalizer"], self.facts["pre_tokenizer"], self.name)
         for prefix in schemes:
             if all(self._reads(text, ids, prefix) for text, ids in self._prompts()):
-                if not all(self._reads(text, self.lm.encode_text(text), prefix) for text in ("x", " x", "\nx")):
+                if not all(
+                    self._reads(text, self.lm.encode_text(text), prefix) for text in ("x", " x", "\nx")
+                ):
                     self.notes.append(
-                        "llama.cpp reads prompts of the chat template as the tokenizer does, but a text without it with one space more "
-                        "or less at its beginning"
+                        "llama.cpp reads prompts of the chat template as the tokenizer does, but a text without it with one space "
+                        "more or less at its beginning"
                     )
                 return prefix
-        raise unknown(self.name, "writes a space before some parts of the chat template and not before others")
+        raise unknown(
+            self.name, "writes a space before some parts of the chat template and not before others"
+        )
 
     def _reads(self, text: str, ids: list[int], prefix: bool) -> bool:
         special = {token["content"]: token["id"] for token in self.added}
         vocabulary = self.model["vocab"]
-        special = {text: number for text, number in special.items() if not ("▁" in text and text in vocabulary)}
+        special = {
+            text: number for text, number in special.items() if not ("▁" in text and text in vocabulary)
+        }
 
         def merged(part: str) -> list[int]:
             return [token.id for token in self.backend.model.tokenize(part)]
