@@ -282,7 +282,7 @@ def test_a_tokenizer_of_probabilities_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("llama", {"hidden_act": "gelu"}, "llama has no the activation gelu"),
+        ("llama", {"hidden_act": "gelu"}, "llama has no activation gelu"),
         ("qwen3", {"attention_bias": True}, r"qwen3 has no model\.layers\.0\.self_attn\.q_proj\.bias"),
         ("gemma3_text", {**GEMMA, "query_pre_attn_scalar": 16}, "no query_pre_attn_scalar 16"),
         ("gemma3_text", {**GEMMA, "layer_types": ["full_attention"] * 7}, "no full_attention in layer 1"),

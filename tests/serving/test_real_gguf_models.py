@@ -63,7 +63,7 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
 class World:
     """A server of a written model, and the policy that it is to be."""
 
-    address: str
+    client: httpx.Client
     lm: LanguageModel
     soup: Policy
     blocks: Blocks
@@ -75,7 +75,7 @@ class World:
         return list(self.post("/tokenize", body)["tokens"])
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = httpx.post(f"{self.address}{path}", json=body, timeout=60)
+        answer = self.client.post(path, json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()  # type: ignore[no-any-return]
 
@@ -113,7 +113,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         xllamacpp.CommonAdapterLoraInfo(str(folder / "out" / f"{name}.gguf"), 1.0) for name in blocks.names
     ]
     server = xllamacpp.Server(settings)
-    yield World(server.listening_address, lm, soup, blocks, spaced)
+    with httpx.Client(base_url=server.listening_address, timeout=60) as client:
+        yield World(client, lm, soup, blocks, spaced)
     del server
 
 

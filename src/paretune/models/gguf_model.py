@@ -108,7 +108,7 @@ def _check_settings(config: Any, name: str) -> None:
     activation = config.to_dict().get("hidden_activation") or config.hidden_act
     found = []
     if activation != wanted:
-        found.append(f"the activation {activation} (it has {wanted})")
+        found.append(f"activation {activation} (it has {wanted})")
     if rope["rope_type"] not in _KNOWN_ROPE[kind]:
         found.append(f"positions of the type {rope['rope_type']}")
     if any(key in rope for key in ("mscale", "mscale_all_dim")) or not rope.get("truncate", True):
@@ -169,6 +169,14 @@ def _head(config: Any) -> int:
     return int(config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads)
 
 
+def _original(config: Any) -> int:
+    """Return the positions that a model had before they were scaled."""
+    facts = config.to_dict()
+    return int(
+        _rope(config).get("original_max_position_embeddings") or facts["original_max_position_embeddings"]
+    )
+
+
 def _share(config: Any) -> float:
     """Return the share of a head that positions turn."""
     return float(
@@ -183,7 +191,7 @@ def _positions(config: Any) -> tuple[int, str]:
     if rope["rope_type"] == "longrope":
         limits.append(
             (
-                int(rope["original_max_position_embeddings"]),
+                _original(config),
                 "change of the positions with the length of a text",
             )
         )
@@ -222,7 +230,7 @@ def _add_settings(writer: Any, config: Any, positions: int) -> None:
         factor = float(rope["factor"])
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(factor)
-        writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
+        writer.add_rope_scaling_orig_ctx_len(_original(config))
         writer.add_rope_scaling_yarn_beta_fast(float(rope.get("beta_fast") or 32))
         writer.add_rope_scaling_yarn_beta_slow(float(rope.get("beta_slow") or 1))
         if rope.get("attention_factor"):  # llama.cpp multiplies the usual one by it
@@ -231,7 +239,7 @@ def _add_settings(writer: Any, config: Any, positions: int) -> None:
             )
     elif kind == "longrope":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
-        writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
+        writer.add_rope_scaling_orig_ctx_len(_original(config))
         writer.add_rope_scaling_attn_factors(
             float(ROPE_INIT_FUNCTIONS["longrope"](config, torch.device("cpu"), seq_len=1)[1])
         )
