@@ -131,10 +131,10 @@ class _Reading:
         self.model: dict[str, Any] = self.facts["model"]
         if self.model["type"] != "BPE":
             raise unknown(self.name, f"is of the type {self.model['type']}, and no BPE")
-        self.merges = [
-            tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair)
-            for pair in self.model["merges"]
-        ]
+        self.merges: list[tuple[str, str]] = []
+        for pair in self.model["merges"]:
+            left, right = pair.split(" ", 1) if isinstance(pair, str) else pair
+            self.merges.append((str(left), str(right)))
         self.rows = int(lm.model.get_input_embeddings().weight.shape[0])
         self.notes: list[str] = []
 
