@@ -31,7 +31,8 @@ from benchmarks.training.inputs import OBJECTIVES, random_panacea
 from paretune.core.preference import Preference, simplex_grid
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
-from paretune.models.gguf_base import BASE_FORMS, BaseForm, write_base
+from paretune.models.gguf_base import write_base
+from paretune.models.gguf_file import BASE_FORMS, BaseForm
 from paretune.models.language_model import LanguageModel, load
 from paretune.policies.gguf_export import BASE, Blocks, export_blocks
 from paretune.serving.config import EngineLimits
@@ -45,6 +46,7 @@ NAMES = {
     "f32": "llama.cpp, F32",
     "f16": "llama.cpp, F16",
     "bf16": "llama.cpp, BF16",
+    "q8_0": "llama.cpp, Q8_0",
 }
 
 

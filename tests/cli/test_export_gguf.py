@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from paretune.models.language_model import LanguageModel
+from paretune.models.language_model import LanguageModel, load
 from paretune.policies.gguf_export import Blocks
 from paretune.policies.policy import Policy
 from support.command import call
 from support.studio_world import random_adapter
+from support.tiny_models import byte_tokenizer, write_random
 
 pytest.importorskip("gguf")
 OBJECTIVES = ("short", "good")
@@ -57,13 +58,32 @@ def test_one_lora_at_one_preference(
     assert sorted(file.name for file in out.iterdir()) == ["paretune.json", "soup.gguf"]
 
 
+@pytest.mark.parametrize("form", ["f32", "q8_0"])
+def test_a_base_model_of_safetensors_is_written_beside_its_blocks(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load(str(write_random(tmp_path / "model", "qwen2", byte_tokenizer("qwen2"))), "float32", "cpu")
+    soup = Policy.soup("soup", model, OBJECTIVES, [random_adapter(model, seed) for seed in (0, 1)])
+    soup.save(tmp_path / "run" / "policies" / "soup")
+    out = tmp_path / "out"
+    words = ("--policy", "soup", "--format", "gguf", "--with-base", "--base-type", form)
+    code, told, err = export(monkeypatch, capsys, tmp_path / "run", out, *words)
+    assert code == 0, err
+    assert f"llama-server -m {out / 'base.gguf'}" in told
+    assert "send texts in NFC" in err
+    assert (out / "base.gguf").read_bytes()[:4] == b"GGUF"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--policy", "soup", "--format", "gguf", "--grid", "3"], "leave --grid out"),
         (["--policy", "soup", "--with-base", "-p", "short=1"], "give --format gguf with it"),
-        (["--policy", "soup", "--format", "gguf", "--with-base"], "is no GGUF file"),
-        (["--policy", "soup", "--format", "gguf", "--with-base", "--base-type", "f16"], "--outtype f16"),
+        (["--policy", "soup", "--format", "gguf", "--with-base"], "is of the type WordLevel"),
+        (
+            ["--policy", "soup", "--format", "gguf", "--with-base", "--base-type", "f16"],
+            "leave --with-base out, and convert the model with llama.cpp's own tool convert_hf_to_gguf.py",
+        ),
         (["--policy", "soup", "--format", "gguf", "--base-type", "f16"], "give --with-base with it"),
         (
             ["--policy", "soup", "--format", "gguf", "--with-base", "--base-type", "q8"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,22 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
 
-from paretune.core.errors import ConfigError, ModelError
+from paretune.core.errors import ModelError
 from paretune.core.preference import Preference, preference_grid
 from paretune.methods import dpo, modpo, panacea
 from paretune.methods.base import DPOConfig, Inputs
 from paretune.methods.modpo import MODPOConfig
 from paretune.methods.panacea import PanaceaConfig
 from paretune.models.gguf_lora import paired_rows
-from paretune.models.language_model import LanguageModel
+from paretune.models.language_model import LanguageModel, load
 from paretune.policies.catalogue import exported_blocks
 from paretune.policies.gguf_export import Blocks, export_at, export_blocks
 from paretune.policies.policy import Policy
 from paretune.training.lab import Lab
 from support import records
 from support.adapters import TRAINING
+from support.studio_world import random_adapter
+from support.tiny_models import piece_tokenizer, write_random
 from support.world import make_dataset
 
 gguf = pytest.importorskip("gguf")
@@ -182,9 +185,7 @@ def test_what_is_no_sum_of_blocks_is_refused(
     soup = policies["dpo-soup"]
     with pytest.raises(ModelError, match=r"mixes next-token distributions|no single"):
         export_blocks(Policy.mod("mod", lm, OBJECTIVES, soup.adapters), tmp_path / "no")
-    with pytest.raises(
-        ConfigError, match=r"is no GGUF file; .* llama\.cpp/convert_hf_to_gguf\.py .* --outtype auto"
-    ):
+    with pytest.raises(ModelError, match=r"is of the type WordLevel, .* convert_hf_to_gguf\.py"):
         export_blocks(soup, tmp_path / "no", base="copy")
     other = AutoConfig.from_pretrained(lm.name)
     other.model_type = "mamba"
@@ -192,6 +193,25 @@ def test_what_is_no_sum_of_blocks_is_refused(
     with pytest.raises(ModelError, match="'mamba' is not written as GGUF here"):
         export_blocks(soup, tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_the_base_model_goes_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_random(
+        tmp_path / "model", "mistral", piece_tokenizer("first"), padded=2, sliding_window=100
+    )
+    model = load(str(folder), "float32", "cpu")
+    soup = Policy.soup("soup", model, OBJECTIVES, [random_adapter(model, seed) for seed in (0, 1)])
+    export_blocks(soup, tmp_path / "blocks", base="copy")
+    export_at(soup, Preference.parse("short=0.4,good=0.6"), tmp_path / "one", "q8_0")
+    told = {
+        name: Counter(
+            tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / name / "base.gguf").tensors
+        )
+        for name in ("blocks", "one")
+    }
+    assert set(told["blocks"]) == {"F32"}, "as it is held"
+    assert set(told["one"]) == {"F32", "Q8_0"}
+    assert "states 100 positions" in caplog.text and "one space more or less" in caplog.text
 
 
 def test_damaged_lists_are_one_message(policies: dict[str, Policy], tmp_path: Path) -> None:

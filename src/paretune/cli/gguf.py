@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from paretune.core.errors import ConfigError
-from paretune.models.gguf_base import BASE_FORMS, BaseForm
+from paretune.models.gguf_file import BASE_FORMS, BaseForm
 from paretune.policies.catalogue import BLOCKS
 from paretune.policies.gguf_export import BASE, export_at, export_blocks
 

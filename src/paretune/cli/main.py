@@ -327,11 +327,13 @@ def export_command(
     ] = "lora",
     with_base: Annotated[
         bool,
-        typer.Option("--with-base", help="Beside GGUF, copy the base model's file, where it is GGUF too."),
+        typer.Option("--with-base", help="Beside GGUF LoRAs, write the base model as GGUF too."),
     ] = False,
     base_type: Annotated[
         str | None,
-        typer.Option(help="With --with-base, write its matrices anew in this format: f32, f16 or bf16."),
+        typer.Option(
+            help="With --with-base, the format of its matrices: f32, f16, bf16 or q8_0; by default as they are."
+        ),
     ] = None,
     model: options.ModelOption = None,
     revision: options.RevisionOption = None,

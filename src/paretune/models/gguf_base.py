@@ -7,15 +7,11 @@ model in f32 gives the policy's own numbers.
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
-
-import numpy as np
 
 from paretune.core.errors import ModelError, reason_of
-
-BaseForm = Literal["copy", "f32", "f16", "bf16"]
-BASE_FORMS: tuple[str, ...] = get_args(BaseForm)
+from paretune.models.gguf_file import BaseForm, Entry, write_tensors
 
 
 def write_base(source: Path, target: Path, form: BaseForm) -> None:
@@ -34,29 +30,27 @@ def write_base(source: Path, target: Path, form: BaseForm) -> None:
         return
     import gguf
 
-    kind, plain = gguf.GGMLQuantizationType[form.upper()], gguf.GGMLQuantizationType.F32
     try:
         reader = gguf.GGUFReader(source)
         writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
         for name, field in reader.fields.items():
-            if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            if name.startswith("GGUF.") or name in _ANEW:
                 continue
             items = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(name, field.contents(), field.types[0], sub_type=items)
-        writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[form]])
-        kinds = [kind if len(tensor.shape) > 1 else plain for tensor in reader.tensors]
-        for tensor, stored in zip(reader.tensors, kinds, strict=True):
-            size = int(tensor.n_elements) * gguf.GGML_QUANT_SIZES[stored][1]
-            shape = tensor.shape.tolist()[::-1]
-            writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), size, raw_dtype=stored)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for tensor, stored in zip(reader.tensors, kinds, strict=True):  # one by one, as all may be large
-            writer.write_tensor_data(gguf.quantize(gguf.dequantize(tensor.data, tensor.tensor_type), stored))
-        writer.close()
+        entries = [
+            Entry(
+                tensor.name,
+                tuple(tensor.shape.tolist()[::-1]),
+                partial(gguf.dequantize, tensor.data, tensor.tensor_type),
+            )
+            for tensor in reader.tensors
+        ]
+        write_tensors(writer, entries, form)
+    except ModelError:
+        raise
     except (KeyError, ValueError, NotImplementedError) as error:
         raise ModelError(f"{source}: cannot be written as {form} ({reason_of(error)})") from error
 
 
-_FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}
+_ANEW = ("general.architecture", "general.file_type", "general.quantization_version")

@@ -73,7 +73,7 @@ def write_lora(target: Path, factors: Factors, config: Any, name: str) -> None:
                 raise ModelError(
                     f"{path}: llama.cpp has no name for this layer of a model of the type {config.model_type!r}"
                 )
-            heads = _heads(path, config) if kind == gguf.MODEL_ARCH.LLAMA else 0
+            heads = rotated_heads(path, config) if kind == gguf.MODEL_ARCH.LLAMA else 0
             rows = paired_rows(B, heads) if heads else B
             writer.add_tensor(f"{there}.lora_a", np.ascontiguousarray(A, dtype=np.float32))
             writer.add_tensor(f"{there}.lora_b", np.ascontiguousarray(rows, dtype=np.float32))
@@ -83,7 +83,7 @@ def write_lora(target: Path, factors: Factors, config: Any, name: str) -> None:
         writer.close()
 
 
-def _heads(path: str, config: Any) -> int:
+def rotated_heads(path: str, config: Any) -> int:
     """Return the number of heads whose rotated rows a layer writes; 0 for a layer without rotation."""
     layer = path.rpartition(".")[2]
     return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(layer, 0)

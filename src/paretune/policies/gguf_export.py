@@ -6,9 +6,11 @@ exactly the preference. :class:`Blocks` returns the scales.
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from paretune.core.errors import ConfigError, ModelError
+from paretune.core.errors import ModelError
 from paretune.core.files import atomic_path, read_json, write_json
 from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.names import path_component
@@ -26,8 +28,11 @@ from paretune.fronts.record import FILE as FRONT
 from paretune.models.adapter import Adapter, stack
 from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.gates import gate_of
-from paretune.models.gguf_base import BaseForm, write_base
+from paretune.models.gguf_base import write_base
+from paretune.models.gguf_file import BaseForm
 from paretune.models.gguf_lora import check_architecture, write_lora
+from paretune.models.gguf_model import ModelFile
+from paretune.models.language_model import LanguageModel
 from paretune.policies.catalogue import BLOCKS
 from paretune.policies.export import recorded
 from paretune.policies.folding import RULES, foldable
@@ -35,6 +40,8 @@ from paretune.policies.gating import Gating
 from paretune.policies.policy import GatedPolicy, Policy
 from paretune.policies.policy_file import FILE, PolicyFile
 from paretune.policies.saving import content
+
+logger = logging.getLogger(__name__)
 
 BASE = "base.gguf"
 
@@ -135,16 +142,16 @@ def export_blocks(
         policy: A soup, anchors, a soup between anchors, or Panacea.
         folder: A new folder, or one of an earlier export.
         front: The run's record of its front, which is copied; None where nothing was measured.
-        base: How the base model's GGUF file is written too; None leaves it out.
+        base: How the base model is written as GGUF too; None leaves it out.
 
     Raises:
-        ModelError: The policy is no sum of blocks, the base model's architecture is not known here, there is no GGUF of it, or the
-            run has lost its front.
+        ModelError: The policy is no sum of blocks, the base model's architecture is not known here, llama.cpp would read or compute
+            something else than it does, or the run has lost its front.
     """
     adapters = _blocks_of(policy)
     config = policy.lm.model.config
     check_architecture(config)
-    measured, source = recorded(front), _gguf_of(policy, base) if base else None
+    measured, writing = recorded(front), _base_of(policy.lm, base)
     single = policy.kind == "conditioned"
     kinds = list(adapters[0].blocks) if single else [(adapter.rank, adapter.scale) for adapter in adapters]
     names = [path_component(f"{policy.name}-{name}", "the block") for name in _names(policy, len(kinds))]
@@ -170,8 +177,8 @@ def export_blocks(
         write_json(temporary / FILE, content(policy))
         if front is not None and measured is not None:
             shutil.copyfile(front, temporary / FRONT)
-        if base is not None and source is not None:
-            write_base(source, temporary / BASE, base)
+        if writing is not None:
+            writing(temporary / BASE)
         write_marker(temporary)
     return tuple(names)
 
@@ -187,7 +194,7 @@ def export_at(
     adapters = _blocks_of(policy)
     config = policy.lm.model.config
     check_architecture(config)
-    source = _gguf_of(policy, base) if base else None
+    writing = _base_of(policy.lm, base)
     (used,) = policy.used([preference])
     gates = policy.gates([preference])
     assert gates is not None
@@ -200,8 +207,8 @@ def export_at(
     with atomic_path(folder, EXPORT) as temporary:
         temporary.mkdir()
         write_lora(temporary / f"{policy.name}.gguf", factors, config, f"{policy.name} at {used}")
-        if base is not None and source is not None:
-            write_base(source, temporary / BASE, base)
+        if writing is not None:
+            writing(temporary / BASE)
         write_marker(temporary)
     return used
 
@@ -233,18 +240,18 @@ def _plain(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().float().numpy()
 
 
-def _gguf_of(policy: Policy, form: BaseForm) -> Path:
-    """Return the GGUF file that the base model was loaded from.
+def _base_of(lm: LanguageModel, form: BaseForm | None) -> Callable[[Path], None] | None:
+    """Return what writes the base model: its own GGUF file, or a new one; None where none is asked for.
 
     Raises:
-        ConfigError: It was loaded from something else.
+        ModelError: It cannot be written so that llama.cpp reads and computes the same.
     """
-    name = policy.lm.name
-    file = embedded_gguf() if name == EMBEDDED else Path(name) if name.endswith(".gguf") else None
-    if file is None or not file.is_file():
-        kind = "auto" if form == "copy" else form
-        raise ConfigError(
-            f"--with-base: the base model {name} is no GGUF file; leave --with-base out, and write one with llama.cpp's own tool: "
-            f"python llama.cpp/convert_hf_to_gguf.py {policy.lm.origin.folder} --outfile {BASE} --outtype {kind}"
-        )
-    return file
+    if form is None:
+        return None
+    source = embedded_gguf() if lm.name == EMBEDDED else Path(lm.name) if lm.name.endswith(".gguf") else None
+    if source is not None and source.is_file():
+        return partial(write_base, source, form=form)
+    file = ModelFile.of(lm, form)
+    for note in file.notes:
+        logger.warning("%s: %s", lm.name, note)
+    return file.write
