@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +42,12 @@ def pytest_collection_finish() -> None:
     """Keep the garbage collector off all that is imported by now: it would look through millions of objects in every test."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtestloop() -> None:
+    """Measure the speed of this machine once, and not for each test with a cache of its own: plans of runs begin with it."""
+    if (calibrate := sys.modules.get("paretune.planning.calibrate")) is not None:
+        vars(calibrate)["measure"] = cache(calibrate.measure)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,11 @@ def test_commands_and_their_options_exist(page: Path) -> None:
             check_command(shlex.split(match.group(1)), line)
 
 
+COMMANDS = cache(lambda: typer.main.get_command(app))
+
+
 def check_command(words: list[str], line: str) -> None:
-    command = typer.main.get_command(app)
+    command = COMMANDS()
     while words and hasattr(command, "commands"):
         if words[0].startswith("-"):  # an option of all commands, which stands before the command
             assert words[0] in {o for parameter in command.params for o in parameter.opts}, line
