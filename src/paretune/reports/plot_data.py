@@ -48,14 +48,16 @@ def drawn_front(record: FrontRecord, picks: Picks) -> dict[str, Any]:
 def _series(record: FrontRecord, i: int, policy: MeasuredPolicy, picks: Picks) -> dict[str, Any]:
     bulge, labelled = knee(policy), len(record.objectives) == 2
     points = [
-        _point(record, i, n, picks[i, n], labelled) | {"knee": n == bulge and labelled}
+        _point(record, i, n, picks[i, n], labelled) | {"knee": n == bulge}
         for n in ordered(policy, record.objectives[0])
     ]
     for number, (of, point) in enumerate(off_simplex(record)):
         if of == i:
             head = f"{policy.label}, extrapolated to {preference(point.preference)}"
             label = f"{weight(point.preference[record.objectives[0]])} extrapolated" if labelled else ""
-            points.append({"id": f"beyond {number}", "beyond": True, "head": head, "label": label, **_scores(point)})
+            points.append(
+                {"id": f"beyond {number}", "beyond": True, "head": head, "label": label, **_scores(point)}
+            )
     return {
         "id": policy.name,
         "title": policy.label,

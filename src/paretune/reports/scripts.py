@@ -28,5 +28,6 @@ def plot_file(name: str) -> str:
 def page_script() -> str:
     """Return the script of a report. The modules share a scope of their own, which gives the page what it uses of them."""
     modules = "\n".join(_EXPORT.sub("", _IMPORT.sub("", plot_file(name))) for name in MODULES)
-    plot = f"const {{ FrontPlot, element, number, save }} = (() => {{\n{modules}return {{ FrontPlot, element, number, save }};\n}})();\n"
+    names = "{ FrontPlot, element, number, save }"
+    plot = f"const {names} = (() => {{\n{modules}return {names};\n}})();\n"
     return '(() => {\n"use strict";\n' + plot + "\n".join(map(template, SCRIPTS)) + "})();\n"

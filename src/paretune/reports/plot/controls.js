@@ -36,7 +36,7 @@ function views({ objectives }, { view, x, y }, act) {
   ];
 }
 
-/** Return the entries of the legend; `toggle(id)` puts a series or a part out or in again. */
+/** Return the entries of the legend; `toggle(id)` puts a series, or a part whose id begins with a colon, out or in again. */
 export function legend(front, look, toggle) {
   const { series, base, mixture, mixtureTitle } = front;
   const icon = (kind, drawn) => element("svg:svg", { class: `key ${kind}`, viewBox: "0 0 16 16", "aria-hidden": "true" }, drawn);
@@ -48,12 +48,12 @@ export function legend(front, look, toggle) {
   const part = (drawn, id, picture, text, fixed) => (drawn ? [entry(id, picture, text, fixed)] : []);
   return [
     ...series.map((one) => entry(one.id, icon(one.kind, marker(one.shape, [8, 8], 5, one.open ? "mark open" : "mark")), one.title, one.fixed)),
-    ...part(base, "base", icon("base", marker("cross", [8, 8], 6)), base?.title),
-    ...part(scatter && mixture?.length, "mixture", icon("", polyline([[0, 8], [16, 8]], "mixture")), mixtureTitle),
-    ...part(scatter && points.some(({ low }) => low), "bars", icon("", element("svg:path", { class: "bar", d: "M1 8H15M8 1V15" })), "95 % interval"),
-    ...part(scatter && series.some((one) => one.area && one.points.length > 2), "hull", icon("", element("svg:rect", { class: "hull", x: 1, y: 3, width: 14, height: 10 })), "mixtures of a policy's points"),
-    ...part(scatter && points.some(({ knee }) => knee), "knee", icon("", element("svg:circle", { class: "knee", cx: 8, cy: 8, r: 6 })), "knee"),
-    ...part(points.some(({ opacity }) => opacity < 0.9), "faint", icon("faint", element("svg:circle", { class: "mark", cx: 8, cy: 8, r: 5 })), "the fainter, the less likely on the front", true),
+    ...part(base, ":base", icon("base", marker("cross", [8, 8], 6)), base?.title),
+    ...part(scatter && mixture?.length, ":mixture", icon("", polyline([[0, 8], [16, 8]], "mixture")), mixtureTitle),
+    ...part(scatter && points.some(({ low }) => low), ":bars", icon("", element("svg:path", { class: "bar", d: "M1 8H15M8 1V15" })), "95 % interval"),
+    ...part(scatter && series.some((one) => one.area && one.points.length > 2), ":hull", icon("", element("svg:rect", { class: "hull", x: 1, y: 3, width: 14, height: 10 })), "mixtures of a policy's points"),
+    ...part(scatter && points.some(({ knee }) => knee), ":knee", icon("", element("svg:circle", { class: "knee", cx: 8, cy: 8, r: 6 })), "knee"),
+    ...part(points.some(({ opacity }) => opacity < 0.9), ":faint", icon("faint", element("svg:circle", { class: "mark", cx: 8, cy: 8, r: 5 })), "the fainter, the less likely on the front", true),
   ];
 }
 

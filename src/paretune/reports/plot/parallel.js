@@ -21,7 +21,7 @@ export function parallel(scene, width) {
     const pixels = trace(point.mean);
     return spoken(scene, one, point, one.kind, polyline(pixels, "hit thin"), polyline(pixels, "line"), ...pixels.map((pixel) => marker(one.shape, pixel, 4, one.open ? "mark open" : "mark")));
   }));
-  const cross = base && shown(scene, "base") ? [spoken(scene, null, base, "base", polyline(trace(base.mean), "mixture"), ...trace(base.mean).map((pixel) => marker("cross", pixel, 6)))] : [];
+  const cross = base && shown(scene, ":base") ? [spoken(scene, null, base, "base", polyline(trace(base.mean), "mixture"), ...trace(base.mean).map((pixel) => marker("cross", pixel, 6)))] : [];
   const own = scene.own.map((one) => {
     const pixels = trace(one.mean);
     const bars = objectives.flatMap((_, m) => {

@@ -246,12 +246,13 @@ export class FrontPlot {
       event.preventDefault();
     });
     for (const end of ["pointerup", "pointercancel"]) picture.addEventListener(end, (event) => this.#drag && this.#dropped(event, end === "pointercancel"));
-    picture.addEventListener("focusin", (event) => {
+    // An SVG element that listens for focus would be reached by Tab itself.
+    this.#root.addEventListener("focusin", (event) => {
       if (!shows(event)) return;
       if (!this.#drawing) this.#reveal(shows(event));
       this.#say(this.#focused() ?? shows(event));
     });
-    picture.addEventListener("focusout", () => this.#hush());
+    this.#root.addEventListener("focusout", () => this.#hush());
     picture.addEventListener("keydown", (event) => this.#key(event));
   }
 

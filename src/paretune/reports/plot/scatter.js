@@ -73,7 +73,7 @@ function drawn(scene, frame) {
   const around = ([x, y], r) => [x - r, y - r, x + r, y + r];
   const labels = [], blocked = [], below = [], above = [];
   const whiskers = (point, r) => {
-    const lines = shown(scene, "bars") ? bars(at, point, frame) : [];
+    const lines = shown(scene, ":bars") ? bars(at, point, frame) : [];
     blocked.push(...lines.map(([[x0, y0], [x1, y1]]) => [Math.min(x0, x1) - 1, Math.min(y0, y1) - 1, Math.max(x0, x1) + 1, Math.max(y0, y1) + 1]), around(at(point.mean), r));
     return lines.map((line) => polyline(line, "bar"));
   };
@@ -83,11 +83,11 @@ function drawn(scene, frame) {
   };
 
   if (front.reference && [frame.x, frame.y].every((m, n) => frame.spans[n][0] <= front.reference[m])) below.push(corner(at(front.reference)));
-  for (const one of series.filter(({ area }) => area && shown(scene, "hull"))) {
+  for (const one of series.filter(({ area }) => area && shown(scene, ":hull"))) {
     const rim = hull(one.points.filter(({ beyond }) => !beyond).map(({ mean }) => at(mean)));
     if (rim.length > 2) below.push(polyline(rim, `hull ${one.kind}`, true));
   }
-  if (front.mixture?.length && shown(scene, "mixture")) {
+  if (front.mixture?.length && shown(scene, ":mixture")) {
     const pixels = front.mixture.map(at);
     const rim = joined ? pixels : hull(pixels);
     if (joined) line(pixels, "mixture");
@@ -100,13 +100,13 @@ function drawn(scene, frame) {
     for (const point of one.points) {
       const pixel = at(point.mean);
       above.push(spoken(scene, one, point, `${one.kind}${point.beyond ? " faded" : ""}`,
-        ...whiskers(point, 8), point.knee && shown(scene, "knee") ? element("svg:circle", { class: "knee", cx: pixel[0], cy: pixel[1], r: 11 }) : null,
+        ...whiskers(point, 8), point.knee && shown(scene, ":knee") ? element("svg:circle", { class: "knee", cx: pixel[0], cy: pixel[1], r: 11 }) : null,
         element("svg:circle", { class: "hit", cx: pixel[0], cy: pixel[1], r: 14 }),
         marker(one.shape, pixel, (point.shared ? 8 : 5.5) * (point.size ?? 1), `mark${point.ring ? " ring" : ""}${one.open ? " open" : ""}`)));
       if (point.label) labels.push({ at: pixel, text: point.label, kind: point.shared ? "label" : `label ${one.kind}` });
     }
   }
-  if (front.base && shown(scene, "base")) {
+  if (front.base && shown(scene, ":base")) {
     const pixel = at(front.base.mean);
     below.push(spoken(scene, null, front.base, "base", ...whiskers(front.base, 7), element("svg:circle", { class: "hit", cx: pixel[0], cy: pixel[1], r: 12 }), marker("cross", pixel, 7)));
     labels.push({ at: pixel, text: front.base.title, kind: "label base" });

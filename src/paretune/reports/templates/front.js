@@ -39,10 +39,11 @@ const rows = () => {
   return [head, row("base", base, false), ...policies.flatMap((policy) => policy.points.map((point) => row(policy.name, point, true)))];
 };
 
-// What each point says: its preference, and its figures in words.
-const lines = (point) => facts(point).map(([name, value]) => `${name} ${value}`);
-const told = (point, i) => (point.beyond ? point : { ...point, head: `${run.policies[i].title}, ${run.preferences[point.id].text}`, facts: lines(run.policies[i].points[point.id]) });
 const { front } = run;
+// What each point says: its preference, and its figures in words.
+const lines = (point) => facts(point).filter(([, value]) => value !== "-").map(([name, value]) => `${name} ${value}`);
+const means = ({ mean }) => front.objectives.map(({ name, places }, m) => `${name} ${number(mean[m], places)}`);
+const told = (point, i) => (point.beyond ? { ...point, facts: means(point) } : { ...point, head: `${run.policies[i].title}, ${run.preferences[point.id].text}`, facts: lines(run.policies[i].points[point.id]) });
 
 const plot = new FrontPlot(by("plot"), {
   pick: (series, point) => pick(run.policies.findIndex(({ name }) => name === series.id), point.id),

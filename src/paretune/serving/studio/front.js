@@ -1,11 +1,11 @@
 // The measured front with its intervals, A and B on it, and what may be done with a point. The plot is that of the report.
 
+import { meanings } from "./controls.js";
 import { places } from "./expected.js";
 import { readAnswers } from "./measured.js";
 import { FrontPlot } from "./plot.js";
 import { keep, kept, runOf, state } from "./state.js";
 import { byId, element, interval, number, preferenceText, same, weightText } from "./words.js";
-import { meanings } from "./controls.js";
 
 /** Shapes of the policies beside the chosen one, in the order in which they are served. */
 const SHAPES = ["diamond", "triangle", "square", "pentagon", "hexagon", "down", "wedge"];
@@ -114,8 +114,8 @@ function drawChosen() {
 
 // Words around the chart
 
-/** Clear the chart before another policy is drawn. */
-export function clearFront() {
+/** Draw what there is of a policy that was just chosen; A and B come once their scores are known. */
+export function beginFront() {
   const { policy } = state;
   const message = !policy.points.length
     ? "No front of this policy was measured, so its scores are unknown. Run “paretune run” to the end to see it here."
@@ -126,7 +126,7 @@ export function clearFront() {
     plot?.clear();
     byId("chart").replaceChildren(element("p", { class: "empty" }, message), element("dl", { class: "meanings" }, ...meanings(objectivesOf(policy))));
     byId("front-lead").textContent = "";
-  }
+  } else drawFront(onPick);
   byId("front-table-box").hidden = !policy.points.length;
   drawChosen();
 }

@@ -6,7 +6,7 @@ import { pair, refreshPair, showAnswersBy, stop } from "./answers.js";
 import { drawBatch } from "./batch.js";
 import { rounds } from "./conversation.js";
 import { drawDial } from "./dial.js";
-import { clearFront, drawFront, tabulate } from "./front.js";
+import { beginFront, drawFront, tabulate } from "./front.js";
 import { drawTools, savePreset } from "./keep.js";
 import { begin as newTalk, reopen, setKeeping } from "./keeping.js";
 import { drawVotes, next, reload, skip, taken, undo, vote } from "./learn.js";
@@ -126,7 +126,7 @@ function choosePolicy(name) {
   const draw = M === 2 ? drawDial : M === 3 ? drawTernary : drawWeights;
   redrawPicker = draw(root, policy, move);
   redrawPicker();
-  clearFront();
+  beginFront();
   redrawFront();
   tabulate((preference, side) => move(side, preference));
   changed("policy active");
