@@ -245,7 +245,8 @@ def test_keyboard_only(two: tuple[str, Service], visit: Open) -> None:
             ring, focus = page.evaluate(
                 "() => { const e = document.activeElement; const s = getComputedStyle(e);"
                 " const box = e.matches('.segments input') ? getComputedStyle(e.nextElementSibling) : s;"
-                " return [box.outlineStyle, e === document.body ? null : e.id || e.outerHTML.slice(0, 90)]; }"
+                " const drawn = e.matches('.pt') && getComputedStyle(e.querySelector('.hit')).stroke !== 'none';"
+                " return [drawn ? 'solid' : box.outlineStyle, e === document.body ? null : e.id || e.outerHTML.slice(0, 90)]; }"
             )
             if (
                 focus is None

@@ -9,12 +9,12 @@ const tool = (id, text, label, click) => element("button", { type: "button", id,
 const group = (label, ...tools) => element("span", { class: "group", role: "group", "aria-label": label }, ...tools);
 
 /**
- * Return the tools of a front and a look; `act` has look(values), zoom(factor or null), save("svg", "png" or "csv"), and more, {text: act}.
+ * Return the tools of a front and a look; `act` has look(values), zoom(steps in, or 0 for the whole), save("svg", "png" or "csv"), and more, {text: act}.
  */
 export function tools(front, look, act) {
   const save = Object.entries({ SVG: () => act.save("svg"), PNG: () => act.save("png"), CSV: () => act.save("csv"), ...act.more });
-  const zoom = look.view === "axes" ? [] : [group("Zoom", tool("zoom-in", "+", "Zoom in", () => act.zoom(0.6)), tool("zoom-out", "−", "Zoom out", () => act.zoom(1 / 0.6)),
-    tool("zoom-reset", "Reset", "Show the whole front again", () => act.zoom(null)))];
+  const zoom = look.view === "axes" ? [] : [group("Zoom", tool("zoom-in", "+", "Zoom in", () => act.zoom(1)), tool("zoom-out", "−", "Zoom out", () => act.zoom(-1)),
+    tool("zoom-reset", "Reset", "Show the whole front again", () => act.zoom(0)))];
   return [
     ...(front.objectives.length > 2 ? views(front, look, act) : []), ...zoom,
     group("Save the front as", ...save.map(([kind, click]) => tool(`save-${kind.toLowerCase()}`, kind, `Save the front as ${kind}`, click))),

@@ -24,6 +24,13 @@ const NEARER = 0.6, CLOSEST = 1e-3, FARTHEST = 4;
 /** The share of the range that a step of the keys moves. */
 const STEP = 0.2;
 
+/** Return how one looks at M objectives: as before, where that fits, or as usual. */
+function lookOf(M, { view, x, y, hidden = [] }) {
+  const fits = Number.isInteger(x) && Number.isInteger(y) && x !== y && Math.min(x, y) >= 0 && Math.max(x, y) < M;
+  const usual = M === 2 ? "pair" : M === 3 ? "all" : "axes";
+  return { view: M > 2 && ["all", "pair", "axes"].includes(view) ? view : usual, x: fits ? x : 0, y: fits ? y : 1, hidden: [...hidden] };
+}
+
 export class FrontPlot {
   #root; #on; #front = null; #look = null; #zoom = null; #own = []; #chosen = () => false; #reached = null;
   #frames = []; #items = new WeakMap(); #width = 0; #drag = null; #says = null; #drawing = false; #controls = "";
@@ -51,8 +58,7 @@ export class FrontPlot {
    */
   show(front, { marks = [], look = {} } = {}) {
     if (front.key !== this.#front?.key) {
-      const M = front.objectives.length;
-      this.#look = { view: M === 2 ? "pair" : M === 3 ? "all" : "axes", x: 0, y: 1, hidden: [], ...look };
+      this.#look = lookOf(front.objectives.length, look);
       this.#zoom = this.#reached = null;
     }
     this.#front = front;
@@ -96,7 +102,7 @@ export class FrontPlot {
     const focused = document.activeElement?.id;
     const within = this.#tools.contains(document.activeElement) || this.#legend.contains(document.activeElement);
     this.#tools.replaceChildren(...tools(this.#front, this.#look, {
-      look: (values) => this.#lookAt(values), zoom: (factor) => this.#zoomBy(factor), save: (kind) => this.#save(kind), more: this.#on.more,
+      look: (values) => this.#lookAt(values), zoom: (steps) => this.#zoomBy(steps), save: (kind) => this.#save(kind), more: this.#on.more,
     }));
     this.#legend.replaceChildren(...legend(this.#front, this.#look, (id) => {
       const { hidden } = this.#look;
@@ -114,15 +120,22 @@ export class FrontPlot {
     this.#frames = frames;
     const focused = this.#picture.contains(document.activeElement) ? document.activeElement : null;
     const [key, place] = [focused?.dataset.key, focused?.closest(".pairing")?.getAttribute("aria-label")];
+    const saying = this.#says?.dataset.key;
     this.#picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.#picture.setAttribute("aria-label", this.#name());
     this.#picture.replaceChildren(...children, ...(this.#box.isConnected ? [this.#box] : []));
     this.#picture.classList.toggle("zoomed", this.#zoom !== null);
+    this.#hush();
     this.#drawing = true;
-    const again = key && [...this.#picture.querySelectorAll(".pt")].filter((one) => one.dataset.key === key);
-    if (again?.length) (again.find((one) => one.closest(".pairing")?.getAttribute("aria-label") === place) ?? again[0]).focus({ preventScroll: true });
-    else if (this.#says) this.#hush();
+    if (key) this.#drawn(key, place)?.focus({ preventScroll: true });
     this.#drawing = false;
+    if (saying && !this.#says && this.#drawn(saying)) this.#say(this.#drawn(saying));
+  }
+
+  /** Return the element of a point, in the plot of a name where it is there. */
+  #drawn(key, place) {
+    const all = [...this.#picture.querySelectorAll(".pt")].filter((one) => one.dataset.key === key);
+    return all.find((one) => one.closest(".pairing")?.getAttribute("aria-label") === place) ?? all[0];
   }
 
   #name() {
@@ -181,19 +194,20 @@ export class FrontPlot {
     this.#draw();
   }
 
-  /** Zoom by a factor about the chosen point that is seen, or the middle; null shows the whole front again. */
-  #zoomBy(factor) {
-    if (factor === null) {
+  /** Zoom in by steps about the chosen point that is seen, or the middle, or out where they are negative; 0 shows the whole front again. */
+  #zoomBy(steps) {
+    if (!steps) {
       this.#zoom = null;
       this.#hush();
       return this.#draw();
     }
     const scene = this.#scene();
+    const factor = NEARER ** steps;
     const ranges = this.#front.objectives.map((_, m) => range(scene, m));
     const seen = ({ mean }) => ranges.every(([low, high], m) => mean[m] >= low && mean[m] <= high);
     const chosen = this.#front.series.flatMap((series) => series.points.filter((point) => this.#chosen(series, point))).filter(seen).at(-1);
     return this.#zoomTo(ranges.map(([low, high], m) => {
-      const middle = chosen && factor < 1 ? chosen.mean[m] : (low + high) / 2;
+      const middle = chosen && steps > 0 ? chosen.mean[m] : (low + high) / 2;
       return [middle - ((high - low) / 2) * factor, middle + ((high - low) / 2) * factor];
     }));
   }
@@ -226,15 +240,16 @@ export class FrontPlot {
     const shows = (event) => event.target.closest?.(".pt, .seen");
     picture.addEventListener("click", (event) => {
       const made = shows(event);
-      if (!made || this.#drag) return;
-      this.#pick(made.classList.contains("own") ? this.#under(made) ?? made : made);
+      if (!made) return this.#hush();
+      this.#say(made);
+      return this.#pick(made.classList.contains("own") ? this.#under(made) ?? made : made);
     });
-    picture.addEventListener("dblclick", (event) => !shows(event) && this.#zoomBy(null));
-    picture.addEventListener("pointerleave", () => !this.#focused() && this.#hush());
+    picture.addEventListener("dblclick", (event) => !shows(event) && this.#zoomBy(0));
+    picture.addEventListener("pointerleave", () => !this.#reading() && this.#hush());
     picture.addEventListener("pointermove", (event) => {
       if (this.#drag) return this.#dragged(event);
       const made = shows(event);
-      return made ? this.#say(made) : this.#says && this.#says !== document.activeElement && this.#hush();
+      return made ? this.#say(made) : this.#says && !this.#reading() && this.#hush();
     });
     picture.addEventListener("pointerdown", (event) => {
       const at = this.#pixel(event);
@@ -250,7 +265,7 @@ export class FrontPlot {
     this.#root.addEventListener("focusin", (event) => {
       if (!shows(event)) return;
       if (!this.#drawing) this.#reveal(shows(event));
-      this.#say(this.#focused() ?? shows(event));
+      if (this.#reading()) this.#say(this.#focused());
     });
     this.#root.addEventListener("focusout", () => this.#hush());
     picture.addEventListener("keydown", (event) => this.#key(event));
@@ -260,9 +275,17 @@ export class FrontPlot {
     return this.#picture.contains(document.activeElement) && this.#items.has(document.activeElement) ? document.activeElement : null;
   }
 
+  /** Return whether what is said is that of a point that keys have reached. */
+  #reading() {
+    return Boolean(this.#focused()?.matches(":focus-visible"));
+  }
+
   /** Return the point that a mark beside the front lies on. */
   #under(own) {
-    const middle = (made) => { const { left, top, width, height } = (made.querySelector(".mark, .frame") ?? made).getBoundingClientRect(); return [left + width / 2, top + height / 2]; };
+    const middle = (made) => {
+      const { left, top, width, height } = (made.querySelector(".mark, .frame") ?? made).getBoundingClientRect();
+      return [left + width / 2, top + height / 2];
+    };
     const [x, y] = middle(own);
     const away = (made) => { const [u, v] = middle(made); return Math.hypot(u - x, v - y); };
     const near = [...own.parentNode.querySelectorAll(".pt")].filter((made) => away(made) < 14);
@@ -311,7 +334,7 @@ export class FrontPlot {
     const scatter = this.#look.view !== "axes";
     const act = {
       Enter: () => made && this.#pick(made), " ": () => made && this.#pick(made), Escape: () => this.#hush(),
-      ...(scatter ? { "+": () => this.#zoomBy(NEARER), "=": () => this.#zoomBy(NEARER), "-": () => this.#zoomBy(1 / NEARER), 0: () => this.#zoomBy(null) } : {}),
+      ...(scatter ? { "+": () => this.#zoomBy(1), "=": () => this.#zoomBy(1), "-": () => this.#zoomBy(-1), 0: () => this.#zoomBy(0) } : {}),
       Home: () => this.#go(made, "first"), End: () => this.#go(made, "last"),
     }[event.key] ?? (arrows[event.key] && (() => {
       const [across, up] = arrows[event.key];
