@@ -18,6 +18,7 @@ from PIL import Image  # noqa: E402
 from playwright.sync_api import Page  # noqa: E402
 
 from paretune.reports.scripts import MODULES, page_script, plot_file  # noqa: E402
+from paretune.serving.http.studio import FOLDERS  # noqa: E402
 from paretune.serving.service import Service  # noqa: E402
 from support.studio_world import PHONE, Visit, faults  # noqa: E402
 
@@ -124,6 +125,8 @@ def test_the_keys_go_from_point_to_point_zoom_and_choose(two: tuple[str, Service
 def test_report_and_studio_draw_by_the_same_module(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     report = page_script()
+    own, shared = ({file.name for file in folder.iterdir()} for folder in FOLDERS)
+    assert not own & shared and set(MODULES) < shared
     for name in MODULES:
         served = httpx.get(f"{two[0]}/studio/{name}").text
         assert served == plot_file(name)

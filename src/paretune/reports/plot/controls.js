@@ -13,7 +13,9 @@ const group = (label, ...tools) => element("span", { class: "group", role: "grou
  */
 export function tools(front, look, act) {
   const save = Object.entries({ SVG: () => act.save("svg"), PNG: () => act.save("png"), CSV: () => act.save("csv"), ...act.more });
-  const zoom = look.view === "axes" ? [] : [group("Zoom", tool("zoom-in", "+", "Zoom in", () => act.zoom(1)), tool("zoom-out", "−", "Zoom out", () => act.zoom(-1)),
+  const zoom = look.view === "axes" ? [] : [group("Zoom",
+    tool("zoom-in", "+", "Zoom in", () => act.zoom(1)),
+    tool("zoom-out", "−", "Zoom out", () => act.zoom(-1)),
     tool("zoom-reset", "Reset", "Show the whole front again", () => act.zoom(0)))];
   return [
     ...(front.objectives.length > 2 ? views(front, look, act) : []), ...zoom,
@@ -31,7 +33,8 @@ function views({ objectives }, { view, x, y }, act) {
   return [
     element("fieldset", { class: "segments", "aria-label": "How the front is drawn" },
       ...Object.entries(VIEWS).map(([name, text]) => element("label", {},
-        element("input", { type: "radio", name: "view", id: `view-${name}`, value: name, checked: name === view, change: () => act.look({ view: name }) }), element("span", {}, text)))),
+        element("input", { type: "radio", name: "view", id: `view-${name}`, value: name, checked: name === view, change: () => act.look({ view: name }) }),
+        element("span", {}, text)))),
     ...(view === "pair" ? [group("Objectives", axis("x", "across", x, y), axis("y", "up", y, x))] : []),
   ];
 }
@@ -42,7 +45,10 @@ export function legend(front, look, toggle) {
   const icon = (kind, drawn) => element("svg:svg", { class: `key ${kind}`, viewBox: "0 0 16 16", "aria-hidden": "true" }, drawn);
   const entry = (id, picture, text, fixed) => (fixed
     ? element("span", { class: "entry" }, picture, text)
-    : element("button", { type: "button", class: "entry", id: `legend-${id}`, "data-shows": id, "aria-pressed": String(!look.hidden.includes(id)), title: "Show or hide", click: () => toggle(id) }, picture, text));
+    : element("button", {
+      type: "button", class: "entry", id: `legend-${id}`, "data-shows": id, "aria-pressed": String(!look.hidden.includes(id)), title: "Show or hide",
+      click: () => toggle(id),
+    }, picture, text));
   const points = series.flatMap((one) => one.points);
   const scatter = look.view !== "axes";
   const part = (drawn, id, picture, text, fixed) => (drawn ? [entry(id, picture, text, fixed)] : []);
@@ -51,9 +57,11 @@ export function legend(front, look, toggle) {
     ...part(base, ":base", icon("base", marker("cross", [8, 8], 6)), base?.title),
     ...part(scatter && mixture?.length, ":mixture", icon("", polyline([[0, 8], [16, 8]], "mixture")), mixtureTitle),
     ...part(scatter && points.some(({ low }) => low), ":bars", icon("", element("svg:path", { class: "bar", d: "M1 8H15M8 1V15" })), "95 % interval"),
-    ...part(scatter && series.some((one) => one.area && one.points.length > 2), ":hull", icon("", element("svg:rect", { class: "hull", x: 1, y: 3, width: 14, height: 10 })), "mixtures of a policy's points"),
+    ...part(scatter && series.some((one) => one.area && one.points.length > 2), ":hull",
+      icon("", element("svg:rect", { class: "hull", x: 1, y: 3, width: 14, height: 10 })), "mixtures of a policy's points"),
     ...part(scatter && points.some(({ knee }) => knee), ":knee", icon("", element("svg:circle", { class: "knee", cx: 8, cy: 8, r: 6 })), "knee"),
-    ...part(points.some(({ opacity }) => opacity < 0.9), ":faint", icon("faint", element("svg:circle", { class: "mark", cx: 8, cy: 8, r: 5 })), "the fainter, the less likely on the front", true),
+    ...part(points.some(({ opacity }) => opacity < 0.9), ":faint",
+      icon("faint", marker("circle", [8, 8], 5)), "the fainter, the less likely on the front", true),
   ];
 }
 

@@ -3,11 +3,12 @@
 import { parallel } from "./parallel.js";
 import { scatter } from "./scatter.js";
 
-/** The least width of one plot of several, and how far a plot of one pair is lower than wide. */
+/** The least width of one plot of several, and how high a plot that stands alone is, as a share of its width. */
 const LEAST = 215, FLAT = 0.78;
 
 /**
- * Return what is drawn of a scene (see `scene.js`) in a width in pixels: {height, children, frames}; frames are the plots of pairs, as `scatter` returns them.
+ * Return what is drawn of a scene (see `scene.js`) in a width in pixels: {height, children, frames}; frames are the plots of pairs, as
+ * `scatter` returns them.
  */
 export function figure(scene, width) {
   const { front, look } = scene;

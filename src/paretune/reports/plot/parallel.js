@@ -19,16 +19,20 @@ export function parallel(scene, width) {
   const axes = objectives.flatMap((objective, m) => axis(objective, m, M, column(m), [TOP, height - BELOW], spans[m], width, edge));
   const lines = stacked(scene).flatMap((one) => one.points.filter(({ beyond }) => !beyond).map((point) => {
     const pixels = trace(point.mean);
-    return spoken(scene, one, point, one.kind, polyline(pixels, "hit thin"), polyline(pixels, "line"), ...pixels.map((pixel) => marker(one.shape, pixel, 4, one.open ? "mark open" : "mark")));
+    const marks = pixels.map((pixel) => marker(one.shape, pixel, 4, one.open ? "mark open" : "mark"));
+    return spoken(scene, one, point, one.kind, polyline(pixels, "hit thin"), polyline(pixels, "line"), ...marks);
   }));
-  const cross = base && shown(scene, ":base") ? [spoken(scene, null, base, "base", polyline(trace(base.mean), "mixture"), ...trace(base.mean).map((pixel) => marker("cross", pixel, 6)))] : [];
+  const cross = base && shown(scene, ":base")
+    ? [spoken(scene, null, base, "base", polyline(trace(base.mean), "mixture"), ...trace(base.mean).map((pixel) => marker("cross", pixel, 6)))]
+    : [];
   const own = scene.own.map((one) => {
     const pixels = trace(one.mean);
     const bars = objectives.flatMap((_, m) => {
       const x = column(m) + (one.shape === "circle" ? -3 : 3);
       return known(one.low[m]) && known(one.high[m]) ? [polyline([[x, up(one.low[m], m)], [x, up(one.high[m], m)]], "bar")] : [];
     });
-    return spoken(scene, null, one, `own ${one.kind}${one.framing ? " framing" : ""}`, polyline(pixels, "line"), ...bars, ...pixels.map((pixel) => marker(one.shape, pixel, 5.5)));
+    const marks = pixels.map((pixel) => marker(one.shape, pixel, 5.5));
+    return spoken(scene, null, one, `own ${one.kind}${one.framing ? " framing" : ""}`, polyline(pixels, "line"), ...bars, ...marks);
   });
   return { height, children: [...axes, ...cross, ...lines, ...own] };
 }

@@ -96,7 +96,8 @@ export class FrontPlot {
   /** Draw all of it: the picture, what can be done with it, the legend and the meanings. Focus stays where it is. */
   #again() {
     const { key, objectives, series, base, mixture } = this.#front;
-    const controls = JSON.stringify([key, this.#look, objectives, series.map(({ id, title, kind, points }) => [id, title, kind, points.some(({ knee }) => knee)]), Boolean(base), Boolean(mixture)]);
+    const entries = series.map(({ id, title, kind, points }) => [id, title, kind, points.some(({ knee }) => knee)]);
+    const controls = JSON.stringify([key, this.#look, objectives, entries, Boolean(base), Boolean(mixture)]);
     if (controls === this.#controls) return this.#draw();
     this.#controls = controls;
     const focused = document.activeElement?.id;
@@ -108,7 +109,8 @@ export class FrontPlot {
       const { hidden } = this.#look;
       this.#lookAt({ hidden: hidden.includes(id) ? hidden.filter((one) => one !== id) : [...hidden, id] });
     }));
-    this.#meanings.replaceChildren(...meanings(this.#front.objectives.filter((_, m) => this.#look.view !== "pair" || ![this.#look.x, this.#look.y].includes(m))));
+    const { view, x, y } = this.#look;
+    this.#meanings.replaceChildren(...meanings(objectives.filter((_, m) => view !== "pair" || ![x, y].includes(m))));
     if (within) document.getElementById(focused)?.focus();
     return this.#draw();
   }
@@ -141,7 +143,8 @@ export class FrontPlot {
   #name() {
     const { view } = this.#look;
     const what = view === "axes" ? "Every measured point as a line over all objectives" : "The measured front";
-    return `${what}; arrow keys go from point to point${view === "axes" ? "" : ", plus and minus zoom, shift and arrow keys move the view, 0 shows the whole front"}`;
+    const zoom = view === "axes" ? "" : ", plus and minus zoom, shift and arrow keys move the view, 0 shows the whole front";
+    return `${what}; arrow keys go from point to point${zoom}`;
   }
 
   #lookAt(values) {
@@ -260,7 +263,8 @@ export class FrontPlot {
       picture.setPointerCapture(event.pointerId);
       event.preventDefault();
     });
-    for (const end of ["pointerup", "pointercancel"]) picture.addEventListener(end, (event) => this.#drag && this.#dropped(event, end === "pointercancel"));
+    picture.addEventListener("pointerup", () => this.#drag && this.#dropped(false));
+    picture.addEventListener("pointercancel", () => this.#drag && this.#dropped(true));
     // An SVG element that listens for focus would be reached by Tab itself.
     this.#root.addEventListener("focusin", (event) => {
       if (!shows(event)) return;
@@ -307,16 +311,15 @@ export class FrontPlot {
     return null;
   }
 
-  #dropped(event, cancelled) {
+  #dropped(cancelled) {
     const { at, to, frame, moves } = this.#drag;
     this.#drag = null;
     this.#box.remove();
     if (moves || cancelled || !to || Math.abs(at[0] - to[0]) < 8 || Math.abs(at[1] - to[1]) < 8) return;
-    const between = (a, b, first, last, [low, high]) => [Math.min(a, b), Math.max(a, b)].map((pixel) => low + ((pixel - first) / (last - first)) * (high - low));
-    const flipped = ([low, high]) => [high, low];
+    const between = (a, b, first, last, [low, high]) => [a, b].map((pixel) => low + ((pixel - first) / (last - first)) * (high - low)).sort((p, q) => p - q);
     this.#zoomTo({
       [frame.x]: between(at[0], to[0], frame.left, frame.right, frame.spans[0]),
-      [frame.y]: between(at[1], to[1], frame.top, frame.bottom, flipped(frame.spans[1])).reverse(),
+      [frame.y]: between(at[1], to[1], frame.bottom, frame.top, frame.spans[1]),
     });
   }
 
@@ -324,7 +327,8 @@ export class FrontPlot {
   #reveal(made) {
     const { point } = this.#items.get(made);
     if (!this.#zoom || this.#zoom.every(([low, high], m) => point.mean[m] >= low && point.mean[m] <= high)) return;
-    this.#zoomTo(this.#zoom.map(([low, high], m) => (known(point.mean[m]) ? [point.mean[m] - (high - low) / 2, point.mean[m] + (high - low) / 2] : [low, high])));
+    const around = (value, size) => [value - size / 2, value + size / 2];
+    this.#zoomTo(this.#zoom.map(([low, high], m) => (known(point.mean[m]) ? around(point.mean[m], high - low) : [low, high])));
   }
 
   #key(event) {

@@ -29,8 +29,9 @@ export function scatter(scene, { x, y }, box, alone) {
     ...up.map((line, n) => words("small", [box.left + 4, box.top + 16 + LINE * (n + 1)], line)),
   ];
   const [left, top, width, tall] = [frame.left, frame.top, frame.right - frame.left, frame.bottom - frame.top];
-  const inner = element("svg:svg", { class: scene.zoom ? "inner near" : "inner", x: left, y: top, width, height: tall, viewBox: `${left} ${top} ${width} ${tall}` },
-    ...drawn(scene, frame));
+  const inner = element("svg:svg", {
+    class: scene.zoom ? "inner near" : "inner", x: left, y: top, width, height: tall, viewBox: `${left} ${top} ${width} ${tall}`,
+  }, ...drawn(scene, frame));
   const name = `Scores on ${objectives[x].name} (across) and ${objectives[y].name} (up), higher is better on both`;
   const node = element("svg:g", { class: "pairing", role: "group", "aria-label": name, "data-spans": frame.spans.flat().join(" ") },
     element("svg:rect", { class: "ground", x: left, y: top, width, height: tall }), ...grid(frame), ...named, inner);
@@ -74,7 +75,8 @@ function drawn(scene, frame) {
   const labels = [], blocked = [], below = [], above = [];
   const whiskers = (point, r) => {
     const lines = shown(scene, ":bars") ? bars(at, point, frame) : [];
-    blocked.push(...lines.map(([[x0, y0], [x1, y1]]) => [Math.min(x0, x1) - 1, Math.min(y0, y1) - 1, Math.max(x0, x1) + 1, Math.max(y0, y1) + 1]), around(at(point.mean), r));
+    const boxes = lines.map(([[x0, y0], [x1, y1]]) => [Math.min(x0, x1) - 1, Math.min(y0, y1) - 1, Math.max(x0, x1) + 1, Math.max(y0, y1) + 1]);
+    blocked.push(...boxes, around(at(point.mean), r));
     return lines.map((line) => polyline(line, "bar"));
   };
   const line = (pixels, kind) => {
@@ -108,7 +110,8 @@ function drawn(scene, frame) {
   }
   if (front.base && shown(scene, ":base")) {
     const pixel = at(front.base.mean);
-    below.push(spoken(scene, null, front.base, "base", ...whiskers(front.base, 7), element("svg:circle", { class: "hit", cx: pixel[0], cy: pixel[1], r: 12 }), marker("cross", pixel, 7)));
+    const hit = element("svg:circle", { class: "hit", cx: pixel[0], cy: pixel[1], r: 12 });
+    below.push(spoken(scene, null, front.base, "base", ...whiskers(front.base, 7), hit, marker("cross", pixel, 7)));
     labels.push({ at: pixel, text: front.base.title, kind: "label base" });
   }
   if (joined) labels.push(...names(series, at));
