@@ -81,6 +81,7 @@ def test_the_wheel_holds_what_its_commands_read(wheel: Path) -> None:
     for folder in (
         "src/paretune/runs/configs",
         "src/paretune/data/quickstart",
+        "src/paretune/reports/plot",
         "src/paretune/reports/templates",
     ):
         for file in (ROOT / folder).iterdir():

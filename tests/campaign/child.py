@@ -27,7 +27,7 @@ WARM = (
     "transformers.tokenization_utils_tokenizers",
     "accelerate", "accelerate.utils", "scipy.stats", "scipy.optimize", "scipy.special", "matplotlib.pyplot",
     "matplotlib.backends.backend_agg",
-    "sqlalchemy", "alembic.command", "fastapi", "uvicorn", "httpx", "plotly", "moocore", "rich.console", "rich.table",
+    "sqlalchemy", "alembic.command", "fastapi", "uvicorn", "httpx", "moocore", "rich.console", "rich.table",
     "rich.markup", "filelock",
     "paretune.cli.main", "paretune.cli.verdicts", "paretune.cli.choose", "paretune.cli.inspect", "paretune.cli.select",
     "paretune.runs.run", "paretune.runs.parse", "paretune.runs.extend", "paretune.runs.measure", "paretune.policies.saving",

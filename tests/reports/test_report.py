@@ -25,6 +25,7 @@ from paretune.reports.card import write_card
 from paretune.reports.findings import remarks
 from paretune.reports.picture import write_picture
 from paretune.reports.report import write_report
+from paretune.reports.scripts import MODULES, page_script, plot_file
 from support import records
 
 EVIL = 'fine</script><script>alert("x")</script> <img src=x onerror=alert(1)> & more'
@@ -203,11 +204,27 @@ def test_page_shows_every_policy_preference_and_verdict(tmp_path, names, objecti
     verdicts = [wording.verdict(parsed(run), test) for test in parsed(run).comparisons]
     for verdict in set(verdicts):
         assert page.text.count(verdict) >= verdicts.count(verdict)
-    drawn = {(a["data-i"], a["data-n"]) for a in page.all("g", "pt")}
-    assert drawn == {(str(i), str(n)) for i, p in enumerate(run["policies"]) for n in range(len(p["points"]))}
+    drawn = {a["aria-label"].split(":")[0] for a in page.all("g", "pt")}
+    assert drawn == {
+        f"{policy.label} at {wording.preference(point.preference)}"
+        for policy in parsed(run).policies
+        for point in policy.points
+    }
     M = len(objectives)
     steering = {2: 2, 3: 3 * len(names)}.get(M, 0)
     assert len(page.all("svg", "plot")) == (2 if M == 2 else M * (M - 1) // 2 + 2) + steering
+
+
+def test_the_modules_of_the_plot_can_share_a_scope():
+    """In a report they are one text: each name is declared once, and each module follows those that it imports."""
+    declared = []
+    for n, name in enumerate(MODULES):
+        text = plot_file(name)
+        declared += re.findall(r"^(?:export )?(?:async )?(?:function|class) (\w+)", text, re.MULTILINE)
+        declared += re.findall(r"^(?:export )?(?:const|let) (\w+)", text, re.MULTILINE)
+        assert set(re.findall(r'from "\./([^"]+)"', text)) <= set(MODULES[:n])
+    assert len(declared) == len(set(declared)) > 30
+    assert not re.search(r"^\s*(import|export) ", page_script(), re.MULTILINE)
 
 
 def test_page_loads_nothing_from_elsewhere(tmp_path):
@@ -217,6 +234,9 @@ def test_page_loads_nothing_from_elsewhere(tmp_path):
         for name in ("src", "href", "action", "data"):
             assert re.match(r"#|data:", attributes.get(name) or "#"), (tag, attributes)
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    source = source.replace(
+        "http://www.w3.org/2000/svg", ""
+    )  # the name of a namespace, which nothing asks for
     assert "http://" not in source and "https://" not in source
     assert "@import" not in source and "url(" not in source
 

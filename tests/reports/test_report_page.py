@@ -158,7 +158,7 @@ def test_on_paper_every_answer_is_there_in_full(page: Page) -> None:
     page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
     assert page.is_visible("#cards .card") and not page.is_visible(".controls")
-    assert not page.is_visible(".tools") and page.is_visible("#front .wide svg")
+    assert not page.is_visible("#plot") and page.is_visible("#front .wide svg")
     assert page.evaluate("() => document.getElementById('all').open")
     cut = "(text) => text.scrollHeight > text.clientHeight + 1"
     assert page.evaluate(f"() => [...document.querySelectorAll('.text')].filter({cut}).length") == 0
@@ -177,7 +177,7 @@ def test_on_a_phone_wide_tables_say_so_and_axes_have_ticks(page: Page) -> None:
         " (box.scrollWidth > box.clientWidth + 1) === box.previousElementSibling.hidden).length"
     )
     assert signs == 0 and page.locator("#comparisons .more:visible").count() == 1
-    anchors = page.locator("#front .narrow text.tick[text-anchor=middle]").count()
+    anchors = page.locator("#plot text.tick[text-anchor=middle]").count()
     assert anchors >= 3
 
 
@@ -200,14 +200,16 @@ def test_points_are_chosen_beside_the_plot_and_compared(wide: Page) -> None:
     texts = [card.locator(".plain").first.text_content() for card in cards.all()]
     assert texts == ["concise 1, warm 0", "concise 0, warm 1"], "the ends of the dial stand there first"
     plot, beside = (
-        wide.locator("#front svg.zooms:visible").bounding_box(),
+        wide.locator("#plot svg.plot").bounding_box(),
         wide.locator("#picked").bounding_box(),
     )
     assert plot and beside and beside["x"] >= plot["x"] + plot["width"]
-    wide.locator("#front .wide .pt.of1").nth(2).dispatch_event("click")
+    point = wide.locator("#plot [data-key='two 2']")
+    point.dispatch_event("click")
     assert cards.count() == 2 and "two says 0" in (cards.nth(1).locator(".text").text_content() or "")
     assert "--policy two -p concise=0.5,warm=0.5" in (cards.nth(1).locator(".command").text_content() or "")
-    wide.locator("#front .wide .pt.of1").nth(2).press("Enter")
+    assert point.get_attribute("aria-pressed") == "true"
+    point.press("Enter")
     assert cards.count() == 1, "chosen again, it is put away"
     wide.get_by_role("button", name="next prompt").first.click()
     assert PROMPTS[1] in (wide.locator("#picked blockquote").text_content() or "")
@@ -227,22 +229,115 @@ def test_prompts_are_found_by_text_and_ordered_by_a_score(wide: Page) -> None:
     assert wide.locator("#asked").text_content() == PROMPTS[2]
 
 
+def spans(page: Page) -> list[float]:
+    """Return the ranges that the first plot of a page shows: left, right, bottom and top."""
+    return [
+        float(value) for value in page.locator("#plot .pairing").first.get_attribute("data-spans").split()
+    ]
+
+
 def test_the_legend_hides_and_zooming_draws_finer_axes(wide: Page) -> None:
-    entry = wide.locator("#front .legend li button").first
-    marks = wide.locator("#front .wide .pt.of0 .mark").first
+    entry = wide.locator("#plot button[data-shows=one]")
+    marks, followers = wide.locator("#plot [data-series=one]"), wide.locator("#steering .of0").first
+    assert marks.count() == 5
     entry.click()
-    assert entry.get_attribute("aria-pressed") == "false" and not marks.is_visible()
+    assert (
+        entry.get_attribute("aria-pressed") == "false" and marks.count() == 0 and not followers.is_visible()
+    )
     entry.click()
-    assert marks.is_visible()
-    ticks = wide.locator("#front .wide .axes")
-    before, mark = ticks.inner_html(), marks.bounding_box()
+    assert marks.count() == 5 and followers.is_visible()
+    bars = wide.locator("#plot .plot .bar")
+    count = bars.count()
+    for part in ("bars", "base", "mixture", "hull"):
+        wide.click(f"#plot [data-shows=':{part}']")
+    assert count > 20 and bars.count() == 0
+    for kind in (".cross", ".mixture", ".hull"):
+        assert wide.locator(f"#plot .plot {kind}").count() == 0
+    for part in ("bars", "base", "mixture", "hull"):
+        wide.click(f"#plot [data-shows=':{part}']")
+    ticks = wide.locator("#plot .plot .tick")
+    before, mark = ticks.all_text_contents(), wide.locator("#plot [data-key='one 0'] .mark").bounding_box()
     for _ in range(3):
-        wide.get_by_role("button", name="zoom in").click()
-    after = wide.locator("#front .wide .pt.on .mark").first.bounding_box()
-    assert ticks.inner_html() != before
+        wide.get_by_role("button", name="Zoom in").click()
+    after = wide.locator("#plot [data-key='one 0'] .mark").bounding_box()
+    assert ticks.all_text_contents() != before
     assert mark and after and after["width"] == pytest.approx(mark["width"], abs=3), "a mark keeps its size"
-    wide.get_by_role("button", name="whole front").click()
-    assert ticks.inner_html() == before
+    wide.get_by_role("button", name="Show the whole front again").click()
+    assert ticks.all_text_contents() == before
+
+
+def test_a_point_says_its_intervals_and_its_chance_to_the_pointer_and_to_a_screen_reader(wide: Page) -> None:
+    wide.locator("#plot [data-key='two 2'] .hit").hover()
+    told = wide.locator("#plot .tip").inner_text()
+    assert told.startswith("A method two, concise 0.5, warm 0.5") and "concise −5.9 [−5.9, −4.5]" in told
+    assert "on the front 100 %" in told
+    wide.mouse.move(2, 2)
+    assert not wide.is_visible("#plot .tip")
+    name = wide.locator("#plot [data-key='two 2']").get_attribute("aria-label") or ""
+    assert name.split("; ") == told.splitlines()
+    assert "arrow keys go from point to point" in (
+        wide.locator("#plot svg.plot").get_attribute("aria-label") or ""
+    )
+
+
+def test_the_keys_go_from_point_to_point_zoom_and_move_the_view(wide: Page) -> None:
+    assert wide.locator("#plot .pt[tabindex='0']").count() == 1, "Tab reaches one point; the arrows go on"
+    wide.focus("#save-json")
+    wide.keyboard.press("Tab")
+    at = "() => document.activeElement.dataset.key"
+    assert wide.evaluate(at) == "one 0" and wide.is_visible("#plot .tip")
+    wide.keyboard.press("ArrowRight")
+    assert wide.evaluate(at) == "one 1"
+    wide.keyboard.press("End")
+    assert wide.evaluate(at) == "two 4"
+    wide.keyboard.press("ArrowRight")
+    wide.keyboard.press("ArrowLeft")
+    assert wide.evaluate(at) == "two 4", "round about and back"
+    wide.keyboard.press("ArrowLeft")
+    wide.keyboard.press("Enter")
+    assert wide.evaluate(at) == "two 3" and "two says 0" in wide.locator("#picked .card").last.inner_text()
+    whole = spans(wide)
+    wide.keyboard.press("+")
+    close = spans(wide)
+    assert close[1] - close[0] == pytest.approx(0.6 * (whole[1] - whole[0]))
+    assert wide.evaluate(at) == "two 3", "the focus stays"
+    wide.keyboard.press("Shift+ArrowUp")
+    moved = spans(wide)
+    assert moved[2] > close[2] and moved[:2] == close[:2]
+    wide.keyboard.press("-")
+    wide.keyboard.press("0")
+    assert spans(wide) == whole
+    wide.keyboard.press("Escape")
+    assert not wide.is_visible("#plot .tip")
+
+
+def test_a_box_zooms_and_a_point_that_lies_outside_is_brought_into_view(wide: Page) -> None:
+    whole = spans(wide)
+    wide.locator("#plot svg.plot").scroll_into_view_if_needed()
+    box = wide.locator("#plot .ground").bounding_box()
+    assert box is not None
+
+    def drag(*shares: tuple[float, float]) -> None:
+        for n, (x, y) in enumerate(shares):
+            wide.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=3)
+            wide.mouse.down() if n == 0 else wide.mouse.up()
+
+    drag((0.06, 0.55), (0.36, 0.9))
+    close = spans(wide)
+    assert close[1] - close[0] == pytest.approx(0.3 * (whole[1] - whole[0]), rel=0.02)
+    assert close[0] - whole[0] == pytest.approx(0.06 * (whole[1] - whole[0]), rel=0.1)
+    assert close[3] - close[2] == pytest.approx(0.35 * (whole[3] - whole[2]), rel=0.02)
+    wide.keyboard.down("Shift")
+    drag((0.5, 0.5), (0.6, 0.5))
+    wide.keyboard.up("Shift")
+    assert spans(wide)[0] < close[0] and spans(wide)[1] - spans(wide)[0] == pytest.approx(close[1] - close[0])
+    wide.focus("#save-json")
+    wide.keyboard.press("Tab")
+    wide.keyboard.press("Home")
+    low, high, *_ = spans(wide)
+    assert low < -2 < high, "the point with all weight on concise"
+    wide.locator("#plot .ground").dblclick(position={"x": 5, "y": 5})
+    assert spans(wide) == whole
 
 
 def saver(page: Page) -> Callable[[str], bytes]:
@@ -250,7 +345,7 @@ def saver(page: Page) -> Callable[[str], bytes]:
 
     def saved(name: str) -> bytes:
         with page.expect_download() as download:
-            page.get_by_role("button", name=name, exact=True).click()
+            page.get_by_role("button", name=f"Save the front as {name}").click()
         return Path(download.value.path()).read_bytes()
 
     return saved
@@ -290,24 +385,27 @@ def test_commands_are_copied_and_training_is_drawn(wide: Page) -> None:
 
 def test_three_objectives_are_chosen_seen_in_pairs_and_downloaded(third: Page) -> None:
     third.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
-    plots = third.locator("#front .pairs svg.zooms:visible")
-    assert plots.count() == 3
+    plots = third.locator("#plot .pairing")
+    third.wait_for_function("() => document.querySelectorAll('#plot .pairing').length === 3")
     texts = third.locator("#picked .card > .plain")
     assert texts.count() == 2
     plots.nth(1).locator(".pt").nth(4).dispatch_event("click")
     chosen = texts.last.text_content()
-    assert third.locator("#front .pt.on").count() == 2 * (3 + 2), (
-        "in every pair, and over all axes at two sizes"
-    )
+    assert third.locator("#plot .pt.on").count() == 2 * 3, "in every pair"
+    third.check("#view-axes", force=True)
+    assert third.locator("#plot .pt.on").count() == 2, "over all axes"
+    assert not third.is_visible("#zoom-in")
+    third.check("#view-all", force=True)
     small = plots.nth(1).bounding_box()
-    third.select_option("#pair", label="concise and plain")
+    third.check("#view-pair", force=True)
+    third.select_option("#axis-y", label="plain")
     assert plots.count() == 1 and "concise (across) and plain" in (plots.get_attribute("aria-label") or "")
     large = plots.bounding_box()
     assert small and large and large["width"] > 1.5 * small["width"]
     assert texts.last.text_content() == chosen
     saved = saver(third)
     alone = saved("SVG")
-    third.select_option("#pair", label="all pairs")
+    third.check("#view-all", force=True)
     every = saved("SVG")
     titles = [ElementTree.fromstring(found).findall(".//{*}svg") for found in (alone, every)]
     assert len(titles[0]) < len(titles[1]), "what is seen is saved"
@@ -324,14 +422,14 @@ def test_without_scripts_everything_is_read_and_nothing_waits_for_them(
 ) -> None:
     assert chrome.browser is not None
     plain = chrome.browser.new_context(java_script_enabled=False)
-    for address, drawing in ((file.as_uri(), "#front .wide svg"), (third.url, "#front .pairs svg.zooms")):
+    for address, drawing in ((file.as_uri(), "#front .wide svg"), (third.url, "#front .pairs svg")):
         page = plain.new_page()
         page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
         page.goto(address)
         assert page.locator(f"{drawing} .pt .mark").first.is_visible()
         assert page.locator("#sense tbody tr").first.is_visible()
         assert page.locator("#all .text").first.is_visible() and LONG.strip() in page.inner_text("#all")
-        for control in ("button", "select", "input", "#compare", "#picked", ".tools"):
+        for control in ("button", "select", "input", "#compare", "#picked", "#plot"):
             assert page.locator(f"{control}:visible").count() == 0, control
         page.close()
     plain.close()

@@ -106,8 +106,9 @@ def test_the_chance_to_be_on_the_front_is_in_the_table_and_in_the_picture(tmp_pa
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", sense(found))
     assert "98 %" in cells and "25 %" in cells
     page = write_report(found, tmp_path).read_text(encoding="utf-8")
-    drawn = re.findall(r'style="--on:([\d.]+)"[^>]*data-i="0" data-n="(\d)"', page)
-    assert {n: opaque for opaque, n in drawn} == {"0": "0.99", "1": "0.40", "2": "1.00"}
-    assert "the fainter, the less likely on the front" in page
+    drawn = re.findall(r'<g class="pt pol0 of0" style="--on:([\d.]+)" [^>]* at concise ([\d.]+)', page)
+    assert {weight: opaque for opaque, weight in drawn} == {"1": "0.99", "0.5": "0.40", "0": "1.00"}
+    assert '"opacity":0.4,' in page, "what the module draws from says it too"
+    assert 'class="badge faint"' in page
     sure = write_report(record([point(1.0), point(0.0)]), tmp_path).read_text(encoding="utf-8")
-    assert "the fainter, the less likely on the front" not in sure
+    assert 'class="badge faint"' not in sure

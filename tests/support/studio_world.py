@@ -199,10 +199,7 @@ class Visit:
     def drawn(self) -> None:
         """Wait until the front is there with A and B on it."""
         self.page.wait_for_selector("main[aria-busy=false]")
-        self.page.wait_for_selector(
-            "#chart .scatterlayer .trace:nth-of-type(4), #chart .own.a, #chart .empty:not(.wait)",
-            state="attached",
-        )
+        self.page.wait_for_selector("#chart .own.a, #chart .empty", state="attached")
 
     def choose(self, policy: str) -> None:
         """Select a policy and wait for its front."""

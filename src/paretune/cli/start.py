@@ -14,7 +14,7 @@ from paretune.cli.options import RunDeviceOption, RunDtypeOption, with_options
 from paretune.cli.output import JsonOption, tell, tell_report
 from paretune.core.errors import ConfigError
 
-SERVING = ("alembic", "fastapi", "plotly", "prometheus_client", "sqlalchemy", "uvicorn")
+SERVING = ("alembic", "fastapi", "prometheus_client", "sqlalchemy", "uvicorn")
 """Modules that ``serve`` needs."""
 SOURCES = (
     "A file or folder, a known data set (hh-rlhf, ...), hub:owner/name, or a YAML column map. Several are read as one, such as a "

@@ -9,67 +9,57 @@ from paretune.fronts.record import FrontRecord
 from paretune.reports.page import badge, plain_badge, section
 from paretune.reports.plots import nesting, parallel
 from paretune.reports.scatter import View, scatter
-from paretune.reports.selection import Picks
 from paretune.reports.wording import MIXTURE, any_faint, has_base, has_mixture, knee, listing
 
 
-def front_section(record: FrontRecord, picks: Picks, answered: bool) -> str:
-    """Return the section; ``answered`` says whether the page has answers, which are shown beside the plot."""
+def front_section(record: FrontRecord, answered: bool) -> str:
+    """Return the section: a still picture for paper and where scripts are off, and the room in which the page's script draws.
+
+    ``answered`` says whether the page has answers, which are shown beside the plot.
+    """
     objectives, M = record.objectives, len(record.objectives)
     if M == 2:
         drawing = (
-            f'<div class="wide">{scatter(record, View(0, 1, 720, 560), picks)}</div>'
-            f'<div class="narrow">{scatter(record, View(0, 1, 380, 430), picks)}</div>'
+            f'<div class="wide">{scatter(record, View(0, 1, 720, 560))}</div>'
+            f'<div class="narrow">{scatter(record, View(0, 1, 380, 430))}</div>'
         )
         first, second = map(escape, objectives)
         lead = f"The number beside a point is the weight on {first}; the rest is on {second}."
     else:
         pairs = "".join(
-            f'<div data-pair="{escape(f"{objectives[a]} and {objectives[b]}")}">'
-            f"{scatter(record, View(a, b, 360, 330, lines=False), picks)}</div>"
+            f"<div>{scatter(record, View(a, b, 360, 330, lines=False))}</div>"
             for a, b in combinations(range(M), 2)
         )
         drawing = (
-            f'<div class="pairs">{pairs}</div><div class="wide">{parallel(record, 720, 380, picks)}</div>'
-            f'<div class="narrow">{parallel(record, 380, 340, picks)}</div>'
+            f'<div class="pairs">{pairs}</div><div class="wide">{parallel(record, 720, 380)}</div>'
+            f'<div class="narrow">{parallel(record, 380, 340)}</div>'
         )
-        lead = "Every pair of objectives, then all of them at once: one line per point, best at the top."
+        lead = "Every pair of objectives, or all of them at once: one line per point, best at the top."
     picked = '<aside id="picked" aria-live="polite" hidden></aside>' if answered else ""
     return section(
         "front",
         "The front",
-        f'{_legend(record)}<div class="split"><div class="figure">{TOOLS}{drawing}<div id="tip" role="status" hidden></div>'
-        f'<p class="caption">{_caption(record)}</p></div>{picked}</div>{_meanings(record)}',
+        f'<div class="split"><div class="figure"><div class="still">{_legend(record)}{drawing}</div>'
+        f'<div id="plot" class="plot-room" hidden></div><p class="caption">{_caption(record)}</p>'
+        f'<div class="still">{_meanings(record)}</div></div>{picked}</div>',
         lead,
     )
 
 
-TOOLS = (
-    '<div class="tools" hidden><span role="group" aria-label="zoom"><button type="button" data-zoom="1.5" aria-label="zoom in">+'
-    '</button><button type="button" data-zoom="0.667" aria-label="zoom out">−</button><button type="button" data-zoom="0">whole '
-    'front</button></span><span role="group" aria-label="download"><button type="button" data-save="svg">SVG</button><button '
-    'type="button" data-save="png">PNG</button><button type="button" data-save="csv">CSV</button><button type="button" '
-    'data-save="json">JSON</button></span></div>'
-)
-"""The buttons above the front, which the page's script shows."""
-
-
 def _legend(record: FrontRecord) -> str:
-    """Return the marks with their names; those with a class to hide become buttons by the page's script."""
+    """Return the marks with their names."""
     M = len(record.objectives)
-    marks = [(f"of{i}", badge(record, i)) for i in range(len(record.policies))]
-    marks += [("base", plain_badge("base", "base model"))] * has_base(record)
-    marks += [("mixture", plain_badge("mixture", MIXTURE))] * has_mixture(record)
-    marks.append(("bar", plain_badge("bar", "95 % interval")))
+    marks = [badge(record, i) for i in range(len(record.policies))]
+    marks += [plain_badge("base", "base model")] * has_base(record)
+    marks += [plain_badge("mixture", MIXTURE)] * has_mixture(record)
+    marks.append(plain_badge("bar", "95 % interval"))
     if M >= 2 and any(len(policy.points) > 2 for policy in record.policies):
-        marks.append(("hull", plain_badge("hull", "mixtures of a policy's points")))
+        marks.append(plain_badge("hull", "mixtures of a policy's points"))
     if M == 2 and any(knee(policy) is not None for policy in record.policies):
-        marks.append(("knee", plain_badge("knee", "knee")))
+        marks.append(plain_badge("knee", "knee"))
     if any_faint(record):
-        marks.append(("", plain_badge("faint", "the fainter, the less likely on the front")))
-    return (
-        f'<ul class="legend">{"".join(f"<li data-hides={kind!r}>{mark}</li>" for kind, mark in marks)}</ul>'
-    )
+        marks.append(plain_badge("faint", "the fainter, the less likely on the front"))
+    return f'<ul class="legend">{"".join(f"<li>{mark}</li>" for mark in marks)}</ul>'
 
 
 def _caption(record: FrontRecord) -> str:

@@ -188,11 +188,6 @@ def nesting(record: FrontRecord, i: int, point: Point) -> tuple[float, bool, boo
     return max(0.3, 0.58 ** sum(same[:i])), sum(same) > 1, any(same[i + 1 :])
 
 
-def kept(at: Pixel, drawn: str) -> str:
-    """Return what stands at a pixel as a group that keeps its size when the page's script zooms."""
-    return f'<g class="kept" data-at="{at[0]:.1f} {at[1]:.1f}">{drawn}</g>'
-
-
 def axis_name(record: FrontRecord, m: int, arrow: str) -> str:
     """Return the name of an axis, with what a point more is where a rule counts something."""
     objective = record.objectives[m]
@@ -258,13 +253,13 @@ def describe(record: FrontRecord, policy: MeasuredPolicy, n: int) -> str:
     return text if point.on_front is None else f"{text}; on the front {chance(point.on_front)}"
 
 
-def opened(record: FrontRecord, i: int, n: int, picks: Mapping[tuple[int, int], int]) -> str:
-    """Return the opening tag of a point that can be selected on the page; the caller closes ``</g>``."""
+def opened(record: FrontRecord, i: int, n: int, picks: Mapping[tuple[int, int], int] | None = None) -> str:
+    """Return the opening tag of a point; the caller closes ``</g>``. With ``picks`` the page's script lets it be selected."""
     policy = record.policies[i]
+    open_to_keys = "" if picks is None else f' tabindex="0" data-i="{i}" data-k="{picks[i, n]}"'
     return (
-        f'<g class="pt pol{i % len(SHAPES)} of{i}" style="--on:{opacity(policy.points[n]):.2f}" tabindex="0" role="img" '
-        f'data-i="{i}" data-n="{n}" '
-        f'data-k="{picks[i, n]}" aria-label="{escape(describe(record, policy, n))}">'
+        f'<g class="pt pol{i % len(SHAPES)} of{i}" style="--on:{opacity(policy.points[n]):.2f}" role="img"{open_to_keys} '
+        f'aria-label="{escape(describe(record, policy, n))}">'
     )
 
 
@@ -292,7 +287,7 @@ def _digits(values: Sequence[float]) -> int:
     return max(len(f"{value:.6g}".partition(".")[2]) for value in values)
 
 
-def parallel(record: FrontRecord, width: int, height: int, picks: Mapping[tuple[int, int], int]) -> str:
+def parallel(record: FrontRecord, width: int, height: int) -> str:
     """Return every point as a line over one axis per objective, each axis running from worst to best shown."""
     objectives, M = record.objectives, len(record.objectives)
     left, right, top, bottom = 46.0, width - 46.0, 44.0, height - 30.0
@@ -320,8 +315,7 @@ def parallel(record: FrontRecord, width: int, height: int, picks: Mapping[tuple[
             line = trace(point.mean)
             dots = "".join(marker(shape_of(i), x, y, 4) for x, y in line)
             parts.append(
-                f"{opened(record, i, n, picks)}<title>{escape(describe(record, policy, n))}</title>"
-                f"{polyline(line, 'hit thin')}{polyline(line, 'line')}{dots}</g>"
+                f"{opened(record, i, n)}<title>{escape(describe(record, policy, n))}</title>{polyline(line, 'line')}{dots}</g>"
             )
     return (
         f'<svg class="plot" viewBox="0 0 {width} {height}" role="group" aria-label="Every point over all '

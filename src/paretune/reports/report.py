@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 from html import escape
-from importlib.resources import files as package_files
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -28,8 +27,10 @@ from paretune.reports.findings import (
 from paretune.reports.front_section import front_section
 from paretune.reports.how_trained import conflicts, floors
 from paretune.reports.page import badge, contents, section
+from paretune.reports.plot_data import drawn_front
 from paretune.reports.response_plots import along, ternary
 from paretune.reports.scorers import asked_of, judged_by
+from paretune.reports.scripts import page_script, plot_file, template
 from paretune.reports.selection import picks_of, record_of, selection
 from paretune.reports.tiles import headline, tiles
 from paretune.reports.training import training_curves
@@ -39,8 +40,6 @@ from paretune.reports.wording import (
     has_base,
     luck,
 )
-
-SCRIPTS = ("words.js", "front.js", "zoom.js", "answers.js", "download.js", "tables.js", "report.js")
 
 
 def write_report(record: FrontRecord, folder: str | Path, run: str | Path | None = None) -> Path:
@@ -59,7 +58,7 @@ def write_report(record: FrontRecord, folder: str | Path, run: str | Path | None
     shown = shown_of(beside.answers)
     sections = [
         _head(record),
-        front_section(record, picks, bool(shown.prompts)),
+        front_section(record, bool(shown.prompts)),
         what_next(record),
         trade_offs(record),
         comparisons(record),
@@ -81,25 +80,21 @@ def write_report(record: FrontRecord, folder: str | Path, run: str | Path | None
         READING,
         settings(record),
     ]
-    script = '(() => {\n"use strict";\n' + "\n".join(map(_template, SCRIPTS)) + "})();\n"
-    page = Template(_template("report.html")).substitute(
+    script = page_script()
+    page = Template(template("report.html")).substitute(
         title=escape(f"{record.name}: measured front"),
         policy=_policy(script),
-        css=_template("report.css"),
+        css=plot_file("plot.css") + template("report.css"),
         head=sections[0],
         contents=contents(sections[1:]),
         body="\n".join(section for section in sections[1:] if section),
-        data=_script_safe(selection(record, picks, shared, shown)),
+        data=_script_safe(selection(record, picks, shared, shown) | {"front": drawn_front(record, picks)}),
         record=_script_safe(record_of(record)),
         js=script,
     )
     target = Path(folder) / "report.html"
     write_text(target, page)
     return target
-
-
-def _template(name: str) -> str:
-    return (package_files("paretune.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _policy(script: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
@@ -21,7 +21,6 @@ from paretune.reports.plots import (
     describe,
     distinct,
     hull,
-    kept,
     marker,
     nesting,
     opened,
@@ -108,18 +107,17 @@ class _Drawing:
         area = (frame.left, frame.top, frame.right, frame.bottom)
         centres = place_labels([label[:3] for label in labels], self.blocked, area, 6.4, 12)
         return "".join(
-            kept((a, b), caption(kind, x, y + 4, text, "middle"))
-            for (a, b, text, kind), (x, y) in zip(labels, centres, strict=True)
+            caption(kind, x, y + 4, text, "middle")
+            for (_, _, text, kind), (x, y) in zip(labels, centres, strict=True)
         )
 
 
-def scatter(record: FrontRecord, view: View, picks: Mapping[tuple[int, int], int]) -> str:
-    """Return the front over two objectives as an SVG picture.
+def scatter(record: FrontRecord, view: View) -> str:
+    """Return the front over two objectives as an SVG picture, for paper and where scripts are off.
 
     Args:
         record: The record of the run.
         view: The objectives and the size.
-        picks: (policy, point) -> the number of its preference, for the page's selection.
     """
     a, b, width, height = view.a, view.b, view.width, view.height
     frame = Frame(54, 34, width - 16, height - 46, span(record, a), span(record, b))
@@ -133,26 +131,21 @@ def scatter(record: FrontRecord, view: View, picks: Mapping[tuple[int, int], int
     if has_mixture(record):
         _draw_mixture(record, drawing)
     for i in range(len(record.policies)):
-        _draw_policy(record, drawing, i, picks)
+        _draw_policy(record, drawing, i)
     for i, point in off_simplex(record):
         _draw_extrapolation(record, drawing, i, point)
     cross = ""
     if has_base(record):
         base = drawing.at(record.base)
         bars = drawing.bars(record.base, 7)
-        cross = f'<g class="base"><title>base model</title>{bars}{kept(base, marker("cross", *base, 7))}</g>'
+        cross = f'<g class="base"><title>base model</title>{bars}{marker("cross", *base, 7)}</g>'
         drawing.label(base, "base model", "label base")
     if has_mixture(record):
         _label_mixture(record, drawing)
     name = escape(f"Scores on {objectives[a]} (across) and {objectives[b]} (up), higher is better on both")
-    spans = " ".join(f"{value:.9g}" for value in (*frame.x, *frame.y))
-    inside = f"{frame.left} {frame.top} {frame.right - frame.left} {frame.bottom - frame.top}"
-    x, y, across, up = inside.split()
     return (
-        f'<svg class="plot zooms" viewBox="0 0 {width} {height}" role="group" aria-label="{name}" data-spans="{spans}">'
-        f'<g class="axes">{named}</g>'
-        f'<svg class="inner" x="{x}" y="{y}" width="{across}" height="{up}" viewBox="{inside}">'
-        f"{''.join(drawing.below)}{cross}{''.join(drawing.points)}{drawing.texts()}</svg></svg>"
+        f'<svg class="plot" viewBox="0 0 {width} {height}" role="group" aria-label="{name}">{named}'
+        f"{''.join(drawing.below)}{cross}{''.join(drawing.points)}{drawing.texts()}</svg>"
     )
 
 
@@ -182,12 +175,10 @@ def _reference_mark(record: FrontRecord, frame: Frame, a: int, b: int) -> str:
         return ""
     x, y = frame.at(reference[a], reference[b])
     mark = f'<path class="ref" d="M{x:.1f} {y - 16:.1f}V{y:.1f}H{x + 16:.1f}"/>'
-    return kept((x, y), mark + caption("small", x + 6, y - 6, "reference point"))
+    return mark + caption("small", x + 6, y - 6, "reference point")
 
 
-def _draw_policy(
-    record: FrontRecord, drawing: _Drawing, i: int, picks: Mapping[tuple[int, int], int]
-) -> None:
+def _draw_policy(record: FrontRecord, drawing: _Drawing, i: int) -> None:
     policy, objective, colour = record.policies[i], record.objectives[drawing.view.a], f"pol{i % len(SHAPES)}"
     order, bulge = ordered(policy, objective), knee(policy)
     if drawing.view.lines and len(order) > 1:
@@ -199,10 +190,8 @@ def _draw_policy(
         knee_ring = f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="11"/>' if n == bulge else ""
         size, several, outer = nesting(record, i, point)
         mark = marker(shape_of(i), x, y, (8 if several else 5.5) * size, "mark ring" if outer else "mark")
-        hit = f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="14"/>'
         drawing.points.append(
-            f"{opened(record, i, n, picks)}<title>{escape(describe(record, policy, n))}</title>{bars}"
-            f"{kept((x, y), knee_ring + hit + mark)}</g>"
+            f"{opened(record, i, n)}<title>{escape(describe(record, policy, n))}</title>{bars}{knee_ring}{mark}</g>"
         )
         # A point that policies share has one label, which goes with none of them.
         kind = "label" if several else f"label {colour} of{i}"
@@ -228,7 +217,7 @@ def _draw_extrapolation(record: FrontRecord, drawing: _Drawing, i: int, point: P
     title = escape(f"{record.policies[i].label}, extrapolated to {preference(point.preference)}")
     drawing.points.append(
         f'<g class="pt {colour} of{i} faded beyond"><title>{title}</title>{bars}'
-        f"{kept((x, y), marker(shape_of(i), x, y, 5.5))}</g>"
+        f"{marker(shape_of(i), x, y, 5.5)}</g>"
     )
     share = weight(point.preference[record.objectives[drawing.view.a]])
     drawing.label((x, y), f"{share} extrapolated", f"label {colour} of{i}")

@@ -185,8 +185,7 @@ def test_click_on_the_front_and_its_table(two: tuple[str, Service], visit: Open)
     page.click("#front-table-box summary")
     page.get_by_label("B to concise 0.5, warm 0.5").click()
     assert weight(page, "b") == 0.5
-    marks = page.locator("#chart .scatterlayer .trace >> nth=0").locator(".points path")
-    box = marks.first.bounding_box()
+    box = page.locator("#chart .pt.chosen .mark").first.bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -196,7 +195,7 @@ def test_click_on_the_front_and_its_table(two: tuple[str, Service], visit: Open)
 def test_three_objectives_in_the_triangle(three: str, visit: Open) -> None:
     here = visit(three)
     page = here.page
-    assert page.locator("#chart .subplot").count() == 3
+    assert page.locator("#chart .pairing").count() == 3
     page.focus("#dial-a")
     page.keyboard.press("Home")
     before = weight(page, "a")
@@ -220,7 +219,7 @@ def test_three_objectives_in_the_triangle(three: str, visit: Open) -> None:
 def test_four_objectives_on_parallel_axes(four: str, visit: Open) -> None:
     here = visit(four)
     page = here.page
-    assert page.locator(".parallel .measured").count() == 10
+    assert page.locator("#chart .pt.chosen .line").count() == 10
     page.focus("#dial-a")
     before = weight(page, "a")
     page.keyboard.press("ArrowLeft")
@@ -230,7 +229,7 @@ def test_four_objectives_on_parallel_axes(four: str, visit: Open) -> None:
     page.keyboard.press("b")
     page.keyboard.press("End")
     waits_for(page, "document.querySelector('.dial.b .what').textContent.startsWith('concise 1,')")
-    page.locator(".parallel .measured .reach").first.click(position={"x": 1, "y": 1}, force=True)
+    page.locator("#chart .pt.chosen .hit").first.click(position={"x": 1, "y": 1}, force=True)
     here.ask()
     assert page.locator(".answer.a .figures tbody tr").count() == 4
 
@@ -246,7 +245,8 @@ def test_keyboard_only(two: tuple[str, Service], visit: Open) -> None:
             ring, focus = page.evaluate(
                 "() => { const e = document.activeElement; const s = getComputedStyle(e);"
                 " const box = e.matches('.segments input') ? getComputedStyle(e.nextElementSibling) : s;"
-                " return [box.outlineStyle, e === document.body ? null : e.id || e.outerHTML.slice(0, 90)]; }"
+                " const drawn = e.matches('.pt') && getComputedStyle(e.querySelector('.hit')).stroke !== 'none';"
+                " return [drawn ? 'solid' : box.outlineStyle, e === document.body ? null : e.id || e.outerHTML.slice(0, 90)]; }"
             )
             if (
                 focus is None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -15,6 +17,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 from PIL import Image  # noqa: E402
 from playwright.sync_api import Page  # noqa: E402
 
+from paretune.reports.scripts import MODULES, page_script, plot_file  # noqa: E402
+from paretune.serving.http.studio import FOLDERS  # noqa: E402
 from paretune.serving.service import Service  # noqa: E402
 from support.studio_world import PHONE, Visit, faults  # noqa: E402
 
@@ -35,12 +39,14 @@ def middle(page: Page, selector: str) -> tuple[float, float]:
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
-POINT = "#chart .scatterlayer .trace >> nth=0 >> .points path"
+POINT = "#chart .pt.chosen .mark"
 
 
-def span(page: Page, axis: str = "xaxis") -> float:
-    low, high = page.evaluate(f"() => document.getElementById('chart')._fullLayout.{axis}.range")
-    return float(high - low)
+def span(page: Page, axis: int = 0) -> float:
+    """Return how much the first plot shows across, or up."""
+    spans = page.locator("#chart .pairing").first.get_attribute("data-spans").split()
+    low, high = map(float, spans[2 * axis : 2 * axis + 2])
+    return high - low
 
 
 def saved(page: Page, button: str) -> bytes:
@@ -52,11 +58,10 @@ def saved(page: Page, button: str) -> bytes:
 def test_a_point_says_its_preference_its_means_and_its_chance(two: tuple[str, Service], visit: Open) -> None:
     page = visit(two[0]).page
     page.mouse.move(*middle(page, POINT))
-    page.wait_for_selector("#chart .hoverlayer .hovertext")
-    told = page.text_content("#chart .hoverlayer") or ""
+    told = page.inner_text("#chart .tip")
     assert "concise 0" in told and "warm 1" in told and "[" in told
     assert "on the front with chance 1.00" in told
-    drawn = page.text_content("#chart .infolayer") or ""
+    drawn = page.text_content("#chart svg.plot") or ""
     assert "concise → better" in drawn and "+1 for every word fewer" in drawn
     page.click("#front-table-box summary")
     assert page.locator("#front-table td:text-is('1.00')").count() == 7
@@ -67,7 +72,7 @@ def test_zooming_by_buttons_and_by_a_box_and_back(two: tuple[str, Service], visi
     whole = span(page)
     page.focus("#zoom-in")
     page.keyboard.press("Enter")
-    assert span(page) == pytest.approx(0.6 * whole) and span(page, "yaxis") > 0
+    assert span(page) == pytest.approx(0.6 * whole) and span(page, 1) > 0
     page.keyboard.press("Enter")
     page.fill("#dial-a", "30")
     page.wait_for_selector(".dial.a .what")
@@ -78,7 +83,8 @@ def test_zooming_by_buttons_and_by_a_box_and_back(two: tuple[str, Service], visi
     page.click("#zoom-out")
     assert span(page) > whole
     page.click("#zoom-reset")
-    box = page.locator("#chart .nsewdrag").bounding_box()
+    page.locator("#chart svg.plot").scroll_into_view_if_needed()
+    box = page.locator("#chart .ground").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
     page.mouse.down()
@@ -90,29 +96,79 @@ def test_zooming_by_buttons_and_by_a_box_and_back(two: tuple[str, Service], visi
     assert span(page) == pytest.approx(whole)
 
 
+def test_the_keys_go_from_point_to_point_zoom_and_choose(two: tuple[str, Service], visit: Open) -> None:
+    page = visit(two[0]).page
+    assert page.locator("#chart .pt[tabindex='0']").count() == 1, "Tab reaches one point; the arrows go on"
+    page.focus("#save-csv")
+    page.keyboard.press("Tab")
+    at = "() => document.activeElement.dataset.key"
+    assert page.evaluate(at) == "soup concise 0, warm 1"
+    page.keyboard.press("ArrowRight")
+    name = page.get_attribute("#chart .pt:focus", "aria-label") or ""
+    assert name.startswith("concise 0.167, warm 0.833; concise ") and "on the front with chance" in name
+    assert page.inner_text("#chart .tip").splitlines() == name.split("; ")
+    whole = span(page)
+    page.keyboard.press("+")
+    assert span(page) == pytest.approx(0.6 * whole) and page.evaluate(at) == "soup concise 0.167, warm 0.833"
+    page.keyboard.press("0")
+    assert span(page) == pytest.approx(whole)
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "() => document.querySelector('.dial.a .what').textContent.startsWith('concise 0.167,')"
+    )
+    page.wait_for_selector("#chart .pt.on[data-key='soup concise 0.167, warm 0.833']", state="attached")
+    assert page.evaluate(at) == "soup concise 0.167, warm 0.833", "the focus stays where one is"
+    page.click("#chart [data-shows=':bars']")
+    assert page.locator("#chart .plot .pt .bar").count() == 0
+
+
+def test_report_and_studio_draw_by_the_same_module(two: tuple[str, Service], visit: Open) -> None:
+    here = visit(two[0])
+    report = page_script()
+    own, shared = ({file.name for file in folder.iterdir()} for folder in FOLDERS)
+    assert not own & shared and set(MODULES) < shared
+    for name in MODULES:
+        served = httpx.get(f"{two[0]}/studio/{name}").text
+        assert served == plot_file(name)
+        body = re.sub(r"^import .*\n", "", served, flags=re.MULTILINE).replace("export ", "")
+        assert body in report, name
+    assert httpx.get(f"{two[0]}/studio/plot.css").text == plot_file("plot.css")
+    asked = "() => performance.getEntriesByType('resource').map((one) => [one.name, one.decodedBodySize])"
+    sizes = {address.rpartition("/")[2]: size for address, size in here.page.evaluate(asked)}
+    assert set(MODULES) <= set(sizes) and sum(sizes.values()) < 600_000, "the page is there at once"
+
+
 def test_other_policies_stand_beside_the_chosen_one_until_they_are_put_out(
     two: tuple[str, Service], visit: Open
 ) -> None:
     here = visit(two[0])
     page = here.page
-    names = "() => document.getElementById('chart').data.map((trace) => trace.name)"
-    assert {"measured", "anchors", "mod", "A", "B"} <= set(page.evaluate(names))
-    assert page.locator("#front-legend button[aria-pressed=true]").count() == 2
+
+    def names() -> set[str]:
+        return set(
+            page.locator("#chart .plot [data-series]").evaluate_all(
+                "(all) => all.map((one) => one.dataset.series)"
+            )
+        )
+
+    assert names() == {"soup", "anchors", "mod"} and page.locator("#chart .own").count() == 2
+    assert page.locator("#chart .plot .beside .open").count() > 3, "none hides what lies under it"
+    assert (
+        page.locator("#chart .plot-legend [data-shows=mod], #chart .plot-legend [data-shows=anchors]").count()
+        == 2
+    )
     picture(page, "front-legend")
-    page.focus("#legend-1")
+    page.focus("#legend-mod")
     page.keyboard.press("Space")
-    page.wait_for_function(f"() => !({names})().includes('mod')")
-    assert page.evaluate("() => document.activeElement.id") == "legend-1"
-    assert page.get_attribute("#legend-1", "aria-pressed") == "false"
+    assert names() == {"soup", "anchors"}
+    assert page.evaluate("() => document.activeElement.id") == "legend-mod"
+    assert page.get_attribute("#legend-mod", "aria-pressed") == "false"
     page.reload()
     here.drawn()
-    assert "mod" not in page.evaluate(names), "what was put out stays out"
+    assert names() == {"soup", "anchors"}, "what was put out stays out"
     here.choose("mod")
-    assert "soup" in page.evaluate(names) and "measured" in page.evaluate(names)
-    point = "{concise: 1, warm: 0}"  # where all three policies are the same
-    page.evaluate(
-        f"() => document.getElementById('chart').emit('plotly_click', {{points: [{{customdata: [{point}, 'soup']}}]}})"
-    )
+    assert names() == {"soup", "anchors", "mod"}, "the chosen policy is always there"
+    page.locator("#chart .pt.beside[data-key='soup concise 1, warm 0']").dispatch_event("click")
     page.wait_for_function("() => document.getElementById('policy').value === 'soup'")
     page.wait_for_selector("#read-answers")
 
@@ -162,29 +218,27 @@ def test_the_answers_behind_a_point_are_read_searched_and_said_to_be_missing(
 def test_three_objectives_by_pairs_and_over_parallel_axes(three: str, visit: Open) -> None:
     here = visit(three)
     page = here.page
-    assert page.locator("#chart .subplot").count() == 3
+    assert page.locator("#chart .pairing").count() == 3
     page.check("#view-pair", force=True)
-    page.wait_for_function("() => document.querySelectorAll('#chart .subplot').length === 1")
-    page.select_option("#axis-x", "plain")
-    page.wait_for_function(
-        "() => document.querySelector('#chart .infolayer').textContent.includes('plain → better')"
+    assert page.locator("#chart .pairing").count() == 1
+    page.select_option("#axis-x", label="plain")
+    assert "plain → better" in (page.text_content("#chart svg.plot") or "")
+    page.select_option("#axis-y", label="plain")
+    assert "plain ↑ better" in (page.text_content("#chart svg.plot") or "")
+    assert page.input_value("#axis-x") != page.input_value("#axis-y"), (
+        "an objective is not drawn against itself"
     )
-    page.select_option("#axis-y", "plain")
-    page.wait_for_function(
-        "() => document.querySelector('#chart .infolayer').textContent.includes('plain ↑ better')"
-    )
-    assert page.input_value("#axis-x") != "plain", "an objective is not drawn against itself"
     picture(page, "front-pair")
     page.check("#view-axes", force=True)
-    page.wait_for_selector("#chart .parallel .measured")
-    page.focus("#chart .measured[tabindex='0']")
+    assert page.locator("#chart .pairing").count() == 0
+    page.focus("#chart .pt[tabindex='0']")
     page.keyboard.press("ArrowRight")
     told = page.text_content("#chart .tip:not([hidden])") or ""
     assert "concise" in told and "plain" in told and "on the front with chance" in told
-    at = page.get_attribute("#chart .measured:focus", "aria-label") or ""
+    at = page.get_attribute("#chart .pt:focus", "aria-label") or ""
     page.keyboard.press("Enter")
     page.wait_for_selector("#read-answers")
-    assert at.split(":")[0] in (page.text_content("#front-legend") or "")
+    assert at.split(";")[0] in (page.text_content("#chosen") or "")
     picture(page, "front-parallel")
     svg = saved(page, "#save-svg").decode()
     assert svg.startswith("<svg") and "stroke" in svg and "class=" not in svg
@@ -199,10 +253,10 @@ def test_the_front_on_a_phone(two: tuple[str, Service], three: str, visit: Open)
     for number, address in enumerate((two[0], three)):
         here = visit(address, size=PHONE, scheme="dark")
         here.page.click("#steer > summary")
-        here.page.wait_for_selector("#front-tools", state="visible")
+        here.page.wait_for_selector("#chart .plot-tools", state="visible")
         assert here.overflow() <= 0
         if number:
             here.page.check("#view-axes", force=True)
-            here.page.wait_for_selector("#chart .parallel .measured")
+            here.page.wait_for_selector("#chart .pt .line")
         picture(here.page, f"front-phone-{number}")
         assert here.overflow() <= 0 and faults(here.page) == []

@@ -185,7 +185,7 @@ def test_the_pictures_of_the_docs(
     for side in "ab":
         page.wait_for_selector(f".answer.{side} .figures .mine:text-matches('[0-9]')")
     page.evaluate("() => scrollTo(0, 0)")
-    assert page.locator("#chart .scatterlayer .trace >> nth=0 >> .points path").count() == 5
+    assert page.locator("#chart .pt.chosen").count() == 5
     if size == PHONE:
         page.evaluate("() => document.querySelector('.talk-head').scrollIntoView()")
     page.screenshot(path=screenshots / f"docs-{size[0]}.png")

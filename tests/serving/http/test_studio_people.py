@@ -129,9 +129,8 @@ def test_at_one_preference_both_are_seen_and_no_vote_is_possible(
     page.click("#front-table-box summary")
     for side in "AB":
         page.get_by_label(f"{side} to concise 0.5, warm 0.5").click()
-    page.wait_for_function(
-        "() => document.getElementById('chart').data.some((t) => t.name === 'B' && t.marker.symbol === 'square-open')"
-    )
+    page.wait_for_selector("#chart .own.b.framing .frame", state="attached")
+    assert page.locator("#chart .own.a .mark").count() == 1
     here.ask(voting=False)
     page.wait_for_selector("#vote-note:text-matches('same preference')")
     for name in ("first", "tie", "second"):
@@ -207,21 +206,6 @@ def test_stopping_takes_the_waiting_note_away(two: tuple[str, Service], visit: O
     page.wait_for_selector("#send:not(.stop)")
     assert [page.text_content(f".answer.{side} .note") for side in "ab"] == ["", ""]
     here.problems[:] = [p for p in here.problems if "Failed to load resource" not in p]
-
-
-def test_answers_and_votes_do_not_wait_for_the_plot(chrome: BrowserContext, two: tuple[str, Service]) -> None:
-    """Its script is by far the largest file of the page; on a slow line it may take half a minute."""
-    here = Visit(chrome, two[0])
-    page = here.page
-    page.route("**/studio/plotly.js", lambda route: None)  # on its way for ever
-    page.goto(two[0])
-    page.wait_for_selector("main[aria-busy=false]")
-    profile(here, "on a slow line")
-    here.ask("red sun")
-    page.click("#vote-first")
-    page.wait_for_selector("#learned .small:text-matches('^1 vote')")
-    assert page.locator("#front-table-box tbody tr").count() >= 3, "what the front says is in the table"
-    here.close()
 
 
 def test_a_refused_script_leaves_a_message(chrome: BrowserContext, two: tuple[str, Service]) -> None:

@@ -1,25 +1,7 @@
-// The front: hover, choosing points, and the legend that hides.
-const tip = by("tip");
-const dots = [...document.querySelectorAll(".pt[data-k]")];
+// The front: the plot, the answers of points that are chosen in it, and the pictures of preferences that follow it.
+const record = () => JSON.parse(by("record").textContent);
+const dots = [...document.querySelectorAll("#steering .pt[data-k]")];
 const picked = by("picked");
-
-const pointOf = (dot) => run.policies[dot.dataset.i].points[dot.dataset.k];
-const isDot = (dot, { i, k }) => Number(dot.dataset.i) === i && Number(dot.dataset.k) === k;
-
-const showTip = (dot) => {
-  const frame = dot.closest(".figure");
-  if (!frame) return;
-  tip.replaceChildren(make("b", "", `${run.policies[dot.dataset.i].title}, ${run.preferences[dot.dataset.k].text}`));
-  for (const [name, value] of facts(pointOf(dot))) tip.append(make("div", "", `${name} ${value}`));
-  tip.hidden = false;
-  const outer = frame.getBoundingClientRect();
-  const at = (dot.querySelector(".mark") || dot).getBoundingClientRect();
-  const left = Math.min(Math.max(at.left - outer.left + 18, 0), outer.width - tip.offsetWidth);
-  const above = at.top - outer.top - tip.offsetHeight - 12;
-  tip.style.left = `${left}px`;
-  tip.style.top = `${above < 0 ? at.bottom - outer.top + 12 : above}px`;
-};
-const hideTip = () => { tip.hidden = true; };
 
 // The last two points that were chosen stand side by side; one that is chosen again is put away.
 const pick = (i, k) => {
@@ -31,22 +13,54 @@ const pick = (i, k) => {
 };
 
 for (const dot of dots) {
-  // The browser's own tooltip would cover ours; it stays for pages without scripts.
-  dot.querySelector("title")?.remove();
   dot.setAttribute("role", "button");
-  dot.addEventListener("pointerenter", () => showTip(dot));
-  dot.addEventListener("pointerleave", hideTip);
-  dot.addEventListener("focus", () => showTip(dot));
-  dot.addEventListener("blur", hideTip);
   const act = () => pick(Number(dot.dataset.i), Number(dot.dataset.k));
   dot.addEventListener("click", act);
   dot.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") hideTip();
     if (event.key !== "Enter" && event.key !== " ") return;
     event.preventDefault();
     act();
   });
 }
+
+const rows = () => {
+  const { objectives, policies, base } = record();
+  const bounds = ["mean", "low", "high"];
+  const digits = (value) => (typeof value === "number" ? Number(value.toPrecision(10)) : value);
+  const head = [
+    "policy", ...objectives.map((name) => `weight on ${name}`), ...objectives.flatMap((name) => [name, `${name} low`, `${name} high`]),
+    "words", "log ratio", "chance to be on the front", "collapsed",
+  ];
+  const row = (name, point, known) => [
+    name, ...objectives.map((objective) => (known ? point.preference[objective] : null)),
+    ...objectives.flatMap((_, m) => bounds.map((bound) => point[bound][m])),
+    point.words, point.log_ratio.value, point.on_front, point.collapse_rate,
+  ].map(digits);
+  return [head, row("base", base, false), ...policies.flatMap((policy) => policy.points.map((point) => row(policy.name, point, true)))];
+};
+
+const { front } = run;
+// What each point says: its preference, and its figures in words.
+const lines = (point) => facts(point).filter(([, value]) => value !== "-").map(([name, value]) => `${name} ${value}`);
+const means = ({ mean }) => front.objectives.map(({ name, places }, m) => `${name} ${number(mean[m], places)}`);
+const told = (point, i) => (point.beyond ? { ...point, facts: means(point) } : { ...point, head: `${run.policies[i].title}, ${run.preferences[point.id].text}`, facts: lines(run.policies[i].points[point.id]) });
+
+const plot = new FrontPlot(by("plot"), {
+  pick: (series, point) => pick(run.policies.findIndex(({ name }) => name === series.id), point.id),
+  rows,
+  // What the legend puts out, it puts out of the pictures of preferences too.
+  changed: ({ hidden }) => run.policies.forEach(({ name }, i) => {
+    for (const part of document.querySelectorAll(`#steering .of${i}`)) part.classList.toggle("gone", hidden.includes(name));
+  }),
+  more: { JSON: () => save("front.json", JSON.stringify(record(), null, 1), "application/json") },
+});
+by("plot").hidden = false;
+by("front").classList.add("live-front");
+plot.show({
+  ...front,
+  series: front.series.map((series, i) => ({ ...series, points: series.points.map((point) => told(point, i)) })),
+  base: front.base && { ...front.base, head: front.base.title, facts: lines(run.base) },
+});
 
 const exportOf = ({ i, k }) => {
   const weights = run.preferences[k].weights.map((weight, m) => `${run.objectives[m]}=${Number(weight.toPrecision(6))}`);
@@ -99,40 +113,9 @@ if (picked) {
 }
 watchers.push(() => {
   for (const dot of dots) {
-    const on = chosen.points.some((point) => isDot(dot, point));
+    const on = chosen.points.some(({ i, k }) => Number(dot.dataset.i) === i && Number(dot.dataset.k) === k);
     dot.classList.toggle("on", on);
     dot.setAttribute("aria-pressed", on);
   }
+  plot.choose((series, point) => chosen.points.some(({ i, k }) => run.policies[i].name === series.id && k === point.id));
 });
-
-// An entry of the legend hides what it names, in all plots.
-const HIDES = { mixture: ".mixture, .plot .toss" };
-for (const entry of document.querySelectorAll("#front .legend li")) {
-  const kind = entry.dataset.hides;
-  if (!kind) continue;
-  const toggle = button("", "", () => {
-    const off = toggle.getAttribute("aria-pressed") === "true";
-    toggle.setAttribute("aria-pressed", !off);
-    for (const plot of document.querySelectorAll("#front .plot, #steering .plot"))
-      for (const part of plot.querySelectorAll(HIDES[kind] ?? `.${kind}`)) part.classList.toggle("gone", off);
-  });
-  toggle.setAttribute("aria-pressed", "true");
-  toggle.title = "hide or show";
-  toggle.append(...entry.childNodes);
-  entry.append(toggle);
-}
-
-// Of three and more objectives all pairs are drawn; one of them can be seen alone, and larger.
-const pairs = [...document.querySelectorAll("#front .pairs > div")];
-if (pairs.length > 1) {
-  const choice = make("select");
-  choice.id = "pair";
-  choice.setAttribute("aria-label", "objectives that the front shows");
-  choice.append(new Option("all pairs", ""), ...pairs.map((one, n) => new Option(one.dataset.pair, n)));
-  choice.addEventListener("change", () => {
-    const alone = choice.value ? pairs[choice.value] : null;
-    for (const one of pairs) one.hidden = alone !== null && one !== alone;
-    pairs[0].parentElement.classList.toggle("one", alone !== null);
-  });
-  document.querySelector("#front .tools").prepend(choice);
-}

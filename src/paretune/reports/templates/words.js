@@ -17,14 +17,8 @@ const button = (text, label, act) => {
   return made;
 };
 
-const inDigits = (value, digits) => {
-  if (value === null || value === undefined) return "-";
-  const text = value.toFixed(digits);
-  return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
-};
-
 const attributes = [...run.objectives, "words"];
-const ownOf = (point, p) => point.own[p].map((value, m) => inDigits(value, run.digits[m] ?? 0));
+const ownOf = (point, p) => point.own[p].map((value, m) => number(value, run.digits[m] ?? 0));
 const textOf = (point, p) => run.texts[point.answers[p]];
 const scored = run.base.own.length > 0 && run.base.own[0][0] !== null;
 

@@ -1,4 +1,4 @@
-"""The studio's files: the page in the browser; plotly comes from its Python package, and nothing from other servers."""
+"""The studio's files: the page in the browser, and the module by which it and the reports draw fronts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from paretune import reports
 from paretune.serving.api_errors import ApiError
 from paretune.serving.service import Service
 
-STUDIO = Path(__file__).parent.parent / "studio"
-PLOTLY = "plotly.js"
+FOLDERS = (Path(__file__).parent.parent / "studio", Path(reports.__file__).parent / "plot")
 
 
 def router(_: Service) -> APIRouter:
@@ -23,10 +23,10 @@ def router(_: Service) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
 
     def answer(request: Request, name: str) -> Response:
-        files = {file.name: file for file in STUDIO.glob("*") if file.is_file()}
-        if name not in files and name != PLOTLY:
+        files = {file.name: file for folder in FOLDERS for file in folder.glob("*") if file.is_file()}
+        if name not in files:
             raise ApiError(404, "the studio has no such file", "not_found")
-        raw, packed, kind, tag = _content(name, files[name].stat().st_mtime_ns if name in files else 0)
+        raw, packed, kind, tag = _content(files[name], files[name].stat().st_mtime_ns)
         headers = {"etag": tag, "cache-control": "no-cache", "vary": "accept-encoding"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
@@ -50,13 +50,8 @@ def router(_: Service) -> APIRouter:
 
 
 @lru_cache(maxsize=64)
-def _content(name: str, modified: int) -> tuple[bytes, bytes, str, str]:
+def _content(file: Path, modified: int) -> tuple[bytes, bytes, str, str]:
     """Return bytes, compressed bytes, media type and tag of a file; ``modified`` is its time in ns, which renews them."""
-    if name == PLOTLY:
-        from plotly.offline import get_plotlyjs
-
-        raw = get_plotlyjs().encode()
-    else:
-        raw = (STUDIO / name).read_bytes()
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    raw = file.read_bytes()
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     return raw, gzip.compress(raw, 6), kind, f'"{hashlib.sha256(raw).hexdigest()[:20]}"'

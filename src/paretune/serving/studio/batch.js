@@ -3,7 +3,7 @@
 import { patiently } from "./asking.js";
 import { call } from "./api.js";
 import { talk } from "./conversation.js";
-import { csv, fileName, save } from "./download.js";
+import { csv, fileName, save } from "./files.js";
 import { places } from "./expected.js";
 import { MOST, keepSet, keptSets, promptsOf } from "./prompt_sets.js";
 import { policyOf, state } from "./state.js";

@@ -6,7 +6,7 @@ import { pair, refreshPair, showAnswersBy, stop } from "./answers.js";
 import { drawBatch } from "./batch.js";
 import { rounds } from "./conversation.js";
 import { drawDial } from "./dial.js";
-import { clearFront, drawFront, drawMeanings, tabulate } from "./front.js";
+import { beginFront, drawFront, tabulate } from "./front.js";
 import { drawTools, savePreset } from "./keep.js";
 import { begin as newTalk, reopen, setKeeping } from "./keeping.js";
 import { drawVotes, next, reload, skip, taken, undo, vote } from "./learn.js";
@@ -83,10 +83,10 @@ function move(side, preference) {
 
 /** Draw the front at the next frame, once, however often this is called. */
 function redrawFront() {
-  drawing ||= requestAnimationFrame(async () => {
+  drawing ||= requestAnimationFrame(() => {
     drawing = 0;
     try {
-      await drawFront((preference, name) => {
+      drawFront((preference, name) => {
         if (name !== state.policy.name) choosePolicy(name);
         move(state.active, preference);
       });
@@ -126,10 +126,9 @@ function choosePolicy(name) {
   const draw = M === 2 ? drawDial : M === 3 ? drawTernary : drawWeights;
   redrawPicker = draw(root, policy, move);
   redrawPicker();
-  clearFront();
+  beginFront();
   redrawFront();
   tabulate((preference, side) => move(side, preference));
-  drawMeanings();
   changed("policy active");
   for (const side of ["a", "b"]) refresh(side, reportSide(side));
   reload();
@@ -361,7 +360,6 @@ async function start() {
   const narrow = matchMedia("(max-width: 1099px)");
   byId("steer").open = !narrow.matches;
   narrow.addEventListener("change", () => (byId("steer").open = !narrow.matches));
-  byId("steer").addEventListener("toggle", () => byId("steer").open && state.policy && redrawFront());
   byId("policy").addEventListener("change", (event) => { stop(); choosePolicy(event.target.value); });
   byId("policy-b").addEventListener("change", (event) => choosePolicyB(event.target.value));
   byId("profile").addEventListener("change", (event) => chooseProfile(event.target.value));
@@ -370,8 +368,6 @@ async function start() {
     radio.checked = radio.value === state.mode;
     radio.addEventListener("change", () => { state.mode = radio.value; keep({ mode: radio.value }); drawLead(); redrawPicker(); });
   }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => state.policy && redrawFront());
-  addEventListener("resize", () => state.policy && redrawFront());
   const begin = async () => { try { await load(); } catch (error) { report(error, begin); } };
   await begin();
 }

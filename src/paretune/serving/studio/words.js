@@ -1,22 +1,10 @@
-// Numbers, preferences and errors in the words of the report, and elements whose text is never parsed as markup.
+// Numbers, preferences and errors in the words of the report.
 
-/** Return an element; attributes that are null are left out, functions are listeners, children are nodes or text. */
-export function element(name, attributes = {}, ...children) {
-  const made = name.startsWith("svg:")
-    ? document.createElementNS("http://www.w3.org/2000/svg", name.slice(4))
-    : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
-    if (typeof value === "function") made.addEventListener(key, value);
-    else made.setAttribute(key, value === true ? "" : value);
-  }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
-  return made;
-}
+import { element, known, number } from "./elements.js";
+
+export { element, number };
 
 export const byId = (name) => document.getElementById(name);
-
-const known = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** Return the number of decimals, 0 to 4, that show about a hundredth of the range of some values. */
 export function decimals(values) {
@@ -24,13 +12,6 @@ export function decimals(values) {
   if (!numbers.length) return 2;
   const span = Math.max(...numbers) - Math.min(...numbers) || Math.max(Math.abs(numbers[0]), 1e-9);
   return Math.min(4, Math.max(0, Math.round(2 - Math.log10(span))));
-}
-
-/** Return a number with a true minus sign, "-" where there is none. */
-export function number(value, places) {
-  if (!known(value)) return "-";
-  const text = places === undefined ? String(Number(value.toPrecision(3))) : value.toFixed(places);
-  return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
 }
 
 /** Return "value [low, high]", or the value alone where there are no bounds. */

@@ -1,4 +1,4 @@
-// Files that the page gives away: tables as CSV, pictures as SVG and PNG.
+// Files that a page gives away: tables as CSV, pictures as SVG and PNG. They are made here and sent nowhere.
 
 /** Save content under a name in the visitor's folder for downloads. */
 export function save(name, content, type) {
@@ -30,16 +30,19 @@ export function csv(rows) {
 
 /** The least width of a PNG in pixels. */
 const FINE = 1600;
-const STYLES = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linejoin", "opacity", "font-family", "font-size", "font-weight", "text-anchor"];
+const STYLES = [
+  "fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linejoin", "stroke-linecap", "opacity",
+  "font-family", "font-size", "font-weight", "font-variant-numeric", "text-anchor", "paint-order",
+];
 
-/** Return an SVG element as a document of its own, which looks as it does on the page. */
+/** Return an SVG element that is on the page as a document of its own, which looks as it does there, on a ground of a colour. */
 export function svgText(picture, ground) {
   const copy = picture.cloneNode(true);
   const [from, to] = [[picture, ...picture.querySelectorAll("*")], [copy, ...copy.querySelectorAll("*")]];
   from.forEach((one, n) => {
     const style = getComputedStyle(one);
+    for (const name of [...to[n].getAttributeNames()]) if (/^(aria-|data-)|^(class|role|style|tabindex)$/.test(name)) to[n].removeAttribute(name);
     for (const name of STYLES) if (style.getPropertyValue(name)) to[n].setAttribute(name, style.getPropertyValue(name));
-    for (const name of ["class", "tabindex", "role", "aria-label"]) to[n].removeAttribute(name);
   });
   const size = picture.getBoundingClientRect();
   const back = document.createElementNS("http://www.w3.org/2000/svg", "rect");
