@@ -97,7 +97,8 @@ function drawn(scene, frame) {
     labels.push({ at: pixels[Math.floor(pixels.length / 3)], text: front.mixtureTitle, kind: "label quiet", first: true });
   }
   for (const one of series) {
-    const measured = one.points.filter(({ beyond }) => !beyond).map(({ mean }) => at(mean));
+    const whole = one.points.filter(({ beyond }) => !beyond);
+    const measured = whole.map(({ mean }) => at(mean));
     if (joined && one.joined && measured.length > 1) line(measured, `line ${one.kind}`);
     for (const point of one.points) {
       const pixel = at(point.mean);
@@ -105,7 +106,7 @@ function drawn(scene, frame) {
         ...whiskers(point, 8), point.knee && shown(scene, ":knee") ? element("svg:circle", { class: "knee", cx: pixel[0], cy: pixel[1], r: 11 }) : null,
         element("svg:circle", { class: "hit", cx: pixel[0], cy: pixel[1], r: 14 }),
         marker(one.shape, pixel, (point.shared ? 8 : 5.5) * (point.size ?? 1), `mark${point.ring ? " ring" : ""}${one.open ? " open" : ""}`)));
-      const first = [one.points[0], one.points.at(-1)].includes(point);
+      const first = [whole[0], whole.at(-1)].includes(point);
       if (point.label) labels.push({ at: pixel, text: point.label, kind: point.shared ? "label" : `label ${one.kind}`, first });
     }
   }
