@@ -260,3 +260,34 @@ def test_the_front_on_a_phone(two: tuple[str, Service], three: str, visit: Open)
             here.page.wait_for_selector("#chart .pt .line")
         picture(here.page, f"front-phone-{number}")
         assert here.overflow() <= 0 and faults(here.page) == []
+
+
+CROWDED = """async (width) => {
+  const { FrontPlot } = await import('./studio/plot.js');
+  const root = document.body.appendChild(document.createElement('div'));
+  root.id = 'crowded';
+  root.style.width = `${width}px`;
+  const bounds = (mean) => ({ mean, low: mean.map((x) => x - .1), high: mean.map((x) => x + .1) });
+  const point = (n, mean) => ({ id: `${n}`, ...bounds(mean), head: `${n}`, label: `${n / 20}` });
+  const near = Array.from({ length: 21 }, (_, n) => point(n, [1 + .01 * n, 1 - .02 * n]));
+  const series = { id: 'one', title: 'one', kind: 'chosen', shape: 'circle', joined: true, fixed: true, points: near };
+  const front = { key: 'crowded', name: 'crowded', objectives: [{ name: 'first' }, { name: 'second' }], series: [series],
+    base: { ...point(0, [0, 0]), title: 'base model' } };
+  new FrontPlot(root, { pick: () => {}, rows: () => [] }).show(front);
+  const labels = [...root.querySelectorAll('.label')].map((one) => [one.textContent, one.getBoundingClientRect()]);
+  const apart = 4;  // a line of text is higher than its figures
+  const cross = (a, b) => a.left < b.right && b.left < a.right && a.top + apart < b.bottom && b.top + apart < a.bottom;
+  const crossed = labels.flatMap(([p, a], n) => labels.slice(n + 1).filter(([, b]) => cross(a, b)).map(([q]) => `${p} over ${q}`));
+  root.remove();
+  return [labels.map(([text]) => text), crossed];
+}"""
+
+
+@pytest.mark.parametrize("width", [340, 600])
+def test_labels_of_points_that_lie_close_never_cover_each_other(
+    two: tuple[str, Service], visit: Open, width: int
+) -> None:
+    labels, crossed = visit(two[0]).page.evaluate(CROWDED, width)
+    assert crossed == []
+    assert {"0", "1", "base model"} <= set(labels), "the ends of the dial and the base model keep theirs"
+    assert 5 <= len(labels) < 22, "what has no room is left to the pointer and to the table"

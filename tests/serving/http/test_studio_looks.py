@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+from PIL import Image  # noqa: E402
 from playwright.sync_api import BrowserContext, Page  # noqa: E402
 
 from paretune.models.language_model import LanguageModel  # noqa: E402
@@ -190,3 +193,26 @@ def test_the_pictures_of_the_docs(
         page.evaluate("() => document.querySelector('.talk-head').scrollIntoView()")
     page.screenshot(path=screenshots / f"docs-{size[0]}.png")
     assert here.overflow() <= 0
+
+
+def edges(page: Page) -> tuple[float, float]:
+    """Return how much darker than the page, from 0 to 255, the row of tabs is at its left and at its right end."""
+    page.wait_for_timeout(100)
+    row = np.asarray(Image.open(io.BytesIO(page.locator("#tabs").screenshot())).convert("L"), dtype=float)
+    ground = float(np.median(row))
+    return ground - float(np.median(row[:, 0])), ground - float(np.median(row[:, -1]))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_tabs_that_do_not_fit_show_on_which_side_there_are_more(
+    two: tuple[str, Service], visit: Open, scheme: str
+) -> None:
+    here = visit(two[0], size=PHONE, scheme=scheme)
+    page = here.page
+    left, right = edges(page)
+    assert abs(left) < 2 < 10 < right
+    page.evaluate("() => document.getElementById('tabs').scrollTo({ left: 1000, behavior: 'instant' })")
+    left, right = edges(page)
+    assert abs(right) < 2 < 10 < left
+    page.set_viewport_size({"width": LARGE[0], "height": LARGE[1]})
+    assert max(map(abs, edges(page))) < 2

@@ -94,10 +94,11 @@ function drawn(scene, frame) {
     const rim = joined ? pixels : hull(pixels);
     if (joined) line(pixels, "mixture");
     else below.push(polyline(rim, "mixture", rim.length > 2));
-    labels.push({ at: pixels[Math.floor(pixels.length / 3)], text: front.mixtureTitle, kind: "label quiet" });
+    labels.push({ at: pixels[Math.floor(pixels.length / 3)], text: front.mixtureTitle, kind: "label quiet", first: true });
   }
   for (const one of series) {
-    const measured = one.points.filter(({ beyond }) => !beyond).map(({ mean }) => at(mean));
+    const whole = one.points.filter(({ beyond }) => !beyond);
+    const measured = whole.map(({ mean }) => at(mean));
     if (joined && one.joined && measured.length > 1) line(measured, `line ${one.kind}`);
     for (const point of one.points) {
       const pixel = at(point.mean);
@@ -105,14 +106,15 @@ function drawn(scene, frame) {
         ...whiskers(point, 8), point.knee && shown(scene, ":knee") ? element("svg:circle", { class: "knee", cx: pixel[0], cy: pixel[1], r: 11 }) : null,
         element("svg:circle", { class: "hit", cx: pixel[0], cy: pixel[1], r: 14 }),
         marker(one.shape, pixel, (point.shared ? 8 : 5.5) * (point.size ?? 1), `mark${point.ring ? " ring" : ""}${one.open ? " open" : ""}`)));
-      if (point.label) labels.push({ at: pixel, text: point.label, kind: point.shared ? "label" : `label ${one.kind}` });
+      const first = [whole[0], whole.at(-1)].includes(point);
+      if (point.label) labels.push({ at: pixel, text: point.label, kind: point.shared ? "label" : `label ${one.kind}`, first });
     }
   }
   if (front.base && shown(scene, ":base")) {
     const pixel = at(front.base.mean);
     const hit = element("svg:circle", { class: "hit", cx: pixel[0], cy: pixel[1], r: 12 });
     below.push(spoken(scene, null, front.base, "base", ...whiskers(front.base, 7), hit, marker("cross", pixel, 7)));
-    labels.push({ at: pixel, text: front.base.title, kind: "label base" });
+    labels.push({ at: pixel, text: front.base.title, kind: "label base", first: true });
   }
   if (joined) labels.push(...names(series, at));
   const own = scene.own.map((one) => mark(scene, one, at, frame));
@@ -120,15 +122,19 @@ function drawn(scene, frame) {
   return [...below, ...above, ...(joined ? texts(labels, blocked, frame) : []), ...own];
 }
 
-/** Return labels where they cover least; of those that repeat a text close by, as policies share points, there is one. */
+/**
+ * Return labels where they cover least; of those that repeat a text close by, as policies share points, there is one. Where there is no
+ * room for all, those that are first have it: names, and the ends of each series.
+ */
 function texts(labels, blocked, { left, top, right, bottom }) {
   const inside = ({ at: [x, y] }) => x >= left && x <= right && y >= top && y <= bottom;
   const kept = [];
-  for (const label of labels.filter(inside)) {
+  for (const label of labels.filter(inside).sort((p, q) => Boolean(q.first) - Boolean(p.first))) {
     const near = ({ at, text }) => text === label.text && Math.hypot(at[0] - label.at[0], at[1] - label.at[1]) < 10;
     if (!kept.some(near)) kept.push(label);
   }
-  return placed(kept, blocked, [left, top, right, bottom]).map(([x, y], n) => words(kept[n].kind, [x, y + 4], kept[n].text, "middle"));
+  return placed(kept, blocked, [left, top, right, bottom]).flatMap((centre, n) =>
+    (centre ? [words(kept[n].kind, [centre[0], centre[1] + 4], kept[n].text, "middle")] : []));
 }
 
 /** Return the names of a few series, each beside the segment of its line that is farthest from the lines of the others. */
@@ -141,7 +147,7 @@ function names(series, at) {
     const middles = pixels.slice(1).map(([x, y], n) => [(x + pixels[n][0]) / 2, (y + pixels[n][1]) / 2]);
     const free = ([x, y]) => Math.min(...others.map(([u, v]) => Math.hypot(x - u, y - v)));
     const text = one.title.length > LONGEST ? `${one.title.slice(0, LONGEST - 1)}…` : one.title;
-    return { at: middles.reduce((best, middle) => (free(middle) > free(best) ? middle : best)), text, kind: `label ${one.kind}` };
+    return { at: middles.reduce((best, middle) => (free(middle) > free(best) ? middle : best)), text, kind: `label ${one.kind}`, first: true };
   });
 }
 

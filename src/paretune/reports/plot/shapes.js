@@ -72,7 +72,15 @@ export function beads([x0, y0], [x1, y1]) {
 }
 
 const AROUND = [[1, 1], [-1, -1], [1, -1], [-1, 1], [1, 0], [-1, 0], [0, 1], [0, -1]];
-const WIDE = 6.4, TALL = 12;
+/** How high a label is in pixels, and its font, which is that of `plot.css`. */
+const TALL = 12, FONT = '600 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
+const pen = document.createElement("canvas").getContext("2d");
+
+/** Return how wide a label is in pixels. */
+function wide(text) {
+  pen.font = FONT;
+  return pen.measureText(text).width;
+}
 
 /** Return the pixels that a box shares with other boxes. */
 function shared(box, others) {
@@ -85,20 +93,25 @@ function shared(box, others) {
   return area;
 }
 
-/** Return the centre of each label {at, text} beside its pixel, where it covers least of the blocked boxes and stays in the area. */
+/**
+ * Return the centre of each label {at, text} beside its pixel, where it covers least of the blocked boxes and stays in the area; null
+ * where it could not be read for the labels before it.
+ */
 export function placed(labels, blocked, area) {
-  const taken = [...blocked];
+  const written = [];
   return labels.map(({ at: [x, y], text }) => {
-    const [half, tall] = [(text.length * WIDE) / 2, TALL / 2];
+    const [half, tall] = [wide(text) / 2, TALL / 2];
     let best = null;
     AROUND.forEach(([across, up], order) => {
       const reach = TALL * (across && up ? 0.42 : 0.95);
       const centre = [x + across * (half + reach), y - up * (tall + reach)];
       const box = [centre[0] - half, centre[1] - tall, centre[0] + half, centre[1] + tall];
-      const cost = order * 0.5 + shared(box, taken) + 20 * (4 * half * tall - shared(box, [area]));
+      if (shared(box, written)) return;
+      const cost = order * 0.5 + shared(box, blocked) + 20 * (4 * half * tall - shared(box, [area]));
       if (!best || cost < best.cost) best = { cost, centre, box };
     });
-    taken.push(best.box);
+    if (!best) return null;
+    written.push(best.box);
     return best.centre;
   });
 }
