@@ -96,7 +96,11 @@ def write_run(folder: Path, lm: LanguageModel, M: int) -> Path:
         objectives_info={"concise": "+1 for every word fewer"},
     )
     write_jsonl(folder / FOLDER / ANSWERS_FILE, answers(names, grid))
-    rules = [{"rule": "length"}, {"rule": "regex", "pattern": "[aeiou]", "how": "count"}]
+    rules = [
+        {"rule": "length"},
+        {"rule": "regex", "pattern": "[aeiou]", "how": "count"},
+        {"rule": "length", "unit": "characters"},
+    ]
     score = [{"objective": name, **rule} for name, rule in zip(names, rules, strict=False)]
     (folder / "config.yaml").write_text(json.dumps({"score": score}), encoding="utf-8")
     (folder / "front.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -233,3 +233,19 @@ def test_the_next_vote_says_what_it_would_teach(client: httpx.Client) -> None:
         assert 0 < after < now["deviation"][name]
         low, high = now["intervals"][name]
         assert low < 0.05 and high > 0.95, "nothing is known before the first vote"
+
+
+def test_objectives_stand_in_the_order_of_the_policy(client: httpx.Client, service: Service) -> None:
+    order = list(service.backend.served["soup"].objectives)
+    assert order != sorted(order)
+    told = client.post("/api/elicit/next", json={"profile": "orderly"}).json()
+    sides = {side: {"text": side, **told[side]} for side in ("first", "second")}
+    body = {"profile": "orderly", "messages": [{"role": "user", "content": "x"}], **sides, "winner": "first"}
+    kept = client.post("/api/votes", json=body).json()["posterior"]
+    for posterior in (told["posterior"], kept):
+        for table in ("mean", "deviation", "intervals", "best"):
+            assert list(posterior[table]) == order, table
+    assert list(told["deviation_after"]) == order
+    people = client.get("/api/population").json()
+    tables = (people["mean"], people["deviation"], people["between"], people["people"]["orderly"])
+    assert [list(table) for table in (*tables, people["clusters"][0]["centre"])] == [order] * 5

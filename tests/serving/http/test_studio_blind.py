@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -365,3 +366,79 @@ def test_blind_on_a_phone_by_keys_alone(two: tuple[str, Service], visit: Open) -
     page.click("#tab-batch")
     assert here.overflow() <= 0 and faults(page) == []
     picture(page, "batch-phone")
+
+
+def test_three_objectives_are_voted_on_explained_asked_in_a_batch_and_bounded(
+    three: str, visit: Open
+) -> None:
+    """What the tests above do with two objectives; each of three has its own vote, interval, mean and floor."""
+    here = visit(three)
+    page = begin(here, "of three", 0.8)
+    names = ("concise", "warm", "plain")
+
+    def votes() -> list[dict]:
+        found = httpx.get(f"{three}/api/votes", params={"profile": "of three", "policy": "soup"}).json()
+        return found["votes"]
+
+    page.click("#why summary")
+    page.wait_for_selector("#why .enough[data-enough=false]")
+    assert page.locator("#why .tastes dt").all_text_contents() == list(names)
+    told = page.inner_text("#why")
+    for name in names:
+        assert re.search(rf"{name} from ±0\.\d+ to ±0\.\d+", told), told
+    left, right = ask(here)
+    assert page.locator("#vote-on input").count() == 4 and not page.is_visible(".ternary")
+    page.check("#vote-on input[value=plain]", force=True)
+    page.keyboard.press("1")
+    page.wait_for_selector("#vote-on span:has-text('plain ✓')")
+    assert page.locator("#answer-left").count() == 1, "a vote on one objective hides the sides still"
+    page.check("#vote-on input[value='']", force=True)
+    page.wait_for_selector("#vote-first[aria-disabled=false]")
+    page.keyboard.press("3")
+    page.wait_for_selector("#why:has-text('1 vote on the whole')")
+    assert [(vote["objective"], vote["winner"]) for vote in votes()] == [(None, "first"), ("plain", "second")]
+    assert (page.inner_text("#answer-b"), page.inner_text("#answer-a")) == (left, right), (
+        "B stood on the left"
+    )
+    assert page.is_visible(".ternary") and page.locator(".answer.a .figures tbody tr").count() == 3
+    page.wait_for_selector("#difference:has-text('plain')")
+    told = page.inner_text("#difference")
+    assert all(name in told for name in names), told
+    told = page.inner_text("#why")
+    best = re.search(
+        r"best preference for these weights is concise ([\d.]+\d|\d), warm ([\d.]+\d|\d), plain ([\d.]+\d|\d)",
+        told,
+    )
+    assert best is not None and sum(map(float, best.groups())) == pytest.approx(1, abs=2e-3), told
+    page.keyboard.press("u")
+    page.wait_for_selector("#why:has-text('There is no vote on the whole yet')")
+    assert [vote["objective"] for vote in votes()] == ["plain"]
+
+    page.uncheck("#blind")
+    page.click("#tab-batch")
+    page.fill("#batch-prompts", "red sun\ngood stone")
+    page.click("#batch-begin")
+    page.wait_for_selector("#batch-means tbody tr")
+    assert page.locator("#batch-means tbody th").all_text_contents() == list(names)
+    with page.expect_download() as given:
+        page.click("#batch-save")
+    rows = list(csv.DictReader(io.StringIO(Path(given.value.path()).read_bytes().decode())))
+    assert len(rows) == 2
+    for row in rows:
+        for side in "ab":
+            answer = row[f"answer_{side}"].removeprefix("'")
+            scores = [float(row[f"{name}_{side}"]) for name in names]
+            assert scores[0] == -len(answer.split()) and scores[1] >= 0 and scores[2] == -len(answer)
+
+    page.click("#tab-floors")
+    assert page.locator("#floors input").count() == 3
+    page.fill("#floor-0", "-1")
+    page.fill("#floor-2", "0")
+    page.click("#floor-find")
+    page.wait_for_selector("#floor-result .told:text-matches('^Met')")
+    page.get_by_label("Set B to this").click()
+    page.wait_for_function(
+        "() => /plain 0\\.[4-9]|plain 1/.test(document.querySelector('.dial.b .what').textContent)"
+    )
+    assert here.overflow() <= 0 and faults(page) == []
+    picture(page, "three")

@@ -23,7 +23,7 @@ from paretune.serving.http.json_body import JsonRoute
 from paretune.serving.messages import ChatMessage, prompt_of
 from paretune.serving.service import Service, measured_surface, require_own
 from paretune.serving.store.entries import Vote, VotedAnswer
-from paretune.serving.store.tastes import Tastes, learned, question
+from paretune.serving.store.tastes import Tastes, in_order, learned, question
 
 
 class NextRequest(Body):
@@ -172,7 +172,7 @@ def router(service: Service) -> APIRouter:
         service.require_person(caller, body.profile)
         posterior = tastes().of(body.profile, surface)
         pair = question(posterior, surface, service.bounds[served.name])
-        return {
+        told = {
             "policy": served.name,
             "profile": body.profile,
             "first": None if pair is None else {"preference": pair.first.as_dict()},
@@ -181,6 +181,7 @@ def router(service: Service) -> APIRouter:
             "deviation_after": None if pair is None else expected_deviation(posterior, surface, pair),
             "posterior": learned(posterior, surface),
         }
+        return in_order(told, served.objectives)
 
     @routes.get("/population")
     def population(caller: Calling, policy: Policy | None = None) -> dict[str, Any]:
@@ -190,9 +191,10 @@ def router(service: Service) -> APIRouter:
         """
         served = service.policy(policy)
         surface = measured_surface(served)
-        found = tastes().population(surface).to_dict()
+        found = in_order(tastes().population(surface).to_dict(), served.objectives)
         named = {p.name for p in service.require_store().profiles() if caller.may_use(p.owner)}
         for group in found["clusters"]:
+            group["centre"] = in_order(group["centre"], served.objectives)
             group["size"] = len(group["members"])
             group["members"] = [name for name in group["members"] if name in named]
         found["people"] = {name: taste for name, taste in found["people"].items() if name in named}

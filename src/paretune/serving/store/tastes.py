@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,13 +108,23 @@ def ballot_of(vote: Vote, surface: Surface) -> Ballot | None:
 
 def learned(posterior: Posterior, surface: Surface) -> dict[str, Any]:
     """Return what a person is shown of their tastes, the preference that serves them best, and whether to stop asking."""
-    return {
+    told = {
         **posterior.to_dict(),
         "intervals": {name: list(bounds) for name, bounds in posterior.intervals().items()},
         "done": finished(posterior, surface),
         "best": best_preference(posterior, surface).as_dict(),
         "regret": expected_regret(posterior, surface),
         "enough": {"spread": SMALL, "regret": CHEAP},
+    }
+    return in_order(told, surface.objectives)
+
+
+def in_order(told: dict[str, Any], objectives: Sequence[str]) -> dict[str, Any]:
+    """Return tables with all tables of objectives in a policy's order: tastes have theirs by name, for all policies alike."""
+    names = objectives if set(told) == set(objectives) else told
+    return {
+        name: in_order(told[name], objectives) if isinstance(told[name], dict) else told[name]
+        for name in names
     }
 
 
