@@ -235,6 +235,8 @@ def test_a_killed_run_ends_with_the_same_bytes(trial: Trial, tmp_path: Path) -> 
     assert saved(report.parent) == saved(trial.report.parent) != {}
     (killed,), (whole,) = FrontRecord.read(report.parent / "front.json").policies, trial.record.policies
     assert [point.mean for point in killed.points] == [point.mean for point in whole.points]
+    assert killed.cost and whole.cost and killed.cost.tokens == whole.cost.tokens
+    assert killed.cost.sampled == whole.cost.sampled
 
 
 # The policy

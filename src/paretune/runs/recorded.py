@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from paretune.core.files import read_json
 from paretune.core.meter import counts_of, current, spent_of
@@ -20,16 +20,19 @@ from paretune.fronts.record_facts import DataSummary, SaidPart, ScorerFacts
 from paretune.methods import METHODS
 from paretune.models.adapter import Adapter
 from paretune.policies.policy import Policy
+from paretune.reports.beside import HISTORY
 from paretune.runs.config import RunConfig
 from paretune.runs.scores import responses_scored, scorer_cautions, thought_cautions
 from paretune.scoring.meaning import meaning
 from paretune.training.lab import Lab
+from paretune.training.stages import StageRecord
 
 
 class TrainedStep(TypedDict):
-    """What is read of a record in ``history.json``: the tokens of its step."""
+    """What is read of a record in ``history.json``: the tokens of its step, and those that were sampled for it, where any are."""
 
     tokens: float
+    sampled_tokens: NotRequired[float]
 
 
 def policy_entry(config: RunConfig, lab: Lab, judgement: Judgement, policy: Policy) -> MeasuredPolicy:
@@ -140,13 +143,26 @@ def _sampled_tokens(lab: Lab, policy: Policy, trained: set[str]) -> int | None:
     if policy.name not in lab.used:
         return None
     names = trained | {stage.name for stage in lab.used[policy.name]}
-    spent = {stage.name: stage.spent for stage in lab.stages if stage.name in names}
-    sampled = [None if each is None else each["tokens_sampled"] for each in spent.values()]
+    stages = {stage.name: stage for stage in lab.stages if stage.name in names}
+    sampled = [_sampled_in(lab, stage) for stage in stages.values()]
     return None if None in sampled else sum(filter(None, sampled))
+
+
+def _sampled_in(lab: Lab, stage: StageRecord) -> int | None:
+    """Return the tokens that were sampled in a stage.
+
+    Training that samples says so step by step, whatever it was killed at; what a stage spent is that of the process which ended it.
+    """
+    steps = _steps(lab, stage.name) if (lab.folder / stage.name / HISTORY).is_file() else []
+    if any("sampled_tokens" in step for step in steps):
+        return int(sum(step.get("sampled_tokens", 0) for step in steps))
+    return None if stage.spent is None else stage.spent["tokens_sampled"]
 
 
 def _trained_tokens(lab: Lab, stage: str) -> int:
     """Return the tokens that went through forward and backward in a stage of training."""
-    return int(
-        sum(record["tokens"] for record in read_json(lab.folder / stage / "history.json", list[TrainedStep]))
-    )
+    return int(sum(step["tokens"] for step in _steps(lab, stage)))
+
+
+def _steps(lab: Lab, stage: str) -> list[TrainedStep]:
+    return read_json(lab.folder / stage / HISTORY, list[TrainedStep])
