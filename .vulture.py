@@ -74,3 +74,6 @@ distribution_behind
 
 # Set on a tokenizer of the package tokenizers: where it splits a text.
 pre_tokenizer
+
+# A key of the records of training, which only some of them have.
+sampled_tokens
