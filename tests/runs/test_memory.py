@@ -372,7 +372,7 @@ def failing(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
         case "training":
             monkeypatch.setattr(loop._Loop, "step", fourth)
         case "scoring":
-            monkeypatch.setattr("paretune.training.lab.response_logps", fail)
+            monkeypatch.setattr("paretune.training.kept_logps.response_logps", fail)
         case "sampling":
             monkeypatch.setattr("paretune.generation.batch.Batch.step", fail)
 
