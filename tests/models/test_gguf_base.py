@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, GgufConfig
 
 from paretune.core.errors import ModelError
-from paretune.models.gguf_base import BaseForm, write_base
+from paretune.models.gguf_base import write_base
+from paretune.models.gguf_file import BaseForm
 from support.tiny_gguf import write_tiny_gguf
 
 gguf = pytest.importorskip("gguf")
