@@ -20,7 +20,7 @@ from paretune.policies.gguf_export import Blocks, export_blocks
 from paretune.policies.policy import Policy
 from support.tiny_models import CHATML, TEXTS, byte_tokenizer, piece_tokenizer, write_random
 
-xllamacpp = pytest.importorskip(
+pytest.importorskip(
     "xllamacpp", reason="the package xllamacpp, which is llama.cpp's server, is not installed"
 )
 pytest.importorskip("gguf")
@@ -102,20 +102,10 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     export_blocks(soup, folder / "out", base="f32")
     blocks = Blocks.read(folder / "out")
     spaced = any("text without it" in note for note in ModelFile.of(lm, "f32").notes)
-    settings = xllamacpp.CommonParams()
-    settings.model.path = str(folder / "out" / "base.gguf")
-    settings.n_ctx, settings.n_parallel, settings.warmup = 256, 1, False
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
-    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    settings.lora_init_without_apply = True
-    settings.lora_adapters = [
-        xllamacpp.CommonAdapterLoraInfo(str(folder / "out" / f"{name}.gguf"), 1.0) for name in blocks.names
-    ]
-    server = xllamacpp.Server(settings)
-    with httpx.Client(base_url=server.listening_address, timeout=60) as client:
+    from support.llama_program import llama_server
+
+    with llama_server(folder / "out") as address, httpx.Client(base_url=address, timeout=60) as client:
         yield World(client, lm, soup, blocks, spaced)
-    del server
 
 
 def test_texts_and_prompts_are_the_same_tokens(world: World) -> None:

@@ -15,7 +15,7 @@ from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
 from paretune.models.language_model import LanguageModel, load
-from paretune.policies.gguf_export import Blocks, export_blocks
+from paretune.policies.gguf_export import export_blocks
 from paretune.policies.policy import Policy
 from paretune.serving.config import ServeConfig
 from paretune.serving.events import Job
@@ -23,7 +23,7 @@ from paretune.serving.upstream import Upstream
 from support.studio_world import random_adapter
 from support.tiny_gguf import write_tiny_gguf
 
-xllamacpp = pytest.importorskip(
+pytest.importorskip(
     "xllamacpp", reason="the package xllamacpp, which is llama.cpp's server, is not installed"
 )
 pytest.importorskip("gguf")
@@ -52,20 +52,10 @@ def blocks(soup: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(blocks: Path) -> Iterator[str]:
-    settings = xllamacpp.CommonParams()
-    settings.model.path = str(blocks / "base.gguf")
-    settings.n_ctx, settings.n_parallel, settings.warmup = 256, 1, False
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
-    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    settings.lora_init_without_apply = True
-    settings.lora_adapters = [
-        xllamacpp.CommonAdapterLoraInfo(str(blocks / f"{name}.gguf"), 1.0)
-        for name in Blocks.read(blocks).names
-    ]
-    server = xllamacpp.Server(settings)
-    yield server.listening_address
-    del server
+    from support.llama_program import llama_server
+
+    with llama_server(blocks) as found:
+        yield found
 
 
 def asked(
