@@ -88,6 +88,7 @@ PANACEAS = ("panacea", "linear", "tchebycheff", "paper")
 PAIRS = ("dpo-soup", "mod", "dpo-lw", "modpo", *PANACEAS, "sipo")
 TRAINED = (*PAIRS, "paretohqd", "ric", "morlhf")
 HH = ("dpo-soup", "modpo", "panacea", "paretohqd", "morlhf")
+ANCHORED = ("dpo-lw", "modpo", "soup", "dpo-lw-both", "modpo-both")
 CLAIMS = (
     Claim(
         "steering", "Every trained method is above the base model", "all", "proof", "all above", TRAINED, BASE
@@ -176,6 +177,34 @@ CLAIMS = (
         "above",
         ("mod",),
         "dpo-soup",
+        paired=True,
+    ),
+    Claim(
+        "anchor-modpo-dpo-lw",
+        "MODPO is above DPO loss weighting, both with the anchor term in place of imitation",
+        "arXiv 2310.03708",
+        "proof-anchor",
+        "above",
+        ("modpo",),
+        "dpo-lw",
+    ),
+    Claim(
+        "both-modpo-dpo-lw",
+        "MODPO is above DPO loss weighting, both with the anchor term and imitation",
+        "arXiv 2310.03708",
+        "proof-anchor",
+        "above",
+        ("modpo-both",),
+        "dpo-lw-both",
+    ),
+    Claim(
+        "anchor-mixture",
+        "With the anchor term, some method is above the mixture of its own corners",
+        "Rewarded Soups, MODPO",
+        "proof-anchor",
+        "some above",
+        ANCHORED,
+        MIXTURE,
         paired=True,
     ),
     Claim(

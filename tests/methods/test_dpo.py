@@ -64,10 +64,12 @@ def test_votes_and_the_alignment_of_sipo_imitate_too(lm: LanguageModel, tmp_path
     given = replace(
         inputs(lm, tmp_path), preferences=[Preference.one_hot(DATA.objectives[0], DATA.objectives)]
     )
-    plain, imitating = (
-        dpo_lw.train(given, dpo_lw.DPOLWConfig(0.5, nll=nll)).adapters[0] for nll in (0.0, 2.0)
+    plain, imitating, anchored = (
+        dpo_lw.train(given, dpo_lw.DPOLWConfig(0.5, nll=nll, anchor=anchor)).adapters[0]
+        for nll, anchor in ((0.0, 0.0), (2.0, 0.0), (0.0, 3.0))
     )
     assert chosen_nats(lm, imitating) > chosen_nats(lm, plain) + 0.05
+    assert chosen_nats(lm, anchored) > chosen_nats(lm, plain) + 0.05
     sipo = METHODS["sipo"]
     aligned = sipo.settings({"beta": 0.5, "nll": 2.0, "refine": False}, "methods.sipo")
     stages = {stage.name for stage in (tmp_path / "adapters").iterdir()}

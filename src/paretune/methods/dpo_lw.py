@@ -4,6 +4,7 @@ The baseline of MODPO (arXiv 2310.03708) and SIPO (arXiv 2502.14354). With D_j t
 s_j in {+1, 0, -1}:
 
     L = sum_j w_j L(D_j)        L(D_j) = mean over D_j of -log sigmoid(beta Delta s_j) + nll * nats a token of what j prefers
+                                                          + anchor * -log sigmoid(beta log(pi / pi_ref)) of what j prefers
 
 A pair that several objectives label is read once and carries all their terms. The sum averages votes where MODPO averages
 rewards, so on a conflicting pair the optimum is beta Delta = logit of the weight that prefers chosen.
@@ -47,6 +48,7 @@ class DPOLWConfig:
     Attributes:
         beta: Strength of the KL penalty.
         nll: Weight of imitating what an objective prefers, per mean nat of a token, as in ``dpo-soup``; 0 is the baseline.
+        anchor: Weight of mDPO's anchor term of what an objective prefers, as in ``dpo-soup``; 0 is the baseline.
         between: What answers at a preference without an adapter: the ``nearest`` one, or a ``soup`` of those around it, which is
             marked as interpolated.
         gradients: Way from the gradients of the objectives to one step, see :func:`paretune.training.gradients.coefficients`; any
@@ -57,6 +59,7 @@ class DPOLWConfig:
 
     beta: Positive = 0.1
     nll: NotNegative = later(0.0)
+    anchor: NotNegative = later(0.0)
     between: BetweenAnchors = later("nearest")
     gradients: Rule = later("linear")
     correction: Correction = later(0.4)
@@ -68,7 +71,7 @@ class DPOLWConfig:
     @property
     def loss(self) -> PairLoss:
         """The loss of a pair."""
-        return PairLoss(self.beta, nll=self.nll)
+        return PairLoss(self.beta, nll=self.nll, anchor=self.anchor)
 
     @property
     def rule(self) -> GradientRule:
