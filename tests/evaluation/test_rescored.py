@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from paretune.core.errors import ConfigError, DataError
+from paretune.core.files import write_json
 from paretune.data.score_files import read_scores
 from paretune.evaluation.rescored import gains, rescored
+from paretune.fronts.record import FrontRecord
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import build_scorer
+from support import records
 from support.command import call
 
 SHORT = "{objective: short, rule: length, unit: words, direction: lower}"
@@ -102,6 +106,34 @@ def test_the_command_judges_by_the_new_scores(
     again = read_scores(run / "judged")
     assert (
         again.policies()["base"].scores[0, :, 0, 0].tolist() == [-6, -7] * 3 and "short" in again.scorers[0]
+    )
+
+
+def test_the_record_of_new_scores_keeps_what_its_run_says_of_policies_and_answers(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("short", "warm")
+    cost = {"adapters": 2, "passes": 1, "tokens": 1234, "sampled": 0, "seconds": 5.0, "runs": 2}
+    points = [
+        records.point({"short": short, "warm": 1 - short}, (9, 9), collapse_rate=share, cut_rate=2 * share)
+        for short, share in ((0.0, 0.1), (1.0, 0.2))
+    ]
+    base = records.point({"short": 0.5, "warm": 0.5}, (9, 9), cut_rate=0.4) | {
+        "hypervolume": records.figure(1)
+    }
+    own = records.record(names, [records.policy("a-seed-0", points, cost=cost, title="Soups")], base=base)
+    write_json(run / "front.json", own)
+    words = ["judge", run, "--scorer", SHORT, "--scorer", WARM, "--resamples", "50", "--out", run / "judged"]
+    code, _, error = call(monkeypatch, capsys, *words)
+    assert code == 0, error
+    found = FrontRecord.read(run / "judged" / "front.json")
+    a, other = found.policies
+    assert a.cost is not None and a.cost.tokens == 1234 and a.title == "Soups"
+    shares = {point.preference["short"]: (point.collapse_rate, point.cut_rate) for point in a.points}
+    assert shares == {0.0: (0.1, 0.2), 1.0: (0.2, 0.4)} and found.base.cut_rate == 0.4
+    assert {point.preference["short"]: point.mean[0] for point in a.points}[1.0] == -2.5, "the new score"
+    assert other.cost is None and math.isnan(other.points[0].collapse_rate), (
+        "the run's record does not have it"
     )
 
 

@@ -19,7 +19,7 @@ from paretune.core.preference import preference_grid  # noqa: E402
 from paretune.fronts.record import FrontRecord  # noqa: E402
 from paretune.reports.report import write_report  # noqa: E402
 from support import records  # noqa: E402
-from support.studio_world import PHONE, WIDE, browser  # noqa: E402
+from support.studio_world import PHONE, WIDE, browser, drawn_at  # noqa: E402
 
 WEIGHTS = (1.0, 0.75, 0.5, 0.25, 0.0)
 PROMPTS = ("Why is the sky blue?", "Why is grass green?", "What is rain?")
@@ -199,11 +199,8 @@ def test_points_are_chosen_beside_the_plot_and_compared(wide: Page) -> None:
     cards = wide.locator("#picked .card")
     texts = [card.locator(".plain").first.text_content() for card in cards.all()]
     assert texts == ["concise 1, warm 0", "concise 0, warm 1"], "the ends of the dial stand there first"
-    plot, beside = (
-        wide.locator("#plot svg.plot").bounding_box(),
-        wide.locator("#picked").bounding_box(),
-    )
-    assert plot and beside and beside["x"] >= plot["x"] + plot["width"]
+    plot, beside = drawn_at(wide.locator("#plot svg.plot")), drawn_at(wide.locator("#picked"))
+    assert beside["x"] >= plot["x"] + plot["width"]
     point = wide.locator("#plot [data-key='two 2']")
     point.dispatch_event("click")
     assert cards.count() == 2 and "two says 0" in (cards.nth(1).locator(".text").text_content() or "")
@@ -256,12 +253,12 @@ def test_the_legend_hides_and_zooming_draws_finer_axes(wide: Page) -> None:
     for part in ("bars", "base", "mixture", "hull"):
         wide.click(f"#plot [data-shows=':{part}']")
     ticks = wide.locator("#plot .plot .tick")
-    before, mark = ticks.all_text_contents(), wide.locator("#plot [data-key='one 0'] .mark").bounding_box()
+    before, mark = ticks.all_text_contents(), drawn_at(wide.locator("#plot [data-key='one 0'] .mark"))
     for _ in range(3):
         wide.get_by_role("button", name="Zoom in").click()
-    after = wide.locator("#plot [data-key='one 0'] .mark").bounding_box()
+    after = drawn_at(wide.locator("#plot [data-key='one 0'] .mark"))
     assert ticks.all_text_contents() != before
-    assert mark and after and after["width"] == pytest.approx(mark["width"], abs=3), "a mark keeps its size"
+    assert after["width"] == pytest.approx(mark["width"], abs=3), "a mark keeps its size"
     wide.get_by_role("button", name="Show the whole front again").click()
     assert ticks.all_text_contents() == before
 
@@ -314,8 +311,7 @@ def test_the_keys_go_from_point_to_point_zoom_and_move_the_view(wide: Page) -> N
 def test_a_box_zooms_and_a_point_that_lies_outside_is_brought_into_view(wide: Page) -> None:
     whole = spans(wide)
     wide.locator("#plot svg.plot").scroll_into_view_if_needed()
-    box = wide.locator("#plot .ground").bounding_box()
-    assert box is not None
+    box = drawn_at(wide.locator("#plot .ground"))
 
     def drag(*shares: tuple[float, float]) -> None:
         for n, (x, y) in enumerate(shares):
@@ -396,12 +392,12 @@ def test_three_objectives_are_chosen_seen_in_pairs_and_downloaded(third: Page) -
     assert third.locator("#plot .pt.on").count() == 2, "over all axes"
     assert not third.is_visible("#zoom-in")
     third.check("#view-all", force=True)
-    small = plots.nth(1).bounding_box()
+    small = drawn_at(plots.nth(1))
     third.check("#view-pair", force=True)
     third.select_option("#axis-y", label="plain")
     assert plots.count() == 1 and "concise (across) and plain" in (plots.get_attribute("aria-label") or "")
-    large = plots.bounding_box()
-    assert small and large and large["width"] > 1.5 * small["width"]
+    large = drawn_at(plots)
+    assert large["width"] > 1.5 * small["width"]
     assert texts.last.text_content() == chosen
     saved = saver(third)
     alone = saved("SVG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, Request, sync_playwright
 
 from paretune.core.preference import Preference, preference_grid
 from paretune.data.readers import write_jsonl
@@ -236,6 +237,18 @@ class Visit:
         self.page.evaluate("() => { Storage.prototype.setItem = () => {}; localStorage.clear(); }")
         self.page.close()
         assert not self.problems, self.problems
+
+
+def drawn_at(element: Locator, seconds: float = 10) -> FloatRect:
+    """Return where the first of some elements lies on the page, in pixels.
+
+    A page draws anew what new figures change; an element that was just replaced lies nowhere, so the next one is asked.
+    """
+    until = time.monotonic() + seconds
+    while (box := element.first.bounding_box()) is None:
+        assert time.monotonic() < until, f"{element} is not drawn"
+        element.page.wait_for_timeout(20)
+    return box
 
 
 def faults(page: Page, within: str | None = None) -> list[str]:

@@ -87,7 +87,7 @@ def judge(
     from paretune.cli.verdicts import facts_of, render
     from paretune.data.score_files import read_scores
     from paretune.evaluation.from_scores import Roles, judge_scores
-    from paretune.evaluation.rescored import gains
+    from paretune.evaluation.rescored import gains, with_facts
 
     roles = Roles(base, _assigned("--corner", corner or [], "OBJECTIVE=POLICY"))
     names = None if objectives is None else [name.strip() for name in objectives.split(",")]
@@ -103,6 +103,8 @@ def judge(
         name=(scores[0] if out is None else out).name,
         model=", ".join(path.name for path in scores),
     )
+    if anew is not None:
+        record = with_facts(record, scores)
     report = None if out is None else _write(record, out, None if anew is None else anew.rows)
     gained = None if anew is None else gains(anew)
     if as_json:

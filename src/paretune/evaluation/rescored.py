@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,13 +18,22 @@ from paretune.data.readers import read_records
 from paretune.data.rows import Prompt, prompt_from
 from paretune.evaluation.judge import mean_interval
 from paretune.fronts.front import Interval
+from paretune.fronts.record import FILE, FrontRecord, Point
 from paretune.fronts.score_records import read_table
 from paretune.fronts.score_table import BASE, SEED_MARK, PolicyScores, ScoreTable
 from paretune.scoring.cache import ScoreCache
 from paretune.scoring.scorer import Scorer, score_texts
 
+_P = TypeVar("_P", bound=Point)
 ANSWERS = Path("data", "answers.jsonl.gz")
 """The file of a run's folder with its measured answers."""
+OF_ANSWERS = ("collapse_rate", "cut_rate", "log_ratio", "base_logp", "words", "interpolated")
+"""What a point of a record says of answers whoever scores them."""
+OF_POLICIES = (
+    "title", "paper", "enters", "anchored", "seconds", "tokens", "cost", "steerability", "online", "retention", "soup_kl",
+    "conflicts", "floors",
+)  # fmt: skip
+"""What a record says of a policy whoever scores its answers."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,49 @@ def gains(found: Rescored) -> list[Gain]:
             ]
             result.append(Gain(method, objective, weight, *by))
     return result
+
+
+def with_facts(record: FrontRecord, runs: Sequence[Path]) -> FrontRecord:
+    """Return the record of new scores with what the runs' own records say of the same policies and answers: cost, cuts, collapse.
+
+    A run without a record adds nothing.
+
+    Args:
+        record: Made of :attr:`Rescored.other`.
+        runs: The folders of the runs.
+
+    Raises:
+        ParetuneError: A record of a run cannot be read.
+    """
+    earlier = [FrontRecord.read(run / FILE) for run in runs if (run / FILE).is_file()]
+    known = {policy.name: policy for each in earlier for policy in each.policies}
+    policies = []
+    for policy in record.policies:
+        own = known.get(policy.name)
+        if own is not None:
+            points = (
+                _with_answers(policy.points, own.points),
+                _with_answers(policy.extrapolations, own.extrapolations),
+            )
+            kept = {name: getattr(own, name) for name in OF_POLICIES}
+            policy = policy.model_copy(update={**kept, "points": points[0], "extrapolations": points[1]})
+        policies.append(policy)
+    (base,) = _with_answers((record.base,), [each.base for each in earlier])
+    return record.model_copy(update={"policies": tuple(policies), "base": base})
+
+
+def _with_answers(points: Sequence[_P], known: Sequence[Point]) -> tuple[_P, ...]:
+    """Return points with what ``known`` ones at the same preferences say of their answers."""
+    found = []
+    for point in points:
+        for own in known:
+            if own.preference.keys() == point.preference.keys() and np.allclose(
+                [own.preference[name] for name in point.preference], list(point.preference.values())
+            ):
+                point = point.model_copy(update={name: getattr(own, name) for name in OF_ANSWERS})
+                break
+        found.append(point)
+    return tuple(found)
 
 
 def _end(policy: PolicyScores, m: int) -> int:

@@ -14,7 +14,7 @@ from playwright.sync_api import BrowserContext, Page, Route  # noqa: E402
 
 from paretune.serving.address import Address, Keys  # noqa: E402
 from paretune.serving.service import Service  # noqa: E402
-from support.studio_world import Visit, faults, studio  # noqa: E402
+from support.studio_world import Visit, drawn_at, faults, studio  # noqa: E402
 
 Open = Callable[..., Visit]
 KEY = "a-key-of-more-than-sixteen-characters"
@@ -185,8 +185,7 @@ def test_click_on_the_front_and_its_table(two: tuple[str, Service], visit: Open)
     page.click("#front-table-box summary")
     page.get_by_label("B to concise 0.5, warm 0.5").click()
     assert weight(page, "b") == 0.5
-    box = page.locator("#chart .pt.chosen .mark").first.bounding_box()
-    assert box is not None
+    box = drawn_at(page.locator("#chart .pt.chosen .mark"))
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     waits_for(page, "document.querySelector('.dial.b .what').textContent.includes('concise 0,')")
@@ -204,9 +203,7 @@ def test_three_objectives_in_the_triangle(three: str, visit: Open) -> None:
     page.keyboard.press("Shift+ArrowRight")
     assert weight(page, "a", "plain") > weight(page, "a", "warm")
     assert "concise" in (page.get_attribute("#dial-a", "aria-valuetext") or "")
-    start = page.locator("#dial-b .shape").bounding_box()
-    edge = page.locator(".ternary .edge").bounding_box()
-    assert start is not None and edge is not None
+    start, edge = drawn_at(page.locator("#dial-b .shape")), drawn_at(page.locator(".ternary .edge"))
     page.mouse.move(start["x"] + start["width"] / 2, start["y"] + start["height"] / 2)
     page.mouse.down()
     page.mouse.move(edge["x"] + edge["width"] / 2, edge["y"] + 2, steps=5)

@@ -20,7 +20,7 @@ from playwright.sync_api import Page  # noqa: E402
 from paretune.reports.scripts import MODULES, page_script, plot_file  # noqa: E402
 from paretune.serving.http.studio import FOLDERS  # noqa: E402
 from paretune.serving.service import Service  # noqa: E402
-from support.studio_world import PHONE, Visit, faults  # noqa: E402
+from support.studio_world import PHONE, Visit, drawn_at, faults  # noqa: E402
 
 Open = Callable[..., Visit]
 
@@ -34,8 +34,7 @@ def picture(page: Page, name: str) -> None:
 def middle(page: Page, selector: str) -> tuple[float, float]:
     """Return the middle of the first element that a selector finds."""
     page.locator(selector).first.scroll_into_view_if_needed()
-    box = page.locator(selector).first.bounding_box()
-    assert box is not None
+    box = drawn_at(page.locator(selector))
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
@@ -84,8 +83,7 @@ def test_zooming_by_buttons_and_by_a_box_and_back(two: tuple[str, Service], visi
     assert span(page) > whole
     page.click("#zoom-reset")
     page.locator("#chart svg.plot").scroll_into_view_if_needed()
-    box = page.locator("#chart .ground").bounding_box()
-    assert box is not None
+    box = drawn_at(page.locator("#chart .ground"))
     page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
     page.mouse.down()
     page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.7 * box["height"], steps=4)

@@ -18,7 +18,7 @@ from playwright.sync_api import BrowserContext, Page  # noqa: E402
 from paretune.models.language_model import LanguageModel  # noqa: E402
 from paretune.serving.service import Service  # noqa: E402
 from support.shown_world import QUESTION, shown  # noqa: E402
-from support.studio_world import HALF, LARGE, NARROW, PHONE, WIDE, Visit, faults  # noqa: E402
+from support.studio_world import HALF, LARGE, NARROW, PHONE, WIDE, Visit, drawn_at, faults  # noqa: E402
 
 Open = Callable[..., Visit]
 SIZES = [NARROW, PHONE, HALF, WIDE, LARGE]
@@ -42,8 +42,7 @@ def quickstart(
 
 def box(page: Page, selector: str) -> tuple[float, float, float, float]:
     """Return left, top, right and bottom of an element."""
-    found = page.locator(selector).bounding_box()
-    assert found is not None, selector
+    found = drawn_at(page.locator(selector))
     return found["x"], found["y"], found["x"] + found["width"], found["y"] + found["height"]
 
 

@@ -16,7 +16,7 @@ import paretune.serving.service  # noqa: E402
 from paretune.serving.backend import served_base  # noqa: E402
 from paretune.serving.service import Service  # noqa: E402
 from support.serve_world import FakeBackend, fake_service, live  # noqa: E402
-from support.studio_world import PHONE, WIDE, Visit, faults  # noqa: E402
+from support.studio_world import PHONE, WIDE, Visit, drawn_at, faults  # noqa: E402
 
 Open = Callable[..., Visit]
 WORDS = 6
@@ -265,13 +265,11 @@ def test_answers_are_in_view_without_scrolling(
     page = here.page
     here.ask("a question of one line")
     here.ask("and another one")
-    bar = page.locator("#ask").bounding_box()
-    assert bar is not None and round(bar["y"] + bar["height"]) <= size[1], (
-        "the bar is at the bottom of the window"
-    )
+    bar = drawn_at(page.locator("#ask"))
+    assert round(bar["y"] + bar["height"]) <= size[1], "the bar is at the bottom of the window"
     for side in "ab":
-        box = page.locator(f"#answer-{side}").bounding_box()
-        assert box is not None and 0 <= box["y"] < bar["y"] - 20, f"{side} begins in view"
+        box = drawn_at(page.locator(f"#answer-{side}"))
+        assert 0 <= box["y"] < bar["y"] - 20, f"{side} begins in view"
     assert page.locator("#steer").get_attribute("open") == ("" if size == WIDE else None)
     assert here.overflow() <= 0 and faults(page) == []
     page.evaluate("() => (document.documentElement.style.fontSize = '200%')")
