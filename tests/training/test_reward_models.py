@@ -213,6 +213,23 @@ def test_labels_of_people_ties_margins_and_weights_are_read(lm: LanguageModel) -
     assert without.margins.tolist() == [0.0, 0.0]
 
 
+def test_few_pairs_of_training_are_measured_and_it_is_said(
+    lm: LanguageModel, data: ScoredDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, _ = labelled_table(Limit(lm, 64), labelled_pairs(data), margins=False)
+    part = table.spread(20)
+    rows = [n * len(table) // 20 for n in range(20)]
+    assert len(set(rows)) == 20 and part.groups_of == tuple(table.groups(rows))
+    torch.testing.assert_close(part.labels, table.labels[rows], equal_nan=True)
+    assert part.prompts == tuple(table.prompts[n] for n in rows)
+    assert table.spread(len(table)).fingerprint == table.fingerprint == table.spread(10**6).fingerprint
+    monkeypatch.setattr("paretune.training.reward_fit.MOST_TRAIN_PAIRS", 20)
+    said: list[str] = []
+    reports = fit_reward_model(lm, data, tmp_path / "m", replace(QUICK, steps=2), say=said.append)
+    assert [line for line in said if "is measured on 20 of" in line]
+    assert all(report.train_pairs <= 20 < report.test_pairs for report in reports)
+
+
 def test_a_killed_fit_goes_on_to_the_same_numbers(
     lm: LanguageModel, data: ScoredDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from paretune.core.errors import DataError
 from paretune.core.files import cache_folder, fingerprint
 from paretune.core.folder_form import refuse_foreign
+from paretune.core.progress import Advance, progress
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import labelled_pairs
 from paretune.models.adapter import Adapter
@@ -28,6 +29,8 @@ from paretune.training.token_tables import Limit, TooLong
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 MIN_PAIRS = 10
 """Labelled pairs that each part has at least; with fewer, its figures mean nothing."""
+MOST_TRAIN_PAIRS = 500
+"""Pairs of training that are measured at most, evenly spread over them: reading more takes longer than training on them did."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,12 @@ class RewardReport:
         objective: The objective.
         accuracy: Share of pairs that it ranks as labelled; equal rewards count a half.
         low, high: Its 95 % interval (Wilson, with the number of prompts as sample size).
-        train_accuracy: That share on the pairs of training.
-        train_pairs, test_pairs, test_prompts: Numbers of pairs, and of held-out prompts.
+        train_accuracy: That share on pairs of training, at most :data:`MOST_TRAIN_PAIRS` of all objectives together.
+        train_pairs, test_pairs, test_prompts: Numbers of pairs that were measured, and of held-out prompts.
         log_loss: Mean of ``-log sigmoid(d)`` on held-out pairs, in nats; log 2 is a coin.
         calibration: Expected calibration error: mean of ``|confidence - accuracy|`` over ten bins of confidence.
         longer_accuracy: Share that preferring the longer response ranks as labelled.
-        slope: Reward for a nat of length, from a regression through 0 of reward gaps on gaps of log length, over training pairs.
+        slope: Reward for a nat of length, from a regression through 0 of reward gaps on gaps of log length, over those training pairs.
         without_length: Accuracy of the reward less ``slope`` times log length.
         accuracy_shorter: Accuracy on pairs whose preferred response is the shorter; None without any.
         accuracy_longer: That on pairs whose preferred response is the longer; None without any.
@@ -158,7 +161,11 @@ def fit_reward_model(
     info = {"method": "reward", "objectives": list(dataset.objectives)}
     run = TrainingRun(lm, training, start(lm.device), checkpoint, "reward", key, info=info, notify=say)
     adapter, heads, history = fit_reward(run, tables["train"], tables["validation"])
-    train, held_out = (_measured(lm, tables[name], adapter, heads, training) for name in ("train", "test"))
+    read = {"train": tables["train"].spread(MOST_TRAIN_PAIRS), "test": tables["test"]}
+    if len(read["train"]) < len(tables["train"]):
+        say(f"the training accuracy is measured on {len(read['train'])} of {len(tables['train'])} pairs")
+    with progress("rewards", sum(map(len, read.values()))) as advance:
+        train, held_out = (_measured(lm, table, adapter, heads, training, advance) for table in read.values())
     reports = [report_of(name, m, train, held_out) for m, name in enumerate(dataset.objectives)]
     fitted_on = sorted({row.key for name in ("train", "validation") for row in parts[name].rows})
     about = {
@@ -177,9 +184,14 @@ def fit_reward_model(
 
 
 def _measured(
-    lm: LanguageModel, table: LabelledTable, adapter: Adapter, heads: Tensor, training: Training
+    lm: LanguageModel,
+    table: LabelledTable,
+    adapter: Adapter,
+    heads: Tensor,
+    training: Training,
+    advance: Advance,
 ) -> Measured:
-    rewards, logs = table_rewards(lm, table, adapter, heads, training.batch_pairs)
+    rewards, logs = table_rewards(lm, table, adapter, heads, training.batch_pairs, advance)
     return Measured(table, rewards.numpy(), logs.numpy())
 
 

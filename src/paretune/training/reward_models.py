@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from paretune.core.errors import TrainingError
 from paretune.core.files import fingerprint
+from paretune.core.progress import Advance
 from paretune.data.pairs import Pair
 from paretune.data.rows import prompt_key
 from paretune.generation.generate import attached
@@ -60,6 +61,17 @@ class LabelledTable:
     def groups(self, rows: Sequence[int]) -> list[TokenGroup]:
         """Return the token groups of rows."""
         return [self.groups_of[row] for row in rows]
+
+    def spread(self, most: int) -> LabelledTable:
+        """Return at most ``most`` pairs, evenly spread over the table."""
+        rows = [n * len(self) // most for n in range(most)] if len(self) > most else list(range(len(self)))
+        return LabelledTable(
+            tuple(self.groups_of[n] for n in rows),
+            self.labels[rows],
+            self.weights[rows],
+            self.margins[rows],
+            tuple(self.prompts[n] for n in rows),
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -193,13 +205,17 @@ class RewardTask:
 
 @torch.no_grad()
 def table_rewards(
-    lm: LanguageModel, table: LabelledTable, adapter: Adapter, heads: Tensor, batch: int
+    lm: LanguageModel, table: LabelledTable, adapter: Adapter, heads: Tensor, batch: int, advance: Advance
 ) -> tuple[Tensor, Tensor]:
-    """Return the rewards ``[N, 2, M]`` of the responses of a table, and their log lengths ``[N, 2]``."""
+    """Return the rewards ``[N, 2, M]`` of the responses of a table, and their log lengths ``[N, 2]``.
+
+    ``advance`` is told the number of pairs after each ``batch`` of them.
+    """
     found, logs = [], []
     with attached(lm, adapter) as steering, steering.at(adapter.gates()):
         for start in range(0, len(table), batch):
             groups = table.groups(range(start, min(len(table), start + batch)))
             found.append((states(lm, groups).cpu() @ heads.T).unflatten(0, (len(groups), 2)))
             logs.append(log_lengths(groups).unflatten(0, (len(groups), 2)))
+            advance(len(groups))
     return torch.cat(found), torch.cat(logs)
