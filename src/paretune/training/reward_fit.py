@@ -46,7 +46,7 @@ class RewardReport:
         log_loss: Mean of ``-log sigmoid(d)`` on held-out pairs, in nats; log 2 is a coin.
         calibration: Expected calibration error: mean of ``|confidence - accuracy|`` over ten bins of confidence.
         longer_accuracy: Share that preferring the longer response ranks as labelled.
-        slope: Reward for a nat of length, from a regression through 0 of reward gaps on gaps of log length, over those training pairs.
+        slope: Reward for a nat of length, regressing gaps of reward on gaps of log length through 0, over those pairs of training.
         without_length: Accuracy of the reward less ``slope`` times log length.
         accuracy_shorter: Accuracy on pairs whose preferred response is the shorter; None without any.
         accuracy_longer: That on pairs whose preferred response is the longer; None without any.
