@@ -43,6 +43,20 @@ def test_what_an_inner_meter_measures_is_left_out_of_the_outer_one() -> None:
     assert own.cpu_seconds == pytest.approx(outer.whole.cpu_seconds)
 
 
+def test_what_an_earlier_process_spent_is_carried_and_no_outer_meter_sees_it() -> None:
+    with metered() as outer:
+        with metered() as inner:
+            count_read(5)
+            inner.carry(100.0, SPENT)
+            assert inner.spent["tokens_read"] == 15 and inner.spent["tokens_sampled"] == 4
+            assert 100 <= inner.seconds < 101 and 3 <= inner.spent["cpu_seconds"] < 4
+            assert inner.spent["peak_bytes"] > SPENT["peak_bytes"], "this process had more"
+            inner.carry(0.0, {**SPENT, "peak_bytes": 1 << 60})
+            assert inner.spent["peak_bytes"] == 1 << 60 and inner.spent["tokens_read"] == 25
+        count_read(1)
+    assert outer.spent["tokens_read"] == 1 and outer.whole.tokens_read == 6 and outer.seconds < 1
+
+
 def test_a_meter_left_by_an_error_is_left_out_and_no_longer_current() -> None:
     with metered() as outer:
         with pytest.raises(ZeroDivisionError), metered():

@@ -210,6 +210,13 @@ def test_killed_run_resumes_to_the_same_weights(lm: LanguageModel, tmp_path: Pat
     ]
     assert histories[0] == histories[1]
     assert not list((tmp_path / "killed/checkpoints").glob("*"))
+    spent = [
+        json.loads((tmp_path / name / "adapters/dpo-good/stage.json").read_text())["spent"]
+        for name in ("whole", "killed")
+    ]
+    assert spent[1]["tokens_read"] == spent[0]["tokens_read"], (
+        "what the killed process read until its checkpoint counts"
+    )
     finished = Lab(lm, tmp_path / "killed", TRAINING)
     assert adapters_equal(whole, finished.dpo("good", *data, 0.1)) and finished.stages[0].reused
 

@@ -2,7 +2,8 @@
 
 What reads or samples tokens counts them in a tally of the process (:func:`count_read`, :func:`count_sampled`). A :class:`Meter`
 takes differences of all counts. Meters nest: what is spent under an inner meter is left out of the outer one, so that the figures
-of all stages of a run, and of what was done outside of them, add up to those of the process.
+of all stages of a run, and of what was done outside of them, add up to those of the process. A stage that goes on where a killed
+process left it also has what that process spent until its last checkpoint (:meth:`Meter.carry`).
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._began, self._inside = counts(), Counts()
+        self._carried, self._earlier_peak = Counts(), 0
         self._stopped: tuple[Counts, int] | None = None
 
     def stop(self) -> None:
@@ -131,13 +133,13 @@ class Meter:
 
     @property
     def whole(self) -> Counts:
-        """What was spent until now, or until it was stopped, inner meters included."""
+        """What this process spent until now, or until it was stopped, inner meters included."""
         return (self._stopped[0] if self._stopped else counts()).less(self._began)
 
     @property
     def own(self) -> Counts:
-        """The same without inner meters."""
-        return self.whole.less(self._inside)
+        """The same without inner meters, and with what was carried."""
+        return self.whole.less(self._inside).more(self._carried)
 
     @property
     def seconds(self) -> float:
@@ -147,7 +149,13 @@ class Meter:
     @property
     def spent(self) -> Spent:
         """What was spent of its own, beside the seconds."""
-        return spent_of(self.own, self._stopped[1] if self._stopped else None)
+        peak = self._stopped[1] if self._stopped else peak_bytes()
+        return spent_of(self.own, max(peak, self._earlier_peak))
+
+    def carry(self, seconds: float, spent: Spent) -> None:
+        """Add what an earlier process spent on the same; no meter around this one sees it."""
+        self._carried = self._carried.more(counts_of(seconds, spent))
+        self._earlier_peak = max(self._earlier_peak, spent["peak_bytes"])
 
     def leave_out(self, inner: Counts) -> None:
         """Leave out what an inner meter measured."""

@@ -22,6 +22,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from paretune.core.errors import TrainingError
 from paretune.core.files import append, atomic_path
+from paretune.core.meter import Spent, current
 
 
 class Facts(TypedDict):
@@ -35,6 +36,7 @@ class Facts(TypedDict):
         bytes: Bytes of the file of records that count.
         history: The records themselves, in checkpoints of version 0.1.
         memory: Numbers that the task keeps from step to step, where it keeps any.
+        seconds, spent: What the stage took until here, over all processes that worked on it.
     """
 
     key: str
@@ -44,6 +46,8 @@ class Facts(TypedDict):
     bytes: NotRequired[int]
     history: NotRequired[list[dict[str, float]]]
     memory: NotRequired[dict[str, list[float]]]
+    seconds: NotRequired[float]
+    spent: NotRequired[Spent]
 
 
 @dataclass
@@ -60,6 +64,7 @@ class Progress:
         saved: Records that are in the file.
         bytes: Bytes they take there.
         memory: Name -> numbers that the task keeps from step to step.
+        seconds, spent: What earlier processes took for the stage until here; None where that is unknown.
     """
 
     step: int = 0
@@ -71,6 +76,8 @@ class Progress:
     saved: int = 0
     bytes: int = 0
     memory: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    spent: Spent | None = None
 
 
 def history_of(checkpoint: Path) -> Path:
@@ -79,7 +86,7 @@ def history_of(checkpoint: Path) -> Path:
 
 
 def save(checkpoint: Path, key: str, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
-    """Append the new records, then replace the checkpoint.
+    """Append the new records, then replace the checkpoint, which also says what the stage took by the present meter.
 
     Raises:
         ParetuneError: The disk is full, or cannot be written.
@@ -95,6 +102,8 @@ def save(checkpoint: Path, key: str, progress: Progress, tensors: Mapping[str, T
     )
     if progress.memory:
         facts["memory"] = progress.memory
+    if (meter := current()) is not None:
+        facts["seconds"], facts["spent"] = meter.seconds, meter.spent
     with atomic_path(checkpoint) as temporary:
         save_file(dict(tensors), temporary, metadata={"paretune": json.dumps(facts)})
     progress.saved, progress.bytes = len(progress.history), facts["bytes"]
@@ -161,6 +170,7 @@ def _progress(checkpoint: Path, facts: Facts, steps: int) -> Progress:
     loss = facts["best_loss"]
     progress = Progress(facts["step"], math.inf if loss is None else loss, facts["held_out"])
     progress.memory = facts.get("memory", {})
+    progress.seconds, progress.spent = facts.get("seconds", 0.0), facts.get("spent")
     if "history" in facts:
         progress.history = facts["history"]
     else:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from paretune.core.bounds import Count, Natural, NotNegative, Positive, Seed, Share, check_bounds
 from paretune.core.errors import ConfigError, TrainingError, lacks_memory
+from paretune.core.meter import current
 from paretune.core.progress import progress
 from paretune.core.settings import later
 from paretune.models.adapter import Adapter
@@ -425,6 +426,8 @@ def _restore(loop: _Loop, run: TrainingRun) -> Progress:
     state, tensors = checkpoint.restore(file, run.key, run.settings.steps, shapes, best)
     state.best = {name: tensors[f"best/{name}"] for name in loop.parameters if f"best/{name}" in tensors}
     run.memory.update(state.memory)
+    if state.spent is not None and (meter := current()) is not None:
+        meter.carry(state.seconds, state.spent)
     loop.load_weights({name: tensors[f"weight/{name}"] for name in loop.parameters})
     for name, parameter in loop.parameters.items():
         loop.optimizer.state[parameter] = {
