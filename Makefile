@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/quickstart.yaml
 ARGS ?=
+PARALLEL ?= -n auto --dist worksteal
+SELECT ?= -m "not slow"
 RUN ?= runs/quickstart
 BENCH_ARGS ?=
 BENCHMARKS := training.step training.step_bf16 training.modpo_step training.sweep training.memory training.panacea_cost \
@@ -16,7 +18,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYTHONDONTWRITEBYTECODE =
 PIP := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: install demo quickstart quickstart-smoke test lint bench bench-table bench-engine bench-serve gpu gpu-tiny campaign docs \
+.PHONY: install demo quickstart quickstart-smoke test test-all lint bench bench-table bench-engine bench-serve gpu gpu-tiny campaign docs \
 	notebooks pythons clean
 
 install: $(VENV)/.installed
@@ -41,8 +43,13 @@ quickstart: install
 quickstart-smoke: install
 	$(BIN)/paretune quickstart --smoke $(ARGS)
 
+# The tests but the slow ones, in as many processes as there are cores, each with one thread.
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) $(SELECT) $(ARGS)
+
+# The slow ones too; ARGS="--slow-until $$(($$(date +%s) + 600))" begins none after ten minutes.
+test-all: SELECT =
+test-all: test
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks docs

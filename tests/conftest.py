@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from paretune.models.language_model import LanguageModel
 
+pytest_plugins = ["support.turns"]
+
 # Models here are tiny, and a process with one thread can be forked.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -28,14 +30,6 @@ settings.register_profile(
     "paretune", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("paretune")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files with slow tests first, so that several processes end at about the same time."""
-    slow = {
-        item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("model")
-    }
-    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish() -> None:
