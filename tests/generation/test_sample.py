@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers import DynamicCache
 
 from paretune.core.errors import ConfigError, DataError, ModelError
 from paretune.core.files import fingerprint
+from paretune.core.progress import listening
 from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
@@ -57,6 +59,17 @@ def test_a_killed_draw_goes_on_to_the_same_responses(
     assert calls == 4, "three parts: one before the kill, one killed, two after it"
     assert resumed.fingerprint == whole.fingerprint
     assert sample_dataset(lm, prompts, 2, SAMPLING, 6, tmp_path / "parts").fingerprint != whole.fingerprint
+
+
+def test_answers_are_counted_as_they_end_and_not_batch_by_batch(lm: LanguageModel) -> None:
+    heard = Mock()
+    sampling = replace(SAMPLING, max_new_tokens=40, batch_size=24)
+    with listening(heard):
+        found = generate(lm, [[5, 6, 7]] * 24, sampling, range(24))
+    counts = [call.args[0] for call in heard.steps_done.call_args_list]
+    lengths = sorted(len(answer.tokens) for answer in found)
+    ends = [lengths.count(length) for length in sorted(set(lengths))]
+    assert len(ends) > 2 and counts == ends
 
 
 def test_a_damaged_part_is_named(lm: LanguageModel, tmp_path: Path) -> None:

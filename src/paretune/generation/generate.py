@@ -108,10 +108,11 @@ def respond(
             batch = Batch(lm, steering, part)
             batch.read()
             while batch.rows:
-                batch.leave([row for row in batch.rows if row.finished(lm.stops)])
+                if ended := [row for row in batch.rows if row.finished(lm.stops)]:
+                    batch.leave(ended)
+                    advance(len(ended))
                 if batch.rows:
                     batch.step()
-            advance(len(part))
     return [
         Response(
             lm.decode(row.tokens),
