@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,9 +44,11 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtestloop() -> None:
-    """Measure the speed of this machine once, and not for each test with a cache of its own: plans of runs begin with it."""
-    if (calibrate := sys.modules.get("paretune.planning.calibrate")) is not None:
-        vars(calibrate)["measure"] = cache(calibrate.measure)
+    """Measure no speed and convert no model for each test with a cache of its own; tests of numbers alone import nothing for it."""
+    if "torch" in sys.modules:
+        from support.machine import share
+
+        share()
 
 
 @pytest.fixture(autouse=True)

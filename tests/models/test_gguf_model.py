@@ -57,8 +57,8 @@ def logits_of(file: Path) -> torch.Tensor:
     return model(input_ids=IDS).logits
 
 
-def facts_of(file: Path) -> dict[str, Any]:
-    return {name: field.contents() for name, field in gguf.GGUFReader(file).fields.items()}
+def facts_of(reader: gguf.GGUFReader) -> dict[str, Any]:
+    return {name: field.contents() for name, field in reader.fields.items()}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -119,7 +119,7 @@ def test_a_model_held_in_bfloat16_is_written_so(tmp_path: Path) -> None:
 def test_settings_and_tokenizer_stand_in_the_file(tmp_path: Path) -> None:
     lm = made(tmp_path / "Some-Model", "llama", byte_tokenizer("llama-bpe", begins=True), head_dim=24)
     ModelFile.of(lm, "f32").write(tmp_path / "base.gguf")
-    facts = facts_of(tmp_path / "base.gguf")
+    facts = facts_of(gguf.GGUFReader(tmp_path / "base.gguf"))
     config, backend = lm.model.config, json.loads(lm.tokenizer.backend_tokenizer.to_str())["model"]
     assert facts["general.name"] == "Some-Model"
     assert facts["llama.attention.key_length"] == facts["llama.rope.dimension_count"] == 24
@@ -332,7 +332,7 @@ def test_the_embedded_model_is_written_anew_as_it_was(tmp_path: Path) -> None:
     assert set(old) == set(new)
     for name, tensor in old.items():
         assert np.array_equal(gguf.dequantize(tensor.data, tensor.tensor_type), new[name].data), name
-    was, now = facts_of(source), facts_of(tmp_path / "base.gguf")
+    was, now = facts_of(before), facts_of(after)
     other = {"GGUF.kv_count", "general.name", "general.file_type", "tokenizer.ggml.pre"}
     assert all(now[key] == was[key] for key in set(was) & set(now) - other)
     lacking = set(was) - set(now) - {"general.quantization_version"}
