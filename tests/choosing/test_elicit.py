@@ -37,7 +37,7 @@ FRONTS = {
     "noisy, 3": noisy(4, M=3, seed=1, size=0.03),
 }
 every_front = pytest.mark.parametrize("name", list(FRONTS))
-VOTERS = 16
+VOTERS = 8
 VOTES = 10
 TWO = ("a", "b")
 
