@@ -104,9 +104,7 @@ def igd_plus(points: np.ndarray, target: np.ndarray) -> float:
 def inner_product(preferences: np.ndarray, points: np.ndarray) -> float | np.ndarray:
     """Return the mean of ``<preferences[n], points[n]>``, both ``[N, M]``; higher is better.
 
-    For points ``[S, N, M]`` there are S of them.
-
-    It depends on the scale of each objective. Panacea (Zhong et al. 2024), evaluation.
+    For points ``[S, N, M]`` there are S of them. It depends on the scale of each objective. Panacea (Zhong et al. 2024), evaluation.
 
     >>> inner_product(np.array([[1, 0], [0.5, 0.5]]), np.array([[4, 1], [2, 3]]))  # (4 + 2.5) / 2
     3.25
@@ -190,7 +188,8 @@ def _scaled(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def controllability(preferences: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return ``[M]`` Spearman correlations of the weight on an objective and its score; 1 is full control.
 
-    For points ``[S, N, M]`` they are ``[S, M]``. NaN where weight or score is the same at all N points. Equal values share their mean rank.
+    For points ``[S, N, M]`` they are ``[S, M]``. NaN where weight or score is the same at all N points. Equal values share their
+    mean rank.
 
     >>> controllability(np.array([[1, 0], [0.5, 0.5], [0, 1]]), np.array([[3, 7], [2, 7], [1, 9]])).round(3)
     array([1.   , 0.866])
