@@ -104,7 +104,8 @@ def igd_plus(points: np.ndarray, target: np.ndarray) -> float:
 def inner_product(preferences: np.ndarray, points: np.ndarray) -> float | np.ndarray:
     """Return the mean of ``<preferences[n], points[n]>``, both ``[N, M]``; higher is better.
 
-    For points ``[S, N, M]`` there are S of them. It depends on the scale of each objective. Panacea (Zhong et al. 2024), evaluation.
+    For points ``[S, N, M]`` there are S of them. It depends on the scale of each objective. Panacea (Zhong et al. 2024),
+    evaluation.
 
     >>> inner_product(np.array([[1, 0], [0.5, 0.5]]), np.array([[4, 1], [2, 3]]))  # (4 + 2.5) / 2
     3.25
