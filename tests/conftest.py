@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +50,12 @@ def pytest_runtestloop() -> None:
         from support.machine import share
 
         share()
+    if (
+        "httpx" in sys.modules
+    ):  # a client of its own for every request would read the authorities' certificates anew
+        from httpx._transports import default
+
+        vars(default)["create_ssl_context"] = cache(default.create_ssl_context)
 
 
 @pytest.fixture(autouse=True)
