@@ -99,7 +99,7 @@ def parse(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """
     _check_keys(kind, values, where)
     try:
-        return validator(kind).validate_python(_nested(kind, values))
+        return validator(kind).validate_python(_nested(kind, values))  # type: ignore[arg-type,no-any-return]
     except ValidationError as error:
         raise ConfigError("; ".join(explained(error, kind, where))) from error
 
