@@ -661,8 +661,8 @@ def test_a_failing_forward_ends_its_rows_and_the_engine_goes_on(
 
 
 def test_random_joins_leaves_and_cancels(lm: LanguageModel, policies: dict[str, Policy]) -> None:
-    """200 jobs from four threads; a third is cancelled, some have little time, a quarter is never read."""
-    jobs = jobs_for(policies, 200)
+    """120 jobs from four threads; a third is cancelled, some have little time, a quarter is never read."""
+    jobs = jobs_for(policies, 120)
     for job in jobs[: len(policies)]:
         expected(policies, job)  # what a model keeps from its first use on is there
     gc.collect()
@@ -682,7 +682,7 @@ def test_random_joins_leaves_and_cancels(lm: LanguageModel, policies: dict[str, 
                 if rng.random() < 0.75:
                     ends.append((number, gather(stream)))
 
-        threads = [threading.Thread(target=client, args=(range(start, 200, 4),)) for start in range(4)]
+        threads = [threading.Thread(target=client, args=(range(start, 120, 4),)) for start in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -691,14 +691,14 @@ def test_random_joins_leaves_and_cancels(lm: LanguageModel, policies: dict[str, 
         wait_for(lambda: engine.stats.running == engine.stats.waiting == engine.stats.rows == 0)
         stats = engine.stats
         assert stats.cached_tokens == 0
-        assert sum(stats.ended.values()) == 200 and "error" not in stats.ended
+        assert sum(stats.ended.values()) == 120 and "error" not in stats.ended
         gc.collect()
         assert not [thing for thing in gc.get_objects() if type(thing) is Slot], "requests are forgotten"
         assert all(layer._storage is None for layer in engine._batch._cache.layers)
     gc.collect()
     assert held() <= before * 1.01
     reasons = {answer.end.reason for _, answer in ends}
-    assert reasons >= {"stop", "length", "cancelled"} and len(ends) > 100
+    assert reasons >= {"stop", "length", "cancelled"} and len(ends) > 60
     for number, answer in ends:
         whole = answer.end.reason in ("stop", "length")
         if whole or answer.tokens:
