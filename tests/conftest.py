@@ -39,9 +39,17 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtestloop() -> None:
-    """Measure the speed of this machine once, and not for each test with a cache of its own: plans of runs begin with it."""
-    if (calibrate := sys.modules.get("paretune.planning.calibrate")) is not None:
-        vars(calibrate)["measure"] = cache(calibrate.measure)
+    """Measure no speed and convert no model for each test with a cache of its own; tests of numbers alone import nothing for it."""
+    if "torch" in sys.modules:
+        from support.machine import share
+
+        share()
+    if (
+        "httpx" in sys.modules
+    ):  # a client of its own for every request would read the authorities' certificates anew
+        from httpx._transports import default
+
+        vars(default)["create_ssl_context"] = cache(default.create_ssl_context)
 
 
 @pytest.fixture(autouse=True)

@@ -60,6 +60,10 @@ def test_the_docstring_of_a_package_names_each_of_its_modules(package):
     assert sorted((files | folders) - set(re.findall(r"\w+", text))) == []
 
 
+IMPORT = re.compile(r"^[ \t]*from (paretune\.[\w.]+) import (\([^)]*\)|[^\n]+)", re.MULTILINE)
+"""A statement that takes names from a module of the package: its module, and the names. Quicker than a parse of every file."""
+
+
 def defined(tree):
     """Return the names that a module defines rather than imports."""
     names, waiting = set(), list(tree.body)
@@ -83,10 +87,10 @@ def test_a_name_is_imported_from_the_module_that_defines_it():
     roots = [ROOT / folder for folder in ("src", "tests", "benchmarks")]
     wrong = []
     for path in sorted(path for root in roots for path in root.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or node.module not in homes or node.module == "paretune":
+        for module, names in IMPORT.findall(path.read_text(encoding="utf-8")):
+            if module not in homes:
                 continue
-            for name in node.names:
-                if name.name not in homes[node.module] and f"{node.module}.{name.name}" not in paths:
-                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name.name} from {node.module}")
+            for name in re.findall(r"(\w+)(?: +as +\w+)? *(?:,|$)", re.sub(r"#.*|[()]|\n", " ", names)):
+                if name not in homes[module] and f"{module}.{name}" not in paths:
+                    wrong.append(f"{path.relative_to(ROOT)}: {name} from {module}")
     assert wrong == []

@@ -54,6 +54,8 @@ DECODING = {
 }
 TOKENS = 64
 """Decoded for each row."""
+PRODUCT = (1024, 576, 1536)
+"""The plain product ``[m, k] x [k, n]`` whose rate bounds that of a step's matrices."""
 
 
 def taken(lm, arguments: argparse.Namespace) -> tuple[dict[str, float], float, int, int]:
@@ -105,10 +107,11 @@ def decoded(lm, rows: int, rounds: int) -> tuple[dict[str, float], float]:
 
 def rate(dtype: torch.dtype) -> float:
     """Return the FLOP a second of a plain large product."""
-    x, weight = (torch.randn(*size, dtype=dtype) for size in ((1024, 576), (1536, 576)))
+    m, k, n = PRODUCT
+    x, weight = torch.randn(m, k, dtype=dtype), torch.randn(n, k, dtype=dtype)
     run = clocked(lambda: [torch.nn.functional.linear(x, weight) for _ in range(20)])
     run()
-    return 20 * 2 * 1024 * 576 * 1536 / sorted(run() for _ in range(5))[2]
+    return 20 * 2 * m * k * n / sorted(run() for _ in range(5))[2]
 
 
 def show(title: str, found: Mapping[str, float]) -> None:
@@ -147,7 +150,7 @@ def main(given: Sequence[str] | None = None) -> None:
         reached, bound = frozen / found[next(iter(KINDS))] / 1e9, rate(lm.model.dtype) / 1e9
         print(
             f"frozen matrices and head: {frozen / 1e9:.0f} GFLOP, {reached:.0f} GFLOP/s (thin products' time included); a plain "
-            f"product of 1024 x 576 x 1536: {bound:.0f} GFLOP/s"
+            f"product of {' x '.join(map(str, PRODUCT))}: {bound:.0f} GFLOP/s"
         )
         result[dtype] = {"seconds": found, "step": plain, "frozen_flop": frozen, "plain_rate": bound * 1e9}
     write_json(arguments.out, result)

@@ -37,7 +37,7 @@ FRONTS = {
     "noisy, 3": noisy(4, M=3, seed=1, size=0.03),
 }
 every_front = pytest.mark.parametrize("name", list(FRONTS))
-VOTERS = 16
+VOTERS = 8
 VOTES = 10
 TWO = ("a", "b")
 
@@ -290,8 +290,8 @@ def test_a_vote_is_expected_to_narrow_the_weights_as_it_then_does_on_average(nam
 
 
 def exact_information(posterior, gap):
-    """Mutual information of the vote and w at every particle, noise independent of w."""
-    ratio = (posterior.weights @ gap)[:, None] / posterior.noise[:400]
+    """Mutual information of the vote and w at every fourth particle, noise independent of w."""
+    ratio = (posterior.weights[::4] @ gap)[:, None] / posterior.noise[:400]
     chance = (1 / (1 + np.exp(-ratio))).mean(axis=1)
     entropy = lambda p: -p * np.log(p) - (1 - p) * np.log(1 - p)  # noqa: E731
     chance = np.clip(chance, 1e-12, 1 - 1e-12)

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from paretune.cli.main import main
 from paretune.data.score_files import read_scores
 from paretune.fronts.score_records import read_table
 from support.command import call
 from support.score_rows import score_rows
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    file = tmp_path / "scores.jsonl"
+def write_table(folder: Path) -> Path:
+    file = folder / "scores.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in score_rows(lift=1.5)))
     return file
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write_table(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``paretune judge`` writes; no test changes it."""
+    place = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        words = ["judge", write_table(place), "--out", place / "judged", "--resamples", 50]
+        patch.setattr(sys, "argv", ["paretune", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert not ended.value.code
+    return place / "judged"
 
 
 def test_judge_prints_verdicts_and_writes_only_where_it_is_asked(table, tmp_path, monkeypatch, capsys):
@@ -93,28 +112,26 @@ def test_bad_rows_are_named_by_file_and_line(table, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["front.svg", "front.pdf", "front.png"])
 def test_figures_are_pictures_of_a_column_and_the_same_bytes_again(
-    table, tmp_path, monkeypatch, capsys, name
+    judged, tmp_path, monkeypatch, capsys, name
 ):
-    call(monkeypatch, capsys, "judge", table, "--out", tmp_path / "judged")
     made = []
     for n in (1, 2):
         target = tmp_path / f"{n}" / name
-        assert call(monkeypatch, capsys, "figures", tmp_path / "judged", target)[0] == 0
+        assert call(monkeypatch, capsys, "figures", judged, target)[0] == 0
         made.append(target.read_bytes())
     assert made[0] == made[1] and len(made[0]) > 1000
     if name.endswith(".svg"):
         assert b'width="241.2pt"' in made[0] and b"warm (higher is better)" in made[0]
 
 
-def test_figures_refuses_what_it_cannot_write(table, tmp_path, monkeypatch, capsys):
-    call(monkeypatch, capsys, "judge", table, "--out", tmp_path / "judged")
+def test_figures_refuses_what_it_cannot_write(judged, tmp_path, monkeypatch, capsys):
     for arguments, message in (
-        ([tmp_path / "judged", tmp_path / "front.xlsx"], "expected one of: .svg"),
+        ([judged, tmp_path / "front.xlsx"], "expected one of: .svg"),
         ([tmp_path, tmp_path / "front.csv"], "no front.json"),
-        ([tmp_path / "judged", tmp_path / "t.csv", "--what", "answers"], "rows of 'answers'"),
-        ([tmp_path / "judged", tmp_path / "t.csv", "--what", "prompts"], "no scores of single answers"),
-        ([tmp_path / "judged", tmp_path / "f.svg", "--objectives", "warm"], "a picture shows two"),
-        ([tmp_path / "judged", tmp_path / "f.svg", "--objectives", "warm,concse"], "did you mean 'concise'"),
+        ([judged, tmp_path / "t.csv", "--what", "answers"], "rows of 'answers'"),
+        ([judged, tmp_path / "t.csv", "--what", "prompts"], "no scores of single answers"),
+        ([judged, tmp_path / "f.svg", "--objectives", "warm"], "a picture shows two"),
+        ([judged, tmp_path / "f.svg", "--objectives", "warm,concse"], "did you mean 'concise'"),
     ):
         code, _, error = call(monkeypatch, capsys, "figures", *arguments)
         assert code == 2 and message in " ".join(error.split()), error

@@ -215,6 +215,15 @@ def test_controllability_is_the_correlation_of_mean_ranks(points, seed):
             assert found[m] == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-12)
 
 
+@pytest.mark.parametrize("indicator", [controllability, inner_product])
+def test_many_fronts_at_once_are_each_as_alone(indicator):
+    weights = sample_simplex(7, 3, 1.0, 1).round(1)
+    fronts = np.random.default_rng(2).normal(size=(20, 7, 3)).round(1)
+    fronts[3, :, 1] = 0.5
+    alone = np.array([indicator(weights, points) for points in fronts])
+    np.testing.assert_array_equal(indicator(weights, fronts), alone)
+
+
 def test_controllability_by_hand():
     # Ranks of the scores 1, 1, 4, 3, 5 are 1.5, 1.5, 4, 3, 5, of the weights 1 to 5: the products of their
     # deviations sum to 8.5, the squares to 10 and 9.5, and 8.5 / sqrt(95) = 0.8720816, as scipy finds.

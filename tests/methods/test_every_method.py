@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ class Trial:
         """What the run measured."""
         return FrontRecord.read(self.report.parent / "front.json")
 
+    @cached_property
     def policy(self) -> Policy:
-        """Load what the run saved."""
+        """What the run saved, loaded; no test changes it."""
         return Policy.load(
             self.report.parent / "policies" / self.name, load(self.config.model, "float32", "cpu")
         )
@@ -243,7 +245,7 @@ def test_a_killed_run_ends_with_the_same_bytes(trial: Trial, tmp_path: Path) -> 
 
 
 def test_a_saved_policy_has_what_the_traits_state(trial: Trial) -> None:
-    policy, entry = trial.policy(), trial.config.entry(trial.name)
+    policy, entry = trial.policy, trial.config.entry(trial.name)
     traits = entry.traits
     assert traits.anchored == bool(policy.anchor_preferences)
     assert traits.extrapolates == policy.extrapolates
@@ -277,13 +279,13 @@ def test_a_separable_method_trains_for_one_preference_what_it_trains_for_all(tri
     splits, scorers = runs.prepare_data(trial.config, lab)
     with lab.trained_by(entry.training):
         alone = runs.train(trial.name, trial.config, lab, splits, [HALF], scorers)
-    whole = trial.policy()
+    whole = trial.policy
     assert all(stage.reused for stage in lab.stages)
     assert alone.effective(HALF) == whole.effective(HALF)
 
 
 def test_it_is_exported_or_says_why_not(trial: Trial, tmp_path: Path) -> None:
-    policy = trial.policy()
+    policy = trial.policy
     if policy.no_export:
         with pytest.raises(ModelError, match=re.escape(policy.no_export)):
             export(policy, HALF, tmp_path / "lora")
@@ -327,7 +329,7 @@ def check_work(trial: Trial) -> None:
     entry = trial.config.entry(trial.name)
     stages = entry.method.work(planned(trial.config), entry.name, entry.settings, entry.training)
     assert vars(total(stages)) == pytest.approx(vars(trial.training))
-    assert bool(trial.training.trained) == bool(trial.policy().adapters)
+    assert bool(trial.training.trained) == bool(trial.policy.adapters)
 
 
 def test_the_plan_of_a_run_is_what_the_model_does(trial: Trial) -> None:
@@ -345,7 +347,7 @@ def check_plan(trial: Trial) -> None:
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     folders = list((trial.report.parent / "adapters").glob("*"))
     assert whole.runs == len(folders)
-    assert whole.policies == (tuple(adapter.rank for adapter in trial.policy().adapters),)
+    assert whole.policies == (tuple(adapter.rank for adapter in trial.policy.adapters),)
     assert f"front: {trial.name}" in [stage.name for stage in whole.stages]
 
 
@@ -398,4 +400,4 @@ def test_a_method_is_added_by_one_file_and_one_line(tmp_path: Path, monkeypatch:
     check_front_and_report(made)
     check_work(made)
     check_plan(made)
-    assert torch.is_tensor(made.policy().gates([HALF]))
+    assert torch.is_tensor(made.policy.gates([HALF]))

@@ -68,6 +68,12 @@ def config_of(folder: Path, model: Path | str, **changes: object) -> RunConfig:
     return parse_config({**values, **changes})
 
 
+@pytest.fixture(scope="module")
+def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that had memory enough."""
+    return run(config_of(tmp_path_factory.mktemp("whole"), model)).parent
+
+
 # Parts
 
 
@@ -379,13 +385,11 @@ def failing(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("where", ["training", "scoring", "sampling"])
 def test_a_run_without_memory_ends_in_one_message_and_goes_on(
-    model: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys
+    model: Path, whole: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     from paretune.models.adapter import Adapter
 
-    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    whole, config = config_of(tmp_path / "a", model), config_of(tmp_path / "b", model)
-    run(whole)
+    config = config_of(tmp_path, model)
     with monkeypatch.context() as broken:
         failing(where, broken)
         with pytest.raises(ParetuneError) as ended:
@@ -398,10 +402,12 @@ def test_a_run_without_memory_ends_in_one_message_and_goes_on(
         names = ("batch_tokens", "batch_size", "rank", "gradient_checkpointing", "quantization")
         assert sum(f"{name}=" in message for name in names) == 3
     if where == "training":
-        assert list((tmp_path / "b/run/checkpoints").glob("dpo-short-*.safetensors"))
+        assert list((tmp_path / "run/checkpoints").glob("dpo-short-*.safetensors"))
     run(config)
     for name in ("dpo-short", "dpo-good"):
-        one, other = (Adapter.load(tmp_path / part / "run/adapters" / name / "adapter") for part in "ab")
+        one, other = (
+            Adapter.load(folder / "adapters" / name / "adapter") for folder in (whole, tmp_path / "run")
+        )
         assert adapters_equal(one, other)
 
 

@@ -36,6 +36,7 @@ from paretune.runs.plan import plan
 from paretune.runs.prepare import load_splits
 from paretune.runs.run import run
 from support.command import call
+from support.machine import RATES, really_measured
 from support.tiny import make_tiny_llama
 from support.world import make_dataset, write_model
 
@@ -349,6 +350,7 @@ def test_a_model_that_does_not_fit_says_how_many_devices_hold_it(tmp_path: Path)
 
 def test_this_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(calibrate, "measure", really_measured)
     monkeypatch.setattr(calibrate, "ROUNDS", 1)
     monkeypatch.setattr(calibrate, "_others", lambda before, after: 0.0)
     first, name = calibrate.here("float32", "cpu")
@@ -364,9 +366,8 @@ def test_what_is_measured_on_a_busy_machine_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path))
-    rates = calibrate.Rates(1e11, 1e10, 1e10, 1e10, 1e-5, 1e10)
     measured = []
-    monkeypatch.setattr(calibrate, "measure", lambda *_: measured.append(1) or rates)
+    monkeypatch.setattr(calibrate, "measure", lambda *_: measured.append(1) or RATES)
     monkeypatch.setattr(calibrate, "_others", lambda before, after: 0.5)
     first, _ = calibrate.here("float32", "cpu")
     assert calibrate.here("float32", "cpu") == (first, "float32") and len(measured) == 1, "once in a command"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.main
 
 from paretune.cli.main import main
+
+# A process of the command line builds its commands once; so does this one, though it runs many command lines.
+vars(typer.main)["get_command"] = cache(typer.main.get_command)
 
 
 def call(

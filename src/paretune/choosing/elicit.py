@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from paretune.choosing.posterior import Posterior
 from paretune.core.errors import ParetuneError
@@ -80,7 +81,7 @@ def expected_deviation(posterior: Posterior, surface: Surface, pair: Pair) -> di
     columns = np.argsort(_columns(posterior, surface))
     ends = np.stack([one.over(surface.objectives).array() for one in (pair.first, pair.second)])
     scaled = (surface.outcomes(ends) / _units(posterior, surface))[:, columns]
-    first = _sigmoid(posterior.weights @ (scaled[0] - scaled[1]) / posterior.noise)
+    first = expit(posterior.weights @ (scaled[0] - scaled[1]) / posterior.noise)
     variance = np.zeros(len(columns))
     for chance in (first, 1 - first):
         mass = posterior.mass * chance
@@ -174,7 +175,7 @@ def _information(posterior: Posterior, differences: np.ndarray, particles: int, 
     utility = tastes @ differences.T
     chance = np.zeros_like(utility)
     for noise in noises:
-        chance += _sigmoid(utility / noise) / levels
+        chance += expit(utility / noise) / levels
     return np.asarray(_entropy(chance.mean(axis=0)) - _entropy(chance).mean(axis=0))
 
 
@@ -183,10 +184,6 @@ def _quantiles(mass: np.ndarray, count: int) -> np.ndarray:
     cumulative = np.cumsum(mass)
     shares = (np.arange(count) + 0.5) / count * cumulative[-1]
     return np.minimum(np.searchsorted(cumulative, shares), len(mass) - 1)
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return np.asarray((1 + np.tanh(values / 2)) / 2)
 
 
 def _entropy(chance: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from typing import IO, Any, TypeVar, overload
 from paretune.core.errors import ParetuneError
 from paretune.core.folder_form import FolderForm, refuse_foreign
 from paretune.core.swap import holder_beside, replace_folder, settle, sweep, sync
+from paretune.core.validator import validator
 
 logger = logging.getLogger(__name__)
 
@@ -213,10 +214,10 @@ def parse_json(text: str, where: str, form: Any = None, cure: str = REMAKE) -> A
         raise ParetuneError(f"{where}: not valid JSON (nested too deeply); {cure}") from error
     if form is None:
         return value
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(form).validate_json(text, strict=True)
+        return validator(form).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the whole file"

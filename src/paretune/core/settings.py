@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from paretune.core.bounds import bounds_of, out_of_bounds
 from paretune.core.errors import ConfigError, suggest
 from paretune.core.settings_words import admits, complaint, holds, inside, is_number, options, unfit
+from paretune.core.validator import validator
 
 T = TypeVar("T")
 
@@ -67,7 +69,8 @@ def flat_fields(kind: Any) -> dict[str, tuple[Flat, Any]]:
     }
 
 
-def known_keys(kind: Any) -> dict[str, Any]:
+@cache
+def known_keys(kind: Any) -> Mapping[str, Any]:
     """Return key in the file -> annotated type with its bounds, for every setting of a class."""
     hints = get_type_hints(kind, include_extras=True)
     if issubclass(kind, BaseModel):
@@ -96,7 +99,7 @@ def parse(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """
     _check_keys(kind, values, where)
     try:
-        return TypeAdapter(kind).validate_python(_nested(kind, values))
+        return validator(kind).validate_python(_nested(kind, values))  # type: ignore[arg-type,no-any-return]
     except ValidationError as error:
         raise ConfigError("; ".join(explained(error, kind, where))) from error
 
@@ -105,7 +108,7 @@ def check_value(hint: Any, value: Any, where: str) -> None:
     """Raise a ConfigError unless a value is one that a type admits; the message begins with ``where``, its key."""
     _check_plain(hint, value, where)
     try:
-        TypeAdapter(hint).validate_python(value)
+        validator(hint).validate_python(value)
     except ValidationError as error:
         raise ConfigError("; ".join(explained(error, hint, where))) from error
 

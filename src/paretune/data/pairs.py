@@ -277,8 +277,12 @@ def preferred(row: Row, objectives: tuple[str, ...]) -> np.ndarray:
 
 def _labels(row: Row, objectives: tuple[str, ...]) -> np.ndarray:
     """Return [M, K, K]: the label of each objective for a against b (see `Pair`)."""
-    labels = np.full((len(objectives), len(row.responses), len(row.responses)), np.nan)
+    missing = (math.nan,) * len(row.responses)
+    scores = np.array([row.scores.get(name, missing) for name in objectives], dtype=np.float64)
+    scores = scores.reshape(len(objectives), len(row.responses))
+    labels: np.ndarray = np.sign(scores[:, :, None] - scores[:, None, :])
     for m, objective in enumerate(objectives):
-        compared = _compared(row, objective)
-        labels[m] = np.where(np.isnan(compared), np.sign(_score_gaps(row, objective)), compared)
+        if objective in row.labels:
+            compared = _compared(row, objective)
+            labels[m] = np.where(np.isnan(compared), labels[m], compared)
     return labels

@@ -147,9 +147,8 @@ class Front:
                 values = value(self.means)
                 low = high = np.full(len(names), np.nan)
                 if indicator.resampled:
-                    low, high = _bounds(
-                        np.array([value(points) for points in draws]), level, len(self.prompts)
-                    )
+                    found = value(draws).reshape(len(draws), len(names))
+                    low, high = _bounds(found, level, len(self.prompts))
                 rows = zip(values, low, high, strict=True)
                 bounded = [Interval(float(v), float(below), float(above), level) for v, below, above in rows]
                 figures.update(zip(names, bounded, strict=True))

@@ -101,16 +101,18 @@ def igd_plus(points: np.ndarray, target: np.ndarray) -> float:
     return float(moocore.igd_plus(-values, ref=-goal))
 
 
-def inner_product(preferences: np.ndarray, points: np.ndarray) -> float:
+def inner_product(preferences: np.ndarray, points: np.ndarray) -> float | np.ndarray:
     """Return the mean of ``<preferences[n], points[n]>``, both ``[N, M]``; higher is better.
 
-    It depends on the scale of each objective. Panacea (Zhong et al. 2024), evaluation.
+    For points ``[S, N, M]`` there are S of them. It depends on the scale of each objective. Panacea (Zhong et al. 2024),
+    evaluation.
 
     >>> inner_product(np.array([[1, 0], [0.5, 0.5]]), np.array([[4, 1], [2, 3]]))  # (4 + 2.5) / 2
     3.25
     """
-    values, weights = _points(points), _weights(preferences, points)
-    return float((weights * values).sum(axis=1).mean())
+    values, weights = _drawn(preferences, points)
+    means = (weights * values).sum(axis=-1).mean(axis=-1)
+    return float(means) if values.ndim == 2 else np.asarray(means)
 
 
 def sparsity(points: np.ndarray) -> float:
@@ -187,13 +189,17 @@ def _scaled(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def controllability(preferences: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return ``[M]`` Spearman correlations of the weight on an objective and its score; 1 is full control.
 
-    NaN where weight or score is the same at all N points. Equal values share their mean rank.
+    For points ``[S, N, M]`` they are ``[S, M]``. NaN where weight or score is the same at all N points. Equal values share their
+    mean rank.
 
     >>> controllability(np.array([[1, 0], [0.5, 0.5], [0, 1]]), np.array([[3, 7], [2, 7], [1, 9]])).round(3)
     array([1.   , 0.866])
     """
-    values, weights = _points(points), _weights(preferences, points)
-    return np.array([_correlation(_ranks(w), _ranks(v)) for w, v in zip(weights.T, values.T, strict=True)])
+    values, weights = _drawn(preferences, points)
+    a, b = (_ranks(np.ascontiguousarray(each.swapaxes(-1, -2))) for each in (weights, values))
+    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+    return np.divide((a * b).sum(axis=-1), scale, out=np.full(scale.shape, math.nan), where=scale > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +208,7 @@ class Measured:
 
     Attributes:
         preferences: ``[N, M]``, one per point.
-        points: ``[N, M]`` mean scores.
+        points: ``[N, M]`` mean scores; where an indicator is resampled also ``[S, N, M]``, for as many figures of each.
         reference: ``[M]``, the reference point of hypervolumes.
         target: ``[T, M]``, the best points known: the non-dominated ones of all fronts that are compared.
     """
@@ -295,14 +301,26 @@ INDICATORS = {
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    """Return the ranks of ``values [.., N]`` among those of the last axis, from 1; equal values share their mean rank."""
+    order = np.argsort(values, axis=-1)
+    ordered = np.take_along_axis(values, order, axis=-1)
+    N, step = values.shape[-1], ordered[..., 1:] != ordered[..., :-1]
+    edge = np.ones((*step.shape[:-1], 1), dtype=bool)
+    first = np.maximum.accumulate(np.where(np.concatenate([edge, step], axis=-1), np.arange(N), 0), axis=-1)
+    ends = np.where(np.concatenate([step, edge], axis=-1), np.arange(N), N)
+    last = np.minimum.accumulate(ends[..., ::-1], axis=-1)[..., ::-1]
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2 + 1, axis=-1)
+    return ranks
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt(float((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale > 0 else math.nan
+def _drawn(preferences: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return points ``[N, M]``, or S times as many ``[S, N, M]``, and the weights ``[N, M]``, both as numbers."""
+    if np.ndim(points) != 3:
+        return _points(points), _weights(preferences, points)
+    S, N, M = np.shape(points)
+    values = _points(np.reshape(points, (S * N, M))).reshape(S, N, M)
+    return values, _weights(preferences, values[0])
 
 
 def _points(points: np.ndarray, what: str = "points") -> np.ndarray:

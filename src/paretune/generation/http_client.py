@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
+from ssl import SSLContext
 from typing import Any, TypeVar
 
 import httpx
@@ -74,8 +76,15 @@ async def connected(endpoint: Endpoint, speaks: str = "OpenAI's API") -> AsyncIt
         headers={"authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
         limits=httpx.Limits(max_connections=endpoint.concurrency),
+        verify=_authorities(),
     ) as http:
         yield Client(endpoint, http, speaks)
+
+
+@cache
+def _authorities() -> SSLContext:
+    """Return the certificates that connections are checked by, read once in a process: it takes as long as many questions."""
+    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
 
-from pydantic import TypeAdapter
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,6 +22,7 @@ from typing_extensions import NotRequired, TypedDict
 from paretune.core.errors import TrainingError
 from paretune.core.files import append, atomic_path
 from paretune.core.meter import Spent, current
+from paretune.core.validator import validator
 
 
 class Facts(TypedDict):
@@ -127,7 +127,7 @@ def restore(
     try:
         with safe_open(checkpoint, framework="pt") as opened:
             text = opened.metadata()["paretune"]
-            TypeAdapter(Facts).validate_json(text)
+            validator(Facts).validate_json(text)
             facts: Facts = json.loads(text)  # as they are: whole numbers stay whole
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
         if facts["key"] == key:
@@ -185,7 +185,7 @@ def _progress(checkpoint: Path, facts: Facts, steps: int) -> Progress:
         progress.saved = len(progress.history)
     if not 0 < progress.step <= steps or len(progress.history) != progress.step:
         raise ValueError(f"step {progress.step} with {len(progress.history)} records, of {steps} steps")
-    TypeAdapter(list[dict[str, float]]).validate_python(progress.history)
+    validator(list[dict[str, float]]).validate_python(progress.history)
     return progress
 
 

@@ -112,9 +112,9 @@ def policies(lm: LanguageModel) -> dict[str, Policy]:
     return {policy.name: policy for policy in made}
 
 
-def jobs_for(policies: dict[str, Policy], count: int, seed: int = 0) -> list[Job]:
+def jobs_for(policies: dict[str, Policy], count: int) -> list[Job]:
     """Jobs of all policies at many preferences, some greedy, some with top-p, of different lengths."""
-    rng, prompts = random.Random(seed), [row.prompt for row in make_dataset(30, seed=5).rows]
+    rng, prompts = random.Random(0), [row.prompt for row in make_dataset(30, seed=5).rows]
     jobs = []
     for number in range(count):
         name, weight = list(policies)[number % len(policies)], rng.choice([0.0, 0.1, 0.35, 0.5, 0.8, 1.0])
@@ -661,9 +661,10 @@ def test_a_failing_forward_ends_its_rows_and_the_engine_goes_on(
 
 
 def test_random_joins_leaves_and_cancels(lm: LanguageModel, policies: dict[str, Policy]) -> None:
-    """200 jobs from four threads; a third is cancelled, some have little time, a quarter is never read."""
-    jobs = jobs_for(policies, 200, seed=3)
-    whole = [expected(policies, job).tokens for job in jobs]
+    """120 jobs from four threads; a third is cancelled, some have little time, a quarter is never read."""
+    jobs = jobs_for(policies, 120)
+    for job in jobs[: len(policies)]:
+        expected(policies, job)  # what a model keeps from its first use on is there
     gc.collect()
     before = held()
     engine = Engine(policies, EngineLimits(max_rows=16, max_waiting=1000, prefill_tokens=32))
@@ -681,7 +682,7 @@ def test_random_joins_leaves_and_cancels(lm: LanguageModel, policies: dict[str, 
                 if rng.random() < 0.75:
                     ends.append((number, gather(stream)))
 
-        threads = [threading.Thread(target=client, args=(range(start, 200, 4),)) for start in range(4)]
+        threads = [threading.Thread(target=client, args=(range(start, 120, 4),)) for start in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -690,18 +691,19 @@ def test_random_joins_leaves_and_cancels(lm: LanguageModel, policies: dict[str, 
         wait_for(lambda: engine.stats.running == engine.stats.waiting == engine.stats.rows == 0)
         stats = engine.stats
         assert stats.cached_tokens == 0
-        assert sum(stats.ended.values()) == 200 and "error" not in stats.ended
+        assert sum(stats.ended.values()) == 120 and "error" not in stats.ended
         gc.collect()
         assert not [thing for thing in gc.get_objects() if type(thing) is Slot], "requests are forgotten"
         assert all(layer._storage is None for layer in engine._batch._cache.layers)
     gc.collect()
     assert held() <= before * 1.01
     reasons = {answer.end.reason for _, answer in ends}
-    assert reasons >= {"stop", "length", "cancelled"} and len(ends) > 100
+    assert reasons >= {"stop", "length", "cancelled"} and len(ends) > 60
     for number, answer in ends:
-        assert answer.tokens == whole[number][: len(answer.tokens)]
-        if answer.end.reason in ("stop", "length"):
-            assert answer.tokens == whole[number]
+        whole = answer.end.reason in ("stop", "length")
+        if whole or answer.tokens:
+            tokens = expected(policies, jobs[number]).tokens
+            assert answer.tokens == (tokens if whole else tokens[: len(answer.tokens)])
 
 
 def held() -> int:
