@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support import measuring
 from support.tiny import make_tiny_llama
 
 if TYPE_CHECKING:
@@ -44,10 +43,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_runtestloop() -> None:
-    """Measure the speed of this machine once, and not for each test with a cache of its own: plans of runs begin with it."""
-    if (calibrate := sys.modules.get("paretune.planning.calibrate")) is not None:
-        vars(calibrate)["measure"] = cache(calibrate.measure)
+@pytest.fixture(scope="session", autouse=True)
+def measured(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Measure the speed of this machine once."""
+    os.environ[measuring.FOLDER] = str(tmp_path_factory.mktemp("rates"))
+    measuring.keep()
 
 
 @pytest.fixture(autouse=True)
