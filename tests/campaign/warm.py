@@ -1,19 +1,33 @@
-"""Starts commands from a warm process: in milliseconds instead of seconds, as real processes that can really be killed."""
+"""Starts commands by forks of a warm process, in milliseconds instead of seconds, and kills and asks them."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support.forked import Forked
+
 ROOT = Path(__file__).parents[2]
+QUIET = {
+    "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), str(ROOT)]),
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
+"""The environment of every command."""
 MEMORY = 12 << 30
 """Bytes of address space of a command; one that asks for more fails, and not the machine."""
 
@@ -51,8 +65,6 @@ class Job:
     serve: bool = False
     ask: Sequence[Mapping[str, Any]] = ()
     timeout: float = 180.0
-    out: str = ""
-    err: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,57 +108,83 @@ class Ended:
 
 
 class Warm:
-    """A warm process; it starts at the first command and is used by one thread."""
+    """Starts commands by forks of a warm process (:mod:`support.forked`), used by one thread."""
 
     def __init__(self, cache: Path) -> None:
-        self.cache, self._process = cache, None
+        self.cache = cache
         self._talk = tempfile.TemporaryDirectory(prefix="campaign-")
 
     def __call__(self, *arguments: object, cwd: Path, **options: Any) -> Ended:
         """Run ``paretune ARGUMENTS`` in a folder; ``options`` are those of `Job`."""
-        out, err = (str(Path(self._talk.name) / name) for name in ("out", "err"))
+        out, err = (Path(self._talk.name) / name for name in ("out", "err"))
         env = {"PARETUNE_CACHE": str(self.cache), "COLUMNS": "200", **options.pop("env", {})}
-        job = Job(tuple(map(str, arguments)), str(cwd), env=env, out=out, err=err, **options)
-        process = self._started()
-        process.stdin.write(json.dumps(asdict(job)) + "\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-        if not answer:
-            self._process = None  # the next trial starts another one
-            raise RuntimeError(f"the warm process ended with {process.wait()}")
-        said = (Path(name).read_bytes().decode("utf-8", "replace") for name in (out, err))
-        facts = json.loads(answer)
-        return Ended(facts["code"], *said, facts["seconds"], facts["timed_out"], facts["answer"])
-
-    def _started(self) -> Any:
-        if self._process is None:
-            paths = [str(ROOT / "src"), str(ROOT / "tests"), str(ROOT)]
-            quiet = {
-                "PYTHONPATH": os.pathsep.join(paths),
-                "OMP_NUM_THREADS": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-                "HF_HUB_OFFLINE": "1",
-                "MPLBACKEND": "agg",
-                "LRU_CACHE_CAPACITY": "128",
-            }
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "campaign.child"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, **quiet},
+        job = Job(tuple(map(str, arguments)), str(cwd), env=env, **options)
+        command = [sys.executable, "-m", "campaign.child", json.dumps(asdict(job))]
+        began = time.perf_counter()
+        with out.open("wb") as told, err.open("wb") as warned:
+            process = Forked(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=told,
+                stderr=warned,
+                cwd=cwd,
+                env={**os.environ, **QUIET, **env},
             )
-            ready = json.loads(self._process.stdout.readline() or "{}")
-            if ready.get("threads") != 1:
-                self.close()
-                raise RuntimeError(
-                    f"a fork needs a process with one thread, this one has {ready.get('threads')}"
-                )
-        return self._process
+        timed_out, answer = _watched(process, job, err)
+        seconds = time.perf_counter() - began
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what the command has left behind
+        said = (file.read_bytes().decode("utf-8", "replace") for file in (out, err))
+        return Ended(process.returncode, *said, seconds, timed_out, answer)
 
     def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.stdin.close()
-            self._process.wait()
-            self._process = None
+        """Remove what commands printed."""
+        self._talk.cleanup()
+
+
+def _watched(process: subprocess.Popen[bytes], job: Job, log: Path) -> tuple[bool, str]:
+    """Wait for the end of a process, killed and asked as its job says; return whether it was given up, and what it answered."""
+    began, kill = time.perf_counter(), job.kill_after
+    timed_out, answer = False, ""
+    while process.poll() is None:
+        passed = time.perf_counter() - began
+        if kill is not None and passed >= kill:
+            process.kill()
+            kill = None
+        elif passed > job.timeout:
+            timed_out = True
+            process.kill()
+            process.wait()
+        elif job.serve and not answer:
+            if answer := _asked(log, job.ask):
+                process.terminate()
+        else:
+            time.sleep(0.001 if kill is not None else 0.01)
+    return timed_out, answer
+
+
+def _asked(log: Path, requests: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a server answers to requests once it is healthy; empty before that."""
+    found = re.search(r"running on (http://[\w.:]+)", log.read_text(errors="replace"))
+    if found is None:
+        return ""
+    try:
+        with urllib.request.urlopen(f"{found[1]}/health", timeout=5) as health:
+            if health.status != 200:
+                return ""
+    except OSError:
+        time.sleep(0.02)
+        return ""
+    answers = []
+    for body in requests:
+        request = urllib.request.Request(
+            f"{found[1]}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                answers.append([response.status, json.load(response)["choices"][0]["message"]["content"]])
+        except urllib.error.HTTPError as error:
+            answers.append([error.code, ""])
+        except OSError as error:
+            answers.append([0, str(error)])
+    return json.dumps(answers)

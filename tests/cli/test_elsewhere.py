@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import httpx
 import pytest
@@ -15,9 +14,9 @@ import pytest
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
+from support.forked import COMMAND_LINE, run
 from support.server_process import process
 
-MAIN = "import sys; from paretune.cli.main import main; main()"
 PROMPT = "good moon"
 ELSEWHERE = ("--device", "cpu", "--dtype", "float32")
 
@@ -57,31 +56,29 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int, st
     return run, place, seed, texts[seed]
 
 
-def command(*arguments: object, text: str = "") -> subprocess.CompletedProcess[str]:
+def command(*arguments: object, text: str = "") -> CompletedProcess[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
-    return subprocess.run(
-        [sys.executable, "-c", MAIN, *map(str, arguments)],
-        input=text, capture_output=True, text=True, check=False, timeout=600, env=environment,
-    )  # fmt: skip
+    given = [*COMMAND_LINE, *map(str, arguments)]
+    return run(given, input=text, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def test_serve_and_chat_and_generate_answer_as_before_with_the_model_at_another_place(
     moved: tuple[Path, Path, int, str],
 ) -> None:
-    run, place, seed, answer = moved
+    folder, place, seed, answer = moved
     ask = ("-p", "short=0.2,good=0.8", "--temperature", 1, "--seed", seed, "--model", place, *ELSEWHERE)
-    generated = command("generate", run / "policies/soup", PROMPT, "--max-new-tokens", 6, "--json", *ask)
+    generated = command("generate", folder / "policies/soup", PROMPT, "--max-new-tokens", 6, "--json", *ask)
     assert generated.returncode == 0, generated.stderr
     (said,) = json.loads(generated.stdout)
     assert said["text"] == answer and said["preference"] == {"short": 0.2, "good": 0.8}
-    with process(run, "--model", place, *ELSEWHERE, "--no-store") as (_, address):
+    with process(folder, "--model", place, *ELSEWHERE, "--no-store") as (_, address):
         body = {
             "model": "soup", "messages": [{"role": "user", "content": PROMPT}], "temperature": 1, "max_tokens": 6,
             "top_p": 0.95, "seed": seed, "preference": {"short": 0.2, "good": 0.8},
         }  # fmt: skip
         served = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=120).json()
     assert served["choices"][0]["message"]["content"] == answer, served
-    chatted = command("chat", run, "--max-tokens", 6, *ask, text=f"{PROMPT}\n/p short=2\n")
+    chatted = command("chat", folder, "--max-tokens", 6, *ask, text=f"{PROMPT}\n/p short=2\n")
     assert chatted.returncode == 0 and answer in chatted.stdout, chatted.stdout + chatted.stderr
     assert "the weights sum to 2" in chatted.stdout.rpartition(answer)[2], (
         "a preference that is none is said, and the chat goes on"
@@ -89,8 +86,7 @@ def test_serve_and_chat_and_generate_answer_as_before_with_the_model_at_another_
 
 
 def test_without_the_model_a_command_says_what_to_give(moved: tuple[Path, Path, int, str]) -> None:
-    run = moved[0]
-    done = command("chat", run, text=f"{PROMPT}\n")
+    done = command("chat", moved[0], text=f"{PROMPT}\n")
     assert done.returncode == 2 and done.stderr.count("\n") <= 2, done.stderr
     assert "--model" in done.stderr or "model=" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr

@@ -21,6 +21,7 @@ from paretune.cli.main import app
 from paretune.cli.output import show
 from paretune.core.errors import ConfigError
 from paretune.core.progress import silent
+from support import forked
 from support.command import call
 from support.world import make_dataset
 
@@ -214,11 +215,11 @@ def test_a_warning_about_data_is_a_message_of_this_program(tmp_path: Path) -> No
         "--objective",
         "helpful",
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = forked.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "objective=helpful is not used: the data have no labels" in done.stderr
     assert "Warning" not in done.stderr and ".py:" not in done.stderr
     quiet = [*command[:3], "-q", *command[3:5], str(data), "quiet.jsonl", *command[-2:]]
-    assert not subprocess.run(quiet, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
+    assert not forked.run(quiet, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -26,6 +25,7 @@ from paretune.runs.prepare import prepare_data
 from paretune.training.lab import Lab
 from support.command import call
 from support.endpoint_server import Behaviour, Server, completion, impatient, serving  # noqa: F401 - a fixture
+from support.forked import COMMAND_LINE, Forked
 from support.serve_world import wait_until
 from support.server_process import process, untrained_run  # noqa: F401 - a fixture
 from support.world import make_dataset
@@ -264,13 +264,7 @@ def test_the_command_line_goes_on_after_a_kill(
             options = ["--responses", "2", "--endpoint", server.url, "--concurrency", "3"]
             return ["data", "sample", str(tmp_path / "prompts.jsonl"), str(tmp_path / target), *options]
 
-        code = "import sys; from paretune.cli.main import main; main()"
-        killed = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments("killed.jsonl")],
-            stderr=subprocess.PIPE,
-            # Whoever started the tests in the background may have had SIGINT ignored, which is inherited.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        killed = Forked([*COMMAND_LINE, *arguments("killed.jsonl")], stderr=PIPE)
         try:
             assert wait_until(lambda: server.together == 3 and len(server.bodies) >= 103, 60)
             killed.send_signal(kill)

@@ -32,6 +32,7 @@ from paretune.models.adapter import Adapter
 from paretune.models.distributed import ProcessGroup, WorkSplit, shard_weights, start
 from paretune.models.frozen_linear import FrozenLinear
 from paretune.models.language_model import LanguageModel
+from paretune.planning import calibrate
 from paretune.training import loop
 from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
@@ -239,12 +240,16 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_torchrun_gives_the_run_of_one_process(config: Path, tmp_path: Path) -> None:
+def test_torchrun_gives_the_run_of_one_process(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Data, scores, training, draws between its stages, the front: the same numbers, told once."""
     from paretune.runs.parse import load_config
     from paretune.runs.run import run
 
     run(load_config(config, [f"folder={tmp_path / 'one'}"]))
+    monkeypatch.setattr(calibrate, "_others", lambda *_: 0.0)
+    calibrate.here("float32", "cpu")  # the other processes find in the cache how fast this machine is
     result = torchrun("run", config, f"folder={tmp_path / 'two'}", "processes=2")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("Report: ") == 1 and result.stderr.count("ParetoHqD, stage 2: ") <= 3

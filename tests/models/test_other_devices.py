@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,18 +11,18 @@ import pytest
 import torch
 
 from paretune.models import devices, language_model
+from support.forked import run
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What ``support/apple_trials.py`` saw, in a process of its own."""
     tests = Path(__file__).parents[1]
-    done = subprocess.run(
+    done = run(
         [sys.executable, "-m", "support.apple_trials", str(tmp_path_factory.mktemp("apple"))],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])},
+        cwd=tests,
         capture_output=True,
         text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -50,39 +51,57 @@ def soup(folder: Path) -> Policy:
     return Policy.soup("soup", lm, OBJECTIVES, adapters)
 
 
-@pytest.mark.parametrize("given", ["anna/lora", "folder"])
-def test_the_code_of_a_loras_card_loads_it_by_name_on_the_commit_that_was_trained_on(
-    given: str, tmp_path: Path
-) -> None:
+@dataclass(frozen=True)
+class Loaded:
+    """An exported LoRA, and the logits by each code that loads it: of its folder, and by its name on the hub."""
+
+    policy: Policy
+    logits: dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Run the code of the LoRA's card for both places, in one process that has the cache and no hub."""
     pytest.importorskip("peft")
-    cache = tmp_path / "cache"
-    trained = fill(cache, "team/base", write_model(tmp_path / "base"))
-    later = fill(cache, "team/base", write_model(tmp_path / "later", seed=1))
+    folder = tmp_path_factory.mktemp("loras")
+    cache = folder / "cache"
+    trained = fill(cache, "team/base", write_model(folder / "base"))
+    later = fill(cache, "team/base", write_model(folder / "later", seed=1))
     assert (cache / "models--team--base/refs/main").read_text() == later.name != trained.name
     policy = soup(trained)
-    export(policy, ASKED, tmp_path / "lora")
-    config = read_json(tmp_path / "lora/adapter_config.json")
+    export(policy, ASKED, folder / "lora")
+    config = read_json(folder / "lora/adapter_config.json")
     assert (config["base_model_name_or_path"], config["revision"]) == ("team/base", trained.name)
-    fill(cache, "anna/lora", tmp_path / "lora")
+    fill(cache, "anna/lora", folder / "lora")
 
-    card = (tmp_path / "lora/README.md").read_text()
+    card = (folder / "lora/README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
-    place = str(tmp_path / "lora") if given == "folder" else given
     assert 'folder = "."' in code and f"from_pretrained('team/base', revision='{trained.name}')" in code
-    code = code.replace('folder = "."', f"folder = {place!r}").replace(
-        "max_new_tokens=160", "max_new_tokens=4"
-    )
-    (tmp_path / "empty").mkdir()
+    code = code.replace("max_new_tokens=160", "max_new_tokens=4")
+    program, logits = "import os\n", {}
+    for given, place in (("anna/lora", "anna/lora"), ("folder", str(folder / "lora"))):
+        empty = folder / f"empty-{given.replace('/', '-')}"
+        empty.mkdir()
+        logits[given] = empty / "logits.safetensors"
+        placed = code.replace('folder = "."', f"folder = {place!r}") + SAVED
+        program += f"os.chdir({str(empty)!r})\nexec({placed!r}, {{}})\n"
     done = subprocess.run(
-        [sys.executable, "-c", code + SAVED],
-        cwd=tmp_path / "empty",
+        [sys.executable, "-c", program],
+        cwd=folder,
         env=offline(cache),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = load_file(tmp_path / "empty/logits.safetensors")["logits"]
+    return Loaded(policy, logits)
+
+
+@pytest.mark.parametrize("given", ["anna/lora", "folder"])
+def test_the_code_of_a_loras_card_loads_it_by_name_on_the_commit_that_was_trained_on(
+    given: str, loaded: Loaded
+) -> None:
+    found, policy = load_file(loaded.logits[given])["logits"], loaded.policy
     with torch.no_grad():
         with attached(policy.lm, stack(policy.adapters)) as steering, steering.at(policy.gates([ASKED])):
             expected = policy.lm.model(input_ids=torch.tensor(IDS)).logits

@@ -36,7 +36,8 @@ from paretune.runs.plan import plan
 from paretune.runs.prepare import load_splits
 from paretune.runs.run import run
 from support.command import call
-from support.machine import RATES, really_measured
+from support.machine import really_measured
+from support.measuring import RATES
 from support.tiny import make_tiny_llama
 from support.world import make_dataset, write_model
 

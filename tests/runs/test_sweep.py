@@ -29,7 +29,7 @@ from paretune.runs.run import run
 from paretune.runs.sweep import expanded, sweep
 from paretune.runs.workers import Job, in_order
 from paretune.training.lab import Lab
-from support import sweep_world
+from support import forked, sweep_world
 from support.world import make_dataset
 
 SCORERS = [
@@ -119,7 +119,7 @@ def test_a_failing_task_is_reported_and_the_others_are_kept(settings: dict[str, 
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({**settings, "sweep": {"retries": 1}}))
     command = [sys.executable, "-m", "paretune", "sweep", str(config)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = forked.run(command, capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
     assert "failed after 2 tries: modpo@short=0.5,good=0.5" in result.stderr and "notes.txt" in result.stderr
     assert "Report: " in result.stdout and "Traceback" not in result.stderr

@@ -6,16 +6,17 @@ import asyncio
 import importlib.util
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
+from subprocess import Popen
 
 import httpx
 import pytest
 
 from paretune.serving.store.store import Store
+from support import forked
+from support.forked import COMMAND_LINE
 from support.serve_world import CHAT, OBJECTIVES, wait_until
 from support.server_process import process, untrained_run  # noqa: F401 - a fixture
 
@@ -71,9 +72,8 @@ def test_a_model_that_cannot_be_loaded_ends_it(run: Path, tmp_path: Path) -> Non
     shutil.copytree(run / "policies/soup", tmp_path / "policies/soup")
     file = tmp_path / "policies/soup/policy.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model": str(tmp_path / "none")}))
-    code = "import sys; from paretune.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "serve", str(tmp_path), "--no-store", "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [*COMMAND_LINE, "serve", str(tmp_path), "--no-store", "--port", "0"]
+    done = forked.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     said = f"its base model {tmp_path / 'none'} is not on this machine, and its name on the hub is not known"
     assert said in done.stderr and "--model FOLDER_OR_HUB_NAME" in done.stderr
@@ -126,14 +126,17 @@ def test_kill_in_a_vote_storm_loses_no_acknowledged_vote(run: Path, tmp_path: Pa
 
 
 def test_some_seconds_of_unruly_clients(run: Path, tmp_path: Path) -> None:
-    """`benchmarks/serving/soak.py` in small: nothing leaks, nothing is stuck, nothing fails."""
+    """`benchmarks/serving/soak.py` in small: nothing leaks, nothing is stuck, nothing fails.
+
+    The server is a process from its start: its growth is a share of the memory that it has as one.
+    """
     spec = importlib.util.spec_from_file_location(
         "soak", Path(__file__).parents[2] / "benchmarks/serving/soak.py"
     )
     assert spec and spec.loader
     soak = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(soak)
-    with process(run, "--store", tmp_path / "s.sqlite", "--queue", 8) as (made, address):
+    with process(run, "--store", tmp_path / "s.sqlite", "--queue", 8, start=Popen) as (made, address):
         asyncio.run(soak.soak(address, made.pid, 2, 16, 60))  # what is loaded on first use
         found = asyncio.run(soak.soak(address, made.pid, 4, 16, 60, seed=1))
     assert not found["wrong"] and not found["stuck"] and found["growth"] < 0.1, found

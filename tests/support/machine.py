@@ -14,10 +14,8 @@ from paretune.fronts.record import FrontRecord
 from paretune.models import loading
 from paretune.models.embedded import embedded_gguf
 from paretune.planning import calibrate
-from paretune.planning.devices import Rates
 from paretune.reports.wording import any_faint, has_base
-
-RATES = Rates(1e11, 1e10, 1e10, 1e10, 1e-5, 1e10)
+from support import measuring
 
 really_measured = calibrate.measure
 """The product's own measurement, which takes seconds."""
@@ -25,9 +23,9 @@ _convert = loading._converted
 
 
 def share() -> None:
-    """Tell all plans of this process :data:`RATES`, convert the embedded model in the user's own cache alone, and draw the fronts
+    """Tell all plans of this process one speed, convert the embedded model in the user's own cache alone, and draw the fronts
     of runs once for each form of a record; tests of pictures draw their own."""
-    vars(calibrate)["measure"] = lambda *_: RATES
+    measuring.tell()
     if (measure := sys.modules.get("paretune.runs.measure")) is not None:
         draw_once_for_each_form(measure)
     try:

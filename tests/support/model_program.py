@@ -7,14 +7,16 @@ tells. A program is started by :func:`started` and prints its port.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any, Protocol
+
+from support.forked import Forked
 
 
 class Refused(Exception):  # noqa: N818 - an answer
@@ -81,7 +83,7 @@ def started(module: str, folder: str | Path) -> Iterator[str]:
     """Start a module of the tests, such as ``support.lora_server``, on the model in a folder; yield its address."""
     tests = Path(__file__).parents[1]
     command = [sys.executable, "-m", module, str(Path(folder).absolute())]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tests) as process:
+    with Forked(command, stdout=PIPE, text=True, cwd=tests) as process:
         try:
             assert process.stdout is not None
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"

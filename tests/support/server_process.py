@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import Popen
 
 import httpx
 import pytest
 
+from support.forked import COMMAND_LINE, Forked
 from support.serve_world import OBJECTIVES, wait_until
 from support.world import write_model
 
@@ -40,13 +40,14 @@ def untrained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run ``paretune serve ARGUMENTS`` on a free port; yield the process and its address."""
-    code = "import sys; from paretune.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "serve", *map(str, arguments), "--port", "0"]
+def process(
+    *arguments: object, start: Callable[..., Popen[str]] = Forked
+) -> Iterator[tuple[Popen[str], str]]:
+    """Run ``paretune serve ARGUMENTS`` on a free port by a fork, or as ``start`` does; yield the process and its address."""
+    command = [*COMMAND_LINE, "serve", *map(str, arguments), "--port", "0"]
     # A file: a pipe that nobody reads fills up, and the server would wait for it.
     with tempfile.TemporaryFile("w+") as log, httpx.Client() as client:
-        made = subprocess.Popen(command, stdout=log, stderr=log, text=True)
+        made = start(command, stdout=log, stderr=log, text=True)
 
         def said() -> str:
             return os.pread(log.fileno(), 1_000_000, 0).decode()

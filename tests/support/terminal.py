@@ -7,10 +7,12 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
 from pathlib import Path
+from subprocess import DEVNULL
+
+from support.forked import Forked, run
 
 _CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ROWS, COLUMNS = 40, 160
@@ -34,12 +36,12 @@ def at_terminal(folder: Path, *arguments: object, minute: float = 60.0) -> tuple
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    with subprocess.Popen(
+    with Forked(
         _command(arguments, minute),
         cwd=folder,
         env={**environment, "TERM": "xterm-256color"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdin=DEVNULL,
+        stdout=DEVNULL,
         stderr=theirs,
     ) as process:
         os.close(theirs)
@@ -60,7 +62,5 @@ def at_terminal(folder: Path, *arguments: object, minute: float = 60.0) -> tuple
 
 def at_pipe(folder: Path, *arguments: object, minute: float = 60.0) -> tuple[int, list[str]]:
     """Run ``paretune ARGUMENTS`` where no terminal is; return its exit code and the lines on standard error."""
-    done = subprocess.run(
-        _command(arguments, minute), cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = run(_command(arguments, minute), cwd=folder, capture_output=True, text=True)
     return done.returncode, done.stderr.splitlines()

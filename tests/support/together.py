@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from support import measuring
+
 HANGS = 120
 """Seconds after which a process is taken to hang: it prints where, and ends, so that the test fails and says why."""
+
+LOADED = ("paretune.runs.run", "paretune.reports.report", "paretune.planning.calibrate")
+"""What runs load: once in this process, and not in each of those that are forked from it."""
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 
@@ -33,6 +39,9 @@ def together(work: Callable[..., Any], *arguments: object, size: int = 2, logs: 
         monitor_interval=0.1,
         logs_specs=specs,
     )
+    for name in LOADED:
+        importlib.import_module(name)
+    measuring.tell()
     gc.collect()
     gc.disable()  # a fork that collected what belongs to the agent's threads, which it does not have, would crash
     try:

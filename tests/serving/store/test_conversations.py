@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 sa = pytest.importorskip("sqlalchemy", reason="the store needs paretune[serve]")
 
 from paretune.core.errors import StoreError  # noqa: E402
-from paretune.serving.store import conversations, database  # noqa: E402
+from paretune.serving.store import conversations  # noqa: E402
 from paretune.serving.store.conversations import RefusedError, title_of  # noqa: E402
 from paretune.serving.store.entries import Turn  # noqa: E402
 from paretune.serving.store.store import Store  # noqa: E402
+from support.forked import Forked  # noqa: E402
 
 STORM = Path(__file__).parents[2] / "support" / "turn_storm.py"
-SOURCES = Path(database.__file__).parents[3]
 HARD = "\0 \U0001f31e é\ud7ff \\ \"%_' \u2028 </script>"
 
 
@@ -189,14 +188,8 @@ def test_a_profile_takes_its_conversations_with_it(store: Store) -> None:
 def test_a_kill_between_turns_loses_no_acknowledged_turn(url: str) -> None:
     store = Store.open(url)
     made = store.conversations.add("ann")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(SOURCES), os.environ.get("PYTHONPATH", "")]),
-    }
     arguments = [sys.executable, str(STORM), url, str(made.id)]
-    with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as process:
+    with Forked(arguments, stdout=PIPE, stderr=PIPE) as process:
         head = b"".join(process.stdout.readline() for _ in range(25))
         process.send_signal(signal.SIGKILL)
         rest, errors = process.communicate(timeout=60)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import sqlite3
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 
@@ -35,10 +35,10 @@ from paretune.serving.store import access, database, tables  # noqa: E402
 from paretune.serving.store.entries import AuditRecord, Vote, VotedAnswer  # noqa: E402
 from paretune.serving.store.store import Store  # noqa: E402
 from support import postgres  # noqa: E402
+from support.forked import Forked  # noqa: E402
 from support.vote_storm import make_vote  # noqa: E402
 
 STORM = Path(__file__).parents[2] / "support" / "vote_storm.py"
-SOURCES = Path(database.__file__).parents[3]
 PROMPT = (Message("system", "Be brief."), Message("user", "Hi"))
 HALF = Preference.of({"concise": 0.5, "warm": 0.5})
 
@@ -198,13 +198,9 @@ def test_audit(store: Store) -> None:
 
 
 @contextmanager
-def storm(url: str, profile: str, threads: int, *count: int) -> Iterator[subprocess.Popen]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(SOURCES), os.environ.get("PYTHONPATH", "")]),
-    }
+def storm(url: str, profile: str, threads: int, *count: int) -> Iterator[Popen]:
     arguments = [sys.executable, str(STORM), url, profile, str(threads), *map(str, count)]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = Forked(arguments, stdout=PIPE, stderr=PIPE)
     try:
         yield process
     finally:
