@@ -88,7 +88,7 @@ PANACEAS = ("panacea", "linear", "tchebycheff", "paper")
 PAIRS = ("dpo-soup", "mod", "dpo-lw", "modpo", *PANACEAS, "sipo")
 TRAINED = (*PAIRS, "paretohqd", "ric", "morlhf")
 HH = ("dpo-soup", "modpo", "panacea", "paretohqd", "morlhf")
-ANCHORED = ("dpo-lw", "modpo", "soup", "dpo-lw-both", "modpo-both")
+ANCHORED = ("dpo-lw", "modpo", "soup")
 CLAIMS = (
     Claim(
         "steering", "Every trained method is above the base model", "all", "proof", "all above", TRAINED, BASE
@@ -187,15 +187,6 @@ CLAIMS = (
         "above",
         ("modpo",),
         "dpo-lw",
-    ),
-    Claim(
-        "both-modpo-dpo-lw",
-        "MODPO is above DPO loss weighting, both with the anchor term and imitation",
-        "arXiv 2310.03708",
-        "proof-anchor",
-        "above",
-        ("modpo-both",),
-        "dpo-lw-both",
     ),
     Claim(
         "anchor-mixture",
